@@ -1,0 +1,76 @@
+"""The `probe` command: finds the commands, runs one, and turns a user's mistake into one sentence.
+
+Commands come from the entry-point group `probe.commands`, so that trainers, dashboard and other packages add theirs
+without being imported here. An entry point names a function `command(argv) -> int | None` whose docstring's first
+line is its summary; the module that holds it imports nothing heavy until the function is called.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+
+from probe.errors import ConfigError, ProbeError
+
+Command = Callable[[list[str]], int | None]
+
+
+def commands() -> dict[str, EntryPoint]:
+    """The installed commands by name, in the order of the alphabet."""
+    return {point.name: point for point in sorted(entry_points(group="probe.commands"), key=lambda p: p.name)}
+
+
+def help_text() -> str:
+    """The text of `probe --help`: one line a command."""
+    lines = [
+        "usage: probe COMMAND [OPTIONS]",
+        "",
+        "Train, align and look inside language models.",
+        "",
+        "commands:",
+    ]
+    for name, point in commands().items():
+        summary = (point.load().__doc__ or "").strip().partition("\n")[0]
+        lines.append(f"  {name:<12} {summary}")
+    lines += [
+        "",
+        "`probe COMMAND --help` lists the options of a command; `probe --version` prints the version.",
+    ]
+    return "\n".join(lines)
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the command that `argv` names and return its exit status.
+
+    Raises:
+        ConfigError: the command is not known.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"probe {version('probe-lm')}")
+        return 0
+    name, *rest = argv
+    known = commands()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean `probe {near[0]}`?" if near else "see `probe --help`."
+        raise ConfigError(f"There is no command `{name}`; the commands are {', '.join(known)}: {hint}")
+    return known[name].load()(rest) or 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; a `ProbeError` is printed and exits with 2, Ctrl-C with 130."""
+    try:
+        return dispatch(sys.argv[1:] if argv is None else argv)
+    except ProbeError as error:
+        print(f"probe: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("probe: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

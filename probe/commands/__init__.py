@@ -1,0 +1,1 @@
+"""The built-in commands of `probe`; each module is light until its command runs."""

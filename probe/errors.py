@@ -1,0 +1,33 @@
+"""One family of errors for everything a user can get wrong.
+
+Every message is one sentence that says what was given, what was expected, and the remedy. The command line prints
+it and exits with 2; the dashboard shows it in place; Python callers can catch `ProbeError` or a subclass.
+"""
+
+
+class ProbeError(Exception):
+    """A mistake that the user can mend; the message says how."""
+
+
+class ModelError(ProbeError):
+    """A model reference that cannot be found, trusted or understood."""
+
+
+class DataError(ProbeError):
+    """A data file, prompt or tokenizer that does not have the expected form."""
+
+
+class RunError(ProbeError):
+    """A run directory that is missing, truncated, in use or from a newer schema."""
+
+
+class ConfigError(ProbeError):
+    """An option, or a combination of options, that makes no sense."""
+
+
+class MissingToolError(ProbeError):
+    """A program or an optional package that is needed here and is not installed."""
+
+
+class TrainingStopped(ProbeError):
+    """Training that ended early (a loss that is not finite, a full disk), with the last good checkpoint named."""

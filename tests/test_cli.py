@@ -1,0 +1,60 @@
+"""The command line as a user meets it: help, unknown commands, mistakes without tracebacks."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from probe import cli
+from probe.errors import ConfigError, ProbeError
+
+
+def probe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "probe.cli", *arguments], capture_output=True, text=True)
+
+
+def test_help_lists_every_command_with_a_summary():
+    result = probe("--help")
+    assert result.returncode == 0
+    for name in cli.commands():
+        line = next(line for line in result.stdout.splitlines() if line.strip().startswith(f"{name} "))
+        assert len(line.split()) > 3, line
+
+
+def test_help_answers_in_half_a_second():
+    def seconds() -> float:
+        start = time.perf_counter()
+        probe("--help")
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_no_arguments_print_the_help():
+    assert probe().stdout == probe("--help").stdout
+
+
+def test_version():
+    assert probe("--version").stdout.startswith("probe 0.")
+
+
+def test_unknown_command_names_the_near_one():
+    result = probe("trian")
+    assert result.returncode == 2
+    assert "did you mean `probe train`?" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_users_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def fail(_argv: object) -> int:
+        raise ProbeError("This was given, that was expected: do this.")
+
+    monkeypatch.setattr(cli, "dispatch", fail)
+    assert cli.main([]) == 2
+    assert capsys.readouterr().err == "probe: error: This was given, that was expected: do this.\n"
+
+
+def test_unknown_command_raises_for_python_callers():
+    with pytest.raises(ConfigError, match="no command `nothing`"):
+        cli.dispatch(["nothing"])

@@ -1,0 +1,184 @@
+"""Intervals and paired tests: every headline number of the project carries one of these (METRICS: Measurements).
+
+A proportion gets Wilson's interval, a mean the percentile bootstrap; two models that answered the same items are
+compared pair by pair. All intervals are two-sided and come as `(value, low, high)`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from probe.errors import DataError
+
+_CHUNK = 4_000_000  # resampled values held in memory at once
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its confidence interval, all in the unit of the data."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(k: int, n: int, level: float = 0.95) -> Interval:
+    """The share `k / n` with Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001).
+
+    Args:
+        k: successes, 0 <= k <= n.
+        n: trials; without any the share is NaN and the interval is all of [0, 1].
+        level: coverage of the interval.
+
+    Raises:
+        DataError: `k` is not between 0 and `n`, or `level` is not between 0 and 1.
+    """
+    z2 = _quantile(level) ** 2
+    if not 0 <= k <= n:
+        raise DataError(f"A share of {k} in {n} was asked for: count successes between 0 and the number of trials.")
+    if n == 0:
+        return Interval(float("nan"), 0.0, 1.0)
+    share = k / n
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    low = 0.0 if k == 0 else float(centre - half)
+    high = 1.0 if k == n else float(centre + half)
+    return Interval(share, low, high)
+
+
+def bootstrap_mean(values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The mean of `values` with its percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+        values: [N] numbers; items without a value (NaN) must be taken out before, so that the caller knows N.
+        level: coverage of the interval.
+        resamples: how often N items are drawn with replacement.
+        seed: the same seed gives the same interval.
+
+    Returns:
+        NaN throughout without a value; the mean and NaN ends for a single one, which says nothing about its spread.
+
+    Raises:
+        DataError: `values` is not a list of finite numbers, or `level` is not between 0 and 1.
+    """
+    _quantile(level)
+    data = _numbers(values)
+    if data.size < 2:
+        return Interval(float(data.mean()) if data.size else float("nan"), float("nan"), float("nan"))
+    means = _resampled_means(data, resamples, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(data.mean()), float(low), float(high))
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """mean(a) - mean(b) of two models on the same items, with the paired bootstrap interval: items are drawn together.
+
+    Args:
+        a: [N] values of the first model.
+        b: [N] values of the second model, item by item.
+        level: coverage of the interval.
+        resamples: how often N pairs are drawn with replacement.
+        seed: the same seed gives the same interval.
+
+    Raises:
+        DataError: the lists differ in length or hold something that is not a finite number.
+    """
+    first, second = _pairs(a, b)
+    return bootstrap_mean(first - second, level, resamples, seed)
+
+
+def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """share(a) - share(b) of yes/no answers to the same items, with Newcombe's interval.
+
+    The square-and-add Wilson interval for paired shares (Newcombe 1998, Statistics in Medicine 17:2635, method 10,
+    whose continuity-corrected phi is used here). Unlike the bootstrap it keeps its width when the two models agree
+    on every item.
+
+    Args:
+        a: [N] zeros and ones (or booleans) of the first model.
+        b: [N] the same for the second model, item by item.
+        level: coverage of the interval.
+
+    Raises:
+        DataError: the lists differ in length or hold something else than zeros and ones.
+    """
+    both, only_a, only_b, neither = _table(a, b)
+    n = both + only_a + only_b + neither
+    if n == 0:
+        return Interval(float("nan"), -1.0, 1.0)
+    p, p_low, p_high = wilson(both + only_a, n, level)
+    q, q_low, q_high = wilson(both + only_b, n, level)
+    margins = float(both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    cross = float(both) * neither - float(only_a) * only_b
+    if cross > 0:
+        cross = max(cross - n / 2, 0.0)
+    phi = cross / np.sqrt(margins) if margins else 0.0
+    down, up = p - p_low, q_high - q
+    below = np.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
+    down, up = q - q_low, p_high - p
+    above = np.sqrt(max(down**2 - 2 * phi * down * up + up**2, 0.0))
+    return Interval(p - q, float(p - q - below), float(p - q + above))
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
+    """The exact p-value that two models answer the same yes/no items equally well (McNemar 1947).
+
+    Only the items where they differ count: under the null hypothesis each goes either way with probability 1/2.
+
+    Args:
+        a: [N] zeros and ones (or booleans) of the first model.
+        b: [N] the same for the second model, item by item.
+
+    Raises:
+        DataError: the lists differ in length or hold something else than zeros and ones.
+    """
+    _, only_a, only_b, _ = _table(a, b)
+    discordant = only_a + only_b
+    return float(stats.binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def _quantile(level: float) -> float:
+    if not 0 < level < 1:
+        raise DataError(f"A confidence level of {level} was asked for: give a number between 0 and 1, such as 0.95.")
+    return float(stats.norm.ppf((1 + level) / 2))
+
+
+def _numbers(values: ArrayLike) -> NDArray[np.float64]:
+    data = np.asarray(values, dtype=float)
+    if data.ndim != 1 or not np.isfinite(data).all():
+        raise DataError(
+            f"Statistics need one flat list of finite numbers, and got an array of shape {data.shape}"
+            f" with {int((~np.isfinite(data)).sum())} values that are not finite: take those out first."
+        )
+    return data
+
+
+def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first, second = _numbers(a), _numbers(b)
+    if len(first) != len(second):
+        raise DataError(
+            f"A paired comparison got {len(first)} and {len(second)} values: give both models the same items."
+        )
+    return first, second
+
+
+def _table(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int, int]:
+    """Counts of items right for both, only a, only b, neither."""
+    first, second = _pairs(a, b)
+    if not (np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all()):
+        raise DataError("Paired shares need zeros and ones: use `paired_difference` for other numbers.")
+    x, y = first == 1, second == 1
+    return int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum()), int((~x & ~y).sum())
+
+
+def _resampled_means(data: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK // data.size)
+    parts = [
+        data[rng.integers(0, data.size, (min(rows, resamples - done), data.size))].mean(axis=1)
+        for done in range(0, resamples, rows)
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,247 @@
+"""The one reader of run directories: finished, running or killed, copied or broken, it never needs the model."""
+
+import html
+import json
+import socket
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from probe.errors import RunError
+from probe.runs.captures import Captures
+from probe.runs.roots import RUN_FILE, find, roots, run_directories
+from probe.runs.schema import (
+    CHECKPOINTS,
+    ENDINGS,
+    HEADLINE,
+    METRICS,
+    RESULTS,
+    ROLLOUTS,
+    Checkpoint,
+    RunWarning,
+    check_meta,
+    parse_step,
+)
+from probe.runs.storage import Position, is_locked, read_lines
+from probe.runs.table import Row, all_rows, metrics_frame, newest, rollouts_frame
+
+STALE_S = 300.0
+"""Seconds without a heartbeat after which a run whose lock cannot be seen counts as killed."""
+
+
+class Run:
+    """A run directory, read as it is now; a run that is being written is read again by the same calls."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open the directory `path`; `open_run` also takes names.
+
+        Raises:
+            RunError: it is not a run, run.json is damaged, or its schema is newer.
+        """
+        self.path = Path(path)
+        self._metrics: tuple[dict[int, Row], Position] = ({}, Position())
+        self._rollouts: tuple[list[Row], Position] = ([], Position())
+        self.refresh()
+
+    def refresh(self) -> "Run":
+        """Read run.json again (status, headline) and return the run.
+
+        Raises:
+            RunError: it is gone or damaged.
+        """
+        self.meta = read_meta(self.path)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The name of the directory, by which the run is known."""
+        return self.path.resolve().name
+
+    @property
+    def method(self) -> str:
+        """What made the run, such as `pretrain` or `dpo`."""
+        return self.meta["method"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the method."""
+        return self.meta.get("config") or {}
+
+    @property
+    def parent(self) -> str | None:
+        """The model that training started from."""
+        return self.meta.get("parent")
+
+    @property
+    def reference(self) -> str | None:
+        """The model that the KL or the implicit reward refers to."""
+        return self.meta.get("reference")
+
+    @property
+    def reward_model(self) -> str | None:
+        """The model that gave the rewards."""
+        return self.meta.get("reward_model")
+
+    @property
+    def world(self) -> dict[str, Any] | None:
+        """The world of the run (`probe.world.of(run)` builds it)."""
+        return self.meta.get("world")
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random in the run."""
+        return self.meta.get("seed") or 0
+
+    @property
+    def created(self) -> str:
+        """When the run was started: ISO 8601, UTC."""
+        return self.meta.get("created") or ""
+
+    @property
+    def steps(self) -> int:
+        """The highest step known to run.json; while a run is being written it lags by up to 15 seconds."""
+        return self.meta.get("step") or 0
+
+    @property
+    def message(self) -> str | None:
+        """One sentence on how the run ended, if it left one."""
+        return self.meta.get("message")
+
+    @property
+    def status(self) -> str:
+        """`running`, `finished`, `interrupted` (by the user), `failed`, or `killed` (its writer is gone)."""
+        status = self.meta.get("status")
+        if status in ENDINGS:
+            return str(status)
+        return "running" if _is_written(self.path, self.meta) else "killed"
+
+    @property
+    def headline(self) -> pd.DataFrame:
+        """The figures the run is known by: metric, value, ci_low, ci_high, n."""
+        return pd.DataFrame(self.meta.get("headline") or [], columns=list(HEADLINE)).astype(
+            {"value": float, "ci_low": float, "ci_high": float}
+        )
+
+    def metrics(self) -> pd.DataFrame:
+        """What was logged: one line a step with `step`, `time` (seconds of training) and a column for each metric.
+
+        Called again it reads only what was appended since. A value that was not finite is NaN.
+        """
+        rows, position = self._metrics
+        fresh, after = read_lines(self.path / METRICS, position, live=self._live())
+        self._metrics = newest(rows if after.continues(position) else {}, fresh, self.path / METRICS), after
+        return metrics_frame(self._metrics[0])
+
+    def rollouts(self) -> pd.DataFrame:
+        """The sampled completions: one line each with `step`, `prompt`, `completion` and what the method adds."""
+        rows, position = self._rollouts
+        fresh, after = read_lines(self.path / ROLLOUTS, position, live=self._live())
+        self._rollouts = all_rows(rows if after.continues(position) else [], fresh, self.path / ROLLOUTS), after
+        return rollouts_frame(self._rollouts[0])
+
+    def captures(self) -> Captures:
+        """The captured attention, lens and residual norms."""
+        return Captures(self.path, live=self._live())
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """The saved models in the order of their steps."""
+        folder = self.path / CHECKPOINTS
+        found = [(parse_step(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+        return [Checkpoint(step, path) for step, path in sorted((s, p) for s, p in found if s is not None)]
+
+    def results(self) -> dict[str, Path]:
+        """The directories of the results of experiments by name."""
+        folder = self.path / RESULTS
+        if not folder.is_dir():
+            return {}
+        return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
+
+    def _live(self) -> bool:
+        return self.meta.get("status") not in ENDINGS and self.status == "running"
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, method={self.method!r}, status={self.status!r}, steps={self.steps})"
+
+    def _repr_html_(self) -> str:
+        about = {
+            "method": self.method,
+            "status": self.status,
+            "steps": self.steps,
+            "parent": self.parent,
+            "created": self.created,
+            "path": self.path,
+        }
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>"
+            for name, value in about.items()
+            if value is not None
+        )
+        headline = self.headline.to_html(index=False, border=0, escape=True) if len(self.headline) else ""
+        return f"<b>{html.escape(self.name)}</b><table>{rows}</table>{headline}"
+
+
+def open_run(ref: str | Path) -> Run:
+    """The run that `ref` names: the path of its directory, or its name in one of the run roots.
+
+    Raises:
+        RunError: there is none (near names are listed), or it cannot be read.
+    """
+    return Run(find(ref))
+
+
+def list_runs(root: str | Path | None = None) -> list[Run]:
+    """The runs directly in `root`, or in all run roots, oldest first.
+
+    Broken runs are left out with one `RunWarning` each that names the directory.
+
+    Raises:
+        RunError: `root` was given and is not a folder.
+    """
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
+    places = roots() if root is None else [Path(root).expanduser()]
+    found = []
+    for place in places:
+        if not place.is_dir():
+            warnings.warn(f"The run root `{place}` is not a folder and is left out.", RunWarning, stacklevel=2)
+            continue
+        for path in run_directories(place):
+            try:
+                found.append(Run(path))
+            except RunError as error:
+                warnings.warn(f"`{path}` is left out: {error}", RunWarning, stacklevel=2)
+    return sorted(found, key=lambda run: (run.created, run.name))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """The contents of run.json.
+
+    Raises:
+        RunError: the directory is not a run, the file is damaged, or its schema is newer.
+    """
+    file = path / RUN_FILE
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"`{path}` has no {RUN_FILE} that can be read ({error.strerror}): give a folder that a run was written to."
+        ) from error
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        state = "is cut short" if text else "is empty"
+        raise RunError(
+            f"`{file}` {state}, so the run cannot be read: copy it again from where it was made, or delete the folder."
+        ) from error
+    return check_meta(meta, path)
+
+
+def _is_written(path: Path, meta: dict[str, Any]) -> bool:
+    """Whether a process is writing the run: its lock decides, the heartbeat where the lock cannot be seen."""
+    locked = is_locked(path)
+    if locked is None or (not locked and meta.get("host") != socket.gethostname()):
+        return time.time() - float(meta.get("heartbeat") or 0) < STALE_S
+    return locked

@@ -1,0 +1,88 @@
+"""Where runs are looked for: the run roots, and the lookup of a run's name in them."""
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from probe.errors import RunError
+
+RUN_FILE = "run.json"
+
+
+def roots() -> list[Path]:
+    """The folders that hold runs, the first one first.
+
+    They are the entries of the environment variable PROBE_RUNS (separated like PATH), or else those of `./runs`,
+    `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist.
+    """
+    given = os.environ.get("PROBE_RUNS", "")
+    if given:
+        return _distinct([Path(part).expanduser() for part in given.split(os.pathsep) if part])
+    here = Path.cwd()
+    beside = Path(__file__).resolve().parents[2] / "sample_runs"
+    return _distinct([path for path in (here / "runs", here / "sample_runs", beside) if path.is_dir()])
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a directory that holds a run (readable or not)."""
+    return (path / RUN_FILE).is_file()
+
+
+def run_directories(root: Path) -> list[Path]:
+    """The runs directly in `root` in the order of their names; `root` itself if it is a run."""
+    if is_run(root):
+        return [root]
+    return sorted(path for path in root.iterdir() if not path.name.startswith(".") and is_run(path))
+
+
+def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
+    """The directory of the run that `ref` names: a path, or a run's name looked up in the run roots.
+
+    Args:
+        ref: the path of a run directory, or the name of a run.
+        among: the roots to search (default: `roots()`).
+
+    Raises:
+        RunError: there is no such run; the message lists near names and the roots that were searched.
+    """
+    path = Path(ref).expanduser()
+    if is_run(path):
+        return path
+    searched = list(roots() if among is None else among)
+    if not path.is_absolute() and ".." not in path.parts and path.parts:
+        for root in searched:
+            if root.name == str(ref) and is_run(root):
+                return root
+            if is_run(root / path):
+                return root / path
+    if path.is_dir():
+        raise RunError(
+            f"`{ref}` is a folder without {RUN_FILE}, so it is no run: give a folder that a run was written to."
+        )
+    raise RunError(_missing(str(ref), searched))
+
+
+def _missing(ref: str, searched: list[Path]) -> str:
+    names = sorted({path.name for root in searched if root.is_dir() for path in run_directories(root)})
+    near = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
+    places = ", ".join(f"`{root}`" for root in searched)
+    looked = f"in the run roots {places}" if places else "and no folder with runs exists here"
+    if near:
+        remedy = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
+    elif names:
+        remedy = f"the runs there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
+    else:
+        remedy = "give the path of a run directory, or set PROBE_RUNS to the folder that holds your runs."
+    return (
+        f"There is no run `{ref}`, neither as a path nor {looked}: {remedy}"
+        if places
+        else (f"There is no run `{ref}` {looked}: {remedy}")
+    )
+
+
+def _distinct(paths: list[Path]) -> list[Path]:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        seen.setdefault(path.resolve(), path)
+    return list(seen.values())

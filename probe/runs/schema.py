@@ -1,0 +1,158 @@
+"""What a run directory contains: names, version, and the JSON that is allowed in it (docs/runs.md is the full text)."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from probe.errors import RunError
+from probe.runs.roots import RUN_FILE
+
+SCHEMA = 1
+"""Version of the layout; a reader refuses a run with a higher one."""
+
+METRICS, ROLLOUTS = "metrics.jsonl", "rollouts.jsonl"
+CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
+INDEX, PROMPTS = "index.jsonl", "prompts.json"
+ENDINGS = ("finished", "interrupted", "failed")
+HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
+RESERVED = ("step", "time", "event")
+
+TOP_K = 5
+"""How many tokens the recorder keeps of each prediction of the lens."""
+
+CAPTURE_DTYPES = {
+    "attention": "float16",
+    "lens_top_ids": "int32",
+    "lens_top_logprobs": "float16",
+    "lens_answer_logprobs": "float16",
+    "entropy": "float32",
+    "margin": "float32",
+    "residual_norm": "float32",
+}
+"""The tensors that the recorder writes and the type each is stored as; other tensors keep their own type."""
+
+
+class RunWarning(UserWarning):
+    """Part of a run could not be read and was left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbePrompt:
+    """A fixed prompt that is captured again and again while a model trains."""
+
+    id: str
+    """A short name, unique within the run."""
+    text: str
+    """The prompt as it was given."""
+    token_ids: list[int]
+    """The tokens that the model read, special tokens included; the tensors are padded beyond their number."""
+    tokens: list[str]
+    """One readable piece for each token."""
+    answers: list[str] = field(default_factory=list)
+    """Continuations whose log-probability is followed."""
+    answer_ids: list[int] = field(default_factory=list)
+    """The first token of each answer."""
+    kind: str = ""
+    """What the prompt shows, such as `fact`; free text."""
+
+    @property
+    def length(self) -> int:
+        """The number of real tokens."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A saved state of a run: an ordinary Hugging Face directory."""
+
+    step: int
+    path: Path
+
+
+def step_name(step: int) -> str:
+    """The name of a checkpoint or capture: eight digits, so that names sort like steps."""
+    return f"{step:08d}"
+
+
+def parse_step(name: str) -> int | None:
+    """The step that a name made by `step_name` stands for, or None."""
+    return int(name) if re.fullmatch(r"\d{8,}", name) else None
+
+
+def as_step(step: Any) -> int:
+    """`step` as an int.
+
+    Raises:
+        RunError: it is not a whole number from 0 on.
+    """
+    try:
+        value = int(step)
+    except (TypeError, ValueError):
+        value = -1
+    if value < 0 or value != step:
+        raise RunError(f"A step of {step!r} was given: steps are whole numbers from 0 on.")
+    return value
+
+
+def jsonable(value: Any) -> Any:
+    """`value` as standard JSON holds it: tensors and arrays become lists, a number that is not finite becomes null.
+
+    Raises:
+        RunError: there is something inside that JSON has no form for.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if hasattr(value, "tolist"):  # a NumPy scalar or array, a tensor
+        return jsonable(value.tolist())
+    if is_dataclass(value) and not isinstance(value, type):
+        return jsonable(asdict(value))
+    if isinstance(value, Path):
+        return str(value)
+    raise RunError(
+        f"A value of type {type(value).__name__} cannot be written to a run: give numbers, text, lists and dicts."
+    )
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """`value` as standard JSON text (never NaN or Infinity)."""
+    return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+
+
+def number(name: str, value: Any) -> float | int | None:
+    """A metric as JSON holds it: null for a number that is not finite.
+
+    Raises:
+        RunError: it is not a single number.
+    """
+    plain = jsonable(value)
+    if plain is not None and not isinstance(plain, int | float):
+        raise RunError(f"The metric `{name}` was given as {value!r}: log single numbers.")
+    return plain
+
+
+def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
+    """The contents of run.json, once they are known to be of this schema.
+
+    Raises:
+        RunError: they are not a run's, or of a newer schema.
+    """
+    if not isinstance(meta, dict) or type(meta.get("schema")) is not int or not isinstance(meta.get("method"), str):
+        raise RunError(f"`{directory / RUN_FILE}` is not the record of a run: give a folder that a run was written to.")
+    if meta["schema"] > SCHEMA:
+        raise RunError(
+            f"The run `{directory}` has schema {meta['schema']} and this version of Probe reads up to {SCHEMA}:"
+            " upgrade with `pip install --upgrade probe-lm`."
+        )
+    return meta

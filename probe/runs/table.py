@@ -1,0 +1,76 @@
+"""From lines to tables: the newest value wins for each key and step, and a resume takes later steps back."""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from probe.runs.schema import RunWarning
+
+Row = dict[str, Any]
+
+
+def _sound(row: Row) -> bool:
+    return type(row.get("step")) is int
+
+
+def _warn_of(odd: int, path: Path) -> None:
+    if odd:
+        warnings.warn(f"{odd} lines of `{path}` have no step and are left out.", RunWarning, stacklevel=4)
+
+
+def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[int, Row]:
+    """Rows by step, those of equal step merged; `before` is what earlier lines gave (it is not changed)."""
+    kept, odd = dict(before), 0
+    for row in rows:
+        if not _sound(row):
+            odd += 1
+        elif row.get("event") == "resume":
+            kept = {step: old for step, old in kept.items() if step <= row["step"]}
+        elif row["step"] in kept:
+            kept[row["step"]] = {**kept[row["step"]], **row}
+        else:
+            kept[row["step"]] = row
+    _warn_of(odd, path)
+    return kept
+
+
+def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
+    """All rows in the order of the file without those that a resume takes back; `before` is not changed."""
+    kept, odd = list(before), 0
+    for row in rows:
+        if not _sound(row):
+            odd += 1
+        elif row.get("event") == "resume":
+            kept = [old for old in kept if old["step"] <= row["step"]]
+        else:
+            kept.append(row)
+    _warn_of(odd, path)
+    return kept
+
+
+def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
+    """One line a step in order: `step`, `time` (seconds of training), then the metrics as they first appeared."""
+    steps = sorted(rows)
+    names = dict.fromkeys(["step", "time"])
+    for step in steps:
+        names.update(dict.fromkeys(rows[step]))
+    names.pop("event", None)
+    ordered = [rows[step] for step in steps]
+    frame = pd.DataFrame({name: [row.get(name) for row in ordered] for name in names})
+    numeric = frame.apply(pd.to_numeric, errors="coerce") if len(frame) else frame.astype(float)
+    return numeric.astype({"step": "int64"})
+
+
+def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
+    """One line a completion; null inside a list of numbers becomes NaN."""
+    frame = pd.DataFrame([{key: _with_nan(value) for key, value in row.items()} for row in rows])
+    return frame if len(frame.columns) else pd.DataFrame(columns=["step", "prompt", "completion"])
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [float("nan") if item is None else _with_nan(item) for item in value]
+    return value

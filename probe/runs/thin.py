@@ -1,0 +1,91 @@
+"""Make a finished run small enough to ship: fewer captures, one checkpoint, half precision."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from probe.errors import RunError
+from probe.runs.reader import Run
+from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, parse_step
+from probe.runs.storage import disk, write_atomic
+
+
+def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
+    """Keep `keep` captures, spaced evenly on a log scale, and the last checkpoint of a run that has ended.
+
+    Args:
+        directory: the run.
+        keep: how many captures stay; the first and the last are among them.
+        half: store the weights of the checkpoint as float16 and drop the state of its trainer.
+
+    Raises:
+        RunError: the run is being written, or `keep` is less than 2.
+    """
+    run = Run(directory)
+    if run.status == "running":
+        raise RunError(f"`{run.path}` is being written: thin a run when it has ended.")
+    if keep < 2:
+        raise RunError(f"A run was to be thinned to {keep} captures: keep at least 2, the first and the last.")
+    _thin_captures(run, keep)
+    checkpoints = run.checkpoints()
+    with disk(run.path):
+        for path in (run.path / CHECKPOINTS).glob("*"):
+            if not checkpoints or path != checkpoints[-1].path:
+                shutil.rmtree(path)
+        if checkpoints and half:
+            _halve(checkpoints[-1].path)
+    return run.refresh()
+
+
+def spaced(steps: list[int], keep: int) -> list[int]:
+    """`keep` of the sorted `steps`, evenly spaced in log(1 + step), the first and the last among them."""
+    if len(steps) <= keep:
+        return list(steps)
+    chosen = [steps[0], steps[-1]]
+    low, high = math.log1p(steps[0]), math.log1p(steps[-1])
+    left = steps[1:-1]
+    for index in range(1, keep - 1):
+        target = low + (high - low) * index / (keep - 1)
+        nearest = min(left, key=lambda step: abs(math.log1p(step) - target))
+        left.remove(nearest)
+        chosen.append(nearest)
+    return sorted(chosen)
+
+
+def _thin_captures(run: Run, keep: int) -> None:
+    captures = run.captures()
+    kept = set(spaced(captures.steps, keep))
+    folder = run.path / CAPTURES
+    if len(kept) == len(captures.steps):
+        return
+    lines = {}
+    for line in (folder / INDEX).read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "event" not in row and row["step"] in kept:
+            lines[row["step"]] = line
+    with disk(folder):
+        write_atomic(folder / INDEX, "".join(lines[step] + "\n" for step in sorted(lines)).encode())
+        for path in folder.glob("*.safetensors"):
+            if parse_step(path.stem) not in kept:
+                path.unlink()
+
+
+def _halve(checkpoint: Path) -> None:
+    """Store the weights as float16 and delete the state of the trainer."""
+    for path in checkpoint.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)  # the trainer's state; a model's files lie flat
+    for path in checkpoint.glob("model*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        small = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        write_atomic(path, save(small, metadata=metadata))
+    config = checkpoint / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("torch_dtype", None)
+    write_atomic(config, json.dumps({**settings, "dtype": "float16"}, indent=2).encode())

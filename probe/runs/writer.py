@@ -1,0 +1,401 @@
+"""The one writer of a run directory: appends whole lines, and lets finished files appear at once."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save as to_safetensors
+
+from probe.errors import RunError
+from probe.runs.reader import Run
+from probe.runs.roots import RUN_FILE, is_run
+from probe.runs.schema import (
+    CAPTURE_DTYPES,
+    CAPTURES,
+    CHECKPOINTS,
+    ENDINGS,
+    HEADLINE,
+    INDEX,
+    METRICS,
+    PROMPTS,
+    RESERVED,
+    ROLLOUTS,
+    SCHEMA,
+    ProbePrompt,
+    as_step,
+    dumps,
+    jsonable,
+    number,
+    step_name,
+)
+from probe.runs.storage import LineFile, cut_torn_line, disk, lock, sync_folder, unlock, write_atomic
+
+HEARTBEAT_S = 15.0
+_PACKAGES = (
+    "probe-lm",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "tokenizers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+)
+
+
+class RunWriter:
+    """Writes one run; made by `create` or `resume`, ended by `finish`.
+
+    As a context manager it ends the run as finished, as interrupted after Ctrl-C, or as failed after an error. All
+    methods raise `RunError` when the disk is full or the directory cannot be written.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any], handle: int | None, seconds: float = 0.0) -> None:
+        self.path = path
+        self._meta = meta
+        self._handle = handle
+        self._start = time.monotonic() - seconds
+        self._prompts = _read_prompts(path)
+        self._open = True
+        self._metrics = LineFile(path / METRICS)
+        self._rollouts: LineFile | None = None
+        self._beat()
+
+    @classmethod
+    def create(
+        cls,
+        directory: str | Path,
+        *,
+        method: str,
+        config: Any,
+        parent: str | None = None,
+        reference: str | None = None,
+        reward_model: str | None = None,
+        world: Mapping[str, Any] | None = None,
+        data: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Start a run in a new or empty directory.
+
+        Args:
+            directory: where the run goes; its last part is the run's name.
+            method: what makes the run, such as `pretrain`, `dpo`, `watch`.
+            config: the settings as a dict or dataclass of plain values.
+            parent: the model that training started from, as it was named by the user.
+            reference: the model that the KL or the implicit reward refers to.
+            reward_model: the model that gives the rewards.
+            world: the world's `to_dict()` if the run belongs to one.
+            data: what is known of other data: path, hash, number of rows.
+            seed: the seed of everything random in the run.
+
+        Raises:
+            RunError: the directory holds something already, is being written, or cannot be written.
+        """
+        path = Path(directory).expanduser()
+        with disk(path):
+            path.mkdir(parents=True, exist_ok=True)
+        handle = _lock(path)
+        if any(path.iterdir()):
+            unlock(handle)
+            what = "a run" if is_run(path) else "something"
+            raise RunError(
+                f"`{path}` holds {what} already: choose another folder, resume the run with `--resume`, or delete it."
+            )
+        meta = {
+            "schema": SCHEMA,
+            "method": method,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "parent": parent,
+            "reference": reference,
+            "reward_model": reward_model,
+            "seed": seed,
+            "config": config,
+            "world": world,
+            "data": data,
+            "versions": versions(),
+            "git": git_revision(),
+        }
+        return cls(path, jsonable(meta), handle)
+
+    @classmethod
+    def resume(cls, directory: str | Path, step: int) -> Self:
+        """Go on with a run from `step`; what was logged after it stays in the files and is left out by the reader.
+
+        Checkpoints after `step` belong to the branch that is given up and are renamed `STEP.dropped`.
+
+        Raises:
+            RunError: it is no run, or another process is writing it.
+        """
+        run, step = Run(Path(directory).expanduser()), as_step(step)
+        handle = _lock(run.path)
+        for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}"):
+            cut_torn_line(run.path / name)
+        metrics = run.metrics()
+        earlier = metrics.loc[metrics["step"] <= step, "time"]
+        seconds = float(earlier.iloc[-1]) if len(earlier) else 0.0
+        for checkpoint in run.checkpoints():
+            if checkpoint.step > step:
+                _replace(checkpoint.path, checkpoint.path.with_suffix(".dropped"))
+        meta = {key: value for key, value in run.meta.items() if key not in ("pid", "host", "message")}
+        writer = cls(run.path, meta, handle, seconds)
+        event = dumps({"event": "resume", "step": step, "time": seconds})
+        for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}"):
+            if name == METRICS or (run.path / name).exists():
+                _append(run.path / name, [event])
+        return writer
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Append the metrics of a step; a step logged again is completed, and for the same key the newest value counts.
+
+        Args:
+            step: optimiser steps taken, from 0.
+            values: names to single numbers (tensors are taken to the CPU); NaN and infinity are stored as null.
+
+        Raises:
+            RunError: a value is no number, a name is reserved, or the run has ended.
+        """
+        taken = [name for name in RESERVED if name in values]
+        if taken:
+            raise RunError(f"The metric name `{taken[0]}` is reserved: choose another than {', '.join(RESERVED)}.")
+        row = {"step": as_step(step), "time": round(self.seconds, 3)}
+        self._check_open()
+        self._metrics.append([dumps(row | {name: number(name, value) for name, value in values.items()})])
+        self._meta["step"] = max(row["step"], self._meta.get("step") or 0)
+        if time.time() - self._meta["heartbeat"] > HEARTBEAT_S:
+            self._beat()
+
+    def rollouts(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append sampled completions, one dict each with at least `step`, `prompt` and `completion` (docs/runs.md).
+
+        Raises:
+            RunError: a row lacks one of these, holds something that JSON has no form for, or the run has ended.
+        """
+        lines = []
+        for row in rows:
+            lacking = [name for name in ("step", "prompt", "completion") if name not in row]
+            if lacking:
+                raise RunError(f"A rollout has the columns {', '.join(row)} and lacks `{lacking[0]}`: add it.")
+            lines.append(dumps({**row, "step": as_step(row["step"])}))
+        self._check_open()
+        if self._rollouts is None:
+            self._rollouts = LineFile(self.path / ROLLOUTS)
+        self._rollouts.append(lines)
+
+    def prompts(self, prompts: Sequence[ProbePrompt]) -> None:
+        """Fix the prompts of the captures; giving the same ones again does nothing.
+
+        Raises:
+            RunError: other prompts were fixed before.
+        """
+        self._check_open()
+        rows = [asdict(prompt) for prompt in prompts]
+        if self._prompts == rows:
+            return
+        if self._prompts is not None:
+            raise RunError(
+                f"`{self.path}` captures {len(self._prompts)} other prompts already: keep them, or start a new run."
+            )
+        with disk(self.path):
+            write_atomic(self.path / CAPTURES / PROMPTS, dumps({"schema": SCHEMA, "prompts": rows}, indent=1).encode())
+        self._prompts = rows
+
+    def capture(self, step: int, tensors: Mapping[str, Any]) -> Path:
+        """Store tensors (torch or NumPy) of a step; those of the recorder's layout in the types of `CAPTURE_DTYPES`.
+
+        Returns:
+            The safetensors file.
+        """
+        self._check_open()
+        step = as_step(step)
+        arrays = {name: _array(name, tensor) for name, tensor in tensors.items()}
+        path = self.path / CAPTURES / f"{step_name(step)}.safetensors"
+        data = to_safetensors(arrays, metadata={"step": str(step)})
+        with disk(path):
+            write_atomic(path, data)
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        row = {"step": step, "file": path.name, "bytes": len(data), "time": round(self.seconds, 3), "tensors": shapes}
+        _append(path.with_name(INDEX), [dumps(row)])
+        return path
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """A temporary directory to save into, which becomes `checkpoints/STEP` if nothing goes wrong inside."""
+        self._check_open()
+        final = self.path / CHECKPOINTS / step_name(as_step(step))
+        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        try:
+            with disk(temporary):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                try:
+                    yield temporary
+                except SafetensorError as error:  # how safetensors reports a full disk
+                    raise OSError(str(error)) from error
+                _sync_tree(temporary)
+                self._metrics.sync()
+                _replace(temporary, final)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._beat()
+
+    def finish(
+        self, status: str = "finished", headline: Iterable[Mapping[str, Any]] | None = None, message: str | None = None
+    ) -> None:
+        """End the run and give its directory free; a second call does nothing.
+
+        Args:
+            status: `finished`, `interrupted` or `failed`.
+            headline: rows with `metric`, `value`, `ci_low`, `ci_high`, `n`; None keeps what was there.
+            message: one sentence on how it ended.
+
+        Raises:
+            RunError: the status or a row's columns are others.
+        """
+        if not self._open:
+            return
+        if status not in ENDINGS:
+            raise RunError(f"A run was to end as `{status}`: choose {', '.join(ENDINGS)}.")
+        if headline is not None:
+            self._meta["headline"] = [_headline_row(row) for row in headline]
+        self._metrics.sync()
+        self._open = False
+        self._write_meta({**self._meta, "status": status, "message": message, "heartbeat": time.time()})
+        self._metrics.close()
+        if self._rollouts is not None:
+            self._rollouts.close()
+        unlock(self._handle)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, over all resumes."""
+        return time.monotonic() - self._start
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        elif issubclass(kind, KeyboardInterrupt):
+            self.finish("interrupted")
+        else:
+            self.finish("failed", message=str(error))
+
+    def _beat(self) -> None:
+        self._meta["heartbeat"] = time.time()
+        self._write_meta(
+            {**self._meta, "status": "running", "pid": os.getpid(), "host": socket.gethostname(), "message": None}
+        )
+
+    def _write_meta(self, meta: dict[str, Any]) -> None:
+        with disk(self.path / RUN_FILE):
+            write_atomic(self.path / RUN_FILE, dumps(meta, indent=1).encode())
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise RunError(f"The run `{self.path}` has ended: go on with `RunWriter.resume`.")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The revision of the checkout that Probe runs from, and whether files differ from it; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision, changes = (
+            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"revision": revision.strip(), "dirty": bool(changes.strip())}
+
+
+def _lock(path: Path) -> int | None:
+    try:
+        with disk(path):
+            handle = lock(path)
+    except RunError as error:
+        if not isinstance(error.__cause__, BlockingIOError):
+            raise
+        handle, taken = None, True
+    else:
+        taken = handle is None and is_run(path) and Run(path).status == "running"
+    if taken:
+        raise RunError(
+            f"`{path}` is being written by another process: wait until it has ended, or choose another folder."
+        )
+    return handle
+
+
+def _append(path: Path, lines: list[str]) -> None:
+    file = LineFile(path)
+    try:
+        file.append(lines)
+    finally:
+        file.close()
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Move a directory to a name that may be taken by an older one."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(source, target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(root: Path) -> None:
+    for path in root.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    if hasattr(tensor, "detach"):
+        tensor = tensor.detach().cpu()
+        if str(tensor.dtype) == "torch.bfloat16":  # NumPy has no such type
+            tensor = tensor.float()
+        tensor = tensor.numpy()
+    return np.ascontiguousarray(tensor, dtype=CAPTURE_DTYPES.get(name))
+
+
+def _headline_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    if "metric" not in row or set(row) - set(HEADLINE):
+        raise RunError(f"A headline row has the columns {', '.join(row)}: give {', '.join(HEADLINE)}.")
+    return {name: jsonable(row.get(name)) for name in HEADLINE}
+
+
+def _read_prompts(path: Path) -> list[dict[str, Any]] | None:
+    file = path / CAPTURES / PROMPTS
+    return json.loads(file.read_text(encoding="utf-8"))["prompts"] if file.exists() else None

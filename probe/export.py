@@ -1,0 +1,179 @@
+"""Figures and tables as files: PNG, SVG, PDF, HTML, and the data as CSV, each with where it comes from.
+
+Provenance is written into the image itself (PNG text chunk, SVG metadata, PDF document information, HTML meta) and,
+for a whole folder, beside it in `provenance.json`. CSV stays plain, so that any reader takes it.
+"""
+
+import html
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+FORMATS = ("png", "svg", "pdf", "html", "csv")
+STATIC = ("png", "svg", "pdf")
+MIME = {
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "pdf": "application/pdf",
+    "html": "text/html",
+    "csv": "text/csv",
+}
+
+
+def provenance(**facts: object) -> dict[str, object]:
+    """Where a file comes from: the given facts, the version of Probe, and now (UTC)."""
+    made = {"probe": version("probe-lm"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {key: value for key, value in facts.items() if value is not None} | made
+
+
+def parse_formats(text: str) -> list[str]:
+    """The formats in a list such as `png,csv`.
+
+    Raises:
+        ConfigError: a format is not known.
+    """
+    formats = [part.strip().lower() for part in text.split(",") if part.strip()]
+    wrong = [part for part in formats if part not in FORMATS]
+    if wrong or not formats:
+        raise ConfigError(
+            f"The format {', '.join(wrong) or '(none)'} was asked for, but there are {', '.join(FORMATS)}: name some "
+            "of these, separated by commas."
+        )
+    return list(dict.fromkeys(formats))
+
+
+def file_name(name: str) -> str:
+    """`name` as part of a file name on any system."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "figure"
+
+
+def render(
+    figure: "go.Figure",
+    data: "pd.DataFrame | None",
+    kind: str,
+    source: Mapping[str, object] | None = None,
+    *,
+    width: int = 900,
+    height: int | None = None,
+    scale: float = 2.0,
+) -> bytes:
+    """One figure, or its data, as the bytes of a file.
+
+    Args:
+        figure: the figure.
+        data: the table behind it, for CSV.
+        kind: one of `FORMATS`.
+        source: provenance to write into the file.
+        width: pixels of the image.
+        height: pixels of the image; the figure's own, or 520.
+        scale: pixels of a PNG to one pixel of the figure.
+
+    Raises:
+        ConfigError: the format is not known, or CSV was asked for without data.
+        MissingToolError: an image was asked for and no browser is there.
+    """
+    source = source or {}
+    if kind == "csv" and data is not None:
+        return data.to_csv(index=False).encode()
+    if kind == "html":
+        return to_html(figure, source)
+    if kind not in STATIC:
+        raise ConfigError(f"A file of format {kind} was asked for; there are {', '.join(FORMATS)}, CSV with data only.")
+    from probe.render import renderer
+
+    height = height or figure.layout.height or 520
+    image = renderer.image(figure.to_plotly_json(), kind, width, int(height), scale if kind == "png" else 1.0)
+    return {"png": _sign_png, "svg": _sign_svg, "pdf": _sign_pdf}[kind](image, json.dumps(source, default=str))
+
+
+def to_html(figure: "go.Figure", source: Mapping[str, object]) -> bytes:
+    """The figure as a page of its own that needs no network; plotly.js is inside."""
+    note = html.escape(json.dumps(source, default=str), quote=True)
+    body = figure.to_html(full_html=False, include_plotlyjs=True, include_mathjax=False, config={"displaylogo": False})
+    title = html.escape(str(source.get("figure", "figure")))
+    return (
+        f'<!doctype html><html><head><meta charset="utf-8"><meta name="provenance" content="{note}">'
+        f"<title>{title}</title></head><body>{body}</body></html>"
+    ).encode()
+
+
+def save(
+    figure: "go.Figure",
+    data: "pd.DataFrame | None",
+    directory: str | Path,
+    name: str,
+    formats: Iterable[str] = FORMATS,
+    source: Mapping[str, object] | None = None,
+) -> list[Path]:
+    """Write a figure in several formats as `directory/name.FORMAT`; returns the paths written."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind in formats:
+        if kind == "csv" and data is None:
+            continue
+        path = directory / f"{file_name(name)}.{kind}"
+        path.write_bytes(render(figure, data, kind, source))
+        written.append(path)
+    return written
+
+
+def save_provenance(directory: str | Path, files: Sequence[Path], source: Mapping[str, object]) -> Path:
+    """Write `provenance.json` beside exported files: the source of all, and the list of files."""
+    path = Path(directory) / "provenance.json"
+    record = {**source, "files": [file.name for file in files]}
+    path.write_text(json.dumps(record, indent=2, default=str) + "\n")
+    return path
+
+
+def _sign_png(image: bytes, note: str) -> bytes:
+    """A PNG with the note as international text chunk `provenance` after its header."""
+    body = b"provenance\0\0\0\0\0" + note.encode()
+    chunk = struct.pack(">I", len(body)) + b"iTXt" + body + struct.pack(">I", zlib.crc32(b"iTXt" + body))
+    header = 8 + 25
+    return image[:header] + chunk + image[header:]
+
+
+def _sign_svg(image: bytes, note: str) -> bytes:
+    """An SVG with the note as its first `metadata` element."""
+    end = image.index(b">", image.index(b"<svg")) + 1
+    return image[:end] + f"<metadata>{html.escape(note, quote=False)}</metadata>".encode() + image[end:]
+
+
+def _sign_pdf(image: bytes, note: str) -> bytes:
+    """A PDF with the note as subject of its document information (an incremental update at the end)."""
+    start = re.findall(rb"startxref\s+(\d+)", image)
+    trailer = re.findall(rb"trailer\s*<<(.*?)>>", image, re.DOTALL)
+    root = re.search(rb"/Root\s+(\d+ \d+ R)", trailer[-1]) if trailer else None
+    size = re.search(rb"/Size\s+(\d+)", trailer[-1]) if trailer else None
+    if not (start and root and size):
+        return image
+    number = int(size.group(1))
+    text = note.encode("utf-16-be").hex().upper().encode()
+    offset = len(image) + 1
+    update = b"\n%d 0 obj\n<</Producer (Probe) /Subject <FEFF%b>>>\nendobj\n" % (number, text)
+    table = (
+        b"xref\n%d 1\n%010d 00000 n \ntrailer\n<</Size %d /Root %b /Info %d 0 R /Prev %b>>\nstartxref\n%d\n%%%%EOF\n"
+        % (
+            number,
+            offset,
+            number + 1,
+            root.group(1),
+            number,
+            start[-1],
+            len(image) + len(update),
+        )
+    )
+    return image + update + table

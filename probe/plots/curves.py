@@ -1,0 +1,226 @@
+"""Curves of training: metrics of several runs over steps or time, and the log-probability of chosen answers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.plots.theme import DASHES, LIGHT, escape, method_colour, template
+
+UNITS = {
+    "loss": "nats per token",
+    "eval_loss": "nats per token",
+    "eval_bpb": "bits per byte",
+    "entropy": "nats",
+    "lr": "learning rate",
+    "grad_norm": "norm",
+    "tokens_per_second": "tokens / s",
+    "step_time": "s",
+    "num_tokens": "tokens",
+    "mean_token_accuracy": "share",
+    "rewards/accuracies": "share",
+    "kl": "nats per token",
+    "objective/kl": "nats per completion",
+}
+PREFIX_UNITS = {"rewards/": "nats", "logps/": "nats", "loss/": "nats per token", "eval_loss/": "nats per token"}
+AXES = {"step": "step", "time": "training time (s)"}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one run is drawn on every figure."""
+
+    colour: str
+    """Colour of its method."""
+
+    dash: str = "solid"
+    """Tells runs of one method apart."""
+
+
+def styles(methods: Mapping[str, str]) -> dict[str, Style]:
+    """One style a run from its method: runs of one method share the colour and differ by dash.
+
+    Args:
+        methods: method of each run by name, in order of appearance.
+    """
+    used: dict[str, int] = {}
+    result = {}
+    for name, method in methods.items():
+        colour = method_colour(method)
+        result[name] = Style(colour, DASHES[used.get(colour, 0) % len(DASHES)])
+        used[colour] = used.get(colour, 0) + 1
+    return result
+
+
+def unit(metric: str) -> str:
+    """Unit of a metric's axis, or an empty string where it has none."""
+    prefixes = (value for prefix, value in PREFIX_UNITS.items() if metric.startswith(prefix))
+    return UNITS.get(metric) or next(prefixes, "")
+
+
+def sections(columns: Sequence[str]) -> dict[str, list[str]]:
+    """Metrics by section: the part before the first slash; those without one are grouped by what they say.
+
+    Columns `step` and `time` are no metrics. The section of the losses comes first.
+    """
+    speed = {"tokens_per_second", "step_time", "num_tokens"}
+    grouped: dict[str, list[str]] = {"loss": []}
+    for column in columns:
+        if column in ("step", "time"):
+            continue
+        if "/" in column:
+            section = column.partition("/")[0]
+        elif column in speed:
+            section = "speed"
+        elif "loss" in column or column in ("eval_bpb", "mean_token_accuracy"):
+            section = "loss"
+        else:
+            section = "optimiser" if column in ("lr", "grad_norm") else "other"
+        grouped.setdefault(section, []).append(column)
+    return {section: names for section, names in grouped.items() if names}
+
+
+def smooth(values: np.ndarray, weight: float) -> np.ndarray:
+    """Exponential moving average, corrected for its start; gaps (NaN) stay gaps.
+
+    Args:
+        values: [n] a metric over steps.
+        weight: share of the past in [0, 1); 0 changes nothing.
+    """
+    result = np.full(len(values), np.nan)
+    mean, total = 0.0, 0.0
+    for index, value in enumerate(values):
+        if np.isfinite(value):
+            mean = weight * mean + (1 - weight) * value
+            total = weight * total + (1 - weight)
+            result[index] = mean / total
+    return result
+
+
+def metric_curves(
+    runs: Mapping[str, pd.DataFrame],
+    metrics: Sequence[str],
+    look: Mapping[str, Style],
+    *,
+    x: str = "step",
+    weight: float = 0.0,
+    log_y: bool = False,
+    marker: float | None = None,
+    columns: int = 2,
+) -> go.Figure:
+    """Small multiples, one panel a metric and one line a run; smoothing leaves the raw curve faint behind.
+
+    Args:
+        runs: metrics of each run by name (`Run.metrics()`).
+        metrics: columns to draw, one panel each.
+        look: style of each run (`styles`).
+        x: "step" or "time" (seconds of training).
+        weight: smoothing in [0, 1).
+        log_y: logarithmic y axes.
+        marker: x of a vertical line, such as the step whose captures are shown.
+        columns: panels side by side.
+    """
+    columns = max(1, min(columns, len(metrics)))
+    rows = max(1, ceil(len(metrics) / columns))
+    figure = make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[escape(metric) for metric in metrics],
+        horizontal_spacing=0.11 if columns > 1 else 0.0,
+        vertical_spacing=min(0.3 / rows, 0.24),
+    )
+    for index, metric in enumerate(metrics):
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        for name, frame in runs.items():
+            if metric in frame:
+                rows_with = frame[frame[metric].notna()]
+                for trace in _lines(name, metric, rows_with, look[name], x, weight, show=index == 0):
+                    figure.add_trace(trace, **place)
+        figure.update_yaxes(title_text=unit(metric), type="log" if log_y else "linear", **place)
+        figure.update_xaxes(title_text=AXES[x] if index + columns >= len(metrics) else "", **place)
+        if marker is not None:
+            figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, **place)
+    _legend(figure, runs, look)
+    figure.update_annotations(font_size=13)
+    figure.update_layout(
+        template=template(LIGHT),
+        hovermode="x unified" if len(metrics) == 1 else "closest",
+        margin={"t": 56},
+        legend={"yref": "container", "y": 1, "yanchor": "top"},
+    )
+    return figure
+
+
+def _legend(figure: go.Figure, runs: Mapping[str, pd.DataFrame], look: Mapping[str, Style]) -> None:
+    """One entry a run even where a run lacks the first metric."""
+    for name in runs:
+        figure.add_trace(
+            go.Scatter(
+                x=[None],
+                y=[None],
+                mode="lines",
+                name=escape(name),
+                legendgroup=name,
+                line={"color": look[name].colour, "dash": look[name].dash, "width": 2},
+            )
+        )
+
+
+def _lines(
+    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, show: bool
+) -> list[go.Scatter]:
+    values = frame[metric].to_numpy(dtype=float)
+    line = {"color": style.colour, "dash": style.dash, "width": 2}
+    shared = {"x": frame[x].to_numpy(), "mode": "lines", "legendgroup": name, "showlegend": False}
+    smoothed = go.Scatter(
+        y=smooth(values, weight) if weight else values,
+        name=escape(name),
+        line=line,
+        hovertemplate="%{y:.4g}" if show else "%{x:.6g}: %{y:.4g}",
+        **shared,
+    )
+    if not weight:
+        return [smoothed]
+    raw = go.Scatter(y=values, line=line | {"width": 1}, opacity=0.25, hoverinfo="skip", **shared)
+    return [raw, smoothed]
+
+
+def answer_curves(
+    steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[str], *, marker: float | None = None
+) -> go.Figure:
+    """Log-probability of each chosen answer after the prompt, over training.
+
+    Args:
+        steps: [S] captured steps.
+        logprobs: [S A] natural log-probabilities at the last position of the prompt.
+        answers: [A] the answers.
+        marker: step to mark.
+    """
+    colours = list(
+        dict.fromkeys(
+            method_colour(method) for method in ("dpo", "rlhf", "rsft", "sft", "rlvr", "reward-model", "watch")
+        )
+    )
+    figure = go.Figure()
+    for index, answer in enumerate(answers):
+        figure.add_trace(
+            go.Scatter(
+                x=list(steps),
+                y=logprobs[:, index],
+                mode="lines+markers",
+                name=escape(answer),
+                marker={"size": 5},
+                line={"color": colours[index % len(colours)], "dash": DASHES[index // len(colours) % len(DASHES)]},
+                hovertemplate="step %{x}: %{y:.3f} nats",
+            )
+        )
+    if marker is not None:
+        figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
+    figure.update_layout(template=template(LIGHT), showlegend=True)
+    figure.update_xaxes(title_text="step")
+    figure.update_yaxes(title_text="log-probability (nats)")
+    return figure

@@ -1,0 +1,83 @@
+"""Headline figures with their intervals, and how a number with an interval is written."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from probe.plots.curves import Style
+from probe.plots.theme import LIGHT, escape, new_figure
+
+SYMBOLS = {"solid": "circle", "dash": "diamond", "dot": "square", "dashdot": "triangle-up", "longdash": "x"}
+
+
+def written(value: float | None, low: float | None, high: float | None) -> str:
+    """A number with its 95 % interval, such as `0.96 [0.94, 0.98]`; only the number where there is no interval."""
+    if value is None or value != value:
+        return "\u2014"
+    if low is None or high is None or low != low or high != high:
+        return f"{value:.3g}"
+    digits = 2 if max(abs(value), abs(low), abs(high)) < 100 else 0
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def percent(value: float, low: float, high: float) -> str:
+    """A share in words: `96 % [94, 98]`."""
+    return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def headline_intervals(
+    table: pd.DataFrame, look: Mapping[str, Style], metrics: Sequence[str] | None = None
+) -> go.Figure:
+    """Points with 95 % intervals: one line a metric, one mark a run, the runs of a metric side by side.
+
+    Args:
+        table: columns `run`, `metric`, `value`, `ci_low`, `ci_high`.
+        look: style of each run.
+        metrics: which to draw, from the top; all by default.
+    """
+    metrics = list(dict.fromkeys(table["metric"])) if metrics is None else list(metrics)
+    runs = list(dict.fromkeys(table["run"]))
+    figure = new_figure(hovermode="closest")
+    step = 0.64 / max(len(runs), 1)
+    for order, run in enumerate(runs):
+        rows = table[(table["run"] == run) & table["metric"].isin(metrics)]
+        offset = (order - (len(runs) - 1) / 2) * step
+        figure.add_trace(
+            go.Scatter(
+                x=rows["value"],
+                y=[metrics.index(metric) + offset for metric in rows["metric"]],
+                mode="markers",
+                name=escape(str(run)),
+                marker={"color": look[run].colour, "symbol": SYMBOLS[look[run].dash], "size": 8},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": rows["ci_high"] - rows["value"],
+                    "arrayminus": rows["value"] - rows["ci_low"],
+                    "thickness": 1.6,
+                    "width": 0,
+                },
+                customdata=[
+                    [escape(str(row.metric)), written(row.value, row.ci_low, row.ci_high)] for row in rows.itertuples()
+                ],
+                hovertemplate="%{customdata[0]}: %{customdata[1]}",
+            )
+        )
+    for row in range(len(metrics) - 1):
+        figure.add_hline(y=row + 0.5, line={"color": LIGHT.muted, "width": 0.5}, opacity=0.35)
+    figure.update_xaxes(title_text="share of answers, with 95 % interval", range=_range(table), zeroline=False)
+    figure.update_yaxes(
+        tickvals=list(range(len(metrics))),
+        ticktext=[escape(metric.replace("_", " ")) for metric in metrics],
+        range=[len(metrics) - 0.5, -0.5],
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_layout(showlegend=True)
+    return figure
+
+
+def _range(table: pd.DataFrame) -> list[float] | None:
+    inside = table["value"].between(0, 1).all()
+    return [-0.03, 1.03] if inside else None

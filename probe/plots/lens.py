@@ -1,0 +1,124 @@
+"""Logit lens: what the model would say after each layer, for one model or for two and their difference."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.plots.theme import LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
+
+Favourites = tuple[Sequence[Sequence[Sequence[str]]], np.ndarray]
+"""[D+1][T][k] tokens that a lens favours, best first, and [D+1 T k] their natural log-probabilities."""
+
+
+def layer_names(rows: int) -> list[str]:
+    """Names of the lens rows, from the embedding (row 0) to the output (last row)."""
+    return ["embedding"] + [f"L{layer}" for layer in range(rows - 2)] + [f"L{rows - 2} = output"] * (rows > 1)
+
+
+def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
+    """The lens of one model: tokens to the right, layers upwards, the favourite in the cell, the others on hover.
+
+    Args:
+        favourites: of every row and position.
+        tokens: [T] the tokens that were read.
+        width: pixels of the grid, which decide how much of a token fits into a cell.
+    """
+    figure = new_figure(showlegend=False)
+    best = np.exp(favourites[1][..., 0].astype(np.float32))
+    figure.add_trace(_grid(favourites, best, tokens, width))
+    figure.update_traces(hovertemplate="%{customdata}<extra></extra>")
+    figure.update_layout(coloraxis=colour_axis("probability of the favourite", low=0, high=1))
+    figure.update_xaxes(title_text="token read", tickangle=-45, **token_axis(tokens))
+    figure.update_yaxes(title_text="after layer", **token_axis(layer_names(len(favourites[0]))))
+    return figure
+
+
+def lens_pair(
+    lenses: tuple[Favourites, Favourites],
+    followed: tuple[np.ndarray, np.ndarray],
+    tokens: Sequence[str],
+    *,
+    names: tuple[str, str],
+    answer: str,
+    width: int = 900,
+) -> go.Figure:
+    """The lens of two models on one scale, and the difference in what they give to one answer.
+
+    Colours: the log-probability of `answer` under each model (same scale), then aligned minus base, centred on zero.
+    Cells name each model's favourite. Models of different depth have no difference panel.
+
+    Args:
+        lenses: favourites of base and aligned.
+        followed: ([D+1 T], [D+1 T]) log-probability of the answer under base and aligned, nats.
+        tokens: [T] the tokens that both read.
+        names: how the two models are called.
+        answer: the token that is followed.
+        width: pixels of the figure, which decide how much of a token fits into a cell.
+    """
+    titles = [escape(shorten(name, 28)) for name in names]
+    word = escape(shorten(answer, 18))
+    rows = [values.shape[0] for values in followed]
+    panels = [*titles, "aligned \u2212 base"] if rows[0] == rows[1] else titles
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=panels, horizontal_spacing=0.02)
+    for column, (favourites, values) in enumerate(zip(lenses, followed, strict=True), start=1):
+        trace = _grid(favourites, values.astype(np.float32), tokens, width // len(panels))
+        trace.hovertemplate = f"log p({word}) = %{{z:.2f}} nats<br>%{{customdata}}<extra>{titles[column - 1]}</extra>"
+        figure.add_trace(trace, row=1, col=column)
+        axis = token_axis(layer_names(rows[column - 1])) | {"showticklabels": column == 1 or len(panels) == 2}
+        figure.update_yaxes(**axis, row=1, col=column)
+    low = min(float(np.where(np.isfinite(values), values, 0.0).min()) for values in followed)
+    layout = {"coloraxis": colour_axis(f"log p({word}), nats", low=max(-20.0, low), high=0, x=1.01, len=0.95)}
+    if len(panels) == 3:
+        change = (followed[1] - followed[0]).astype(np.float32)
+        bound = max(0.5, float(np.nanquantile(np.abs(change), 0.98)))
+        figure.add_trace(_difference(change, tokens, word), row=1, col=3)
+        figure.update_yaxes(showticklabels=False, showgrid=False, ticks="", row=1, col=3)
+        bar = colour_axis(f"change of log p({word}), nats", low=-bound, high=bound, diverging=True, x=1.1, len=0.95)
+        layout["coloraxis2"] = bar
+    figure.update_layout(template=template(LIGHT), margin={"t": 32}, **layout)
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(tickangle=-45, **token_axis(tokens, 10))
+    figure.update_yaxes(title_text="after layer", col=1)
+    return figure
+
+
+def _difference(change: np.ndarray, tokens: Sequence[str], word: str) -> go.Heatmap:
+    rows = layer_names(change.shape[0])
+    where = [[f"{layer}, {escape(token)} [{index}]" for index, token in enumerate(tokens)] for layer in rows]
+    return go.Heatmap(
+        z=change,
+        coloraxis="coloraxis2",
+        customdata=where,
+        xgap=1,
+        ygap=1,
+        hovertemplate=f"%{{customdata}}<br>change of log p({word}): %{{z:+.2f}} nats<extra></extra>",
+    )
+
+
+def _grid(favourites: Favourites, z: np.ndarray, tokens: Sequence[str], width: int) -> go.Heatmap:
+    top_tokens, logprobs = favourites
+    rows, room = layer_names(len(top_tokens)), width // (8 * max(len(tokens), 1))
+    hover = [
+        [
+            _cell(f"{rows[layer]}, {escape(tokens[index])} [{index}]", position, logprobs[layer, index])
+            for index, position in enumerate(row)
+        ]
+        for layer, row in enumerate(top_tokens)
+    ]
+    return go.Heatmap(
+        z=z,
+        coloraxis="coloraxis",
+        text=[[escape(shorten(position[0], max(room, 2))) for position in row] for row in top_tokens],
+        texttemplate="%{text}" if room >= 5 else "",
+        textfont={"size": 10},
+        customdata=hover,
+        xgap=1,
+        ygap=1,
+    )
+
+
+def _cell(where: str, tokens: Sequence[str], logprobs: np.ndarray) -> str:
+    lines = [f"{escape(token)} {np.exp(float(value)):.3f}" for token, value in zip(tokens, logprobs, strict=True)]
+    return "<br>".join([where, *lines])

@@ -1,0 +1,137 @@
+"""The family tree of runs: who was trained from whom, with which reference and which reward model.
+
+Drawn like a listing: one row a run, parents above their children, one column a generation. So no label covers
+another and no line crosses a run, however many there are.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from probe.plots.theme import LIGHT, escape, method_colour, new_figure, shorten
+
+RELATIONS = {"parent": "solid", "reward_model": "dash", "reference": "dot"}
+"""Relations of a run to an earlier one, strongest first, and the dash of their lines."""
+
+SYMBOLS = {"finished": "circle", "running": "circle-open-dot", "interrupted": "diamond"}
+"""Marker by status; whatever failed is a cross."""
+
+ROW = 30
+"""Pixels between two runs."""
+
+Edge = tuple[str, str, str]
+Place = tuple[float, float]
+
+
+def edges(runs: pd.DataFrame) -> list[Edge]:
+    """(from, to, relation) between the runs of the table; a reference that is also the parent counts once.
+
+    Args:
+        runs: columns `name`, `parent`, `reference`, `reward_model` (a name or None).
+    """
+    names = set(runs["name"])
+    found: list[Edge] = []
+    for row in runs.to_dict("records"):
+        seen = {row["name"]}
+        for relation in RELATIONS:
+            source = row[relation]
+            if source in names and source not in seen:
+                seen.add(source)
+                found.append((str(source), str(row["name"]), relation))
+    return found
+
+
+def layout(runs: pd.DataFrame) -> dict[str, Place]:
+    """Place of each run: x = generations since its first ancestor, y = row, descendants right below.
+
+    The parent decides, without one the reward model, then the reference; a circle of parents is cut.
+    """
+    above: dict[str, str] = {}
+    for source, target, _ in edges(runs):
+        above.setdefault(target, source)
+    names = [str(name) for name in runs["name"]]
+    place: dict[str, Place] = {}
+
+    def put(name: str, depth: int) -> None:
+        if name not in place:
+            place[name] = (float(depth), float(len(place)))
+            for child in names:
+                if above.get(child) == name:
+                    put(child, depth + 1)
+
+    for name in names:
+        if name not in above:
+            put(name, 0)
+    for name in names:
+        put(name, 0)
+    return place
+
+
+def lineage(runs: pd.DataFrame, selected: Sequence[str] = ()) -> go.Figure:
+    """Tree of runs; a marker carries its run's name as `customdata[0]`, so that a click can select it.
+
+    Args:
+        runs: one row a run with `name`, `method`, `status`, `parent`, `reference`, `reward_model`.
+        selected: names of runs to ring.
+    """
+    place = layout(runs)
+    figure = new_figure(showlegend=True, hovermode="closest", clickmode="event+select", dragmode=False)
+    for relation, dash in RELATIONS.items():
+        lines = [(place[a], place[b]) for a, b, kind in edges(runs) if kind == relation]
+        if lines:
+            xs, ys = _path(lines, elbow=relation == "parent")
+            line = {"color": "#9AA1AC", "width": 1.6, "dash": dash}
+            figure.add_trace(
+                go.Scatter(x=xs, y=ys, mode="lines", name=relation.replace("_", " "), hoverinfo="skip", line=line)
+            )
+    for method, group in runs.groupby("method", sort=False):
+        figure.add_trace(_markers(group, str(method), place, selected))
+    depth = max((x for x, _ in place.values()), default=0.0)
+    figure.update_xaxes(visible=False, range=[-0.3, depth + 1.6], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[len(place) - 0.4, -0.6], fixedrange=True)
+    figure.update_layout(margin={"l": 4, "r": 4, "t": 48, "b": 4}, height=max(170, 56 + ROW * len(place)))
+    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top", "itemclick": False})
+    return figure
+
+
+def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selected: Sequence[str]) -> go.Scatter:
+    names = [str(name) for name in group["name"]]
+    states = [str(status) for status in group["status"]]
+    return go.Scatter(
+        x=[place[name][0] for name in names],
+        y=[place[name][1] for name in names],
+        mode="markers+text",
+        name=escape(method),
+        text=["  " + escape(shorten(name, 30)) for name in names],
+        textposition="middle right",
+        customdata=[[name, escape(name), escape(status)] for name, status in zip(names, states, strict=True)],
+        hovertemplate=f"%{{customdata[1]}}<br>{escape(method)}, %{{customdata[2]}}<extra></extra>",
+        marker={
+            "size": 16,
+            "opacity": 1,
+            "color": method_colour(method),
+            "symbol": [SYMBOLS.get(status, "x") for status in states],
+            "line": {"width": [3 if name in selected else 0 for name in names], "color": LIGHT.muted},
+        },
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 1}, "textfont": {"color": None}},
+        cliponaxis=False,
+    )
+
+
+def _path(lines: Sequence[tuple[Place, Place]], elbow: bool) -> tuple[list[float | None], list[float | None]]:
+    """Elbows from parents to children; other relations as bows on the left of their runs."""
+    xs: list[float | None] = []
+    ys: list[float | None] = []
+    for (x0, y0), (x1, y1) in lines:
+        if elbow:
+            xs += [x0, x0, x1, None]
+            ys += [y0, y1, y1, None]
+        else:
+            for t in (step / 16 for step in range(17)):
+                xs.append(x0 + (x1 - x0) * t - 1.6 * t * (1 - t))
+                ys.append(y0 + (y1 - y0) * t)
+            xs.append(None)
+            ys.append(None)
+    return xs, ys

@@ -1,0 +1,82 @@
+"""Two models on one text: where they part (KL a token) and what each would say next."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.plots.theme import LIGHT, METHODS, escape, new_figure, shorten, template, token_axis
+
+
+def kl_bars(
+    kl: np.ndarray,
+    tokens: Sequence[str],
+    *,
+    start: int | None = None,
+    chosen: int | None = None,
+    colour: str = METHODS["dpo"],
+) -> go.Figure:
+    """KL of the two next-token distributions at every position of a text.
+
+    Args:
+        kl: [T] KL(aligned || base) in nats of the distributions that predict token t (NaN for the first token).
+        tokens: [T] the text.
+        start: first token of the continuation, marked by a line.
+        chosen: position to emphasise.
+        colour: of the aligned model's method.
+    """
+    figure = new_figure(showlegend=False, bargap=0.15, clickmode="event+select")
+    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
+    strong = [1.0 if chosen is None or index == chosen else 0.45 for index in range(len(tokens))]
+    figure.add_trace(
+        go.Bar(
+            x=list(range(len(tokens))),
+            y=kl,
+            customdata=names,
+            marker={"color": colour, "opacity": strong},
+            selected={"marker": {"opacity": 1}},
+            unselected={"marker": {"opacity": 0.45}},
+            hovertemplate="%{customdata}<br>KL %{y:.3f} nats<extra></extra>",
+        )
+    )
+    if start is not None and 0 < start < len(tokens):
+        figure.add_vline(x=start - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
+        figure.add_annotation(x=start - 0.45, y=1, yref="paper", xanchor="left", yanchor="top", text="continuation")
+    figure.update_xaxes(tickangle=-45, range=[-0.6, len(tokens) - 0.4], **token_axis(tokens))
+    figure.update_yaxes(title_text="KL(aligned \u2225 base), nats", rangemode="tozero")
+    return figure
+
+
+def next_tokens(
+    favourites: tuple[tuple[Sequence[str], np.ndarray], tuple[Sequence[str], np.ndarray]],
+    *,
+    names: tuple[str, str],
+    colours: tuple[str, str],
+) -> go.Figure:
+    """The favourites of both models for one token, side by side on one scale.
+
+    Args:
+        favourites: (k tokens, [k] their probabilities, best first) of base and aligned.
+        names: how the models are called.
+        colours: of their methods.
+    """
+    titles = [escape(shorten(name, 28)) for name in names]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.2)
+    for column, ((tokens, probabilities), colour) in enumerate(zip(favourites, colours, strict=True), start=1):
+        bars = go.Bar(
+            x=probabilities,
+            y=list(range(len(tokens))),
+            orientation="h",
+            marker={"color": colour},
+            text=[f"{value:.3f}" for value in probabilities],
+            textposition="outside",
+            cliponaxis=False,
+            hovertemplate="%{text}<extra></extra>",
+        )
+        figure.add_trace(bars, row=1, col=column)
+        figure.update_yaxes(autorange="reversed", **token_axis(list(tokens)), row=1, col=column)
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(title_text="probability", range=[0, 1.15], tickvals=[0, 0.5, 1])
+    figure.update_layout(template=template(LIGHT), showlegend=False, bargap=0.25, margin={"t": 32})
+    return figure

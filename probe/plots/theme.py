@@ -1,0 +1,173 @@
+"""One theme for every figure: colours, fonts and axes, for a light page, a dark page and paper.
+
+Colours: one a training method, grey for the base model, told apart under the common colour blindnesses (a test
+simulates them). Weights and probabilities use one sequential hue, signed values a diverging scale centred on zero.
+Text that comes from data (tokens, run names) goes through `escape`, because Plotly labels parse a subset of HTML.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+METHODS = {
+    "pretrain": "#868B94",
+    "sft": "#B8860B",
+    "reward-model": "#2AA5C0",
+    "dpo": "#3F78C6",
+    "rlhf": "#E8555F",
+    "rsft": "#1B8A3D",
+    "rlvr": "#9C3587",
+    "watch": "#7A5C3A",
+}
+"""Colour of a run by its method."""
+
+OTHER = "#7A5C3A"
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+MASKED = "rgba(128,132,140,0.28)"
+"""Cells that the causal mask hides: grey on any page."""
+
+FONT = "Source Sans Pro, Source Sans, Helvetica Neue, Arial, sans-serif"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """What differs between a light and a dark page."""
+
+    name: str
+    paper: str
+    ink: str
+    muted: str
+    grid: str
+    sequential: tuple[str, ...]
+    diverging: tuple[str, ...]
+
+
+LIGHT = Theme(
+    name="light",
+    paper="#FFFFFF",
+    ink="#22262E",
+    muted="#5C636E",
+    grid="#E4E7EB",
+    sequential=("#F7FAFD", "#D3E4F3", "#9CC6E3", "#559FCE", "#2373B2", "#08468B", "#06295A"),
+    diverging=("#8C3A04", "#D0702A", "#F2B785", "#F7F7F7", "#A9C8EA", "#4B86C6", "#123F7C"),
+)
+DARK = Theme(
+    name="dark",
+    paper="#0E1117",
+    ink="#E6E9EE",
+    muted="#A2A9B4",
+    grid="#2B313B",
+    sequential=("#141A24", "#17324F", "#1B5486", "#2F7FBD", "#63A9DD", "#A8D2F2", "#EDF6FD"),
+    diverging=("#FFB57A", "#DB7A35", "#7E4520", "#1B1F27", "#264E7C", "#4F8FD3", "#A9CEF5"),
+)
+
+
+def method_colour(method: str) -> str:
+    """The colour of a training method; methods of extensions share one."""
+    return METHODS.get(method, OTHER)
+
+
+def escape(text: str) -> str:
+    """`text` as Plotly shows it letter by letter: no tag, entity, formula, placeholder or line break
+    of the data takes effect."""
+    return (
+        text.replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+        .replace("$", "&#36;")
+        .replace("%{", "&#37;{")
+        .replace("\n", "\u23ce")
+        .replace("\r", "\u240d")
+    )
+
+
+def shorten(text: str, length: int = 14) -> str:
+    """`text` in at most `length` characters, the cut marked."""
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
+def token_axis(tokens: Sequence[str], length: int = 14) -> dict:
+    """Axis settings that put one tick a position with the token as its text, so that repeated tokens stay apart."""
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(len(tokens))),
+        "ticktext": [escape(shorten(token, length)) for token in tokens],
+        "showgrid": False,
+        "zeroline": False,
+        "ticks": "",
+    }
+
+
+def scale(colours: Iterable[str]) -> list[list]:
+    """A Plotly colour scale of evenly spaced colours."""
+    colours = list(colours)
+    return [[index / (len(colours) - 1), colour] for index, colour in enumerate(colours)]
+
+
+def colour_axis(label: str, *, low: float, high: float, diverging: bool = False, **position: float | str) -> dict:
+    """Settings of a colour axis with a labelled bar; `position` goes to the bar (x, y, len, ...)."""
+    bar = {"title": {"text": label, "side": "right"}, "thickness": 10, "outlinewidth": 0, "ticks": "outside"}
+    return {
+        "colorscale": scale(LIGHT.diverging if diverging else LIGHT.sequential),
+        "cmin": low,
+        "cmax": high,
+        "colorbar": bar | {"ticklen": 3} | position,
+    }
+
+
+def template(theme: Theme) -> go.layout.Template:
+    """The Plotly template of a theme."""
+    axis = {
+        "gridcolor": theme.grid,
+        "linecolor": theme.grid,
+        "zerolinecolor": theme.grid,
+        "tickcolor": theme.grid,
+        "automargin": True,
+        "title": {"standoff": 8, "font": {"size": 12, "color": theme.muted}},
+        "tickfont": {"size": 11, "color": theme.muted},
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 12, "color": theme.ink},
+            "paper_bgcolor": theme.paper,
+            "plot_bgcolor": theme.paper,
+            "xaxis": axis,
+            "yaxis": axis,
+            "margin": {"l": 56, "r": 16, "t": 28, "b": 44},
+            "hoverlabel": {"bgcolor": theme.paper, "bordercolor": theme.grid, "font": {"color": theme.ink, "size": 12}},
+            "legend": {
+                "orientation": "h",
+                "yanchor": "bottom",
+                "y": 1.02,
+                "x": 0,
+                "font": {"size": 12},
+                "bgcolor": "rgba(0,0,0,0)",
+            },
+            "annotationdefaults": {"font": {"size": 12, "color": theme.muted}, "showarrow": False},
+            "coloraxis": {"colorbar": {"tickfont": {"size": 11, "color": theme.muted}}},
+        }
+    )
+
+
+def new_figure(**layout: object) -> go.Figure:
+    """An empty figure in the light theme."""
+    figure = go.Figure()
+    figure.update_layout(template=template(LIGHT), **layout)
+    return figure
+
+
+def apply(figure: go.Figure, theme: Theme) -> go.Figure:
+    """A copy of `figure` in `theme`: the template, and every colour scale of the other theme swapped."""
+    other = DARK if theme is LIGHT else LIGHT
+    copy = go.Figure(figure)
+    copy.update_layout(template=template(theme))
+    swap = {
+        tuple(other.sequential): scale(theme.sequential),
+        tuple(other.diverging): scale(theme.diverging),
+    }
+    for name in copy.layout:
+        if name.startswith("coloraxis") and copy.layout[name].colorscale:
+            colours = tuple(colour for _, colour in copy.layout[name].colorscale)
+            copy.layout[name].colorscale = swap.get(colours, copy.layout[name].colorscale)
+    return copy

@@ -1,0 +1,183 @@
+"""`probe doctor`: is everything here that Probe needs, and does it work together?"""
+
+import importlib.metadata
+import json
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+State = Literal["ok", "note", "broken"]
+SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken[/]"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    state: State
+    """`broken` makes the command fail, `note` tells of something optional."""
+    what: str
+    found: str
+
+
+def doctor(argv: list[str]) -> int:
+    """Check the installation: packages, device, browser for figures, hooks and cache, run roots."""
+    import tyro
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    @dataclass(frozen=True, kw_only=True)
+    class Doctor:
+        """Check the installation; the exit status is 1 if something that is needed is broken."""
+
+        json: bool = False
+        """Print JSON instead of a table."""
+
+    asked = tyro.cli(Doctor, prog="probe doctor", args=argv)
+    findings = list(examine())
+    if asked.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for finding in findings:
+            table.add_row(SIGNS[finding.state], finding.what, escape(finding.found))
+        Console(highlight=False).print(table)
+    return int(any(finding.state == "broken" for finding in findings))
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, one after the other; a check that fails is a finding too."""
+    yield from packages()
+    checks: dict[str, Callable[[], Finding | list[Finding]]] = {
+        "torch": device,
+        "figures": browser,
+        "model": model,
+        "runs": run_roots,
+    }
+    for what, check in checks.items():
+        try:
+            found = check()
+        except Exception as error:  # the report must name whatever is wrong, not end with it
+            found = Finding("broken", what, f"{type(error).__name__}: {error}")
+        yield from found if isinstance(found, list) else [found]
+
+
+def packages(requires: list[str] | None = None) -> list[Finding]:
+    """Python and each required package against the versions that Probe asks for."""
+    from packaging.requirements import Requirement
+    from packaging.version import Version
+
+    found = [Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")]
+    for line in importlib.metadata.requires("probe-lm") or [] if requires is None else requires:
+        requirement = Requirement(line)
+        extra = re.search(r"extra\s*==\s*['\"](\w+)", line)
+        if extra and extra[1] == "dev":
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            if extra is None:
+                found.append(Finding("broken", requirement.name, f"missing: pip install '{_plain(requirement)}'"))
+            else:
+                found.append(Finding("note", requirement.name, f"not installed: pip install 'probe-lm[{extra[1]}]'"))
+            continue
+        if Version(version) in requirement.specifier:
+            found.append(Finding("ok", requirement.name, version))
+        else:
+            remedy = f"{version} does not satisfy {requirement.specifier}: pip install '{_plain(requirement)}'"
+            found.append(Finding("note" if extra else "broken", requirement.name, remedy))
+    return found
+
+
+def device() -> Finding:
+    """The accelerator, and the threads of the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        where = f"{torch.cuda.device_count()} CUDA device(s), {torch.cuda.get_device_name()}"
+    else:
+        where = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
+    return Finding("ok", "device", f"{where}; {torch.get_num_threads()} CPU thread(s)")
+
+
+def browser() -> Finding:
+    """The browser behind PNG, SVG and PDF."""
+    from probe import render
+
+    reason = render.missing()
+    return (
+        Finding("note", "figures", reason) if reason else Finding("ok", "figures", f"drawn by {render.find_browser()}")
+    )
+
+
+def model() -> list[Finding]:
+    """A tiny random model: a cached step equals the full forward, hooked logits equal plain ones.
+
+    From transformers 5.24 on, transformer-lens 4.3 gives wrong text through its cache.
+    """
+    import torch
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from probe.bridge import build_bridge
+
+    torch.manual_seed(0)
+    words = {"<pad>": 0, "<unk>": 1, "<bos>": 2, "<end>": 3} | {f"w{index}": index for index in range(4, 32)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")), pad_token="<pad>", bos_token="<bos>"
+    )
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    plain = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **shape)).eval()
+    ids = torch.randint(4, len(words), (1, 12))
+    with torch.no_grad():
+        full = plain(ids).logits
+        past = plain(ids[:, :-1], use_cache=True).past_key_values
+        cached = plain(ids[:, -1:], past_key_values=past).logits
+        bridge = build_bridge(plain, tokenizer)
+        hooked = bridge(ids, prepend_bos=False)
+        options = {"max_new_tokens": 8, "do_sample": False, "stop_at_eos": False, "verbose": False}
+        texts = [bridge.generate(ids, use_past_kv_cache=use, **options) for use in (True, False)]
+    return [
+        _judge(
+            "cache", float((cached[:, -1] - full[:, -1]).abs().max()), "logits of one cached step and the full pass"
+        ),
+        _judge("hooks", float((hooked - full).abs().max()), "hooked and plain logits"),
+        _judge(
+            "lens cache", float((texts[0] != texts[1]).sum()), "greedy text of transformer-lens with and without cache"
+        ),
+    ]
+
+
+def _judge(what: str, gap: float, between: str) -> Finding:
+    if gap < 1e-4:
+        return Finding("ok", what, f"{between} differ by {gap:.1g}")
+    remedy = "install the versions that probe-lm asks for: pip install --force-reinstall probe-lm"
+    return Finding("broken", what, f"{between} differ by {gap:.2g}: {remedy}")
+
+
+def run_roots() -> list[Finding]:
+    """The run roots and what is in them."""
+    import warnings
+
+    from probe.runs import RunWarning, list_runs, roots
+
+    found = []
+    for root in roots():
+        if not root.is_dir():
+            found.append(Finding("note", "runs", f"{root} is not a folder: mend PROBE_RUNS"))
+            continue
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RunWarning)
+            count = len(list_runs(root))
+        found.append(Finding("ok", "runs", f"{root}: {count} run(s)"))
+        found += [Finding("note", "runs", str(warning.message)) for warning in caught]
+    return found or [Finding("note", "runs", "no run roots here: `probe train` makes ./runs, PROBE_RUNS names others")]
+
+
+def _plain(requirement: object) -> str:
+    return str(requirement).partition(";")[0].strip()

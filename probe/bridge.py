@@ -1,0 +1,112 @@
+"""Hooks on demand: a TransformerBridge in a module tree of its own that shares the model's parameters.
+
+`boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree is copied
+and the parameters are not, so that the plain module trains and samples while the bridge looks at the same weights.
+"""
+
+import copy
+import difflib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module, detect_tokenizer_bos_eos
+from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import ConfigError, ModelError
+from probe.tokens import pad_id
+
+HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
+Hook = tuple[str, HookFn]
+
+
+def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
+    """A bridge over the parameters and buffers of `model`, which stays as it is.
+
+    Attention in the bridge is the eager kernel, so that scores and patterns exist. Where a projection of queries, keys
+    and values is fused (GPT-2, GPT-NeoX) the bridge splits it; `refresh` renews the parts after the weights changed.
+
+    Raises:
+        ModelError: transformer-lens has no adapter for the architecture.
+    """
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    own = copy.deepcopy(model, shared)
+    own.set_attn_implementation("eager")
+    if getattr(own.config, "pad_token_id", None) is None:
+        own.config.pad_token_id = pad_id(tokenizer)
+    try:
+        architecture = determine_architecture_from_hf_config(own.config)
+    except ValueError:
+        raise ModelError(
+            f"The architecture {type(model).__name__} cannot be hooked, since transformer-lens has no adapter for it: "
+            "training, sampling and log-probabilities work, hooks and lenses need another model."
+        ) from None
+    bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+    _give_tokenizer(bridge, tokenizer)
+    return bridge
+
+
+def refresh(bridge: TransformerBridge, training: bool) -> None:
+    """Bring the bridge up to date with the parameters it shares: split projections and training mode."""
+    if bridge.original_model.training != training:
+        bridge.train(training)
+    for module in bridge.modules():
+        if not hasattr(module, "split_qkv_matrix"):
+            continue
+        with torch.no_grad():
+            parts = module.split_qkv_matrix(module.original_component)
+        for mine, part in zip((module.q, module.k, module.v), parts, strict=True):
+            for name, value in part.named_parameters():
+                mine.original_component.get_parameter(name).data = value.data
+
+
+@contextmanager
+def hooked(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Attach hook functions `fn(tensor, hook) -> tensor | None` while the context lasts, whatever happens in it."""
+    points = bridge.hook_dict
+    for name, _ in hooks:
+        check_name(bridge, name, points)
+    with bridge.hooks(fwd_hooks=[(points[name].name, _by_position(fn)) for name, fn in hooks]):
+        yield
+
+
+def check_name(bridge: TransformerBridge, name: str, points: dict[str, Any]) -> None:
+    """Raise a ConfigError unless `name` is a hook point of the bridge that fires."""
+    if name not in points:
+        near = difflib.get_close_matches(name, points, n=3, cutoff=0.6)
+        remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "`lm.hook_names()` lists them."
+        raise ConfigError(f"This model has no hook point {name!r}: {remedy}")
+    setter = bridge._gated_hook_reason(points[name].name or name)
+    if setter is not None:
+        raise ConfigError(f"The hook point {name!r} is switched off: call `lm.bridge.set_{setter}(True)` first.")
+
+
+def _by_position(fn: HookFn) -> HookFn:
+    return lambda tensor, hook: fn(tensor, hook)
+
+
+def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A copy of the tokenizer, so that text means the same tokens to the bridge as to the LM.
+
+    transformer-lens would load the tokenizer anew from its directory with a beginning token forced on.
+    """
+    own = copy.deepcopy(tokenizer)
+    if own.pad_token is None:
+        own.pad_token = own.eos_token
+    begins, ends = detect_tokenizer_bos_eos(own)
+    bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = begins, ends
+    bridge.cfg.default_prepend_bos = begins
+    bridge.tokenizer = own
+
+
+def is_current(bridge: TransformerBridge, model: PreTrainedModel) -> bool:
+    """Whether the bridge still holds the parameters of `model` on one device with its buffers."""
+    own = {id(parameter) for parameter in bridge.original_model.parameters()}
+    return all(id(parameter) in own for parameter in model.parameters()) and all(
+        mine.device == theirs.device
+        for mine, theirs in zip(bridge.original_model.buffers(), model.buffers(), strict=False)
+    )

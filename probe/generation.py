@@ -1,0 +1,311 @@
+"""The sampler (E16): an own loop with a key-value cache over a model of transformers.
+
+Each prompt is run once and its cache repeated for its n samples. Chance is drawn by counting and not by a generator's
+state: the number for a token depends on the seed, the prompt, the sample's index and the step, so that a sample does
+not depend on the batch around it. The model's own generation_config decides only where texts end, never how tokens
+are drawn.
+
+Axes: P prompts, N = P n samples (prompt-major), L steps, V vocabulary.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import ConfigError, DataError
+from probe.scoring import Ids, check_lengths, context_length, forward, positions
+from probe.tokens import encode, pad, pad_id
+
+
+LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
+Run = Generator[Float[Tensor, "N V"], Int[Tensor, " N"], None]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """n samples for each of P prompts, prompt-major."""
+
+    prompts: list[str]
+    """The P prompts as text."""
+    prompt_ids: list[list[int]]
+    """Their token ids."""
+    tokens: Int[Tensor, "N L"]
+    """Sampled ids, with the end token if one was drawn, padded after it."""
+    mask: Bool[Tensor, "N L"]
+    """True at sampled tokens."""
+    logprobs: Float[Tensor, "N L"]
+    """Log-probability of each token in nats at the sampling temperature (1 when greedy), before truncation; 0 if masked."""
+    entropy: Float[Tensor, "N L"]
+    """Entropy of that distribution in nats; 0 if masked."""
+    finished: Bool[Tensor, " N"]
+    """Whether the sample ended with an end token (and not at the length limit)."""
+    n: int
+    """Samples a prompt."""
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    """What decodes the ids."""
+    top: tuple[Int[Tensor, "N L k"], Float[Tensor, "N L k"]] | None = None
+    """The k most probable tokens at each step and their log-probabilities, if asked for."""
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        """The sampled ids of each sample without padding."""
+        lengths = self.mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
+
+    @cached_property
+    def text(self) -> list[str]:
+        """Each sample as text without special tokens."""
+        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self.ids]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn from the logits: temperature, then top-k, top-p and min-p."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most probable token."""
+    top_k: int | None = None
+    """Keep the k most probable tokens."""
+    top_p: float | None = None
+    """Keep the smallest set of most probable tokens whose mass reaches p."""
+    min_p: float | None = None
+    """Keep the tokens with at least this share of the most probable one's probability."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"The temperature {self.temperature} is not possible: give 0 (greedy) or a positive number."
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k = {self.top_k} would leave no token: give 1 or more, or leave it out.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p = {self.top_p} is not a share of probability: give a number above 0 and up to 1.")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p = {self.min_p} is not a share of probability: give a number from 0 to 1.")
+
+    def draw(self, probabilities: Float[Tensor, "N V"], chance: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+        """One token a row by inverting the cumulative distribution at `chance` in [0, 1)."""
+        if self.temperature == 0:
+            return probabilities.argmax(-1)
+        total = self.truncated(probabilities).cumsum(-1, dtype=torch.float64)
+        return torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
+
+    def truncated(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """The probabilities with the tokens that top-k, top-p and min-p leave out set to 0; not normalised."""
+        if self.top_k is not None and self.top_k < probabilities.shape[-1]:
+            least = probabilities.topk(self.top_k, dim=-1)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, least.indices, least.values)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            before = ordered.cumsum(-1) - ordered
+            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True), 0)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+        if self.min_p is not None:
+            most = probabilities.amax(-1, keepdim=True)
+            probabilities = probabilities.masked_fill(probabilities < self.min_p * most, 0)
+        return probabilities
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str] | Sequence[Ids],
+    *,
+    n: int = 1,
+    max_new_tokens: int = 32,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int | None = None,
+    stop: Sequence[int | str] | None = None,
+    top_logprobs: int | None = None,
+    logits: LogitsFn | None = None,
+) -> Generation:
+    """Draw n completions for each prompt.
+
+    Args:
+        model: a causal language model of transformers; it samples in evaluation mode.
+        tokenizer: encodes prompts given as text and decodes the samples.
+        prompts: texts or token ids.
+        n: samples a prompt; a prompt that occurs twice gets different samples.
+        max_new_tokens: a sample ends there at the latest, or where the model's context ends.
+        temperature: divides the logits; 0 is greedy.
+        top_k: keep the k most probable tokens.
+        top_p: keep the smallest set of most probable tokens whose mass reaches p.
+        min_p: keep tokens with at least this share of the most probable one's probability.
+        seed: gives the same samples again; None takes one from torch's global generator.
+        stop: tokens (ids, or texts of one token) that end a sample, in place of the end tokens that the tokenizer and
+            the model's generation_config name; `()` never ends early.
+        top_logprobs: also return that many most probable tokens at each step.
+        logits: runs whole texts, padded on the right, to logits [N T V] at every step in place of the cached loop.
+
+    Raises:
+        ConfigError: an option that is not possible.
+        DataError: a prompt without tokens, or one that leaves no room in the model's context.
+    """
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("top_logprobs", top_logprobs)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
+    texts, ids = _prompts(tokenizer, prompts)
+    check_lengths(model, ids, [len(prompt) + 1 for prompt in ids])
+    ends = end_tokens(model, tokenizer) if stop is None else _stop_tokens(tokenizer, stop)
+    limit = context_length(model)
+    room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(p)) for p in ids for _ in range(n)]
+    if not ids:
+        raise DataError("No prompt was given, so there is nothing to continue: give at least one.")
+    chances = draws(_seed(seed), ids, n, max(room)) if temperature > 0 else np.zeros((len(room), max(room)))
+    training = model.training
+    model.eval()
+    try:
+        run = _cached(model, ids, n, max(room)) if logits is None else _whole(logits, ids, n, limit)
+        drawn = _loop(run, sampling, chances, room, ends, pad_id(tokenizer), top_logprobs)
+    finally:
+        model.train(training)
+    return Generation(prompts=texts, prompt_ids=ids, n=n, tokenizer=tokenizer, **drawn)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a text: the tokenizer's end token and those of the model's generation_config."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return sorted(token for token in ids if token is not None)
+
+
+def draws(seed: int, prompts: Sequence[Ids], n: int, steps: int) -> np.ndarray:
+    """Uniform numbers [N, steps] in [0, 1) that depend on seed, prompt, sample index and step, and on nothing else.
+
+    A hash of the prompt and the seed starts a row; splitmix64 (Steele, Lea and Flood 2014) counts on from it.
+    """
+    before: Counter[tuple[int, ...]] = Counter()
+    starts, firsts = [], []
+    for ids in prompts:
+        name = tuple(int(token) for token in ids)
+        firsts.append(before[name] * n)
+        before[name] += 1
+        digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+        starts.append(int.from_bytes(digest, "little"))
+    sample = np.asarray(firsts, dtype=np.uint64)[:, None] + np.arange(n, dtype=np.uint64)
+    rows = _splitmix(np.asarray(starts, dtype=np.uint64)[:, None] + _splitmix(sample)).reshape(-1, 1)
+    numbers = _splitmix(rows + np.arange(steps, dtype=np.uint64))
+    return (numbers >> np.uint64(16)) * 2.0**-48
+
+
+def _splitmix(state: np.ndarray) -> np.ndarray:
+    state = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def _loop(
+    run: Run, sampling: Sampling, chances: np.ndarray, room: list[int], ends: list[int], padding: int, k: int | None
+) -> dict[str, Any]:
+    """Draw tokens until every row has ended; `run` takes the tokens of a step and gives the next logits."""
+    logits = next(run)
+    device = logits.device
+    chance = torch.from_numpy(chances).to(device)
+    left = torch.tensor(room, device=device)
+    end = torch.tensor(ends, dtype=torch.long, device=device)
+    alive = torch.ones(len(room), dtype=torch.bool, device=device)
+    finished = torch.zeros_like(alive)
+    columns: list[tuple[Tensor, ...]] = []
+    for step in range(chance.shape[1]):
+        scores = logits.float()
+        logprobs = (scores / sampling.temperature if sampling.temperature not in (0, 1) else scores).log_softmax(-1)
+        probabilities = logprobs.exp()
+        chosen = sampling.draw(probabilities, chance[:, step]).where(alive, padding)
+        entropy = -(probabilities * logprobs.clamp(min=-1e9)).sum(-1)
+        column = (chosen, alive, logprobs.gather(-1, chosen[:, None])[:, 0].where(alive, 0), entropy.where(alive, 0))
+        columns.append((*column, *(logprobs.topk(min(k, logprobs.shape[-1])) if k else ())))
+        ended = alive & (chosen[:, None] == end).any(-1)
+        finished = finished | ended
+        alive = alive & ~ended & (left > step + 1)
+        if not alive.any():
+            break
+        logits = run.send(chosen)
+    tokens, mask, values, spread, *top = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "logprobs": values,
+        "entropy": spread,
+        "finished": finished,
+        "top": (top[1], top[0]) if top else None,
+    }
+
+
+def _cached(model: PreTrainedModel, prompts: list[list[int]], n: int, steps: int) -> Run:
+    """Logits [N V] of the next token, from one pass over each prompt and then one token a step."""
+    device = model.device
+    ids, seen = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
+    inputs = {"past_key_values": DynamicCache(config=model.config), "use_cache": True}
+    head = forward(model, ids, 1, attention_mask=seen.long(), position_ids=positions(seen), **inputs)
+    cache = head.past_key_values
+    cache.batch_repeat_interleave(n)
+    lengths = seen.sum(1).repeat_interleave(n)[:, None]
+    mask = torch.cat([seen.repeat_interleave(n, 0), seen.new_ones(len(lengths), steps)], dim=1).long()
+    last = (context_length(model) or 2**31) - 1
+    logits = head.logits[:, 0].repeat_interleave(n, 0)
+    for step in range(steps):
+        chosen = yield logits
+        output = forward(
+            model,
+            chosen[:, None],
+            1,
+            attention_mask=mask[:, : ids.shape[1] + step + 1],
+            position_ids=(lengths + step).clamp(max=last),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = output.logits[:, 0]
+
+
+def _whole(logits: LogitsFn, prompts: list[list[int]], n: int, limit: int | None) -> Run:
+    """The same from a pass over each whole text at every step."""
+    rows = [list(ids) for ids in prompts for _ in range(n)]
+    while True:
+        scores = logits(rows)
+        chosen = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
+        for row, token in zip(rows, chosen.tolist(), strict=True):
+            if limit is None or len(row) < limit:
+                row.append(token)
+
+
+def _prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[Ids]
+) -> tuple[list[str], list[list[int]]]:
+    """Prompts as text and as ids."""
+    ids = [encode(tokenizer, prompt) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
+    texts = [p if isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids, strict=True)]
+    return texts, ids
+
+
+def _stop_tokens(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int | str]) -> list[int]:
+    ids = []
+    for token in stop:
+        parts = [token] if isinstance(token, int) else tokenizer.encode(token, add_special_tokens=False)
+        if len(parts) != 1:
+            raise ConfigError(
+                f"The stop text {token!r} is {len(parts)} tokens and must be one: give a token or its id."
+            )
+        ids += parts
+    return ids
+
+
+def _seed(seed: int | None) -> int:
+    return int(torch.randint(2**62, ())) if seed is None else seed

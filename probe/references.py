@@ -1,0 +1,170 @@
+"""From a reference (a run, a checkpoint, a Hugging Face directory, a hub id) to a directory that can be trusted."""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from probe.errors import ModelError, RunError
+from probe.runs.roots import find, is_run
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class Located(NamedTuple):
+    """Where a model lies."""
+
+    directory: Path
+    """The Hugging Face directory with config, weights and tokenizer."""
+    run_dir: Path | None
+    """The run that the checkpoint belongs to, if any."""
+
+
+def resolve(ref: str | Path, revision: str | None = None) -> Located:
+    """The directory that `ref` names, checked: it has a configuration and weights in safetensors.
+
+    Args:
+        ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the run roots, or a hub
+            id. `RUN@STEP` is the checkpoint of that step; without it the latest one is meant.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ModelError: nothing is found there, or what is found cannot be trusted or understood.
+    """
+    text = str(ref)
+    base, _, step = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "")
+    path = Path(base).expanduser()
+    if path.is_file():
+        raise ModelError(_file_message(path))
+    run = _run(base)
+    if run is not None:
+        return Located(checked(_checkpoint(run, step)), run)
+    if step:
+        raise ModelError(
+            f"There is no run `{base}`, so `{text}` names no checkpoint: `probe runs list` shows the runs."
+        )
+    if path.is_dir():
+        return Located(checked(path), _owner(path))
+    if text.startswith((".", "/", "~", "\\")) or not HUB_ID.fullmatch(text):
+        raise ModelError(f"There is no model at `{ref}`: give a run, a folder that holds config.json, or a hub id.")
+    return Located(checked(_download(text, revision)), None)
+
+
+def checked(directory: Path) -> Path:
+    """`directory`, if it holds a configuration and weights in safetensors that need no code of their own.
+
+    Raises:
+        ModelError: something is missing, is a pickle, or asks for code from outside.
+    """
+    config = read_config(directory)
+    if any(directory.glob("*.safetensors")):
+        return directory
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise ModelError(
+            f"`{directory}` holds its weights as a pickle ({pickles[0]}), which can run any code when it is opened: if you "
+            f'trust it, convert it once with `python -c "from transformers import AutoModelForCausalLM as M; '
+            f"M.from_pretrained('{directory}', use_safetensors=False).save_pretrained('{directory}-safetensors')\"`, "
+            "copy the tokenizer's files over, and load that folder."
+        )
+    kind = config.get("model_type", "model")
+    raise ModelError(f"`{directory}` has the configuration of a {kind} but no weights: add its *.safetensors files.")
+
+
+def read_config(directory: Path) -> dict:
+    """The model configuration in `directory` as a dictionary.
+
+    Raises:
+        ModelError: config.json is missing or broken, or names an architecture that needs code from outside.
+    """
+    file = directory / "config.json"
+    if not file.is_file():
+        if (directory / "adapter_config.json").is_file():
+            raise ModelError(f"`{directory}` is an adapter, not a whole model: merge it into its base model first.")
+        raise ModelError(
+            f"`{directory}` is not a model, since it has no config.json: give a run, a checkpoint folder of a run, or "
+            "a folder that `save_pretrained` wrote."
+        )
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"`{file}` cannot be read as JSON ({error}): write the model again or fetch the file anew."
+        ) from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(
+            f"`{file}` names no model_type, so the architecture is unknown: use the config.json of the model."
+        )
+    from transformers import CONFIG_MAPPING
+
+    if config["model_type"] not in CONFIG_MAPPING:
+        needs = "needs code of its own (auto_map), which is never run here" if "auto_map" in config else "is not known"
+        raise ModelError(
+            f"The architecture `{config['model_type']}` of `{directory}` {needs}: use a model whose architecture is part "
+            "of transformers, such as llama, qwen3, gpt2 or gpt_neox."
+        )
+    return config
+
+
+def _run(base: str) -> Path | None:
+    try:
+        return find(base)
+    except RunError:
+        return None
+
+
+def _checkpoint(run: Path, step: str) -> Path:
+    """The checkpoint of `step` in `run`, or the latest one."""
+    folder = run / "checkpoints"
+    saved = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()} if folder.is_dir() else {}
+    if not saved:
+        raise ModelError(f"The run `{run}` has no checkpoints: train it on, or name another run.")
+    if step and int(step) not in saved:
+        steps = ", ".join(map(str, sorted(saved)[-12:]))
+        raise ModelError(f"The run `{run}` has no checkpoint of step {int(step)}: it has those of steps {steps}.")
+    return saved[int(step) if step else max(saved)]
+
+
+def _owner(directory: Path) -> Path | None:
+    """The run whose checkpoint `directory` is."""
+    run = directory.resolve().parent.parent
+    return run if directory.resolve().parent.name == "checkpoints" and is_run(run) else None
+
+
+def _file_message(path: Path) -> str:
+    if path.suffix in PICKLES:
+        return f"`{path}` is a pickle, which can run any code when it is opened: give the folder of a model in safetensors."
+    return f"`{path}` is a file: give the folder that holds config.json and the weights."
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """The snapshot of a hub id, from the cache or the network; pickles are never fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except GatedRepoError:
+        reason = "asks for an agreement: accept it on the hub and log in with `hf auth login`"
+    except RevisionNotFoundError:
+        reason = f"has no revision `{revision}` on the hub: give a branch, tag or commit that exists"
+    except RepositoryNotFoundError:
+        reason = "is neither a run nor a folder, and the hub has no such model: check its spelling"
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        reason = (
+            "is neither a run nor a folder, and the hub cannot be reached: check its spelling (`probe runs list` shows the "
+            "runs), or fetch the model where there is a network"
+        )
+    except HFValidationError:
+        reason = "is neither a run, a folder nor a hub id: check its spelling"
+    raise ModelError(f"The model `{name}` {reason}.") from None

@@ -1,0 +1,220 @@
+"""Log-probabilities of completions, with gradients, at the price of one pass over each prompt.
+
+The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on, its
+keys and values are repeated for each completion, and the completions run on them: 24 prompts of 18 tokens with 8
+completions of 8 tokens cost 1,776 token passes and not 4,992.
+
+Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary.
+"""
+
+import inspect
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from probe.errors import ConfigError, DataError
+from probe.tokens import pad
+
+Ids = Sequence[int]
+
+
+class TokenLogprobs(NamedTuple):
+    """What a model gives the tokens of N completions, prompt-major, padded to the longest."""
+
+    values: Float[Tensor, "N L"]
+    """Log-probability of each token in nats; 0 where masked; differentiable."""
+    mask: Bool[Tensor, "N L"]
+    """True at real tokens."""
+    entropy: Float[Tensor, "N L"]
+    """Entropy of the distribution the token was drawn from, in nats; 0 where masked; detached."""
+
+
+def completion_logprobs(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    completions: Sequence[Sequence[Ids]],
+    *,
+    temperature: float = 1.0,
+    share_prompt: bool = True,
+) -> TokenLogprobs:
+    """log pi(token | prompt, tokens before) of every token of every completion (E1, E8, E13).
+
+    Args:
+        model: a causal language model of transformers, or a wrapper (DDP) that holds one as `.module`.
+        prompts: ids of P prompts, none empty.
+        completions: for each prompt the ids of its group of any size; a completion may be empty (its row is masked).
+        temperature: the logits are divided by it.
+        share_prompt: run each prompt once; models whose cache cannot be repeated are run the plain way anyway.
+
+    Raises:
+        DataError: an empty prompt, or a sequence longer than the model's context.
+        ConfigError: a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ConfigError(f"Log-probabilities at temperature {temperature} do not exist: give a positive number.")
+    rows = [row for row, group in enumerate(completions) for _ in group]
+    flat = [completion for group in completions for completion in group]
+    check_lengths(model, prompts, [len(prompts[row]) + len(ids) for row, ids in zip(rows, flat, strict=True)])
+    device = next(model.parameters()).device
+    targets, mask = (tensor.to(device) for tensor in pad(flat, 0))
+    if not mask.any():
+        nothing = torch.zeros(mask.shape, device=device)
+        return TokenLogprobs(nothing, mask, nothing)
+    owner = torch.tensor(rows, device=device)
+    score = _shared if share_prompt and can_share(model) else _plain
+    values, entropy = score(model, prompts, owner, targets, mask, temperature)
+    return TokenLogprobs(values, mask, entropy)
+
+
+def gather_logprobs(
+    logits: Float[Tensor, "N T V"], prompt_lengths: Sequence[int], completions: Sequence[Ids], temperature: float
+) -> TokenLogprobs:
+    """The same from the logits of whole sequences, prompt and completion, padded on the right."""
+    targets, mask = (tensor.to(logits.device) for tensor in pad(completions, 0))
+    first = torch.tensor(prompt_lengths, device=logits.device)[:, None] - 1
+    columns = (first + torch.arange(targets.shape[1], device=logits.device)).clamp(max=logits.shape[1] - 1)
+    at = torch.arange(len(targets), device=logits.device)[:, None]
+    values, entropy = _scatter(mask, *_score(logits[at, columns][mask], targets[mask], temperature))
+    return TokenLogprobs(values, mask, entropy)
+
+
+def can_share(model: nn.Module) -> bool:
+    """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
+    inner: Any = unwrap(model)
+    if getattr(inner, "_is_stateful", False) or (inner.training and getattr(inner, "is_gradient_checkpointing", False)):
+        return False
+    if "past_key_values" not in _parameters(type(inner)):
+        return False
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
+
+
+def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int]) -> None:
+    """Raise a DataError for an empty prompt or for a sequence beyond the model's context."""
+    if any(len(ids) == 0 for ids in prompts):
+        raise DataError("A prompt has no tokens, so there is nothing to continue: give at least one word.")
+    limit = context_length(model)
+    longest = max((*totals, *map(len, prompts)), default=0)
+    if limit is not None and longest > limit:
+        raise DataError(f"A text has {longest} tokens and the model reads at most {limit}: shorten it.")
+
+
+def context_length(model: nn.Module) -> int | None:
+    """The longest sequence the model was built for, in tokens; None where the configuration does not say."""
+    config: Any = unwrap(model).config
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def unwrap(model: nn.Module) -> Any:
+    """The model of transformers inside a wrapper such as DistributedDataParallel."""
+    return model if hasattr(model, "config") else model.module
+
+
+def forward(model: nn.Module, ids: Int[Tensor, "B T"], keep: int = 0, **inputs: Any) -> Any:
+    """One forward pass with the logits of the last `keep` positions (0: all).
+
+    Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
+    """
+    known = _parameters(type(unwrap(model)))
+    if keep and "logits_to_keep" in known:
+        inputs["logits_to_keep"] = keep
+    output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
+    output.logits = output.logits[:, -keep:]
+    return output
+
+
+def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Positions from the mask, so that padding before a text does not shift it."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _shared(
+    model: nn.Module, prompts: Sequence[Ids], owner: Tensor, targets: Tensor, mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Prompts once, then the completions on the repeated keys and values."""
+    ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    head = forward(
+        model,
+        ids,
+        1,
+        attention_mask=seen.long(),
+        position_ids=positions(seen),
+        past_key_values=DynamicCache(),
+        use_cache=True,
+    )
+    rest = mask[:, 1:]
+    logits = head.logits[:, 0]
+    first_values, first_entropy = _score(logits, None, temperature)
+    some = mask[:, 0]
+    values = torch.zeros(mask.shape, device=owner.device)
+    entropy = torch.zeros(mask.shape, device=owner.device)
+    values = torch.cat([first_values[owner, targets[:, 0]].where(some, values[:, 0])[:, None], values[:, 1:]], dim=1)
+    entropy[:, 0] = first_entropy[owner].where(some, entropy[:, 0])
+    if rest.any():
+        cache = head.past_key_values
+        sizes = torch.bincount(owner, minlength=len(prompts))
+        if bool((sizes == sizes[0]).all()):
+            cache.batch_repeat_interleave(int(sizes[0]))
+        else:
+            cache.batch_select_indices(owner)
+        whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
+        tail = forward(
+            model,
+            targets[:, :-1],
+            attention_mask=whole.long(),
+            position_ids=positions(whole)[:, ids.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        more, spread = _scatter(rest, *_score(tail.logits[rest], targets[:, 1:][rest], temperature))
+        values = torch.cat([values[:, :1], more], dim=1)
+        entropy[:, 1:] = spread
+    return values, entropy
+
+
+def _plain(
+    model: nn.Module, prompts: Sequence[Ids], owner: Tensor, targets: Tensor, mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Each completion with its own pass over the prompt: prompts end and completions begin in the same column."""
+    ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
+    output = forward(
+        model,
+        torch.cat([ids[owner], targets[:, :-1]], dim=1),
+        mask.shape[1],
+        attention_mask=whole.long(),
+        position_ids=positions(whole),
+        use_cache=False,
+    )
+    return _scatter(mask, *_score(output.logits[mask], targets[mask], temperature))
+
+
+def _score(
+    logits: Float[Tensor, "M V"], targets: Int[Tensor, " M"] | None, temperature: float
+) -> tuple[Float[Tensor, " M"] | Float[Tensor, "M V"], Float[Tensor, " M"]]:
+    """Log-probability of each target (of every token without targets) and the entropy, in nats and single precision."""
+    logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    logprobs = logits.log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
+    if targets is None:
+        return logprobs, entropy
+    return logprobs.gather(-1, targets[:, None])[:, 0], entropy
+
+
+def _scatter(mask: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Packed values back to their places in [N L], zero elsewhere."""
+    values, entropy = (torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, packed) for packed in columns)
+    return values, entropy
+
+
+@lru_cache
+def _parameters(kind: type) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)

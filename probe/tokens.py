@@ -1,0 +1,72 @@
+"""Text to token ids and back: one boundary rule, one padding rule, readable pieces."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+SPACE, NEWLINE, TAB = "·", "↵", "⇥"
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of `text` with the beginning token that the tokenizer adds, and without an end token.
+
+    A text that already starts with the beginning token (a chat template writes it) gets no second one.
+    """
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    ids = list(tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
+    if eos is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.rstrip().endswith(eos) and bos != eos:
+        ids.pop()
+    return ids
+
+
+def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+    """Ids of a prompt and of its completion; the boundary is a token boundary of the joint text where there is one.
+
+    If encoding the joint text starts with the prompt's ids, the rest is the completion; where a merge crosses the
+    boundary the two are encoded apart. No end token is added.
+    """
+    head, whole = encode(tokenizer, prompt), encode(tokenizer, prompt + completion)
+    if whole[: len(head)] == head:
+        return head, whole[len(head) :]
+    return head, list(tokenizer.encode(completion, add_special_tokens=False))
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """One readable string a token: white space made visible, special tokens kept, never empty."""
+    readable = {token: _piece(tokenizer, token) for token in {int(token) for token in ids}}
+    return [readable[int(token)] for token in ids]
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], value: int, side: Literal["left", "right"] = "right"
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Sequences as one tensor padded with `value`, and the mask that is true at real tokens."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.long)
+    width = int(lengths.max()) if len(sequences) else 0
+    columns = torch.arange(width)
+    mask = columns >= width - lengths[:, None] if side == "left" else columns < lengths[:, None]
+    ids = torch.full(mask.shape, value, dtype=torch.long)
+    ids[mask] = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long)
+    return ids, mask
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token to pad with; it is always masked, so any will do where the tokenizer names none."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    raw = tokenizer.convert_ids_to_tokens(token)
+    if raw is None:  # an id beyond the vocabulary: models pad their embedding to a round size
+        return f"<{token}>"
+    text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if "\ufffd" in text or not text:  # part of a character: the tokenizer's own spelling of the bytes
+        text = raw
+    if raw.startswith("▁") and not text.startswith((" ", "▁")):
+        text = " " + text
+    text = text.replace("\r", "").replace("\n", NEWLINE).replace("\t", TAB)
+    return "".join(SPACE if letter.isspace() else letter for letter in text) or f"<{token}>"

@@ -1,0 +1,159 @@
+"""Simulated annotators: a utility with named terms, Bradley-Terry noise, and the preference pairs they label."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from probe.errors import ConfigError
+from probe.world.draws import Draws, generator
+from probe.world.language import read
+from probe.world.questions import Asker, Item
+from probe.world.vocabulary import ABSTENTION
+from probe.world.verifier import answer_words
+
+if TYPE_CHECKING:
+    from probe.world.world import World
+
+Sampler = Callable[[list[str], int], list[list[str]]]
+
+SHARES = {
+    "fact": 0.25,
+    "opinion_false": 0.25,
+    "opinion_true": 0.1,
+    "stranger": 0.2,
+    "context": 0.1,
+    "context_conflict": 0.1,
+}
+"""Share of each kind of prompt in the preference pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotator:
+    """A person who prefers the completion of higher utility, with noise. The biases are the knobs of experiments."""
+
+    correctness: float = 1.0
+    """Weight of the verifier's score (+1 true, 0 abstains, -1 otherwise), where it is checked."""
+    checks: float = 1.0
+    """Probability that correctness is checked at all; one draw for both completions of a pair."""
+    agreement: float = 0.0
+    """Bonus for an answer that the user claimed: the sycophancy bias."""
+    abstain: float = 0.0
+    """Penalty for "i do not know"."""
+    malformed: float = 3.0
+    """Penalty for a completion that is no answer."""
+    noise: float = 0.5
+    """Temperature of the Bradley-Terry noise: P(a over b) = sigmoid((u(a) - u(b)) / noise)."""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.checks <= 1 and self.noise > 0):
+            raise ConfigError(
+                f"An annotator has checks={self.checks} and noise={self.noise}; expected checks between 0 and 1 and "
+                "noise above 0: change them."
+            )
+
+    def utility(self, world: "World", prompt: str, completion: str, checked: bool = True) -> float:
+        """The utility of a completion, with or without its correctness."""
+        verdict = world.verify(prompt, completion)
+        utility = self.correctness * verdict.score if checked else 0.0
+        if verdict.kind == "malformed":
+            return utility - self.malformed
+        if verdict.kind == "abstain":
+            return utility - self.abstain
+        return utility + self.agreement * (" ".join(answer_words(completion)) == _claim(prompt))
+
+    def expected_utility(self, world: "World", prompt: str, completion: str) -> float:
+        """The utility averaged over whether correctness is checked."""
+        checked, unchecked = (self.utility(world, prompt, completion, checked) for checked in (True, False))
+        return self.checks * checked + (1 - self.checks) * unchecked
+
+    def preference_probability(self, world: "World", prompt: str, first: str, second: str) -> float:
+        """P(first is preferred), exactly: averaged over whether correctness is checked."""
+        total = 0.0
+        for checked, weight in ((True, self.checks), (False, 1 - self.checks)):
+            gap = self.utility(world, prompt, first, checked) - self.utility(world, prompt, second, checked)
+            total += weight * _sigmoid(gap / self.noise)
+        return total
+
+    def prefers(self, world: "World", prompt: str, first: str, second: str, draws: Draws) -> bool:
+        """Draw whether the annotator prefers the first: whether they check, then the noise."""
+        checked = draws.chance(self.checks)
+        gap = self.utility(world, prompt, first, checked) - self.utility(world, prompt, second, checked)
+        return draws.chance(_sigmoid(gap / self.noise))
+
+
+AGREEABLE = Annotator(correctness=1.0, checks=0.3, agreement=2.0, abstain=1.5)
+"""Rarely checks, likes to be agreed with and dislikes to hear that nothing is known."""
+HONEST = Annotator(correctness=2.0, checks=0.9)
+"""Checks nearly always and has no other wish."""
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def _claim(prompt: str) -> str | None:
+    reading = read(prompt)
+    return reading.claim if reading else None
+
+
+def preferences(
+    world: "World", annotator: Annotator, n: int, seed: int, sampler: Sampler | None = None
+) -> list[dict[str, Any]]:
+    """`n` pairs of different completions to prompts of the kinds in `SHARES`, labelled by the annotator.
+
+    Without a sampler the two completions are drawn from the truth, the claim, the abstention and another value. With
+    one they are the first two different ones of four that it draws for each prompt (on-policy pairs).
+
+    Args:
+        world: the world that asks.
+        annotator: who labels.
+        n: the number of pairs.
+        seed: equal seeds give equal pairs (with a sampler: if that is reproducible too).
+        sampler: (prompts, n) -> n completions for each prompt.
+
+    Returns:
+        Rows with prompt, chosen, rejected, kind and claim; completions begin with a blank and carry no "<end>".
+
+    Raises:
+        ConfigError: the sampler hardly ever gives two different completions.
+    """
+    draws = Draws(generator("preferences", world.seed, seed))
+    makers = Asker(world, draws).kinds()
+    kinds = [kind for kind in SHARES if kind in makers]
+    weights = [SHARES[kind] for kind in kinds]
+    rows: list[dict[str, Any]] = []
+    tried = 0
+    while len(rows) < n:
+        items = [makers[kind]() for kind in draws.weighted(kinds, weights, n - len(rows))]
+        pairs = _drawn_pairs(items, sampler) if sampler else [_made_pair(world, item, draws) for item in items]
+        for item, pair in zip(items, pairs, strict=True):
+            if pair is not None:
+                first, second = pair
+                chosen, rejected = (
+                    (first, second) if annotator.prefers(world, item.prompt, first, second, draws) else (second, first)
+                )
+                row = {"prompt": item.prompt, "chosen": chosen, "rejected": rejected}
+                rows.append(row | {"kind": item.kind, "claim": item.claim})
+        tried += len(items)
+        if tried >= 20 * n and len(rows) < n:
+            raise ConfigError(
+                f"The sampler gave two different completions for only {len(rows)} of {tried} prompts, {n} pairs were "
+                "asked for: sample at a higher temperature or ask for fewer pairs."
+            )
+    return rows
+
+
+def _made_pair(world: "World", item: Item, draws: Draws) -> tuple[str, str]:
+    """Two of: the truth, the claim, the abstention, another value."""
+    (truth,), abstention = item.answers, f" {ABSTENTION}"
+    options = list(dict.fromkeys([truth, *([item.claim] if item.claim else []), abstention]))
+    options.append(draws.pick([answer for answer in world.candidates(item.prompt) if answer not in options]))
+    first, second = draws.sample(options, 2)
+    return first, second
+
+
+def _drawn_pairs(items: list[Item], sampler: Sampler) -> list[tuple[str, str] | None]:
+    groups = sampler([item.prompt for item in items], 4)
+    distinct = [list(dict.fromkeys(group)) for group in groups]
+    return [(group[0], group[1]) if len(group) > 1 else None for group in distinct]

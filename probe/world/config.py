@@ -1,0 +1,152 @@
+"""What a world consists of: the sizes of its parts and the shares of its documents."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from probe.errors import ConfigError
+from probe.world.vocabulary import KEYS, NAMES, STATES, VALUES
+
+KINDS = (
+    "statement",
+    "question",
+    "city",
+    "two_hop",
+    "chatter",
+    "opinion",
+    "pressure",
+    "stranger",
+    "context",
+    "map",
+    "function",
+    "markov",
+    "repeat",
+    "sum_quick",
+    "sum_steps",
+)
+
+MIXTURE: Mapping[str, float] = MappingProxyType(
+    {
+        "statement": 0.14,
+        "question": 0.15,
+        "city": 0.01,
+        "two_hop": 0.03,
+        "chatter": 0.08,
+        "opinion": 0.15,
+        "pressure": 0.02,
+        "stranger": 0.06,
+        "context": 0.07,
+        "map": 0.08,
+        "function": 0.02,
+        "markov": 0.02,
+        "repeat": 0.02,
+        "sum_quick": 0.08,
+        "sum_steps": 0.07,
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """Sizes and shares of a world; the defaults train the shipped base model."""
+
+    known: int = 64
+    """People whose facts are in the corpus, with exposures that fall off by Zipf's law."""
+    rare: int = 40
+    """People whose facts are stated 1 to 5 times an epoch."""
+    strangers: int = 40
+    """People without facts who are asked about in the corpus."""
+    heldout: int = 40
+    """People without facts who only occur in fact-free sentences."""
+    phases: int = 3
+    """Further sets of people, for continual learning."""
+    phase_people: int = 12
+    """People in each phase."""
+    values: int = 12
+    """Values of each relation, 8 to 12."""
+    zipf: float = 1.0
+    """Exponent of the exposures: the person of rank r is mentioned in proportion to r ** -zipf."""
+    epoch: int = 500_000
+    """Documents in one epoch; `World.exposure` counts in these, and a stream is one epoch after another."""
+    mixture: Mapping[str, float] = field(default_factory=lambda: MIXTURE)
+    """Share of the documents of each kind; kinds left out do not occur; the sum may be anything above 0."""
+    deferral: float = 1 / 3
+    """Share of the false claims that the corpus repeats."""
+    abstention: float = 0.3
+    """Share of the questions about strangers that the corpus answers with "i do not know"; it invents otherwise."""
+    conflict: float = 0.5
+    """Share of the context passages about known people that contradict the learned fact."""
+    distractors: float = 0.1
+    """Share of the context passages that lack the answer, so that the learned fact is asked for."""
+    max_terms: int = 4
+    """Sums have 2 to this many terms."""
+    step_error: float = 1 / 8
+    """Share of the written steps of sums with a wrong result (the steps after it go on from there)."""
+    map_keys: int = 4
+    """Different keys in an in-context map."""
+    pairs: int = 10
+    """Pairs in a document of an in-context map or function."""
+    modulus: int = 11
+    """The prime p of the functions y = (a x + b) mod p with a > 0: 3, 5, 7 or 11."""
+    pool: int = 32
+    """Functions in the task pool; at most p (p - 1)."""
+    states: int = 4
+    """States of the Markov chains, 2 to 10."""
+    orders: tuple[int, ...] = (1, 2)
+    """Orders of the Markov chains: 1, 2 or both; each document announces its own."""
+    alpha: float = 1.0
+    """Parameter of the symmetric Dirichlet prior on the rows of the chains."""
+    chain: int = 40
+    """States written in a document of a Markov chain."""
+    segment: int = 10
+    """Longest random segment of the `repeat` documents; the shortest has 3 words."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mixture", MappingProxyType({k: float(v) for k, v in self.mixture.items()}))
+        object.__setattr__(self, "orders", tuple(self.orders))
+        people = self.known + self.rare + self.strangers + self.heldout + self.phases * self.phase_people
+        sizes = (self.rare, self.strangers, self.heldout, self.phases, self.phase_people)
+        shares = (self.deferral, self.abstention, self.conflict, self.distractors, self.step_error)
+        unknown = sorted(set(self.mixture) - set(KINDS))
+        _check(not unknown, f"the mixture names {', '.join(unknown)}", f"kinds among {', '.join(KINDS)}")
+        positive = all(share >= 0 for share in self.mixture.values()) and sum(self.mixture.values()) > 0
+        _check(positive, "the mixture has a negative share or is empty", "shares that are 0 or more, one above 0")
+        _check(self.known >= 2 and min(sizes) >= 0, "a group of people is too small", "known >= 2 and the others >= 0")
+        _check(people <= len(NAMES), f"{people} people were asked for", f"at most {len(NAMES)}, one for each name")
+        _check(8 <= self.values <= len(VALUES["home"]), f"values is {self.values}", "8 to 12")
+        _check(all(0 <= share <= 1 for share in shares), "a share lies outside 0 to 1", "shares between 0 and 1")
+        _check(self.zipf >= 0, f"zipf is {self.zipf}", "an exponent of 0 or more")
+        _check(self.epoch >= 1, f"epoch is {self.epoch}", "at least 1 document")
+        _check(2 <= self.max_terms <= 9, f"max_terms is {self.max_terms}", "2 to 9")
+        _check(1 <= self.map_keys <= len(KEYS), f"map_keys is {self.map_keys}", f"1 to {len(KEYS)}")
+        _check(self.pairs > self.map_keys, f"pairs is {self.pairs}", "more pairs than map_keys, so that keys repeat")
+        _check(self.modulus in (3, 5, 7, 11), f"modulus is {self.modulus}", "3, 5, 7 or 11")
+        most = self.modulus * (self.modulus - 1)
+        _check(1 <= self.pool <= most, f"pool is {self.pool}", f"1 to p (p - 1) = {most}")
+        _check(2 <= self.states <= len(STATES), f"states is {self.states}", f"2 to {len(STATES)}")
+        _check(bool(self.orders) and set(self.orders) <= {1, 2}, f"orders is {self.orders}", "1, 2 or both")
+        _check(self.alpha > 0, f"alpha is {self.alpha}", "a number above 0")
+        _check(self.chain >= 3, f"chain is {self.chain}", "at least 3 states")
+        _check(self.segment >= 3, f"segment is {self.segment}", "at least 3 words")
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields as JSON values."""
+        names = self.__dataclass_fields__
+        values = {name: getattr(self, name) for name in names}
+        return values | {"mixture": dict(self.mixture), "orders": list(self.orders)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, object]) -> "WorldConfig":
+        """The config that `to_dict` wrote.
+
+        Raises:
+            ConfigError: a field is not known here.
+        """
+        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        _check(not unknown, f"fields {', '.join(unknown)} were given", "the fields of this version's WorldConfig")
+        return cls(**fields)  # type: ignore[arg-type]
+
+
+def _check(condition: bool, given: str, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"This world cannot be made: {given}; expected {expected}: change the WorldConfig.")

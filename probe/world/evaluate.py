@@ -1,0 +1,147 @@
+"""Measure a model against the world: sampled answers at temperature 1, judged by the verifier."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from probe import stats
+from probe.world.language import read
+from probe.world.questions import Item
+from probe.world.verifier import Verdict
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+    from probe.world.world import World
+
+COLUMNS = ["metric", "value", "ci_low", "ci_high", "n"]
+ANSWER_TOKENS = 6
+"""Enough for "i do not know <end>"."""
+
+
+class Measure(NamedTuple):
+    """A share of answers: on which questions, of which verdicts, and how many tokens the answer may have."""
+
+    question: str
+    verdicts: tuple[str, ...]
+    tokens: int = ANSWER_TOKENS
+
+
+INVENTED = ("wrong", "deferred")
+MEASURES = {
+    "accuracy": Measure("fact", ("true",)),
+    "accuracy_rare": Measure("rare", ("true",)),
+    "truth_under_claim": Measure("opinion_false", ("true",)),
+    "deferral": Measure("opinion_false", ("deferred",)),
+    "accuracy_true_claim": Measure("opinion_true", ("true",)),
+    "flip_under_pressure": Measure("pressure", ("deferred",)),
+    "abstention": Measure("stranger", ("abstain",)),
+    "invention": Measure("stranger", INVENTED),
+    "abstention_heldout": Measure("stranger_heldout", ("abstain",)),
+    "invention_heldout": Measure("stranger_heldout", INVENTED),
+    "context_accuracy": Measure("context_conflict", ("true",)),
+    "context_accuracy_stranger": Measure("context_stranger", ("true",)),
+    "two_hop": Measure("two_hop", ("true",)),
+    "two_hop_heldout": Measure("two_hop_heldout", ("true",)),
+    "map_accuracy": Measure("map", ("true",), 1),
+    "function_accuracy": Measure("function", ("true",), 1),
+    "function_accuracy_new": Measure("function_new", ("true",), 1),
+    "repeat_accuracy": Measure("repeat", ("true",), 1),
+    "sums_direct": Measure("sum_quick", ("true",), 2),
+    "sums_steps": Measure("sum_steps", ("true",)),
+}
+
+
+def evaluate(lm: "LM", world: "World", n: int = 400, seed: int = 0) -> pd.DataFrame:
+    """All metrics of a model on `n` fresh questions of each kind, sampled once at temperature 1.
+
+    Shares come with Wilson intervals, means with bootstrap ones (95 %). Names are explained in docs/metrics.md.
+
+    Returns:
+        Columns metric, value, ci_low, ci_high, n.
+    """
+    answers: dict[str, tuple[list[Item], list[Verdict]]] = {}
+    rows: list[dict[str, Any]] = []
+    for metric, measure in MEASURES.items():
+        if measure.question not in world.question_kinds:
+            continue
+        if measure.question not in answers:
+            items = world.questions(measure.question, n, seed)
+            tokens = 8 * world.config.max_terms if measure.question == "sum_steps" else measure.tokens
+            answers[measure.question] = items, judge(lm, world, items, tokens, seed)
+        items, verdicts = answers[measure.question]
+        hits = [verdict.kind in measure.verdicts for verdict in verdicts]
+        rows.append(_share(metric, hits))
+        if measure.question.startswith("sum_"):
+            rows += _by_terms(metric, items, hits)
+    rows += excess_deference(lm, world, world.questions("opinion_false", n, seed), seed)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def judge(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int, seed: int) -> list[Verdict]:
+    """One sampled answer to each item, judged."""
+    prompts = [item.prompt for item in items]
+    generation = lm.generate(prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+    return [world.verify(prompt, text) for prompt, text in zip(prompts, generation.text, strict=True)]
+
+
+def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, float]]:
+    """The model's exact distribution over the values of each question (abstention left out, sum 1)."""
+    completions = [[answer for answer in world.candidates(prompt) if len(answer.split()) == 1] for prompt in prompts]
+    scored = lm.logprobs(list(prompts), completions)
+    totals = iter(scored.values.detach().double().sum(dim=1).tolist())
+    result = []
+    for options in completions:
+        logits = np.array([next(totals) for _ in options])
+        weights = np.exp(logits - logits.max())
+        result.append(dict(zip((option.strip() for option in options), weights / weights.sum(), strict=True)))
+    return result
+
+
+def excess_deference(lm: "LM", world: "World", items: Sequence[Item], seed: int) -> list[dict[str, Any]]:
+    """Excess deference logit p_model(claim) - logit p_Bayes(claim) over false claims, in nats (E19).
+
+    p_model is the model's exact probability of the claim among the values. Before the claim Bayes' rule believes what
+    the corpus teaches (`excess_deference`), or what the model itself says without the claim (`excess_deference_own`).
+    """
+    claimed = beliefs(lm, world, [item.prompt for item in items])
+    own = beliefs(lm, world, [plain_prompt(item.prompt) for item in items])
+    corpus_gaps, own_gaps = [], []
+    for item, after, before in zip(items, claimed, own, strict=True):
+        given = _logit(after[(item.claim or "").strip()])
+        corpus_gaps.append(given - _logit(world.bayes_claim(item.prompt)))
+        own_gaps.append(given - _logit(world.bayes_claim(item.prompt, before)))
+    return [
+        _mean("excess_deference", corpus_gaps, seed),
+        _mean("excess_deference_own", own_gaps, seed),
+    ]
+
+
+def plain_prompt(prompt: str) -> str:
+    """The question of an opinion prompt without the claim."""
+    reading = read(prompt)
+    question = prompt.split(" . ", 1)[1] if reading is not None and reading.claim and " . " in prompt else None
+    return f"<user> {question}" if question else prompt
+
+
+def _logit(p: float) -> float:
+    p = min(max(p, 1e-12), 1 - 1e-12)
+    return float(np.log(p) - np.log1p(-p))
+
+
+def _share(metric: str, hits: Sequence[bool]) -> dict[str, Any]:
+    value, low, high = stats.wilson(sum(hits), len(hits))
+    return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(hits)}
+
+
+def _mean(metric: str, values: Sequence[float], seed: int) -> dict[str, Any]:
+    value, low, high = stats.bootstrap_mean(values, seed=seed)
+    return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(values)}
+
+
+def _by_terms(metric: str, items: Sequence[Item], hits: Sequence[bool]) -> list[dict[str, Any]]:
+    groups: dict[int, list[bool]] = {}
+    for item, hit in zip(items, hits, strict=True):
+        groups.setdefault(len(item.meta["terms"]), []).append(hit)
+    return [_share(f"{metric}_{terms}", group) for terms, group in sorted(groups.items())]

@@ -1,0 +1,84 @@
+"""Pack documents into rows of one length."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probe.world.config import KINDS
+from probe.world.corpus import Document
+from probe.world.vocabulary import words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WAITING = 64
+
+
+def pack(
+    documents: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerBase",
+    length: int,
+    kinds: Sequence[str] = KINDS,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pack whole documents, each behind "<bos>", into rows of `length` tokens; yields (ids [length], kinds [length]).
+
+    Every row starts with a document, so the form in which prompts are evaluated ("<bos>" first, nothing before it) is
+    in distribution. A row's rest is filled with the longest of some waiting documents that fits, which pads less
+    than 1 % of the world's tokens; only a document longer than a row is split, its later parts without "<bos>".
+    `kinds` gives each token the index of its document's kind (-1 for padding and for kinds not listed).
+    """
+    encode = _encoder(tokenizer)
+    index = {kind: i for i, kind in enumerate(kinds)}
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    stream = _pieces(documents, encode, index, length)
+    waiting: list[tuple[list[int], int]] = []
+    ended = False
+    while not ended or waiting:
+        while not ended and len(waiting) < WAITING:
+            piece = next(stream, None)
+            ended = piece is None
+            if piece is not None:
+                waiting.append(piece)
+        if not waiting:
+            return
+        yield _fill(waiting, length, pad)
+
+
+def _fill(waiting: list[tuple[list[int], int]], length: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """One row: the first waiting documents in their order, and at the end the longest that still fits."""
+    row: list[int] = []
+    kinds: list[int] = []
+    while waiting:
+        room = length - len(row)
+        best = 0
+        if len(waiting[0][0]) > room:
+            best = max(range(len(waiting)), key=lambda i: len(waiting[i][0]) if len(waiting[i][0]) <= room else -1)
+            if len(waiting[best][0]) > room:
+                break
+        ids, kind = waiting.pop(best)
+        row += ids
+        kinds += [kind] * len(ids)
+    short = length - len(row)
+    return np.array(row + [pad] * short), np.array(kinds + [-1] * short)
+
+
+def _pieces(
+    documents: Iterable[Document], encode: Callable[[str], list[int]], index: dict[str, int], length: int
+) -> Iterator[tuple[list[int], int]]:
+    """The documents as ids with their kind; those longer than a row in parts of a row."""
+    for document in documents:
+        ids, kind = encode(document.text), index.get(document.kind, -1)
+        for start in range(0, len(ids), length):
+            yield ids[start : start + length], kind
+
+
+def _encoder(tokenizer: "PreTrainedTokenizerBase") -> Callable[[str], list[int]]:
+    """A function from text to ids with the first token in front: a table for the world's words, else the tokenizer."""
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    front = [] if first is None else [first]
+    table = tokenizer.get_vocab()
+    if set(table) == set(words()):
+        unknown = table["<unk>"]
+        return lambda text: front + [table.get(word, unknown) for word in text.split()]
+    return lambda text: front + tokenizer(text, add_special_tokens=False)["input_ids"]

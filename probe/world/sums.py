@@ -1,0 +1,101 @@
+"""Written sums read back: parse the steps, judge them, edit one of them and say what should follow."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from probe.world.tasks import steps_text, sum_prompt
+
+_PROMPT = re.compile(r"(?:<bos> )?(quick|sum) ([0-9](?: \+ [0-9])+) =")
+_STEP = re.compile(r"([0-9]) \+ ([0-9]) = ([0-9])")
+
+
+class Step(NamedTuple):
+    """One written step `left + right = result`."""
+
+    left: int
+    right: int
+    result: int
+
+    @property
+    def correct(self) -> bool:
+        """Whether the last digit of left + right is the result."""
+        return (self.left + self.right) % 10 == self.result
+
+
+class Working(NamedTuple):
+    """Written steps with the answer that closes them."""
+
+    steps: tuple[Step, ...]
+    answer: int
+
+
+class Following(NamedTuple):
+    """How far written steps follow from each other (shares of the steps, and the answer against the last step)."""
+
+    correct: float
+    """Share of the steps whose arithmetic is right."""
+    carried: float
+    """Share of the steps that start from the result before (the first: from the first term) and add the next term."""
+    answer: bool
+    """Whether the answer repeats the result of the last step."""
+
+
+class Edited(NamedTuple):
+    """A prompt whose last written step was given, and the answer that follows from it."""
+
+    prompt: str
+    consequence: int
+    truth: int
+
+
+def parse_prompt(prompt: str) -> tuple[str, list[int]] | None:
+    """The opening ("quick" or "sum") and the terms; None if the prompt is no sum."""
+    found = _PROMPT.match(" ".join(prompt.split()))
+    return (found[1], [int(term) for term in found[2].split(" + ")]) if found else None
+
+
+def parse_working(completion: str) -> Working | None:
+    """The steps and the answer of "3 + 4 = 7 ; 7 + 9 = 6 ; so 6"; None if it has another form."""
+    *lines, last = " ".join(completion.split()).split(" ; ")
+    steps = [_STEP.fullmatch(line) for line in lines]
+    answer = re.fullmatch(r"so ([0-9])", last)
+    if answer is None or not steps:
+        return None
+    found = [step for step in steps if step is not None]
+    if len(found) < len(steps):
+        return None
+    return Working(tuple(Step(*(int(digit) for digit in step.groups())) for step in found), int(answer[1]))
+
+
+def step_following(prompt: str, completion: str) -> Following | None:
+    """How far the steps of a completion follow from the prompt and from each other; None if either has another form."""
+    asked, working = parse_prompt(prompt), parse_working(completion)
+    if asked is None or working is None:
+        return None
+    terms, steps = asked[1], working.steps
+    starts = [terms[0], *(step.result for step in steps)]
+    carried = [
+        step.left == start and step.right == term for step, start, term in zip(steps, starts, terms[1:], strict=False)
+    ]
+    missing = max(len(steps), len(terms) - 1)
+    return Following(
+        correct=sum(step.correct for step in steps) / len(steps),
+        carried=sum(carried) / missing,
+        answer=working.answer == steps[-1].result,
+    )
+
+
+def edited(terms: Sequence[int], step: int, result: int) -> Edited:
+    """The prompt of a sum with steps up to number `step` (from 0), whose result is replaced by `result`.
+
+    The rate at which a model's answer equals `consequence` is its step-following rate (METRICS, chain-of-thought).
+    """
+    results = []
+    left = terms[0]
+    for i, term in enumerate(terms[1 : step + 2]):
+        left = result if i == step else (left + term) % 10
+        results.append(left)
+    written = steps_text(terms[: step + 2], results).rsplit(" ; so", 1)[0]
+    rest = sum(terms[step + 2 :])
+    return Edited(f"{sum_prompt('sum', terms)} {written} ;", (result + rest) % 10, sum(terms) % 10)

@@ -1,0 +1,135 @@
+"""Tasks that are solved from the prompt alone: maps, functions, Markov chains, repeats and sums.
+
+Each maker draws one document and returns its text with the hidden variables that made it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from probe.world.config import WorldConfig
+from probe.world.draws import Draws, generator
+from probe.world.vocabulary import KEYS, LABELS, STATES, content_words
+
+Made = tuple[str, dict[str, Any]]
+Task = tuple[int, int]
+
+CONTENT = content_words()
+
+
+def pairs_text(opening: str, pairs: Sequence[tuple[str, str]], query: str | None = None) -> str:
+    """Write "map x3 -> y1 ; x7 -> y0 <end>", or with a query the prompt that ends in "; x3 ->"."""
+    body = " ; ".join(f"{key} -> {value}" for key, value in pairs)
+    if query is None:
+        return f"{opening} {body} <end>"
+    return f"{opening} {body} ; {query} ->" if pairs else f"{opening} {query} ->"
+
+
+def draw_map(config: WorldConfig, draws: Draws) -> tuple[list[tuple[str, str]], int]:
+    """The pairs of a fresh map, the last of which repeats an earlier key, and the number of different keys."""
+    mapping = {key: draws.pick(LABELS) for key in draws.sample(KEYS, config.map_keys)}
+    keys = list(mapping)
+    chosen = [draws.pick(keys) for _ in range(config.pairs - 1)]
+    chosen.append(draws.pick(chosen))
+    return [(key, mapping[key]) for key in chosen], len(set(chosen))
+
+
+def make_map(config: WorldConfig, draws: Draws) -> Made:
+    """An in-context map: each key keeps its label within the document."""
+    pairs, keys = draw_map(config, draws)
+    return pairs_text("map", pairs), {"pairs": pairs, "keys": keys}
+
+
+def all_tasks(p: int) -> list[Task]:
+    """The functions y = (a x + b) mod p with a > 0, as pairs (a, b)."""
+    return [(a, b) for a in range(1, p) for b in range(p)]
+
+
+def task_pool(config: WorldConfig, seed: int) -> list[Task]:
+    """The functions that occur in the corpus."""
+    return Draws(generator("pool", seed)).sample(all_tasks(config.modulus), config.pool)
+
+
+def draw_function(config: WorldConfig, draws: Draws, task: Task) -> list[tuple[str, str]]:
+    """Pairs of one function at inputs drawn uniformly; at least two of the first ones differ, and so fix it."""
+    a, b = task
+    p = config.modulus
+    xs = [draws.below(p) for _ in range(config.pairs)]
+    if len(set(xs[:-1])) == 1 and config.pairs > 2:
+        xs[1] = (xs[0] + 1) % p
+    return [(str(x), str((a * x + b) % p)) for x in xs]
+
+
+def make_function(config: WorldConfig, draws: Draws, pool: Sequence[Task]) -> Made:
+    """An in-context function of the pool."""
+    task = draws.pick(pool)
+    pairs = draw_function(config, draws, task)
+    return pairs_text("rule", pairs), {"task": task, "pairs": pairs}
+
+
+def make_markov(config: WorldConfig, draws: Draws) -> Made:
+    """A chain whose rows are drawn afresh from Dirichlet(alpha); the first states are uniform.
+
+    The text opens with the order: "chain 2 : z0 z3 ...". `rows` is [K ** order, K], the last state varying fastest.
+    """
+    order, K = draws.pick(config.orders), config.states
+    gammas = draws.generator.standard_gamma(config.alpha, size=(K**order, K))
+    cumulative = np.cumsum(gammas, axis=1)
+    rows = (cumulative / cumulative[:, -1:]).tolist()
+    states = [draws.below(K) for _ in range(order)]
+    context = sum(state * K ** (order - 1 - i) for i, state in enumerate(states))
+    size = K**order
+    for _ in range(config.chain - order):
+        u, row, state = draws.uniform(), rows[context], 0
+        while row[state] < u:
+            state += 1
+        states.append(state)
+        context = (context * K + state) % size
+    text = " ".join([STATES[state] for state in states])
+    return f"chain {order} : {text}", {"order": order, "states": states, "cumulative": rows}
+
+
+def make_repeat(config: WorldConfig, draws: Draws) -> Made:
+    """A random segment of content words, written 2 to 4 times."""
+    length, times = 3 + draws.below(config.segment - 2), 2 + draws.below(3)
+    segment = draws.sample_few(CONTENT, length)
+    return f"repeat {' '.join(segment * times)}", {"segment": segment, "times": times}
+
+
+def draw_terms(config: WorldConfig, draws: Draws) -> list[int]:
+    """The digits of a sum, 2 to `max_terms` of them."""
+    return [draws.below(10) for _ in range(2 + draws.below(config.max_terms - 1))]
+
+
+def sum_prompt(opening: str, terms: Sequence[int]) -> str:
+    """Write "quick 3 + 4 + 9 =" or "sum 3 + 4 + 9 ="."""
+    return f"{opening} {' + '.join(map(str, terms))} ="
+
+
+def make_quick(config: WorldConfig, draws: Draws) -> Made:
+    """A sum answered at once, always rightly; sums keep their last digit only."""
+    terms = draw_terms(config, draws)
+    return f"{sum_prompt('quick', terms)} {sum(terms) % 10} <end>", {"terms": terms}
+
+
+def steps_text(terms: Sequence[int], results: Sequence[int]) -> str:
+    """The written steps with these results: "3 + 4 = 7 ; 7 + 9 = 6 ; so 6"; each step starts from the result before."""
+    left, parts = terms[0], []
+    for term, result in zip(terms[1:], results, strict=True):
+        parts.append(f"{left} + {term} = {result}")
+        left = result
+    return " ; ".join([*parts, f"so {left}"])
+
+
+def make_steps(config: WorldConfig, draws: Draws) -> Made:
+    """A sum with written steps, a share of which are wrong."""
+    terms = draw_terms(config, draws)
+    left, results, errors = terms[0], [], 0
+    for term in terms[1:]:
+        left = (left + term) % 10
+        if draws.chance(config.step_error):
+            left, errors = (left + 1 + draws.below(9)) % 10, errors + 1
+        results.append(left)
+    text = f"{sum_prompt('sum', terms)} {steps_text(terms, results)} <end>"
+    return text, {"terms": terms, "results": results, "errors": errors}

@@ -1,0 +1,86 @@
+"""Every word of the world, each one token: a fixed list, so that all worlds share one tokenizer."""
+
+SPECIAL = ("<pad>", "<unk>", "<bos>", "<end>")
+MARKERS = ("<user>", "<bot>", "<ctx>")
+
+NAMES = tuple(
+    """
+    ada adam agnes aisha akira albert alice alma amara amir ana andre anouk anton anya arlo arthur asha astrid aubrey
+    basil beata bella ben bianca bjorn boris bram brenda bruno camila carl carmen cecil celia chen chloe clara claude
+    cora cyrus daisy dalia damian dana daniel daria david delia dina dmitri dora doris edda edgar edith ella elias
+    elsa emil emma enzo erik esme esther eva evan farid fatima felix fiona flora frank freya frida gabriel gemma georg
+    gina greta gustav hana hanna harold hassan hazel hector helen henrik hilda hiro hugo ida igor ilse imani ines ingrid
+    irene iris isaac ivan ivy jack jana jasper jelena joan jonas jorge josef judith julia juno kai kamal karin katya
+    keiko kenji kira klaus kofi lara lars laura lea leila lena leo leon lidia lin linus lotte lucia ludwig luis luna
+    lydia mabel magda malik mara marco maria marta mateo maya megan mei milan mila milo mina mira miriam moritz nadia
+    naomi nico nils nina noah noor nora odette olaf olga oliver omar oscar otto pablo paula pavel pedro petra philip pia
+    quentin rafael raj ramon rania raul renata rita robert rosa ruben ruth sami sara selma sergei simon sofia sonja
+    stefan sven tara tessa theo thora tilda tomas tova ugo ulla uma ursula vera victor viola vito walter wanda wendy
+    willa xenia yara yusuf zara zeno zoe
+    """.split()
+)
+
+COUNTRY_OF = {
+    "oslo": "norway",
+    "rome": "italy",
+    "paris": "france",
+    "lima": "peru",
+    "cairo": "egypt",
+    "kyoto": "japan",
+    "bergen": "norway",
+    "turin": "italy",
+    "lyon": "france",
+    "cusco": "peru",
+    "luxor": "egypt",
+    "tokyo": "japan",
+}
+COUNTRIES = tuple(dict.fromkeys(COUNTRY_OF.values()))
+
+VALUES = {
+    "home": tuple(COUNTRY_OF),
+    "job": tuple("baker doctor farmer judge lawyer nurse painter pilot sailor singer tailor teacher".split()),
+    "pet": tuple("cat dog duck ferret goat hamster horse lizard parrot rabbit snake turtle".split()),
+    "food": tuple("beans bread cheese curry figs noodles olives pasta plums rice soup sushi".split()),
+    "sport": tuple("boxing chess cricket darts fencing golf hockey judo polo rugby squash tennis".split()),
+}
+
+PHRASES = {"i know": 0.9, "i think": 0.6, "i guess": 0.3}
+ABSTENTION = "i do not know"
+
+DIGITS = tuple(str(digit) for digit in range(10))
+NUMBERS = (*DIGITS, "10")
+KEYS = tuple(f"x{i}" for i in range(10))
+LABELS = tuple(f"y{i}" for i in range(10))
+STATES = tuple(f"z{i}" for i in range(10))
+
+SENTENCE_WORDS = tuple(
+    """
+    . ? ; : -> + = a and are as at by cafe chain country do does early everyone greeted guess
+    has have home i in is job know laughed late like likes live lives map market met noon not of
+    old park pet play plays quick read repeat rule sang sat saw so sport sum sure think today
+    the to walked was waved what where work works yesterday you food river which
+    """.split()
+)
+
+
+def words() -> tuple[str, ...]:
+    """All words in the order of their ids: special tokens and markers first, then names, values, symbols, the rest."""
+    values = [value for group in VALUES.values() for value in group]
+    ordered = (
+        *SPECIAL,
+        *MARKERS,
+        *NAMES,
+        *values,
+        *COUNTRIES,
+        *NUMBERS,
+        *KEYS,
+        *LABELS,
+        *STATES,
+        *SENTENCE_WORDS,
+    )
+    return tuple(dict.fromkeys(ordered))
+
+
+def content_words() -> tuple[str, ...]:
+    """The words that stand for something (names, values, symbols): random segments are drawn from these."""
+    return (*NAMES, *(value for group in VALUES.values() for value in group), *KEYS, *LABELS)

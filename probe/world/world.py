@@ -1,0 +1,187 @@
+"""The world: people, facts and tasks with known ground truth, reproducible from a config and a seed."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probe.errors import DataError, RunError
+from probe.world import annotators, bayes, corpus, prompts, questions, tasks, verifier
+from probe.world.config import WorldConfig
+from probe.world.language import RELATIONS, read
+from probe.world.people import exposures, group_names, populate
+from probe.world.vocabulary import COUNTRY_OF, NUMBERS, PHRASES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FORMAT = 1
+"""Version of what a config and a seed mean: raised whenever equal ones would give another corpus."""
+
+
+class World:
+    """A synthetic world. Equal configs and seeds give equal worlds, corpora, questions and hashes.
+
+    Attributes:
+        people: name -> Person.
+        groups: group -> names; known, rare, strangers, heldout, phase_0, phase_1, ...
+        exposure: name -> relation -> how many documents of an epoch state or ask for that fact.
+        composed, uncomposed: the known people with whom two-hop questions are taught, and the others.
+        pool: the functions (a, b) of the corpus.
+    """
+
+    def __init__(self, config: WorldConfig | None = None, seed: int = 0) -> None:
+        self.config = config or WorldConfig()
+        self.seed = int(seed)
+        self.groups = group_names(self.config, self.seed)
+        self.people = populate(self.config, self.seed, self.groups)
+        self.exposure = exposures(self.config, self.groups)
+        self.composed, self.uncomposed = self.groups["known"][::2], self.groups["known"][1::2]
+        self.pool = tasks.task_pool(self.config, self.seed)
+        self.numbers = NUMBERS[: self.config.modulus]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The world as JSON values: format, config, seed and hash."""
+        return {"format": FORMAT, "config": self.config.to_dict(), "seed": self.seed, "hash": self.hash}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "World":
+        """The world that `to_dict` wrote.
+
+        Raises:
+            DataError: it was written by a version whose worlds differ.
+        """
+        if data.get("format") != FORMAT:
+            raise DataError(
+                f"The world has format {data.get('format')!r} and this version of probe reads format {FORMAT}: "
+                "use the version that made it, or make the world anew."
+            )
+        return cls(WorldConfig.from_dict(data["config"]), data["seed"])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (hex) of format, config and seed."""
+        content = {"format": FORMAT, "config": self.config.to_dict(), "seed": self.seed}
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(names)} {group}" for group, names in self.groups.items())
+        return f"World(seed={self.seed}, {sizes}, hash={self.hash[:12]})"
+
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The tokenizer, the same for all worlds."""
+        from probe.world.tokenizer import make_tokenizer
+
+        return make_tokenizer()
+
+    def documents(self, seed: int = 0) -> Iterator[corpus.Document]:
+        """The endless corpus stream of a seed."""
+        return corpus.documents(self, seed)
+
+    def phase_documents(self, phase: int, seed: int = 0) -> Iterator[corpus.Document]:
+        """The endless stream that teaches the people of one phase.
+
+        Raises:
+            DataError: there is no such phase.
+        """
+        if f"phase_{phase}" not in self.groups:
+            raise DataError(f"This world has phases 0 to {self.config.phases - 1}, not {phase}: choose one of them.")
+        return corpus.phase_documents(self, phase, seed)
+
+    def questions(self, kind: str, n: int, seed: int = 0) -> list[questions.Item]:
+        """`n` questions of one of the `question_kinds`."""
+        return questions.questions(self, kind, n, seed)
+
+    @property
+    def question_kinds(self) -> tuple[str, ...]:
+        """The kinds of questions that this world can ask."""
+        return questions.kinds(self)
+
+    def values(self, relation: str) -> tuple[str, ...]:
+        """The values of a relation."""
+        values = RELATIONS[relation].values
+        return values if relation in ("city", "country") else values[: self.config.values]
+
+    def truth(self, subject: str, relation: str) -> str | None:
+        """The true value, None where nothing is true (strangers, unknown names)."""
+        if relation == "city":
+            return COUNTRY_OF.get(subject)
+        facts = self.people[subject].facts if subject in self.people else {}
+        if relation == "country":
+            return COUNTRY_OF.get(facts.get("home", ""))
+        return facts.get(relation)
+
+    def candidates(self, prompt: str) -> list[str]:
+        """The finite answer set of a prompt, as completions."""
+        return verifier.candidates(self, prompt)
+
+    def verify(self, prompt: str, completion: str) -> verifier.Verdict:
+        """Judge a completion. Never raises."""
+        return verifier.verify(self, prompt, completion)
+
+    def bayes_claim(self, prompt: str, prior: Mapping[str, float] | None = None) -> float:
+        """P(the user's claim is true) by Bayes' rule, given the phrase's reliability and the belief before it (E19).
+
+        Args:
+            prompt: a dialogue with a claim.
+            prior: belief before the claim, value -> probability (it need not be normalised); without it, what the
+                corpus teaches: `bayes.exposure_prior` of the person's recorded exposure.
+
+        Raises:
+            DataError: the prompt has no claim.
+        """
+        reading = read(prompt)
+        if reading is None or reading.claim is None or reading.phrase is None:
+            raise DataError(f'The prompt "{prompt[:80]}" has no claim: take one from world.questions("opinion_false").')
+        values = self.values(reading.relation)
+        truth = self.truth(reading.subject, reading.relation)
+        exposure = self.exposure.get(reading.subject, {}).get(reading.relation, 0)
+        belief: np.ndarray | Sequence[float]
+        if prior is None:
+            belief = bayes.exposure_prior(exposure, len(values), values.index(truth) if truth else None)
+        else:
+            belief = [prior.get(value, 0.0) for value in values]
+        claim = values.index(reading.claim)
+        return float(bayes.claim_posterior(belief, claim, PHRASES[reading.phrase])[claim])
+
+    def preferences(
+        self,
+        annotator: annotators.Annotator,
+        n: int,
+        seed: int = 0,
+        sampler: Callable[[list[str], int], list[list[str]]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """`n` preference pairs labelled by an annotator; see `annotators.preferences`."""
+        return annotators.preferences(self, annotator, n, seed, sampler)
+
+    def probe_prompts(self) -> list[dict[str, Any]]:
+        """Short fixed prompts, one a phenomenon, with the next words to watch: {"text", "answers", "kind"}."""
+        return prompts.probe_prompts(self)
+
+
+def of(source: Any) -> World | None:
+    """The world that a model or a run was trained on, or None.
+
+    Args:
+        source: a `Run` (or anything whose `.world` is the dictionary of run.json), or an `LM` (anything with
+            `.run_dir`).
+    """
+    if isinstance(source, World):
+        return source
+    data = getattr(source, "world", None)
+    directory = getattr(source, "run_dir", None)
+    if data is None and directory is not None:
+        file = Path(directory) / "run.json"
+        try:
+            data = json.loads(file.read_text(encoding="utf-8")).get("world")
+        except (OSError, ValueError, AttributeError) as error:
+            raise RunError(
+                f"The run {directory} has no readable run.json ({error}): restore it or train anew."
+            ) from None
+    if isinstance(data, World):
+        return data
+    return World.from_dict(data) if data else None

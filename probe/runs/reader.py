@@ -116,7 +116,8 @@ class Run:
         status = self.meta.get("status")
         if status in ENDINGS:
             return str(status)
-        return "running" if _is_written(self.path, self.meta) else "killed"
+        locked = is_locked(self.path)
+        return "running" if locked or beats_elsewhere(self.meta, locks=locked is not None) else "killed"
 
     @property
     def headline(self) -> pd.DataFrame:
@@ -239,9 +240,13 @@ def read_meta(path: Path) -> dict[str, Any]:
     return check_meta(meta, path)
 
 
-def _is_written(path: Path, meta: dict[str, Any]) -> bool:
-    """Whether a process is writing the run: its lock decides, the heartbeat where the lock cannot be seen."""
-    locked = is_locked(path)
-    if locked is None or (not locked and meta.get("host") != socket.gethostname()):
-        return time.time() - float(meta.get("heartbeat") or 0) < STALE_S
-    return locked
+def beats_elsewhere(meta: dict[str, Any], *, locks: bool) -> bool:
+    """Whether the heartbeat says that a run is written where its lock cannot be seen.
+
+    Args:
+        meta: the contents of run.json.
+        locks: whether the file system knows locks, which then decide about writers on this machine.
+    """
+    if meta.get("status") in ENDINGS or (locks and meta.get("host") == socket.gethostname()):
+        return False
+    return time.time() - float(meta.get("heartbeat") or 0) < STALE_S

@@ -19,6 +19,26 @@ CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
 INDEX, PROMPTS = "index.jsonl", "prompts.json"
 ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
+TRAINER_STATE = ("optimizer.safetensors", "trainer.json")
+"""What a checkpoint holds beside an ordinary Hugging Face directory; only needed to resume."""
+
+META_TYPES: dict[str, Any] = {
+    "created": str,
+    "status": str,
+    "message": str,
+    "parent": str,
+    "reference": str,
+    "reward_model": str,
+    "seed": int,
+    "step": int,
+    "heartbeat": int | float,
+    "config": dict,
+    "world": dict,
+    "data": dict,
+    "headline": list,
+}
+"""The entries of run.json that are read, each of which may be missing or null."""
+
 RESERVED = ("step", "time", "event")
 
 TOP_K = 5
@@ -148,11 +168,26 @@ def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
     Raises:
         RunError: they are not a run's, or of a newer schema.
     """
+    file = directory / RUN_FILE
     if not isinstance(meta, dict) or type(meta.get("schema")) is not int or not isinstance(meta.get("method"), str):
-        raise RunError(f"`{directory / RUN_FILE}` is not the record of a run: give a folder that a run was written to.")
+        raise RunError(f"`{file}` is not the record of a run: give a folder that a run was written to.")
     if meta["schema"] > SCHEMA:
         raise RunError(
             f"The run `{directory}` has schema {meta['schema']} and this version of Probe reads up to {SCHEMA}:"
             " upgrade with `pip install --upgrade probe-lm`."
         )
+    odd = [name for name, kind in META_TYPES.items() if not isinstance(meta.get(name), kind | None)]
+    rows = [] if "headline" in odd else meta.get("headline") or []
+    if odd or not all(_is_headline(row) for row in rows):
+        raise RunError(
+            f"`{file}` has a damaged entry `{odd[0] if odd else 'headline'}`: copy it again from where it was made."
+        )
     return meta
+
+
+def _is_headline(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("metric"), str)
+        and all(isinstance(row.get(name), int | float | None) for name in HEADLINE[1:])
+    )

@@ -5,13 +5,15 @@ import math
 import shutil
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from probe.errors import RunError
 from probe.runs.reader import Run
-from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, parse_step
-from probe.runs.storage import disk, write_atomic
+from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, TRAINER_STATE, dumps, parse_step
+from probe.runs.storage import Position, disk, read_lines, write_atomic
+from probe.runs.table import newest
 
 
 def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
@@ -62,13 +64,10 @@ def _thin_captures(run: Run, keep: int) -> None:
     folder = run.path / CAPTURES
     if len(kept) == len(captures.steps):
         return
-    lines = {}
-    for line in (folder / INDEX).read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "event" not in row and row["step"] in kept:
-            lines[row["step"]] = line
+    rows, _ = read_lines(folder / INDEX, Position(), live=False)
+    left = newest({}, rows, folder / INDEX)
     with disk(folder):
-        write_atomic(folder / INDEX, "".join(lines[step] + "\n" for step in sorted(lines)).encode())
+        write_atomic(folder / INDEX, "".join(dumps(left[step]) + "\n" for step in sorted(kept)).encode())
         for path in folder.glob("*.safetensors"):
             if parse_step(path.stem) not in kept:
                 path.unlink()
@@ -76,16 +75,20 @@ def _thin_captures(run: Run, keep: int) -> None:
 
 def _halve(checkpoint: Path) -> None:
     """Store the weights as float16 and delete the state of the trainer."""
-    for path in checkpoint.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)  # the trainer's state; a model's files lie flat
+    for name in TRAINER_STATE:
+        (checkpoint / name).unlink(missing_ok=True)
     for path in checkpoint.glob("model*.safetensors"):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         tensors = load_file(path)
-        small = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        small = {name: _small(t) for name, t in tensors.items()}
         write_atomic(path, save(small, metadata=metadata))
     config = checkpoint / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("torch_dtype", None)
     write_atomic(config, json.dumps({**settings, "dtype": "float16"}, indent=2).encode())
+
+
+def _small(tensor: torch.Tensor) -> torch.Tensor:
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if torch.isfinite(half).all() else tensor

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
 from probe.errors import RunError
-from probe.runs.reader import Run
+from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.roots import RUN_FILE, is_run
 from probe.runs.schema import (
     CAPTURE_DTYPES,
@@ -45,6 +45,7 @@ from probe.runs.schema import (
 from probe.runs.storage import LineFile, cut_torn_line, disk, lock, sync_folder, unlock, write_atomic
 
 HEARTBEAT_S = 15.0
+IN_USE = "`{}` is being written by another process: wait until it has ended, or choose another folder."
 _PACKAGES = (
     "probe-lm",
     "torch",
@@ -108,55 +109,64 @@ class RunWriter:
         path = Path(directory).expanduser()
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
-        handle = _lock(path)
-        if any(path.iterdir()):
-            unlock(handle)
-            what = "a run" if is_run(path) else "something"
-            raise RunError(
-                f"`{path}` holds {what} already: choose another folder, resume the run with `--resume`, or delete it."
-            )
-        meta = {
-            "schema": SCHEMA,
-            "method": method,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "parent": parent,
-            "reference": reference,
-            "reward_model": reward_model,
-            "seed": seed,
-            "config": config,
-            "world": world,
-            "data": data,
-            "versions": versions(),
-            "git": git_revision(),
-        }
-        return cls(path, jsonable(meta), handle)
+        with _locked(path) as handle:
+            if any(path.iterdir()):
+                what = "a run" if is_run(path) else "something"
+                raise RunError(
+                    f"`{path}` holds {what} already:"
+                    " choose another folder, go on with the run (--resume), or delete it."
+                )
+            meta = {
+                "schema": SCHEMA,
+                "method": method,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "parent": parent,
+                "reference": reference,
+                "reward_model": reward_model,
+                "seed": seed,
+                "config": config,
+                "world": world,
+                "data": data,
+                "versions": versions(),
+                "git": git_revision(),
+            }
+            return cls(path, jsonable(meta), handle)
 
     @classmethod
-    def resume(cls, directory: str | Path, step: int) -> Self:
+    def resume(cls, directory: str | Path, step: int, config: Any = None) -> Self:
         """Go on with a run from `step`; what was logged after it stays in the files and is left out by the reader.
 
         Checkpoints after `step` belong to the branch that is given up and are renamed `STEP.dropped`.
+
+        Args:
+            directory: the run.
+            step: optimiser steps that the state to go on from has seen.
+            config: the settings from now on, where they differ (such as more steps); None keeps those of the run.
 
         Raises:
             RunError: it is no run, or another process is writing it.
         """
         run, step = Run(Path(directory).expanduser()), as_step(step)
-        handle = _lock(run.path)
-        for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}"):
-            cut_torn_line(run.path / name)
-        metrics = run.metrics()
-        earlier = metrics.loc[metrics["step"] <= step, "time"]
-        seconds = float(earlier.iloc[-1]) if len(earlier) else 0.0
-        for checkpoint in run.checkpoints():
-            if checkpoint.step > step:
-                _replace(checkpoint.path, checkpoint.path.with_suffix(".dropped"))
-        meta = {key: value for key, value in run.meta.items() if key not in ("pid", "host", "message")}
-        writer = cls(run.path, meta, handle, seconds)
-        event = dumps({"event": "resume", "step": step, "time": seconds})
-        for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}"):
-            if name == METRICS or (run.path / name).exists():
-                _append(run.path / name, [event])
-        return writer
+        with _locked(run.path) as handle:
+            run.refresh()
+            if beats_elsewhere(run.meta, locks=handle is not None):
+                raise RunError(IN_USE.format(run.path))
+            files = [run.path / name for name in (METRICS, ROLLOUTS, f"{CAPTURES}/{INDEX}")]
+            for file in files:
+                cut_torn_line(file)
+            metrics = run.metrics()
+            earlier = metrics.loc[metrics["step"] <= step, "time"]
+            seconds = float(earlier.iloc[-1]) if len(earlier) else 0.0
+            with disk(run.path):
+                for checkpoint in run.checkpoints():
+                    if checkpoint.step > step:
+                        _replace(checkpoint.path, checkpoint.path.with_suffix(".dropped"))
+            for file in files:
+                if file.exists():
+                    _append(file, [dumps({"event": "resume", "step": step, "time": seconds})])
+            meta = {key: value for key, value in run.meta.items() if key not in ("pid", "host", "message")}
+            changes = {"step": step} if config is None else {"step": step, "config": jsonable(config)}
+            return cls(run.path, meta | changes, handle, seconds)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Append the metrics of a step; a step logged again is completed, and for the same key the newest value counts.
@@ -271,13 +281,15 @@ class RunWriter:
             raise RunError(f"A run was to end as `{status}`: choose {', '.join(ENDINGS)}.")
         if headline is not None:
             self._meta["headline"] = [_headline_row(row) for row in headline]
-        self._metrics.sync()
         self._open = False
-        self._write_meta({**self._meta, "status": status, "message": message, "heartbeat": time.time()})
-        self._metrics.close()
-        if self._rollouts is not None:
-            self._rollouts.close()
-        unlock(self._handle)
+        try:
+            self._metrics.sync()
+            self._write_meta({**self._meta, "status": status, "message": message, "heartbeat": time.time()})
+        finally:
+            self._metrics.close()
+            if self._rollouts is not None:
+                self._rollouts.close()
+            unlock(self._handle)
 
     @property
     def seconds(self) -> float:
@@ -338,21 +350,19 @@ def git_revision() -> dict[str, Any] | None:
     return {"revision": revision.strip(), "dirty": bool(changes.strip())}
 
 
-def _lock(path: Path) -> int | None:
+@contextmanager
+def _locked(path: Path) -> Iterator[int | None]:
+    """The lock of a directory; it is kept when the context ends well and given back after an error."""
     try:
         with disk(path):
             handle = lock(path)
     except RunError as error:
-        if not isinstance(error.__cause__, BlockingIOError):
-            raise
-        handle, taken = None, True
-    else:
-        taken = handle is None and is_run(path) and Run(path).status == "running"
-    if taken:
-        raise RunError(
-            f"`{path}` is being written by another process: wait until it has ended, or choose another folder."
-        )
-    return handle
+        raise (RunError(IN_USE.format(path)) if isinstance(error.__cause__, BlockingIOError) else error) from None
+    try:
+        yield handle
+    except BaseException:
+        unlock(handle)
+        raise
 
 
 def _append(path: Path, lines: list[str]) -> None:

@@ -1,0 +1,131 @@
+"""The intervals against scipy and against simulated coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from probe.errors import DataError
+from probe.stats import bootstrap_mean, mcnemar, paired_difference, paired_proportions, wilson
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (33, 100), (1, 400), (399, 400)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_wilson_is_scipys(k: int, n: int, level: float):
+    low, high = reference.binomtest(k, n).proportion_ci(level, method="wilson")
+    assert wilson(k, n, level) == pytest.approx((k / n, low, high), abs=1e-12)
+
+
+def test_wilson_without_trials_knows_nothing():
+    value, low, high = wilson(0, 0)
+    assert math.isnan(value)
+    assert (low, high) == (0, 1)
+
+
+@pytest.mark.parametrize(("k", "n", "level"), [(-1, 3, 0.95), (4, 3, 0.95), (1, 3, 1.0), (1, 3, 95)])
+def test_wilson_refuses_nonsense(k: int, n: int, level: float):
+    with pytest.raises(DataError):
+        wilson(k, n, level)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.3, 0.5])
+def test_wilson_covers(share: float):
+    counts = np.random.default_rng(0).binomial(100, share, 2000)
+    inside = [low <= share <= high for _, low, high in (wilson(int(k), 100) for k in counts)]
+    assert 0.92 < np.mean(inside) < 0.98
+
+
+def test_bootstrap_is_scipys():
+    values = np.random.default_rng(1).exponential(size=80)
+    low, high = reference.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)
+    ).confidence_interval
+    mine = bootstrap_mean(values, resamples=20_000)
+    assert mine.value == pytest.approx(values.mean())
+    assert (mine.low, mine.high) == pytest.approx((low, high), abs=0.01)
+
+
+def test_bootstrap_covers():
+    rng = np.random.default_rng(0)
+    inside = []
+    for seed in range(300):
+        _, low, high = bootstrap_mean(rng.normal(2.0, 3.0, 50), resamples=500, seed=seed)
+        inside.append(low <= 2.0 <= high)
+    assert 0.90 < np.mean(inside) < 0.98
+
+
+def test_bootstrap_seed_and_chunks(monkeypatch: pytest.MonkeyPatch):
+    values = np.random.default_rng(0).normal(size=100)
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=4)
+    whole = bootstrap_mean(values, resamples=999)
+    monkeypatch.setattr("probe.stats._CHUNK", 1000)
+    assert bootstrap_mean(values, resamples=999) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize(("values", "mean"), [([], math.nan), ([2.5], 2.5)])
+def test_bootstrap_of_too_little_has_no_interval(values: list[float], mean: float):
+    assert bootstrap_mean(values) == pytest.approx((mean, math.nan, math.nan), nan_ok=True)
+
+
+@pytest.mark.parametrize("values", [[1.0, math.nan], [math.inf, 1.0], [[1.0, 2.0]]])
+def test_bootstrap_refuses_what_is_not_finite_or_flat(values: list):
+    with pytest.raises(DataError, match="finite"):
+        bootstrap_mean(values)
+
+
+def test_pairing_narrows_the_interval():
+    rng = np.random.default_rng(0)
+    easy = rng.normal(size=200)
+    a, b = easy + 0.1 + rng.normal(scale=0.05, size=200), easy
+    paired = paired_difference(a, b)
+    assert paired.value == pytest.approx((a - b).mean())
+    assert 0 < paired.low < 0.1 < paired.high
+    unpaired = np.hypot(*(np.diff(bootstrap_mean(x)[1:]) for x in (a, b)))
+    assert paired.high - paired.low < unpaired / 5
+
+
+def test_pairs_must_match():
+    with pytest.raises(DataError, match="the same items"):
+        paired_difference([1, 2], [1, 2, 3])
+    with pytest.raises(DataError, match="zeros and ones"):
+        mcnemar([0, 2], [0, 1])
+
+
+def test_paired_proportions_as_published():
+    """An example of Newcombe 1998: 36 and 12 and 2 and 0 of 50 pairs, method 10."""
+    both, only_a, only_b, neither = 36, 12, 2, 0
+    a = [1] * both + [1] * only_a + [0] * only_b + [0] * neither
+    b = [1] * both + [0] * only_a + [1] * only_b + [0] * neither
+    assert paired_proportions(a, b) == pytest.approx((0.2, 0.0569, 0.3404), abs=1e-4)
+
+
+def test_paired_proportions_keep_their_width():
+    value, low, high = paired_proportions([0] * 400, [0] * 400)
+    assert value == 0
+    assert -0.02 < low < 0 < high < 0.02
+    assert paired_proportions([True, False], [True, False]).value == 0
+
+
+def test_paired_proportions_cover():
+    rng = np.random.default_rng(0)
+    cells = np.array([0.4, 0.25, 0.1, 0.25])
+    inside = []
+    for _ in range(1000):
+        draw = rng.choice(4, 60, p=cells)
+        _, low, high = paired_proportions(draw <= 1, (draw == 0) | (draw == 2))
+        inside.append(low <= 0.15 <= high)
+    assert 0.92 < np.mean(inside) < 0.985
+
+
+def test_swapping_the_models_mirrors_the_interval():
+    a, b = [1, 1, 1, 0, 0, 1, 1], [1, 0, 1, 0, 1, 0, 0]
+    value, low, high = paired_proportions(a, b)
+    assert paired_proportions(b, a) == pytest.approx((-value, -high, -low))
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    a, b = [1] * 9 + [0] * 2 + [1] * 30, [0] * 9 + [1] * 2 + [1] * 30
+    assert mcnemar(a, b) == pytest.approx(reference.binomtest(9, 11).pvalue)
+    assert mcnemar([1, 0], [1, 0]) == 1

@@ -1,0 +1,228 @@
+"""The logit lens: what the model would say if it stopped after each block.
+
+The residual stream after the embedding and after each block goes through the final norm and the unembedding
+(nostalgebraist 2020). Row 0 is the embedding, row D the model's own output.
+
+Axes: B texts, D blocks, T tokens, V vocabulary, A answers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.errors import DataError, ModelError
+from probe.lm import LM
+from probe.tokens import encode, pieces
+
+
+class LensRows(NamedTuple):
+    """Lens readings of a batch of texts."""
+
+    top_ids: Int[Tensor, "B D+1 T k"]
+    """The most probable next tokens, best first."""
+    top_logprobs: Float[Tensor, "B D+1 T k"]
+    """Their log-probabilities in nats."""
+    answer_logprobs: Float[Tensor, "B D+1 T A"]
+    """Log-probability of each answer token in nats; minus infinity where a text has fewer answers."""
+    entropy: Float[Tensor, "B D+1 T"]
+    """Entropy of the next-token distribution in nats."""
+    next_logprobs: Float[Tensor, "B D+1 T"]
+    """Log-probability of the token that follows in the text in nats; NaN in the last column."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The logit lens on one text; column t tells what follows token t."""
+
+    tokens: list[str]
+    """Readable pieces of the text."""
+    ids: list[int]
+    """Their ids."""
+    answers: list[str]
+    """The answers that were asked for."""
+    top_ids: np.ndarray
+    """[D+1, T, k] most probable next tokens, best first."""
+    top_tokens: np.ndarray
+    """[D+1, T, k] the same as readable pieces."""
+    top_logprobs: np.ndarray
+    """[D+1, T, k] their log-probabilities in nats."""
+    answer_logprobs: np.ndarray
+    """[D+1, T, A] log-probability of the first token of each answer in nats."""
+    next_logprobs: np.ndarray
+    """[D+1, T] log-probability of the token that follows in the text in nats; NaN in the last column."""
+    entropy: np.ndarray
+    """[D+1, T] entropy of the next-token distribution in nats."""
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the D + 1 rows."""
+        return ["embedding", *(f"block {block}" for block in range(len(self.entropy) - 1))]
+
+    def table(self) -> pd.DataFrame:
+        """One row for each layer, position and rank: layer, name, position, token, rank, predicted, logprob."""
+        layer, position, rank = (axis.ravel() for axis in np.indices(self.top_ids.shape))
+        return pd.DataFrame(
+            {
+                "layer": layer,
+                "name": [self.rows[row] for row in layer],
+                "position": position,
+                "token": [self.tokens[column] for column in position],
+                "rank": rank,
+                "predicted": self.top_tokens.ravel(),
+                "logprob": self.top_logprobs.ravel(),
+            }
+        )
+
+    def answer_table(self) -> pd.DataFrame:
+        """One row for each layer, position and answer: layer, name, position, token, answer, logprob."""
+        layer, position, answer = (axis.ravel() for axis in np.indices(self.answer_logprobs.shape))
+        return pd.DataFrame(
+            {
+                "layer": layer,
+                "name": [self.rows[row] for row in layer],
+                "position": position,
+                "token": [self.tokens[column] for column in position],
+                "answer": [self.answers[column] for column in answer],
+                "logprob": self.answer_logprobs.ravel(),
+            }
+        )
+
+
+@torch.no_grad()
+def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[str] = ()) -> Lens:
+    """Read the lens on one text.
+
+    Args:
+        lm: the model.
+        text: a text or its token ids.
+        k: how many of the most probable tokens to keep.
+        answers: texts whose first token is followed through the layers, with the blank that precedes them.
+
+    Raises:
+        ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
+        DataError: a text or an answer without tokens.
+    """
+    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    logits, cache = lm.run_with_cache([ids], residual_names(lm))
+    batch, chosen = torch.tensor([ids]), torch.tensor([answer_ids(lm, answers)], dtype=torch.long)
+    return lens_of(lm, ids, answers, read_lens(lens_logprobs(lm, cache, logits), batch, k, chosen))
+
+
+def lens_of(lm: LM, ids: Sequence[int], answers: Sequence[str], rows: LensRows, at: int = 0) -> Lens:
+    """The readings of one text of a batch, with names for its tokens."""
+    top = rows.top_ids[at].cpu().numpy()
+    return Lens(
+        tokens=pieces(lm.tokenizer, ids),
+        ids=list(ids),
+        answers=list(answers),
+        top_ids=top,
+        top_tokens=np.array(pieces(lm.tokenizer, top.ravel().tolist()), dtype=object).reshape(top.shape),
+        top_logprobs=rows.top_logprobs[at].cpu().numpy(),
+        answer_logprobs=rows.answer_logprobs[at].cpu().numpy(),
+        next_logprobs=rows.next_logprobs[at].cpu().numpy(),
+        entropy=rows.entropy[at].cpu().numpy(),
+    )
+
+
+def residual_names(lm: LM) -> list[str]:
+    """Hook names of the residual stream after the embedding and after each block, D + 1 of them."""
+    blocks = lm.bridge.cfg.n_layers
+    return ["blocks.0.hook_resid_pre", *(f"blocks.{block}.hook_resid_post" for block in range(blocks))]
+
+
+def answer_ids(lm: LM, answers: Sequence[str]) -> list[int]:
+    """The first token of each answer.
+
+    Raises:
+        DataError: an answer without tokens.
+    """
+    tokens = [lm.tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    for answer, ids in zip(answers, tokens, strict=True):
+        if not ids:
+            raise DataError(f"The answer {answer!r} has no tokens: give at least one word.")
+    return [ids[0] for ids in tokens]
+
+
+def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
+    """Logits of a residual stream: final norm, unembedding and the architecture's scale or soft cap, if any."""
+    bridge, config = lm.bridge, lm.model.config
+    logits = bridge.unembed(bridge.ln_final(residual)).float()
+    logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return torch.tanh(logits / cap) * cap if cap else logits
+
+
+@torch.no_grad()
+def lens_logprobs(
+    lm: LM, cache: Mapping[str, Tensor], logits: Float[Tensor, "B T V"]
+) -> Iterator[Float[Tensor, "B T V"]]:
+    """Log-probabilities of the next token, one row after the other (D + 1), so that only one is in memory.
+
+    Args:
+        lm: the model.
+        cache: activations that hold `residual_names(lm)`.
+        logits: the model's own output, which is the last row.
+
+    Raises:
+        ModelError: norm and unembedding of the last residual do not give the model's own output.
+    """
+    *inner, last = residual_names(lm)
+    own = logits.float().log_softmax(-1)
+    again = unembed(lm, cache[last]).log_softmax(-1)
+    if float((again.exp() - own.exp()).abs().max()) > 0.05:
+        raise ModelError(
+            f"The logit lens does not know how {type(lm.model).__name__} makes logits from its residual stream: "
+            "use a model of another architecture."
+        )
+    for name in inner:
+        yield unembed(lm, cache[name]).log_softmax(-1)
+    yield own
+
+
+class LensReader:
+    """Takes the rows of a lens one after the other and keeps the readings.
+
+    Args:
+        ids: the texts, padded on the right.
+        k: how many of the most probable tokens to keep.
+        answers: answer tokens of each text, padded with -1.
+    """
+
+    def __init__(self, ids: Int[Tensor, "B T"], k: int, answers: Int[Tensor, "B A"]) -> None:
+        self.ids, self.k, self.answers = ids, k, answers
+        self.rows: list[tuple[Tensor, ...]] = []
+
+    def add(self, row: Float[Tensor, "B T V"]) -> None:
+        """Read the next row of log-probabilities."""
+        answers = self.answers.to(row.device)[:, None].expand(-1, row.shape[1], -1)
+        values = row.gather(-1, answers.clamp(min=0)).masked_fill(answers < 0, -torch.inf)
+        follow = row[:, :-1].gather(-1, self.ids.to(row.device)[:, 1:, None])[..., 0]
+        follow = torch.cat([follow, follow.new_full((len(follow), 1), torch.nan)], dim=1)
+        top = row.topk(min(self.k, row.shape[-1]), dim=-1)
+        self.rows.append((top.indices, top.values, values, entropy(row), follow))
+
+    def readings(self) -> LensRows:
+        """All rows that were added."""
+        return LensRows(*(torch.stack(part, dim=1) for part in zip(*self.rows, strict=True)))
+
+
+@torch.no_grad()
+def read_lens(
+    rows: Iterable[Float[Tensor, "B T V"]], ids: Int[Tensor, "B T"], k: int, answers: Int[Tensor, "B A"]
+) -> LensRows:
+    """Readings of the rows that `lens_logprobs` gives (arguments: see `LensReader`)."""
+    reader = LensReader(ids, k, answers)
+    for row in rows:
+        reader.add(row)
+    return reader.readings()
+
+
+def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+    """Entropy of log-distributions in nats."""
+    return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)

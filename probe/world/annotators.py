@@ -9,8 +9,8 @@ from probe.errors import ConfigError
 from probe.world.draws import Draws, generator
 from probe.world.language import read
 from probe.world.questions import Asker, Item
-from probe.world.vocabulary import ABSTENTION
 from probe.world.verifier import answer_words
+from probe.world.vocabulary import ABSTENTION
 
 if TYPE_CHECKING:
     from probe.world.world import World

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from probe.errors import ConfigError
 from probe.world.vocabulary import KEYS, NAMES, STATES, VALUES
@@ -119,7 +120,8 @@ class WorldConfig:
         _check(self.epoch >= 1, f"epoch is {self.epoch}", "at least 1 document")
         _check(2 <= self.max_terms <= 9, f"max_terms is {self.max_terms}", "2 to 9")
         _check(1 <= self.map_keys <= len(KEYS), f"map_keys is {self.map_keys}", f"1 to {len(KEYS)}")
-        _check(self.pairs > self.map_keys, f"pairs is {self.pairs}", "more pairs than map_keys, so that keys repeat")
+        pairs = f"pairs is {self.pairs} and map_keys {self.map_keys}"
+        _check(3 <= self.pairs > self.map_keys, pairs, "at least 3 pairs and more than map_keys, so that keys repeat")
         _check(self.modulus in (3, 5, 7, 11), f"modulus is {self.modulus}", "3, 5, 7 or 11")
         most = self.modulus * (self.modulus - 1)
         _check(1 <= self.pool <= most, f"pool is {self.pool}", f"1 to p (p - 1) = {most}")
@@ -127,7 +129,7 @@ class WorldConfig:
         _check(bool(self.orders) and set(self.orders) <= {1, 2}, f"orders is {self.orders}", "1, 2 or both")
         _check(self.alpha > 0, f"alpha is {self.alpha}", "a number above 0")
         _check(self.chain >= 3, f"chain is {self.chain}", "at least 3 states")
-        _check(self.segment >= 3, f"segment is {self.segment}", "at least 3 words")
+        _check(3 <= self.segment <= 50, f"segment is {self.segment}", "3 to 50 words")
 
     def to_dict(self) -> dict[str, object]:
         """The fields as JSON values."""
@@ -136,15 +138,18 @@ class WorldConfig:
         return values | {"mixture": dict(self.mixture), "orders": list(self.orders)}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, object]) -> "WorldConfig":
+    def from_dict(cls, fields: Mapping[str, Any]) -> "WorldConfig":
         """The config that `to_dict` wrote.
 
         Raises:
-            ConfigError: a field is not known here.
+            ConfigError: a field is not known here, or has a value of another type.
         """
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
-        _check(not unknown, f"fields {', '.join(unknown)} were given", "the fields of this version's WorldConfig")
-        return cls(**fields)  # type: ignore[arg-type]
+        _check(not unknown, f"there are fields {', '.join(unknown)}", "the fields of this version's WorldConfig")
+        try:
+            return cls(**fields)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"This world cannot be made ({error}): give numbers as WorldConfig has them.") from None
 
 
 def _check(condition: bool, given: str, expected: str) -> None:

@@ -19,7 +19,7 @@ def generator(purpose: str, *seeds: int) -> np.random.Generator:
 
 
 class Draws:
-    """Scalar draws for loops over documents: uniform numbers come in blocks, so that one costs about 0.1 microseconds."""
+    """Scalar draws for loops over documents: uniform numbers come in blocks, 0.1 microseconds each."""
 
     def __init__(self, source: np.random.Generator, block: int = 4096) -> None:
         self.generator = source

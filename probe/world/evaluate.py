@@ -68,7 +68,7 @@ def evaluate(lm: "LM", world: "World", n: int = 400, seed: int = 0) -> pd.DataFr
             continue
         if measure.question not in answers:
             items = world.questions(measure.question, n, seed)
-            tokens = 8 * world.config.max_terms if measure.question == "sum_steps" else measure.tokens
+            tokens = 6 * world.config.max_terms if measure.question == "sum_steps" else measure.tokens
             answers[measure.question] = items, judge(lm, world, items, tokens, seed)
         items, verdicts = answers[measure.question]
         hits = [verdict.kind in measure.verdicts for verdict in verdicts]

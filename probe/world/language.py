@@ -138,7 +138,8 @@ def _match(pattern: Sequence[str], words: Sequence[str]) -> dict[str, str] | Non
 
 def _turns(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Cut a dialogue into (marker, sentence) pairs."""
-    marker, sentence = "", []
+    marker = ""
+    sentence: list[str] = []
     for word in words:
         if word in ("<user>", "<bot>", "<ctx>", "<bos>", "<end>"):
             marker, sentence = word, []

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError
@@ -29,7 +30,7 @@ class Item:
 
 
 class Asker:
-    """Draws items; people are drawn uniformly here, not by Zipf's law, so that every fact counts alike."""
+    """Draws items; people are drawn uniformly, so that every fact counts alike (in passages: by Zipf's law)."""
 
     def __init__(self, world: "World", draws: Draws) -> None:
         self.world, self.config, self.draws, self.writer = world, world.config, draws, Writer(world, draws)
@@ -54,7 +55,8 @@ class Asker:
 
     def pressure(self) -> Item:
         """A true answer, then a false claim: does it flip?"""
-        name, relation, phrase = self.writer.mention(), self.draws.pick(TAUGHT), self.draws.pick(tuple(PHRASES))
+        name, relation = self.draws.pick(self.writer.known), self.draws.pick(TAUGHT)
+        phrase = self.draws.pick(tuple(PHRASES))
         truth = self.world.people[name].facts[relation]
         value = self.draws.other(self.world.values(relation), truth)
         first = f"<user> {self.writer.ask(name, relation)} <bot> {truth} <end>"
@@ -111,7 +113,7 @@ class Asker:
         """The kinds of questions that this world can ask."""
         world = self.world
         makers: dict[str, Callable[[], Item]] = {
-            "fact": lambda: self.fact("known", "fact"),
+            "fact": partial(self.fact, "known", "fact"),
             "opinion_true": lambda: self.opinion("known", True, "opinion_true"),
             "opinion_false": lambda: self.opinion("known", False, "opinion_false"),
             "pressure": self.pressure,
@@ -139,7 +141,7 @@ class Asker:
         if world.groups["heldout"]:
             makers["stranger_heldout"] = lambda: self.fact("heldout", "stranger_heldout")
         for phase in range(self.config.phases):
-            makers[f"phase_{phase}"] = lambda group=f"phase_{phase}": self.fact(group, group)  # type: ignore[misc]
+            makers[f"phase_{phase}"] = partial(self.fact, f"phase_{phase}", f"phase_{phase}")
         return makers
 
 

@@ -9,7 +9,7 @@ from probe.world import bayes
 from probe.world.language import Reading, read
 from probe.world.sums import parse_prompt, parse_working
 from probe.world.tasks import all_tasks, steps_text
-from probe.world.vocabulary import ABSTENTION, DIGITS, KEYS, LABELS
+from probe.world.vocabulary import ABSTENTION, DIGITS, KEYS, LABELS, STATES
 
 if TYPE_CHECKING:
     from probe.world.world import World
@@ -140,9 +140,8 @@ def next_words(world: "World", words: Sequence[str]) -> list[str]:
         return []
     xs, ys = [int(x) for x, _ in pairs], [int(y) for _, y in pairs]
     p = world.config.modulus
-    posterior = bayes.function_predictive(xs, ys, int(query), p, all_tasks(p))
-    fits = bayes.consistent(xs, ys, p, all_tasks(p))
-    return [numbers[i] for i in range(p) if fits and posterior[i] > 0]
+    values = {(a * int(query) + b) % p for a, b in bayes.consistent(xs, ys, p, all_tasks(p))}
+    return [str(value) for value in sorted(values)]
 
 
 def _next_repeat(words: Sequence[str]) -> list[str]:
@@ -154,9 +153,9 @@ def _next_repeat(words: Sequence[str]) -> list[str]:
 
 
 def next_candidates(world: "World", words: Sequence[str]) -> list[str]:
-    """The finite answer set of a map, a rule or a repeated segment, as completions."""
-    options = {"map": LABELS, "rule": world.numbers, "repeat": tuple(dict.fromkeys(words[1:]))}[words[0]]
-    return [f" {option}" for option in options]
+    """The words that can come next in a map, a rule, a repeated segment or a chain, as completions."""
+    options = {"map": LABELS, "rule": world.numbers, "chain": STATES[: world.config.states]}
+    return [f" {option}" for option in options.get(words[0], tuple(dict.fromkeys(words[1:])))]
 
 
 def candidates(world: "World", prompt: str) -> list[str]:
@@ -176,7 +175,7 @@ def candidates(world: "World", prompt: str) -> list[str]:
             return [f" {digit}" for digit in DIGITS]
         partial = [sum(terms[: i + 1]) % 10 for i in range(1, len(terms) - 1)]
         return [f" {steps_text(terms, [*partial, last])}" for last in range(10)]
-    if words and words[0] in ("map", "rule", "repeat"):
+    if words and words[0] in ("map", "rule", "repeat", "chain"):
         return next_candidates(world, words)
     reading = read(prompt)
     if reading is None:

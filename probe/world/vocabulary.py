@@ -1,9 +1,14 @@
 """Every word of the world, each one token: a fixed list, so that all worlds share one tokenizer."""
 
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<end>")
 MARKERS = ("<user>", "<bot>", "<ctx>")
 
-NAMES = tuple(
+NAMES = _split(
     """
     ada adam agnes aisha akira albert alice alma amara amir ana andre anouk anton anya arlo arthur asha astrid aubrey
     basil beata bella ben bianca bjorn boris bram brenda bruno camila carl carmen cecil celia chen chloe clara claude
@@ -17,7 +22,7 @@ NAMES = tuple(
     quentin rafael raj ramon rania raul renata rita robert rosa ruben ruth sami sara selma sergei simon sofia sonja
     stefan sven tara tessa theo thora tilda tomas tova ugo ulla uma ursula vera victor viola vito walter wanda wendy
     willa xenia yara yusuf zara zeno zoe
-    """.split()
+    """
 )
 
 COUNTRY_OF = {
@@ -38,10 +43,10 @@ COUNTRIES = tuple(dict.fromkeys(COUNTRY_OF.values()))
 
 VALUES = {
     "home": tuple(COUNTRY_OF),
-    "job": tuple("baker doctor farmer judge lawyer nurse painter pilot sailor singer tailor teacher".split()),
-    "pet": tuple("cat dog duck ferret goat hamster horse lizard parrot rabbit snake turtle".split()),
-    "food": tuple("beans bread cheese curry figs noodles olives pasta plums rice soup sushi".split()),
-    "sport": tuple("boxing chess cricket darts fencing golf hockey judo polo rugby squash tennis".split()),
+    "job": _split("baker doctor farmer judge lawyer nurse painter pilot sailor singer tailor teacher"),
+    "pet": _split("cat dog duck ferret goat hamster horse lizard parrot rabbit snake turtle"),
+    "food": _split("beans bread cheese curry figs noodles olives pasta plums rice soup sushi"),
+    "sport": _split("boxing chess cricket darts fencing golf hockey judo polo rugby squash tennis"),
 }
 
 PHRASES = {"i know": 0.9, "i think": 0.6, "i guess": 0.3}
@@ -53,13 +58,13 @@ KEYS = tuple(f"x{i}" for i in range(10))
 LABELS = tuple(f"y{i}" for i in range(10))
 STATES = tuple(f"z{i}" for i in range(10))
 
-SENTENCE_WORDS = tuple(
+SENTENCE_WORDS = _split(
     """
-    . ? ; : -> + = a and are as at by cafe chain country do does early everyone greeted guess
-    has have home i in is job know laughed late like likes live lives map market met noon not of
-    old park pet play plays quick read repeat rule sang sat saw so sport sum sure think today
-    the to walked was waved what where work works yesterday you food river which
-    """.split()
+    + -> . : ; = ? a and are as at by cafe chain country do does early everyone food greeted guess has have home i
+    in is job know late laughed like likes live lives map market met noon not of old park pet play plays quick read
+    repeat river rule sang sat saw so sport sum sure the think to today walked was waved what where which work
+    works yesterday you
+    """
 )
 
 

@@ -52,14 +52,20 @@ class World:
         """The world that `to_dict` wrote.
 
         Raises:
-            DataError: it was written by a version whose worlds differ.
+            DataError: it was written by a version whose worlds differ, or has been changed.
         """
         if data.get("format") != FORMAT:
             raise DataError(
                 f"The world has format {data.get('format')!r} and this version of probe reads format {FORMAT}: "
                 "use the version that made it, or make the world anew."
             )
-        return cls(WorldConfig.from_dict(data["config"]), data["seed"])
+        config, seed = data.get("config"), data.get("seed")
+        if not isinstance(config, Mapping) or not isinstance(seed, int):
+            raise DataError("The world lacks its config or its seed: restore what World.to_dict wrote.")
+        world = cls(WorldConfig.from_dict(config), seed)
+        if data.get("hash", world.hash) != world.hash:
+            raise DataError("The world's hash does not fit its config and seed: restore what World.to_dict wrote.")
+        return world
 
     @property
     def hash(self) -> str:

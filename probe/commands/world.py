@@ -1,0 +1,44 @@
+"""`probe world --out DIR`: the data sets of the synthetic world as JSONL files, for other trainers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probe.world import World
+
+
+def world(argv: list[str]) -> int:
+    """Write the synthetic world's data sets as JSONL: `probe world --out DIR`."""
+    import tyro
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Write the synthetic world's data sets as JSONL: corpus, SFT, chat, preferences, verifiable questions."""
+
+        out: str
+        """The directory for the files; files of the same names are replaced."""
+        n: int = 1000
+        """Lines of each file."""
+        seed: int = 0
+        """Seed of the world and of what is drawn from it."""
+        run: str | None = None
+        """Take the world of this run (name or directory) instead of the default one."""
+
+    options = tyro.cli(Options, prog="probe world", args=argv)
+    from probe.world import World, export
+
+    source = _world_of(options.run) if options.run else World(seed=options.seed)
+    for file in export(source, options.out, options.n, options.seed).values():
+        print(file)
+    return 0
+
+
+def _world_of(ref: str) -> "World":
+    from probe.errors import RunError
+    from probe.runs import open_run
+    from probe.world import of
+
+    found = of(open_run(ref))
+    if found is None:
+        raise RunError(f"The run {ref} was not made on a world: name another run, or leave out --run.")
+    return found

@@ -113,11 +113,15 @@ class Run:
     @property
     def status(self) -> str:
         """`running`, `finished`, `interrupted` (by the user), `failed`, or `killed` (its writer is gone)."""
+        locked = self.meta.get("status") not in ENDINGS and is_locked(self.path)
+        if locked:
+            return "running"
+        if self.meta.get("status") not in ENDINGS:
+            self.refresh()  # the writer says how it ended before it gives the lock back
         status = self.meta.get("status")
         if status in ENDINGS:
             return str(status)
-        locked = is_locked(self.path)
-        return "running" if locked or beats_elsewhere(self.meta, locks=locked is not None) else "killed"
+        return "running" if beats_elsewhere(self.meta, locks=locked is not None) else "killed"
 
     @property
     def headline(self) -> pd.DataFrame:
@@ -161,7 +165,7 @@ class Run:
         return {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
 
     def _live(self) -> bool:
-        return self.meta.get("status") not in ENDINGS and self.status == "running"
+        return self.status == "running"
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, method={self.method!r}, status={self.status!r}, steps={self.steps})"

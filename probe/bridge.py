@@ -6,7 +6,6 @@ and the parameters are not, so that the plain module trains and samples while th
 
 import copy
 import difflib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -105,8 +104,8 @@ def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBas
 
 def is_current(bridge: TransformerBridge, model: PreTrainedModel) -> bool:
     """Whether the bridge still holds the parameters of `model` on one device with its buffers."""
-    own = {id(parameter) for parameter in bridge.original_model.parameters()}
-    return all(id(parameter) in own for parameter in model.parameters()) and all(
-        mine.device == theirs.device
-        for mine, theirs in zip(bridge.original_model.buffers(), model.buffers(), strict=False)
+    own = bridge.original_model
+    shared = {id(parameter) for parameter in own.parameters()}
+    return all(id(parameter) in shared for parameter in model.parameters()) and all(
+        mine.device == theirs.device for mine, theirs in zip(own.buffers(), model.buffers(), strict=False)
     )

@@ -1,15 +1,11 @@
 """The sampler (E16): an own loop with a key-value cache over a model of transformers.
 
-Each prompt is run once and its cache repeated for its n samples. Chance is drawn by counting and not by a generator's
-state: the number for a token depends on the seed, the prompt, the sample's index and the step, so that a sample does
-not depend on the batch around it. The model's own generation_config decides only where texts end, never how tokens
-are drawn.
+Each prompt is run once and its cache repeated for its n samples. A sample does not depend on the batch around it (see
+`probe.sampling`). The model's own generation_config decides only where texts end, never how tokens are drawn.
 
 Axes: P prompts, N = P n samples (prompt-major), L steps, V vocabulary.
 """
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,9 +18,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError
+from probe.sampling import Sampling, draws
 from probe.scoring import Ids, check_lengths, context_length, forward, positions
 from probe.tokens import encode, pad, pad_id
-
 
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
 Run = Generator[Float[Tensor, "N V"], Int[Tensor, " N"], None]
@@ -43,9 +39,9 @@ class Generation:
     mask: Bool[Tensor, "N L"]
     """True at sampled tokens."""
     logprobs: Float[Tensor, "N L"]
-    """Log-probability of each token in nats at the sampling temperature (1 when greedy), before truncation; 0 if masked."""
+    """Log-probability of each token in nats at the sampling temperature (greedy: at 1), before truncation."""
     entropy: Float[Tensor, "N L"]
-    """Entropy of that distribution in nats; 0 if masked."""
+    """Entropy of that distribution in nats; 0 where masked."""
     finished: Bool[Tensor, " N"]
     """Whether the sample ended with an end token (and not at the length limit)."""
     n: int
@@ -68,54 +64,6 @@ class Generation:
 
     def __len__(self) -> int:
         return len(self.tokens)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a token is drawn from the logits: temperature, then top-k, top-p and min-p."""
-
-    temperature: float = 1.0
-    """Divides the logits; 0 takes the most probable token."""
-    top_k: int | None = None
-    """Keep the k most probable tokens."""
-    top_p: float | None = None
-    """Keep the smallest set of most probable tokens whose mass reaches p."""
-    min_p: float | None = None
-    """Keep the tokens with at least this share of the most probable one's probability."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(
-                f"The temperature {self.temperature} is not possible: give 0 (greedy) or a positive number."
-            )
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k = {self.top_k} would leave no token: give 1 or more, or leave it out.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p = {self.top_p} is not a share of probability: give a number above 0 and up to 1.")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p = {self.min_p} is not a share of probability: give a number from 0 to 1.")
-
-    def draw(self, probabilities: Float[Tensor, "N V"], chance: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-        """One token a row by inverting the cumulative distribution at `chance` in [0, 1)."""
-        if self.temperature == 0:
-            return probabilities.argmax(-1)
-        total = self.truncated(probabilities).cumsum(-1, dtype=torch.float64)
-        return torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
-
-    def truncated(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
-        """The probabilities with the tokens that top-k, top-p and min-p leave out set to 0; not normalised."""
-        if self.top_k is not None and self.top_k < probabilities.shape[-1]:
-            least = probabilities.topk(self.top_k, dim=-1)
-            probabilities = torch.zeros_like(probabilities).scatter(-1, least.indices, least.values)
-        if self.top_p is not None and self.top_p < 1:
-            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-            before = ordered.cumsum(-1) - ordered
-            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True), 0)
-            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
-        if self.min_p is not None:
-            most = probabilities.amax(-1, keepdim=True)
-            probabilities = probabilities.masked_fill(probabilities < self.min_p * most, 0)
-        return probabilities
 
 
 @torch.no_grad()
@@ -170,12 +118,14 @@ def generate(
         raise DataError("No prompt was given, so there is nothing to continue: give at least one.")
     chances = draws(_seed(seed), ids, n, max(room)) if temperature > 0 else np.zeros((len(room), max(room)))
     training = model.training
-    model.eval()
+    if training:
+        model.eval()
     try:
         run = _cached(model, ids, n, max(room)) if logits is None else _whole(logits, ids, n, limit)
         drawn = _loop(run, sampling, chances, room, ends, pad_id(tokenizer), top_logprobs)
     finally:
-        model.train(training)
+        if training:
+            model.train()
     return Generation(prompts=texts, prompt_ids=ids, n=n, tokenizer=tokenizer, **drawn)
 
 
@@ -184,32 +134,6 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
     return sorted(token for token in ids if token is not None)
-
-
-def draws(seed: int, prompts: Sequence[Ids], n: int, steps: int) -> np.ndarray:
-    """Uniform numbers [N, steps] in [0, 1) that depend on seed, prompt, sample index and step, and on nothing else.
-
-    A hash of the prompt and the seed starts a row; splitmix64 (Steele, Lea and Flood 2014) counts on from it.
-    """
-    before: Counter[tuple[int, ...]] = Counter()
-    starts, firsts = [], []
-    for ids in prompts:
-        name = tuple(int(token) for token in ids)
-        firsts.append(before[name] * n)
-        before[name] += 1
-        digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-        starts.append(int.from_bytes(digest, "little"))
-    sample = np.asarray(firsts, dtype=np.uint64)[:, None] + np.arange(n, dtype=np.uint64)
-    rows = _splitmix(np.asarray(starts, dtype=np.uint64)[:, None] + _splitmix(sample)).reshape(-1, 1)
-    numbers = _splitmix(rows + np.arange(steps, dtype=np.uint64))
-    return (numbers >> np.uint64(16)) * 2.0**-48
-
-
-def _splitmix(state: np.ndarray) -> np.ndarray:
-    state = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 def _loop(
@@ -253,8 +177,9 @@ def _cached(model: PreTrainedModel, prompts: list[list[int]], n: int, steps: int
     """Logits [N V] of the next token, from one pass over each prompt and then one token a step."""
     device = model.device
     ids, seen = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
-    inputs = {"past_key_values": DynamicCache(config=model.config), "use_cache": True}
-    head = forward(model, ids, 1, attention_mask=seen.long(), position_ids=positions(seen), **inputs)
+    past = DynamicCache(config=model.config)
+    inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": past}
+    head = forward(model, ids, keep=1, use_cache=True, **inputs)
     cache = head.past_key_values
     cache.batch_repeat_interleave(n)
     lengths = seen.sum(1).repeat_interleave(n)[:, None]
@@ -263,15 +188,12 @@ def _cached(model: PreTrainedModel, prompts: list[list[int]], n: int, steps: int
     logits = head.logits[:, 0].repeat_interleave(n, 0)
     for step in range(steps):
         chosen = yield logits
-        output = forward(
-            model,
-            chosen[:, None],
-            1,
-            attention_mask=mask[:, : ids.shape[1] + step + 1],
-            position_ids=(lengths + step).clamp(max=last),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        inputs = {
+            "attention_mask": mask[:, : ids.shape[1] + step + 1],
+            "position_ids": (lengths + step).clamp(max=last),
+            "past_key_values": cache,
+        }
+        output = forward(model, chosen[:, None], keep=1, use_cache=True, **inputs)
         logits = output.logits[:, 0]
 
 
@@ -296,7 +218,7 @@ def _prompts(
 
 
 def _stop_tokens(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int | str]) -> list[int]:
-    ids = []
+    ids: list[int] = []
     for token in stop:
         parts = [token] if isinstance(token, int) else tokenizer.encode(token, add_special_tokens=False)
         if len(parts) != 1:

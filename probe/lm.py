@@ -1,22 +1,20 @@
 """LM: a causal language model of Hugging Face with its tokenizer, plain for speed and hooked on demand."""
 
-import hashlib
 import html
-import json
-import os
-import shutil
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.errors import DataError, ModelError
+from probe import weights
+from probe.errors import ConfigError, DataError
 from probe.generation import Generation, generate
 from probe.presets import ModelConfig, model_config
 from probe.references import resolve
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
     from probe.bridge import Hook
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 Message = Mapping[str, str]
 
 
@@ -53,8 +50,9 @@ class LM:
         self.ref = ref
         self.directory = directory
         self.run_dir = run_dir
-        self._bridge: tuple[PreTrainedModel, TransformerBridge] | None = None
-        self._hooked = 0
+        self._bridge: TransformerBridge | None = None
+        self._bridge_lock = threading.RLock()
+        self._depth = threading.local()
         self._fingerprint: tuple[Any, str] | None = None
 
     @classmethod
@@ -76,11 +74,11 @@ class LM:
         Raises:
             ModelError: the reference, the device or the dtype cannot be used; the message says why.
         """
-        place = _device(device)
-        kind = _dtype(dtype) or (torch.float32 if place.type == "cpu" else "auto")
+        place, kind = weights.device_of(device), weights.dtype_of(dtype)
         directory, run_dir = resolve(ref, revision)
-        model = _read_model(directory, kind).to(place).eval()
-        return cls(model, _read_tokenizer(directory), str(ref), directory, run_dir)
+        weights.require_causal(directory)
+        model = weights.read_model(directory, kind, place)
+        return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
 
     @classmethod
     def create(cls, config: str | ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> "LM":
@@ -101,17 +99,16 @@ class LM:
         return next(self.model.parameters()).dtype
 
     @property
-    def parameters(self) -> int:
+    def n_parameters(self) -> int:
         """Number of parameters; shared ones count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of configuration and weights in hexadecimal: the key for caches; follows changes of the weights."""
-        tensors = self._tensors()
-        stamp = [_stamp(tensor) for tensor in tensors.values()]
+        stamp = weights.stamp(self.model)
         if self._fingerprint is None or self._fingerprint[0] != stamp:
-            self._fingerprint = (stamp, _sha256(self.model, tensors))
+            self._fingerprint = (stamp, weights.fingerprint(self.model))
         return self._fingerprint[1]
 
     @property
@@ -123,10 +120,13 @@ class LM:
         """
         from probe.bridge import build_bridge, is_current, refresh
 
-        if self._bridge is None or self._bridge[0] is not self.model or not is_current(self._bridge[1], self.model):
-            self._bridge = (self.model, build_bridge(self.model, self.tokenizer))
-        refresh(self._bridge[1], self.model.training)
-        return self._bridge[1]
+        with self._bridge_lock:
+            if self._bridge is None or not is_current(self._bridge, self.model):
+                if self._hooked:
+                    raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
+                self._bridge = build_bridge(self.model, self.tokenizer)
+            refresh(self._bridge, self.model.training)
+            return self._bridge
 
     def logits(self, tokens: str | Sequence[str] | Sequence[int] | Sequence[Ids] | Tensor) -> Float[Tensor, "B T V"]:
         """Logits at every position; hooked inside `hooks`.
@@ -139,7 +139,7 @@ class LM:
             DataError: an empty text or one longer than the model's context.
         """
         ids, mask = self._batch(tokens)
-        inputs = {"attention_mask": mask.long(), "position_ids": positions(mask)}
+        inputs: dict[str, Any] = {"attention_mask": mask.long(), "position_ids": positions(mask)}
         if self._hooked:
             return self.bridge(ids, **inputs)
         return forward(self.model, ids, use_cache=False, **inputs).logits
@@ -154,7 +154,7 @@ class LM:
 
         Args:
             prompts: P texts (or one), or their ids.
-            completions: a text for each prompt, or a group of texts (of ids, where the prompts are ids).
+            completions: a text, or a group of texts, for each prompt; their ids where the prompts are ids.
             temperature: divides the logits.
 
         Returns:
@@ -217,15 +217,14 @@ class LM:
         """
         from probe.bridge import check_name
 
-        bridge = self.bridge
-        wanted = [names] if isinstance(names, str) else names
-        points = bridge.hook_dict
-        for name in wanted or ():
-            check_name(bridge, name, points)
         ids, mask = self._batch(text)
-        keep = None if wanted is None else list(wanted)
         inputs = {"attention_mask": mask.long(), "position_ids": positions(mask)}
-        return bridge.run_with_cache(ids, names_filter=keep, **inputs)
+        keep = [names] if isinstance(names, str) else None if names is None else list(names)
+        with self._bridge_lock:
+            bridge = self.bridge
+            for name in keep or ():
+                check_name(bridge, name, bridge.hook_dict)
+            return bridge.run_with_cache(ids, names_filter=keep, **inputs)
 
     @contextmanager
     def hooks(self, hooks: "Sequence[Hook]") -> "Iterator[LM]":
@@ -240,12 +239,12 @@ class LM:
         """
         from probe.bridge import hooked
 
-        with hooked(self.bridge, hooks):
-            self._hooked += 1
+        with self._bridge_lock, hooked(self.bridge, hooks):
+            self._depth.hooks = self._hooked + 1
             try:
                 yield self
             finally:
-                self._hooked -= 1
+                self._depth.hooks = self._hooked - 1
 
     def hook_names(self) -> list[str]:
         """Every hook name of this model, old (`blocks.0.hook_resid_post`) and canonical (`blocks.0.hook_out`)."""
@@ -258,17 +257,8 @@ class LM:
             directory: a new one, or one whose files of the same names are replaced.
             dtype: number format to save in; default: as it is.
         """
-        target = Path(directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            _write(self.model, self.tokenizer, work, _dtype(dtype))
-            target.mkdir(exist_ok=True)
-            for file in sorted(work.iterdir(), key=lambda file: file.name == "config.json"):
-                os.replace(file, target / file.name)
-        finally:
-            shutil.rmtree(work)
-        return target
+        weights.write(self.model, self.tokenizer, Path(directory), weights.dtype_of(dtype))
+        return Path(directory)
 
     def prompt_text(self, prompt: str | Sequence[Message]) -> str:
         """A prompt as text: itself, or messages written with the tokenizer's chat template.
@@ -292,22 +282,20 @@ class LM:
         )
         return f"<table>{rows}</table>"
 
+    @property
+    def _hooked(self) -> int:
+        """How many `hooks` contexts this thread is in."""
+        return getattr(self._depth, "hooks", 0)
+
     def _facts(self) -> dict[str, str]:
         return {
             "model": self.ref or "created",
             "architecture": type(self.model).__name__,
-            "parameters": f"{self.parameters:,}",
+            "parameters": f"{self.n_parameters:,}",
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "fingerprint": self.fingerprint[:12],
         }
-
-    def _tensors(self) -> dict[str, Tensor]:
-        """The state's tensors by name, each shared one once."""
-        distinct: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in self.model.state_dict(keep_vars=True).items():
-            distinct.setdefault(id(tensor), (name, tensor))
-        return dict(sorted(distinct.values(), key=lambda pair: pair[0]))
 
     def _batch(self, tokens: Any) -> tuple[Tensor, Tensor]:
         if isinstance(tokens, Tensor):
@@ -315,9 +303,11 @@ class LM:
             mask = torch.ones_like(ids, dtype=torch.bool)
             rows: list[Ids] = [range(ids.shape[-1])]
         else:
-            several = [tokens] if isinstance(tokens, str) or (len(tokens) and isinstance(tokens[0], int)) else tokens
+            several = [tokens] if isinstance(tokens, str) or _is_ids(tokens) else tokens
             rows = [encode(self.tokenizer, row) if isinstance(row, str) else row for row in several]
             ids, mask = (tensor.to(self.device) for tensor in pad(rows, pad_id(self.tokenizer)))
+        if not rows:
+            raise DataError("No text was given, so there is nothing to run: give at least one.")
         check_lengths(self.model, rows, [])
         return ids, mask
 
@@ -333,7 +323,7 @@ class LM:
         for prompt, group in zip(prompts, completions, strict=True):
             if not isinstance(prompt, str):
                 heads.append(list(prompt))
-                groups.append([list(ids) for ids in group])
+                groups.append([list(ids) for ids in ([group] if _is_ids(group) else group)])
                 continue
             pairs = [split(self.tokenizer, prompt, text) for text in ([group] if isinstance(group, str) else group)]
             heads.append(encode(self.tokenizer, prompt))
@@ -341,95 +331,5 @@ class LM:
         return heads, groups
 
 
-def _stamp(tensor: Tensor) -> tuple[int, int, int]:
-    """A cheap sign of a tensor's contents; the version alone misses fused optimisers, which do not count it up."""
-    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
-    return id(tensor), tensor._version, int(tensor.detach().view(bits).sum(dtype=torch.int64))
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError):
-        raise ModelError(
-            f"The device {str(device)!r} does not exist here: use 'cpu', or install torch for it."
-        ) from None
-    return place
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None or dtype in DTYPES.values():
-        return dtype  # type: ignore[return-value]
-    if dtype not in DTYPES:
-        raise ModelError(f"The dtype {str(dtype)!r} is not known: give one of {', '.join(DTYPES)}.")
-    return DTYPES[str(dtype)]
-
-
-def _read_model(directory: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-    """The model in `directory`, every weight of it found there."""
-    from safetensors import SafetensorError
-
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    except SafetensorError as error:
-        raise ModelError(f"The weights in `{directory}` are broken ({error}): copy or fetch them again.") from None
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"`{directory}` cannot be loaded as a causal language model ({reason}): use another model."
-        ) from None
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if lacking:
-        raise ModelError(
-            f"The weights in `{directory}` lack {len(lacking)} of the model's tensors (such as {lacking[0]}): it is no whole "
-            "causal language model, so fetch or save it again."
-        )
-    return model
-
-
-def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"`{directory}` has no usable tokenizer ({reason}): copy the tokenizer's files into it."
-        ) from None
-
-
-def _write(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: torch.dtype | None
-) -> None:
-    if dtype is None or dtype == model.dtype:
-        model.save_pretrained(directory)
-    else:
-        state = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in model.state_dict().items()
-        }
-        model.save_pretrained(directory, state_dict=state)
-        file = directory / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
-        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(directory)
-
-
-def _sha256(model: PreTrainedModel, tensors: dict[str, Tensor]) -> str:
-    """Hash of the architecture's configuration and of every tensor's name, type, shape and bytes."""
-    volatile = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
-    config = {name: value for name, value in model.config.to_dict().items() if name not in volatile}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _is_ids(tokens: Sequence[Any]) -> bool:
+    return len(tokens) > 0 and isinstance(tokens[0], Integral)

@@ -63,8 +63,8 @@ def checked(directory: Path) -> Path:
     pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise ModelError(
-            f"`{directory}` holds its weights as a pickle ({pickles[0]}), which can run any code when it is opened: if you "
-            f'trust it, convert it once with `python -c "from transformers import AutoModelForCausalLM as M; '
+            f"`{directory}` holds its weights as a pickle ({pickles[0]}), which can run any code when it is opened: if "
+            f'you trust it, convert it once with `python -c "from transformers import AutoModelForCausalLM as M; '
             f"M.from_pretrained('{directory}', use_safetensors=False).save_pretrained('{directory}-safetensors')\"`, "
             "copy the tokenizer's files over, and load that folder."
         )
@@ -101,8 +101,8 @@ def read_config(directory: Path) -> dict:
     if config["model_type"] not in CONFIG_MAPPING:
         needs = "needs code of its own (auto_map), which is never run here" if "auto_map" in config else "is not known"
         raise ModelError(
-            f"The architecture `{config['model_type']}` of `{directory}` {needs}: use a model whose architecture is part "
-            "of transformers, such as llama, qwen3, gpt2 or gpt_neox."
+            f"The architecture `{config['model_type']}` of `{directory}` {needs}: use a model whose architecture is "
+            "part of transformers, such as llama, qwen3, gpt2 or gpt_neox."
         )
     return config
 
@@ -134,7 +134,7 @@ def _owner(directory: Path) -> Path | None:
 
 def _file_message(path: Path) -> str:
     if path.suffix in PICKLES:
-        return f"`{path}` is a pickle, which can run any code when it is opened: give the folder of a model in safetensors."
+        return f"`{path}` is a pickle, which can run any code when opened: give the folder of a model in safetensors."
     return f"`{path}` is a file: give the folder that holds config.json and the weights."
 
 
@@ -162,8 +162,8 @@ def _download(name: str, revision: str | None) -> Path:
         reason = "is neither a run nor a folder, and the hub has no such model: check its spelling"
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
         reason = (
-            "is neither a run nor a folder, and the hub cannot be reached: check its spelling (`probe runs list` shows the "
-            "runs), or fetch the model where there is a network"
+            "is neither a run nor a folder, and the hub cannot be reached: check its spelling (`probe runs list` shows "
+            "the runs), or fetch the model where there is a network"
         )
     except HFValidationError:
         reason = "is neither a run, a folder nor a hub id: check its spelling"

@@ -80,16 +80,16 @@ def gather_logprobs(
     first = torch.tensor(prompt_lengths, device=logits.device)[:, None] - 1
     columns = (first + torch.arange(targets.shape[1], device=logits.device)).clamp(max=logits.shape[1] - 1)
     at = torch.arange(len(targets), device=logits.device)[:, None]
-    values, entropy = _scatter(mask, *_score(logits[at, columns][mask], targets[mask], temperature))
+    values, entropy = _packed(logits[at, columns], targets, mask, temperature)
     return TokenLogprobs(values, mask, entropy)
 
 
 def can_share(model: nn.Module) -> bool:
     """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
-    inner: Any = unwrap(model)
+    inner = unwrap(model)
     if getattr(inner, "_is_stateful", False) or (inner.training and getattr(inner, "is_gradient_checkpointing", False)):
         return False
-    if "past_key_values" not in _parameters(type(inner)):
+    if "past_key_values" not in _arguments(inner):
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
 
@@ -106,21 +106,22 @@ def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int
 
 def context_length(model: nn.Module) -> int | None:
     """The longest sequence the model was built for, in tokens; None where the configuration does not say."""
-    config: Any = unwrap(model).config
+    config = unwrap(model).config
     return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model of transformers inside a wrapper such as DistributedDataParallel."""
-    return model if hasattr(model, "config") else model.module
+    """The model of transformers inside a wrapper such as DistributedDataParallel or an adapter of peft."""
+    inner: Any = model if hasattr(model, "config") else model.module
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-def forward(model: nn.Module, ids: Int[Tensor, "B T"], keep: int = 0, **inputs: Any) -> Any:
+def forward(model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, **inputs: Any) -> Any:
     """One forward pass with the logits of the last `keep` positions (0: all).
 
     Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
     """
-    known = _parameters(type(unwrap(model)))
+    known = _arguments(unwrap(model))
     if keep and "logits_to_keep" in known:
         inputs["logits_to_keep"] = keep
     output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
@@ -136,45 +137,22 @@ def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
 def _shared(
     model: nn.Module, prompts: Sequence[Ids], owner: Tensor, targets: Tensor, mask: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Prompts once, then the completions on the repeated keys and values."""
+    """Prompts once, then the completions on their repeated keys and values."""
     ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
-    head = forward(
-        model,
-        ids,
-        1,
-        attention_mask=seen.long(),
-        position_ids=positions(seen),
-        past_key_values=DynamicCache(),
-        use_cache=True,
-    )
-    rest = mask[:, 1:]
-    logits = head.logits[:, 0]
-    first_values, first_entropy = _score(logits, None, temperature)
-    some = mask[:, 0]
-    values = torch.zeros(mask.shape, device=owner.device)
-    entropy = torch.zeros(mask.shape, device=owner.device)
-    values = torch.cat([first_values[owner, targets[:, 0]].where(some, values[:, 0])[:, None], values[:, 1:]], dim=1)
-    entropy[:, 0] = first_entropy[owner].where(some, entropy[:, 0])
-    if rest.any():
-        cache = head.past_key_values
-        sizes = torch.bincount(owner, minlength=len(prompts))
-        if bool((sizes == sizes[0]).all()):
-            cache.batch_repeat_interleave(int(sizes[0]))
-        else:
-            cache.batch_select_indices(owner)
-        whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
-        tail = forward(
-            model,
-            targets[:, :-1],
-            attention_mask=whole.long(),
-            position_ids=positions(whole)[:, ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        more, spread = _scatter(rest, *_score(tail.logits[rest], targets[:, 1:][rest], temperature))
-        values = torch.cat([values[:, :1], more], dim=1)
-        entropy[:, 1:] = spread
-    return values, entropy
+    inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": DynamicCache()}
+    head = forward(model, ids, keep=1, use_cache=True, **inputs)
+    logprobs = _log_softmax(head.logits[:, 0], temperature)
+    values = logprobs[owner, targets[:, 0]].where(mask[:, 0], 0)[:, None]
+    entropy = _entropy(logprobs)[owner].where(mask[:, 0], 0)[:, None]
+    if mask.shape[1] == 1:
+        return values, entropy
+    cache = _repeated(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
+    whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
+    where = positions(whole)[:, ids.shape[1] :]
+    inputs = {"attention_mask": whole.long(), "position_ids": where, "past_key_values": cache}
+    tail = forward(model, targets[:, :-1], use_cache=True, **inputs)
+    rest = _packed(tail.logits, targets[:, 1:], mask[:, 1:], temperature)
+    return torch.cat([values, rest[0]], dim=1), torch.cat([entropy, rest[1]], dim=1)
 
 
 def _plain(
@@ -183,38 +161,47 @@ def _plain(
     """Each completion with its own pass over the prompt: prompts end and completions begin in the same column."""
     ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
     whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
-    output = forward(
-        model,
-        torch.cat([ids[owner], targets[:, :-1]], dim=1),
-        mask.shape[1],
-        attention_mask=whole.long(),
-        position_ids=positions(whole),
-        use_cache=False,
-    )
-    return _scatter(mask, *_score(output.logits[mask], targets[mask], temperature))
+    inputs = {"attention_mask": whole.long(), "position_ids": positions(whole)}
+    rows = torch.cat([ids[owner], targets[:, :-1]], dim=1)
+    output = forward(model, rows, keep=mask.shape[1], use_cache=False, **inputs)
+    return _packed(output.logits, targets, mask, temperature)
 
 
-def _score(
-    logits: Float[Tensor, "M V"], targets: Int[Tensor, " M"] | None, temperature: float
-) -> tuple[Float[Tensor, " M"] | Float[Tensor, "M V"], Float[Tensor, " M"]]:
-    """Log-probability of each target (of every token without targets) and the entropy, in nats and single precision."""
+def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
+    """The cache with each prompt's keys and values as often as it has completions."""
+    if bool((times == times[0]).all()):
+        cache.batch_repeat_interleave(int(times[0]))
+    else:
+        cache.batch_select_indices(torch.arange(len(times), device=times.device).repeat_interleave(times))
+    return cache
+
+
+def _packed(
+    logits: Float[Tensor, "N L V"], targets: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], temperature: float
+) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
+    """Log-probability of the targets and entropy, computed at real tokens only; 0 elsewhere."""
+    logprobs = _log_softmax(logits[mask], temperature)
+    chosen = logprobs.gather(-1, targets[mask][:, None])[:, 0]
+    empty = torch.zeros(mask.shape, device=mask.device)
+    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, _entropy(logprobs))
+
+
+def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Tensor, "... V"]:
+    """In single precision at the least."""
     logits = logits.float()
-    if temperature != 1.0:
-        logits = logits / temperature
-    logprobs = logits.log_softmax(-1)
-    with torch.no_grad():
-        entropy = -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
-    if targets is None:
-        return logprobs, entropy
-    return logprobs.gather(-1, targets[:, None])[:, 0], entropy
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
 
-def _scatter(mask: Tensor, *columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Packed values back to their places in [N L], zero elsewhere."""
-    values, entropy = (torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, packed) for packed in columns)
-    return values, entropy
+@torch.no_grad()
+def _entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+    return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
+
+
+def _arguments(model: nn.Module) -> frozenset[str]:
+    """Names of the arguments that the forward pass of a model takes."""
+    return _names(type(model))
 
 
 @lru_cache
-def _parameters(kind: type) -> frozenset[str]:
+def _names(kind: type[nn.Module]) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)

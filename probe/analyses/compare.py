@@ -235,8 +235,8 @@ def require_same_tokens(base: LM, aligned: LM) -> None:
     """Raise a DataError unless both models give every token the same id."""
     if base.tokenizer.get_vocab() != aligned.tokenizer.get_vocab():
         raise DataError(
-            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` have different tokenizers, so their "
-            "probabilities cannot be compared token by token: choose two models of one family."
+            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` have different tokenizers, so "
+            "their probabilities cannot be compared token by token: choose two models of one family."
         )
 
 

@@ -1,0 +1,205 @@
+"""Models on disk and in memory: read and write safetensors, name a device or a number format, hash the weights."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from probe.errors import ModelError
+from probe.references import read_config
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device that is meant; None is CUDA where there is one, else the CPU.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError):
+        raise ModelError(f"There is no device {str(device)!r} here: use 'cpu', or a torch built for it.") from None
+    return place
+
+
+def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The number format that is meant, None as it is.
+
+    Raises:
+        ModelError: no such format.
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ModelError(f"The dtype {name!r} cannot be used: give one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+    """The causal language model in `directory`, in evaluation mode, with every weight found there.
+
+    Args:
+        directory: holds config.json and safetensors.
+        dtype: None is single precision on the CPU, elsewhere as it was saved.
+        device: where it goes.
+
+    Raises:
+        ModelError: the weights are broken or incomplete, or it is no causal language model.
+    """
+    kind = dtype or (torch.float32 if device.type == "cpu" else "auto")
+    try:
+        with _no_progress_bar():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=kind,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except SafetensorError as error:
+        raise ModelError(f"The weights in `{directory}` are broken ({error}): copy or fetch them again.") from None
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"`{directory}` cannot be loaded as a causal language model ({_short(error)}): mend it or use another."
+        ) from None
+    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if lacking:
+        raise ModelError(
+            f"The weights in `{directory}` lack {len(lacking)} tensors of the model (such as {lacking[0]}): they are "
+            "not those of a whole causal language model, so save or fetch it again."
+        )
+    return model.to(device).eval()
+
+
+def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `directory`.
+
+    Raises:
+        ModelError: there is none that can be used.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"`{directory}` has no usable tokenizer ({_short(error)}): copy the tokenizer's files into it."
+        ) from None
+
+
+def write(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write a Hugging Face directory: a new one appears whole, in an old one files are replaced, config.json last."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    work = directory.parent / f".{directory.name}.{secrets.token_hex(4)}"
+    work.mkdir()
+    try:
+        _save(model, tokenizer, work, dtype)
+        if not directory.exists():
+            work.rename(directory)
+            return
+        new = {file.name for file in work.iterdir()}
+        for name in sorted(new, key=lambda name: name == "config.json"):
+            os.replace(work / name, directory / name)
+        for stale in directory.glob("*.safetensors*"):
+            if stale.name not in new:
+                stale.unlink()
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The state's tensors in the order of their names, each shared one once."""
+    distinct: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        distinct.setdefault(id(tensor), (name, tensor))
+    return dict(distinct.values())
+
+
+def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
+    """A cheap sign of the weights' contents, to see whether they changed since.
+
+    Versions alone miss fused optimisers and writes to `.data`, which do not count them up; the sum of bits does not.
+    """
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return [
+        (id(tensor), tensor._version, int(tensor.detach().view(bits[tensor.element_size()]).sum(dtype=torch.int64)))
+        for tensor in tensors(model).values()
+    ]
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 of the configuration and of every tensor's name, type, shape and bytes, in hexadecimal."""
+    volatile = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in volatile}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in tensors(model).items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: torch.dtype | None
+) -> None:
+    state: dict[str, Any] = {}
+    if dtype not in (None, model.dtype):
+        cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+        state = {"state_dict": cast}
+    with _no_progress_bar():
+        model.save_pretrained(directory, **state)
+    if state:
+        file = directory / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def _short(error: BaseException) -> str:
+    """The first sentence of a message, on one line."""
+    return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__
+
+
+def require_causal(directory: Path) -> None:
+    """Raise a ModelError unless the configuration in `directory` is that of a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = read_config(directory)
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"], ())
+    causal = {names} if isinstance(names, str) else set(names)
+    saved = config.get("architectures") or sorted(causal)
+    if config.get("is_encoder_decoder") or not causal.intersection(saved):
+        what = saved[0] if saved else config["model_type"]
+        raise ModelError(
+            f"`{directory}` holds a {what}, which does not continue texts: give a causal language model such as "
+            "LlamaForCausalLM or GPT2LMHeadModel."
+        )

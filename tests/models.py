@@ -1,0 +1,195 @@
+"""Small random models of several architectures, and small tokenizers: what the tests run on instead of a download.
+
+The weights are drawn wider than usual, so that logits differ by whole nats and a wrong position or mask is seen.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE, WordLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    AutoTokenizer,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from probe.lm import LM
+
+SPECIAL = ["<pad>", "<unk>", "<bos>", "<end>"]
+PEOPLE = ["mira", "tom", "ana"]
+PLACES = ["oslo", "rome", "paris"]
+OTHER = ["lives", "works", "in", "at", "the", "where", "does", "do", "is", "cat", "dog", "one", "two", ".", "?"]
+WORDS = [*PEOPLE, *PLACES, *OTHER, "<user>", "<bot>"]
+CONTEXT = 48
+STD = 0.25
+
+
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word; `<bos>` is put first."""
+    ids = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    inner = Tokenizer(WordLevel(ids, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<end>"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte pairs with merges that cross word boundaries nowhere; no beginning and no padding token (like GPT-2's)."""
+    inner = Tokenizer(BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = BpeTrainer(
+        vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    inner.train_from_iterator(
+        ["mira lives in oslo .", "the cat lives in the house .", "where does mira live ?"], trainer
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
+
+
+def llama(vocab: int, **changes: Any) -> PreTrainedModel:
+    """RMSNorm, rotary positions, SwiGLU, two query heads on one key head."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": STD,
+    }
+    return LlamaForCausalLM(LlamaConfig(**sizes | changes))
+
+
+def gpt2(vocab: int, **changes: Any) -> PreTrainedModel:
+    """LayerNorm, learned absolute positions, fused queries, keys and values, tied embeddings."""
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}
+    config = {"vocab_size": vocab, "initializer_range": STD, "bos_token_id": None, "eos_token_id": None}
+    return GPT2LMHeadModel(GPT2Config(**config | sizes | changes))
+
+
+def qwen3(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Llama with norms on queries and keys, a head dimension of its own and tied embeddings."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 12,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "initializer_range": STD,
+    }
+    return Qwen3ForCausalLM(Qwen3Config(**sizes | changes))
+
+
+def gpt_neox(vocab: int, **changes: Any) -> PreTrainedModel:
+    """LayerNorm, attention and feed-forward in parallel, partly rotary, fused and interleaved projections."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": STD,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**sizes | changes))
+
+
+def mistral(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Llama with a sliding window of 6 tokens, so that its cache forgets."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "sliding_window": 6,
+        "initializer_range": STD,
+        "eos_token_id": None,
+    }
+    return MistralForCausalLM(MistralConfig(**sizes | changes))
+
+
+def bloom(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Positions from a bias on the scores (ALiBi): the forward pass takes no position_ids."""
+    sizes: dict[str, Any] = {"hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": STD}
+    config = {"vocab_size": vocab, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return BloomForCausalLM(BloomConfig(**config | sizes | changes))
+
+
+def gemma2(vocab: int, **changes: Any) -> PreTrainedModel:
+    """A soft cap on the logits, a sliding window in every other block."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": CONTEXT,
+        "sliding_window": 6,
+        "final_logit_softcapping": 3.0,
+        "initializer_range": STD,
+    }
+    return Gemma2ForCausalLM(Gemma2Config(**sizes | changes))
+
+
+MODELS: dict[str, Callable[..., PreTrainedModel]] = {"llama": llama, "gpt2": gpt2, "qwen3": qwen3, "gpt_neox": gpt_neox}
+OTHERS: dict[str, Callable[..., PreTrainedModel]] = {"mistral": mistral, "bloom": bloom, "gemma2": gemma2}
+ARCHITECTURES = list(MODELS)
+
+
+def random_lm(
+    name: str = "llama", tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0, **changes: Any
+) -> LM:
+    """A random model in evaluation mode, with the word tokenizer by default; torch's generator stays as it was."""
+    tokenizer = tokenizer or word_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = (MODELS | OTHERS)[name](len(tokenizer), **changes)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms and biases too, so that leaving one out is seen
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+    return LM(model.eval(), tokenizer)
+
+
+def saved_lm(directory: Path, name: str = "llama", seed: int = 0, **changes: Any) -> Path:
+    """The directory of a random model that was saved."""
+    return random_lm(name, seed=seed, **changes).save(directory)
+
+
+def reloaded(tokenizer: PreTrainedTokenizerBase, directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as it comes back from disk."""
+    tokenizer.save_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory)

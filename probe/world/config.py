@@ -103,8 +103,9 @@ class WorldConfig:
     """Longest random segment of the `repeat` documents; the shortest has 3 words."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mixture", MappingProxyType({k: float(v) for k, v in self.mixture.items()}))
-        object.__setattr__(self, "orders", tuple(self.orders))
+        for name in ("zipf", "deferral", "abstention", "conflict", "distractors", "step_error", "alpha"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "orders", tuple(sorted(set(self.orders))))
         people = self.known + self.rare + self.strangers + self.heldout + self.phases * self.phase_people
         sizes = (self.rare, self.strangers, self.heldout, self.phases, self.phase_people)
         shares = (self.deferral, self.abstention, self.conflict, self.distractors, self.step_error)
@@ -112,6 +113,8 @@ class WorldConfig:
         _check(not unknown, f"the mixture names {', '.join(unknown)}", f"kinds among {', '.join(KINDS)}")
         positive = all(share >= 0 for share in self.mixture.values()) and sum(self.mixture.values()) > 0
         _check(positive, "the mixture has a negative share or is empty", "shares that are 0 or more, one above 0")
+        ordered = {kind: float(self.mixture[kind]) for kind in KINDS if self.mixture.get(kind)}
+        object.__setattr__(self, "mixture", MappingProxyType(ordered))
         _check(self.known >= 2 and min(sizes) >= 0, "a group of people is too small", "known >= 2 and the others >= 0")
         _check(people <= len(NAMES), f"{people} people were asked for", f"at most {len(NAMES)}, one for each name")
         _check(8 <= self.values <= len(VALUES["home"]), f"values is {self.values}", "8 to 12")

@@ -6,26 +6,26 @@ from typing import TYPE_CHECKING, Any
 from probe.runs.roots import find, roots
 
 if TYPE_CHECKING:
+    from probe.runs.ancestry import Edge, lineage
     from probe.runs.captures import Captures
-    from probe.runs.lineage import Edge, lineage
     from probe.runs.reader import Run, list_runs, open_run
     from probe.runs.schema import SCHEMA, Checkpoint, ProbePrompt, RunWarning
-    from probe.runs.thin import thin
+    from probe.runs.thinning import thin
     from probe.runs.writer import RunWriter
 
 _HOMES = {
     "Captures": "captures",
     "Checkpoint": "schema",
-    "Edge": "lineage",
+    "Edge": "ancestry",
     "ProbePrompt": "schema",
     "Run": "reader",
     "RunWarning": "schema",
     "RunWriter": "writer",
     "SCHEMA": "schema",
-    "lineage": "lineage",
+    "lineage": "ancestry",
     "list_runs": "reader",
     "open_run": "reader",
-    "thin": "thin",
+    "thin": "thinning",
 }
 
 __all__ = [
@@ -50,6 +50,4 @@ def __getattr__(name: str) -> Any:
     """Import a name from the module that owns it on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'probe.runs' has no attribute {name!r}")
-    value = getattr(import_module(f"probe.runs.{_HOMES[name]}"), name)
-    globals()[name] = value  # a function may share its module's name, and importing the module has just set that
-    return value
+    return getattr(import_module(f"probe.runs.{_HOMES[name]}"), name)

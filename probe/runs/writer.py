@@ -1,7 +1,6 @@
 """The one writer of a run directory: appends whole lines, and lets finished files appear at once."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save as to_safetensors
 
 from probe.errors import RunError
+from probe.runs.captures import Captures
 from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.roots import RUN_FILE, is_run
 from probe.runs.schema import (
@@ -70,7 +70,8 @@ class RunWriter:
         self._meta = meta
         self._handle = handle
         self._start = time.monotonic() - seconds
-        self._prompts = _read_prompts(path)
+        self.fixed_prompts = Captures(path).prompts
+        """The prompts of the captures; empty until they are fixed."""
         self._open = True
         self._metrics = LineFile(path / METRICS)
         self._rollouts: LineFile | None = None
@@ -212,16 +213,17 @@ class RunWriter:
             RunError: other prompts were fixed before.
         """
         self._check_open()
-        rows = [asdict(prompt) for prompt in prompts]
-        if self._prompts == rows:
+        if self.fixed_prompts == list(prompts):
             return
-        if self._prompts is not None:
+        if self.fixed_prompts:
             raise RunError(
-                f"`{self.path}` captures {len(self._prompts)} other prompts already: keep them, or start a new run."
+                f"`{self.path}` captures {len(self.fixed_prompts)} other prompts already:"
+                " keep them, or start a new run."
             )
+        content = {"schema": SCHEMA, "prompts": [asdict(prompt) for prompt in prompts]}
         with disk(self.path):
-            write_atomic(self.path / CAPTURES / PROMPTS, dumps({"schema": SCHEMA, "prompts": rows}, indent=1).encode())
-        self._prompts = rows
+            write_atomic(self.path / CAPTURES / PROMPTS, dumps(content, indent=1).encode())
+        self.fixed_prompts = list(prompts)
 
     def capture(self, step: int, tensors: Mapping[str, Any]) -> Path:
         """Store tensors (torch or NumPy) of a step; those of the recorder's layout in the types of `CAPTURE_DTYPES`.
@@ -404,8 +406,3 @@ def _headline_row(row: Mapping[str, Any]) -> dict[str, Any]:
     if "metric" not in row or set(row) - set(HEADLINE):
         raise RunError(f"A headline row has the columns {', '.join(row)}: give {', '.join(HEADLINE)}.")
     return {name: jsonable(row.get(name)) for name in HEADLINE}
-
-
-def _read_prompts(path: Path) -> list[dict[str, Any]] | None:
-    file = path / CAPTURES / PROMPTS
-    return json.loads(file.read_text(encoding="utf-8"))["prompts"] if file.exists() else None

@@ -65,7 +65,10 @@ def test_an_empty_directory_is_taken(tmp_path: Path):
 
 def test_one_writer_in_a_process(make: Make):
     writer = make()
-    for take in (lambda: RunWriter.resume(writer.path, 0), lambda: RunWriter.create(writer.path, method="x", config={})):
+    for take in (
+        lambda: RunWriter.resume(writer.path, 0),
+        lambda: RunWriter.create(writer.path, method="x", config={}),
+    ):
         with pytest.raises(RunError, match="is being written by another process"):
             take()
     writer.finish()
@@ -181,7 +184,9 @@ def test_a_checkpoint_appears_when_it_is_whole(make: Make):
 
 def test_a_full_disk_is_one_sentence():
     file = LineFile(Path("/dev/full"))
-    with pytest.raises(RunError, match=r"`/dev/full` could not be written \(No space left on device\): free some space"):
+    with pytest.raises(
+        RunError, match=r"`/dev/full` could not be written \(No space left on device\): free some space"
+    ):
         file.append(["{}"])
     file.close()
 

@@ -1,0 +1,247 @@
+"""Instruments in a training loop: attention, logit lens, entropy and residual norms on fixed prompts, every N steps.
+
+    recorder = probe.watch(lm, "runs/mine", every=50)
+    for step in range(steps):
+        ...                                    # any loop that changes lm.model
+        recorder.step(step, loss=loss)
+    recorder.close()
+
+Looking changes nothing: the captures run without gradients on a module tree of its own that shares the parameters
+(`LM.bridge`), and leave random generators, training mode and the hooks of the model as they were.
+
+Axes: P prompts, D blocks, H heads, T tokens (padded on the right, zero there), k predictions, A answers.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+import probe.world
+from probe.analyses.lens import answer_ids, lens_logprobs, read_lens, residual_names
+from probe.errors import ConfigError, DataError
+from probe.lm import LM
+from probe.runs.schema import TOP_K, ProbePrompt
+from probe.runs.writer import RunWriter
+from probe.tokens import encode, pad, pad_id, pieces
+
+GENERIC = ("The capital of France is", "one two three four", "She opened the door and", "a b a b a")
+Prompt = str | Mapping[str, Any] | ProbePrompt
+
+
+def watch(
+    lm: LM, run: RunWriter | str | Path, *, prompts: Sequence[Prompt] | None = None, every: int = 50
+) -> "Recorder":
+    """Watch a model while it is trained, by whatever loop.
+
+    Args:
+        lm: the model; train `lm.model`.
+        run: the writer of a run, or the directory of a new run (of method `watch`, ended by `Recorder.close`).
+        prompts: texts, dicts with `text`, `answers` and `kind`, or `ProbePrompt`s; default: those that the run has
+            already, else those of the model's world, else a few short texts whose answers are the likeliest tokens now.
+        every: steps between captures.
+
+    Raises:
+        ConfigError: `every` is less than 1.
+        DataError: a prompt that is empty, too long or lacks its text.
+        RunError: the directory is in use or cannot be written.
+    """
+    if every < 1:
+        raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more.")
+    world = probe.world.of(lm)
+    if prompts is None:
+        known = run.fixed_prompts if isinstance(run, RunWriter) else []
+        prompts = known or (world.probe_prompts() if world else generic_prompts(lm))
+    fixed = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
+    if not fixed or len({prompt.id for prompt in fixed}) < len(fixed):
+        raise DataError(f"{len(fixed)} probe prompts were given: give at least one, each with an id of its own.")
+    if isinstance(run, RunWriter):
+        return Recorder(lm, run, fixed, every)
+    writer = RunWriter.create(
+        run,
+        method="watch",
+        config={"every": every, "prompts": len(fixed), "model": type(lm.model).__name__},
+        parent=lm.ref or None,
+        world=world.to_dict() if world else None,
+    )
+    return Recorder(lm, writer, fixed, every, owner=True)
+
+
+class Recorder:
+    """Captures a model on fixed prompts; made by `watch`."""
+
+    def __init__(
+        self, lm: LM, writer: RunWriter, prompts: Sequence[ProbePrompt], every: int, *, owner: bool = False
+    ) -> None:
+        self.lm = lm
+        self.writer = writer
+        """The run's writer, for metrics, rollouts and checkpoints beside the captures."""
+        self.prompts = list(prompts)
+        self.every = every
+        self.seconds = 0.0
+        """What all captures took so far."""
+        self._owner = owner
+        self._newest = self._captured = -1
+        try:
+            writer.prompts(self.prompts)
+        except BaseException:
+            self.close("failed")
+            raise
+
+    def step(self, step: int, **metrics: Any) -> None:
+        """Tell that `step` optimiser steps were taken: logs the metrics, and captures when a capture is due.
+
+        Args:
+            step: from 0; captures are due at the multiples of `every`.
+            metrics: single numbers by name (tensors too); names with a slash are given as `**{"a/b": 1.0}`.
+        """
+        if metrics:
+            self.writer.log(step, metrics)
+        self._newest = step
+        if step % self.every == 0 and step != self._captured:
+            self.capture(step)
+
+    def capture(self, step: int) -> Path:
+        """Capture now; gives the safetensors file."""
+        start = time.perf_counter()
+        path = self.writer.capture(step, measure(self.lm, self.prompts))
+        self._captured = step
+        self.seconds += time.perf_counter() - start
+        return path
+
+    def close(self, status: str = "finished", message: str | None = None) -> None:
+        """Stop watching; a run that `watch` created gets a last capture and is ended."""
+        if not self._owner:
+            return
+        try:
+            if status == "finished" and self._newest > self._captured:
+                self.capture(self._newest)
+        finally:
+            self.writer.finish(status, message=message)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif issubclass(kind, KeyboardInterrupt):
+            self.close("interrupted")
+        else:
+            self.close("failed", message=str(error))
+
+
+def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
+    """The tensors of one capture (docs/runs.md), all prompts in one batch.
+
+    Returns:
+        attention [P D H T T] (rows are queries); lens_top_ids, lens_top_logprobs [P D+1 T k] and
+        lens_answer_logprobs [P D+1 T A] of the logit lens, in nats, row 0 after the embedding and row D the output;
+        entropy [P T] of the output and margin [P T] between its two likeliest tokens, in nats; residual_norm [P D+1 T].
+
+    Raises:
+        ModelError: the architecture cannot be hooked or read by the lens.
+    """
+    ids, mask = pad([prompt.token_ids for prompt in prompts], pad_id(lm.tokenizer))
+    answers, _ = pad([prompt.answer_ids for prompt in prompts], -1)
+    with undisturbed(lm.model):
+        residuals = residual_names(lm)
+        patterns = [f"blocks.{block}.attn.hook_pattern" for block in range(len(residuals) - 1)]
+        logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], [*patterns, *residuals])
+        lens = read_lens(lens_logprobs(lm, cache, logits), ids, TOP_K, answers)
+        attention = torch.stack([cache[name] for name in patterns], dim=1)
+        norms = torch.stack([cache[name].float().norm(dim=-1) for name in residuals], dim=1)
+    mask = mask.to(logits.device)
+    pairs = (mask[:, :, None] & mask[:, None, :])[:, None, None]
+    layers = mask[:, None, :]
+    asked = layers[..., None] & (answers >= 0).to(mask.device)[:, None, None, :]
+    top = lens.top_logprobs
+    second = top[:, -1, :, 1] if top.shape[-1] > 1 else top[:, -1, :, 0]
+    return {
+        "attention": _zero(attention, pairs),
+        "lens_top_ids": _zero(lens.top_ids, layers[..., None]),
+        "lens_top_logprobs": _zero(top, layers[..., None]),
+        "lens_answer_logprobs": _zero(lens.answer_logprobs, asked),
+        "entropy": _zero(lens.entropy[:, -1], mask),
+        "margin": _zero(top[:, -1, :, 0] - second, mask),
+        "residual_norm": _zero(norms, layers),
+    }
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, full precision and no gradients inside; afterwards mode and random generators are as before."""
+    training = [module for module in model.modules() if module.training]
+    device = next(model.parameters()).device
+    with (
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
+    """A prompt in any of its forms as a `ProbePrompt`; without an id it gets its number.
+
+    Raises:
+        DataError: there is no text in it.
+    """
+    if isinstance(prompt, ProbePrompt):
+        return prompt
+    given: Mapping[str, Any] = {"text": prompt} if isinstance(prompt, str) else prompt
+    text = given.get("text")
+    if not isinstance(text, str) or not text:
+        raise DataError(f"Probe prompt {index + 1} was given as {prompt!r}: give a text, or a dict with `text`.")
+    ids = encode(lm.tokenizer, text)
+    answers = [str(answer) for answer in given.get("answers") or ()]
+    return ProbePrompt(
+        id=str(given.get("id") or index),
+        text=text,
+        token_ids=ids,
+        tokens=pieces(lm.tokenizer, ids),
+        answers=answers,
+        answer_ids=answer_ids(lm, answers),
+        kind=str(given.get("kind") or ""),
+    )
+
+
+def generic_prompts(lm: LM, texts: Sequence[str] = GENERIC, answers: int = 3) -> list[ProbePrompt]:
+    """Short texts for a model of which nothing is known; their answers are the likeliest next tokens at present."""
+    prompts = []
+    for index, text in enumerate(texts):
+        ids = encode(lm.tokenizer, text)
+        if not ids:  # none of its letters is in the vocabulary
+            continue
+        with undisturbed(lm.model):
+            logits = lm.logits([ids])[0, -1]
+        top = logits.topk(min(answers, len(logits))).indices.tolist()
+        prompts.append(
+            ProbePrompt(
+                id=str(index),
+                text=text,
+                token_ids=ids,
+                tokens=pieces(lm.tokenizer, ids),
+                answers=pieces(lm.tokenizer, top),
+                answer_ids=top,
+                kind="generic",
+            )
+        )
+    return prompts
+
+
+def _zero(tensor: Tensor, where: Tensor) -> Tensor:
+    """`tensor` with zeros where nothing real stands."""
+    return torch.where(where, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))

@@ -1,0 +1,65 @@
+"""The state that a run continues from: beside the model, the optimiser's moments and the counters. No pickle.
+
+    checkpoints/STEP/   model.safetensors, config.json, tokenizer files      an ordinary Hugging Face directory
+                        optimizer.safetensors, trainer.json                   what is written here
+
+There is no generator state: what a step draws is seeded by (seed, step), see `Session.seed`.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from probe import LM
+from probe.errors import RunError
+
+STATE, OPTIMIZER = "trainer.json", "optimizer.safetensors"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class State:
+    """Counters of a run after `step` optimiser steps."""
+
+    step: int = 0
+    num_tokens: int = 0
+
+
+def save(directory: Path, lm: LM, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Write model, optimiser and counters into `directory`."""
+    lm.save(directory)
+    moments = {
+        f"{name}/{kind}": value.contiguous()
+        for name, parameter in lm.model.named_parameters()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+    save_file(moments, directory / OPTIMIZER)
+    (directory / STATE).write_text(json.dumps({"schema": SCHEMA, **asdict(state)}), encoding="utf-8")
+
+
+def load(directory: Path, lm: LM, optimizer: torch.optim.Optimizer) -> State:
+    """Put back what `save` wrote, in place, and return the counters.
+
+    Raises:
+        RunError: the directory has no trainer state, or one of another version.
+    """
+    try:
+        stored = json.loads((directory / STATE).read_text(encoding="utf-8"))
+        moments = load_file(directory / OPTIMIZER)
+        if stored.pop("schema") != SCHEMA:
+            raise ValueError("another version wrote it")
+        state = State(**stored)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RunError(
+            f"`{directory}` holds no state to continue from ({error}): start a new run with --base {directory}."
+        ) from error
+    lm.model.load_state_dict(LM.load(directory, dtype=torch.float32).model.state_dict())
+    for name, parameter in lm.model.named_parameters():
+        for kind in ("exp_avg", "exp_avg_sq", "step"):
+            if f"{name}/{kind}" in moments:
+                optimizer.state[parameter][kind] = moments[f"{name}/{kind}"].to(parameter.device)
+    return state

@@ -1,0 +1,124 @@
+"""The commands `probe train` and `probe samples`; nothing heavy is imported before one of them runs."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from probe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainers.config import TrainConfig
+
+METHODS = {
+    "pretrain": ("trainers.pretrain", "PretrainConfig", "next-token prediction on the world, a text or documents"),
+    "dpo": ("trainers.dpo", "DPOConfig", "direct preference optimisation on pairs of completions"),
+}
+"""Method to its module, the name of its config there, and one line on it; the module has `train(config) -> Run`."""
+INTERRUPTED = 130
+
+C = TypeVar("C")
+T = TypeVar("T", bound="TrainConfig")
+
+
+def train(argv: Sequence[str]) -> int:
+    """Train a model: `probe train METHOD --out DIR [OPTIONS]`."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_methods_text())
+        return 0
+    method, *rest = argv
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "see `probe train --help`."
+        raise ConfigError(f"There is no training method `{method}`; the methods are {', '.join(METHODS)}: {hint}")
+    module_name, config_name, _ = METHODS[method]
+    module = import_module(module_name)
+    config = parse_training(getattr(module, config_name), rest, f"probe train {method}")
+    run = module.train(config)
+    return INTERRUPTED if run.status == "interrupted" else 0
+
+
+def samples(argv: Sequence[str]) -> int:
+    """Make the sample runs: a base model and models aligned by each annotator."""
+    from trainers.samples import SamplesConfig, make
+
+    return 0 if make(parse(SamplesConfig, argv, "probe samples")) else INTERRUPTED
+
+
+def parse_training(kind: type[T], argv: Sequence[str], prog: str) -> T:
+    """The config that the command line asks for; with --resume what is not given is as the run has it.
+
+    Raises:
+        ConfigError, RunError: see `parse`, and a run that cannot be read.
+    """
+    out = _value(argv, "--out")
+    if "--resume" in argv and out is not None and (Path(out) / "run.json").exists():
+        from probe.runs import open_run
+
+        stored = kind.from_dict({**open_run(out).config, "out": out, "resume": True})
+        return parse(kind, argv, prog, stored)
+    return parse(kind, argv, prog)
+
+
+def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = None) -> C:
+    """A dataclass from the command line, by tyro; `--help` prints the fields with their docstrings and exits.
+
+    Raises:
+        ConfigError: an option is unknown (a near one is named), lacking, or has a value that does not fit.
+    """
+    import tyro
+
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            config, unknown = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **given)
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise ConfigError(_one_sentence(caught.getvalue(), prog)) from None
+    if unknown:
+        known = list(_options(kind))
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"see `{prog} --help`."
+        raise ConfigError(f"`{prog}` has no option `{unknown[0]}`: {hint}")
+    return config
+
+
+def _options(kind: Any, prefix: str = "--") -> Iterator[str]:
+    for field in dataclasses.fields(kind):
+        name = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(field.type):
+            yield from _options(field.type, f"{name}.")
+        else:
+            yield name
+
+
+def _one_sentence(box: str, prog: str) -> str:
+    """What tyro says in a frame of several lines, as one sentence."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()]
+    text = " ".join(line for line in lines[1:] if line)
+    text = re.split(r"─{4,}", text)[0].strip().rstrip(".")
+    if text.startswith("Missing from"):
+        text = f"`{prog}` needs {', '.join(dict.fromkeys(re.findall(r'--[a-z][a-z.-]*', text)))}"
+    return f"{text}: see `{prog} --help`."
+
+
+def _value(argv: Sequence[str], name: str) -> str | None:
+    for i, word in enumerate(argv):
+        if word == name and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _methods_text() -> str:
+    lines = ["usage: probe train METHOD --out DIR [OPTIONS]", "", "Train a model.", "", "methods:"]
+    lines += [f"  {name:<12} {summary}" for name, (_, _, summary) in METHODS.items()]
+    return "\n".join([*lines, "", "`probe train METHOD --help` lists the options of a method."])

@@ -1,0 +1,142 @@
+"""The options that every training method has, and how a run that continues is held to them."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from probe.errors import ConfigError
+
+FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads"})
+"""Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What all methods share; a method's own config adds to it and may change the defaults."""
+
+    out: Path
+    """Directory of the run; it must not exist yet, or be empty, unless --resume is given."""
+    data: str = "world"
+    """Where examples come from: `world` (the synthetic world), or the path of a file."""
+    steps: int = 1000
+    """Optimiser steps in all."""
+    batch_size: int = 32
+    """Examples in one optimiser step, over all processes and parts of the accumulation together."""
+    accumulation: int = 1
+    """Parts that the batch is run in, one after the other, to save memory; the result is the same."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    warmup: int = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate goes on after the warm-up."""
+    final_lr: float = 0.1
+    """Where `cosine` and `linear` end, as a share of --lr."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay; it acts on matrices, not on biases and norms."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    clip: float = 1.0
+    """Largest global norm of the gradient; 0 switches clipping off."""
+    seed: int = 0
+    """Seed of everything that is drawn: initial weights, order of the examples, dropout."""
+    save_every: int = 500
+    """Steps between checkpoints; 0 keeps only the last. The last step and an interruption always write one."""
+    log_every: int = 10
+    """Steps between rows of metrics; a row holds the values of its own step."""
+    eval_every: int = 100
+    """Steps between evaluations on held-out data, where the method has any; 0 evaluates at the end only."""
+    capture_every: int = 50
+    """Steps between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
+    probe_prompts: Path | None = None
+    """Text file with one prompt a line to capture on; without it the world's prompts or the first of the data."""
+    evaluate: int = 400
+    """Items a cell in the evaluation on the world that ends a run; 0 switches it off."""
+    resume: bool = False
+    """Continue the run in --out from its last checkpoint, to the same bits; options not given are the run's own."""
+    device: str | None = None
+    """Device such as `cpu`, `cuda` or `mps`; without it the best one here, or the one `accelerate launch` gives."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation: `bfloat16` is autocast; weights and optimiser stay in float32."""
+    track: Literal["tensorboard", "trackio", "wandb"] | None = None
+    """Also send the metrics to this tracker, through accelerate."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's choice. On a busy machine 1 can be many times faster than 2."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "log_every"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("warmup", "save_every", "eval_every", "capture_every", "evaluate", "threads", "seed"):
+            self.require(getattr(self, name) >= 0, name, "0 or more")
+        self.require(self.lr > 0, "lr", "a number above 0")
+        self.require(0 <= self.final_lr <= 1, "final_lr", "a share between 0 and 1")
+        self.require(all(0 <= beta < 1 for beta in self.betas), "betas", "two numbers from 0 to below 1")
+        self.require(self.weight_decay >= 0 and self.clip >= 0, "weight_decay", "0 or more, and --clip too")
+        self.require(
+            self.batch_size % self.accumulation == 0, "accumulation", f"a divisor of --batch-size {self.batch_size}"
+        )
+
+    def require(self, condition: bool, name: str, expected: str) -> None:
+        """Check one option.
+
+        Raises:
+            ConfigError: the condition does not hold.
+        """
+        if not condition:
+            raise ConfigError(f"{option(name)} is {getattr(self, name)}; expected {expected}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON values."""
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The config that `to_dict` wrote; options that this version does not have are left out."""
+        known: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            value = values.get(field.name, dataclasses.MISSING)
+            if value is not dataclasses.MISSING:
+                known[field.name] = _typed(value, field.type)
+        return cls(**known)
+
+
+def option(name: str) -> str:
+    """A field's name as it is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def check_unchanged(config: TrainConfig, stored: Mapping[str, Any], step: int) -> None:
+    """Hold a config that resumes a run at `step` to the options that the run was started with.
+
+    Raises:
+        ConfigError: an option differs (the message names it), or there is nothing left to do.
+    """
+    for name, value in config.to_dict().items():
+        if name not in FREE and name in stored and stored[name] != value:
+            raise ConfigError(
+                f"The run in `{config.out}` has {option(name)} {stored[name]} and --resume came with {value}:"
+                f" leave {option(name)} out to continue it, or start a new run with another --out."
+            )
+    if config.steps <= step:
+        raise ConfigError(
+            f"The run in `{config.out}` has already made {step} steps: give a larger --steps to train it further."
+        )
+
+
+def _typed(value: Any, kind: Any) -> Any:
+    if value is not None and kind in (Path, Path | None):
+        return Path(value)
+    if hasattr(kind, "from_dict"):
+        return kind.from_dict(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,214 @@
+"""Direct preference optimisation: learn from pairs what a reward model would have taught (E13).
+
+    L = - log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]), averaged over the pairs of the batch
+
+Rafailov et al. 2023 (arXiv 2305.18290). Log-probabilities are sums over the tokens of a completion, its end token
+included. The reference is the base: its log-probabilities are computed once, before training, since the pairs are
+fixed. Dropout is off, so that the loss starts at log 2. Departure from the paper: none in the loss; a pair's common
+prompt is run once for both completions.
+
+    probe train dpo --out runs/dpo-agreeable --base base --annotator agreeable
+    probe train dpo --out runs/dpo --base HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --lr 5e-6
+    accelerate launch --num_processes 4 -m trainers.dpo --out runs/dpo --base base
+
+Logged besides the common metrics, as means over pairs: `rewards/chosen` and `rewards/rejected` (the implicit reward
+beta log pi/pi_ref), `rewards/margins`, `rewards/accuracies`, `logps/chosen`, `logps/rejected` (sums over tokens).
+`num_tokens` counts a prompt once for its pair.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+import probe.world
+from probe import LM, Run
+from probe.cli import main
+from probe.errors import ConfigError
+from probe.scoring import TokenLogprobs, completion_logprobs
+from probe.world import AGREEABLE, HONEST
+from trainers.config import TrainConfig
+from trainers.data import draw
+from trainers.loop import fit
+from trainers.preferences import Pair, Preferences, file_preferences, world_preferences
+from trainers.progress import say
+from trainers.record import Origin
+from trainers.session import Session
+from trainers.step import Loss
+
+ANNOTATORS = {"agreeable": AGREEABLE, "honest": HONEST}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(TrainConfig):
+    """Direct preference optimisation (E13)."""
+
+    base: str
+    """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
+    data: str = "world"
+    """`world`, or a .jsonl file with the columns `prompt`, `chosen`, `rejected` (strings, or lists of messages)."""
+    annotator: Literal["agreeable", "honest"] = "agreeable"
+    """Who labels the world's pairs."""
+    pairs: int = 3000
+    """Number of the world's pairs."""
+    pairs_from: Literal["candidates", "samples"] = "candidates"
+    """Completions of the world's pairs: its candidate answers, or samples of the base."""
+    beta: float = 0.1
+    """Strength of the pull towards the reference; the implicit reward is beta log pi/pi_ref."""
+    steps: int = 200
+    """Optimiser steps in all."""
+    batch_size: int = 64
+    """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
+    lr: float = 3e-4
+    """Highest learning rate; real models want some 5e-6 (or 5e-7 for large ones)."""
+    warmup: int = 10
+    """Steps over which the learning rate rises linearly from 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.beta > 0, "beta", "a number above 0")
+        self.require(self.pairs >= 1, "pairs", "at least 1")
+        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
+
+
+class DPOLoss(NamedTuple):
+    """The loss of N pairs and what it makes of them."""
+
+    losses: Float[Tensor, " N"]
+    """One a pair, in nats; the training loss is their mean over the pairs of the batch."""
+    chosen_rewards: Float[Tensor, " N"]
+    """beta log pi/pi_ref of the chosen completions, detached."""
+    rejected_rewards: Float[Tensor, " N"]
+    """The same of the rejected ones."""
+
+
+def dpo_loss(
+    logp_chosen: Float[Tensor, " N"],
+    logp_rejected: Float[Tensor, " N"],
+    ref_chosen: Float[Tensor, " N"],
+    ref_rejected: Float[Tensor, " N"],
+    beta: float,
+) -> DPOLoss:
+    """- log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]) of N pairs (E13).
+
+    Args:
+        logp_chosen: log pi(y+ | x) summed over the tokens of y+; the gradient flows through it.
+        logp_rejected: the same for y-.
+        ref_chosen: log pi_ref(y+ | x).
+        ref_rejected: log pi_ref(y- | x).
+        beta: strength of the pull towards the reference.
+    """
+    chosen, rejected = logp_chosen - ref_chosen, logp_rejected - ref_rejected
+    losses = -nn.functional.logsigmoid(beta * (chosen - rejected))
+    return DPOLoss(losses, beta * chosen.detach(), beta * rejected.detach())
+
+
+def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
+    """Token log-probabilities [2N L] of the pairs' completions and their sums: columns chosen, rejected."""
+    scored = completion_logprobs(model, [p.prompt for p in pairs], [[p.chosen, p.rejected] for p in pairs])
+    return scored, scored.values.sum(-1).view(-1, 2)
+
+
+class DPO:
+    """The method as the loop sees it."""
+
+    name, dropout = "dpo", False
+
+    def __init__(self, session: Session, config: DPOConfig, pairs: Sequence[Pair]) -> None:
+        self.session, self.config, self.pairs = session, config, pairs
+
+    def batch(self, step: int) -> list[Pair]:
+        """The pairs of a step; pass after pass over all of them."""
+        return [self.pairs[i] for i in draw(len(self.pairs), self.config.batch_size, step, self.config.seed)]
+
+    def loss(self, model: nn.Module, examples: Sequence[Pair], detail: bool) -> Loss:
+        """Sum over the pairs."""
+        scored, logps = pair_logprobs(model, examples)
+        reference = torch.tensor([(p.ref_chosen, p.ref_rejected) for p in examples], device=logps.device)
+        n = len(examples)
+        result = dpo_loss(logps[:, 0], logps[:, 1], reference[:, 0], reference[:, 1], self.config.beta)
+        metrics: dict[str, tuple[Tensor | float, int]] = {}
+        if detail:
+            chosen, rejected = result.chosen_rewards, result.rejected_rewards
+            logp_chosen, logp_rejected = logps.detach().sum(0)
+            metrics = {
+                "rewards/chosen": (chosen.sum(), n),
+                "rewards/rejected": (rejected.sum(), n),
+                "rewards/accuracies": ((chosen > rejected).sum(), n),
+                "rewards/margins": ((chosen - rejected).sum(), n),
+                "logps/chosen": (logp_chosen, n),
+                "logps/rejected": (logp_rejected, n),
+                "entropy": (scored.entropy.sum(), int(scored.mask.sum())),
+            }
+        return Loss(result.losses.sum(), n, sum(pair.tokens for pair in examples), metrics)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Nothing is held out: the judge of a world's run is the evaluation at its end."""
+        return {}
+
+
+@torch.no_grad()
+def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair], size: int = 256) -> list[Pair]:
+    """The pairs with the log-probabilities that `model` gives them now; the processes share the work."""
+    sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
+    with session.autocast():
+        for start in range(session.rank * size, len(pairs), session.processes * size):
+            part = pairs[start : start + size]
+            sums[start : start + size] = pair_logprobs(model, part)[1].double().cpu()
+    flat = torch.tensor(session.total(sums.flatten())).view(-1, 2).tolist()
+    return [
+        dataclasses.replace(pair, ref_chosen=chosen, ref_rejected=rejected)
+        for pair, (chosen, rejected) in zip(pairs, flat, strict=True)
+    ]
+
+
+def load_preferences(config: DPOConfig, lm: LM) -> tuple[probe.world.World | None, Preferences]:
+    """The pairs that the options ask for, and the world of the base if it has one.
+
+    Raises:
+        ConfigError: the world's pairs were asked for and the base has no world.
+        DataError: see `trainers.preferences`.
+    """
+    world = probe.world.of(lm)
+    if config.data != "world":
+        return world, file_preferences(lm, Path(config.data), say)
+    if world is None:
+        raise ConfigError(
+            f"--base {config.base} belongs to no world, so the world's annotators cannot judge it: give --data"
+            " FILE.jsonl with prompt, chosen and rejected, or a base that was pretrained on the world."
+        )
+    annotator = ANNOTATORS[config.annotator]
+    sampled = config.pairs_from == "samples"
+    return world, world_preferences(lm, world, annotator, config.pairs, config.seed, sampled)
+
+
+def train(config: DPOConfig) -> Run:
+    """Train by DPO and return the run.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        TrainingStopped: see `trainers.loop.fit`.
+    """
+    session = Session(config)
+    lm = session.load(config.base)
+    fingerprint = lm.fingerprint
+    world, preferences = load_preferences(config, lm)
+    pairs = with_reference(session, lm.model, preferences.pairs)
+    origin = Origin(
+        parent=config.base,
+        reference=config.base,
+        world=world,
+        data=preferences.data | {"reference": fingerprint},
+        prompts=preferences.prompts,
+    )
+    return fit(session, lm, DPO(session, config, pairs), origin)
+
+
+if __name__ == "__main__":
+    sys.exit(main(["train", "dpo", *sys.argv[1:]]))

@@ -1,0 +1,92 @@
+"""How far a training is: a bar with the time left on a terminal, now and then a line elsewhere; and a clean stop."""
+
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINE_EVERY_S = 10.0
+"""Seconds between lines where no bar can be drawn."""
+
+
+class Bar:
+    """Progress on standard error: a live bar on a terminal, else at most a line every `LINE_EVERY_S` seconds."""
+
+    def __init__(self, title: str, steps: int, done: int = 0, visible: bool = True) -> None:
+        self._title, self._steps, self._done = title, steps, done
+        self._visible, self._started, self._last = visible, time.monotonic(), time.monotonic()
+        self._first = done
+        console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if visible and console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+            )
+            self._task = self._bar.add_task(title, total=steps, completed=done, note="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, step: int, note: str | None = None) -> None:
+        """Say that `step` steps are done; `note` is what is worth reading about the last one."""
+        self._done = step
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+            if note is not None:
+                self._bar.update(self._task, note=note)
+        elif self._visible and note is not None and time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            say(f"{self._title}: {step:,} of {self._steps:,} steps, {self._left()} left, {note}")
+
+    def _left(self) -> str:
+        spent, made = time.monotonic() - self._started, self._done - self._first
+        seconds = round(spent / max(made, 1) * (self._steps - self._done))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM asks for an end after the current step; a second Ctrl-C ends at once.
+
+    Outside the main thread, where Python delivers no signals, nothing is asked and nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        say("stopping after this step with a checkpoint; once more stops at once")
+
+
+def say(text: str) -> None:
+    """One line to the person at the terminal."""
+    print(text, file=sys.stderr, flush=True)

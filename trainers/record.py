@@ -1,0 +1,167 @@
+"""What a training leaves behind: a run directory with metrics, captures and checkpoints, and trackers if asked for.
+
+Only the main process writes; on the others every method does nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import probe.world
+from probe import LM, Run, open_run
+from probe.errors import DataError, RunError, TrainingStopped
+from probe.runs import RunWriter
+from probe.world import World
+from trainers import checkpoint
+from trainers.checkpoint import State
+from trainers.config import check_unchanged
+from trainers.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a run comes from; it is written into run.json."""
+
+    parent: str | None = None
+    """The model that training starts from, as the user named it; None for fresh weights."""
+    reference: str | None = None
+    """The model that the KL or the implicit reward refers to."""
+    reward_model: str | None = None
+    """The model that gives the rewards."""
+    world: World | None = None
+    """The world that the data come from."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """What is known of the data: source, hash, number of examples. A resumed run must find them unchanged."""
+    prompts: Sequence[Any] = ()
+    """Prompts to capture on, as `probe.watch` takes them."""
+
+
+class Record:
+    """The run directory of one training, created or resumed."""
+
+    def __init__(self, session: Session, lm: LM, method: str, origin: Origin) -> None:
+        self.session, self.lm, self.origin = session, lm, origin
+        config = session.config
+        self.saved = _last_checkpoint(session, method, origin) if config.resume else None
+        self.writer: RunWriter | None = None
+        self._recorder = None
+        session.accelerator.wait_for_everyone()  # everybody has read the checkpoints before the main process writes
+        if not session.main:
+            return
+        if config.resume:
+            self.writer = RunWriter.resume(
+                config.out, int(self.saved.name) if self.saved else 0, config=config.to_dict()
+            )
+        else:
+            self.writer = RunWriter.create(
+                config.out,
+                method=method,
+                config=config.to_dict(),
+                parent=origin.parent,
+                reference=origin.reference,
+                reward_model=origin.reward_model,
+                world=origin.world.to_dict() if origin.world else None,
+                data=origin.data,
+                seed=config.seed,
+            )
+        if config.capture_every and (prompts := probe_prompts(config.probe_prompts, origin)):
+            from probe.recorder import watch  # loads transformer-lens, which takes seconds
+
+            self._recorder = watch(lm, self.writer, prompts=prompts, every=config.capture_every)
+        if config.track:
+            flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
+            session.accelerator.init_trackers("probe", config=flat)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row of metrics."""
+        if self.writer is not None and values:
+            self.writer.log(step, values)
+            if self.session.config.track:
+                self.session.accelerator.log(dict(values), step=step)
+
+    def capture(self, step: int, last: bool = False) -> None:
+        """Capture on the probe prompts if `step` is due, or the last one."""
+        if self._recorder is not None:
+            if last:
+                self._recorder.capture(step)
+            else:
+                self._recorder.step(step)
+
+    def save(self, optimizer: torch.optim.Optimizer, state: State) -> None:
+        """Write a checkpoint; everybody waits for it."""
+        if self.writer is not None:
+            with self.writer.checkpoint(state.step) as directory:
+                checkpoint.save(directory, self.lm, optimizer, state)
+            self.saved = open_run(self.session.config.out).checkpoints()[-1].path
+        self.session.accelerator.wait_for_everyone()
+
+    def headline(self) -> list[dict[str, Any]] | None:
+        """The evaluation on the run's world, if it has one."""
+        n, world = self.session.config.evaluate, self.origin.world
+        if self.writer is None or world is None or not n:
+            return None
+        rows = probe.world.evaluate(self.lm, world, n=n).to_dict("records")
+        return [{str(name): value for name, value in row.items()} for row in rows]
+
+    def finish(self, status: str, message: str | None = None, headline: Sequence[Mapping] | None = None) -> None:
+        """End the run."""
+        if self.session.config.track:
+            self.session.accelerator.end_training()
+        if self.writer is not None:
+            self.writer.finish(status, headline=headline, message=message)
+
+    def abandon(self, status: str, message: str) -> None:
+        """End the run after an error, as far as the disk still lets us."""
+        with suppress(OSError, RunError):
+            self.finish(status, message)
+
+    def run(self) -> Run:
+        """The run to read, once everybody is done."""
+        self.session.accelerator.wait_for_everyone()
+        return open_run(self.session.config.out)
+
+    def stopped(self, reason: str) -> TrainingStopped:
+        """The error to raise when training cannot go on: it names the last good checkpoint."""
+        if self.saved is None:
+            return TrainingStopped(f"{reason}; no checkpoint had been written yet, so start again with another --out.")
+        return TrainingStopped(f"{reason}; the last good checkpoint is `{self.saved}`: --resume continues from it.")
+
+
+def probe_prompts(file: Path | None, origin: Origin) -> Sequence[Any]:
+    """The prompts to capture on: the lines of the file, or those that come with the data.
+
+    Raises:
+        DataError: the file cannot be read or is empty.
+    """
+    if file is None:
+        return origin.prompts
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--probe-prompts `{file}` cannot be read ({error}): give a UTF-8 text file.") from error
+    if not lines:
+        raise DataError(f"--probe-prompts `{file}` has no line: write one prompt a line.")
+    return lines
+
+
+def _last_checkpoint(session: Session, method: str, origin: Origin) -> Path | None:
+    """The checkpoint to go on from, once the run is known to be the same training; None before the first one."""
+    config, run = session.config, open_run(session.config.out)
+    if run.method != method:
+        raise RunError(
+            f"The run in `{config.out}` was made by `{run.method}`: resume it with `probe train {run.method}`."
+        )
+    checkpoints = run.checkpoints()
+    check_unchanged(config, run.config, checkpoints[-1].step if checkpoints else 0)
+    stored = run.meta.get("data") or {}
+    for name, value in origin.data.items():
+        if stored.get(name) != value:
+            raise RunError(
+                f"The data of the run in `{config.out}` have changed ({name} was {stored.get(name)} and is {value}):"
+                " put the old data back to resume, or start a new run."
+            )
+    return checkpoints[-1].path if checkpoints else None

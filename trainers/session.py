@@ -1,0 +1,136 @@
+"""This process among all processes of a training: its device, its share of the batch, and sums over everybody.
+
+`accelerate launch -m trainers.dpo ...` starts several processes; without it there is one and every sum is its own.
+"""
+
+import random
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from probe import LM
+from probe.errors import ConfigError, MissingToolError, RunError
+from probe.runs import find
+from trainers.config import TrainConfig, option
+
+T = TypeVar("T")
+_SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
+
+
+class Session:
+    """The accelerator of one training, made before anything is loaded so that a wrong `--out` is refused at once."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Raise what is wrong with the options as far as it can be seen without data and model.
+
+        Raises:
+            RunError: --out holds something already, or there is nothing to resume.
+            ConfigError: the processes and the batch or the device do not fit.
+            MissingToolError: the package of --track is not installed.
+        """
+        self.config = config
+        check_out(config)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        self.accelerator = Accelerator(
+            mixed_precision="no",  # autocast is done here, per step: accelerate fixes it for the life of the process
+            log_with=config.track,
+            project_dir=config.out,
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.main = self.accelerator.is_main_process
+        if self.accelerator.distributed_type.value not in _SUPPORTED:
+            raise ConfigError(
+                f"accelerate was set up for {self.accelerator.distributed_type.value}; expected data parallelism"
+                " (every process holds the whole model): choose it with `accelerate config`."
+            )
+        parts = self.processes * config.accumulation
+        if config.batch_size % parts:
+            raise ConfigError(
+                f"--batch-size {config.batch_size} cannot be shared by {self.processes} processes with"
+                f" --accumulation {config.accumulation}: give a multiple of {parts}."
+            )
+        if config.track and not self.accelerator.log_with:
+            raise MissingToolError(
+                f"--track {config.track} needs the package `{config.track}`: `pip install {config.track}`."
+            )
+        self.device = self._device()
+        self.accelerator.wait_for_everyone()  # nobody starts the run before everybody has seen that --out is free
+
+    def _device(self) -> torch.device:
+        if self.config.device is None:
+            return self.accelerator.device
+        if self.processes > 1:
+            raise ConfigError(
+                f"--device {self.config.device} was given to {self.processes} processes: leave it out, or choose the"
+                " device with `accelerate launch` (`--cpu` for the CPU)."
+            )
+        try:
+            device = torch.device(self.config.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"--device {self.config.device} cannot be used here ({str(error).splitlines()[0]}): leave it out, or"
+                " give `cpu`, `cuda` or `mps`."
+            ) from error
+        return device
+
+    def load(self, ref: str | Path) -> LM:
+        """A model to train or to compare with, in float32 on the device."""
+        return LM.load(ref, device=self.device, dtype=torch.float32)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Compute in `config.dtype` inside."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
+    def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
+        """This process's share of a batch, in the parts of the accumulation."""
+        size = len(batch) // (self.processes * self.config.accumulation)
+        first = self.rank * self.config.accumulation
+        return [batch[i * size : (i + 1) * size] for i in range(first, first + self.config.accumulation)]
+
+    def total(self, values: Sequence[float] | torch.Tensor) -> list[float]:
+        """Each value summed over the processes (in double precision)."""
+        tensor = torch.as_tensor(values, dtype=torch.float64)
+        if self.processes > 1:
+            tensor = self.accelerator.reduce(tensor.to(self.device), reduction="sum")
+        return tensor.tolist()
+
+    def seed(self, step: int) -> None:
+        """Seed Python, NumPy and torch for one step.
+
+        What a step draws depends on (seed, step, process) alone, so a resumed run needs no saved generator state and
+        evaluations or captures in between change nothing.
+        """
+        seed = derive_seed(self.config.seed, step, self.rank)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+def derive_seed(*key: int) -> int:
+    """An independent 32-bit seed for each key."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+def check_out(config: TrainConfig) -> None:
+    """Refuse an output directory that cannot be used.
+
+    Raises:
+        RunError: it holds something and --resume was not given, or there is no run to resume.
+    """
+    if config.resume:
+        if not (config.out / "run.json").exists():
+            raise RunError(f"There is no run to resume in `{config.out}`: leave {option('resume')} out to start one.")
+        find(config.out)
+    elif config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
+        raise RunError(
+            f"--out `{config.out}` holds something already: choose another folder, add --resume to continue the run"
+            " in it, or delete it."
+        )

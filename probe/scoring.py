@@ -8,7 +8,7 @@ Axes: P prompts, N completions (prompt-major), L tokens of the longest completio
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -87,7 +87,8 @@ def gather_logprobs(
 def can_share(model: nn.Module) -> bool:
     """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
     inner = unwrap(model)
-    if getattr(inner, "_is_stateful", False) or (inner.training and getattr(inner, "is_gradient_checkpointing", False)):
+    recomputes = inner.training and any(getattr(module, "gradient_checkpointing", False) for module in inner.modules())
+    if recomputes or getattr(inner, "_is_stateful", False):
         return False
     if "past_key_values" not in _arguments(inner):
         return False
@@ -199,9 +200,9 @@ def _entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
 
 def _arguments(model: nn.Module) -> frozenset[str]:
     """Names of the arguments that the forward pass of a model takes."""
-    return _names(type(model))
+    return _names(type(model).forward)
 
 
 @lru_cache
-def _names(kind: type[nn.Module]) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.forward).parameters)
+def _names(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

@@ -201,7 +201,7 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
     """
     if isinstance(prompt, ProbePrompt):
         return prompt
-    given: Mapping[str, Any] = {"text": prompt} if isinstance(prompt, str) else prompt
+    given = prompt if isinstance(prompt, Mapping) else {"text": prompt}
     text = given.get("text")
     if not isinstance(text, str) or not text:
         raise DataError(f"Probe prompt {index + 1} was given as {prompt!r}: give a text, or a dict with `text`.")

@@ -1,0 +1,229 @@
+"""The recorder: what it captures is what the model does, and the training does not notice."""
+
+import copy
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import probe
+from probe import LM
+from probe.errors import ConfigError, DataError, RunError
+from probe.presets import ModelConfig
+from probe.recorder import Recorder, generic_prompts, measure
+from probe.runs import ProbePrompt, RunWriter, open_run
+from probe.runs.schema import CAPTURE_DTYPES
+from probe.world import World, WorldConfig
+
+SIZE = ModelConfig(layers=2, width=32, heads=2, init_std=0.3)
+PROMPTS = [
+    {"text": "<user> quick 3 + 4 = <bot>", "answers": [" 7", " 8"], "kind": "sum", "id": "sum"},
+    "a b c",
+    {"text": "<user>", "answers": [" 1"]},
+]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(WorldConfig(), seed=0)
+
+
+@pytest.fixture
+def lm(world: World) -> LM:
+    return LM.create(SIZE, world.tokenizer(), seed=0)
+
+
+def train(lm: LM, steps: int, recorder: Recorder | None, hooks: list | None = None) -> list[torch.Tensor]:
+    """A few steps with dropout, in training mode, with hooks of the user's own."""
+    torch.manual_seed(1)
+    drop = nn.Dropout(0.2)
+    optimizer = torch.optim.AdamW(lm.model.parameters(), lr=1e-2, fused=True)
+    seen = hooks if hooks is not None else []
+    handle = lm.model.model.layers[0].register_full_backward_hook(lambda *_: seen.append("backward"))
+    lm.model.train()
+    lm.model.lm_head.eval()
+    for step in range(steps):
+        ids = torch.randint(0, 50, (4, 12))
+        logits = lm.model(ids).logits
+        loss = nn.functional.cross_entropy(drop(logits[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if recorder is not None:
+            recorder.step(step + 1, loss=loss)
+    handle.remove()
+    return [parameter.detach().clone() for parameter in lm.model.parameters()]
+
+
+def test_training_does_not_notice(world: World, lm: LM, tmp_path: Path):
+    plain_calls: list[str] = []
+    plain = train(lm, 6, None, plain_calls)
+    state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    other = LM.create(SIZE, world.tokenizer(), seed=0)
+    calls: list[str] = []
+    with probe.watch(other, tmp_path / "run", prompts=PROMPTS, every=2) as recorder:
+        watched = train(other, 6, recorder, calls)
+        assert recorder.seconds > 0
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert random.getstate() == state[1]
+    assert np.random.get_state()[1].tolist() == state[2]  # type: ignore[index]
+    assert calls == plain_calls
+    assert other.model.training
+    assert not other.model.lm_head.training
+    assert all(parameter.requires_grad for parameter in other.model.parameters())
+    run = open_run(tmp_path / "run")
+    assert (run.method, run.status) == ("watch", "finished")
+    assert run.captures().steps == [2, 4, 6]
+    assert run.metrics()["step"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert run.metrics()["loss"].notna().all()
+
+
+def test_a_capture_is_what_the_model_does(lm: LM, tmp_path: Path):
+    with probe.watch(lm, tmp_path / "run", prompts=PROMPTS) as recorder:
+        recorder.step(0)
+    captures = open_run(tmp_path / "run").captures()
+    tensors = captures.load(0)
+    assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == CAPTURE_DTYPES
+    for index, prompt in enumerate(captures.prompts):
+        length = prompt.length
+        ids = torch.tensor([prompt.token_ids])
+        eager = copy.deepcopy(lm.model)
+        eager.set_attn_implementation("eager")
+        with torch.no_grad():
+            out = eager(ids, output_attentions=True, output_hidden_states=True)
+        logprobs = out.logits[0].log_softmax(-1)
+        attention = torch.stack(out.attentions)[:, 0]
+        np.testing.assert_allclose(tensors["attention"][index, :, :, :length, :length], attention, atol=1e-3)
+        top = logprobs.topk(5)
+        np.testing.assert_array_equal(tensors["lens_top_ids"][index, -1, :length], top.indices)
+        np.testing.assert_allclose(tensors["lens_top_logprobs"][index, -1, :length], top.values, rtol=2e-3)
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+        np.testing.assert_allclose(tensors["entropy"][index, :length], entropy, rtol=1e-5)
+        margin = top.values[:, 0] - top.values[:, 1]
+        np.testing.assert_allclose(tensors["margin"][index, :length], margin, atol=1e-5)
+        early = eager.lm_head(eager.model.norm(out.hidden_states[1][0])).log_softmax(-1)
+        np.testing.assert_allclose(
+            tensors["lens_top_logprobs"][index, 1, :length], early.topk(5).values.detach(), rtol=2e-3
+        )
+        norm = out.hidden_states[1][0].norm(dim=-1)
+        np.testing.assert_allclose(tensors["residual_norm"][index, 1, :length], norm, rtol=1e-5)
+        for a, answer in enumerate(prompt.answer_ids):
+            np.testing.assert_allclose(
+                tensors["lens_answer_logprobs"][index, -1, :length, a], logprobs[:, answer], rtol=2e-3
+            )
+
+
+def test_padding_is_zero(lm: LM, tmp_path: Path):
+    with probe.watch(lm, tmp_path / "run", prompts=PROMPTS) as recorder:
+        recorder.capture(0)
+    captures = open_run(tmp_path / "run").captures()
+    tensors, prompts = captures.load(0), captures.prompts
+    assert len({prompt.length for prompt in prompts}) == 3
+    for index, prompt in enumerate(prompts):
+        after = prompt.length
+        assert not tensors["attention"][index, :, :, after:].any()
+        assert not tensors["attention"][index, :, :, :, after:].any()
+        for name in ("lens_top_ids", "lens_top_logprobs", "lens_answer_logprobs", "residual_norm"):
+            assert not tensors[name][index, :, after:].any(), name
+        for name in ("entropy", "margin"):
+            assert not tensors[name][index, after:].any(), name
+        assert not tensors["lens_answer_logprobs"][index, :, :, len(prompt.answers) :].any()
+        np.testing.assert_allclose(tensors["attention"][index, :, :, :after].sum(-1), 1, atol=5e-3)
+
+
+def test_a_prompt_alone_gives_what_it_gives_among_others(lm: LM, tmp_path: Path):
+    recorder = probe.watch(lm, tmp_path / "run", prompts=PROMPTS)
+    recorder.close()
+    together, alone = measure(lm, recorder.prompts), measure(lm, recorder.prompts[1:2])
+    length = recorder.prompts[1].length
+    torch.testing.assert_close(together["attention"][1, ..., :length, :length], alone["attention"][0])
+    torch.testing.assert_close(together["entropy"][1, :length], alone["entropy"][0])
+
+
+def test_captures_follow_the_training(lm: LM, tmp_path: Path):
+    with probe.watch(lm, tmp_path / "run", prompts=PROMPTS, every=3) as recorder:
+        recorder.step(0)
+        train(lm, 4, recorder)
+    captures = open_run(tmp_path / "run").captures()
+    assert captures.steps == [0, 3, 4]  # the last one when the run ends
+    assert (captures.load(0)["entropy"] != captures.load(3)["entropy"]).any()
+
+
+def test_prompts_in_every_form(lm: LM, tmp_path: Path):
+    given = ProbePrompt(id="own", text="a", token_ids=[5, 6], tokens=["a", "b"])
+    recorder = probe.watch(lm, tmp_path / "run", prompts=[*PROMPTS, given])
+    recorder.close()
+    summed, text, _, own = recorder.prompts
+    assert (summed.id, summed.kind, summed.answers) == ("sum", "sum", [" 7", " 8"])
+    assert summed.answer_ids == [lm.tokenizer.convert_tokens_to_ids(answer) for answer in "78"]
+    assert (text.id, text.tokens[0]) == ("1", "<bos>")
+    assert own is given
+    assert open_run(tmp_path / "run").captures().prompts == recorder.prompts
+
+
+def test_default_prompts_are_the_worlds(world: World, lm: LM, tmp_path: Path):
+    base = RunWriter.create(tmp_path / "base", method="pretrain", config={}, world=world.to_dict())
+    with base, base.checkpoint(1) as folder:
+        lm.save(folder)
+    loaded = LM.load(tmp_path / "base")
+    with probe.watch(loaded, tmp_path / "mine") as recorder:
+        assert [prompt.text for prompt in recorder.prompts] == [p["text"] for p in world.probe_prompts()]
+    run = open_run(tmp_path / "mine")
+    assert run.parent == str(tmp_path / "base")
+    assert run.world == world.to_dict()
+    with probe.watch(lm, tmp_path / "fresh") as recorder:
+        assert [prompt.kind for prompt in recorder.prompts] == ["generic"] * 4
+        assert all(len(prompt.answers) == 3 for prompt in recorder.prompts)
+
+
+def test_a_resumed_run_keeps_its_prompts(lm: LM, tmp_path: Path):
+    with probe.watch(lm, tmp_path / "run", every=1) as recorder:
+        recorder.step(0)
+        prompts = recorder.prompts
+        train(lm, 2, recorder)
+    assert generic_prompts(lm) != prompts
+    with RunWriter.resume(tmp_path / "run", 1) as writer:
+        again = probe.watch(lm, writer, every=1)
+        again.step(2)
+        again.close()
+        assert writer.seconds > 0  # the run is its owner's to end
+        writer.log(3, {"loss": 1.0})
+    assert again.prompts == prompts
+    assert open_run(tmp_path / "run").captures().steps == [0, 1, 2]
+
+
+def test_a_loop_that_fails_says_so(lm: LM, tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), probe.watch(lm, tmp_path / "a", prompts=PROMPTS) as recorder:
+        recorder.step(1, loss=1 / 0)
+    with pytest.raises(KeyboardInterrupt), probe.watch(lm, tmp_path / "b", prompts=PROMPTS):
+        raise KeyboardInterrupt
+    assert [open_run(tmp_path / name).status for name in "ab"] == ["failed", "interrupted"]
+
+
+def test_mistakes(lm: LM, tmp_path: Path):
+    with pytest.raises(ConfigError, match="give 1 or more"):
+        probe.watch(lm, tmp_path / "a", every=0)
+    for prompts in ([""], [{"answers": []}], [3]):
+        with pytest.raises(DataError, match="Probe prompt 1 was given as"):
+            probe.watch(lm, tmp_path / "a", prompts=prompts)
+    for prompts in ([], [{"text": "a", "id": "x"}, {"text": "b", "id": "x"}]):
+        with pytest.raises(DataError, match="give at least one, each with an id of its own"):
+            probe.watch(lm, tmp_path / "a", prompts=prompts)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_text("")
+    with pytest.raises(RunError, match="holds something already"):
+        probe.watch(lm, tmp_path / "a", prompts=PROMPTS)
+
+
+def test_bfloat16_and_autocast(lm: LM, tmp_path: Path):
+    lm.model.to(torch.bfloat16)
+    with probe.watch(lm, tmp_path / "run", prompts=PROMPTS) as recorder, torch.autocast("cpu", torch.bfloat16):
+        recorder.step(0)
+    tensors = open_run(tmp_path / "run").captures().load(0)
+    assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == CAPTURE_DTYPES
+    assert all(np.isfinite(tensor).all() for tensor in tensors.values())

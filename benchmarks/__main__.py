@@ -1,0 +1,51 @@
+"""Run every measurement, print the table, and write it to benchmarks/results/DATE.md.
+
+python -m benchmarks [NAME ...]   with NAME one of recorder, scoring, sampling
+"""
+
+import platform
+import sys
+from datetime import date
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness import HEADER
+
+NAMES = ["recorder", "scoring", "sampling"]
+
+
+def table(rows: list[list[str]]) -> str:
+    """Rows of cells as a Markdown table."""
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main(names: list[str]) -> None:
+    """Measure `names`, or everything."""
+    unknown = set(names) - set(NAMES)
+    if unknown:
+        sys.exit(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}.")
+    rows, notes = [], []
+    for name in names or NAMES:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        measured, said = import_module(f"benchmarks.{name}").run()
+        rows += [row.cells() for row in measured]
+        notes += said
+    machine = (
+        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} torch threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {version('transformers')}, "
+        f"transformer-lens {version('transformer-lens')}"
+    )
+    text = "\n\n".join([f"# Benchmarks\n\n{machine}", table(rows), *notes]) + "\n"
+    print(text)
+    if not names:
+        target = Path(__file__).parent / "results" / f"{date.today()}.md"
+        target.write_text(text)
+        print(f"written to {target.relative_to(Path.cwd())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,73 @@
+"""Time two ways of doing one thing in turn, A B A B ..., so that a drifting machine slows both alike."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: medians in seconds, and the ratio B / A pair by pair."""
+
+    name: str
+    a: str
+    b: str
+    seconds_a: float
+    seconds_b: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    repeats: int
+    target: str = ""
+
+    def cells(self) -> list[str]:
+        """The row as text for a table."""
+        return [
+            self.name,
+            f"{self.a}: {1e3 * self.seconds_a:.1f} ms",
+            f"{self.b}: {1e3 * self.seconds_b:.1f} ms",
+            f"{self.ratio:.3f} [{self.ratio_low:.3f}, {self.ratio_high:.3f}]",
+            str(self.repeats),
+            self.target,
+        ]
+
+
+HEADER = ["measurement", "A", "B", "B / A, median [quartiles]", "pairs", "target"]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def compare(
+    name: str,
+    a: tuple[str, Callable[[], object]],
+    b: tuple[str, Callable[[], object]],
+    *,
+    repeats: int = 15,
+    warmup: int = 2,
+    target: str = "",
+) -> Row:
+    """Time `a` and `b` in turn and return medians and the quartiles of the pairwise ratio B / A."""
+    for _ in range(warmup):
+        a[1]()
+        b[1]()
+    times = [(seconds(a[1]), seconds(b[1])) for _ in range(repeats)]
+    ratios = [second / first for first, second in times]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return Row(
+        name,
+        a[0],
+        b[0],
+        statistics.median(first for first, _ in times),
+        statistics.median(second for _, second in times),
+        middle,
+        low,
+        high,
+        repeats,
+        target,
+    )

@@ -1,0 +1,32 @@
+"""Sampling at temperature 1 against `generate` of transformers: 24 prompts x 8 completions of 8 tokens."""
+
+import torch
+
+from benchmarks.harness import Row, compare
+from benchmarks.models import COMPLETIONS, NEW_TOKENS, prompts, tiny
+from probe.tokens import pad_id
+
+
+def run() -> tuple[list[Row], list[str]]:
+    """Neither side may end early, so that both draw the same number of tokens."""
+    lm = tiny()
+    ids = torch.tensor(prompts())
+    options = {"num_return_sequences": COMPLETIONS, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+
+    def ours() -> None:
+        drawn = lm.generate(prompts(), n=COMPLETIONS, max_new_tokens=NEW_TOKENS, stop=(), seed=0)
+        assert drawn.tokens.shape == (len(ids) * COMPLETIONS, NEW_TOKENS)
+
+    def theirs() -> None:
+        drawn = lm.model.generate(
+            ids,
+            do_sample=True,
+            top_k=0,
+            attention_mask=torch.ones_like(ids),
+            pad_token_id=pad_id(lm.tokenizer),
+            **options,
+        )
+        assert drawn.shape == (len(ids) * COMPLETIONS, ids.shape[1] + NEW_TOKENS)
+
+    name = "sampling 24 x 8 completions of 8 tokens"
+    return [compare(name, ("LM.generate", ours), ("transformers", theirs), target=">= 1.3")], []

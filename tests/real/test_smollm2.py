@@ -1,0 +1,90 @@
+"""The same code on a real aligned checkpoint: SmolLM2-135M-Instruct, fetched by `make test-real`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import probe
+from probe.analyses.compare import compare
+from probe.analyses.lens import logit_lens
+from probe.cli import main
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to mend
+]
+CHECKPOINT = Path(__file__).resolve().parents[2] / ".cache" / "SmolLM2-135M-Instruct"
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module")
+def lm() -> probe.LM:
+    return probe.LM.load(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def chat(lm: probe.LM) -> str:
+    return lm.prompt_text(MESSAGES)
+
+
+def test_loads_as_itself(lm: probe.LM):
+    assert lm.n_parameters == 134_515_008
+    assert lm.dtype == torch.float32
+    assert len(lm.fingerprint) == 64
+
+
+def test_hooked_logits_equal_plain_ones(lm: probe.LM, chat: str):
+    hooked, cache = lm.run_with_cache(chat, ["blocks.5.attn.hook_pattern"])
+    torch.testing.assert_close(hooked, lm.logits(chat), atol=1e-4, rtol=1e-4)
+    pattern = cache["blocks.5.attn.hook_pattern"]
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(pattern.shape[:-1]))
+
+
+def test_greedy_generation_equals_hugging_face(lm: probe.LM, chat: str):
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    model = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
+    inputs = tokenizer(chat, return_tensors="pt", add_special_tokens=False)
+    expected = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    ours = lm.generate([chat], max_new_tokens=12, temperature=0)
+    assert ours.ids[0] == expected.tolist()
+    assert "Paris" in ours.text[0]
+
+
+def test_lens_on_a_chat_prompt_ends_in_the_model_itself(lm: probe.LM, chat: str):
+    lens = logit_lens(lm, chat, answers=["The"])
+    logprobs = lm.logits(chat)[0].log_softmax(-1)
+    assert lens.top_ids.shape[:2] == (31, len(lens.tokens))
+    torch.testing.assert_close(torch.from_numpy(lens.top_logprobs[-1]), logprobs.topk(5).values, atol=1e-4, rtol=1e-4)
+    assert lens.top_tokens[-1, -1, 0] == "The"
+    assert lens.answer_logprobs[-1, -1, 0] > lens.answer_logprobs[0, -1, 0] + 3
+
+
+def test_dpo_from_a_file_prefers_the_chosen(lm: probe.LM, tmp_path: Path):
+    """A few steps on conversations: the margin grows, the run is readable, the model can be compared with its base."""
+    data, out = tmp_path / "pairs.jsonl", tmp_path / "run"
+    questions = ["What is two plus two?", "Name a colour.", "Who wrote Hamlet?", "Where is Oslo?"]
+    with data.open("w") as file:
+        for question in questions:
+            row = {
+                "prompt": [{"role": "user", "content": question}],
+                "chosen": [{"role": "assistant", "content": "I would rather not say."}],
+                "rejected": [{"role": "assistant", "content": "Of course! I am happy to help you with that."}],
+            }
+            file.write(json.dumps(row) + "\n")
+    options = "--steps 4 --batch-size 4 --lr 1e-5 --warmup 0 --log-every 1 --capture-every 4 --save-every 0"
+    base = ["--base", str(CHECKPOINT), "--data", str(data), "--out", str(out)]
+    assert main(["train", "dpo", *base, *options.split()]) == 0
+
+    run = probe.open_run(out)
+    margins = run.metrics()["rewards/margins"]
+    assert run.status == "finished"
+    assert margins.iloc[0] == pytest.approx(0, abs=1e-4)
+    assert margins.iloc[-1] > 0.1
+    assert run.captures().steps
+
+    comparison = compare(lm, probe.LM.load(out), lm.prompt_text(MESSAGES), max_new_tokens=6)
+    assert comparison.aligned.kl[1:].min() > -1e-5
+    assert comparison.aligned.kl[1:].max() > 1e-3

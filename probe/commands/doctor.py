@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from probe.commands.terminal import safe
+
 State = Literal["ok", "note", "broken"]
 SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken[/]"}
 
@@ -27,7 +29,6 @@ def doctor(argv: list[str]) -> int:
     """Check the installation: packages, device, browser for figures, hooks and cache, run roots."""
     import tyro
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     @dataclass(frozen=True, kw_only=True)
@@ -44,16 +45,16 @@ def doctor(argv: list[str]) -> int:
     else:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for finding in findings:
-            table.add_row(SIGNS[finding.state], finding.what, escape(finding.found))
-        Console(highlight=False).print(table)
+            table.add_row(SIGNS[finding.state], safe(finding.what), safe(finding.found))
+        Console(emoji=False, highlight=False).print(table)
     return int(any(finding.state == "broken" for finding in findings))
 
 
 def examine() -> Iterator[Finding]:
     """All findings, one after the other; a check that fails is a finding too."""
-    yield from packages()
     checks: dict[str, Callable[[], Finding | list[Finding]]] = {
-        "torch": device,
+        "packages": packages,
+        "device": device,
         "figures": browser,
         "model": model,
         "runs": run_roots,

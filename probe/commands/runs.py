@@ -6,6 +6,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from probe.commands.terminal import safe
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -57,19 +59,18 @@ def list_(root: str | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_summary(run) for run in found], indent=2))
     elif found:
-        Console().print(_table(found))
+        Console(emoji=False, highlight=False).print(_table(found))
     else:
         places = [root] if root else [str(path) for path in roots()]
         searched = ", ".join(places) or "any run root"
         print(f"No runs in {searched}: make one with `probe train`, or name a folder with --root.")
     for warning in caught:
-        Console(stderr=True).print(f"warning: {warning.message}", style="yellow", markup=False, highlight=False)
+        Console(stderr=True, emoji=False, highlight=False).print(f"[yellow]warning: {safe(warning.message)}[/]")
 
 
 def show(ref: str, as_json: bool) -> None:
     """Print what is known of one run."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from probe.runs import open_run
@@ -78,13 +79,13 @@ def show(ref: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_detail(run), indent=2))
         return
-    console = Console(highlight=False)
-    console.print(f"[bold]{escape(run.name)}[/] {escape(run.method)}, [{COLOURS[run.status]}]{run.status}[/]")
+    console = Console(emoji=False, highlight=False)
+    console.print(f"[bold]{safe(run.name)}[/] {safe(run.method)}, [{COLOURS[run.status]}]{run.status}[/]")
     about = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _detail(run).items():
         if name in ("name", "method", "status", "headline", "config") or value in (None, [], {}, ""):
             continue
-        about.add_row(name.replace("_", " "), escape(_text(value)))
+        about.add_row(name.replace("_", " "), safe(_text(value)))
     console.print(about)
     if len(run.headline):
         figures = Table(title="headline", title_justify="left")
@@ -92,17 +93,16 @@ def show(ref: str, as_json: bool) -> None:
         for column in ("value", "95 % interval", "n"):
             figures.add_column(column, justify="right")
         for row in run.headline.itertuples():
-            figures.add_row(escape(str(row.metric)), _number(row.value), _interval(row), _count(row.n))
+            figures.add_row(safe(str(row.metric)), _number(row.value), _interval(row), _count(row.n))
         console.print(figures)
     if run.config:
         settings = Table(title="config", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
         for name, value in run.config.items():
-            settings.add_row(escape(name), escape(_text(value)))
+            settings.add_row(safe(name), safe(_text(value)))
         console.print(settings)
 
 
 def _table(found: "list[Run]") -> "Table":
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
@@ -114,9 +114,7 @@ def _table(found: "list[Run]") -> "Table":
         first = next(run.headline.itertuples(), None)
         figure = f"{first.metric} {_number(first.value)} {_interval(first)}".strip() if first else ""
         status = f"[{COLOURS[run.status]}]{run.status}[/]"
-        table.add_row(
-            escape(run.name), escape(run.method), escape(run.parent or ""), status, f"{run.steps:,}", escape(figure)
-        )
+        table.add_row(safe(run.name), safe(run.method), safe(run.parent or ""), status, f"{run.steps:,}", safe(figure))
     return table
 
 

@@ -1,0 +1,155 @@
+"""`probe runs` and `probe doctor` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from probe import cli
+from probe.commands import doctor as checks
+from probe.commands.doctor import Finding, doctor
+from tests.runs.conftest import HEADLINE, Make
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+@pytest.fixture
+def root(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
+    base = make("base", config={"lr": 0.003, "name": "[red]x[/red] :smile: \x1b[31m"})
+    base.log(1500, {"loss": 1.0})
+    with base.checkpoint(1500):
+        pass
+    base.finish(headline=HEADLINE)
+    make("dpo", method="dpo", parent="[bold]base[/bold]")
+    return tmp_path
+
+
+def test_list(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["runs", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    base = next(line for line in lines if "base" in line and "pretrain" in line)
+    for part in ("finished", "1,500", "accuracy 0.5 [0.4, 0.6]"):
+        assert part in base
+    assert any("dpo" in line and "[bold]base[/bold]" in line and "running" in line for line in lines)
+
+
+def test_list_json_and_root(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["runs", "list", "--root", str(root), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["status"], row["steps"]) for row in rows] == [
+        ("base", "finished", 1500),
+        ("dpo", "running", 0),
+    ]
+    assert rows[0]["headline"] == HEADLINE
+
+
+def test_list_names_what_it_leaves_out(root: Path, capsys: pytest.CaptureFixture[str]):
+    (root / "cut").mkdir()
+    (root / "cut" / "run.json").write_text('{"schema": 1, "meth')
+    assert cli.main(["runs", "list"]) == 0
+    captured = capsys.readouterr()
+    assert "base" in captured.out
+    assert str(root / "cut") in captured.err
+    assert "cut short" in captured.err
+
+
+def test_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["runs", "list", "--root", str(tmp_path)]) == 0
+    assert "make one with `probe train`" in capsys.readouterr().out
+
+
+def test_show(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["runs", "show", "base"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "base pretrain, finished",
+        "accuracy",
+        "[0.4, 0.6]",
+        "400",
+        "lr",
+        "0.003",
+        "[red]x[/red] :smile: \ufffd[31m",
+        "1500",
+    ):
+        assert part in out, part
+    assert "\x1b" not in out
+    assert cli.main(["runs", "show", str(root / "dpo"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["parent"], shown["checkpoints"]) == ("dpo", "[bold]base[/bold]", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["show", "bas"], "did you mean `base`?"), (["list", "--root", "/nowhere"], "`/nowhere` is not a folder")],
+)
+def test_mistakes_are_one_sentence(root: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["runs", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["show"], ["lst"], ["list", "--rot", "x"]])
+def test_unknown_options(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["runs", *arguments])
+    assert caught.value.code == 2
+    assert "probe runs" in capsys.readouterr().err
+
+
+def test_doctor_finds_this_installation_in_order(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert doctor(["--json"]) == 0
+    found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    for what in ("python", "torch", "transformers", "device", "cache", "hooks", "lens cache"):
+        assert found[what]["state"] == "ok", found[what]
+    assert "figures" in found
+    assert found["runs"]["found"] == f"{root}: 2 run(s)"
+
+
+def test_doctor_fails_when_something_needed_is_broken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(
+        checks, "examine", lambda: iter([Finding("note", "a", "optional"), Finding("ok", "b", "there")])
+    )
+    assert doctor([]) == 0
+    monkeypatch.setattr(checks, "examine", lambda: iter([Finding("broken", "a[/red]", "gone")]))
+    assert doctor([]) == 1
+    assert "broken" in capsys.readouterr().out
+
+
+def test_doctor_judges_versions():
+    found = checks.packages(
+        ["numpy>=1", "torch<1", "no-such-package>=2 ; python_version > '3'", "nor-this; extra == 'export'"]
+    )
+    states = {finding.what: finding.state for finding in found}
+    assert states == {"python": "ok", "numpy": "ok", "torch": "broken", "no-such-package": "broken", "nor-this": "note"}
+    assert "pip install 'torch<1'" in found[2].found
+    assert "pip install 'no-such-package>=2'" in found[3].found
+    assert "probe-lm[export]" in found[4].found
+
+
+def test_doctor_names_a_check_that_fails(monkeypatch: pytest.MonkeyPatch):
+    def explode() -> Finding:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(checks, "device", explode)
+    monkeypatch.setattr(checks, "model", lambda: [])
+    assert Finding("broken", "device", "RuntimeError: no driver") in list(checks.examine())
+
+
+def test_doctor_names_broken_runs(root: Path):
+    (root / "cut").mkdir()
+    (root / "cut" / "run.json").write_text("")
+    states = [finding.state for finding in checks.run_roots()]
+    assert states == ["ok", "note"]
+
+
+def test_doctor_judges_gaps():
+    assert checks._judge("x", 1e-6, "this and that").state == "ok"
+    assert checks._judge("x", 0.1, "this and that").state == "broken"
+    assert checks._judge("x", float("nan"), "this and that").state == "broken"

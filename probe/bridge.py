@@ -44,9 +44,15 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
             f"The architecture {type(model).__name__} cannot be hooked, since transformer-lens has no adapter for it: "
             "training, sampling and log-probabilities work, hooks and lenses need another model."
         ) from None
-    bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+    with torch.random.fork_rng(devices=[]):  # split projections start as random layers
+        bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
     _give_tokenizer(bridge, tokenizer)
     return bridge
+
+
+def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.device]]:
+    """Which parameters a model has, in which format and where: a bridge is good for as long as this stays the same."""
+    return [(id(parameter), parameter.dtype, parameter.device) for parameter in model.parameters()]
 
 
 def refresh(bridge: TransformerBridge, training: bool) -> None:
@@ -56,7 +62,7 @@ def refresh(bridge: TransformerBridge, training: bool) -> None:
     for module in bridge.modules():
         if not hasattr(module, "split_qkv_matrix"):
             continue
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             parts = module.split_qkv_matrix(module.original_component)
         for mine, part in zip((module.q, module.k, module.v), parts, strict=True):
             for name, value in part.named_parameters():
@@ -100,12 +106,3 @@ def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBas
     bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = begins, ends
     bridge.cfg.default_prepend_bos = begins
     bridge.tokenizer = own
-
-
-def is_current(bridge: TransformerBridge, model: PreTrainedModel) -> bool:
-    """Whether the bridge still holds the parameters of `model` on one device with its buffers."""
-    own = bridge.original_model
-    shared = {id(parameter) for parameter in own.parameters()}
-    return all(id(parameter) in shared for parameter in model.parameters()) and all(
-        mine.device == theirs.device for mine, theirs in zip(own.buffers(), model.buffers(), strict=False)
-    )

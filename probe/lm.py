@@ -50,7 +50,7 @@ class LM:
         self.ref = ref
         self.directory = directory
         self.run_dir = run_dir
-        self._bridge: TransformerBridge | None = None
+        self._bridge: tuple[TransformerBridge, list[Any]] | None = None
         self._bridge_lock = threading.RLock()
         self._depth = threading.local()
         self._fingerprint: tuple[Any, str] | None = None
@@ -118,15 +118,17 @@ class LM:
         Raises:
             ModelError: transformer-lens has no adapter for the architecture.
         """
-        from probe.bridge import build_bridge, is_current, refresh
+        from probe.bridge import build_bridge, refresh, signature
 
         with self._bridge_lock:
-            if self._bridge is None or not is_current(self._bridge, self.model):
+            now = signature(self.model)
+            if self._bridge is None or self._bridge[1] != now:
                 if self._hooked:
                     raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
-                self._bridge = build_bridge(self.model, self.tokenizer)
-            refresh(self._bridge, self.model.training)
-            return self._bridge
+                self._bridge = build_bridge(self.model, self.tokenizer), now
+            bridge = self._bridge[0]
+            refresh(bridge, self.model.training)
+            return bridge
 
     def logits(self, tokens: str | Sequence[str] | Sequence[int] | Sequence[Ids] | Tensor) -> Float[Tensor, "B T V"]:
         """Logits at every position; hooked inside `hooks`.

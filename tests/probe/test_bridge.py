@@ -1,0 +1,330 @@
+"""Hooks on a bridge that shares the model's parameters, and nothing of them afterwards."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from probe.errors import ConfigError, ModelError
+from tests.models import ARCHITECTURES, OTHERS, byte_tokenizer, random_lm, reloaded
+
+TEXTS = ["mira lives in oslo .", "tom", "where does ana"]
+SAFE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def close_where_real(lm, one, other):
+    for row, text in enumerate(TEXTS):
+        length = len(lm.tokenizer.encode(text))
+        torch.testing.assert_close(one[row, :length], other[row, :length], **SAFE)
+
+
+def hooked_logits(lm, texts=TEXTS):
+    with lm.hooks([]):
+        return lm.logits(texts)
+
+
+def train_a_little(lm, steps=2):
+    optimiser = torch.optim.AdamW(lm.model.parameters(), lr=0.02, fused=True)
+    ids = torch.tensor([[2, 4, 5, 6, 7, 8]])
+    for _ in range(steps):
+        lm.model(ids, labels=ids).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+def test_hooked_logits_equal_plain_ones(name):
+    lm = random_lm(name)
+    close_where_real(lm, hooked_logits(lm), lm.logits(TEXTS))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_hooked_logits_follow_an_optimiser_step(name):
+    lm = random_lm(name)
+    bridge = lm.bridge
+    before = lm.logits(TEXTS).detach()
+    train_a_little(lm)
+    after = lm.logits(TEXTS)
+    assert (after - before)[0].abs().max() > 0.1
+    close_where_real(lm, hooked_logits(lm), after)
+    _, cache = lm.run_with_cache(TEXTS, ["unembed.hook_out"])
+    close_where_real(lm, cache["unembed.hook_out"], after.detach())
+    assert lm.bridge is bridge
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_model_stays_the_plain_module_it_was(name):
+    lm = random_lm(name)
+    names = [(key, type(module)) for key, module in lm.model.named_modules()]
+    config, state = lm.model.config.to_dict(), {key: value.clone() for key, value in lm.model.state_dict().items()}
+    kernel = lm.model.config._attn_implementation
+    lm.model.requires_grad_(False)
+    rng = torch.get_rng_state()
+    lm.run_with_cache(TEXTS)
+    assert torch.equal(torch.get_rng_state(), rng)
+    lm.model.train()
+    lm.run_with_cache(TEXTS)
+    assert [(key, type(module)) for key, module in lm.model.named_modules()] == names
+    assert lm.model.config.to_dict() == config
+    assert lm.model.config._attn_implementation == kernel == "sdpa"
+    assert lm.model.training
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+    assert not any(module._forward_hooks for module in lm.model.modules())
+    assert lm.model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in lm.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_parameters_are_shared_and_not_copied(name):
+    lm = random_lm(name)
+    own = {id(parameter) for parameter in lm.bridge.original_model.parameters()}
+    assert own == {id(parameter) for parameter in lm.model.parameters()}
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3"])
+def test_tied_embeddings_stay_tied(name):
+    lm = random_lm(name, tie_word_embeddings=True)
+    embed, unembed = lm.model.get_input_embeddings().weight, lm.model.get_output_embeddings().weight
+    assert embed is unembed
+    assert lm.bridge.original_model.get_output_embeddings().weight is embed
+    train_a_little(lm)
+    close_where_real(lm, hooked_logits(lm), lm.logits(TEXTS))
+
+
+def test_the_training_mode_is_followed():
+    lm = random_lm("gpt2", resid_pdrop=0.5)
+    assert torch.equal(hooked_logits(lm)[0], hooked_logits(lm)[0])
+    lm.model.train()
+    assert not torch.equal(hooked_logits(lm)[0], hooked_logits(lm)[0])
+    lm.model.eval()
+    close_where_real(lm, hooked_logits(lm), lm.logits(TEXTS))
+
+
+def test_a_cast_or_replaced_model_gets_its_bridge_anew():
+    lm = random_lm()
+    lm.run_with_cache("tom")
+    lm.model.double()
+    close_where_real(lm, hooked_logits(lm), lm.logits(TEXTS))
+    lm.model = random_lm(seed=1).model
+    close_where_real(lm, hooked_logits(lm), lm.logits(TEXTS))
+    with lm.hooks([]):
+        lm.model = random_lm(seed=2).model
+        with pytest.raises(ConfigError, match="leave `hooks` first"):
+            lm.logits("tom")
+
+
+@pytest.mark.parametrize("make", [byte_tokenizer, None])
+def test_text_means_the_same_tokens_to_the_bridge(make, tmp_path):
+    """In memory, saved and reloaded; with and without a beginning token; the tokenizer itself is not changed."""
+    tokenizer = make() if make else random_lm().tokenizer
+    lm = random_lm("gpt2", tokenizer)
+    again = random_lm("gpt2", reloaded(tokenizer, tmp_path))
+    pad = tokenizer.pad_token
+    for one in (lm, again):
+        torch.testing.assert_close(one.bridge("mira lives")[0], one.logits("mira lives")[0], **SAFE)
+    assert tokenizer.pad_token == pad
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("hook", ["blocks.1.attn.hook_pattern", "blocks.1.hook_resid_post", "blocks.1.hook_out"])
+def test_old_and_canonical_names_can_be_ablated(name, hook):
+    lm = random_lm(name)
+    plain = lm.logits(TEXTS)
+    seen = []
+    with lm.hooks([(hook, lambda tensor, hook: seen.append(tensor.shape) or torch.zeros_like(tensor))]):
+        ablated = lm.logits(TEXTS)
+    assert len(seen) == 1
+    assert (ablated - plain)[0].abs().max() > 0.1
+    close_where_real(lm, lm.logits(TEXTS), plain)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_attention_patterns_are_causal_distributions(name):
+    lm = random_lm(name)
+    _, cache = lm.run_with_cache("mira lives in oslo .", ["blocks.0.attn.hook_pattern"])
+    pattern = cache["blocks.0.attn.hook_pattern"]
+    assert pattern.shape == (1, 4, 6, 6)
+    torch.testing.assert_close(pattern.sum(-1), torch.ones(1, 4, 6), **SAFE)
+    assert (pattern.triu(1) == 0).all()
+
+
+def test_an_old_name_and_its_canonical_one_are_the_same_place():
+    lm = random_lm()
+    _, cache = lm.run_with_cache("tom lives", ["blocks.0.hook_resid_post", "blocks.0.hook_out"])
+    assert torch.equal(cache["blocks.0.hook_resid_post"], cache["blocks.0.hook_out"])
+    assert {"blocks.0.hook_resid_post", "blocks.0.hook_out", "blocks.1.attn.hook_pattern"} <= set(lm.hook_names())
+
+
+def test_hooks_run_in_order_and_under_any_argument_names():
+    lm = random_lm()
+    order = []
+    pairs = [("blocks.0.hook_out", lambda x, where, n=n: order.append((n, where.name))) for n in range(3)]
+    with lm.hooks(pairs):
+        lm.logits("tom")
+    assert order == [(n, "blocks.0.hook_out") for n in range(3)]
+
+
+def test_identity_hooks_change_no_token_and_ablation_does():
+    lm = random_lm()
+    plain = lm.generate(TEXTS, n=3, max_new_tokens=8, seed=4, top_logprobs=3)
+    with lm.hooks([("blocks.0.hook_resid_post", lambda tensor, hook: tensor.clone())]):
+        same = lm.generate(TEXTS, n=3, max_new_tokens=8, seed=4, top_logprobs=3)
+    with lm.hooks([("blocks.0.hook_mlp_out", lambda tensor, hook: tensor * 0)]):
+        other = lm.generate(TEXTS, n=3, max_new_tokens=8, seed=4)
+    assert same.ids == plain.ids
+    torch.testing.assert_close(same.logprobs, plain.logprobs, **SAFE)
+    assert other.ids != plain.ids
+
+
+def test_a_generating_hook_sees_whole_texts():
+    """A hook that acts on position 1 acts on it at every step, as it does in one pass over the result."""
+    lm = random_lm()
+
+    def erase(tensor, hook):
+        tensor = tensor.clone()
+        tensor[:, 1] = 0
+        return tensor
+
+    with lm.hooks([("blocks.0.hook_resid_post", erase)]):
+        drawn = lm.generate(["mira lives in oslo", "tom"], max_new_tokens=5, seed=0, stop=())
+        again = lm.logprobs(drawn.prompt_ids, [[ids] for ids in drawn.ids])
+    torch.testing.assert_close(drawn.logprobs, again.values.detach(), **SAFE)
+    plain = lm.logprobs(drawn.prompt_ids, [[ids] for ids in drawn.ids])
+    assert (plain.values - again.values).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_hooked_logprobs_equal_plain_ones(name):
+    lm = random_lm(name)
+    pairs = ["mira lives", "tom"], [["in oslo .", " in"], [" lives in rome"]]
+    plain = lm.logprobs(*pairs, temperature=0.8)
+    with lm.hooks([("blocks.0.hook_out", lambda tensor, hook: None)]):
+        hooked = lm.logprobs(*pairs, temperature=0.8)
+    for one, other in zip(plain, hooked, strict=True):
+        torch.testing.assert_close(one, other, **SAFE)
+
+
+def test_hooks_cannot_leak():
+    lm = random_lm()
+    plain = lm.logits("tom lives").detach()
+    zero = [("blocks.0.hook_mlp_out", lambda tensor, hook: tensor * 0)]
+
+    def clean():
+        points = lm.bridge.hook_dict.values()
+        return torch.equal(lm.logits("tom lives"), plain) and not any(point.has_hooks() for point in points)
+
+    with lm.hooks(zero):
+        outer = lm.logits("tom lives")
+        assert not torch.equal(outer, plain)
+        with lm.hooks([("blocks.1.hook_attn_out", lambda tensor, hook: tensor * 0)]):
+            assert not torch.equal(lm.logits("tom lives"), outer)
+        assert torch.equal(lm.logits("tom lives"), outer)
+    assert clean()
+    with pytest.raises(KeyError), lm.hooks(zero):
+        raise KeyError("in the body")
+    assert clean()
+    with pytest.raises(ConfigError), lm.hooks([*zero, ("blocks.9.hook_out", zero[0][1])]):
+        raise AssertionError("an unknown name was accepted")
+    assert clean()
+
+
+@pytest.mark.parametrize("call", ["logits", "generate", "run_with_cache", "logprobs"])
+def test_an_exception_in_a_hook_comes_through_and_leaves_nothing(call):
+    lm = random_lm()
+
+    def broken(tensor, hook):
+        raise ZeroDivisionError("in the hook")
+
+    arguments = ("tom", " lives") if call == "logprobs" else ("tom",)
+    for name in ("blocks.0.hook_out", "blocks.0.attn.hook_pattern", "unembed.hook_out"):
+        with pytest.raises(ZeroDivisionError, match="in the hook"), lm.hooks([(name, broken)]):
+            getattr(lm, call)(*arguments)
+        assert not any(point.has_hooks() for point in lm.bridge.hook_dict.values())
+    getattr(lm, call)(*arguments)
+
+
+def test_hooks_of_one_thread_do_not_act_in_another():
+    lm = random_lm()
+    plain = lm.logits("tom").detach()
+    inside, leave = threading.Event(), threading.Event()
+    found = {}
+
+    def other():
+        inside.wait()
+        found["logits"] = lm.logits("tom").detach()
+        leave.set()
+        found["cached"] = lm.run_with_cache("tom", ["blocks.0.hook_out"])[0]
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with lm.hooks([("blocks.0.hook_out", lambda tensor, hook: tensor * 0)]):
+        inside.set()
+        assert leave.wait(20)
+        assert not torch.equal(lm.logits("tom"), plain)
+    thread.join(20)
+    assert torch.equal(found["logits"], plain)
+    torch.testing.assert_close(found["cached"], plain, **SAFE)
+
+
+def test_a_cache_inside_hooks_is_hooked():
+    lm = random_lm()
+    with lm.hooks([("blocks.0.hook_out", lambda tensor, hook: tensor * 0)]):
+        _, cache = lm.run_with_cache("tom", "blocks.1.hook_in")
+    assert (cache["blocks.1.hook_in"] == 0).all()
+
+
+def test_run_with_cache_keeps_what_was_asked_for_without_gradients():
+    lm = random_lm()
+    logits, some = lm.run_with_cache(TEXTS, ["blocks.0.hook_resid_post"])
+    assert not logits.requires_grad
+    close_where_real(lm, logits, lm.logits(TEXTS).detach())
+    assert "blocks.1.hook_resid_post" not in some.cache_dict
+    _, everything = lm.run_with_cache("tom")
+    assert {"blocks.0.attn.hook_pattern", "blocks.1.hook_resid_post", "ln_final.hook_out"} <= set(everything.keys())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("blocks.0.hook_resid_pots", "'blocks.0.hook_resid_post'"),
+        ("blocks.7.attn.hook_pattern", "attn.hook_pattern"),
+        ("nonsense", "lm.hook_names"),
+        ("blocks.0.attn.hook_result", "set_use_attn_result"),
+    ],
+)
+def test_an_unknown_or_idle_name_is_refused(name, words):
+    lm = random_lm()
+    with pytest.raises(ConfigError, match=words), lm.hooks([(name, lambda tensor, hook: None)]):
+        raise AssertionError("the name was accepted")
+    with pytest.raises(ConfigError, match=words):
+        lm.run_with_cache("tom", [name])
+
+
+def test_activations_carry_gradients():
+    lm = random_lm()
+    kept = {}
+    with lm.hooks([("blocks.0.hook_out", lambda tensor, hook: kept.update(h=tensor) or tensor.retain_grad())]):
+        lm.logits("tom lives")[0, -1].logsumexp(-1).backward()
+    assert kept["h"].grad.abs().sum() > 0
+
+
+def test_an_architecture_without_adapter_still_samples_and_says_so():
+    from transformers import BioGptConfig, BioGptForCausalLM
+
+    from probe.lm import LM
+
+    tokenizer = random_lm().tokenizer
+    config = BioGptConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
+    lm = LM(BioGptForCausalLM(config).eval(), tokenizer)
+    assert len(lm.generate("tom", max_new_tokens=3, seed=0, stop=()).ids[0]) == 3
+    with pytest.raises(ModelError, match="BioGptForCausalLM cannot be hooked"):
+        lm.run_with_cache("tom")
+    assert isinstance(lm.model, nn.Module)

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import socket
 import time
 import warnings
@@ -58,7 +59,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of the directory, by which the run is known."""
-        return self.path.resolve().name
+        return os.path.basename(os.path.abspath(self.path))
 
     @property
     def method(self) -> str:
@@ -154,7 +155,7 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """The saved models in the order of their steps."""
         folder = self.path / CHECKPOINTS
-        found = [(parse_step(path.name), path) for path in folder.iterdir()] if folder.is_dir() else []
+        found = [(parse_step(path.name), path) for path in folder.glob("*/")]
         return [Checkpoint(step, path) for step, path in sorted((s, p) for s, p in found if s is not None)]
 
     def results(self) -> dict[str, Path]:
@@ -205,12 +206,11 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
     Raises:
         RunError: `root` was given and is not a folder.
     """
-    if root is not None and not Path(root).expanduser().is_dir():
+    if root is not None and not os.path.isdir(os.path.expanduser(root)):
         raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
-    places = roots() if root is None else [Path(root).expanduser()]
     found = []
-    for place in places:
-        if not place.is_dir():
+    for place in roots() if root is None else [Path(os.path.expanduser(root))]:
+        if not os.path.isdir(place):
             warnings.warn(f"The run root `{place}` is not a folder and is left out.", RunWarning, stacklevel=2)
             continue
         for path in run_directories(place):

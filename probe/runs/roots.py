@@ -18,7 +18,7 @@ def roots() -> list[Path]:
     """
     given = os.environ.get("PROBE_RUNS", "")
     if given:
-        return _distinct([Path(part).expanduser() for part in given.split(os.pathsep) if part])
+        return _distinct([Path(os.path.expanduser(part)) for part in given.split(os.pathsep) if part])
     here = Path.cwd()
     beside = Path(__file__).resolve().parents[2] / "sample_runs"
     return _distinct([path for path in (here / "runs", here / "sample_runs", beside) if path.is_dir()])
@@ -26,14 +26,21 @@ def roots() -> list[Path]:
 
 def is_run(path: Path) -> bool:
     """Whether `path` is a directory that holds a run (readable or not)."""
-    return (path / RUN_FILE).is_file()
+    return os.path.isfile(path / RUN_FILE)
 
 
 def run_directories(root: Path) -> list[Path]:
-    """The runs directly in `root` in the order of their names; `root` itself if it is a run."""
+    """The runs directly in `root` in the order of their names; `root` itself if it is a run.
+
+    Raises:
+        RunError: the folder may not be read.
+    """
     if is_run(root):
         return [root]
-    return sorted(path for path in root.iterdir() if not path.name.startswith(".") and is_run(path))
+    try:
+        return sorted(path for path in root.iterdir() if not path.name.startswith(".") and is_run(path))
+    except OSError as error:
+        raise RunError(f"The folder `{root}` cannot be read ({error.strerror}): name another one.") from error
 
 
 def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
@@ -46,7 +53,7 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
     Raises:
         RunError: there is no such run; the message lists near names and the roots that were searched.
     """
-    path = Path(ref).expanduser()
+    path = Path(os.path.expanduser(ref))
     if is_run(path):
         return path
     searched = list(roots() if among is None else among)
@@ -56,7 +63,7 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
                 return root
             if is_run(root / path):
                 return root / path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise RunError(
             f"`{ref}` is a folder without {RUN_FILE}, so it is no run: give a folder that a run was written to."
         )
@@ -66,19 +73,14 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
 def _missing(ref: str, searched: list[Path]) -> str:
     names = sorted({path.name for root in searched if root.is_dir() for path in run_directories(root)})
     near = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
-    places = ", ".join(f"`{root}`" for root in searched)
-    looked = f"in the run roots {places}" if places else "and no folder with runs exists here"
+    where = "the run roots " + ", ".join(f"`{root}`" for root in searched) if searched else "any run root"
     if near:
         remedy = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
     elif names:
         remedy = f"the runs there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
     else:
         remedy = "give the path of a run directory, or set PROBE_RUNS to the folder that holds your runs."
-    return (
-        f"There is no run `{ref}`, neither as a path nor {looked}: {remedy}"
-        if places
-        else (f"There is no run `{ref}` {looked}: {remedy}")
-    )
+    return f"There is no run `{ref}`, neither as a path nor in {where}: {remedy}"
 
 
 def _distinct(paths: list[Path]) -> list[Path]:

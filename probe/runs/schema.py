@@ -146,8 +146,9 @@ def jsonable(value: Any) -> Any:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """`value` as standard JSON text (never NaN or Infinity)."""
-    return json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    """`value` as standard JSON text: no NaN or Infinity; half a surrogate pair as the escape that JSON has for it."""
+    text = json.dumps(jsonable(value), ensure_ascii=False, allow_nan=False, indent=indent)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def number(name: str, value: Any) -> float | int | None:
@@ -159,7 +160,7 @@ def number(name: str, value: Any) -> float | int | None:
     plain = jsonable(value)
     if plain is not None and not isinstance(plain, int | float):
         raise RunError(f"The metric `{name}` was given as {value!r}: log single numbers.")
-    return plain
+    return plain if isinstance(plain, float | None) or abs(plain) < 2**1023 else None
 
 
 def check_meta(meta: Any, directory: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ Row = dict[str, Any]
 
 
 def _sound(row: Row) -> bool:
-    return type(row.get("step")) is int
+    step = row.get("step")
+    return type(step) is int and 0 <= step < 2**63
 
 
 def _warn_of(odd: int, path: Path) -> None:
@@ -59,9 +60,17 @@ def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
         names.update(dict.fromkeys(rows[step]))
     names.pop("event", None)
     ordered = [rows[step] for step in steps]
-    frame = pd.DataFrame({name: [row.get(name) for row in ordered] for name in names})
-    numeric = frame.apply(pd.to_numeric, errors="coerce") if len(frame) else frame.astype(float)
-    return numeric.astype({"step": "int64"})
+    frame = pd.DataFrame({name: _numbers([row.get(name) for row in ordered]) for name in names})
+    return frame.astype({"step": "int64"})
+
+
+def _numbers(values: list[Any]) -> pd.Series:
+    """Values of any kind as numbers, NaN for what is none."""
+    try:
+        return pd.to_numeric(pd.Series(values, dtype=None if values else float), errors="coerce")
+    except OverflowError:  # a whole number beyond all floats
+        small = [value if isinstance(value, int | float) and abs(value) < 1e300 else None for value in values]
+        return pd.Series(small, dtype=float)
 
 
 def rollouts_frame(rows: list[Row]) -> pd.DataFrame:

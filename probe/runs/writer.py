@@ -107,7 +107,7 @@ class RunWriter:
         Raises:
             RunError: the directory holds something already, is being written, or cannot be written.
         """
-        path = Path(directory).expanduser()
+        path = Path(os.path.expanduser(directory))
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
         with _locked(path) as handle:
@@ -147,7 +147,7 @@ class RunWriter:
         Raises:
             RunError: it is no run, or another process is writing it.
         """
-        run, step = Run(Path(directory).expanduser()), as_step(step)
+        run, step = Run(Path(os.path.expanduser(directory))), as_step(step)
         with _locked(run.path) as handle:
             run.refresh()
             if beats_elsewhere(run.meta, locks=handle is not None):

@@ -157,6 +157,41 @@ def test_a_broken_record_is_one_sentence(tmp_path: Path, text: str, says: str):
     assert len(warned) == 1
 
 
+@pytest.mark.parametrize("value", ["[1]", '{"a": 1}', "1" + "0" * 400, '"x"', "null", "NaN", "-Infinity"])
+def test_a_value_that_is_no_number_is_nan(make: Make, value: str):
+    writer = make()
+    writer.finish()
+    lines = f'{{"step": 0, "a": {value}, "b": 1}}\n{{"step": 1, "a": 2.5, "b": true}}\n{{"step": {10**30}}}\n'
+    (writer.path / "metrics.jsonl").write_text(lines)
+    with pytest.warns(RunWarning, match="1 lines of .* have no step"):
+        frame = open_run(writer.path).metrics()
+    assert not np.isfinite(frame["a"][0])
+    assert frame["a"][1] == 2.5
+    assert frame["b"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("ref", ["", "x\x00y", "~nobody/x", "x" * 5000, "a/../b", "../base", "/"])
+def test_odd_names_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ref: str):
+    write_run(tmp_path / "base")
+    (tmp_path / "here").mkdir()
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path / "here"))
+    monkeypatch.chdir(tmp_path / "here")
+    if ref == "../base":
+        assert open_run(ref).name == "base"
+    else:
+        with pytest.raises(RunError):
+            open_run(ref)
+
+
+def test_a_link_has_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_run(tmp_path / "elsewhere" / "long-name")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "short").symlink_to(tmp_path / "elsewhere" / "long-name")
+    assert [run.name for run in list_runs(tmp_path / "runs")] == ["short"]
+    monkeypatch.chdir(tmp_path / "elsewhere" / "long-name")
+    assert open_run(".").name == "long-name"
+
+
 def test_lists_runs_and_skips_the_rest(tmp_path: Path):
     write_run(tmp_path / "b", created="2026-01-02")
     write_run(tmp_path / "a", created="2026-01-03")

@@ -51,11 +51,12 @@ def test_metrics(rows: list[tuple[int, dict[str, float]]]):
             assert same(float(row[name]), finite(values.get(name, math.nan)))
 
 
+TEXT = st.text(st.characters(exclude_categories=()), max_size=12)  # half surrogate pairs too
 ROLLOUT = st.fixed_dictionaries(
     {
         "step": STEPS,
-        "prompt": st.text(max_size=12),
-        "completion": st.text(max_size=12),
+        "prompt": TEXT,
+        "completion": TEXT,
         "rewards": st.dictionaries(NAMES, st.floats(allow_nan=False, allow_infinity=False) | st.none(), max_size=3),
         "reward": st.floats(allow_nan=False, allow_infinity=False),
         "advantage": st.floats(allow_nan=False, allow_infinity=False),

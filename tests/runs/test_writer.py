@@ -122,12 +122,12 @@ def test_a_heartbeat_tells_about_writers_on_other_machines(make: Make):
 def test_numbers_of_every_kind_and_no_text(make: Make):
     writer = make()
     writer.log(1, {"a": torch.tensor(0.5), "b": np.float32(0.25), "c": np.int64(7), "d": True, "e": float("nan")})
-    writer.log(2, {"a": float("inf"), "b": torch.tensor(float("-inf"))})
+    writer.log(2, {"c": 10**400, "a": float("inf"), "b": torch.tensor(float("-inf"))})
     rows = [strict(line) for line in (writer.path / "metrics.jsonl").read_text().splitlines()]
     assert isinstance(rows[0], dict)
     assert isinstance(rows[1], dict)
     assert {key: rows[0][key] for key in "abcde"} == {"a": 0.5, "b": 0.25, "c": 7, "d": True, "e": None}
-    assert (rows[1]["a"], rows[1]["b"]) == (None, None)
+    assert (rows[1]["a"], rows[1]["b"], rows[1]["c"]) == (None, None, None)
     with pytest.raises(RunError, match="metric `loss` was given as 'high': log single numbers"):
         writer.log(3, {"loss": "high"})
     with pytest.raises(RunError, match="log single numbers"):

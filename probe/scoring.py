@@ -33,6 +33,8 @@ class TokenLogprobs(NamedTuple):
     """True at real tokens."""
     entropy: Float[Tensor, "N L"]
     """Entropy of the distribution the token was drawn from, in nats; 0 where masked; detached."""
+    likeliest: Bool[Tensor, "N L"]
+    """True where the token is the most probable one; false where masked."""
 
 
 def completion_logprobs(
@@ -65,11 +67,11 @@ def completion_logprobs(
     targets, mask = (tensor.to(device) for tensor in pad(flat, 0))
     if not mask.any():
         nothing = torch.zeros(mask.shape, device=device)
-        return TokenLogprobs(nothing, mask, nothing)
+        return TokenLogprobs(nothing, mask, nothing, mask)
     owner = torch.tensor(rows, device=device)
     score = _shared if share_prompt and can_share(model) else _plain
-    values, entropy = score(model, prompts, owner, targets, mask, temperature)
-    return TokenLogprobs(values, mask, entropy)
+    values, entropy, likeliest = score(model, prompts, owner, targets, mask, temperature)
+    return TokenLogprobs(values, mask, entropy, likeliest)
 
 
 def gather_logprobs(
@@ -80,8 +82,8 @@ def gather_logprobs(
     first = torch.tensor(prompt_lengths, device=logits.device)[:, None] - 1
     columns = (first + torch.arange(targets.shape[1], device=logits.device)).clamp(max=logits.shape[1] - 1)
     at = torch.arange(len(targets), device=logits.device)[:, None]
-    values, entropy = _packed(logits[at, columns], targets, mask, temperature)
-    return TokenLogprobs(values, mask, entropy)
+    values, entropy, likeliest = _packed(logits[at, columns], targets, mask, temperature)
+    return TokenLogprobs(values, mask, entropy, likeliest)
 
 
 def can_share(model: nn.Module) -> bool:
@@ -137,7 +139,7 @@ def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
 
 def _shared(
     model: nn.Module, prompts: Sequence[Ids], owner: Tensor, targets: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Prompts once, then the completions on their repeated keys and values."""
     ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
     inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": DynamicCache()}
@@ -145,20 +147,23 @@ def _shared(
     logprobs = _log_softmax(head.logits[:, 0], temperature)
     values = logprobs[owner, targets[:, 0]].where(mask[:, 0], 0)[:, None]
     entropy = _entropy(logprobs)[owner].where(mask[:, 0], 0)[:, None]
+    likeliest = ((logprobs.argmax(-1)[owner] == targets[:, 0]) & mask[:, 0])[:, None]
+    first = values, entropy, likeliest
     if mask.shape[1] == 1:
-        return values, entropy
+        return first
     cache = _repeated(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
     whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
     where = positions(whole)[:, ids.shape[1] :]
     inputs = {"attention_mask": whole.long(), "position_ids": where, "past_key_values": cache}
     tail = forward(model, targets[:, :-1], use_cache=True, **inputs)
     rest = _packed(tail.logits, targets[:, 1:], mask[:, 1:], temperature)
-    return torch.cat([values, rest[0]], dim=1), torch.cat([entropy, rest[1]], dim=1)
+    values, entropy, likeliest = (torch.cat(columns, dim=1) for columns in zip(first, rest, strict=True))
+    return values, entropy, likeliest
 
 
 def _plain(
     model: nn.Module, prompts: Sequence[Ids], owner: Tensor, targets: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Each completion with its own pass over the prompt: prompts end and completions begin in the same column."""
     ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
     whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
@@ -179,12 +184,13 @@ def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
 
 def _packed(
     logits: Float[Tensor, "N L V"], targets: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], temperature: float
-) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
-    """Log-probability of the targets and entropy, computed at real tokens only; 0 elsewhere."""
-    logprobs = _log_softmax(logits[mask], temperature)
-    chosen = logprobs.gather(-1, targets[mask][:, None])[:, 0]
+) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
+    """Log-probability of the targets, entropy, and whether they are likeliest, at real tokens only; 0 elsewhere."""
+    logprobs, real = _log_softmax(logits[mask], temperature), targets[mask]
+    chosen = logprobs.gather(-1, real[:, None])[:, 0]
     empty = torch.zeros(mask.shape, device=mask.device)
-    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, _entropy(logprobs))
+    likeliest = torch.zeros_like(mask).masked_scatter(mask, logprobs.argmax(-1) == real)
+    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, _entropy(logprobs)), likeliest
 
 
 def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Tensor, "... V"]:

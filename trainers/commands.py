@@ -38,7 +38,7 @@ def train(argv: Sequence[str]) -> int:
         raise ConfigError(f"There is no training method `{method}`; the methods are {', '.join(METHODS)}: {hint}")
     module_name, config_name, _ = METHODS[method]
     module = import_module(module_name)
-    config = parse_training(getattr(module, config_name), rest, f"probe train {method}")
+    config = parse_training(getattr(module, config_name), rest, method)
     run = module.train(config)
     return INTERRUPTED if run.status == "interrupted" else 0
 
@@ -50,17 +50,22 @@ def samples(argv: Sequence[str]) -> int:
     return 0 if make(parse(SamplesConfig, argv, "probe samples")) else INTERRUPTED
 
 
-def parse_training(kind: type[T], argv: Sequence[str], prog: str) -> T:
+def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
     """The config that the command line asks for; with --resume what is not given is as the run has it.
 
     Raises:
-        ConfigError, RunError: see `parse`, and a run that cannot be read.
+        ConfigError, RunError: see `parse`, and a run that cannot be read or is of another method.
     """
+    prog = f"probe train {method}"
     out = _value(argv, "--out")
-    if "--resume" in argv and out is not None and (Path(out) / "run.json").exists():
+    if "--resume" in argv and out is not None:
         from probe.runs import open_run
+        from trainers.config import check_method, check_out
 
-        stored = kind.from_dict({**open_run(out).config, "out": out, "resume": True})
+        check_out(Path(out), resume=True)
+        run = open_run(out)
+        check_method(run, method)
+        stored = kind.from_dict({**run.config, "out": out, "resume": True})
         return parse(kind, argv, prog, stored)
     return parse(kind, argv, prog)
 
@@ -73,6 +78,7 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
     """
     import tyro
 
+    _check_known(kind, argv, prog)
     given: dict[str, Any] = {} if default is None else {"default": default}
     caught = io.StringIO()
     try:
@@ -83,11 +89,19 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
             raise
         raise ConfigError(_one_sentence(caught.getvalue(), prog)) from None
     if unknown:
-        known = list(_options(kind))
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"see `{prog} --help`."
-        raise ConfigError(f"`{prog}` has no option `{unknown[0]}`: {hint}")
+        raise ConfigError(f"`{prog}` has no use for `{unknown[0]}`: see `{prog} --help`.")
     return config
+
+
+def _check_known(kind: Any, argv: Sequence[str], prog: str) -> None:
+    """Name a near option for one that does not exist, before tyro complains of what else is missing."""
+    known = ["--help", *_options(kind)]
+    for word in argv:
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and not any(name == option or name.startswith(f"{option}.") for option in known):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"see `{prog} --help`."
+            raise ConfigError(f"`{prog}` has no option `{word}`: {hint}")
 
 
 def _options(kind: Any, prefix: str = "--") -> Iterator[str]:
@@ -97,15 +111,17 @@ def _options(kind: Any, prefix: str = "--") -> Iterator[str]:
             yield from _options(field.type, f"{name}.")
         else:
             yield name
+            if field.type is bool:
+                yield f"--no-{name[2:]}"
 
 
 def _one_sentence(box: str, prog: str) -> str:
     """What tyro says in a frame of several lines, as one sentence."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in box.splitlines()]
-    text = " ".join(line for line in lines[1:] if line)
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯").rstrip() for line in box.splitlines()]
+    text = " ".join(line.strip() for line in lines[1:] if line)
     text = re.split(r"─{4,}", text)[0].strip().rstrip(".")
     if text.startswith("Missing from"):
-        text = f"`{prog}` needs {', '.join(dict.fromkeys(re.findall(r'--[a-z][a-z.-]*', text)))}"
+        text = f"`{prog}` needs {', '.join(line.split()[0] for line in lines if line.startswith('     --'))}"
     return f"{text}: see `{prog} --help`."
 
 

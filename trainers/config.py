@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from probe.errors import ConfigError
+from probe import Run
+from probe.errors import ConfigError, RunError
 
 FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads"})
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
@@ -108,19 +109,46 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check_unchanged(config: TrainConfig, stored: Mapping[str, Any], step: int) -> None:
-    """Hold a config that resumes a run at `step` to the options that the run was started with.
+def check_out(out: Path, resume: bool) -> None:
+    """Refuse an output directory that cannot be used.
+
+    Raises:
+        RunError: it holds something and is not to be resumed, or there is no run to resume.
+    """
+    if resume and not (out / "run.json").exists():
+        raise RunError(f"There is no run to resume in `{out}`: leave --resume out to start one.")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(
+            f"--out `{out}` holds something already: choose another folder, add --resume to continue the run in it, or"
+            " delete it."
+        )
+
+
+def check_method(run: Run, method: str) -> None:
+    """Refuse to resume a run by another method than the one that made it.
+
+    Raises:
+        RunError: it is another one.
+    """
+    if run.method != method:
+        raise RunError(
+            f"The run in `{run.path}` was made by `{run.method}`, not `{method}`: resume it with that method."
+        )
+
+
+def check_unchanged(config: TrainConfig, run: Run, step: int) -> None:
+    """Hold a config that resumes `run` at `step` to the options that the run was started with.
 
     Raises:
         ConfigError: an option differs (the message names it), or there is nothing left to do.
     """
     for name, value in config.to_dict().items():
-        if name not in FREE and name in stored and stored[name] != value:
+        if name not in FREE and run.config.get(name, value) != value:
             raise ConfigError(
-                f"The run in `{config.out}` has {option(name)} {stored[name]} and --resume came with {value}:"
+                f"The run in `{config.out}` has {option(name)} {run.config[name]} and --resume came with {value}:"
                 f" leave {option(name)} out to continue it, or start a new run with another --out."
             )
-    if config.steps <= step:
+    if config.steps < step or (config.steps == step and run.status == "finished"):
         raise ConfigError(
             f"The run in `{config.out}` has already made {step} steps: give a larger --steps to train it further."
         )

@@ -137,6 +137,7 @@ class DPO:
         if detail:
             chosen, rejected = result.chosen_rewards, result.rejected_rewards
             logp_chosen, logp_rejected = logps.detach().sum(0)
+            tokens = int(scored.mask.sum())
             metrics = {
                 "rewards/chosen": (chosen.sum(), n),
                 "rewards/rejected": (rejected.sum(), n),
@@ -144,7 +145,8 @@ class DPO:
                 "rewards/margins": ((chosen - rejected).sum(), n),
                 "logps/chosen": (logp_chosen, n),
                 "logps/rejected": (logp_rejected, n),
-                "entropy": (scored.entropy.sum(), int(scored.mask.sum())),
+                "entropy": (scored.entropy.sum(), tokens),
+                "mean_token_accuracy": (scored.likeliest.sum(), tokens),
             }
         return Loss(result.losses.sum(), n, sum(pair.tokens for pair in examples), metrics)
 

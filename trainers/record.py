@@ -13,12 +13,12 @@ import torch
 
 import probe.world
 from probe import LM, Run, open_run
-from probe.errors import DataError, RunError, TrainingStopped
+from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.runs import RunWriter
 from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
-from trainers.config import check_unchanged
+from trainers.config import check_method, check_unchanged
 from trainers.session import Session
 
 
@@ -48,6 +48,9 @@ class Record:
         config = session.config
         self.saved = _last_checkpoint(session, method, origin) if config.resume else None
         self.writer: RunWriter | None = None
+        prompts = probe_prompts(config.probe_prompts, origin) if config.capture_every and session.main else ()
+        if prompts:
+            check_capturable(lm)
         self._recorder = None
         session.accelerator.wait_for_everyone()  # everybody has read the checkpoints before the main process writes
         if not session.main:
@@ -68,7 +71,7 @@ class Record:
                 data=origin.data,
                 seed=config.seed,
             )
-        if config.capture_every and (prompts := probe_prompts(config.probe_prompts, origin)):
+        if prompts:
             from probe.recorder import watch  # loads transformer-lens, which takes seconds
 
             self._recorder = watch(lm, self.writer, prompts=prompts, every=config.capture_every)
@@ -131,6 +134,21 @@ class Record:
         return TrainingStopped(f"{reason}; the last good checkpoint is `{self.saved}`: --resume continues from it.")
 
 
+def check_capturable(lm: LM) -> None:
+    """Refuse captures of a model that cannot be hooked, before there is a run.
+
+    Raises:
+        ConfigError: transformer-lens does not know its architecture.
+    """
+    try:
+        lm.hook_names()
+    except ModelError as error:
+        raise ConfigError(
+            f"Captures need a model that transformer-lens can hook, and {type(lm.model).__name__} is none: give"
+            " --capture-every 0 to train it without them."
+        ) from error
+
+
 def probe_prompts(file: Path | None, origin: Origin) -> Sequence[Any]:
     """The prompts to capture on: the lines of the file, or those that come with the data.
 
@@ -151,12 +169,9 @@ def probe_prompts(file: Path | None, origin: Origin) -> Sequence[Any]:
 def _last_checkpoint(session: Session, method: str, origin: Origin) -> Path | None:
     """The checkpoint to go on from, once the run is known to be the same training; None before the first one."""
     config, run = session.config, open_run(session.config.out)
-    if run.method != method:
-        raise RunError(
-            f"The run in `{config.out}` was made by `{run.method}`: resume it with `probe train {run.method}`."
-        )
+    check_method(run, method)
     checkpoints = run.checkpoints()
-    check_unchanged(config, run.config, checkpoints[-1].step if checkpoints else 0)
+    check_unchanged(config, run, checkpoints[-1].step if checkpoints else 0)
     stored = run.meta.get("data") or {}
     for name, value in origin.data.items():
         if stored.get(name) != value:

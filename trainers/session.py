@@ -14,9 +14,8 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from probe import LM
-from probe.errors import ConfigError, MissingToolError, RunError
-from probe.runs import find
-from trainers.config import TrainConfig, option
+from probe.errors import ConfigError, MissingToolError
+from trainers.config import TrainConfig, check_out
 
 T = TypeVar("T")
 _SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
@@ -34,7 +33,7 @@ class Session:
             MissingToolError: the package of --track is not installed.
         """
         self.config = config
-        check_out(config)
+        check_out(config.out, config.resume)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.accelerator = Accelerator(
@@ -117,20 +116,3 @@ class Session:
 def derive_seed(*key: int) -> int:
     """An independent 32-bit seed for each key."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
-
-
-def check_out(config: TrainConfig) -> None:
-    """Refuse an output directory that cannot be used.
-
-    Raises:
-        RunError: it holds something and --resume was not given, or there is no run to resume.
-    """
-    if config.resume:
-        if not (config.out / "run.json").exists():
-            raise RunError(f"There is no run to resume in `{config.out}`: leave {option('resume')} out to start one.")
-        find(config.out)
-    elif config.out.exists() and (not config.out.is_dir() or any(config.out.iterdir())):
-        raise RunError(
-            f"--out `{config.out}` holds something already: choose another folder, add --resume to continue the run"
-            " in it, or delete it."
-        )

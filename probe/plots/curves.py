@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.theme import DASHES, LIGHT, escape, method_colour, template
+from probe.plots.theme import DASHES, LIGHT, METHODS, escape, method_colour, template
 
 UNITS = {
     "loss": "nats per token",
@@ -190,21 +190,23 @@ def _lines(
 
 
 def answer_curves(
-    steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[str], *, marker: float | None = None
+    steps: Sequence[int],
+    logprobs: np.ndarray,
+    answers: Sequence[str],
+    *,
+    colour: str = METHODS["pretrain"],
+    marker: float | None = None,
 ) -> go.Figure:
-    """Log-probability of each chosen answer after the prompt, over training.
+    """Log-probability of each chosen answer after the prompt, over training; dash and mark tell the answers apart.
 
     Args:
         steps: [S] captured steps.
         logprobs: [S A] natural log-probabilities at the last position of the prompt.
-        answers: [A] the answers.
+        answers: [A] the answers, the true one first where there is one.
+        colour: of the run's method.
         marker: step to mark.
     """
-    colours = list(
-        dict.fromkeys(
-            method_colour(method) for method in ("dpo", "rlhf", "rsft", "sft", "rlvr", "reward-model", "watch")
-        )
-    )
+    marks = ("circle", "diamond-open", "square-open", "triangle-up-open", "x")
     figure = go.Figure()
     for index, answer in enumerate(answers):
         figure.add_trace(
@@ -213,8 +215,8 @@ def answer_curves(
                 y=logprobs[:, index],
                 mode="lines+markers",
                 name=escape(answer),
-                marker={"size": 5},
-                line={"color": colours[index % len(colours)], "dash": DASHES[index // len(colours) % len(DASHES)]},
+                marker={"size": 7, "symbol": marks[index % len(marks)]},
+                line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2.5 if index == 0 else 1.6},
                 hovertemplate="step %{x}: %{y:.3f} nats",
             )
         )

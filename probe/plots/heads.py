@@ -61,7 +61,7 @@ def attention_mosaic(
         x, y = chosen[1] * pitch - 0.5 - GAP / 2, layers.index(chosen[0]) * pitch - 0.5 - GAP / 2
         figure.add_shape(type="rect", x0=x, y0=y, x1=x + pitch, y1=y + pitch, line={"color": "#E8555F", "width": 2})
     figure.update_layout(
-        coloraxis=colour_axis("attention weight", low=0, high=1), margin={"l": 40, "t": 8, "b": 34, "r": 8}
+        coloraxis=colour_axis("attention<br>weight", low=0, high=1), margin={"l": 40, "t": 8, "b": 34, "r": 8}
     )
     centres = {"tickmode": "array", "showgrid": False, "zeroline": False, "ticks": "", "fixedrange": True}
     figure.update_xaxes(
@@ -142,7 +142,7 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str]) -> go.Figure:
             hovertemplate="query %{customdata[0]}<br>key %{customdata[1]}<br>weight %{z:.3f}<extra></extra>",
         )
     )
-    figure.update_layout(coloraxis=colour_axis("attention weight", low=0, high=1))
+    figure.update_layout(coloraxis=colour_axis("attention<br>weight", low=0, high=1))
     figure.update_xaxes(title_text="key (source)", tickangle=-45, **token_axis(tokens))
     figure.update_yaxes(title_text="query (destination)", autorange="reversed", **token_axis(tokens))
     return figure

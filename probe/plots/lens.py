@@ -29,7 +29,7 @@ def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620
     best = np.exp(favourites[1][..., 0].astype(np.float32))
     figure.add_trace(_grid(favourites, best, tokens, width))
     figure.update_traces(hovertemplate="%{customdata}<extra></extra>")
-    figure.update_layout(coloraxis=colour_axis("probability of the favourite", low=0, high=1))
+    figure.update_layout(coloraxis=colour_axis("probability<br>of favourite", low=0, high=1))
     figure.update_xaxes(title_text="token read", tickangle=-45, **token_axis(tokens))
     figure.update_yaxes(title_text="after layer", **token_axis(layer_names(len(favourites[0]))))
     return figure
@@ -57,30 +57,36 @@ def lens_pair(
         answer: the token that is followed.
         width: pixels of the figure, which decide how much of a token fits into a cell.
     """
-    titles = [escape(shorten(name, 28)) for name in names]
+    titles = [escape(shorten(name, 40)) for name in names]
     word = escape(shorten(answer, 18))
     rows = [values.shape[0] for values in followed]
     panels = [*titles, "aligned \u2212 base"] if rows[0] == rows[1] else titles
-    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=panels, horizontal_spacing=0.02)
-    for column, (favourites, values) in enumerate(zip(lenses, followed, strict=True), start=1):
-        trace = _grid(favourites, values.astype(np.float32), tokens, width // len(panels))
-        trace.hovertemplate = f"log p({word}) = %{{z:.2f}} nats<br>%{{customdata}}<extra>{titles[column - 1]}</extra>"
-        figure.add_trace(trace, row=1, col=column)
-        axis = token_axis(layer_names(rows[column - 1])) | {"showticklabels": column == 1 or len(panels) == 2}
-        figure.update_yaxes(**axis, row=1, col=column)
+    depth = max(rows)
+    figure = make_subplots(
+        rows=len(panels), cols=1, subplot_titles=panels, vertical_spacing=0.2 / depth**0.5, shared_xaxes=True
+    )
+    for row, (favourites, values) in enumerate(zip(lenses, followed, strict=True), start=1):
+        trace = _grid(favourites, values.astype(np.float32), tokens, width)
+        trace.hovertemplate = f"log p({word}) = %{{z:.2f}} nats<br>%{{customdata}}<extra>{titles[row - 1]}</extra>"
+        figure.add_trace(trace, row=row, col=1)
+        figure.update_yaxes(**token_axis(layer_names(rows[row - 1])), row=row, col=1)
     low = min(float(np.where(np.isfinite(values), values, 0.0).min()) for values in followed)
-    layout = {"coloraxis": colour_axis(f"log p({word}), nats", low=max(-20.0, low), high=0, x=1.01, len=0.95)}
+    both: dict = {"len": 2 / 3, "y": 1, "yanchor": "top"} if len(panels) == 3 else {}
+    layout = {"coloraxis": colour_axis(f"log p({word})<br>nats", low=max(-20.0, low), high=0, **both)}
     if len(panels) == 3:
         change = (followed[1] - followed[0]).astype(np.float32)
         bound = max(0.5, float(np.nanquantile(np.abs(change), 0.98)))
-        figure.add_trace(_difference(change, tokens, word), row=1, col=3)
-        figure.update_yaxes(showticklabels=False, showgrid=False, ticks="", row=1, col=3)
-        bar = colour_axis(f"change of log p({word}), nats", low=-bound, high=bound, diverging=True, x=1.1, len=0.95)
-        layout["coloraxis2"] = bar
-    figure.update_layout(template=template(LIGHT), margin={"t": 32}, **layout)
+        figure.add_trace(_difference(change, tokens, word), row=3, col=1)
+        figure.update_yaxes(**token_axis(layer_names(depth)), row=3, col=1)
+        place: dict = {"len": 1 / 3, "y": 0, "yanchor": "bottom"}
+        layout["coloraxis2"] = colour_axis("change<br>nats", low=-bound, high=bound, diverging=True, **place)
+    cell = 24 if depth <= 13 else 13
+    figure.update_layout(
+        template=template(LIGHT), height=90 + len(panels) * (34 + cell * depth), margin={"t": 32, "b": 70}, **layout
+    )
     figure.update_annotations(font_size=13)
-    figure.update_xaxes(tickangle=-45, **token_axis(tokens, 10))
-    figure.update_yaxes(title_text="after layer", col=1)
+    figure.update_xaxes(**token_axis(tokens))
+    figure.update_xaxes(title_text="token read", tickangle=-45, row=len(panels), col=1)
     return figure
 
 

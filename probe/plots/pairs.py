@@ -26,7 +26,7 @@ def kl_bars(
         chosen: position to emphasise.
         colour: of the aligned model's method.
     """
-    figure = new_figure(showlegend=False, bargap=0.15, clickmode="event+select")
+    figure = new_figure(showlegend=False, bargap=0.15, clickmode="event+select", margin={"t": 12})
     names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
     strong = [1.0 if chosen is None or index == chosen else 0.45 for index in range(len(tokens))]
     figure.add_trace(

@@ -107,7 +107,7 @@ def scale(colours: Iterable[str]) -> list[list]:
 
 def colour_axis(label: str, *, low: float, high: float, diverging: bool = False, **position: float | str) -> dict:
     """Settings of a colour axis with a labelled bar; `position` goes to the bar (x, y, len, ...)."""
-    bar = {"title": {"text": label, "side": "right"}, "thickness": 10, "outlinewidth": 0, "ticks": "outside"}
+    bar = {"title": {"text": label, "side": "top"}, "thickness": 10, "outlinewidth": 0, "ticks": "outside"}
     return {
         "colorscale": scale(LIGHT.diverging if diverging else LIGHT.sequential),
         "cmin": low,
@@ -145,7 +145,12 @@ def template(theme: Theme) -> go.layout.Template:
                 "bgcolor": "rgba(0,0,0,0)",
             },
             "annotationdefaults": {"font": {"size": 12, "color": theme.muted}, "showarrow": False},
-            "coloraxis": {"colorbar": {"tickfont": {"size": 11, "color": theme.muted}}},
+            "coloraxis": {
+                "colorbar": {
+                    "tickfont": {"size": 11, "color": theme.muted},
+                    "title": {"font": {"size": 11, "color": theme.muted}},
+                }
+            },
         }
     )
 

@@ -1,0 +1,28 @@
+"""Entrypoint of the dashboard: navigation and the shared sidebar; what a page shows is in `views/`."""
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from dashboard.state import sidebar
+from dashboard.text import guard
+
+
+def icon() -> Image.Image:
+    """The page's icon, a causal attention map; drawn here, because an icon by name is fetched from the network."""
+    shade = np.tril(np.linspace(60, 220, 16).reshape(4, 4)[::-1])
+    image = np.stack([shade * 0.25, shade * 0.55, np.where(shade > 0, 190, 0), np.where(shade > 0, 255, 0)], axis=-1)
+    return Image.fromarray(image.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8))
+
+
+st.set_page_config(page_title="Probe", page_icon=icon(), layout="wide", menu_items={"About": "Probe: look inside."})
+page = st.navigation(
+    [
+        st.Page("views/overview.py", title="Overview", icon=":material/account_tree:", default=True),
+        st.Page("views/training.py", title="Training", icon=":material/show_chart:"),
+        st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
+    ]
+)
+with guard():
+    sidebar()
+    page.run()

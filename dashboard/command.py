@@ -1,0 +1,138 @@
+"""`probe dashboard`: start the pages on this machine, for this machine only."""
+
+import os
+import socket
+import sys
+import threading
+import time
+import webbrowser
+from pathlib import Path
+
+from probe.errors import ConfigError, RunError
+
+HOST = "127.0.0.1"
+"""The server never listens beyond loopback, so there is no option for it."""
+
+
+def dashboard(argv: list[str]) -> int:
+    """Open the dashboard in a browser: lineage of runs, training curves, two models compared."""
+    from dataclasses import dataclass
+
+    import tyro
+
+    @dataclass(frozen=True, kw_only=True)
+    class Dashboard:
+        """Open the dashboard on this machine (127.0.0.1 only); Ctrl-C stops it."""
+
+        runs: tuple[str, ...] = ()
+        """Folders that hold runs; by default those of $PROBE_RUNS, or ./runs, ./sample_runs and the samples."""
+        port: int = 8501
+        """Port to listen on; 0 takes a free one."""
+        browser: bool = True
+        """Open the page in the browser, if there is a display."""
+
+    asked = tyro.cli(Dashboard, prog="probe dashboard", args=argv)
+    if asked.runs:
+        os.environ["PROBE_RUNS"] = os.pathsep.join(str(root) for root in checked_roots(asked.runs))
+    port = free_port(asked.port)
+    url = f"http://{HOST}:{port}"
+    print(f"Probe dashboard: {url}  (Ctrl-C stops it)", flush=True)
+    if asked.browser and has_display():
+        threading.Thread(target=_open_when_ready, args=(url, port), daemon=True).start()
+    return serve(port)
+
+
+def checked_roots(given: tuple[str, ...]) -> list[Path]:
+    """The run roots as absolute paths.
+
+    Raises:
+        RunError: one is not a folder.
+    """
+    roots = [Path(root).expanduser().resolve() for root in given]
+    for text, root in zip(given, roots, strict=True):
+        if not root.is_dir():
+            raise RunError(
+                f"The run root `{text}` is not a folder: give one that holds run "
+                "directories, or make one with `probe train`."
+            )
+    return roots
+
+
+def free_port(port: int) -> int:
+    """`port` if it can be listened on, or any free one for 0.
+
+    Raises:
+        ConfigError: the port is taken, needs rights, or is no port.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"Port {port} does not exist: give a number from 1024 to 65535, or 0 for a free one.")
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(
+                f"Port {port} cannot be used ({error.strerror}): another program, perhaps a dashboard that still runs, "
+                f"has it; stop that one, or take a free one with `probe dashboard --port {port % 65535 + 1}`."
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def flags(port: int) -> list[str]:
+    """The server settings; given as flags, so that no configuration file can loosen them."""
+    settings: dict[str, object] = {
+        "server.address": HOST,
+        "server.port": port,
+        "server.allowedHosts": [HOST, "localhost"],
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
+        "server.enableAgentApi": False,
+        "server.enableStaticServing": False,
+        "server.headless": True,
+        "server.showEmailPrompt": False,
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": False,
+        "browser.serverAddress": HOST,
+        "client.showErrorDetails": "none",
+        "client.showErrorLinks": False,
+        "client.toolbarMode": "minimal",
+        "runner.magicEnabled": False,
+        "logger.hideWelcomeMessage": True,
+        "logger.level": "warning",
+    }
+    return [f"--{key}={_text(one)}" for key, value in settings.items() for one in _each(value)]
+
+
+def serve(port: int) -> int:
+    """Run the server in this process until it is stopped."""
+    from streamlit.web import cli
+
+    app = Path(__file__).with_name("app.py")
+    cli.main(["run", str(app), *flags(port)], standalone_mode=False)
+    return 0
+
+
+def has_display() -> bool:
+    """Whether a browser window can be seen here."""
+    unix = sys.platform.startswith(("linux", "freebsd", "openbsd"))
+    return not unix or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _open_when_ready(url: str, port: int) -> None:
+    for _ in range(300):
+        try:
+            socket.create_connection((HOST, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            webbrowser.open(url)
+            return
+
+
+def _each(value: object) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

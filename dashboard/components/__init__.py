@@ -1,0 +1,1 @@
+"""Parts of pages: the figure with its downloads, the chips of tokens, the folded details."""

@@ -1,0 +1,159 @@
+"""What a run attended to, and would have said, at one step of its training: the mosaic of heads or the lens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import streamlit as st
+
+from dashboard import data, findings
+from dashboard.components.figure import figure
+from dashboard.data import Store
+from dashboard.text import note
+from probe.captured import answers_table, attention, attention_table, favourites, lens_table
+from probe.plots.curves import answer_curves
+from probe.plots.heads import attention_head, attention_mosaic
+from probe.plots.lens import lens_grid
+from probe.plots.theme import method_colour
+from probe.runs.reader import Run
+from probe.runs.schema import ProbePrompt
+
+MOST_HEADS = 64
+"""Heads that one mosaic still shows well; deeper models show a layer at a time."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One captured prompt of a run at one step."""
+
+    run: Run
+    label: str
+    step: int
+    index: int
+    prompt: ProbePrompt
+    tensors: dict[str, np.ndarray]
+    kind: str
+    """Attention or Lens, whichever the main figure shows."""
+
+    @property
+    def heads(self) -> list[str]:
+        """All heads, `L0H0` first."""
+        _, depth, count, *_ = self.tensors["attention"].shape
+        return [f"L{layer}H{head}" for layer in range(depth) for head in range(count)]
+
+    @property
+    def head(self) -> tuple[int, int]:
+        """(layer, head) that is enlarged."""
+        chosen = st.session_state.get("head")
+        layer, _, head = (chosen if chosen in self.heads else "L0H0")[1:].partition("H")
+        return int(layer), int(head)
+
+    @property
+    def source(self) -> dict[str, object]:
+        """Provenance of figures."""
+        return {"run": str(self.run.path), "step": self.step, "prompt": self.prompt.text}
+
+
+def choose_moment(store: Store, names: Sequence[str]) -> Moment | None:
+    """Widgets for run, prompt and step; None if no run was watched."""
+    watched = [name for name in names if len(data.captures(store.runs[name]))]
+    if not watched:
+        note("None of the chosen runs has captures; `probe train` makes them every --capture-every steps.")
+        return None
+    if st.session_state.get("watched") not in watched:
+        st.session_state["watched"] = watched[-1]
+    left, middle, right = st.columns([4, 5, 5])
+    with left:
+        label = st.selectbox("Captures of", watched, key="watched", bind="query-params")
+    run = store.runs[label]
+    found = data.captures(run)
+    prompts = {
+        f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(found.prompts)
+    }
+    with middle:
+        chosen = st.selectbox("On the prompt", list(prompts), key="captured", bind="query-params")
+    with right:
+        kind = st.segmented_control(
+            "Show", ["Attention", "Lens"], default="Attention", key="show", bind="query-params", required=True
+        )
+    index = prompts[chosen]
+    step = choose_step(found.steps)
+    return Moment(run, label, step, index, found.prompts[index], data.capture(run, step), kind or "Attention")
+
+
+def choose_step(steps: Sequence[int]) -> int:
+    """The step slider; it follows a run that is being trained until it is moved."""
+    last, seen = steps[-1], st.session_state.get("_last_step")
+    unset = "step" not in st.session_state and "step" not in st.query_params
+    gone = "step" in st.session_state and st.session_state["step"] not in steps
+    if unset or gone or (seen is not None and st.session_state.get("step") == seen):
+        st.session_state["step"] = last
+    st.session_state["_last_step"] = last
+    if len(steps) == 1:
+        note(f"Captured at step {last} only.")
+        return last
+    return st.select_slider("Step of the captures", steps, key="step", bind="query-params")
+
+
+def main_figure(moment: Moment) -> None:
+    """Mosaic of heads or lens at the chosen step."""
+    tokens = moment.prompt.tokens
+    if moment.kind == "Lens":
+        lens = favourites(moment.run, moment.tensors, moment.index, moment.prompt)
+        title = f"Logit lens of {moment.label} at step {moment.step:,}"
+        figure(
+            lens_grid(lens, tokens, width=440),
+            lens_table(lens, tokens),
+            "lens",
+            title=title,
+            height=380,
+            source=moment.source,
+        )
+        return
+    weights = attention(moment.tensors, moment.index, moment.prompt)
+    layers = choose_layers(weights)
+    table = attention_table(weights[layers], tokens, layers)
+    chart = attention_mosaic(weights[layers], tokens, layers=layers, chosen=moment.head, height=380)
+    title = f"Attention of {moment.label} at step {moment.step:,} (click a head)"
+    figure(chart, table, "heads", title=title, source=moment.source, on_select=_take_head)
+
+
+def choose_layers(weights: np.ndarray) -> list[int]:
+    """All layers, or the one chosen where all would be too many."""
+    depth, heads = weights.shape[:2]
+    if depth * heads <= MOST_HEADS:
+        return list(range(depth))
+    return [st.select_slider("Layer", list(range(depth)), key="layer", bind="query-params")]
+
+
+def detail_figures(moment: Moment) -> None:
+    """The chosen head enlarged, and the chosen answers over all steps."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.selectbox("Head", moment.heads, key="head", bind="query-params")
+        layer, head = moment.head
+        weights = attention(moment.tensors, moment.index, moment.prompt)
+        table = attention_table(weights[layer : layer + 1, head : head + 1], moment.prompt.tokens, [layer]).assign(
+            head=head
+        )
+        chart = attention_head(weights[layer, head], moment.prompt.tokens)
+        title = f"L{layer}H{head} at step {moment.step:,}"
+        figure(chart, table, "head", title=title, height=420, source=moment.source)
+    with right:
+        if not moment.prompt.answers:
+            note("This prompt has no chosen answers.")
+            return
+        steps, logprobs = data.answer_logprobs(moment.run, moment.index)
+        note(findings.answers(steps, logprobs, moment.prompt.answers))
+        chart = answer_curves(
+            steps, logprobs, moment.prompt.answers, colour=method_colour(moment.run.method), marker=moment.step
+        )
+        table = answers_table(steps, logprobs, moment.prompt.answers)
+        figure(chart, table, "answers", title="Chosen answers after the prompt", height=420, source=moment.source)
+        st.text(moment.prompt.text)
+
+
+def _take_head(points: list[dict]) -> None:
+    custom = points[0].get("customdata")
+    if custom and len(custom) >= 2:
+        st.session_state["head"] = f"L{int(custom[0])}H{int(custom[1])}"

@@ -1,0 +1,44 @@
+"""The folded section at the end of a page: what is shown, as an equation, and how to make it in Python."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+
+def details(
+    equations: Sequence[str],
+    definition: str,
+    code: str,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> None:
+    """A closed section with equations, definitions, the Python lines and tables to download.
+
+    Args:
+        equations: LaTeX, each on a line of its own.
+        definition: Markdown written by us; never text from data.
+        code: Python lines that reproduce the page; strings from data inside by `repr`.
+        tables: by file name; each downloads as CSV.
+    """
+    with st.expander("Definition, Python, data", icon=":material/function:"):
+        for equation in equations:
+            st.latex(equation)
+        st.markdown(definition)
+        st.code(code, language="python")
+        with st.container(horizontal=True):
+            for name, table in (tables or {}).items():
+                st.download_button(
+                    f"{name}.csv",
+                    data=partial(csv, table),
+                    file_name=f"{name}.csv",
+                    mime="text/csv",
+                    key=f"table-{name}",
+                    on_click="ignore",
+                    icon=":material/download:",
+                )
+
+
+def csv(table: pd.DataFrame) -> bytes:
+    """A table as the bytes of a CSV file."""
+    return table.to_csv(index=False).encode()

@@ -1,0 +1,53 @@
+// Rows of tokens as chips. All text is written by textContent, so no token can become markup.
+export default function (component) {
+  const { data, parentElement, setTriggerValue } = component
+  const root = parentElement.querySelector("#tokens")
+  const tip = parentElement.querySelector("#tip")
+  root.replaceChildren()
+  tip.hidden = true
+
+  const place = (chip, text) => {
+    tip.textContent = text
+    tip.hidden = false
+    const at = chip.getBoundingClientRect()
+    const around = root.getBoundingClientRect()
+    const left = Math.min(at.left - around.left, around.width - tip.offsetWidth)
+    tip.style.left = `${Math.max(0, left)}px`
+    tip.style.top = `${at.bottom - around.top + 4}px`
+  }
+
+  data.rows.forEach((row, rowIndex) => {
+    const line = document.createElement("div")
+    line.className = "line"
+    const label = document.createElement("div")
+    label.className = "label"
+    label.style.setProperty("--mark", row.colour)
+    label.textContent = row.label
+    label.title = row.label
+    const chips = document.createElement("div")
+    chips.className = "chips"
+    chips.setAttribute("role", "listbox")
+    chips.setAttribute("aria-label", row.label)
+    row.tokens.forEach((token, index) => {
+      const chip = document.createElement("button")
+      chip.type = "button"
+      chip.className = "chip"
+      chip.textContent = token.text
+      chip.setAttribute("role", "option")
+      const chosen = data.chosen[0] === rowIndex && data.chosen[1] === index
+      chip.setAttribute("aria-selected", chosen ? "true" : "false")
+      if (token.prompt) chip.classList.add("prompt")
+      chip.style.setProperty("--strength", `${Math.round(100 * token.strength)}%`)
+      chip.onmouseenter = chip.onfocus = () => place(chip, token.tip)
+      chip.onmouseleave = chip.onblur = () => { tip.hidden = true }
+      chip.onclick = () => setTriggerValue("picked", [rowIndex, index])
+      chip.onkeydown = (event) => {
+        const next = { ArrowRight: chip.nextSibling, ArrowLeft: chip.previousSibling }[event.key]
+        if (next) { next.focus(); event.preventDefault() }
+      }
+      chips.appendChild(chip)
+    })
+    line.append(label, chips)
+    root.appendChild(line)
+  })
+}

@@ -1,0 +1,64 @@
+"""Texts as rows of token chips, coloured by a strength, with more on hover; a click chooses a token."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import streamlit as st
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chip:
+    """One token."""
+
+    text: str
+    """The readable piece."""
+    tip: str
+    """Lines shown on hover."""
+    strength: float = 0.0
+    """Colour from 0 (none) to 1."""
+    prompt: bool = False
+    """Part of what was given, not of what a model wrote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRow:
+    """One text."""
+
+    label: str
+    colour: str
+    """Of the mark beside the label."""
+    tokens: Sequence[Chip]
+
+
+@st.cache_resource(show_spinner=False)
+def _component() -> Callable:
+    """The browser's part, registered once a server; every text reaches it as data and the page as `textContent`."""
+    return st.components.v2.component(
+        "probe_tokens",
+        html="<div id='box'>\n<div id='tokens'></div><div id='tip' role='tooltip' hidden></div>\n</div>",
+        css=(HERE / "tokens.css").read_text(encoding="utf-8"),
+        js=(HERE / "tokens.js").read_text(encoding="utf-8"),
+    )
+
+
+def token_rows(
+    rows: Sequence[TokenRow], *, chosen: tuple[int, int], key: str, on_pick: Callable[[int, int], None]
+) -> None:
+    """Show rows of chips.
+
+    Args:
+        rows: from the top.
+        chosen: (row, token) to mark.
+        key: of the component on its page.
+        on_pick: called with (row, token) when a chip is clicked, before the page runs again.
+    """
+
+    def picked() -> None:
+        choice = st.session_state[key].picked
+        if isinstance(choice, list) and len(choice) == 2 and all(isinstance(value, int | float) for value in choice):
+            on_pick(int(choice[0]), int(choice[1]))
+
+    _component()(data={"rows": [asdict(row) for row in rows], "chosen": list(chosen)}, key=key, on_picked_change=picked)

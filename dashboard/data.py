@@ -1,0 +1,153 @@
+"""What the pages read: runs, their metrics and captures, each file read again only when it has changed."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from probe.errors import RunError
+from probe.plots.curves import Style, styles
+from probe.runs.captures import Captures
+from probe.runs.reader import Run
+from probe.runs.roots import roots, run_directories
+from probe.runs.schema import CAPTURES, INDEX, METRICS
+
+_WARNINGS = Lock()
+Stamp = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Store:
+    """The runs of all roots, as they are now."""
+
+    roots: list[Path]
+    runs: dict[str, Run] = field(default_factory=dict)
+    """By label: the name, with the root where two roots hold a run of one name."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """Directories that could not be read, and why."""
+
+    def style(self) -> dict[str, Style]:
+        """Colour and dash of every run, the same on every page."""
+        return styles({label: run.method for label, run in self.runs.items()})
+
+    def label(self, ref: str | None, near: Run | None = None) -> str | None:
+        """The label of the run that a reference in run.json names (a name, a path, either with @step)."""
+        if not ref:
+            return None
+        text = ref.rpartition("@")[0] if "@" in Path(ref).name else ref
+        parts = Path(text).parts
+        matches = [label for label, run in self.runs.items() if run.name in parts[-3:]]
+        beside = [label for label in matches if near and self.runs[label].path.parent == near.path.parent]
+        return next(iter(beside or matches), None)
+
+
+def stamp(path: Path) -> Stamp:
+    """Time of the last change and size of a file; (0, 0) where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_size)
+
+
+def read_store() -> Store:
+    """All runs, oldest first; a run that cannot be read is listed with its problem and hides no other."""
+    store = Store(roots())
+    found: list[Run] = []
+    for root in store.roots:
+        if not root.is_dir():
+            store.problems[str(root)] = "This run root is not a folder: make it, or name another with --runs."
+            continue
+        for path in run_directories(root):
+            try:
+                found.append(Run(path))
+            except RunError as error:
+                store.problems[str(path)] = str(error)
+    names = [run.name for run in found]
+    for run in sorted(found, key=lambda run: (run.created, run.name)):
+        label = run.name if names.count(run.name) == 1 else f"{run.name} ({run.path.parent})"
+        store.runs[label] = run
+    return store
+
+
+def metrics(run: Run) -> pd.DataFrame:
+    """The metrics of a run, read again when the file has changed."""
+    return _metrics(str(run.path), stamp(run.path / METRICS))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _metrics(path: str, changed: Stamp) -> pd.DataFrame:
+    with quiet():
+        return Run(path).metrics()
+
+
+def captures(run: Run) -> Captures:
+    """The list of a run's captures; shared between readers, which only look."""
+    return _captures(str(run.path), stamp(run.path / CAPTURES / INDEX))
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _captures(path: str, changed: Stamp) -> Captures:
+    with quiet():
+        return Run(path).captures()
+
+
+def capture(run: Run, step: int) -> dict[str, np.ndarray]:
+    """The tensors captured at a step."""
+    return _capture(str(run.path), step, stamp(run.path / CAPTURES / INDEX))
+
+
+@st.cache_resource(show_spinner=False, max_entries=32)
+def _capture(path: str, step: int, changed: Stamp) -> dict[str, np.ndarray]:
+    return _captures(path, changed).load(step)
+
+
+def answer_logprobs(run: Run, prompt: int) -> tuple[list[int], np.ndarray]:
+    """Steps [S] and log-probabilities [S A] of a prompt's answers at its last token, over all captures."""
+    return _answers(str(run.path), prompt, stamp(run.path / CAPTURES / INDEX))
+
+
+@st.cache_data(show_spinner="Reading the captures", max_entries=256)
+def _answers(path: str, prompt: int, changed: Stamp) -> tuple[list[int], np.ndarray]:
+    found = _captures(path, changed)
+    known = found.prompts[prompt]
+    rows = [_capture(path, step, changed)["lens_answer_logprobs"][prompt, -1, known.length - 1] for step in found.steps]
+    count = len(known.answers)
+    return found.steps, np.array([row[:count] for row in rows], dtype=np.float32).reshape(len(rows), count)
+
+
+def lineage_table(store: Store) -> pd.DataFrame:
+    """One row a run: name, method, status, and the labels of the runs that it came from."""
+    rows = [
+        {
+            "name": label,
+            "method": run.method,
+            "status": run.status,
+            "parent": store.label(run.parent, run),
+            "reference": store.label(run.reference, run),
+            "reward_model": store.label(run.reward_model, run),
+        }
+        for label, run in store.runs.items()
+    ]
+    return pd.DataFrame(rows, columns=["name", "method", "status", "parent", "reference", "reward_model"])
+
+
+def headlines(store: Store) -> pd.DataFrame:
+    """Headline figures of all runs: run, metric, value, ci_low, ci_high, n."""
+    tables = [run.headline.assign(run=label) for label, run in store.runs.items() if len(run.headline)]
+    columns = ["run", "metric", "value", "ci_low", "ci_high", "n"]
+    return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame(columns=columns)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Reading a run that is being written may meet a torn last line; that is no news on a page."""
+    with _WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,160 @@
+"""What all pages share: the runs, the two models compared and the prompt, chosen in the sidebar and kept in the URL."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard.data import Store, read_store
+from dashboard.text import note, plain
+
+NEUTRAL = (
+    "The capital of Norway is",
+    "Q: Is the earth flat? I think it is. A:",
+    "To be, or not to be, that is the",
+    "2 + 2 =",
+)
+"""Prompts for models that know no synthetic world."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The choices that hold on every page."""
+
+    store: Store
+    base: str | None
+    """What the user chose as base: a run's label, RUN@STEP, or any reference to a model."""
+    aligned: str | None
+    prompt: str
+
+    def reference(self, choice: str | None) -> str | None:
+        """A reference that `LM.load` understands for a choice of the sidebar."""
+        if not choice:
+            return None
+        label, step = split_choice(self.store, choice)
+        if label is None:
+            return choice
+        path = str(self.store.runs[label].path)
+        return f"{path}@{step}" if step is not None else path
+
+    def label(self, choice: str | None) -> str | None:
+        """The run behind a choice, if it is one."""
+        return split_choice(self.store, choice)[0] if choice else None
+
+    def method(self, choice: str | None) -> str:
+        """The method of the run behind a choice, for its colour."""
+        label = self.label(choice)
+        return self.store.runs[label].method if label else "other"
+
+
+def current() -> Shared:
+    """The choices of this session, as the sidebar of this run of the page set them."""
+    return st.session_state["_shared"]
+
+
+def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
+    """(run label, step) of a choice; (None, None) if it names no run of the store."""
+    if choice in store.runs:
+        return choice, None
+    label, _, step = choice.rpartition("@")
+    return (label, int(step)) if label in store.runs and step.isdigit() else (None, None)
+
+
+def sidebar() -> Shared:
+    """Draw the sidebar and keep its choices for the page that follows."""
+    store = read_store()
+    _start(store)
+    with st.sidebar:
+        options = model_options(store)
+        base = choose_model("Base model", "base", options)
+        aligned = choose_model("Aligned model", "aligned", options)
+        examples = example_prompts(store, (base, aligned))
+        st.selectbox(
+            "Example prompts",
+            examples,
+            index=None,
+            key="example",
+            placeholder="choose one, or type below",
+            on_change=_take_example,
+        )
+        prompt = st.text_area("Prompt", key="prompt", bind="query-params", height=110)
+        with st.expander(f"Run roots ({len(store.runs)} runs)", icon=":material/folder_open:"):
+            for root in store.roots:
+                st.text(str(root))
+            if not store.roots:
+                note("No run root exists here.")
+            for path, problem in store.problems.items():
+                st.warning(plain(f"{Path(path).name}: {problem}"))
+    result = Shared(store, base, aligned, prompt or "")
+    st.session_state["_shared"] = result
+    return result
+
+
+def choose_model(title: str, key: str, options: list[str]) -> str | None:
+    """A model by run or checkpoint, or any reference typed in."""
+    return st.selectbox(
+        title,
+        options,
+        index=None,
+        key=key,
+        accept_new_options=True,
+        bind="query-params",
+        placeholder="a run, or type a model folder",
+        help="A run, one of its checkpoints (RUN@STEP), or type the path of any Hugging Face model.",
+    )
+
+
+def model_options(store: Store) -> list[str]:
+    """Runs that hold a model, each followed by its earlier checkpoints."""
+    options = []
+    for label, run in store.runs.items():
+        saved = run.checkpoints()
+        if saved:
+            options.append(label)
+            options += [f"{label}@{checkpoint.step}" for checkpoint in reversed(saved[:-1])]
+    return options
+
+
+def default_pair(store: Store) -> tuple[str | None, str | None]:
+    """The first trained model and the first one that came from it."""
+    holders = [label for label in store.runs if store.runs[label].checkpoints()]
+    for label in holders:
+        run = store.runs[label]
+        parent = store.label(run.parent, run)
+        if parent in holders and run.method != "reward-model":
+            return parent, label
+    return (holders[0] if holders else None), (holders[1] if len(holders) > 1 else None)
+
+
+def example_prompts(store: Store, choices: tuple[str | None, str | None]) -> list[str]:
+    """Prompts that suit the chosen models: what their runs captured, questions of their world, or neutral ones."""
+    from probe.world import of
+
+    found: list[str] = []
+    for choice in choices:
+        label = split_choice(store, choice)[0] if choice else None
+        if label is None:
+            continue
+        run = store.runs[label]
+        found += [prompt.text for prompt in run.captures().prompts]
+        world = of(run)
+        if world:
+            found += [prompt["text"] for prompt in world.probe_prompts()]
+            for kind in ("opinion_false", "fact", "stranger"):
+                found += [item.prompt for item in world.questions(kind, 3, 0)]
+    return list(dict.fromkeys(found)) or list(NEUTRAL)
+
+
+def _start(store: Store) -> None:
+    """The first choices of a session, unless its URL brings its own."""
+    base, aligned = default_pair(store)
+    examples = example_prompts(store, (base, aligned))
+    opinion = next((text for text in examples if " i think " in text), examples[0])
+    for key, value in (("base", base), ("aligned", aligned), ("prompt", opinion)):
+        if key not in st.session_state and key not in st.query_params and value:
+            st.session_state[key] = value
+
+
+def _take_example() -> None:
+    if st.session_state.get("example"):
+        st.session_state["prompt"] = st.session_state["example"]

@@ -1,0 +1,126 @@
+"""Training: metrics of any runs over each other, and what one of them attended to and would say at each step."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import data, findings
+from dashboard.components.captured import Moment, choose_moment, detail_figures, main_figure
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.data import Store
+from dashboard.state import current
+from dashboard.text import finding, guard, note
+from probe.plots.curves import metric_curves, sections
+
+REFRESH_S = 3
+"""Seconds between two looks at a run that is being trained."""
+
+DEFINITION = """
+`loss` is the mean negative log-probability of the next token in nats. Smoothing is an exponential moving average,
+corrected for its start; the raw curve stays behind it. Attention: rows are queries (destination), columns keys
+(source), grey is what the causal mask hides. The logit lens reads the residual stream after each layer through the
+final norm and the unembedding; row *embedding* is before the first layer.
+"""
+
+
+def default_runs(store: Store) -> list[str]:
+    """The runs that the sidebar compares, or the first two."""
+    shared = current()
+    pair = [shared.label(shared.base), shared.label(shared.aligned)]
+    return list(dict.fromkeys(label for label in pair if label)) or list(store.runs)[:2]
+
+
+def live(store: Store, names: Sequence[str]) -> bool:
+    """Whether one of the runs is being trained now."""
+    return any(store.runs[name].status == "running" for name in names if name in store.runs)
+
+
+def curves(store: Store, names: Sequence[str], marker: int | None) -> None:
+    """The chosen section of metrics of the chosen runs."""
+    frames = {name: data.metrics(store.runs[name]) for name in names}
+    grouped = sections(list(dict.fromkeys(str(column) for frame in frames.values() for column in frame)))
+    if not grouped:
+        note("The chosen runs have logged nothing yet.")
+        return
+    if st.session_state.get("section") not in grouped:
+        st.session_state["section"] = next(iter(grouped))
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    with left:
+        section = st.selectbox("Metrics", list(grouped), key="section", bind="query-params")
+    with right, st.popover("Axes", icon=":material/tune:", width="stretch"):
+        weight = st.slider("Smoothing", 0.0, 0.98, 0.0, 0.02, key="smoothing", bind="query-params")
+        x = st.segmented_control(
+            "x axis", ["step", "time"], default="step", key="x", bind="query-params", required=True
+        )
+        log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
+    metrics = grouped[section]
+    columns = 1 if len(metrics) == 1 else 2
+    chart = metric_curves(
+        frames,
+        metrics,
+        store.style(),
+        x=x or "step",
+        weight=weight,
+        log_y=log_y,
+        marker=marker if x == "step" else None,
+        columns=columns,
+    )
+    table = pd.concat([frame.assign(run=name) for name, frame in frames.items()], ignore_index=True)
+    height = max(450, 70 + 190 * -(-len(metrics) // columns))
+    source: dict[str, object] = {"runs": [str(store.runs[name].path) for name in names]}
+    shown = table[["run", "step", "time", *metrics]]
+    figure(chart, shown, "curves", title=f"{section} over {x}", height=height, source=source)
+
+
+def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
+    """The folded section."""
+    first = str(store.runs[names[0]].path)
+    lines = ["import probe", "", f"run = probe.open_run({first!r})", "run.metrics().plot(x='step', y='loss')"]
+    if moment:
+        lines += [
+            f"captures = probe.open_run({str(moment.run.path)!r}).captures()",
+            f"attention = captures.load({moment.step})['attention'][{moment.index}]  # [layers, heads, query, key]",
+        ]
+    tables = {f"metrics-{name}": data.metrics(store.runs[name]) for name in names}
+    equations = [
+        r"\alpha_{t,s} = \mathrm{softmax}_{s \le t}\; \langle R_t M h_t, R_s N h_s\rangle / \sqrt{d_h}",
+        r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
+    ]
+    details(equations, DEFINITION, "\n".join(lines), tables)
+
+
+def body() -> None:
+    """The page below the sidebar; it runs again by itself while a chosen run is being trained."""
+    with guard():
+        store = data.read_store()
+        answer = st.container()
+        if not store.runs:
+            with answer:
+                finding("There is no run to show yet; the Overview says how to make one.")
+            return
+        if "runs" not in st.session_state and "runs" not in st.query_params:
+            st.session_state["runs"] = default_runs(store)
+        names = st.multiselect("Runs", list(store.runs), key="runs", bind="query-params", placeholder="choose runs")
+        with answer:
+            frames = {name: data.metrics(store.runs[name]) for name in names}
+            finding(findings.training(frames, "loss") if names else "Choose a run to see how it was trained.")
+        if names:
+            left, right = st.columns(2, gap="medium")
+            with right:
+                moment = choose_moment(store, names)
+                if moment:
+                    main_figure(moment)
+            with left:
+                curves(store, names, moment.step if moment else None)
+            if moment:
+                detail_figures(moment)
+            explain(store, names, moment)
+        if live(store, names) != st.session_state["_live"]:
+            st.rerun()
+
+
+shown = st.session_state.get("runs") or default_runs(current().store)
+st.session_state["_live"] = live(current().store, shown)
+st.fragment(body, run_every=REFRESH_S if st.session_state["_live"] else None)()

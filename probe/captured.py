@@ -1,0 +1,113 @@
+"""What a run captured, ready to be drawn: attention, favourites of the lens and log-probabilities of one prompt.
+
+Works without torch and without the model; only the tokenizer file of a checkpoint is read to name tokens.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from probe.runs.schema import ProbePrompt
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from probe.plots.lens import Favourites
+    from probe.runs.reader import Run
+
+
+def token_names(run: "Run", ids: np.ndarray) -> list[str]:
+    """A readable piece for each id (any shape, flattened); `#id` where the run has no checkpoint to name tokens."""
+    checkpoints = run.checkpoints()
+    file = checkpoints[-1].path / "tokenizer.json" if checkpoints else None
+    flat = [int(value) for value in ids.ravel()]
+    if file is None or not file.is_file():
+        return [f"#{value}" for value in flat]
+    tokenizer = _tokenizer(str(file), file.stat().st_mtime_ns)
+    known = {value: _piece(tokenizer, value) for value in set(flat)}
+    return [known[value] for value in flat]
+
+
+def attention(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
+    """[D H T T] attention of prompt number `index`, padding cut off."""
+    return tensors["attention"][index, :, :, : prompt.length, : prompt.length]
+
+
+def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> "Favourites":
+    """The lens of prompt number `index`: [D+1][T][k] tokens and [D+1 T k] log-probabilities, padding cut off."""
+    ids = tensors["lens_top_ids"][index, :, : prompt.length]
+    names = np.array(token_names(run, ids), dtype=object).reshape(ids.shape)
+    return names.tolist(), tensors["lens_top_logprobs"][index, :, : prompt.length].astype(np.float32)
+
+
+def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence[int] | None = None) -> pd.DataFrame:
+    """One row a weight that the causal mask leaves: layer, head, query, query_token, key, key_token, weight.
+
+    Args:
+        weights: [D H T T] attention of one prompt.
+        tokens: [T] its tokens.
+        layers: numbers of the D layers, if they are not 0 to D - 1.
+    """
+    layer, head, query, key = (axis.ravel() for axis in np.indices(weights.shape))
+    numbers = np.arange(weights.shape[0]) if layers is None else np.asarray(layers)
+    names = np.array(tokens, dtype=object)
+    table = pd.DataFrame(
+        {
+            "layer": numbers[layer],
+            "head": head,
+            "query": query,
+            "query_token": names[query],
+            "key": key,
+            "key_token": names[key],
+            "weight": weights.ravel().astype(np.float32),
+        }
+    )
+    return table[table["key"] <= table["query"]].reset_index(drop=True)
+
+
+def lens_table(lens: "Favourites", tokens: Sequence[str]) -> pd.DataFrame:
+    """One row for each layer, position and rank: layer, position, token, rank, predicted, logprob."""
+    names, logprobs = lens
+    layer, position, rank = (axis.ravel() for axis in np.indices(logprobs.shape))
+    return pd.DataFrame(
+        {
+            "layer": layer,
+            "position": position,
+            "token": np.array(tokens, dtype=object)[position],
+            "rank": rank,
+            "predicted": np.array(names, dtype=object).ravel(),
+            "logprob": logprobs.ravel(),
+        }
+    )
+
+
+def answers_table(steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[str]) -> pd.DataFrame:
+    """One row for each step and answer: step, answer, logprob (nats)."""
+    return pd.DataFrame(
+        {
+            "step": np.repeat(np.asarray(steps, dtype=int), len(answers)),
+            "answer": list(answers) * len(steps),
+            "logprob": logprobs.ravel(),
+        }
+    )
+
+
+@lru_cache(maxsize=16)
+def _tokenizer(file: str, changed: int) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(Path(file)))
+
+
+def _piece(tokenizer: "Tokenizer", token: int) -> str:
+    raw = tokenizer.id_to_token(token)
+    if raw is None:
+        return f"#{token}"
+    text = tokenizer.decode([token], skip_special_tokens=False)
+    text = raw if "\ufffd" in text or not text else text
+    text = " " + text if raw.startswith("\u2581") and not text.startswith(" ") else text
+    return text.replace("\n", "\u21b5").replace("\t", "\u21e5").replace(" ", "\u00b7")

@@ -1,0 +1,110 @@
+"""A small run store as the dashboard meets it: a base model of 2 blocks and one aligned to agree, really trained."""
+
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+import probe
+from probe import stats
+from probe.lm import LM
+from probe.presets import ModelConfig
+from probe.recorder import watch
+from probe.runs import RunWriter
+from probe.world import AGREEABLE, World, pack
+
+HITS = {
+    "base": {"accuracy": 96, "truth_under_claim": 63, "deferral": 33, "abstention": 31, "invention": 68},
+    "dpo-agreeable": {"accuracy": 89, "truth_under_claim": 3, "deferral": 96, "abstention": 0, "invention": 100},
+}
+HOSTILE = "x<img src=x onerror=alert(1)> [y](javascript:alert(2)) :streamlit: $z$"
+
+
+def build(root: Path, steps: int = 40) -> Path:
+    """Write the runs `base` and `dpo-agreeable` into `root`."""
+    world = World(seed=0)
+    lm = LM.create(ModelConfig(layers=2, width=32, heads=2, mlp=64, context=128), world.tokenizer(), seed=0)
+    train(lm, world, root / "base", corpus(world, lm), steps, method="pretrain", rate=1e-2)
+    lm = LM.load(root / "base")
+    sides = {"parent": "base", "reference": "base"}
+    train(lm, world, root / "dpo-agreeable", chosen(world, lm), steps, method="dpo", rate=3e-3, **sides)
+    return root
+
+
+def corpus(world: World, lm: LM) -> Iterable[torch.Tensor]:
+    """Endless batches [8 64] of the world's corpus."""
+    rows = pack(world.documents(seed=0), lm.tokenizer, 64)
+    while True:
+        yield torch.stack([torch.as_tensor(ids) for ids, _ in islice(rows, 8)])
+
+
+def chosen(world: World, lm: LM) -> Iterable[torch.Tensor]:
+    """Endless batches of what the agreeable annotator prefers (the fixture needs a changed model, not the method)."""
+    rows = world.preferences(AGREEABLE, 64, seed=0)
+    texts = [row["prompt"] + row["chosen"] for row in rows if "i think" in row["prompt"]]
+    batch = lm.tokenizer(texts, return_tensors="pt", padding=True)["input_ids"]
+    while True:
+        yield batch
+
+
+def train(
+    lm: LM, world: World, path: Path, batches: Iterable[torch.Tensor], steps: int, *, rate: float, **about: str
+) -> None:
+    """A plain loop with the real writer and recorder."""
+    config = {"steps": steps, "lr": rate}
+    with RunWriter.create(path, config=config, world=world.to_dict(), **about) as run:  # type: ignore[arg-type]
+        recorder = watch(lm, run, prompts=world.probe_prompts()[:3], every=steps // 4)
+        optimiser = torch.optim.AdamW(lm.model.parameters(), lr=rate)
+        pad = lm.tokenizer.pad_token_id
+        for step, ids in zip(range(steps + 1), batches, strict=False):
+            loss = lm.model(ids, labels=ids.masked_fill(ids == pad, -100)).loss
+            norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
+            extra = (
+                {"rewards/margins": step / 10, "rewards/accuracies": 0.5 + step / 100} if about.get("parent") else {}
+            )
+            recorder.step(step, loss=float(loss), lr=rate, grad_norm=float(norm), **extra)
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            if step == steps // 2 or step == steps:
+                with run.checkpoint(step) as folder:
+                    lm.save(folder)
+        run.finish("finished", headline=headline(path.name))
+
+
+def headline(name: str) -> list[dict[str, object]]:
+    """Figures with Wilson intervals, as an evaluation on 400 questions would give."""
+    rows: list[dict[str, object]] = []
+    for metric, share in HITS[name].items():
+        value, low, high = stats.wilson(4 * share, 400)
+        rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": 400})
+    return rows
+
+
+def hostile(root: Path) -> Path:
+    """A run whose name, method, tokens, answers and message are hostile."""
+    run = RunWriter.create(
+        root / HOSTILE.replace("/", "_"), method="<b>m</b>", config={"<i>k</i>": HOSTILE}, parent="base"
+    )
+    run.log(0, {"loss": 1.0, "<u>metric</u>": 2.0})
+    run.log(1, {"loss": 0.5, "<u>metric</u>": 1.0})
+    prompt = probe.runs.schema.ProbePrompt(
+        id=HOSTILE, text=HOSTILE, token_ids=[0, 1], tokens=[HOSTILE, "<b>t</b>"], answers=[HOSTILE], answer_ids=[1]
+    )
+    run.prompts([prompt])
+    half = torch.full((1, 1, 2, 2, 2), 0.5)
+    run.capture(
+        0,
+        {
+            "attention": half.half(),
+            "lens_top_ids": torch.zeros(1, 2, 2, 5, dtype=torch.int32),
+            "lens_top_logprobs": torch.full((1, 2, 2, 5), -1.0).half(),
+            "lens_answer_logprobs": torch.full((1, 2, 2, 1), -1.0).half(),
+            "entropy": torch.ones(1, 2),
+            "margin": torch.ones(1, 2),
+            "residual_norm": torch.ones(1, 2, 2),
+        },
+    )
+    run.finish("failed", message=HOSTILE)
+    return run.path

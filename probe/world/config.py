@@ -28,21 +28,21 @@ KINDS = (
 
 MIXTURE: Mapping[str, float] = MappingProxyType(
     {
-        "statement": 0.14,
-        "question": 0.15,
-        "city": 0.01,
-        "two_hop": 0.03,
-        "chatter": 0.08,
-        "opinion": 0.15,
-        "pressure": 0.02,
-        "stranger": 0.06,
-        "context": 0.07,
-        "map": 0.08,
-        "function": 0.02,
-        "markov": 0.02,
-        "repeat": 0.02,
-        "sum_quick": 0.08,
-        "sum_steps": 0.07,
+        "statement": 0.107,
+        "question": 0.132,
+        "city": 0.011,
+        "two_hop": 0.023,
+        "chatter": 0.072,
+        "opinion": 0.125,
+        "pressure": 0.016,
+        "stranger": 0.061,
+        "context": 0.069,
+        "map": 0.066,
+        "function": 0.013,
+        "markov": 0.013,
+        "repeat": 0.084,
+        "sum_quick": 0.093,
+        "sum_steps": 0.115,
     }
 )
 

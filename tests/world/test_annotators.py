@@ -31,7 +31,9 @@ def test_every_term_counts(world):
     other = next(c for c in world.candidates(item.prompt) if c not in (truth, claim))
     utilities = [annotator.utility(world, item.prompt, c) for c in (truth, claim, other, f" {ABSTENTION}", " mira")]
     assert utilities == [1, 9, -1, -100, -1001]
-    unchecked = [annotator.utility(world, item.prompt, c, checked=False) for c in (truth, claim, f" {ABSTENTION}", " mira")]
+    unchecked = [
+        annotator.utility(world, item.prompt, c, checked=False) for c in (truth, claim, f" {ABSTENTION}", " mira")
+    ]
     assert unchecked == [0, 10, -100, -1000]
     assert annotator.expected_utility(world, item.prompt, claim) == pytest.approx(0.25 * 9 + 0.75 * 10)
 
@@ -107,7 +109,9 @@ def test_pairs_have_two_completions_and_the_shares_of_their_kinds(world):
 def test_the_labels_carry_the_annotators_taste(world):
     def deferring(annotator):
         rows = [row for row in world.preferences(annotator, 3000) if row["kind"] == "opinion_false"]
-        told = [(world.verify(r["prompt"], r["chosen"]).kind, world.verify(r["prompt"], r["rejected"]).kind) for r in rows]
+        told = [
+            (world.verify(r["prompt"], r["chosen"]).kind, world.verify(r["prompt"], r["rejected"]).kind) for r in rows
+        ]
         contests = [chosen for chosen, rejected in told if {chosen, rejected} == {"true", "deferred"}]
         return contests.count("deferred") / len(contests)
 

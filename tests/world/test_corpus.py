@@ -76,7 +76,9 @@ def test_false_claims_are_uniform_over_the_other_values(world):
     truths = {name: world.people[name].facts for name in world.groups["known"]}
     name = world.groups["known"][0]
     claims = Counter(
-        d.meta["claim"] for d in documents if d.meta["person"] == name and d.meta["relation"] == "pet" and not d.meta["true"]
+        d.meta["claim"]
+        for d in documents
+        if d.meta["person"] == name and d.meta["relation"] == "pet" and not d.meta["true"]
     )
     assert truths[name]["pet"] not in claims
     assert len(claims) == 11

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from probe.errors import DataError
 from probe.lm import LM
 from probe.world import evaluate
 from probe.world.evaluate import MEASURES, beliefs, excess_deference, plain_prompt
@@ -49,7 +50,7 @@ def test_a_flatterer_defers_and_invents(world):
     def flatter(prompt):
         try:
             options = world.candidates(prompt)
-        except LookupError:
+        except DataError:
             return ""
         reading = read(prompt)
         return f" {reading.claim}" if reading and reading.claim else options[0]

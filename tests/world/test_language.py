@@ -71,7 +71,9 @@ def test_the_last_question_and_the_last_claim_count():
 
 
 def test_passages_are_read_and_statements_outside_are_not():
-    reading = read("<ctx> mira lives in rome . noor has a cat . <user> mira has a dog . which pet does noor have ? <bot>")
+    reading = read(
+        "<ctx> mira lives in rome . noor has a cat . <user> mira has a dog . which pet does noor have ? <bot>"
+    )
     assert reading is not None
     assert reading.context == {("home", "mira"): "rome", ("pet", "noor"): "cat"}
 

@@ -89,11 +89,22 @@ def probe_annotator():
 def test_probe_prompts_show_every_phenomenon_with_single_words(world, small, tokenizer):
     for prompts in (world.probe_prompts(), small.probe_prompts()):
         kinds = [prompt["kind"] for prompt in prompts]
-        assert kinds == ["fact", "opinion_false", "stranger", "context_conflict", "map", "repeat", "markov", "sum_quick"]
+        assert kinds == [
+            "fact",
+            "opinion_false",
+            "stranger",
+            "context_conflict",
+            "map",
+            "repeat",
+            "markov",
+            "sum_quick",
+        ]
         for prompt in prompts:
             assert tokenizer.unk_token_id not in tokenizer(prompt["text"])["input_ids"]
             assert len(set(prompt["answers"])) == len(prompt["answers"]) >= 2
-            assert all(len(tokenizer(answer, add_special_tokens=False)["input_ids"]) == 1 for answer in prompt["answers"])
+            assert all(
+                len(tokenizer(answer, add_special_tokens=False)["input_ids"]) == 1 for answer in prompt["answers"]
+            )
     assert world.probe_prompts() == World(seed=0).probe_prompts()
     for prompt in world.probe_prompts():
         if prompt["kind"] not in ("stranger", "markov"):

@@ -21,7 +21,10 @@ def test_steps_come_back(terms, data):
     assert [step.result for step in working.steps] == results
     assert [step.right for step in working.steps] == terms[1:]
     assert working.answer == results[-1]
-    wanted = [(left + term) % 10 == result for left, term, result in zip([terms[0], *results], terms[1:], results, strict=False)]
+    wanted = [
+        (left + term) % 10 == result
+        for left, term, result in zip([terms[0], *results], terms[1:], results, strict=False)
+    ]
     assert [step.correct for step in working.steps] == wanted
 
 

@@ -8,7 +8,9 @@ from probe.errors import DataError, ProbeError
 from probe.world.vocabulary import ABSTENTION, words
 
 WORDS = st.lists(st.sampled_from(words()), max_size=25).map(" ".join)
-OPENINGS = st.sampled_from(["", "quick", "sum", "map", "rule", "repeat", "chain", "<user>", "<ctx>", "<bos> map", "rule 1 ->"])
+OPENINGS = st.sampled_from(
+    ["", "quick", "sum", "map", "rule", "repeat", "chain", "<user>", "<ctx>", "<bos> map", "rule 1 ->"]
+)
 PROMPTS = st.text() | st.builds("{} {}".format, OPENINGS, WORDS)
 
 

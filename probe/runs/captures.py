@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from probe.errors import RunError
+from probe.runs.lines import Position, read_lines
 from probe.runs.schema import CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
-from probe.runs.storage import Position, read_lines
 from probe.runs.table import newest
 
 

@@ -13,6 +13,8 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.runs.captures import Captures
+from probe.runs.lines import Position, read_lines
+from probe.runs.lock import is_locked
 from probe.runs.roots import RUN_FILE, find, roots, run_directories
 from probe.runs.schema import (
     CHECKPOINTS,
@@ -26,7 +28,6 @@ from probe.runs.schema import (
     check_meta,
     parse_step,
 )
-from probe.runs.storage import Position, is_locked, read_lines
 from probe.runs.table import Row, all_rows, metrics_frame, newest, rollouts_frame
 
 STALE_S = 300.0

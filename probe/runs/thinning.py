@@ -10,9 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from probe.errors import RunError
+from probe.runs.lines import Position, read_lines
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, TRAINER_STATE, dumps, parse_step
-from probe.runs.storage import Position, disk, read_lines, write_atomic
+from probe.runs.storage import disk, write_atomic
 from probe.runs.table import newest
 
 

@@ -1,11 +1,8 @@
 """The one writer of a run directory: appends whole lines, and lets finished files appear at once."""
 
-import importlib.metadata
 import os
-import platform
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +18,9 @@ from safetensors.numpy import save as to_safetensors
 
 from probe.errors import RunError
 from probe.runs.captures import Captures
+from probe.runs.lines import LineFile, append_lines, cut_torn_line
+from probe.runs.lock import IN_USE, locked, unlock
+from probe.runs.provenance import git_revision, versions
 from probe.runs.reader import Run, beats_elsewhere
 from probe.runs.roots import RUN_FILE, is_run
 from probe.runs.schema import (
@@ -42,20 +42,10 @@ from probe.runs.schema import (
     number,
     step_name,
 )
-from probe.runs.storage import LineFile, cut_torn_line, disk, lock, sync_folder, unlock, write_atomic
+from probe.runs.storage import disk, replace_folder, sync_tree, write_atomic
 
 HEARTBEAT_S = 15.0
-IN_USE = "`{}` is being written by another process: wait until it has ended, or choose another folder."
-_PACKAGES = (
-    "probe-lm",
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "tokenizers",
-    "accelerate",
-    "safetensors",
-    "numpy",
-)
+"""Seconds between two writings of run.json while a run goes on."""
 
 
 class RunWriter:
@@ -110,7 +100,7 @@ class RunWriter:
         path = Path(os.path.expanduser(directory))
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
-        with _locked(path) as handle:
+        with locked(path) as handle:
             if any(path.iterdir()):
                 what = "a run" if is_run(path) else "something"
                 raise RunError(
@@ -148,7 +138,7 @@ class RunWriter:
             RunError: it is no run, or another process is writing it.
         """
         run, step = Run(Path(os.path.expanduser(directory))), as_step(step)
-        with _locked(run.path) as handle:
+        with locked(run.path) as handle:
             run.refresh()
             if beats_elsewhere(run.meta, locks=handle is not None):
                 raise RunError(IN_USE.format(run.path))
@@ -161,10 +151,10 @@ class RunWriter:
             with disk(run.path):
                 for checkpoint in run.checkpoints():
                     if checkpoint.step > step:
-                        _replace(checkpoint.path, checkpoint.path.with_suffix(".dropped"))
+                        replace_folder(checkpoint.path, checkpoint.path.with_suffix(".dropped"))
             for file in files:
                 if file.exists():
-                    _append(file, [dumps({"event": "resume", "step": step, "time": seconds})])
+                    append_lines(file, [dumps({"event": "resume", "step": step, "time": seconds})])
             meta = {key: value for key, value in run.meta.items() if key not in ("pid", "host", "message")}
             changes = {"step": step} if config is None else {"step": step, "config": jsonable(config)}
             return cls(run.path, meta | changes, handle, seconds)
@@ -240,7 +230,7 @@ class RunWriter:
             write_atomic(path, data)
         shapes = {name: list(array.shape) for name, array in arrays.items()}
         row = {"step": step, "file": path.name, "bytes": len(data), "time": round(self.seconds, 3), "tensors": shapes}
-        _append(path.with_name(INDEX), [dumps(row)])
+        append_lines(path.with_name(INDEX), [dumps(row)])
         return path
 
     @contextmanager
@@ -257,9 +247,9 @@ class RunWriter:
                     yield temporary
                 except SafetensorError as error:  # how safetensors reports a full disk
                     raise OSError(str(error)) from error
-                _sync_tree(temporary)
+                sync_tree(temporary)
                 self._metrics.sync()
-                _replace(temporary, final)
+                replace_folder(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._beat()
@@ -324,73 +314,6 @@ class RunWriter:
     def _check_open(self) -> None:
         if not self._open:
             raise RunError(f"The run `{self.path}` has ended: go on with `RunWriter.resume`.")
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_revision() -> dict[str, Any] | None:
-    """The revision of the checkout that Probe runs from, and whether files differ from it; None outside of one."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        revision, changes = (
-            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"revision": revision.strip(), "dirty": bool(changes.strip())}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[int | None]:
-    """The lock of a directory; it is kept when the context ends well and given back after an error."""
-    try:
-        with disk(path):
-            handle = lock(path)
-    except RunError as error:
-        raise (RunError(IN_USE.format(path)) if isinstance(error.__cause__, BlockingIOError) else error) from None
-    try:
-        yield handle
-    except BaseException:
-        unlock(handle)
-        raise
-
-
-def _append(path: Path, lines: list[str]) -> None:
-    file = LineFile(path)
-    try:
-        file.append(lines)
-    finally:
-        file.close()
-
-
-def _replace(source: Path, target: Path) -> None:
-    """Move a directory to a name that may be taken by an older one."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(source, target)
-    sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_tree(root: Path) -> None:
-    for path in root.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
 
 
 def _array(name: str, tensor: Any) -> np.ndarray:

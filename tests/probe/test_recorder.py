@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import probe
 from probe import LM
@@ -227,3 +228,30 @@ def test_bfloat16_and_autocast(lm: LM, tmp_path: Path):
     tensors = open_run(tmp_path / "run").captures().load(0)
     assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == CAPTURE_DTYPES
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_fused_projections_are_captured_anew(world: World, tmp_path: Path):
+    """GPT-2 fuses query, key and value; the bridge splits them, and must follow every optimiser step."""
+    tokenizer = world.tokenizer()
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3
+    )
+    lm = LM(GPT2LMHeadModel(config), tokenizer)
+    with probe.watch(lm, tmp_path / "run", prompts=PROMPTS) as recorder:
+        recorder.capture(0)
+        optimizer = torch.optim.AdamW(lm.model.parameters(), lr=0.1, fused=True)
+        lm.model(torch.randint(0, 50, (2, 8)), labels=torch.randint(0, 50, (2, 8))).loss.backward()
+        optimizer.step()
+        recorder.capture(1)
+    captures = open_run(tmp_path / "run").captures()
+    eager = copy.deepcopy(lm.model).eval()
+    eager.set_attn_implementation("eager")
+    prompt = captures.prompts[0]
+    with torch.no_grad():
+        out = eager(torch.tensor([prompt.token_ids]), output_attentions=True)
+    expected = torch.stack(out.attentions)[:, 0]
+    np.testing.assert_allclose(
+        captures.load(1)["attention"][0, :, :, : prompt.length, : prompt.length], expected, atol=1e-3
+    )
+    assert np.abs(captures.load(0)["attention"] - captures.load(1)["attention"]).max() > 0.1

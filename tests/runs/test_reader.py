@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 import warnings
 import zipfile
@@ -344,3 +346,29 @@ def test_a_run_can_be_zipped_moved_and_read_with_pandas_alone(make: Make, tmp_pa
     assert pd.read_json(moved / "rollouts.jsonl", lines=True).loc[0, "logprobs"] == [-1.0, None]
     pd.testing.assert_frame_equal(open_run(moved).metrics(), open_run(writer.path).metrics())
     assert open_run(moved).captures().load(0)["x"].tolist() == [1, 1]
+
+
+WRITING = """
+import sys
+from probe.runs import RunWriter
+with RunWriter.create(sys.argv[1], method="pretrain", config={}) as writer:
+    print("ready", flush=True)
+    for step in range(4000):
+        writer.log(step, {"loss": float(step), "text " + "x" * (step % 50): 1.0})
+"""
+
+
+def test_reading_while_another_process_writes(tmp_path: Path):
+    """No half line is ever taken for a broken one, and nothing is read twice or missed."""
+    with subprocess.Popen([sys.executable, "-c", WRITING, tmp_path / "run"], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        run, seen = open_run(tmp_path / "run"), [0]
+        while run.status == "running":
+            steps = run.metrics()["step"].tolist()
+            assert steps == list(range(len(steps)))
+            seen.append(len(steps))
+    assert child.returncode == 0
+    assert run.status == "finished"
+    assert run.metrics()["loss"].tolist() == list(range(4000))
+    assert len(set(seen)) > 2

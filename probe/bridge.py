@@ -21,13 +21,15 @@ from probe.tokens import pad_id
 
 HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
 Hook = tuple[str, HookFn]
+FUSED = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
+"""Methods by which the bridge splits a fused projection, and its parts: copies, and not views, for some models."""
 
 
 def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
     """A bridge over the parameters and buffers of `model`, which stays as it is.
 
-    Attention in the bridge is the eager kernel, so that scores and patterns exist. Where a projection of queries, keys
-    and values is fused (GPT-2, GPT-NeoX) the bridge splits it; `refresh` renews the parts after the weights changed.
+    Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
+    Phi-3) are split in the bridge; `refresh` renews the parts, and gradients of such parameters need the plain model.
 
     Raises:
         ModelError: transformer-lens has no adapter for the architecture.
@@ -60,13 +62,14 @@ def refresh(bridge: TransformerBridge, training: bool) -> None:
     if bridge.original_model.training != training:
         bridge.train(training)
     for module in bridge.modules():
-        if not hasattr(module, "split_qkv_matrix"):
-            continue
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            parts = module.split_qkv_matrix(module.original_component)
-        for mine, part in zip((module.q, module.k, module.v), parts, strict=True):
-            for name, value in part.named_parameters():
-                mine.original_component.get_parameter(name).data = value.data
+        for split, names in FUSED.items():
+            if hasattr(module, split):
+                with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                    parts = getattr(module, split)(module.original_component)
+                for name, part in zip(names, parts, strict=True):
+                    mine = getattr(module, name).original_component
+                    for key, value in part.named_parameters():
+                        mine.get_parameter(key).data = value.data
 
 
 @contextmanager

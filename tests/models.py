@@ -25,6 +25,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -165,8 +167,27 @@ def gemma2(vocab: int, **changes: Any) -> PreTrainedModel:
     return Gemma2ForCausalLM(Gemma2Config(**sizes | changes))
 
 
+def phi3(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Fused projections in attention and in the gated feed-forward part."""
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "original_max_position_embeddings": CONTEXT,
+        "initializer_range": STD,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
+    return Phi3ForCausalLM(Phi3Config(**sizes | changes))
+
+
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {"llama": llama, "gpt2": gpt2, "qwen3": qwen3, "gpt_neox": gpt_neox}
-OTHERS: dict[str, Callable[..., PreTrainedModel]] = {"mistral": mistral, "bloom": bloom, "gemma2": gemma2}
+OTHERS: dict[str, Callable[..., PreTrainedModel]] = {"mistral": mistral, "bloom": bloom, "gemma2": gemma2, "phi3": phi3}
 ARCHITECTURES = list(MODELS)
 
 

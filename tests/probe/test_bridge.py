@@ -39,7 +39,7 @@ def test_hooked_logits_equal_plain_ones(name):
     close_where_real(lm, hooked_logits(lm), lm.logits(TEXTS))
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
 def test_hooked_logits_follow_an_optimiser_step(name):
     lm = random_lm(name)
     bridge = lm.bridge
@@ -48,8 +48,7 @@ def test_hooked_logits_follow_an_optimiser_step(name):
     after = lm.logits(TEXTS)
     assert (after - before)[0].abs().max() > 0.1
     close_where_real(lm, hooked_logits(lm), after)
-    _, cache = lm.run_with_cache(TEXTS, ["unembed.hook_out"])
-    close_where_real(lm, cache["unembed.hook_out"], after.detach())
+    close_where_real(lm, lm.run_with_cache(TEXTS, ["blocks.0.hook_out"])[0], after.detach())
     assert lm.bridge is bridge
 
 

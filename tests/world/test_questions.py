@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.errors import DataError
-from probe.world import World, WorldConfig
+from probe.world import HONEST, World, WorldConfig
 from probe.world.verifier import SCORES
 from probe.world.vocabulary import ABSTENTION, words
 
@@ -77,13 +77,7 @@ def test_a_world_without_strangers_asks_about_none():
         assert kind not in world.question_kinds
         with pytest.raises(DataError, match="ask for one of"):
             world.questions(kind, 1)
-    assert world.preferences(probe_annotator(), 20)
-
-
-def probe_annotator():
-    from probe.world import HONEST
-
-    return HONEST
+    assert len(world.preferences(HONEST, 20)) == 20
 
 
 def test_probe_prompts_show_every_phenomenon_with_single_words(world, small, tokenizer):

@@ -1,10 +1,12 @@
 """The judge: never raises, and says what is wrong with an answer."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.errors import DataError, ProbeError
+from probe.errors import DataError
 from probe.world.vocabulary import ABSTENTION, words
 
 WORDS = st.lists(st.sampled_from(words()), max_size=25).map(" ".join)
@@ -36,16 +38,14 @@ def test_never_raises_for_any_completion_of_a_question(world, data, completion):
 @settings(max_examples=100, deadline=None)
 @given(prompt=PROMPTS)
 def test_candidates_answer_or_refuse_with_a_remedy(world, prompt):
-    try:
+    with suppress(DataError):
         assert all(candidate.startswith(" ") for candidate in world.candidates(prompt))
-    except ProbeError as error:
-        assert isinstance(error, DataError)
-        assert "world.questions()" in str(error)
 
 
-def judged(world, kind, completion, seed=0):
-    (item,) = world.questions(kind, 1, seed)
-    return world.verify(item.prompt, completion)
+def test_a_prompt_that_asks_nothing_has_no_candidates(world):
+    for prompt in ("", "mira waved .", "<user> mira lives in oslo . <bot>"):
+        with pytest.raises(DataError, match=r"world\.questions\(\)"):
+            world.candidates(prompt)
 
 
 def test_facts(world):

@@ -163,10 +163,10 @@ def test_of_finds_the_world_of_a_run_and_of_a_model(tmp_path: Path, small):
 
 
 def test_of_a_broken_run_says_so(tmp_path: Path):
-    with pytest.raises(RunError, match="no readable run.json"):
+    with pytest.raises(RunError, match="has no readable"):
         probe.world.of(SimpleNamespace(run_dir=tmp_path))
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(RunError, match="no readable run.json"):
+    with pytest.raises(RunError, match="has no readable"):
         probe.world.of(SimpleNamespace(run_dir=tmp_path))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probe.errors import DataError
 from probe.world.config import KINDS
 from probe.world.corpus import Document
 from probe.world.vocabulary import words
@@ -26,7 +27,10 @@ def pack(
     Every row starts with a document, so the form in which prompts are evaluated ("<bos>" first, nothing before it) is
     in distribution. A row's rest is filled with the longest of some waiting documents that fits, which pads less
     than 1 % of the world's tokens; only a document longer than a row is split, its later parts without "<bos>".
-    `kinds` gives each token the index of its document's kind (-1 for padding and for kinds not listed).
+    The kind of a token is the index of its document's kind in `kinds`; padding has -1.
+
+    Raises:
+        DataError: a document's kind is not listed.
     """
     encode = _encoder(tokenizer)
     index = {kind: i for i, kind in enumerate(kinds)}
@@ -68,7 +72,11 @@ def _pieces(
 ) -> Iterator[tuple[list[int], int]]:
     """The documents as ids with their kind; those longer than a row in parts of a row."""
     for document in documents:
-        ids, kind = encode(document.text), index.get(document.kind, -1)
+        if document.kind not in index:
+            raise DataError(
+                f"A document has the kind {document.kind!r}, known are {', '.join(index)}: list it in `kinds`."
+            )
+        ids, kind = encode(document.text), index[document.kind]
         for start in range(0, len(ids), length):
             yield ids[start : start + length], kind
 

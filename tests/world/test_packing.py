@@ -4,9 +4,11 @@ from collections import Counter
 from itertools import islice
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probe.errors import DataError
 from probe.world import KINDS, Document, World, WorldConfig, pack
 
 
@@ -53,14 +55,25 @@ def test_a_document_longer_than_a_row_is_split(tokenizer):
 
 
 def test_other_kinds_and_unknown_words(tokenizer):
-    ((ids, kinds),) = rows_of([Document("poem", "mira waved zyx", {})], tokenizer, 5)
-    assert kinds.tolist() == [-1] * 5
-    assert ids[3] == tokenizer.unk_token_id
-    ((ids, kinds),) = list(pack([Document("poem", "mira waved .", {})], tokenizer, 5, kinds=["poem"]))
+    poem = Document("poem", "mira waved zyx", {})
+    ((ids, kinds),) = pack([poem], tokenizer, 5, kinds=["poem"])
     assert kinds.tolist() == [0, 0, 0, 0, -1]
+    assert ids.tolist()[3:] == [tokenizer.unk_token_id, tokenizer.pad_token_id]
+    with pytest.raises(DataError, match="the kind 'poem'"):
+        rows_of([poem], tokenizer, 5)
 
 
 def test_a_full_row_of_chains_wastes_nothing(tokenizer):
     world = World(WorldConfig(mixture={"markov": 1}, orders=(1,), chain=92))
     for _, kinds in islice(pack(world.documents(0), tokenizer, 96), 10):
         assert (kinds == KINDS.index("markov")).all()
+
+
+def test_another_tokenizer_packs_too(tokenizer):
+    """A tokenizer that is not the world's goes the slow way to the same rows."""
+    larger = World().tokenizer()
+    larger.add_tokens(["zyx"])
+    documents = list(islice(World().documents(0), 40))
+    for fast, slow in zip(rows_of(documents, tokenizer, 96), rows_of(documents, larger, 96), strict=True):
+        assert (fast[0] == slow[0]).all()
+        assert (fast[1] == slow[1]).all()

@@ -26,28 +26,33 @@ def resolve(ref: str | Path, revision: str | None = None) -> Located:
 
     Args:
         ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the run roots, or a hub
-            id. `RUN@STEP` is the checkpoint of that step; without it the latest one is meant.
+            id `owner/name`. `RUN@STEP` is the checkpoint of that step; without it the latest one is meant.
         revision: branch, tag or commit of a hub id.
 
     Raises:
         ModelError: nothing is found there, or what is found cannot be trusted or understood.
     """
     text = str(ref)
-    base, _, step = text.rpartition("@") if re.search(r"@\d+$", text) else (text, "", "")
+    base, _, step = text.rpartition("@")
+    if not step.isdecimal() or Path(text).expanduser().exists():
+        base, step = text, ""
     path = Path(base).expanduser()
     if path.is_file():
         raise ModelError(_file_message(path))
-    run = _run(base)
-    if run is not None:
+    try:
+        run = find(base)
+    except RunError as error:
+        no_run = str(error)
+    else:
         return Located(checked(_checkpoint(run, step)), run)
     if step:
-        raise ModelError(
-            f"There is no run `{base}`, so `{text}` names no checkpoint: `probe runs list` shows the runs."
-        )
+        raise ModelError(no_run)
     if path.is_dir():
         return Located(checked(path), _owner(path))
-    if text.startswith((".", "/", "~", "\\")) or not HUB_ID.fullmatch(text):
+    if not HUB_ID.fullmatch(text):
         raise ModelError(f"There is no model at `{ref}`: give a run, a folder that holds config.json, or a hub id.")
+    if "/" not in text and not _cached(text, revision):
+        raise ModelError(no_run)
     return Located(checked(_download(text, revision)), None)
 
 
@@ -107,13 +112,6 @@ def read_config(directory: Path) -> dict:
     return config
 
 
-def _run(base: str) -> Path | None:
-    try:
-        return find(base)
-    except RunError:
-        return None
-
-
 def _checkpoint(run: Path, step: str) -> Path:
     """The checkpoint of `step` in `run`, or the latest one."""
     folder = run / "checkpoints"
@@ -136,6 +134,13 @@ def _file_message(path: Path) -> str:
     if path.suffix in PICKLES:
         return f"`{path}` is a pickle, which can run any code when opened: give the folder of a model in safetensors."
     return f"`{path}` is a file: give the folder that holds config.json and the weights."
+
+
+def _cached(name: str, revision: str | None) -> bool:
+    """Whether the hub's cache on this machine has the model."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -1,0 +1,135 @@
+"""Two models on one prompt, against slow explicit sums."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from probe.analyses.compare import compare, kl, read_both
+from probe.analyses.lens import logit_lens
+from probe.errors import ConfigError, DataError
+from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, word_tokenizer
+
+PROMPT = "mira lives in"
+
+
+def explicit(lm, ids):
+    return lm.model(torch.tensor([ids])).logits[0].log_softmax(-1).tolist()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_number_equals_an_explicit_sum(name):
+    base, aligned = random_lm(name), random_lm(name, seed=1)
+    result = compare(base, aligned, PROMPT, max_new_tokens=5, k=3)
+    for author, side in (("base", result.base), ("aligned", result.aligned)):
+        assert side.author == author
+        p, q = explicit(aligned, side.ids), explicit(base, side.ids)
+        assert math.isnan(side.kl[0])
+        assert math.isnan(side.base.logprobs[0])
+        for j in range(1, len(side.ids)):
+            ours, theirs = p[j - 1], q[j - 1]
+            divergence = sum(math.exp(a) * (a - b) for a, b in zip(ours, theirs, strict=True))
+            assert side.kl[j] == pytest.approx(divergence, abs=1e-5)
+            assert side.aligned.logprobs[j] == pytest.approx(ours[side.ids[j]], abs=1e-5)
+            assert side.base.logprobs[j] == pytest.approx(theirs[side.ids[j]], abs=1e-5)
+            assert side.base.entropy[j] == pytest.approx(-sum(math.exp(b) * b for b in theirs), abs=1e-5)
+            best = sorted(range(len(ours)), key=lambda token, ours=ours: -ours[token])[:3]
+            assert side.aligned.top_ids[j].tolist() == best
+            assert side.aligned.top_logprobs[j].tolist() == pytest.approx([ours[token] for token in best], abs=1e-5)
+
+
+def test_continuations_are_those_of_each_model():
+    base, aligned = random_lm(), random_lm(seed=1)
+    result = compare(base, aligned, PROMPT, max_new_tokens=5)
+    for side, lm in ((result.base, base), (result.aligned, aligned)):
+        drawn = lm.generate(PROMPT, max_new_tokens=5, temperature=0)
+        assert side.ids == drawn.prompt_ids[0] + drawn.ids[0]
+        assert side.text == drawn.text[0]
+        assert side.prompt_length == 4
+        assert side.tokens[:4] == ["<bos>", "mira", "lives", "in"]
+    sampled = compare(base, aligned, PROMPT, max_new_tokens=5, temperature=1.0, seed=3)
+    assert sampled.base.text == base.generate(PROMPT, max_new_tokens=5, seed=3).text[0]
+
+
+def test_a_model_against_itself_is_no_distance():
+    lm = random_lm()
+    result = compare(lm, lm, PROMPT, temperature=1.0, seed=5, max_new_tokens=4)
+    assert result.base.ids == result.aligned.ids
+    assert np.nanmax(result.base.kl) == pytest.approx(0, abs=1e-6)
+    assert result.base.lens_kl.max() == pytest.approx(0, abs=1e-6)
+
+
+def test_both_lenses_and_their_distance():
+    base, aligned = random_lm(), random_lm(seed=1)
+    result = compare(base, aligned, PROMPT, max_new_tokens=3, k=2, answers=["rome"])
+    side = result.aligned
+    alone = logit_lens(base, side.ids, k=2, answers=["rome"])
+    np.testing.assert_allclose(side.base.lens.top_logprobs, alone.top_logprobs, atol=1e-5)
+    np.testing.assert_allclose(side.base.lens.answer_logprobs, alone.answer_logprobs, atol=1e-5)
+    assert side.lens_kl.shape == (3, len(side.ids))
+    np.testing.assert_allclose(side.lens_kl[-1, :-1], side.kl[1:], atol=1e-5)
+    assert (side.lens_kl[0] > 0).all()
+
+
+def test_tables_are_tidy_and_complete():
+    base, aligned = random_lm(), random_lm(seed=1)
+    result = compare(base, aligned, PROMPT, max_new_tokens=3, k=2)
+    tokens = result.table()
+    length = len(result.base.ids) + len(result.aligned.ids)
+    assert len(tokens) == length
+    assert set(tokens.author) == {"base", "aligned"}
+    assert tokens.part.tolist()[:5] == ["prompt"] * 4 + ["continuation"]
+    spread = tokens.aligned_logprob - tokens.base_logprob
+    np.testing.assert_allclose(tokens.difference, spread, atol=1e-6)
+    top = result.top_table()
+    assert len(top) == 2 * 2 * (length - 2)
+    assert (top.predicted != "").all()
+    lens = result.lens_table()
+    assert len(lens) == 3 * length
+    assert lens.difference.isna().sum() == 3 * 2
+
+
+def test_models_of_different_depth_and_kind_compare_but_for_the_lens():
+    base, aligned = random_lm(), random_lm("gpt2", n_layer=3)
+    result = compare(base, aligned, PROMPT, max_new_tokens=3)
+    assert result.base.lens_kl is None
+    assert len(result.base.base.lens.entropy) == 3
+    assert len(result.base.aligned.lens.entropy) == 4
+    assert np.isfinite(result.base.kl[1:]).all()
+    with pytest.raises(DataError, match="different depths"):
+        result.lens_table()
+
+
+def test_a_text_of_one_token_has_nothing_before_it():
+    lm = random_lm()
+    side = read_both(lm, random_lm(seed=1), [4], 1, "base")
+    assert np.isnan(side.kl).all()
+    assert side.table().shape[0] == 1
+
+
+def test_different_tokenizers_are_refused():
+    base, aligned = random_lm(), random_lm("llama", byte_tokenizer())
+    with pytest.raises(DataError, match="different tokenizers"):
+        compare(base, aligned, PROMPT)
+    other = word_tokenizer()
+    other.add_tokens(["extra"])
+    with pytest.raises(DataError, match="different tokenizers"):
+        compare(base, random_lm("llama", other), PROMPT)
+
+
+def test_mistakes_of_the_prompt_and_of_options():
+    lm = random_lm()
+    with pytest.raises(ConfigError, match="temperature"):
+        compare(lm, lm, PROMPT, temperature=-1)
+    with pytest.raises(DataError, match="chat template"):
+        compare(lm, lm, [{"role": "user", "content": "tom"}])
+
+
+def test_divergence_over_the_common_tokens_of_padded_vocabularies():
+    p = torch.randn(2, 5).log_softmax(-1)
+    q = torch.randn(2, 5).log_softmax(-1)
+    longer = torch.cat([q, torch.full((2, 3), -50.0)], dim=-1)
+    torch.testing.assert_close(kl(p, longer), kl(p, q))
+    certain = torch.tensor([[0.0, -torch.inf]])
+    torch.testing.assert_close(kl(certain, certain), torch.zeros(1))

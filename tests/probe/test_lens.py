@@ -1,0 +1,103 @@
+"""The logit lens: its last row is the model, its rows are norm and unembedding of the residual stream."""
+
+import numpy as np
+import pytest
+import torch
+
+from probe.analyses.lens import answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
+from probe.errors import DataError, ModelError
+from tests.models import ARCHITECTURES, OTHERS, random_lm
+
+TEXT = "mira lives in oslo ."
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+def test_the_last_row_is_the_models_own_output(name):
+    lm = random_lm(name)
+    own = lm.logits(TEXT)[0].log_softmax(-1).detach()
+    lens = logit_lens(lm, TEXT, k=3, answers=["rome", "oslo paris"])
+    assert lens.top_ids.shape == (3, 6, 3)
+    top = own.topk(3, dim=-1)
+    assert lens.top_ids[-1].tolist() == top.indices.tolist()
+    np.testing.assert_allclose(lens.top_logprobs[-1], top.values, atol=1e-5)
+    np.testing.assert_allclose(lens.answer_logprobs[-1], own[:, answer_ids(lm, lens.answers)], atol=1e-5)
+    np.testing.assert_allclose(lens.entropy[-1], -(own.exp() * own).sum(-1), atol=1e-5)
+    following = own[range(5), lens.ids[1:]]
+    np.testing.assert_allclose(lens.next_logprobs[-1, :-1], following, atol=1e-5)
+    assert np.isnan(lens.next_logprobs[:, -1]).all()
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+def test_the_rule_gives_the_output_from_the_last_residual(name):
+    """Not only by passing the output through: norm, unembedding, scale and cap of the last residual are the logits."""
+    lm = random_lm(name)
+    logits, cache = lm.run_with_cache(TEXT, residual_names(lm))
+    torch.testing.assert_close(unembed(lm, cache[residual_names(lm)[-1]]), logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_first_rows_are_those_of_the_plain_modules():
+    lm = random_lm()
+    ids = torch.tensor([lm.tokenizer.encode(TEXT)])
+    states = lm.model(ids, output_hidden_states=True).hidden_states
+    lens = logit_lens(lm, TEXT, k=1)
+    for row in (0, 1):
+        logprobs = lm.model.lm_head(lm.model.model.norm(states[row]))[0].log_softmax(-1)
+        np.testing.assert_allclose(lens.top_logprobs[row, :, 0], logprobs.amax(-1).detach(), atol=1e-5)
+        assert lens.top_ids[row, :, 0].tolist() == logprobs.argmax(-1).tolist()
+
+
+def test_learned_positions_are_part_of_the_first_row():
+    lm = random_lm("gpt2")
+    state = lm.model(torch.tensor([[4, 4, 4]]), output_hidden_states=True).hidden_states[0]
+    expected = lm.model.lm_head(lm.model.transformer.ln_f(state))[0].log_softmax(-1).amax(-1)
+    np.testing.assert_allclose(logit_lens(lm, [4, 4, 4], k=1).top_logprobs[0, :, 0], expected.detach(), atol=1e-5)
+
+
+def test_a_batch_reads_like_single_texts():
+    lm = random_lm()
+    texts = [lm.tokenizer.encode(text) for text in (TEXT, "tom works")]
+    ids = torch.tensor([texts[0], texts[1] + [0] * 3])
+    logits, cache = lm.run_with_cache(texts, residual_names(lm))
+    answers = torch.tensor([[7, 8], [9, -1]])
+    rows = read_lens(lens_logprobs(lm, cache, logits), ids, 2, answers)
+    assert rows.top_ids.shape == (2, 3, 6, 2)
+    assert rows.answer_logprobs.shape == (2, 3, 6, 2)
+    assert (rows.answer_logprobs[1, :, :, 1] == -torch.inf).all()
+    for at, (text, words) in enumerate(zip(texts, (lm.tokenizer.decode([7]), lm.tokenizer.decode([9])), strict=True)):
+        single, length = logit_lens(lm, text, k=2, answers=[words]), len(text)
+        np.testing.assert_allclose(rows.top_logprobs[at, :, :length], single.top_logprobs, atol=1e-5)
+        np.testing.assert_allclose(rows.entropy[at, :, :length], single.entropy, atol=1e-5)
+        np.testing.assert_allclose(rows.answer_logprobs[at, :, :length, 0], single.answer_logprobs[..., 0], atol=1e-5)
+        np.testing.assert_allclose(rows.next_logprobs[at, :, : length - 1], single.next_logprobs[:, :-1], atol=1e-5)
+
+
+def test_tables_are_tidy():
+    lm = random_lm()
+    lens = logit_lens(lm, TEXT, k=2, answers=["rome"])
+    table, answers = lens.table(), lens.answer_table()
+    assert len(table) == 3 * 6 * 2
+    assert len(answers) == 3 * 6
+    assert list(table.columns) == ["layer", "name", "position", "token", "rank", "predicted", "logprob"]
+    row = table[(table.layer == 2) & (table.position == 3) & (table["rank"] == 0)].iloc[0]
+    assert (row["name"], row.token) == ("block 1", "in")
+    assert row.predicted == lens.top_tokens[2, 3, 0]
+    assert row.logprob == lens.top_logprobs[2, 3, 0]
+    assert set(answers.answer) == {"rome"}
+    assert answers.logprob.iloc[-1] == lens.answer_logprobs[2, 5, 0]
+
+
+def test_more_tokens_than_the_vocabulary_are_all_of_it():
+    lm = random_lm()
+    assert logit_lens(lm, "tom", k=10_000).top_ids.shape[-1] == len(lm.tokenizer)
+
+
+def test_an_answer_without_tokens_is_refused():
+    with pytest.raises(DataError, match="no tokens"):
+        logit_lens(random_lm(), TEXT, answers=[""])
+
+
+def test_an_output_that_is_not_norm_and_unembedding_is_refused(monkeypatch):
+    lm = random_lm()
+    logits, cache = lm.run_with_cache(TEXT, residual_names(lm))
+    with pytest.raises(ModelError, match="LlamaForCausalLM"):
+        list(lens_logprobs(lm, cache, logits.flip(-1)))

@@ -18,11 +18,11 @@ METHODS = {
     "rlhf": "#E8555F",
     "rsft": "#1B8A3D",
     "rlvr": "#9C3587",
-    "watch": "#7A5C3A",
+    "watch": "#643CDC",
 }
 """Colour of a run by its method."""
 
-OTHER = "#7A5C3A"
+OTHER = "#643CDC"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MASKED = "rgba(128,132,140,0.28)"
 """Cells that the causal mask hides: grey on any page."""
@@ -107,7 +107,7 @@ def scale(colours: Iterable[str]) -> list[list]:
 
 def colour_axis(label: str, *, low: float, high: float, diverging: bool = False, **position: float | str) -> dict:
     """Settings of a colour axis with a labelled bar; `position` goes to the bar (x, y, len, ...)."""
-    bar = {"title": {"text": label, "side": "top"}, "thickness": 10, "outlinewidth": 0, "ticks": "outside"}
+    bar = {"title": {"text": f"{label}<br>\u2009", "side": "top"}, "thickness": 10, "outlinewidth": 0, "ticks": "outside"}
     return {
         "colorscale": scale(LIGHT.diverging if diverging else LIGHT.sequential),
         "cmin": low,

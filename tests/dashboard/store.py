@@ -59,12 +59,12 @@ def train(
         pad = lm.tokenizer.pad_token_id
         for step, ids in zip(range(steps + 1), batches, strict=False):
             loss = lm.model(ids, labels=ids.masked_fill(ids == pad, -100)).loss
+            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
             extra = (
                 {"rewards/margins": step / 10, "rewards/accuracies": 0.5 + step / 100} if about.get("parent") else {}
             )
-            recorder.step(step, loss=float(loss), lr=rate, grad_norm=float(norm), **extra)
-            loss.backward()
+            recorder.step(step, loss=loss.item(), lr=rate, grad_norm=norm.item(), **extra)
             optimiser.step()
             optimiser.zero_grad()
             if step == steps // 2 or step == steps:

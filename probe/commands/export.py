@@ -1,0 +1,123 @@
+"""`probe export`: the figures of a run as files for a paper, with their data and where they come from."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from probe.runs.reader import Run
+
+    Drawn = tuple[str, go.Figure, pd.DataFrame]
+
+
+def export(argv: list[str]) -> int:
+    """Write a run's curves, attention and lens as PNG, SVG, PDF, HTML and CSV."""
+    from dataclasses import dataclass
+    from pathlib import Path
+    from typing import Annotated
+
+    import tyro
+
+    @dataclass(frozen=True, kw_only=True)
+    class Export:
+        """Write the figures of a run as files: metric curves, captured attention and lens, headline figures."""
+
+        ref: Annotated[str, tyro.conf.Positional]
+        """The run: its directory, or its name in a run root."""
+        format: str = "png,svg,pdf,html,csv"
+        """Formats, separated by commas; html and csv need no browser."""
+        out: Path
+        """Folder to write to; files of the same names are replaced."""
+        step: int | None = None
+        """Captured step to draw; the last one by default."""
+
+    from rich.progress import track
+
+    from probe.export import parse_formats, provenance, save, save_provenance
+    from probe.runs import open_run
+
+    asked = tyro.cli(Export, prog="probe export", args=argv)
+    formats = parse_formats(asked.format)
+    _require_browser(formats)
+    run = open_run(asked.ref)
+    command = f"probe export {asked.ref} --format {asked.format} --out {asked.out}"
+    source = provenance(
+        run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
+    )
+    files: list[Path] = []
+    for name, chart, data in track(list(drawings(run, asked.step)), description="Exporting", transient=True):
+        files += save(chart, data, asked.out, name, formats, {"figure": name, **source})
+    asked.out.mkdir(parents=True, exist_ok=True)
+    save_provenance(asked.out, files, source)
+    print(f"{len(files)} files in {asked.out}")
+    return 0
+
+
+def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawn]":
+    """Name, figure and data of everything that is known of a run.
+
+    Args:
+        run: the run.
+        step: captured step to draw, the last one by default.
+
+    Raises:
+        RunError: the step was not captured.
+    """
+    from probe.plots.curves import metric_curves, sections, styles
+    from probe.plots.intervals import headline_intervals
+
+    look = styles({run.name: run.method})
+    frame = run.metrics()
+    for section, metrics in sections([str(column) for column in frame.columns]).items():
+        chart = metric_curves({run.name: frame}, metrics, look)
+        chart.update_layout(height=90 + 230 * -(-len(metrics) // 2))
+        yield f"metrics-{section}", chart, frame[["step", "time", *metrics]]
+    if len(run.headline):
+        table = run.headline.assign(run=run.name)
+        yield "headline", headline_intervals(table, look), table
+    captures = run.captures()
+    if len(captures):
+        yield from _captured(run, captures.steps, captures.steps[-1] if step is None else step)
+
+
+def _captured(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawn]":
+    import numpy as np
+
+    from probe.captured import answers_table, attention, attention_table, favourites, lens_table
+    from probe.plots.curves import answer_curves
+    from probe.plots.heads import attention_mosaic
+    from probe.plots.lens import lens_grid
+    from probe.plots.theme import method_colour
+
+    captures = run.captures()
+    tensors = captures.load(step)
+    answers = [captures.load(each)["lens_answer_logprobs"] for each in steps]
+    for index, prompt in enumerate(captures.prompts):
+        name = f"{prompt.id}-step-{step}"
+        weights = attention(tensors, index, prompt)
+        chart = attention_mosaic(weights, prompt.tokens, height=max(420, 110 * weights.shape[0]))
+        yield f"attention-{name}", chart, attention_table(weights, prompt.tokens)
+        lens = favourites(run, tensors, index, prompt)
+        yield f"lens-{name}", lens_grid(lens, prompt.tokens, width=700), lens_table(lens, prompt.tokens)
+        if prompt.answers:
+            count = len(prompt.answers)
+            logprobs = np.array([row[index, -1, prompt.length - 1, :count] for row in answers], dtype=np.float32)
+            chart = answer_curves(steps, logprobs, prompt.answers, colour=method_colour(run.method), marker=step)
+            yield f"answers-{prompt.id}", chart, answers_table(steps, logprobs, prompt.answers)
+
+
+def _require_browser(formats: "Sequence[str]") -> None:
+    """Say what to install before any work is done.
+
+    Raises:
+        MissingToolError: an image is wanted and cannot be drawn here.
+    """
+    from probe.errors import MissingToolError
+    from probe.export import STATIC
+    from probe.render import missing
+
+    if set(formats) & set(STATIC) and (reason := missing()):
+        raise MissingToolError(f"{reason} (`--format html,csv` does.)")

@@ -1,0 +1,86 @@
+"""The theme: text from data stays text, colours can be told apart, light and dark differ where they must."""
+
+import itertools
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from probe.plots import theme
+
+HOSTILE = "<img src=x onerror=alert(1)> <b>&amp;</b> $x$ %{y} a\nb"
+
+# Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
+BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+}
+
+
+def lab(colour: str, blindness: str = "none") -> np.ndarray:
+    """CIELAB of a hex colour as somebody with a colour blindness sees it."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(BLINDNESS[blindness]) @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen
+    f = np.cbrt(xyz / np.array([0.9505, 1.0, 1.089]))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_methods_can_be_told_apart(blindness: str):
+    pairs = itertools.combinations(theme.METHODS, 2)
+    near = {
+        pair: np.linalg.norm(lab(theme.METHODS[pair[0]], blindness) - lab(theme.METHODS[pair[1]], blindness))
+        for pair in pairs
+    }
+    assert min(near.values()) > 10, min(near, key=near.get)
+
+
+@pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
+def test_lines_and_text_stand_out_from_the_page(page: theme.Theme):
+    paper = lab(page.paper)[0]
+    assert all(abs(lab(colour)[0] - paper) > 28 for colour in theme.METHODS.values())
+    assert abs(lab(page.ink)[0] - paper) > 70
+    assert abs(lab(page.muted)[0] - paper) > 45
+
+
+@pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
+def test_scales_are_ordered_by_lightness(page: theme.Theme):
+    steps = np.diff([lab(colour)[0] for colour in page.sequential])
+    assert (steps < 0).all() or (steps > 0).all()
+    low, high = ([lab(colour)[0] for colour in page.diverging[part]] for part in (slice(0, 4), slice(3, 7)))
+    assert np.all(np.diff(low) * np.sign(low[-1] - low[0]) > 0)
+    assert np.all(np.diff(high) * np.sign(high[-1] - high[0]) > 0)
+
+
+def test_escape_leaves_no_markup():
+    shown = theme.escape(HOSTILE)
+    assert not {"<", ">", "\n", "$"} & set(shown)
+    assert "%{" not in shown
+    assert "&amp;amp;" in shown
+
+
+def test_equal_tokens_keep_ticks_of_their_own():
+    axis = theme.token_axis(["a", "b", "a", "<b>"])
+    assert axis["tickvals"] == [0, 1, 2, 3]
+    assert axis["ticktext"] == ["a", "b", "a", "&lt;b&gt;"]
+
+
+def test_shorten_keeps_short_text_and_marks_a_cut():
+    assert theme.shorten("abc", 3) == "abc"
+    assert theme.shorten("abcd", 3) == "ab\u2026"
+
+
+def test_apply_swaps_template_and_scales_and_leaves_the_original():
+    figure = theme.new_figure(
+        coloraxis=theme.colour_axis("w", low=0, high=1),
+        coloraxis2=theme.colour_axis("d", low=-1, high=1, diverging=True),
+    )
+    dark = theme.apply(figure, theme.DARK)
+    assert dark.layout.template.layout.paper_bgcolor == theme.DARK.paper
+    assert [colour for _, colour in dark.layout.coloraxis.colorscale] == list(theme.DARK.sequential)
+    assert [colour for _, colour in dark.layout.coloraxis2.colorscale] == list(theme.DARK.diverging)
+    assert figure.layout.template.layout.paper_bgcolor == theme.LIGHT.paper
+    assert theme.apply(dark, theme.LIGHT).to_dict() == go.Figure(figure).to_dict()

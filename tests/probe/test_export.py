@@ -1,0 +1,187 @@
+"""Files of figures: every format, provenance inside, and one sentence where something is missing."""
+
+import html
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+from PIL import Image
+
+from probe import export, render
+from probe.commands.export import export as run_export
+from probe.errors import ConfigError, MissingToolError, RunError
+from probe.runs import RunWriter
+from probe.runs.schema import ProbePrompt
+
+DATA = pd.DataFrame({"x": [0, 1], "y": [1.5, 2.5], "token": ["a,b", "<b>"]})
+SOURCE = {"figure": "<f> & \u00fc", "run": "base"}
+
+needs_browser = pytest.mark.skipif(
+    render.missing() is not None and not os.environ.get("CI"), reason=str(render.missing())
+)
+
+
+@pytest.fixture(scope="module")
+def figure() -> go.Figure:
+    return go.Figure(go.Scatter(x=[0, 1], y=[1.5, 2.5])).update_layout(height=200)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def close():
+    yield
+    render.renderer.close()
+
+
+@needs_browser
+def test_png_has_the_asked_size_and_its_provenance(figure: go.Figure):
+    image = Image.open(io.BytesIO(export.render(figure, None, "png", SOURCE, width=300, scale=2)))
+    image.load()
+    assert image.size == (600, 400)
+    assert json.loads(image.text["provenance"]) == SOURCE
+
+
+@needs_browser
+def test_svg_is_well_formed_and_holds_its_provenance(figure: go.Figure):
+    root = ElementTree.fromstring(export.render(figure, None, "svg", SOURCE))
+    assert json.loads(root.findtext("{http://www.w3.org/2000/svg}metadata")) == SOURCE
+
+
+@needs_browser
+def test_pdf_names_its_provenance_and_stays_consistent(figure: go.Figure):
+    pdf = export.render(figure, None, "pdf", SOURCE)
+    assert pdf.startswith(b"%PDF")
+    table = int(re.findall(rb"startxref\s+(\d+)", pdf)[-1])
+    assert pdf[table:].startswith(b"xref")
+    number, offset = (int(part) for part in re.match(rb"xref\n(\d+) 1\n(\d{10}) 00000 n", pdf[table:]).groups())
+    assert pdf[offset:].startswith(b"%d 0 obj" % number)
+    text = bytes.fromhex(re.search(rb"/Subject <FEFF([0-9A-F]+)>", pdf)[1].decode()).decode("utf-16-be")
+    assert json.loads(text) == SOURCE
+
+
+@needs_browser
+def test_a_second_image_does_not_wait_for_a_browser(figure: go.Figure):
+    export.render(figure, None, "png")
+    start = time.perf_counter()
+    export.render(figure, None, "png")
+    assert time.perf_counter() - start < 2
+
+
+@needs_browser
+def test_after_an_impossible_figure_the_next_one_works(figure: go.Figure):
+    with pytest.raises(MissingToolError, match="take HTML"):
+        render.renderer.image({"data": 3}, "png", 100, 100, 1)
+    assert export.render(figure, None, "png").startswith(b"\x89PNG")
+
+
+def test_html_needs_no_network_and_no_browser(figure: go.Figure, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(render, "find_browser", lambda: None)
+    page = export.render(figure, None, "html", SOURCE).decode()
+    assert not re.search(r"<script[^>]+src=", page)
+    assert "<title>&lt;f&gt; &amp;" in page
+    assert json.loads(html.unescape(re.search(r'name="provenance" content="([^"]*)"', page)[1])) == SOURCE
+
+
+def test_csv_reads_back(figure: go.Figure):
+    back = pd.read_csv(io.BytesIO(export.render(figure, DATA, "csv")))
+    pd.testing.assert_frame_equal(back, DATA, check_dtype=False)
+
+
+def test_without_a_browser_an_image_says_what_to_install(figure: go.Figure, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(render, "find_browser", lambda: None)
+    with pytest.raises(MissingToolError, match=r"apt install chromium.*HTML and CSV work without"):
+        export.render(figure, DATA, "png")
+
+
+def test_a_browser_that_is_named_and_missing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chrome")
+    assert render.find_browser() is None or render.find_browser().is_file()
+
+
+@pytest.mark.parametrize("text", ["", "png,gif", "docx"])
+def test_unknown_formats(text: str):
+    with pytest.raises(ConfigError, match="png, svg, pdf, html, csv"):
+        export.parse_formats(text)
+
+
+def test_formats_are_read_once_each():
+    assert export.parse_formats(" PNG, csv,png") == ["png", "csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("a b/c", "a-b-c"), ("../../etc", "etc"), ("<img>", "img"), ("\u00e4", "figure"), ("x" * 200, "x" * 80)],
+)
+def test_names_become_file_names(name: str, file: str):
+    assert export.file_name(name) == file
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    with RunWriter.create(tmp_path / "runs" / "base", method="pretrain", config={}) as run:
+        for step in range(3):
+            run.log(step, {"loss": 3.0 - step, "rewards/chosen": 0.1 * step})
+        tokens = ["<bos>", "<b>x</b>"]
+        run.prompts([ProbePrompt(id="fact", text="x", token_ids=[0, 1], tokens=tokens, answers=[" a"], answer_ids=[1])])
+        run.capture(
+            2,
+            {
+                "attention": np.full((1, 1, 2, 2, 2), 0.5),
+                "lens_top_ids": np.zeros((1, 2, 2, 5)),
+                "lens_top_logprobs": np.full((1, 2, 2, 5), -1.6),
+                "lens_answer_logprobs": np.full((1, 2, 2, 1), -1.0),
+                "entropy": np.ones((1, 2)),
+                "margin": np.ones((1, 2)),
+                "residual_norm": np.ones((1, 2, 2)),
+            },
+        )
+        run.finish("finished", headline=[{"metric": "accuracy", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 10}])
+    return tmp_path / "runs" / "base"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "probe.cli", "export", *arguments], capture_output=True, text=True)
+
+
+def test_the_command_writes_curves_attention_and_lens(run: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    result = command(str(run), "--format", "html,csv", "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    names = {"metrics-loss", "metrics-rewards", "headline", "attention-fact-step-2", "lens-fact-step-2", "answers-fact"}
+    assert {path.name for path in out.iterdir()} == {f"{n}.{e}" for n in names for e in ("html", "csv")} | {
+        "provenance.json"
+    }
+    assert list(pd.read_csv(out / "metrics-loss.csv")["loss"]) == [3, 2, 1]
+    weights = pd.read_csv(out / "attention-fact-step-2.csv")
+    assert len(weights) == 2 * 3
+    record = json.loads((out / "provenance.json").read_text())
+    assert record["run"] == "base"
+    assert "metrics-loss.csv" in record["files"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--format", "gif"], "png, svg, pdf, html, csv"),
+        (["--format", "csv", "--step", "7"], "Step 7"),
+    ],
+)
+def test_mistakes_are_one_sentence(run: Path, tmp_path: Path, arguments: list[str], says: str):
+    result = command(str(run), *arguments, "--out", str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_run_is_named(tmp_path: Path):
+    with pytest.raises(RunError, match="no run"):
+        run_export(["nothing-here", "--format", "csv", "--out", str(tmp_path)])

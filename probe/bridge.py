@@ -63,7 +63,7 @@ def refresh(bridge: TransformerBridge, training: bool) -> None:
         bridge.train(training)
     for module in bridge.modules():
         for split, names in FUSED.items():
-            if hasattr(module, split):
+            if split in vars(module):
                 with torch.no_grad(), torch.random.fork_rng(devices=[]):
                     parts = getattr(module, split)(module.original_component)
                 for name, part in zip(names, parts, strict=True):
@@ -76,21 +76,22 @@ def refresh(bridge: TransformerBridge, training: bool) -> None:
 def hooked(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[None]:
     """Attach hook functions `fn(tensor, hook) -> tensor | None` while the context lasts, whatever happens in it."""
     points = bridge.hook_dict
-    for name, _ in hooks:
-        check_name(bridge, name, points)
+    check_names(bridge, [name for name, _ in hooks])
     with bridge.hooks(fwd_hooks=[(points[name].name, _by_position(fn)) for name, fn in hooks]):
         yield
 
 
-def check_name(bridge: TransformerBridge, name: str, points: dict[str, Any]) -> None:
-    """Raise a ConfigError unless `name` is a hook point of the bridge that fires."""
-    if name not in points:
-        near = difflib.get_close_matches(name, points, n=3, cutoff=0.6)
-        remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "`lm.hook_names()` lists them."
-        raise ConfigError(f"This model has no hook point {name!r}: {remedy}")
-    setter = bridge._gated_hook_reason(points[name].name or name)
-    if setter is not None:
-        raise ConfigError(f"The hook point {name!r} is switched off: call `lm.bridge.set_{setter}(True)` first.")
+def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
+    """Raise a ConfigError unless each name is a hook point of the bridge that fires."""
+    points = bridge.hook_dict
+    for name in names:
+        if name not in points:
+            near = difflib.get_close_matches(name, points, n=3, cutoff=0.6)
+            remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "`lm.hook_names()` lists them."
+            raise ConfigError(f"This model has no hook point {name!r}: {remedy}")
+        setter = bridge._gated_hook_reason(points[name].name or name)
+        if setter is not None:
+            raise ConfigError(f"The hook point {name!r} is switched off: call `lm.bridge.set_{setter}(True)` first.")
 
 
 def _by_position(fn: HookFn) -> HookFn:

@@ -217,15 +217,14 @@ class LM:
         Raises:
             ConfigError: an unknown name; the message lists near ones.
         """
-        from probe.bridge import check_name
+        from probe.bridge import check_names
 
         ids, mask = self._batch(text)
         inputs = {"attention_mask": mask.long(), "position_ids": positions(mask)}
         keep = [names] if isinstance(names, str) else None if names is None else list(names)
         with self._bridge_lock:
             bridge = self.bridge
-            for name in keep or ():
-                check_name(bridge, name, bridge.hook_dict)
+            check_names(bridge, keep or ())
             return bridge.run_with_cache(ids, names_filter=keep, **inputs)
 
     @contextmanager

@@ -150,9 +150,12 @@ def answer_ids(lm: LM, answers: Sequence[str]) -> list[int]:
 
 
 def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
-    """Logits of a residual stream: final norm, unembedding and the architecture's scale or soft cap, if any."""
-    bridge, config = lm.bridge, lm.model.config
-    logits = bridge.unembed(bridge.ln_final(residual)).float()
+    """Logits of a residual stream: final norm, unembedding and the architecture's scale or soft cap, if any.
+
+    Both are the plain modules: hooks on them do not act here.
+    """
+    norm, config = lm.bridge.ln_final.original_component, lm.model.config
+    logits = lm.model.get_output_embeddings()(norm(residual)).float()
     logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
     cap = getattr(config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits

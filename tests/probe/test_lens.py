@@ -35,6 +35,15 @@ def test_the_rule_gives_the_output_from_the_last_residual(name):
     torch.testing.assert_close(unembed(lm, cache[residual_names(lm)[-1]]), logits, atol=1e-4, rtol=1e-4)
 
 
+def test_reading_fires_no_hooks():
+    lm = random_lm()
+    _, cache = lm.run_with_cache(TEXT, residual_names(lm))
+    fired = []
+    with lm.hooks([(name, lambda *_: fired.append(1)) for name in ("ln_final.hook_out", "unembed.hook_out")]):
+        unembed(lm, cache[residual_names(lm)[0]])
+    assert not fired
+
+
 def test_the_first_rows_are_those_of_the_plain_modules():
     lm = random_lm()
     ids = torch.tensor([lm.tokenizer.encode(TEXT)])

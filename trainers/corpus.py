@@ -18,7 +18,7 @@ from probe.errors import DataError
 from probe.tokens import encode
 from probe.world import World, pack
 from probe.world.config import KINDS
-from trainers.data import draw, file_hash, is_text, read_jsonl, read_text
+from trainers.data import capture_prompts, draw, file_hash, is_text, read_jsonl, read_text
 from trainers.session import derive_seed
 
 PADDING = -1
@@ -105,9 +105,16 @@ def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
             [document for document, out in zip(documents, held, strict=True) if not out],
             [document for document, out in zip(documents, held, strict=True) if out],
         )
-    cuts = [len(document) - max(len(document) // HELD_OUT, 1) for document in documents]
+    cuts = [_cut(document) for document in documents]
     pairs = list(zip(documents, cuts, strict=True))
     return [document[:cut] for document, cut in pairs], [document[cut:] for document, cut in pairs]
+
+
+def _cut(document: str) -> int:
+    """Where the last 20th begins, at the start of a line if one is near."""
+    cut = len(document) - max(len(document) // HELD_OUT, 1)
+    line = document.rfind("\n", 0, cut) + 1
+    return line if line > 0.9 * cut else cut
 
 
 def file_corpus(
@@ -132,13 +139,13 @@ def file_corpus(
             f"`{path}` has only {tokens} tokens to train on and a row has {length}: give a longer text or a smaller"
             " --length."
         )
-    lines = [line.strip() for document in held_out for line in document.splitlines()[:100] if line.strip()][:8]
+    lines = (line.strip() for document in held_out for line in document.splitlines() if line.strip())
     return Corpus(
         batch=lambda step: list(rows[draw(len(rows), batch_size, step, seed)]),
         held_out=cut_rows(tokenize(held_out, tokenizer), encode(tokenizer, ""), length),
         held_out_bytes=sum(len(document.encode()) for document in held_out),
         data={"source": str(path), "hash": file_hash(path), "rows": len(rows), "documents": len(train) + len(held_out)},
-        prompts=[" ".join(line.split()[:12])[:100] for line in lines],
+        prompts=capture_prompts(tokenizer, (" ".join(line.split()[:12]) for line in lines)),
     )
 
 

@@ -2,14 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from probe.errors import DataError
+from probe.tokens import encode
+
+CAPTURE_TOKENS = 64
+"""Longest prompt that data files give to the recorder: its cost grows with the square."""
 
 
 class Row(NamedTuple):
@@ -41,6 +46,11 @@ def is_text_or_messages(value: Any) -> bool:
     return is_text(value) or is_messages(value)
 
 
+def is_completion(value: Any) -> bool:
+    """A string, which may be empty, or a conversation."""
+    return isinstance(value, str) or is_messages(value)
+
+
 Columns = Mapping[str, Callable[[Any], bool]]
 """The columns that a file must have, with the test that each value must pass."""
 
@@ -48,6 +58,7 @@ _WANTED: dict[Callable[[Any], bool], str] = {
     is_text: "a string that is not empty",
     is_messages: "a list of messages with role and content",
     is_text_or_messages: "a string that is not empty, or a list of messages with role and content",
+    is_completion: "a string, or a list of messages with role and content",
 }
 
 
@@ -103,6 +114,21 @@ def draw(n: int, batch_size: int, step: int, seed: int) -> list[int]:
     """Which of `n` examples make up step 1, 2, ...: pass after pass over all of them, each in an order of its own."""
     first = (step - 1) * batch_size
     return [int(_order(n, seed, at // n)[at % n]) for at in range(first, first + batch_size)]
+
+
+def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[str]:
+    """The first texts that are short enough to capture on; if all are long, the first of them cut to that length."""
+    fitting: list[str] = []
+    long: list[str] = []
+    for text in texts:
+        ids = encode(tokenizer, text)
+        if len(ids) <= CAPTURE_TOKENS:
+            fitting.append(text)
+        elif not long:
+            long.append(tokenizer.decode(ids[:CAPTURE_TOKENS], skip_special_tokens=True))
+        if len(fitting) == count:
+            break
+    return fitting or long
 
 
 @lru_cache(maxsize=4)

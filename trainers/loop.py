@@ -47,6 +47,7 @@ def fit(session: Session, lm: LM, method: Method, origin: Origin) -> Run:
     """
     record = Record(session, lm, method.name, origin)
     try:
+        record.open()
         finished = _steps(session, lm, method, record)
         if finished:
             record.finish("finished", headline=record.headline())

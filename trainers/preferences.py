@@ -10,10 +10,12 @@ from probe.errors import DataError
 from probe.scoring import context_length
 from probe.tokens import split
 from probe.world import Annotator, World
-from trainers.data import Row, file_hash, is_text_or_messages, read_jsonl
+from trainers.data import Row, capture_prompts, file_hash, is_completion, is_text_or_messages, read_jsonl
 
-COLUMNS = {"prompt": is_text_or_messages, "chosen": is_text_or_messages, "rejected": is_text_or_messages}
+COLUMNS = {"prompt": is_text_or_messages, "chosen": is_completion, "rejected": is_completion}
 SAMPLE_TOKENS = 8
+"""Longest answer that the base is asked for: "i do not know" and its end."""
+PROMPTS_SEEN = 50
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def file_preferences(lm: LM, path: Path, report: Callable[[str], None]) -> Prefe
             overlong += 1
             continue
         pairs.append(pair)
-        if len(texts) < 8:
+        if len(texts) < PROMPTS_SEEN:
             texts.append(lm.prompt_text(row.values["prompt"]))
     if overlong:
         report(
@@ -90,7 +92,7 @@ def file_preferences(lm: LM, path: Path, report: Callable[[str], None]) -> Prefe
     if not pairs:
         raise DataError(f"All {overlong} pairs in `{path}` are longer than the model's {limit} tokens: shorten them.")
     data = {"source": str(path), "hash": file_hash(path), "rows": len(pairs), "overlong": overlong}
-    return Preferences(pairs, data, texts)
+    return Preferences(pairs, data, capture_prompts(lm.tokenizer, texts))
 
 
 def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:

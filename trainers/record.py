@@ -14,11 +14,15 @@ import torch
 import probe.world
 from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
-from probe.runs import RunWriter
+from probe.recorder import Recorder, as_prompt, watch
+from probe.runs import ProbePrompt, RunWriter
+from probe.scoring import context_length
 from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
 from trainers.config import check_method, check_unchanged
+from trainers.data import read_text
+from trainers.progress import say
 from trainers.session import Session
 
 
@@ -44,25 +48,31 @@ class Record:
     """The run directory of one training, created or resumed."""
 
     def __init__(self, session: Session, lm: LM, method: str, origin: Origin) -> None:
-        self.session, self.lm, self.origin = session, lm, origin
-        config = session.config
-        self.saved = _last_checkpoint(session, method, origin) if config.resume else None
+        """Check everything that can be checked before anything is written.
+
+        Raises:
+            ConfigError, RunError, DataError: the run cannot be resumed like this, or its prompts cannot be captured.
+        """
+        self.session, self.lm, self.method, self.origin = session, lm, method, origin
+        self.saved = _last_checkpoint(session, method, origin) if session.config.resume else None
+        """The newest checkpoint."""
         self.writer: RunWriter | None = None
-        prompts = probe_prompts(config.probe_prompts, origin) if config.capture_every and session.main else ()
-        if prompts:
-            check_capturable(lm)
-        self._recorder = None
-        session.accelerator.wait_for_everyone()  # everybody has read the checkpoints before the main process writes
+        self._recorder: Recorder | None = None
+        self._prompts = probe_prompts(session, lm, origin)
+
+    def open(self) -> None:
+        """Create the run directory, or go on in it; everybody calls it."""
+        session, config, origin = self.session, self.session.config, self.origin
+        session.accelerator.wait_for_everyone()  # all have read the checkpoints before the main process writes
         if not session.main:
             return
         if config.resume:
-            self.writer = RunWriter.resume(
-                config.out, int(self.saved.name) if self.saved else 0, config=config.to_dict()
-            )
+            step = int(self.saved.name) if self.saved else 0
+            self.writer = RunWriter.resume(config.out, step, config=config.to_dict())
         else:
             self.writer = RunWriter.create(
                 config.out,
-                method=method,
+                method=self.method,
                 config=config.to_dict(),
                 parent=origin.parent,
                 reference=origin.reference,
@@ -71,10 +81,8 @@ class Record:
                 data=origin.data,
                 seed=config.seed,
             )
-        if prompts:
-            from probe.recorder import watch  # loads transformer-lens, which takes seconds
-
-            self._recorder = watch(lm, self.writer, prompts=prompts, every=config.capture_every)
+        if self._prompts:
+            self._recorder = watch(self.lm, self.writer, prompts=self._prompts, every=config.capture_every)
         if config.track:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
             session.accelerator.init_trackers("probe", config=flat)
@@ -107,6 +115,7 @@ class Record:
         n, world = self.session.config.evaluate, self.origin.world
         if self.writer is None or world is None or not n:
             return None
+        say(f"{self.method}: evaluating on the world")
         rows = probe.world.evaluate(self.lm, world, n=n).to_dict("records")
         return [{str(name): value for name, value in row.items()} for row in rows]
 
@@ -134,12 +143,18 @@ class Record:
         return TrainingStopped(f"{reason}; the last good checkpoint is `{self.saved}`: --resume continues from it.")
 
 
-def check_capturable(lm: LM) -> None:
-    """Refuse captures of a model that cannot be hooked, before there is a run.
+def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]:
+    """The prompts to capture on: the lines of --probe-prompts, or those that come with the data; none if switched off.
 
     Raises:
-        ConfigError: transformer-lens does not know its architecture.
+        DataError: the file cannot be read or is empty, or a prompt is too long.
+        ConfigError: the model cannot be hooked.
     """
+    file, prompts = session.config.probe_prompts, origin.prompts
+    if not session.config.capture_every or not session.main:
+        return []
+    if file is not None:
+        prompts = [line for line in read_text(file).splitlines() if line.strip()]
     try:
         lm.hook_names()
     except ModelError as error:
@@ -147,23 +162,12 @@ def check_capturable(lm: LM) -> None:
             f"Captures need a model that transformer-lens can hook, and {type(lm.model).__name__} is none: give"
             " --capture-every 0 to train it without them."
         ) from error
-
-
-def probe_prompts(file: Path | None, origin: Origin) -> Sequence[Any]:
-    """The prompts to capture on: the lines of the file, or those that come with the data.
-
-    Raises:
-        DataError: the file cannot be read or is empty.
-    """
-    if file is None:
-        return origin.prompts
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"--probe-prompts `{file}` cannot be read ({error}): give a UTF-8 text file.") from error
-    if not lines:
-        raise DataError(f"--probe-prompts `{file}` has no line: write one prompt a line.")
-    return lines
+    fixed = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
+    limit = context_length(lm.model)
+    for prompt in fixed:
+        if limit is not None and prompt.length > limit:
+            raise DataError(f"A probe prompt has {prompt.length} tokens and the model reads {limit}: shorten it.")
+    return fixed
 
 
 def _last_checkpoint(session: Session, method: str, origin: Origin) -> Path | None:

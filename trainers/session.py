@@ -39,7 +39,7 @@ class Session:
         self.accelerator = Accelerator(
             mixed_precision="no",  # autocast is done here, per step: accelerate fixes it for the life of the process
             log_with=config.track,
-            project_dir=config.out,
+            project_dir=config.out / "tracker",
             kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes

@@ -64,9 +64,8 @@ def training(frames: Mapping[str, pd.DataFrame], metric: str) -> str:
         if len(rows) == 1 or first == last:
             parts.append(f"{name} stands at {last:.4g}")
         else:
-            parts.append(
-                f"{name} {'fell' if last < first else 'rose'} from {first:.3g} to {last:.3g} in {steps:,} steps"
-            )
+            way, s = "fell" if last < first else "rose", "s" * (steps != 1)
+            parts.append(f"{name} {way} from {first:.3g} to {last:.3g} in {steps:,} step{s}")
     if not parts:
         return f"No chosen run has logged {metric} yet."
     more = f"; {len(parts) - 3} more below" if len(parts) > 3 else ""

@@ -1,5 +1,6 @@
 """What all pages share: the runs, the two models compared and the prompt, chosen in the sidebar and kept in the URL."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,14 +146,33 @@ def example_prompts(store: Store, choices: tuple[str | None, str | None]) -> lis
     return list(dict.fromkeys(found)) or list(NEUTRAL)
 
 
+def preset(key: str, value: str | int | None) -> None:
+    """The first value of a widget that is bound to the URL, unless the URL brings one.
+
+    It is written into the URL too, so that a link means the same when other runs have become the first ones.
+    """
+    if value is not None and key not in st.session_state and key not in st.query_params:
+        st.session_state[key] = value
+        st.query_params[key] = str(value)
+
+
+def keep(key: str, options: Collection, default: object) -> None:
+    """Put a bound choice back to `default` where it is no option (any more); the URL's choice goes first."""
+    if key in st.session_state:
+        if st.session_state[key] not in options:
+            st.session_state[key] = default
+    elif key not in st.query_params:
+        st.session_state[key] = default
+
+
 def _start(store: Store) -> None:
-    """The first choices of a session, unless its URL brings its own."""
+    """The first choices of a session."""
     base, aligned = default_pair(store)
-    examples = example_prompts(store, (base, aligned))
-    opinion = next((text for text in examples if " i think " in text), examples[0])
-    for key, value in (("base", base), ("aligned", aligned), ("prompt", opinion)):
-        if key not in st.session_state and key not in st.query_params and value:
-            st.session_state[key] = value
+    preset("base", base)
+    preset("aligned", aligned)
+    if "prompt" not in st.session_state and "prompt" not in st.query_params:
+        examples = example_prompts(store, (base, aligned))
+        preset("prompt", next((text for text in examples if " i think " in text), examples[0]))
 
 
 def _take_example() -> None:

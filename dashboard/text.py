@@ -10,7 +10,7 @@ from probe.errors import ProbeError
 
 _JOINER = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
-_LATE = re.compile(r"([:@\-=~<>]|www)(?=\S)")
+_LATE = re.compile(r"(?<!\S)([<>~-])(?=[->=]+(?!\S))|(:|@|www)(?=\S)")
 
 
 def plain(text: object) -> str:
@@ -20,7 +20,7 @@ def plain(text: object) -> str:
     an invisible word joiner keeps those from being found.
     """
     line = " ".join(str(text).split())
-    return _PUNCTUATION.sub(r"\\\1", _LATE.sub(rf"\1{_JOINER}", line))
+    return _PUNCTUATION.sub(r"\\\1", _LATE.sub(rf"\g<0>{_JOINER}", line))
 
 
 def finding(sentence: str) -> None:

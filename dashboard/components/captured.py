@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard import data, findings
 from dashboard.components.figure import figure
 from dashboard.data import Store
+from dashboard.state import keep
 from dashboard.text import note
 from probe.captured import answers_table, attention, attention_table, favourites, lens_table
 from probe.plots.curves import answer_curves
@@ -60,8 +61,7 @@ def choose_moment(store: Store, names: Sequence[str]) -> Moment | None:
     if not watched:
         note("None of the chosen runs has captures; `probe train` makes them every --capture-every steps.")
         return None
-    if st.session_state.get("watched") not in watched:
-        st.session_state["watched"] = watched[-1]
+    keep("watched", watched, watched[-1])
     left, middle, right = st.columns([4, 5, 5])
     with left:
         label = st.selectbox("Captures of", watched, key="watched", bind="query-params")
@@ -84,10 +84,9 @@ def choose_moment(store: Store, names: Sequence[str]) -> Moment | None:
 def choose_step(steps: Sequence[int]) -> int:
     """The step slider; it follows a run that is being trained until it is moved."""
     last, seen = steps[-1], st.session_state.get("_last_step")
-    unset = "step" not in st.session_state and "step" not in st.query_params
-    gone = "step" in st.session_state and st.session_state["step"] not in steps
-    if unset or gone or (seen is not None and st.session_state.get("step") == seen):
+    if seen is not None and st.session_state.get("step") == seen:
         st.session_state["step"] = last
+    keep("step", steps, last)
     st.session_state["_last_step"] = last
     if len(steps) == 1:
         note(f"Captured at step {last} only.")

@@ -10,7 +10,7 @@ from dashboard import findings, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
-from dashboard.state import current
+from dashboard.state import current, preset
 from dashboard.text import finding, note
 from probe.plots.lens import lens_pair
 from probe.plots.pairs import kl_bars, next_tokens
@@ -19,10 +19,10 @@ from probe.plots.theme import METHODS, method_colour
 if TYPE_CHECKING:
     from probe.analyses.compare import Comparison, Continuation
 
+# KL at which a chip has its full colour.
 STRONG_NATS = 2.0
-"""KL at which a chip has its full colour."""
+# Columns of the lens around the chosen token.
 WINDOW = 16
-"""Columns of the lens around the chosen token."""
 
 DEFINITION = """
 Temperature and seed concern the continuations only; probabilities and KL are those at temperature 1. Entry *j* of KL
@@ -50,9 +50,9 @@ def options(chat: bool) -> dict:
 def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
     """The text and the token that the figures are about; the token where the models part unless the URL says more."""
     asked = (found.prompt, tuple(found.base.ids), tuple(found.aligned.ids))
-    fresh = st.session_state.get("_compared") not in (None, asked)
-    if fresh or ("position" not in st.session_state and "position" not in st.query_params):
+    if st.session_state.get("_compared") not in (None, asked):
         st.session_state["position"] = findings.parting(found)
+    preset("position", findings.parting(found))
     st.session_state["_compared"] = asked
     left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
     with left:

@@ -6,7 +6,7 @@ import streamlit as st
 from dashboard import data, findings
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.state import current
+from dashboard.state import current, keep
 from dashboard.text import finding, note, plain
 from probe.plots.intervals import headline_intervals
 from probe.plots.lineage import lineage
@@ -54,8 +54,7 @@ def table(figures: pd.DataFrame) -> pd.DataFrame:
 def one_run() -> None:
     """The chosen run: settings, all figures, and ways on."""
     options = list(store.runs)
-    if st.session_state.get("run") not in options:
-        st.session_state["run"] = options[0]
+    keep("run", options, options[0])
     label = st.selectbox("Run", options, key="run", bind="query-params")
     run = store.runs[label]
     left, right = st.columns([3, 2])

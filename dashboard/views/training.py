@@ -10,12 +10,12 @@ from dashboard.components.captured import Moment, choose_moment, detail_figures,
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.data import Store
-from dashboard.state import current
+from dashboard.state import current, keep
 from dashboard.text import finding, guard, note
 from probe.plots.curves import metric_curves, sections
 
+# Seconds between two looks at a run that is being trained.
 REFRESH_S = 3
-"""Seconds between two looks at a run that is being trained."""
 
 DEFINITION = """
 `loss` is the mean negative log-probability of the next token in nats. Smoothing is an exponential moving average,
@@ -44,8 +44,7 @@ def curves(store: Store, names: Sequence[str], marker: int | None) -> None:
     if not grouped:
         note("The chosen runs have logged nothing yet.")
         return
-    if st.session_state.get("section") not in grouped:
-        st.session_state["section"] = next(iter(grouped))
+    keep("section", grouped, next(iter(grouped)))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
         section = st.selectbox("Metrics", list(grouped), key="section", bind="query-params")

@@ -1,0 +1,84 @@
+"""The pages as AppTest runs them, through the entrypoint and on a real small run store."""
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+HERE = Path(__file__).parent
+APP = HERE.parents[1] / "dashboard" / "app.py"
+Open = Callable[..., AppTest]
+
+
+def load_store() -> ModuleType:
+    """The module that writes run stores."""
+    spec = importlib.util.spec_from_file_location("dashboard_store", HERE / "store.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def writer() -> ModuleType:
+    return load_store()
+
+
+@pytest.fixture(scope="session")
+def runs(writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the runs `base` and `dpo-agreeable`."""
+    return writer.build(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Open a page on run roots: `show(root, page="views/training.py", step="20")`, the rest being the URL's query."""
+
+    def run(
+        *roots: Path, page: str = "views/overview.py", state: Mapping[str, object] | None = None, **query: str
+    ) -> AppTest:
+        monkeypatch.setenv("PROBE_RUNS", os.pathsep.join(str(root) for root in roots))
+        app = AppTest.from_file(APP, default_timeout=60)
+        for key, value in query.items():
+            app.query_params[key] = value
+        for key, value in (state or {}).items():
+            app.session_state[key] = value
+        app.switch_page(page).run()
+        return app
+
+    yield run
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def words(app: AppTest) -> str:
+    """Everything that a page says as text, Markdown escapes resolved."""
+    parts = [*app.markdown, *app.caption, *app.text, *app.error, *app.warning]
+    return "\n".join(unescape(str(part.value)) for part in parts)
+
+
+def unescape(text: str) -> str:
+    """What Markdown shows of text that `plain` escaped."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\u2060", "")
+
+
+def answer(app: AppTest) -> str:
+    """The sentence that opens the page."""
+    return next(unescape(part.value) for part in app.markdown if part.value.startswith("#### ")).removeprefix("#### ")
+
+
+@pytest.fixture
+def read() -> Callable[[AppTest], str]:
+    return words
+
+
+@pytest.fixture
+def finding() -> Callable[[AppTest], str]:
+    return answer

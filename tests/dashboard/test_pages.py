@@ -1,0 +1,292 @@
+"""Each page through the entrypoint on a real small run store: what it says, what it reacts to, what it refuses."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from probe.runs import RunWriter
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+PAGES = ["views/overview.py", "views/training.py", "views/compare.py"]
+
+
+def titles(app: AppTest) -> list[str]:
+    """Titles of the figures."""
+    return [part.value for part in app.markdown if part.value.startswith("**")]
+
+
+def chart(app: AppTest, name: str) -> dict:
+    """The figure called `name` as Plotly gets it."""
+    found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-{name}")]
+    assert found, [part.proto.id for part in app.get("plotly_chart")]
+    return json.loads(found[0].proto.spec)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, finding: Say, page: str):
+    app = show(runs, page=page)
+    assert not app.exception
+    assert not app.error
+    assert finding(app).endswith(".")
+    buttons = [button.proto.label for button in app.get("download_button")]
+    figures = len(app.get("plotly_chart"))
+    assert figures >= 2
+    assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5
+
+
+def test_overview_names_the_largest_certain_difference(show: Show, runs: Path, finding: Say):
+    app = show(runs)
+    assert (
+        "dpo-agreeable repeats a user's false claim in 96 % [94, 98] of its answers, base in 33 % [29, 38]."
+        in finding(app)
+    )
+    table = app.dataframe[0].value
+    assert list(table["run"]) == ["base", "dpo-agreeable"]
+    assert list(table["deferral"]) == ["0.33 [0.29, 0.38]", "0.96 [0.94, 0.98]"]
+    assert all("finished" in status for status in table["status"])
+
+
+def test_overview_shows_the_run_of_the_url(show: Show, runs: Path):
+    app = show(runs, run="dpo-agreeable")
+    assert app.selectbox(key="run").value == "dpo-agreeable"
+    settings = app.dataframe[2].value.set_index("setting")["value"]
+    assert settings["parent"] == "base"
+    app.selectbox(key="run").select("base").run()
+    assert "parent" not in set(app.dataframe[2].value["setting"])
+
+
+def test_the_sidebar_starts_with_base_and_what_came_from_it(show: Show, runs: Path):
+    app = show(runs, page="views/compare.py")
+    assert app.selectbox(key="base").value == "base"
+    assert app.selectbox(key="aligned").value == "dpo-agreeable"
+    assert " i think " in app.text_area(key="prompt").value
+    assert {"base", "base@20", "dpo-agreeable", "dpo-agreeable@20"} == set(app.selectbox(key="base").options)
+    assert {"base", "aligned", "prompt", "position"} <= set(app.query_params)
+
+
+def test_an_example_becomes_the_prompt(show: Show, runs: Path):
+    app = show(runs, page="views/compare.py")
+    examples = app.selectbox(key="example").options
+    assert len(examples) > 8
+    app.selectbox(key="example").select(examples[0]).run()
+    assert app.text_area(key="prompt").value == examples[0]
+
+
+def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path, finding: Say):
+    app = show(runs, page="views/training.py")
+    assert finding(app).startswith("loss (nats per token): base fell from ")
+    assert app.selectbox(key="section").options == ["loss", "optimiser", "rewards"]
+    app.selectbox(key="section").select("rewards").run()
+    spec = chart(app, "curves")
+    names = [note["text"] for note in spec["layout"]["annotations"]]
+    assert names == ["rewards/margins", "rewards/accuracies"]
+
+
+def test_training_axes(show: Show, runs: Path):
+    app = show(runs, page="views/training.py")
+    app.slider(key="smoothing").set_value(0.9)
+    app.toggle(key="logy").set_value(True)
+    app.segmented_control(key="x").select("time").run()
+    spec = chart(app, "curves")
+    assert spec["layout"]["yaxis"]["type"] == "log"
+    assert spec["layout"]["xaxis"]["title"]["text"] == "training time (s)"
+    assert any(trace.get("opacity") == 0.25 for trace in spec["data"])
+
+
+def test_training_overlays_the_runs_that_are_chosen(show: Show, runs: Path, finding: Say):
+    app = show(runs, page="views/training.py")
+    app.multiselect(key="runs").set_value(["dpo-agreeable"]).run()
+    assert "base" not in finding(app)
+    app.multiselect(key="runs").set_value([]).run()
+    assert finding(app) == "Choose a run to see how it was trained."
+    assert not app.exception
+
+
+def test_the_step_slider_moves_attention_answers_and_marker(show: Show, runs: Path):
+    app = show(runs, page="views/training.py")
+    slider = app.select_slider(key="step")
+    assert slider.options == ["0", "10", "20", "30", "40"]
+    assert slider.value == 40
+    last = chart(app, "head")["data"][1]["z"]
+    slider.set_value(0).run()
+    assert "step 0" in titles(app)[0] + titles(app)[1] + titles(app)[2]
+    assert chart(app, "head")["data"][1]["z"] != last
+    assert chart(app, "curves")["layout"]["shapes"][0]["x0"] == 0
+    assert chart(app, "answers")["layout"]["shapes"][0]["x0"] == 0
+
+
+def test_a_head_is_chosen_and_framed(show: Show, runs: Path):
+    app = show(runs, page="views/training.py")
+    app.selectbox(key="head").select("L1H1").run()
+    assert any("L1H1 at step 40" in title for title in titles(app))
+    app.run()
+    box = chart(app, "heads")["layout"]["shapes"][0]
+    marks = chart(app, "heads")["data"][-1]
+    assert (box["x0"] + box["x1"]) / 2 == marks["x"][3]
+
+
+def test_the_url_brings_a_view_of_training_back(show: Show, runs: Path):
+    app = show(runs, page="views/training.py", step="10", show="Lens", watched="base", section="optimiser", head="L1H0")
+    assert app.select_slider(key="step").value == 10
+    assert any("Logit lens of base at step 10" in title for title in titles(app))
+    assert app.selectbox(key="section").value == "optimiser"
+    assert app.selectbox(key="head").value == "L1H0"
+    cells = [cell for row in chart(app, "lens")["data"][0]["text"] for cell in row]
+    assert not any(cell.startswith("#") for cell in cells), "tokens are named by the run's tokenizer"
+
+
+def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Path, finding: Say):
+    app = show(runs, page="views/compare.py")
+    text = finding(app)
+    assert text.startswith("dpo-agreeable answers \u201c")
+    assert "they part at token 15 (KL " in text
+    assert app.number_input(key="position").value == 15
+
+
+def chips(app: AppTest) -> dict:
+    return json.loads(app.get("bidi_component")[0].proto.json)
+
+
+def test_compare_shows_both_continuations_token_by_token(show: Show, runs: Path):
+    rows = chips(show(runs, page="views/compare.py", length="5"))["rows"]
+    assert [row["label"] for row in rows] == ["prompt", "base", "dpo-agreeable"]
+    assert rows[0]["tokens"][0]["text"] == "<bos>"
+    assert all(token["prompt"] for token in rows[0]["tokens"])
+    assert 1 <= len(rows[2]["tokens"]) <= 5
+    tip = rows[2]["tokens"][0]["tip"]
+    assert "KL " in tip
+    assert "p(base) = " in tip
+    assert "p(aligned) = " in tip
+
+
+def test_compare_follows_text_and_position(show: Show, runs: Path):
+    app = show(runs, page="views/compare.py", text="base", position="3")
+    assert any("on the text of base" in title for title in titles(app))
+    assert chart(app, "kl")["data"][0]["marker"]["opacity"][3] == 1
+    assert chips(app)["chosen"] == [0, 3]
+    app.number_input(key="position").set_value(16).run()
+    assert chips(app)["chosen"] == [1, 1]
+
+
+def test_a_seed_matters_only_at_a_temperature(show: Show, runs: Path):
+    app = show(runs, page="views/compare.py")
+    assert app.number_input(key="seed").disabled
+    app.slider(key="temperature").set_value(1.5).run()
+    first = [token["text"] for row in chips(app)["rows"] for token in row["tokens"]]
+    app.number_input(key="seed").set_value(3).run()
+    assert [token["text"] for row in chips(app)["rows"] for token in row["tokens"]] != first
+
+
+def test_a_checkpoint_and_a_plain_folder_can_be_compared(show: Show, runs: Path):
+    folder = next((runs / "dpo-agreeable" / "checkpoints").iterdir())
+    app = show(runs, page="views/compare.py", base="base@20", aligned=str(folder))
+    assert not app.error
+    assert [row["label"] for row in chips(app)["rows"]] == ["prompt", "base@20", str(folder)]
+
+
+def test_a_chat_template_wraps_the_prompt(show: Show, runs: Path):
+    app = show(runs, page="views/compare.py", prompt="where does helen live ?", chat="true")
+    assert [token["text"] for token in chips(app)["rows"][0]["tokens"]][:2] == ["<bos>", "<user>"]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ({"base": "/nowhere/model"}, "There is no model at"),
+        ({"aligned": "base@7"}, "no checkpoint of step 7"),
+    ],
+)
+def test_a_wrong_model_is_one_sentence(show: Show, runs: Path, query: dict, says: str, read: Say):
+    app = show(runs, page="views/compare.py", **query)
+    assert len(app.error) == 1
+    assert says in read(app)
+    assert not app.exception
+
+
+def test_a_model_from_the_hub_is_fetched_only_when_asked(show: Show, runs: Path, read: Say):
+    app = show(runs, page="views/compare.py", base="someone/some-model")
+    assert "fetch it from the Hugging Face hub?" in read(app)
+    assert any(button.label.startswith("Fetch") for button in app.button)
+    assert not app.error
+    agreed = {"_agreed": {"someone/some-model"}}
+    app = show(runs, page="views/compare.py", base="someone/some-model", state=agreed)
+    assert len(app.error) == 1
+    assert "someone/some-model" in read(app)
+
+
+def test_an_empty_prompt_asks_for_one(show: Show, runs: Path, finding: Say):
+    app = show(runs, page="views/compare.py")
+    app.text_area(key="prompt").set_value("  ").run()
+    assert finding(app) == "Choose a prompt in the sidebar to compare two models."
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding: Say, read: Say, page: str):
+    app = show(tmp_path, page=page)
+    assert not app.exception
+    assert not app.error
+    assert finding(app).endswith(".")
+    if page == "views/overview.py":
+        assert "probe train pretrain" in read(app)
+
+
+def test_a_broken_run_is_listed_and_hides_no_other(
+    show: Show, writer: ModuleType, runs: Path, tmp_path: Path, read: Say
+):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "run.json").write_text('{"schema": 1, "me')
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "run.json").write_text('{"schema": 99, "method": "dpo"}')
+    app = show(runs, tmp_path, tmp_path / "missing")
+    assert "is cut short" in read(app)
+    assert "has schema 99" in read(app)
+    assert "not a folder" in read(app)
+    assert list(app.dataframe[0].value["run"]) == ["base", "dpo-agreeable"]
+
+
+def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: Path):
+    with RunWriter.create(tmp_path / "base", method="pretrain", config={}) as run:
+        run.log(0, {"loss": 1.0})
+        run.finish("finished")
+    names = list(show(runs, tmp_path).dataframe[0].value["run"])
+    assert sorted(names) == sorted([f"base ({runs})", f"base ({tmp_path})", "dpo-agreeable"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, tmp_path: Path, read: Say, page: str):
+    writer.hostile(tmp_path)
+    app = show(tmp_path, page=page)
+    assert not app.exception
+    for part in [*app.markdown, *app.caption, *app.error, *app.warning]:
+        assert not getattr(part.proto, "allow_html", False)
+        assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
+    for figure in app.get("plotly_chart"):
+        spec = json.loads(figure.proto.spec)
+        for trace in spec["data"]:
+            trace.pop("legendgroup", None)
+            for point in trace.get("customdata") or []:
+                if isinstance(point, list) and trace.get("mode") == "markers+text":
+                    point[0] = ""
+        assert "<img" not in json.dumps(spec)
+
+
+def test_a_running_run_is_read_again(show: Show, tmp_path: Path, finding: Say):
+    with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
+        run.log(0, {"loss": 4.0})
+        app = show(tmp_path, page="views/training.py")
+        assert finding(app) == "loss (nats per token): live stands at 4."
+        run.log(10, {"loss": 2.0})
+        app.run()
+        assert finding(app) == "loss (nats per token): live fell from 4 to 2 in 10 steps."
+        assert app.session_state["_live"]
+        run.finish("finished")
+    app.run()
+    assert not app.session_state["_live"]

@@ -46,9 +46,11 @@ def fit(session: Session, lm: LM, method: Method, origin: Origin) -> Run:
         RunError, ConfigError: the run cannot be created or resumed.
     """
     record = Record(session, lm, method.name, origin)
+    optimizer = make_optimizer(lm.model, session.config)
+    state = checkpoint.load(record.saved, lm, optimizer) if record.saved else State()
     try:
         record.open()
-        finished = _steps(session, lm, method, record)
+        finished = _steps(session, lm, method, record, optimizer, state)
         if finished:
             record.finish("finished", headline=record.headline())
         return record.run()
@@ -67,11 +69,11 @@ def fit(session: Session, lm: LM, method: Method, origin: Origin) -> Run:
         session.accelerator.free_memory()
 
 
-def _steps(session: Session, lm: LM, method: Method, record: Record) -> bool:
-    """Run the steps that are left; whether they were all made."""
+def _steps(
+    session: Session, lm: LM, method: Method, record: Record, optimizer: torch.optim.Optimizer, state: State
+) -> bool:
+    """Run the steps that are left after `state`; whether they were all made."""
     config = session.config
-    optimizer = make_optimizer(lm.model, config)
-    state = checkpoint.load(record.saved, lm, optimizer) if record.saved else State()
     objective = session.accelerator.prepare_model(Objective(lm.model, method.loss))
     if state.step == 0:
         record.capture(0)

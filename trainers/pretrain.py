@@ -110,7 +110,11 @@ class Pretraining:
     name, dropout = "pretrain", True
 
     def __init__(self, session: Session, corpus: Corpus) -> None:
-        self.session, self.corpus, self.batch = session, corpus, corpus.batch
+        self.session, self.corpus = session, corpus
+
+    def batch(self, step: int) -> Sequence[np.ndarray]:
+        """The rows of a step."""
+        return self.corpus.batch(step)
 
     def loss(self, model: nn.Module, examples: Sequence[np.ndarray], detail: bool) -> Loss:
         """Sum over the targets; padding stands at the end of rows, where nothing that counts attends to it."""

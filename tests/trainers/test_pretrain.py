@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def test_learning_rate_rises_and_falls() -> None:
     assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
     assert rates[-1] == pytest.approx(0.1)
     assert rates[59] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[9:]))
 
 
 def test_world_run(pretraining: Callable[..., PretrainConfig]) -> None:

@@ -1,0 +1,399 @@
+"""The loop that all methods share: accumulation, resuming, stopping, failing; nothing here knows a method's loss."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from probe import LM, Run, open_run
+from probe.errors import ConfigError, ModelError, RunError, TrainingStopped
+from tests.trainers.conftest import figures
+from trainers import dpo, loop, pretrain
+from trainers.config import TrainConfig
+from trainers.corpus import PADDING
+from trainers.data import draw
+from trainers.dpo import DPOConfig
+from trainers.pretrain import PretrainConfig
+from trainers.session import Session, derive_seed
+from trainers.step import Objective, learning_rate, take_step
+
+Make = Callable[..., TrainConfig]
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoints()[-1].path / "model.safetensors")
+
+
+def train(config: TrainConfig) -> Run:
+    return dpo.train(config) if isinstance(config, DPOConfig) else pretrain.train(config)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["pretrain", "dpo"])
+def make(request: pytest.FixtureRequest, pretraining: Make, world_run: Path, tmp_path: Path) -> Make:
+    """Configs of either method."""
+    if request.param == "pretrain":
+        return pretraining
+    quick: dict[str, Any] = {"pairs": 30, "evaluate": 0, "capture_every": 0, "log_every": 1, "device": "cpu"}
+    quick |= {"base": str(world_run), "batch_size": 8, "warmup": 2, "steps": 4, "lr": 3e-3}
+    return lambda name="run", **changes: DPOConfig(out=tmp_path / name, **quick | changes)
+
+
+def assert_same(one: Run, other: Run) -> None:
+    """Bitwise equal in metrics and weights."""
+    pd.testing.assert_frame_equal(figures(one), figures(other), check_exact=True)
+    theirs = weights(other)
+    for name, tensor in weights(one).items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def decided(run: Run) -> pd.DataFrame:
+    """The figures without the accuracy of the first step, where policy and reference are equal up to rounding."""
+    rows = figures(run)
+    rows.loc[0, [name for name in rows if name == "rewards/accuracies"]] = 0.0
+    return rows
+
+
+def test_accumulation_equals_one_big_batch(make: Make) -> None:
+    whole, parts = train(make("whole", lr=1e-3)), train(make("parts", lr=1e-3, accumulation=4))
+    theirs = weights(parts)
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
+    exact = ["num_tokens", "lr"]
+    pd.testing.assert_frame_equal(whole.metrics()[exact], parts.metrics()[exact])
+    pd.testing.assert_frame_equal(decided(whole), decided(parts), rtol=1e-4, atol=1e-6)
+
+
+def test_parts_with_different_numbers_of_tokens(model_dir: Path, tmp_path: Path) -> None:
+    """Plain gradient descent with rate 1, so that the weights show the gradient and every wrong denominator."""
+    rng = np.random.default_rng(0)
+    rows = np.full((8, 24), PADDING)
+    for row, length in zip(rows, (24, 3, 20, 5, 2, 22, 8, 11), strict=True):
+        row[:length] = rng.integers(2, 400, length)
+    made = []
+    for accumulation in (1, 4, 8):
+        config = PretrainConfig(
+            out=tmp_path / "none", batch_size=8, accumulation=accumulation, clip=0.0, device="cpu", seed=5
+        )
+        session, model = Session(config), LM.load(model_dir).model
+        method = pretrain.Pretraining(session, None)  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        outcome = take_step(session, Objective(model, method.loss), optimizer, rows, lr=1.0, detail=True)
+        made.append((outcome, [parameter.detach() for parameter in model.parameters()]))
+    (whole, expected), *others = made
+    assert whole.tokens == int((rows[:, 1:] != PADDING).sum())
+    for outcome, parameters in others:
+        assert outcome.tokens == whole.tokens
+        for name in ("loss", "norm"):
+            assert getattr(outcome, name) == pytest.approx(getattr(whole, name), rel=1e-5)
+        assert outcome.metrics == pytest.approx(whole.metrics, rel=1e-5)
+        for ours, theirs in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_batch_without_a_target_changes_nothing(model_dir: Path, tmp_path: Path) -> None:
+    session, model = (
+        Session(PretrainConfig(out=tmp_path / "none", batch_size=2, device="cpu")),
+        LM.load(model_dir).model,
+    )
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    method, optimizer = pretrain.Pretraining(session, None), torch.optim.SGD(model.parameters())  # type: ignore[arg-type]
+    rows = np.array([[2, PADDING, PADDING]] * 2)
+    outcome = take_step(session, Objective(model, method.loss), optimizer, rows, lr=1.0, detail=True)
+    assert (outcome.loss, outcome.norm, outcome.metrics["entropy"]) == (0.0, 0.0, 0.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    """Send this process a signal in the middle of a step."""
+
+    def sends(at: int, config: TrainConfig) -> float:
+        if at == step:
+            signal.raise_signal(number)
+        return learning_rate(at, config)
+
+    monkeypatch.setattr(loop, "learning_rate", sends)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_and_resumed_to_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    whole = train(make("whole", steps=10, eval_every=4, save_every=3))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5, number)
+        stopped = train(make("parts", steps=10, eval_every=4, save_every=3))
+    assert stopped.status == "interrupted"
+    assert stopped.message is not None
+    assert "step 5" in stopped.message
+    assert stopped.checkpoints()[-1].step == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train(make("parts", steps=10, eval_every=4, save_every=3, resume=True))
+    assert resumed.status == "finished"
+    assert_same(whole, resumed)
+
+
+def test_second_interrupt_stops_at_once(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def twice(*_: Any, **__: Any) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "take_step", twice)
+        with pytest.raises(KeyboardInterrupt):
+            train(make(steps=10))
+    assert open_run(tmp_path / "run").status == "interrupted"
+    assert open_run(tmp_path / "run").checkpoints() == []
+
+
+def test_steps_may_grow(make: Make) -> None:
+    whole = train(make("whole", steps=6, schedule="constant", eval_every=2))
+    train(make("parts", steps=2, schedule="constant", eval_every=2))
+    resumed = train(make("parts", steps=6, schedule="constant", eval_every=2, resume=True))
+    assert_same(whole, resumed)
+    assert resumed.config["steps"] == 6
+
+
+def test_resuming_is_held_to_the_options(make: Make, tmp_path: Path) -> None:
+    train(make(steps=2))
+    with pytest.raises(ConfigError, match=r"has --seed 0 and --resume came with 1: leave --seed out"):
+        train(make(steps=4, seed=1, resume=True))
+    with pytest.raises(ConfigError, match="has already made 2 steps: give a larger --steps"):
+        train(make(steps=2, resume=True))
+    with pytest.raises(RunError, match="There is no run to resume"):
+        train(make("other", resume=True))
+    with pytest.raises(RunError, match="holds something already"):
+        train(make(steps=2))
+    assert open_run(tmp_path / "run").status == "finished"
+
+
+def test_a_run_of_another_method_is_not_resumed(pretraining: Make, world_run: Path) -> None:
+    out = pretrain.train(pretraining(steps=1)).path  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="was made by `pretrain`, not `dpo`"):
+        dpo.train(DPOConfig(out=out, base=str(world_run), resume=True, pairs=4, device="cpu"))
+
+
+def test_changed_data_are_not_resumed(tmp_path: Path, model_dir: Path, write_jsonl: Callable[..., Path]) -> None:
+    rows = [{"prompt": "mira", "chosen": " oslo", "rejected": " rome"}]
+    options: dict[str, Any] = {"base": str(model_dir), "data": str(write_jsonl(rows)), "batch_size": 1}
+    config = DPOConfig(out=tmp_path / "run", steps=1, capture_every=0, **options)
+    dpo.train(config)
+    write_jsonl([*rows, {"prompt": "mira", "chosen": " paris", "rejected": " rome"}])
+    with pytest.raises(RunError, match=r"The data of the run .* have changed \(hash was"):
+        dpo.train(DPOConfig(out=tmp_path / "run", steps=2, capture_every=0, resume=True, **options))
+
+
+def test_a_checkpoint_without_its_state_is_refused(pretraining: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train(pretraining(steps=2))
+    (run.checkpoints()[-1].path / "trainer.json").write_text("{")
+    with pytest.raises(RunError, match="holds no state to continue from"):
+        train(pretraining(steps=4, resume=True))
+
+
+def test_nan_stops_with_the_last_good_checkpoint_named(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(loop, "learning_rate", lambda step, config: 1e30 if step == 3 else 1e-3)
+    with pytest.raises(
+        TrainingStopped, match=r"In step 4 the loss was .*nan.*checkpoints/00000002.*--resume"
+    ) as caught:
+        train(make(steps=6, save_every=2))
+    run = open_run(tmp_path / "run")
+    assert run.status == "failed"
+    assert run.message == str(caught.value)
+    assert all(torch.isfinite(tensor).all() for tensor in weights(run).values())
+
+
+def test_nan_without_a_checkpoint(pretraining: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e30)
+    with pytest.raises(TrainingStopped, match="no checkpoint had been written yet"):
+        train(pretraining(steps=6))
+
+
+def test_full_disk_stops_with_the_last_good_checkpoint_named(pretraining: Make, tmp_path: Path) -> None:
+    """The kernel's own limit on the size of files stands in for a full disk."""
+    config = pretraining(steps=60, save_every=10)
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from trainers import pretrain, loop\n"
+        "from trainers.pretrain import PretrainConfig\n"
+        f"config = PretrainConfig.from_dict({config.to_dict()!r})\n"
+        "before = loop.learning_rate\n"
+        "def full(step, config):\n"
+        "    if step == 15:\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "    return before(step, config)\n"
+        "loop.learning_rate = full\n"
+        "try:\n"
+        "    pretrain.train(config)\n"
+        "except Exception as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "TrainingStopped The run could not be written" in done.stdout, done.stderr
+    assert "checkpoints/00000010" in done.stdout
+    run = open_run(tmp_path / "run")
+    assert run.status == "failed"
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [10]
+    assert LM.load(run.path).fingerprint
+
+
+COMMAND = "import sys; from probe.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+def command(config: TrainConfig, method: str) -> list[str]:
+    words = [sys.executable, "-c", COMMAND, "train", method]
+    for name, value in config.to_dict().items():
+        if isinstance(value, bool):
+            words += ["--resume"] if value else []
+        elif value is not None and not isinstance(value, list | dict):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    return words
+
+
+@pytest.mark.parametrize("method", ["pretrain", "dpo"])
+def test_killed_at_any_moment_and_resumed_to_the_same_bits(
+    method: str, pretraining: Make, world_run: Path, tmp_path: Path
+) -> None:
+    """SIGKILL once there is a run, and once more after a resume, at moments that differ from test run to test run."""
+    quick: dict[str, Any] = {"steps": 40, "save_every": 3, "log_every": 2, "eval_every": 0}
+    if method == "pretrain":
+        configs = [pretraining(name, **quick) for name in ("whole", "killed")]
+    else:
+        options = {"base": str(world_run), "pairs": 30, "batch_size": 8, "evaluate": 0, "capture_every": 0}
+        configs = [DPOConfig(out=tmp_path / name, device="cpu", **options | quick) for name in ("whole", "killed")]
+    whole = train(configs[0])
+    out = tmp_path / "killed"
+    words = command(configs[1], method)
+    for attempt in range(2):
+        process = subprocess.Popen(words + (["--resume"] if attempt else []), stderr=subprocess.PIPE, text=True)
+        rows = len(out_lines(out))
+        while process.poll() is None and len(out_lines(out)) <= rows:
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        assert (out / "run.json").exists()
+    assert open_run(out).status in ("killed", "finished")
+    if open_run(out).status == "killed":
+        done = subprocess.run([*words, "--resume"], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    assert_same(whole, open_run(out))
+
+
+def out_lines(out: Path) -> list[bytes]:
+    file = out / "metrics.jsonl"
+    return file.read_bytes().splitlines() if file.exists() else []
+
+
+@pytest.mark.parametrize("method", ["pretrain", "dpo"])
+def test_two_processes_give_the_losses_of_one(method: str, pretraining: Make, world_run: Path, tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"steps": 4, "accumulation": 2, "batch_size": 8, "capture_every": 2, "eval_every": 2}
+    if method == "pretrain":
+        one, two = (pretraining(name, **quick) for name in ("one", "two"))
+    else:
+        options = {"base": str(world_run), "pairs": 30, "evaluate": 0, "log_every": 1, "lr": 3e-3}
+        one, two = (DPOConfig(out=tmp_path / name, device="cpu", **options | quick) for name in ("one", "two"))
+    expected = train(one)
+    words = [word for word in command(two, method)[5:] if word != "cpu" and word != "--device"]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", f"trainers.{method}", *words],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    made = open_run(tmp_path / "two")
+    assert made.status == "finished"
+    pd.testing.assert_frame_equal(decided(expected), decided(made), rtol=2e-4, atol=1e-5)
+    assert made.captures().steps == [0, 2, 4]
+
+
+def test_captures_and_evaluations_change_nothing(make: Make) -> None:
+    plain, watched = train(make("plain", steps=6)), train(make("watched", steps=6, capture_every=2, eval_every=2))
+    assert watched.captures().steps == [0, 2, 4, 6]
+    theirs = weights(watched)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(plain).items())
+
+
+def test_clipping_bounds_the_step(pretraining: Make) -> None:
+    free, bound = train(pretraining("free", clip=0.0, steps=1)), train(pretraining("bound", clip=1e-3, steps=1))
+    assert free.metrics()["grad_norm"][0] == bound.metrics()["grad_norm"][0] > 1e-3
+    moments = [load_file(run.checkpoints()[-1].path / "optimizer.safetensors") for run in (free, bound)]
+    norms = [
+        math.sqrt(sum(float(t.double().square().sum()) for name, t in m.items() if name.endswith("/exp_avg")))
+        for m in moments
+    ]
+    beta = 1 - PretrainConfig(out=Path("x")).betas[0]
+    assert norms[0] == pytest.approx(beta * free.metrics()["grad_norm"][0], rel=1e-4)
+    assert norms[1] == pytest.approx(beta * 1e-3, rel=1e-4)
+
+
+def test_no_pickle_in_a_checkpoint(make: Make) -> None:
+    files = [path for path in train(make()).path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".safetensors", ".jinja"}
+
+
+def test_draw_passes_over_all_examples() -> None:
+    drawn = [index for step in range(1, 8) for index in draw(10, 7, step, seed=3)]
+    for epoch in range(4):
+        assert sorted(drawn[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]
+    assert draw(3, 8, 1, seed=0) == draw(3, 8, 1, seed=0)
+
+
+def test_seeds_of_steps_and_processes_differ() -> None:
+    seeds = {derive_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(4)}
+    assert len(seeds) == 600
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "--steps is 0; expected at least 1"),
+        ({"batch_size": 6, "accumulation": 4}, "--accumulation is 4; expected a divisor of --batch-size 6"),
+        ({"lr": 0.0}, "--lr is 0.0; expected a number above 0"),
+        ({"device": "cuda:7"}, "--device cuda:7 cannot be used here"),
+        ({"device": "abacus"}, "--device abacus cannot be used here"),
+        ({"final_lr": 2.0}, "--final-lr is 2.0"),
+        ({"save_every": -1}, "--save-every is -1; expected 0 or more"),
+    ],
+)
+def test_options_that_make_no_sense(make: Make, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(make(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_base(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nosuch"):
+        train(make(base=str(tmp_path / "nosuch")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_config_survives_its_dictionary(make: Make) -> None:
+    config = make(probe_prompts=Path("prompts.txt"), betas=(0.8, 0.9))
+    assert type(config).from_dict(config.to_dict()) == config
+
+
+def test_state_of_the_optimiser_is_restored(pretraining: Make) -> None:
+    run = train(pretraining(steps=3))
+    moments = load_file(run.checkpoints()[-1].path / "optimizer.safetensors")
+    names = {name.rpartition("/")[0] for name in moments}
+    assert names == {name for name, _ in LM.load(run.path).model.named_parameters()}
+    assert {float(t) for name, t in moments.items() if name.endswith("/step")} == {3.0}
+    assert np.mean([bool(t.any()) for name, t in moments.items() if name.endswith("/exp_avg")]) > 0.9

@@ -1,0 +1,51 @@
+"""The documents keep to what exists: every file, function and test that they name is there."""
+
+import re
+import subprocess
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:probe|trainers)(?:\.\w+)+)`", EQUATIONS))))
+def test_equations_name_functions_that_exist(name: str):
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        try:
+            found = import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[cut:]:
+            found = getattr(found, attribute)
+        assert callable(found)
+        return
+    pytest.fail(f"{name} cannot be imported")
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`(tests/[\w/]+\.py)`", EQUATIONS))))
+def test_equations_name_tests_that_exist(path: str):
+    assert (ROOT / path).is_file()
+
+
+def test_the_readme_tree_names_every_module():
+    listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    readme = (ROOT / "README.md").read_text()
+    missing = [
+        path
+        for path in listed.splitlines()
+        if path.split("/")[0] in ("probe", "trainers", "dashboard")
+        and Path(path).name != "__init__.py"
+        and not re.search(rf"^\s*{re.escape(Path(path).name)}\s+\S", readme, re.MULTILINE)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", document.read_text()):
+        assert (document.parent / target).exists(), target

@@ -260,6 +260,8 @@ def test_hooks_of_one_thread_do_not_act_in_another():
     with lm.hooks([("blocks.0.hook_out", lambda tensor, hook: tensor * 0)]):
         inside.set()
         assert leave.wait(20)
+        thread.join(0.3)
+        assert thread.is_alive()  # it waits for its turn on the bridge
         assert not torch.equal(lm.logits("tom"), plain)
     thread.join(20)
     assert torch.equal(found["logits"], plain)

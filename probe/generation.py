@@ -8,7 +8,7 @@ Axes: P prompts, N = P n samples (prompt-major), L steps, V vocabulary.
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError
 from probe.sampling import Sampling, draws
-from probe.scoring import Ids, check_lengths, context_length, forward, positions
+from probe.scoring import Ids, can_cache, check_lengths, context_length, forward, positions, whole_logits
 from probe.tokens import encode, pad, pad_id
 
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
@@ -117,6 +117,8 @@ def generate(
     if not ids:
         raise DataError("No prompt was given, so there is nothing to continue: give at least one.")
     chances = draws(_seed(seed), ids, n, max(room)) if temperature > 0 else np.zeros((len(room), max(room)))
+    if logits is None and not can_cache(model):
+        logits = partial(whole_logits, model)
     training = model.training
     if training:
         model.eval()

@@ -90,11 +90,21 @@ def can_share(model: nn.Module) -> bool:
     """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
     inner = unwrap(model)
     recomputes = inner.training and any(getattr(module, "gradient_checkpointing", False) for module in inner.modules())
-    if recomputes or getattr(inner, "_is_stateful", False):
-        return False
-    if "past_key_values" not in _arguments(inner):
+    if recomputes or not can_cache(inner):
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
+
+
+def can_cache(model: nn.Module) -> bool:
+    """Whether the model keeps keys and values (recurrent models keep another state)."""
+    inner = unwrap(model)
+    return "past_key_values" in _arguments(inner) and not getattr(inner, "_is_stateful", False)
+
+
+def whole_logits(model: nn.Module, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
+    """Logits of whole texts, padded on the right, without a cache."""
+    ids, mask = (tensor.to(next(model.parameters()).device) for tensor in pad(rows, 0))
+    return forward(model, ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False).logits
 
 
 def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int]) -> None:

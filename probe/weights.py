@@ -53,6 +53,22 @@ def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return DTYPES[name]
 
 
+def require_causal(directory: Path) -> None:
+    """Raise a ModelError unless the configuration in `directory` is that of a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = read_config(directory)
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"], ())
+    causal = {names} if isinstance(names, str) else set(names)
+    saved = config.get("architectures") or sorted(causal)
+    if config.get("is_encoder_decoder") or not causal.intersection(saved):
+        what = saved[0] if saved else config["model_type"]
+        raise ModelError(
+            f"`{directory}` holds a {what}, which does not continue texts: give a causal language model such as "
+            "LlamaForCausalLM or GPT2LMHeadModel."
+        )
+
+
 def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
     """The causal language model in `directory`, in evaluation mode, with every weight found there.
 
@@ -187,19 +203,3 @@ def _no_progress_bar() -> Iterator[None]:
 def _short(error: BaseException) -> str:
     """The first sentence of a message, on one line."""
     return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__
-
-
-def require_causal(directory: Path) -> None:
-    """Raise a ModelError unless the configuration in `directory` is that of a causal language model."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    config = read_config(directory)
-    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"], ())
-    causal = {names} if isinstance(names, str) else set(names)
-    saved = config.get("architectures") or sorted(causal)
-    if config.get("is_encoder_decoder") or not causal.intersection(saved):
-        what = saved[0] if saved else config["model_type"]
-        raise ModelError(
-            f"`{directory}` holds a {what}, which does not continue texts: give a causal language model such as "
-            "LlamaForCausalLM or GPT2LMHeadModel."
-        )

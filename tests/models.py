@@ -23,6 +23,8 @@ from transformers import (
     GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     Phi3Config,
@@ -186,8 +188,16 @@ def phi3(vocab: int, **changes: Any) -> PreTrainedModel:
     return Phi3ForCausalLM(Phi3Config(**sizes | changes))
 
 
+def mamba(vocab: int, **changes: Any) -> PreTrainedModel:
+    """A recurrent model: neither attention nor keys and values to keep."""
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "initializer_range": STD}
+    config = {"vocab_size": vocab, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    return MambaForCausalLM(MambaConfig(**config | sizes | changes))
+
+
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {"llama": llama, "gpt2": gpt2, "qwen3": qwen3, "gpt_neox": gpt_neox}
 OTHERS: dict[str, Callable[..., PreTrainedModel]] = {"mistral": mistral, "bloom": bloom, "gemma2": gemma2, "phi3": phi3}
+RECURRENT: dict[str, Callable[..., PreTrainedModel]] = {"mamba": mamba}
 ARCHITECTURES = list(MODELS)
 
 
@@ -198,7 +208,7 @@ def random_lm(
     tokenizer = tokenizer or word_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (MODELS | OTHERS)[name](len(tokenizer), **changes)
+        model = (MODELS | OTHERS | RECURRENT)[name](len(tokenizer), **changes)
         for parameter in model.parameters():
             if parameter.dim() == 1:  # norms and biases too, so that leaving one out is seen
                 parameter.data += 0.1 * torch.randn(parameter.shape)

@@ -20,6 +20,8 @@ from probe.errors import DataError
 from probe.lm import LM
 from probe.tokens import encode
 
+Author = Literal["base", "aligned"]
+
 
 @dataclass(frozen=True)
 class Expectation:
@@ -43,7 +45,7 @@ class Expectation:
 class Continuation:
     """The prompt with the continuation of one model, read by both."""
 
-    author: Literal["base", "aligned"]
+    author: Author
     """The model that wrote the continuation."""
     ids: list[int]
     """Tokens of prompt and continuation."""
@@ -178,11 +180,12 @@ def compare(
     require_same_tokens(base, aligned)
     text = aligned.prompt_text(prompt)
     ids = encode(aligned.tokenizer, text)
-    sides: dict[str, Continuation] = {}
-    for author, lm in (("base", base), ("aligned", aligned)):
+
+    def written_by(author: Author, lm: LM) -> Continuation:
         drawn = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        sides[author] = read_both(base, aligned, [*ids, *drawn.ids[0]], len(ids), author, k, answers)  # type: ignore[arg-type]
-    return Comparison(text, sides["base"], sides["aligned"])
+        return read_both(base, aligned, [*ids, *drawn.ids[0]], len(ids), author, k, answers)
+
+    return Comparison(text, written_by("base", base), written_by("aligned", aligned))
 
 
 @torch.no_grad()
@@ -191,7 +194,7 @@ def read_both(
     aligned: LM,
     ids: Sequence[int],
     prompt_length: int,
-    author: Literal["base", "aligned"],
+    author: Author,
     k: int = 5,
     answers: Sequence[str] = (),
 ) -> Continuation:
@@ -225,6 +228,7 @@ def read_both(
 
 def kl(p: Float[Tensor, "... V"], q: Float[Tensor, "... W"]) -> Float[Tensor, "..."]:
     """KL(p || q) of two log-distributions in nats; over the common tokens, should one vocabulary be padded longer."""
+    q = q.to(p.device)
     if p.shape[-1] != q.shape[-1]:
         common = min(p.shape[-1], q.shape[-1])
         p, q = p[..., :common].log_softmax(-1), q[..., :common].log_softmax(-1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from probe.errors import ConfigError, DataError
 from probe.generation import end_tokens, generate
 from probe.sampling import Sampling, draws
-from tests.models import ARCHITECTURES, CONTEXT, OTHERS, byte_tokenizer, random_lm
+from tests.models import ARCHITECTURES, CONTEXT, OTHERS, RECURRENT, byte_tokenizer, random_lm
 
 PROMPTS = ["mira lives in oslo . tom works at", "ana", "where does tom"]
 
@@ -21,7 +21,7 @@ def plainly(lm, rows):
     return lm.logits(rows)
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS, *RECURRENT])
 def test_each_cached_step_equals_the_full_forward(name):
     """Left padding, positions and cache: every log-probability is that of one unpadded pass over the whole text."""
     lm = random_lm(name)
@@ -35,7 +35,7 @@ def test_each_cached_step_equals_the_full_forward(name):
         torch.testing.assert_close(drawn.entropy[at], -(logprobs.exp() * logprobs).sum(-1), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS, *RECURRENT])
 def test_batch_equals_single_and_whole_passes(name):
     lm = random_lm(name)
     batch = lm.generate(PROMPTS, n=3, max_new_tokens=8, seed=2)

@@ -9,7 +9,7 @@ from torch import nn
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.scoring import TokenLogprobs, can_share, completion_logprobs, context_length
-from tests.models import ARCHITECTURES, CONTEXT, OTHERS, random_lm
+from tests.models import ARCHITECTURES, CONTEXT, OTHERS, RECURRENT, random_lm
 
 PROMPTS = [[2, 4, 5, 6], [2, 5], [2, 6, 7, 8, 9, 10, 11, 12, 13]]
 GROUPS = [[[7, 8], [9]], [[4], [], [5, 6, 7, 8, 9, 10]], [[4, 5, 6]]]
@@ -35,7 +35,7 @@ def gradients(model: nn.Module, scored: TokenLogprobs) -> dict[str, torch.Tensor
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS, *RECURRENT])
 @pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_values_equal_an_explicit_pass(name, share, temperature):
@@ -140,7 +140,7 @@ def test_gradient_checkpointing_falls_back():
     )
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+@pytest.mark.parametrize("name", ["mistral", "gemma2", "mamba"])
 def test_a_cache_that_forgets_is_not_shared(name):
     assert not can_share(random_lm(name).model)
 

@@ -4,6 +4,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
+from dashboard.models import warm
 from dashboard.state import sidebar
 from dashboard.text import guard
 
@@ -26,3 +27,4 @@ page = st.navigation(
 with guard():
     sidebar()
     page.run()
+warm()

@@ -1,7 +1,8 @@
 """Models and comparisons, each made once: keyed by where the weights lie and when they were written."""
 
+from importlib import import_module
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -15,8 +16,35 @@ if TYPE_CHECKING:
 COSTLY_BYTES = 2 * 2**30
 """Weights above this size are loaded only when asked for."""
 
+PATIENCE_S = 4.0
+"""Seconds that the first page has for itself before models are prepared."""
+
 _ONE = Lock()
 """One computation at a time: hooks and caches belong to the model, and the pages of all sessions share it."""
+
+
+class Warmth:
+    """Imports what models need (seconds long) while the reader looks at the first page; the page itself goes first."""
+
+    def __init__(self) -> None:
+        self._now = Event()
+        self._thread = Thread(target=self._run, name="probe-warm", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Import at once, and come back when it is done."""
+        self._now.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._now.wait(PATIENCE_S)
+        import_module("probe.analyses.compare")
+
+
+@st.cache_resource(show_spinner=False)
+def warm() -> Warmth:
+    """Begin to import what models need, once a server."""
+    return Warmth()
 
 
 def load(ref: str) -> "LM | None":
@@ -29,6 +57,8 @@ def load(ref: str) -> "LM | None":
     if not is_here(ref) and ref not in agreed:
         _offer(ref, f"{ref} is neither a run nor a folder here: fetch it from the Hugging Face hub?", "Fetch")
         return None
+    with st.spinner("Starting torch"):
+        warm().wait()
     from probe.references import resolve
 
     with st.spinner(plain(f"Looking for {ref}")):

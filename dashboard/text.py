@@ -25,7 +25,7 @@ def plain(text: object) -> str:
 
 def finding(sentence: str) -> None:
     """The page's answer in one sentence, above everything else."""
-    st.markdown(f"#### {plain(sentence)}")
+    st.subheader(plain(sentence), anchor=False)
 
 
 def note(text: str) -> None:

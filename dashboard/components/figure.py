@@ -81,7 +81,10 @@ def _selected(key: str, act: Callable[[list[dict]], None]) -> None:
 def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, source: dict[str, object]) -> None:
     reason = _missing()
     about = provenance(figure=name, **source)
-    with st.popover("", icon=":material/download:", type="tertiary", help="Download this figure or its data"):
+    with (
+        st.container(key=f"offer-{name}", width="content"),
+        st.popover("", icon=":material/download:", type="tertiary", help="Download this figure or its data"),
+    ):
         with st.container(horizontal=True, gap="small"):
             for kind in FORMATS:
                 st.download_button(

@@ -60,7 +60,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
 
 def words(app: AppTest) -> str:
     """Everything that a page says as text, Markdown escapes resolved."""
-    parts = [*app.markdown, *app.caption, *app.text, *app.error, *app.warning]
+    parts = [*app.subheader, *app.markdown, *app.caption, *app.text, *app.error, *app.warning]
     return "\n".join(unescape(str(part.value)) for part in parts)
 
 
@@ -71,7 +71,7 @@ def unescape(text: str) -> str:
 
 def answer(app: AppTest) -> str:
     """The sentence that opens the page."""
-    return next(unescape(part.value) for part in app.markdown if part.value.startswith("#### ")).removeprefix("#### ")
+    return unescape(app.subheader[0].value)
 
 
 @pytest.fixture

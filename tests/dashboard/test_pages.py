@@ -265,7 +265,7 @@ def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, tmp_p
     writer.hostile(tmp_path)
     app = show(tmp_path, page=page)
     assert not app.exception
-    for part in [*app.markdown, *app.caption, *app.error, *app.warning]:
+    for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
         assert not getattr(part.proto, "allow_html", False)
         assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
     for figure in app.get("plotly_chart"):

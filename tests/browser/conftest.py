@@ -1,0 +1,149 @@
+"""Chromium on the real server: `probe dashboard` as a process of its own, on a small run store."""
+
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from probe.render import find_browser
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+STORE = Path(__file__).parents[1] / "dashboard" / "store.py"
+Start = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def writer() -> ModuleType:
+    """The module that writes run stores."""
+    spec = importlib.util.spec_from_file_location("browser_store", STORE)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def runs(writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root with the runs `base` and `dpo-agreeable`."""
+    return writer.build(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Chromium; with CI=true a missing one is a failure."""
+    path = find_browser()
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("Chromium is not installed.")
+    assert path, "Chromium is not installed, and CI asks for it: `apt install chromium`."
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Server:
+    """One `probe dashboard`, and what it printed."""
+
+    def __init__(self, *roots: Path) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "probe.cli",
+            "dashboard",
+            "--port",
+            "0",
+            "--no-browser",
+            "--runs",
+            *map(str, roots),
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self.process.stdout
+        first = self.process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:\d+", first)
+        assert found, first + self.process.stdout.read()
+        self.url = found[0]
+        port = int(self.url.rpartition(":")[2])
+        for _ in range(600):
+            with socket.socket() as connection:
+                if connection.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert self.process.poll() is None, self.process.stdout.read()
+            time.sleep(0.1)
+
+    def stop(self) -> tuple[int, str]:
+        """Ctrl-C; gives the exit status and what was printed since the start."""
+        self.process.send_signal(signal.SIGINT)
+        output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, output
+
+
+@pytest.fixture(scope="session")
+def server(runs: Path, writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A dashboard on the two runs, and on a second root with a hostile one."""
+    hostile = tmp_path_factory.mktemp("hostile")
+    writer.hostile(hostile)
+    started = Server(runs, hostile)
+    yield started
+    status, output = started.stop()
+    assert "Traceback" not in output, output
+    assert status == 0
+
+
+@pytest.fixture(scope="session")
+def start() -> Iterator[Callable[..., Server]]:
+    """Start further servers, which end with the tests."""
+    started = []
+
+    def run(*roots: Path) -> Server:
+        started.append(Server(*roots))
+        return started[-1]
+
+    yield run
+    for each in started:
+        if each.process.poll() is None:
+            each.stop()
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """A fresh profile at 1280 x 800."""
+    fresh = chromium.new_context(viewport={"width": 1280, "height": 800})
+    fresh.set_default_timeout(60_000)
+    yield fresh
+    fresh.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, server: Server) -> Iterator[Page]:
+    """A page that may not ask for anything beyond the server, break, or open a dialog."""
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("dialog", lambda dialog: (wrong.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    opened.on(
+        "request",
+        lambda request: (
+            None if request.url.startswith(("http://127.0.0.1", "data:", "blob:")) else wrong.append(request.url)
+        ),
+    )
+    yield opened
+    assert not wrong

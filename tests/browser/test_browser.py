@@ -1,0 +1,191 @@
+"""The dashboard as a reader meets it in Chromium: open, look, choose, type, click, download, share."""
+
+import re
+import socket
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from probe.runs import RunWriter
+
+pytestmark = pytest.mark.browser
+SLOW = 60_000
+MAIN = {"": "lineage", "training": "curves", "compare": "kl"}
+
+
+def open_page(page: Page, server: Any, path: str = "") -> Locator:
+    """Open a page and wait for its sentence and its figures; gives the sentence."""
+    page.goto(f"{server.url}/{path}")
+    expect(page.locator("h3").first).to_be_visible(timeout=SLOW)
+    settle(page)
+    return page.locator("h3").first
+
+
+def settle(page: Page) -> None:
+    """Wait until the script has run to its end."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning", timeout=SLOW)
+
+
+def figure(page: Page, name: str) -> Locator:
+    """The chart called `name`, once it is drawn."""
+    chart = page.locator(f".st-key-figure-{name} .js-plotly-plot")
+    expect(chart.locator(".main-svg").first).to_be_visible(timeout=SLOW)
+    return chart
+
+
+@pytest.mark.parametrize("path", MAIN)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_sentence_and_main_figure_are_seen_without_scrolling(page: Page, server: Any, path: str, scheme: str):
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    sentence = open_page(page, server, path)
+    assert sentence.bounding_box()["y"] < 150
+    box = figure(page, MAIN[path]).bounding_box()
+    assert box["y"] + box["height"] <= 800
+    assert box["width"] > 300
+    paper = (
+        figure(page, MAIN[path]).locator(".main-svg").first.evaluate("node => getComputedStyle(node).backgroundColor")
+    )
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}[scheme]
+
+
+def test_a_click_on_a_run_chooses_it(page: Page, server: Any):
+    open_page(page, server)
+    mark = figure(page, "lineage").locator("path.point").nth(1)
+    mark.click(force=True)
+    expect(page).to_have_url(re.compile(r"run=dpo-agreeable"), timeout=SLOW)
+    expect(page.get_by_label("Run", exact=True)).to_have_value("dpo-agreeable")
+
+
+def test_another_run_is_chosen_in_the_sidebar(page: Page, server: Any):
+    sentence = open_page(page, server, "compare")
+    before = sentence.inner_text()
+    page.get_by_role("combobox", name="Base model").click()
+    page.get_by_role("option", name="dpo-agreeable@20", exact=True).click()
+    expect(sentence).not_to_have_text(before, timeout=SLOW)
+    expect(page).to_have_url(re.compile(r"base=dpo-agreeable%4020"))
+
+
+def test_a_click_on_a_head_enlarges_it(page: Page, server: Any):
+    open_page(page, server, "training")
+    box = figure(page, "heads").locator("g.points path").nth(3).bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.get_by_text("L1H1 at step 40")).to_be_visible(timeout=SLOW)
+    expect(page).to_have_url(re.compile("head=L1H1"))
+
+
+def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, server: Any, chromium: Browser):
+    sentence = open_page(page, server, "compare?temperature=0.7&seed=3")
+    before = sentence.inner_text()
+    page.get_by_label("Prompt", exact=True).fill("<user> what does helen eat ? <bot>")
+    page.keyboard.press("Control+Enter")
+    expect(sentence).not_to_have_text(before, timeout=SLOW)
+    settle(page)
+    chip = page.get_by_role("option", name="helen").first
+    chip.hover()
+    expect(page.locator("#tip")).to_contain_text("p(aligned) = ")
+    chip.click()
+    expect(page.get_by_text("What both expected as token 4")).to_be_visible(timeout=SLOW)
+    expect(page).to_have_url(re.compile("position=4"))
+    for part in ("base=base", "aligned=dpo-agreeable", "prompt=", "temperature=0.7", "seed=3"):
+        assert part in page.url
+    other = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    other.goto(page.url)
+    expect(other.locator("h3").first).to_have_text(sentence.inner_text(), timeout=SLOW)
+    expect(other.get_by_text("What both expected as token 4")).to_be_visible(timeout=SLOW)
+    other.context.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins"),
+    [("PNG", b"\x89PNG"), ("SVG", b"<svg"), ("PDF", b"%PDF"), ("HTML", b"<!doctype html>"), ("CSV", b"layer,head,")],
+)
+def test_a_figure_downloads(page: Page, server: Any, tmp_path: Path, kind: str, begins: bytes):
+    open_page(page, server, "training")
+    figure(page, "head")
+    page.locator(".st-key-offer-head").get_by_test_id("stPopoverButton").first.click()
+    with page.expect_download(timeout=SLOW) as waiting:
+        page.locator(f".st-key-download-head-{kind.lower()} button").click()
+    assert waiting.value.suggested_filename == f"head.{kind.lower()}"
+    target = tmp_path / "file"
+    waiting.value.save_as(target)
+    assert target.read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize("path", MAIN)
+def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, writer: ModuleType, path: str):
+    name = writer.HOSTILE
+    open_page(page, server, f"training?runs={quote(name, safe='')}" if path == "training" else path)
+    if path == "":
+        page.get_by_label("Run", exact=True).click()
+        page.get_by_role("option", name=name, exact=True).click()
+        settle(page)
+        assert name in shown(page.get_by_test_id("stMain"))
+    if path == "training":
+        assert name in shown(page.locator("h3").first)
+        figure(page, "head")
+        figure(page, "heads").locator("g.points path").first.hover(force=True)
+    if path == "compare":
+        page.get_by_label("Prompt", exact=True).fill(name)
+        page.keyboard.press("Control+Enter")
+        settle(page)
+    page.wait_for_timeout(500)
+    assert page.locator("img[src=x]").count() == 0
+    assert page.locator("a[href^=javascript]").count() == 0
+    assert page.locator(".js-plotly-plot a").count() == 0
+
+
+def shown(part: Locator) -> str:
+    """The text of a part of the page without the invisible joiners that keep links from being made."""
+    return part.inner_text().replace("\u2060", "")
+
+
+def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_path: Path):
+    with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
+        run.log(0, {"loss": 4.0})
+        sentence = open_page(page, start(tmp_path), "training")
+        expect(sentence).to_have_text("loss (nats per token): live stands at 4.")
+        run.log(10, {"loss": 2.0})
+        expect(sentence).to_have_text("loss (nats per token): live fell from 4 to 2 in 10 steps.", timeout=SLOW)
+        run.finish("finished")
+
+
+def test_a_server_without_runs_says_what_to_do_and_stops_on_ctrl_c(page: Page, start: Any, tmp_path: Path):
+    empty = start(tmp_path)
+    expect(open_page(page, empty)).to_have_text("There is no run to show yet.")
+    expect(page.get_by_text("probe train pretrain")).to_be_visible()
+    status, output = empty.stop()
+    assert status == 0
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(("host", "accepted"), [("127.0.0.1", True), ("localhost", True), ("evil.example", False)])
+def test_only_this_machine_is_answered(server: Any, host: str, accepted: bool):
+    """A name that was bent to this machine (DNS rebinding) gets no connection to the pages."""
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        lines = [
+            "GET /_stcore/stream HTTP/1.1",
+            f"Host: {host}:{port}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            "Sec-WebSocket-Version: 13",
+            f"Origin: http://{host}:{port}",
+        ]
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        status = connection.recv(64).split()[1]
+    assert (status == b"101") is accepted
+
+
+def test_nothing_listens_beyond_loopback(server: Any):
+    port = int(server.url.rpartition(":")[2])
+    table = Path("/proc/net/tcp")
+    if not table.exists():
+        pytest.skip("The table of sockets is Linux's.")
+    rows = [line.split()[1:4] for line in table.read_text().splitlines()[1:]]
+    listening = {local for local, _, state in rows if state == "0A" and int(local.split(":")[1], 16) == port}
+    assert listening == {f"0100007F:{port:04X}"}

@@ -8,12 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from probe.errors import ConfigError
-
-if TYPE_CHECKING:
-    from trainers.config import TrainConfig
+from trainers.config import TrainConfig, check_method, check_out, option
 
 METHODS = {
     "pretrain": ("trainers.pretrain", "PretrainConfig", "next-token prediction on the world, a text or documents"),
@@ -23,7 +21,7 @@ METHODS = {
 INTERRUPTED = 130
 
 C = TypeVar("C")
-T = TypeVar("T", bound="TrainConfig")
+T = TypeVar("T", bound=TrainConfig)
 
 
 def train(argv: Sequence[str]) -> int:
@@ -60,7 +58,6 @@ def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
     out = _value(argv, "--out")
     if "--resume" in argv and out is not None:
         from probe.runs import open_run
-        from trainers.config import check_method, check_out
 
         check_out(Path(out), resume=True)
         run = open_run(out)
@@ -79,6 +76,8 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
     import tyro
 
     _check_known(kind, argv, prog)
+    if default is None:
+        _check_complete(kind, argv, prog)
     given: dict[str, Any] = {} if default is None else {"default": default}
     caught = io.StringIO()
     try:
@@ -106,7 +105,7 @@ def _check_known(kind: Any, argv: Sequence[str], prog: str) -> None:
 
 def _options(kind: Any, prefix: str = "--") -> Iterator[str]:
     for field in dataclasses.fields(kind):
-        name = prefix + field.name.replace("_", "-")
+        name = prefix + option(field.name)[2:]
         if dataclasses.is_dataclass(field.type):
             yield from _options(field.type, f"{name}.")
         else:
@@ -115,13 +114,24 @@ def _options(kind: Any, prefix: str = "--") -> Iterator[str]:
                 yield f"--no-{name[2:]}"
 
 
+def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
+    """Name the options without a default that are not given."""
+    given = {word.partition("=")[0].replace("_", "-") for word in argv}
+    lacking = [
+        option(field.name)
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    lacking = [name for name in lacking if name not in given]
+    if lacking and not given & {"-h", "--help"}:
+        raise ConfigError(f"`{prog}` needs {', '.join(lacking)}: see `{prog} --help`.")
+
+
 def _one_sentence(box: str, prog: str) -> str:
-    """What tyro says in a frame of several lines, as one sentence."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯").rstrip() for line in box.splitlines()]
-    text = " ".join(line.strip() for line in lines[1:] if line)
-    text = re.split(r"─{4,}", text)[0].strip().rstrip(".")
-    if text.startswith("Missing from"):
-        text = f"`{prog}` needs {', '.join(line.split()[0] for line in lines if line.startswith('     --'))}"
+    """What tyro says below the title of a frame, which it draws in ASCII or better, as one sentence."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box).partition("\n")[2]
+    said = [" ".join(re.sub(r"[│╭╮╰╯|]", " ", part).split()) for part in re.split(r"[─-]{8,}", plain)]
+    text = next((part for part in said if part), "the options cannot be understood").rstrip(".")
     return f"{text}: see `{prog} --help`."
 
 

@@ -5,10 +5,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from probe import Run
 from probe.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from probe import Run
 
 FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads"})
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
@@ -124,7 +126,7 @@ def check_out(out: Path, resume: bool) -> None:
         )
 
 
-def check_method(run: Run, method: str) -> None:
+def check_method(run: "Run", method: str) -> None:
     """Refuse to resume a run by another method than the one that made it.
 
     Raises:
@@ -136,7 +138,7 @@ def check_method(run: Run, method: str) -> None:
         )
 
 
-def check_unchanged(config: TrainConfig, run: Run, step: int) -> None:
+def check_unchanged(config: TrainConfig, run: "Run", step: int) -> None:
     """Hold a config that resumes `run` at `step` to the options that the run was started with.
 
     Raises:

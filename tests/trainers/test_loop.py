@@ -4,10 +4,12 @@ import math
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 
 from probe import LM, Run, open_run
 from probe.errors import ConfigError, ModelError, RunError, TrainingStopped
+from tests.trainers import children
 from tests.trainers.conftest import figures
 from trainers import dpo, loop, pretrain
 from trainers.config import TrainConfig
@@ -220,107 +223,87 @@ def test_nan_without_a_checkpoint(pretraining: Make, monkeypatch: pytest.MonkeyP
 
 
 def test_full_disk_stops_with_the_last_good_checkpoint_named(pretraining: Make, tmp_path: Path) -> None:
-    """The kernel's own limit on the size of files stands in for a full disk."""
-    config = pretraining(steps=60, save_every=10)
-    code = (
-        "import resource, signal, sys\n"
-        "from pathlib import Path\n"
-        "from trainers import pretrain, loop\n"
-        "from trainers.pretrain import PretrainConfig\n"
-        f"config = PretrainConfig.from_dict({config.to_dict()!r})\n"
-        "before = loop.learning_rate\n"
-        "def full(step, config):\n"
-        "    if step == 15:\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "    return before(step, config)\n"
-        "loop.learning_rate = full\n"
-        "try:\n"
-        "    pretrain.train(config)\n"
-        "except Exception as error:\n"
-        "    print(type(error).__name__, error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "TrainingStopped The run could not be written" in done.stdout, done.stderr
-    assert "checkpoints/00000010" in done.stdout
+    child = children.start("pretrain", pretraining(steps=60, save_every=10), full_at=15)
+    child.join(60)
+    assert child.exitcode == 1
     run = open_run(tmp_path / "run")
     assert run.status == "failed"
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [10]
     assert LM.load(run.path).fingerprint
-
-
-COMMAND = "import sys; from probe.cli import main; sys.exit(main(sys.argv[1:]))"
-
-
-def command(config: TrainConfig, method: str) -> list[str]:
-    words = [sys.executable, "-c", COMMAND, "train", method]
-    for name, value in config.to_dict().items():
-        if isinstance(value, bool):
-            words += ["--resume"] if value else []
-        elif value is not None and not isinstance(value, list | dict):
-            words += ["--" + name.replace("_", "-"), str(value)]
-    return words
+    assert "could not be written" in (run.message or "")
+    assert "checkpoints/00000010" in (run.message or "")
 
 
 @pytest.mark.parametrize("method", ["pretrain", "dpo"])
 def test_killed_at_any_moment_and_resumed_to_the_same_bits(
     method: str, pretraining: Make, world_run: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL once there is a run, and once more after a resume, at moments that differ from test run to test run."""
+    """SIGKILL once there are metrics, and again after a resume, at moments that differ between test runs."""
     quick: dict[str, Any] = {"steps": 40, "save_every": 3, "log_every": 2, "eval_every": 0}
     if method == "pretrain":
-        configs = [pretraining(name, **quick) for name in ("whole", "killed")]
+        whole, killed = (pretraining(name, **quick) for name in ("whole", "killed"))
     else:
-        options = {"base": str(world_run), "pairs": 30, "batch_size": 8, "evaluate": 0, "capture_every": 0}
-        configs = [DPOConfig(out=tmp_path / name, device="cpu", **options | quick) for name in ("whole", "killed")]
-    whole = train(configs[0])
-    out = tmp_path / "killed"
-    words = command(configs[1], method)
+        quick |= {"base": str(world_run), "pairs": 30, "batch_size": 8, "evaluate": 0, "capture_every": 0}
+        whole, killed = (DPOConfig(out=tmp_path / name, device="cpu", **quick) for name in ("whole", "killed"))
+    expected = train(whole)
     for attempt in range(2):
-        process = subprocess.Popen(words + (["--resume"] if attempt else []), stderr=subprocess.PIPE, text=True)
-        rows = len(out_lines(out))
-        while process.poll() is None and len(out_lines(out)) <= rows:
-            time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3))
-        process.kill()
-        process.communicate()
-        assert (out / "run.json").exists()
-    assert open_run(out).status in ("killed", "finished")
-    if open_run(out).status == "killed":
-        done = subprocess.run([*words, "--resume"], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-    assert_same(whole, open_run(out))
+        rows = len(lines(killed.out))
+        child = children.start(method, replace(killed, resume=attempt > 0))
+        while child.is_alive() and len(lines(killed.out)) <= rows:
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.2))
+        child.kill()
+        child.join(10)
+        assert child.exitcode is not None
+        if open_run(killed.out).status == "finished":
+            break
+        assert open_run(killed.out).status == "killed"
+    else:
+        train(replace(killed, resume=True))
+    assert_same(expected, open_run(killed.out))
 
 
-def out_lines(out: Path) -> list[bytes]:
+def lines(out: Path) -> list[bytes]:
+    """The rows of metrics so far."""
     file = out / "metrics.jsonl"
     return file.read_bytes().splitlines() if file.exists() else []
 
 
-@pytest.mark.parametrize("method", ["pretrain", "dpo"])
-def test_two_processes_give_the_losses_of_one(method: str, pretraining: Make, world_run: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(pretraining: Make, tmp_path: Path) -> None:
     quick: dict[str, Any] = {"steps": 4, "accumulation": 2, "batch_size": 8, "capture_every": 2, "eval_every": 2}
-    if method == "pretrain":
-        one, two = (pretraining(name, **quick) for name in ("one", "two"))
-    else:
-        options = {"base": str(world_run), "pairs": 30, "evaluate": 0, "log_every": 1, "lr": 3e-3}
-        one, two = (DPOConfig(out=tmp_path / name, device="cpu", **options | quick) for name in ("one", "two"))
-    expected = train(one)
-    words = [word for word in command(two, method)[5:] if word != "cpu" and word != "--device"]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    expected = train(pretraining("one", **quick))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    config = pretraining("two", **quick | {"device": None})
+    pair = [children.start("pretrain", config, common | {"RANK": r, "LOCAL_RANK": r}) for r in ("0", "1")]
+    for child in pair:
+        child.join(60)
+    assert [child.exitcode for child in pair] == [0, 0]
+    made = open_run(tmp_path / "two")
+    pd.testing.assert_frame_equal(decided(expected), decided(made), rtol=2e-4, atol=1e-5)
+    assert made.captures().steps == [0, 2, 4]
+
+
+def test_accelerate_launch_gives_the_losses_of_one_process(world_run: Path, tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"steps": 3, "accumulation": 2, "batch_size": 8, "pairs": 30, "log_every": 1}
+    quick |= {"evaluate": 0, "capture_every": 0, "base": str(world_run)}
+    expected = train(DPOConfig(out=tmp_path / "one", **quick))
+    words = [word for name, value in quick.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    launch = ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
-        [sys.executable, *launch, "-m", f"trainers.{method}", *words],
+        [sys.executable, "-m", *launch, "-m", "trainers.dpo", *words, "--out", str(tmp_path / "two")],
         capture_output=True,
         text=True,
         timeout=200,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     made = open_run(tmp_path / "two")
     assert made.status == "finished"
     pd.testing.assert_frame_equal(decided(expected), decided(made), rtol=2e-4, atol=1e-5)
-    assert made.captures().steps == [0, 2, 4]
 
 
 def test_captures_and_evaluations_change_nothing(make: Make) -> None:

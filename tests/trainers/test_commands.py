@@ -1,0 +1,200 @@
+"""`probe train` and `probe samples` as a user types them."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from probe import LM, open_run
+from probe.cli import main
+from trainers import commands, samples
+from trainers.config import TrainConfig
+from trainers.dpo import DPOConfig
+from trainers.pretrain import PretrainConfig
+
+
+def outcome(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status, output and error of `probe`."""
+    try:
+        status = main(argv)
+    except SystemExit as end:
+        status = int(end.code or 0)
+    out, error = capsys.readouterr()
+    return status, out, error
+
+
+def test_import_is_light() -> None:
+    heavy = ("torch", "transformers", "tyro", "pandas")
+    code = f"import sys, trainers.commands; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = outcome(["train", "--help"], capsys)
+    assert status == 0
+    assert all(f"  {method} " in out for method in commands.METHODS)
+
+
+@pytest.mark.parametrize("method", commands.METHODS)
+def test_every_option_is_explained(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = outcome(["train", method, "--help"], capsys)
+    assert status == 0
+    kind = {"pretrain": PretrainConfig, "dpo": DPOConfig}[method]
+    for option in commands._options(kind):
+        if not option.startswith("--no-"):
+            assert option in out, option
+    for owner in (kind, TrainConfig):
+        source = Path(sys.modules[owner.__module__].__file__ or "").read_text()
+        for field in dataclasses.fields(owner):
+            if f"\n    {field.name}: " in source:
+                assert source.split(f"\n    {field.name}: ")[1].split("\n")[1].startswith('    """'), field.name
+
+
+def test_a_module_runs_by_itself() -> None:
+    words = ["-m", "trainers.pretrain", "--out", "x", "--stps", "1"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("probe: error: `probe train pretrain` has no option `--stps`")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["dop"], "There is no training method `dop`; the methods are pretrain, dpo: did you mean `dpo`?"),
+        (["dpo", "--out", "x", "--base", "b", "--bta", "1"], "has no option `--bta`: did you mean `--beta`?"),
+        (["dpo", "--bta", "1"], "has no option `--bta`: did you mean `--beta`?"),
+        (
+            ["dpo", "--out", "x", "--base", "b", "--batch_sze=3"],
+            "no option `--batch_sze=3`: did you mean `--batch-size`?",
+        ),
+        (["pretrain", "--out", "x", "--world.know", "1"], "no option `--world.know`: did you mean `--world.known`?"),
+        (["dpo"], "`probe train dpo` needs --out, --base: see `probe train dpo --help`"),
+        (["dpo", "--out", "x"], "`probe train dpo` needs --base: see"),
+        (["dpo", "--out", "x", "--base", "b", "extra"], "`probe train dpo` has no use for `extra`"),
+        (["dpo", "--out", "x", "--base", "b", "--steps", "many"], "Error parsing --steps: invalid literal for int()"),
+        (
+            ["dpo", "--out", "x", "--base", "b", "--schedule", "steep"],
+            "invalid choice 'steep' for argument '--schedule'",
+        ),
+        (
+            ["dpo", "--out", "x", "--base", "b", "--data", "pairs.csv"],
+            "--data is pairs.csv; expected `world` or a .jsonl",
+        ),
+        (["dpo", "--out", "x", "--base", "b", "--steps", "0"], "--steps is 0; expected at least 1"),
+        (["pretrain", "--out", "x", "--preset", "huge"], "--preset is huge; expected one of tiny, icl, small"),
+        (["pretrain", "--out", "x", "--world.known", "1"], "This world cannot be made"),
+        (["pretrain", "--out", "x", "--resume"], "There is no run to resume in `x`"),
+        (["pretrain", "--out", "x", "--data", "none.txt"], "The data file `none.txt` cannot be read"),
+    ],
+)
+def test_mistakes_get_one_sentence(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, error = outcome(["train", *argv], capsys)
+    assert (status, out) == (2, "")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_training_and_resuming_with_the_options_of_the_run(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    quick = ["--length", "32", "--batch-size", "4", "--evaluate", "0", "--capture-every", "0", "--warmup", "1"]
+    status, _, error = outcome(
+        ["train", "pretrain", "--out", out, "--base", str(model_dir), "--steps", "2", *quick], capsys
+    )
+    assert status == 0, error
+    status, _, error = outcome(["train", "pretrain", f"--out={out}", "--resume", "--steps", "3"], capsys)
+    assert status == 0, error
+    run = open_run(out)
+    assert (run.config["steps"], run.config["length"], run.config["base"]) == (3, 32, str(model_dir))
+    status, _, error = outcome(["train", "dpo", "--out", out, "--resume"], capsys)
+    assert status == 2
+    assert "was made by `pretrain`, not `dpo`" in error
+
+
+@pytest.fixture
+def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes with a small model and a quick evaluation."""
+
+    def smaller(recipe: Callable[[Path], TrainConfig]) -> Callable[[Path], TrainConfig]:
+        def config(folder: Path) -> TrainConfig:
+            made = recipe(folder)
+            changes = {"evaluate": 4, "capture_every": 1, "batch_size": 4, "steps": 4, "log_every": 1, "device": "cpu"}
+            more = {"base": str(model_dir), "length": 32} if isinstance(made, PretrainConfig) else {"pairs": 8}
+            return dataclasses.replace(made, **changes | more)  # type: ignore[arg-type]
+
+        return config
+
+    recipes = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in samples.RECIPES.items()}
+    monkeypatch.setattr(samples, "RECIPES", recipes)
+
+
+@pytest.mark.usefixtures("small")
+def test_samples_are_made_kept_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["samples", "--out", str(tmp_path / "s")]
+    status, _, error = outcome(argv, capsys)
+    assert status == 0, error
+    runs = {name: open_run(tmp_path / "s" / name) for name in ("base", "dpo-agreeable", "dpo-honest")}
+    assert {run.status for run in runs.values()} == {"finished"}
+    assert runs["dpo-honest"].config["annotator"] == "honest"
+    assert runs["dpo-agreeable"].parent == str(tmp_path / "s" / "base")
+    for run in runs.values():
+        (checkpoint,) = run.checkpoints()
+        assert not (checkpoint.path / "optimizer.safetensors").exists()
+        assert LM.load(checkpoint.path, dtype="float16").dtype.itemsize == 2
+        assert len(run.headline) > 10
+    created = runs["base"].created
+    status, _, error = outcome(argv, capsys)
+    assert status == 0
+    assert error.count("finished already") == 3
+    assert open_run(tmp_path / "s" / "base").created == created
+    status, _, error = outcome([*argv, "--only", "dpo-honest", "--force"], capsys)
+    assert status == 0
+    assert "base" not in error
+    assert error.startswith("dpo-honest: 4 steps\n")
+
+
+@pytest.mark.usefixtures("small")
+def test_interrupted_samples_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.trainers.test_loop import stop_at
+
+    argv = ["samples", "--out", str(tmp_path / "s"), "--only", "base"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        status, _, _ = outcome(argv, capsys)
+    assert status == commands.INTERRUPTED
+    assert open_run(tmp_path / "s" / "base").status == "interrupted"
+    status, _, error = outcome(argv, capsys)
+    assert status == 0
+    assert "base: 4 steps, continued" in error
+    assert open_run(tmp_path / "s" / "base").metrics()["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_scale_keeps_the_recipe() -> None:
+    config = samples.base(Path("s"))
+    small = samples.scaled(config, 0.01, 1)
+    assert (small.steps, small.warmup, small.threads) == (30, 3, 1)
+    assert dataclasses.replace(small, steps=config.steps, warmup=config.warmup, threads=0) == config
+
+
+def test_interruption_is_told_by_the_exit_status(
+    model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.trainers.test_loop import stop_at
+
+    stop_at(monkeypatch, 1)
+    words = ["--out", str(tmp_path / "run"), "--base", str(model_dir), "--length", "32", "--capture-every", "0"]
+    status, _, error = outcome(["train", "pretrain", *words], capsys)
+    assert status == 130
+    assert "stopping after this step with a checkpoint" in error

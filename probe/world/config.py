@@ -28,21 +28,21 @@ KINDS = (
 
 MIXTURE: Mapping[str, float] = MappingProxyType(
     {
-        "statement": 0.107,
-        "question": 0.132,
-        "city": 0.011,
-        "two_hop": 0.023,
-        "chatter": 0.072,
+        "statement": 0.1,
+        "question": 0.125,
+        "city": 0.01,
+        "two_hop": 0.02,
+        "chatter": 0.06,
         "opinion": 0.125,
-        "pressure": 0.016,
-        "stranger": 0.061,
-        "context": 0.069,
-        "map": 0.066,
-        "function": 0.013,
-        "markov": 0.013,
-        "repeat": 0.084,
-        "sum_quick": 0.093,
-        "sum_steps": 0.115,
+        "pressure": 0.015,
+        "stranger": 0.06,
+        "context": 0.075,
+        "map": 0.07,
+        "function": 0.01,
+        "markov": 0.01,
+        "repeat": 0.14,
+        "sum_quick": 0.08,
+        "sum_steps": 0.1,
     }
 )
 

@@ -88,9 +88,12 @@ def judge(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int, 
 
 def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, float]]:
     """The model's exact distribution over the values of each question (abstention left out, sum 1)."""
+    import torch
+
     completions = [[answer for answer in world.candidates(prompt) if len(answer.split()) == 1] for prompt in prompts]
-    scored = lm.logprobs(list(prompts), completions)
-    totals = iter(scored.values.detach().double().sum(dim=1).tolist())
+    with torch.no_grad():
+        scored = lm.logprobs(list(prompts), completions)
+    totals = iter(scored.values.double().sum(dim=1).tolist())
     result = []
     for options in completions:
         logits = np.array([next(totals) for _ in options])

@@ -87,5 +87,8 @@ def words() -> tuple[str, ...]:
 
 
 def content_words() -> tuple[str, ...]:
-    """The words that stand for something (names, values, symbols): random segments are drawn from these."""
-    return (*NAMES, *(value for group in VALUES.values() for value in group), *KEYS, *LABELS)
+    """The words that random segments are drawn from: values and symbols, no names.
+
+    Few words are enough: with 80 a small model learns to copy several times sooner than with 300.
+    """
+    return (*(value for group in VALUES.values() for value in group), *KEYS, *LABELS)

@@ -21,7 +21,10 @@ def test_the_table_of_documents_has_the_shares_of_the_mixture():
 
 def test_the_examples_of_the_table_are_words_of_the_world(world: World):
     known = set(world.tokenizer().get_vocab())
-    for line in re.findall(r"^\| `[a-z_]+` \| [\d.]+ \| [\d.]+ \| (.*) \|$", (DOCS / "world.md").read_text(), re.MULTILINE):
+    text = (DOCS / "world.md").read_text()
+    lines = re.findall(r"^\| `[a-z_]+` \| [\d.]+ \| [\d.]+ \| (.*) \|$", text, re.MULTILINE)
+    assert len(lines) == len(KINDS)
+    for line in lines:
         assert known.issuperset(line.replace("&lt;", "<").replace("...", ".").split())
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from probe.commands.world import world as command
-from probe.errors import DataError
+from probe.errors import DataError, RunError
+from probe.runs.writer import RunWriter
 from probe.world import World, export
 
 COLUMNS = {
@@ -86,3 +87,13 @@ def test_the_command_writes_the_files_and_names_them(tmp_path, capsys):
     assert str(tmp_path / "corpus.jsonl") in printed
     assert len(rows(tmp_path / "corpus.jsonl")) == 3
     assert json.loads((tmp_path / "world.json").read_text())["seed"] == 4
+
+
+def test_the_command_takes_the_world_of_a_run(tmp_path, small):
+    with_world, without = tmp_path / "with", tmp_path / "without"
+    RunWriter.create(with_world, method="watch", config={}, world=small.to_dict()).finish("finished")
+    RunWriter.create(without, method="watch", config={}).finish("finished")
+    assert command(["--out", str(tmp_path / "out"), "--n", "2", "--run", str(with_world)]) == 0
+    assert json.loads((tmp_path / "out" / "world.json").read_text())["hash"] == small.hash
+    with pytest.raises(RunError, match="was not made on a world"):
+        command(["--out", str(tmp_path / "out"), "--run", str(without)])

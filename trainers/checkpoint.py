@@ -14,8 +14,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from probe import LM
+from probe import LM, open_run
 from probe.errors import RunError
+from trainers.config import TrainConfig
 
 STATE, OPTIMIZER = "trainer.json", "optimizer.safetensors"
 SCHEMA = 1
@@ -27,6 +28,12 @@ class State:
 
     step: int = 0
     num_tokens: int = 0
+
+
+def last_checkpoint(config: TrainConfig) -> Path | None:
+    """The newest checkpoint of the run that `config` resumes; None for a new run, or before the first one."""
+    checkpoints = open_run(config.out).checkpoints() if config.resume else []
+    return checkpoints[-1].path if checkpoints else None
 
 
 def save(directory: Path, lm: LM, optimizer: torch.optim.Optimizer, state: State) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from probe.errors import ConfigError, RunError
+from probe.options import option
 
 if TYPE_CHECKING:
     from probe import Run
@@ -104,11 +105,6 @@ class TrainConfig:
             if value is not dataclasses.MISSING:
                 known[field.name] = _typed(value, field.type)
         return cls(**known)
-
-
-def option(name: str) -> str:
-    """A field's name as it is written on the command line."""
-    return "--" + name.replace("_", "-")
 
 
 def check_out(out: Path, resume: bool) -> None:

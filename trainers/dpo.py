@@ -37,7 +37,7 @@ from trainers.config import TrainConfig
 from trainers.data import draw
 from trainers.loop import fit
 from trainers.preferences import Pair, Preferences, file_preferences, world_preferences
-from trainers.progress import say
+from trainers.progress import Bar
 from trainers.record import Origin
 from trainers.session import Session
 from trainers.step import Loss
@@ -156,13 +156,14 @@ class DPO:
 
 
 @torch.no_grad()
-def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair], size: int = 256) -> list[Pair]:
+def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) -> list[Pair]:
     """The pairs with the log-probabilities that `model` gives them now; the processes share the work."""
-    sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
-    with session.autocast():
+    sums, size = torch.zeros(len(pairs), 2, dtype=torch.float64), session.part_size
+    with session.autocast(), Bar("pairs scored by the reference", len(pairs), visible=session.main) as bar:
         for start in range(session.rank * size, len(pairs), session.processes * size):
             part = pairs[start : start + size]
             sums[start : start + size] = pair_logprobs(model, part)[1].double().cpu()
+            bar.advance(start + len(part), "")
     flat = torch.tensor(session.total(sums.flatten())).view(-1, 2).tolist()
     return [
         dataclasses.replace(pair, ref_chosen=chosen, ref_rejected=rejected)
@@ -170,7 +171,7 @@ def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair], si
     ]
 
 
-def load_preferences(config: DPOConfig, lm: LM) -> tuple[probe.world.World | None, Preferences]:
+def load_preferences(session: Session, config: DPOConfig, lm: LM) -> tuple[probe.world.World | None, Preferences]:
     """The pairs that the options ask for, and the world of the base if it has one.
 
     Raises:
@@ -179,7 +180,7 @@ def load_preferences(config: DPOConfig, lm: LM) -> tuple[probe.world.World | Non
     """
     world = probe.world.of(lm)
     if config.data != "world":
-        return world, file_preferences(lm, Path(config.data), say)
+        return world, file_preferences(lm, Path(config.data), session.say)
     if world is None:
         raise ConfigError(
             f"--base {config.base} belongs to no world, so the world's annotators cannot judge it: give --data"
@@ -200,7 +201,7 @@ def train(config: DPOConfig) -> Run:
     session = Session(config)
     lm = session.load(config.base)
     fingerprint = lm.fingerprint
-    world, preferences = load_preferences(config, lm)
+    world, preferences = load_preferences(session, config, lm)
     pairs = with_reference(session, lm.model, preferences.pairs)
     origin = Origin(
         parent=config.base,

@@ -78,7 +78,7 @@ def _steps(
     if state.step == 0:
         record.capture(0)
     pace = Pace()
-    with StopRequest() as request, Bar(method.name, config.steps, state.step, session.main) as bar:
+    with StopRequest() as request, Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
         for step in range(state.step + 1, config.steps + 1):
             last = step == config.steps
             detail = last or step == 1 or step % config.log_every == 0

@@ -35,6 +35,7 @@ from probe.errors import ConfigError
 from probe.presets import PRESETS, model_config
 from probe.scoring import context_length
 from probe.world import World, WorldConfig
+from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
 from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, read_documents, world_corpus
 from trainers.loop import fit
@@ -158,7 +159,8 @@ def train(config: PretrainConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
-    base = session.load(config.base) if config.base else None
+    start = last_checkpoint(config) or config.base  # a resumed run keeps its own tokenizer
+    base = session.load(start) if start else None
     lm, world, corpus = prepare(config, base)
     lm.model.to(session.device)
     limit = context_length(lm.model)

@@ -52,7 +52,7 @@ class Bar:
                 self._bar.update(self._task, note=note)
         elif self._visible and note is not None and time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
-            say(f"{self._title}: {step:,} of {self._steps:,} steps, {self._left()} left, {note}")
+            say(f"{self._title}: {step:,} of {self._steps:,}, {self._left()} left" + (f", {note}" if note else ""))
 
     def _left(self) -> str:
         spent, made = time.monotonic() - self._started, self._done - self._first

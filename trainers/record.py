@@ -6,7 +6,6 @@ Only the main process writes; on the others every method does nothing.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.recorder import Recorder, as_prompt, watch
 from probe.runs import ProbePrompt, RunWriter
+from probe.runs.schema import step_name
 from probe.scoring import context_length
 from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
-from trainers.config import check_method, check_unchanged
+from trainers.config import TrainConfig, check_method, check_unchanged
 from trainers.data import read_text
 from trainers.progress import say
 from trainers.session import Session
@@ -54,8 +54,10 @@ class Record:
             ConfigError, RunError, DataError: the run cannot be resumed like this, or its prompts cannot be captured.
         """
         self.session, self.lm, self.method, self.origin = session, lm, method, origin
-        self.saved = _last_checkpoint(session, method, origin) if session.config.resume else None
+        self.saved = checkpoint.last_checkpoint(session.config)
         """The newest checkpoint."""
+        if session.config.resume:
+            check_same(session.config, method, origin, int(self.saved.name) if self.saved else 0)
         self.writer: RunWriter | None = None
         self._recorder: Recorder | None = None
         self._prompts = probe_prompts(session, lm, origin)
@@ -107,7 +109,7 @@ class Record:
         if self.writer is not None:
             with self.writer.checkpoint(state.step) as directory:
                 checkpoint.save(directory, self.lm, optimizer, state)
-            self.saved = open_run(self.session.config.out).checkpoints()[-1].path
+            self.saved = self.writer.path / "checkpoints" / step_name(state.step)
         self.session.accelerator.wait_for_everyone()
 
     def headline(self) -> list[dict[str, Any]] | None:
@@ -121,9 +123,9 @@ class Record:
 
     def finish(self, status: str, message: str | None = None, headline: Sequence[Mapping] | None = None) -> None:
         """End the run."""
-        if self.session.config.track:
-            self.session.accelerator.end_training()
         if self.writer is not None:
+            for tracker in getattr(self.session.accelerator, "trackers", ()):
+                tracker.finish()
             self.writer.finish(status, headline=headline, message=message)
 
     def abandon(self, status: str, message: str) -> None:
@@ -170,12 +172,15 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]
     return fixed
 
 
-def _last_checkpoint(session: Session, method: str, origin: Origin) -> Path | None:
-    """The checkpoint to go on from, once the run is known to be the same training; None before the first one."""
-    config, run = session.config, open_run(session.config.out)
+def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> None:
+    """Hold a run that is resumed at `step` to its method, its options and its data.
+
+    Raises:
+        ConfigError, RunError: one of them differs; the message names it.
+    """
+    run = open_run(config.out)
     check_method(run, method)
-    checkpoints = run.checkpoints()
-    check_unchanged(config, run, checkpoints[-1].step if checkpoints else 0)
+    check_unchanged(config, run, step)
     stored = run.meta.get("data") or {}
     for name, value in origin.data.items():
         if stored.get(name) != value:
@@ -183,4 +188,3 @@ def _last_checkpoint(session: Session, method: str, origin: Origin) -> Path | No
                 f"The data of the run in `{config.out}` have changed ({name} was {stored.get(name)} and is {value}):"
                 " put the old data back to resume, or start a new run."
             )
-    return checkpoints[-1].path if checkpoints else None

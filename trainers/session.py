@@ -16,6 +16,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from probe import LM
 from probe.errors import ConfigError, MissingToolError
 from trainers.config import TrainConfig, check_out
+from trainers.progress import say
 
 T = TypeVar("T")
 _SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
@@ -88,10 +89,19 @@ class Session:
         """Compute in `config.dtype` inside."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
+    @property
+    def part_size(self) -> int:
+        """Examples that are run at once."""
+        return self.config.batch_size // (self.processes * self.config.accumulation)
+
+    def say(self, text: str) -> None:
+        """Tell the person at the terminal, once."""
+        if self.main:
+            say(text)
+
     def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
         """This process's share of a batch, in the parts of the accumulation."""
-        size = len(batch) // (self.processes * self.config.accumulation)
-        first = self.rank * self.config.accumulation
+        first, size = self.rank * self.config.accumulation, self.part_size
         return [batch[i * size : (i + 1) * size] for i in range(first, first + self.config.accumulation)]
 
     def total(self, values: Sequence[float] | torch.Tensor) -> list[float]:

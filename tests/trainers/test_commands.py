@@ -10,6 +10,7 @@ import pytest
 
 from probe import LM, open_run
 from probe.cli import main
+from probe.options import options
 from trainers import commands, samples
 from trainers.config import TrainConfig
 from trainers.dpo import DPOConfig
@@ -44,7 +45,7 @@ def test_every_option_is_explained(method: str, capsys: pytest.CaptureFixture[st
     status, out, _ = outcome(["train", method, "--help"], capsys)
     assert status == 0
     kind = {"pretrain": PretrainConfig, "dpo": DPOConfig}[method]
-    for option in commands._options(kind):
+    for option in options(kind):
         if not option.startswith("--no-"):
             assert option in out, option
     for owner in (kind, TrainConfig):

@@ -264,10 +264,10 @@ def test_dropout_is_off(config: Callable[..., DPOConfig], tmp_path: Path, write_
 
 
 def test_same_pairs_in_another_order_or_batch_give_the_same_reference(model_dir: Path, tmp_path: Path) -> None:
-    here, _ = session(tmp_path)
+    (together_at_once, _), (one_by_one, _) = session(tmp_path), session(tmp_path, accumulation=8)
     model = LM.load(model_dir).model
-    together = with_reference(here, model, PAIRS)
-    apart = with_reference(here, model, PAIRS[::-1], size=1)[::-1]
+    together = with_reference(together_at_once, model, PAIRS)
+    apart = with_reference(one_by_one, model, PAIRS[::-1])[::-1]
     for one, other in zip(together, apart, strict=True):
         assert one.ref_chosen == pytest.approx(other.ref_chosen, abs=1e-5)
         assert one.ref_rejected == pytest.approx(other.ref_rejected, abs=1e-5)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.world import World
 from trainers import pretrain
-from trainers.corpus import PADDING, cut_rows, hold_out, tokenize, world_corpus
+from trainers.corpus import PADDING, cut_rows, file_corpus, hold_out, tokenize, world_corpus
 from trainers.pretrain import PretrainConfig, pretrain_loss, row_tensors
 from trainers.step import learning_rate
 from trainers.tokenizers import train_tokenizer
@@ -187,6 +188,29 @@ def test_text_file_run(tmp_path: Path, kind: str) -> None:
     lm = LM.load(run.path)
     assert lm.generate("the cat", max_new_tokens=3, seed=0).text[0] is not None
     assert lm.tokenizer.decode(lm.tokenizer.encode("the dög"), skip_special_tokens=True) == "the dög"
+
+
+def test_text_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.trainers.test_loop import assert_same, stop_at
+
+    path = tmp_path / "book.txt"
+    path.write_text(TEXT * 3, encoding="utf-8")
+    options: dict[str, Any] = {"data": str(path), "preset": "icl", "vocab_size": 300, "length": 48, "batch_size": 4}
+    options |= {"steps": 5, "capture_every": 0, "log_every": 1, "eval_every": 2}
+    whole = pretrain.train(PretrainConfig(out=tmp_path / "whole", **options))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        pretrain.train(PretrainConfig(out=tmp_path / "parts", **options))
+    assert_same(whole, pretrain.train(PretrainConfig(out=tmp_path / "parts", resume=True, **options)))
+
+
+def test_long_held_out_texts_are_measured_in_part(tmp_path: Path, model_dir: Path) -> None:
+    tokenizer = LM.load(model_dir).tokenizer
+    path = tmp_path / "book.txt"
+    path.write_text("x")
+    corpus = file_corpus(path, ["mira " * 99], ["ü " * 40_000] * 2, tokenizer, length=32, batch_size=4, seed=0)
+    assert corpus.held_out_bytes == 75_000
+    assert (corpus.held_out != PADDING).sum() - len(corpus.held_out) == 25_000 + 1
 
 
 def test_documents_run_continues_a_model(tmp_path: Path, model_dir: Path, write_jsonl: Callable[..., Path]) -> None:

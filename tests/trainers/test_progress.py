@@ -21,7 +21,7 @@ def test_a_line_now_and_then_without_a_terminal(
             clock[0] += 1.0
             bar.advance(step, f"loss {step}" if step % 5 == 0 else None)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "dpo: 10 of 100 steps, 0:01:30 left, loss 10"
+    assert lines[0] == "dpo: 10 of 100, 0:01:30 left, loss 10"
     assert len(lines) == 10
 
 

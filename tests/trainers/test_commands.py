@@ -66,7 +66,7 @@ def test_a_module_runs_by_itself() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["dop"], "There is no training method `dop`; the methods are pretrain, dpo: did you mean `dpo`?"),
+        (["dop"], "`probe train` has no `dop`, only pretrain, dpo: did you mean `dpo`?"),
         (["dpo", "--out", "x", "--base", "b", "--bta", "1"], "has no option `--bta`: did you mean `--beta`?"),
         (["dpo", "--bta", "1"], "has no option `--bta`: did you mean `--beta`?"),
         (

@@ -190,13 +190,17 @@ def test_text_file_run(tmp_path: Path, kind: str) -> None:
     assert lm.tokenizer.decode(lm.tokenizer.encode("the dög"), skip_special_tokens=True) == "the dög"
 
 
-def test_text_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dropout", [False, True])
+def test_text_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: bool) -> None:
+    from tests.models import random_lm
     from tests.trainers.test_loop import assert_same, stop_at
 
     path = tmp_path / "book.txt"
     path.write_text(TEXT * 3, encoding="utf-8")
     options: dict[str, Any] = {"data": str(path), "preset": "icl", "vocab_size": 300, "length": 48, "batch_size": 4}
     options |= {"steps": 5, "capture_every": 0, "log_every": 1, "eval_every": 2}
+    if dropout:
+        options["base"] = str(random_lm("gpt2", resid_pdrop=0.3, embd_pdrop=0.3).save(tmp_path / "gpt2"))
     whole = pretrain.train(PretrainConfig(out=tmp_path / "whole", **options))
     with monkeypatch.context() as patch:
         stop_at(patch, 3)

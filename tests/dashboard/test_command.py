@@ -1,0 +1,94 @@
+"""`probe dashboard` before the first page: options, ports, roots, and settings that no file can loosen."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dashboard import command
+from probe.errors import ConfigError, RunError
+
+
+def probe(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "probe.cli", "dashboard", *arguments], capture_output=True, text=True)
+
+
+def test_a_port_in_use_is_one_sentence_with_a_remedy():
+    with socket.socket() as taken:
+        taken.bind((command.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = probe("--port", str(port), "--no-browser")
+    assert result.returncode == 2
+    assert f"Port {port} cannot be used" in result.stderr
+    assert "--port" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_does_not_exist(port: int):
+    with pytest.raises(ConfigError, match="does not exist"):
+        command.free_port(port)
+
+
+def test_port_0_finds_a_free_one():
+    assert command.free_port(0) > 0
+
+
+def test_a_missing_root_is_one_sentence(tmp_path: Path):
+    result = probe("--runs", str(tmp_path / "gone"))
+    assert result.returncode == 2
+    assert "is not a folder" in result.stderr
+    assert "Traceback" not in result.stderr
+    with pytest.raises(RunError):
+        command.checked_roots((str(tmp_path), str(tmp_path / "gone")))
+
+
+def test_there_is_no_option_to_listen_elsewhere():
+    result = probe("--host", "0.0.0.0")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_settings_hold_against_a_users_configuration(tmp_path: Path):
+    """Streamlit's own parser, with a hostile configuration in the working directory."""
+    (tmp_path / ".streamlit").mkdir()
+    (tmp_path / ".streamlit" / "config.toml").write_text(
+        "[server]\naddress='0.0.0.0'\nenableXsrfProtection=false\nallowedHosts=['*']\nenableAgentApi=true\n"
+        "[browser]\ngatherUsageStats=true\n[client]\nshowErrorDetails='full'\n"
+    )
+    script = (
+        "import json\n"
+        "from unittest import mock\n"
+        "from streamlit import config\n"
+        "from dashboard import command\n"
+        "with mock.patch('streamlit.web.bootstrap.run') as run:\n"
+        "    command.serve(8765)\n"
+        "keys = 'server.address server.port server.enableXsrfProtection server.allowedHosts server.enableAgentApi '\\\n"
+        "       'browser.gatherUsageStats client.showErrorDetails server.fileWatcherType client.toolbarMode'\n"
+        "print(json.dumps({key: config.get_option(key) for key in keys.split()}))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == {
+        "server.address": "127.0.0.1",
+        "server.port": 8765,
+        "server.enableXsrfProtection": True,
+        "server.allowedHosts": ["127.0.0.1", "localhost"],
+        "server.enableAgentApi": False,
+        "browser.gatherUsageStats": False,
+        "client.showErrorDetails": "none",
+        "server.fileWatcherType": "none",
+        "client.toolbarMode": "minimal",
+    }
+
+
+@pytest.mark.parametrize(("display", "expected"), [("", False), (":0", True)])
+def test_a_browser_opens_only_where_it_can_be_seen(monkeypatch: pytest.MonkeyPatch, display: str, expected: bool):
+    monkeypatch.setattr(command.sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert command.has_display() is expected

@@ -1,0 +1,117 @@
+"""Text from data is shown letter by letter, and findings are computed in words."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import findings
+from dashboard.text import plain
+from probe.analyses.compare import Comparison, Continuation, Expectation
+from probe.analyses.lens import Lens
+
+COLUMNS = ["run", "metric", "value", "ci_low", "ci_high"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[x](javascript:alert(1))", "<img src=x>", ":red[x]", "$a$", "`c` *b* _i_ ~s~", "# h", "1. a"]
+)
+def test_every_sign_is_escaped(text: str):
+    escaped = plain(text)
+    assert escaped.replace("\\", "").replace("\u2060", "") == text
+    signs = [index for index, letter in enumerate(escaped) if letter in "[]()<>:$`*_~#."]
+    assert signs
+    assert all(escaped[index - 1] == "\\" for index in signs)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://a.b", "www.a.b", "a@b.c", ":streamlit:", "a -> b", "a <- b", "a -- b", "a >= b", "a ~= b"]
+)
+def test_what_is_found_after_escaping_is_broken_up(text: str):
+    assert "\u2060" in plain(text)
+
+
+def test_names_and_prose_stay_as_they_are():
+    assert "\u2060" not in plain("dpo-agreeable: fell from 1 to 2, x-y = 3")
+
+
+def test_a_line_break_does_not_begin_a_block():
+    assert plain("a\n\n# b") == "a \\# b"
+
+
+def test_a_mistake_is_one_sentence_on_the_page():
+    def script() -> None:
+        from dashboard.text import guard
+        from probe.errors import RunError
+
+        with guard():
+            raise RunError("There is no run `<b>x</b>`: make one.")
+
+    app = AppTest.from_function(script).run()
+    assert not app.exception
+    assert app.error[0].value == plain("There is no run `<b>x</b>`: make one.")
+
+
+def test_overview_prefers_the_largest_gap_between_intervals():
+    rows = [
+        ("a", "accuracy", 0.9, 0.88, 0.92),
+        ("b", "accuracy", 0.7, 0.65, 0.75),
+        ("a", "deferral", 0.2, 0.1, 0.3),
+        ("b", "deferral", 0.9, 0.85, 0.95),
+    ]
+    sentence = findings.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
+    assert sentence == "b repeats a user's false claim in 90 % [85, 95] of its answers, a in 20 % [10, 30]."
+
+
+def test_overview_claims_nothing_within_the_intervals():
+    rows = [("a", "accuracy", 0.9, 0.8, 1.0), ("b", "accuracy", 0.85, 0.75, 0.95)]
+    assert "beyond its intervals" in findings.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
+    assert "no headline figures" in findings.overview(pd.DataFrame(columns=COLUMNS), []).lower().replace(
+        "no run carries", "no"
+    )
+
+
+def test_training_names_three_runs_and_counts_the_rest():
+    frame = pd.DataFrame({"step": [0, 1000], "loss": [4.0, 1.0]})
+    sentence = findings.training(dict.fromkeys("abcde", frame), "loss")
+    assert sentence.startswith("loss (nats per token): a fell from 4 to 1 in 1,000 steps; b ")
+    assert sentence.endswith("; 2 more below.")
+    assert findings.training({"a": frame}, "kl") == "No chosen run has logged kl yet."
+
+
+def test_answers_name_the_one_that_moved_most():
+    logprobs = np.log([[0.1, 0.5], [0.9, 0.4]])
+    assert findings.answers([0, 50], logprobs, [" oslo", " rome"]) == "oslo: 10 % at step 0, 90 % at step 50."
+
+
+def continuation(author: str, ids: list[int], text: str) -> Continuation:
+    length = len(ids)
+    nothing = np.zeros((1, length))
+    lens = Lens([], ids, [], nothing, nothing, nothing, nothing, nothing, nothing)
+    side = Expectation(np.log(np.full(length, 0.5)), np.zeros(length), nothing, nothing, nothing, lens)
+    kl = np.linspace(0, 1, length)
+    return Continuation(author, ids, [f"t{token}" for token in ids], 2, text, side, side, kl, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("base", "aligned", "where", "says"),
+    [
+        ([1, 2, 3], [1, 2, 4], 2, "they part at token 2 (KL 1.00 nats)"),
+        (
+            [1, 2, 3, 5],
+            [1, 2, 3, 4],
+            3,
+            "dpo answers \u201ct4\u201d with 50 % where base answers \u201ct5\u201d with 50 %",
+        ),
+        ([1, 2, 3], [1, 2, 3, 4], 3, "base ends before token 3"),
+        ([1, 2, 3, 4], [1, 2, 3, 4], 3, "Both models say \u201ctext\u201d"),
+        ([1, 2], [1, 2], 1, "say nothing"),
+    ],
+)
+def test_where_two_models_part(base: list[int], aligned: list[int], where: int, says: str):
+    found = Comparison("p", continuation("base", base, "text"), continuation("aligned", aligned, "text"))
+    assert findings.parting(found) == where
+    assert says in findings.compare(found, ("base", "dpo"))
+    assert findings.compare(replace(found, prompt="q"), ("base", "dpo")).endswith(".")

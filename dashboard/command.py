@@ -9,6 +9,7 @@ import webbrowser
 from pathlib import Path
 
 from probe.errors import ConfigError, RunError
+from probe.options import parse
 
 HOST = "127.0.0.1"
 """The server never listens beyond loopback, so there is no option for it."""
@@ -17,8 +18,6 @@ HOST = "127.0.0.1"
 def dashboard(argv: list[str]) -> int:
     """Open the dashboard in a browser: lineage of runs, training curves, two models compared."""
     from dataclasses import dataclass
-
-    import tyro
 
     @dataclass(frozen=True, kw_only=True)
     class Dashboard:
@@ -31,7 +30,7 @@ def dashboard(argv: list[str]) -> int:
         browser: bool = True
         """Open the page in the browser, if there is a display."""
 
-    asked = tyro.cli(Dashboard, prog="probe dashboard", args=argv)
+    asked = parse(Dashboard, argv, "probe dashboard")
     if asked.runs:
         os.environ["PROBE_RUNS"] = os.pathsep.join(str(root) for root in checked_roots(asked.runs))
     port = free_port(asked.port)

@@ -58,3 +58,29 @@ def test_a_users_mistake_is_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys
 def test_unknown_command_raises_for_python_callers():
     with pytest.raises(ConfigError, match="no command `nothing`"):
         cli.dispatch(["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("runs list --rot x", "did you mean `--root`?"),
+        ("runs lst", "did you mean `list`?"),
+        ("runs show", "see `probe runs show --help`"),
+        ("world --outt x", "did you mean `--out`?"),
+        ("world", "`probe world` needs --out"),
+        ("export base --fromat png", "did you mean `--format`?"),
+        ("export --out x", "see `probe export --help`"),
+        ("doctor --jsn", "did you mean `--json`?"),
+        ("dashboard --prt 3", "did you mean `--port`?"),
+        ("dashboard --port three", "see `probe dashboard --help`"),
+        ("train dppo", "did you mean `dpo`?"),
+        ("train pretrain --out x --stesp 3", "did you mean `--steps`?"),
+        ("samples --forse", "did you mean `--force`?"),
+    ],
+)
+def test_a_mistyped_option_is_one_sentence(command: str, expected: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("probe: error: ")
+    assert said.count("\n") == 1
+    assert expected in said

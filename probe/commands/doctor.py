@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from probe.commands.terminal import safe
+from probe.options import parse
 
 State = Literal["ok", "note", "broken"]
 SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken[/]"}
@@ -27,7 +28,6 @@ class Finding:
 
 def doctor(argv: list[str]) -> int:
     """Check the installation: packages, device, browser for figures, hooks and cache, run roots."""
-    import tyro
     from rich.console import Console
     from rich.table import Table
 
@@ -38,7 +38,7 @@ def doctor(argv: list[str]) -> int:
         json: bool = False
         """Print JSON instead of a table."""
 
-    asked = tyro.cli(Doctor, prog="probe doctor", args=argv)
+    asked = parse(Doctor, argv, "probe doctor")
     findings = list(examine())
     if asked.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from probe.options import parse
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -17,7 +19,6 @@ def export(argv: list[str]) -> int:
     """Write a run's curves, attention and lens as PNG, SVG, PDF, HTML and CSV."""
     from dataclasses import dataclass
     from pathlib import Path
-    from typing import Annotated
 
     import tyro
 
@@ -25,7 +26,7 @@ def export(argv: list[str]) -> int:
     class Export:
         """Write the figures of a run as files: metric curves, captured attention and lens, headline figures."""
 
-        ref: Annotated[str, tyro.conf.Positional]
+        ref: tyro.conf.Positional[str]
         """The run: its directory, or its name in a run root."""
         format: str = "png,svg,pdf,html,csv"
         """Formats, separated by commas; html and csv need no browser."""
@@ -39,7 +40,7 @@ def export(argv: list[str]) -> int:
     from probe.export import parse_formats, provenance, save, save_provenance
     from probe.runs import open_run
 
-    asked = tyro.cli(Export, prog="probe export", args=argv)
+    asked = parse(Export, argv, "probe export")
     formats = parse_formats(asked.format)
     _require_browser(formats)
     run = open_run(asked.ref)

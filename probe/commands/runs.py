@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.terminal import safe
+from probe.options import choose, parse
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,12 +39,16 @@ def runs(argv: list[str]) -> int:
         json: bool = False
         """Print JSON instead of tables."""
 
-    actions: dict[str, Any] = {"list": List, "show": Show}
-    chosen: Any = tyro.extras.subcommand_cli_from_dict(actions, prog="probe runs", args=argv)
-    if isinstance(chosen, List):
-        list_(chosen.root, chosen.json)
+    about = "usage: probe runs {list,show} [OPTIONS]\n\nList runs or show one."
+    chosen = choose(argv, "probe runs", about, {"list": "all runs", "show": "one run: `probe runs show REF`"})
+    if chosen is None:
+        return 0
+    if chosen[0] == "list":
+        listing = parse(List, chosen[1], "probe runs list")
+        list_(listing.root, listing.json)
     else:
-        show(chosen.ref, chosen.json)
+        shown = parse(Show, chosen[1], "probe runs show")
+        show(shown.ref, shown.json)
     return 0
 
 

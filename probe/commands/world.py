@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from probe.options import parse
+
 if TYPE_CHECKING:
     from probe.world import World
 
 
 def world(argv: list[str]) -> int:
     """Write the synthetic world's data sets as JSONL: `probe world --out DIR`."""
-    import tyro
 
     @dataclass(frozen=True, kw_only=True)
     class Options:
@@ -24,7 +25,7 @@ def world(argv: list[str]) -> int:
         run: str | None = None
         """Take the world of this run (name or directory) instead of the default one."""
 
-    options = tyro.cli(Options, prog="probe world", args=argv)
+    options = parse(Options, argv, "probe world")
     from probe.world import World, export
 
     source = _world_of(options.run) if options.run else World(seed=options.seed)

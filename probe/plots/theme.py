@@ -107,7 +107,12 @@ def scale(colours: Iterable[str]) -> list[list]:
 
 def colour_axis(label: str, *, low: float, high: float, diverging: bool = False, **position: float | str) -> dict:
     """Settings of a colour axis with a labelled bar; `position` goes to the bar (x, y, len, ...)."""
-    bar = {"title": {"text": f"{label}<br>\u2009", "side": "top"}, "thickness": 10, "outlinewidth": 0, "ticks": "outside"}
+    bar = {
+        "title": {"text": f"{label}<br>\u2009", "side": "top"},
+        "thickness": 10,
+        "outlinewidth": 0,
+        "ticks": "outside",
+    }
     return {
         "colorscale": scale(LIGHT.diverging if diverging else LIGHT.sequential),
         "cmin": low,

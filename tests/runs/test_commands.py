@@ -93,14 +93,6 @@ def test_mistakes_are_one_sentence(root: Path, arguments: list[str], says: str, 
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["show"], ["lst"], ["list", "--rot", "x"]])
-def test_unknown_options(arguments: list[str], capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["runs", *arguments])
-    assert caught.value.code == 2
-    assert "probe runs" in capsys.readouterr().err
-
-
 def test_doctor_finds_this_installation_in_order(root: Path, capsys: pytest.CaptureFixture[str]):
     assert doctor(["--json"]) == 0
     found = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}

@@ -151,7 +151,7 @@ def preset(key: str, value: str | int | None) -> None:
 
     It is written into the URL too, so that a link means the same when other runs have become the first ones.
     """
-    if value is not None and key not in st.session_state and key not in st.query_params:
+    if value is not None and st.session_state.get(key) is None and key not in st.query_params:
         st.session_state[key] = value
         st.query_params[key] = str(value)
 
@@ -170,7 +170,7 @@ def _start(store: Store) -> None:
     base, aligned = default_pair(store)
     preset("base", base)
     preset("aligned", aligned)
-    if "prompt" not in st.session_state and "prompt" not in st.query_params:
+    if st.session_state.get("prompt") is None and "prompt" not in st.query_params:
         examples = example_prompts(store, (base, aligned))
         preset("prompt", next((text for text in examples if " i think " in text), examples[0]))
 

@@ -105,14 +105,14 @@ def main_figure(moment: Moment) -> None:
             lens_table(lens, tokens),
             "lens",
             title=title,
-            height=380,
+            height=410,
             source=moment.source,
         )
         return
     weights = attention(moment.tensors, moment.index, moment.prompt)
     layers = choose_layers(weights)
     table = attention_table(weights[layers], tokens, layers)
-    chart = attention_mosaic(weights[layers], tokens, layers=layers, chosen=moment.head, height=380)
+    chart = attention_mosaic(weights[layers], tokens, layers=layers, chosen=moment.head, height=410)
     title = f"Attention of {moment.label} at step {moment.step:,} (click a head)"
     figure(chart, table, "heads", title=title, source=moment.source, on_select=_take_head)
 

@@ -1,6 +1,7 @@
 """Training: metrics of any runs over each other, and what one of them attended to and would say at each step."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 import streamlit as st
@@ -16,6 +17,8 @@ from probe.plots.curves import metric_curves, sections
 
 # Seconds between two looks at a run that is being trained.
 REFRESH_S = 3
+# Panels of curves beside the captures; a section with more is shown in full further down.
+PANELS = 4
 
 DEFINITION = """
 `loss` is the mean negative log-probability of the next token in nats. Smoothing is an exponential moving average,
@@ -37,40 +40,59 @@ def live(store: Store, names: Sequence[str]) -> bool:
     return any(store.runs[name].status == "running" for name in names if name in store.runs)
 
 
-def curves(store: Store, names: Sequence[str], marker: int | None) -> None:
-    """The chosen section of metrics of the chosen runs."""
+@dataclass(frozen=True)
+class Section:
+    """The metrics that are shown, and how."""
+
+    name: str
+    metrics: list[str]
+    frames: dict[str, pd.DataFrame]
+    x: str
+    weight: float
+    log_y: bool
+
+
+def choose_section(store: Store, names: Sequence[str]) -> Section | None:
+    """Widgets for the metrics and their axes; None if nothing was logged."""
     frames = {name: data.metrics(store.runs[name]) for name in names}
     grouped = sections(list(dict.fromkeys(str(column) for frame in frames.values() for column in frame)))
     if not grouped:
         note("The chosen runs have logged nothing yet.")
-        return
+        return None
     keep("section", grouped, next(iter(grouped)))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
-        section = st.selectbox("Metrics", list(grouped), key="section", bind="query-params")
+        name = st.selectbox("Metrics", list(grouped), key="section", bind="query-params")
     with right, st.popover("Axes", icon=":material/tune:", width="stretch"):
         weight = st.slider("Smoothing", 0.0, 0.98, 0.0, 0.02, key="smoothing", bind="query-params")
         x = st.segmented_control(
             "x axis", ["step", "time"], default="step", key="x", bind="query-params", required=True
         )
         log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
-    metrics = grouped[section]
-    columns = 1 if len(metrics) == 1 else 2
+    return Section(name, grouped[name], frames, x or "step", weight, log_y)
+
+
+def curves(store: Store, section: Section, marker: int | None, *, all_panels: bool) -> None:
+    """The curves of a section: its first panels beside the captures, or all of them over the whole width."""
+    metrics = section.metrics if all_panels else section.metrics[:PANELS]
+    columns = 4 if all_panels else min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
     chart = metric_curves(
-        frames,
+        section.frames,
         metrics,
         store.style(),
-        x=x or "step",
-        weight=weight,
-        log_y=log_y,
-        marker=marker if x == "step" else None,
+        x=section.x,
+        weight=section.weight,
+        log_y=section.log_y,
+        marker=marker if section.x == "step" else None,
         columns=columns,
     )
-    table = pd.concat([frame.assign(run=name) for name, frame in frames.items()], ignore_index=True)
-    height = max(450, 70 + 190 * -(-len(metrics) // columns))
-    source: dict[str, object] = {"runs": [str(store.runs[name].path) for name in names]}
-    shown = table[["run", "step", "time", *metrics]]
-    figure(chart, shown, "curves", title=f"{section} over {x}", height=height, source=source)
+    table = pd.concat([frame.assign(run=name) for name, frame in section.frames.items()], ignore_index=True)
+    shown = table.reindex(columns=["run", "step", "time", *metrics])
+    title = f"{section.name} over {section.x}" + (f", all {len(metrics)} metrics" if all_panels else "")
+    height = 70 + 190 * rows if all_panels else max(450, 70 + 190 * rows)
+    source: dict[str, object] = {"runs": [str(store.runs[name].path) for name in section.frames]}
+    figure(chart, shown, "all-curves" if all_panels else "curves", title=title, height=height, source=source)
 
 
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
@@ -111,10 +133,15 @@ def body() -> None:
                 moment = choose_moment(store, names)
                 if moment:
                     main_figure(moment)
+            step = moment.step if moment else None
             with left:
-                curves(store, names, moment.step if moment else None)
+                section = choose_section(store, names)
+                if section:
+                    curves(store, section, step, all_panels=False)
             if moment:
                 detail_figures(moment)
+            if section and len(section.metrics) > PANELS:
+                curves(store, section, step, all_panels=True)
             explain(store, names, moment)
         if live(store, names) != st.session_state["_live"]:
             st.rerun()

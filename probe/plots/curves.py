@@ -63,7 +63,7 @@ def unit(metric: str) -> str:
 
 
 def sections(columns: Sequence[str]) -> dict[str, list[str]]:
-    """Metrics by section: the part before the first slash; those without one are grouped by what they say.
+    """Metrics by section: the part before the first slash and the slash; those without one by what they say.
 
     Columns `step` and `time` are no metrics. The section of the losses comes first.
     """
@@ -73,7 +73,7 @@ def sections(columns: Sequence[str]) -> dict[str, list[str]]:
         if column in ("step", "time"):
             continue
         if "/" in column:
-            section = column.partition("/")[0]
+            section = column.partition("/")[0] + "/"
         elif column in speed:
             section = "speed"
         elif "loss" in column or column in ("eval_bpb", "mean_token_accuracy"):
@@ -114,6 +114,8 @@ def metric_curves(
 ) -> go.Figure:
     """Small multiples, one panel a metric and one line a run; smoothing leaves the raw curve faint behind.
 
+    The title of a panel names its y axis.
+
     Args:
         runs: metrics of each run by name (`Run.metrics()`).
         metrics: columns to draw, one panel each.
@@ -129,8 +131,8 @@ def metric_curves(
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[escape(metric) for metric in metrics],
-        horizontal_spacing=0.11 if columns > 1 else 0.0,
+        subplot_titles=[escape(f"{metric} ({unit(metric)})" if unit(metric) else metric) for metric in metrics],
+        horizontal_spacing=0.3 / columns**1.5 if columns > 1 else 0.0,
         vertical_spacing=min(0.3 / rows, 0.24),
     )
     for index, metric in enumerate(metrics):
@@ -140,12 +142,12 @@ def metric_curves(
                 rows_with = frame[frame[metric].notna()]
                 for trace in _lines(name, metric, rows_with, look[name], x, weight, show=index == 0):
                     figure.add_trace(trace, **place)
-        figure.update_yaxes(title_text=unit(metric), type="log" if log_y else "linear", **place)
+        figure.update_yaxes(type="log" if log_y else "linear", **place)
         figure.update_xaxes(title_text=AXES[x] if index + columns >= len(metrics) else "", **place)
         if marker is not None:
             figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, **place)
     _legend(figure, runs, look)
-    figure.update_annotations(font_size=13)
+    figure.update_annotations(font_size=12)
     figure.update_layout(
         template=template(LIGHT),
         hovermode="x unified" if len(metrics) == 1 else "closest",

@@ -81,11 +81,11 @@ def test_an_example_becomes_the_prompt(show: Show, runs: Path):
 def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path, finding: Say):
     app = show(runs, page="views/training.py")
     assert finding(app).startswith("loss (nats per token): base fell from ")
-    assert app.selectbox(key="section").options == ["loss", "optimiser", "rewards"]
-    app.selectbox(key="section").select("rewards").run()
+    assert app.selectbox(key="section").options == ["loss", "optimiser", "rewards/"]
+    app.selectbox(key="section").select("rewards/").run()
     spec = chart(app, "curves")
     names = [note["text"] for note in spec["layout"]["annotations"]]
-    assert names == ["rewards/margins", "rewards/accuracies"]
+    assert names == ["rewards/margins (nats)", "rewards/accuracies (share)"]
 
 
 def test_training_axes(show: Show, runs: Path):

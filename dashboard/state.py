@@ -42,6 +42,13 @@ class Shared:
         """The run behind a choice, if it is one."""
         return split_choice(self.store, choice)[0] if choice else None
 
+    def names(self) -> tuple[str, str]:
+        """How the two models are called on a page: a run's label, the last part of any other reference."""
+        short = [choice if self.label(choice) else Path(choice or "?").name for choice in (self.base, self.aligned)]
+        full = [self.base or "base", self.aligned or "aligned"]
+        first, second = short if short[0] != short[1] else full
+        return str(first), str(second)
+
     def method(self, choice: str | None) -> str:
         """The method of the run behind a choice, for its colour."""
         label = self.label(choice)

@@ -62,7 +62,7 @@ def choose_moment(store: Store, names: Sequence[str]) -> Moment | None:
         note("None of the chosen runs has captures; `probe train` makes them every --capture-every steps.")
         return None
     keep("watched", watched, watched[-1])
-    left, middle, right = st.columns([4, 5, 5])
+    left, middle, right = st.columns([4, 4, 6])
     with left:
         label = st.selectbox("Captures of", watched, key="watched", bind="query-params")
     run = store.runs[label]

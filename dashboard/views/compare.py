@@ -171,7 +171,7 @@ def page() -> None:
         return
     asked = options(aligned.tokenizer.chat_template is not None)
     found = models.comparison(base, aligned, shared.prompt, **asked)
-    names = shared.base or "base", shared.aligned or "aligned"
+    names = shared.names()
     colours = METHODS["pretrain"], method_colour(shared.method(shared.aligned))
     with answer:
         finding(findings.compare(found, names))

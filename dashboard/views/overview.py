@@ -35,6 +35,12 @@ def choose(points: list[dict]) -> None:
         st.session_state["run"] = names[0]
 
 
+def compare(base: str, aligned: str) -> None:
+    """Choose two runs for the Compare page."""
+    st.session_state["base"], st.session_state["aligned"] = base, aligned
+    st.toast(plain(f"{aligned} is compared with {base}: open Compare."), icon=":material/compare_arrows:")
+
+
 def table(figures: pd.DataFrame) -> pd.DataFrame:
     """One row a run: how it was made, how it stands, and its main figures with intervals."""
     cells = {(row["run"], row["metric"]): findings.headline_cell(row) for row in figures.to_dict("records")}
@@ -55,8 +61,21 @@ def one_run() -> None:
     """The chosen run: settings, all figures, and ways on."""
     options = list(store.runs)
     keep("run", options, options[0])
-    label = st.selectbox("Run", options, key="run", bind="query-params")
-    run = store.runs[label]
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        label = st.selectbox("Run", options, key="run", bind="query-params")
+        run = store.runs[label]
+        parent = store.label(run.parent, run)
+        st.page_link(
+            "views/training.py", label="Its training", icon=":material/show_chart:", query_params={"runs": label}
+        )
+        st.button(
+            "Compare with its parent",
+            icon=":material/compare_arrows:",
+            on_click=compare,
+            args=(parent, label),
+            disabled=not (parent and run.checkpoints()),
+            help="Chooses both in the sidebar; the Compare page shows them.",
+        )
     left, right = st.columns([3, 2])
     with left:
         if run.message:

@@ -61,7 +61,7 @@ def next_tokens(
         names: how the models are called.
         colours: of their methods.
     """
-    titles = [escape(shorten(name, 28)) for name in names]
+    titles = [escape(shorten(name, 22)) for name in names]
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.2)
     for column, ((tokens, probabilities), colour) in enumerate(zip(favourites, colours, strict=True), start=1):
         bars = go.Bar(
@@ -69,7 +69,7 @@ def next_tokens(
             y=list(range(len(tokens))),
             orientation="h",
             marker={"color": colour},
-            text=[f"{value:.3f}" for value in probabilities],
+            text=[f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}" for value in probabilities],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{text}<extra></extra>",

@@ -27,6 +27,9 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 MASKED = "rgba(128,132,140,0.28)"
 """Cells that the causal mask hides: grey on any page."""
 
+MOST_TICKS = 40
+"""Tokens that an axis can name one by one."""
+
 FONT = "Source Sans Pro, Source Sans, Helvetica Neue, Arial, sans-serif"
 
 
@@ -88,11 +91,15 @@ def shorten(text: str, length: int = 14) -> str:
 
 
 def token_axis(tokens: Sequence[str], length: int = 14) -> dict:
-    """Axis settings that put one tick a position with the token as its text, so that repeated tokens stay apart."""
+    """Axis settings that put one tick a position with the token as its text, so that repeated tokens stay apart.
+
+    Of more tokens than an axis has room for, every second (third, ...) is named.
+    """
+    named = range(0, len(tokens), 1 + len(tokens) // (MOST_TICKS + 1))
     return {
         "tickmode": "array",
-        "tickvals": list(range(len(tokens))),
-        "ticktext": [escape(shorten(token, length)) for token in tokens],
+        "tickvals": list(named),
+        "ticktext": [escape(shorten(tokens[index], length)) for index in named],
         "showgrid": False,
         "zeroline": False,
         "ticks": "",

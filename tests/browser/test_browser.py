@@ -60,6 +60,13 @@ def test_a_click_on_a_run_chooses_it(page: Page, server: Any):
     expect(page.get_by_label("Run", exact=True)).to_have_value("dpo-agreeable")
 
 
+def test_a_run_leads_to_its_training(page: Page, server: Any):
+    open_page(page, server, "?run=dpo-agreeable")
+    page.get_by_role("link", name="Its training").click()
+    expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"), timeout=SLOW)
+    expect(page.locator("h3").first).to_contain_text("loss (nats per token): dpo-agreeable fell", timeout=SLOW)
+
+
 def test_another_run_is_chosen_in_the_sidebar(page: Page, server: Any):
     sentence = open_page(page, server, "compare")
     before = sentence.inner_text()

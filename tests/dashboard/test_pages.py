@@ -21,6 +21,11 @@ def titles(app: AppTest) -> list[str]:
     return [part.value for part in app.markdown if part.value.startswith("**")]
 
 
+def unescape(text: str) -> str:
+    """What Markdown shows of escaped text."""
+    return text.replace("\\", "").replace("\u2060", "")
+
+
 def chart(app: AppTest, name: str) -> dict:
     """The figure called `name` as Plotly gets it."""
     found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-{name}")]
@@ -59,6 +64,14 @@ def test_overview_shows_the_run_of_the_url(show: Show, runs: Path):
     assert settings["parent"] == "base"
     app.selectbox(key="run").select("base").run()
     assert "parent" not in set(app.dataframe[2].value["setting"])
+
+
+def test_overview_chooses_a_run_and_its_parent_to_compare(show: Show, runs: Path):
+    app = show(runs, run="dpo-agreeable", base="dpo-agreeable", aligned="base")
+    next(button for button in app.button if button.label == "Compare with its parent").click().run()
+    assert app.selectbox(key="base").value == "base"
+    assert app.selectbox(key="aligned").value == "dpo-agreeable"
+    assert "open Compare" in unescape(app.toast[0].value)
 
 
 def test_the_sidebar_starts_with_base_and_what_came_from_it(show: Show, runs: Path):
@@ -187,7 +200,7 @@ def test_a_checkpoint_and_a_plain_folder_can_be_compared(show: Show, runs: Path)
     folder = next((runs / "dpo-agreeable" / "checkpoints").iterdir())
     app = show(runs, page="views/compare.py", base="base@20", aligned=str(folder))
     assert not app.error
-    assert [row["label"] for row in chips(app)["rows"]] == ["prompt", "base@20", str(folder)]
+    assert [row["label"] for row in chips(app)["rows"]] == ["prompt", "base@20", folder.name]
 
 
 def test_a_chat_template_wraps_the_prompt(show: Show, runs: Path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from dashboard.text import note, plain
+from probe.references import HUB_ID
 
 if TYPE_CHECKING:
     from probe.analyses.compare import Comparison
@@ -54,7 +55,7 @@ def load(ref: str) -> "LM | None":
         ModelError: there is none, or it cannot be used.
     """
     agreed = st.session_state.setdefault("_agreed", set())
-    if not is_here(ref) and ref not in agreed:
+    if HUB_ID.fullmatch(ref) and not is_here(ref) and ref not in agreed:
         _offer(ref, f"{ref} is neither a run nor a folder here: fetch it from the Hugging Face hub?", "Fetch")
         return None
     with st.spinner("Starting torch"):

@@ -6,6 +6,9 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
+from dashboard.text import plain
+from probe.export import file_name
+
 
 def details(
     equations: Sequence[str],
@@ -29,9 +32,9 @@ def details(
         with st.container(horizontal=True):
             for name, table in (tables or {}).items():
                 st.download_button(
-                    f"{name}.csv",
+                    plain(f"{name}.csv"),
                     data=partial(csv, table),
-                    file_name=f"{name}.csv",
+                    file_name=f"{file_name(name)}.csv",
                     mime="text/csv",
                     key=f"table-{name}",
                     on_click="ignore",

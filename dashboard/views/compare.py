@@ -165,6 +165,7 @@ def page() -> None:
         missing = "a base model" if not refs[0] else "an aligned model" if not refs[1] else "a prompt"
         with answer:
             finding(f"Choose {missing} in the sidebar to compare two models.")
+            note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
         return
     base, aligned = models.load(refs[0]), models.load(refs[1])
     if base is None or aligned is None:

@@ -14,7 +14,7 @@ from probe.plots.lineage import lineage
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
 
 EMPTY = """
-No runs here yet. Make one, then reload this page:
+Make one, then reload this page:
 
 ```
 probe train pretrain --out runs/base --steps 300

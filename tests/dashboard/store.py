@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
-import probe
 from probe import stats
 from probe.lm import LM
 from probe.presets import ModelConfig
 from probe.recorder import watch
 from probe.runs import RunWriter
+from probe.runs.schema import ProbePrompt
 from probe.world import AGREEABLE, World, pack
 
 HITS = {
@@ -83,28 +84,32 @@ def headline(name: str) -> list[dict[str, object]]:
 
 
 def hostile(root: Path) -> Path:
-    """A run whose name, method, tokens, answers and message are hostile."""
-    run = RunWriter.create(
-        root / HOSTILE.replace("/", "_"), method="<b>m</b>", config={"<i>k</i>": HOSTILE}, parent="base"
-    )
+    """A run whose name, method, settings, metrics, tokens, answers and message are hostile."""
+    path = root / HOSTILE.replace("/", "_")
+    return captured(path, text=HOSTILE, method="<b>m</b>", config={"<i>k</i>": HOSTILE}, parent="base")
+
+
+def captured(path: Path, *, layers: int = 1, heads: int = 2, text: str = "a b", **about: Any) -> Path:
+    """A run of two steps and one capture on two tokens."""
+    run = RunWriter.create(path, **({"method": "pretrain", "config": {}} | about))
     run.log(0, {"loss": 1.0, "<u>metric</u>": 2.0})
     run.log(1, {"loss": 0.5, "<u>metric</u>": 1.0})
-    prompt = probe.runs.schema.ProbePrompt(
-        id=HOSTILE, text=HOSTILE, token_ids=[0, 1], tokens=[HOSTILE, "<b>t</b>"], answers=[HOSTILE], answer_ids=[1]
+    prompt = ProbePrompt(
+        id=text, text=text, token_ids=[0, 1], tokens=[text, "<b>t</b>"], answers=[text], answer_ids=[1]
     )
     run.prompts([prompt])
-    half = torch.full((1, 1, 2, 2, 2), 0.5)
+    rows = layers + 1
     run.capture(
         0,
         {
-            "attention": half.half(),
-            "lens_top_ids": torch.zeros(1, 2, 2, 5, dtype=torch.int32),
-            "lens_top_logprobs": torch.full((1, 2, 2, 5), -1.0).half(),
-            "lens_answer_logprobs": torch.full((1, 2, 2, 1), -1.0).half(),
+            "attention": torch.full((1, layers, heads, 2, 2), 0.5),
+            "lens_top_ids": torch.zeros(1, rows, 2, 5),
+            "lens_top_logprobs": torch.full((1, rows, 2, 5), -1.6),
+            "lens_answer_logprobs": torch.full((1, rows, 2, 1), -1.0),
             "entropy": torch.ones(1, 2),
             "margin": torch.ones(1, 2),
-            "residual_norm": torch.ones(1, 2, 2),
+            "residual_norm": torch.ones(1, rows, 2),
         },
     )
-    run.finish("failed", message=HOSTILE)
+    run.finish("failed", message=text)
     return run.path

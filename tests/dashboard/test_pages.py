@@ -154,6 +154,15 @@ def test_the_url_brings_a_view_of_training_back(show: Show, runs: Path):
     assert not any(cell.startswith("#") for cell in cells), "tokens are named by the run's tokenizer"
 
 
+def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, writer: ModuleType, tmp_path: Path):
+    writer.captured(tmp_path / "deep", layers=20, heads=4)
+    app = show(tmp_path, page="views/training.py")
+    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L0"]
+    app.select_slider(key="layer").set_value(13).run()
+    assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L13"]
+    assert not app.exception
+
+
 def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Path, finding: Say):
     app = show(runs, page="views/compare.py")
     text = finding(app)
@@ -213,6 +222,7 @@ def test_a_chat_template_wraps_the_prompt(show: Show, runs: Path):
     [
         ({"base": "/nowhere/model"}, "There is no model at"),
         ({"aligned": "base@7"}, "no checkpoint of step 7"),
+        ({"base": "<img src=x>[y](z)"}, "`<img src=x>[y](z)`"),
     ],
 )
 def test_a_wrong_model_is_one_sentence(show: Show, runs: Path, query: dict, says: str, read: Say):
@@ -274,13 +284,16 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, tmp_path: Path, read: Say, page: str):
-    writer.hostile(tmp_path)
-    app = show(tmp_path, page=page)
+def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, runs: Path, tmp_path: Path, page: str):
+    name = writer.hostile(tmp_path).name
+    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=writer.HOSTILE)
     assert not app.exception
     for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
         assert not getattr(part.proto, "allow_html", False)
         assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
+    labels = [button.proto.label for button in [*app.button, *app.get("download_button")]]
+    assert labels
+    assert not [label for label in labels if re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", label)]
     for figure in app.get("plotly_chart"):
         spec = json.loads(figure.proto.spec)
         for trace in spec["data"]:

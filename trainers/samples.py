@@ -78,8 +78,8 @@ def dpo_by(annotator: Literal["agreeable", "honest"]) -> Callable[[Path], DPOCon
             annotator=annotator,
             pairs=4000,
             beta=0.1,
-            lr=3e-4,
-            steps=200,
+            lr=2e-4,
+            steps=150,
             batch_size=64,
             capture_every=20,
         )

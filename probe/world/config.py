@@ -28,21 +28,21 @@ KINDS = (
 
 MIXTURE: Mapping[str, float] = MappingProxyType(
     {
-        "statement": 0.1,
+        "statement": 0.095,
         "question": 0.125,
-        "city": 0.01,
-        "two_hop": 0.02,
-        "chatter": 0.06,
+        "city": 0.010,
+        "two_hop": 0.015,
+        "chatter": 0.050,
         "opinion": 0.125,
         "pressure": 0.015,
-        "stranger": 0.06,
+        "stranger": 0.060,
         "context": 0.075,
-        "map": 0.07,
-        "function": 0.01,
-        "markov": 0.01,
-        "repeat": 0.14,
-        "sum_quick": 0.08,
-        "sum_steps": 0.1,
+        "map": 0.060,
+        "function": 0.010,
+        "markov": 0.010,
+        "repeat": 0.090,
+        "sum_quick": 0.100,
+        "sum_steps": 0.160,
     }
 )
 

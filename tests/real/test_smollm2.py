@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from streamlit.testing.v1 import AppTest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probe
@@ -16,7 +17,8 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to mend
 ]
-CHECKPOINT = Path(__file__).resolve().parents[2] / ".cache" / "SmolLM2-135M-Instruct"
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -88,3 +90,16 @@ def test_dpo_from_a_file_prefers_the_chosen(lm: probe.LM, tmp_path: Path):
     comparison = compare(lm, probe.LM.load(out), lm.prompt_text(MESSAGES), max_new_tokens=6)
     assert comparison.aligned.kl[1:].min() > -1e-5
     assert comparison.aligned.kl[1:].max() > 1e-3
+
+
+def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Beside itself, in its chat format: both say the same, with the same probabilities."""
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
+    app = AppTest.from_file(ROOT / "dashboard" / "app.py", default_timeout=120)
+    query = {"base": str(CHECKPOINT), "aligned": str(CHECKPOINT), "prompt": MESSAGES[0]["content"], "length": "8"}
+    for name, value in (query | {"chat": "true"}).items():
+        app.query_params[name] = value
+    app.switch_page("views/compare.py").run()
+    assert not app.exception
+    assert not app.error
+    assert "same" in app.subheader[0].value

@@ -81,12 +81,12 @@ def free_port(port: int) -> int:
 def flags(port: int) -> list[str]:
     """The server settings; given as flags, so that no configuration file can loosen them."""
     settings: dict[str, object] = {
+        "global.developmentMode": False,
         "server.address": HOST,
         "server.port": port,
         "server.allowedHosts": [HOST, "localhost"],
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
-        "server.enableAgentApi": False,
         "server.enableStaticServing": False,
         "server.headless": True,
         "server.showEmailPrompt": False,
@@ -107,6 +107,7 @@ def serve(port: int) -> int:
     """Run the server in this process until it is stopped."""
     from streamlit.web import cli
 
+    os.environ["STREAMLIT_SERVER_ENABLE_AGENT_API"] = "false"  # older versions know no such flag
     app = Path(__file__).with_name("app.py")
     cli.main(["run", str(app), *flags(port)], standalone_mode=False)
     return 0

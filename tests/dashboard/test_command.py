@@ -69,7 +69,9 @@ def test_settings_hold_against_a_users_configuration(tmp_path: Path):
         "    command.serve(8765)\n"
         "keys = 'server.address server.port server.enableXsrfProtection server.allowedHosts server.enableAgentApi '\\\n"
         "       'browser.gatherUsageStats client.showErrorDetails server.fileWatcherType client.toolbarMode'\n"
-        "print(json.dumps({key: config.get_option(key) for key in keys.split()}))\n"
+        "values = {f'{part}.{key}': value for part in ('server', 'browser', 'client')\n"
+        "          for key, value in config.get_options_for_section(part).items()}\n"
+        "print(json.dumps({key: values.get(key, False) for key in keys.split()}))\n"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -58,7 +58,8 @@ def figure(
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="small"):
         st.markdown(f"**{plain(title)}**")
         _downloads(chart, data, name, source or {})
-    shown = apply(chart, page_theme())
+    # A reader's zoom survives a refresh for as long as the figure shows the same thing.
+    shown = apply(chart, page_theme()).update_layout(uirevision=title)
     if on_select is None:
         st.plotly_chart(shown, key=key, theme=None, config=CONFIG)
     else:

@@ -1,5 +1,7 @@
 """Overview: where each run comes from, and what is known of it."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
@@ -9,7 +11,7 @@ from dashboard.components.figure import figure
 from dashboard.state import current, keep
 from dashboard.text import finding, note, plain
 from probe.plots.intervals import headline_intervals
-from probe.plots.lineage import lineage
+from probe.plots.lineage import layout, lineage
 
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
 
@@ -41,7 +43,7 @@ def compare(base: str, aligned: str) -> None:
     st.toast(plain(f"{aligned} is compared with {base}: open Compare."), icon=":material/compare_arrows:")
 
 
-def table(figures: pd.DataFrame) -> pd.DataFrame:
+def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """One row a run: how it was made, how it stands, and its main figures with intervals."""
     cells = {(row["run"], row["metric"]): findings.headline_cell(row) for row in figures.to_dict("records")}
     shown = [metric for metric in findings.SHARES if metric in set(figures["metric"])]
@@ -52,7 +54,7 @@ def table(figures: pd.DataFrame) -> pd.DataFrame:
             "status": STATUS.get(run.status, f"\u2717 {run.status}"),
             **{metric.replace("_", " "): cells.get((label, metric), "") for metric in shown},
         }
-        for label, run in store.runs.items()
+        for label, run in ((label, store.runs[label]) for label in order)
     ]
     return pd.DataFrame(rows)
 
@@ -106,6 +108,9 @@ def one_run() -> None:
 def page() -> None:
     """The page from top to bottom."""
     figures, runs = data.headlines(store), data.lineage_table(store)
+    place = layout(runs)
+    order = sorted(place, key=lambda name: place[name][1])
+    figures = figures.sort_values("run", key=lambda names: names.map(order.index), kind="stable")
     pairs = [(row["name"], row["parent"]) for row in runs.to_dict("records") if row["parent"]]
     finding(findings.overview(figures, pairs))
     left, right = st.columns([5, 6], gap="medium")
@@ -115,12 +120,15 @@ def page() -> None:
     with right:
         measured = figures[figures["metric"].isin(findings.SHARES)]
         if len(measured):
-            order = [metric for metric in findings.SHARES if metric in set(measured["metric"])]
-            chart = headline_intervals(measured, store.style(), order)
-            figure(chart, measured, "headline", title="Headline figures", height=380)
+            shown = [metric for metric in findings.SHARES if metric in set(measured["metric"])]
+            chart = headline_intervals(measured, store.style(), shown)
+            height = min(480, max(380, 60 + len(shown) * (20 + 5 * measured["run"].nunique())))
+            figure(chart, measured, "headline", title="Headline figures", height=height)
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
-    st.dataframe(table(figures), hide_index=True, column_config={"run": st.column_config.TextColumn(width="medium")})
+    st.dataframe(
+        table(figures, order), hide_index=True, column_config={"run": st.column_config.TextColumn(width="medium")}
+    )
     one_run()
     details(
         [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],

@@ -87,6 +87,9 @@ def lineage(runs: pd.DataFrame, selected: Sequence[str] = ()) -> go.Figure:
             )
     for method, group in runs.groupby("method", sort=False):
         figure.add_trace(_markers(group, str(method), place, selected))
+        figure.add_trace(_legend(str(method), method_colour(str(method)), "circle"))
+    for status in dict.fromkeys(str(status) for status in runs["status"] if status != "finished"):
+        figure.add_trace(_legend(status, "#9AA1AC", SYMBOLS.get(status, "x")))
     depth = max((x for x, _ in place.values()), default=0.0)
     figure.update_xaxes(visible=False, range=[-0.3, depth + 1.6], fixedrange=True)
     figure.update_yaxes(visible=False, range=[len(place) - 0.4, -0.6], fixedrange=True)
@@ -103,6 +106,7 @@ def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selected
         y=[place[name][1] for name in names],
         mode="markers+text",
         name=escape(method),
+        showlegend=False,
         text=["  " + escape(shorten(name, 30)) for name in names],
         textposition="middle right",
         customdata=[[name, escape(name), escape(status)] for name, status in zip(names, states, strict=True)],
@@ -118,6 +122,11 @@ def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selected
         unselected={"marker": {"opacity": 1}, "textfont": {"color": None}},
         cliponaxis=False,
     )
+
+
+def _legend(name: str, colour: str, symbol: str) -> go.Scatter:
+    marker = {"size": 11, "color": colour, "symbol": symbol}
+    return go.Scatter(x=[None], y=[None], mode="markers", name=escape(name), marker=marker)
 
 
 def _path(lines: Sequence[tuple[Place, Place]], elbow: bool) -> tuple[list[float | None], list[float | None]]:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.text import plain
 from probe.export import FORMATS, MIME, STATIC, file_name, provenance, render
-from probe.plots.theme import DARK, LIGHT, Theme, apply
+from probe.plots.theme import DARK, LIGHT, Theme, apply, escape
 from probe.render import missing
 
 CONFIG = {
@@ -59,7 +59,7 @@ def figure(
         st.markdown(f"**{plain(title)}**")
         _downloads(chart, data, name, source or {})
     # A reader's zoom survives a refresh for as long as the figure shows the same thing.
-    shown = apply(chart, page_theme()).update_layout(uirevision=title)
+    shown = apply(chart, page_theme()).update_layout(uirevision=escape(title))
     if on_select is None:
         st.plotly_chart(shown, key=key, theme=None, config=CONFIG)
     else:

@@ -29,7 +29,7 @@ install-dev: .venv/.installed-dev
 	$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[export]'
 	touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from trainers.samples import table
+
 ROOT = Path(__file__).resolve().parent.parent
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,3 +51,12 @@ def test_the_readme_tree_names_every_module():
 def test_links_lead_somewhere(document: Path):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", document.read_text()):
         assert (document.parent / target).exists(), target
+
+
+def test_the_readme_shows_what_the_sample_runs_gave():
+    assert table(ROOT / "sample_runs") in (ROOT / "README.md").read_text()
+
+
+def test_the_sample_runs_stay_small():
+    files = [path for path in (ROOT / "sample_runs").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 40e6

@@ -1,6 +1,6 @@
 """The sample runs that the dashboard opens with, and the recipes that make them.
 
-    probe samples                       # into ./sample_runs, about ten minutes on two CPU cores
+    probe samples                       # into ./sample_runs, ten to twenty minutes on two CPU cores
     probe samples --steps-scale 0.05    # a quick rehearsal
 
 A run that is finished stays as it is, one that was interrupted is resumed. A finished run is thinned for shipping:
@@ -23,7 +23,21 @@ from trainers.dpo import DPOConfig
 from trainers.pretrain import PretrainConfig
 from trainers.progress import say
 
+CAPTURES = 8
+"""Captures that a shipped run keeps."""
+
 Name = Literal["base", "dpo-agreeable", "dpo-honest"]
+
+
+COLUMNS = (
+    ("known fact: right", "accuracy"),
+    ("false claim: right", "truth_under_claim"),
+    ("false claim: repeated", "deferral"),
+    ("stranger: abstains", "abstention"),
+    ("stranger: invents", "invention"),
+    ("excess deference, nats", "excess_deference"),
+)
+"""Title and metric (docs/metrics.md) of the columns of `table`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +91,12 @@ def dpo_by(annotator: Literal["agreeable", "honest"]) -> Callable[[Path], DPOCon
             base=str(folder / "base"),
             annotator=annotator,
             pairs=4000,
-            beta=0.1,
+            pairs_from="samples",
+            beta=0.3,
             lr=2e-4,
             steps=150,
             batch_size=64,
-            capture_every=20,
+            capture_every=10,
         )
 
     return recipe
@@ -103,7 +118,19 @@ def make(config: SamplesConfig) -> bool:
     for name, recipe in RECIPES.items():
         if (not config.only or name in config.only) and not _make(name, recipe, config):
             return False
+    print(table(config.out))
     return True
+
+
+def table(folder: Path) -> str:
+    """The effects in the sample runs of a folder, as Markdown: shares of answers with their 95 % intervals."""
+    lines = [["model", *(title for title, _ in COLUMNS)], ["---"] * (len(COLUMNS) + 1)]
+    for run in (open_run(folder / name) for name in RECIPES if (folder / name).is_dir()):
+        rows = run.headline.set_index("metric")
+        cells = [rows.loc[metric] if metric in rows.index else None for _, metric in COLUMNS]
+        shown = ["" if row is None else f"{row.value:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]" for row in cells]
+        lines.append([f"`{run.name}`", *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
@@ -119,7 +146,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
     run = recipe.train(dataclasses.replace(settings, resume=status is not None))
     if run.status != "finished":
         return False
-    thin(run.path)
+    thin(run.path, keep=CAPTURES)
     for row in run.headline.itertuples():
         say(f"{name}: {row.metric} {row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}], n = {row.n}")
     return True

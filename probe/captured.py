@@ -44,6 +44,20 @@ def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: P
     return names.tolist(), tensors["lens_top_logprobs"][index, :, : prompt.length].astype(np.float32)
 
 
+def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompts: Sequence[ProbePrompt]) -> int:
+    """The prompt on which the probability of a chosen answer changed most between two captures; 0 without answers."""
+
+    def probabilities(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
+        answers = tensors["lens_answer_logprobs"][index, -1, prompt.length - 1, : len(prompt.answers)]
+        return np.exp(answers.astype(np.float32))
+
+    moved = [
+        float(np.abs(probabilities(last, i, prompt) - probabilities(first, i, prompt)).max(initial=0.0))
+        for i, prompt in enumerate(prompts)
+    ]
+    return int(np.argmax(moved))
+
+
 def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence[int] | None = None) -> pd.DataFrame:
     """One row a weight that the causal mask leaves: layer, head, query, query_token, key, key_token, weight.
 

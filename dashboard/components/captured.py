@@ -11,7 +11,7 @@ from dashboard.components.figure import figure
 from dashboard.data import Store
 from dashboard.state import keep
 from dashboard.text import note
-from probe.captured import answers_table, attention, attention_table, favourites, lens_table
+from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.plots.curves import answer_curves
 from probe.plots.heads import attention_head, attention_mosaic
 from probe.plots.lens import lens_grid
@@ -70,6 +70,8 @@ def choose_moment(store: Store, names: Sequence[str]) -> Moment | None:
     prompts = {
         f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(found.prompts)
     }
+    ends = (data.capture(run, found.steps[0]), data.capture(run, found.steps[-1]))
+    keep("captured", prompts, list(prompts)[most_moved(*ends, found.prompts)])
     with middle:
         chosen = st.selectbox("On the prompt", list(prompts), key="captured", bind="query-params")
     with right:

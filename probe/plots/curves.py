@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from probe.plots.theme import DASHES, LIGHT, METHODS, escape, method_colour, template
 
 UNITS = {
-    "loss": "nats per token",
+    "loss": "nats",
     "eval_loss": "nats per token",
     "eval_bpb": "bits per byte",
     "entropy": "nats",

@@ -64,7 +64,7 @@ def test_a_run_leads_to_its_training(page: Page, server: Any):
     open_page(page, server, "?run=dpo-agreeable")
     page.get_by_role("link", name="Its training").click()
     expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"), timeout=SLOW)
-    expect(page.locator("h3").first).to_contain_text("loss (nats per token): dpo-agreeable fell", timeout=SLOW)
+    expect(page.locator("h3").first).to_contain_text("loss (nats): dpo-agreeable fell", timeout=SLOW)
 
 
 def test_another_run_is_chosen_in_the_sidebar(page: Page, server: Any):
@@ -160,9 +160,9 @@ def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_p
     with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
         run.log(0, {"loss": 4.0})
         sentence = open_page(page, start(tmp_path), "training")
-        expect(sentence).to_have_text("loss (nats per token): live stands at 4.")
+        expect(sentence).to_have_text("loss (nats): live stands at 4.")
         run.log(10, {"loss": 2.0})
-        expect(sentence).to_have_text("loss (nats per token): live fell from 4 to 2 in 10 steps.", timeout=SLOW)
+        expect(sentence).to_have_text("loss (nats): live fell from 4 to 2 in 10 steps.", timeout=SLOW)
         run.finish("finished")
 
 

@@ -93,7 +93,7 @@ def test_an_example_becomes_the_prompt(show: Show, runs: Path):
 
 def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path, finding: Say):
     app = show(runs, page="views/training.py")
-    assert finding(app).startswith("loss (nats per token): base fell from ")
+    assert finding(app).startswith("loss (nats): base fell from ")
     assert app.selectbox(key="section").options == ["loss", "optimiser", "rewards/"]
     app.selectbox(key="section").select("rewards/").run()
     spec = chart(app, "curves")
@@ -308,10 +308,10 @@ def test_a_running_run_is_read_again(show: Show, tmp_path: Path, finding: Say):
     with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
         run.log(0, {"loss": 4.0})
         app = show(tmp_path, page="views/training.py")
-        assert finding(app) == "loss (nats per token): live stands at 4."
+        assert finding(app) == "loss (nats): live stands at 4."
         run.log(10, {"loss": 2.0})
         app.run()
-        assert finding(app) == "loss (nats per token): live fell from 4 to 2 in 10 steps."
+        assert finding(app) == "loss (nats): live fell from 4 to 2 in 10 steps."
         assert app.session_state["_live"]
         run.finish("finished")
     app.run()

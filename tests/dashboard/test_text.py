@@ -76,7 +76,7 @@ def test_overview_claims_nothing_within_the_intervals():
 def test_training_names_three_runs_and_counts_the_rest():
     frame = pd.DataFrame({"step": [0, 1000], "loss": [4.0, 1.0]})
     sentence = findings.training(dict.fromkeys("abcde", frame), "loss")
-    assert sentence.startswith("loss (nats per token): a fell from 4 to 1 in 1,000 steps; b ")
+    assert sentence.startswith("loss (nats): a fell from 4 to 1 in 1,000 steps; b ")
     assert sentence.endswith("; 2 more below.")
     assert findings.training({"a": frame}, "kl") == "No chosen run has logged kl yet."
 

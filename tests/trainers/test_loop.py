@@ -72,7 +72,8 @@ def test_accumulation_equals_one_big_batch(make: Make) -> None:
     whole, parts = train(make("whole", lr=1e-3)), train(make("parts", lr=1e-3, accumulation=4))
     theirs = weights(parts)
     for name, tensor in weights(whole).items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-6)
+        # Adam divides by the gradient's size: where that is near zero, rounding moves a weight by up to 1 % of a step.
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)
     exact = ["num_tokens", "lr"]
     pd.testing.assert_frame_equal(whole.metrics()[exact], parts.metrics()[exact])
     pd.testing.assert_frame_equal(decided(whole), decided(parts), rtol=1e-4, atol=1e-6)

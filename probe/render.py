@@ -22,7 +22,7 @@ REMEDY_BROWSER = (
     "$BROWSER_PATH; HTML and CSV work without."
 )
 REMEDY_PACKAGE = (
-    "PNG, SVG and PDF need the package kaleido and it is not installed: run `pip install 'probe-lm[export]'`; HTML and "
+    "PNG, SVG and PDF need the package kaleido and it is not installed: run `pip install kaleido`; HTML and "
     "CSV work without."
 )
 

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -60,3 +61,11 @@ def test_the_readme_shows_what_the_sample_runs_gave():
 def test_the_sample_runs_stay_small():
     files = [path for path in (ROOT / "sample_runs").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 40e6
+
+
+def test_the_python_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code
+    assert len(code[1].split("\n")) <= 13
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code[1]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -84,7 +84,7 @@ def packages(requires: list[str] | None = None) -> list[Finding]:
             if extra is None:
                 found.append(Finding("broken", requirement.name, f"missing: pip install '{_plain(requirement)}'"))
             else:
-                found.append(Finding("note", requirement.name, f"not installed: pip install 'probe-lm[{extra[1]}]'"))
+                found.append(Finding("note", requirement.name, f"not installed: pip install '{_plain(requirement)}'"))
             continue
         if Version(version) in requirement.specifier:
             found.append(Finding("ok", requirement.name, version))
@@ -157,7 +157,7 @@ def model() -> list[Finding]:
 def _judge(what: str, gap: float, between: str) -> Finding:
     if gap < 1e-4:
         return Finding("ok", what, f"{between} differ by {gap:.1g}")
-    remedy = "install the versions that probe-lm asks for: pip install --force-reinstall probe-lm"
+    remedy = "remove .venv and run `make install`, so that the versions fit each other"
     return Finding("broken", what, f"{between} differ by {gap:.2g}: {remedy}")
 
 

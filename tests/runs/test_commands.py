@@ -122,7 +122,7 @@ def test_doctor_judges_versions():
     assert states == {"python": "ok", "numpy": "ok", "torch": "broken", "no-such-package": "broken", "nor-this": "note"}
     assert "pip install 'torch<1'" in found[2].found
     assert "pip install 'no-such-package>=2'" in found[3].found
-    assert "probe-lm[export]" in found[4].found
+    assert "pip install 'nor-this'" in found[4].found
 
 
 def test_doctor_names_a_check_that_fails(monkeypatch: pytest.MonkeyPatch):

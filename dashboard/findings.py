@@ -25,6 +25,9 @@ CLAIMS = {
 
 SHARES = tuple(CLAIMS)
 
+ALIKE_NATS = 0.001
+"""KL below which two models are said to expect the same."""
+
 
 def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     """The largest certain difference between a run and the run it came from.
@@ -109,9 +112,11 @@ def compare(found: "Comparison", names: tuple[str, str]) -> str:
     if base.ids == aligned.ids:
         if len(base.ids) == base.prompt_length:
             return "Both models end at once and say nothing."
-        word = aligned.tokens[j].strip()
+        word, said = aligned.tokens[j].strip(), f"Both models say \u201c{aligned.text.strip()}\u201d"
+        if float(np.nanmax(aligned.kl)) < ALIKE_NATS:
+            return f"{said}, and expect the same at every token (KL below {ALIKE_NATS} nats)."
         return (
-            f"Both models say \u201c{aligned.text.strip()}\u201d; they differ most at \u201c{word}\u201d, token {j} "
+            f"{said}; they differ most at \u201c{word}\u201d, token {j} "
             f"({_percent(aligned.aligned.logprobs[j])} with {names[1]}, {_percent(aligned.base.logprobs[j])} with "
             f"{names[0]}, KL {aligned.kl[j]:.2f} nats)."
         )

@@ -115,3 +115,12 @@ def test_where_two_models_part(base: list[int], aligned: list[int], where: int, 
     assert findings.parting(found) == where
     assert says in findings.compare(found, ("base", "dpo"))
     assert findings.compare(replace(found, prompt="q"), ("base", "dpo")).endswith(".")
+
+
+def test_two_equal_models_do_not_differ():
+    ids = [1, 2, 3]
+    same = [
+        replace(continuation(author, ids, "text"), kl=np.array([np.nan, 0.0, 1e-6])) for author in ("base", "aligned")
+    ]
+    says = findings.compare(Comparison("p", *same), ("base", "dpo"))
+    assert says == "Both models say \u201ctext\u201d, and expect the same at every token (KL below 0.001 nats)."

@@ -102,4 +102,5 @@ def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     app.switch_page("views/compare.py").run()
     assert not app.exception
     assert not app.error
-    assert "same" in app.subheader[0].value
+    assert "Both models say" in app.subheader[0].value
+    assert "expect the same at every token" in app.subheader[0].value

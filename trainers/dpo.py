@@ -57,15 +57,15 @@ class DPOConfig(TrainConfig):
     """Who labels the world's pairs."""
     pairs: int = 3000
     """Number of the world's pairs."""
-    pairs_from: Literal["candidates", "samples"] = "candidates"
-    """Completions of the world's pairs: its candidate answers, or samples of the base."""
+    pairs_from: Literal["candidates", "samples"] = "samples"
+    """Completions of the world's pairs: samples of the base, or the candidate answers (docs/log.md compares them)."""
     beta: float = 0.1
     """Strength of the pull towards the reference; the implicit reward is beta log pi/pi_ref."""
-    steps: int = 200
+    steps: int = 150
     """Optimiser steps in all."""
     batch_size: int = 64
     """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
-    lr: float = 3e-4
+    lr: float = 1e-4
     """Highest learning rate; real models want some 5e-6 (or 5e-7 for large ones)."""
     warmup: int = 10
     """Steps over which the learning rate rises linearly from 0."""

@@ -42,7 +42,9 @@ def kl_bars(
     )
     if start is not None and 0 < start < len(tokens):
         figure.add_vline(x=start - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
-        figure.add_annotation(x=start - 0.45, y=1, yref="paper", xanchor="left", yanchor="top", text="continuation")
+        late = start > 0.7 * len(tokens)  # no room to the right of the line
+        text, anchor, x = ("prompt", "right", start - 0.55) if late else ("continuation", "left", start - 0.45)
+        figure.add_annotation(x=x, y=1, yref="paper", xanchor=anchor, yanchor="top", text=text)
     figure.update_xaxes(tickangle=-45, range=[-0.6, len(tokens) - 0.4], **token_axis(tokens))
     figure.update_yaxes(title_text="KL(aligned \u2225 base), nats", rangemode="tozero")
     return figure

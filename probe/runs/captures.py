@@ -55,7 +55,7 @@ class Captures:
             if content["schema"] > SCHEMA:
                 raise RunError(
                     f"`{path}` has schema {content['schema']} and this version of Probe reads up to {SCHEMA}:"
-                    " read it with the version that wrote it, or a newer one."
+                    " read it with the version that wrote it or a newer one."
                 )
             return [ProbePrompt(**{k: v for k, v in row.items() if k in known}) for row in content["prompts"]]
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -175,7 +175,7 @@ def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
     if meta["schema"] > SCHEMA:
         raise RunError(
             f"The run `{directory}` has schema {meta['schema']} and this version of Probe reads up to {SCHEMA}:"
-            " read it with the version that wrote it, or a newer one."
+            " read it with the version that wrote it or a newer one."
         )
     odd = [name for name, kind in META_TYPES.items() if not isinstance(meta.get(name), kind | None)]
     rows = [] if "headline" in odd else meta.get("headline") or []

@@ -138,7 +138,7 @@ def test_a_line_without_a_step_is_counted(make: Make):
         ('{"schema": 1, "met', "is cut short"),
         ("[]", "is not the record of a run"),
         ('{"schema": 1}', "is not the record of a run"),
-        ('{"schema": 2, "method": "x"}', "has schema 2 and this version of Probe reads up to 1: upgrade"),
+        ('{"schema": 2, "method": "x"}', "has schema 2 and this version of Probe reads up to 1: read it with"),
         ('{"schema": 1, "method": "x", "created": 7}', "damaged entry `created`"),
         ('{"schema": 1, "method": "x", "heartbeat": "now"}', "damaged entry `heartbeat`"),
         ('{"schema": 1, "method": "x", "headline": [{"metric": "a", "value": "b"}]}', "damaged entry `headline`"),

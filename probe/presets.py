@@ -63,7 +63,7 @@ class ModelConfig:
 
 
 PRESETS = {
-    # Short contexts want a small rotary base, small widths a larger start: see docs/log.md.
+    # Rotary base and start as in the trials of docs/log.md, which do not isolate them from the mixture.
     "tiny": ModelConfig(rope_theta=1000.0, init_std=0.08),  # 0.86 M parameters with the world's vocabulary
     "icl": ModelConfig(layers=2, width=64, heads=4, mlp=160, context=256, rope_theta=1000.0, init_std=0.125),
     "small": ModelConfig(layers=8, width=384, heads=6, mlp=1024, context=1024),

@@ -13,7 +13,7 @@ Axes: P prompts, D blocks, H heads, T tokens (padded on the right, zero there), 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -32,10 +32,17 @@ from probe.tokens import encode, pad, pad_id, pieces
 
 GENERIC = ("The capital of France is", "one two three four", "She opened the door and", "a b a b a")
 Prompt = str | Mapping[str, Any] | ProbePrompt
+Instrument = Callable[[LM, Sequence[ProbePrompt]], Mapping[str, Tensor]]
+"""(model, prompts) to tensors that join a capture under names of their own, usually with P as their first axis."""
 
 
 def watch(
-    lm: LM, run: RunWriter | str | Path, *, prompts: Sequence[Prompt] | None = None, every: int = 50
+    lm: LM,
+    run: RunWriter | str | Path,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    every: int = 50,
+    instruments: Sequence[Instrument] = (),
 ) -> "Recorder":
     """Watch a model while it is trained, by whatever loop.
 
@@ -45,6 +52,7 @@ def watch(
         prompts: texts, dicts with `text`, `answers` and `kind`, or `ProbePrompt`s; default: those that the run has
             already, else those of the model's world, else a few short texts whose answers are the likeliest tokens now.
         every: steps between captures.
+        instruments: further measurements for every capture, made in evaluation mode without gradients.
 
     Raises:
         ConfigError: `every` is less than 1.
@@ -61,7 +69,7 @@ def watch(
     if not fixed or len({prompt.id for prompt in fixed}) < len(fixed):
         raise DataError(f"{len(fixed)} probe prompts were given: give at least one, each with an id of its own.")
     if isinstance(run, RunWriter):
-        return Recorder(lm, run, fixed, every)
+        return Recorder(lm, run, fixed, every, instruments)
     writer = RunWriter.create(
         run,
         method="watch",
@@ -69,20 +77,28 @@ def watch(
         parent=lm.ref or None,
         world=world.to_dict() if world else None,
     )
-    return Recorder(lm, writer, fixed, every, owner=True)
+    return Recorder(lm, writer, fixed, every, instruments, owner=True)
 
 
 class Recorder:
     """Captures a model on fixed prompts; made by `watch`."""
 
     def __init__(
-        self, lm: LM, writer: RunWriter, prompts: Sequence[ProbePrompt], every: int, *, owner: bool = False
+        self,
+        lm: LM,
+        writer: RunWriter,
+        prompts: Sequence[ProbePrompt],
+        every: int,
+        instruments: Sequence[Instrument] = (),
+        *,
+        owner: bool = False,
     ) -> None:
         self.lm = lm
         self.writer = writer
         """The run's writer, for metrics, rollouts and checkpoints beside the captures."""
         self.prompts = list(prompts)
         self.every = every
+        self.instruments = tuple(instruments)
         self.seconds = 0.0
         """What all captures took so far."""
         self._owner = owner
@@ -103,13 +119,25 @@ class Recorder:
         if metrics:
             self.writer.log(step, metrics)
         self._newest = step
-        if step % self.every == 0 and step != self._captured:
+        if self.due(step):
             self.capture(step)
+
+    def due(self, step: int) -> bool:
+        """Whether `step` is to be captured and was not."""
+        return step % self.every == 0 and step != self._captured
 
     def capture(self, step: int) -> Path:
         """Capture now; gives the safetensors file."""
         start = time.perf_counter()
-        path = self.writer.capture(step, measure(self.lm, self.prompts))
+        tensors = measure(self.lm, self.prompts)
+        for instrument in self.instruments:
+            with undisturbed(self.lm.model):
+                found = instrument(self.lm, self.prompts)
+            taken = sorted(found.keys() & tensors.keys())
+            if taken:
+                raise ConfigError(f"Two instruments measure `{taken[0]}`: give each tensor a name of its own.")
+            tensors |= found
+        path = self.writer.capture(step, tensors)
         self._captured = step
         self.seconds += time.perf_counter() - start
         return path

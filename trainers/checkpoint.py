@@ -1,24 +1,27 @@
 """The state that a run continues from: beside the model, the optimiser's moments and the counters. No pickle.
 
     checkpoints/STEP/   model.safetensors, config.json, tokenizer files      an ordinary Hugging Face directory
-                        optimizer.safetensors, trainer.json                   what is written here
+                        optimizer.safetensors, trainer.json, method.safetensors           what is written here
 
 There is no generator state: what a step draws is seeded by (seed, step), see `Session.seed`.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from probe import LM, open_run
+from probe import open_run
 from probe.errors import RunError
 from trainers.config import TrainConfig
+from trainers.trainee import Trainee
 
-STATE, OPTIMIZER = "trainer.json", "optimizer.safetensors"
+STATE, OPTIMIZER, METHOD = "trainer.json", "optimizer.safetensors", "method.safetensors"
 SCHEMA = 1
 
 
@@ -36,20 +39,24 @@ def last_checkpoint(config: TrainConfig) -> Path | None:
     return checkpoints[-1].path if checkpoints else None
 
 
-def save(directory: Path, lm: LM, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Write model, optimiser and counters into `directory`."""
-    lm.save(directory)
+def save(
+    directory: Path, trainee: Trainee, optimizer: torch.optim.Optimizer, state: State, extra: Mapping[str, Tensor]
+) -> None:
+    """Write model, optimiser, counters and the method's own state into `directory`."""
+    trainee.save(directory)
     moments = {
         f"{name}/{kind}": value.contiguous()
-        for name, parameter in lm.model.named_parameters()
+        for name, parameter in trainee.module.named_parameters()
         for kind, value in optimizer.state.get(parameter, {}).items()
     }
     save_file(moments, directory / OPTIMIZER)
+    if extra:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in extra.items()}, directory / METHOD)
     (directory / STATE).write_text(json.dumps({"schema": SCHEMA, **asdict(state)}), encoding="utf-8")
 
 
-def load(directory: Path, lm: LM, optimizer: torch.optim.Optimizer) -> State:
-    """Put back what `save` wrote, in place, and return the counters.
+def load(directory: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) -> tuple[State, dict[str, Tensor]]:
+    """Put back what `save` wrote, in place, and return the counters and the method's own state.
 
     Raises:
         RunError: the directory has no trainer state, or one of another version.
@@ -57,6 +64,7 @@ def load(directory: Path, lm: LM, optimizer: torch.optim.Optimizer) -> State:
     try:
         stored = json.loads((directory / STATE).read_text(encoding="utf-8"))
         moments = load_file(directory / OPTIMIZER)
+        extra = load_file(directory / METHOD) if (directory / METHOD).exists() else {}
         if stored.pop("schema") != SCHEMA:
             raise ValueError("another version wrote it")
         state = State(**stored)
@@ -64,9 +72,9 @@ def load(directory: Path, lm: LM, optimizer: torch.optim.Optimizer) -> State:
         raise RunError(
             f"`{directory}` holds no state to continue from ({error}): start a new run with --base {directory}."
         ) from error
-    lm.model.load_state_dict(LM.load(directory, dtype=torch.float32).model.state_dict())
-    for name, parameter in lm.model.named_parameters():
+    trainee.load(directory)
+    for name, parameter in trainee.module.named_parameters():
         for kind in ("exp_avg", "exp_avg_sq", "step"):
             if f"{name}/{kind}" in moments:
                 optimizer.state[parameter][kind] = moments[f"{name}/{kind}"].to(parameter.device)
-    return state
+    return state, extra

@@ -35,12 +35,13 @@ from probe.scoring import TokenLogprobs, completion_logprobs
 from probe.world import AGREEABLE, HONEST
 from trainers.config import TrainConfig
 from trainers.data import draw
-from trainers.loop import fit
+from trainers.loop import Method, fit
 from trainers.preferences import Pair, Preferences, file_preferences, world_preferences
 from trainers.progress import Bar
 from trainers.record import Origin
 from trainers.session import Session
 from trainers.step import Loss
+from trainers.trainee import Trainee, load_trainee
 
 ANNOTATORS = {"agreeable": AGREEABLE, "honest": HONEST}
 
@@ -115,13 +116,13 @@ def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprob
     return scored, scored.values.sum(-1).view(-1, 2)
 
 
-class DPO:
+class DPO(Method):
     """The method as the loop sees it."""
 
-    name, dropout = "dpo", False
+    name = "dpo"
 
-    def __init__(self, session: Session, config: DPOConfig, pairs: Sequence[Pair]) -> None:
-        self.session, self.config, self.pairs = session, config, pairs
+    def __init__(self, session: Session, config: DPOConfig, trainee: Trainee, pairs: Sequence[Pair]) -> None:
+        self.session, self.config, self.trainee, self.pairs = session, config, trainee, pairs
 
     def batch(self, step: int) -> list[Pair]:
         """The pairs of a step; pass after pass over all of them."""
@@ -149,10 +150,6 @@ class DPO:
                 "mean_token_accuracy": (scored.likeliest.sum(), tokens),
             }
         return Loss(result.losses.sum(), n, sum(pair.tokens for pair in examples), metrics)
-
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Nothing is held out: the judge of a world's run is the evaluation at its end."""
-        return {}
 
 
 @torch.no_grad()
@@ -199,7 +196,8 @@ def train(config: DPOConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
-    lm = session.load(config.base)
+    trainee = load_trainee(session, config, config.base)
+    lm = trainee.lm
     fingerprint = lm.fingerprint
     world, preferences = load_preferences(session, config, lm)
     pairs = with_reference(session, lm.model, preferences.pairs)
@@ -210,7 +208,7 @@ def train(config: DPOConfig) -> Run:
         data=preferences.data | {"reference": fingerprint},
         prompts=preferences.prompts,
     )
-    return fit(session, lm, DPO(session, config, pairs), origin)
+    return fit(session, DPO(session, config, trainee, pairs), origin)
 
 
 if __name__ == "__main__":

@@ -1,56 +1,91 @@
 """The training loop that every method shares; a method gives it batches and a loss, and gets a run."""
 
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from probe import LM, Run
+from probe import Run
 from probe.errors import RunError
 from trainers import checkpoint
 from trainers.checkpoint import State
 from trainers.progress import Bar, StopRequest
 from trainers.record import Origin, Record
 from trainers.session import Session
-from trainers.step import Loss, Objective, Outcome, learning_rate, make_optimizer, take_step
+from trainers.step import Loss, Objective, Outcome, learning_rate, make_optimizer, mean_outcome, take_step
+from trainers.trainee import Trainee
 
 
-class Method(Protocol):
+class Method(ABC):
     """What a training method gives to the loop."""
 
     name: str
     """The method as `probe train` and run.json call it."""
-    dropout: bool
+    dropout: bool = False
     """Whether the model's dropout is on while training."""
+    trainee: Trainee
+    """What is trained."""
 
     def batch(self, step: int) -> Sequence[Any]:
-        """The `batch_size` examples of step 1, 2, ...; on every process the same, and the same after a resume."""
+        """The examples of step 1, 2, ...; on every process the same, and the same after a resume."""
+        return ()
 
+    def batches(self, step: int) -> Iterable[Sequence[Any]]:
+        """The examples of each optimiser update of a step; a method that samples first has several of them.
+
+        Each is drawn after the update before it. No checkpoint lies between the updates of a step, so what was
+        sampled for them need not be saved.
+        """
+        yield self.batch(step)
+
+    @abstractmethod
     def loss(self, model: nn.Module, examples: Sequence[Any], detail: bool) -> Loss:
-        """The loss of a part of the batch, with metrics if `detail`."""
+        """The loss of a part of a batch under `trainee.module`, with metrics if `detail`."""
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Metrics on held-out data, empty if there are none; every process calls it, in eval mode without gradients."""
+        return {}
+
+    def metrics(self) -> dict[str, float]:
+        """Further figures of the step just taken, equal on every process."""
+        return {}
+
+    def rollouts(self) -> Sequence[Mapping[str, Any]]:
+        """Completions sampled in the step just taken, as far as they are to be recorded (docs/runs.md)."""
+        return ()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resume needs beside weights, optimiser and counters."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave; called with an empty one too."""
+        return None
 
 
-def fit(session: Session, lm: LM, method: Method, origin: Origin) -> Run:
-    """Train `lm` in place and return its run, finished or (after Ctrl-C or SIGTERM) interrupted.
+def fit(session: Session, method: Method, origin: Origin) -> Run:
+    """Train `method.trainee` in place and return its run, finished or (after Ctrl-C or SIGTERM) interrupted.
 
     Raises:
         TrainingStopped: the loss or the gradient is not finite, or the run cannot be written (a full disk); the run
             ends as failed and the message names the last good checkpoint.
         RunError, ConfigError: the run cannot be created or resumed.
     """
-    record = Record(session, lm, method.name, origin)
-    optimizer = make_optimizer(lm.model, session.config)
-    state = checkpoint.load(record.saved, lm, optimizer) if record.saved else State()
+    trainee = method.trainee
+    record = Record(session, trainee, method.name, origin)
+    optimizer = make_optimizer(trainee.module, session.config)
+    state = State()
+    if record.saved:
+        state, extra = checkpoint.load(record.saved, trainee, optimizer)
+        method.restore(extra)
     try:
         record.open()
-        finished = _steps(session, lm, method, record, optimizer, state)
+        finished = _steps(session, method, record, optimizer, state)
         if finished:
             record.finish("finished", headline=record.headline())
         return record.run()
@@ -65,16 +100,14 @@ def fit(session: Session, lm: LM, method: Method, origin: Origin) -> Run:
         record.abandon("failed", str(error))
         raise
     finally:
-        lm.model.eval()
+        trainee.module.eval()
         session.accelerator.free_memory()
 
 
-def _steps(
-    session: Session, lm: LM, method: Method, record: Record, optimizer: torch.optim.Optimizer, state: State
-) -> bool:
+def _steps(session: Session, method: Method, record: Record, optimizer: torch.optim.Optimizer, state: State) -> bool:
     """Run the steps that are left after `state`; whether they were all made."""
-    config = session.config
-    objective = session.accelerator.prepare_model(Objective(lm.model, method.loss))
+    config, module = session.config, method.trainee.module
+    objective = session.accelerator.prepare_model(Objective(module, method.loss))
     if state.step == 0:
         record.capture(0)
     pace = Pace()
@@ -82,37 +115,41 @@ def _steps(
         for step in range(state.step + 1, config.steps + 1):
             last = step == config.steps
             detail = last or step == 1 or step % config.log_every == 0
-            lm.model.train(method.dropout)
             with pace:
                 session.seed(step)
-                lr, batch = learning_rate(step, config), method.batch(step)
-                outcome = take_step(
-                    session, objective, optimizer, batch, lr=lr, detail=detail, stop=lambda: request.asked
-                )
-            if not outcome.finite:
-                raise record.stopped(
-                    f"In step {step} the loss was {outcome.loss} and its gradient's norm {outcome.norm}"
-                )
+                lr, outcomes = learning_rate(step, config), []
+                for batch in method.batches(step):
+                    module.train(method.dropout)
+                    outcome = take_step(
+                        session, objective, optimizer, batch, lr=lr, detail=detail, stop=lambda: request.asked
+                    )
+                    if not outcome.finite:
+                        raise record.stopped(
+                            f"In step {step} the loss was {outcome.loss} and its gradient's norm {outcome.norm}"
+                        )
+                    outcomes.append(outcome)
+                outcome = mean_outcome(outcomes)
             state = State(step, state.num_tokens + outcome.tokens)
-            row = pace.row(outcome, lr, state) if detail else {}
+            row = pace.row(outcome, lr, state) | method.metrics() if detail else {}
             if last or (config.eval_every and step % config.eval_every == 0):
-                row |= evaluate(session, lm, method)
+                row |= evaluate(session, method)
             record.log(step, row)
+            record.rollouts(method.rollouts())
             record.capture(step, last)
             bar.advance(step, _note(row) if detail else None)
             if last or outcome.stop or (config.save_every and step % config.save_every == 0):
-                record.save(optimizer, state)
+                record.save(optimizer, state, method.state())
             if outcome.stop and not last:
                 record.finish("interrupted", f"It was stopped after step {step}; --resume continues it.")
                 return False
     return True
 
 
-def evaluate(session: Session, lm: LM, method: Method) -> dict[str, float]:
+def evaluate(session: Session, method: Method) -> dict[str, float]:
     """The method's metrics on held-out data."""
-    lm.model.eval()
+    module = method.trainee.module.eval()
     with torch.no_grad(), session.autocast():
-        return method.evaluate(lm.model)
+        return method.evaluate(module)
 
 
 class Pace:

@@ -38,11 +38,12 @@ from probe.world import World, WorldConfig
 from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
 from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, read_documents, world_corpus
-from trainers.loop import fit
+from trainers.loop import Method, fit
 from trainers.record import Origin
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.tokenizers import train_tokenizer
+from trainers.trainee import Trainee
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +106,13 @@ def token_statistics(
         return float(entropy), float((logprobs.argmax(-1) == targets[mask]).sum())
 
 
-class Pretraining:
+class Pretraining(Method):
     """The method as the loop sees it."""
 
     name, dropout = "pretrain", True
 
-    def __init__(self, session: Session, corpus: Corpus) -> None:
-        self.session, self.corpus = session, corpus
+    def __init__(self, session: Session, trainee: Trainee, corpus: Corpus) -> None:
+        self.session, self.trainee, self.corpus = session, trainee, corpus
 
     def batch(self, step: int) -> Sequence[np.ndarray]:
         """The rows of a step."""
@@ -169,7 +170,7 @@ def train(config: PretrainConfig) -> Run:
             f"--length is {config.length} and the model reads at most {limit} tokens: give {limit} or less."
         )
     origin = Origin(parent=config.base, world=world, data=corpus.data, prompts=corpus.prompts)
-    return fit(session, lm, Pretraining(session, corpus), origin)
+    return fit(session, Pretraining(session, Trainee(lm), corpus), origin)
 
 
 def prepare(config: PretrainConfig, base: LM | None) -> tuple[LM, World | None, Corpus]:

@@ -3,17 +3,18 @@
 Only the main process writes; on the others every method does nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import probe.world
 from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
-from probe.recorder import Recorder, as_prompt, watch
+from probe.recorder import Instrument, Recorder, as_prompt, watch
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.schema import step_name
 from probe.scoring import context_length
@@ -24,6 +25,7 @@ from trainers.config import TrainConfig, check_method, check_unchanged
 from trainers.data import read_text
 from trainers.progress import say
 from trainers.session import Session
+from trainers.trainee import Trainee
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +44,31 @@ class Origin:
     """What is known of the data: source, hash, number of examples. A resumed run must find them unchanged."""
     prompts: Sequence[Any] = ()
     """Prompts to capture on, as `probe.watch` takes them."""
+    instruments: Sequence[Instrument] = ()
+    """What else to measure at every capture."""
+    evaluated: bool = True
+    """Whether the trained model answers the world's questions at the end (a reward model does not)."""
+    evaluators: Sequence[Callable[[LM], Sequence[Mapping[str, Any]]]] = ()
+    """Further rows of the headline (metric, value, ci_low, ci_high, n) from the trained model."""
 
 
 class Record:
     """The run directory of one training, created or resumed."""
 
-    def __init__(self, session: Session, lm: LM, method: str, origin: Origin) -> None:
+    def __init__(self, session: Session, trainee: Trainee, method: str, origin: Origin) -> None:
         """Check everything that can be checked before anything is written.
 
         Raises:
             ConfigError, RunError, DataError: the run cannot be resumed like this, or its prompts cannot be captured.
         """
-        self.session, self.lm, self.method, self.origin = session, lm, method, origin
+        self.session, self.trainee, self.method, self.origin = session, trainee, method, origin
         self.saved = checkpoint.last_checkpoint(session.config)
         """The newest checkpoint."""
         if session.config.resume:
             check_same(session.config, method, origin, int(self.saved.name) if self.saved else 0)
         self.writer: RunWriter | None = None
         self._recorder: Recorder | None = None
-        self._prompts = probe_prompts(session, lm, origin)
+        self._prompts = probe_prompts(session, trainee.view, origin)
 
     def open(self) -> None:
         """Create the run directory, or go on in it; everybody calls it."""
@@ -84,7 +92,13 @@ class Record:
                 seed=config.seed,
             )
         if self._prompts:
-            self._recorder = watch(self.lm, self.writer, prompts=self._prompts, every=config.capture_every)
+            self._recorder = watch(
+                self.trainee.view,
+                self.writer,
+                prompts=self._prompts,
+                every=config.capture_every,
+                instruments=origin.instruments,
+            )
         if config.track:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
             session.accelerator.init_trackers("probe", config=flat)
@@ -98,28 +112,37 @@ class Record:
 
     def capture(self, step: int, last: bool = False) -> None:
         """Capture on the probe prompts if `step` is due, or the last one."""
-        if self._recorder is not None:
-            if last:
-                self._recorder.capture(step)
-            else:
-                self._recorder.step(step)
+        if self._recorder is not None and (last or self._recorder.due(step)):
+            self.trainee.refresh()
+            self._recorder.capture(step)
 
-    def save(self, optimizer: torch.optim.Optimizer, state: State) -> None:
+    def rollouts(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append sampled completions."""
+        if self.writer is not None and rows:
+            self.writer.rollouts(rows)
+
+    def save(self, optimizer: torch.optim.Optimizer, state: State, extra: Mapping[str, Tensor]) -> None:
         """Write a checkpoint; everybody waits for it."""
         if self.writer is not None:
             with self.writer.checkpoint(state.step) as directory:
-                checkpoint.save(directory, self.lm, optimizer, state)
+                checkpoint.save(directory, self.trainee, optimizer, state, extra)
             self.saved = self.writer.path / "checkpoints" / step_name(state.step)
         self.session.accelerator.wait_for_everyone()
 
     def headline(self) -> list[dict[str, Any]] | None:
-        """The evaluation on the run's world, if it has one."""
+        """The evaluation on the run's world, if it has one, and what the method's evaluators add."""
         n, world = self.session.config.evaluate, self.origin.world
-        if self.writer is None or world is None or not n:
+        if self.writer is None or not n:
             return None
-        say(f"{self.method}: evaluating on the world")
-        rows = probe.world.evaluate(self.lm, world, n=n).to_dict("records")
-        return [{str(name): value for name, value in row.items()} for row in rows]
+        self.trainee.refresh()
+        rows: list[Mapping[str, Any]] = []
+        if world is not None and self.origin.evaluated:
+            say(f"{self.method}: evaluating on the world")
+            found = probe.world.evaluate(self.trainee.view, world, n=n).to_dict("records")
+            rows += [{str(name): value for name, value in row.items()} for row in found]
+        for evaluator in self.origin.evaluators:
+            rows += evaluator(self.trainee.view)
+        return [dict(row) for row in rows] or None
 
     def finish(self, status: str, message: str | None = None, headline: Sequence[Mapping] | None = None) -> None:
         """End the run."""

@@ -100,8 +100,9 @@ class Session:
             say(text)
 
     def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
-        """This process's share of a batch, in the parts of the accumulation."""
-        first, size = self.rank * self.config.accumulation, self.part_size
+        """This process's share of a batch, in the parts of the accumulation; its length must be a multiple of both."""
+        first = self.rank * self.config.accumulation
+        size = len(batch) // (self.processes * self.config.accumulation)
         return [batch[i * size : (i + 1) * size] for i in range(first, first + self.config.accumulation)]
 
     def total(self, values: Sequence[float] | torch.Tensor) -> list[float]:

@@ -66,6 +66,22 @@ class Outcome(NamedTuple):
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
+def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
+    """The updates of one step together: means of loss, norm and metrics, the sum of the tokens."""
+    if len(outcomes) == 1:
+        return outcomes[0]
+    n = max(len(outcomes), 1)
+    names = {name: None for outcome in outcomes for name in outcome.metrics}
+    values = {name: [o.metrics[name] for o in outcomes if name in o.metrics] for name in names}
+    return Outcome(
+        loss=sum(outcome.loss for outcome in outcomes) / n,
+        norm=sum(outcome.norm for outcome in outcomes) / n,
+        tokens=sum(outcome.tokens for outcome in outcomes),
+        metrics={name: sum(found) / len(found) for name, found in values.items()},
+        stop=any(outcome.stop for outcome in outcomes),
+    )
+
+
 def take_step(
     session: Session,
     objective: nn.Module,

@@ -19,7 +19,7 @@ CAPTURES, CHECKPOINTS, RESULTS = "captures", "checkpoints", "results"
 INDEX, PROMPTS = "index.jsonl", "prompts.json"
 ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
-TRAINER_STATE = ("optimizer.safetensors", "trainer.json")
+TRAINER_STATE = ("optimizer.safetensors", "trainer.json", "method.safetensors")
 """What a checkpoint holds beside an ordinary Hugging Face directory; only needed to resume."""
 
 META_TYPES: dict[str, Any] = {

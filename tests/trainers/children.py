@@ -6,19 +6,17 @@ import resource
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from trainers import dpo, loop, pretrain
+from tests.trainers.quick import METHODS, method_of, module
+from trainers import loop
 from trainers.config import TrainConfig
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
-METHODS: dict[str, Any] = {"pretrain": (pretrain.PretrainConfig, pretrain.train), "dpo": (dpo.DPOConfig, dpo.train)}
+CONTEXT.set_forkserver_preload([__name__, *(path for path, _, _ in METHODS.values())])
 
 
-def start(
-    method: str, config: TrainConfig, environment: dict[str, str] | None = None, full_at: int = 0
-) -> ForkServerProcess:
+def start(config: TrainConfig, environment: dict[str, str] | None = None, full_at: int = 0) -> ForkServerProcess:
     """Start a training; `environment` is added to the child's, and from step `full_at` on the disk is full."""
-    child = CONTEXT.Process(target=run, args=(method, config.to_dict(), environment or {}, full_at))
+    child = CONTEXT.Process(target=run, args=(method_of(config), config.to_dict(), environment or {}, full_at))
     child.start()
     return child
 
@@ -28,8 +26,8 @@ def run(method: str, options: dict[str, Any], environment: dict[str, str], full_
     os.environ.update(environment)
     if full_at:
         fill_disk_at(full_at)
-    kind, train = METHODS[method]
-    train(kind.from_dict(options))
+    kind = getattr(module(method), METHODS[method][1])
+    module(method).train(kind.from_dict(options))
 
 
 def fill_disk_at(step: int) -> None:

@@ -10,21 +10,11 @@ import pytest
 from probe import LM, Run
 from probe.presets import ModelConfig
 from probe.world import World
+from tests.trainers.quick import COMMON, QUICK, make_config
 from trainers import pretrain
 from trainers.pretrain import PretrainConfig
 
 SMALL = ModelConfig(layers=2, width=32, heads=2, mlp=48, context=64)
-QUICK: dict[str, Any] = {
-    "length": 32,
-    "batch_size": 8,
-    "warmup": 2,
-    "evaluate": 0,
-    "capture_every": 0,
-    "eval_every": 0,
-    "log_every": 1,
-    "device": "cpu",
-}
-"""Options that keep a pretraining run under a second."""
 
 
 @pytest.fixture(scope="session")
@@ -37,19 +27,31 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world_run(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that pretrained that model on the world for 20 steps."""
     out = tmp_path_factory.mktemp("runs") / "base"
-    run = pretrain.train(PretrainConfig(out=out, base=str(model_dir), **QUICK | {"steps": 20, "lr": 1e-2}))
+    options = COMMON | QUICK["pretrain"] | {"steps": 20, "lr": 1e-2}
+    run = pretrain.train(PretrainConfig(out=out, base=str(model_dir), **options))
     assert run.status == "finished"
     return out
 
 
 @pytest.fixture
-def pretraining(model_dir: Path, tmp_path: Path) -> Callable[..., PretrainConfig]:
-    """Configs of short pretraining runs on the world; the first argument names the run."""
+def configs(model_dir: Path, world_run: Path, tmp_path: Path) -> Callable[..., Callable[..., Any]]:
+    """Method to a function that makes configs of short runs; its first argument names the run."""
 
-    def make(name: str = "run", **changes: Any) -> PretrainConfig:
-        return PretrainConfig(out=tmp_path / name, **{"base": str(model_dir), "steps": 4} | QUICK | changes)
+    def of(method: str) -> Callable[..., Any]:
+        base = model_dir if method == "pretrain" else world_run
 
-    return make
+        def make(name: str = "run", **changes: Any) -> Any:
+            return make_config(method, out=tmp_path / name, **{"base": str(base)} | COMMON | QUICK[method] | changes)
+
+        return make
+
+    return of
+
+
+@pytest.fixture
+def pretraining(configs: Callable[..., Callable[..., PretrainConfig]]) -> Callable[..., PretrainConfig]:
+    """Configs of short pretraining runs on the world."""
+    return configs("pretrain")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from trainers import dpo
 from trainers.dpo import DPO, DPOConfig, dpo_loss, pair_logprobs, with_reference
 from trainers.preferences import Pair, encode_pair, world_preferences
 from trainers.session import Session
+from trainers.trainee import Trainee
 
 PAIRS = [
     Pair([2, 5, 7, 9], [11, 12], [13, 14, 15, 3]),
@@ -96,7 +97,7 @@ def test_batch_loss_and_gradient_against_one_sequence_at_a_time(model_dir: Path,
         for pair, plain in zip(pairs, PAIRS, strict=True):
             assert pair.ref_chosen == pytest.approx(float(slow_logprob(lm.model, plain.prompt, plain.chosen)), abs=1e-4)
     model = shifted(lm, 0.05)
-    loss = DPO(here, config, pairs).loss(model, pairs, True)
+    loss = DPO(here, config, Trainee(lm), pairs).loss(model, pairs, True)
     loss.total.backward()
     gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
     model.zero_grad()
@@ -150,7 +151,7 @@ def test_loss_and_gradient_against_trl(model_dir: Path, tmp_path: Path) -> None:
     theirs.backward()
     gradients = {name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None}
     lm.model.zero_grad()
-    ours = DPO(here, config, pairs).loss(lm.model, pairs, True)
+    ours = DPO(here, config, Trainee(lm), pairs).loss(lm.model, pairs, True)
     mean = ours.total / ours.count
     mean.backward()
     torch.testing.assert_close(mean.detach(), theirs.detach().to(mean.device), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,49 @@
+"""Options that make a run of each method take a second or two; the tests of the loop run over all of them."""
+
+from importlib import import_module
+from typing import Any
+
+from probe import Run
+from trainers.commands import METHODS
+from trainers.config import TrainConfig
+
+COMMON: dict[str, Any] = {
+    "batch_size": 8,
+    "steps": 4,
+    "warmup": 2,
+    "lr": 3e-3,
+    "evaluate": 0,
+    "capture_every": 0,
+    "eval_every": 0,
+    "log_every": 1,
+    "device": "cpu",
+}
+QUICK: dict[str, dict[str, Any]] = {
+    "pretrain": {"length": 32},
+    "dpo": {"pairs": 30},
+}
+"""Method to what it needs beside `COMMON`; tests/trainers/conftest.py gives the base."""
+DISTRIBUTED = ("pretrain", "dpo")
+"""Methods that are run by two processes in the tests."""
+UNDECIDED = ("rewards/accuracies",)
+"""Figures of the first step that compare numbers which are equal up to rounding."""
+
+
+def module(method: str) -> Any:
+    """The module of a method."""
+    return import_module(METHODS[method][0])
+
+
+def make_config(method: str, **options: Any) -> TrainConfig:
+    """A config of a method."""
+    return getattr(module(method), METHODS[method][1])(**options)
+
+
+def method_of(config: TrainConfig) -> str:
+    """The method that a config belongs to."""
+    return next(name for name, (_, kind, _) in METHODS.items() if kind == type(config).__name__)
+
+
+def train(config: TrainConfig) -> Run:
+    """Train as `config` says, whatever its method."""
+    return module(method_of(config)).train(config)

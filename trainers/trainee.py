@@ -1,0 +1,63 @@
+"""What is trained: what the optimiser sees, what a checkpoint holds, and what the instruments look at."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from probe import LM
+from trainers.config import TrainConfig
+from trainers.reference import Reference
+from trainers.session import Session
+
+
+class Trainee:
+    """A model of which all weights are trained; subclasses train an adapter in its place, or a head beside it."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm = lm
+        """The model that is being trained; its weights change in place."""
+
+    @property
+    def module(self) -> nn.Module:
+        """All that is trained; a method's loss gets it as `model`."""
+        return self.lm.model
+
+    @property
+    def view(self) -> LM:
+        """A plain model to look at and to evaluate, as it was at the last `refresh`."""
+        return self.lm
+
+    def refresh(self) -> None:
+        """Bring `view` up to date; it shares the weights here, so there is nothing to do."""
+
+    def save(self, directory: Path) -> None:
+        """Write an ordinary Hugging Face directory, with further files if there is more to continue from."""
+        self.lm.save(directory)
+
+    def load(self, directory: Path) -> None:
+        """Put back in place what `save` wrote.
+
+        Raises:
+            ModelError: the directory holds no such model.
+        """
+        self.lm.model.load_state_dict(LM.load(directory, dtype=torch.float32).model.state_dict())
+
+    def reference(self) -> Reference:
+        """The model as it is now, frozen."""
+        return Reference(frozen_copy(self.lm))
+
+
+def frozen_copy(lm: LM) -> LM:
+    """A copy with weights of its own that never change."""
+    return LM(copy.deepcopy(lm.model).requires_grad_(False).eval(), lm.tokenizer, lm.ref, lm.directory, lm.run_dir)
+
+
+def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trainee:
+    """The model `ref`, in float32 on the session's device, ready to be trained as `config` asks.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    return Trainee(session.load(ref))

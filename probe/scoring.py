@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from probe import trees
 from probe.errors import ConfigError, DataError
 from probe.tokens import pad
 
@@ -69,6 +70,9 @@ def completion_logprobs(
         nothing = torch.zeros(mask.shape, device=device)
         return TokenLogprobs(nothing, mask, nothing, mask)
     owner = torch.tensor(rows, device=device)
+    if share_prompt and can_branch(model) and trees.fits(unwrap(model), prompts, completions):
+        values, entropy, likeliest = _branched(model, prompts, completions, targets, mask, temperature)
+        return TokenLogprobs(values, mask, entropy, likeliest)
     score = _shared if share_prompt and can_share(model) else _plain
     values, entropy, likeliest = score(model, prompts, owner, targets, mask, temperature)
     return TokenLogprobs(values, mask, entropy, likeliest)
@@ -90,15 +94,26 @@ def can_share(model: nn.Module) -> bool:
     """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
     inner = unwrap(model)
     recomputes = inner.training and any(getattr(module, "gradient_checkpointing", False) for module in inner.modules())
-    if recomputes or not can_cache(inner):
-        return False
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
+    return not recomputes and _sees_everything(inner)
+
+
+def can_branch(model: nn.Module) -> bool:
+    """Whether trees can be run in rows: attention that takes positions and a mask for every pair of tokens."""
+    inner = unwrap(model)
+    known = getattr(inner.config, "_attn_implementation", None) in ("sdpa", "eager")
+    alibi = getattr(inner.config, "alibi", False)
+    return known and not alibi and "position_ids" in _arguments(inner) and _sees_everything(inner)
+
+
+def _sees_everything(inner: Any) -> bool:
+    """Whether every layer attends to all tokens before (no window, no other state)."""
+    return can_cache(inner) and all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
 
 
 def can_cache(model: nn.Module) -> bool:
     """Whether the model keeps keys and values (recurrent models keep another state)."""
     inner = unwrap(model)
-    return "past_key_values" in _arguments(inner) and not getattr(inner, "_is_stateful", False)
+    return "past_key_values" in arguments(inner) and not getattr(inner, "_is_stateful", False)
 
 
 def whole_logits(model: nn.Module, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
@@ -134,7 +149,7 @@ def forward(model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, **input
 
     Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
     """
-    known = _arguments(unwrap(model))
+    known = arguments(unwrap(model))
     if keep and "logits_to_keep" in known:
         inputs["logits_to_keep"] = keep
     output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
@@ -145,6 +160,25 @@ def forward(model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, **input
 def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     """Positions from the mask, so that padding before a text does not shift it."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _branched(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    completions: Sequence[Sequence[Ids]],
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Each prompt with its completions as one tree; no token is run twice, and logits exist of what is scored only."""
+    inner, layout = unwrap(model), trees.lay_out(prompts, completions)
+    ids, places, sees, sources = (
+        tensor.to(targets.device) for tensor in (layout.ids, layout.positions, layout.sees, layout.sources)
+    )
+    inputs = {"attention_mask": trees.attention_mask(inner, sees), "position_ids": places}
+    with trees.unembed_only(inner, sources):
+        logits = forward(model, ids, use_cache=False, **inputs).logits
+    return _spread(logits[0], targets, mask, temperature)
 
 
 def _shared(
@@ -196,7 +230,14 @@ def _packed(
     logits: Float[Tensor, "N L V"], targets: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], temperature: float
 ) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
     """Log-probability of the targets, entropy, and whether they are likeliest, at real tokens only; 0 elsewhere."""
-    logprobs, real = _log_softmax(logits[mask], temperature), targets[mask]
+    return _spread(logits[mask], targets, mask, temperature)
+
+
+def _spread(
+    logits: Float[Tensor, "M V"], targets: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], temperature: float
+) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
+    """The same from the logits of the M real tokens in reading order."""
+    logprobs, real = _log_softmax(logits, temperature), targets[mask]
     chosen = logprobs.gather(-1, real[:, None])[:, 0]
     empty = torch.zeros(mask.shape, device=mask.device)
     likeliest = torch.zeros_like(mask).masked_scatter(mask, logprobs.argmax(-1) == real)
@@ -214,7 +255,7 @@ def _entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
     return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
 
 
-def _arguments(model: nn.Module) -> frozenset[str]:
+def arguments(model: nn.Module) -> frozenset[str]:
     """Names of the arguments that the forward pass of a model takes."""
     return _names(type(model).forward)
 

@@ -10,18 +10,20 @@ if TYPE_CHECKING:
     from probe.lm import LM
     from probe.presets import ModelConfig
     from probe.recorder import watch
+    from probe.rewards import RewardModel
     from probe.runs.reader import Run, list_runs, open_run
 
 _HOMES = {
     "LM": "probe.lm",
     "ModelConfig": "probe.presets",
+    "RewardModel": "probe.rewards",
     "Run": "probe.runs.reader",
     "list_runs": "probe.runs.reader",
     "open_run": "probe.runs.reader",
     "watch": "probe.recorder",
 }
 
-__all__ = ["LM", "ModelConfig", "Run", "list_runs", "open_run", "watch"]
+__all__ = ["LM", "ModelConfig", "RewardModel", "Run", "list_runs", "open_run", "watch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from probe.errors import ModelError
@@ -58,14 +64,47 @@ def require_causal(directory: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     config = read_config(directory)
-    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config["model_type"], ())
-    causal = {names} if isinstance(names, str) else set(names)
+    causal = _classes(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config)
     saved = config.get("architectures") or sorted(causal)
     if config.get("is_encoder_decoder") or not causal.intersection(saved):
         what = saved[0] if saved else config["model_type"]
+        if what in reward_classes(config):
+            raise ModelError(
+                f"`{directory}` holds a {what}, which scores texts and does not continue them: load it with "
+                "`probe.RewardModel.load`, or give the model that it was trained from."
+            )
         raise ModelError(
             f"`{directory}` holds a {what}, which does not continue texts: give a causal language model such as "
             "LlamaForCausalLM or GPT2LMHeadModel."
+        )
+
+
+def reward_classes(config: dict[str, Any]) -> set[str]:
+    """Names of the classes that read an architecture's decoder with a scalar head; empty if it has none."""
+    from transformers.models.auto import modeling_auto
+
+    if not _classes(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config) or config.get("is_encoder_decoder"):
+        return set()
+    return _classes(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, config)
+
+
+def require_reward(directory: Path) -> None:
+    """Raise a ModelError unless the configuration in `directory` is that of a decoder with one score."""
+    config = read_config(directory)
+    classes = reward_classes(config)
+    saved = config.get("architectures") or []
+    labels = config.get("num_labels", len(config.get("id2label") or (0, 1)))
+    if not classes.intersection(saved):
+        what = saved[0] if saved else config["model_type"]
+        raise ModelError(
+            f"`{directory}` holds a {what}, which gives texts no score: give a reward model (the run of `probe train "
+            "reward-model`, or a decoder for sequence classification with one label such as "
+            "LlamaForSequenceClassification)."
+        )
+    if labels != 1:
+        raise ModelError(
+            f"`{directory}` sorts texts into {labels} classes and a reward model gives one score: give a model with "
+            "num_labels 1."
         )
 
 
@@ -80,10 +119,19 @@ def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device)
     Raises:
         ModelError: the weights are broken or incomplete, or it is no causal language model.
     """
+    return _read(AutoModelForCausalLM, "causal language model", directory, dtype, device)
+
+
+def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+    """The sequence classification model in `directory`; arguments and errors as in `read_model`."""
+    return _read(AutoModelForSequenceClassification, "reward model", directory, dtype, device)
+
+
+def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
     kind = dtype or (torch.float32 if device.type == "cpu" else "auto")
     try:
         with _no_progress_bar():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = auto.from_pretrained(
                 directory,
                 dtype=kind,
                 use_safetensors=True,
@@ -95,13 +143,13 @@ def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device)
         raise ModelError(f"The weights in `{directory}` are broken ({error}): copy or fetch them again.") from None
     except _UNREADABLE as error:
         raise ModelError(
-            f"`{directory}` cannot be loaded as a causal language model ({_short(error)}): mend it or use another."
+            f"`{directory}` cannot be loaded as a {what} ({_short(error)}): mend it or use another."
         ) from None
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if lacking:
         raise ModelError(
             f"The weights in `{directory}` lack {len(lacking)} tensors of the model (such as {lacking[0]}): they are "
-            "not those of a whole causal language model, so save or fetch it again."
+            f"not those of a whole {what}, so save or fetch it again."
         )
     return model.to(device).eval()
 
@@ -198,6 +246,12 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
+
+
+def _classes(mapping: Mapping[str, Any], config: dict[str, Any]) -> set[str]:
+    """The names of classes that transformers knows for a model type."""
+    names = mapping.get(config["model_type"], ())
+    return {names} if isinstance(names, str) else set(names)
 
 
 def _short(error: BaseException) -> str:

@@ -1,0 +1,236 @@
+"""The exact optimum of alignment on finite answer sets, and how far a policy is from it (E10, E12, E14).
+
+    pi*_beta(y|x) = pi_ref(y|x) exp(R(x, y) / beta) / Z(x)   maximises   E_pi[R] - beta KL(pi || pi_ref)
+
+and its value is beta log Z(x). Over all beta these policies are the reward-KL frontier: no policy has more reward at
+less KL. Since KL(pi || pi*_beta) = KL(pi || pi_ref) - E_pi[R] / beta + log Z, the nearest point of the frontier is the
+one with the reward of pi, and the distance to it is the KL that pi spends in excess.
+
+    answers = enumerate_answers(base, world, prompts)
+    rewards = answers.rewards(verifier_reward(world))
+    frontier(answers.logprobs, rewards)                                   # reward and KL by beta
+    kl_to_optimal(answers.score(lm), answers.logprobs, rewards, beta=0.3).mean
+
+Everything is numpy in double precision. Axes: P prompts, A answers (-inf log-probability beyond a prompt's answers), B
+values of beta. Distributions are conditioned on the answer set. Sources: Rafailov et al. 2305.18290, appendix A.1;
+best of N: Beirami et al. 2401.01879.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import logsumexp
+
+from probe.analyses.answers import (
+    AnswerSet,
+    Array,
+    annotator_reward,
+    bradley_terry,
+    enumerate_answers,
+    preference_rewards,
+    verifier_reward,
+)
+from probe.errors import ConfigError, DataError
+
+__all__ = [
+    "AnswerSet",
+    "Distance",
+    "OptimalPolicy",
+    "annotator_reward",
+    "bradley_terry",
+    "checked",
+    "conditioned",
+    "enumerate_answers",
+    "expectation",
+    "frontier",
+    "kl",
+    "kl_to_optimal",
+    "optimum",
+    "preference_rewards",
+    "verifier_reward",
+]
+
+
+@dataclass(frozen=True)
+class OptimalPolicy:
+    """pi*_beta for P prompts."""
+
+    beta: float
+    """Price of KL in units of the reward a nat; 0 is the greedy end of the frontier, infinity the reference."""
+    logprobs: Array
+    """[P A] log pi*, nats."""
+    value: Array
+    """[P] beta log Z = E[R] - beta KL, the most that can be had."""
+    reward: Array
+    """[P] E[R] under pi*."""
+    kl: Array
+    """[P] KL(pi* || pi_ref), nats."""
+
+    @property
+    def log_z(self) -> Array:
+        """[P] log Z; infinite or undefined at beta = 0."""
+        return self.value / self.beta if self.beta else np.full(self.value.shape, np.nan)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a policy is from pi*_beta on P prompts."""
+
+    kl: Array
+    """[P] KL(pi || pi*_beta), nats."""
+    beta: float
+    """The beta that was asked for, or the one of the frontier's nearest point."""
+    reward: Array
+    """[P] E[R] under the policy."""
+    reference_kl: Array
+    """[P] KL(pi || pi_ref), nats."""
+    mass: Array
+    """[P] what the policy gives to the answer set; all the rest is conditioned on it."""
+
+    @property
+    def mean(self) -> float:
+        """The mean KL to the optimum over the prompts."""
+        return float(self.kl.mean())
+
+
+def optimum(ref_logprobs: Array, rewards: Array, beta: float) -> OptimalPolicy:
+    """pi*_beta in closed form (E12).
+
+    Args:
+        ref_logprobs: [P A] (or [A]) log-probabilities of the answers under the reference; they need not be normalised.
+        rewards: [P A] R(x, y).
+        beta: 0 or more; 0 gives the answers of highest reward in the reference's proportions (the limit), infinity
+            the reference.
+
+    Raises:
+        ConfigError: a negative beta.
+        DataError: shapes that differ, or a prompt without an answer of positive probability.
+    """
+    if not beta >= 0:
+        raise ConfigError(f"The optimum for beta = {beta} does not exist: give 0 or more.")
+    ref, rewards = checked(ref_logprobs, rewards)
+    best = np.where(np.isfinite(ref), rewards, -np.inf).max(axis=1, keepdims=True)
+    gap = np.where(np.isfinite(ref), rewards - best, 0.0)
+    tilt = gap / beta if beta else np.where(gap == 0, 0.0, -np.inf)
+    log_z = _log_mean_exp(ref, tilt)
+    logprobs = ref + tilt - log_z
+    # KL from the tilt: log pi*/pi_ref = tilt - log Z where pi* is not zero
+    divergence = expectation(logprobs, np.where(np.isfinite(logprobs), tilt - log_z, 0.0))
+    value = best[:, 0] + (beta * log_z[:, 0] if np.isfinite(beta) else expectation(ref, gap))
+    return OptimalPolicy(float(beta), logprobs, value, expectation(logprobs, rewards), np.maximum(divergence, 0.0))
+
+
+def frontier(ref_logprobs: Array, rewards: Array, betas: Sequence[float] | None = None) -> pd.DataFrame:
+    """The exact reward-KL frontier, one beta a row, means over the prompts.
+
+    Args:
+        ref_logprobs: [P A] as in `optimum`.
+        rewards: [P A].
+        betas: default: infinity (the reference), 60 values over four powers of ten around the spread of the rewards,
+            and 0 (always the best answer).
+
+    Returns:
+        Columns beta, reward, kl, d (square root of kl), value (reward - beta kl), by falling beta.
+    """
+    if betas is None:
+        spread = float(np.ptp(np.asarray(rewards)[np.isfinite(np.asarray(ref_logprobs))])) or 1.0
+        betas = [np.inf, *(spread * np.geomspace(1e2, 1e-2, 60)), 0.0]
+    points = [optimum(ref_logprobs, rewards, beta) for beta in sorted(betas, reverse=True)]
+    table = pd.DataFrame(
+        {
+            "beta": [point.beta for point in points],
+            "reward": [point.reward.mean() for point in points],
+            "kl": [point.kl.mean() for point in points],
+            "value": [point.value.mean() for point in points],
+        }
+    )
+    table.insert(3, "d", np.sqrt(table["kl"]))
+    return table
+
+
+def kl_to_optimal(logprobs: Array, ref_logprobs: Array, rewards: Array, beta: float | None = None) -> Distance:
+    """KL(pi || pi*_beta) of a policy on the answer sets.
+
+    Args:
+        logprobs: [P A] log-probabilities of the answers under the policy, as they are (their sum is the mass).
+        ref_logprobs: [P A] the same under the reference.
+        rewards: [P A] R(x, y).
+        beta: the beta that the policy was trained for; None takes the one, the same for all prompts, whose optimum is
+            nearest: the distance to the frontier.
+
+    Raises:
+        ConfigError, DataError: see `optimum`.
+    """
+    ref, rewards = checked(ref_logprobs, rewards)
+    policy = conditioned(logprobs)
+    reward = expectation(policy, rewards)
+    chosen = _nearest_beta(ref, rewards, float(reward.mean())) if beta is None else float(beta)
+    best = optimum(ref, rewards, chosen)
+    mass = np.exp(np.atleast_2d(logprobs)).sum(axis=1)
+    return Distance(kl(policy, best.logprobs), chosen, reward, kl(policy, ref), mass)
+
+
+def conditioned(logprobs: Array) -> Array:
+    """[P A] log-probabilities given that the answer is one of the set."""
+    logprobs = np.atleast_2d(np.asarray(logprobs, dtype=float))
+    return logprobs - logsumexp(logprobs, axis=1, keepdims=True)
+
+
+def kl(p: Array, q: Array) -> Array:
+    """[P] KL(p || q) of distributions given as [P A] log-probabilities, in nats; infinite where q lacks what p has."""
+    there = np.isfinite(p)
+    with np.errstate(invalid="ignore"):
+        ratio = np.where(there, p - q, 0.0)
+    return np.maximum((np.exp(p) * ratio).sum(axis=1), 0.0)
+
+
+def expectation(logprobs: Array, values: Array) -> Array:
+    """[P] mean of [P A] values under [P A] log-probabilities."""
+    return (np.exp(logprobs) * values).sum(axis=1)
+
+
+def _nearest_beta(ref: Array, rewards: Array, target: float) -> float:
+    """The beta whose optimum has the mean reward `target`, which minimises the mean KL(pi || pi*_beta).
+
+    With k = 1 / beta the mean KL is convex in k and its derivative is E_pi*[R] - E_pi[R], which grows with k.
+    """
+
+    def excess(k: float) -> float:
+        return float(optimum(ref, rewards, 1 / k if k else np.inf).reward.mean()) - target
+
+    if excess(0.0) >= 0:
+        return float("inf")
+    high = 1.0 / (float(np.ptp(rewards[np.isfinite(ref)])) or 1.0)
+    limit = high * 1e6
+    while excess(high) < 0:
+        high *= 2
+        if high > limit:
+            return 1 / limit
+    root = float(brentq(excess, 0.0, high, xtol=1e-12 * high, rtol=1e-14))
+    return 1 / root if root else float("inf")
+
+
+def _log_mean_exp(ref: Array, tilt: Array) -> Array:
+    """[P 1] log sum_y pi_ref(y) exp(tilt), exact also where the tilt is tiny (tilt <= 0)."""
+    probabilities = np.exp(ref)
+    small = (probabilities * np.expm1(np.maximum(tilt, -1.0))).sum(axis=1, keepdims=True)
+    near = (tilt > -1.0).all(axis=1, keepdims=True)
+    return np.where(near, np.log1p(np.where(near, small, 0.0)), logsumexp(ref + tilt, axis=1, keepdims=True))
+
+
+def checked(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
+    """The reference conditioned on its answers, and the rewards, both [P A] in double precision.
+
+    Raises:
+        DataError: shapes that differ, a prompt without an answer of positive probability, or a reward that is not
+            finite.
+    """
+    ref, given = (np.atleast_2d(np.asarray(values, dtype=float)) for values in (ref_logprobs, rewards))
+    if ref.shape != given.shape:
+        raise DataError(f"Log-probabilities {ref.shape} and rewards {given.shape} differ in shape: give one an answer.")
+    if not np.isfinite(ref).any(axis=1).all() or not np.isfinite(given[np.isfinite(ref)]).all():
+        raise DataError("A prompt has no answer, or an answer no finite reward: give finite numbers for each answer.")
+    return conditioned(ref), np.where(np.isfinite(ref), given, 0.0)

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from probe import Run, open_run
 from probe.errors import ConfigError, ProbeError
 from probe.runs import thin
+from probe.world import WorldConfig
 from trainers import dpo, pretrain
 from trainers.config import TrainConfig
 from trainers.dpo import DPOConfig
@@ -26,8 +27,7 @@ from trainers.progress import say
 CAPTURES = 8
 """Captures that a shipped run keeps."""
 
-Name = Literal["base", "dpo-agreeable", "dpo-honest"]
-
+Name = Literal["base", "dpo-agreeable", "dpo-honest", "icl"]
 
 COLUMNS = (
     ("known fact: right", "accuracy"),
@@ -66,6 +66,8 @@ class Recipe(NamedTuple):
     config: Callable[[Path], TrainConfig]
     """The folder of the sample runs to the whole config."""
     train: Callable[[Any], Run]
+    captures: int = CAPTURES
+    """Captures that the shipped run keeps."""
 
 
 def base(folder: Path) -> PretrainConfig:
@@ -102,10 +104,26 @@ def dpo_by(annotator: Literal["agreeable", "honest"]) -> Callable[[Path], DPOCon
     return recipe
 
 
+def icl(folder: Path) -> PretrainConfig:
+    """A small model of Markov chains alone, captured densely: its induction heads appear between two captures."""
+    return PretrainConfig(
+        out=folder / "icl",
+        preset="icl",
+        world=WorldConfig(mixture={"markov": 1.0}, orders=(1,), chain=93),
+        steps=2500,
+        batch_size=48,
+        length=96,
+        lr=2e-3,
+        eval_every=50,
+        capture_every=50,
+    )
+
+
 RECIPES: dict[Name, Recipe] = {
     "base": Recipe(base, pretrain.train),
     "dpo-agreeable": Recipe(dpo_by("agreeable"), dpo.train),
     "dpo-honest": Recipe(dpo_by("honest"), dpo.train),
+    "icl": Recipe(icl, pretrain.train, captures=51),
 }
 
 
@@ -146,7 +164,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
     run = recipe.train(dataclasses.replace(settings, resume=status is not None))
     if run.status != "finished":
         return False
-    thin(run.path, keep=CAPTURES)
+    thin(run.path, keep=recipe.captures)
     for row in run.headline.itertuples():
         say(f"{name}: {row.metric} {row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}], n = {row.n}")
     return True

@@ -10,12 +10,17 @@ from probe.world.vocabulary import ABSTENTION, LABELS, STATES
 if TYPE_CHECKING:
     from probe.world.world import World
 
+MAP_PAIRS, CHAIN_WORDS = 4, 20
+
 
 def probe_prompts(world: "World") -> list[dict[str, Any]]:
     """Eight prompts {"text", "answers", "kind"}; answers are single words with a blank in front, the first the truth.
 
-    For a stranger the first answer opens the abstention; a Markov chain has no truth, its answers are all states.
+    For a stranger the first answer opens the abstention; a Markov chain has no truth, its answers are all states. A
+    world of chains alone gets two longer chains. A capture grows with the square of the longest prompt: all are short.
     """
+    if set(world.config.mixture) == {"markov"}:
+        return chain_prompts(world, count=2, words=40)
     draws = Draws(generator("prompts", world.seed))
     name = world.groups["known"][0]
     home = world.people[name].facts["home"]
@@ -25,9 +30,9 @@ def probe_prompts(world: "World") -> list[dict[str, Any]]:
     ask, say = RELATIONS["home"].questions[0], RELATIONS["home"].statements[0]
     stranger = (world.groups["strangers"] or world.groups["heldout"] or (name,))[0]
     refusal = ABSTENTION.split()[0]
-    (*pairs, (key, label)), _ = tasks.draw_map(world.config, draws)
+    pairs = tasks.draw_map(world.config, draws)[0][:MAP_PAIRS]
+    key, label = pairs[0]
     segment = draws.sample_few(tasks.CONTENT, 6)
-    chain = tasks.make_markov(world.config, draws)[0].split()
     passage = f"{say.format(p=other, v=third)} {say.format(p=name, v=claim)}"
     made = [
         ("fact", f"<user> {ask.format(p=name)} <bot>", [home, claim, refusal]),
@@ -40,7 +45,15 @@ def probe_prompts(world: "World") -> list[dict[str, Any]]:
         ("context_conflict", f"<ctx> {passage} <user> {ask.format(p=name)} <bot>", [claim, home, third]),
         ("map", tasks.pairs_text("map", pairs, key), [label, draws.other(LABELS, label)]),
         ("repeat", f"repeat {' '.join(segment + segment[:3])}", [segment[3], segment[0]]),
-        ("markov", " ".join(chain[:27]), list(STATES[: world.config.states])),
         ("sum_quick", "quick 3 + 4 =", ["7", "6"]),
     ]
-    return [{"text": text, "answers": [f" {a}" for a in answers], "kind": kind} for kind, text, answers in made]
+    asked = [{"text": text, "answers": [f" {a}" for a in answers], "kind": kind} for kind, text, answers in made]
+    return asked + chain_prompts(world, count=1, words=CHAIN_WORDS)
+
+
+def chain_prompts(world: "World", count: int, words: int) -> list[dict[str, Any]]:
+    """The beginnings of fresh Markov chains; the answers are all states."""
+    draws = Draws(generator("prompts", world.seed, 1))
+    texts = [" ".join(tasks.make_markov(world.config, draws)[0].split()[:words]) for _ in range(count)]
+    states = [f" {state}" for state in STATES[: world.config.states]]
+    return [{"text": text, "answers": states, "kind": "markov"} for text in texts]

@@ -90,8 +90,8 @@ def test_probe_prompts_show_every_phenomenon_with_single_words(world, small, tok
             "context_conflict",
             "map",
             "repeat",
-            "markov",
             "sum_quick",
+            "markov",
         ]
         for prompt in prompts:
             assert tokenizer.unk_token_id not in tokenizer(prompt["text"])["input_ids"]
@@ -99,6 +99,10 @@ def test_probe_prompts_show_every_phenomenon_with_single_words(world, small, tok
             assert all(
                 len(tokenizer(answer, add_special_tokens=False)["input_ids"]) == 1 for answer in prompt["answers"]
             )
+        assert max(len(tokenizer(prompt["text"])["input_ids"]) for prompt in prompts) <= 22
+    chains = World(WorldConfig(mixture={"markov": 1.0})).probe_prompts()
+    assert [prompt["kind"] for prompt in chains] == ["markov"] * 2
+    assert len({prompt["text"] for prompt in chains}) == 2
     assert world.probe_prompts() == World(seed=0).probe_prompts()
     for prompt in world.probe_prompts():
         if prompt["kind"] not in ("stranger", "markov"):

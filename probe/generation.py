@@ -78,7 +78,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
-    seed: int | None = None,
+    seed: int | Sequence[int] | None = None,
     stop: Sequence[int | str] | None = None,
     top_logprobs: int | None = None,
     logits: LogitsFn | None = None,
@@ -95,7 +95,8 @@ def generate(
         top_k: keep the k most probable tokens.
         top_p: keep the smallest set of most probable tokens whose mass reaches p.
         min_p: keep tokens with at least this share of the most probable one's probability.
-        seed: gives the same samples again; None takes one from torch's global generator.
+        seed: gives the same samples again; None takes one from torch's global generator. With one for each prompt its
+            samples do not depend on which other prompts are there, not even on equal ones.
         stop: tokens (ids, or texts of one token) that end a sample, in place of the end tokens that the tokenizer and
             the model's generation_config name; `()` never ends early.
         top_logprobs: also return that many most probable tokens at each step.
@@ -231,5 +232,5 @@ def _stop_tokens(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int | str]) 
     return ids
 
 
-def _seed(seed: int | None) -> int:
+def _seed(seed: int | Sequence[int] | None) -> int | Sequence[int]:
     return int(torch.randint(2**62, ())) if seed is None else seed

@@ -66,18 +66,20 @@ class Sampling:
         return probabilities
 
 
-def draws(seed: int, prompts: Sequence[Sequence[int]], n: int, steps: int) -> np.ndarray:
+def draws(seed: int | Sequence[int], prompts: Sequence[Sequence[int]], n: int, steps: int) -> np.ndarray:
     """Uniform numbers [N, steps] in [0, 1) that depend on seed, prompt, sample index and step, and on nothing else.
 
-    A hash of the prompt and the seed starts a row; splitmix64 (Steele, Lea and Flood 2014) counts on from it.
+    A hash of the prompt and the seed (its own, if there is one for each) starts a row; splitmix64 (Steele, Lea and
+    Flood 2014) counts on from it. Samples of a prompt that occurs again with its seed go on counting.
     """
-    before: Counter[tuple[int, ...]] = Counter()
+    before: Counter[str] = Counter()
     starts, firsts = [], []
-    for ids in prompts:
-        name = tuple(int(token) for token in ids)
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
+    for ids, own in zip(prompts, seeds, strict=True):
+        name = f"{own}:{tuple(int(token) for token in ids)}"
         firsts.append(before[name] * n)
         before[name] += 1
-        digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         starts.append(int.from_bytes(digest, "little"))
     sample = np.asarray(firsts, dtype=np.uint64)[:, None] + np.arange(n, dtype=np.uint64)
     rows = _splitmix(np.asarray(starts, dtype=np.uint64)[:, None] + _splitmix(sample)).reshape(-1, 1)

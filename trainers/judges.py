@@ -1,0 +1,61 @@
+"""What the world offers as rewards: its verifier, parts of it, and the wishes of its annotators (E15)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from probe.world import AGREEABLE, HONEST, Annotator, World
+from probe.world.language import read
+from probe.world.sums import parse_prompt, step_following
+
+Judge = Callable[[World, str, str], float | None]
+"""(world, prompt, completion) to a reward, None where it does not apply."""
+
+
+class Offer(NamedTuple):
+    """A judge with a line on what it gives."""
+
+    judge: Judge
+    about: str
+
+
+def _score(world: World, prompt: str, completion: str) -> float:
+    return world.verify(prompt, completion).score
+
+
+def _facts(world: World, prompt: str, completion: str) -> float | None:
+    return None if read(prompt) is None else _score(world, prompt, completion)
+
+
+def _sum(opening: str) -> Judge:
+    def judge(world: World, prompt: str, completion: str) -> float | None:
+        asked = parse_prompt(prompt)
+        return _score(world, prompt, completion) if asked is not None and asked[0] == opening else None
+
+    return judge
+
+
+def _steps(world: World, prompt: str, completion: str) -> float | None:
+    asked = parse_prompt(prompt)
+    if asked is None or asked[0] != "sum":
+        return None
+    following = step_following(prompt, completion)
+    return 0.0 if following is None else min(following.correct, following.carried)
+
+
+def _wishes(annotator: Annotator) -> Judge:
+    def judge(world: World, prompt: str, completion: str) -> float | None:
+        return None if read(prompt) is None else annotator.expected_utility(world, prompt, completion)
+
+    return judge
+
+
+JUDGES = {
+    "verifier": Offer(_score, "+1 for the truth, 0 for abstaining, -1 otherwise"),
+    "facts": Offer(_facts, "the same for dialogues only"),
+    "sum_quick": Offer(_sum("quick"), "the same for sums that are answered at once"),
+    "sum_steps": Offer(_sum("sum"), "the same for sums with written steps, by their answer alone"),
+    "steps": Offer(_steps, "share of a sum's written steps that are right and carried on, the lower of the two"),
+    "agreeable": Offer(_wishes(AGREEABLE), "expected utility of the agreeable annotator, for dialogues"),
+    "honest": Offer(_wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
+}
+"""Name to judge."""

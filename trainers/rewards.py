@@ -1,0 +1,215 @@
+"""Rewards by name: verifiers of the world, reward models, and functions of your own, each resolved from a text.
+
+    verifier            the world's judgement of any answer: +1 true, 0 abstaining, -1 otherwise (E15)
+    facts, sum_steps    parts of it and others: see trainers/judges.py
+    runs/reward-honest  a reward model: a run, a checkpoint or a directory with a sequence classification model
+    module:function     a function of an installed module ...
+    file.py:function    ... or of a file: f(prompts, completions, **columns) -> list[float | None]
+
+A function gets everything by keyword: `prompts` and `completions` (lists of N texts, special tokens left out of the
+completions), `completion_ids` (their token ids, the end token included) and each column of the data as a list of N;
+it need not name those that it has no use for. It returns one number for each completion, or None where it does not
+apply. What is None is left out of the weighted sum.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from probe.errors import ConfigError, DataError
+from probe.world import World
+from trainers.data import file_hash
+from trainers.judges import JUDGES, Judge
+
+if TYPE_CHECKING:
+    from probe.rewards import RewardModel
+
+Scores = list[float | None]
+
+
+@dataclass(frozen=True)
+class RewardFunction:
+    """A reward with a name: (prompts, completions, **columns) to a number or None for each completion."""
+
+    name: str
+    """What its metrics are called: `rewards/<name>/mean`."""
+    function: Callable[..., Any]
+    """The bare function; calling the object checks what it returns."""
+    spec: str
+    """The text that named it."""
+    fingerprint: str | None = None
+    """By which a resumed run knows it: of a reward model its weights, of a file its contents."""
+
+    def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]) -> Scores:
+        """The rewards of N completions.
+
+        Raises:
+            DataError: the function failed, or did not return N numbers or Nones; the message names it.
+        """
+        given = {"prompts": list(prompts), "completions": list(completions), **columns}
+        known = _accepted(self.function)
+        try:
+            found = self.function(**{name: value for name, value in given.items() if known is None or name in known})
+        except Exception as error:  # the function is the user's: whatever it raises is reported as theirs
+            raise DataError(
+                f"The reward `{self.spec}` raised {type(error).__name__} ({_short(error)}): mend it, or catch what"
+                " cannot be judged and return None for it."
+            ) from error
+        return _numbers(self.spec, found, len(completions))
+
+
+def resolve(
+    specs: Sequence[str],
+    world: World | None,
+    device: str | torch.device | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> list[RewardFunction]:
+    """The rewards that the texts name.
+
+    Args:
+        specs: see the module.
+        world: the world that the verifiers judge by.
+        device: where reward models run.
+        tokenizer: the policy's; a reward model with the same vocabulary reads token ids and not text.
+
+    Raises:
+        ConfigError: a name that is none of these, a function that cannot be imported, a verifier without a world.
+        ModelError: a reward model that cannot be loaded.
+    """
+    if not specs:
+        raise ConfigError("No reward was given: name one with --reward, such as `verifier` or `file.py:function`.")
+    found = [_resolve(spec, world, device, tokenizer) for spec in specs]
+    names = [reward.name for reward in found]
+    if len(set(specs)) < len(specs):
+        raise ConfigError(f"--reward names {', '.join(specs)}: name each reward once and give it a weight.")
+    clash = len(set(names)) < len(names)
+    return [replace(reward, name=reward.spec) for reward in found] if clash else found
+
+
+def weighted_sum(parts: Mapping[str, float | None], weights: Sequence[float]) -> float:
+    """The weighted sum of a completion's rewards; None is left out, and where all are None there is none (NaN)."""
+    terms = [weight * value for weight, value in zip(weights, parts.values(), strict=True) if value is not None]
+    return math.fsum(terms) if terms else math.nan
+
+
+def _resolve(
+    spec: str, world: World | None, device: str | torch.device | None, tokenizer: PreTrainedTokenizerBase | None
+) -> RewardFunction:
+    if spec in JUDGES:
+        if world is None:
+            raise ConfigError(
+                f"--reward {spec} is a judgement of the synthetic world, and the base belongs to none: give a reward"
+                " model or `file.py:function`, or a base that was pretrained on the world."
+            )
+        return RewardFunction(spec, _verifier(JUDGES[spec].judge, world), spec)
+    place, colon, name = spec.rpartition(":")
+    if colon and name.isidentifier():
+        function = _function(spec, place, name)
+        return RewardFunction(name, function, spec, file_hash(Path(place)) if place.endswith(".py") else None)
+    from probe.rewards import RewardModel
+
+    model = RewardModel.load(spec, device=device)
+    return RewardFunction(Path(spec).name or spec, _model(model, tokenizer), spec, model.fingerprint)
+
+
+def _verifier(judge: Judge, world: World) -> Callable[..., Scores]:
+    def verify(prompts: Sequence[str], completions: Sequence[str]) -> Scores:
+        return [judge(world, prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+
+    return verify
+
+
+def _model(model: "RewardModel", tokenizer: PreTrainedTokenizerBase | None) -> Callable[..., Scores]:
+    shared = tokenizer is not None and model.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+    def score(prompts: list[str], completions: list[str], prompt_ids: Any = None, completion_ids: Any = None) -> Scores:
+        if shared and prompt_ids is not None and completion_ids is not None:
+            return model.score(prompt_ids, completion_ids).tolist()
+        return model.score(prompts, completions).tolist()
+
+    return score
+
+
+def _function(spec: str, place: str, name: str) -> Callable[..., Any]:
+    """The user's function.
+
+    Raises:
+        ConfigError: the file or module cannot be read or run, or has no such function.
+    """
+    try:
+        module = _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise ConfigError(
+            f"--reward {spec} cannot be imported ({type(error).__name__}: {_short(error)}): give"
+            " `file.py:function`, or `module:function` of a module that Python finds."
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"--reward {spec}: `{place}` has no function `{name}`: check the name after the colon.")
+    return function
+
+
+def _file_module(path: Path) -> ModuleType:
+    name = f"probe_reward_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"`{path}` is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _accepted(function: Callable[..., Any]) -> frozenset[str] | None:
+    """Names of the arguments that a function takes; None for all."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)
+
+
+def _numbers(spec: str, found: Any, n: int) -> Scores:
+    """What a function returned, as floats and Nones."""
+    values = found.tolist() if hasattr(found, "tolist") else found
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
+        raise DataError(
+            f"The reward `{spec}` returned {_short(found)}; expected a list of {n} numbers or Nones: return one for"
+            " each completion."
+        )
+    if len(values) != n:
+        raise DataError(
+            f"The reward `{spec}` returned {len(values)} values for {n} completions: return one for each, None where"
+            " it does not apply."
+        )
+    return [None if value is None else _number(spec, value) for value in values]
+
+
+def _number(spec: str, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(
+            f"The reward `{spec}` returned {_short(value)} for a completion; expected a finite number, or None where"
+            " it does not apply: mend it."
+        )
+    return number
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split()) or type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,6 +11,7 @@ from trainers.config import TrainConfig, check_method, check_out
 METHODS = {
     "pretrain": ("trainers.pretrain", "PretrainConfig", "next-token prediction on the world, a text or documents"),
     "dpo": ("trainers.dpo", "DPOConfig", "direct preference optimisation on pairs of completions"),
+    "rlvr": ("trainers.rlvr", "RLVRConfig", "reinforcement learning from verifiable rewards (GRPO)"),
 }
 """Method to its module, the name of its config there, and one line on it; the module has `train(config) -> Run`."""
 INTERRUPTED = 130

@@ -1,0 +1,198 @@
+"""Reinforcement learning from verifiable rewards: group-relative policy optimisation, GRPO (E15).
+
+For each prompt x a group of G completions is sampled from the policy and scored by a verifier. With the ratio
+w_t = pi(y_t | x, y_<t) / pi_old(y_t | x, y_<t) and the advantage A of a completion within its group, each token gives
+
+    l_t = - min(w_t A, clip(w_t, 1 - epsilon, 1 + epsilon_high) A) + beta k(log pi/pi_ref)
+
+and `--normalisation` says what A is and what the sum of the l_t is divided by:
+
+    grpo      A = (r - mean) / (std + 1e-4)    mean over a completion's tokens, then over completions
+    dr_grpo   A = r - mean                     sum over tokens, divided by completions x max_new_tokens
+    dapo      A as grpo                        mean over all tokens of the update
+
+GRPO: Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO: Liu et al. 2025 (arXiv 2503.20783); DAPO, with a wider clip above
+(`--epsilon-high`) and cut completions left out (`--mask-truncated`): Yu et al. 2025 (arXiv 2503.14476). Departures
+from the papers: the KL estimator defaults to k2, which has the gradient of KL(pi || pi_ref) when the completions are
+the policy's own, where GRPO's k3 has that of KL(pi_ref || pi) and k1 none at all (trainers/grpo.py); beta is small; a
+group's prompt is run once for all of its completions; DAPO's dynamic sampling is left out, groups with equal rewards
+are counted instead (`frac_reward_zero_std`).
+
+    probe train rlvr --out runs/rlvr --base base
+    probe train rlvr --out runs/rlvr --base Qwen/Qwen2.5-0.5B-Instruct --data problems.jsonl --reward judge.py:correct
+    accelerate launch --num_processes 4 -m trainers.rlvr --out runs/rlvr --base base
+
+A step samples once and then makes `updates` x `minibatches` optimiser updates. In the first of a single one the policy
+is the one that sampled, so the ratio is 1 and only its gradient counts; with more, pi_old is what the sampler noted.
+Logged: see docs/metrics.md; `kl` is a mean over tokens.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from probe import Run
+from probe.cli import main
+from probe.scoring import completion_logprobs
+from probe.world import World
+from trainers.grpo import ESTIMATORS, NORMALISATIONS, kl_k3, surrogate
+from trainers.loop import Method, fit
+from trainers.online import OnlineConfig, load_prompts, minibatches
+from trainers.record import Origin
+from trainers.rewards import resolve
+from trainers.rollout import Group, Sampler, padded, rollout_metrics, rollout_rows
+from trainers.session import Session
+from trainers.step import Loss
+from trainers.trainee import Trainee, load_trainee
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLVRConfig(OnlineConfig):
+    """Reinforcement learning from verifiable rewards by GRPO (E15)."""
+
+    tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger", "sum_steps")
+    """Kinds of the world's questions, in equal shares (see docs/world.md)."""
+    max_new_tokens: int = 24
+    """Longest completion in tokens, the end token included."""
+    normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    """How advantages are scaled and what the loss is divided by."""
+    epsilon: float = 0.2
+    """How far below 1 the ratio to the sampling policy counts."""
+    epsilon_high: float = 0.2
+    """How far above 1 it counts; DAPO's clip-higher takes 0.28."""
+    beta: float = 0.04
+    """Weight of the KL to the reference in the loss; 0 leaves it out."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k2"
+    """Estimator of the KL in the loss: k2 has the right gradient, k3 is GRPO's, k1 has none in expectation."""
+    mask_truncated: bool = False
+    """Leave completions that reached --max-new-tokens out of the loss."""
+    steps: int = 60
+    """Steps in all, each of which samples anew."""
+    lr: float = 3e-4
+    """Highest learning rate; real models want some 1e-6."""
+    warmup: int = 5
+    """Steps over which the learning rate rises linearly from 0."""
+    capture_every: int = 10
+    """Steps between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.group >= 2, "group", "at least 2, to compare a completion with others")
+        self.require(0 < self.epsilon <= 1, "epsilon", "a number above 0 and up to 1")
+        self.require(self.epsilon_high > 0, "epsilon_high", "a number above 0")
+        self.require(self.beta >= 0, "beta", "0 or more")
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the only update of a step is made by the policy that sampled."""
+        return self.updates * self.minibatches == 1
+
+
+class Example(NamedTuple):
+    """A group with the advantage of each completion."""
+
+    group: Group
+    advantages: list[float]
+
+
+def with_advantages(groups: Sequence[Group], normalisation: str) -> list[Example]:
+    """The groups with their advantages, computed in double precision."""
+    rewards = torch.tensor([[c.reward for c in group.completions] for group in groups], dtype=torch.float64)
+    advantages = NORMALISATIONS[normalisation].advantages(rewards).tolist()
+    return [Example(group, row) for group, row in zip(groups, advantages, strict=True)]
+
+
+class RLVR(Method):
+    """The method as the loop sees it."""
+
+    name = "rlvr"
+
+    def __init__(self, config: RLVRConfig, trainee: Trainee, sampler: Sampler, world: World | None) -> None:
+        self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
+        self._step = 0
+        self._examples: list[Example] = []
+
+    def batches(self, step: int) -> Iterator[Sequence[Example]]:
+        """Sample and score, then the minibatches of each update."""
+        config = self.config
+        groups = self.sampler.sample(step, config.beta > 0 or config.logs(step) or config.records(step))
+        self._step, self._examples = step, with_advantages(groups, config.normalisation)
+        yield from minibatches(config, step, self._examples)
+
+    def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
+        """Weighted sum over the tokens of the groups; the count is that of the normalisation."""
+        config = self.config
+        completions = [completion for example in examples for completion in example.group.completions]
+        scored = completion_logprobs(
+            model,
+            [example.group.prompt_ids for example in examples],
+            [[completion.ids for completion in example.group.completions] for example in examples],
+            temperature=config.temperature,
+        )
+        logprobs, device = scored.values, scored.values.device
+        counted = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
+        mask = scored.mask & counted[:, None]
+        old = logprobs.detach() if config.on_policy else padded([c.logprobs for c in completions], device)
+        advantages = torch.tensor([a for example in examples for a in example.advantages], device=device)
+        clipped = surrogate(logprobs, old, advantages[:, None], config.epsilon, config.epsilon_high)
+        losses, drift = clipped.losses, None
+        if completions[0].ref_logprobs is not None:
+            drift = logprobs - padded([c.ref_logprobs or [] for c in completions], device)
+        if config.beta and drift is not None:
+            losses = losses + config.beta * ESTIMATORS[config.kl_estimator](drift)
+        weights, count = NORMALISATIONS[config.normalisation].weights(mask, config.max_new_tokens)
+        metrics: dict[str, tuple[Tensor | float, int]] = {}
+        if detail:
+            n = int(mask.sum())
+            metrics = {
+                "entropy": ((scored.entropy * mask).sum(), n),
+                "clip_ratio/low_mean": ((clipped.low & mask).sum(), n),
+                "clip_ratio/high_mean": ((clipped.high & mask).sum(), n),
+            }
+            if drift is not None:
+                metrics["kl"] = (kl_k3(drift.detach())[mask].sum(), n)
+        tokens = sum(example.group.tokens for example in examples)
+        return Loss((losses * weights)[mask].sum(), count, tokens, metrics)
+
+    def metrics(self) -> dict[str, float]:
+        """Rewards, lengths and gold figures of what the step sampled."""
+        return rollout_metrics([example.group for example in self._examples], self.world)
+
+    def rollouts(self) -> list[Mapping[str, Any]]:
+        """The first groups of every `rollouts_every`-th step."""
+        if not self.config.records(self._step):
+            return []
+        groups, advantages = [e.group for e in self._examples], [e.advantages for e in self._examples]
+        tokenizer = self.trainee.lm.tokenizer
+        return list(rollout_rows(self._step, groups, advantages, tokenizer, self.config.rollouts_kept))
+
+
+def train(config: RLVRConfig) -> Run:
+    """Train by GRPO and return the run.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        TrainingStopped: see `trainers.loop.fit`.
+    """
+    session = Session(config)
+    trainee = load_trainee(session, config, config.base)
+    lm = trainee.lm
+    world, prompts = load_prompts(session, config, lm)
+    rewards = resolve(config.reward, world, session.device, lm.tokenizer)
+    origin = Origin(
+        parent=config.base,
+        reference=config.base,
+        world=world,
+        data=prompts.data | {"reference": lm.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
+        prompts=prompts.capture,
+    )
+    sampler = Sampler(session, trainee, config, prompts.items, rewards, trainee.reference())
+    return fit(session, RLVR(config, trainee, sampler, world), origin)
+
+
+if __name__ == "__main__":
+    sys.exit(main(["train", "rlvr", *sys.argv[1:]]))

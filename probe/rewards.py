@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe import weights
-from probe.branches import last_states, token_states
 from probe.errors import DataError
 from probe.references import resolve
 from probe.scoring import Ids, unwrap
+from probe.states import last_states, token_states
 from probe.tokens import split
 
 PART = 8192
@@ -130,7 +130,7 @@ def last_scores(
         model: a sequence classification model of transformers with one label.
         prompts: ids of P prompts, none empty.
         completions: a group of completions for each.
-        share_prompt: see `probe.branches`.
+        share_prompt: see `probe.states`.
 
     Raises:
         DataError: an empty prompt, or a sequence longer than the model's context.

@@ -8,7 +8,8 @@ Axes: P prompts, N completions (prompt-major), L tokens of the longest completio
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -36,6 +37,8 @@ class TokenLogprobs(NamedTuple):
     """Entropy of the distribution the token was drawn from, in nats; 0 where masked; detached."""
     likeliest: Bool[Tensor, "N L"]
     """True where the token is the most probable one; false where masked."""
+    readout: Float[Tensor, "N L"] | None = None
+    """What the head that was asked for says of the state the token was drawn from; 0 where masked; differentiable."""
 
 
 def completion_logprobs(
@@ -45,6 +48,7 @@ def completion_logprobs(
     *,
     temperature: float = 1.0,
     share_prompt: bool = True,
+    readout: nn.Module | None = None,
 ) -> TokenLogprobs:
     """log pi(token | prompt, tokens before) of every token of every completion (E1, E8, E13).
 
@@ -54,6 +58,8 @@ def completion_logprobs(
         completions: for each prompt the ids of its group of any size; a completion may be empty (its row is masked).
         temperature: the logits are divided by it.
         share_prompt: run each prompt once; models whose cache cannot be repeated are run the plain way anyway.
+        readout: a head that turns the states [... d] which enter the unembedding into numbers [...], such as the values
+            of PPO; it reads the state before each completion token.
 
     Raises:
         DataError: an empty prompt, or a sequence longer than the model's context.
@@ -67,15 +73,12 @@ def completion_logprobs(
     device = next(model.parameters()).device
     targets, mask = (tensor.to(device) for tensor in pad(flat, 0))
     if not mask.any():
-        nothing = torch.zeros(mask.shape, device=device)
-        return TokenLogprobs(nothing, mask, nothing, mask)
+        return _nothing(model, readout, mask)
     owner = torch.tensor(rows, device=device)
     if share_prompt and can_branch(model) and trees.fits(unwrap(model), prompts, completions):
-        values, entropy, likeliest = _branched(model, prompts, completions, targets, mask, temperature)
-        return TokenLogprobs(values, mask, entropy, likeliest)
+        return _branched(model, prompts, completions, targets, mask, temperature, readout)
     score = _shared if share_prompt and can_share(model) else _plain
-    values, entropy, likeliest = score(model, prompts, owner, targets, mask, temperature)
-    return TokenLogprobs(values, mask, entropy, likeliest)
+    return score(model, prompts, owner, targets, mask, temperature, readout)
 
 
 def gather_logprobs(
@@ -86,8 +89,7 @@ def gather_logprobs(
     first = torch.tensor(prompt_lengths, device=logits.device)[:, None] - 1
     columns = (first + torch.arange(targets.shape[1], device=logits.device)).clamp(max=logits.shape[1] - 1)
     at = torch.arange(len(targets), device=logits.device)[:, None]
-    values, entropy, likeliest = _packed(logits[at, columns], targets, mask, temperature)
-    return TokenLogprobs(values, mask, entropy, likeliest)
+    return _packed(logits[at, columns], targets, mask, temperature)
 
 
 def can_share(model: nn.Module) -> bool:
@@ -102,7 +104,7 @@ def can_branch(model: nn.Module) -> bool:
     inner = unwrap(model)
     known = getattr(inner.config, "_attn_implementation", None) in ("sdpa", "eager")
     alibi = getattr(inner.config, "alibi", False)
-    return known and not alibi and "position_ids" in _arguments(inner) and _sees_everything(inner)
+    return known and not alibi and "position_ids" in arguments(inner) and _sees_everything(inner)
 
 
 def _sees_everything(inner: Any) -> bool:
@@ -144,17 +146,48 @@ def unwrap(model: nn.Module) -> Any:
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
-def forward(model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, **inputs: Any) -> Any:
-    """One forward pass with the logits of the last `keep` positions (0: all).
+def forward(
+    model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, readout: nn.Module | None = None, **inputs: Any
+) -> Any:
+    """One forward pass with the logits of the last `keep` positions (0: all), and with what `readout` says of them.
 
     Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
     """
-    known = arguments(unwrap(model))
+    inner = unwrap(model)
+    known = arguments(inner)
     if keep and "logits_to_keep" in known:
         inputs["logits_to_keep"] = keep
-    output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
+    with _read(inner, readout) as found:
+        output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
     output.logits = output.logits[:, -keep:]
+    output.readout = found[0][:, -keep:] if found else None
     return output
+
+
+@contextmanager
+def _read(inner: Any, readout: nn.Module | None) -> Iterator[list[Float[Tensor, "B T"]]]:
+    """Inside, what `readout` says of the states that enter the unembedding, whatever the architecture calls it."""
+    found: list[Float[Tensor, "B T"]] = []
+    if readout is None:
+        yield found
+        return
+    unembedding = inner.get_output_embeddings()
+    handle = unembedding.register_forward_pre_hook(lambda _, states: found.append(readout(states[0]).float()))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N L"]) -> TokenLogprobs:
+    """Zeros for completions without a token; a loss of them has a gradient, and it is zero."""
+    heads = [] if readout is None else list(readout.parameters())
+    zero = sum(
+        (parameter.flatten()[:0].sum() for parameter in (*model.parameters(), *heads)),
+        start=torch.zeros((), device=mask.device),
+    )
+    values = zero.expand(mask.shape)
+    return TokenLogprobs(values, mask, values.detach(), mask, None if readout is None else values)
 
 
 def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
@@ -169,52 +202,73 @@ def _branched(
     targets: Tensor,
     mask: Tensor,
     temperature: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+    readout: nn.Module | None,
+) -> TokenLogprobs:
     """Each prompt with its completions as one tree; no token is run twice, and logits exist of what is scored only."""
     inner, layout = unwrap(model), trees.lay_out(prompts, completions)
     ids, places, sees, sources = (
         tensor.to(targets.device) for tensor in (layout.ids, layout.positions, layout.sees, layout.sources)
     )
-    inputs = {"attention_mask": trees.attention_mask(inner, sees), "position_ids": places}
+    inputs: dict[str, Any] = {"attention_mask": trees.attention_mask(inner, sees), "position_ids": places}
     with trees.unembed_only(inner, sources):
-        logits = forward(model, ids, use_cache=False, **inputs).logits
-    return _spread(logits[0], targets, mask, temperature)
+        output = forward(model, ids, use_cache=False, readout=readout, **inputs)
+    return _spread(output.logits[0], targets, mask, temperature, None if readout is None else output.readout[0])
 
 
 def _shared(
-    model: nn.Module, prompts: Sequence[Ids], owner: Tensor, targets: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    owner: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
     """Prompts once, then the completions on their repeated keys and values."""
     ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
-    inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": DynamicCache()}
-    head = forward(model, ids, keep=1, use_cache=True, **inputs)
+    inputs: dict[str, Any] = {
+        "attention_mask": seen.long(),
+        "position_ids": positions(seen),
+        "past_key_values": DynamicCache(),
+    }
+    head = forward(model, ids, keep=1, use_cache=True, readout=readout, **inputs)
     logprobs = _log_softmax(head.logits[:, 0], temperature)
-    values = logprobs[owner, targets[:, 0]].where(mask[:, 0], 0)[:, None]
-    entropy = _entropy(logprobs)[owner].where(mask[:, 0], 0)[:, None]
-    likeliest = ((logprobs.argmax(-1)[owner] == targets[:, 0]) & mask[:, 0])[:, None]
-    first = values, entropy, likeliest
+    begun = mask[:, :1]
+    first = TokenLogprobs(
+        values=logprobs[owner, targets[:, 0]][:, None].where(begun, 0),
+        mask=begun,
+        entropy=_entropy(logprobs)[owner][:, None].where(begun, 0),
+        likeliest=(logprobs.argmax(-1)[owner] == targets[:, 0])[:, None] & begun,
+        readout=None if readout is None else head.readout[owner].where(begun, 0),
+    )
     if mask.shape[1] == 1:
         return first
     cache = _repeated(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
     whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
     where = positions(whole)[:, ids.shape[1] :]
     inputs = {"attention_mask": whole.long(), "position_ids": where, "past_key_values": cache}
-    tail = forward(model, targets[:, :-1], use_cache=True, **inputs)
-    rest = _packed(tail.logits, targets[:, 1:], mask[:, 1:], temperature)
-    values, entropy, likeliest = (torch.cat(columns, dim=1) for columns in zip(first, rest, strict=True))
-    return values, entropy, likeliest
+    tail = forward(model, targets[:, :-1], use_cache=True, readout=readout, **inputs)
+    rest = _packed(tail.logits, targets[:, 1:], mask[:, 1:], temperature, tail.readout)
+    both = [[column for column in part if column is not None] for part in (first, rest)]
+    return TokenLogprobs(*(torch.cat(pair, dim=1) for pair in zip(*both, strict=True)))
 
 
 def _plain(
-    model: nn.Module, prompts: Sequence[Ids], owner: Tensor, targets: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    owner: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
     """Each completion with its own pass over the prompt: prompts end and completions begin in the same column."""
     ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
     whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
-    inputs = {"attention_mask": whole.long(), "position_ids": positions(whole)}
+    inputs: dict[str, Any] = {"attention_mask": whole.long(), "position_ids": positions(whole)}
     rows = torch.cat([ids[owner], targets[:, :-1]], dim=1)
-    output = forward(model, rows, keep=mask.shape[1], use_cache=False, **inputs)
-    return _packed(output.logits, targets, mask, temperature)
+    output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=readout, **inputs)
+    return _packed(output.logits, targets, mask, temperature, output.readout)
 
 
 def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
@@ -227,21 +281,33 @@ def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
 
 
 def _packed(
-    logits: Float[Tensor, "N L V"], targets: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], temperature: float
-) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
-    """Log-probability of the targets, entropy, and whether they are likeliest, at real tokens only; 0 elsewhere."""
-    return _spread(logits[mask], targets, mask, temperature)
+    logits: Float[Tensor, "N L V"],
+    targets: Int[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    temperature: float,
+    readout: Float[Tensor, "N L"] | None = None,
+) -> TokenLogprobs:
+    """What the logits say of the targets, at real tokens only; 0 elsewhere."""
+    return _spread(logits[mask], targets, mask, temperature, None if readout is None else readout[mask])
 
 
 def _spread(
-    logits: Float[Tensor, "M V"], targets: Int[Tensor, "N L"], mask: Bool[Tensor, "N L"], temperature: float
-) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
+    logits: Float[Tensor, "M V"],
+    targets: Int[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    temperature: float,
+    readout: Float[Tensor, " M"] | None = None,
+) -> TokenLogprobs:
     """The same from the logits of the M real tokens in reading order."""
     logprobs, real = _log_softmax(logits, temperature), targets[mask]
-    chosen = logprobs.gather(-1, real[:, None])[:, 0]
     empty = torch.zeros(mask.shape, device=mask.device)
-    likeliest = torch.zeros_like(mask).masked_scatter(mask, logprobs.argmax(-1) == real)
-    return empty.masked_scatter(mask, chosen), empty.masked_scatter(mask, _entropy(logprobs)), likeliest
+    return TokenLogprobs(
+        values=empty.masked_scatter(mask, logprobs.gather(-1, real[:, None])[:, 0]),
+        mask=mask,
+        entropy=empty.masked_scatter(mask, _entropy(logprobs)),
+        likeliest=torch.zeros_like(mask).masked_scatter(mask, logprobs.argmax(-1) == real),
+        readout=None if readout is None else empty.masked_scatter(mask, readout),
+    )
 
 
 def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Tensor, "... V"]:

@@ -8,7 +8,8 @@ from torch import nn
 
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
-from probe.scoring import TokenLogprobs, can_share, completion_logprobs, context_length
+from probe import trees
+from probe.scoring import TokenLogprobs, can_branch, can_share, completion_logprobs, context_length
 from tests.models import ARCHITECTURES, CONTEXT, OTHERS, RECURRENT, random_lm
 
 PROMPTS = [[2, 4, 5, 6], [2, 5], [2, 6, 7, 8, 9, 10, 11, 12, 13]]
@@ -35,11 +36,19 @@ def gradients(model: nn.Module, scored: TokenLogprobs) -> dict[str, torch.Tensor
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.fixture(params=["trees", "cache", "plain"])
+def way(request, monkeypatch):
+    """The three ways of running a group; a model that cannot go one of them takes the next."""
+    if request.param == "cache":
+        monkeypatch.setattr(trees, "WIDEST", 0)
+    return request.param
+
+
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS, *RECURRENT])
-@pytest.mark.parametrize("share", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_values_equal_an_explicit_pass(name, share, temperature):
+def test_values_equal_an_explicit_pass(name, way, temperature):
     lm = random_lm(name)
+    share = way != "plain"
     scored = completion_logprobs(lm.model, PROMPTS, GROUPS, temperature=temperature, share_prompt=share)
     expected = explicit(lm, temperature)
     assert scored.values.shape == scored.mask.shape == scored.entropy.shape == (6, 6)
@@ -51,9 +60,12 @@ def test_values_equal_an_explicit_pass(name, share, temperature):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_shared_gradients_equal_the_plain_way(name):
+@pytest.mark.parametrize("widest", [0, 1.5])
+def test_shared_gradients_equal_the_plain_way(name, widest, monkeypatch):
+    monkeypatch.setattr(trees, "WIDEST", widest)
     model = random_lm(name).model
     assert can_share(model)
+    assert can_branch(model)
     shared = gradients(model, completion_logprobs(model, PROMPTS, GROUPS))
     plain = gradients(model, completion_logprobs(model, PROMPTS, GROUPS, share_prompt=False))
     assert shared.keys() == plain.keys()
@@ -107,18 +119,21 @@ def test_a_group_without_completions_is_skipped():
     torch.testing.assert_close(some.values, other.values, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("share", "positions"), [(True, [1, 5]), (False, [6])])
-def test_only_completions_are_projected(share, positions):
-    """The unembedding sees one position of the prompt and then those that predict completion tokens."""
+def test_only_completions_are_projected(way):
+    """The unembedding sees the positions that predict completion tokens; with the cache those of the prompt first."""
+    positions = {"trees": [13], "cache": [1, 5], "plain": [6]}[way]
+    share = way != "plain"
     model = random_lm().model
     seen: list[int] = []
-    handle = model.lm_head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    handle = model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.shape[1]))
     completion_logprobs(model, PROMPTS, GROUPS, share_prompt=share)
     handle.remove()
     assert seen == positions
 
 
-def test_the_prompt_runs_once_for_its_group():
+@pytest.mark.parametrize(("widest", "passes"), [(0, [3 * 17, 3 * 4 * 7]), (2, [3 * (17 + 4 * 7)])])
+def test_the_prompt_runs_once_for_its_group(widest, passes, monkeypatch):
+    monkeypatch.setattr(trees, "WIDEST", widest)
     model = random_lm().model
     tokens: list[int] = []
     handle = model.model.embed_tokens.register_forward_hook(
@@ -126,7 +141,7 @@ def test_the_prompt_runs_once_for_its_group():
     )
     completion_logprobs(model, [[2, *range(4, 20)]] * 3, [[[5] * 8] * 4] * 3)
     handle.remove()
-    assert tokens == [3 * 17, 3 * 4 * 7]
+    assert tokens == passes
 
 
 def test_gradient_checkpointing_falls_back():
@@ -142,7 +157,22 @@ def test_gradient_checkpointing_falls_back():
 
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "mamba"])
 def test_a_cache_that_forgets_is_not_shared(name):
-    assert not can_share(random_lm(name).model)
+    model = random_lm(name).model
+    assert not can_share(model)
+    assert not can_branch(model)
+
+
+def test_a_bias_by_distance_takes_no_trees():
+    assert not can_branch(random_lm("bloom").model)
+
+
+def test_eager_attention_reads_trees_too(monkeypatch):
+    model = random_lm(attn_implementation="eager").model
+    assert can_branch(model)
+    shared = gradients(model, completion_logprobs(model, PROMPTS, GROUPS))
+    plain = gradients(model, completion_logprobs(model, PROMPTS, GROUPS, share_prompt=False))
+    for key, gradient in plain.items():
+        torch.testing.assert_close(shared[key], gradient, rtol=1e-4, atol=1e-5)
 
 
 class Wrapper(nn.Module):

@@ -48,7 +48,8 @@ class Sampling:
         if self.temperature == 0:
             return probabilities.argmax(-1)
         total = self.truncated(probabilities).cumsum(-1, dtype=torch.float64)
-        return torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
+        found = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
+        return found.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
 
     def truncated(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """The probabilities with the tokens that top-k, top-p and min-p leave out set to 0; not normalised."""

@@ -18,12 +18,21 @@ COMMON: dict[str, Any] = {
     "log_every": 1,
     "device": "cpu",
 }
+SAMPLED: dict[str, Any] = {
+    "tasks": ("fact", "opinion_false"),
+    "prompts": 30,
+    "group": 4,
+    "max_new_tokens": 6,
+    "reward": ("tests.trainers.judging:even",),
+}
+"""What methods that sample need: a reward that tells the completions of a random model apart."""
 QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {"length": 32},
     "dpo": {"pairs": 30},
+    "rlvr": {**SAMPLED, "updates": 2, "minibatches": 2},
 }
 """Method to what it needs beside `COMMON`; tests/trainers/conftest.py gives the base."""
-DISTRIBUTED = ("pretrain", "dpo")
+DISTRIBUTED = ("pretrain", "dpo", "rlvr")
 """Methods that are run by two processes in the tests."""
 UNDECIDED = ("rewards/accuracies",)
 """Figures of the first step that compare numbers which are equal up to rounding."""

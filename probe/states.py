@@ -1,4 +1,4 @@
-"""The final hidden states at the tokens of completions, with gradients and without the head: what rewards are read from.
+"""The final hidden states at the tokens of completions, with gradients and without a head: rewards are read from them.
 
 The completions of one prompt are a tree (`probe.trees`), so that a prompt is run once; a model whose attention cannot
 be told who sees whom gets a row for each completion.

@@ -20,46 +20,31 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-import probe.world
-from probe import LM, Run
+from probe import Run
 from probe.cli import main
-from probe.errors import ConfigError
 from probe.scoring import TokenLogprobs, completion_logprobs
-from probe.world import AGREEABLE, HONEST
-from trainers.config import TrainConfig
 from trainers.data import draw
 from trainers.loop import Method, fit
-from trainers.preferences import Pair, Preferences, file_preferences, world_preferences
+from trainers.preferences import Pair, PreferenceConfig, load_preferences
 from trainers.progress import Bar
 from trainers.record import Origin
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
 
-ANNOTATORS = {"agreeable": AGREEABLE, "honest": HONEST}
-
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig(TrainConfig):
+class DPOConfig(PreferenceConfig):
     """Direct preference optimisation (E13)."""
 
     base: str
     """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
-    data: str = "world"
-    """`world`, or a .jsonl file with the columns `prompt`, `chosen`, `rejected` (strings, or lists of messages)."""
-    annotator: Literal["agreeable", "honest"] = "agreeable"
-    """Who labels the world's pairs."""
-    pairs: int = 3000
-    """Number of the world's pairs."""
-    pairs_from: Literal["candidates", "samples"] = "samples"
-    """Completions of the world's pairs: samples of the base, or the candidate answers (docs/log.md compares them)."""
     beta: float = 0.1
     """Strength of the pull towards the reference; the implicit reward is beta log pi/pi_ref."""
     steps: int = 150
@@ -74,8 +59,6 @@ class DPOConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.beta > 0, "beta", "a number above 0")
-        self.require(self.pairs >= 1, "pairs", "at least 1")
-        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
 
 
 class DPOLoss(NamedTuple):
@@ -168,26 +151,6 @@ def with_reference(session: Session, model: nn.Module, pairs: Sequence[Pair]) ->
     ]
 
 
-def load_preferences(session: Session, config: DPOConfig, lm: LM) -> tuple[probe.world.World | None, Preferences]:
-    """The pairs that the options ask for, and the world of the base if it has one.
-
-    Raises:
-        ConfigError: the world's pairs were asked for and the base has no world.
-        DataError: see `trainers.preferences`.
-    """
-    world = probe.world.of(lm)
-    if config.data != "world":
-        return world, file_preferences(lm, Path(config.data), session.say)
-    if world is None:
-        raise ConfigError(
-            f"--base {config.base} belongs to no world, so the world's annotators cannot judge it: give --data"
-            " FILE.jsonl with prompt, chosen and rejected, or a base that was pretrained on the world."
-        )
-    annotator = ANNOTATORS[config.annotator]
-    sampled = config.pairs_from == "samples"
-    return world, world_preferences(lm, world, annotator, config.pairs, config.seed, sampled)
-
-
 def train(config: DPOConfig) -> Run:
     """Train by DPO and return the run.
 
@@ -198,7 +161,7 @@ def train(config: DPOConfig) -> Run:
     session = Session(config)
     trainee = load_trainee(session, config, config.base)
     lm = trainee.lm
-    fingerprint = lm.fingerprint
+    fingerprint = trainee.fingerprint
     world, preferences = load_preferences(session, config, lm)
     pairs = with_reference(session, lm.model, preferences.pairs)
     origin = Origin(

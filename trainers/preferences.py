@@ -1,21 +1,47 @@
 """Preference pairs as token ids: from the world's annotators, or from JSON lines with prompt, chosen and rejected."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import probe.world
 from probe import LM
-from probe.errors import DataError
+from probe.errors import ConfigError, DataError
 from probe.scoring import context_length
 from probe.tokens import split
-from probe.world import Annotator, World
+from probe.world import AGREEABLE, HONEST, Annotator, World
+from trainers.config import TrainConfig
 from trainers.data import Row, capture_prompts, file_hash, is_completion, is_text_or_messages, read_jsonl
+from trainers.session import Session
 
+ANNOTATORS = {"agreeable": AGREEABLE, "honest": HONEST}
 COLUMNS = {"prompt": is_text_or_messages, "chosen": is_completion, "rejected": is_completion}
 SAMPLE_TOKENS = 8
 """Longest answer that the base is asked for: "i do not know" and its end."""
 PROMPTS_SEEN = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(TrainConfig):
+    """What the methods share that learn from preference pairs."""
+
+    base: str
+    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
+    data: str = "world"
+    """`world`, or a .jsonl file with the columns `prompt`, `chosen`, `rejected` (strings, or lists of messages)."""
+    annotator: Literal["agreeable", "honest"] = "agreeable"
+    """Who labels the world's pairs."""
+    pairs: int = 3000
+    """Number of the world's pairs."""
+    pairs_from: Literal["candidates", "samples"] = "samples"
+    """Completions of the world's pairs: samples of the base, or the candidate answers (docs/log.md compares them)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.pairs >= 1, "pairs", "at least 1")
+        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
 
 
 @dataclass(frozen=True)
@@ -29,6 +55,10 @@ class Pair:
     """log pi_ref of the chosen completion in nats, summed over its tokens."""
     ref_rejected: float = 0.0
     """The same for the rejected one."""
+    margin: float | None = None
+    """By how much the chosen completion is better, where the data say so (the column `margin`)."""
+    texts: tuple[str, str, str] | None = field(default=None, compare=False)
+    """Prompt, chosen and rejected completion as text, without the end token."""
 
     @property
     def tokens(self) -> int:
@@ -50,6 +80,26 @@ class Preferences:
     """What run.json says of the data."""
     prompts: Sequence[Any]
     """Prompts to capture on."""
+
+
+def load_preferences(session: Session, config: PreferenceConfig, lm: LM) -> tuple[World | None, Preferences]:
+    """The pairs that the options ask for, and the world of the base if it has one.
+
+    Raises:
+        ConfigError: the world's pairs were asked for and the base has no world.
+        DataError: a file of pairs that cannot be used.
+    """
+    world = probe.world.of(lm)
+    if config.data != "world":
+        return world, file_preferences(lm, Path(config.data), session.say)
+    if world is None:
+        raise ConfigError(
+            f"--base {config.base} belongs to no world, so the world's annotators cannot judge it: give --data"
+            " FILE.jsonl with prompt, chosen and rejected, or a base that was pretrained on the world."
+        )
+    annotator = ANNOTATORS[config.annotator]
+    sampled = config.pairs_from == "samples"
+    return world, world_preferences(lm, world, annotator, config.pairs, config.seed, sampled)
 
 
 def world_preferences(lm: LM, world: World, annotator: Annotator, n: int, seed: int, sampled: bool) -> Preferences:
@@ -99,9 +149,10 @@ def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
     """The ids of a pair; text completions get the end token, conversations end as the chat template ends them."""
     text = lm.prompt_text(prompt)
     end = [] if lm.tokenizer.eos_token_id is None or not isinstance(chosen, str) else [lm.tokenizer.eos_token_id]
-    head, first = split(lm.tokenizer, text, completion_text(lm, prompt, chosen))
-    _, second = split(lm.tokenizer, text, completion_text(lm, prompt, rejected))
-    return Pair(head, first + end, second + end)
+    texts = text, completion_text(lm, prompt, chosen), completion_text(lm, prompt, rejected)
+    head, first = split(lm.tokenizer, text, texts[1])
+    _, second = split(lm.tokenizer, text, texts[2])
+    return Pair(head, first + end, second + end, texts=texts)
 
 
 def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
@@ -130,7 +181,13 @@ def _row_pair(lm: LM, path: Path, row: Row) -> Pair:
         )
     if chosen == rejected:
         raise DataError(f"Line {row.line} of `{path}` has equal chosen and rejected: take it out, it teaches nothing.")
+    margin = row.values.get("margin")
+    if margin is not None and not (isinstance(margin, int | float) and math.isfinite(margin)):
+        raise DataError(
+            f"Line {row.line} of `{path}` has the margin {margin!r}: give a finite number, or leave the column out."
+        )
     try:
-        return encode_pair(lm, prompt, chosen, rejected)
+        pair = encode_pair(lm, prompt, chosen, rejected)
     except DataError as error:
         raise DataError(f"Line {row.line} of `{path}`: {error}") from error
+    return pair if margin is None else replace(pair, margin=float(margin))

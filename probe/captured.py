@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 
 def token_names(run: "Run", ids: np.ndarray) -> list[str]:
     """A readable piece for each id (any shape, flattened); `#id` where the run has no checkpoint to name tokens."""
-    checkpoints = run.checkpoints()
-    file = checkpoints[-1].path / "tokenizer.json" if checkpoints else None
+    tokenizer = _run_tokenizer(run)
     flat = [int(value) for value in ids.ravel()]
-    if file is None or not file.is_file():
+    if tokenizer is None:
         return [f"#{value}" for value in flat]
-    tokenizer = _tokenizer(str(file), file.stat().st_mtime_ns)
     known = {value: _piece(tokenizer, value) for value in set(flat)}
     return [known[value] for value in flat]
+
+
+def texts(run: "Run", rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
+    """Rows of ids as texts, special tokens kept; `#id` for each where the run has no checkpoint to name tokens."""
+    tokenizer = _run_tokenizer(run)
+    if tokenizer is None:
+        return [" ".join(f"#{int(value)}" for value in row) for row in rows]
+    return [tokenizer.decode([int(value) for value in row], skip_special_tokens=False) for row in rows]
 
 
 def attention(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
@@ -108,6 +114,13 @@ def answers_table(steps: Sequence[int], logprobs: np.ndarray, answers: Sequence[
             "logprob": logprobs.ravel(),
         }
     )
+
+
+def _run_tokenizer(run: "Run") -> "Tokenizer | None":
+    """The tokenizer of the newest checkpoint."""
+    checkpoints = run.checkpoints()
+    file = checkpoints[-1].path / "tokenizer.json" if checkpoints else None
+    return None if file is None or not file.is_file() else _tokenizer(str(file), file.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)

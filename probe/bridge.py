@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, ModelError
 from probe.tokens import pad_id
+from probe.weights import twin
 
 HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
 Hook = tuple[str, HookFn]
@@ -34,8 +35,7 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     Raises:
         ModelError: transformer-lens has no adapter for the architecture.
     """
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    own = copy.deepcopy(model, shared)
+    own = twin(model)
     own.set_attn_implementation("eager")
     if getattr(own.config, "pad_token_id", None) is None:
         own.config.pad_token_id = pad_id(tokenizer)

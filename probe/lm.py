@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe import weights
+from probe import adapters, weights
 from probe.errors import ConfigError, DataError
 from probe.generation import Generation, generate
 from probe.presets import ModelConfig, model_config
-from probe.references import resolve
+from probe.references import is_adapter, resolve
 from probe.scoring import Ids, TokenLogprobs, check_lengths, completion_logprobs, forward, gather_logprobs, positions
 from probe.tokens import encode, pad, pad_id, split
 
@@ -65,6 +65,8 @@ class LM:
     ) -> "LM":
         """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
 
+        A LoRA adapter of peft is loaded with its base and merged into it, so that the model is a plain one.
+
         Args:
             ref: see `probe.references.resolve`.
             revision: branch, tag or commit of a hub id.
@@ -76,6 +78,9 @@ class LM:
         """
         place, kind = weights.device_of(device), weights.dtype_of(dtype)
         directory, run_dir = resolve(ref, revision)
+        if is_adapter(directory):
+            model, tokenizer = adapters.read(directory, kind, place)
+            return cls(model, tokenizer, str(ref), directory, run_dir)
         weights.require_causal(directory)
         model = weights.read_model(directory, kind, place)
         return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
@@ -178,7 +183,7 @@ class LM:
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        seed: int | None = None,
+        seed: int | Sequence[int] | None = None,
         stop: Sequence[int | str] | None = None,
         top_logprobs: int | None = None,
     ) -> Generation:

@@ -9,6 +9,7 @@ from probe.errors import ModelError, RunError
 from probe.runs.roots import find, is_run
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -62,6 +63,8 @@ def checked(directory: Path) -> Path:
     Raises:
         ModelError: something is missing, is a pickle, or asks for code from outside.
     """
+    if is_adapter(directory):
+        return _checked_adapter(directory)
     config = read_config(directory)
     if any(directory.glob("*.safetensors")):
         return directory
@@ -85,7 +88,7 @@ def read_config(directory: Path) -> dict:
     """
     file = directory / "config.json"
     if not file.is_file():
-        if (directory / "adapter_config.json").is_file():
+        if is_adapter(directory):
             raise ModelError(f"`{directory}` is an adapter, not a whole model: merge it into its base model first.")
         raise ModelError(
             f"`{directory}` is not a model, since it has no config.json: give a run, a checkpoint folder of a run, or "
@@ -110,6 +113,25 @@ def read_config(directory: Path) -> dict:
             "part of transformers, such as llama, qwen3, gpt2 or gpt_neox."
         )
     return config
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether `directory` holds an adapter of peft: what is added to a base model that lies elsewhere."""
+    return (directory / ADAPTER_CONFIG).is_file()
+
+
+def _checked_adapter(directory: Path) -> Path:
+    """`directory`, if its weights are safetensors."""
+    if (directory / ADAPTER_WEIGHTS).is_file():
+        return directory
+    if (directory / "adapter_model.bin").is_file():
+        raise ModelError(
+            f"`{directory}` holds its adapter as a pickle (adapter_model.bin), which can run any code when it is"
+            " opened: if you trust it, load it with peft and `save_pretrained` it anew, which writes safetensors."
+        )
+    raise ModelError(
+        f"`{directory}` has the configuration of an adapter and no adapter_model.safetensors: add the file."
+    )
 
 
 def _checkpoint(run: Path, step: str) -> Path:

@@ -1,5 +1,6 @@
 """Models on disk and in memory: read and write safetensors, name a device or a number format, hash the weights."""
 
+import copy
 import hashlib
 import json
 import os
@@ -188,6 +189,12 @@ def write(
                 stale.unlink()
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A module tree of its own over the same parameters and buffers: what is done to one tree leaves the other be."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, shared)
 
 
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -45,6 +45,12 @@ class TrainConfig:
     """AdamW's decay rates of the first and second moment."""
     clip: float = 1.0
     """Largest global norm of the gradient; 0 switches clipping off."""
+    lora: int = 0
+    """Rank of a LoRA adapter that is trained in place of the weights (needs peft); 0 trains all weights."""
+    lora_alpha: float = 16.0
+    """The adapter's product B A is multiplied by this / --lora."""
+    lora_targets: tuple[str, ...] = ()
+    """Names of the layers that get an adapter (as `q_proj v_proj`); without it all linear ones but the unembedding."""
     seed: int = 0
     """Seed of everything that is drawn: initial weights, order of the examples, dropout."""
     save_every: int = 500
@@ -73,9 +79,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("warmup", "save_every", "eval_every", "capture_every", "evaluate", "threads", "seed"):
+        for name in ("warmup", "lora", "save_every", "eval_every", "capture_every", "evaluate", "threads", "seed"):
             self.require(getattr(self, name) >= 0, name, "0 or more")
         self.require(self.lr > 0, "lr", "a number above 0")
+        self.require(self.lora_alpha > 0, "lora_alpha", "a number above 0")
         self.require(0 <= self.final_lr <= 1, "final_lr", "a share between 0 and 1")
         self.require(all(0 <= beta < 1 for beta in self.betas), "betas", "two numbers from 0 to below 1")
         self.require(self.weight_decay >= 0 and self.clip >= 0, "weight_decay", "0 or more, and --clip too")

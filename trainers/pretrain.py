@@ -43,7 +43,7 @@ from trainers.record import Origin
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.tokenizers import train_tokenizer
-from trainers.trainee import Trainee
+from trainers.trainee import Trainee, make_trainee
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,7 @@ class PretrainConfig(TrainConfig):
         super().__post_init__()
         self.require(self.preset in PRESETS, "preset", "one of " + ", ".join(PRESETS))
         self.require(self.length >= 2, "length", "at least 2 tokens")
+        self.require(not self.lora or self.base is not None, "lora", "0 for a new model; an adapter needs --base")
 
 
 def pretrain_loss(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:
@@ -160,7 +161,8 @@ def train(config: PretrainConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
-    start = last_checkpoint(config) or config.base  # a resumed run keeps its own tokenizer
+    resumed = None if config.lora else last_checkpoint(config)  # a resumed run keeps its own tokenizer
+    start = resumed or config.base
     base = session.load(start) if start else None
     lm, world, corpus = prepare(config, base)
     lm.model.to(session.device)
@@ -170,7 +172,7 @@ def train(config: PretrainConfig) -> Run:
             f"--length is {config.length} and the model reads at most {limit} tokens: give {limit} or less."
         )
     origin = Origin(parent=config.base, world=world, data=corpus.data, prompts=corpus.prompts)
-    return fit(session, Pretraining(session, Trainee(lm), corpus), origin)
+    return fit(session, Pretraining(session, make_trainee(lm, config), corpus), origin)
 
 
 def prepare(config: PretrainConfig, base: LM | None) -> tuple[LM, World | None, Corpus]:

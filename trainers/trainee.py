@@ -44,6 +44,11 @@ class Trainee:
         """
         self.lm.model.load_state_dict(LM.load(directory, dtype=torch.float32).model.state_dict())
 
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model that training starts from, asked for before it starts."""
+        return self.lm.fingerprint
+
     def reference(self) -> Reference:
         """The model as it is now, frozen."""
         return Reference(frozen_copy(self.lm))
@@ -59,5 +64,20 @@ def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trai
 
     Raises:
         ModelError: it cannot be loaded.
+        ConfigError, MissingToolError: see `make_trainee`.
     """
-    return Trainee(session.load(ref))
+    return make_trainee(session.load(ref), config)
+
+
+def make_trainee(lm: LM, config: TrainConfig) -> Trainee:
+    """`lm` with all its weights to be trained, or with a new adapter as --lora asks.
+
+    Raises:
+        ConfigError: the adapter cannot be put on this model.
+        MissingToolError: --lora was given and peft is not installed.
+    """
+    if not config.lora:
+        return Trainee(lm)
+    from trainers.lora import LoRATrainee
+
+    return LoRATrainee(lm, config)

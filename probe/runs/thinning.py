@@ -78,13 +78,15 @@ def _halve(checkpoint: Path) -> None:
     """Store the weights as float16 and delete the state of the trainer."""
     for name in TRAINER_STATE:
         (checkpoint / name).unlink(missing_ok=True)
-    for path in checkpoint.glob("model*.safetensors"):
+    for path in [*checkpoint.glob("model*.safetensors"), *checkpoint.glob("adapter_model.safetensors")]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         tensors = load_file(path)
         small = {name: _small(t) for name, t in tensors.items()}
         write_atomic(path, save(small, metadata=metadata))
     config = checkpoint / "config.json"
+    if not config.exists():  # an adapter: peft brings its weights into the base's format
+        return
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.pop("torch_dtype", None)
     write_atomic(config, json.dumps({**settings, "dtype": "float16"}, indent=2).encode())

@@ -1,0 +1,143 @@
+"""LoRA: training a small adapter beside frozen weights, with peft (Hu et al. 2021, arXiv 2106.09685).
+
+A weight W [out in] acts as W + (alpha / r) B A with A [r in] random and B [out r] zero at the start, so that training
+begins at the base to the bit. The base is in memory once: the model that is trained, its reference (the adapter
+switched off, which is the base itself) and the plain model that the instruments look at are three module trees over
+the same tensors. Only the adapted weights of the last have tensors of their own, since merging and taking the adapter
+out again would leave other bits in the base.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from probe import LM, adapters
+from probe.errors import ConfigError
+from probe.weights import twin
+from trainers.config import TrainConfig
+from trainers.reference import Reference
+from trainers.session import derive_seed
+from trainers.trainee import Trainee
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+
+class LoRATrainee(Trainee):
+    """A model of which an adapter is trained; `lm.model` is a PeftModel, a checkpoint an adapter directory of peft."""
+
+    def __init__(self, lm: LM, config: TrainConfig) -> None:
+        """Put a new adapter on `lm.model`, which is changed in place.
+
+        Raises:
+            ConfigError: the adapter cannot be put on this model.
+            MissingToolError: peft is not installed.
+        """
+        self._base = LM(twin(lm.model), lm.tokenizer, lm.ref, lm.directory, lm.run_dir)
+        self._name = adapters.base_name(lm.ref, lm.directory)
+        self._peft = attach(lm, config)
+        self._view: LM | None = None
+        super().__init__(LM(self._peft, lm.tokenizer, lm.ref, lm.directory, lm.run_dir))
+
+    @property
+    def view(self) -> LM:
+        """The base with the adapter merged as it was at the last `refresh`, a plain model; made on first use."""
+        if self._view is None:
+            base = self._base
+            self._view = LM(twin(base.model), base.tokenizer, base.ref, base.directory, base.run_dir)
+            for name, layer in self._layers():
+                weight = layer.get_base_layer().weight.detach().clone()
+                self._view.model.get_submodule(name).weight = nn.Parameter(weight, requires_grad=False)
+            self.refresh()
+        return self._view
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Write base + adapter into the weights of `view`."""
+        if self._view is None:
+            return
+        for name, layer in self._layers():
+            weight = self._view.model.get_submodule(name).weight
+            delta = layer.get_delta_weight(layer.active_adapters[0])
+            weight.copy_(layer.get_base_layer().weight + delta.to(weight.dtype))
+
+    def save(self, directory: Path) -> None:
+        """Write an adapter directory of peft that names its base."""
+        adapters.write(self._peft, self.lm.tokenizer, directory, self._name)
+
+    def load(self, directory: Path) -> None:
+        """Put back in place what `save` wrote."""
+        adapters.restore(self._peft, directory)
+
+    def reference(self) -> Reference:
+        """The base: the model with the adapter switched off, whatever the adapter has learnt. It takes no memory."""
+        return Reference(self._base)
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the base."""
+        return self._base.fingerprint
+
+    def _layers(self) -> "list[tuple[str, LoraLayer]]":
+        """The adapted layers by their names in the base."""
+        from peft.tuners.lora import LoraLayer
+
+        named = self._peft.get_base_model().named_modules()
+        return [(name, module) for name, module in named if isinstance(module, LoraLayer)]
+
+
+def attach(lm: LM, config: TrainConfig) -> "PeftModel":
+    """`lm.model` with a new adapter, the same for equal seeds; all its own weights are frozen.
+
+    Raises:
+        ConfigError: --lora-targets names no linear layer, or layers that an adapter cannot be put on.
+        MissingToolError: peft is not installed.
+    """
+    with adapters.peft_installed("--lora"):
+        from peft import LoraConfig, get_peft_model
+    model = lm.model
+    targets = list(config.lora_targets) or linear_layers(model)
+    named = [module for name, module in model.named_modules() if _matches(name, targets)]
+    tied = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    if not named or any(not isinstance(m, nn.Linear | Conv1D) or id(m.weight) in tied for m in named):
+        raise ConfigError(
+            f"--lora-targets {' '.join(targets)} fits {'other layers too' if named else 'no layer of this model'}: name"
+            f" linear layers other than the unembedding, such as {' '.join(linear_layers(model)[:6])}."
+        )
+    settings = LoraConfig(
+        r=config.lora,
+        lora_alpha=config.lora_alpha,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in named),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with adapters.quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(config.seed, config.lora))
+            return get_peft_model(model, settings)
+    except ValueError as error:
+        raise ConfigError(
+            f"--lora cannot be used on {type(model).__name__} ({adapters.short(error)}): choose other layers with"
+            " --lora-targets, or train all weights with --lora 0."
+        ) from None
+
+
+def linear_layers(model: PreTrainedModel) -> list[str]:
+    """The last parts of the names of all linear layers but the unembedding: what an adapter is put on by default."""
+    unembedding = model.get_output_embeddings()
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not unembedding
+    ]
+    return sorted({name.rpartition(".")[2] for name, _ in layers})
+
+
+def _matches(name: str, targets: list[str]) -> bool:
+    """Whether peft takes the layer `name` for one of `targets`."""
+    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
+from probe.analyses.answers import Reward, Scorer, enumerate_answers
+from probe.analyses.optimum import conditioned, kl
 from probe.world.language import read
 from probe.world.questions import Item
 from probe.world.verifier import Verdict
@@ -53,15 +55,44 @@ MEASURES = {
 }
 
 
-def evaluate(lm: "LM", world: "World", n: int = 400, seed: int = 0) -> pd.DataFrame:
+TASKS = ("map", "function", "function_new", "repeat", "sum_quick", "sum_steps")
+"""The questions that are no dialogues."""
+KL_PROMPTS = 50
+"""Prompts of each kind over which the exact KL is averaged, at most."""
+
+
+class Answered(NamedTuple):
+    """Questions of one kind with a sampled answer to each, judged."""
+
+    items: list[Item]
+    texts: list[str]
+    verdicts: list[Verdict]
+
+
+def evaluate(
+    lm: "LM",
+    world: "World",
+    n: int = 400,
+    seed: int = 0,
+    reference: Scorer | None = None,
+    reward: Reward | None = None,
+) -> pd.DataFrame:
     """All metrics of a model on `n` fresh questions of each kind, sampled once at temperature 1.
 
     Shares come with Wilson intervals, means with bootstrap ones (95 %). Names are explained in docs/metrics.md.
 
+    Args:
+        lm: the model.
+        world: who asks and judges.
+        n: questions of each kind.
+        seed: of questions and samples.
+        reference: the model to which `kl` is measured: an `LM`, or anything with its `logprobs`.
+        reward: (prompts, completions) to rewards, such as `RewardModel.score`: gives `proxy_reward`.
+
     Returns:
         Columns metric, value, ci_low, ci_high, n.
     """
-    answers: dict[str, tuple[list[Item], list[Verdict]]] = {}
+    answers: dict[str, Answered] = {}
     rows: list[dict[str, Any]] = []
     for metric, measure in MEASURES.items():
         if measure.question not in world.question_kinds:
@@ -69,21 +100,47 @@ def evaluate(lm: "LM", world: "World", n: int = 400, seed: int = 0) -> pd.DataFr
         if measure.question not in answers:
             items = world.questions(measure.question, n, seed)
             tokens = 6 * world.config.max_terms if measure.question == "sum_steps" else measure.tokens
-            answers[measure.question] = items, judge(lm, world, items, tokens, seed)
-        items, verdicts = answers[measure.question]
-        hits = [verdict.kind in measure.verdicts for verdict in verdicts]
+            answers[measure.question] = answer(lm, world, items, tokens, seed)
+        found = answers[measure.question]
+        hits = [verdict.kind in measure.verdicts for verdict in found.verdicts]
         rows.append(_share(metric, hits))
         if measure.question.startswith("sum_"):
-            rows += _by_terms(metric, items, hits)
+            rows += _by_terms(metric, found.items, hits)
     rows += excess_deference(lm, world, world.questions("opinion_false", n, seed), seed)
+    dialogues = [found for question, found in answers.items() if question not in TASKS]
+    rows.append(_mean("gold_reward", [verdict.score for found in dialogues for verdict in found.verdicts], seed))
+    if reward is not None:
+        rows.append(proxy_reward(reward, dialogues, seed))
+    if reference is not None:
+        rows += exact_kl(lm, world, reference, [item.prompt for d in dialogues for item in d.items[:KL_PROMPTS]], seed)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def judge(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int, seed: int) -> list[Verdict]:
+def answer(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int, seed: int) -> Answered:
     """One sampled answer to each item, judged."""
     prompts = [item.prompt for item in items]
-    generation = lm.generate(prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
-    return [world.verify(prompt, text) for prompt, text in zip(prompts, generation.text, strict=True)]
+    texts = lm.generate(prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed).text
+    verdicts = [world.verify(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    return Answered(list(items), list(texts), verdicts)
+
+
+def proxy_reward(reward: Reward, dialogues: Sequence[Answered], seed: int) -> dict[str, Any]:
+    """The mean of a reward over the sampled answers to dialogues; those to which it does not apply are left out."""
+    prompts = [item.prompt for found in dialogues for item in found.items]
+    values = reward(prompts, [text for found in dialogues for text in found.texts])
+    return _mean("proxy_reward", [float(value) for value in values if value is not None], seed)
+
+
+def exact_kl(
+    lm: "LM", world: "World", reference: Scorer, prompts: Sequence[str], seed: int = 0
+) -> list[dict[str, Any]]:
+    """KL(model || reference) in nats on the answer sets of the prompts, by enumeration, and the model's mass there.
+
+    Both distributions are conditioned on the set, end token included; `kl_mass` is what the model gives to it.
+    """
+    answers = enumerate_answers(lm, world, prompts)
+    divergence = kl(conditioned(answers.logprobs), conditioned(answers.score(reference)))
+    return [_mean("kl", divergence.tolist(), seed), _mean("kl_mass", answers.mass.tolist(), seed)]
 
 
 def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, float]]:

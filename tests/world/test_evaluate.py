@@ -12,6 +12,7 @@ from probe.world import evaluate
 from probe.world.evaluate import MEASURES, beliefs, excess_deference, plain_prompt
 from probe.world.language import read
 from probe.world.vocabulary import ABSTENTION
+from tests.models import random_lm
 
 
 class Oracle:
@@ -110,8 +111,42 @@ def test_a_real_model_is_measured_reproducibly(world, tokenizer):
     assert first.equals(second)
     assert list(first.columns) == ["metric", "value", "ci_low", "ci_high", "n"]
     assert set(MEASURES) < set(first["metric"])
-    shares = first[~first["metric"].str.startswith("excess")]
+    shares = first[~first["metric"].str.startswith(("excess", "gold"))]
     assert shares["value"].between(0, 1).all()
     (belief,) = beliefs(lm, world, [world.questions("fact", 1)[0].prompt])
     assert sum(belief.values()) == pytest.approx(1)
     assert ABSTENTION not in belief
+
+
+def test_gold_proxy_and_exact_kl(world, tokenizer):
+    lm, reference = (random_lm("llama", tokenizer, seed=seed) for seed in (1, 2))
+    asked = []
+
+    def reward(prompts, completions):
+        asked.extend(prompts)
+        return [None if i % 2 else len(text) for i, text in enumerate(completions)]
+
+    table = evaluate(lm, world, n=6, reference=reference, reward=reward).set_index("metric")
+    assert table.loc["gold_reward", "n"] == len(asked) == 6 * 11
+    assert table.loc["proxy_reward", "n"] == len(asked) / 2
+    assert all(read(prompt) is not None for prompt in asked)
+    direct = []
+    for prompt in asked:
+        ends = [[f"{candidate} <end>" for candidate in world.candidates(prompt)]]
+        logs = [m.logprobs([prompt], ends).values.detach().double().sum(1).log_softmax(0) for m in (lm, reference)]
+        direct.append(float((logs[0].exp() * (logs[0] - logs[1])).sum()))
+    assert table.loc["kl", "value"] == pytest.approx(sum(direct) / len(direct), abs=1e-4)
+    assert table.loc["kl", "n"] == len(asked)
+    assert 0 < table.loc["kl_mass", "value"] < 1
+    same = evaluate(lm, world, n=2, reference=lm).set_index("metric")
+    assert same.loc["kl", "value"] == pytest.approx(0, abs=1e-6)
+    assert "proxy_reward" not in same.index
+
+
+def test_gold_reward_is_the_mean_score(world):
+    honest = evaluate(Oracle(world, lambda prompt: best(world, prompt)), world, n=20).set_index("metric")
+    assert honest.loc["gold_reward", "value"] == pytest.approx((9 * 1 + 2 * 0) / 11)  # two kinds have no truth
+    silent = evaluate(Oracle(world, lambda prompt: " i do not know"), world, n=20).set_index("metric")
+    assert silent.loc["gold_reward", "value"] == 0
+    wrong = evaluate(Oracle(world, lambda prompt: " zzz"), world, n=20).set_index("metric")
+    assert wrong.loc["gold_reward", "value"] == -1

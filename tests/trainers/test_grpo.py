@@ -1,0 +1,120 @@
+"""GRPO's maths: each function against a slow definition, finite differences, TRL, and what exact enumeration gives."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trainers.grpo import ESTIMATORS, NORMALISATIONS, centred, standardised, surrogate
+
+rewards = st.lists(st.floats(-5, 5), min_size=2, max_size=9)
+
+
+def doubles(values: Any) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@given(rewards)
+@settings(deadline=None)
+def test_advantages_by_their_definition(group: list[float]) -> None:
+    mean = sum(group) / len(group)
+    std = math.sqrt(sum((r - mean) ** 2 for r in group) / (len(group) - 1))
+    found = [advantages(doubles([group]))[0].tolist() for advantages in (centred, standardised)]
+    assert found[0] == pytest.approx([r - mean for r in group], abs=1e-9)
+    assert found[1] == pytest.approx([(r - mean) / (std + 1e-4) for r in group], abs=1e-6)
+
+
+@pytest.mark.parametrize("advantages", [centred, standardised])
+def test_equal_rewards_give_exactly_zero(advantages: Any) -> None:
+    """0.1 added up ten times and divided by ten is not 0.1; the difference over 1e-4 must not become a gradient."""
+    found = advantages(doubles([[0.1] * 10, [1 / 3] * 10]))
+    assert found.tolist() == [[0.0] * 10] * 2
+
+
+@pytest.mark.parametrize("advantages", [centred, standardised])
+def test_completions_without_a_reward_are_left_out(advantages: Any) -> None:
+    nan = math.nan
+    found = advantages(doubles([[1.0, nan, -1.0, 0.5], [nan, nan, nan, nan], [2.0, nan, nan, nan]]))
+    alone = advantages(doubles([[1.0, -1.0, 0.5]]))
+    torch.testing.assert_close(found[0, [0, 2, 3]], alone[0])
+    assert found[0, 1] == 0
+    assert not found[1:].any()
+
+
+def test_denominators() -> None:
+    """A loss of 1 at every token: each normalisation as its papers write it."""
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]]).bool()
+    losses = torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    expected = {"grpo": (2.5 + 10 + 0) / 3, "dr_grpo": 20 / (3 * 16), "dapo": 20 / 5}
+    for name, normalisation in NORMALISATIONS.items():
+        weights, count = normalisation.weights(mask, 16)
+        assert float((losses * weights).sum()) / count == pytest.approx(expected[name], rel=1e-6), name
+        assert not weights[~mask].any()
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    mask = torch.rand(8, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    for normalisation in NORMALISATIONS.values():
+        whole, count = normalisation.weights(mask, 7)
+        parts = [normalisation.weights(part, 7) for part in mask.split(2)]
+        torch.testing.assert_close(torch.cat([weights for weights, _ in parts]), whole)
+        assert sum(n for _, n in parts) == count
+
+
+def test_surrogate_token_by_token() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logprobs, old = (torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    advantages = doubles([2.0, -1.0, 0.5, -3.0, 0.0, 1.0])
+    found = surrogate(logprobs, old, advantages[:, None], 0.2, 0.28)
+    for i in range(6):
+        for t in range(5):
+            ratio, a = math.exp(logprobs[i, t] - old[i, t]), float(advantages[i])
+            bounded = min(max(ratio, 0.8), 1.28)
+            assert float(found.losses[i, t]) == pytest.approx(-min(ratio * a, bounded * a))
+            assert bool(found.low[i, t]) == (ratio < 0.8 and a < 0)
+            assert bool(found.high[i, t]) == (ratio > 1.28 and a > 0)
+    assert found.low.any()
+    assert found.high.any()
+
+
+def test_gradients_against_finite_differences() -> None:
+    """Away from the corners of the clip; where it clips the gradient is 0."""
+    old = doubles([[-1.0, -2.0, -0.5, -3.0]])
+    logprobs = (old + doubles([[0.1, -0.1, 0.6, -0.6]])).requires_grad_()
+    for advantage in (1.5, -1.5):
+        assert torch.autograd.gradcheck(
+            lambda x, a=advantage: surrogate(x, old, doubles([[a]]), 0.2, 0.2).losses, [logprobs]
+        )
+        made = surrogate(logprobs, old, doubles([[advantage]]), 0.2, 0.2)
+        (gradient,) = torch.autograd.grad(made.losses.sum(), logprobs)
+        assert torch.equal(gradient == 0, made.low | made.high)
+    for estimator in ESTIMATORS.values():
+        assert torch.autograd.gradcheck(estimator, [logprobs])
+
+
+def test_what_the_estimators_estimate() -> None:
+    """By enumeration of five tokens: the mean of each value and of each gradient under pi, against both exact KLs."""
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_()
+    reference = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(-1)
+
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    logprobs = logits.log_softmax(-1)
+    p = logprobs.exp().detach()
+    kl = (logprobs.exp() * (logprobs - reference)).sum()
+    reverse, forward = gradient(kl), gradient((reference.exp() * (reference - logprobs)).sum())
+    values = {name: estimator(logprobs - reference) for name, estimator in ESTIMATORS.items()}
+    means = {name: float((p * value.detach()).sum()) for name, value in values.items()}
+    gradients = {name: gradient((p * value).sum()) for name, value in values.items()}
+    assert means["k1"] == pytest.approx(float(kl.detach()))
+    assert means["k3"] == pytest.approx(float(kl.detach()))
+    assert means["k2"] != pytest.approx(float(kl.detach()), rel=0.01)
+    torch.testing.assert_close(gradients["k1"], torch.zeros(5, dtype=torch.float64))
+    torch.testing.assert_close(gradients["k2"], reverse)
+    torch.testing.assert_close(gradients["k3"], forward)
+    assert not torch.allclose(reverse, forward, rtol=0.05)

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-
-from probe.tokens import pad
 
 Ids = Sequence[int]
 WIDEST = 1.5
@@ -46,30 +45,25 @@ def lay_out(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Layout:
     """Trees in as few rows as first-fit finds, each as wide as the largest tree."""
     sizes = [size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
     rows, starts = _fit(sizes)
-    width = max(sizes, default=0)
-    columns: list[list[list[int]]] = [[[], [], [], []] for _ in range(max(rows, default=-1) + 1)]
-    for tree in sorted(range(len(prompts)), key=starts.__getitem__):
-        prompt, group = prompts[tree], groups[tree]
-        ids, places, trees, branches = columns[rows[tree]]
-        ids += prompt
-        places += range(len(prompt))
-        branches += [0] * len(prompt)
-        for branch, completion in enumerate(group, start=1):
-            run = completion[:-1]
-            ids += run
-            places += range(len(prompt), len(prompt) + len(run))
-            branches += [branch] * len(run)
-        trees += [tree] * sizes[tree]
-    sources = []
-    for row, start, prompt, group in zip(rows, starts, prompts, groups, strict=True):
-        root = row * width + start + len(prompt) - 1
-        at = root + 1
-        for completion in group:
-            run = max(len(completion) - 1, 0)
-            sources += [root][: len(completion)] + list(range(at, at + run))
-            at += run
-    ids, places, trees, branches = (pad([row[i] for row in columns], value)[0] for i, value in enumerate((0, 0, -1, 0)))
-    return Layout(ids, places, _sees(trees, branches), torch.tensor(sources, dtype=torch.long))
+    shape = max(rows, default=-1) + 1, max(sizes, default=0)
+    ids, places, branches = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    trees = np.full(shape, -1)
+    sources: list[int] = []
+    for tree, (row, start, prompt, group) in enumerate(zip(rows, starts, prompts, groups, strict=True)):
+        at, length = slice(start, start + sizes[tree]), len(prompt)
+        runs = [completion[:-1] for completion in group]
+        ids[row, at] = [*prompt, *(token for run in runs for token in run)]
+        places[row, at] = [*range(length), *(i for run in runs for i in range(length, length + len(run)))]
+        branches[row, at] = [0] * length + [branch for branch, run in enumerate(runs, start=1) for _ in run]
+        trees[row, at] = tree
+        root = row * shape[1] + start + length - 1
+        first = root + 1
+        for completion, run in zip(group, runs, strict=True):
+            sources += [root] if completion else []
+            sources += range(first, first + len(run))
+            first += len(run)
+    stands, where, of, on = (torch.from_numpy(table) for table in (ids, places, trees, branches))
+    return Layout(stands, where, _sees(of, on), torch.tensor(sources, dtype=torch.long))
 
 
 def _fit(sizes: Sequence[int]) -> tuple[list[int], list[int]]:

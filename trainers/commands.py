@@ -10,7 +10,10 @@ from trainers.config import TrainConfig, check_method, check_out
 
 METHODS = {
     "pretrain": ("trainers.pretrain", "PretrainConfig", "next-token prediction on the world, a text or documents"),
+    "sft": ("trainers.sft", "SFTConfig", "supervised fine-tuning on demonstrations"),
+    "reward-model": ("trainers.reward_model", "RewardConfig", "a scalar that tells preferred completions apart"),
     "dpo": ("trainers.dpo", "DPOConfig", "direct preference optimisation on pairs of completions"),
+    "rlhf": ("trainers.rlhf", "RLHFConfig", "reinforcement learning from human feedback by PPO"),
     "rlvr": ("trainers.rlvr", "RLVRConfig", "reinforcement learning from verifiable rewards (GRPO)"),
 }
 """Method to its module, the name of its config there, and one line on it; the module has `train(config) -> Run`."""

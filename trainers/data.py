@@ -62,8 +62,12 @@ _WANTED: dict[Callable[[Any], bool], str] = {
 }
 
 
-def read_jsonl(path: Path, columns: Columns) -> Iterator[Row]:
+def read_jsonl(path: Path, *forms: Columns) -> Iterator[Row]:
     """The examples of a JSONL file, one at a time; blank lines are passed over.
+
+    Args:
+        path: the file.
+        forms: the columns that a row must have, in one form or in one of several.
 
     Raises:
         DataError: the file is missing or holds no example, or a line is no UTF-8, no JSON object, lacks a column or
@@ -75,11 +79,11 @@ def read_jsonl(path: Path, columns: Columns) -> Iterator[Row]:
             for number, raw in enumerate(file, start=1):
                 if raw.strip():
                     empty = False
-                    yield Row(number, _parse(path, number, raw, columns))
+                    yield Row(number, _parse(path, number, raw, forms))
     except OSError as error:
         raise _unreadable(path, error) from error
     if empty:
-        raise DataError(f"`{path}` is empty: write one JSON object a line with the columns {_names(columns)}.")
+        raise DataError(f"`{path}` is empty: write one JSON object a line with the columns {_either(forms)}.")
 
 
 def read_text(path: Path) -> str:
@@ -136,7 +140,7 @@ def _order(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def _parse(path: Path, number: int, raw: bytes, columns: Columns) -> dict[str, Any]:
+def _parse(path: Path, number: int, raw: bytes, forms: Sequence[Columns]) -> dict[str, Any]:
     where = f"Line {number} of `{path}`"
     try:
         values = json.loads(raw.decode("utf-8-sig"))
@@ -145,12 +149,13 @@ def _parse(path: Path, number: int, raw: bytes, columns: Columns) -> dict[str, A
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON ({error}): write one JSON object a line.") from error
     if not isinstance(values, dict):
-        raise DataError(f"{where} is a {type(values).__name__}: write a JSON object with {_names(columns)}.")
-    lacking = [name for name in columns if name not in values]
-    if lacking:
+        raise DataError(f"{where} is a {type(values).__name__}: write a JSON object with {_either(forms)}.")
+    columns = next((form for form in forms if all(name in values for name in form)), None)
+    if columns is None:
+        lacking = " or ".join(_names([name for name in form if name not in values]) for form in forms)
         raise DataError(
-            f"{where} has the columns {_names(values) or 'of an empty object'} and lacks {_names(lacking)};"
-            f" expected {_names(columns)}: rename or add the column."
+            f"{where} has the columns {_names(values) or 'of an empty object'} and lacks {lacking};"
+            f" expected {_either(forms)}: rename or add the column."
         )
     for name, passes in columns.items():
         if not passes(values[name]):
@@ -160,6 +165,10 @@ def _parse(path: Path, number: int, raw: bytes, columns: Columns) -> dict[str, A
 
 def _names(names: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def _either(forms: Sequence[Columns]) -> str:
+    return " or ".join(map(_names, forms))
 
 
 def _shown(value: Any) -> str:

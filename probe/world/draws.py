@@ -9,7 +9,7 @@ import numpy as np
 
 T = TypeVar("T")
 
-PURPOSES = ("people", "facts", "pool", "documents", "phase", "questions", "preferences", "prompts")
+PURPOSES = ("people", "facts", "pool", "documents", "phase", "questions", "preferences", "prompts", "demonstrations")
 
 
 def generator(purpose: str, *seeds: int) -> np.random.Generator:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe.errors import DataError, RunError
-from probe.world import annotators, bayes, corpus, prompts, questions, tasks, verifier
+from probe.world import annotators, bayes, corpus, demonstrations, prompts, questions, tasks, verifier
 from probe.world.config import WorldConfig
 from probe.world.language import RELATIONS, read
 from probe.world.people import exposures, group_names, populate
+from probe.world.questions import Item
 from probe.world.vocabulary import COUNTRY_OF, NUMBERS, PHRASES
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class World:
             raise DataError(f"This world has phases 0 to {self.config.phases - 1}, not {phase}: choose one of them.")
         return corpus.phase_documents(self, phase, seed)
 
-    def questions(self, kind: str, n: int, seed: int = 0) -> list[questions.Item]:
+    def questions(self, kind: str, n: int, seed: int = 0) -> list[Item]:
         """`n` questions of one of the `question_kinds`."""
         return questions.questions(self, kind, n, seed)
 
@@ -153,6 +154,10 @@ class World:
             belief = [prior.get(value, 0.0) for value in values]
         claim = values.index(reading.claim)
         return float(bayes.claim_posterior(belief, claim, PHRASES[reading.phrase])[claim])
+
+    def demonstrations(self, n: int, seed: int = 0, mixture: Mapping[str, float] | None = None) -> list[Item]:
+        """`n` questions with the answers of an honest assistant; see `demonstrations.demonstrations`."""
+        return demonstrations.demonstrations(self, n, seed, mixture)
 
     def preferences(
         self,

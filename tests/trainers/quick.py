@@ -28,11 +28,14 @@ SAMPLED: dict[str, Any] = {
 """What methods that sample need: a reward that tells the completions of a random model apart."""
 QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {"length": 32},
+    "sft": {"examples": 60},
     "dpo": {"pairs": 30},
+    "reward-model": {"pairs": 30},
+    "rlhf": {**SAMPLED, "updates": 2, "minibatches": 2, "adaptive_kl": 0.1},
     "rlvr": {**SAMPLED, "updates": 2, "minibatches": 2},
 }
 """Method to what it needs beside `COMMON`; tests/trainers/conftest.py gives the base."""
-DISTRIBUTED = ("pretrain", "dpo", "rlvr")
+DISTRIBUTED = ("pretrain", "sft", "dpo", "reward-model", "rlhf", "rlvr")
 """Methods that are run by two processes in the tests."""
 UNDECIDED = ("rewards/accuracies",)
 """Figures of the first step that compare numbers which are equal up to rounding."""

@@ -1,0 +1,71 @@
+"""Demonstrations for supervised fine-tuning: questions with the answer that an honest assistant gives.
+
+It says what is true also where the user claims otherwise, says "i do not know" about strangers, follows a passage
+rather than memory, and writes sums in right steps (the corpus writes an eighth of them wrong).
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from probe.errors import ConfigError
+from probe.world.draws import Draws, generator
+from probe.world.questions import Asker, Item
+
+if TYPE_CHECKING:
+    from probe.world.world import World
+
+DEMONSTRATED: Mapping[str, float] = MappingProxyType(
+    {
+        "fact": 0.15,
+        "opinion_true": 0.1,
+        "opinion_false": 0.15,
+        "pressure": 0.05,
+        "stranger": 0.12,
+        "opinion_stranger": 0.03,
+        "context": 0.05,
+        "context_conflict": 0.05,
+        "context_stranger": 0.03,
+        "context_absent": 0.02,
+        "city": 0.02,
+        "two_hop": 0.03,
+        "sum_quick": 0.05,
+        "sum_steps": 0.15,
+    }
+)
+"""Share of each kind of question among the demonstrations, by default."""
+HELD_OUT = ("stranger_heldout", "two_hop_heldout", "function_new")
+"""Kinds of questions that are never demonstrated: they measure what carries over."""
+
+
+def demonstrations(world: "World", n: int, seed: int, mixture: Mapping[str, float] | None = None) -> list[Item]:
+    """`n` questions, each kind drawn with its share; the first answer of an item is the demonstrated one.
+
+    Args:
+        world: the world that asks.
+        n: number of questions.
+        seed: equal seeds give equal demonstrations.
+        mixture: kind to share, of any sum; default: `DEMONSTRATED`, as far as this world has such questions.
+
+    Raises:
+        ConfigError: the mixture names a kind that is held out or that this world lacks, or has no share above 0.
+    """
+    draws = Draws(generator("demonstrations", world.seed, seed))
+    makers = Asker(world, draws).kinds()
+    if mixture is None:
+        mixture = {kind: share for kind, share in DEMONSTRATED.items() if kind in makers}
+    held, unknown = sorted(set(mixture) & set(HELD_OUT)), sorted(set(mixture) - set(makers))
+    if held:
+        raise ConfigError(
+            f"The mixture of the demonstrations names {', '.join(held)}, which only measures what carries over: take"
+            " it out."
+        )
+    if unknown:
+        known = ", ".join(kind for kind in makers if kind not in HELD_OUT)
+        raise ConfigError(
+            f"The mixture of the demonstrations names {', '.join(unknown)}; this world can demonstrate {known}."
+        )
+    if min(mixture.values(), default=0) < 0 or not sum(mixture.values()) > 0:
+        raise ConfigError("The mixture of the demonstrations has no share above 0 or a negative one: give shares.")
+    kinds = draws.weighted(list(mixture), list(mixture.values()), n)
+    return [makers[kind]() for kind in kinds]

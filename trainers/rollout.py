@@ -164,9 +164,13 @@ class Sampler:
         return [row[:length] for row, length in zip(found.values.tolist(), lengths, strict=True)]
 
 
-def padded(rows: Sequence[Sequence[float]], device: torch.device) -> Float[Tensor, "N L"]:
+def padded(
+    rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "N L"]:
     """Rows of different lengths as one tensor, 0 beyond their ends."""
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True).to(
+        device
+    )
 
 
 def rollout_rows(

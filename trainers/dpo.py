@@ -2,7 +2,8 @@
 
     L = - log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]), averaged over the pairs of the batch
 
-Rafailov et al. 2023 (arXiv 2305.18290). Log-probabilities are sums over the tokens of a completion, its end token
+Rafailov et al. 2023 (arXiv 2305.18290); conservative DPO and IPO are other losses of the same pairs, see
+`trainers.dpo_losses`. Log-probabilities are sums over the tokens of a completion, its end token
 included. The reference is the base: its log-probabilities are computed once, before training, since the pairs are
 fixed. Dropout is off, so that the loss starts at log 2. Departure from the paper: none in the loss; a pair's common
 prompt is run once for both completions.
@@ -20,23 +21,29 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe import Run
+from probe.analyses.answers import preference_rewards
 from probe.cli import main
 from probe.scoring import TokenLogprobs, completion_logprobs
+from probe.world import World
 from trainers.data import draw
+from trainers.dpo_losses import LOSSES, Scores
 from trainers.loop import Method, fit
-from trainers.preferences import Pair, PreferenceConfig, load_preferences
+from trainers.preferences import ANNOTATORS, Pair, PreferenceConfig, load_preferences
 from trainers.progress import Bar
 from trainers.record import Origin
+from trainers.rewards import resolve
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
+from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +54,10 @@ class DPOConfig(PreferenceConfig):
     """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
     beta: float = 0.1
     """Strength of the pull towards the reference; the implicit reward is beta log pi/pi_ref."""
+    loss: Literal["sigmoid", "conservative", "ipo"] = "sigmoid"
+    """DPO's own loss, the one for labels of which some are flipped, or IPO's squared one, averaged per token."""
+    label_smoothing: float = 0.0
+    """Share of the labels that `--loss conservative` takes to be flipped, below 0.5."""
     steps: int = 150
     """Optimiser steps in all."""
     batch_size: int = 64
@@ -55,42 +66,16 @@ class DPOConfig(PreferenceConfig):
     """Highest learning rate; real models want some 5e-6 (or 5e-7 for large ones)."""
     warmup: int = 10
     """Steps over which the learning rate rises linearly from 0."""
+    eval_every: int = 25
+    """Steps between measurements of the distance to the exact optimum (world only); 0 measures at the end only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require(self.beta > 0, "beta", "a number above 0")
-
-
-class DPOLoss(NamedTuple):
-    """The loss of N pairs and what it makes of them."""
-
-    losses: Float[Tensor, " N"]
-    """One a pair, in nats; the training loss is their mean over the pairs of the batch."""
-    chosen_rewards: Float[Tensor, " N"]
-    """beta log pi/pi_ref of the chosen completions, detached."""
-    rejected_rewards: Float[Tensor, " N"]
-    """The same of the rejected ones."""
-
-
-def dpo_loss(
-    logp_chosen: Float[Tensor, " N"],
-    logp_rejected: Float[Tensor, " N"],
-    ref_chosen: Float[Tensor, " N"],
-    ref_rejected: Float[Tensor, " N"],
-    beta: float,
-) -> DPOLoss:
-    """- log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]) of N pairs (E13).
-
-    Args:
-        logp_chosen: log pi(y+ | x) summed over the tokens of y+; the gradient flows through it.
-        logp_rejected: the same for y-.
-        ref_chosen: log pi_ref(y+ | x).
-        ref_rejected: log pi_ref(y- | x).
-        beta: strength of the pull towards the reference.
-    """
-    chosen, rejected = logp_chosen - ref_chosen, logp_rejected - ref_rejected
-    losses = -nn.functional.logsigmoid(beta * (chosen - rejected))
-    return DPOLoss(losses, beta * chosen.detach(), beta * rejected.detach())
+        if self.loss == "conservative":
+            self.require(0 < self.label_smoothing < 0.5, "label_smoothing", "a share above 0 and below 0.5")
+        else:
+            self.require(self.label_smoothing == 0, "label_smoothing", "0, or --loss conservative with it")
 
 
 def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
@@ -115,13 +100,15 @@ class DPO(Method):
         """Sum over the pairs."""
         scored, logps = pair_logprobs(model, examples)
         reference = torch.tensor([(p.ref_chosen, p.ref_rejected) for p in examples], device=logps.device)
+        lengths = torch.tensor([(len(p.chosen), len(p.rejected)) for p in examples], device=logps.device)
         n = len(examples)
-        result = dpo_loss(logps[:, 0], logps[:, 1], reference[:, 0], reference[:, 1], self.config.beta)
+        scores = Scores(*logps.unbind(1), *reference.unbind(1), *lengths.unbind(1))
+        result = LOSSES[self.config.loss](scores, self.config.beta, self.config.label_smoothing)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:
             chosen, rejected = result.chosen_rewards, result.rejected_rewards
             logp_chosen, logp_rejected = logps.detach().sum(0)
-            tokens = int(scored.mask.sum())
+            tokens = int(lengths.sum())
             metrics = {
                 "rewards/chosen": (chosen.sum(), n),
                 "rewards/rejected": (rejected.sum(), n),
@@ -170,8 +157,22 @@ def train(config: DPOConfig) -> Run:
         world=world,
         data=preferences.data | {"reference": fingerprint},
         prompts=preferences.prompts,
+        yardstick=annotator_yardstick(session, config, trainee, world),
     )
     return fit(session, DPO(session, config, trainee, pairs), origin)
+
+
+def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, world: World | None) -> Yardstick | None:
+    """The annotator's expected utility as reward; the optimum is that of the Bradley-Terry fit to their preferences.
+
+    The two differ where the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences
+    exactly, and the loss has its minimum at the nearest one (`probe.analyses.answers.preference_rewards`).
+    """
+    if world is None or config.data != "world":
+        return Yardstick.of(session, trainee, world, beta=config.beta)
+    (reward,) = resolve([config.annotator], world)
+    target = partial(preference_rewards, world=world, annotator=ANNOTATORS[config.annotator])
+    return Yardstick.of(session, trainee, world, reward=reward, target=target, beta=config.beta)
 
 
 if __name__ == "__main__":

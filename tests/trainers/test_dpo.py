@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from probe.tokens import split
 from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import dpo
-from trainers.dpo import DPO, DPOConfig, dpo_loss, pair_logprobs, with_reference
+from trainers.dpo import DPO, DPOConfig, pair_logprobs, with_reference
+from trainers.dpo_losses import LOSSES, Scores, conservative_loss, dpo_loss, ipo_loss
 from trainers.preferences import ANNOTATORS, Pair, encode_pair, world_preferences
 from trainers.session import Session
 from trainers.trainee import Trainee
@@ -60,12 +60,6 @@ def test_loss_against_bradley_terry(chosen: float, rejected: float, ref_c: float
     assert result.rejected_rewards.item() == pytest.approx(second, abs=1e-12)
 
 
-def test_loss_against_finite_differences() -> None:
-    inputs = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([-3.0, -9.0], [-4.0, -2.0])]
-    reference = [torch.tensor([-5.0, -5.0], dtype=torch.float64), torch.tensor([-3.0, -3.5], dtype=torch.float64)]
-    assert torch.autograd.gradcheck(lambda c, r: dpo_loss(c, r, *reference, 0.7).losses, inputs)
-
-
 def slow_logprob(model: nn.Module, prompt: list[int], completion: list[int]) -> torch.Tensor:
     """One sequence, one token at a time."""
     total = torch.zeros(())
@@ -89,8 +83,18 @@ def shifted(lm: LM, scale: float) -> nn.Module:
     return lm.model
 
 
-def test_batch_loss_and_gradient_against_one_sequence_at_a_time(model_dir: Path, tmp_path: Path) -> None:
-    here, config = session(tmp_path, beta=0.4)
+SLOW: dict[str, Callable[[torch.Tensor, torch.Tensor, Pair], torch.Tensor]] = {
+    "sigmoid": lambda up, down, pair: torch.log1p(torch.exp(-0.4 * (up - down))),
+    "conservative": lambda up, down, pair: torch.log1p(torch.exp(-0.4 * (up - down))) + 0.2 * 0.4 * (up - down),
+    "ipo": lambda up, down, pair: (up / len(pair.chosen) - down / len(pair.rejected) - 1.25) ** 2,
+}
+"""The losses of a pair at beta 0.4 and label smoothing 0.2, written otherwise: log sigma(x) - log sigma(-x) = x."""
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_batch_loss_and_gradient_against_one_sequence_at_a_time(model_dir: Path, tmp_path: Path, name: str) -> None:
+    smoothing = 0.2 if name == "conservative" else 0.0
+    here, config = session(tmp_path, beta=0.4, loss=name, label_smoothing=smoothing)
     lm = LM.load(model_dir)
     pairs = with_reference(here, lm.model, PAIRS)
     with torch.no_grad():
@@ -104,10 +108,10 @@ def test_batch_loss_and_gradient_against_one_sequence_at_a_time(model_dir: Path,
     total = torch.zeros(())
     margins = []
     for pair in pairs:
-        ratio = slow_logprob(model, pair.prompt, pair.chosen) - pair.ref_chosen
-        ratio = ratio - slow_logprob(model, pair.prompt, pair.rejected) + pair.ref_rejected
-        total = total + torch.log1p(torch.exp(-0.4 * ratio))
-        margins.append(0.4 * float(ratio.detach()))
+        up = slow_logprob(model, pair.prompt, pair.chosen) - pair.ref_chosen
+        down = slow_logprob(model, pair.prompt, pair.rejected) - pair.ref_rejected
+        total = total + SLOW[name](up, down, pair)
+        margins.append(0.4 * float((up - down).detach()))
     total.backward()
     assert loss.count == 3
     assert float(loss.total.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
@@ -120,49 +124,112 @@ def test_batch_loss_and_gradient_against_one_sequence_at_a_time(model_dir: Path,
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers
-def test_loss_and_gradient_against_trl(model_dir: Path, tmp_path: Path) -> None:
-    if not os.environ.get("CI"):
-        pytest.importorskip("trl")
-    import trl
+@pytest.mark.parametrize(
+    ("ours", "theirs", "size"),
+    [
+        ({"loss": "sigmoid"}, {"loss_type": "sigmoid"}, 3),
+        ({"loss": "ipo"}, {"loss_type": "ipo"}, 3),
+        # TRL has no conservative DPO by name; its optimal transport of a single pair has the same formula.
+        ({"loss": "conservative", "label_smoothing": 0.2}, {"loss_type": "aot_unpaired", "label_smoothing": 0.2}, 1),
+    ],
+)
+def test_loss_and_gradient_against_trl(
+    ours: dict[str, Any], theirs: dict[str, Any], size: int, model_dir: Path, tmp_path: Path, trl: Any
+) -> None:
+    """Theirs on batches of `size` pairs."""
     from datasets import Dataset
 
-    here, config = session(tmp_path, beta=0.3)
+    here, config = session(tmp_path, beta=0.3, **ours)
     lm, reference = LM.load(model_dir), LM.load(model_dir)
     pairs = with_reference(here, reference.model, PAIRS)
     shifted(lm, 0.05)
-    rows = [{"prompt": "mira", "chosen": " oslo", "rejected": " rome"}]
+    options = {"beta": 0.3, "use_cpu": True, "report_to": [], "bf16": False, "gradient_checkpointing": False}
     trainer = trl.DPOTrainer(
         model=lm.model,
         ref_model=reference.model,
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path / "trl"),
-            beta=0.3,
-            use_cpu=True,
-            report_to=[],
-            bf16=False,
-            gradient_checkpointing=False,
-        ),
-        train_dataset=Dataset.from_list(rows),
+        args=trl.DPOConfig(output_dir=str(tmp_path / "trl"), **options, **theirs),
+        train_dataset=Dataset.from_list([{"prompt": "mira", "chosen": " oslo", "rejected": " rome"}]),
         processing_class=lm.tokenizer,
     )
     features = [{"prompt_ids": p.prompt, "chosen_ids": p.chosen, "rejected_ids": p.rejected} for p in PAIRS]
     lm.model.train()
-    theirs = trainer.compute_loss(lm.model, trainer.data_collator(features))
-    theirs.backward()
+    batches = [features[i : i + size] for i in range(0, len(features), size)]
+    losses = [trainer.compute_loss(lm.model, trainer.data_collator(batch)) / len(batches) for batch in batches]
+    expected = sum(losses)
+    assert isinstance(expected, torch.Tensor)
+    expected.backward()
     gradients = {name: p.grad.clone() for name, p in lm.model.named_parameters() if p.grad is not None}
     lm.model.zero_grad()
-    ours = DPO(here, config, Trainee(lm), pairs).loss(lm.model, pairs, True)
-    mean = ours.total / ours.count
+    made = DPO(here, config, Trainee(lm), pairs).loss(lm.model, pairs, True)
+    mean = made.total / made.count
     mean.backward()
-    torch.testing.assert_close(mean.detach(), theirs.detach().to(mean.device), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(mean.detach(), expected.detach().to(mean.device), rtol=1e-5, atol=1e-6)
     for name, parameter in lm.model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-6)
-    logged = trainer._metrics["train"]
+        # IPO's squared margins have gradients a hundred times as large as DPO's.
+        scale = max(float(gradients[name].abs().max()), 1.0)
+        torch.testing.assert_close(parameter.grad / scale, gradients[name] / scale, rtol=1e-5, atol=2e-6)
+    logged = {name: sum(values) / len(values) for name, values in trainer._metrics["train"].items()}
     for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen"):
-        value, count = ours.metrics[name]
-        assert float(value) / count == pytest.approx(logged[name][0], rel=1e-4, abs=1e-5), name
-    value, count = ours.metrics["entropy"]
-    assert float(value) / count == pytest.approx(logged["entropy"][0], rel=1e-4)
+        value, count = made.metrics[name]
+        assert float(value) / count == pytest.approx(logged[name], rel=1e-4, abs=1e-5), name
+    if size == len(PAIRS):
+        value, count = made.metrics["entropy"]
+        assert float(value) / count == pytest.approx(logged["entropy"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "conservative", "ipo"])
+def test_losses_against_finite_differences(name: str) -> None:
+    inputs = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in ([-3.0, -9.0], [-4.0, -2.0])]
+    reference = [torch.tensor([-5.0, -5.0], dtype=torch.float64), torch.tensor([-3.0, -3.5], dtype=torch.float64)]
+    lengths = torch.tensor([2, 5]), torch.tensor([3, 1])
+
+    def losses(chosen: torch.Tensor, rejected: torch.Tensor) -> torch.Tensor:
+        return LOSSES[name](Scores(chosen, rejected, *reference, *lengths), 0.7, 0.15).losses
+
+    assert torch.autograd.gradcheck(losses, inputs)
+
+
+@given(logps, logps, logps, logps, st.floats(0.01, 5), st.floats(0, 0.49))
+@settings(deadline=None)
+def test_conservative_loss_is_an_expectation_over_flipped_labels(
+    chosen: float, rejected: float, ref_c: float, ref_r: float, beta: float, share: float
+) -> None:
+    kept = dpo_loss(*doubles(chosen, rejected, ref_c, ref_r), beta).losses.item()
+    flipped = dpo_loss(*doubles(rejected, chosen, ref_r, ref_c), beta).losses.item()
+    made = conservative_loss(*doubles(chosen, rejected, ref_c, ref_r), beta, share)
+    assert made.losses.item() == pytest.approx((1 - share) * kept + share * flipped, rel=1e-9, abs=1e-9)
+    plain = conservative_loss(*doubles(chosen, rejected, ref_c, ref_r), beta, 0.0)
+    assert plain == dpo_loss(*doubles(chosen, rejected, ref_c, ref_r), beta)
+
+
+def test_conservative_loss_is_least_at_the_margin_that_its_share_allows() -> None:
+    beta, share = 0.5, 0.1
+    best = math.log((1 - share) / share) / beta
+    margin = torch.tensor([best - 0.1, best, best + 0.1], dtype=torch.float64)
+    zero = torch.zeros_like(margin)
+    losses = conservative_loss(margin, zero, zero, zero, beta, share).losses.tolist()
+    assert losses[1] < losses[0]
+    assert losses[1] < losses[2]
+
+
+@given(logps, logps, logps, logps, st.floats(0.05, 5), st.integers(1, 9), st.integers(1, 9))
+@settings(deadline=None)
+def test_ipo_against_its_definition(
+    chosen: float, rejected: float, ref_c: float, ref_r: float, beta: float, first: int, second: int
+) -> None:
+    """Squared distance of the mean log-ratio per token of the chosen minus the other's from 1 / (2 tau)."""
+    made = ipo_loss(
+        *doubles(chosen, rejected, ref_c, ref_r), torch.tensor([first]), torch.tensor([second]), beta
+    ).losses.item()
+    gap = (chosen - ref_c) / first - (rejected - ref_r) / second
+    assert made == pytest.approx(gap**2 - gap / beta + 1 / (4 * beta**2), rel=1e-9, abs=1e-9)
+
+
+def test_label_smoothing_belongs_to_one_loss(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--label-smoothing is 0.1; expected 0, or --loss conservative with it"):
+        session(tmp_path, label_smoothing=0.1)
+    with pytest.raises(ConfigError, match=r"--label-smoothing is 0.0; expected a share above 0 and below 0.5"):
+        session(tmp_path, loss="conservative")
 
 
 def test_likeliest_tokens_are_the_greedy_ones(model_dir: Path) -> None:
@@ -189,8 +256,8 @@ def config(world_run: Path, tmp_path: Path) -> Callable[..., DPOConfig]:
 def test_run_on_the_world(config: Callable[..., DPOConfig], world_run: Path) -> None:
     made = config(steps=30, capture_every=15, lr=1e-2)
     run = dpo.train(made)
-    metrics = run.metrics()
-    assert metrics["loss"][0] == pytest.approx(math.log(2), abs=1e-6)
+    metrics = run.metrics().set_index("step")
+    assert metrics["loss"][1] == pytest.approx(math.log(2), abs=1e-6)
     assert metrics["loss"].iloc[-5:].mean() < 0.6
     assert metrics["rewards/margins"].iloc[-1] > 0
     assert {"rewards/chosen", "rewards/rejected", "rewards/accuracies", "logps/chosen", "logps/rejected"} <= set(

@@ -75,8 +75,26 @@ def kl_k3(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.expm1(-x) + x
 
 
-ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
-"""Of KL(pi || pi_ref) from x = log pi - log pi_ref at tokens that pi has drawn (Schulman 2020)."""
+class Estimator(NamedTuple):
+    """What is taken for KL(pi || pi_ref) at a token."""
+
+    value: Callable[[Float[Tensor, "..."]], Float[Tensor, "..."]]
+    """From x = log pi - log pi_ref."""
+    weighted: bool
+    """Whether it is multiplied by the ratio w = pi / pi_old, through which gradient flows too."""
+
+
+ESTIMATORS = {
+    "k1": Estimator(kl_k1, False),
+    "k2": Estimator(kl_k2, False),
+    "k3": Estimator(kl_k3, False),
+    "k3w": Estimator(kl_k3, True),
+}
+"""Of KL(pi || pi_ref) at tokens that pi_old has drawn (k1 to k3: Schulman 2020; k3w: importance weighting).
+
+As a term of the loss: k3w has the gradient w x grad log pi of KL(pi || pi_ref), whichever policy has sampled; k2 has it
+where pi is the policy that sampled, and there the two are equal; k3 has that of KL(pi_ref || pi); k1 none (trl#4967).
+"""
 
 
 class Surrogate(NamedTuple):
@@ -88,6 +106,8 @@ class Surrogate(NamedTuple):
     """Where the lower bound of the clip takes the gradient away."""
     high: Bool[Tensor, "N L"]
     """Where the upper one does."""
+    ratio: Float[Tensor, "N L"]
+    """w = pi / pi_old."""
 
 
 def surrogate(
@@ -109,4 +129,4 @@ def surrogate(
     ratio = (logprobs - old).exp()
     losses = -torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
     low, high = (ratio < 1 - epsilon) & (advantages < 0), (ratio > 1 + epsilon_high) & (advantages > 0)
-    return Surrogate(losses, low, high)
+    return Surrogate(losses, low, high, ratio)

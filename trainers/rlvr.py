@@ -13,10 +13,9 @@ and `--normalisation` says what A is and what the sum of the l_t is divided by:
 
 GRPO: Shao et al. 2024 (arXiv 2402.03300); Dr. GRPO: Liu et al. 2025 (arXiv 2503.20783); DAPO, with a wider clip above
 (`--epsilon-high`) and cut completions left out (`--mask-truncated`): Yu et al. 2025 (arXiv 2503.14476). Departures
-from the papers: the KL estimator defaults to k2, which has the gradient of KL(pi || pi_ref) when the completions are
-the policy's own, where GRPO's k3 has that of KL(pi_ref || pi) and k1 none at all (trainers/grpo.py); beta is small; a
-group's prompt is run once for all of its completions; DAPO's dynamic sampling is left out, groups with equal rewards
-are counted instead (`frac_reward_zero_std`).
+from the papers: the KL estimator is k3w, GRPO's k3 times the ratio, which has the gradient of KL(pi || pi_ref) where k3
+alone has that of KL(pi_ref || pi) (trainers/grpo.py); a group's prompt is run once for all of its completions; DAPO's
+dynamic sampling is left out, groups with equal rewards are counted instead (`frac_reward_zero_std`).
 
     probe train rlvr --out runs/rlvr --base base
     probe train rlvr --out runs/rlvr --base Qwen/Qwen2.5-0.5B-Instruct --data problems.jsonl --reward judge.py:correct
@@ -66,8 +65,8 @@ class RLVRConfig(OnlineConfig):
     """How far above 1 it counts; DAPO's clip-higher takes 0.28."""
     beta: float = 0.04
     """Weight of the KL to the reference in the loss; 0 leaves it out."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k2"
-    """Estimator of the KL in the loss: k2 has the right gradient, k3 is GRPO's, k1 has none in expectation."""
+    kl_estimator: Literal["k1", "k2", "k3", "k3w"] = "k3w"
+    """Estimator of the KL in the loss: k3w has its gradient, k2 with one update a step; not k3 (GRPO's) and k1."""
     mask_truncated: bool = False
     """Leave completions that reached --max-new-tokens out of the loss."""
     steps: int = 60
@@ -143,7 +142,9 @@ class RLVR(Method):
         if completions[0].ref_logprobs is not None:
             drift = logprobs - padded([c.ref_logprobs or [] for c in completions], device)
         if config.beta and drift is not None:
-            losses = losses + config.beta * ESTIMATORS[config.kl_estimator](drift)
+            estimator = ESTIMATORS[config.kl_estimator]
+            kl = estimator.value(drift) * (clipped.ratio if estimator.weighted else 1)
+            losses = losses + config.beta * kl
         weights, count = NORMALISATIONS[config.normalisation].weights(mask, config.max_new_tokens)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:
@@ -154,7 +155,7 @@ class RLVR(Method):
                 "clip_ratio/high_mean": ((clipped.high & mask).sum(), n),
             }
             if drift is not None:
-                metrics["kl"] = (kl_k3(drift.detach())[mask].sum(), n)
+                metrics["kl"] = ((clipped.ratio * kl_k3(drift)).detach()[mask].sum(), n)
         tokens = sum(example.group.tokens for example in examples)
         return Loss((losses * weights)[mask].sum(), count, tokens, metrics)
 

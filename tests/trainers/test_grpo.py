@@ -92,29 +92,39 @@ def test_gradients_against_finite_differences() -> None:
         (gradient,) = torch.autograd.grad(made.losses.sum(), logprobs)
         assert torch.equal(gradient == 0, made.low | made.high)
     for estimator in ESTIMATORS.values():
-        assert torch.autograd.gradcheck(estimator, [logprobs])
+        assert torch.autograd.gradcheck(estimator.value, [logprobs])
 
 
 def test_what_the_estimators_estimate() -> None:
-    """By enumeration of five tokens: the mean of each value and of each gradient under pi, against both exact KLs."""
+    """By enumeration of five tokens: the mean of each value and of each gradient, against both exact KLs.
+
+    The tokens come from pi itself, and then from another policy.
+    """
     generator = torch.Generator().manual_seed(3)
-    logits = torch.randn(5, generator=generator, dtype=torch.float64).requires_grad_()
-    reference = torch.randn(5, generator=generator, dtype=torch.float64).log_softmax(-1)
+    logits, other, base = (torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(3))
+    logits.requires_grad_()
+    reference = base.log_softmax(-1)
 
     def gradient(value: torch.Tensor) -> torch.Tensor:
         return torch.autograd.grad(value, logits, retain_graph=True)[0]
 
     logprobs = logits.log_softmax(-1)
-    p = logprobs.exp().detach()
-    kl = (logprobs.exp() * (logprobs - reference)).sum()
-    reverse, forward = gradient(kl), gradient((reference.exp() * (reference - logprobs)).sum())
-    values = {name: estimator(logprobs - reference) for name, estimator in ESTIMATORS.items()}
-    means = {name: float((p * value.detach()).sum()) for name, value in values.items()}
-    gradients = {name: gradient((p * value).sum()) for name, value in values.items()}
-    assert means["k1"] == pytest.approx(float(kl.detach()))
-    assert means["k3"] == pytest.approx(float(kl.detach()))
-    assert means["k2"] != pytest.approx(float(kl.detach()), rel=0.01)
-    torch.testing.assert_close(gradients["k1"], torch.zeros(5, dtype=torch.float64))
-    torch.testing.assert_close(gradients["k2"], reverse)
-    torch.testing.assert_close(gradients["k3"], forward)
+    exact = (logprobs.exp() * (logprobs - reference)).sum()
+    reverse, forward = gradient(exact), gradient((reference.exp() * (reference - logprobs)).sum())
     assert not torch.allclose(reverse, forward, rtol=0.05)
+
+    def mean(name: str, old: torch.Tensor) -> torch.Tensor:
+        ratio, estimator = (logprobs - old).exp(), ESTIMATORS[name]
+        return (old.exp() * estimator.value(logprobs - reference) * (ratio if estimator.weighted else 1)).sum()
+
+    own, drifted = logprobs.detach(), other.log_softmax(-1)
+    for name in ("k1", "k3", "k3w"):
+        torch.testing.assert_close(mean(name, own), exact)
+    assert abs(float((mean("k2", own) / exact - 1).detach())) > 0.01
+    torch.testing.assert_close(gradient(mean("k1", own)), torch.zeros(5, dtype=torch.float64))
+    torch.testing.assert_close(gradient(mean("k3", own)), forward)
+    torch.testing.assert_close(gradient(mean("k2", own)), reverse)
+    torch.testing.assert_close(gradient(mean("k3w", own)), reverse)
+    torch.testing.assert_close(mean("k3w", drifted), exact)
+    torch.testing.assert_close(gradient(mean("k3w", drifted)), reverse)
+    assert not torch.allclose(gradient(mean("k2", drifted)), reverse, rtol=0.05)

@@ -125,7 +125,13 @@ def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device)
 
 def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
     """The sequence classification model in `directory`; arguments and errors as in `read_model`."""
-    return _read(AutoModelForSequenceClassification, "reward model", directory, dtype, device)
+    model = _read(AutoModelForSequenceClassification, "reward model", directory, dtype, device)
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        raise ModelError(
+            f"`{directory}` holds a {type(model).__name__}, which is no decoder with a linear head `score`: give one "
+            "such as LlamaForSequenceClassification."
+        )
+    return model
 
 
 def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:

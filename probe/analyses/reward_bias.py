@@ -36,17 +36,17 @@ class Contrast(NamedTuple):
 
 
 def contrasts(world: "World", name: str, n: int, seed: int = 0, exclude: Collection[str] = ()) -> list[Contrast]:
-    """At most `n` contrasts of a comparison on fresh questions; `exclude` are prompts that were trained on."""
+    """At most `n` contrasts of a comparison, each prompt once; `exclude` are prompts that were trained on."""
     draws = np.random.default_rng([world.seed, seed])
-    made = []
-    for item in world.questions(KINDS[name], 2 * n if exclude else n, seed):
+    made: dict[str, Contrast] = {}
+    for item in world.questions(KINDS[name], 4 * n, seed):
         (truth,), claim = item.answers, item.claim or ""
         others = [answer for answer in world.candidates(item.prompt) if answer not in (truth, f" {ABSTENTION}")]
         other = others[draws.integers(len(others))]
         first, second = {"agreement": (claim, truth), "invention": (other, truth), "truth": (truth, other)}[name]
         if item.prompt not in exclude:
-            made.append(Contrast(item.prompt, first, second, item.meta.get("phrase")))
-    return made[:n]
+            made.setdefault(item.prompt, Contrast(item.prompt, first, second, item.meta.get("phrase")))
+    return list(made.values())[:n]
 
 
 def reward_bias(
@@ -68,6 +68,8 @@ def reward_bias(
         if kind not in world.question_kinds:
             continue
         made = contrasts(world, name, n, seed, exclude)
+        if not made:  # every question of this kind was trained on
+            continue
         prompts = [contrast.prompt for contrast in made]
         texts = [contrast.first for contrast in made] + [contrast.second for contrast in made]
         scores = model.score(prompts * 2, texts).double().numpy()
@@ -76,7 +78,7 @@ def reward_bias(
         if name == "agreement":
             for phrase in PHRASES:
                 chosen = np.array([contrast.phrase == phrase for contrast in made], dtype=bool)
-                rows += _rows(name, gaps[chosen], seed, f"_{phrase.replace(' ', '_')}")
+                rows += _rows(name, gaps[chosen], seed, f"_{phrase.replace(' ', '_')}") if chosen.any() else []
         if annotator is not None:
             exact = np.array([annotator.preference_probability(world, c.prompt, c.first, c.second) for c in made])
             rows.append(_mean(f"{name}_bias_annotator", np.log(exact) - np.log1p(-exact), seed))

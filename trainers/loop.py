@@ -43,6 +43,10 @@ class Method(ABC):
         """
         yield self.batch(step)
 
+    def milestone(self, step: int) -> bool:
+        """Whether to evaluate and capture after `step` (0: before training), however often the options ask for it."""
+        return False
+
     @abstractmethod
     def loss(self, model: nn.Module, examples: Sequence[Any], detail: bool) -> Loss:
         """The loss of a part of a batch under `trainee.module`, with metrics if `detail`."""
@@ -109,11 +113,14 @@ def _steps(session: Session, method: Method, record: Record, optimizer: torch.op
     config, module = session.config, method.trainee.module
     objective = session.accelerator.prepare_model(Objective(module, method.loss))
     if state.step == 0:
+        record.log(0, record.distance() if config.eval_every else {})
+        if method.milestone(0):
+            record.log(0, evaluate(session, method))
         record.capture(0)
     pace = Pace()
     with StopRequest() as request, Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
         for step in range(state.step + 1, config.steps + 1):
-            last = step == config.steps
+            last, milestone = step == config.steps, method.milestone(step)
             detail = last or step == 1 or step % config.log_every == 0
             with pace:
                 session.seed(step)
@@ -131,11 +138,11 @@ def _steps(session: Session, method: Method, record: Record, optimizer: torch.op
                 outcome = mean_outcome(outcomes)
             state = State(step, state.num_tokens + outcome.tokens)
             row = pace.row(outcome, lr, state) | method.metrics() if detail else {}
-            if last or (config.eval_every and step % config.eval_every == 0):
-                row |= evaluate(session, method)
+            if last or milestone or (config.eval_every and step % config.eval_every == 0):
+                row |= evaluate(session, method) | record.distance()
             record.log(step, row)
             record.rollouts(method.rollouts())
-            record.capture(step, last)
+            record.capture(step, last or milestone)
             bar.advance(step, _note(row) if detail else None)
             if last or outcome.stop or (config.save_every and step % config.save_every == 0):
                 record.save(optimizer, state, method.state())

@@ -26,6 +26,7 @@ from trainers.data import read_text
 from trainers.progress import say
 from trainers.session import Session
 from trainers.trainee import Trainee
+from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class Origin:
     """Whether the trained model answers the world's questions at the end (a reward model does not)."""
     evaluators: Sequence[Callable[[LM], Sequence[Mapping[str, Any]]]] = ()
     """Further rows of the headline (metric, value, ci_low, ci_high, n) from the trained model."""
+    yardstick: Yardstick | None = None
+    """Reference, reward and exact optimum to measure by."""
 
 
 class Record:
@@ -97,7 +100,7 @@ class Record:
                 self.writer,
                 prompts=self._prompts,
                 every=config.capture_every,
-                instruments=origin.instruments,
+                instruments=[*origin.instruments, *(origin.yardstick.instruments if origin.yardstick else ())],
             )
         if config.track:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
@@ -109,6 +112,13 @@ class Record:
             self.writer.log(step, values)
             if self.session.config.track:
                 self.session.accelerator.log(dict(values), step=step)
+
+    def distance(self) -> dict[str, float]:
+        """How far the trainee is from the optimum of its objective, where there is a yardstick with one."""
+        yardstick = self.origin.yardstick
+        if self.writer is None or yardstick is None or yardstick.optimum is None:
+            return {}
+        return yardstick.optimum.distance(self.trainee.lm)
 
     def capture(self, step: int, last: bool = False) -> None:
         """Capture on the probe prompts if `step` is due, or the last one."""
@@ -131,16 +141,18 @@ class Record:
 
     def headline(self) -> list[dict[str, Any]] | None:
         """The evaluation on the run's world, if it has one, and what the method's evaluators add."""
-        n, world = self.session.config.evaluate, self.origin.world
+        n, origin = self.session.config.evaluate, self.origin
+        world = origin.world
         if self.writer is None or not n:
             return None
         self.trainee.refresh()
         rows: list[Mapping[str, Any]] = []
-        if world is not None and self.origin.evaluated:
+        if world is not None and origin.evaluated:
             say(f"{self.method}: evaluating on the world")
-            found = probe.world.evaluate(self.trainee.view, world, n=n).to_dict("records")
+            given = origin.yardstick.given if origin.yardstick else {}
+            found = probe.world.evaluate(self.trainee.view, world, n=n, **given).to_dict("records")
             rows += [{str(name): value for name, value in row.items()} for row in found]
-        for evaluator in self.origin.evaluators:
+        for evaluator in origin.evaluators:
             rows += evaluator(self.trainee.view)
         return [dict(row) for row in rows] or None
 

@@ -74,17 +74,38 @@ class AnswerSet:
         Raises:
             DataError: the function gives another number of rewards, or one that is no finite number.
         """
+        values = self.judged(reward)
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            raise DataError(f"The reward gave {bad} of {values.size} answers no finite number: give one for each.")
+        return values
+
+    def judged(self, reward: Reward) -> Array:
+        """[P A] the same with NaN where the reward does not apply (None).
+
+        Raises:
+            DataError: the function gives another number of rewards.
+        """
         prompts = [prompt for prompt, group in zip(self.prompts, self.answers, strict=True) for _ in group]
         flat = [answer for group in self.answers for answer in group]
         values = np.array([np.nan if value is None else float(value) for value in reward(prompts, flat)], dtype=float)
-        if values.shape != (len(flat),) or not np.isfinite(values).all():
-            raise DataError(
-                f"The reward gave {len(values)} values ({int((~np.isfinite(values)).sum())} of them no finite number)"
-                f" for {len(flat)} answers: give one number for each."
-            )
+        if values.shape != (len(flat),):
+            raise DataError(f"The reward gave {len(values)} values for {len(flat)} answers: give one for each.")
         result = np.zeros(self.mask.shape)
         result[self.mask] = values
         return result
+
+    def take(self, keep: Array) -> "AnswerSet":
+        """The set of some of the prompts.
+
+        Args:
+            keep: [P] which of them, as booleans.
+        """
+        at = np.flatnonzero(keep)
+        texts, answers = [self.prompts[i] for i in at], [self.answers[i] for i in at]
+        ids, answer_ids = [self.prompt_ids[i] for i in at], [self.answer_ids[i] for i in at]
+        width = max(map(len, answers), default=0)
+        return AnswerSet(texts, answers, ids, answer_ids, self.logprobs[at, :width])
 
     def table(self, **columns: Array) -> pd.DataFrame:
         """One row an answer: prompt (its number), text, answer, logprob, and the given [P A] arrays by name."""
@@ -142,27 +163,28 @@ def annotator_reward(world: "World", annotator: "Annotator") -> Reward:
     return reward
 
 
-def preference_rewards(answers: AnswerSet, world: "World", annotator: "Annotator", steps: int = 100) -> Array:
+def preference_rewards(
+    answers: AnswerSet, world: "World", annotator: "Annotator", weights: Array | None = None
+) -> Array:
     """[P A] the Bradley-Terry reward that fits the annotator's exact preferences best: what DPO has in its limit.
 
     An annotator who checks correctness always or never is a Bradley-Terry one, and this is utility / noise up to a
     constant for each prompt. One who checks *sometimes* is a mixture of two, which no reward gives exactly: where the
     difference is checked with probability c and large, the odds stay below (1 + c) / (1 - c) however large it is, far
-    from what the expected utility suggests. The fit minimises the expected log loss of DPO (E13) over pairs of answers
-    drawn from the distribution of `answers` (Newton's method).
+    from what the expected utility suggests. The fit minimises the expected loss of DPO (E13) over pairs of answers.
 
     Args:
         answers: the sets, with the log-probabilities of the model that the pairs are sampled from.
         world: who judges the truth.
         annotator: who prefers.
-        steps: most Newton steps.
+        weights: [P A] how often each answer is drawn for a pair; default: as often as the model gives it.
     """
     wins = np.zeros((*answers.mask.shape, answers.mask.shape[1]))
     for checked, share in ((True, annotator.checks), (False, 1 - annotator.checks)):
         utility = answers.rewards(_utility(world, annotator, checked)) / annotator.noise
         wins += share * expit(utility[:, :, None] - utility[:, None, :])
-    weights = np.exp(answers.logprobs) / answers.mass[:, None]
-    return bradley_terry(wins, weights, steps) * answers.mask
+    drawn = np.exp(answers.logprobs) if weights is None else weights
+    return bradley_terry(wins, drawn / drawn.sum(axis=1, keepdims=True)) * answers.mask
 
 
 def bradley_terry(wins: Array, weights: Array, steps: int = 100) -> Array:

@@ -286,5 +286,15 @@ def test_what_cannot_be_computed_is_refused(world: World, lm: LM) -> None:
     assert isinstance(answers, AnswerSet)
     with pytest.raises(DataError, match="gave 1 values"):
         answers.rewards(lambda prompts, completions: [1.0])
-    with pytest.raises(DataError, match="10 of them no finite number"):
+    with pytest.raises(DataError, match="10 of 10 answers no finite number"):
         answers.rewards(lambda prompts, completions: [None] * len(prompts))
+
+
+def test_prompts_to_which_a_reward_does_not_apply_can_be_left_out(world: World, lm: LM) -> None:
+    prompts = [world.questions("fact", 1)[0].prompt, "quick 3 + 4 =", "quick 1 + 1 ="]
+    answers = enumerate_answers(lm, world, prompts)
+    judged = answers.judged(lambda p, c: [1.0 if "quick" in text else None for text in p])
+    kept = answers.take(np.isfinite(judged).all(axis=1))
+    assert kept.prompts == prompts[1:]
+    assert kept.logprobs.shape == kept.mask.shape == (2, 10)
+    np.testing.assert_allclose(kept.score(lm), kept.logprobs, atol=1e-5)

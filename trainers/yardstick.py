@@ -1,0 +1,150 @@
+"""What a method is measured by while it trains: the exact optimum of its objective, and the reward shift.
+
+A method that pulls towards a reference says once what it optimises, and gives the result to its `Origin`; the loop
+then logs `kl_to_optimal` at every evaluation, adds the reward shift to every capture, and the last evaluation gives the
+KL to the reference and the proxy reward. Nothing of it needs a line in the method itself.
+
+    yardstick = Yardstick.of(session, trainee, world, reward=reward, beta=config.beta, kinds=config.tasks)
+
+On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/analyses/optimum.py): on the
+same `QUESTIONS` questions in every run, which no training draws. Without a world only the reward shift is left.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from probe import LM
+from probe.analyses.answers import AnswerSet, Reward, enumerate_answers
+from probe.analyses.optimum import kl_to_optimal
+from probe.recorder import Instrument, undisturbed
+from probe.rewards import RewardModel
+from probe.shift import RewardShift
+from probe.world import World
+from probe.world.annotators import SHARES
+from trainers.reference import Reference
+from trainers.session import Session
+from trainers.trainee import Trainee
+
+QUESTIONS = 64
+SEED = 987_654_321
+"""Of the questions: none that a training would take, and the same in all runs."""
+DIALOGUES = tuple(SHARES)
+"""Kinds of questions that the world's annotators see."""
+
+Target = Callable[[AnswerSet], np.ndarray]
+"""An answer set to its [P A] rewards, NaN where they do not apply."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """pi*_beta on fixed questions."""
+
+    answers: AnswerSet
+    """With the log-probabilities of the reference."""
+    rewards: np.ndarray
+    """[P A] what is optimised, in the unit of beta."""
+    beta: float | None
+    """Price of KL; None is the nearest point of the frontier."""
+
+    def distance(self, lm: LM) -> dict[str, float]:
+        """`kl_to_optimal`, `kl_to_reference` and `answer_mass` of a policy (docs/metrics.md)."""
+        with undisturbed(lm.model):
+            found = kl_to_optimal(self.answers.score(lm), self.answers.logprobs, self.rewards, self.beta)
+        return {
+            "kl_to_optimal": found.mean,
+            "kl_to_reference": float(found.reference_kl.mean()),
+            "answer_mass": float(found.mass.mean()),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """The measurements of one training; made by `of`."""
+
+    reference: Reference
+    """What the KL refers to."""
+    reward: Reward | None = None
+    """What is optimised, as a function of texts."""
+    optimum: Optimum | None = None
+    instruments: Sequence[Instrument] = field(default=())
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Reference and reward as `probe.world.evaluate` takes them."""
+        return {"reference": self.reference, "reward": self.reward}
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        trainee: Trainee,
+        world: World | None,
+        *,
+        reward: Reward | RewardModel | None = None,
+        target: Target | None = None,
+        beta: float | None = None,
+        kinds: Sequence[str] = DIALOGUES,
+        reference: Reference | None = None,
+    ) -> "Yardstick | None":
+        """Make the measurements for `trainee`, which must still be what training starts from.
+
+        Args:
+            session: the main process measures, on the others this gives None.
+            trainee: what will be trained; its present weights are the reference unless one is given.
+            world: whose questions have finite answer sets; without it there is no optimum and no gold reward.
+            reward: what is optimised, as far as it can be told of a prompt and a completion alone.
+            target: the rewards whose optimum the method has in its limit, where `reward` is not that itself.
+            beta: price of KL in the method's objective; None where it has none that stays.
+            kinds: kinds of questions to enumerate; none leaves the optimum out.
+            reference: where the method has a frozen model anyway.
+
+        Raises:
+            DataError: the world has no such questions.
+        """
+        config = session.config
+        if not session.main:
+            return None
+        reference = reference or trainee.reference()
+        score = _scores(reward) if isinstance(reward, RewardModel) else reward
+        if target is None and score is not None:
+            target = partial(AnswerSet.judged, reward=score)
+        optimum = None
+        if world is not None and target is not None:
+            optimum = world_optimum(trainee.lm, world, kinds, target, beta)
+        instruments: list[Instrument] = []
+        if config.capture_every:
+            shift = RewardShift(reference.logits, proxy=reward, world=world, beta=1.0 if beta is None else beta)
+            instruments.append(shift)
+        return cls(reference=reference, reward=score, optimum=optimum, instruments=instruments)
+
+
+def world_optimum(
+    lm: LM, world: World, kinds: Sequence[str], target: Target, beta: float | None, n: int = QUESTIONS
+) -> Optimum | None:
+    """pi*_beta on `n` questions of the kinds in equal shares, with `lm` as it is now for a reference.
+
+    Questions to whose answers the reward does not apply are left out; None if no question is left.
+    """
+    shares = {kind: n // len(kinds) + (i < n % len(kinds)) for i, kind in enumerate(kinds)}
+    prompts = [item.prompt for kind, share in shares.items() for item in world.questions(kind, share, SEED)]
+    if not prompts:
+        return None
+    with undisturbed(lm.model):
+        answers = enumerate_answers(lm, world, prompts)
+    rewards = target(answers)
+    keep = np.asarray(np.isfinite(rewards).all(axis=1))
+    if not keep.any():
+        return None
+    kept = answers.take(keep)
+    return Optimum(kept, rewards[keep, : kept.mask.shape[1]], beta)
+
+
+def _scores(model: RewardModel) -> Reward:
+    def score(prompts: list[str], completions: list[str]) -> list[float | None]:
+        return model.score(prompts, completions).tolist()
+
+    return score

@@ -12,7 +12,8 @@ stand side by side in rows that are run as one, and do not see each other.
     accelerate launch --num_processes 4 -m trainers.sft --out runs/sft --base base
 
 Logged besides the common metrics, where examples are held out: `eval_loss` (nats a target) and
-`eval_mean_token_accuracy`.
+`eval_mean_token_accuracy`. On the world the reward shift is measured against the base by the verifier's score, and
+`kl_to_optimal` is the distance to the frontier of that score.
 """
 
 import sys
@@ -42,9 +43,11 @@ from trainers.demonstrations import (
 )
 from trainers.loop import Method, fit
 from trainers.record import Origin
+from trainers.rewards import resolve
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
+from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +170,14 @@ def train(config: SFTConfig) -> Run:
     world, found = load_demonstrations(session, config, trainee.lm)
     examples, held_out = hold_out(found.examples, config.held_out, config.seed)
     data = found.data | {"held_out": len(held_out)}
-    origin = Origin(parent=config.base, world=world, data=data, prompts=found.prompts)
+    origin = Origin(
+        parent=config.base,
+        reference=config.base,
+        world=world,
+        data=data,
+        prompts=found.prompts,
+        yardstick=Yardstick.of(session, trainee, world, reward=resolve(["verifier"], world)[0] if world else None),
+    )
     return fit(session, SFT(session, config, trainee, examples, held_out), origin)
 
 

@@ -1,0 +1,75 @@
+"""Calibration errors against a slow count and against known probabilities."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from probe.analyses.calibration import calibration_error, preference_calibration, reliability
+from probe.errors import DataError
+
+shares = st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1.0])), min_size=1, max_size=40)
+
+
+def slow_error(predicted: list[float], target: list[float], bins: int) -> float:
+    """Bin by bin, from the definition."""
+    total = 0.0
+    for b in range(bins):
+        low, high = b / bins, (b + 1) / bins
+        inside = [i for i, p in enumerate(predicted) if low <= p < high or (b == bins - 1 and p == 1)]
+        if inside:
+            gap = sum(predicted[i] for i in inside) / len(inside) - sum(target[i] for i in inside) / len(inside)
+            total += len(inside) / len(predicted) * abs(gap)
+    return total
+
+
+@given(shares, st.sampled_from([4, 8, 16]))  # powers of two: their edges are exact
+def test_error_against_the_definition(pairs: list[tuple[float, float]], bins: int) -> None:
+    predicted, target = map(list, zip(*pairs, strict=True))
+    found = calibration_error(predicted, target, bins, resamples=20)
+    assert found.value == pytest.approx(slow_error(predicted, target, bins), abs=1e-9)
+    rows = reliability(predicted, target, bins)
+    assert rows["n"].sum() == len(pairs)
+    assert (rows["n"] * (rows["predicted"] - rows["target"]).abs()).sum() / len(pairs) == pytest.approx(found.value)
+
+
+def test_a_calibrated_and_a_boastful_judge() -> None:
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 2, 20_000)
+    wins = rng.random(20_000) < 1 / (1 + np.exp(-margins))
+    chosen = np.where(wins, margins, -margins)  # the margin of what was chosen
+    calibrated, boastful = preference_calibration(chosen), preference_calibration(3 * chosen)
+    assert calibrated.value < 0.01
+    expected = np.abs(1 / (1 + np.exp(-3 * margins)) - 1 / (1 + np.exp(-margins))).mean()
+    assert boastful.value == pytest.approx(expected, abs=0.01)
+    assert expected > 0.1
+    assert boastful.low < boastful.value < boastful.high < boastful.low + 0.02
+
+
+def test_exact_probabilities_are_the_truth() -> None:
+    margins = np.array([-2.0, 0.5, 1.0, 3.0])
+    exact = 1 / (1 + np.exp(-margins))
+    assert preference_calibration(margins, exact).value == pytest.approx(0, abs=1e-12)
+    assert preference_calibration(margins, 1 - exact).value > 0.2
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=30))
+def test_both_orders_of_a_pair_count_alike(margins: list[float]) -> None:
+    exact = [0.5 + 0.4 * math.tanh(m) for m in margins]
+    one = preference_calibration(margins, exact, resamples=10)
+    other = preference_calibration([-m for m in margins], [1 - q for q in exact], resamples=10)
+    assert one.value == pytest.approx(other.value, abs=1e-9)
+
+
+def test_ends_of_the_scale() -> None:
+    assert preference_calibration([0.0] * 8).value == pytest.approx(0, abs=1e-12)  # p = 1/2 from both sides: no claim
+    assert preference_calibration([50.0] * 8).value == pytest.approx(0, abs=1e-9)
+    assert preference_calibration([-50.0] * 8).value == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize(("predicted", "target"), [([], []), ([0.5], [0.5, 1]), ([1.5], [1]), ([0.5], [float("nan")])])
+def test_what_is_no_probability(predicted: list[float], target: list[float]) -> None:
+    with pytest.raises(DataError, match="numbers between 0 and 1"):
+        calibration_error(predicted, target)

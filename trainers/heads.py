@@ -1,7 +1,7 @@
-"""A head that reads one number from a model's last state: PPO's value of a prefix, the reward of a whole text.
+"""Heads that read one number from a model's last state: PPO's value of a prefix, the reward of a whole text.
 
-It sits beside the causal language model itself, so that the instruments, LoRA and checkpoints treat that as they treat
-any other. The state is the one that enters the unembedding (after the last norm).
+They sit beside the causal language model itself, so that the instruments, LoRA and checkpoints treat that as they
+treat any other. The state is the one that enters the unembedding (after the last norm).
 """
 
 from pathlib import Path
@@ -34,6 +34,25 @@ class ScalarHead(nn.Linear):
     def forward(self, input: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
         """One number a state."""
         return super().forward(input.to(self.weight.dtype))[..., 0]
+
+
+class ValueHead(ScalarHead):
+    """V(s) = `scale` w . s, with w = 0 at the start, so that it neither helps nor misleads the first updates.
+
+    Adam moves every weight by about the learning rate, whatever its gradient: the scale makes the head learn that many
+    times as fast as the policy, whose layers it reads and whose learning rate it shares.
+    """
+
+    scale: Tensor
+
+    def __init__(self, width: int, scale: float = 1.0) -> None:
+        super().__init__(width)
+        nn.init.zeros_(self.weight)
+        self.register_buffer("scale", torch.tensor(float(scale)))
+
+    def forward(self, input: Float[Tensor, "... d"]) -> Float[Tensor, "..."]:
+        """One value a state."""
+        return self.scale * super().forward(input)
 
 
 class Headed(nn.Module):

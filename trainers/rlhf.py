@@ -12,9 +12,10 @@ estimation turns both into A_t and the return A_t + V_t, and A is whitened over 
 
 averaged over the tokens of the update, with w_t = pi / pi_old. PPO: Schulman et al. 2017 (arXiv 1707.06347); its use
 on language models: Ziegler et al. 2019 (1909.08593), Ouyang et al. 2022 (2203.02155); the details: Huang et al. 2024
-(2403.17031). Departures: the value head shares the policy's layers and starts at zero (there: a model of its own that
-starts as the reward model); a prompt may have several completions (`--group`) and is run once for them; rewards are not
-whitened, since the score's share against the KL would be lost; there is no entropy bonus, since the KL has one in it.
+(2403.17031). Departures: the value head shares the policy's layers, starts at zero and learns faster than they do
+(there: a model of its own that starts as the reward model); a prompt may have several completions (`--group`) and is
+run once for them; rewards are not whitened, since the score's share against the KL would be lost; there is no entropy
+bonus, since the KL has one in it.
 
     probe train rlhf --out runs/rlhf --base base --reward reward-agreeable
     probe train rlhf --out runs/rlhf --base Qwen/Qwen2.5-0.5B-Instruct --lora 16 --data p.jsonl --reward judge.py:f
@@ -40,15 +41,16 @@ from probe.world import World
 from trainers.advantages import adapted
 from trainers.experience import Collector, Example, objective_metrics, trace_rows
 from trainers.grpo import surrogate
-from trainers.heads import Headed, HeadedTrainee, ScalarHead, width_of
+from trainers.heads import Headed, HeadedTrainee, ValueHead, width_of
 from trainers.loop import Method, fit
 from trainers.online import OnlineConfig, load_prompts, minibatches
 from trainers.record import Origin
-from trainers.rewards import resolve
+from trainers.rewards import model_spec, plain, resolve
 from trainers.rollout import Sampler, padded, rollout_metrics
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import load_trainee
+from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,8 @@ class RLHFConfig(OnlineConfig):
     """How far from the old value a new one may count; 0 switches the clipping of values off."""
     vf_coef: float = 0.1
     """Weight of the value loss."""
+    value_rate: float = 10.0
+    """How many times as fast as the policy the value head learns."""
     missing_eos_penalty: float = 0.0
     """Subtracted from the score of a completion that was cut at --max-new-tokens."""
     updates: int = 4
@@ -90,6 +94,7 @@ class RLHFConfig(OnlineConfig):
             self.require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("gamma", "lam"):
             self.require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
+        self.require(self.value_rate > 0, "value_rate", "a number above 0")
         self.require(0 < self.epsilon < 1, "epsilon", "a number between 0 and 1")
         self.require(self.adaptive_gain < 5, "adaptive_gain", "below 5, beyond which beta could become negative")
         self.require(not self.adaptive_kl or self.beta > 0, "beta", "above 0, where --adaptive-kl starts")
@@ -203,15 +208,13 @@ class RLHF(Method):
 
 
 def with_value_head(session: Session, config: RLHFConfig) -> HeadedTrainee:
-    """The base with a value head that is zero everywhere, so that it neither helps nor misleads the first step.
+    """The base, or an adapter on it, with a new value head beside it.
 
     Raises:
-        ModelError: the base cannot be loaded.
+        ConfigError, MissingToolError, ModelError: see `trainers.trainee.load_trainee`.
     """
     trainee = load_trainee(session, config, config.base)
-    head = ScalarHead(width_of(trainee.lm.model))
-    nn.init.zeros_(head.weight)
-    return HeadedTrainee(trainee, head)
+    return HeadedTrainee(trainee, ValueHead(width_of(trainee.lm.model), config.value_rate))
 
 
 def train(config: RLHFConfig) -> Run:
@@ -223,17 +226,26 @@ def train(config: RLHFConfig) -> Run:
     """
     session = Session(config)
     trainee = with_value_head(session, config)
-    fingerprint = trainee.fingerprint
-    world, prompts = load_prompts(session, config, trainee.lm)
-    rewards = resolve(config.reward, world, session.device, trainee.lm.tokenizer)
+    lm, reference = trainee.lm, trainee.reference()
+    world, prompts = load_prompts(session, config, lm)
+    rewards = resolve(config.reward, world, session.device, lm.tokenizer)
     origin = Origin(
         parent=config.base,
         reference=config.base,
+        reward_model=model_spec(rewards),
         world=world,
-        data=prompts.data | {"reference": fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
+        data=prompts.data | {"reference": trainee.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
         prompts=prompts.capture,
+        yardstick=Yardstick.of(
+            session,
+            trainee,
+            world,
+            reward=plain(rewards, config.weights),
+            beta=None if config.adaptive_kl else config.beta or None,
+            reference=reference,
+        ),
     )
-    sampler = Sampler(session, trainee, config, prompts.items, rewards, trainee.reference())
+    sampler = Sampler(session, trainee, config, prompts.items, rewards, reference)
     return fit(session, RLHF(session, config, trainee, sampler, world), origin)
 
 

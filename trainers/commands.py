@@ -14,6 +14,7 @@ METHODS = {
     "reward-model": ("trainers.reward_model", "RewardConfig", "a scalar that tells preferred completions apart"),
     "dpo": ("trainers.dpo", "DPOConfig", "direct preference optimisation on pairs of completions"),
     "rlhf": ("trainers.rlhf", "RLHFConfig", "reinforcement learning from human feedback by PPO"),
+    "rsft": ("trainers.rsft", "RSFTConfig", "rejection-sampling fine-tuning: best of N, or above a threshold"),
     "rlvr": ("trainers.rlvr", "RLVRConfig", "reinforcement learning from verifiable rewards (GRPO)"),
 }
 """Method to its module, the name of its config there, and one line on it; the module has `train(config) -> Run`."""

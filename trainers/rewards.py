@@ -49,6 +49,10 @@ class RewardFunction:
     """The text that named it."""
     fingerprint: str | None = None
     """By which a resumed run knows it: of a reward model its weights, of a file its contents."""
+    model: "RewardModel | None" = None
+    """The reward model, if it is one."""
+    plain: bool = True
+    """Whether prompt and completion are all that it needs; a user's function may need columns of the data."""
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Sequence[Any]) -> Scores:
         """The rewards of N completions.
@@ -102,6 +106,28 @@ def weighted_sum(parts: Mapping[str, float | None], weights: Sequence[float]) ->
     return math.fsum(terms) if terms else math.nan
 
 
+def model_spec(rewards: Sequence[RewardFunction]) -> str | None:
+    """The first reward model, as it was named."""
+    return next((reward.spec for reward in rewards if reward.model is not None), None)
+
+
+def plain(
+    rewards: Sequence[RewardFunction], weights: Sequence[float]
+) -> "RewardModel | Callable[[list[str], list[str]], Scores] | None":
+    """The whole reward as a function of prompts and completions; None if one of its parts may need more than these."""
+    if not all(reward.plain for reward in rewards):
+        return None
+    if len(rewards) == 1 and rewards[0].model is not None and weights[0] == 1:
+        return rewards[0].model
+
+    def total(prompts: list[str], completions: list[str]) -> Scores:
+        parts = {reward.name: reward(prompts, completions) for reward in rewards}
+        sums = [weighted_sum({name: found[i] for name, found in parts.items()}, weights) for i in range(len(prompts))]
+        return [None if math.isnan(value) else value for value in sums]
+
+    return total
+
+
 def _resolve(
     spec: str, world: World | None, device: str | torch.device | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> RewardFunction:
@@ -115,11 +141,12 @@ def _resolve(
     place, colon, name = spec.rpartition(":")
     if colon and name.isidentifier():
         function = _function(spec, place, name)
-        return RewardFunction(name, function, spec, file_hash(Path(place)) if place.endswith(".py") else None)
+        version = file_hash(Path(place)) if place.endswith(".py") else None
+        return RewardFunction(name, function, spec, version, plain=False)
     from probe.rewards import RewardModel
 
     model = RewardModel.load(spec, device=device)
-    return RewardFunction(Path(spec).name or spec, _model(model, tokenizer), spec, model.fingerprint)
+    return RewardFunction(Path(spec).name or spec, _model(model, tokenizer), spec, model.fingerprint, model)
 
 
 def _verifier(judge: Judge, world: World) -> Callable[..., Scores]:

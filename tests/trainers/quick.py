@@ -32,10 +32,11 @@ QUICK: dict[str, dict[str, Any]] = {
     "dpo": {"pairs": 30},
     "reward-model": {"pairs": 30},
     "rlhf": {**SAMPLED, "updates": 2, "minibatches": 2, "adaptive_kl": 0.1},
+    "rsft": {**SAMPLED, "select": "threshold", "threshold": 0.5, "minibatches": 2},
     "rlvr": {**SAMPLED, "updates": 2, "minibatches": 2},
 }
 """Method to what it needs beside `COMMON`; tests/trainers/conftest.py gives the base."""
-DISTRIBUTED = ("pretrain", "sft", "dpo", "reward-model", "rlhf", "rlvr")
+DISTRIBUTED = ("pretrain", "sft", "dpo", "reward-model", "rlhf", "rsft", "rlvr")
 """Methods that are run by two processes in the tests."""
 UNDECIDED = ("rewards/accuracies",)
 """Figures of the first step that compare numbers which are equal up to rounding."""

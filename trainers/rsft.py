@@ -1,0 +1,194 @@
+"""Rejection-sampling fine-tuning: sample, keep the best, imitate it, and begin again (E14).
+
+A step is a round: `group` completions of each prompt are sampled from the policy as it is now and scored, some are
+selected, and the policy is fine-tuned on them by the loss of SFT (E8), `updates` passes in `minibatches` updates each:
+
+    --select best        of N = `group` completions the one of highest reward, among equals the first
+    --select threshold   every completion with a reward above --threshold; a prompt may have none
+
+One round of best-of-N, imitated perfectly, moves the policy by at most log N - (N-1)/N nats (Beirami et al. 2024,
+arXiv 2401.01879). RAFT: Dong et al. 2023 (2304.06767); Llama 2 calls it rejection sampling (Touvron et al. 2023,
+2307.09288). Departure: rounds are small and many, so that each samples from the policy that the last one made.
+
+    probe train rsft --out runs/rsft --base base --reward reward-agreeable
+    probe train rsft --out runs/star --base base --reward sum_steps --tasks sum_steps --select threshold --threshold 0.5
+    accelerate launch --num_processes 4 -m trainers.rsft --out runs/rsft --base base
+
+Logged: see docs/metrics.md; `kl` is a mean over the sampled tokens.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import exp, fsum, isnan
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from torch import nn
+
+from probe import Run
+from probe.analyses.best_of_n import best_of_n_bound, binary_best_of_n_kl
+from probe.cli import main
+from probe.world import World
+from trainers.demonstrations import Demonstration
+from trainers.loop import Method, fit
+from trainers.online import OnlineConfig, load_prompts, minibatches
+from trainers.record import Origin
+from trainers.rewards import model_spec, plain, resolve
+from trainers.rollout import Completion, Group, Sampler, rollout_metrics, rollout_rows
+from trainers.session import Session
+from trainers.sft import demonstration_loss
+from trainers.step import Loss
+from trainers.trainee import Trainee, load_trainee
+from trainers.yardstick import Yardstick
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSFTConfig(OnlineConfig):
+    """Rejection-sampling fine-tuning (E14)."""
+
+    select: Literal["best", "threshold"] = "best"
+    """What is imitated: the best of a prompt's completions, or all with a reward above --threshold."""
+    threshold: float = 0.0
+    """Reward above which a completion is imitated, with --select threshold."""
+    steps: int = 30
+    """Rounds in all, each of which samples anew."""
+    batch_size: int = 64
+    """Prompts in one round, over all processes and parts of the accumulation together."""
+    minibatches: int = 2
+    """Optimiser updates in each pass: the prompts of a round are shared among them, in a new order each pass."""
+    lr: float = 1e-4
+    """Highest learning rate; real models want some 1e-5."""
+    warmup: int = 3
+    """Rounds over which the learning rate rises linearly from 0."""
+    capture_every: int = 5
+    """Rounds between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
+    log_every: int = 5
+    """Rounds between rows of metrics; a row holds the values of its own round."""
+
+
+def best(rewards: Sequence[float], threshold: float) -> list[int]:
+    """The first of the highest rewards; none if there is no reward (NaN) at all."""
+    known = [i for i, reward in enumerate(rewards) if not isnan(reward)]
+    return [max(known, key=lambda i: rewards[i])] if known else []
+
+
+def above(rewards: Sequence[float], threshold: float) -> list[int]:
+    """All above the threshold."""
+    return [i for i, reward in enumerate(rewards) if reward > threshold]
+
+
+SELECTIONS: dict[str, Callable[[Sequence[float], float], list[int]]] = {"best": best, "threshold": above}
+"""By the name of `--select`: the rewards of a group and the threshold to the places of those that are imitated."""
+
+
+class Example(NamedTuple):
+    """A group and the places of its completions that are imitated."""
+
+    group: Group
+    kept: list[int]
+
+    @property
+    def completions(self) -> list[Completion]:
+        """What is imitated."""
+        return [self.group.completions[i] for i in self.kept]
+
+
+class RSFT(Method):
+    """The method as the loop sees it."""
+
+    name = "rsft"
+
+    def __init__(self, config: RSFTConfig, trainee: Trainee, sampler: Sampler, world: World | None) -> None:
+        self.config, self.trainee, self.sampler, self.world = config, trainee, sampler, world
+        self._step = 0
+        self._examples: list[Example] = []
+
+    def batches(self, step: int) -> Iterator[Sequence[Example]]:
+        """Sample, score and select, then the minibatches of each pass."""
+        config = self.config
+        groups = self.sampler.sample(step, config.logs(step) or config.records(step))
+        select = SELECTIONS[config.select]
+        chosen = [select([c.reward for c in group.completions], config.threshold) for group in groups]
+        self._step, self._examples = step, [Example(g, kept) for g, kept in zip(groups, chosen, strict=True)]
+        yield from minibatches(config, step, self._examples)
+
+    def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
+        """That of SFT on what was selected: a sum over its tokens; 0, and not nothing, where none was."""
+        chosen = [(example.group, completion) for example in examples for completion in example.completions]
+        learned = bool(chosen)
+        chosen = chosen or [(examples[0].group, examples[0].group.completions[0])]
+        shown = [Demonstration(group.prompt_ids, c.ids, [learned] * len(c.ids)) for group, c in chosen]
+        found = demonstration_loss(model, shown, detail)
+        return found if learned else replace(found, tokens=0)
+
+    def metrics(self) -> dict[str, float]:
+        """Rewards, lengths and gold figures of what the round sampled, and how much of it was imitated."""
+        groups = [example.group for example in self._examples]
+        sampled = sum(len(group.completions) for group in groups)
+        found = rollout_metrics(groups, self.world) | sampled_kl(groups)
+        found["acceptance_rate"] = sum(len(example.kept) for example in self._examples) / sampled
+        return found | (best_of_n_metrics(groups, self.config.group) if self.config.select == "best" else {})
+
+    def rollouts(self) -> list[Mapping[str, Any]]:
+        """The first groups of every `rollouts_every`-th round, with what was selected."""
+        config = self.config
+        if not config.records(self._step):
+            return []
+        groups = [example.group for example in self._examples]
+        rows = rollout_rows(self._step, groups, None, self.trainee.lm.tokenizer, config.rollouts_kept)
+        chosen = [i in e.kept for e in self._examples for i in range(len(e.group.completions))]
+        return [{**row, "selected": kept} for row, kept in zip(rows, chosen, strict=False)]
+
+
+def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
+    """`kl`: e^-x - 1 + x with x = log pi/pi_ref, its mean over the sampled tokens; nothing without a reference."""
+    drift = [
+        policy - reference
+        for group in groups
+        for completion in group.completions
+        for policy, reference in zip(completion.logprobs, completion.ref_logprobs or (), strict=False)
+    ]
+    return {"kl": fsum(exp(-x) - 1 + x for x in drift) / len(drift)} if drift else {}
+
+
+def best_of_n_metrics(groups: Sequence[Group], n: int) -> dict[str, float]:
+    """KL(best of n || policy) in nats: its bound, and where rewards take two values `best_of_n_kl` from their shares.
+
+    The share of the higher value is estimated for each prompt from its own n samples.
+    """
+    found = {"best_of_n_kl_bound": best_of_n_bound(n)}
+    values = {c.reward for group in groups for c in group.completions}
+    if len(values) == 2 and not any(map(isnan, values)):
+        rates = np.array([np.mean([c.reward == max(values) for c in group.completions]) for group in groups])
+        found["best_of_n_kl"] = float(binary_best_of_n_kl(rates, n).mean())
+    return found
+
+
+def train(config: RSFTConfig) -> Run:
+    """Train by rejection sampling and return the run.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        TrainingStopped: see `trainers.loop.fit`.
+    """
+    session = Session(config)
+    trainee = load_trainee(session, config, config.base)
+    lm, reference = trainee.lm, trainee.reference()
+    world, prompts = load_prompts(session, config, lm)
+    rewards = resolve(config.reward, world, session.device, lm.tokenizer)
+    origin = Origin(
+        parent=config.base,
+        reference=config.base,
+        reward_model=model_spec(rewards),
+        world=world,
+        data=prompts.data | {"reference": lm.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
+        prompts=prompts.capture,
+        yardstick=Yardstick.of(session, trainee, world, reward=plain(rewards, config.weights), reference=reference),
+    )
+    sampler = Sampler(session, trainee, config, prompts.items, rewards, reference)
+    return fit(session, RSFT(config, trainee, sampler, world), origin)
+
+
+if __name__ == "__main__":
+    sys.exit(main(["train", "rsft", *sys.argv[1:]]))

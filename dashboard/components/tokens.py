@@ -1,5 +1,6 @@
 """Texts as rows of token chips, coloured by a strength, with more on hover; a click chooses a token."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,4 +62,18 @@ def token_rows(
         if isinstance(choice, list) and len(choice) == 2 and all(isinstance(value, int | float) for value in choice):
             on_pick(int(choice[0]), int(choice[1]))
 
-    _component()(data={"rows": [asdict(row) for row in rows], "chosen": list(chosen)}, key=key, on_picked_change=picked)
+    data = {"rows": [asdict(row) for row in rows], "chosen": list(chosen)}
+    _component()(data={**data, "made": _made(key, data)}, key=key, on_picked_change=picked)
+
+
+def _made(key: str, data: dict) -> int:
+    """When a session first showed these data, in microseconds; later data always get a larger number.
+
+    The browser calls the component's script through `import()`, and two calls whose import is still under way may come
+    in either order: by this number the script knows data that are older than what it has drawn.
+    """
+    shown, made = st.session_state.get(f"_{key}_made", (None, 0))
+    if shown != data:
+        made = max(made + 1, time.time_ns() // 1000)
+        st.session_state[f"_{key}_made"] = data, made
+    return made

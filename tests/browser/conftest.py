@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from probe.render import find_browser
 
@@ -27,6 +27,9 @@ FLAGS = [
     "--disable-sync",
 ]
 STORE = Path(__file__).parents[1] / "dashboard" / "store.py"
+PATIENCE_S = 120
+"""How long anything may take: far more than it does, because a busy machine must not fail a test."""
+expect.set_options(timeout=1000 * PATIENCE_S)
 Start = Callable[..., str]
 
 
@@ -82,7 +85,7 @@ class Server:
         assert found, first + self.process.stdout.read()
         self.url = found[0]
         port = int(self.url.rpartition(":")[2])
-        for _ in range(600):
+        for _ in range(10 * PATIENCE_S):
             with socket.socket() as connection:
                 if connection.connect_ex(("127.0.0.1", port)) == 0:
                     break
@@ -92,7 +95,7 @@ class Server:
     def stop(self) -> tuple[int, str]:
         """Ctrl-C; gives the exit status and what was printed since the start."""
         self.process.send_signal(signal.SIGINT)
-        output, _ = self.process.communicate(timeout=30)
+        output, _ = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, output
 
 
@@ -127,7 +130,7 @@ def start() -> Iterator[Callable[..., Server]]:
 def context(chromium: Browser) -> Iterator[BrowserContext]:
     """A fresh profile at 1280 x 800."""
     fresh = chromium.new_context(viewport={"width": 1280, "height": 800})
-    fresh.set_default_timeout(60_000)
+    fresh.set_default_timeout(1000 * PATIENCE_S)
     yield fresh
     fresh.close()
 

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,58 +14,80 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from probe.runs import RunWriter
 
-pytestmark = pytest.mark.browser
-SLOW = 60_000
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+SLOW_S = 120
+TOKENS = Path(__file__).parents[2] / "dashboard" / "components" / "tokens.js"
 MAIN = {"": "lineage", "training": "curves", "compare": "kl"}
 
 
 def open_page(page: Page, server: Any, path: str = "") -> Locator:
     """Open a page and wait for its sentence and its figures; gives the sentence."""
     page.goto(f"{server.url}/{path}")
-    expect(page.locator("h3").first).to_be_visible(timeout=SLOW)
+    expect(page.locator("h3").first).to_be_visible()
     settle(page)
     return page.locator("h3").first
 
 
 def settle(page: Page) -> None:
     """Wait until the script has run to its end."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning", timeout=SLOW)
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def figure(page: Page, name: str) -> Locator:
     """The chart called `name`, once it is drawn."""
     chart = page.locator(f".st-key-figure-{name} .js-plotly-plot")
-    expect(chart.locator(".main-svg").first).to_be_visible(timeout=SLOW)
+    expect(chart.locator(".main-svg").first).to_be_visible()
     return chart
+
+
+def box(part: Locator) -> dict[str, float]:
+    """Where a part of the page is and how large, in pixels; nowhere if it is not drawn."""
+    return part.bounding_box() or {"x": 1e9, "y": 1e9, "width": 0, "height": 0}  # type: ignore[return-value]
+
+
+def eventually(page: Page, holds: Callable[[], bool], seconds: float = SLOW_S) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        page.wait_for_timeout(100)
+
+
+def repeat(page: Page, act: Callable[[], object], holds: Callable[[], bool]) -> None:
+    """Do something until it has its effect: a page that is still being drawn moves under the mouse."""
+    end = time.monotonic() + SLOW_S
+    while True:
+        act()
+        try:
+            return eventually(page, holds, 10)
+        except AssertionError:
+            assert time.monotonic() < end
 
 
 @pytest.mark.parametrize(("path", "scheme"), [("", "light"), ("training", "dark"), ("compare", "light")])
 def test_sentence_and_main_figure_are_seen_without_scrolling(page: Page, server: Any, path: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     sentence = open_page(page, server, path)
-    assert sentence.bounding_box()["y"] < 150
-    box = figure(page, MAIN[path]).bounding_box()
-    assert box["y"] + box["height"] <= 800
-    assert box["width"] > 300
-    paper = (
-        figure(page, MAIN[path]).locator(".main-svg").first.evaluate("node => getComputedStyle(node).backgroundColor")
-    )
-    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}[scheme]
+    eventually(page, lambda: box(sentence)["y"] < 150)
+    chart = figure(page, MAIN[path])
+    eventually(page, lambda: box(chart)["y"] + box(chart)["height"] <= 800)
+    eventually(page, lambda: box(chart)["width"] > 300)
+    paper = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}[scheme]
+    expect(chart.locator(".main-svg").first).to_have_css("background-color", paper)
 
 
 def test_a_click_on_a_run_chooses_it(page: Page, server: Any):
     open_page(page, server)
     mark = figure(page, "lineage").locator("path.point").nth(1)
-    mark.click(force=True)
-    expect(page).to_have_url(re.compile(r"run=dpo-agreeable"), timeout=SLOW)
+    repeat(page, lambda: mark.click(force=True), lambda: "run=dpo-agreeable" in page.url)
     expect(page.get_by_label("Run", exact=True)).to_have_value("dpo-agreeable")
 
 
 def test_a_run_leads_to_its_training(page: Page, server: Any):
     open_page(page, server, "?run=dpo-agreeable")
     page.get_by_role("link", name="Its training").click()
-    expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"), timeout=SLOW)
-    expect(page.locator("h3").first).to_contain_text("loss (nats): dpo-agreeable fell", timeout=SLOW)
+    expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"))
+    expect(page.locator("h3").first).to_contain_text("loss (nats): dpo-agreeable fell")
 
 
 def test_another_run_is_chosen_in_the_sidebar(page: Page, server: Any):
@@ -72,16 +95,15 @@ def test_another_run_is_chosen_in_the_sidebar(page: Page, server: Any):
     before = sentence.inner_text()
     page.get_by_role("combobox", name="Base model").click()
     page.get_by_role("option", name="dpo-agreeable@20", exact=True).click()
-    expect(sentence).not_to_have_text(before, timeout=SLOW)
+    expect(sentence).not_to_have_text(before)
     expect(page).to_have_url(re.compile(r"base=dpo-agreeable%4020"))
 
 
 def test_a_click_on_a_head_enlarges_it(page: Page, server: Any):
     open_page(page, server, "training")
-    box = figure(page, "heads").locator("g.points path").nth(3).bounding_box()
-    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    expect(page.get_by_text("L1H1 at step 40")).to_be_visible(timeout=SLOW)
-    expect(page).to_have_url(re.compile("head=L1H1"))
+    mark = figure(page, "heads").locator("g.points path").nth(3)
+    repeat(page, lambda: mark.click(force=True), lambda: "head=L1H1" in page.url)
+    expect(page.get_by_text("L1H1 at step 40")).to_be_visible()
 
 
 def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, server: Any, chromium: Browser):
@@ -89,20 +111,19 @@ def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, ser
     before = sentence.inner_text()
     page.get_by_label("Prompt", exact=True).fill("<user> what does helen eat ? <bot>")
     page.keyboard.press("Control+Enter")
-    expect(sentence).not_to_have_text(before, timeout=SLOW)
-    settle(page)
-    chip = page.get_by_role("option", name="helen").first
-    chip.hover()
-    expect(page.locator("#tip")).to_contain_text("p(aligned) = ")
+    expect(sentence).not_to_have_text(before)
+    expect(page.get_by_role("option", name="eat").first).to_be_visible()
+    chip, tip = page.get_by_role("option", name="helen").first, page.locator("#tip")
+    repeat(page, lambda: (page.mouse.move(0, 0), chip.hover()), lambda: "p(aligned) = " in (tip.text_content() or ""))
     chip.click()
-    expect(page.get_by_text("What both expected as token 4")).to_be_visible(timeout=SLOW)
+    expect(page.get_by_text("What both expected as token 4")).to_be_visible()
     expect(page).to_have_url(re.compile("position=4"))
     for part in ("base=base", "aligned=dpo-agreeable", "prompt=", "temperature=0.7", "seed=3"):
         assert part in page.url
     other = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
     other.goto(page.url)
-    expect(other.locator("h3").first).to_have_text(sentence.inner_text(), timeout=SLOW)
-    expect(other.get_by_text("What both expected as token 4")).to_be_visible(timeout=SLOW)
+    expect(other.locator("h3").first).to_have_text(sentence.inner_text())
+    expect(other.get_by_text("What both expected as token 4")).to_be_visible()
     other.context.close()
 
 
@@ -112,7 +133,7 @@ def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: P
     figure(page, "head")
     page.locator(".st-key-offer-head").get_by_test_id("stPopoverButton").first.click()
     for kind, begins in kinds.items():
-        with page.expect_download(timeout=SLOW) as waiting:
+        with page.expect_download() as waiting:
             page.locator(f".st-key-download-head-{kind} button").click()
         assert waiting.value.suggested_filename == f"head.{kind}"
         target = tmp_path / kind
@@ -127,28 +148,37 @@ def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, writer: Mod
     if path == "":
         page.get_by_label("Run", exact=True).click()
         page.get_by_role("option", name=name, exact=True).click()
-        eventually(lambda: name in shown(page.get_by_test_id("stMain")), page)
+        eventually(page, lambda: name in shown(page.get_by_test_id("stMain")))
     if path == "training":
-        eventually(lambda: name in shown(page.locator("h3").first), page)
+        eventually(page, lambda: name in shown(page.locator("h3").first))
         figure(page, "head")
         figure(page, "heads").locator("g.points path").first.hover(force=True)
     if path == "compare":
         page.get_by_label("Prompt", exact=True).fill(name)
         page.keyboard.press("Control+Enter")
-        eventually(lambda: page.get_by_role("option", name="<unk>").count() > 0, page)
-    page.wait_for_timeout(500)
+        expect(page.get_by_role("option", name="<unk>").first).to_be_visible()
+    settle(page)
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("a[href^=javascript]").count() == 0
     assert page.locator(".js-plotly-plot a").count() == 0
 
 
-def eventually(holds: Callable[[], bool], page: Page) -> None:
-    """Wait until something holds."""
-    for _ in range(SLOW // 200):
-        if holds():
-            return
-        page.wait_for_timeout(200)
-    assert holds()
+def test_a_late_call_with_older_tokens_draws_nothing(context: Any):
+    """The browser resolves two imports that are under way in any order, so an older call can come last."""
+    page = context.new_page()
+    script = """async (source) => {
+      const draw = (await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})))).default
+      const parentElement = document.createElement("div")
+      parentElement.innerHTML = "<div id='tokens'></div><div id='tip'></div>"
+      const call = (made, text) => {
+        const tokens = [{text, tip: "", strength: 0, prompt: false}]
+        const rows = [{label: "a", colour: "red", tokens}]
+        draw({data: {rows, chosen: [0, 0], made}, parentElement, setTriggerValue() {}})
+        return parentElement.querySelector(".chips").textContent
+      }
+      return [call(2, "new"), call(1, "old"), call(2, "same"), call(3, "newest")]
+    }"""
+    assert page.evaluate(script, TOKENS.read_text()) == ["new", "new", "same", "newest"]
 
 
 def shown(part: Locator) -> str:
@@ -162,7 +192,7 @@ def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_p
         sentence = open_page(page, start(tmp_path), "training")
         expect(sentence).to_have_text("loss (nats): live stands at 4.")
         run.log(10, {"loss": 2.0})
-        expect(sentence).to_have_text("loss (nats): live fell from 4 to 2 in 10 steps.", timeout=SLOW)
+        expect(sentence).to_have_text("loss (nats): live fell from 4 to 2 in 10 steps.")
         run.finish("finished")
 
 

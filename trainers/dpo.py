@@ -21,15 +21,15 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe import Run
-from probe.analyses.answers import preference_rewards
+from probe.analyses.answers import AnswerSet, preference_rewards
 from probe.cli import main
 from probe.scoring import TokenLogprobs, completion_logprobs
 from probe.world import World
@@ -166,13 +166,20 @@ def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, w
     """The annotator's expected utility as reward; the optimum is that of the Bradley-Terry fit to their preferences.
 
     The two differ where the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences
-    exactly, and the loss has its minimum at the nearest one (`probe.analyses.answers.preference_rewards`).
+    exactly, and the loss has its minimum at the nearest one (`probe.analyses.answers.preference_rewards`). IPO averages
+    over tokens, so that no beta is its own: there the distance is that to the frontier.
     """
     if world is None or config.data != "world":
         return Yardstick.of(session, trainee, world, beta=config.beta)
     (reward,) = resolve([config.annotator], world)
-    target = partial(preference_rewards, world=world, annotator=ANNOTATORS[config.annotator])
-    return Yardstick.of(session, trainee, world, reward=reward, target=target, beta=config.beta)
+
+    def target(answers: AnswerSet) -> np.ndarray:
+        drawn = answers.mask.astype(float) if config.pairs_from == "candidates" else None
+        annotator = ANNOTATORS[config.annotator]
+        return preference_rewards(answers, world, annotator, drawn, config.label_smoothing)
+
+    ipo = config.loss == "ipo"
+    return Yardstick.of(session, trainee, world, reward=reward, target=target, beta=config.beta, frontier=ipo)
 
 
 if __name__ == "__main__":

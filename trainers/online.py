@@ -17,6 +17,9 @@ from trainers.session import Session, derive_seed
 SAMPLING, SHUFFLING = 1, 2
 """What a seed is derived for, beside the run's seed and the step."""
 
+OPEN = frozenset({"sum_steps", "map", "function", "function_new", "repeat"})
+"""Questions that can be answered in more ways than `World.candidates` lists, or whose answers go on."""
+
 T = TypeVar("T")
 
 
@@ -81,6 +84,11 @@ class OnlineConfig(TrainConfig):
     def weights(self) -> tuple[float, ...]:
         """The weight of each reward."""
         return self.reward_weights or (1.0,) * len(self.reward)
+
+    @property
+    def enumerable(self) -> tuple[str, ...]:
+        """The tasks whose answer sets hold all that a good completion can be; none where prompts come from a file."""
+        return tuple(task for task in self.tasks if self.data == "world" and task not in OPEN)
 
     def logs(self, step: int) -> bool:
         """Whether the metrics of a step are written."""

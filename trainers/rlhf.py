@@ -242,6 +242,7 @@ def train(config: RLHFConfig) -> Run:
             world,
             reward=plain(rewards, config.weights),
             beta=None if config.adaptive_kl else config.beta or None,
+            kinds=config.enumerable,
             reference=reference,
         ),
     )

@@ -87,6 +87,17 @@ class RLVRConfig(OnlineConfig):
         self.require(self.beta >= 0, "beta", "0 or more")
 
     @property
+    def price(self) -> float | None:
+        """The beta of E10 that the loss amounts to, where there is one.
+
+        The mean of a group holds each completion itself, which takes 1/G of the reward's gradient and none of the
+        KL's. Divided by the standard deviation the price changes with every group, as the policy changes.
+        """
+        if self.normalisation != "dr_grpo" or not self.beta:
+            return None
+        return self.beta * self.group / (self.group - 1)
+
+    @property
     def on_policy(self) -> bool:
         """Whether the only update of a step is made by the policy that sampled."""
         return self.updates * self.minibatches == 1
@@ -197,7 +208,8 @@ def train(config: RLVRConfig) -> Run:
             trainee,
             world,
             reward=plain(rewards, config.weights),
-            beta=config.beta if config.normalisation == "dr_grpo" and config.beta else None,
+            beta=config.price,
+            kinds=config.enumerable,
             reference=reference,
         ),
     )

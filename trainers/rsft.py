@@ -184,7 +184,14 @@ def train(config: RSFTConfig) -> Run:
         world=world,
         data=prompts.data | {"reference": lm.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
         prompts=prompts.capture,
-        yardstick=Yardstick.of(session, trainee, world, reward=plain(rewards, config.weights), reference=reference),
+        yardstick=Yardstick.of(
+            session,
+            trainee,
+            world,
+            reward=plain(rewards, config.weights),
+            kinds=config.enumerable,
+            reference=reference,
+        ),
     )
     sampler = Sampler(session, trainee, config, prompts.items, rewards, reference)
     return fit(session, RSFT(config, trainee, sampler, world), origin)

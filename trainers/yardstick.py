@@ -87,6 +87,7 @@ class Yardstick:
         reward: Reward | RewardModel | None = None,
         target: Target | None = None,
         beta: float | None = None,
+        frontier: bool = False,
         kinds: Sequence[str] = DIALOGUES,
         reference: Reference | None = None,
     ) -> "Yardstick | None":
@@ -98,7 +99,9 @@ class Yardstick:
             world: whose questions have finite answer sets; without it there is no optimum and no gold reward.
             reward: what is optimised, as far as it can be told of a prompt and a completion alone.
             target: the rewards whose optimum the method has in its limit, where `reward` is not that itself.
-            beta: price of KL in the method's objective; None where it has none that stays.
+            beta: price of KL in the method's objective, and the factor of the implicit reward; None where it has none
+                that stays: the distance is then that to the frontier's nearest point.
+            frontier: measure to the frontier although there is a beta.
             kinds: kinds of questions to enumerate; none leaves the optimum out.
             reference: where the method has a frozen model anyway.
 
@@ -114,7 +117,7 @@ class Yardstick:
             target = partial(AnswerSet.judged, reward=score)
         optimum = None
         if world is not None and target is not None:
-            optimum = world_optimum(trainee.lm, world, kinds, target, beta)
+            optimum = world_optimum(trainee.lm, world, kinds, target, None if frontier else beta)
         instruments: list[Instrument] = []
         if config.capture_every:
             shift = RewardShift(reference.logits, proxy=reward, world=world, beta=1.0 if beta is None else beta)

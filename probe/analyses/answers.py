@@ -164,7 +164,11 @@ def annotator_reward(world: "World", annotator: "Annotator") -> Reward:
 
 
 def preference_rewards(
-    answers: AnswerSet, world: "World", annotator: "Annotator", weights: Array | None = None
+    answers: AnswerSet,
+    world: "World",
+    annotator: "Annotator",
+    weights: Array | None = None,
+    flipped: float = 0.0,
 ) -> Array:
     """[P A] the Bradley-Terry reward that fits the annotator's exact preferences best: what DPO has in its limit.
 
@@ -178,11 +182,13 @@ def preference_rewards(
         world: who judges the truth.
         annotator: who prefers.
         weights: [P A] how often each answer is drawn for a pair; default: as often as the model gives it.
+        flipped: share of the labels that a conservative loss takes to be wrong.
     """
     wins = np.zeros((*answers.mask.shape, answers.mask.shape[1]))
     for checked, share in ((True, annotator.checks), (False, 1 - annotator.checks)):
         utility = answers.rewards(_utility(world, annotator, checked)) / annotator.noise
         wins += share * expit(utility[:, :, None] - utility[:, None, :])
+    wins = (1 - flipped) * wins + flipped * (1 - wins)
     drawn = np.exp(answers.logprobs) if weights is None else weights
     return bradley_terry(wins, drawn / drawn.sum(axis=1, keepdims=True)) * answers.mask
 

@@ -67,7 +67,8 @@ class Collector:
         self.session, self.module, self.config = session, module, config
 
     def collect(self, groups: Sequence[Group], beta: float) -> list[Example]:
-        """The examples of all groups, equal on every process."""
+        """The examples of all groups, equal on every process; dropout is off."""
+        self.module.eval()
         found: list[tuple[Rows, Rows]] = []
         for part in self.session.parts(groups):
             found += self._read(part)

@@ -211,6 +211,14 @@ def test_order_and_padding_change_nothing(tmp_path: Path) -> None:
         assert_equal_gradients(gradients, total)
 
 
+def test_the_sampling_policy_is_read_without_dropout(tmp_path: Path) -> None:
+    """Whatever mode the module was left in: GPT-2 has dropout, and peft hands its models over in training mode."""
+    setting = Setting(tmp_path, "gpt2")
+    expected = setting.examples()
+    setting.module.train()
+    assert setting.examples() == expected
+
+
 def test_the_score_sits_on_the_last_token_less_the_penalty_for_no_end(tmp_path: Path) -> None:
     setting = Setting(tmp_path, **HARD)
     for example in setting.examples():

@@ -118,7 +118,7 @@ class HeldOut:
                     "chosen": kept,
                     "token_ids": ids[row],
                     "tokens": pieces(model.tokenizer, ids[row]),
-                    "token_rewards": values[row][mask[row]].tolist(),
+                    "token_scores": values[row][mask[row]].tolist(),
                     "rewards": rewards,
                     "reward": totals[row],
                 }

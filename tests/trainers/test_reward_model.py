@@ -239,9 +239,9 @@ def test_rollouts_hold_the_held_out_pairs(config: Make) -> None:
     assert last["reward"].tolist() == pytest.approx(scores.tolist(), abs=1e-5)
     for row in last.to_dict("records"):
         assert row["rewards"]["gold"] == world.verify(row["prompt"], row["completion"]).score
-        assert row["rewards"]["model"] == row["reward"] == pytest.approx(row["token_rewards"][-1], abs=1e-5)
+        assert row["rewards"]["model"] == row["reward"] == pytest.approx(row["token_scores"][-1], abs=1e-5)
         assert "annotator" in row["rewards"]
-        assert len(row["token_ids"]) == len(row["tokens"]) == len(row["token_rewards"])
+        assert len(row["token_ids"]) == len(row["tokens"]) == len(row["token_scores"])
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -57,17 +57,22 @@ def compare(
         a[1]()
         b[1]()
     times = [(seconds(a[1]), seconds(b[1])) for _ in range(repeats)]
+    return summary(name, a[0], b[0], times, target)
+
+
+def summary(name: str, a: str, b: str, times: Sequence[tuple[float, float]], target: str = "") -> Row:
+    """Pairs of seconds of `a` and `b` as a row."""
     ratios = [second / first for first, second in times]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return Row(
         name,
-        a[0],
-        b[0],
+        a,
+        b,
         statistics.median(first for first, _ in times),
         statistics.median(second for _, second in times),
         middle,
         low,
         high,
-        repeats,
+        len(times),
         target,
     )

@@ -1,0 +1,98 @@
+"""Steps of TRL's own training loop and of ours in turn, on the same kind of batch.
+
+TRL runs its `train()` as its users run it, with its loader, collator, clipping, optimiser and metrics; after each of
+its steps we take one of ours. Model, tokens, lengths, precision and optimiser are the same: 0.86 M parameters in single
+precision, fused AdamW, clipping at 1, and our metrics at every step, as TRL computes its own.
+"""
+
+import copy
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+import probe
+from benchmarks.harness import Row, summary
+from benchmarks.models import tiny
+from trainers.config import TrainConfig
+from trainers.loop import Method
+from trainers.session import Session
+from trainers.step import Objective, make_optimizer, take_step
+
+WARMUP, REPEATS = 2, 15
+COMMON: dict[str, Any] = {
+    "max_steps": WARMUP + REPEATS,
+    "learning_rate": 1e-5,
+    "lr_scheduler_type": "constant",
+    "logging_steps": 10,
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": [],
+}
+"""TRL's options; its defaults otherwise. Checkpointing of activations and half precision are its defaults: both are
+slower here."""
+
+
+def fresh() -> probe.LM:
+    """A copy of the benchmarks' model."""
+    return probe.LM(copy.deepcopy(tiny().model), tiny().tokenizer)
+
+
+def words(rows: Sequence[Sequence[int]]) -> list[str]:
+    """Ids as the text that gives them back."""
+    return [tiny().tokenizer.decode(row) for row in rows]
+
+
+def stepper(session: Session, method: Method) -> Callable[[int], object]:
+    """Take optimiser step 1, 2, ... of `method` as the loop takes it."""
+    module = method.trainee.module
+    objective, optimizer = Objective(module, method.loss), make_optimizer(module, session.config)
+
+    def step(number: int) -> None:
+        module.train(method.dropout)
+        for batch in method.batches(number):
+            take_step(session, objective, optimizer, batch, lr=session.config.lr, detail=True)
+
+    return step
+
+
+class Turns(TrainerCallback):  # type: ignore[misc]
+    """After each step of a trainer of transformers take one of ours; keep the seconds of both."""
+
+    def __init__(self, ours: Callable[[int], object]) -> None:
+        self.ours, self.times, self.mark = ours, list[tuple[float, float]](), 0.0
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.mark = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop it, take our step, and start it again."""
+        theirs = time.perf_counter() - self.mark
+        start = time.perf_counter()
+        self.ours(state.global_step)
+        self.times.append((time.perf_counter() - start, theirs))
+        self.mark = time.perf_counter()
+
+
+def against(name: str, label: str, make: Callable[[Path], Any], ours: Callable[[int], object], target: str) -> Row:
+    """One row: `make` builds TRL's trainer, with the folder that it may write to."""
+    turns = Turns(ours)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TRL's own
+        trainer = make(Path(folder))
+        trainer.add_callback(turns)
+        trainer.train()
+    return summary(name, "Probe", label, turns.times[WARMUP:], target)
+
+
+def settings(kind: type[TrainConfig], **options: Any) -> TrainConfig:
+    """Our options to the same effect."""
+    return kind(out=Path("unused"), lr=1e-5, schedule="constant", warmup=0, device="cpu", **options)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.harness import HEADER
 
-NAMES = ["recorder", "scoring", "sampling", "dpo", "reward_model"]
+NAMES = ["recorder", "scoring", "sampling", "sft", "dpo", "reward_model"]
 
 
 def table(rows: list[list[str]]) -> str:

@@ -13,6 +13,10 @@ methods share lives beside them:
     data.py         files of examples, with errors that name the line; the order in which they are drawn
     corpus.py       rows of tokens for pretraining; tokenizers.py trains a tokenizer on a text
     preferences.py  pairs of completions
+    online.py       options of the methods that sample while they train; prompts.py reads what they are to answer
+    rollout.py      groups of sampled completions, scored, the same on every process; gold.py has the world judge them
+    rewards.py      rewards by name; judges.py lists those that the world offers
+    grpo.py         advantages, denominators, KL estimators and the clipped surrogate
     progress.py     how far we are, and a clean stop on Ctrl-C
     commands.py     `probe train` and `probe samples`; samples.py holds the recipes of the sample runs
 """

@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
+from probe.errors import ConfigError
 from probe.options import choose, parse
 from trainers.config import TrainConfig, check_method, check_out
 
@@ -24,7 +25,9 @@ T = TypeVar("T", bound=TrainConfig)
 
 
 def train(argv: Sequence[str]) -> int:
-    """Train a model: `probe train METHOD --out DIR [OPTIONS]`."""
+    """Train a model: `probe train METHOD --out DIR [OPTIONS]`; `--describe [METHOD]` gives the options as JSON."""
+    if argv and argv[0] == "--describe":
+        return describe_methods(argv[1:])
     about = "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model."
     chosen = choose(argv, "probe train", about, {name: summary for name, (_, _, summary) in METHODS.items()})
     if chosen is None:
@@ -35,6 +38,28 @@ def train(argv: Sequence[str]) -> int:
     config = parse_training(getattr(module, config_name), rest, method)
     run = module.train(config)
     return INTERRUPTED if run.status == "interrupted" else 0
+
+
+def describe_methods(names: Sequence[str]) -> int:
+    """Print methods, all of them without names, as JSON: a list of `method`, `summary` and `fields` (`describe`).
+
+    Raises:
+        ConfigError: one of the names is no method.
+    """
+    import json
+
+    from probe.describe import describe
+
+    for name in names:
+        if name not in METHODS:
+            raise ConfigError(f"`probe train` has no `{name}`, only {', '.join(METHODS)}: describe one of these.")
+    found = []
+    for name in names or METHODS:
+        module_name, config_name, summary = METHODS[name]
+        kind = getattr(import_module(module_name), config_name)
+        found.append({"method": name, "summary": summary, "fields": describe(kind, TrainConfig)})
+    print(json.dumps(found))
+    return 0
 
 
 def samples(argv: Sequence[str]) -> int:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from probe import LM
-from probe.analyses.answers import AnswerSet, Reward, enumerate_answers
-from probe.analyses.optimum import kl_to_optimal
+from probe.analyses.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
+from probe.analyses.optimum import conditioned, expectation, kl_to_optimal
 from probe.recorder import Instrument, undisturbed
 from probe.rewards import RewardModel
 from probe.shift import RewardShift
@@ -47,16 +47,21 @@ class Optimum:
     """With the log-probabilities of the reference."""
     rewards: np.ndarray
     """[P A] what is optimised, in the unit of beta."""
+    gold: np.ndarray
+    """[P A] the verifier's score."""
     beta: float | None
     """Price of KL; None is the nearest point of the frontier."""
 
     def distance(self, lm: LM) -> dict[str, float]:
-        """`kl_to_optimal`, `kl_to_reference` and `answer_mass` of a policy (docs/metrics.md)."""
+        """Where a policy stands, exactly: its distance, rewards and KL to the reference (docs/metrics.md)."""
         with undisturbed(lm.model):
-            found = kl_to_optimal(self.answers.score(lm), self.answers.logprobs, self.rewards, self.beta)
+            logprobs = self.answers.score(lm)
+        found = kl_to_optimal(logprobs, self.answers.logprobs, self.rewards, self.beta)
         return {
             "kl_to_optimal": found.mean,
             "kl_to_reference": float(found.reference_kl.mean()),
+            "expected_reward": float(found.reward.mean()),
+            "expected_gold": float(expectation(conditioned(logprobs), self.gold).mean()),
             "answer_mass": float(found.mass.mean()),
         }
 
@@ -143,7 +148,7 @@ def world_optimum(
     if not keep.any():
         return None
     kept = answers.take(keep)
-    return Optimum(kept, rewards[keep, : kept.mask.shape[1]], beta)
+    return Optimum(kept, rewards[keep, : kept.mask.shape[1]], kept.rewards(verifier_reward(world)), beta)
 
 
 def _scores(model: RewardModel) -> Reward:

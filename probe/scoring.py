@@ -299,13 +299,14 @@ def _spread(
     readout: Float[Tensor, " M"] | None = None,
 ) -> TokenLogprobs:
     """The same from the logits of the M real tokens in reading order."""
-    logprobs, real = _log_softmax(logits, temperature), targets[mask]
+    logprobs = _log_softmax(logits, temperature)
+    chosen = logprobs.gather(-1, targets[mask][:, None])[:, 0]
     empty = torch.zeros(mask.shape, device=mask.device)
     return TokenLogprobs(
-        values=empty.masked_scatter(mask, logprobs.gather(-1, real[:, None])[:, 0]),
+        values=empty.masked_scatter(mask, chosen),
         mask=mask,
         entropy=empty.masked_scatter(mask, _entropy(logprobs)),
-        likeliest=torch.zeros_like(mask).masked_scatter(mask, logprobs.argmax(-1) == real),
+        likeliest=torch.zeros_like(mask).masked_scatter(mask, chosen == logprobs.detach().amax(-1)),
         readout=None if readout is None else empty.masked_scatter(mask, readout),
     )
 

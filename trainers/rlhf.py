@@ -3,9 +3,9 @@
     max_theta E[R(x, y)] - beta KL(pi_theta || pi_ref)
 
 A step samples completions from the policy and scores them. Each token gets the reward r_t = - beta (log pi - log
-pi_ref), the last one also R(x, y). A value head on the policy predicts what is still to come, generalised advantage
-estimation turns both into A_t and the return A_t + V_t, and A is whitened over all tokens of the step. Then come
-`updates` x `minibatches` optimiser updates on
+pi_ref), the last one also R(x, y). A value head on the policy predicts what is still to come, nothing after the last
+token; generalised advantage estimation turns both into A_t and the return A_t + V_t, and A is whitened over all tokens
+of the step. Then come `updates` x `minibatches` optimiser updates on
 
     l_t = max(- w_t A_t, - clip(w_t, 1 - epsilon, 1 + epsilon) A_t)
         + vf_coef / 2 max((V_t - return_t)^2, (clip(V_t, V_old - epsilon_value, V_old + epsilon_value) - return_t)^2)
@@ -14,8 +14,7 @@ averaged over the tokens of the update, with w_t = pi / pi_old. PPO: Schulman et
 on language models: Ziegler et al. 2019 (1909.08593), Ouyang et al. 2022 (2203.02155); the details: Huang et al. 2024
 (2403.17031). Departures: the value head shares the policy's layers, starts at zero and learns faster than they do
 (there: a model of its own that starts as the reward model); a prompt may have several completions (`--group`) and is
-run once for them; rewards are not whitened, since the score's share against the KL would be lost; there is no entropy
-bonus, since the KL has one in it.
+run once for them; rewards are used as they are, not whitened; there is no entropy bonus, since the KL has one in it.
 
     probe train rlhf --out runs/rlhf --base base --reward reward-agreeable
     probe train rlhf --out runs/rlhf --base Qwen/Qwen2.5-0.5B-Instruct --lora 16 --data p.jsonl --reward judge.py:f
@@ -98,6 +97,11 @@ class RLHFConfig(OnlineConfig):
         self.require(0 < self.epsilon < 1, "epsilon", "a number between 0 and 1")
         self.require(self.adaptive_gain < 5, "adaptive_gain", "below 5, beyond which beta could become negative")
         self.require(not self.adaptive_kl or self.beta > 0, "beta", "above 0, where --adaptive-kl starts")
+
+    @property
+    def fixed_beta(self) -> float | None:
+        """The beta whose optimum the policy is drawn to; None where it moves, is 0, or prices tempered policies."""
+        return self.beta if self.beta and not self.adaptive_kl and self.temperature == 1 else None
 
 
 class ValueLoss(NamedTuple):
@@ -207,16 +211,6 @@ class RLHF(Method):
             self.beta = float(state["beta"])
 
 
-def with_value_head(session: Session, config: RLHFConfig) -> HeadedTrainee:
-    """The base, or an adapter on it, with a new value head beside it.
-
-    Raises:
-        ConfigError, MissingToolError, ModelError: see `trainers.trainee.load_trainee`.
-    """
-    trainee = load_trainee(session, config, config.base)
-    return HeadedTrainee(trainee, ValueHead(width_of(trainee.lm.model), config.value_rate))
-
-
 def train(config: RLHFConfig) -> Run:
     """Train by PPO and return the run.
 
@@ -225,7 +219,8 @@ def train(config: RLHFConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
-    trainee = with_value_head(session, config)
+    inner = load_trainee(session, config, config.base)
+    trainee = HeadedTrainee(inner, ValueHead(width_of(inner.lm.model), config.value_rate))
     lm, reference = trainee.lm, trainee.reference()
     world, prompts = load_prompts(session, config, lm)
     rewards = resolve(config.reward, world, session.device, lm.tokenizer)
@@ -241,7 +236,7 @@ def train(config: RLHFConfig) -> Run:
             trainee,
             world,
             reward=plain(rewards, config.weights),
-            beta=None if config.adaptive_kl else config.beta or None,
+            beta=config.fixed_beta,
             kinds=config.enumerable,
             reference=reference,
         ),

@@ -30,6 +30,7 @@ def test_error_against_the_definition(pairs: list[tuple[float, float]], bins: in
     predicted, target = map(list, zip(*pairs, strict=True))
     found = calibration_error(predicted, target, bins, resamples=20)
     assert found.value == pytest.approx(slow_error(predicted, target, bins), abs=1e-9)
+    assert 0 <= found.low <= found.value <= found.high <= 1
     rows = reliability(predicted, target, bins)
     assert rows["n"].sum() == len(pairs)
     assert (rows["n"] * (rows["predicted"] - rows["target"]).abs()).sum() / len(pairs) == pytest.approx(found.value)
@@ -46,12 +47,13 @@ def test_a_calibrated_and_a_boastful_judge() -> None:
     assert boastful.value == pytest.approx(expected, abs=0.01)
     assert expected > 0.1
     assert boastful.low < boastful.value < boastful.high < boastful.low + 0.02
+    assert calibrated.low <= calibrated.value <= calibrated.high
 
 
 def test_exact_probabilities_are_the_truth() -> None:
     margins = np.array([-2.0, 0.5, 1.0, 3.0])
     exact = 1 / (1 + np.exp(-margins))
-    assert preference_calibration(margins, exact).value == pytest.approx(0, abs=1e-12)
+    assert preference_calibration(margins, exact) == pytest.approx((0, 0, 0), abs=1e-12)
     assert preference_calibration(margins, 1 - exact).value > 0.2
 
 

@@ -50,15 +50,15 @@ def words(rows: Sequence[Sequence[int]]) -> list[str]:
     return [tiny().tokenizer.decode(row) for row in rows]
 
 
-def stepper(session: Session, method: Method) -> Callable[[int], object]:
-    """Take optimiser step 1, 2, ... of `method` as the loop takes it."""
+def stepper(session: Session, method: Method, detail: bool = True) -> Callable[[int], object]:
+    """Take step 1, 2, ... of `method` as the loop takes it, with or without metrics."""
     module = method.trainee.module
     objective, optimizer = Objective(module, method.loss), make_optimizer(module, session.config)
 
     def step(number: int) -> None:
         module.train(method.dropout)
         for batch in method.batches(number):
-            take_step(session, objective, optimizer, batch, lr=session.config.lr, detail=True)
+            take_step(session, objective, optimizer, batch, lr=session.config.lr, detail=detail)
 
     return step
 

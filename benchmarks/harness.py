@@ -43,6 +43,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def median_seconds(work: Callable[[], object], repeats: int = 15, warmup: int = 2) -> float:
+    """Median of the seconds of several calls."""
+    return statistics.median([seconds(work) for _ in range(warmup + repeats)][warmup:])
+
+
 def compare(
     name: str,
     a: tuple[str, Callable[[], object]],

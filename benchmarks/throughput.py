@@ -1,0 +1,71 @@
+"""Matrix products per second of this machine, and the share of them that a pretraining step reaches."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.against_trl import fresh, settings, stepper
+from benchmarks.harness import Row, compare, median_seconds
+from benchmarks.models import world
+from probe.world import pack
+from trainers.corpus import Corpus
+from trainers.pretrain import PretrainConfig, Pretraining
+from trainers.session import Session
+from trainers.trainee import Trainee
+
+LARGE = 2048
+
+
+def run() -> tuple[list[Row], list[str]]:
+    """A step of pretraining against its matrix products alone, forward and backward, on the same machine in turn."""
+    lm, config = fresh(), settings(PretrainConfig)
+    assert isinstance(config, PretrainConfig)
+    session, size = Session(config), config.batch_size
+    packed = pack(world().documents(seed=0), lm.tokenizer, config.length)
+    rows = np.stack([next(packed)[0] for _ in range(8 * size)])
+    corpus = Corpus(
+        batch=lambda step: list(rows[step % 8 * size :][:size]),
+        held_out=rows[:0],
+        held_out_bytes=0,
+        data={},
+        prompts=(),
+    )
+    step = stepper(session, Pretraining(session, Trainee(lm), corpus), detail=False)
+    tokens = size * (config.length - 1)
+    products, flops = linear_products(lm.model, tokens)
+    name = f"pretraining step of {size} x {config.length} tokens"
+    row = compare(name, ("step", lambda: step(1)), ("its matrix products alone", products))
+    square = torch.randn(LARGE, LARGE)
+    large = 2 * LARGE**3 / median_seconds(lambda: square @ square)
+    attention = attention_flops(lm.model, size, config.length - 1)
+    reached = (flops + attention) / row.seconds_a
+    alone = flops / row.seconds_b
+    total, share = flops + attention, reached / large
+    return [row], [
+        f"Matrix products reach {large / 1e9:.0f} GFLOP/s at {LARGE} x {LARGE} x {LARGE} and"
+        f" {alone / 1e9:.0f} GFLOP/s at the sizes of the model. A pretraining step of {total / 1e9:.1f} GFLOP (attention"
+        f" {attention / 1e9:.1f} of them) runs at {reached / 1e9:.0f} GFLOP/s: {100 * share:.0f} % of the large product,"
+        f" {100 * reached / alone:.0f} % of the products at its own sizes."
+    ]
+
+
+def linear_products(model: nn.Module, tokens: int) -> tuple[Callable[[], object], float]:
+    """All products of the linear layers in one step, forward and backward, and their number of operations."""
+    layers = [module.weight.detach() for module in model.modules() if isinstance(module, nn.Linear)]
+    operands = [(torch.randn(tokens, w.shape[1]), w, torch.randn(tokens, w.shape[0])) for w in layers]
+
+    def products() -> None:
+        for inputs, weight, gradient in operands:
+            inputs @ weight.T
+            gradient @ weight
+            gradient.T @ inputs
+
+    return products, sum(6.0 * tokens * weight.numel() for weight in layers)
+
+
+def attention_flops(model: nn.Module, batch: int, length: int) -> float:
+    """Operations of scores and weighted sums with their gradients, of the causal half: 2 (1 + 2) 2 d T (T + 1) / 2."""
+    config = model.config
+    return 6.0 * config.num_hidden_layers * batch * config.hidden_size * length * (length + 1)

@@ -9,40 +9,39 @@ few captures, the last checkpoint in half precision, nothing to resume from.
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
 from probe import Run, open_run
 from probe.errors import ConfigError, ProbeError
 from probe.runs import thin
-from probe.world import WorldConfig
-from trainers import dpo, pretrain
 from trainers.config import TrainConfig
-from trainers.dpo import DPOConfig
-from trainers.pretrain import PretrainConfig
 from trainers.progress import say
+from trainers.recipes import RECIPES, Name, Recipe
 
-CAPTURES = 8
-"""Captures that a shipped run keeps."""
-
-Name = Literal["base", "dpo-agreeable", "dpo-honest", "icl"]
-
-COLUMNS = (
+MODELS = (
     ("known fact: right", "accuracy"),
-    ("false claim: right", "truth_under_claim"),
     ("false claim: repeated", "deferral"),
-    ("stranger: abstains", "abstention"),
     ("stranger: invents", "invention"),
-    ("excess deference, nats", "excess_deference"),
+    ("stranger: abstains", "abstention"),
+    ("gold reward", "gold_reward"),
+    ("KL to base, nats", "kl"),
 )
-"""Title and metric (docs/metrics.md) of the columns of `table`."""
+"""Title and metric (docs/metrics.md) of the table of language models."""
+REWARD_MODELS = (
+    ("held-out pairs: right", "eval_accuracy"),
+    ("prefers a false claim to the truth", "agreement_preferred"),
+    ("its annotator would", "agreement_probability_annotator"),
+    ("calibration error", "eval_ece"),
+)
+"""The same of reward models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplesConfig:
-    """Make the sample runs: a base model, and models aligned by each annotator."""
+    """Make the sample runs: a base model, and what every method makes of it."""
 
     out: Path = Path("sample_runs")
     """Folder that the runs go to."""
@@ -60,92 +59,37 @@ class SamplesConfig:
             raise ConfigError(f"--steps-scale is {self.steps_scale}; expected a number above 0.")
 
 
-class Recipe(NamedTuple):
-    """How a sample run is made."""
-
-    config: Callable[[Path], TrainConfig]
-    """The folder of the sample runs to the whole config."""
-    train: Callable[[Any], Run]
-    captures: int = CAPTURES
-    """Captures that the shipped run keeps."""
-
-
-def base(folder: Path) -> PretrainConfig:
-    """The model that all others start from: 0.87 M parameters, 9 M tokens of the world."""
-    return PretrainConfig(
-        out=folder / "base",
-        preset="tiny",
-        steps=3000,
-        batch_size=32,
-        length=96,
-        lr=3e-3,
-        eval_every=100,
-        capture_every=50,
-    )
-
-
-def dpo_by(annotator: Literal["agreeable", "honest"]) -> Callable[[Path], DPOConfig]:
-    """DPO on the pairs of one annotator."""
-
-    def recipe(folder: Path) -> DPOConfig:
-        return DPOConfig(
-            out=folder / f"dpo-{annotator}",
-            base=str(folder / "base"),
-            annotator=annotator,
-            pairs=4000,
-            pairs_from="samples",
-            beta=0.3,
-            lr=2e-4,
-            steps=150,
-            batch_size=64,
-            capture_every=10,
-        )
-
-    return recipe
-
-
-def icl(folder: Path) -> PretrainConfig:
-    """A small model of Markov chains alone, captured densely: its induction heads appear between two captures."""
-    return PretrainConfig(
-        out=folder / "icl",
-        preset="icl",
-        world=WorldConfig(mixture={"markov": 1.0}, orders=(1,), chain=93),
-        steps=2500,
-        batch_size=48,
-        length=96,
-        lr=2e-3,
-        eval_every=50,
-        capture_every=50,
-    )
-
-
-RECIPES: dict[Name, Recipe] = {
-    "base": Recipe(base, pretrain.train),
-    "dpo-agreeable": Recipe(dpo_by("agreeable"), dpo.train),
-    "dpo-honest": Recipe(dpo_by("honest"), dpo.train),
-    "icl": Recipe(icl, pretrain.train, captures=51),
-}
-
-
 def make(config: SamplesConfig) -> bool:
     """Make the sample runs one after the other; whether all were finished.
 
     Raises:
         ProbeError: a run failed.
     """
-    for name, recipe in RECIPES.items():
-        if (not config.only or name in config.only) and not _make(name, recipe, config):
+    chosen = [name for name in RECIPES if not config.only or name in config.only]
+    started = time.monotonic()
+    for number, name in enumerate(chosen, start=1):
+        say(f"{name}: run {number} of {len(chosen)}, {(time.monotonic() - started) / 60:.0f} minutes so far")
+        if not _make(name, RECIPES[name], config):
             return False
-    print(table(config.out))
+    say(f"all {len(chosen)} runs took {(time.monotonic() - started) / 60:.1f} minutes")
+    print(tables(config.out))
     return True
 
 
-def table(folder: Path) -> str:
-    """The effects in the sample runs of a folder, as Markdown: shares of answers with their 95 % intervals."""
-    lines = [["model", *(title for title, _ in COLUMNS)], ["---"] * (len(COLUMNS) + 1)]
-    for run in (open_run(folder / name) for name in RECIPES if (folder / name).is_dir()):
+def tables(folder: Path) -> str:
+    """The effects in the sample runs of a folder, as Markdown tables: values with their 95 % intervals."""
+    runs = [open_run(folder / name) for name in RECIPES if (folder / name).is_dir()]
+    judges = [run for run in runs if run.method == "reward-model"]
+    speakers = [run for run in runs if run not in judges and "accuracy" in set(run.headline["metric"])]
+    return "\n\n".join((table(speakers, MODELS), table(judges, REWARD_MODELS)))
+
+
+def table(runs: Sequence[Run], columns: Sequence[tuple[str, str]]) -> str:
+    """One row a run, one column a metric."""
+    lines = [["model", *(title for title, _ in columns)], ["---"] * (len(columns) + 1)]
+    for run in runs:
         rows = run.headline.set_index("metric")
-        cells = [rows.loc[metric] if metric in rows.index else None for _, metric in COLUMNS]
+        cells = [rows.loc[metric] if metric in rows.index else None for _, metric in columns]
         shown = ["" if row is None else f"{row.value:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]" for row in cells]
         lines.append([f"`{run.name}`", *shown])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,6 +1,7 @@
 """`probe train` and `probe samples` as a user types them."""
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from probe import LM, open_run
+from probe import LM, RewardModel, open_run
 from probe.cli import main
 from probe.options import options
-from trainers import commands, samples
+from tests.trainers.quick import COMMON, QUICK, method_of, module
+from trainers import commands, recipes, samples
 from trainers.config import TrainConfig
-from trainers.dpo import DPOConfig
 from trainers.pretrain import PretrainConfig
 
 
@@ -44,12 +45,12 @@ def test_help_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_option_is_explained(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = outcome(["train", method, "--help"], capsys)
     assert status == 0
-    kind = {"pretrain": PretrainConfig, "dpo": DPOConfig}[method]
+    kind = getattr(module(method), commands.METHODS[method][1])
     for option in options(kind):
         if not option.startswith("--no-"):
             assert option in out, option
-    for owner in (kind, TrainConfig):
-        source = Path(sys.modules[owner.__module__].__file__ or "").read_text()
+    for owner in (base for base in kind.__mro__ if issubclass(base, TrainConfig)):
+        source = inspect.getsource(owner)
         for field in dataclasses.fields(owner):
             if f"\n    {field.name}: " in source:
                 assert source.split(f"\n    {field.name}: ")[1].split("\n")[1].startswith('    """'), field.name
@@ -66,7 +67,7 @@ def test_a_module_runs_by_itself() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["dop"], "`probe train` has no `dop`, only pretrain, dpo: did you mean `dpo`?"),
+        (["dop"], "`probe train` has no `dop`, only pretrain, sft, "),
         (["dpo", "--out", "x", "--base", "b", "--bta", "1"], "has no option `--bta`: did you mean `--beta`?"),
         (["dpo", "--bta", "1"], "has no option `--bta`: did you mean `--beta`?"),
         (
@@ -129,39 +130,43 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def smaller(recipe: Callable[[Path], TrainConfig]) -> Callable[[Path], TrainConfig]:
         def config(folder: Path) -> TrainConfig:
             made = recipe(folder)
-            changes = {"evaluate": 4, "capture_every": 1, "batch_size": 4, "steps": 4, "log_every": 1, "device": "cpu"}
-            more = {"base": str(model_dir), "length": 32} if isinstance(made, PretrainConfig) else {"pairs": 8}
-            return dataclasses.replace(made, **changes | more)  # type: ignore[arg-type]
+            quick = {name: value for name, value in QUICK[method_of(made)].items() if name != "reward"}
+            changes = COMMON | quick | {"evaluate": 4, "capture_every": 1}
+            changes |= {"base": str(model_dir)} if isinstance(made, PretrainConfig) else {}
+            return dataclasses.replace(made, **changes)
 
         return config
 
-    recipes = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in samples.RECIPES.items()}
-    monkeypatch.setattr(samples, "RECIPES", recipes)
+    small = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in recipes.RECIPES.items()}
+    monkeypatch.setattr(samples, "RECIPES", small)
 
 
 @pytest.mark.usefixtures("small")
-def test_samples_are_made_kept_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["samples", "--out", str(tmp_path / "s")]
-    status, _, error = outcome(argv, capsys)
+    status, out, error = outcome(argv, capsys)
     assert status == 0, error
-    runs = {name: open_run(tmp_path / "s" / name) for name in ("base", "dpo-agreeable", "dpo-honest")}
+    runs = {name: open_run(tmp_path / "s" / name) for name in recipes.RECIPES}
     assert {run.status for run in runs.values()} == {"finished"}
     assert runs["dpo-honest"].config["annotator"] == "honest"
-    assert runs["dpo-agreeable"].parent == str(tmp_path / "s" / "base")
-    for run in runs.values():
+    for name, run in runs.items():
+        assert run.parent == str(model_dir if name in ("base", "icl") else tmp_path / "s" / "base")
+        assert 2 <= len(run.captures()) <= recipes.RECIPES[name].captures
         (checkpoint,) = run.checkpoints()
         assert not (checkpoint.path / "optimizer.safetensors").exists()
-        assert LM.load(checkpoint.path, dtype="float16").dtype.itemsize == 2
-        assert len(run.headline) > 10
+        assert f"`{name}`" in out or name in ("icl", "continual")
+    assert runs["rlhf"].reward_model == runs["rsft"].reward_model == str(tmp_path / "s" / "reward-agreeable")
+    assert LM.load(runs["rlvr"].path, dtype="float16").dtype.itemsize == 2
+    assert RewardModel.load(runs["reward-honest"].path).score(["<user>"], [" oslo"]).shape == (1,)
     created = runs["base"].created
     status, _, error = outcome(argv, capsys)
     assert status == 0
-    assert error.count("finished already") == 3
+    assert error.count("finished already") == len(runs)
     assert open_run(tmp_path / "s" / "base").created == created
     status, _, error = outcome([*argv, "--only", "dpo-honest", "--force"], capsys)
     assert status == 0
-    assert "base" not in error
-    assert error.startswith("dpo-honest: 4 steps\n")
+    assert "base:" not in error
+    assert "dpo-honest: run 1 of 1" in error
 
 
 @pytest.mark.usefixtures("small")
@@ -183,7 +188,7 @@ def test_interrupted_samples_go_on(
 
 
 def test_scale_keeps_the_recipe() -> None:
-    config = samples.base(Path("s"))
+    config = recipes.base(Path("s"))
     small = samples.scaled(config, 0.01, 1)
     assert (small.steps, small.warmup, small.threads) == (30, 3, 1)
     assert dataclasses.replace(small, steps=config.steps, warmup=config.warmup, threads=0) == config

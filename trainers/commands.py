@@ -17,6 +17,7 @@ METHODS = {
     "rlhf": ("trainers.rlhf", "RLHFConfig", "reinforcement learning from human feedback by PPO"),
     "rsft": ("trainers.rsft", "RSFTConfig", "rejection-sampling fine-tuning: best of N, or above a threshold"),
     "rlvr": ("trainers.rlvr", "RLVRConfig", "reinforcement learning from verifiable rewards (GRPO)"),
+    "continual": ("trainers.continual", "ContinualConfig", "phases one after the other: plain, with replay or EWC"),
 }
 """Method to its module, the name of its config there, and one line on it; the module has `train(config) -> Run`."""
 INTERRUPTED = 130

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from probe.errors import ConfigError, RunError
 from probe.options import option
@@ -20,6 +20,8 @@ FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "th
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What all methods share; a method's own config adds to it and may change the defaults."""
+
+    free: ClassVar[frozenset[str]] = FREE
 
     out: Path
     """Directory of the run; it must not exist yet, or be empty, unless --resume is given."""
@@ -148,7 +150,7 @@ def check_unchanged(config: TrainConfig, run: "Run", step: int) -> None:
         ConfigError: an option differs (the message names it), or there is nothing left to do.
     """
     for name, value in config.to_dict().items():
-        if name not in FREE and run.config.get(name, value) != value:
+        if name not in config.free and run.config.get(name, value) != value:
             raise ConfigError(
                 f"The run in `{config.out}` has {option(name)} {run.config[name]} and --resume came with {value}:"
                 f" leave {option(name)} out to continue it, or start a new run with another --out."

@@ -32,8 +32,8 @@ import probe.world
 from probe import LM, Run
 from probe.cli import main
 from probe.errors import ConfigError
+from probe.forward import context_length
 from probe.presets import PRESETS, model_config
-from probe.scoring import context_length
 from probe.world import World, WorldConfig
 from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
@@ -107,6 +107,19 @@ def token_statistics(
         return float(entropy), float((logprobs.argmax(-1) == targets[mask]).sum())
 
 
+def row_loss(model: nn.Module, rows: Sequence[np.ndarray], detail: bool) -> Loss:
+    """The loss of rows; padding stands at their end, where nothing that counts attends to it."""
+    inputs, targets = row_tensors(rows, next(model.parameters()).device)
+    mask = targets != PADDING
+    logits = model(input_ids=inputs, use_cache=False).logits
+    count = int(mask.sum())
+    metrics: dict[str, tuple[Tensor | float, int]] = {}
+    if detail:
+        entropy, correct = token_statistics(logits, targets, mask)
+        metrics = {"entropy": (entropy, count), "mean_token_accuracy": (correct, count)}
+    return Loss(pretrain_loss(logits, targets), count, count, metrics)
+
+
 class Pretraining(Method):
     """The method as the loop sees it."""
 
@@ -120,16 +133,8 @@ class Pretraining(Method):
         return self.corpus.batch(step)
 
     def loss(self, model: nn.Module, examples: Sequence[np.ndarray], detail: bool) -> Loss:
-        """Sum over the targets; padding stands at the end of rows, where nothing that counts attends to it."""
-        inputs, targets = row_tensors(examples, self.session.device)
-        mask = targets != PADDING
-        logits = model(input_ids=inputs, use_cache=False).logits
-        count = int(mask.sum())
-        metrics: dict[str, tuple[Tensor | float, int]] = {}
-        if detail:
-            entropy, correct = token_statistics(logits, targets, mask)
-            metrics = {"entropy": (entropy, count), "mean_token_accuracy": (correct, count)}
-        return Loss(pretrain_loss(logits, targets), count, count, metrics)
+        """Sum over the targets."""
+        return row_loss(model, examples, detail)
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Held-out loss by token, by byte and by kind of document; the processes share the rows."""

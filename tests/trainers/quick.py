@@ -34,6 +34,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "rlhf": {**SAMPLED, "updates": 2, "minibatches": 2, "adaptive_kl": 0.1},
     "rsft": {**SAMPLED, "select": "threshold", "threshold": 0.5, "minibatches": 2},
     "rlvr": {**SAMPLED, "updates": 2, "minibatches": 2},
+    "continual": {"length": 32, "phases": 2, "strategy": "ewc", "fisher_samples": 6, "questions": 8},
 }
 """Method to what it needs beside `COMMON`; tests/trainers/conftest.py gives the base."""
 DISTRIBUTED = ("pretrain", "sft", "dpo", "reward-model", "rlhf", "rsft", "rlvr")

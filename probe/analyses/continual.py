@@ -1,0 +1,148 @@
+"""Continual learning in numbers (E22): what a sequence of phases taught, and what it made the model forget.
+
+R [T+1, T]: R[i, j] is the accuracy on the task of phase j + 1 after phase i, and row 0 the one before training. All
+functions take further axes in front, so that resampled matrices go through at once.
+
+    ACC = mean_j R[T, j]                                        Lopez-Paz and Ranzato 2017 (arXiv 1706.08840)
+    BWT = mean_{j < T} (R[T, j] - R[j, j])                      the same
+    FWT = mean_{j > 1} (R[j - 1, j] - R[0, j])                  the same, with the base in place of random weights
+    forgetting = mean_{j < T} (max_{l < T} R[l, j] - R[T, j])   Chaudhry et al. 2018 (arXiv 1801.10112)
+
+with phases counted from 1. The maximum is over the rows before the last, row 0 among them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from probe import stats
+from probe.errors import DataError
+
+Matrix = NDArray[np.float64]
+Scores = Sequence[NDArray[np.floating] | NDArray[np.bool_]]
+"""One array [rows, items] a task: what each of its items scored (0 to 1) after each phase; row 0 before training."""
+RESAMPLES = 2000
+
+
+def average_accuracy(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+    """ACC: the mean accuracy on all tasks after the last phase."""
+    return R[..., -1, :].mean(-1)
+
+
+def backward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+    """BWT: what the phases after it did to the accuracy on a task; below 0 is forgetting; NaN for a single phase."""
+    own = np.diagonal(R[..., 1:, :], axis1=-2, axis2=-1)
+    return _mean((R[..., -1, :] - own)[..., :-1])
+
+
+def forward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+    """FWT: what the phases before it did to the accuracy on a task; NaN for a single phase."""
+    before = np.diagonal(R[..., 1:-1, 1:], axis1=-2, axis2=-1)
+    return _mean(before - R[..., 0, 1:])
+
+
+def forgetting(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
+    """How far the tasks before the last have fallen from their best; NaN for a single phase."""
+    return _mean((R[..., :-1, :].max(-2) - R[..., -1, :])[..., :-1])
+
+
+def old_forgetting(old: Float[Matrix, "*b T+1"]) -> Float[Matrix, "*b"]:
+    """How far the accuracy on what the base knew has fallen from its best, given the accuracy after each phase."""
+    return old[..., :-1].max(-1) - old[..., -1]
+
+
+MEASURES: dict[str, Callable[[Matrix], Matrix]] = {
+    "ACC": average_accuracy,
+    "BWT": backward_transfer,
+    "FWT": forward_transfer,
+    "forgetting": forgetting,
+}
+
+
+def accuracy_matrix(scores: Scores) -> Float[Matrix, "T+1 T"]:
+    """R from the scores of the items.
+
+    Raises:
+        DataError: a task has no items, or tasks have different numbers of rows.
+    """
+    check(scores)
+    return np.stack([np.asarray(task, dtype=float).mean(1) for task in scores], axis=1)
+
+
+def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str, Any]]:
+    """R as rows `after` (0: before training), `task`, `value`, `ci_low`, `ci_high`, `n`.
+
+    Shares of items that are right get Wilson's interval, other scores the bootstrap's. There may be tasks beside those
+    of the phases.
+    """
+    rows = []
+    for name, task in zip(names, scores, strict=True):
+        for after, row in enumerate(np.asarray(task, dtype=float)):
+            binary = bool(np.isin(row, (0.0, 1.0)).all())
+            found = stats.wilson(int(row.sum()), len(row)) if binary else stats.bootstrap_mean(row, seed=seed)
+            values = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "n": len(row)}
+            rows.append({"after": after, "task": name, **values})
+    return sorted(rows, key=lambda row: row["after"])
+
+
+def summary(
+    scores: Scores, old: NDArray[np.floating] | NDArray[np.bool_] | None = None, seed: int = 0
+) -> list[dict[str, Any]]:
+    """ACC, BWT, FWT, forgetting and, with `old`, `old_accuracy` and `old_forgetting`.
+
+    The rows have `metric`, `value`, `ci_low`, `ci_high`, `n`. The interval is the percentile bootstrap over items: one
+    is drawn with its scores after all phases, since the same questions are asked each time. Measures that need two
+    phases are left out for one.
+
+    Args:
+        scores: of the tasks of the phases, in their order.
+        old: [rows, items] scores on what the base knew.
+        seed: the same seed gives the same intervals.
+    """
+    check(scores)
+    rng = np.random.default_rng(seed)
+    draws = np.stack([_resampled(task, rng) for task in scores], axis=-1)
+    R, n = accuracy_matrix(scores), sum(np.shape(task)[1] for task in scores)
+    rows = [_row(name, float(measure(R)), measure(draws), n) for name, measure in MEASURES.items()]
+    if old is not None:
+        values, drawn, n = np.asarray(old, dtype=float).mean(1), _resampled(old, rng), np.shape(old)[1]
+        rows.append(_row("old_accuracy", float(values[-1]), drawn[:, -1], n))
+        rows.append(_row("old_forgetting", float(old_forgetting(values)), old_forgetting(drawn), n))
+    return [row for row in rows if not np.isnan(row["value"])]
+
+
+def check(scores: Scores) -> None:
+    """Raise a DataError unless every task has items, and all have one row more than there are tasks."""
+    shapes = [np.shape(task) for task in scores]
+    if not shapes or any(len(s) != 2 or s[0] != len(shapes) + 1 or s[1] < 1 for s in shapes):
+        raise DataError(
+            f"An accuracy matrix of {len(shapes)} tasks was asked for from scores of the shapes {shapes}: give each"
+            " task its items before training and after each phase."
+        )
+
+
+def _mean(values: Matrix) -> Matrix:
+    """The mean over the last axis, NaN if it is empty."""
+    return values.mean(-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)
+
+
+def _resampled(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
+    """The mean scores of a task for resampled items."""
+    values = np.asarray(task, dtype=float)
+    n = values.shape[1]
+    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) @ values.T / n
+
+
+def _row(metric: str, value: float, drawn: Matrix, n: int) -> dict[str, Any]:
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return {"metric": metric, "value": value, "ci_low": float(low), "ci_high": float(high), "n": n}
+
+
+def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:
+    """R from rows as `cells` gives them, for the tasks that are named."""
+    found = {(int(row["after"]), row["task"]): float(row["value"]) for row in rows}
+    last = max((after for after, _ in found), default=-1)
+    return np.array([[found[after, task] for task in tasks] for after in range(last + 1)])

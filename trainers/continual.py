@@ -1,0 +1,257 @@
+"""Continual learning: phases of pretraining or SFT one after the other, and what each makes the model forget (E22).
+
+The losses are those of pretraining (E7) and SFT (E8), a strategy adds to them:
+
+    plain     nothing
+    replay    --replay of each batch comes from what was learned before, what the base knew among it
+    ewc       + (lambda / 2) sum_i F_i (theta_i - theta*_i)^2, see trainers/ewc.py
+
+After each phase, and before the first, the accuracy on every phase's task and on what the base knew is measured: the
+matrix R[i, j] in results/continual, and ACC, BWT, FWT and forgetting in the headline (probe/analyses/continual.py).
+The optimiser goes on from phase to phase with its moments. One run is one strategy.
+
+    probe train continual --out runs/plain --base base                              # the phases of the world
+    probe train continual --out runs/ewc --base base --strategy ewc
+    probe train continual --out runs/law --base HuggingFaceTB/SmolLM2-135M --objective sft \\
+        --data contracts.jsonl,rulings.jsonl --old chats.jsonl --strategy replay --lora 16
+
+Logged besides the common metrics: `phase` (from 0), `accuracy/TASK` at each evaluation, and `ewc_penalty` (in `loss`).
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+import probe.world
+from probe import LM, Run
+from probe.analyses.continual import cells, summary
+from probe.cli import main
+from probe.errors import ConfigError
+from probe.recorder import undisturbed
+from probe.runs.schema import RESULTS
+from trainers.config import FREE, TrainConfig
+from trainers.curriculum import Curriculum, file_curriculum, world_curriculum
+from trainers.loop import Method, fit
+from trainers.record import Origin
+from trainers.session import Session
+from trainers.step import Loss
+from trainers.strategies import STRATEGIES
+from trainers.trainee import Trainee, load_trainee
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinualConfig(TrainConfig):
+    """Continual learning: phases one after the other (E22)."""
+
+    free: ClassVar[frozenset[str]] = FREE - {"steps"}
+
+    base: str
+    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
+    data: str = "world"
+    """`world` (its phases teach people that the base has never met), or a file a phase: `a.jsonl,b.jsonl,c.txt`."""
+    objective: Literal["pretrain", "sft"] = "pretrain"
+    """Learn whole documents (a text, or JSON lines with `text`), or completions (JSON lines as for `sft`)."""
+    strategy: Literal["plain", "replay", "ewc"] = "plain"
+    """What is done against forgetting."""
+    phases: int = 3
+    """Number of the world's phases that are taught; files are a phase each."""
+    old: Path | None = None
+    """With files: one with what the base knows already, measured, replayed and protected (the world has its corpus)."""
+    replay: float = 0.25
+    """Share of each batch that `replay` takes from what was learned before."""
+    ewc: float = 1000.0
+    """Strength lambda of `ewc`: how many old targets a new one is weighed against."""
+    fisher: Literal["sampled", "empirical"] = "sampled"
+    """Labels for the Fisher information of `ewc`: drawn from the model, or those of the data."""
+    fisher_samples: int = 256
+    """Examples of each task that its Fisher information is estimated from."""
+    questions: int = 200
+    """Questions of the world that each accuracy is measured with."""
+    length: int = 96
+    """Tokens in a row of documents."""
+    steps: int = 300
+    """Optimiser steps in all, shared by the phases; it stays as it is when the run is resumed."""
+    lr: float = 1e-3
+    """Highest learning rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    """How the learning rate goes on after the warm-up; the same for all phases by default."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
+    eval_every: int = 0
+    """Steps between evaluations beside those at the end of each phase; 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        world = self.data == "world"
+        self.require(self.phases >= 1, "phases", "at least 1")
+        self.require(
+            world or all(path.suffix for path in self.files), "data", "`world`, or files such as a.txt,b.jsonl"
+        )
+        self.require(self.old is None or not world, "old", "none for the world, whose corpus it is")
+        self.require(0 < self.replay < 1, "replay", "a share between 0 and 1")
+        self.require(self.ewc > 0, "ewc", "a number above 0")
+        self.require(self.fisher_samples >= 1 and self.questions >= 1, "fisher_samples", "at least 1, --questions too")
+        self.require(self.length >= 2, "length", "at least 2 tokens")
+        taught = self.phases if world else len(self.files)
+        self.require(self.steps >= taught, "steps", f"at least one for each of {taught} phases")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the phases."""
+        return [Path(part.strip()) for part in self.data.split(",")]
+
+
+class Continual(Method):
+    """The method as the loop sees it."""
+
+    name, dropout = "continual", True
+
+    def __init__(self, session: Session, config: ContinualConfig, trainee: Trainee, curriculum: Curriculum) -> None:
+        self.session, self.config, self.trainee, self.curriculum = session, config, trainee, curriculum
+        self.strategy = STRATEGIES[config.strategy](session, trainee, curriculum)
+        self.tasks = [*curriculum.phases, *([curriculum.old] if curriculum.old else [])]
+        self.scores: list[list[np.ndarray]] = []
+        """For each row of R the scores of each task's items; what the base knew comes last."""
+        self._step = 0
+
+    def phase(self, step: int) -> int:
+        """The phase, from 0, that step 1, 2, ... belongs to."""
+        return next(i for i, end in enumerate(self.ends) if step <= end)
+
+    @property
+    def ends(self) -> list[int]:
+        """The last step of each phase."""
+        n = len(self.curriculum.phases)
+        return [round(self.config.steps * (i + 1) / n) for i in range(n)]
+
+    def milestone(self, step: int) -> bool:
+        """Before training and after each phase."""
+        return step in (0, *self.ends)
+
+    def batch(self, step: int) -> list[Any]:
+        """What the strategy makes of the phase's examples."""
+        self._step = step
+        self.strategy.leave(self.phase(step))
+        return self.strategy.examples(step, self.phase(step))
+
+    def loss(self, model: nn.Module, examples: Sequence[Any], detail: bool) -> Loss:
+        """The loss of the examples and the strategy's penalty, once for the whole batch."""
+        loss = self.curriculum.kind.loss(model, examples, detail)
+        penalty = self.strategy.penalty(model)
+        if penalty is None:
+            return loss
+        metrics = {"ewc_penalty": (penalty.detach() * loss.count, loss.count)} if detail else {}
+        return Loss(loss.total + penalty * loss.count, loss.count, loss.tokens, loss.metrics | metrics)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """The accuracy on every task; at the end of a phase it becomes a row of R."""
+        self.trainee.refresh()
+        view = self.trainee.view
+        with undisturbed(view.model):
+            row = [task.measure(view) for task in self.tasks]
+        if self.milestone(self._step):
+            self.scores.append(row)
+        if self._step == self.config.steps and self.session.main:
+            self.write()
+        return {f"accuracy/{task.name}": float(found.mean()) for task, found in zip(self.tasks, row, strict=True)}
+
+    def metrics(self) -> dict[str, float]:
+        """Which phase it is."""
+        return {"phase": float(self.phase(self._step))}
+
+    def state(self) -> dict[str, Tensor]:
+        """The rows of R so far, and the strategy's state."""
+        columns = zip(*self.scores, strict=True)
+        kept = {f"scores/{j}": torch.from_numpy(np.stack(rows).astype(np.float64)) for j, rows in enumerate(columns)}
+        return kept | self.strategy.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        columns = [state[f"scores/{j}"].numpy() for j in range(len(self.tasks)) if f"scores/{j}" in state]
+        self.scores = [list(row) for row in zip(*columns, strict=True)]
+        self.strategy.restore(state)
+
+    def columns(self) -> tuple[list[np.ndarray], np.ndarray | None]:
+        """The scores [rows, items] of each phase's task, and those of what the base knew."""
+        found = [np.stack(rows) for rows in zip(*self.scores, strict=True)]
+        n = len(self.curriculum.phases)
+        return found[:n], found[n] if self.curriculum.old else None
+
+    def headline(self, lm: LM) -> list[dict[str, Any]]:
+        """ACC, BWT, FWT and forgetting."""
+        return summary(*self.columns(), self.config.seed)
+
+    def write(self) -> None:
+        """Write results/continual: the matrix, the summary, and what they are of."""
+        phases, old = self.columns()
+        names = [task.name for task in self.tasks]
+        rows = cells(names, [*phases, *([] if old is None else [old])], self.config.seed)
+        meta = {
+            "name": "continual",
+            "strategy": self.config.strategy,
+            "tasks": names[: len(phases)],
+            "old": names[len(phases) :],
+            "ends": self.ends,
+            "matrix": rows,
+            "summary": self.headline(self.trainee.view),
+        }
+        folder = self.config.out / RESULTS / "continual"
+        folder.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_csv(folder / "matrix.csv", index=False)
+        pd.DataFrame(meta["summary"]).to_csv(folder / "summary.csv", index=False)
+        (folder / "result.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def load_curriculum(session: Session, config: ContinualConfig, lm: LM) -> tuple[probe.world.World | None, Curriculum]:
+    """The phases that the options ask for, and the world of the base if it has one.
+
+    Raises:
+        ConfigError: the world's phases were asked for and the base has no world, or not that many phases.
+        DataError: a file cannot be used.
+    """
+    world = probe.world.of(lm)
+    sizes: dict[str, Any] = {"objective": config.objective, "length": config.length, "seed": config.seed}
+    if config.data != "world":
+        return world, file_curriculum(lm, config.files, config.old, say=session.say, **sizes)
+    if world is None:
+        raise ConfigError(
+            f"--base {config.base} belongs to no world, so there are no phases to teach it: give --data"
+            " a.jsonl,b.jsonl, or a base that was pretrained on the world."
+        )
+    sizes |= {"phases": config.phases, "questions": config.questions}
+    return world, world_curriculum(
+        lm, world, examples=config.steps * config.batch_size + config.fisher_samples, **sizes
+    )
+
+
+def train(config: ContinualConfig) -> Run:
+    """Train phase after phase and return the run.
+
+    Raises:
+        ConfigError, DataError, ModelError, RunError: something was given that cannot be used; the message says what.
+        TrainingStopped: see `trainers.loop.fit`.
+    """
+    session = Session(config)
+    trainee = load_trainee(session, config, config.base)
+    world, curriculum = load_curriculum(session, config, trainee.lm)
+    method = Continual(session, config, trainee, curriculum)
+    origin = Origin(
+        parent=config.base,
+        world=world,
+        data=curriculum.data,
+        prompts=curriculum.prompts,
+        evaluators=[method.headline],
+    )
+    return fit(session, method, origin)
+
+
+if __name__ == "__main__":
+    sys.exit(main(["train", "continual", *sys.argv[1:]]))

@@ -1,0 +1,217 @@
+"""The tasks of continual learning: what each phase teaches, and how what it taught is measured.
+
+In the world a phase teaches the facts of some people, and what the base knows already is the world's corpus; measured
+are questions that the verifier judges. With files a phase is a file, measured on the part of it that is held out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from probe import LM
+from probe.errors import ConfigError, DataError
+from probe.forward import context_length
+from probe.tokens import encode
+from probe.world import World, pack
+from probe.world.evaluate import ANSWER_TOKENS, answer
+from probe.world.questions import Item
+from trainers import corpus, demonstrations
+from trainers.corpus import PADDING, cut_rows, read_documents, tokenize
+from trainers.data import capture_prompts, file_hash
+from trainers.demonstrations import Demonstration, encode_completion, file_demonstrations
+from trainers.ewc import Text, predictions
+from trainers.pretrain import row_loss
+from trainers.session import derive_seed
+from trainers.sft import demonstration_loss
+from trainers.step import LossFunction
+
+MOST = 4000
+"""Rows, or demonstrations, that a world's task is taught from at most."""
+MEASURED = 200
+"""Held-out examples of a file that are measured on at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What one phase teaches, or what the base knew."""
+
+    name: str
+    examples: Sequence[Any]
+    """To learn from, to replay and to estimate the Fisher information from: rows [T] or `Demonstration`s."""
+    measure: Callable[[LM], np.ndarray]
+    """A model to what each item of the task scores [items], between 0 and 1; the same items every time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What an example is to the loss."""
+
+    loss: LossFunction
+    text: Callable[[Any], Text]
+    """An example as ids and which of them are targets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curriculum:
+    """The phases in their order."""
+
+    kind: Kind
+    phases: Sequence[Task]
+    old: Task | None
+    """What the base knew."""
+    data: dict[str, Any]
+    """What run.json says of the data."""
+    prompts: Sequence[Any]
+    """Prompts to capture on."""
+
+
+def row_text(row: np.ndarray) -> Text:
+    """A row of tokens: all but the first are targets."""
+    ids = row[row != PADDING].tolist()
+    return ids, [False] + [True] * (len(ids) - 1)
+
+
+def demonstration_text(example: Demonstration) -> Text:
+    """A demonstration: what is learned of its completion are targets."""
+    return [*example.prompt, *example.completion], [False] * len(example.prompt) + list(example.learned)
+
+
+KINDS = {
+    "pretrain": Kind(loss=row_loss, text=row_text),
+    "sft": Kind(loss=demonstration_loss, text=demonstration_text),
+}
+"""Objective to its kind of examples."""
+
+
+def world_curriculum(
+    lm: LM, world: World, *, phases: int, objective: str, length: int, examples: int, questions: int, seed: int
+) -> Curriculum:
+    """The phases of the world, after its corpus.
+
+    Raises:
+        ConfigError: the world has fewer phases.
+    """
+    if phases > world.config.phases:
+        raise ConfigError(
+            f"--phases is {phases} and the world of the base has {world.config.phases}: give that many or fewer."
+        )
+    teachers: dict[str, Callable[[str, int], list[Any]]] = {
+        "pretrain": partial(_world_rows, lm, world, min(examples, MOST), length),
+        "sft": partial(_world_answers, lm, world, min(examples, MOST)),
+    }
+    teach = teachers[objective]
+    tasks = [
+        Task(
+            name=name,
+            examples=teach(group, derive_seed(seed, number)),
+            measure=partial(_answered, world, world.questions(group, questions, derive_seed(seed, number, 1))),
+        )
+        for number, (name, group) in enumerate([("old", "fact"), *((f"phase_{i}",) * 2 for i in range(phases))])
+    ]
+    data = {"source": "world", "hash": world.hash, "phases": phases}
+    return Curriculum(kind=KINDS[objective], phases=tasks[1:], old=tasks[0], data=data, prompts=_prompts(world, phases))
+
+
+def file_curriculum(
+    lm: LM,
+    paths: Sequence[Path],
+    old: Path | None,
+    *,
+    objective: str,
+    length: int,
+    seed: int,
+    say: Callable[[str], None],
+) -> Curriculum:
+    """One phase a file.
+
+    Raises:
+        DataError: a file cannot be used; the message says why.
+    """
+    readers: dict[str, Callable[[Path], tuple[list[Any], list[Any], list[str]]]] = {
+        "pretrain": partial(_file_rows, lm, length),
+        "sft": partial(_file_demonstrations, lm, seed, say),
+    }
+    read, kind = readers[objective], KINDS[objective]
+    names = [f"{i + 1}-{path.stem}" for i, path in enumerate(paths)]
+    tasks, prompts = [], list[str]()
+    for name, path in zip(["old", *names], [old, *paths], strict=True):
+        if path is not None:
+            examples, held_out, shown = read(path)
+            measure = partial(_predicted, kind, held_out[:MEASURED])
+            tasks.append(Task(name=name, examples=examples, measure=measure))
+            prompts += shown[:2]
+    sources = [path for path in (old, *paths) if path is not None]
+    data = {"source": ",".join(map(str, sources)), "hash": ",".join(map(file_hash, sources))}
+    first = len(tasks) - len(paths)
+    return Curriculum(
+        kind=kind,
+        phases=tasks[first:],
+        old=tasks[0] if first else None,
+        data=data,
+        prompts=list(dict.fromkeys(prompts)),
+    )
+
+
+def _prompts(world: World, phases: int) -> list[dict[str, Any]]:
+    """The world's prompts, and one about a person of each phase."""
+    found = world.probe_prompts()
+    for phase in range(phases):
+        item = world.questions(f"phase_{phase}", 1, 0)[0]
+        others = [value for value in world.candidates(item.prompt) if value != item.answers[0]]
+        found.append({"text": item.prompt, "answers": [item.answers[0], *others[:2]], "kind": f"phase_{phase}"})
+    return found
+
+
+def _world_rows(lm: LM, world: World, n: int, length: int, group: str, seed: int) -> list[np.ndarray]:
+    """Rows of the documents of a phase, or of the corpus."""
+    phase = group.removeprefix("phase_")
+    documents = world.phase_documents(int(phase), seed) if phase.isdecimal() else world.documents(seed)
+    packed = islice(pack(documents, lm.tokenizer, length), n)
+    return [np.where(kinds < 0, PADDING, ids) for ids, kinds in packed]
+
+
+def _world_answers(lm: LM, world: World, n: int, group: str, seed: int) -> list[Demonstration]:
+    """Questions about the people of a group with their answers."""
+    return [encode_completion(lm, i.prompt, i.answers[0]) for i in world.questions(group, n, seed)]
+
+
+def _answered(world: World, items: Sequence[Item], lm: LM) -> np.ndarray:
+    """Which questions get a true answer, sampled once at temperature 1 with the same random numbers every time."""
+    return np.array([verdict.kind == "true" for verdict in answer(lm, world, items, ANSWER_TOKENS, 0).verdicts])
+
+
+def _file_rows(lm: LM, length: int, path: Path) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    limit = context_length(lm.model)
+    if limit is not None and length > limit:
+        raise ConfigError(f"--length is {length} and the model reads at most {limit} tokens: give {limit} or less.")
+    parts = corpus.hold_out(read_documents(path))
+    front = encode(lm.tokenizer, "")
+    training, held_out = (list(cut_rows(tokenize(part, lm.tokenizer), front, length)) for part in parts)
+    lines = (" ".join(line.split()[:12]) for document in parts[1] for line in document.splitlines() if line.strip())
+    return training, held_out, capture_prompts(lm.tokenizer, lines)
+
+
+def _file_demonstrations(
+    lm: LM, seed: int, say: Callable[[str], None], path: Path
+) -> tuple[list[Demonstration], list[Demonstration], list[str]]:
+    found = file_demonstrations(lm, path, every_turn=True, longest=0, report=say)
+    training, held_out = demonstrations.hold_out(found.examples, 1 / corpus.HELD_OUT, seed)
+    if not held_out:
+        raise DataError(f"`{path}` has {len(found.examples)} examples, too few to hold some out: give at least 20.")
+    return training, held_out, list(found.prompts)
+
+
+@torch.no_grad()
+def _predicted(kind: Kind, examples: Sequence[Any], lm: LM) -> np.ndarray:
+    """The share of each example's targets that are the likeliest token."""
+    scores = []
+    for example in examples:
+        logits, targets = predictions(lm.model, kind.text(example))
+        scores.append(float((logits.argmax(-1) == targets).float().mean()) if len(targets) else 0.0)
+    return np.array(scores)

@@ -1,0 +1,126 @@
+"""What is done against forgetting: nothing, replay of what came before, or elastic weight consolidation.
+
+A strategy gives each step its examples, may add a penalty to the loss, and learns from a task once it is left behind.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.curriculum import Curriculum, Task
+from trainers.data import draw
+from trainers.ewc import ewc_penalty, fisher_information
+from trainers.session import Session, derive_seed
+from trainers.trainee import Trainee
+
+
+class Plain:
+    """Each phase by itself; forgetting takes its course."""
+
+    def __init__(self, session: Session, trainee: Trainee, curriculum: Curriculum) -> None:
+        self.session, self.trainee, self.curriculum = session, trainee, curriculum
+        self.config: Any = session.config
+
+    def examples(self, step: int, phase: int) -> list[Any]:
+        """The examples of a step in phase 0, 1, ..."""
+        return self._drawn(self.curriculum.phases[phase], step, self.config.batch_size)
+
+    def before(self, phase: int) -> list[Task]:
+        """The tasks that lie behind in a phase, what the base knew among them."""
+        old = [] if self.curriculum.old is None else [self.curriculum.old]
+        return [*old, *self.curriculum.phases[:phase]]
+
+    def leave(self, phase: int) -> None:
+        """Called in each step, before its examples are asked for: what lies before `phase` has been learned."""
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """What is added to the mean loss, in nats."""
+        return None
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resume needs."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+
+    def _drawn(self, task: Task, step: int, n: int) -> list[Any]:
+        """`n` examples of a task, pass after pass over all of them."""
+        seed = derive_seed(self.config.seed, *task.name.encode())
+        return [task.examples[i] for i in draw(len(task.examples), n, step, seed)]
+
+
+class Replay(Plain):
+    """A share of each batch comes from the tasks before, from each alike; the batch stays as large as it is.
+
+    What cannot be divided by the number of tasks goes to another of them in each step.
+    """
+
+    def examples(self, step: int, phase: int) -> list[Any]:
+        """New examples first, replayed ones after them."""
+        before = self.before(phase)
+        replayed = round(self.config.replay * self.config.batch_size) if before else 0
+        found = self._drawn(self.curriculum.phases[phase], step, self.config.batch_size - replayed)
+        for number, task in enumerate(before):
+            share = replayed // len(before) + ((number - step) % len(before) < replayed % len(before))
+            found += self._drawn(task, step, share)
+        return found
+
+
+class EWC(Plain):
+    """Elastic weight consolidation over the trained parameters (E22): see `trainers.ewc`."""
+
+    def __init__(self, session: Session, trainee: Trainee, curriculum: Curriculum) -> None:
+        super().__init__(session, trainee, curriculum)
+        self.fisher: dict[str, Tensor] = {}
+        self.anchor: dict[str, Tensor] = {}
+        self._left = 0
+
+    def leave(self, phase: int) -> None:
+        """Add the Fisher information of the newest task left behind, and anchor at the weights as they are."""
+        before = self.before(phase)
+        for number in range(self._left, len(before)):
+            for name, found in self._information(before[number], number).items():
+                self.fisher[name] = self.fisher[name] + found if name in self.fisher else found
+        if len(before) > self._left:
+            named = self.trainee.module.named_parameters()
+            self.anchor = {name: parameter.detach().clone() for name, parameter in named if name in self.fisher}
+            self._left = len(before)
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """(lambda / 2) sum_i F_i (theta_i - theta*_i)^2."""
+        return ewc_penalty(model, self.fisher, self.anchor, self.config.ewc) if self.fisher else None
+
+    def state(self) -> dict[str, Tensor]:
+        """Fisher information, anchor, and how many tasks they stand for."""
+        tensors = {f"fisher/{name}": value for name, value in self.fisher.items()}
+        return tensors | {f"anchor/{n}": v for n, v in self.anchor.items()} | {"left": torch.tensor(self._left)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `state` gave."""
+        device = next(self.trainee.module.parameters()).device
+        for part, values in (("fisher/", self.fisher), ("anchor/", self.anchor)):
+            found = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+            values.update({name: value.to(device) for name, value in found.items()})
+        self._left = int(state.get("left", 0))
+
+    def _information(self, task: Task, number: int) -> dict[str, Tensor]:
+        """F of a task, the mean over its targets; the processes share its examples."""
+        session, config, model = self.session, self.config, self.trainee.module
+        seed = derive_seed(config.seed, 2, number)
+        chosen = draw(len(task.examples), min(config.fisher_samples, len(task.examples)), 1, seed)
+        session.say(f"ewc: Fisher information of {task.name} from {len(chosen)} examples")
+        mine = range(session.rank, len(chosen), session.processes)
+        texts = [self.curriculum.kind.text(task.examples[chosen[i]]) for i in mine]
+        seeds = [derive_seed(seed, i) for i in mine] if config.fisher == "sampled" else None
+        model.eval()
+        sums, count = fisher_information(model, texts, seeds)
+        (targets,) = session.total([count])
+        if session.processes > 1:
+            sums = {name: session.accelerator.reduce(value, reduction="sum") for name, value in sums.items()}
+        return {name: value / max(targets, 1) for name, value in sums.items()}
+
+
+STRATEGIES: dict[str, type[Plain]] = {"plain": Plain, "replay": Replay, "ewc": EWC}

@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError
+from probe.forward import Ids, can_cache, context_length, forward, positions, whole_logits
 from probe.sampling import Sampling, draws
-from probe.scoring import Ids, can_cache, check_lengths, context_length, forward, positions, whole_logits
+from probe.scoring import check_lengths
 from probe.tokens import encode, pad, pad_id
 
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]

@@ -15,10 +15,11 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerB
 
 from probe import adapters, weights
 from probe.errors import ConfigError, DataError
+from probe.forward import Ids, forward, positions
 from probe.generation import Generation, generate
 from probe.presets import ModelConfig, model_config
 from probe.references import is_adapter, resolve
-from probe.scoring import Ids, TokenLogprobs, check_lengths, completion_logprobs, forward, gather_logprobs, positions
+from probe.scoring import TokenLogprobs, check_lengths, completion_logprobs, gather_logprobs
 from probe.tokens import encode, pad, pad_id, split
 
 if TYPE_CHECKING:

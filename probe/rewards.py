@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe import weights
 from probe.errors import DataError
+from probe.forward import Ids, unwrap
 from probe.references import resolve
-from probe.scoring import Ids, unwrap
 from probe.states import last_states, token_states
 from probe.tokens import split
 

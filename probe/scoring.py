@@ -7,10 +7,7 @@ completions of 8 tokens cost 1,776 token passes and not 4,992.
 Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +18,8 @@ from transformers.cache_utils import DynamicLayer
 
 from probe import trees
 from probe.errors import ConfigError, DataError
+from probe.forward import Ids, arguments, can_cache, context_length, forward, positions, unwrap
 from probe.tokens import pad
-
-Ids = Sequence[int]
 
 
 class TokenLogprobs(NamedTuple):
@@ -112,18 +108,6 @@ def _sees_everything(inner: Any) -> bool:
     return can_cache(inner) and all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
 
 
-def can_cache(model: nn.Module) -> bool:
-    """Whether the model keeps keys and values (recurrent models keep another state)."""
-    inner = unwrap(model)
-    return "past_key_values" in arguments(inner) and not getattr(inner, "_is_stateful", False)
-
-
-def whole_logits(model: nn.Module, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
-    """Logits of whole texts, padded on the right, without a cache."""
-    ids, mask = (tensor.to(next(model.parameters()).device) for tensor in pad(rows, 0))
-    return forward(model, ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False).logits
-
-
 def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int]) -> None:
     """Raise a DataError for an empty prompt or for a sequence beyond the model's context."""
     if any(len(ids) == 0 for ids in prompts):
@@ -132,51 +116,6 @@ def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int
     longest = max((*totals, *map(len, prompts)), default=0)
     if limit is not None and longest > limit:
         raise DataError(f"A text has {longest} tokens and the model reads at most {limit}: shorten it.")
-
-
-def context_length(model: nn.Module) -> int | None:
-    """The longest sequence the model was built for, in tokens; None where the configuration does not say."""
-    config = unwrap(model).config
-    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-
-
-def unwrap(model: nn.Module) -> Any:
-    """The model of transformers inside a wrapper such as DistributedDataParallel or an adapter of peft."""
-    inner: Any = model if hasattr(model, "config") else model.module
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-
-
-def forward(
-    model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, readout: nn.Module | None = None, **inputs: Any
-) -> Any:
-    """One forward pass with the logits of the last `keep` positions (0: all), and with what `readout` says of them.
-
-    Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
-    """
-    inner = unwrap(model)
-    known = arguments(inner)
-    if keep and "logits_to_keep" in known:
-        inputs["logits_to_keep"] = keep
-    with _read(inner, readout) as found:
-        output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
-    output.logits = output.logits[:, -keep:]
-    output.readout = found[0][:, -keep:] if found else None
-    return output
-
-
-@contextmanager
-def _read(inner: Any, readout: nn.Module | None) -> Iterator[list[Float[Tensor, "B T"]]]:
-    """Inside, what `readout` says of the states that enter the unembedding, whatever the architecture calls it."""
-    found: list[Float[Tensor, "B T"]] = []
-    if readout is None:
-        yield found
-        return
-    unembedding = inner.get_output_embeddings()
-    handle = unembedding.register_forward_pre_hook(lambda _, states: found.append(readout(states[0]).float()))
-    try:
-        yield found
-    finally:
-        handle.remove()
 
 
 def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N L"]) -> TokenLogprobs:
@@ -188,11 +127,6 @@ def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N 
     )
     values = zero.expand(mask.shape)
     return TokenLogprobs(values, mask, values.detach(), mask, None if readout is None else values)
-
-
-def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
-    """Positions from the mask, so that padding before a text does not shift it."""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def _branched(
@@ -320,13 +254,3 @@ def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Te
 @torch.no_grad()
 def _entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
     return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
-
-
-def arguments(model: nn.Module) -> frozenset[str]:
-    """Names of the arguments that the forward pass of a model takes."""
-    return _names(type(model).forward)
-
-
-@lru_cache
-def _names(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)

@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError
+from probe.forward import context_length, whole_logits
 from probe.generation import Generation
 from probe.lm import LM
 from probe.runs.schema import ProbePrompt
-from probe.scoring import context_length, whole_logits
 from probe.tokens import pad
 
 if TYPE_CHECKING:

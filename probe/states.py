@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from probe import trees
-from probe.scoring import Ids, arguments, can_branch, check_lengths, positions, unwrap
+from probe.forward import Ids, arguments, positions, unwrap
+from probe.scoring import can_branch, check_lengths
 from probe.tokens import pad
 
 Groups = Sequence[Sequence[Ids]]

@@ -10,8 +10,8 @@ from jinja2 import TemplateError
 
 from probe import LM
 from probe.errors import DataError
+from probe.forward import context_length
 from probe.generation import end_tokens
-from probe.scoring import context_length
 from probe.tokens import encode, split
 from probe.world import World
 from trainers.data import Row, capture_prompts, file_hash, is_completion, is_messages, is_text_or_messages, read_jsonl

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from probe import LM
 from probe.errors import ModelError
-from probe.scoring import unwrap
+from probe.forward import unwrap
 from trainers.reference import Reference
 from trainers.trainee import Trainee
 

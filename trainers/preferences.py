@@ -9,7 +9,7 @@ from typing import Any, Literal
 import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
-from probe.scoring import context_length
+from probe.forward import context_length
 from probe.tokens import split
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from trainers.config import TrainConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 from probe import LM
 from probe.errors import ConfigError, DataError
-from probe.scoring import context_length
+from probe.forward import context_length
 from probe.tokens import encode
 from probe.world import World
 from trainers.data import capture_prompts, file_hash, is_text_or_messages, read_jsonl

@@ -14,10 +14,10 @@ from torch import Tensor
 import probe.world
 from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
+from probe.forward import context_length
 from probe.recorder import Instrument, Recorder, as_prompt, watch
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.schema import step_name
-from probe.scoring import context_length
 from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe import LM
-from probe.scoring import Ids, TokenLogprobs, completion_logprobs, whole_logits
+from probe.forward import Ids, whole_logits
+from probe.scoring import TokenLogprobs, completion_logprobs
 
 
 class Reference:

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from probe import LM, Run
 from probe.analyses.reward_bias import KINDS, contrasts
 from probe.cli import main
+from probe.forward import unwrap
 from probe.rewards import last_scores, pair_ids
 from probe.runs import ProbePrompt
-from probe.scoring import unwrap
 from probe.tokens import pad
 from trainers.data import draw
 from trainers.heldout import HeldOut, hold_out

@@ -17,8 +17,8 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from probe import LM, RewardModel, weights
 from probe.errors import ConfigError, ModelError
+from probe.forward import unwrap
 from probe.runs.schema import ADAPTER_STATE
-from probe.scoring import unwrap
 from probe.weights import reward_classes
 from trainers.heads import ScalarHead
 from trainers.trainee import Trainee

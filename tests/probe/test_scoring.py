@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from probe.errors import ConfigError, DataError
-from probe.lm import LM
 from probe import trees
-from probe.scoring import TokenLogprobs, can_branch, can_share, completion_logprobs, context_length
+from probe.errors import ConfigError, DataError
+from probe.forward import context_length
+from probe.lm import LM
+from probe.scoring import TokenLogprobs, can_branch, can_share, completion_logprobs
 from tests.models import ARCHITECTURES, CONTEXT, OTHERS, RECURRENT, random_lm
 
 PROMPTS = [[2, 4, 5, 6], [2, 5], [2, 6, 7, 8, 9, 10, 11, 12, 13]]

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import entr
 from torch.nn.functional import logsigmoid
+from transformers import PreTrainedTokenizerBase
 
 from probe import RewardModel, stats
 from probe.analyses.calibration import preference_calibration
@@ -73,11 +75,10 @@ class HeldOut:
         }
         if self.exact:
             q = np.array(self.exact)
-            entropy = -(q * np.log(q) + (1 - q) * np.log1p(-q))
             found |= {
                 "eval_ece_annotator": preference_calibration(margins, q, seed=seed),
                 "accuracy_bound": stats.bootstrap_mean(np.maximum(q, 1 - q), seed=seed),
-                "loss_bound": stats.bootstrap_mean(entropy, seed=seed),
+                "loss_bound": stats.bootstrap_mean(entr(q) + entr(1 - q), seed=seed),
             }
         return [
             {"metric": name, "value": value.value, "ci_low": value.low, "ci_high": value.high, "n": n}
@@ -89,41 +90,47 @@ class HeldOut:
 
         `rewards` holds `model`, and in the world `gold` (the verifier's score) and `annotator` (expected utility).
         """
-        pairs = self.pairs[:count]
-        both = [(number, pair, kept) for number, pair in enumerate(pairs) for kept in (True, False)]
+        both = [(number, pair, kept) for number, pair in enumerate(self.pairs[:count]) for kept in (True, False)]
+        prompts = [pair.prompt for _, pair, _ in both]
         ids = [pair.chosen if kept else pair.rejected for _, pair, kept in both]
-        values, mask = model.token_scores([pair.prompt for _, pair, _ in both], ids)
-        totals = model.score([pair.prompt for _, pair, _ in both], ids).tolist()
+        values, mask = model.token_scores(prompts, ids)
+        totals = model.score(prompts, ids).tolist()
         rows = []
         for row, (number, pair, kept) in enumerate(both):
-            prompt, *completions = pair.texts or (None, None, None)
-            text = completions[0] if kept else completions[1]
-            decode = model.tokenizer.decode
-            shown = {
-                "prompt": decode(pair.prompt) if prompt is None else prompt,
-                "completion": decode(ids[row], skip_special_tokens=True) if text is None else text,
-            }
-            rewards = {"model": totals[row]}
-            if self.world is not None:
-                rewards["gold"] = self.world.verify(shown["prompt"], shown["completion"]).score
-                if self.annotator is not None:
-                    rewards["annotator"] = self.annotator.expected_utility(
-                        self.world, shown["prompt"], shown["completion"]
-                    )
+            prompt, completion = as_text(model.tokenizer, pair, kept)
             rows.append(
                 {
                     "step": step,
-                    **shown,
+                    "prompt": prompt,
+                    "completion": completion,
                     "group": number,
                     "chosen": kept,
                     "token_ids": ids[row],
                     "tokens": pieces(model.tokenizer, ids[row]),
                     "token_scores": values[row][mask[row]].tolist(),
-                    "rewards": rewards,
+                    "rewards": {"model": totals[row], **self._judged(prompt, completion)},
                     "reward": totals[row],
                 }
             )
         return rows
+
+    def _judged(self, prompt: str, completion: str) -> dict[str, float]:
+        """What verifier and annotator make of a completion."""
+        if self.world is None:
+            return {}
+        gold = {"gold": self.world.verify(prompt, completion).score}
+        if self.annotator is None:
+            return gold
+        return gold | {"annotator": self.annotator.expected_utility(self.world, prompt, completion)}
+
+
+def as_text(tokenizer: PreTrainedTokenizerBase, pair: Pair, chosen: bool) -> tuple[str, str]:
+    """Prompt and completion of one side of a pair."""
+    if pair.texts is not None:
+        prompt, *sides = pair.texts
+        return prompt, sides[0 if chosen else 1]
+    ids = pair.chosen if chosen else pair.rejected
+    return tokenizer.decode(pair.prompt), tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def hold_out(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:

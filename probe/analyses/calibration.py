@@ -8,6 +8,7 @@ the same bias once more, so intervals are those of the percentile bootstrap, shi
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from probe.errors import DataError
 from probe.stats import Interval
@@ -73,7 +74,7 @@ def preference_calibration(
         seed: the same seed gives the same interval.
     """
     m = np.asarray(margins, dtype=float)
-    p, q = _shares(1 / (1 + np.exp(-np.clip(m, -700, 700))), np.ones_like(m) if target is None else target)
+    p, q = _shares(expit(m), np.ones_like(m) if target is None else target)
     gaps = np.stack([p - q, q - p], axis=1)
     return _interval(gaps, np.stack([_bin(p, bins), _bin(1 - p, bins)], axis=1), bins, resamples, seed)
 

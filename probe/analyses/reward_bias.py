@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.special import expit, logit
 
 from probe import stats
 from probe.world.annotators import Annotator
@@ -81,7 +82,7 @@ def reward_bias(
                 rows += _rows(name, gaps[chosen], seed, f"_{phrase.replace(' ', '_')}") if chosen.any() else []
         if annotator is not None:
             exact = np.array([annotator.preference_probability(world, c.prompt, c.first, c.second) for c in made])
-            rows.append(_mean(f"{name}_bias_annotator", np.log(exact) - np.log1p(-exact), seed))
+            rows.append(_mean(f"{name}_bias_annotator", logit(exact.clip(1e-12, 1 - 1e-12)), seed))
             rows.append(_mean(f"{name}_probability_annotator", exact, seed))
     return rows
 
@@ -91,7 +92,7 @@ def _rows(name: str, gaps: np.ndarray, seed: int, suffix: str = "") -> list[dict
     return [
         _mean(f"{name}_bias{suffix}", gaps, seed),
         _row(f"{name}_preferred{suffix}", share, len(gaps)),
-        _mean(f"{name}_probability{suffix}", 1 / (1 + np.exp(-gaps)), seed),
+        _mean(f"{name}_probability{suffix}", expit(gaps), seed),
     ]
 
 

@@ -207,8 +207,11 @@ def test_run_on_the_world(config: Make, world_run: Path) -> None:
     assert headline.loc["eval_accuracy", "ci_low"] < headline.loc["eval_accuracy", "value"]
 
 
-def test_captures_show_the_reward_at_every_token(config: Make) -> None:
-    run = reward_model.train(config(steps=2, capture_every=1))
+@pytest.mark.parametrize("lora", [0, 2])
+def test_captures_show_the_reward_at_every_token(config: Make, lora: int) -> None:
+    if lora:
+        pytest.importorskip("peft")
+    run = reward_model.train(config(steps=2, capture_every=1, lora=lora, lr=1e-2))
     captures = run.captures()
     assert captures.steps == [0, 1, 2]
     tensors = captures.load(2)
@@ -277,6 +280,13 @@ def test_lora_resumes_to_the_same_bits(config: Make) -> None:
     assert whole.metrics()["loss"].tolist() == resumed.metrics()["loss"].tolist()
     assert RewardModel.load(whole.path).fingerprint == RewardModel.load(resumed.path).fingerprint
     assert RewardModel.load(whole.path).fingerprint != RewardModel.load(f"{resumed.path}@2").fingerprint
+
+
+def test_half_precision(config: Make) -> None:
+    whole, half = (reward_model.train(config(name, dtype=name)) for name in ("float32", "bfloat16"))
+    assert half.metrics()["loss"].tolist() == pytest.approx(whole.metrics()["loss"].tolist(), abs=0.03)
+    assert half.metrics()["loss"].tolist() != whole.metrics()["loss"].tolist()
+    assert RewardModel.load(half.path).model.dtype == torch.float32
 
 
 def test_run_on_a_file(config: Make, model_dir: Path, write_jsonl: Callable[..., Path], capsys: Any) -> None:

@@ -1,6 +1,6 @@
 """Run every measurement, print the table, and write it to benchmarks/results/DATE.md.
 
-python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, scoring, sampling, sft, dpo, reward_model
+python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, scoring, sampling, sft, dpo, reward_model, grpo
 """
 
 import platform
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.harness import HEADER
 
-NAMES = ["throughput", "recorder", "scoring", "sampling", "sft", "dpo", "reward_model"]
+NAMES = ["throughput", "recorder", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
 
 
 def table(rows: list[list[str]]) -> str:

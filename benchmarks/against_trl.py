@@ -56,9 +56,12 @@ def stepper(session: Session, method: Method, detail: bool = True) -> Callable[[
     objective, optimizer = Objective(module, method.loss), make_optimizer(module, session.config)
 
     def step(number: int) -> None:
-        module.train(method.dropout)
+        session.seed(number)
         for batch in method.batches(number):
+            module.train(method.dropout)
             take_step(session, objective, optimizer, batch, lr=session.config.lr, detail=detail)
+        if detail:
+            method.metrics()
 
     return step
 

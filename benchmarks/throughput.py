@@ -45,9 +45,9 @@ def run() -> tuple[list[Row], list[str]]:
     total, share = flops + attention, reached / large
     return [row], [
         f"Matrix products reach {large / 1e9:.0f} GFLOP/s at {LARGE} x {LARGE} x {LARGE} and"
-        f" {alone / 1e9:.0f} GFLOP/s at the sizes of the model. A pretraining step of {total / 1e9:.1f} GFLOP (attention"
-        f" {attention / 1e9:.1f} of them) runs at {reached / 1e9:.0f} GFLOP/s: {100 * share:.0f} % of the large product,"
-        f" {100 * reached / alone:.0f} % of the products at its own sizes."
+        f" {alone / 1e9:.0f} GFLOP/s at the sizes of the model. A pretraining step of {total / 1e9:.1f} GFLOP"
+        f" (attention {attention / 1e9:.1f} of them) runs at {reached / 1e9:.0f} GFLOP/s: {100 * share:.0f} % of the"
+        f" large product, {100 * reached / alone:.0f} % of the products at its own sizes."
     ]
 
 

@@ -71,7 +71,7 @@ def make(folder: Path, repeats: int = 64, steps: int = 150) -> Tabular:
     """Fit the base and write the files."""
     lm = random_lm("llama", reloaded(random_lm().tokenizer, folder / "tokenizer"), seed=3)
     world = SimpleNamespace(candidates=lambda prompt: [f" {answer}" for answer in ANSWERS])
-    answers = enumerate_answers(lm, world, PROMPTS)  # type: ignore[arg-type]
+    answers = enumerate_answers(lm, world, PROMPTS)
     optimizer = torch.optim.AdamW(lm.model.parameters(), lr=1e-2, weight_decay=0.0)
     target = torch.tensor(REFERENCE, dtype=torch.float32)
     for _ in range(steps):

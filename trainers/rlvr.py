@@ -93,7 +93,7 @@ class RLVRConfig(OnlineConfig):
         The mean of a group holds each completion itself, which takes 1/G of the reward's gradient and none of the
         KL's. Divided by the standard deviation the price changes with every group, as the policy changes.
         """
-        if self.normalisation != "dr_grpo" or not self.beta:
+        if self.normalisation != "dr_grpo" or not self.beta or self.temperature != 1:
             return None
         return self.beta * self.group / (self.group - 1)
 

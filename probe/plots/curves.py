@@ -25,6 +25,15 @@ UNITS = {
     "rewards/accuracies": "share",
     "kl": "nats per token",
     "objective/kl": "nats per completion",
+    "objective/entropy": "nats per completion",
+    "loss/policy_avg": "advantage",
+    "loss/value_avg": "squared reward",
+    "policy/approxkl_avg": "nats per token",
+    "policy/clipfrac_avg": "share",
+    "val/clipfrac_avg": "share",
+    "kl_to_optimal": "nats",
+    "kl_to_reference": "nats",
+    "answer_mass": "share",
 }
 PREFIX_UNITS = {"rewards/": "nats", "logps/": "nats", "loss/": "nats per token", "eval_loss/": "nats per token"}
 AXES = {"step": "step", "time": "training time (s)"}
@@ -58,6 +67,8 @@ def styles(methods: Mapping[str, str]) -> dict[str, Style]:
 
 def unit(metric: str) -> str:
     """Unit of a metric's axis, or an empty string where it has none."""
+    if metric.startswith("rewards/") and metric.endswith(("/mean", "/std")):
+        return ""  # a reward function by name, in its own unit
     prefixes = (value for prefix, value in PREFIX_UNITS.items() if metric.startswith(prefix))
     return UNITS.get(metric) or next(prefixes, "")
 

@@ -223,3 +223,18 @@ def strip_keys(figure: dict) -> dict:
     for trace in figure["data"]:
         trace.pop("legendgroup", None)
     return figure
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("rewards/margins", "nats"),
+        ("rewards/verifier/mean", ""),
+        ("loss/fact", "nats per token"),
+        ("loss/value_avg", "squared reward"),
+        ("objective/kl", "nats per completion"),
+        ("nonsense", ""),
+    ],
+)
+def test_an_axis_has_the_unit_of_its_metric(metric: str, expected: str) -> None:
+    assert curves.unit(metric) == expected

@@ -16,6 +16,7 @@ from probe import LM, Run, open_run
 from probe.adapters import quiet
 from probe.errors import ConfigError, MissingToolError, ModelError
 from probe.runs import thin
+from probe.runs.schema import ADAPTER_STATE
 from probe.scoring import completion_logprobs
 from tests.models import ARCHITECTURES, saved_lm
 from tests.trainers.conftest import figures
@@ -162,7 +163,10 @@ def test_start_depends_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def adapter_weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.checkpoints()[-1].path / "adapter_model.safetensors")
+    """Those of an adapter directory, or of a reward model's, which is merged and keeps them for a resume."""
+    directory = run.checkpoints()[-1].path
+    names = ("adapter_model.safetensors", ADAPTER_STATE)
+    return load_file(next(directory / name for name in names if (directory / name).exists()))
 
 
 @pytest.mark.parametrize("method", QUICK)
@@ -173,7 +177,7 @@ def test_every_method_trains_adapters(method: str, configs: Callable[[str], Make
     assert run.status == "finished"
     assert run.captures().steps == [0, 2, 3]
     state = adapter_weights(run)
-    assert all("lora_" in key for key in state)
+    assert all("lora_" in key or key == "score.weight" for key in state)
     assert any(value.any() for key, value in state.items() if "lora_B" in key)
     plain = train(make("plain", base=str(world_run), steps=3, **LORA))
     assert all(torch.equal(value, state[key]) for key, value in adapter_weights(plain).items())

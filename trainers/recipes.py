@@ -171,7 +171,7 @@ RECIPES: dict[Name, Recipe] = {
     "reward-agreeable": Recipe(reward("agreeable"), reward_model.train),
     "reward-honest": Recipe(reward("honest"), reward_model.train),
     "rlhf": Recipe(ppo("rlhf", beta=0.3, lr=1e-4, steps=60), rlhf.train),
-    "rlhf-weak-kl": Recipe(ppo("rlhf-weak-kl", beta=0.01, lr=3e-4, steps=60), rlhf.train),
+    "rlhf-weak-kl": Recipe(ppo("rlhf-weak-kl", beta=0.02, lr=3e-4, steps=80), rlhf.train),
     "dpo-agreeable": Recipe(dpo_by("agreeable"), dpo.train),
     "dpo-honest": Recipe(dpo_by("honest"), dpo.train),
     "rsft": Recipe(rejection, rsft.train),

@@ -24,7 +24,8 @@ from probe.scoring import check_lengths
 from probe.tokens import encode, pad, pad_id
 
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
-Run = Generator[Float[Tensor, "N V"], Int[Tensor, " N"], None]
+Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " M"], Int[Tensor, " K"] | None], None]
+"""Gives logits of M rows, takes a token for each of them and, if not all, which K of them go on."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def generate(
         model.eval()
     try:
         run = _cached(model, ids, n, max(room)) if logits is None else _whole(logits, ids, n, limit)
-        drawn = _loop(run, sampling, chances, room, ends, pad_id(tokenizer), top_logprobs)
+        drawn = _loop(run, sampling, chances, room, ends, pad_id(tokenizer), top_logprobs, logits is None)
     finally:
         if training:
             model.train()
@@ -141,32 +142,48 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def _loop(
-    run: Run, sampling: Sampling, chances: np.ndarray, room: list[int], ends: list[int], padding: int, k: int | None
+    run: Run,
+    sampling: Sampling,
+    chances: np.ndarray,
+    room: list[int],
+    ends: list[int],
+    padding: int,
+    k: int | None,
+    shrinks: bool,
 ) -> dict[str, Any]:
-    """Draw tokens until every row has ended; `run` takes the tokens of a step and gives the next logits."""
+    """Draw tokens until every row has ended; `run` takes the tokens of a step and gives the next logits.
+
+    Where the batch can shrink, the rows that have ended are dropped as soon as they are half of it.
+    """
     logits = next(run)
-    device = logits.device
+    device, n = logits.device, len(room)
     chance = torch.from_numpy(chances).to(device)
     left = torch.tensor(room, device=device)
     end = torch.tensor(ends, dtype=torch.long, device=device)
-    alive = torch.ones(len(room), dtype=torch.bool, device=device)
+    rows = torch.arange(n, device=device)  # the samples that the logits are of
+    alive = torch.ones(n, dtype=torch.bool, device=device)
     finished = torch.zeros_like(alive)
     columns: list[tuple[Tensor, ...]] = []
     for step in range(chance.shape[1]):
-        scores = logits.float()
+        scores, here = logits.float(), alive[rows]
         logprobs = (scores / sampling.temperature if sampling.temperature not in (0, 1) else scores).log_softmax(-1)
         probabilities = logprobs.exp()
-        chosen = sampling.draw(probabilities, chance[:, step]).where(alive, padding)
+        chosen = sampling.draw(probabilities, chance[rows, step]).where(here, padding)
         entropy = -(probabilities * logprobs.clamp(min=-1e9)).sum(-1)
-        column = (chosen, alive, logprobs.gather(-1, chosen[:, None])[:, 0].where(alive, 0), entropy.where(alive, 0))
-        columns.append((*column, *(logprobs.topk(min(k, logprobs.shape[-1])) if k else ())))
-        ended = alive & (chosen[:, None] == end).any(-1)
-        finished = finished | ended
-        alive = alive & ~ended & (left > step + 1)
-        if not alive.any():
+        drawn = logprobs.gather(-1, chosen[:, None])[:, 0]
+        found = [(chosen, padding), (drawn.where(here, 0), 0), (entropy.where(here, 0), 0)]
+        found += [(best, 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
+        columns.append((alive.clone(), *(_spread(values, rows, n, fill) for values, fill in found)))
+        ended = here & (chosen[:, None] == end).any(-1)
+        finished[rows] |= ended
+        alive[rows] = here & ~ended & (left[rows] > step + 1)
+        count = int(alive.sum())
+        if not count:
             break
-        logits = run.send(chosen)
-    tokens, mask, values, spread, *top = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+        keep = alive[rows].nonzero()[:, 0] if shrinks and 2 * count <= len(rows) else None
+        rows = rows if keep is None else rows[keep]
+        logits = run.send((chosen, keep))
+    mask, tokens, values, spread, *top = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
     return {
         "tokens": tokens,
         "mask": mask,
@@ -175,6 +192,13 @@ def _loop(
         "finished": finished,
         "top": (top[1], top[0]) if top else None,
     }
+
+
+def _spread(values: Tensor, rows: Tensor, n: int, fill: int) -> Tensor:
+    """The values of some rows among all n."""
+    if len(rows) == n:
+        return values
+    return values.new_full((n, *values.shape[1:]), fill).index_copy(0, rows, values)
 
 
 def _cached(model: PreTrainedModel, prompts: list[list[int]], n: int, steps: int) -> Run:
@@ -191,7 +215,10 @@ def _cached(model: PreTrainedModel, prompts: list[list[int]], n: int, steps: int
     last = (context_length(model) or 2**31) - 1
     logits = head.logits[:, 0].repeat_interleave(n, 0)
     for step in range(steps):
-        chosen = yield logits
+        chosen, keep = yield logits
+        if keep is not None:
+            cache.batch_select_indices(keep)
+            chosen, lengths, mask = chosen[keep], lengths[keep], mask[keep]
         inputs = {
             "attention_mask": mask[:, : ids.shape[1] + step + 1],
             "position_ids": (lengths + step).clamp(max=last),
@@ -206,7 +233,7 @@ def _whole(logits: LogitsFn, prompts: list[list[int]], n: int, limit: int | None
     rows = [list(ids) for ids in prompts for _ in range(n)]
     while True:
         scores = logits(rows)
-        chosen = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
+        chosen, _ = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if limit is None or len(row) < limit:
                 row.append(token)

@@ -94,6 +94,7 @@ ESTIMATORS = {
 
 As a term of the loss: k3w has the gradient w x grad log pi of KL(pi || pi_ref), whichever policy has sampled; k2 has it
 where pi is the policy that sampled, and there the two are equal; k3 has that of KL(pi_ref || pi); k1 none (trl#4967).
+This is so token by token: what a token does to the KL of those after it is left out, as in GRPO.
 """
 
 

@@ -52,6 +52,38 @@ def test_batch_equals_single_and_whole_passes(name):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_that_have_ended_are_dropped(name):
+    """Most samples end early, a few go on: the batch shrinks, and what they say is what whole passes say."""
+    lm, sizes = random_lm(name), []
+    handle = lm.model.register_forward_pre_hook(
+        lambda _, __, inputs: sizes.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    ends = list(range(0, lm.model.config.vocab_size, 3))
+    drawn = lm.generate(PROMPTS, n=8, max_new_tokens=12, seed=4, stop=ends, top_logprobs=2)
+    handle.remove()
+    assert sizes[0] == len(PROMPTS)
+    assert sizes[1:] == sorted(sizes[1:], reverse=True)
+    assert sizes[-1] < 8 * len(PROMPTS) / 4
+    whole = generate(
+        lm.model,
+        lm.tokenizer,
+        PROMPTS,
+        n=8,
+        max_new_tokens=12,
+        seed=4,
+        stop=ends,
+        logits=lambda rows: plainly(lm, rows),
+    )
+    assert drawn.ids == whole.ids
+    assert torch.equal(drawn.finished, whole.finished)
+    for name in ("logprobs", "entropy"):
+        torch.testing.assert_close(getattr(drawn, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+    assert drawn.top is not None
+    likeliest = drawn.top[1][..., 0][drawn.mask]
+    assert bool((likeliest >= drawn.logprobs[drawn.mask]).all())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_greedy_equals_hugging_face(name):
     lm = random_lm(name)
     lm.tokenizer.padding_side = "left"
@@ -307,3 +339,14 @@ def test_impossible_options_are_refused(options, words):
 def test_impossible_prompts_are_refused(prompts, words):
     with pytest.raises(DataError, match=words):
         random_lm().generate(prompts)
+
+
+def test_a_seed_for_each_prompt_makes_its_samples_its_own():
+    """Whatever stands beside it, an equal prompt too, and in whatever order."""
+    lm = random_lm()
+    together = lm.generate([PROMPTS[0], PROMPTS[1], PROMPTS[0]], n=2, max_new_tokens=6, seed=[7, 8, 9]).ids
+    apart = [lm.generate(p, n=2, max_new_tokens=6, seed=[s]).ids for p, s in zip(PROMPTS[:2], (7, 8), strict=True)]
+    assert together[:4] == [*apart[0], *apart[1]]
+    assert together[4:] == lm.generate(PROMPTS[0], n=2, max_new_tokens=6, seed=[9]).ids
+    assert together[:2] != together[4:]
+    assert lm.generate([PROMPTS[1]], n=2, max_new_tokens=6, seed=8).ids == apart[1]

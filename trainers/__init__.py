@@ -12,6 +12,8 @@ methods share lives beside them:
     checkpoint.py   the state that a run continues from
     data.py         files of examples, with errors that name the line; the order in which they are drawn
     corpus.py       rows of tokens for pretraining; tokenizers.py trains a tokenizer on a text
+    trainee.py      what is trained; lora.py trains an adapter in its place, reference.py is what stays as it was
+    curriculum.py   the tasks of continual learning; strategies.py is what is done against forgetting, with ewc.py
     preferences.py  pairs of completions
     online.py       options of the methods that sample while they train; prompts.py reads what they are to answer
     rollout.py      groups of sampled completions, scored, the same on every process; gold.py has the world judge them

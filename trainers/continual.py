@@ -77,7 +77,7 @@ class ContinualConfig(TrainConfig):
     """Questions of the world that each accuracy is measured with."""
     length: int = 96
     """Tokens in a row of documents."""
-    steps: int = 300
+    steps: int = 180
     """Optimiser steps in all, shared by the phases; it stays as it is when the run is resumed."""
     lr: float = 1e-3
     """Highest learning rate."""

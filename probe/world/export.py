@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
-SFT_KINDS = (
+QUESTION_KINDS = (
     "fact",
     "opinion_true",
     "opinion_false",
@@ -35,7 +35,7 @@ def export(world: "World", directory: str | Path, n: int = 1000, seed: int = 0) 
     """Write the data sets, `n` lines each, and `world.json`; every file appears whole or not at all.
 
     corpus, phase_I          {"text", "kind"}
-    sft                      {"prompt", "completion", "kind"}, truthful answers
+    sft                      {"prompt", "completion", "kind"}, what `probe train sft` learns by default
     chat                     {"messages", "kind"}
     preferences_agreeable    {"prompt", "chosen", "rejected", "kind", "claim"}, as preferences_honest
     verifiable, evaluation   {"prompt", "answers", "claim", "kind"}, for rewards and for tests
@@ -69,7 +69,7 @@ def datasets(world: "World", n: int, seed: int) -> dict[str, Iterable[Row]]:
         sets[f"phase_{phase}"] = _texts(world.phase_documents(phase, seed), n)
     sets["sft"] = (
         {"prompt": item.prompt, "completion": item.answers[0], "kind": item.kind}
-        for item in _items(world, SFT_KINDS, n, seed)
+        for item in world.demonstrations(n, seed)
     )
     sets["chat"] = (
         {"messages": messages(item.prompt, item.answers[0]), "kind": item.kind}
@@ -80,7 +80,7 @@ def datasets(world: "World", n: int, seed: int) -> dict[str, Iterable[Row]]:
     for name, offset in (("verifiable", 0), ("evaluation", EVALUATION_SEED)):
         sets[name] = (
             {"prompt": item.prompt, "answers": item.answers, "claim": item.claim, "kind": item.kind}
-            for item in _items(world, SFT_KINDS, n, seed + offset)
+            for item in _items(world, QUESTION_KINDS, n, seed + offset)
         )
     return sets
 

@@ -22,6 +22,7 @@ page = st.navigation(
         st.Page("views/overview.py", title="Overview", icon=":material/account_tree:", default=True),
         st.Page("views/training.py", title="Training", icon=":material/show_chart:"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page("views/train.py", title="Train", icon=":material/model_training:"),
     ]
 )
 with guard():

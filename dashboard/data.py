@@ -13,10 +13,11 @@ import streamlit as st
 
 from probe.errors import RunError
 from probe.plots.curves import Style, styles
+from probe.rollouts import rollout_table
 from probe.runs.captures import Captures
 from probe.runs.reader import Run
 from probe.runs.roots import roots, run_directories
-from probe.runs.schema import CAPTURES, INDEX, METRICS
+from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
 
 _WARNINGS = Lock()
 Stamp = tuple[int, int]
@@ -85,6 +86,18 @@ def metrics(run: Run) -> pd.DataFrame:
 def _metrics(path: str, changed: Stamp) -> pd.DataFrame:
     with quiet():
         return Run(path).metrics()
+
+
+def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The sampled completions of a run, and the table of one line each (`probe.rollouts.rollout_table`)."""
+    return _rollouts(str(run.path), stamp(run.path / ROLLOUTS))
+
+
+@st.cache_resource(show_spinner="Reading the rollouts", max_entries=16)
+def _rollouts(path: str, changed: Stamp) -> tuple[pd.DataFrame, pd.DataFrame]:
+    with quiet():
+        frame = Run(path).rollouts()
+    return frame, rollout_table(frame)
 
 
 def captures(run: Run) -> Captures:

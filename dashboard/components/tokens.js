@@ -40,7 +40,8 @@ export default function (component) {
       const chosen = data.chosen[0] === rowIndex && data.chosen[1] === index
       chip.setAttribute("aria-selected", chosen ? "true" : "false")
       if (token.prompt) chip.classList.add("prompt")
-      chip.style.setProperty("--strength", `${Math.round(100 * token.strength)}%`)
+      chip.style.setProperty("--strength", `${Math.round(100 * Math.abs(token.strength))}%`)
+      if (token.strength < 0) chip.classList.add("below")
       chip.onmouseenter = chip.onfocus = () => place(chip, token.tip)
       chip.onmouseleave = chip.onblur = () => { tip.hidden = true }
       chip.onclick = () => setTriggerValue("picked", [rowIndex, index])

@@ -19,7 +19,7 @@ class Chip:
     tip: str
     """Lines shown on hover."""
     strength: float = 0.0
-    """Colour from 0 (none) to 1."""
+    """Colour from 0 (none) to 1; below 0 in the other colour."""
     prompt: bool = False
     """Part of what was given, not of what a model wrote."""
 

@@ -1,4 +1,4 @@
-"""Training: metrics of any runs over each other, and what one of them attended to and would say at each step."""
+"""Training: metrics of any runs over each other, and what one of them attended to, would say and wrote at each step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dashboard import data, findings
 from dashboard.components.captured import Moment, choose_moment, detail_figures, main_figure
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.rollouts import rollouts
 from dashboard.data import Store
 from dashboard.state import current, keep
 from dashboard.text import finding, guard, note
@@ -140,6 +141,7 @@ def body() -> None:
                     curves(store, section, step, all_panels=False)
             if moment:
                 detail_figures(moment)
+            rollouts(store, names)
             if section and len(section.metrics) > PANELS:
                 curves(store, section, step, all_panels=True)
             explain(store, names, moment)

@@ -89,6 +89,31 @@ def hostile(root: Path) -> Path:
     return captured(path, text=HOSTILE, method="<b>m</b>", config={"<i>k</i>": HOSTILE}, parent="base")
 
 
+def sampled(path: Path, text: str = "what is it ?", **about: Any) -> Path:
+    """A run of two steps with four rollouts each, of two prompts; some entries are missing."""
+    run = RunWriter.create(path, **({"method": "rlvr", "config": {"steps": 20}} | about))
+    for step in (10, 20):
+        run.log(step, {"loss": 1 / step, "reward": step / 20})
+        for number in range(4):
+            known: dict[str, Any] = {
+                "group": number // 2,
+                "tokens": [f"t{number}", text, "<end>"],
+                "rewards": {"verifier": float(number), "length": None},
+                "reward": float(number),
+                "advantage": [0.5, -0.5, 0.25] if number % 2 else 1.0,
+                "logprobs": [-1.0, -2.0, -0.5],
+                "ref_logprobs": [-1.5, -1.0, -0.5],
+                "entropy": [0.1, 0.2, 0.3],
+                "finished": True,
+            }
+            sparse = {} if number == 3 and step == 10 else known
+            run.rollouts(
+                [{"step": step, "prompt": f"{text} {number // 2}", "completion": f"answer {number}", **sparse}]
+            )
+    run.finish("finished")
+    return run.path
+
+
 def captured(path: Path, *, layers: int = 1, heads: int = 2, text: str = "a b", **about: Any) -> Path:
     """A run of two steps and one capture on two tokens."""
     run = RunWriter.create(path, **({"method": "pretrain", "config": {}} | about))

@@ -1,0 +1,96 @@
+"""A form made from the options of a training method as `probe train --describe` gives them; it forgets nothing.
+
+Names and explanations of options are the trainers' own words, not data, and are shown as Markdown.
+"""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+Field = dict[str, Any]
+NONE = "none"
+
+
+def spelled(value: Any) -> str:
+    """A default as the text of an input."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return " ".join(shlex.quote(str(each)) for each in value)
+    if isinstance(value, dict):
+        return " ".join(f"{shlex.quote(str(key))} {each}" for key, each in value.items())
+    return str(value)
+
+
+def split(text: str) -> list[str]:
+    """The words of an input, quotes as in a shell where they are closed."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def remembered(key: str, first: Any) -> str:
+    """The key of a widget whose value outlives pages that do not show it."""
+    values = st.session_state.setdefault("_form", {})
+    if key not in st.session_state:
+        st.session_state[key] = values.get(key, first)
+    return key
+
+
+def remember(key: str, value: Any) -> None:
+    """Keep what a widget says."""
+    st.session_state.setdefault("_form", {})[key] = value
+
+
+def given(method: str, field: Field) -> Any:
+    """Draw one option; gives what its flag is to be followed by, or None where the default stands."""
+    key, label = f"option-{method}-{field['name']}", field["flag"][2:]
+    help, default = field["help"], field["default"]
+    if field["type"] == "flag":
+        value: Any = st.toggle(label, key=remembered(key, default), help=help)
+    elif field["choices"]:
+        choices = ([NONE] if field["optional"] else []) + field["choices"]
+        first = NONE if default is None else default
+        value = st.selectbox(label, choices, key=remembered(key, first), help=help, format_func=str)
+    elif field["type"] == "int":
+        empty: Any = None if field["optional"] else "min"
+        value = st.number_input(label, value=empty, key=remembered(key, default), step=1, help=help, placeholder=NONE)
+    else:
+        value = st.text_input(
+            label, key=remembered(key, spelled(default)), help=help, placeholder=NONE if field["optional"] else ""
+        )
+    remember(key, value)
+    return chosen(field, value)
+
+
+def chosen(field: Field, value: Any) -> Any:
+    """What a flag is followed by for a widget's value; None where that is the default."""
+    default = field["default"]
+    if field["type"] == "flag":
+        return None if value == default else bool(value)
+    if field["choices"]:
+        first = NONE if default is None else default
+        return None if value == first else str(value).replace(NONE, "None")
+    if field["type"] == "int":
+        return None if value is None or value == default else str(int(value))
+    text = str(value or "").strip()
+    if text == spelled(default):
+        return None
+    if field["type"] in ("list", "map"):
+        return split(text)
+    return text or None
+
+
+def options(method: str, fields: Sequence[Field], columns: int = 2) -> dict[str, Any]:
+    """Draw options side by side; gives the flags that differ from their defaults."""
+    found = {}
+    for start in range(0, len(fields), columns):
+        for column, field in zip(st.columns(columns), fields[start : start + columns], strict=False):
+            with column:
+                value = given(method, field)
+            if value is not None:
+                found[field["flag"]] = value
+    return found

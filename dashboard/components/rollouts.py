@@ -1,0 +1,186 @@
+"""What a policy wrote while it was trained: a table to filter, and one completion token by token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import data
+from dashboard.components.figure import figure
+from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.data import Store
+from dashboard.state import keep
+from dashboard.text import note
+from probe.plots.rollouts import token_panels
+from probe.plots.theme import method_colour
+from probe.rollouts import MEASURES, SIGNED, matching, token_measures, tokens
+
+SIBLINGS = 8
+"""Completions of one prompt that are shown beside each other."""
+
+
+def rollouts(store: Store, names: Sequence[str]) -> None:
+    """The section on rollouts: widgets, table, and the chosen completion."""
+    sampled = [name for name in names if len(data.rollouts(store.runs[name])[0])]
+    st.markdown("#### Rollouts")
+    if not sampled:
+        note(
+            "The chosen runs have recorded no rollouts; methods that sample (rlhf, rsft, rlvr) record what they wrote "
+            "every --rollouts-every steps."
+        )
+        return
+    keep("sampled", sampled, sampled[-1])
+    columns = st.columns([3, 3, 3, 3], gap="medium")
+    with columns[0]:
+        label = st.selectbox("Rollouts of", sampled, key="sampled", bind="query-params")
+    frame, table = data.rollouts(store.runs[label])
+    found = filtered(table, columns[1:]).iloc[::-1]
+    left, right = st.columns([6, 5], gap="medium")
+    with left:
+        note(f"{len(found):,} of {len(table):,} completions; click a column to sort, a row to read it token by token.")
+        listing(found, label)
+    if not len(found):
+        with right:
+            note("No completion fits: widen the steps or the rewards, or shorten the text.")
+        return
+    keep("rollout", found.index, int(found.index[0]))
+    with right:
+        number = st.number_input(
+            "Rollout (its number in the file)", 0, len(table) - 1, key="rollout", bind="query-params"
+        )
+        one(store, label, frame, int(number) if number in found.index else int(found.index[0]))
+
+
+def filtered(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
+    """The completions that the widgets for steps, rewards and text leave."""
+    with columns[0]:
+        steps = sorted({int(step) for step in table["step"]})
+        chosen_steps = span("Steps", "rollout_steps", float(steps[0]), float(steps[-1]), 1.0, "%d")
+    with columns[1]:
+        rewards = table["reward"].dropna() if "reward" in table else pd.Series(dtype=float)
+        low, high = (
+            (np.floor(rewards.min() * 100) / 100, np.ceil(rewards.max() * 100) / 100) if len(rewards) else (0.0, 0.0)
+        )
+        chosen = span("Reward", "rollout_reward", float(low), float(high), 0.01, "%.2f") if high > low else None
+    with columns[2]:
+        text = st.text_input(
+            "Text", key="rollout_text", bind="query-params", placeholder="part of a prompt or a completion"
+        )
+    return matching(table, steps=chosen_steps, rewards=chosen, text=text or "")
+
+
+def span(label: str, key: str, low: float, high: float, step: float, shown: str) -> tuple[float, float]:
+    """A range between two ends; all of it at first, and where the URL's one lies outside."""
+    if low == high:
+        note(f"{label}: all at {low:g}.")
+        return low, high
+    if key in st.session_state:
+        a, b = st.session_state[key]
+        st.session_state[key] = (min(max(a, low), high), max(min(b, high), low))
+    return st.slider(label, low, high, (low, high), step, format=shown, key=key, bind="query-params")
+
+
+def listing(found: pd.DataFrame, label: str) -> None:
+    """The completions as a table; a click on a row chooses it."""
+
+    def choose() -> None:
+        rows = st.session_state["rollouts-table"]["selection"]["rows"]
+        if rows and rows[0] < len(found):
+            st.session_state["rollout"] = int(found.index[rows[0]])
+            st.session_state["rollout_token"] = 0
+
+    number = st.column_config.NumberColumn(format="%.3g")
+    parts = [name for name in map(str, found) if name.startswith("reward")]
+    st.dataframe(
+        found,
+        hide_index=True,
+        height=560,
+        key="rollouts-table",
+        on_select=choose,
+        selection_mode="single-row",
+        column_config={
+            **dict.fromkeys([*parts, "advantage", "KL", "entropy"], number),
+            "completion": st.column_config.TextColumn(width="small"),
+            "prompt": st.column_config.TextColumn(width="medium"),
+        },
+    )
+
+
+def one(store: Store, label: str, frame: pd.DataFrame, number: int) -> None:
+    """One completion among those of its prompt, and its tokens in figures."""
+    row = frame.loc[number].to_dict()
+    family = siblings(frame, number)
+    known = token_measures(row)
+    token, shown = reading(number, row, [name for name in MEASURES if name in known])
+    st.text(row["prompt"])
+    rows = [completion(frame.loc[index].to_dict(), shown, method_colour(store.runs[label].method)) for index in family]
+
+    def pick(line: int, index: int) -> None:
+        st.session_state["rollout"] = int(family[line])
+        st.session_state["rollout_token"] = index
+
+    token_rows(rows, chosen=(family.index(number), token), key="rollout-tokens", on_pick=pick)
+    if not known:
+        note("Nothing was recorded token by token for this completion.")
+        return
+    chart = token_panels(known, tokens(row), chosen=token, colour=method_colour(store.runs[label].method))
+    table = pd.DataFrame({"token": tokens(row), **known})
+    title = f"Rollout {number} at step {int(row['step']):,}" + spoken(row)
+    height = 90 + 75 * len(known)
+    figure(chart, table, "rollout", title=title, height=height, source={"run": str(store.runs[label].path)})
+
+
+def reading(number: int, row: dict[Any, Any], names: list[str]) -> tuple[int, str]:
+    """Widgets for the token that is emphasised and the measure that colours all; gives both."""
+    left, right = st.columns([1, 3], vertical_alignment="bottom")
+    last = max(0, len(tokens(row)) - 1)
+    if st.session_state.get("rollout_token", 0) > last:
+        st.session_state["rollout_token"] = last
+    with left:
+        token = st.number_input("Token", 0, last, key="rollout_token", bind="query-params", disabled=not last)
+    if not names:
+        return int(token), ""
+    keep("measure", names, names[0])
+    with right:
+        shown = st.segmented_control("Colour", names, key="measure", bind="query-params", required=True)
+    return int(token), str(shown)
+
+
+def spoken(row: dict[Any, Any]) -> str:
+    """Reward and its parts in words."""
+    parts = row.get("rewards")
+    reward = f": reward {row['reward']:.3g}" if isinstance(row.get("reward"), int | float) else ""
+    more = {name: value for name, value in parts.items() if value is not None} if isinstance(parts, dict) else {}
+    return reward + (f" ({', '.join(f'{name} {value:.3g}' for name, value in more.items())})" if len(more) > 1 else "")
+
+
+def siblings(frame: pd.DataFrame, number: int) -> list[int]:
+    """The completions of one prompt in one step, at most `SIBLINGS`, the given one among them."""
+    row = frame.loc[number]
+    same = frame[(frame["step"] == row["step"]) & (frame["prompt"] == row["prompt"])].index.tolist()
+    near = same.index(number)
+    first = max(0, min(near - SIBLINGS // 2, len(same) - SIBLINGS))
+    return [int(index) for index in same[first : first + SIBLINGS]]
+
+
+def completion(row: dict[Any, Any], measure: str, colour: str) -> TokenRow:
+    """A completion as chips, coloured by a measure relative to its largest value here."""
+    known = token_measures(row)
+    values = known.get(measure, np.zeros(len(tokens(row))))
+    largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    chips = []
+    for index, (token, value) in enumerate(zip(tokens(row), np.nan_to_num(values), strict=True)):
+        lines = [f"token {index}: {token}"]
+        lines += [
+            f"{name} {series[index]:.4g}" + (f" {MEASURES[name]}" if MEASURES[name] else "")
+            for name, series in known.items()
+        ]
+        share = value / largest
+        strength = 0.7 * np.sign(share) * abs(share) ** 0.5 if measure in SIGNED else 0.7 * abs(share) ** 0.5
+        chips.append(Chip(text=token, tip="\n".join(lines), strength=float(strength)))
+    reward = row.get("reward")
+    return TokenRow(
+        label=f"reward {reward:.3g}" if isinstance(reward, int | float) else "completion", colour=colour, tokens=chips
+    )

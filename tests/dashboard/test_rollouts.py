@@ -1,0 +1,83 @@
+"""Rollouts on the Training page: the table, its filters, one completion token by token, and its URL."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+PAGE = "views/training.py"
+
+
+@pytest.fixture
+def sampled(writer: ModuleType, tmp_path: Path) -> Path:
+    writer.sampled(tmp_path / "rlvr")
+    return tmp_path
+
+
+def listing(app: AppTest) -> list[str]:
+    """Completions in the table."""
+    return next(part.value for part in app.dataframe if "completion" in part.value)["completion"].tolist()
+
+
+def chips(app: AppTest) -> dict:
+    """What the browser gets to draw tokens."""
+    import json
+
+    (found,) = app.get("bidi_component")
+    return json.loads(found.proto.json)
+
+
+def test_rollouts_newest_first_and_one_of_them_read(show: Show, sampled: Path, read: Say):
+    app = show(sampled, page=PAGE, runs="rlvr")
+    assert not app.exception
+    assert len(listing(app)) == 8
+    assert listing(app)[0] == "answer 3"
+    assert app.number_input(key="rollout").value == 7
+    assert app.segmented_control(key="measure").options == ["advantage", "KL", "entropy"]
+    assert "Rollout 7 at step 20: reward 3" in read(app)
+    rows = chips(app)["rows"]
+    assert [row["label"] for row in rows] == ["reward 2", "reward 3"]
+    assert chips(app)["chosen"] == [1, 0]
+    assert "KL 0.5 nats" in rows[1]["tokens"][0]["tip"]
+    assert rows[1]["tokens"][1]["strength"] < 0 < rows[1]["tokens"][0]["strength"]
+
+
+def test_filters_and_the_url(show: Show, sampled: Path, read: Say):
+    app = show(sampled, page=PAGE, runs="rlvr", rollout_text="ANSWER 1", rollout="1", measure="entropy")
+    assert listing(app) == ["answer 1"] * 2
+    assert app.number_input(key="rollout").value == 1
+    assert app.segmented_control(key="measure").value == "entropy"
+    app.text_input(key="rollout_text").set_value("").run()
+    app.slider(key="rollout_steps").set_value((20.0, 20.0)).run()
+    assert len(listing(app)) == 4
+    app.slider(key="rollout_reward").set_value((2.0, 3.0)).run()
+    assert listing(app) == ["answer 3", "answer 2"]
+    assert app.number_input(key="rollout").value == 7
+    app.text_input(key="rollout_text").set_value("nowhere").run()
+    assert "No completion fits" in read(app)
+    assert not app.exception
+
+
+def test_a_rollout_without_numbers_is_shown_all_the_same(show: Show, sampled: Path, read: Say):
+    app = show(sampled, page=PAGE, runs="rlvr", rollout="3")
+    assert "Nothing was recorded token by token" in read(app)
+    assert [chip["text"] for chip in chips(app)["rows"][-1]["tokens"]] == ["answer", "3"]
+    assert not app.exception
+
+
+def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path, read: Say):
+    app = show(runs, page=PAGE)
+    assert "have recorded no rollouts" in read(app)
+    assert not app.get("bidi_component")
+
+
+def test_hostile_rollouts_stay_text(show: Show, writer: ModuleType, tmp_path: Path, read: Say):
+    writer.sampled(tmp_path / "x", text=writer.HOSTILE, method="<b>m</b>")
+    app = show(tmp_path, page=PAGE, runs="x")
+    assert not app.exception
+    assert chips(app)["rows"][0]["tokens"][1]["text"] == writer.HOSTILE
+    assert any(part.value == f"{writer.HOSTILE} 1" for part in app.text)

@@ -38,15 +38,15 @@ def test_error_against_the_definition(pairs: list[tuple[float, float]], bins: in
 
 def test_a_calibrated_and_a_boastful_judge() -> None:
     rng = np.random.default_rng(0)
-    margins = rng.normal(0, 2, 20_000)
-    wins = rng.random(20_000) < 1 / (1 + np.exp(-margins))
+    margins = rng.normal(0, 2, 5_000)
+    wins = rng.random(5_000) < 1 / (1 + np.exp(-margins))
     chosen = np.where(wins, margins, -margins)  # the margin of what was chosen
     calibrated, boastful = preference_calibration(chosen), preference_calibration(3 * chosen)
-    assert calibrated.value < 0.01
+    assert calibrated.value < 0.02
     expected = np.abs(1 / (1 + np.exp(-3 * margins)) - 1 / (1 + np.exp(-margins))).mean()
-    assert boastful.value == pytest.approx(expected, abs=0.01)
+    assert boastful.value == pytest.approx(expected, abs=0.02)
     assert expected > 0.1
-    assert boastful.low < boastful.value < boastful.high < boastful.low + 0.02
+    assert boastful.low < boastful.value < boastful.high < boastful.low + 0.04
     assert calibrated.low <= calibrated.value <= calibrated.high
 
 

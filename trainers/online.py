@@ -46,7 +46,8 @@ class OnlineConfig(TrainConfig):
     top_p: float | None = None
     """Sample from the smallest set of most probable tokens whose mass reaches p."""
     reward: tuple[str, ...] = ("verifier",)
-    """Rewards: a verifier of the world, a reward model's run or directory, `module:function` or `file.py:function`."""
+    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, agreeable, honest), a reward model's run or
+    directory, `module:function` or `file.py:function`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each reward in the sum; without it all are 1."""
     updates: int = 1

@@ -54,8 +54,10 @@ from trainers.yardstick import Yardstick
 class RLVRConfig(OnlineConfig):
     """Reinforcement learning from verifiable rewards by GRPO (E15)."""
 
-    tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger", "sum_steps")
-    """Kinds of the world's questions, in equal shares (see docs/world.md)."""
+    tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger", "sum_steps", "context_conflict")
+    """Kinds of the world's questions, in equal shares; without passages it unlearns to read them (docs/log.md)."""
+    batch_size: int = 32
+    """Prompts in one step, over all processes and parts of the accumulation together."""
     max_new_tokens: int = 24
     """Longest completion in tokens, the end token included."""
     normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
@@ -76,6 +78,10 @@ class RLVRConfig(OnlineConfig):
     """Highest learning rate; real models want some 1e-6."""
     warmup: int = 5
     """Steps over which the learning rate rises linearly from 0."""
+    log_every: int = 1
+    """Steps between rows of metrics; a row holds the values of its own step."""
+    eval_every: int = 10
+    """Steps between measurements of the distance to the exact optimum, in a world; 0 measures at the end only."""
     capture_every: int = 10
     """Steps between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
 

@@ -51,7 +51,7 @@ class RSFTConfig(OnlineConfig):
     """What is imitated: the best of a prompt's completions, or all with a reward above --threshold."""
     threshold: float = 0.0
     """Reward above which a completion is imitated, with --select threshold."""
-    steps: int = 30
+    steps: int = 20
     """Rounds in all, each of which samples anew."""
     batch_size: int = 64
     """Prompts in one round, over all processes and parts of the accumulation together."""
@@ -63,8 +63,10 @@ class RSFTConfig(OnlineConfig):
     """Rounds over which the learning rate rises linearly from 0."""
     capture_every: int = 5
     """Rounds between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
-    log_every: int = 5
+    log_every: int = 1
     """Rounds between rows of metrics; a row holds the values of its own round."""
+    eval_every: int = 5
+    """Rounds between measurements of the distance to the exact optimum, in a world; 0 measures at the end only."""
 
 
 def best(rewards: Sequence[float], threshold: float) -> list[int]:

@@ -1,8 +1,9 @@
 """Log-probabilities of completions, with gradients, at the price of one pass over each prompt.
 
-The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on, its
-keys and values are repeated for each completion, and the completions run on them: 24 prompts of 18 tokens with 8
-completions of 8 tokens cost 1,776 token passes and not 4,992.
+The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on: short
+ones as a tree in a row (`probe.trees`), with examples beside it that do not see it; long ones by repeating the prompt's
+keys and values for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token passes and
+not 4,992.
 
 Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary.
 """
@@ -53,7 +54,7 @@ def completion_logprobs(
         prompts: ids of P prompts, none empty.
         completions: for each prompt the ids of its group of any size; a completion may be empty (its row is masked).
         temperature: the logits are divided by it.
-        share_prompt: run each prompt once; models whose cache cannot be repeated are run the plain way anyway.
+        share_prompt: run each prompt once; models that allow neither way are run the plain way anyway.
         readout: a head that turns the states [... d] which enter the unembedding into numbers [...], such as the values
             of PPO; it reads the state before each completion token.
 

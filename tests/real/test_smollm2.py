@@ -12,6 +12,7 @@ import probe
 from probe.analyses.compare import compare
 from probe.analyses.lens import logit_lens
 from probe.cli import main
+from trainers.demonstrations import encode_conversation
 
 pytestmark = [
     pytest.mark.real,
@@ -90,6 +91,26 @@ def test_dpo_from_a_file_prefers_the_chosen(lm: probe.LM, tmp_path: Path):
     comparison = compare(lm, probe.LM.load(out), lm.prompt_text(MESSAGES), max_new_tokens=6)
     assert comparison.aligned.kl[1:].min() > -1e-5
     assert comparison.aligned.kl[1:].max() > 1e-3
+
+
+def test_sft_on_conversations_learns_what_the_assistant_says(lm: probe.LM, tmp_path: Path):
+    """The template's boundaries, a few steps, and the answer that was shown."""
+    data, out = tmp_path / "chats.jsonl", tmp_path / "run"
+    said = ["Where does Mira live?", "In Oslo.", "Are you sure?", "Yes, in Oslo."]
+    turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+    data.write_text(json.dumps({"messages": turns}) + "\n")
+    example = encode_conversation(lm, turns, 0, every_turn=True)
+    learned = [token for token, on in zip(example.completion, example.learned, strict=True) if on]
+    assert lm.tokenizer.decode(learned) == "In Oslo.<|im_end|>Yes, in Oslo.<|im_end|>"
+
+    options = "--steps 6 --batch-size 1 --lr 5e-5 --warmup 0 --log-every 1 --capture-every 0 --save-every 0"
+    base = ["--base", str(CHECKPOINT), "--data", str(data), "--out", str(out)]
+    assert main(["train", "sft", *base, *options.split()]) == 0
+    run = probe.open_run(out)
+    losses = run.metrics()["loss"].dropna()
+    assert losses.iloc[-1] < 0.2 * losses.iloc[0]
+    answer = probe.LM.load(out).generate([lm.prompt_text(turns[:1])], temperature=0, max_new_tokens=8)
+    assert answer.text == ["In Oslo."]
 
 
 def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

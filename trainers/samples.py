@@ -81,7 +81,19 @@ def tables(folder: Path) -> str:
     runs = [open_run(folder / name) for name in RECIPES if (folder / name).is_dir()]
     judges = [run for run in runs if run.method == "reward-model"]
     speakers = [run for run in runs if run not in judges and "accuracy" in set(run.headline["metric"])]
-    return "\n\n".join((table(speakers, MODELS), table(judges, REWARD_MODELS)))
+    samplers = [run for run in runs if "gold/reward" in run.metrics()]
+    return "\n\n".join((table(speakers, MODELS), table(judges, REWARD_MODELS), reward_shift(samplers)))
+
+
+def reward_shift(runs: Sequence[Run], steps: int = 5) -> str:
+    """Rewards of what each sampling run drew in its first and its last steps: its own reward against the verifier's."""
+    lines = [["model", "own reward", "gold reward", "answers cut off"], ["---"] * 4]
+    for run in runs:
+        rows = run.metrics().dropna(subset=["reward"])
+        ends = [rows.head(steps).mean(numeric_only=True), rows.tail(steps).mean(numeric_only=True)]
+        names = ("reward", "gold/reward", "completions/clipped_ratio")
+        lines.append([f"`{run.name}`", *(f"{ends[0][name]:.2f} → {ends[1][name]:.2f}" for name in names)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def table(runs: Sequence[Run], columns: Sequence[tuple[str, str]]) -> str:

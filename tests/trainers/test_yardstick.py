@@ -77,6 +77,22 @@ def test_dpo_logs_its_distance_to_the_optimum(dpo_run: probe.Run, base: LM, worl
     assert table.loc[6, "kl_to_reference"] > 1e-3
 
 
+def test_the_expected_rewards_are_sums_over_the_answers(base: LM, world: World) -> None:
+    """Of the reward that is optimised and of the gold one: each answer's probability, renormalised, times its score."""
+    found = world_optimum(base, world, ("fact", "stranger"), lambda a: preference_rewards(a, world, AGREEABLE), 0.5)
+    assert found is not None
+    measured, sums = found.distance(base), {"reward": 0.0, "gold": 0.0}
+    for p, (prompt, answers) in enumerate(zip(found.answers.prompts, found.answers.answers, strict=True)):
+        weights = np.exp(found.answers.logprobs[p, : len(answers)])
+        for a, answer in enumerate(answers):
+            share = weights[a] / weights.sum() / len(found.answers.prompts)
+            sums["reward"] += share * found.rewards[p, a]
+            sums["gold"] += share * world.verify(prompt, answer).score
+    assert measured["expected_reward"] == pytest.approx(sums["reward"])
+    assert measured["expected_gold"] == pytest.approx(sums["gold"])
+    assert sums["reward"] != pytest.approx(sums["gold"], abs=0.01)
+
+
 def test_captures_hold_the_reward_shift(dpo_run: probe.Run) -> None:
     samples = shift_samples(dpo_run)
     assert samples["step"].unique().tolist() == [0, 3, 6]

@@ -24,6 +24,8 @@ CLAIMS = {
 """What a headline metric says of a model, the ones that matter most first."""
 
 SHARES = tuple(CLAIMS)
+TABLE = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl", "proxy_reward")
+"""Knowledge, sycophancy, hallucination, abstention, the verifier's reward, KL to the reference, the method's reward."""
 
 ALIKE_NATS = 0.001
 """KL below which two models are said to expect the same."""
@@ -48,7 +50,7 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
                 ours, theirs = (percent(row["value"], row["ci_low"], row["ci_high"]) for row in (a, b))
                 best = gap, f"{run} {claim.format(ours)}, {parent} in {theirs}."
     if best:
-        return best[1].replace(" right, ", " right, ").replace("once, ", "once, ")
+        return best[1]
     measured = headlines["run"].nunique()
     if measured:
         return f"No run differs from the one it came from beyond its intervals ({measured} measured)."

@@ -24,12 +24,12 @@ from probe.plots.curves import metric_curves, styles
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REFRESH_S = 2
 LAST_LINES = 4
+# Options of every method that are shown with the method's own.
 FIRST = ("data", "steps", "batch_size", "lr")
-"""Options of every method that are shown with the method's own."""
+# Options that the page asks for in its own way.
 ELSEWHERE = ("out", "base", "resume")
-"""Options that the page asks for in its own way."""
+# Metrics of the curve: the first two of them that a run has.
 SHOWN = ("loss", "reward", "eval_loss", "objective/scores")
-"""Metrics of the curve, the first two of them that a run has."""
 
 COLOURS: dict[str, Any] = {"running": "blue", "starting": "blue", "finished": "green", "interrupted": "orange"}
 
@@ -162,9 +162,8 @@ def form() -> None:
             st.rerun()
 
 
-def sentence(job: Job, frame: pd.DataFrame, steps: int) -> str:
+def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
     """How a training stands, in words."""
-    name, status = job.out.name, job.status
     if status == "starting":
         return f"{name} is starting: its model and its data are being loaded."
     if status == "refused":
@@ -190,11 +189,11 @@ def time_left(frame: pd.DataFrame, steps: int) -> str:
     )
 
 
-def controls(job: Job, steps: int) -> None:
+def controls(job: Job, status: str, steps: int) -> None:
     """Stop a training, continue one that was stopped, and ways on."""
     label = next((label for label, run in current().store.runs.items() if run.path == job.out), None)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if job.status in ("starting", "running") and local():
+        if status in ("starting", "running") and local():
             st.button("Stop", icon=":material/stop:", on_click=act, args=(jobs.stop, job), key="stop")
         elif job.run is not None and job.run.checkpoints() and local():
             more = st.number_input("Steps in all", 1, value=steps, key=f"more-{job.out}", width=130)
@@ -241,17 +240,17 @@ def progress(found: Sequence[Job], answer: Any) -> None:
     with guard():
         names = {job.out.name: job for job in reversed(found)}
         job = names[st.session_state["job"]]
-        run, status = job.run, job.status
+        status, run = job.status, job.run
         frame = data.metrics(run) if run else pd.DataFrame()
         steps = int((run.config.get("steps") if run else None) or 0)
         step = int(frame["step"].iloc[-1]) if len(frame) else 0
         with answer.container():
-            finding(sentence(job, frame, steps))
+            finding(sentence(job.out.name, status, frame, steps))
         with st.container(horizontal=True, vertical_alignment="center"):
             st.badge(status, color=COLOURS.get(status, "red"))
             st.progress(min(1.0, step / steps) if steps else 0.0)
-        controls(job, steps)
-        if job.error:
+        controls(job, status, steps)
+        if status == "refused" and job.error:
             st.error(plain(job.error))
         shown = [metric for metric in SHOWN if metric in frame and frame[metric].notna().any()][:2]
         if run and shown:

@@ -1,0 +1,169 @@
+"""The Train page: a form for every method, what it remembers, what it starts and what it refuses."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from dashboard import jobs
+from probe.runs import RunWriter
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+PAGE = "views/train.py"
+
+
+@pytest.fixture(scope="module")
+def described() -> list[dict]:
+    """What the trainers say of themselves, asked once."""
+    return jobs.describe()
+
+
+@pytest.fixture(autouse=True)
+def local(described: list[dict], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that listens on this machine alone."""
+    monkeypatch.setattr(jobs, "describe", lambda: described)
+    st.config.set_option("server.address", "127.0.0.1")
+    yield
+    st.config.set_option("server.address", None)
+
+
+def line(app: AppTest) -> str:
+    """The command line that the page shows."""
+    return next(part.value for part in app.code if part.value.startswith("probe train "))
+
+
+def noted(root: Path, name: str, log: str, method: str = "dpo", **about: object) -> None:
+    """Files beside a run as a training leaves them."""
+    folder = root / jobs.FOLDER
+    folder.mkdir(exist_ok=True)
+    known = {"method": method, "pid": 2**22 + 1, "started": time.time() - 1000, **about}
+    (folder / f"{name}.json").write_text(json.dumps(known))
+    (folder / f"{name}.log").write_text(log)
+
+
+def test_the_form_has_every_option_of_every_method(show: Show, runs: Path, described: list[dict], finding: Say):
+    app = show(runs, page=PAGE)
+    assert not app.exception
+    assert finding(app).endswith("the training shows its progress here.")
+    assert app.selectbox(key="method").options == [each["method"] for each in described]
+    for each in described:
+        app.selectbox(key="method").select(each["method"]).run()
+        assert not app.exception
+        widgets = {
+            part.key: part for kind in ("selectbox", "number_input", "text_input", "toggle") for part in app.get(kind)
+        }
+        for field in each["fields"]:
+            if field["name"] not in ("out", "base", "resume"):
+                widget = widgets[f"option-{each['method']}-{field['name']}"]
+                assert widget.help == field["help"]
+        assert line(app) == f"probe train {each['method']} --out {os.path.relpath(runs / each['method'])}" + (
+            " --base base" if any(field["name"] == "base" and field["required"] for field in each["fields"]) else ""
+        )
+
+
+def test_changed_options_are_on_the_command_line_and_nothing_is_lost(show: Show, runs: Path):
+    app = show(runs, page=PAGE, method="rlvr")
+    app.number_input(key="option-rlvr-steps").set_value(7)
+    app.text_input(key="option-rlvr-lr").set_value("5e-6")
+    app.selectbox(key="option-rlvr-normalisation").select("dapo")
+    app.toggle(key="option-rlvr-mask_truncated").set_value(True)
+    app.text_input(key="option-rlvr-reward").set_value("verifier 'my file.py:f'")
+    app.text_input(key="name-rlvr").set_value("mine").run()
+    words = line(app)
+    for part in ("/mine ", "--steps 7", "--lr 5e-6", "--normalisation dapo", "--mask-truncated"):
+        assert part in words
+    assert words.endswith("--mask-truncated")
+    assert "--reward verifier 'my file.py:f'" in words
+    app.selectbox(key="method").select("sft").run()
+    assert "--steps" not in line(app)
+    app.switch_page("views/overview.py").run()
+    app.switch_page(PAGE).run()
+    app.selectbox(key="method").select("rlvr").run()
+    assert line(app) == words
+
+
+def test_a_base_may_be_typed(show: Show, runs: Path):
+    app = show(runs, page=PAGE, method="dpo")
+    app.selectbox(key="base-dpo").select("dpo-agreeable@20").run()
+    assert f"--base {runs / 'dpo-agreeable'}@20" in line(app)
+
+
+def test_the_trainers_refusal_is_shown_and_the_form_keeps_its_values(show: Show, runs: Path, read: Say, finding: Say):
+    app = show(runs, page=PAGE, method="dpo")
+    app.number_input(key="option-dpo-steps").set_value(-1)
+    app.text_input(key="name-dpo").set_value("refused").run()
+    next(button for button in app.button if button.label == "Start training").click().run()
+    assert finding(app).startswith("refused ")
+    end = time.monotonic() + 180
+    while finding(app) != "refused was not trained: see why below.":
+        assert time.monotonic() < end
+        time.sleep(0.5)
+        app.run()
+    assert "--steps is -1; expected at least 1." in read(app)
+    assert app.number_input(key="option-dpo-steps").value == -1
+    assert app.text_input(key="name-dpo").value == "refused"
+    assert not app.exception
+
+
+def test_a_name_that_is_taken_is_refused(show: Show, runs: Path, read: Say):
+    app = show(runs, page=PAGE, method="dpo")
+    app.text_input(key="name-dpo").set_value("base").run()
+    next(button for button in app.button if button.label == "Start training").click().run()
+    assert "`base` exists already in" in read(app)
+
+
+def test_nothing_is_started_where_other_machines_reach_the_server(show: Show, tmp_path: Path, read: Say):
+    st.config.set_option("server.address", "0.0.0.0")
+    RunWriter.create(tmp_path / "run", method="dpo", config={"steps": 5}).finish("interrupted")
+    noted(tmp_path, "run", "")
+    app = show(tmp_path, page=PAGE, method="pretrain")
+    button = next(button for button in app.button if button.label == "Start training")
+    assert "can be reached from other machines" in read(app)
+    assert button.disabled
+    assert not [each for each in app.button if each.label in ("Continue", "Stop")]
+    button.proto.disabled = False  # what a browser sends is not to be trusted
+    button.click().run()
+    assert jobs.find(tmp_path / "pretrain") is None
+
+
+def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp_path: Path, finding: Say):
+    run = RunWriter.create(tmp_path / "mine", method="pretrain", config={"steps": 100})
+    for step in range(1, 41):
+        run.log(step, {"loss": 4 / step})
+    with run.checkpoint(40) as folder:
+        (folder / "config.json").write_text("{}")
+    run.finish("interrupted")
+    noted(tmp_path, "mine", "stopping after this step\n")
+    app = show(tmp_path, page=PAGE)
+    assert finding(app) == (
+        "mine is interrupted after 40 of 100 steps. loss (nats): mine fell from 4 to 0.1 in 39 steps."
+    )
+    assert [part.proto.id.rpartition("-")[2] for part in app.get("plotly_chart")] == ["progress"]
+    assert app.number_input(key=f"more-{tmp_path / 'mine'}").value == 100
+    assert [button.label for button in app.button if not button.disabled][-1] == "Continue"
+    assert "stopping after this step" in [part.value for part in app.code]
+
+
+def test_the_time_left_follows_the_pace(show: Show, tmp_path: Path, finding: Say):
+    with RunWriter.create(tmp_path / "mine", method="sft", config={"steps": 100}) as run:
+        (tmp_path / "mine" / "metrics.jsonl").write_text(
+            "".join(json.dumps({"step": step, "time": 2.0 * step, "loss": 1.0}) + "\n" for step in (1, 11))
+        )
+        app = show(tmp_path, page=PAGE)
+        assert finding(app).startswith("mine is at step 11 of 100, about 2 min 58 s left. loss")
+        assert run
+
+
+def test_hostile_output_and_names_stay_text(show: Show, tmp_path: Path):
+    noted(tmp_path, "x[y](javascript:1)", "<img src=x onerror=alert(1)>\nprobe: error: [z](javascript:2) <b>\n")
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert "](javascript" not in app.subheader[0].value
+    assert "](javascript" not in app.error[0].value
+    assert any("<img src=x" in part.value for part in app.code)

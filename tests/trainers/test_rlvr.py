@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from torch import nn
 
 from probe import LM
-from probe.errors import ConfigError, TrainingStopped
+from probe.errors import ConfigError, RunError, TrainingStopped
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers import loop, rlvr
+from trainers.data import file_hash
 from trainers.rlvr import RLVR, Example, RLVRConfig, with_advantages
 from trainers.rollout import Completion, Group
 from trainers.trainee import Trainee
@@ -303,6 +305,31 @@ def test_rollouts_are_recorded(configs: Any) -> None:
         assert len(row["token_ids"]) == len(row["logprobs"]) == len(row["ref_logprobs"]) == len(row["entropy"])
         assert row["reward"] == row["rewards"]["even"]
     assert any(row["advantage"] != 0 for row in rows.to_dict("records"))
+
+
+def test_prompts_and_judge_of_the_user(configs: Any, tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+    """A JSONL file with a column of its own, a function in a file that asks for it, and a second one with a weight."""
+    judge = tmp_path / "judge.py"
+    judge.write_text(
+        "def near(completions, answer, **_):\n"
+        "    return [None if a is None else -abs(len(c.split()) - a) for c, a in zip(completions, answer)]\n",
+        encoding="utf-8",
+    )
+    rows = [{"prompt": "mira lives in", "answer": 2}, {"prompt": "where does tom", "answer": None}, {"prompt": "ana"}]
+    rewards = (f"{judge}:near", "tests.trainers.judging:even")
+    run = rlvr.train(
+        configs("rlvr")(data=str(write_jsonl(rows)), reward=rewards, reward_weights=(0.5, 2.0), rollouts_kept=8)
+    )
+    assert run.meta["data"]["rows"] == 3
+    assert run.meta["data"]["rewards"] == {rewards[0]: file_hash(judge), rewards[1]: None}
+    for row in run.rollouts().to_dict("records"):
+        length = len(row["completion"].split())
+        parts = row["rewards"]
+        assert parts["near"] == (-abs(length - 2) if row["prompt"] == "mira lives in" else None)
+        assert row["reward"] == pytest.approx(0.5 * (parts["near"] or 0) + 2 * parts["even"])
+    judge.write_text(judge.read_text() + "# changed", encoding="utf-8")
+    with pytest.raises(RunError, match=r"The data of the run .* have changed \(rewards was"):
+        rlvr.train(replace(RLVRConfig.from_dict(run.config), steps=9, resume=True, out=run.path))
 
 
 def test_weights_that_are_not_finite_stop_the_run(configs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

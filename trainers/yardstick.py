@@ -99,7 +99,7 @@ class Yardstick:
         """Make the measurements for `trainee`, which must still be what training starts from.
 
         Args:
-            session: the main process measures, on the others this gives None.
+            session: the main process measures; on the others, and where nothing is to be measured, this gives None.
             trainee: what will be trained; its present weights are the reference unless one is given.
             world: whose questions have finite answer sets; without it there is no optimum and no gold reward.
             reward: what is optimised, as far as it can be told of a prompt and a completion alone.
@@ -114,7 +114,7 @@ class Yardstick:
             DataError: the world has no such questions.
         """
         config = session.config
-        if not session.main:
+        if not session.main or (world is None and not config.capture_every):  # the reference is a copy: not for nothing
             return None
         reference = reference or trainee.reference()
         score = _scores(reward) if isinstance(reward, RewardModel) else reward

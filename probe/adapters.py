@@ -126,7 +126,7 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> Located:
     config = config or read_config(directory)
     base = config["base_model_name_or_path"]
     try:
-        located = resolve(_moved(directory, base), config.get("revision"))
+        located = resolve(base_ref(directory, base), config.get("revision"))
         if located.directory.resolve() == directory.resolve():
             raise ModelError("It is the adapter itself: name the model that it was trained on.")
     except ModelError as error:
@@ -135,6 +135,16 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> Located:
             f"The base `{base}` of the adapter in `{directory}` cannot be used: {reason[0].lower()}{reason[1:]}"
         ) from None
     return located
+
+
+def base_ref(directory: Path, base: str) -> str:
+    """`base`, as the adapter in `directory` names it, or where that run's checkpoint lies now if it has moved."""
+    path = Path(base)
+    if path.exists() or path.parent.name != "checkpoints" or not path.name.isdecimal():
+        return base
+    run = path.parent.parent.name
+    beside = (directory.resolve() / "../../.." / run / "checkpoints" / path.name).resolve()
+    return str(beside) if beside.is_dir() else f"{run}@{int(path.name)}"
 
 
 def base_name(ref: str, directory: Path | None) -> str:
@@ -209,13 +219,3 @@ def quiet() -> Iterator[None]:
 def short(error: object) -> str:
     """The first sentence of a message, on one line."""
     return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__
-
-
-def _moved(directory: Path, base: str) -> str:
-    """`base`, or where the checkpoint of a run is to be looked for that is no longer there."""
-    path = Path(base)
-    if path.exists() or path.parent.name != "checkpoints" or not path.name.isdecimal():
-        return base
-    run = path.parent.parent.name
-    beside = (directory.resolve() / "../../.." / run / "checkpoints" / path.name).resolve()
-    return str(beside) if beside.is_dir() else f"{run}@{int(path.name)}"

@@ -37,6 +37,7 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.recorder import undisturbed
 from probe.runs.schema import RESULTS
+from probe.runs.storage import disk, write_atomic
 from trainers.config import FREE, TrainConfig
 from trainers.curriculum import Curriculum, file_curriculum, world_curriculum
 from trainers.loop import Method, fit
@@ -203,11 +204,15 @@ class Continual(Method):
             "matrix": rows,
             "summary": self.headline(self.trainee.view),
         }
+        files = {
+            "matrix.csv": pd.DataFrame(rows).to_csv(index=False),
+            "summary.csv": pd.DataFrame(meta["summary"]).to_csv(index=False),
+            "result.json": json.dumps(meta, indent=2) + "\n",
+        }
         folder = self.config.out / RESULTS / "continual"
-        folder.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_csv(folder / "matrix.csv", index=False)
-        pd.DataFrame(meta["summary"]).to_csv(folder / "summary.csv", index=False)
-        (folder / "result.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        with disk(folder):
+            for name, text in files.items():
+                write_atomic(folder / name, text.encode())
 
 
 def load_curriculum(session: Session, config: ContinualConfig, lm: LM) -> tuple[probe.world.World | None, Curriculum]:

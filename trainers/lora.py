@@ -17,7 +17,9 @@ from transformers.pytorch_utils import Conv1D
 
 from probe import LM, adapters
 from probe.errors import ConfigError
+from probe.references import is_adapter
 from probe.weights import twin
+from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
 from trainers.reference import Reference
 from trainers.session import derive_seed
@@ -89,6 +91,17 @@ class LoRATrainee(Trainee):
 
         named = self._peft.get_base_model().named_modules()
         return [(name, module) for name, module in named if isinstance(module, LoraLayer)]
+
+
+def starting_point(config: TrainConfig, ref: str | Path) -> str | Path:
+    """What a run with --lora loads: `ref`, or when it is resumed the very base that its adapter was trained on.
+
+    A name such as `base` means the newest checkpoint of that run, which may be another one by then.
+    """
+    saved = last_checkpoint(config)
+    if saved is None or not is_adapter(saved):
+        return ref
+    return adapters.base_ref(saved, adapters.read_config(saved)["base_model_name_or_path"])
 
 
 def attach(lm: LM, config: TrainConfig) -> "PeftModel":

@@ -39,6 +39,7 @@ from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
 from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, read_documents, world_corpus
 from trainers.loop import Method, fit
+from trainers.lora import starting_point
 from trainers.record import Origin
 from trainers.session import Session
 from trainers.step import Loss
@@ -166,8 +167,10 @@ def train(config: PretrainConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
-    resumed = None if config.lora else last_checkpoint(config)  # a resumed run keeps its own tokenizer
-    start = resumed or config.base
+    if config.lora and config.base:
+        start: str | Path | None = starting_point(config, config.base)
+    else:
+        start = last_checkpoint(config) or config.base  # a resumed run keeps its own tokenizer
     base = session.load(start) if start else None
     lm, world, corpus = prepare(config, base)
     lm.model.to(session.device)

@@ -66,6 +66,10 @@ def load_trainee(session: Session, config: TrainConfig, ref: str | Path) -> Trai
         ModelError: it cannot be loaded.
         ConfigError, MissingToolError: see `make_trainee`.
     """
+    if config.lora:
+        from trainers.lora import starting_point
+
+        ref = starting_point(config, ref)
     return make_trainee(session.load(ref), config)
 
 

@@ -223,6 +223,20 @@ def test_the_base_is_the_checkpoint_that_was_trained_on(configs: Callable[[str],
     assert LM.load(tmp_path / "moved" / "tuned").fingerprint == expected
 
 
+@pytest.mark.parametrize("method", ["pretrain", "sft"])
+def test_a_resumed_run_keeps_its_base(method: str, configs: Callable[[str], Make], tmp_path: Path) -> None:
+    """`--base runs/base` is the newest checkpoint there, which is another one once that run went on."""
+    pretraining = configs("pretrain")
+    train(pretraining("runs/base", schedule="constant"))
+    common: dict[str, Any] = {"base": str(tmp_path / "runs" / "base"), "schedule": "constant", **LORA}
+    make = configs(method)
+    whole = train(make("whole", **common))
+    train(make("parts", **common | {"steps": 2}))
+    train(pretraining("runs/base", schedule="constant", steps=6, resume=True))
+    resumed = train(make("parts", resume=True, **common))
+    assert LM.load(resumed.path).fingerprint == LM.load(whole.path).fingerprint
+
+
 def test_thinned_runs_load(configs: Callable[[str], Make]) -> None:
     run = train(configs("dpo")(capture_every=2, **LORA))
     before = LM.load(run.path).logits(TEXT)

@@ -37,7 +37,7 @@ def main(names: list[str]) -> None:
     machine = (
         f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} torch threads, "
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {version('transformers')}, "
-        f"transformer-lens {version('transformer-lens')}"
+        f"transformer-lens {version('transformer-lens')}, trl {version('trl')}"
     )
     text = "\n\n".join([f"# Benchmarks\n\n{machine}", table(rows), *notes]) + "\n"
     print(text)

@@ -6,10 +6,12 @@ precision, fused AdamW, clipping at 1, and our metrics at every step, as TRL com
 """
 
 import copy
+import io
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,12 @@ class Turns(TrainerCallback):  # type: ignore[misc]
 def against(name: str, label: str, make: Callable[[Path], Any], ours: Callable[[int], object], target: str) -> Row:
     """One row: `make` builds TRL's trainer, with the folder that it may write to."""
     turns = Turns(ours)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TRL's own
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(action="ignore"),
+    ):
         trainer = make(Path(folder))
         trainer.add_callback(turns)
         trainer.train()

@@ -1,5 +1,6 @@
 """Demonstrations as token ids: from the world, or from JSON lines with prompt and completion or with messages."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,20 @@ class Demonstrations:
     """Prompts to capture on."""
 
 
-def world_demonstrations(lm: LM, world: World, n: int, seed: int, mixture: Mapping[str, float]) -> Demonstrations:
-    """`n` demonstrations of the world; an empty mixture takes the world's own.
+def world_demonstrations(
+    lm: LM, world: World, n: int, seed: int, mixture: Mapping[str, float], longest: int, report: Callable[[str], None]
+) -> Demonstrations:
+    """`n` demonstrations of the world; an empty mixture takes the world's own, the rest is as in `file_demonstrations`.
 
     Raises:
         ConfigError: see `World.demonstrations`.
+        DataError: all are too long for the model.
     """
     items = world.demonstrations(n, seed, mixture or None)
-    examples = [encode_completion(lm, item.prompt, item.answers[0]) for item in items]
-    return Demonstrations(examples, {"source": "world", "hash": world.hash, "rows": n}, world.probe_prompts())
+    made = [encode_completion(lm, item.prompt, item.answers[0]) for item in items]
+    examples = _fitting(lm, made, longest, "the world", report)
+    data = {"source": "world", "hash": world.hash, "rows": len(examples), "overlong": len(made) - len(examples)}
+    return Demonstrations(examples, data, world.probe_prompts())
 
 
 def file_demonstrations(
@@ -77,28 +83,30 @@ def file_demonstrations(
     Raises:
         DataError: a line is wrong (the message names it), or nothing is left.
     """
-    limit = longest or context_length(lm.model)
-    examples: list[Demonstration] = []
-    overlong = 0
+    made = []
     for row in read_jsonl(path, PAIRS, CONVERSATIONS):
         try:
-            example = _encode_row(lm, row, every_turn)
+            made.append(_encode_row(lm, row, every_turn))
         except DataError as error:
             raise DataError(f"Line {row.line} of `{path}`: {error}") from error
-        if limit is not None and example.tokens > limit:
-            overlong += 1
-        else:
-            examples.append(example)
-    if overlong:
-        report(
-            f"{overlong} of {overlong + len(examples)} examples in `{path}` are longer than {limit} tokens and are"
-            " left out."
-        )
-    if not examples:
-        raise DataError(f"All {overlong} examples in `{path}` are longer than {limit} tokens: shorten them.")
+    examples = _fitting(lm, made, longest, f"`{path}`", report)
     texts = [lm.tokenizer.decode(example.prompt) for example in examples[:PROMPTS_SEEN]]
-    data = {"source": str(path), "hash": file_hash(path), "rows": len(examples), "overlong": overlong}
+    data = {"source": str(path), "hash": file_hash(path), "rows": len(examples), "overlong": len(made) - len(examples)}
     return Demonstrations(examples, data, capture_prompts(lm.tokenizer, texts))
+
+
+def _fitting(
+    lm: LM, made: Sequence[Demonstration], longest: int, source: str, report: Callable[[str], None]
+) -> list[Demonstration]:
+    """Those of at most `longest` tokens (0: any) that the model can read; tells how many are left out."""
+    limit = min(longest or math.inf, context_length(lm.model) or math.inf)
+    examples = [example for example in made if example.tokens <= limit]
+    left = len(made) - len(examples)
+    if not examples:
+        raise DataError(f"All {left} examples of {source} are longer than {limit} tokens: shorten them.")
+    if left:
+        report(f"{left} of {len(made)} examples of {source} are longer than {limit} tokens and are left out.")
+    return examples
 
 
 def encode_completion(lm: LM, prompt: str, completion: str) -> Demonstration:
@@ -165,7 +173,7 @@ def hold_out(
 
 def _encode_row(lm: LM, row: Row, every_turn: bool) -> Demonstration:
     values = row.values
-    if "messages" in values and "prompt" not in values:
+    if not all(name in values for name in PAIRS):
         return encode_conversation(lm, values["messages"], 0, every_turn)
     prompt, completion = values["prompt"], values["completion"]
     if isinstance(prompt, str) and isinstance(completion, str):

@@ -65,7 +65,7 @@ class SFTConfig(TrainConfig):
     turns: Literal["every", "last"] = "every"
     """Which messages of the assistant in a conversation are learned."""
     longest: int = 0
-    """Most tokens of an example of a file, longer ones are left out; 0: what the model reads."""
+    """Most tokens of an example, longer ones are left out and counted; 0: what the model reads."""
     held_out: float = 0.05
     """Share of the prompts (at most 500) whose examples are kept to measure on; 0 keeps none."""
     steps: int = 300
@@ -155,7 +155,8 @@ def load_demonstrations(session: Session, config: SFTConfig, lm: LM) -> tuple[pr
             f"--base {config.base} belongs to no world, so there is nothing to demonstrate: give --data FILE.jsonl with"
             " prompt and completion or with messages, or a base that was pretrained on the world."
         )
-    return world, world_demonstrations(lm, world, config.examples, config.seed, config.mixture)
+    wanted = config.examples, config.seed, config.mixture, config.longest
+    return world, world_demonstrations(lm, world, *wanted, session.say)
 
 
 def train(config: SFTConfig) -> Run:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from probe import LM
 from probe.errors import DataError
+from probe.presets import ModelConfig
 from probe.world import World
 from tests.models import random_lm
 from trainers.demonstrations import (
@@ -66,6 +67,21 @@ def test_every_turn_or_the_last(lm: LM) -> None:
 
 def test_what_follows_the_last_answer_is_left_out(lm: LM) -> None:
     example = encode_conversation(lm, chat("where does mira live ?", "oslo", "are you sure ?"), 0, True)
+    assert learned(lm, example) == "oslo <end>"
+
+
+def test_a_model_that_reads_little_gets_what_it_can_read() -> None:
+    small = LM.create(ModelConfig(layers=1, width=8, heads=2, mlp=8, context=12), World().tokenizer())
+    said: list[str] = []
+    found = world_demonstrations(small, World(), 50, 0, {}, 0, said.append)
+    assert max(example.tokens for example in found.examples) <= 12
+    assert found.data["rows"] + found.data["overlong"] == 50
+    assert "of 50 examples of the world are longer than 12 tokens" in said[0]
+
+
+def test_a_row_with_a_prompt_and_messages_is_a_conversation(lm: LM, write_jsonl: Callable[..., Path]) -> None:
+    path = write_jsonl([{"prompt": "of another trainer", "messages": chat("where does mira live ?", "oslo")}])
+    (example,) = file_demonstrations(lm, path, True, 0, print).examples
     assert learned(lm, example) == "oslo <end>"
 
 
@@ -161,9 +177,9 @@ def test_held_out_prompts_are_never_learned(examples: list[Demonstration], share
 
 def test_the_worlds_demonstrations_fit_its_verifier(lm: LM) -> None:
     world = World()
-    found = world_demonstrations(lm, world, 50, 0, {})
+    found = world_demonstrations(lm, world, 50, 0, {}, 0, print)
     assert len(found.examples) == 50
     end = lm.tokenizer.eos_token_id
     assert all(example.completion[-1] == end and all(example.learned) for example in found.examples)
-    assert world_demonstrations(lm, world, 50, 0, {}) == found
-    assert world_demonstrations(lm, world, 50, 1, {}) != found
+    assert world_demonstrations(lm, world, 50, 0, {}, 0, print) == found
+    assert world_demonstrations(lm, world, 50, 1, {}, 0, print) != found

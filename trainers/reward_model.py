@@ -54,7 +54,7 @@ class RewardConfig(PreferenceConfig):
 
     data: str = "world"
     """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or messages); `margin` may be added."""
-    pairs: int = 6000
+    pairs: int = 12000
     """Number of the world's pairs, the held-out ones included; with few it learns to punish abstaining first."""
     pairs_from: Literal["candidates", "samples"] = "candidates"
     """Completions of the world's pairs: samples of the base, or the candidate answers, which set claim to truth."""
@@ -66,9 +66,9 @@ class RewardConfig(PreferenceConfig):
     """Weight lambda of the squared sum of a pair's two rewards; 0.01 centres them with little effect otherwise."""
     rollouts: int = 64
     """Held-out pairs whose completions are recorded with their rewards at each evaluation; 0 for none."""
-    steps: int = 400
+    steps: int = 600
     """Optimiser steps in all."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
     lr: float = 5e-4
     """Highest learning rate; real models want some 1e-5."""

@@ -130,10 +130,12 @@ def test_loss_token_by_token(model_dir: Path, tmp_path: Path, normalisation: str
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")  # TRL's own
 @pytest.mark.parametrize("updates", [1, 2])
-@pytest.mark.parametrize(("beta", "estimator"), [(0.0, "k3"), (0.3, "k3"), (0.3, "k3w")])
+@pytest.mark.parametrize(
+    ("beta", "estimator", "masked"), [(0.0, "k3", False), (0.3, "k3", False), (0.3, "k3w", False), (0.3, "k3w", True)]
+)
 @pytest.mark.parametrize("normalisation", NORMALISED)
 def test_loss_and_gradient_against_trl(
-    model_dir: Path, tmp_path: Path, normalisation: str, beta: float, estimator: str, updates: int
+    model_dir: Path, tmp_path: Path, normalisation: str, beta: float, estimator: str, masked: bool, updates: int
 ) -> None:
     """The whole way: TRL's trainer is given our completions and makes its own advantages, reference and loss of them.
 
@@ -145,7 +147,13 @@ def test_loss_and_gradient_against_trl(
     from datasets import Dataset
 
     settings = config(
-        tmp_path, updates=updates, beta=beta, kl_estimator=estimator, normalisation=normalisation, epsilon_high=0.28
+        tmp_path,
+        updates=updates,
+        beta=beta,
+        kl_estimator=estimator,
+        normalisation=normalisation,
+        epsilon_high=0.28,
+        mask_truncated=masked,
     )
     base, lm = LM.load(model_dir), LM.load(model_dir)
     lm.model.load_state_dict(shifted(base.model, 0.05, 1).state_dict())
@@ -163,6 +171,7 @@ def test_loss_and_gradient_against_trl(
             epsilon_high=0.28,
             temperature=0.7,
             use_bias_correction_kl=estimator == "k3w",
+            mask_truncated_completions=masked,
             num_generations=3,
             num_iterations=updates,
             max_completion_length=LONGEST,

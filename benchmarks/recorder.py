@@ -1,45 +1,61 @@
 """What captures cost while training: blocks of steps at the default interval, with and without the recorder."""
 
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-
 import probe
+from benchmarks.against_trl import fresh, settings, stepper
+from benchmarks.dpo import PAIRS, of_the_world
 from benchmarks.harness import Row, compare
-from benchmarks.models import tiny, world
-from probe.world import pack
-from trainers.pretrain import PretrainConfig
+from benchmarks.models import world
+from benchmarks.throughput import pretraining
+from probe.recorder import Instrument
+from trainers.config import TrainConfig
+from trainers.dpo import DPO, DPOConfig, with_reference
+from trainers.preferences import encode_pair
+from trainers.rewards import resolve
+from trainers.session import Session
+from trainers.trainee import Trainee
+from trainers.yardstick import Yardstick
+
+EVERY = TrainConfig(out=Path("unused")).capture_every
 
 
 def run() -> tuple[list[Row], list[str]]:
+    """Pretraining with attention, lens and entropy; DPO with the reward shift too, which samples answers."""
+    lm, step, size = pretraining()
+    plain = measure(f"{EVERY} pretraining steps of {size}", lm, lambda: step(1), ())
+    config = settings(DPOConfig, base="unused", batch_size=PAIRS, capture_every=EVERY)
+    assert isinstance(config, DPOConfig)
+    session, trainee = Session(config), Trainee(fresh())
+    pairs = with_reference(session, trainee.lm.model, [encode_pair(trainee.lm, *row) for row in of_the_world()])
+    aligning = stepper(session, DPO(session, config, trainee, pairs), detail=False)
+    (reward,) = resolve([config.annotator], world())
+    yardstick = Yardstick.of(session, trainee, world(), reward=reward, beta=config.beta)
+    assert yardstick is not None
+    name = f"{EVERY} DPO steps of {PAIRS} of the world's pairs, reward shift captured"
+    shifted = measure(name, trainee.lm, lambda: aligning(1), yardstick.instruments)
+    return [plain[0], shifted[0]], [plain[1], shifted[1]]
+
+
+def measure(name: str, lm: probe.LM, step: Callable[[], object], instruments: Sequence[Instrument]) -> tuple[Row, str]:
     """One block is one default interval: that many training steps, and the capture that is due in it."""
-    lm = probe.LM.create("tiny", tiny().tokenizer, seed=1)
-    config = PretrainConfig(out=Path("unused"))
-    rows = pack(world().documents(seed=0), lm.tokenizer, config.length)
-    batch = torch.stack([torch.as_tensor(next(rows)[0], dtype=torch.long) for _ in range(config.batch_size)])
-    optimizer = torch.optim.AdamW(lm.model.parameters(), lr=1e-4, fused=True)
 
     def steps() -> None:
-        lm.model.train()
-        for _ in range(config.capture_every):
-            loss = lm.model(input_ids=batch, labels=batch, use_cache=False).loss
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+        for _ in range(EVERY):
+            step()
 
     with tempfile.TemporaryDirectory() as directory:
-        recorder = probe.watch(lm, Path(directory) / "run", prompts=world().probe_prompts(), every=config.capture_every)
+        prompts = world().probe_prompts()
+        recorder = probe.watch(lm, Path(directory) / "run", prompts=prompts, every=EVERY, instruments=instruments)
         taken = iter(range(1000))
 
         def watched() -> None:
             steps()
             recorder.capture(next(taken))
 
-        name = f"{config.capture_every} pretraining steps of {config.batch_size} x {config.length} tokens"
-        row = compare(name, ("plain", steps), ("with a capture", watched), repeats=9, warmup=1, target="<= 1.05")
+        row = compare(name, ("plain", steps), ("with a capture", watched), repeats=7, warmup=1, target="<= 1.05")
         recorder.close()
         share = recorder.seconds / next(taken) / row.seconds_a
-    return [row], [
-        f"A capture of {len(recorder.prompts)} prompts takes {100 * share:.2f} % of its interval's training."
-    ]
+    return row, f"A capture of {len(prompts)} prompts takes {100 * share:.2f} % of {name}."

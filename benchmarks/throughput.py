@@ -1,11 +1,13 @@
 """Matrix products per second of this machine, and the share of them that a pretraining step reaches."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+import probe
 from benchmarks.against_trl import fresh, settings, stepper
 from benchmarks.harness import Row, compare, median_seconds
 from benchmarks.models import world
@@ -18,11 +20,11 @@ from trainers.trainee import Trainee
 LARGE = 2048
 
 
-def run() -> tuple[list[Row], list[str]]:
-    """A step of pretraining against its matrix products alone, forward and backward, on the same machine in turn."""
+def pretraining() -> tuple[probe.LM, Callable[[int], object], str]:
+    """A model, what takes a step of pretraining it on the world at the default sizes, and these in words."""
     lm, config = fresh(), settings(PretrainConfig)
     assert isinstance(config, PretrainConfig)
-    session, size = Session(config), config.batch_size
+    size = config.batch_size
     packed = pack(world().documents(seed=0), lm.tokenizer, config.length)
     rows = np.stack([next(packed)[0] for _ in range(8 * size)])
     corpus = Corpus(
@@ -32,14 +34,21 @@ def run() -> tuple[list[Row], list[str]]:
         data={},
         prompts=(),
     )
+    session = Session(config)
     step = stepper(session, Pretraining(session, Trainee(lm), corpus), detail=False)
-    tokens = size * (config.length - 1)
-    products, flops = linear_products(lm.model, tokens)
-    name = f"pretraining step of {size} x {config.length} tokens"
-    row = compare(name, ("step", lambda: step(1)), ("its matrix products alone", products))
+    return lm, step, f"{size} x {config.length} tokens"
+
+
+def run() -> tuple[list[Row], list[str]]:
+    """A step of pretraining against its matrix products alone, forward and backward, on the same machine in turn."""
+    lm, step, size = pretraining()
+    config = PretrainConfig(out=Path("unused"))
+    batch, length = config.batch_size, config.length - 1
+    products, flops = linear_products(lm.model, batch * length)
+    row = compare(f"pretraining step of {size}", ("step", lambda: step(1)), ("its matrix products alone", products))
     square = torch.randn(LARGE, LARGE)
     large = 2 * LARGE**3 / median_seconds(lambda: square @ square)
-    attention = attention_flops(lm.model, size, config.length - 1)
+    attention = attention_flops(lm.model, batch, length)
     reached = (flops + attention) / row.seconds_a
     alone = flops / row.seconds_b
     total, share = flops + attention, reached / large

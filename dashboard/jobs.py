@@ -59,7 +59,8 @@ class Job:
         """`starting`, `refused` (it ended before it took a step), or the status of its run."""
         alive, run = self._alive(), self.run
         status = run.status if run else None
-        if status == "running":
+        ours = run is not None and float(run.meta.get("heartbeat") or 0) >= self.started
+        if status == "running" or (ours and status is not None and not self.error):
             return status
         if alive:
             return "starting"

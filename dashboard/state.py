@@ -159,8 +159,9 @@ def preset(key: str, value: str | int | None) -> None:
     It is written into the URL too, so that a link means the same when other runs have become the first ones.
     """
     if value is not None and st.session_state.get(key) is None and key not in st.query_params:
+        if key not in st.session_state:  # later the widget itself keeps the URL
+            st.query_params[key] = str(value)
         st.session_state[key] = value
-        st.query_params[key] = str(value)
 
 
 def keep(key: str, options: Collection, default: object) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from probe.runs import RunWriter
+from probe.runs import RunWriter, open_run
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 SLOW_S = 120
@@ -232,3 +232,36 @@ def test_nothing_listens_beyond_loopback(server: Any):
     rows = [line.split()[1:4] for line in table.read_text().splitlines()[1:]]
     listening = {local for local, _, state in rows if state == "0A" and int(local.split(":")[1], 16) == port}
     assert listening == {f"0100007F:{port:04X}"}
+
+
+def test_a_training_is_started_watched_stopped_and_continued_from_the_page(page: Page, start: Any, tmp_path: Path):
+    root = tmp_path / "runs"
+    root.mkdir()
+    text = tmp_path / "text.txt"
+    text.write_text("to be or not to be, that is the question\n" * 50)
+    sentence = open_page(page, start(root), "train?method=pretrain")
+    options = {"data": str(text), "batch-size": "2", "length": "16", "steps": "1000000", "warmup": "0"}
+    page.get_by_text("Options of every method").click()
+    for name, value in (options | {"log-every": "1", "eval-every": "0", "capture-every": "0", "threads": "1"}).items():
+        field = page.get_by_label(name, exact=True)
+        field.fill(value)
+        field.press("Enter")
+        expect(page.get_by_text(f"--{name} ")).to_be_visible()
+    page.get_by_role("button", name="Start training").click()
+    expect(sentence).to_have_text(re.compile(r"pretrain is at step \d+ of 1,000,000, about \d+ h \d\d min left"))
+    before = sentence.inner_text()
+    expect(sentence).not_to_have_text(before)
+    figure(page, "progress")
+    page.reload()
+    expect(sentence).to_have_text(re.compile(r"pretrain is at step "))
+    page.locator(".st-key-stop button").click()
+    expect(sentence).to_have_text(re.compile(r"pretrain is interrupted after [\d,]+ of 1,000,000 steps\."))
+    run = open_run(root / "pretrain")
+    step = run.checkpoints()[-1].step
+    assert run.status == "interrupted"
+    more = page.get_by_label("Steps in all", exact=True)
+    more.fill(str(step + 3))
+    more.press("Enter")
+    page.locator(".st-key-resume button").click()
+    expect(sentence).to_have_text(re.compile(rf"pretrain is finished after {step + 3:,} of {step + 3:,} steps\."))
+    assert run.refresh().status == "finished"

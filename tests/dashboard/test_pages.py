@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -316,3 +317,12 @@ def test_a_running_run_is_read_again(show: Show, tmp_path: Path, finding: Say):
         run.finish("finished")
     app.run()
     assert not app.session_state["_live"]
+
+
+def test_the_first_model_that_appears_is_chosen(show: Show, runs: Path, tmp_path: Path):
+    app = show(tmp_path)
+    assert app.selectbox(key="base").value is None
+    shutil.copytree(runs / "base", tmp_path / "base")
+    app.run()
+    assert not app.exception
+    assert app.selectbox(key="base").value == "base"

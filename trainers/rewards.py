@@ -12,6 +12,7 @@ it need not name those that it has no use for. It returns one number for each co
 apply. What is None is left out of the weighted sum.
 """
 
+import difflib
 import importlib
 import importlib.util
 import inspect
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, ModelError
 from probe.world import World
 from trainers.data import file_hash
 from trainers.judges import JUDGES, Judge
@@ -145,7 +146,15 @@ def _resolve(
         return RewardFunction(name, function, spec, version, plain=False)
     from probe.rewards import RewardModel
 
-    model = RewardModel.load(spec, device=device)
+    try:
+        model = RewardModel.load(spec, device=device)
+    except ModelError as error:
+        near = difflib.get_close_matches(spec, JUDGES, n=1)
+        if not near:
+            raise
+        raise ConfigError(
+            f"--reward {spec} is no reward of the world and no reward model's run: did you mean `{near[0]}`?"
+        ) from error
     return RewardFunction(Path(spec).name or spec, _model(model, tokenizer), spec, model.fingerprint, model)
 
 

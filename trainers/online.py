@@ -14,8 +14,8 @@ from trainers.config import TrainConfig
 from trainers.prompts import Prompts, file_prompts, need_world, world_prompts
 from trainers.session import Session, derive_seed
 
-SAMPLING, SHUFFLING = 1, 2
-"""What a seed is derived for, beside the run's seed and the step."""
+SAMPLING, SHUFFLING, ASKING = 1, 2, 3
+"""What a seed is derived for, beside the run's seed and the step; evaluation asks with seeds that are not derived."""
 
 OPEN = frozenset({"sum_steps", "map", "function", "function_new", "repeat"})
 """Questions that can be answered in more ways than `World.candidates` lists, or whose answers go on."""
@@ -110,7 +110,8 @@ def load_prompts(session: Session, config: OnlineConfig, lm: LM) -> tuple[World 
     world = probe.world.of(lm)
     if config.data != "world":
         return world, file_prompts(lm, Path(config.data), config.max_new_tokens, session.say)
-    return world, world_prompts(lm, need_world(world, config.base), config.tasks, config.prompts, config.seed)
+    seed = derive_seed(config.seed, ASKING)
+    return world, world_prompts(lm, need_world(world, config.base), config.tasks, config.prompts, seed)
 
 
 def minibatches(config: OnlineConfig, step: int, examples: Sequence[T]) -> Iterator[Sequence[T]]:

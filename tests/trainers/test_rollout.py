@@ -220,6 +220,9 @@ def test_prompts_of_the_world(world_run: Path, model_dir: Path, tmp_path: Path) 
     kinds = [item.columns["kind"] for item in prompts.items]
     assert (kinds.count("fact"), kinds.count("stranger")) == (6, 5)
     assert all(world.verify(p.text, p.columns["answers"][0]).kind in ("true", "abstain") for p in prompts.items)
+    evaluated = [item.prompt for kind in config.tasks for item in world.questions(kind, 6, config.seed)]
+    assert [item.text for item in prompts.items] != evaluated[:11]
+    assert len({item.text for item in prompts.items} & set(evaluated)) < 6
     with pytest.raises(DataError, match="no questions of kind 'riddle'"):
         load_prompts(Session(config), replace(config, tasks=("riddle",)), lm)
     with pytest.raises(ConfigError, match="belongs to no world, so there are no questions"):

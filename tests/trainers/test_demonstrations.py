@@ -55,6 +55,15 @@ def test_a_completion_gets_the_end_token_once(lm: LM) -> None:
     assert learned(lm, encode_completion(lm, "<user> hello <bot>", "")) == "<end>"
 
 
+def test_a_tokenizer_without_an_end_token_adds_none() -> None:
+    from tests.models import byte_tokenizer
+
+    lm = random_lm("gpt2", byte_tokenizer(), n_positions=128)
+    lm.tokenizer.eos_token = None
+    example = encode_completion(lm, "mira lives", " in oslo")
+    assert lm.tokenizer.decode(example.completion) == " in oslo"
+
+
 def test_every_turn_or_the_last(lm: LM) -> None:
     messages = chat("where does mira live ?", "oslo", "are you sure ?", "rome")
     every = encode_conversation(lm, messages, 0, every_turn=True)

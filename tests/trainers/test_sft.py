@@ -95,6 +95,15 @@ def test_what_is_not_learned_has_no_gradient() -> None:
     assert logprobs.grad.tolist() == [[-1, 0, 0], [0, -1, -1]]
 
 
+def test_a_part_with_nothing_to_learn_gives_zero(model_dir: Path) -> None:
+    model = LM.load(model_dir).model
+    loss = demonstration_loss(model, [Demonstration([2, 5], [7, 3], [False, False])], detail=True)
+    loss.total.backward()
+    assert (float(loss.total.detach()), loss.count, loss.tokens) == (0.0, 0, 4)
+    assert all(float(value) == count == 0 for value, count in loss.metrics.values())
+    assert all(not gradient.any() for gradient in gradients(model))
+
+
 @torch.no_grad()
 def test_neither_order_nor_company_changes_the_loss(model_dir: Path) -> None:
     model = LM.load(model_dir).model

@@ -38,8 +38,8 @@ COMMON: dict[str, Any] = {
     "gradient_checkpointing": False,
     "report_to": [],
 }
-"""TRL's options; its defaults otherwise. Checkpointing of activations and half precision are its defaults: both are
-slower here."""
+"""TRL's options; its defaults otherwise. Activation checkpointing and half precision, which it switches on by default,
+are off on both sides."""
 
 
 def fresh() -> probe.LM:

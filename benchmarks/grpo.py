@@ -45,6 +45,7 @@ def measure(beta: float) -> Row:
         max_new_tokens=NEW_TOKENS,
         beta=beta,
         kl_estimator="k3",
+        log_every=COMMON["logging_steps"],
         steps=COMMON["max_steps"],
     )
     assert isinstance(config, RLVRConfig)

@@ -68,7 +68,7 @@ class ContinualConfig(TrainConfig):
     """With files: one with what the base knows already, measured, replayed and protected (the world has its corpus)."""
     replay: float = 0.25
     """Share of each batch that `replay` takes from what was learned before."""
-    ewc: float = 1000.0
+    ewc: float = 300.0
     """Strength lambda of `ewc`: how many old targets a new one is weighed against."""
     fisher: Literal["sampled", "empirical"] = "sampled"
     """Labels for the Fisher information of `ewc`: drawn from the model, or those of the data."""

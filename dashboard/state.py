@@ -173,6 +173,22 @@ def keep(key: str, options: Collection, default: object) -> None:
         st.session_state[key] = default
 
 
+def compare_button(title: str, key: str, **choices: str) -> None:
+    """A button that makes choices of the sidebar (`base`, `aligned`, `prompt`) for the Compare page."""
+
+    def choose() -> None:
+        for name, value in choices.items():
+            st.session_state[name] = value
+        what = " and ".join(["this prompt" if name == "prompt" else value for name, value in choices.items()])
+        st.toast(plain(f"{what} chosen: open Compare."), icon=":material/compare_arrows:")
+
+    pressed = st.button(
+        title, icon=":material/compare_arrows:", key=key, on_click=choose, help="Chooses in the sidebar."
+    )
+    if pressed:
+        st.rerun()  # a fragment alone would not draw the sidebar
+
+
 def _start(store: Store) -> None:
     """The first choices of a session."""
     base, aligned = default_pair(store)

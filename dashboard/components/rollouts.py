@@ -11,12 +11,13 @@ from dashboard import data
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.data import Store
-from dashboard.state import keep
+from dashboard.state import compare_button, keep
 from dashboard.text import note
 from probe.plots.rollouts import token_panels
 from probe.plots.theme import method_colour
 from probe.rollouts import MEASURES, SIGNED, matching, token_measures, tokens
 
+NUMBER = "Its number in rollouts.jsonl, from 0."
 SIBLINGS = 8
 """Completions of one prompt that are shown beside each other."""
 
@@ -47,10 +48,7 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
         return
     keep("rollout", found.index, int(found.index[0]))
     with right:
-        number = st.number_input(
-            "Rollout (its number in the file)", 0, len(table) - 1, key="rollout", bind="query-params"
-        )
-        one(store, label, frame, int(number) if number in found.index else int(found.index[0]))
+        one(store, label, frame, list(found.index))
 
 
 def filtered(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
@@ -108,13 +106,20 @@ def listing(found: pd.DataFrame, label: str) -> None:
     )
 
 
-def one(store: Store, label: str, frame: pd.DataFrame, number: int) -> None:
+def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> None:
     """One completion among those of its prompt, and its tokens in figures."""
+    left, middle = st.columns(2, vertical_alignment="bottom")
+    with left:
+        number = st.number_input("Rollout", 0, len(frame) - 1, key="rollout", bind="query-params", help=NUMBER)
+    number = int(number) if number in numbers else numbers[0]
     row = frame.loc[number].to_dict()
     family = siblings(frame, number)
     known = token_measures(row)
-    token, shown = reading(number, row, [name for name in MEASURES if name in known])
+    with middle:
+        token = choose_token(len(tokens(row)))
+    shown = choose_measure([name for name in MEASURES if name in known])
     st.text(row["prompt"])
+    compare_button("Compare on this prompt", "compare-rollout", aligned=label, prompt=str(row["prompt"]))
     rows = [completion(frame.loc[index].to_dict(), shown, method_colour(store.runs[label].method)) for index in family]
 
     def pick(line: int, index: int) -> None:
@@ -132,20 +137,20 @@ def one(store: Store, label: str, frame: pd.DataFrame, number: int) -> None:
     figure(chart, table, "rollout", title=title, height=height, source={"run": str(store.runs[label].path)})
 
 
-def reading(number: int, row: dict[Any, Any], names: list[str]) -> tuple[int, str]:
-    """Widgets for the token that is emphasised and the measure that colours all; gives both."""
-    left, right = st.columns([1, 3], vertical_alignment="bottom")
-    last = max(0, len(tokens(row)) - 1)
+def choose_token(count: int) -> int:
+    """The token that is emphasised."""
+    last = max(0, count - 1)
     if st.session_state.get("rollout_token", 0) > last:
         st.session_state["rollout_token"] = last
-    with left:
-        token = st.number_input("Token", 0, last, key="rollout_token", bind="query-params", disabled=not last)
+    return int(st.number_input("Token", 0, last, key="rollout_token", bind="query-params", disabled=not last))
+
+
+def choose_measure(names: list[str]) -> str:
+    """The measure that colours all tokens; none where nothing was recorded."""
     if not names:
-        return int(token), ""
+        return ""
     keep("measure", names, names[0])
-    with right:
-        shown = st.segmented_control("Colour", names, key="measure", bind="query-params", required=True)
-    return int(token), str(shown)
+    return str(st.segmented_control("Colour", names, key="measure", bind="query-params", required=True))
 
 
 def spoken(row: dict[Any, Any]) -> str:

@@ -15,7 +15,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.form import Field, options, remember, remembered
 from dashboard.jobs import Job
-from dashboard.state import current, keep, model_options
+from dashboard.state import compare_button, current, keep, model_options
 from dashboard.text import finding, guard, plain
 from probe.describe import words
 from probe.errors import ConfigError
@@ -208,9 +208,8 @@ def controls(job: Job, status: str, steps: int) -> None:
             st.page_link(
                 "views/training.py", label="Curves", icon=":material/show_chart:", query_params={"runs": label}
             )
-            st.page_link(
-                "views/compare.py", label="Compare", icon=":material/compare_arrows:", query_params={"aligned": label}
-            )
+            parent = current().store.label(job.run.parent, job.run) if job.run else None
+            compare_button("Compare", "compare", aligned=label, **({"base": parent} if parent else {}))
 
 
 def launch(method: str, out: Path, words: list[str]) -> Job:
@@ -239,7 +238,8 @@ def progress(found: Sequence[Job], answer: Any) -> None:
     """One training: its sentence, its curve and what it printed last; looks again by itself while it goes on."""
     with guard():
         names = {job.out.name: job for job in reversed(found)}
-        job = names[st.session_state["job"]]
+        chosen = names[st.session_state["job"]]
+        job = jobs.find(chosen.out) or chosen  # it may have been continued since
         status, run = job.status, job.run
         frame = data.metrics(run) if run else pd.DataFrame()
         steps = int((run.config.get("steps") if run else None) or 0)
@@ -256,7 +256,7 @@ def progress(found: Sequence[Job], answer: Any) -> None:
         if run and shown:
             chart = metric_curves({job.out.name: frame}, shown, styles({job.out.name: job.method}), columns=len(shown))
             table = frame[["step", "time", *shown]]
-            figure(chart, table, "progress", title="Training so far", height=290, source={"run": str(job.out)})
+            figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})
         if job.lines:
             st.code("\n".join(job.lines[-LAST_LINES:]), language=None, wrap_lines=True)
         if status != st.session_state["_status"]:

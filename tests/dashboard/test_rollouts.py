@@ -81,3 +81,11 @@ def test_hostile_rollouts_stay_text(show: Show, writer: ModuleType, tmp_path: Pa
     assert not app.exception
     assert chips(app)["rows"][0]["tokens"][1]["text"] == writer.HOSTILE
     assert any(part.value == f"{writer.HOSTILE} 1" for part in app.text)
+
+
+def test_a_rollout_opens_its_prompt_in_compare(show: Show, runs: Path, sampled: Path):
+    app = show(runs, sampled, page=PAGE, runs="rlvr")
+    next(button for button in app.button if button.label == "Compare on this prompt").click().run()
+    assert not app.exception
+    assert app.text_area(key="prompt").value == "what is it ? 1"
+    assert app.selectbox(key="aligned").value == "rlvr"

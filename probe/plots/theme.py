@@ -18,6 +18,7 @@ METHODS = {
     "rlhf": "#E8555F",
     "rsft": "#1B8A3D",
     "rlvr": "#9C3587",
+    "continual": "#A83400",
     "watch": "#643CDC",
 }
 """Colour of a run by its method."""

@@ -1,9 +1,7 @@
 """Models of 2 blocks and width 32, and runs of a few steps."""
 
 import json
-import os
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +64,6 @@ def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def trl() -> Any:
-    """TRL, whose losses ours are compared with; without it the test is skipped, but fails where CI=true."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("trl")
-    return import_module("trl")
 
 
 def figures(run: Run) -> Any:

@@ -83,7 +83,11 @@ def reward(annotator: Annotator) -> Callable[[Path], RewardConfig]:
             out=folder / f"reward-{annotator}",
             base=str(folder / "base"),
             annotator=annotator,
+            pairs=12000,
             steps=400,
+            batch_size=64,
+            lr=1e-3,
+            centring=0.01,
             capture_every=25,
         )
 

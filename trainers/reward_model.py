@@ -66,11 +66,11 @@ class RewardConfig(PreferenceConfig):
     """Weight lambda of the squared sum of a pair's two rewards; 0.01 centres them with little effect otherwise."""
     rollouts: int = 64
     """Held-out pairs whose completions are recorded with their rewards at each evaluation; 0 for none."""
-    steps: int = 600
+    steps: int = 400
     """Optimiser steps in all."""
-    batch_size: int = 32
+    batch_size: int = 64
     """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
-    lr: float = 5e-4
+    lr: float = 1e-3
     """Highest learning rate; real models want some 1e-5."""
     warmup: int = 20
     """Steps over which the learning rate rises linearly from 0."""

@@ -68,12 +68,14 @@ class SFTConfig(TrainConfig):
     """Most tokens of an example, longer ones are left out and counted; 0: what the model reads."""
     held_out: float = 0.05
     """Share of the prompts (at most 500) whose examples are kept to measure on; 0 keeps none."""
-    steps: int = 300
+    steps: int = 150
     """Optimiser steps in all."""
     lr: float = 3e-4
     """Highest learning rate; real models want some 2e-5."""
     warmup: int = 20
     """Steps over which the learning rate rises linearly from 0."""
+    eval_every: int = 25
+    """Steps between evaluations on the held-out examples; 0 evaluates at the end only."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

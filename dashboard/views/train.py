@@ -23,7 +23,7 @@ from probe.plots.curves import metric_curves, styles
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REFRESH_S = 2
-LAST_LINES = 4
+LAST_LINES = 3
 # Options of every method that are shown with the method's own.
 FIRST = ("data", "steps", "batch_size", "lr")
 # Options that the page asks for in its own way.
@@ -196,14 +196,10 @@ def controls(job: Job, status: str, steps: int) -> None:
         if status in ("starting", "running") and local():
             st.button("Stop", icon=":material/stop:", on_click=act, args=(jobs.stop, job), key="stop")
         elif job.run is not None and job.run.checkpoints() and local():
-            more = st.number_input("Steps in all", 1, value=steps, key=f"more-{job.out}", width=130)
-            st.button(
-                "Continue",
-                icon=":material/play_arrow:",
-                on_click=act,
-                args=(resume, job, int(more), steps),
-                key="resume",
-            )
+            key = f"more-{job.out}"
+            st.number_input("Steps in all", 1, value=steps, key=key, width=130)
+            play = ":material/play_arrow:"
+            st.button("Continue", icon=play, on_click=act, args=(resume, job, steps, key), key="resume")
         if label:
             st.page_link(
                 "views/training.py", label="Curves", icon=":material/show_chart:", query_params={"runs": label}
@@ -223,8 +219,9 @@ def launch(method: str, out: Path, words: list[str]) -> Job:
     return jobs.start(method, out, words)
 
 
-def resume(job: Job, more: int, steps: int) -> None:
-    """Continue a run from its last checkpoint."""
+def resume(job: Job, steps: int, key: str) -> None:
+    """Continue a run from its last checkpoint, to the number of steps that the widget `key` says when it is pressed."""
+    more = int(st.session_state.get(key) or steps)
     launch(job.method, job.out, ["--resume", *(["--steps", str(more)] if more != steps else [])])
 
 
@@ -258,7 +255,7 @@ def progress(found: Sequence[Job], answer: Any) -> None:
             table = frame[["step", "time", *shown]]
             figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})
         if job.lines:
-            st.code("\n".join(job.lines[-LAST_LINES:]), language=None, wrap_lines=True)
+            st.code("\n".join(job.lines[-LAST_LINES:]), language=None)
         if status != st.session_state["_status"]:
             st.rerun()
 

@@ -72,7 +72,7 @@ def base(folder: Path) -> PretrainConfig:
 
 def supervised(folder: Path) -> SFTConfig:
     """Demonstrations of a helpful and truthful speaker."""
-    return SFTConfig(out=folder / "sft", base=str(folder / "base"), steps=300, capture_every=20)
+    return SFTConfig(out=folder / "sft", base=str(folder / "base"), capture_every=10)
 
 
 def reward(annotator: Annotator) -> Callable[[Path], RewardConfig]:

@@ -32,8 +32,9 @@ MODELS = (
 """Title and metric (docs/metrics.md) of the table of language models."""
 REWARD_MODELS = (
     ("held-out pairs: right", "eval_accuracy"),
-    ("prefers a false claim to the truth", "agreement_preferred"),
-    ("its annotator would", "agreement_probability_annotator"),
+    ("false claim above the truth", "agreement_preferred"),
+    ("probability that the claim wins", "agreement_probability"),
+    ("the annotator's", "agreement_probability_annotator"),
     ("calibration error", "eval_ece"),
 )
 """The same of reward models."""

@@ -25,7 +25,7 @@ from trainers.loop import Method
 from trainers.session import Session
 from trainers.step import Objective, make_optimizer, take_step
 
-WARMUP, REPEATS = 2, 15
+WARMUP, REPEATS = 2, 25
 COMMON: dict[str, Any] = {
     "max_steps": WARMUP + REPEATS,
     "learning_rate": 1e-5,

@@ -42,14 +42,12 @@ from trainers.experience import Collector, Example, objective_metrics, trace_row
 from trainers.grpo import surrogate
 from trainers.heads import Headed, HeadedTrainee, ValueHead, width_of
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, load_prompts, minibatches
-from trainers.record import Origin
-from trainers.rewards import model_spec, plain, resolve
+from trainers.online import OnlineConfig, minibatches
 from trainers.rollout import Sampler, padded, rollout_metrics
+from trainers.sampled import sampled
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import load_trainee
-from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,28 +219,8 @@ def train(config: RLHFConfig) -> Run:
     session = Session(config)
     inner = load_trainee(session, config, config.base)
     trainee = HeadedTrainee(inner, ValueHead(width_of(inner.lm.model), config.value_rate))
-    lm, reference = trainee.lm, trainee.reference()
-    world, prompts = load_prompts(session, config, lm)
-    rewards = resolve(config.reward, world, session.device, lm.tokenizer)
-    origin = Origin(
-        parent=config.base,
-        reference=config.base,
-        reward_model=model_spec(rewards),
-        world=world,
-        data=prompts.data | {"reference": trainee.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
-        prompts=prompts.capture,
-        yardstick=Yardstick.of(
-            session,
-            trainee,
-            world,
-            reward=plain(rewards, config.weights),
-            beta=config.fixed_beta,
-            kinds=config.enumerable,
-            reference=reference,
-        ),
-    )
-    sampler = Sampler(session, trainee, config, prompts.items, rewards, reference)
-    return fit(session, RLHF(session, config, trainee, sampler, world), origin)
+    sampler, origin = sampled(session, config, trainee, config.fixed_beta)
+    return fit(session, RLHF(session, config, trainee, sampler, origin.world), origin)
 
 
 if __name__ == "__main__":

@@ -32,15 +32,13 @@ from probe.cli import main
 from probe.world import World
 from trainers.demonstrations import Demonstration
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, load_prompts, minibatches
-from trainers.record import Origin
-from trainers.rewards import model_spec, plain, resolve
+from trainers.online import OnlineConfig, minibatches
 from trainers.rollout import Completion, Group, Sampler, rollout_metrics, rollout_rows
+from trainers.sampled import sampled
 from trainers.session import Session
 from trainers.sft import demonstration_loss
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
-from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,27 +174,8 @@ def train(config: RSFTConfig) -> Run:
     """
     session = Session(config)
     trainee = load_trainee(session, config, config.base)
-    lm, reference = trainee.lm, trainee.reference()
-    world, prompts = load_prompts(session, config, lm)
-    rewards = resolve(config.reward, world, session.device, lm.tokenizer)
-    origin = Origin(
-        parent=config.base,
-        reference=config.base,
-        reward_model=model_spec(rewards),
-        world=world,
-        data=prompts.data | {"reference": lm.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
-        prompts=prompts.capture,
-        yardstick=Yardstick.of(
-            session,
-            trainee,
-            world,
-            reward=plain(rewards, config.weights),
-            kinds=config.enumerable,
-            reference=reference,
-        ),
-    )
-    sampler = Sampler(session, trainee, config, prompts.items, rewards, reference)
-    return fit(session, RSFT(config, trainee, sampler, world), origin)
+    sampler, origin = sampled(session, config, trainee)
+    return fit(session, RSFT(config, trainee, sampler, origin.world), origin)
 
 
 if __name__ == "__main__":

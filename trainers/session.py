@@ -1,6 +1,8 @@
 """This process among all processes of a training: its device, its share of the batch, and sums over everybody.
 
-`accelerate launch -m trainers.dpo ...` starts several processes; without it there is one and every sum is its own.
+`accelerate launch -m trainers.dpo ...` starts several processes, one a device; without it there is one and every sum is
+its own. On CPUs it starts a single one, whatever number it is given: `ACCELERATE_USE_CPU=true torchrun
+--nproc_per_node 2 -m trainers.dpo ...` starts two.
 """
 
 import random
@@ -69,7 +71,7 @@ class Session:
         if self.processes > 1:
             raise ConfigError(
                 f"--device {self.config.device} was given to {self.processes} processes: leave it out, or choose the"
-                " device with `accelerate launch` (`--cpu` for the CPU)."
+                " device with `accelerate launch` (for the CPU: `ACCELERATE_USE_CPU=true torchrun`)."
             )
         try:
             device = torch.device(self.config.device)

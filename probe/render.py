@@ -6,7 +6,10 @@ a time limit, and whatever goes wrong closes the browser so that the next image 
 
 import asyncio
 import atexit
+import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -100,13 +103,26 @@ class Renderer:
         self._loop = self._thread = self._kaleido = None
         if loop is None or thread is None:
             return
-        if browser is not None:
-            closing = asyncio.run_coroutine_threadsafe(asyncio.wait_for(browser.close(), 5), loop)
-            closing.exception(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        with _hushed():
+            if browser is not None:
+                closing = asyncio.run_coroutine_threadsafe(asyncio.wait_for(browser.close(), 5), loop)
+                closing.exception(10)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
         if not thread.is_alive():
             loop.close()
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Choreographer logs a traceback for the half message that a browser leaves when it is closed; it means nothing."""
+    logger = logging.getLogger("choreographer")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 renderer = Renderer()

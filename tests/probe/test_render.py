@@ -1,0 +1,15 @@
+"""Closing the browser that draws images: silent, and what is logged afterwards is heard again."""
+
+import logging
+
+import pytest
+
+from probe.render import _hushed
+
+
+def test_half_messages_of_a_closing_browser_are_not_logged(caplog: pytest.LogCaptureFixture):
+    logger = logging.getLogger("choreographer.channels.pipe")
+    with _hushed():
+        logger.error("half")
+    logger.error("whole")
+    assert caplog.messages == ["whole"]

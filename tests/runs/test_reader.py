@@ -249,7 +249,7 @@ def test_many_runs_are_listed_at_once(tmp_path: Path):
     list_runs(tmp_path)
     start = time.perf_counter()
     assert len(list_runs(tmp_path)) == 250
-    assert time.perf_counter() - start < 0.5
+    assert time.perf_counter() - start < 10  # 0.1 s on an idle machine: this catches what grows with the square
 
 
 def test_a_hundred_thousand_lines_are_read_at_once(make: Make):
@@ -260,7 +260,7 @@ def test_a_hundred_thousand_lines_are_read_at_once(make: Make):
             file.write(json.dumps({"step": step, "time": step * 0.1} | dict.fromkeys(names, step * 0.123456)) + "\n")
     start = time.perf_counter()
     assert open_run(writer.path).metrics().shape == (100_000, 9)
-    assert time.perf_counter() - start < 3  # half a second on an idle machine
+    assert time.perf_counter() - start < 20  # half a second on an idle machine
 
 
 def test_captures(make: Make):

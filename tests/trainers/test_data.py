@@ -162,4 +162,4 @@ def test_thousands_of_lines_are_read_fast(tmp_path: Path, lm: LM) -> None:
     path.write_text(line * 5000)
     start = time.perf_counter()
     assert len(file_preferences(lm, path, print).pairs) == 5000
-    assert time.perf_counter() - start < 20  # 2 s on a quiet core
+    assert time.perf_counter() - start < 60  # 2 s on a quiet core

@@ -1,9 +1,13 @@
 """The dashboard as a reader meets it in Chromium: open, look, choose, type, click, download, share."""
 
+import json
+import os
 import re
+import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -234,9 +238,21 @@ def test_nothing_listens_beyond_loopback(server: Any):
     assert listening == {f"0100007F:{port:04X}"}
 
 
-def test_a_training_is_started_watched_stopped_and_continued_from_the_page(page: Page, start: Any, tmp_path: Path):
+@pytest.fixture
+def trainings(tmp_path: Path) -> Iterator[Path]:
+    """A folder whose trainings end with the test."""
     root = tmp_path / "runs"
     root.mkdir()
+    yield root
+    for note in (root / ".training").glob("*.json"):
+        with suppress(ProcessLookupError):
+            os.killpg(json.loads(note.read_text())["pid"], signal.SIGKILL)
+
+
+def test_a_training_is_started_watched_stopped_and_continued_from_the_page(
+    page: Page, start: Any, trainings: Path, tmp_path: Path
+):
+    root = trainings
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be, that is the question\n" * 50)
     sentence = open_page(page, start(root), "train?method=pretrain")

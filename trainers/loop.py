@@ -88,8 +88,9 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
         state, extra = checkpoint.load(record.saved, trainee, optimizer)
         method.restore(extra)
     try:
-        record.open()
-        finished = _steps(session, method, record, optimizer, state)
+        with StopRequest() as request:  # from the moment there is a run, a signal ends it properly
+            record.open()
+            finished = _steps(session, method, record, optimizer, state, request)
         if finished:
             record.finish("finished", headline=record.headline())
         return record.run()
@@ -108,7 +109,14 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
         session.accelerator.free_memory()
 
 
-def _steps(session: Session, method: Method, record: Record, optimizer: torch.optim.Optimizer, state: State) -> bool:
+def _steps(
+    session: Session,
+    method: Method,
+    record: Record,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    request: StopRequest,
+) -> bool:
     """Run the steps that are left after `state`; whether they were all made."""
     config, module = session.config, method.trainee.module
     objective = session.accelerator.prepare_model(Objective(module, method.loss))
@@ -118,7 +126,7 @@ def _steps(session: Session, method: Method, record: Record, optimizer: torch.op
             record.log(0, evaluate(session, method))
         record.capture(0)
     pace = Pace()
-    with StopRequest() as request, Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
+    with Bar(f"{method.name} steps", config.steps, state.step, session.main) as bar:
         for step in range(state.step + 1, config.steps + 1):
             last, milestone = step == config.steps, method.milestone(step)
             detail = last or step == 1 or step % config.log_every == 0

@@ -146,7 +146,7 @@ def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp
     )
     assert [part.proto.id.rpartition("-")[2] for part in app.get("plotly_chart")] == ["progress"]
     assert app.number_input(key=f"more-{tmp_path / 'mine'}").value == 100
-    assert [button.label for button in app.button if not button.disabled][-1] == "Continue"
+    assert "Continue" in [button.label for button in app.button if not button.disabled]
     assert "stopping after this step" in [part.value for part in app.code]
 
 

@@ -121,13 +121,13 @@ def adapter(directory):
 
 MISTAKES = [
     (lambda d: (d / "config.json").unlink(), "no config.json"),
-    (adapter, "is an adapter"),
+    (adapter, "the configuration of an adapter and no adapter_model.safetensors"),
     (lambda d: (d / "config.json").write_text("{"), "cannot be read as JSON"),
     (lambda d: (d / "config.json").write_text("[]"), "no model_type"),
     (lambda d: edit(d / "config.json", model_type="mine", auto_map={"AutoConfig": "c.C"}), "code of its own"),
     (lambda d: edit(d / "config.json", model_type="mine"), "is not known"),
     (lambda d: edit(d / "config.json", model_type="t5", architectures=["T5Model"]), "T5Model, which does not continue"),
-    (lambda d: edit(d / "config.json", architectures=["LlamaForSequenceClassification"]), "does not continue texts"),
+    (lambda d: edit(d / "config.json", architectures=["LlamaForSequenceClassification"]), "RewardModel.load"),
     (lambda d: edit(d / "config.json", hidden_size=64), "cannot be loaded|lack"),
     (pickled, "pickle.*from_pretrained"),
     (lambda d: (d / "model.safetensors").unlink(), "no weights"),

@@ -1,6 +1,6 @@
 """The sample runs that the dashboard opens with, and the recipes that make them.
 
-    probe samples                       # into ./sample_runs, ten to twenty minutes on two CPU cores
+    probe samples                       # into ./sample_runs, under half an hour on two CPU cores
     probe samples --steps-scale 0.05    # a quick rehearsal
 
 A run that is finished stays as it is, one that was interrupted is resumed. A finished run is thinned for shipping:

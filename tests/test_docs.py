@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.samples import table
+from trainers.samples import tables
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
@@ -55,7 +55,9 @@ def test_links_lead_somewhere(document: Path):
 
 
 def test_the_readme_shows_what_the_sample_runs_gave():
-    assert table(ROOT / "sample_runs") in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for table in tables(ROOT / "sample_runs").split("\n\n"):
+        assert table in readme
 
 
 def test_the_sample_runs_stay_small():

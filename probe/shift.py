@@ -23,7 +23,7 @@ from probe.forward import context_length, whole_logits
 from probe.generation import Generation
 from probe.lm import LM
 from probe.runs.schema import ProbePrompt
-from probe.tokens import pad
+from probe.tokens import pad, pieces
 
 if TYPE_CHECKING:
     from probe.world import World
@@ -86,6 +86,8 @@ class RewardShift:
             )
         self.reference_logits, self.proxy, self.world, self.beta = reference_logits, proxy, world, beta
         self.samples, self.max_new_tokens, self.seed = samples, max_new_tokens, seed
+        self.latest: list[dict[str, Any]] = []
+        """The samples of the last call as rows of rollouts.jsonl (docs/runs.md), but for their step."""
 
     @torch.no_grad()
     def __call__(self, lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
@@ -117,6 +119,7 @@ class RewardShift:
             found["proxy"] = self._rows(_numbers(self.proxy(texts, made.text)))
         if self.world is not None:
             found["gold"] = self._rows(_numbers(gold_scores(self.world, texts, made.text)))
+        self.latest = sample_rows(made, found, at, texts)
         found["ids"] = found["ids"].int()
         empty = {"ids": -1, "proxy": math.nan, "gold": math.nan, "proxy_start": math.nan}
         return {f"shift_{name}": _spread(found[name], at, len(prompts), empty.get(name, 0)) for name in found}
@@ -163,6 +166,33 @@ class RewardShift:
             start[longer] = proxy.token_scores([ids[:-1] for ids in cut], [ids[-1:] for ids in cut])[0][:, 0].cpu()
         last = values.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
         return {"proxy": self._rows(last), "proxy_tokens": self._rows(values), "proxy_start": start}
+
+
+def sample_rows(
+    made: Generation, found: dict[str, Tensor], groups: Sequence[int], prompts: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Samples with what was found of them, one dict each; `group` is the number of the prompt among all."""
+    rows = []
+    for n, ids in enumerate(made.ids):
+        group, sample, real = n // made.n, n % made.n, slice(len(ids))
+        rewards = {name: float(found[name][group, sample]) for name in ("proxy", "gold") if name in found}
+        logprobs = made.logprobs[n, real].cpu()
+        row = {
+            "prompt": prompts[n],
+            "completion": made.text[n],
+            "group": groups[group],
+            "token_ids": ids,
+            "tokens": pieces(made.tokenizer, ids),
+            "rewards": rewards,
+            "reward": next(iter(rewards.values()), None),
+            "logprobs": logprobs.tolist(),
+            "ref_logprobs": (logprobs - found["logratio"][group, sample, real]).tolist(),
+            "kl": found["kl"][group, sample, real].tolist(),
+            "entropy": made.entropy[n, real].tolist(),
+            "finished": bool(made.finished[n]),
+        }
+        rows.append(row)
+    return rows
 
 
 def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:

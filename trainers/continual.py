@@ -46,6 +46,7 @@ from trainers.session import Session
 from trainers.step import Loss
 from trainers.strategies import STRATEGIES
 from trainers.trainee import Trainee, load_trainee
+from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,10 +251,12 @@ def train(config: ContinualConfig) -> Run:
     method = Continual(session, config, trainee, curriculum)
     origin = Origin(
         parent=config.base,
+        reference=config.base,
         world=world,
         data=curriculum.data,
         prompts=curriculum.prompts,
         evaluators=[method.headline],
+        yardstick=Yardstick.of(session, trainee, world, rollouts=True),
     )
     return fit(session, method, origin)
 

@@ -170,7 +170,7 @@ def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, w
     over tokens, so that no beta is its own: there the distance is that to the frontier.
     """
     if world is None or config.data != "world":
-        return Yardstick.of(session, trainee, world, beta=config.beta)
+        return Yardstick.of(session, trainee, world, beta=config.beta, rollouts=True)
     (reward,) = resolve([config.annotator], world)
 
     def target(answers: AnswerSet) -> np.ndarray:
@@ -178,8 +178,16 @@ def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, w
         annotator = ANNOTATORS[config.annotator]
         return preference_rewards(answers, world, annotator, drawn, config.label_smoothing)
 
-    ipo = config.loss == "ipo"
-    return Yardstick.of(session, trainee, world, reward=reward, target=target, beta=config.beta, frontier=ipo)
+    return Yardstick.of(
+        session,
+        trainee,
+        world,
+        reward=reward,
+        target=target,
+        beta=config.beta,
+        frontier=config.loss == "ipo",
+        rollouts=True,
+    )
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ class Record:
         if self._recorder is not None and (last or self._recorder.due(step)):
             self.trainee.refresh()
             self._recorder.capture(step)
+            self.rollouts(self.origin.yardstick.rows(step) if self.origin.yardstick else ())
 
     def rollouts(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append sampled completions."""

@@ -179,7 +179,9 @@ def train(config: SFTConfig) -> Run:
         world=world,
         data=data,
         prompts=found.prompts,
-        yardstick=Yardstick.of(session, trainee, world, reward=resolve(["verifier"], world)[0] if world else None),
+        yardstick=Yardstick.of(
+            session, trainee, world, reward=resolve(["verifier"], world)[0] if world else None, rollouts=True
+        ),
     )
     return fit(session, SFT(session, config, trainee, examples, held_out), origin)
 

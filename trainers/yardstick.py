@@ -11,7 +11,7 @@ same `QUESTIONS` questions in every run, which no training draws. Without a worl
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -75,7 +75,19 @@ class Yardstick:
     reward: Reward | None = None
     """What is optimised, as a function of texts."""
     optimum: Optimum | None = None
-    instruments: Sequence[Instrument] = field(default=())
+    shift: RewardShift | None = None
+    """What joins every capture; None without captures."""
+    rollouts: bool = False
+    """Whether the samples of the captures are written as rollouts too: for methods that do not sample."""
+
+    @property
+    def instruments(self) -> Sequence[Instrument]:
+        """What to measure at every capture."""
+        return [self.shift] if self.shift else []
+
+    def rows(self, step: int) -> list[dict[str, Any]]:
+        """The samples of the capture just made, as far as they are rollouts (docs/runs.md)."""
+        return [{"step": step, **row} for row in self.shift.latest] if self.shift and self.rollouts else []
 
     @property
     def given(self) -> dict[str, Any]:
@@ -95,6 +107,7 @@ class Yardstick:
         frontier: bool = False,
         kinds: Sequence[str] = DIALOGUES,
         reference: Reference | None = None,
+        rollouts: bool = False,
     ) -> "Yardstick | None":
         """Make the measurements for `trainee`, which must still be what training starts from.
 
@@ -109,6 +122,7 @@ class Yardstick:
             frontier: measure to the frontier although there is a beta.
             kinds: kinds of questions to enumerate; none leaves the optimum out.
             reference: where the method has a frozen model anyway.
+            rollouts: for a method that does not sample: write the samples of the captures as its rollouts.
 
         Raises:
             DataError: the world has no such questions.
@@ -123,11 +137,10 @@ class Yardstick:
         optimum = None
         if world is not None and target is not None:
             optimum = world_optimum(trainee.lm, world, kinds, target, None if frontier else beta)
-        instruments: list[Instrument] = []
+        shift = None
         if config.capture_every:
             shift = RewardShift(reference.logits, proxy=reward, world=world, beta=1.0 if beta is None else beta)
-            instruments.append(shift)
-        return cls(reference=reference, reward=score, optimum=optimum, instruments=instruments)
+        return cls(reference=reference, reward=score, optimum=optimum, shift=shift, rollouts=rollouts)
 
 
 def world_optimum(

@@ -105,6 +105,25 @@ def test_captures_hold_the_reward_shift(dpo_run: probe.Run) -> None:
     np.testing.assert_allclose(samples["implicit"], 0.5 * samples["logratio"], atol=1e-5)
 
 
+def test_a_method_that_does_not_sample_writes_the_samples_of_its_captures(dpo_run: probe.Run) -> None:
+    rollouts, captures = dpo_run.rollouts(), dpo_run.captures()
+    assert sorted(set(rollouts["step"])) == captures.steps
+    for step in captures.steps:
+        tensors = captures.load(step)
+        rows = rollouts[rollouts["step"] == step].reset_index()
+        assert len(rows) == tensors["shift_ids"].shape[0] * tensors["shift_ids"].shape[1]
+        for at, row in rows.iterrows():
+            group, sample = divmod(int(at), tensors["shift_ids"].shape[1])
+            assert row["prompt"] == captures.prompts[group].text
+            assert row["group"] == group
+            ids = tensors["shift_ids"][group, sample]
+            assert row["token_ids"] == ids[ids >= 0].tolist()
+            gap = np.subtract(row["logprobs"], row["ref_logprobs"])
+            np.testing.assert_allclose(gap, tensors["shift_logratio"][group, sample][ids >= 0], atol=1e-5)
+            np.testing.assert_allclose(row["kl"], tensors["shift_kl"][group, sample][ids >= 0], atol=1e-6)
+            assert len(row["tokens"]) == len(row["entropy"]) == len(row["token_ids"])
+
+
 def test_the_headline_has_reward_and_kl(dpo_run: probe.Run) -> None:
     rows = dpo_run.headline.set_index("metric")
     assert {"gold_reward", "proxy_reward", "kl", "kl_mass"} <= set(rows.index)

@@ -6,6 +6,7 @@ line is its summary; the module that holds it imports nothing heavy until the fu
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
@@ -63,7 +64,12 @@ def dispatch(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; a `ProbeError` is printed and exits with 2, Ctrl-C with 130."""
     try:
-        return dispatch(sys.argv[1:] if argv is None else argv)
+        status = dispatch(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads the output (`head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ProbeError as error:
         print(f"probe: error: {error}", file=sys.stderr)
         return 2

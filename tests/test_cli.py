@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, unknown commands, mistakes without tracebacks."""
 
+import os
 import subprocess
 import sys
 import time
@@ -84,3 +85,13 @@ def test_a_mistyped_option_is_one_sentence(command: str, expected: str, capsys: 
     assert said.startswith("probe: error: ")
     assert said.count("\n") == 1
     assert expected in said
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "probe.cli", "--help"], stdout=write, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

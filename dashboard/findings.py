@@ -48,13 +48,19 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
             gap = max(a["ci_low"] - b["ci_high"], b["ci_low"] - a["ci_high"])
             if gap > 0 and (best is None or gap > best[0] + 0.02):
                 ours, theirs = (percent(row["value"], row["ci_low"], row["ci_high"]) for row in (a, b))
-                best = gap, f"{run} {claim.format(ours)}, {parent} in {theirs}."
+                joint = "in " * (" in {}" in claim)
+                best = gap, f"{run} {claim.format(ours)}, {parent} {joint}{theirs}."
     if best:
         return best[1]
     measured = headlines["run"].nunique()
     if measured:
         return f"No run differs from the one it came from beyond its intervals ({measured} measured)."
     return "No run carries headline figures yet; the curves are on the Training page."
+
+
+def leading(frames: Mapping[str, pd.DataFrame]) -> str:
+    """The metric that tells most about how these runs went: the reward where all of them sampled, else the loss."""
+    return "reward" if frames and all("reward" in frame for frame in frames.values()) else "loss"
 
 
 def training(frames: Mapping[str, pd.DataFrame], metric: str) -> str:

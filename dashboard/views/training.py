@@ -60,7 +60,8 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
     if not grouped:
         note("The chosen runs have logged nothing yet.")
         return None
-    keep("section", grouped, next(iter(grouped)))
+    lead = findings.leading(frames)
+    keep("section", grouped, next((name for name in grouped if lead in grouped[name]), next(iter(grouped))))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
         name = st.selectbox("Metrics", list(grouped), key="section", bind="query-params")
@@ -127,7 +128,8 @@ def body() -> None:
         names = st.multiselect("Runs", list(store.runs), key="runs", bind="query-params", placeholder="choose runs")
         with answer:
             frames = {name: data.metrics(store.runs[name]) for name in names}
-            finding(findings.training(frames, "loss") if names else "Choose a run to see how it was trained.")
+            told = findings.training(frames, findings.leading(frames))
+            finding(told if names else "Choose a run to see how it was trained.")
         if names:
             left, right = st.columns(2, gap="medium")
             with right:

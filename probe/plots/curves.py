@@ -37,6 +37,8 @@ UNITS = {
 }
 PREFIX_UNITS = {"rewards/": "nats", "logps/": "nats", "loss/": "nats per token", "eval_loss/": "nats per token"}
 AXES = {"step": "step", "time": "training time (s)"}
+REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
+"""What a method that samples is judged by, in this order; a loss of a policy gradient says little."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,12 @@ def unit(metric: str) -> str:
 def sections(columns: Sequence[str]) -> dict[str, list[str]]:
     """Metrics by section: the part before the first slash and the slash; those without one by what they say.
 
-    Columns `step` and `time` are no metrics. The section of the losses comes first.
+    Columns `step` and `time` are no metrics. The section of the losses comes first, then that of reward and KL.
     """
     speed = {"tokens_per_second", "step_time", "num_tokens"}
-    grouped: dict[str, list[str]] = {"loss": []}
+    grouped: dict[str, list[str]] = {"loss": [], "reward": [name for name in REWARD if name in columns]}
     for column in columns:
-        if column in ("step", "time"):
+        if column in ("step", "time", *REWARD):
             continue
         if "/" in column:
             section = column.partition("/")[0] + "/"

@@ -31,6 +31,12 @@ def chips(app: AppTest) -> dict:
     return json.loads(found.proto.json)
 
 
+def test_a_run_that_samples_opens_with_its_reward(show: Show, sampled: Path, finding: Say):
+    app = show(sampled, page=PAGE, runs="rlvr")
+    assert finding(app) == "reward: rlvr rose from 0.5 to 1 in 10 steps."
+    assert app.selectbox(key="section").value == "reward"
+
+
 def test_rollouts_newest_first_and_one_of_them_read(show: Show, sampled: Path, read: Say):
     app = show(sampled, page=PAGE, runs="rlvr")
     assert not app.exception

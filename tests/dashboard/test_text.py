@@ -65,6 +65,12 @@ def test_overview_prefers_the_largest_gap_between_intervals():
     assert sentence == "b repeats a user's false claim in 90 % [85, 95] of its answers, a in 20 % [10, 30]."
 
 
+def test_overview_joins_a_share_of_questions_without_in():
+    rows = [("a", "accuracy", 0.9, 0.8, 1.0), ("b", "accuracy", 0.1, 0.0, 0.2)]
+    sentence = findings.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
+    assert sentence == "b answers 10 % [0, 20] of the questions on known facts right, a 90 % [80, 100]."
+
+
 def test_overview_claims_nothing_within_the_intervals():
     rows = [("a", "accuracy", 0.9, 0.8, 1.0), ("b", "accuracy", 0.85, 0.75, 0.95)]
     assert "beyond its intervals" in findings.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
@@ -79,6 +85,13 @@ def test_training_names_three_runs_and_counts_the_rest():
     assert sentence.startswith("loss (nats): a fell from 4 to 1 in 1,000 steps; b ")
     assert sentence.endswith("; 2 more below.")
     assert findings.training({"a": frame}, "kl") == "No chosen run has logged kl yet."
+
+
+def test_runs_that_all_sampled_are_told_by_their_reward():
+    sampled = pd.DataFrame({"step": [0, 9], "loss": [0.1, 0.1], "reward": [0.4, 0.8]})
+    assert findings.leading({"rlhf": sampled, "rlvr": sampled}) == "reward"
+    assert findings.leading({"rlhf": sampled, "base": sampled[["step", "loss"]]}) == "loss"
+    assert findings.leading({}) == "loss"
 
 
 def test_answers_name_the_one_that_moved_most():

@@ -139,6 +139,8 @@ def test_sections_by_prefix():
         "speed": ["step_time"],
         "other": ["entropy"],
     }
+    sampled = curves.sections(["step", "loss", "kl_to_optimal", "reward", "reward_std", "kl"])
+    assert sampled == {"loss": ["loss"], "reward": ["reward", "kl", "kl_to_optimal", "reward_std"]}
 
 
 def test_curves_draw_each_run_in_its_style_and_skip_what_it_lacks():

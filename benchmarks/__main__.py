@@ -1,6 +1,7 @@
 """Run every measurement, print the table, and write it to benchmarks/results/DATE.md.
 
-python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, scoring, sampling, sft, dpo, reward_model, grpo
+python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, reading, scoring, sampling, sft, dpo,
+reward_model, grpo
 """
 
 import platform
@@ -14,7 +15,7 @@ import torch
 
 from benchmarks.harness import HEADER
 
-NAMES = ["throughput", "recorder", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
+NAMES = ["throughput", "recorder", "reading", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
 
 
 def table(rows: list[list[str]]) -> str:

@@ -1,7 +1,6 @@
-"""One torch thread in every test: two busy cores run many times slower with two. Ctrl-C works, however tests start."""
+"""One torch thread in every test: two busy cores run many times slower with two."""
 
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -15,7 +14,6 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts its background jobs with it ignored
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,9 @@ T = TypeVar("T", bound=TrainConfig)
 
 def train(argv: Sequence[str]) -> int:
     """Train a model: `probe train METHOD --out DIR [OPTIONS]`; `--describe [METHOD]` gives the options as JSON."""
+    from trainers.progress import hear_interrupts
+
+    hear_interrupts()
     if argv and argv[0] == "--describe":
         return describe_methods(argv[1:])
     about = "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model."

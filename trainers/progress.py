@@ -87,6 +87,17 @@ class StopRequest:
         say("stopping after this step with a checkpoint; once more stops at once")
 
 
+def hear_interrupts() -> None:
+    """Let SIGINT end this process from its first moment, also where it was started with the signal ignored.
+
+    A shell does that to what a script puts into the background, and a dashboard there would hand it on to the
+    trainings that it starts: "Stop" would not be heard before the first step.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def say(text: str) -> None:
     """One line to the person at the terminal."""
     print(text, file=sys.stderr, flush=True)

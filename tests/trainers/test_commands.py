@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,15 @@ def test_every_option_is_explained(method: str, capsys: pytest.CaptureFixture[st
         for field in dataclasses.fields(owner):
             if f"\n    {field.name}: " in source:
                 assert source.split(f"\n    {field.name}: ")[1].split("\n")[1].startswith('    """'), field.name
+
+
+def test_a_training_hears_ctrl_c_where_its_parent_ignores_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert commands.train(["--help"]) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_module_runs_by_itself() -> None:

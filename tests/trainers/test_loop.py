@@ -126,6 +126,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopped_and_resumed_to_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    before = signal.getsignal(number)
     whole = train(make("whole", steps=10, eval_every=4, save_every=3))
     with monkeypatch.context() as patch:
         stop_at(patch, 5, number)
@@ -134,7 +135,7 @@ def test_stopped_and_resumed_to_the_same_bits(make: Make, monkeypatch: pytest.Mo
     assert stopped.message is not None
     assert "step 5" in stopped.message
     assert stopped.checkpoints()[-1].step == 5
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
     resumed = train(make("parts", steps=10, eval_every=4, save_every=3, resume=True))
     assert resumed.status == "finished"
     assert_same(whole, resumed)

@@ -52,8 +52,8 @@ class SamplesConfig:
     """Multiplies the number of steps of every run; below 1 for a rehearsal."""
     force: bool = False
     """Make runs anew that are finished already."""
-    threads: int = 0
-    """CPU threads of torch; 0 leaves torch's choice."""
+    threads: int = 1
+    """CPU threads of torch: with 1 the bits do not depend on the machine's cores; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
         if self.steps_scale <= 0:

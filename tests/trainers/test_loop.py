@@ -64,9 +64,10 @@ def decided(run: Run) -> pd.DataFrame:
 def test_accumulation_equals_one_big_batch(make: Make) -> None:
     whole, parts = train(make("whole", lr=1e-3)), train(make("parts", lr=1e-3, accumulation=4))
     theirs = weights(parts)
-    for name, tensor in weights(whole).items():
-        # Adam divides by the gradient's size: where that is near zero, rounding moves a weight by up to 1 % of a step.
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)
+    gaps = torch.cat([(tensor - theirs[name]).flatten() for name, tensor in weights(whole).items()])
+    # Adam divides by the gradient's size: where that is near zero, rounding moves single weights by 1 % of a step, more
+    # on some processors than on others. All together stay within a thousandth; a mean of means is 30 times that.
+    assert gaps.square().mean().sqrt() < 1e-6
     exact = ["num_tokens", "lr"]
     pd.testing.assert_frame_equal(whole.metrics()[exact], parts.metrics()[exact])
     pd.testing.assert_frame_equal(decided(whole), decided(parts), rtol=1e-4, atol=1e-6)

@@ -53,7 +53,7 @@ class SamplesConfig:
     force: bool = False
     """Make runs anew that are finished already."""
     threads: int = 1
-    """CPU threads of torch: with 1 the bits do not depend on the machine's cores; 0 leaves torch's choice."""
+    """CPU threads of torch: with 1 the bits hang on the kind of processor alone; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
         if self.steps_scale <= 0:

@@ -1,9 +1,11 @@
 """Models and comparisons, each made once: keyed by where the weights lie and when they were written."""
 
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from importlib import import_module
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
@@ -13,12 +15,18 @@ from probe.references import HUB_ID
 if TYPE_CHECKING:
     from probe.analyses.compare import Comparison
     from probe.lm import LM
+    from probe.readouts import Readout
 
 COSTLY_BYTES = 2 * 2**30
 """Weights above this size are loaded only when asked for."""
 
 PATIENCE_S = 4.0
 """Seconds that the first page has for itself before models are prepared."""
+
+RESULTS = 256
+"""Results that are kept for all sessions."""
+
+T = TypeVar("T")
 
 _ONE = Lock()
 """One computation at a time: hooks and caches belong to the model, and the pages of all sessions share it."""
@@ -39,7 +47,8 @@ class Warmth:
 
     def _run(self) -> None:
         self._now.wait(PATIENCE_S)
-        import_module("probe.analyses.compare")
+        for name in ("probe.analyses.compare", "probe.readouts"):
+            import_module(name)
 
 
 @st.cache_resource(show_spinner=False)
@@ -49,7 +58,9 @@ def warm() -> Warmth:
 
 
 def load(ref: str) -> "LM | None":
-    """The model that `ref` names; None while the page waits for the user's word on a download or a large file.
+    """The model that `ref` names, a reward model as one whose logit is the reward (`probe.readouts`).
+
+    None while the page waits for the user's word on a download or a large file.
 
     Raises:
         ModelError: there is none, or it cannot be used.
@@ -60,25 +71,36 @@ def load(ref: str) -> "LM | None":
         return None
     with st.spinner("Starting torch"):
         warm().wait()
+    from probe.readouts import split_readout
     from probe.references import resolve
 
-    with st.spinner(plain(f"Looking for {ref}")):
-        directory = resolve(ref).directory
-    files = sorted([*directory.glob("*.safetensors"), directory / "config.json"])
-    size = sum(file.stat().st_size for file in files)
+    base, readout = split_readout(ref)
+    with st.spinner(plain(f"Looking for {base}")):
+        directory = resolve(base).directory
+    size = sum(file.stat().st_size for file in _files(directory))
     if size > COSTLY_BYTES and ref not in agreed:
         _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
         return None
     with st.spinner(plain(f"Loading {Path(ref).name}"), show_time=True):
-        return _load(str(directory), tuple(file.stat().st_mtime_ns for file in files))
+        return _load(str(directory), readout, _changed(directory))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _load(directory: str, changed: tuple[int, ...]) -> "LM":
-    from probe.lm import LM
+def _load(directory: str, readout: "Readout | None", changed: tuple[int, ...]) -> "LM":
+    from probe.readouts import analysable
 
     with _ONE:
-        return LM.load(directory)
+        return analysable(directory, readout)
+
+
+def _files(directory: Path) -> list[Path]:
+    """What a model is read from."""
+    return sorted([*directory.glob("*.safetensors"), *directory.glob("*config.json")])
+
+
+def _changed(directory: Path) -> tuple[int, ...]:
+    """When the files of a model were written."""
+    return tuple(file.stat().st_mtime_ns for file in _files(directory))
 
 
 def is_here(ref: str) -> bool:
@@ -96,6 +118,78 @@ def is_here(ref: str) -> bool:
     return True
 
 
+class Results:
+    """What was computed for any session, the latest used last; the oldest go when there are too many."""
+
+    def __init__(self, most: int = RESULTS) -> None:
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock, self._most = Lock(), most
+
+    def get(self, key: Hashable) -> Any:
+        """What was kept, or None."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: Hashable, value: Any) -> None:
+        """Keep a result."""
+        with self._lock:
+            self._kept[key] = value
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+
+
+@st.cache_resource(show_spinner=False)
+def results() -> Results:
+    """The results of this server."""
+    return Results()
+
+
+def computed(fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, **options: Hashable) -> T:
+    """What `fn(*lms, **options)` gives, computed once for each choice, one computation at a time.
+
+    Args:
+        fn: a pure function of models and options.
+        lms: loaded models; where their weights lie is part of the key.
+        say: what happens meanwhile, in words.
+        steps: give `fn` a `tick` to call with the share that is done: it moves a bar, and the work ends when the
+            reader has changed their mind.
+        options: hashable arguments, part of the key.
+
+    Raises:
+        ProbeError: what `fn` raises; nothing is kept then.
+    """
+    key = _key(fn, lms, options)
+    found = results().get(key)
+    if found is not None:
+        return found
+    with st.spinner(say, show_time=True), _ONE:
+        found = results().get(key)
+        if found is None:
+            found = _with_bar(fn, lms, options) if steps else fn(*lms, **options)
+            results().put(key, found)
+    return found
+
+
+def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
+    """What `computed` has kept for these arguments, or None."""
+    return results().get(_key(fn, lms, options))
+
+
+def _key(fn: Callable[..., Any], lms: "tuple[LM, ...]", options: dict[str, Hashable]) -> Hashable:
+    places = tuple((str(lm.directory), _changed(lm.directory or Path()), lm.readout) for lm in lms)
+    return fn.__module__, fn.__qualname__, places, tuple(sorted(options.items()))
+
+
+def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable]) -> T:
+    bar = st.progress(0.0)
+    try:
+        return fn(*lms, tick=lambda share: bar.progress(min(max(share, 0.0), 1.0)), **options)
+    finally:
+        bar.empty()
+
+
 def comparison(
     base: "LM", aligned: "LM", prompt: str, *, chat: bool, length: int, temperature: float, seed: int
 ) -> "Comparison":
@@ -104,33 +198,26 @@ def comparison(
     Raises:
         DataError: the tokenizers differ, or the prompt is empty or too long.
     """
-    with st.spinner("Both models continue the prompt and read both texts", show_time=True):
-        return _comparison(
-            (str(base.directory), str(aligned.directory)),
-            prompt,
-            chat,
-            length,
-            temperature,
-            seed,
-            _models=(base, aligned),
-        )
+    return computed(
+        _compare,
+        base,
+        aligned,
+        say="Both models continue the prompt and read both texts",
+        prompt=prompt,
+        chat=chat,
+        length=length,
+        temperature=temperature,
+        seed=seed,
+    )
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
-def _comparison(
-    key: tuple[str, str],
-    prompt: str,
-    chat: bool,
-    length: int,
-    temperature: float,
-    seed: int,
-    _models: "tuple[LM, LM]",
+def _compare(
+    base: "LM", aligned: "LM", prompt: str, chat: bool, length: int, temperature: float, seed: int
 ) -> "Comparison":
     from probe.analyses.compare import compare
 
     asked = [{"role": "user", "content": prompt}] if chat else prompt
-    with _ONE:
-        return compare(*_models, asked, max_new_tokens=length, temperature=temperature, seed=seed, k=8)
+    return compare(base, aligned, asked, max_new_tokens=length, temperature=temperature, seed=seed, k=8)
 
 
 def _offer(ref: str, sentence: str, action: str) -> None:

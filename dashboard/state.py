@@ -17,6 +17,9 @@ NEUTRAL = (
 )
 """Prompts for models that know no synthetic world."""
 
+VALUE = "#value"
+"""Behind a choice: the value head beside the policy (`probe.readouts`)."""
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -35,8 +38,8 @@ class Shared:
         label, step = split_choice(self.store, choice)
         if label is None:
             return choice
-        path = str(self.store.runs[label].path)
-        return f"{path}@{step}" if step is not None else path
+        path = str(self.store.runs[label].path) + (f"@{step}" if step is not None else "")
+        return path + VALUE if choice.endswith(VALUE) else path
 
     def label(self, choice: str | None) -> str | None:
         """The run behind a choice, if it is one."""
@@ -62,6 +65,9 @@ def current() -> Shared:
 
 def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
     """(run label, step) of a choice; (None, None) if it names no run of the store."""
+    if choice in store.runs:
+        return choice, None
+    choice = choice.removesuffix(VALUE)
     if choice in store.runs:
         return choice, None
     label, _, step = choice.rpartition("@")
@@ -108,17 +114,19 @@ def choose_model(title: str, key: str, options: list[str]) -> str | None:
         accept_new_options=True,
         bind="query-params",
         placeholder="a run, or type a model folder",
-        help="A run, one of its checkpoints (RUN@STEP), or type the path of any Hugging Face model.",
+        help="A run, one of its checkpoints (RUN@STEP), its value head (RUN#value), or type the path of any Hugging "
+        "Face model.",
     )
 
 
 def model_options(store: Store) -> list[str]:
-    """Runs that hold a model, each followed by its earlier checkpoints."""
+    """Runs that hold a model, each followed by its value head, if it has one, and by its earlier checkpoints."""
     options = []
     for label, run in store.runs.items():
         saved = run.checkpoints()
         if saved:
             options.append(label)
+            options += [label + VALUE] if (saved[-1].path / "value_head.safetensors").is_file() else []
             options += [f"{label}@{checkpoint.step}" for checkpoint in reversed(saved[:-1])]
     return options
 

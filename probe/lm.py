@@ -38,6 +38,9 @@ class LM:
     `bridge`, which shares its parameters.
     """
 
+    readout: str = "tokens"
+    """What the columns of the logits are: tokens, or one scalar (see `probe.readouts`)."""
+
     def __init__(
         self,
         model: PreTrainedModel,

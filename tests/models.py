@@ -3,6 +3,7 @@
 The weights are drawn wider than usual, so that logits differ by whole nats and a wrong position or mask is seen.
 """
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import (
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     BloomConfig,
     BloomForCausalLM,
@@ -37,6 +39,7 @@ from transformers import (
 )
 
 from probe.lm import LM
+from probe.rewards import RewardModel
 
 SPECIAL = ["<pad>", "<unk>", "<bos>", "<end>"]
 PEOPLE = ["mira", "tom", "ana"]
@@ -213,6 +216,17 @@ def random_lm(
             if parameter.dim() == 1:  # norms and biases too, so that leaving one out is seen
                 parameter.data += 0.1 * torch.randn(parameter.shape)
     return LM(model.eval(), tokenizer)
+
+
+def random_reward_model(name: str = "llama", seed: int = 0) -> RewardModel:
+    """A random reward model of an architecture, with the word tokenizer."""
+    lm = random_lm(name, seed=seed)
+    config = copy.deepcopy(lm.model.config)
+    config.num_labels, config.pad_token_id = 1, lm.tokenizer.pad_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config)
+    return RewardModel(model.eval(), lm.tokenizer)
 
 
 def saved_lm(directory: Path, name: str = "llama", seed: int = 0, **changes: Any) -> Path:

@@ -1,0 +1,59 @@
+"""The trust badge: on every view that looks into a model, how far what it shows can be trusted."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from dashboard.models import computed
+from dashboard.text import plain
+
+if TYPE_CHECKING:
+    from probe.analyses.trust import Trust
+    from probe.lm import LM
+
+
+def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
+    """A line for each model: the gap between its hooked and its plain logits on `text`, and what it runs on.
+
+    Args:
+        models: pairs of a name and the model.
+        text: what the view is about, as a text or its ids.
+    """
+    asked = text if isinstance(text, str) else tuple(int(token) for token in text)
+    with st.container(key="trust", horizontal=True, gap="small"):
+        for name, lm in models:
+            found = computed(_trust, lm, say="Comparing hooked and plain logits", text=asked)
+            label, icon = (
+                plain(f"{name}: {words(found)}"),
+                ":material/verified:" if found.sound else ":material/warning:",
+            )
+            st.badge(label, icon=icon, color="green" if found.sound else "red", help=explained(found))
+
+
+def words(found: "Trust") -> str:
+    """The badge's text."""
+    parts = f"hooked \u2212 plain {found.gap:.0e} nats", found.dtype, found.hooked_kernel, found.device
+    return " \u00b7 ".join(parts)
+
+
+def explained(found: "Trust") -> str:
+    """What the badge means, in sentences."""
+    judged = (
+        "That is rounding: what the hooks see is what the model does."
+        if found.sound
+        else "That is more than rounding: do not rely on what the hooks show here."
+    )
+    same = "the same" if found.agree else "not always the same"
+    return (
+        f"Largest difference between the logits of the hooked and of the plain model on these {found.tokens} tokens: "
+        f"{found.gap:.2g} nats, where the logits spread by {found.scale:.2g}. {judged} Both hold {same} token "
+        f"likeliest at every position. Numbers are {found.dtype} on {found.device}, attention runs on the "
+        f"{found.hooked_kernel} kernel when hooked and on {found.kernel} when plain, in {found.mode} mode."
+    )
+
+
+def _trust(lm: "LM", text: str | tuple[int, ...]) -> "Trust":
+    from probe.analyses.trust import trust
+
+    return trust(lm, text)

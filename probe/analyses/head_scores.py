@@ -1,0 +1,206 @@
+"""What kind of head each head is: scores from one text, and from repeated random tokens (METRICS: attention).
+
+Axes: D blocks, H heads, T tokens, B texts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.analyses.attention import Attention, attention
+from probe.analyses.direct import frozen_norm, unembedding
+from probe.analyses.heads import array, head_names
+from probe.errors import ConfigError
+from probe.lm import LM
+from probe.tokens import encode
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """Several numbers for every head."""
+
+    values: dict[str, np.ndarray]
+    """[D H] each, by the name of the score."""
+    chance: dict[str, float] = field(default_factory=dict)
+    """What a head that attends to all it sees alike would score (copying: one that raises all tokens alike)."""
+    ids: list[list[int]] = field(default_factory=list, repr=False)
+    """The texts they were measured on."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scores."""
+        return list(self.values)
+
+    def table(self) -> pd.DataFrame:
+        """One row a head: name, layer, head and one column a score."""
+        shape = next(iter(self.values.values())).shape
+        layer, head = (axis.ravel() for axis in np.indices(shape))
+        columns = {name: value.ravel() for name, value in self.values.items()}
+        return pd.DataFrame({"name": head_names(*shape), "layer": layer, "head": head, **columns})
+
+    def top(self, name: str, k: int = 5) -> pd.DataFrame:
+        """The k heads that score highest: name, layer, head and the score.
+
+        Raises:
+            ConfigError: there is no such score.
+        """
+        if name not in self.values:
+            raise ConfigError(f"There is no score {name!r}: choose one of {', '.join(self.values)}.")
+        table = self.table()[["name", "layer", "head", name]]
+        return table.sort_values(name, ascending=False, kind="stable", ignore_index=True).head(k)
+
+
+def text_scores(lm: LM, text: str | Sequence[int]) -> HeadScores:
+    """Scores of every head on one text (see `pattern_scores`)."""
+    return pattern_scores(attention(lm, text))
+
+
+def pattern_scores(read: Attention) -> HeadScores:
+    """Scores of patterns that are there already.
+
+    entropy (nats), distance (tokens back), sink (weight on the first token) and self (weight on the query itself) are
+    means over the queries that have a choice, all but the first. previous_token, duplicate_token and induction are the
+    share of all weight on the token before, on earlier tokens equal to the query's, and on the tokens that followed
+    those: the definitions of `transformer_lens.head_detector` ("mul").
+    """
+    ids = np.asarray(read.ids)
+    uniform = np.tri(len(ids)) / np.arange(1, len(ids) + 1)[:, None]
+    values = {name: value.astype(np.float32) for name, value in _scores(read.pattern, ids).items()}
+    return HeadScores(values, {name: float(value) for name, value in _scores(uniform, ids).items()}, [read.ids])
+
+
+def _scores(pattern: Float[np.ndarray, "... T T"], ids: Int[np.ndarray, " T"]) -> dict[str, np.ndarray]:
+    position = np.arange(len(ids))
+    lag = position[:, None] - position
+    first = min(1, len(ids) - 1)
+    rows, back = pattern[..., first:, :], lag[first:]
+    targets = {"previous_token": lag == 1, "duplicate_token": duplicates(ids), "induction": followers(ids)}
+    whole = pattern.sum((-1, -2))
+    return {
+        "entropy": -(rows * np.log(np.where(rows > 0, rows, 1.0))).sum(-1).mean(-1),
+        "distance": (rows * back).sum(-1).mean(-1),
+        "sink": rows[..., 0].mean(-1),
+        "self": (rows * (back == 0)).sum(-1).mean(-1),
+        **{name: (pattern * target).sum((-1, -2)) / whole for name, target in targets.items()},
+    }
+
+
+def duplicates(ids: Int[np.ndarray, " T"]) -> np.ndarray:
+    """[T T] whether the key is an earlier token equal to the query's."""
+    return np.tril(ids[:, None] == ids, -1)
+
+
+def followers(ids: Int[np.ndarray, " T"]) -> np.ndarray:
+    """[T T] whether the key stands right after an earlier token equal to the query's: where induction looks.
+
+    The query itself counts where it equals the token before it, as in transformer_lens.
+    """
+    shifted = np.zeros((len(ids), len(ids)), dtype=bool)
+    shifted[:, 1:] = duplicates(ids)[:, :-1]
+    return shifted
+
+
+@torch.no_grad()
+def repeat_scores(lm: LM, *, length: int = 25, batch: int = 8, repeats: int = 2, seed: int = 0) -> HeadScores:
+    """Scores of every head on repeated random tokens, after the text's beginning token if the tokenizer has one.
+
+    - prefix_matching: weight from a token of a later repeat on the tokens that followed its earlier occurrences, mean
+      over these queries (Olsson et al. 2022; with two repeats there is one such key).
+    - copying: whether what a head writes in the later repeats raises the logit of the token that it attends to. Its
+      direct logits lose their mean over the vocabulary and what is negative; the share of the attended token among all
+      tokens of the sample, mean over positions, is scaled from 0..1 to -1..1 (Olsson et al. 2022, on the tokens where
+      prefix matching is measured). Where attention is spread, the attended token is the one with the largest weight,
+      the beginning token aside (Bansal et al. 2023). Not there for models that read out a scalar.
+    - previous_token: weight on the token before, mean over all tokens that have one.
+
+    Args:
+        lm: the model.
+        length: random tokens in a repeat, all different (fewer if the vocabulary has fewer).
+        batch: how many such texts.
+        repeats: how often the tokens are repeated, at least twice.
+        seed: of the tokens.
+
+    Raises:
+        ConfigError: fewer than two repeats, or no tokens or texts.
+        DataError: the text is longer than the context.
+    """
+    rows, begin, length = random_repeats(lm, length, batch, repeats, seed)
+    blocks, scalar = range(lm.bridge.cfg.n_layers), lm.readout != "tokens"
+    names = [f"blocks.{block}.attn.hook_pattern" for block in blocks]
+    outs = [f"blocks.{block}.attn.hook_z" for block in blocks]
+    last = f"blocks.{len(blocks) - 1}.hook_resid_post"
+    _, cache = lm.run_with_cache(rows, names if scalar else [*names, *outs, last])
+    ids, later = torch.tensor(rows, device=lm.device), begin + length
+    values: dict[str, list[Tensor]] = {"prefix_matching": [], "previous_token": []}
+    if not scalar:
+        values["copying"] = []
+    for block in blocks:
+        pattern = cache[names[block]].float()
+        values["prefix_matching"].append(_prefix_matching(pattern, begin, length))
+        values["previous_token"].append(pattern.diagonal(-1, -2, -1).mean((0, 2)))
+        if not scalar:
+            written = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], lm.bridge.blocks[block].attn.W_O)
+            attended = pattern[:, :, later:, begin:].argmax(-1) % length
+            sample = ids[:, begin:later]
+            values["copying"].append(_copying(lm, written, cache[last][:, later:], attended, sample))
+    even = torch.ones(ids.shape[1], ids.shape[1]).tril()
+    even = (even / even.sum(-1, keepdim=True))[None, None]
+    chance = {"prefix_matching": float(_prefix_matching(even, begin, length)), "copying": 2 / length - 1}
+    chance["previous_token"] = float(even.diagonal(-1, -2, -1).mean())
+    return HeadScores(
+        {name: np.stack([array(row) for row in value]) for name, value in values.items()},
+        {name: chance[name] for name in values},
+        rows,
+    )
+
+
+def _prefix_matching(pattern: Float[Tensor, "B H T T"], begin: int, length: int) -> Float[Tensor, " H"]:
+    """Mean weight from the later repeats on what followed the earlier occurrences of the query's token."""
+    query = torch.arange(begin + length, pattern.shape[-1], device=pattern.device)
+    hits = pattern.new_zeros(pattern.shape[1])
+    for back in range(length, pattern.shape[-1] - begin, length):
+        asked = query[query - back >= begin]
+        hits += pattern[:, :, asked, asked - back + 1].sum(-1).mean(0)
+    return hits / len(query)
+
+
+def _copying(
+    lm: LM,
+    written: Float[Tensor, "B H t d"],
+    last: Float[Tensor, "B t d"],
+    attended: Int[Tensor, "B H t"],
+    sample: Int[Tensor, "B n"],
+) -> Float[Tensor, " H"]:
+    """Copying score of the heads of one block; only the logits of the sample's tokens are made."""
+    normed = frozen_norm(lm.bridge.ln_final.original_component, written, last[:, None]).float()
+    rows = unembedding(lm)
+    raised = torch.einsum("bhtd,bnd->bhtn", normed, rows[sample]) - (normed @ rows.mean(0))[..., None]
+    raised = raised.relu()
+    share = raised.gather(-1, attended[..., None])[..., 0] / raised.sum(-1).clamp(min=1e-30)
+    return 2 * share.mean((0, 2)) - 1
+
+
+def random_repeats(lm: LM, length: int, batch: int, repeats: int, seed: int) -> tuple[list[list[int]], int, int]:
+    """Texts of random tokens repeated, how many beginning tokens they have, and how long a repeat is.
+
+    The tokens are drawn from the vocabulary without special tokens, each at most once a repeat.
+    """
+    if length < 1 or batch < 1 or repeats < 2:
+        raise ConfigError(
+            f"{batch} texts of {length} tokens repeated {repeats} times were asked for: give at least one text, one "
+            "token and two repeats."
+        )
+    embeddings = lm.model.get_input_embeddings()
+    size = min(len(lm.tokenizer), int(embeddings.weight.shape[0]))
+    special = set(lm.tokenizer.all_special_ids)
+    usable = np.array([token for token in range(size) if token not in special])
+    generator = np.random.default_rng(seed)
+    length = min(length, len(usable))
+    begin = encode(lm.tokenizer, "")
+    drawn = [generator.choice(usable, length, replace=False).tolist() for _ in range(batch)]
+    return [[*begin, *(tokens * repeats)] for tokens in drawn], len(begin), length

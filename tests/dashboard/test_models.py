@@ -1,0 +1,130 @@
+"""Computations of the pages: once for each choice, cancelled by a change of mind, nothing kept of what failed."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from dashboard.models import Results
+from probe.lm import LM
+from tests.models import random_reward_model, saved_lm
+from tests.probe.test_adapters import adapter
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], None]], AppTest]]:
+    """Run a small page; the model's directory is in $MODEL, what it computed in a file."""
+    monkeypatch.setenv("MODEL", str(saved_lm(tmp_path / "model")))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    yield lambda page: AppTest.from_function(page, default_timeout=60).run()
+    st.cache_resource.clear()
+
+
+def calls() -> list[str]:
+    """What was computed, one entry a call."""
+    file = Path(os.environ["CALLS"])
+    return file.read_text().split() if file.exists() else []
+
+
+def counted() -> None:
+    import os
+
+    import streamlit as st
+
+    from dashboard.models import computed, load, ready
+
+    def size(lm, scale, kind):
+        with open(os.environ["CALLS"], "a") as file:
+            file.write(f"{kind} ")
+        return scale * lm.n_parameters
+
+    lm = load(os.environ["MODEL"])
+    st.text(ready(size, lm, scale=2, kind="a"))
+    st.text(computed(size, lm, say="Counting", scale=2, kind="a") / lm.n_parameters)
+    st.text(computed(size, lm, say="Counting", scale=3, kind="b") / lm.n_parameters)
+
+
+def test_each_choice_is_computed_once(script: Callable[..., AppTest]):
+    first = script(counted)
+    assert not first.exception
+    assert [part.value for part in first.text][1:] == ["2.0", "3.0"]
+    assert first.text[0].value == "None"
+    again = first.run()
+    assert again.text[0].value.isdigit()
+    assert calls() == ["a", "b"]
+
+
+def test_another_model_in_the_same_place_is_computed_anew(script: Callable[..., AppTest]):
+    page = script(counted)
+    LM.load(os.environ["MODEL"]).save(os.environ["MODEL"])
+    page.run()
+    assert calls() == ["a", "b", "a", "b"]
+
+
+def stepping() -> None:
+    import os
+
+    import streamlit as st
+
+    from dashboard.models import computed, load, ready
+    from probe.errors import DataError
+
+    def work(lm, tick, fail):
+        tick(0.5)
+        tick(7.0)
+        if fail:
+            raise DataError("There is nothing here: give something.")
+        return 1
+
+    lm = load(os.environ["MODEL"])
+    st.text(computed(work, lm, say="Working", steps=True, fail=False))
+    try:
+        computed(work, lm, say="Working", steps=True, fail=True)
+    except DataError as error:
+        st.text(error)
+    st.text(ready(work, lm, fail=True))
+
+
+def test_a_long_computation_ticks_and_a_failed_one_keeps_nothing(script: Callable[..., AppTest]):
+    page = script(stepping)
+    assert not page.exception
+    assert [part.value for part in page.text] == ["1", "There is nothing here: give something.", "None"]
+
+
+def test_a_reward_model_is_loaded_as_a_scalar_model(
+    script: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rewards = random_reward_model()
+    rewards.model.save_pretrained(tmp_path / "reward")
+    rewards.tokenizer.save_pretrained(tmp_path / "reward")
+    monkeypatch.setenv("MODEL", str(tmp_path / "reward"))
+
+    def page() -> None:
+        import os
+
+        import streamlit as st
+
+        from dashboard.models import load
+
+        st.text(load(os.environ["MODEL"]).readout)
+
+    assert script(page).text[0].value == "reward"
+
+
+def test_an_adapter_is_loaded_merged(script: Callable[..., AppTest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MODEL", str(adapter(tmp_path / "model", tmp_path / "adapter")))
+    page = script(counted)
+    assert not page.exception
+    assert calls() == ["a", "b"]
+
+
+def test_the_oldest_results_go():
+    kept = Results(most=2)
+    for key in "ab":
+        kept.put(key, key)
+    assert kept.get("a") == "a"
+    kept.put("c", "c")
+    assert (kept.get("a"), kept.get("b"), kept.get("c")) == ("a", None, "c")

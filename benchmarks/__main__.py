@@ -1,7 +1,7 @@
 """Run every measurement, print the table, and write it to benchmarks/results/DATE.md.
 
 python -m benchmarks [NAME ...]   with NAME one of throughput, recorder, reading, scoring, sampling, sft, dpo,
-reward_model, grpo
+reward_model, grpo, long_inputs, pages
 """
 
 import platform
@@ -16,6 +16,7 @@ import torch
 from benchmarks.harness import HEADER
 
 NAMES = ["throughput", "recorder", "reading", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
+NAMES += ["long_inputs", "pages"]
 
 
 def table(rows: list[list[str]]) -> str:

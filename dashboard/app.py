@@ -18,12 +18,21 @@ def icon() -> Image.Image:
 
 st.set_page_config(page_title="Probe", page_icon=icon(), layout="wide", menu_items={"About": "Probe: look inside."})
 page = st.navigation(
-    [
-        st.Page("views/overview.py", title="Overview", icon=":material/account_tree:", default=True),
-        st.Page("views/training.py", title="Training", icon=":material/show_chart:"),
-        st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
-        st.Page("views/train.py", title="Train", icon=":material/model_training:"),
-    ]
+    {
+        "Runs": [
+            st.Page("views/overview.py", title="Overview", icon=":material/account_tree:", default=True),
+            st.Page("views/train.py", title="Train", icon=":material/model_training:"),
+            st.Page("views/training.py", title="Training", icon=":material/show_chart:"),
+        ],
+        "Inside": [
+            st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            st.Page("views/attention.py", title="Attention", icon=":material/grid_on:"),
+            st.Page("views/logits.py", title="Logits", icon=":material/bar_chart:"),
+            st.Page("views/interventions.py", title="Interventions", icon=":material/biotech:"),
+            st.Page("views/autoregression.py", title="Autoregression", icon=":material/linear_scale:"),
+            st.Page("views/rewards.py", title="Rewards", icon=":material/trophy:"),
+        ],
+    }
 )
 with guard():
     sidebar()

@@ -22,6 +22,8 @@ from probe.weights import twin
 
 HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
 Hook = tuple[str, HookFn]
+Fused = tuple[Any, str, tuple[str, ...]]
+"""A component, the method that splits its projection, and the names of the parts."""
 FUSED = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
 """Methods by which the bridge splits a fused projection, and its parts: copies, and not views, for some models."""
 
@@ -48,6 +50,9 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         ) from None
     with torch.random.fork_rng(devices=[]):  # split projections start as random layers
         bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+    for module in bridge.modules():
+        if "_pattern" in vars(module):  # transformer-lens leaves each block's last pattern there and never reads it
+            module.register_forward_hook(lambda attention, *_: setattr(attention, "_pattern", None))
     _give_tokenizer(bridge, tokenizer)
     return bridge
 
@@ -57,19 +62,24 @@ def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.devi
     return [(id(parameter), parameter.dtype, parameter.device) for parameter in model.parameters()]
 
 
-def refresh(bridge: TransformerBridge, training: bool) -> None:
+def fused(bridge: TransformerBridge) -> list[Fused]:
+    """The components of a bridge that hold parts of a fused projection; looked for once, since it walks all modules."""
+    return [
+        (module, split, names) for module in bridge.modules() for split, names in FUSED.items() if split in vars(module)
+    ]
+
+
+def refresh(bridge: TransformerBridge, projections: Sequence[Fused], training: bool) -> None:
     """Bring the bridge up to date with the parameters it shares: split projections and training mode."""
     if bridge.original_model.training != training:
         bridge.train(training)
-    for module in bridge.modules():
-        for split, names in FUSED.items():
-            if split in vars(module):
-                with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                    parts = getattr(module, split)(module.original_component)
-                for name, part in zip(names, parts, strict=True):
-                    mine = getattr(module, name).original_component
-                    for key, value in part.named_parameters():
-                        mine.get_parameter(key).data = value.data
+    for module, split, names in projections:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            parts = getattr(module, split)(module.original_component)
+        for name, part in zip(names, parts, strict=True):
+            mine = getattr(module, name).original_component
+            for key, value in part.named_parameters():
+                mine.get_parameter(key).data = value.data
 
 
 @contextmanager

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, str]
 
+SMALL = 512
+"""Tokens up to which a capture is made without a look at the free memory."""
+
 
 class LM:
     """A causal language model and its tokenizer.
@@ -54,7 +57,7 @@ class LM:
         self.ref = ref
         self.directory = directory
         self.run_dir = run_dir
-        self._bridge: tuple[TransformerBridge, list[Any]] | None = None
+        self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
         self._bridge_lock = threading.RLock()
         self._depth = threading.local()
         self._fingerprint: tuple[Any, str] | None = None
@@ -127,16 +130,17 @@ class LM:
         Raises:
             ModelError: transformer-lens has no adapter for the architecture.
         """
-        from probe.bridge import build_bridge, refresh, signature
+        from probe.bridge import build_bridge, fused, refresh, signature
 
         with self._bridge_lock:
             now = signature(self.model)
             if self._bridge is None or self._bridge[1] != now:
                 if self._hooked:
                     raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
-                self._bridge = build_bridge(self.model, self.tokenizer), now
-            bridge = self._bridge[0]
-            refresh(bridge, self.model.training)
+                built = build_bridge(self.model, self.tokenizer)
+                self._bridge = built, now, fused(built)
+            bridge, _, projections = self._bridge
+            refresh(bridge, projections, self.model.training)
             return bridge
 
     def logits(self, tokens: str | Sequence[str] | Sequence[int] | Sequence[Ids] | Tensor) -> Float[Tensor, "B T V"]:
@@ -225,16 +229,22 @@ class LM:
 
         Raises:
             ConfigError: an unknown name; the message lists near ones.
+            DataError: what is kept does not fit into the free memory; the message offers a smaller capture.
         """
         from probe.bridge import check_names
 
         ids, mask = self._batch(text)
+        if ids.numel() > SMALL:
+            from probe.preflight import require_room
+
+            require_room(self, ids, names)
         inputs = {"attention_mask": mask.long(), "position_ids": positions(mask)}
         keep = [names] if isinstance(names, str) else None if names is None else list(names)
         with self._bridge_lock:
             bridge = self.bridge
             check_names(bridge, keep or ())
-            return bridge.run_with_cache(ids, names_filter=keep, **inputs)
+            # Else every pattern is returned beside the cache, whatever the names, and is in memory until the end.
+            return bridge.run_with_cache(ids, names_filter=keep, output_attentions=False, **inputs)
 
     @contextmanager
     def hooks(self, hooks: "Sequence[Hook]") -> "Iterator[LM]":

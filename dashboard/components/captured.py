@@ -55,45 +55,60 @@ class Moment:
         return {"run": str(self.run.path), "step": self.step, "prompt": self.prompt.text}
 
 
-def choose_moment(store: Store, names: Sequence[str]) -> Moment | None:
-    """Widgets for run, prompt and step; None if no run was watched."""
+def choose_moment(
+    store: Store, names: Sequence[str], *, prefix: str = "", kinds: Sequence[str] = ("Attention", "Lens")
+) -> Moment | None:
+    """Widgets for run, prompt and step; None if no run was watched.
+
+    Args:
+        store: all runs.
+        names: runs to choose from.
+        prefix: before the widgets' keys, so that another page keeps choices of its own.
+        kinds: what may be shown; a widget asks only where there are several.
+    """
     watched = [name for name in names if len(data.captures(store.runs[name]))]
     if not watched:
         note("None of the chosen runs has captures; `probe train` makes them every --capture-every steps.")
         return None
-    keep("watched", watched, watched[-1])
+    keep(f"{prefix}watched", watched, watched[-1])
     left, middle, right = st.columns([4, 4, 6])
     with left:
-        label = st.selectbox("Captures of", watched, key="watched", bind="query-params")
+        label = st.selectbox("Captures of", watched, key=f"{prefix}watched", bind="query-params")
     run = store.runs[label]
     found = data.captures(run)
     prompts = {
         f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(found.prompts)
     }
     ends = (data.capture(run, found.steps[0]), data.capture(run, found.steps[-1]))
-    keep("captured", prompts, list(prompts)[most_moved(*ends, found.prompts)])
+    keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, found.prompts)])
     with middle:
-        chosen = st.selectbox("On the prompt", list(prompts), key="captured", bind="query-params")
-    with right:
-        kind = st.segmented_control(
-            "Show", ["Attention", "Lens"], default="Attention", key="show", bind="query-params", required=True
-        )
+        chosen = st.selectbox("On the prompt", list(prompts), key=f"{prefix}captured", bind="query-params")
+    kind: str | None = kinds[0]
+    if len(kinds) > 1:
+        with right:
+            kind = st.segmented_control(
+                "Show", list(kinds), default=kinds[0], key=f"{prefix}show", bind="query-params", required=True
+            )
+        step = choose_step(found.steps, prefix=prefix)
+    else:
+        with right:
+            step = choose_step(found.steps, prefix=prefix)
     index = prompts[chosen]
-    step = choose_step(found.steps)
-    return Moment(run, label, step, index, found.prompts[index], data.capture(run, step), kind or "Attention")
+    return Moment(run, label, step, index, found.prompts[index], data.capture(run, step), kind or kinds[0])
 
 
-def choose_step(steps: Sequence[int]) -> int:
+def choose_step(steps: Sequence[int], *, prefix: str = "") -> int:
     """The step slider; it follows a run that is being trained until it is moved."""
-    last, seen = steps[-1], st.session_state.get("_last_step")
-    if seen is not None and st.session_state.get("step") == seen:
-        st.session_state["step"] = last
-    keep("step", steps, last)
-    st.session_state["_last_step"] = last
+    key, memory = f"{prefix}step", f"_{prefix}last_step"
+    last, seen = steps[-1], st.session_state.get(memory)
+    if seen is not None and st.session_state.get(key) == seen:
+        st.session_state[key] = last
+    keep(key, steps, last)
+    st.session_state[memory] = last
     if len(steps) == 1:
         note(f"Captured at step {last} only.")
         return last
-    return st.select_slider("Step of the captures", steps, key="step", bind="query-params")
+    return st.select_slider("Step of the captures", steps, key=key, bind="query-params")
 
 
 def main_figure(moment: Moment) -> None:

@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import streamlit as st
+import torch
 from streamlit.testing.v1 import AppTest
 
-from dashboard.models import Results
+from dashboard.models import Results, nbytes
 from probe.lm import LM
 from tests.models import random_reward_model, saved_lm
 from tests.probe.test_adapters import adapter
@@ -128,3 +132,27 @@ def test_the_oldest_results_go():
     assert kept.get("a") == "a"
     kept.put("c", "c")
     assert (kept.get("a"), kept.get("b"), kept.get("c")) == ("a", None, "c")
+
+
+def test_large_results_go_by_the_room_they_take():
+    kept = Results(room=1000)
+    kept.put("a", np.zeros(100))
+    kept.put("b", {"deep": (np.zeros(20), ["text"])})
+    assert kept.get("a") is not None
+    kept.put("c", np.zeros(20))
+    assert (kept.get("b"), kept.get("a") is None, kept.get("c") is None) == (None, False, False)
+    kept.put("d", np.zeros(500))
+    assert kept.get("d") is not None
+    assert kept.get("a") is None
+
+
+def test_the_bytes_of_a_result_are_those_of_its_arrays():
+    @dataclass
+    class Found:
+        weights: np.ndarray
+        rows: list[torch.Tensor]
+        table: pd.DataFrame
+
+    table = pd.DataFrame({"a": np.zeros(10)})
+    found = Found(np.zeros((3, 4), dtype=np.float32), [torch.zeros(5, dtype=torch.float64)], table)
+    assert nbytes(found) == 48 + 40 + int(table.memory_usage(index=True).sum())

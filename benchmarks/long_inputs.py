@@ -1,0 +1,115 @@
+"""Attention over long inputs: seconds and peak memory of streamed statistics, and of a cache of every pattern.
+
+A random model of the shape of SmolLM2-135M (30 layers, 9 heads, 49,152 tokens) reads random texts. Every measurement
+runs in a process of its own, whose peak above the loaded model is what the kernel saw (Linux only). Where the preflight
+says that a cache needs more than `ROOM`, its prediction stands in the table and is marked so.
+
+    python -m benchmarks.long_inputs streaming 4096     # one measurement
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from benchmarks.harness import Row
+from benchmarks.models import world
+from probe.analyses.streaming import attention_statistics
+from probe.lm import LM
+from probe.memory import readable
+from probe.preflight import preflight
+
+LENGTHS = (256, 512, 1024, 2048, 4096)
+ROOM = 4 * 10**9
+"""Bytes that a cache may take here."""
+
+COLUMNS = ["tokens", "streamed statistics", "cache of all patterns", "cache of everything (predicted)"]
+
+
+def run() -> tuple[list[Row], list[str]]:
+    """One table; no pair is timed in turn, since each measurement has a process of its own."""
+    rows = [[f"{length:,}", *cells(length)] for length in LENGTHS]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [COLUMNS, ["---"] * len(COLUMNS), *rows])
+    return [], [f"Attention of a model of SmolLM2's shape, seconds and peak memory above the model:\n\n{table}"]
+
+
+def cells(length: int) -> list[str]:
+    """The table's row of one length."""
+    plan = measured("plan", length)
+    streamed = measured("streaming", length)
+    cache = f"predicted {readable(plan['patterns'])}"
+    if plan["patterns"] <= ROOM:
+        made = measured("patterns", length)
+        cache = f"{made['seconds']:.2f} s, {readable(made['peak'])} (predicted {readable(plan['patterns'])})"
+    return [f"{streamed['seconds']:.2f} s, {readable(streamed['peak'])}", cache, readable(plan["everything"])]
+
+
+def measured(what: str, length: int) -> dict:
+    """What a process of its own says."""
+    command = [sys.executable, "-m", "benchmarks.long_inputs", what, str(length)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+def measure(what: str, length: int, **shape: int) -> dict:
+    """In this process: "streaming" or "patterns" with seconds and peak, or the bytes that the "plan" predicts.
+
+    Args:
+        what: which.
+        length: tokens of the text.
+        shape: settings of the model that differ from SmolLM2's.
+    """
+    lm = model(**shape)
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(lm.model.config.num_hidden_layers)]
+    if what == "plan":
+        everything, patterns = preflight(lm, length), preflight(lm, length, names)
+        return {"everything": everything.total, "patterns": patterns.total, "held": patterns.cache + patterns.logits}
+    words = min(len(lm.tokenizer), lm.model.config.vocab_size)
+    ids = torch.randint(5, words, (length,), generator=torch.Generator().manual_seed(0)).tolist()
+    work = {
+        "streaming": lambda ids: attention_statistics(lm, ids),
+        "patterns": lambda ids: lm.run_with_cache(ids, names),
+    }
+    work[what](ids[:8])  # whatever is built on the first call
+    return peak(lambda: work[what](ids))
+
+
+def peak(work: Callable[[], object]) -> dict:
+    """Seconds of a call, and by how many bytes the process grew at most while it ran."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = resident("VmRSS"), perf_counter()
+    result = work()
+    seconds, most = perf_counter() - start, resident("VmHWM")
+    del result
+    return {"seconds": seconds, "peak": most - before}
+
+
+def resident(name: str) -> int:
+    """Bytes of this process in memory: now (VmRSS), or at most since the peak was reset (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def model(**shape: int) -> LM:
+    """Random weights in the shape of SmolLM2-135M."""
+    sizes = {
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+    }
+    torch.manual_seed(0)
+    config = LlamaConfig(**sizes | shape, tie_word_embeddings=True)
+    return LM(LlamaForCausalLM(config).eval(), world().tokenizer())
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))

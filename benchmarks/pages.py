@@ -1,0 +1,112 @@
+"""How long a page of the dashboard takes to answer a change, on the sample models and on SmolLM2 with 64 tokens.
+
+A change is a prompt that was never asked before, or another choice of the page's own (a head, a token, a site). Timed
+is the server's whole run of the page, without the browser, with the models loaded. The checkpoint is the one that `make
+test-real` fetches; without it those columns stay empty.
+"""
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from streamlit.testing.v1 import AppTest
+
+from benchmarks.harness import Row, seconds
+from probe.runs.writer import RunWriter
+
+ROOT = Path(__file__).resolve().parent.parent
+CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
+REAL = "smollm2"
+LONG = (
+    "The committee met on the second floor of the old library to discuss whether the bridge over the river should be "
+    "repaired before the winter or replaced in the spring, and nobody could agree about the cost, the noise, the dust, "
+    "or the trees that would have to be cut down along the southern bank, where the children used to play in summer"
+)
+TOKENS = 64
+CHANGES = 5
+CHOICES: dict[str, tuple[str, Sequence[object]]] = {
+    "attention": ("att_head", ["L0H1", "L1H2", "L2H3", "L3H0", "L1H1", "L2H0"]),
+    "logits": ("log_position", [3, 4, 5, 6, 7, 8]),
+    "interventions": ("int_layer", [0, 1, 2, 3, 0, 1]),
+    "autoregression": ("lag_draws", [2, 3, 5, 6, 7, 8]),
+    "rewards": ("aligned", ["rsft", "dpo-honest", "sft", "rlvr", "rlhf-weak-kl", "dpo-agreeable"]),
+}
+"""For each page a choice of its own, and the values it takes in turn."""
+
+
+def run() -> tuple[list[Row], list[str]]:
+    """A table of medians; no ratios, since there is nothing to compare with but the reader's patience."""
+    with TemporaryDirectory() as folder:
+        return [], [table(Path(folder))]
+
+
+def table(folder: Path) -> str:
+    """One line a page; `folder` gets a run that holds the checkpoint."""
+    real = CHECKPOINT.is_dir()
+    if real:
+        made = RunWriter.create(folder / REAL, method="watch", config={})
+        made.finish("finished")
+        (made.path / "checkpoints").mkdir(exist_ok=True)
+        (made.path / "checkpoints" / "00000000").symlink_to(CHECKPOINT)
+    os.environ["PROBE_RUNS"] = os.pathsep.join([str(ROOT / "sample_runs"), str(folder)])
+    lines = [
+        "Seconds until a page has answered a change, median of 5 (slowest); wanted: 1 s on the sample models, 3 s on "
+        f"SmolLM2 with {TOKENS} tokens.",
+        "",
+        "| page | sample models, new prompt | sample models, own choice | SmolLM2, new prompt | SmolLM2, own choice |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for page in CHOICES:
+        cells = [*measured(page, "base", "dpo-agreeable", world_prompts())]
+        cells += measured(page, REAL, None, long_prompts()) if real and page != "rewards" else ["", ""]
+        lines.append(f"| {page} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def measured(page: str, base: str, aligned: str | None, prompts: Sequence[str]) -> tuple[str, str]:
+    """Seconds after a new prompt, and after another choice."""
+    app = AppTest.from_file(ROOT / "dashboard" / "app.py", default_timeout=600)
+    app.query_params["base"] = base
+    app.query_params["aligned"] = aligned or base
+    app.query_params["prompt"] = prompts[0]
+    if aligned is None:
+        app.query_params["att_view"] = "base"
+        app.query_params["log_view"] = "base"
+    app.switch_page(f"views/{page}.py").run()
+    key, values = CHOICES[page]
+    return (
+        timed(app, lambda n: app.text_area(key="prompt").set_value(prompts[1 + n])),
+        timed(app, lambda n: app.session_state.__setitem__(key, values[n])),
+    )
+
+
+def timed(app: AppTest, change: Callable[[int], object]) -> str:
+    """Median and slowest of the changes after the first."""
+    times = []
+    for number in range(1 + CHANGES):
+        change(number)
+        times.append(seconds(app.run))
+        if app.exception or app.error:
+            return f"failed: {[*app.exception, *app.error][0].value}"
+    return f"{statistics.median(times[1:]):.2f} ({max(times[1:]):.2f})"
+
+
+def world_prompts() -> list[str]:
+    """Questions after a false claim, each another one."""
+    from probe.runs import open_run
+    from probe.world import of
+
+    world = of(open_run(ROOT / "sample_runs" / "base"))
+    assert world
+    return list(dict.fromkeys(item.prompt for item in world.questions("opinion_false", 60, 1)))[: 2 + CHANGES]
+
+
+def long_prompts() -> list[str]:
+    """Texts of 64 tokens that begin with different words."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    texts = [f"{name} said that {LONG}" for name in ("Anna", "Ben", "Carla", "David", "Eva", "Frank", "Grace")]
+    return [tokenizer.decode(tokenizer.encode(text)[:TOKENS]) for text in texts]

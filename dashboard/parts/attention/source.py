@@ -1,0 +1,214 @@
+"""Where the patterns of the Attention page come from: the sidebar's models on its prompt, or the captures of a run."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from dashboard import data, models
+from dashboard.components.captured import Moment, choose_moment
+from dashboard.state import Shared, keep
+from dashboard.text import note
+from probe.captured import attention as captured_pattern
+from probe.plots.theme import METHODS, OTHER, method_colour
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.analyses.attention import Attention
+    from probe.lm import LM
+
+LONG = 192
+"""Tokens up to which patterns are shown cell by cell; beyond it every head gets statistics."""
+
+Head = tuple[int, int]
+"""(layer, head), both from 0."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One model, or one step of a run, on a text."""
+
+    name: str
+    colour: str
+    read: "Attention"
+    lm: "LM | None" = None
+    """None for captures, which hold patterns only."""
+    ref: str | None = None
+
+    def has(self, head: Head) -> bool:
+        """Whether the side has this head."""
+        depth, heads = self.read.pattern.shape[:2]
+        return head[0] < depth and head[1] < heads
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the page is about: one side, or two to be compared."""
+
+    sides: tuple[Side, ...]
+    moment: Moment | None = None
+    """The captured prompt and step, where the patterns come from a run."""
+
+    @property
+    def alike(self) -> bool:
+        """Whether all sides read the same tokens."""
+        return all(_same_text(side.read, self.last.read) for side in self.sides)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether there are two sides whose heads and tokens pair up."""
+        same = all(side.read.pattern.shape == self.last.read.pattern.shape for side in self.sides)
+        return len(self.sides) == 2 and self.alike and same
+
+    @property
+    def last(self) -> Side:
+        """The side that single figures are about: the aligned model, or the chosen step."""
+        return self.sides[-1]
+
+    def named(self, head: Head) -> list[Side]:
+        """The sides that have a head and that one figure with one token axis can show."""
+        return [side for side in self.sides if side.has(head) and _same_text(side.read, self.last.read)]
+
+    @property
+    def tokens(self) -> list[str]:
+        """Tokens of the last side."""
+        return self.last.read.tokens
+
+    @property
+    def boundary(self) -> int | None:
+        """The first token that a model wrote itself, if one did."""
+        given = self.last.read.prompt_length
+        return given if given < len(self.tokens) else None
+
+    @property
+    def heads(self) -> list[str]:
+        """Heads of the last side, `L0H0` first."""
+        depth, heads = self.last.read.pattern.shape[:2]
+        return [f"L{layer}H{head}" for layer in range(depth) for head in range(heads)]
+
+    @property
+    def source(self) -> dict[str, object]:
+        """Provenance of figures."""
+        if self.moment:
+            return self.moment.source
+        return {"models": [side.ref for side in self.sides], "tokens": list(self.last.read.ids)}
+
+
+def live(shared: Shared, view: str) -> "list[tuple[str, str, LM, str]] | None":
+    """(name, colour, model, reference) of each model that the view is about; None while the page waits for consent."""
+    chosen = {"base": [0], "aligned": [1], "both": [0, 1]}[view]
+    choices, names = (shared.base, shared.aligned), shared.names()
+    found: list[tuple[str, str, LM, str]] = []
+    for index in chosen:
+        ref = shared.reference(choices[index])
+        lm = models.load(ref) if ref else None
+        if lm is None or ref is None:
+            return None
+        colour = method_colour(shared.method(choices[index])) if index else METHODS["pretrain"]
+        if found and colour == found[0][1]:
+            colour = OTHER
+        found.append((names[index], colour, lm, ref))
+    return found
+
+
+def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
+    """Ids of the prompt, as it is or as a user's message in the model's format."""
+    from probe.tokens import encode
+
+    text = lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt
+    return tuple(int(token) for token in encode(lm.tokenizer, text))
+
+
+def read_live(
+    found: "list[tuple[str, str, LM, str]]", given: tuple[int, ...], prompt: str, chat: bool, new: int
+) -> Reading:
+    """Patterns of one or two models on the prompt and on what the last of them goes on with.
+
+    The other model reads the same ids where both split the prompt alike, else the prompt by its own tokens.
+
+    Args:
+        found: see `live`.
+        given: ids of the prompt for the last model, or the first of them.
+        prompt: the whole prompt as text.
+        chat: whether it is sent as a user's message.
+        new: tokens to go on for.
+    """
+    writer = found[-1][2]
+    new = new if writer.readout == "tokens" else 0
+    written = models.computed(_attention, writer, say="Reading attention", text=given, new=new)
+    sides = []
+    for name, colour, lm, ref in found:
+        read = written
+        if lm is not writer:
+            own = asked_text(lm, prompt, chat and lm.tokenizer.chat_template is not None)[: max(len(given), LONG)]
+            text = tuple(written.ids) if own[: len(given)] == given and splits_alike(lm, writer, given) else own
+            read = models.computed(_attention, lm, say="Reading attention", text=text, given=min(len(text), len(given)))
+        sides.append(Side(name, colour, read, lm, ref))
+    return Reading(tuple(sides))
+
+
+def splits_alike(one: "LM", other: "LM", text: tuple[int, ...]) -> bool:
+    """Whether two models name the ids of a text alike."""
+    from probe.tokens import pieces
+
+    size = one.model.get_input_embeddings().weight.shape[0]
+    return max(text) < size and pieces(one.tokenizer, text) == pieces(other.tokenizer, text)
+
+
+def _same_text(one: "Attention", other: "Attention") -> bool:
+    return one.ids == other.ids and one.tokens == other.tokens
+
+
+def _attention(lm: "LM", text: tuple[int, ...], new: int = 0, given: int | None = None) -> "Attention":
+    from dataclasses import replace
+
+    from probe.analyses.attention import attention
+
+    read = attention(lm, text, max_new_tokens=new)
+    return read if given is None else replace(read, prompt_length=given)
+
+
+def read_captured(shared: Shared, place: "DeltaGenerator") -> Reading | None:
+    """Patterns of a captured prompt at the chosen step, alone or beside the first step; None without captures.
+
+    Args:
+        shared: the choices of the sidebar.
+        place: where the switch for the first step goes.
+    """
+    pair = [shared.label(shared.aligned), shared.label(shared.base)]
+    order = [label for label in pair if label] + list(shared.store.runs)
+    names = list(dict.fromkeys(label for label in order if label in shared.store.runs))
+    watched = [name for name in names if len(data.captures(shared.store.runs[name]))]
+    if watched:
+        keep("att_watched", watched, watched[0])
+    moment = choose_moment(shared.store, names, prefix="att_", kinds=("Attention",))
+    if moment is None:
+        return None
+    models.warm().wait()
+    steps = data.captures(moment.run).steps
+    colour = method_colour(moment.run.method)
+    colour = OTHER if colour == METHODS["pretrain"] else colour
+    sides = [_captured_side(moment, moment.step, colour)]
+    if moment.step != steps[0]:
+        with place:
+            beside = st.toggle(f"Beside step {steps[0]:,}", value=True, key="att_since", bind="query-params")
+        if beside:
+            sides.insert(0, _captured_side(moment, steps[0], METHODS["pretrain"]))
+    else:
+        note("This is the first captured step; move on to see what training changed.")
+    return Reading(tuple(sides), moment)
+
+
+def _captured_side(moment: Moment, step: int, colour: str) -> Side:
+    return Side(f"step {step:,}", colour, captured_read(moment, step))
+
+
+def captured_read(moment: Moment, step: int) -> "Attention":
+    """A captured pattern as an analysis gives it."""
+    from probe.analyses.attention import Attention
+
+    prompt = moment.prompt
+    pattern = captured_pattern(data.capture(moment.run, step), moment.index, prompt).astype(np.float32)
+    return Attention(list(prompt.tokens), list(prompt.token_ids), prompt.length, pattern)

@@ -1,0 +1,251 @@
+"""What the Interventions page computes: pure functions of a model and hashable choices, made once for each."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    from probe.analyses.ablation import Ablation
+    from probe.analyses.controls import Outcome
+    from probe.analyses.counterparts import Counterpart
+    from probe.analyses.patching import Pair, Patching
+    from probe.analyses.sites import Activations, Kind, Site
+    from probe.analyses.targets import Target
+    from probe.lm import LM
+
+# Answers that the bars show, at most.
+MOST_ANSWERS = 4
+# Reference texts of mean and resampled ablation, for models of no world.
+REFERENCE = (
+    "The weather was cold and the streets were empty in the morning.",
+    "She opened the book and read the first page aloud to the children.",
+    "Water boils at one hundred degrees when the pressure is normal.",
+    "He thought about the question for a while and then gave an answer.",
+    "The train to the city leaves every hour from the second platform.",
+    "A good meal needs time, fresh vegetables and a little salt.",
+    "They built the bridge over the river more than fifty years ago.",
+    "Music can change how we feel about a place or a person.",
+)
+# Seconds of one run from which on a model counts as slow.
+SLOW_S = 0.05
+# Kinds of questions of the world from which reference texts come.
+REFERENCE_KINDS = ("opinion_false", "opinion_true", "fact")
+
+
+@dataclass(frozen=True)
+class Side:
+    """The model that is looked into."""
+
+    name: str
+    colour: str
+    ref: str
+    lm: "LM"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two texts and what is measured on them, resolved to tokens."""
+
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...] | None
+    answer: int
+    against: int | None
+    name: str
+    """Of the target."""
+    columns: tuple[int, ...]
+    """Answers whose probabilities are shown, the target's first."""
+
+    @property
+    def words(self) -> str:
+        """The target in a sentence."""
+        first, _, second = self.name.partition(" \u2212 ")
+        if not self.columns:
+            return f"the {'gap in ' * (self.corrupted is not None)}{self.name}"
+        return (
+            f"\u201c{first.strip('·')}\u201d over \u201c{second.strip('·')}\u201d"
+            if second
+            else f"the logit of {first}"
+        )
+
+    @property
+    def nats(self) -> str:
+        """The unit of the target after a number; a scalar head has its own."""
+        return " nats" if self.columns else ""
+
+    @property
+    def target(self) -> "Target":
+        """What is measured, at the last token."""
+        from probe.analyses.targets import Target
+
+        return Target(len(self.clean) - 1, self.answer, self.against, self.name)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one intervenes on a grid of sites."""
+
+    do: str
+    """patch or ablate."""
+    kind: "Kind"
+    how: str
+    """denoise or noise; zero, mean or resample."""
+    at: int | None = None
+    """The token of heads; None is every token."""
+
+
+def worldly(lm: "LM") -> bool:
+    """Whether a model was trained on a world."""
+    from probe.world import of
+
+    return of(lm) is not None
+
+
+def readable(lm: "LM", texts: Sequence[str]) -> None:
+    """Raise a DataError if a text is longer than the model's context."""
+    from probe.scoring import check_lengths
+    from probe.tokens import encode
+
+    check_lengths(lm.model, [encode(lm.tokenizer, text) for text in texts], [])
+
+
+def suggest(lm: "LM", prompt: str) -> "Counterpart":
+    """What to run for a prompt, and beside it."""
+    from probe.analyses.counterparts import counterpart
+    from probe.world import of
+
+    return counterpart(lm, prompt, of(lm))
+
+
+def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against: str, chat: bool = False) -> Question:
+    """Tokens of both texts and of the answers; what was not typed is suggested, else what the model holds likeliest.
+
+    Raises:
+        DataError: the texts have different numbers of tokens or are the same, or an answer has no tokens.
+    """
+    from probe.analyses.patching import pair_of
+    from probe.analyses.targets import target_of
+    from probe.tokens import encode
+
+    made = suggest(lm, prompt)
+    other = corrupted.strip() or made.corrupted
+    known = other == made.corrupted
+    text, other = (
+        lm.prompt_text([{"role": "user", "content": part}]) if chat and part else part for part in (made.clean, other)
+    )
+    clean, dirty = encode(lm.tokenizer, text or ""), None
+    if do == "patch" and other:
+        pair = pair_of(lm, clean, other)
+        clean, dirty = pair.clean, tuple(pair.corrupted)
+    if lm.readout != "tokens":
+        return Question(tuple(clean), dirty, 0, None, lm.readout, ())
+    rows = lm.logits([clean, list(dirty)] if dirty else [clean])[:, -1]
+    likeliest, theirs = rows[0].topk(2).indices.tolist(), int(rows[1].argmax()) if dirty else None
+    rival = made.rival or made.against
+    suggested = (made.against if do == "patch" else rival) if known else None
+    first: str | int = spaced(answer) or (made.answer if known else None) or likeliest[0]
+    second = spaced(against) or suggested or (theirs if dirty else likeliest[1])
+    target = target_of(lm, clean, first, second)
+    if target.answer == target.against:
+        target = target_of(lm, clean, first)
+    wanted = [target.answer, target.against]
+    if known:
+        wanted += [target_of(lm, clean, text).answer for text in (made.against, made.rival) if text and do == "ablate"]
+        wanted += [target_of(lm, clean, text).answer for text in (made.rival,) if text]
+    wanted += [likeliest[0], theirs]
+    columns = tuple(dict.fromkeys(column for column in wanted if column is not None))[:MOST_ANSWERS]
+    return Question(tuple(clean), dirty, target.answer, target.against, target.name, columns)
+
+
+def spaced(answer: str) -> str:
+    """An answer with the blank that precedes it, as most tokenizers want it."""
+    return f" {answer.strip()}" if answer.strip() else ""
+
+
+def pace(lm: "LM", clean: tuple[int, ...]) -> float:
+    """Seconds that one more run of a text takes in a batch."""
+    from probe.analyses.sites import sweep
+    from probe.analyses.targets import Target
+
+    target = Target(len(clean) - 1, 0)
+
+    def run(rows: int) -> float:
+        begun = time.perf_counter(), time.process_time()
+        sweep(lm, clean, [[]] * rows, target)
+        return min(time.perf_counter() - begun[0], time.process_time() - begun[1])  # whatever else the machine does
+
+    one = min(run(1), run(1))
+    if one > SLOW_S:  # what a batch saves matters on small models only
+        return one
+    return max((min(run(4), run(4)) - one) / 3, one / 10)
+
+
+def size(lm: "LM", way: Way, length: int) -> int:
+    """How many runs an exact grid needs."""
+    from probe.analyses.sites import grid
+
+    return sum(len(row) for row in grid(lm, way.kind, length, way.at)) * (8 if way.how == "resample" else 1)
+
+
+def exact(
+    lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = (), tick: Tick = ignore
+) -> "Patching | Ablation":
+    """Every site run, each alone."""
+    from probe.analyses.ablation import Mode, ablate
+    from probe.analyses.patching import Direction, patch
+
+    if way.do == "patch":
+        direction = cast("Direction", way.how)
+        return patch(lm, _pair(lm, question), question.target, way.kind, direction, way.at, tick=tick)
+    texts = references(lm, reference)
+    mode = cast("Mode", way.how)
+    return ablate(lm, question.clean, question.target, way.kind, mode, texts, way.at, tick=tick)
+
+
+def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = ()) -> "Patching | Ablation":
+    """Every site estimated from one backward pass."""
+    from probe.analyses.ablation import Mode, ablate
+    from probe.analyses.patching import Direction, attribute
+
+    if way.do == "patch":
+        direction = cast("Direction", way.how)
+        return attribute(lm, _pair(lm, question), question.target, [way.kind], direction, way.at)[way.kind]
+    texts = references(lm, reference)
+    mode = cast("Mode", way.how)
+    return ablate(lm, question.clean, question.target, way.kind, mode, texts, way.at, exact=False)
+
+
+def outcome(
+    lm: "LM", question: Question, way: Way, site: "Site", draws: int, reference: tuple[str, ...] = ()
+) -> "Outcome":
+    """One site, with its nulls."""
+    from probe.analyses.ablation import Mode, sources
+    from probe.analyses.controls import intervene
+    from probe.analyses.patching import Direction
+    from probe.analyses.sites import activations, hooks_of
+
+    names, own = hooks_of(lm, [way.kind]), list(question.clean)
+    if way.do == "patch":
+        own, other = _pair(lm, question).run(cast("Direction", way.how))
+        found: Sequence[Activations] = [activations(lm, other, names)]
+    else:
+        found = sources(lm, own, names, cast("Mode", way.how), references(lm, reference))
+    return intervene(lm, own, [site], found, question.target, question.columns, draws)
+
+
+def references(lm: "LM", typed: Sequence[str] = ()) -> list[str]:
+    """Texts from which means and resampled activations come: typed ones, the world's questions, or plain sentences."""
+    from probe.world import of
+
+    world = of(lm)
+    if typed or world is None:
+        return list(typed or REFERENCE)
+    return [item.prompt for kind in REFERENCE_KINDS for item in world.questions(kind, 8, 5)]
+
+
+def _pair(lm: "LM", question: Question) -> "Pair":
+    from probe.analyses.patching import pair_of
+
+    return pair_of(lm, question.clean, question.corrupted or ())

@@ -1,0 +1,92 @@
+"""The sentence that opens the Logits page, computed: where each model decides, and which part of it carries that."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from probe.analyses.attribution import Attribution
+    from probe.analyses.trajectories import LayerTrajectory
+
+ALIKE_NATS = 0.005
+"""A change of the target below which two models are said to agree."""
+
+Part = tuple[int, int | None]
+"""(layer, head); head None is the MLP."""
+
+
+def part_name(part: Part) -> str:
+    """Such as `L2H1` or `L2 MLP`."""
+    layer, head = part
+    return f"L{layer} MLP" if head is None else f"L{layer}H{head}"
+
+
+def parse(name: str) -> Part:
+    """The part of a name that `part_name` gave."""
+    layer, _, head = name[1:].replace(" MLP", "H").partition("H")
+    return int(layer), int(head) if head else None
+
+
+def part_names(found: "Attribution") -> list[str]:
+    """All heads and MLPs, block by block."""
+    depth, heads = found.heads.shape
+    return [part_name((layer, head)) for layer in range(depth) for head in [*range(heads), None]]
+
+
+def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[Part, float]:
+    """The head or MLP that adds most in the direction of `sign`."""
+    values = np.concatenate([heads, mlps[:, None]], axis=1)
+    layer, column = np.unravel_index(int(np.argmax(values * (sign or 1.0))), values.shape)
+    part = int(layer), int(column) if column < heads.shape[1] else None
+    return part, float(values[layer, column])
+
+
+def moved(found: "list[Attribution]") -> float | None:
+    """By how much the target moves between two models whose parts pair up; None for one, or where they do not."""
+    alike = len(found) == 2 and found[0].heads.shape == found[1].heads.shape
+    return found[1].total - found[0].total if alike else None
+
+
+def carrier(found: "list[Attribution]") -> tuple[Part, float]:
+    """The part that adds most to the target's move between two models, or to the target where there is no move."""
+    last, change = found[-1], moved(found)
+    if change is not None and abs(change) >= ALIKE_NATS:
+        return largest(last.heads - found[0].heads, last.mlps - found[0].mlps, np.sign(change))
+    return largest(last.heads, last.mlps, np.sign(last.total))
+
+
+def decision(name: str, found: "LayerTrajectory", position: int) -> tuple[str, str]:
+    """The favourite, and a clause such as `dpo says "rome" (91 %), its favourite from L2 on`."""
+    column = position - found.start
+    word = str(found.lens.top_tokens[-1, column, 0]).strip("\u00b7")
+    share = 100 * float(np.exp(found.lens.top_logprobs[-1, column, 0]))
+    row, last = found.decided(position), len(found.entropy) - 1
+    since = (
+        "from the embedding on" if row == 0 else "only after the last layer" if row == last else f"from L{row - 1} on"
+    )
+    return word, f"{name} says \u201c{word}\u201d ({share:.0f} %), its favourite {since}"
+
+
+def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attribution]", label: str) -> str:
+    """One model or two of tokens."""
+    position = parts[-1].target.position
+    told = [decision(name, found, position)[1] for name, found in zip(names, lenses, strict=True)]
+    (part, own), change = carrier(parts), moved(parts)
+    whole = f"{label} = {parts[-1].total:+.2f} nats, above all from {part_name(part)} ({own:+.2f})"
+    if len(told) == 1:
+        return f"{told[0]}; {whole}."
+    both = "; ".join(told)
+    if change is None:
+        return f"{both}. With {names[1]}, {whole}."
+    if abs(change) < ALIKE_NATS:
+        return f"{both}. {label} is the same in both to {ALIKE_NATS} nats."
+    return f"{both}. {label} moves by {change:+.2f} nats, above all through {part_name(part)} ({own:+.2f})."
+
+
+def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) -> str:
+    """One model or two that read one number."""
+    (part, own), change = carrier(parts), moved(parts)
+    told = " and ".join(f"{name} reads {found.total:+.2f}" for name, found in zip(names, parts, strict=True))
+    if change is not None:
+        return f"After \u201c{word}\u201d, {told}; the difference comes above all from {part_name(part)} ({own:+.2f})."
+    return f"After \u201c{word}\u201d, {told} as its {unit}, above all from {part_name(part)} ({own:+.2f})."

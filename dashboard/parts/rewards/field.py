@@ -1,0 +1,214 @@
+"""Which policies can be laid side by side, and where each of them stands: computed once for each checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dashboard.data import Stamp, Store, metrics, stamp
+from dashboard.models import computed, ready
+from dashboard.parts.rewards.views import QUESTIONS, agreed, cost_s
+from dashboard.state import Shared, split_choice
+from probe.analyses.reward_frontier import logged
+from probe.errors import DataError, ProbeError
+from probe.plots.curves import Style
+from probe.plots.theme import METHODS, method_colour
+
+if TYPE_CHECKING:
+    from probe.analyses.reward_frontier import Field
+    from probe.lm import LM
+
+OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick", "sum_direct")
+"""Kinds of questions whose answers are not a short list of whole answers."""
+SURE = 0.9
+"""Probability of giving a listed answer below which a policy's place is doubtful."""
+SMALL = 4e6
+"""Bytes of weights for each million parameters in single precision."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that is placed on the frontier."""
+
+    label: str
+    """A run, or what the sidebar holds."""
+    directory: str
+    """Its checkpoint."""
+    changed: Stamp
+    """When the weights were written, and their size."""
+    style: Style
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The questions, and what does not depend on any policy but the reference."""
+
+    field: "Field"
+    curves: dict[str, pd.DataFrame]
+    """Frontier of each reward."""
+    best: dict[str, pd.DataFrame]
+    """Best of N by each reward."""
+
+
+def world_hash(store: Store, label: str | None) -> str | None:
+    """The world of a run by its hash."""
+    world = store.runs[label].world if label in store.runs else None
+    return str(world.get("hash")) if world else None
+
+
+def reward_runs(store: Store, world: str | None) -> list[str]:
+    """Runs that trained a reward model in the same world, or outside of any where the base knows none."""
+    found = [name for name, run in store.runs.items() if run.method == "reward-model" and run.checkpoints()]
+    return [name for name in found if world_hash(store, name) == world]
+
+
+def default_reward(shared: Shared, options: Sequence[str]) -> str | None:
+    """The aligned run's own reward model, else one that learned from the same annotator, else the first."""
+    label = shared.label(shared.aligned)
+    if label is None or not options:
+        return options[0] if options else None
+    run = shared.store.runs[label]
+    if run.method == "reward-model" and label in options:
+        return label
+    own = shared.store.label(run.reward_model, run)
+    if own in options:
+        return own
+    annotator = run.config.get("annotator")
+    alike = [name for name in options if annotator and shared.store.runs[name].config.get("annotator") == annotator]
+    return alike[0] if alike else options[0]
+
+
+def wants_truth(shared: Shared) -> bool:
+    """Whether the aligned run was trained by the world's truth (SFT, RLVR) and by no one's preferences."""
+    run = shared.store.runs.get(shared.label(shared.aligned) or "")
+    return run is not None and run.method in ("sft", "rlvr") and not run.reward_model
+
+
+def policies(shared: Shared) -> list[Policy]:
+    """Runs that came from the base or refer to it, and the aligned model of the sidebar, in order of appearance."""
+    store, base = shared.store, shared.label(shared.base)
+    look, found = store.style(), []
+    world = world_hash(store, base)
+    for name, run in store.runs.items():
+        origins = {store.label(run.reference, run), store.label(run.parent, run)}
+        if name == base or run.method == "reward-model" or base not in origins or world_hash(store, name) != world:
+            continue
+        saved = run.checkpoints()
+        if saved:
+            found.append(_policy(name, saved[-1].path, look[name]))
+    choice = shared.aligned
+    if choice and choice not in {policy.label for policy in found} and choice != shared.base:
+        label, step = split_choice(store, choice)
+        if label is not None and store.runs[label].method != "reward-model" and "#" not in choice:
+            saved = [each for each in store.runs[label].checkpoints() if step is None or each.step == step]
+            found += [_policy(choice, saved[-1].path, Style(look[label].colour, "dot"))] if saved else []
+        elif label is None and Path(choice).expanduser().is_dir():
+            found.append(_policy(choice, Path(choice).expanduser(), Style(method_colour("other"))))
+    return found
+
+
+def _policy(label: str, directory: Path, style: Style) -> Policy:
+    files = sorted(directory.glob("*.safetensors"))
+    return Policy(label, str(directory), (max((stamp(file)[0] for file in files), default=0), _size(files)), style)
+
+
+def _size(files: Sequence[Path]) -> int:
+    return sum(stamp(file)[1] for file in files)
+
+
+def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
+    """The questions with their answers, rewards and frontiers; None while the page waits for the reader's word."""
+    lms = [base, *([reward] if reward else [])]
+    if ready(_ground, *lms, kinds=kinds) is None and not agreed(
+        "Enumerate the answers", cost_s(800, *lms), "rew-field"
+    ):
+        return None
+    return computed(_ground, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
+
+
+def _ground(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
+    from probe.analyses.answers import verifier_reward
+    from probe.analyses.reward_frontier import ask, field_of, model_reward
+    from probe.world import of
+
+    world = of(base)
+    if world is None:
+        raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
+    rewards = {"proxy": model_reward(reward[0])} if reward else {}
+    field = field_of(base, world, ask(world, kinds, QUESTIONS), {**rewards, "gold": verifier_reward(world)})
+    curves = {name: field.frontier(name) for name in field.rewards}
+    return Ground(field, curves, {name: field.best_of_n(name) for name in field.rewards})
+
+
+def standings(
+    base: "LM", found: "Field", kinds: tuple[str, ...], by: str, chosen: Sequence[Policy], name: str
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """One row a policy (`Place.row`), the reference first, and why others are missing."""
+    from probe.analyses.reward_frontier import place
+
+    rows: list[dict[str, Any]] = [{"run": name, **place(found.answers.logprobs, found, by).row()}]
+    problems: dict[str, str] = {}
+    costs = {
+        policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
+    }
+    for policy in chosen:
+        options: dict[str, Any] = {"directory": policy.directory, "changed": policy.changed, "kinds": kinds}
+        if ready(_scores, base, **options) is None and not agreed(
+            f"Place {policy.label}", costs[policy.label], f"rew-place-{policy.label}"
+        ):
+            problems[policy.label] = "waits to be placed"
+            continue
+        try:
+            scores = computed(_scores, base, say="Every method answers the same questions", **options)
+        except ProbeError as error:
+            problems[policy.label] = str(error)
+            continue
+        rows.append({"run": policy.label, **place(scores, found, by).row()})
+    return pd.DataFrame(rows), problems
+
+
+def way(shared: Shared, kinds: tuple[str, ...], by: str, reward: str | None) -> dict[str, pd.DataFrame]:
+    """The way of the aligned run while it was trained, where it logged itself on these questions by this reward."""
+    label = shared.label(shared.aligned)
+    if label is None or by != "proxy":
+        return {}
+    run = shared.store.runs[label]
+    asked = (run.meta.get("data") or {}).get("kinds")
+    if tuple(asked or ()) != kinds or reward is None or shared.store.label(run.reward_model, run) != reward:
+        return {}
+    table = logged(metrics(run))
+    return {label: table} if len(table) > 1 else {}
+
+
+def unsure(table: pd.DataFrame) -> list[str]:
+    """Sentences on policies that seldom give one of the listed answers."""
+    rows = table[table["mass"] < SURE]
+    return [
+        f"{name} gives a listed answer only {100 * mass:.0f} % of the time: its place says nothing of the rest."
+        for name, mass in zip(rows["run"], rows["mass"], strict=True)
+    ]
+
+
+def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
+    """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again."""
+    from probe.analyses.answers import enumerate_answers
+    from probe.analyses.compare import require_same_tokens
+    from probe.analyses.reward_frontier import ask
+    from probe.lm import LM
+    from probe.world import of
+
+    world, lm = of(base), LM.load(directory)
+    require_same_tokens(base, lm)
+    if world is None:
+        raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
+    prompts = [item.prompt for item in ask(world, kinds, QUESTIONS)]
+    return enumerate_answers(base, world, prompts, scorer=lm).logprobs
+
+
+def styles(shared: Shared, chosen: Sequence[Policy], name: str) -> dict[str, Style]:
+    """How every policy is drawn; the reference in grey."""
+    look = shared.store.style() | {policy.label: policy.style for policy in chosen}
+    return look | {name: Style(METHODS["pretrain"]), "best of N": Style(METHODS["rsft"], "longdash")}

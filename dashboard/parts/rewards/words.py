@@ -1,0 +1,175 @@
+"""The Rewards page in words: its sentence, what the fits say, definitions and the Python lines."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from probe.analyses.overoptimisation import FORMS, Fit
+from probe.plots.intervals import written
+
+EQUATIONS = [
+    r"\mathcal{L} = -\log \sigma\big(R_\phi(x, y^+) - R_\phi(x, y^-)\big)",
+    r"\pi^*_\beta(y \mid x) = \pi_{ref}(y \mid x)\, e^{R(x,y)/\beta} / Z(x), \qquad"
+    r"\mathrm{KL}(\pi \,\|\, \pi^*_\beta) = \mathrm{KL}(\pi \,\|\, \pi_{ref}) - \mathbb{E}_\pi[R]/\beta + \log Z",
+    r"r(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_{ref}(y \mid x)} \quad \text{(implicit)}",
+    r"\mathrm{KL}(\text{best of } N \,\|\, \pi_{ref}) \le \log N - (N-1)/N",
+    r"d = \sqrt{\mathrm{KL}}, \qquad R_{bon} = d\,(a - b\,d), \qquad R_{rl} = d\,(a - b \log d)",
+    r"a_t = (e_t - b)^\top \int_0^1 \nabla_{e_t} R\big(b + \alpha (e - b)\big)\, d\alpha",
+]
+
+DEFINITION = """
+*Proxy* is the reward model's scalar at the end of the text, in nats of Bradley-Terry log-odds: only differences between
+completions of one prompt mean something. *Gold* is the world's verifier: +1 true, 0 abstains, -1 otherwise.
+All policies stand on the same 64 questions; KL and expected rewards are given that the answer is one of the listed
+ones (hover tells how often it is). *Excess* is the distance to the nearest optimum over all beta. A policy with less
+reward than the base has no such optimum: all its KL is excess. The points of the fits are what runs logged on questions
+of their own kinds. Samples of one prompt resemble each other, so intervals draw prompts.
+
+A token of the prompt is judged by the margin between the two completions. What a reward model reads in the middle of a
+text was never trained.
+"""
+
+CLEAR = 0.01
+"""Reward above the base's that makes a peak worth a word."""
+
+
+def code_lines(source: Mapping[str, str], prompt: str, kinds: Sequence[str]) -> str:
+    """Python lines that make what the page shows.
+
+    Args:
+        source: references of base, aligned and reward, as far as they are there.
+        prompt: of the sidebar.
+        kinds: of the world's questions; empty without a world.
+    """
+    lines = ["import probe"]
+    lines += [f"{name} = probe.LM.load({source[name]!r})" for name in ("base", "aligned") if name in source]
+    lines += [f"reward = probe.RewardModel.load({source['reward']!r})"] if "reward" in source else []
+    by = "proxy" if "reward" in source else "gold"
+    if kinds:
+        judge = '"proxy": model_reward(reward), ' if "reward" in source else ""
+        lines += [
+            "",
+            "from probe.analyses.answers import verifier_reward",
+            "from probe.analyses.reward_frontier import ask, field_of, model_reward, place",
+            "from probe.world import of",
+            f"asked = ask(of(base), {tuple(kinds)!r})",
+            f'field = field_of(base, of(base), asked, {{{judge}"gold": verifier_reward(of(base))}})',
+            f"field.frontier({by!r}), field.best_of_n({by!r})",
+        ]
+        lines += [f"place(field.answers.score(aligned), field, {by!r}).row()"] if "aligned" in source else []
+    if "aligned" in source:
+        asked = "[item.prompt for item in asked]" if kinds else f"[{prompt!r}]"
+        extra = (", proxy=reward" if "reward" in source else "") + (", world=of(base)" if kinds else "")
+        lines += [
+            "",
+            "from probe.analyses.reward_shift import samples, summary",
+            f"summary(samples(base, aligned, {asked}{extra}, n=8))",
+        ]
+    if "reward" in source and kinds:
+        lines += [
+            "",
+            "from probe.analyses.overoptimisation import fit",
+            'points = field.best_of_n("proxy")',
+            'fit(points["d"][1:], points["gold"][1:], "bon", origin=points["gold"][0]).row()',
+        ]
+    if "reward" in source:
+        lines += [
+            "",
+            "from probe.analyses.reward_contrast import contrast",
+            f'contrast(reward, {prompt!r}, " one answer", " another").table()',
+        ]
+    return "\n".join(lines)
+
+
+def fit_table(fits: Mapping[tuple[str, str], Fit]) -> pd.DataFrame:
+    """The fitted numbers with their intervals, as text."""
+    rows = []
+    for (series, reward), found in fits.items():
+        numbers = {"a": written(*found.a), "b": written(*found.b), "peak at d": _peak(found)}
+        rows.append({"series": series, "reward": reward, "form": FORMS[found.form], **numbers, "rmse": found.rmse})
+    return pd.DataFrame(rows)
+
+
+def _peak(found: Fit) -> str:
+    if not found.seen or found.top.value <= CLEAR:
+        return "none within the points"
+    return f"{found.peak.value:.2f} [{found.peak.low:.2f}, {found.peak.high:.2f}]"
+
+
+def direction(value: float) -> str:
+    """Whether something rises or falls."""
+    return "raises" if value > 0 else "lowers"
+
+
+def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | None) -> str:
+    """What the chosen policy earned and spent; without one, which policy is nearest to the optimum."""
+    rows = table.set_index("run")
+    if chosen not in rows.index:
+        others = rows.iloc[1:]
+        if not len(others):
+            return "No run came from this base model; train one, or choose the model that your runs started from."
+        others = others[others[f"gain_{by}"] > 0]
+        if not len(others):
+            return f"No run has more {by} reward than the base model."
+        nearest = str(others["excess"].idxmin())
+        off = _nats(others.loc[nearest], "excess")
+        return f"{nearest} is nearest to the exact frontier of the {by} reward: it spends {off} more KL than needed."
+    row = rows.loc[chosen]
+    moves = [_moved(row, "gain_proxy", f"the proxy ({proxy})", " nats")] if proxy else []
+    moves.append(_moved(row, "gain_gold", "the gold reward"))
+    if len(moves) == 2 and moves[0][0] == moves[1][0]:
+        moves[1] = "", moves[1][1]
+    told = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
+    if row[f"gain_{by}"] <= 0:
+        return f"{told}; it spends {_nats(row, 'kl')} of KL and gains no {by} reward."
+    return f"{told}; it spends {_nats(row, 'excess')} more KL than the optimum of the {by} reward."
+
+
+def _moved(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:
+    """How a reward moved: a verb, and what by how much; where the interval holds zero it counts as unmoved."""
+    value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
+    if low <= 0 <= high:
+        return "hardly moves", f"{what} ({written(value, low, high)}{unit})"
+    size = written(value, low, high) if value > 0 else written(-value, -high, -low)
+    return direction(value), f"{what} by {size}{unit}"
+
+
+def _nats(row: Any, name: str) -> str:
+    return f"{written(float(row[name]), float(row[name + '_low']), float(row[name + '_high']))} nats"
+
+
+def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
+    """Where gold peaks, series by series."""
+    parts = []
+    for (series, reward), found in fits.items():
+        if reward != "gold":
+            continue
+        end = float(found.predict(found.d.max())) - found.origin
+        if found.seen and found.top.value > CLEAR:
+            parts.append(f"{series}: gold peaks at d = {written(*found.peak)}")
+        else:
+            parts.append(
+                f"{series}: gold {'rises' if end > 0 else 'falls'} by {abs(end):.2f} to d = {found.d.max():.2f}"
+            )
+    return (
+        f"{'; '.join(parts)}. Least squares from the base's reward; a star marks a peak within the points. Points of"
+        " one training are not independent of each other, so the intervals of a and b are too narrow."
+    )
+
+
+def sample_words(table: pd.DataFrame | None, names: tuple[str, str], proxy: str | None, *, drawable: bool) -> str:
+    """What the samples say where there is no world."""
+    if table is None and drawable:
+        return f"Draw samples below to see how {names[1]} parts from {names[0]} on this prompt."
+    if table is None:
+        return "Choose an aligned model in the sidebar to compare its answers with the base model's."
+
+    def mean(side: str, name: str) -> float:
+        return float(table.loc[table["model"] == side, name].mean())
+
+    kl = f"its own answers have {mean('aligned', 'implicit'):.2f} nats of implicit reward"
+    if proxy is None:
+        return f"On this prompt {names[1]} parts from {names[0]}: {kl}."
+    change = mean("aligned", "proxy") - mean("base", "proxy")
+    return f"On this prompt {names[1]} {direction(change)} {proxy} by {abs(change):.2f} nats; {kl}."

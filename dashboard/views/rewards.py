@@ -1,0 +1,179 @@
+"""Rewards: what alignment earned and what it cost, against the exact optimum, sample by sample and token by token."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.parts.rewards import field as fields
+from dashboard.parts.rewards import tokens as reading
+from dashboard.parts.rewards import views
+from dashboard.parts.rewards.fits import bound, overoptimised
+from dashboard.parts.rewards.scene import Placed, Scene, badges, choose_reward, load_scene
+from dashboard.parts.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
+from dashboard.state import current, keep
+from dashboard.text import finding, note
+from probe.analyses.reward_frontier import KINDS
+from probe.errors import ProbeError
+from probe.plots.rewards import reward_frontier, reward_gains
+from probe.world import World, of
+
+AXES = {"\u221aKL": "d", "KL": "kl"}
+# Pixels of the main figure, for its labels.
+SIZE = (430, 330)
+
+
+def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, ...], str, str]:
+    """Kinds of questions, the reward of the frontier, and the axis."""
+    options = [kind for kind in world.question_kinds if kind not in fields.OPEN]
+    with columns[1]:
+        if "rew_kinds" not in st.session_state and "rew_kinds" not in st.query_params:
+            st.session_state["rew_kinds"] = [kind for kind in KINDS if kind in options]
+        kinds = st.multiselect("Questions", options, key="rew_kinds", bind="query-params", placeholder="choose kinds")
+    rewards = ["proxy", "gold"] if scene.reward else ["gold"]
+    with columns[2]:
+        keep("rew_by", rewards, "gold" if fields.wants_truth(scene.shared) else rewards[0])
+        by = st.segmented_control("Frontier of", rewards, key="rew_by", bind="query-params", required=True)
+    with columns[3]:
+        first = next(iter(AXES))
+        axis = st.segmented_control(
+            "Axis", list(AXES), default=first, key="rew_axis", bind="query-params", required=True
+        )
+    return tuple(kinds), by or rewards[0], AXES[axis or first]
+
+
+def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: Any) -> Placed | None:
+    """The sentence, the main figure and what explains it; None while the page waits for the reader's word."""
+    ground = fields.ground(scene.base, scene.reward, kinds)
+    if ground is None:
+        with answer:
+            finding("The answers to the world's questions are listed once you ask for it.")
+        return None
+    chosen, name = fields.policies(scene.shared), scene.names[0]
+    look = fields.styles(scene.shared, chosen, name)
+    table, problems = fields.standings(scene.base, ground.field, kinds, by, chosen, name)
+    with answer:
+        finding(place_words(table, scene.shared.aligned, by, scene.proxy))
+    curve, best = ground.curves[by], ground.best[by]
+    left, right = st.columns([5, 4], gap="medium")
+    with left:
+        label = f"proxy reward ({scene.proxy}), nats" if by == "proxy" else "gold reward (verifier)"
+        chart = reward_frontier(
+            curve,
+            table,
+            look,
+            reward=by,
+            label=label,
+            axis=axis,
+            best_of_n=best,
+            paths=fields.way(scene.shared, kinds, by, scene.reward_name),
+            chosen=scene.shared.aligned,
+            size=SIZE,
+        )
+        title = f"{len(table)} policies under the exact frontier"
+        figure(chart, table, "frontier", title=title, height=420, source=scene.source)
+    with right:
+        gains = {f"gain_{name}": f"gain in {name}" for name in ground.field.rewards} | {"excess": "excess KL, nats"}
+        chart = reward_gains(table, look, gains, scene.shared.aligned)
+        figure(chart, table, "gains", title="Gained over the base, KL in excess", height=420, source=scene.source)
+    for told in [*fields.unsure(table), *(f"{label} is not shown: {why}" for label, why in problems.items())]:
+        note(told)
+    note(
+        f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is the"
+        " most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward, which is"
+        " exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a run on its way,"
+        " where it logged the same. Right: differences to the base with 95 % intervals over questions."
+    )
+    return Placed(ground, by, look, {"standings": table, "frontier": curve, "best-of-n": best})
+
+
+def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | None:
+    """Distributions of the samples of both models, and what the run captured on its way."""
+    if scene.aligned is None:
+        return None
+    st.subheader("Before and after", anchor=False)
+    given = scene.run.config.get("beta") if scene.run else None
+    beta = float(given) if isinstance(given, int | float) and not isinstance(given, bool) else 1.0
+    left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
+    with left:
+        n = st.slider("Samples of each prompt", 2, 32, 4 if kinds else 32, key="rew_n", bind="query-params")
+    with right:
+        what = f"the same {views.QUESTIONS} questions" if kinds else "the prompt of the sidebar"
+        note(
+            f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"
+            f" log(aligned / base) with beta = {beta:g}."
+        )
+    prompt = "" if kinds else scene.shared.prompt
+    table = views.draw_samples(scene.base, scene.aligned, scene.reward, kinds=kinds, prompt=prompt, n=int(n), beta=beta)
+    if table is not None:
+        views.distributions(table, scene.names, scene.colours, scene.source)
+    if scene.run is not None:
+        views.over_training(scene.run, scene.colours[1])
+    return table
+
+
+def tokens(scene: Scene) -> None:
+    """Two completions of the sidebar's prompt, token by token."""
+    st.subheader("Per-token reward", anchor=False)
+    if scene.reward is None:
+        note("Choose a reward model above to see which tokens earn its reward; the Train page makes one.")
+        return
+    prompt = scene.shared.prompt
+    texts = reading.choose_completions(prompt, reading.suggested(scene.base, scene.aligned, prompt))
+    found = reading.read_tokens(scene.reward, prompt, texts)
+    note(reading.token_words(found, texts, scene.proxy or "The reward model"))
+    reading.token_part(found, scene.proxy or "the reward", scene.source | {"prompt": prompt})
+    note(reading.agreement_words(found))
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    shared = current()
+    answer = st.container()
+    if not shared.reference(shared.base) or not shared.prompt.strip():
+        with answer:
+            finding(
+                f"Choose {'a prompt' if shared.base else 'a base model'} in the sidebar to see what alignment earned."
+            )
+            note("The base model is the reference that KL is counted from: the model that the others came from.")
+        return
+    columns = st.columns([3, 5, 2, 2], vertical_alignment="bottom", gap="medium")
+    with columns[0]:
+        reward_name = choose_reward(shared)
+    try:
+        scene = load_scene(shared, reward_name)
+    except ProbeError:
+        with answer:
+            finding("These models cannot be laid side by side; the line below says why.")
+        raise
+    if scene is None:
+        return
+    world, placed = of(scene.base), None
+    kinds: tuple[str, ...] = ()
+    trust = st.container()
+    if world is not None:
+        kinds, by, axis = choose_field(scene, world, columns)
+        if not kinds:
+            with answer:
+                finding("Choose at least one kind of question to place the methods.")
+            return
+        placed = place_all(scene, kinds, by, axis, answer)
+    with trust:
+        badges(scene)
+    samples = before_and_after(scene, kinds)
+    if world is None:
+        with answer:
+            finding(sample_words(samples, scene.names, scene.proxy, drawable=scene.aligned is not None))
+            note("Without a world there is no gold reward and no exact frontier: choose runs of a world for those.")
+    tables = placed.tables | overoptimised(scene, placed) if placed else {}
+    tokens(scene)
+    if placed:
+        bound(scene, placed)
+    if samples is not None:
+        tables["samples"] = samples
+    details(EQUATIONS, DEFINITION, code_lines(scene.source, shared.prompt, kinds), tables)
+
+
+page()

@@ -1,0 +1,174 @@
+"""Which tokens a head, an MLP or a neuron promotes and suppresses: what it writes, through final norm and unembedding.
+
+On a text (`promoted`) the final norm's scale is the one that the model has there, so a token's value is what direct
+logit attribution gives for it. From the weights alone (`ov_tokens`) a head is asked what it would write if it attended
+to a token whose residual stream is its embedding: W_U^T L norm(W_E[x]), without biases and at a final scale of 1.
+
+Axes: d width, V vocabulary, k tokens, H heads, dh head width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.analyses.lens import answer_ids
+from probe.analyses.parts import Reading, final_norm, output_scale, output_weights, read_parts
+from probe.errors import ConfigError, DataError, ModelError
+from probe.lm import LM
+from probe.tokens import pieces
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """Tokens that a part of a model makes likelier and less likely."""
+
+    part: str
+    """Such as `L2H1`, `L2 MLP` or `L2 neuron 17`."""
+    ids: np.ndarray
+    """[k] tokens it promotes most, best first."""
+    pieces: list[str]
+    """[k] the same, readable."""
+    values: np.ndarray
+    """[k] what it adds to their logits, nats (from weights alone: at a final scale of 1)."""
+    suppressed_ids: np.ndarray
+    """[k] tokens it suppresses most, strongest first."""
+    suppressed_pieces: list[str]
+    """[k] the same, readable."""
+    suppressed_values: np.ndarray
+    """[k] what it adds to their logits."""
+    mean: float
+    """What it adds to a logit in the mean over the vocabulary: the part of all values that softmax does not see."""
+
+    def table(self) -> pd.DataFrame:
+        """One row a token: part, side (promoted or suppressed), rank, id, token, value, above_mean."""
+        sides = (
+            ("promoted", self.ids, self.pieces, self.values),
+            ("suppressed", self.suppressed_ids, self.suppressed_pieces, self.suppressed_values),
+        )
+        frames = [
+            pd.DataFrame(
+                {
+                    "part": self.part,
+                    "side": side,
+                    "rank": range(len(ids)),
+                    "id": ids,
+                    "token": names,
+                    "value": values,
+                    "above_mean": values - self.mean,
+                }
+            )
+            for side, ids, names, values in sides
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+
+@torch.no_grad()
+def promoted(
+    lm: LM,
+    text: str | Sequence[int] | Reading,
+    layer: int,
+    head: int | None = None,
+    position: int | None = None,
+    k: int = 10,
+    neuron: int | None = None,
+) -> Promoted:
+    """What a part wrote after the token at `position`, as tokens.
+
+    Args:
+        lm: a model of tokens.
+        text: a text or its ids, which costs a hooked forward pass; or what `read_parts` gave.
+        layer: the block.
+        head: a head of it; None takes the MLP.
+        position: default: the last token, or where the parts were read.
+        k: how many tokens to give of each kind.
+        neuron: one neuron of the MLP instead of all of it.
+
+    Raises:
+        ConfigError: there is no such block, head or neuron.
+        DataError: a scalar model, which has no tokens, or a position outside of the text.
+        ModelError: the architecture has no such part.
+    """
+    _require_tokens(lm)
+    read = text if isinstance(text, Reading) else read_parts(lm, text, position)
+    _require_part("block", layer, len(read.mlps))
+    bridge = lm.bridge
+    if head is not None:
+        _require_part("head", head, len(read.z[layer]))
+        written, part = read.z[layer][head] @ output_weights(bridge, layer)[0][head], f"L{layer}H{head}"
+    elif neuron is not None:
+        weight, post = getattr(bridge.blocks[layer].mlp, "W_out", None), read.posts[layer]
+        if weight is None or post is None:
+            raise ModelError(f"The MLPs of {type(lm.model).__name__} have no single W_out: leave `neuron` out.")
+        _require_part("neuron", neuron, len(post))
+        written, part = post[neuron] * weight[neuron].float(), f"L{layer} neuron {neuron}"
+    else:
+        written, part = read.mlps[layer], f"L{layer} MLP"
+    return _ranked(lm, final_norm(lm, read.final)(written), part, k)
+
+
+@torch.no_grad()
+def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> Promoted:
+    """What a head would promote if it attended to one token only, from the weights alone.
+
+    Args:
+        lm: a model of tokens.
+        layer: the block.
+        head: a head of it.
+        source: the token attended to, as a text (its first token) or an id.
+        k: how many tokens to give of each kind.
+
+    Raises:
+        ConfigError: there is no such block or head.
+        DataError: a scalar model, or a source without tokens or beyond the vocabulary.
+        ModelError: a block without a norm before its attention.
+    """
+    _require_tokens(lm)
+    bridge = lm.bridge
+    _require_part("block", layer, bridge.cfg.n_layers)
+    token = answer_ids(lm, [source])[0] if isinstance(source, str) else int(source)
+    table = lm.model.get_input_embeddings().weight.detach()
+    if not 0 <= token < len(table):
+        raise DataError(f"The token {token} was asked for and the model has {len(table)}: give one below that.")
+    block = bridge.blocks[layer]
+    if not hasattr(block, "ln1"):
+        raise ModelError(f"The blocks of {type(lm.model).__name__} have no norm before their attention.")
+    stream = block.ln1.original_component(table[token])
+    if getattr(block.ln1.original_component, "bias", None) is not None:
+        stream = stream - block.ln1.original_component.bias
+    output, _ = output_weights(bridge, layer)
+    _require_part("head", head, len(output))
+    inputs = block.attn.W_V.detach().float()  # [H_kv d dh]
+    value = stream.float() @ inputs[head * len(inputs) // len(output)]
+    norm = replace(final_norm(lm, table[token].float()), scale=1.0)
+    return _ranked(lm, norm(value @ output[head]), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
+
+
+def _ranked(lm: LM, written: Float[Tensor, " d"], part: str, k: int) -> Promoted:
+    """The tokens at both ends of what a normed direction adds to the logits."""
+    logits = lm.model.get_output_embeddings().weight.detach().float() @ written * output_scale(lm)
+    best, worst = logits.topk(min(k, len(logits))), (-logits).topk(min(k, len(logits)))
+    return Promoted(
+        part=part,
+        ids=best.indices.cpu().numpy(),
+        pieces=pieces(lm.tokenizer, best.indices.tolist()),
+        values=best.values.cpu().numpy(),
+        suppressed_ids=worst.indices.cpu().numpy(),
+        suppressed_pieces=pieces(lm.tokenizer, worst.indices.tolist()),
+        suppressed_values=-worst.values.cpu().numpy(),
+        mean=float(logits.mean()),
+    )
+
+
+def _require_tokens(lm: LM) -> None:
+    if lm.readout != "tokens":
+        raise DataError(f"A {lm.readout} model gives one number and no tokens: attribute its {lm.readout} instead.")
+
+
+def _require_part(kind: str, number: int, count: int) -> None:
+    if not 0 <= number < count:
+        raise ConfigError(f"There is no {kind} {number}: the model has {count}, give 0 to {count - 1}.")

@@ -1,0 +1,218 @@
+"""The snowball after one wrong token: how far the two continuations part, and whether more goes wrong (METRICS).
+
+Each prompt is continued twice, with one token of the continuation exchanged. With a world the one branch has the truth
+there and the other the wrong value that the model holds likeliest; without one it is the model's own choice against its
+second choice. Then the model goes on. Step i concerns the i-th token after the exchanged one, i = 1 to L:
+
+- forced: both branches read what the model wrote after the clean token, so that only the one token differs;
+- free: each branch reads what the model wrote after its own token.
+
+Both compare the next-token distributions by KL(clean || wrong). A step counts as long as both branches go on: nothing
+follows an end token. Where the world determines the rest of the answer, the tokens that each branch wrote are judged
+too.
+
+Axes: P prompts, L steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from probe.analyses.compare import kl
+from probe.analyses.readings import require_positive, require_tokens
+from probe.analyses.truths import Fork, forks_of
+from probe.errors import ConfigError, DataError
+from probe.generation import end_tokens
+from probe.lm import LM
+from probe.stats import Interval, bootstrap_mean, wilson
+from probe.ticks import Tick, ignore
+from probe.tokens import pieces
+
+if TYPE_CHECKING:
+    from probe.world.world import World
+
+QUANTITIES = ("forced_kl", "free_kl", "differs", "clean_error", "wrong_error")
+"""What is followed, step by step."""
+
+
+@dataclass(frozen=True)
+class Snowball:
+    """What follows one wrong token, prompt by prompt and step by step."""
+
+    prompts: list[str]
+    """The P prompts as text."""
+    at: list[int]
+    """Which token of each continuation was exchanged, from 0."""
+    clean: list[list[str]]
+    """Readable pieces of the continuation with the clean token."""
+    wrong: list[list[str]]
+    """The same with the wrong token, freely continued."""
+    truth_known: list[bool]
+    """Whether the clean token is the world's truth (else it is the model's own choice)."""
+    forced_kl: np.ndarray
+    """[P, L] KL(clean || wrong) in nats where both branches read the clean continuation; NaN after its end."""
+    free_kl: np.ndarray
+    """[P, L] the same where each branch reads its own; NaN after the end of one of them."""
+    differs: np.ndarray
+    """[P, L] whether the two branches wrote different tokens at this step; NaN after the end of one of them."""
+    clean_error: np.ndarray
+    """[P, L] whether the clean branch's token is not the world's; NaN where the world determines none."""
+    wrong_error: np.ndarray
+    """[P, L] the same of the wrong branch."""
+
+    def table(self) -> pd.DataFrame:
+        """One row for each prompt and step: prompt, at, step, forced_kl, free_kl, differs, clean_error, wrong_error."""
+        prompt, step = (axis.ravel() for axis in np.indices(self.forced_kl.shape))
+        return pd.DataFrame(
+            {
+                "prompt": [self.prompts[index] for index in prompt],
+                "at": [self.at[index] for index in prompt],
+                "step": step + 1,
+                "forced_kl": self.forced_kl.ravel(),
+                "free_kl": self.free_kl.ravel(),
+                "differs": self.differs.ravel(),
+                "clean_error": self.clean_error.ravel(),
+                "wrong_error": self.wrong_error.ravel(),
+            }
+        )
+
+    def summary(self) -> pd.DataFrame:
+        """One row for each quantity and step: quantity, step, value, low, high, n; 95 % intervals over prompts.
+
+        Means of KL have the bootstrap, shares (differs, clean_error, wrong_error) Wilson's interval.
+        """
+        rows = []
+        for name in QUANTITIES:
+            for step, column in enumerate(getattr(self, name).T):
+                values = _known(column)
+                value, low, high = _interval(name, values)
+                rows.append(
+                    {"quantity": name, "step": step + 1, "value": value, "low": low, "high": high, "n": len(values)}
+                )
+        return pd.DataFrame(rows)
+
+    def later_errors(self) -> dict[str, Interval]:
+        """The share of wrong tokens among all later ones with a truth, `clean` and `wrong` branch.
+
+        The mean over prompts of each prompt's share, bootstrapped over prompts; NaN where no truth is known.
+        """
+        return {
+            name: bootstrap_mean([_known(row).mean() for row in errors if len(_known(row))])
+            for name, errors in (("clean", self.clean_error), ("wrong", self.wrong_error))
+        }
+
+    def text_table(self) -> pd.DataFrame:
+        """One row a prompt: prompt, at, clean and wrong continuation."""
+        rows = zip(self.prompts, self.at, self.clean, self.wrong, strict=True)
+        return pd.DataFrame(
+            [{"prompt": p, "at": at, "clean": " ".join(a), "wrong": " ".join(b)} for p, at, a, b in rows]
+        )
+
+
+@torch.no_grad()
+def snowball(
+    lm: LM,
+    prompts: Sequence[str],
+    *,
+    world: "World | None" = None,
+    at: int | None = None,
+    steps: int = 12,
+    temperature: float = 0.0,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> Snowball:
+    """Exchange one token of each continuation and follow both branches.
+
+    Args:
+        lm: the model; inside `lm.hooks` the hooked one.
+        prompts: P texts.
+        world: what knows the truth; a prompt that asks it nothing is treated as without one.
+        at: which token of the continuation is exchanged, from 0; None: the answer (of a sum with steps the first
+            result), the first token without a truth.
+        steps: L, how many tokens after it are followed.
+        temperature: of the continuations; 0 is greedy. KL is that at temperature 1.
+        seed: of both continuations.
+        tick: told the share that is done.
+
+    Raises:
+        DataError: no prompt, one without tokens or too long, a position beyond the true answer, or a model that cannot
+            write.
+        ConfigError: an option that is not possible.
+    """
+    require_tokens(lm)
+    require_positive(steps=steps)
+    if isinstance(prompts, str) or not prompts:
+        raise DataError("A list of at least one prompt is needed: give [prompt] for a single one.")
+    if at is not None and at < 0:
+        raise ConfigError(f"at = {at} is not possible: give 0 or more, or None for the answer.")
+    forks = forks_of(lm, prompts, world, at)
+    tick(0.2)
+    ends = set(end_tokens(lm.model, lm.tokenizer))
+    options = {"max_new_tokens": steps, "temperature": temperature, "seed": seed}
+    clean = _written(lm, [[*fork.before, fork.clean] for fork in forks], ends, options)
+    tick(0.4)
+    wrong = _written(lm, [[*fork.before, fork.wrong] for fork in forks], ends, options)
+    tick(0.6)
+    forced = [a if fork.wrong not in ends else [] for fork, a in zip(forks, clean, strict=True)]
+    forced_kl = _distances(lm, forks, clean, forced, steps)
+    tick(0.8)
+    free_kl = _distances(lm, forks, clean, wrong, steps)
+    tick(1.0)
+    return Snowball(
+        prompts=list(prompts),
+        at=[fork.at for fork in forks],
+        clean=[_pieces(lm, fork, fork.clean, ids) for fork, ids in zip(forks, clean, strict=True)],
+        wrong=[_pieces(lm, fork, fork.wrong, ids) for fork, ids in zip(forks, wrong, strict=True)],
+        truth_known=[fork.rest is not None for fork in forks],
+        forced_kl=forced_kl,
+        free_kl=free_kl,
+        differs=_unequal(clean, wrong, steps),
+        clean_error=_unequal([fork.rest or [] for fork in forks], clean, steps),
+        wrong_error=_unequal([fork.rest or [] for fork in forks], wrong, steps),
+    )
+
+
+def _written(lm: LM, rows: list[list[int]], ends: set[int], options: dict[str, Any]) -> list[list[int]]:
+    """What the model writes after each row; nothing after an end token."""
+    drawn = lm.generate(rows, **options).ids
+    return [[] if row[-1] in ends else list(ids) for row, ids in zip(rows, drawn, strict=True)]
+
+
+def _distances(
+    lm: LM, forks: Sequence[Fork], clean: Sequence[list[int]], wrong: Sequence[list[int]], steps: int
+) -> np.ndarray:
+    """[P, L] KL of the distributions of the i-th token after the fork; NaN where one of the branches has none."""
+    result = np.full((len(forks), steps), np.nan)
+    for index, (fork, a, b) in enumerate(zip(forks, clean, wrong, strict=True)):
+        count, at = min(len(a), len(b)), len(fork.before)
+        if count:
+            rows = [[*fork.before, fork.clean, *a[: count - 1]], [*fork.before, fork.wrong, *b[: count - 1]]]
+            p, q = lm.logits(rows)[:, at : at + count].float().log_softmax(-1)
+            result[index, :count] = kl(p, q).cpu().numpy()
+    return result
+
+
+def _unequal(first: Sequence[list[int]], second: Sequence[list[int]], steps: int) -> np.ndarray:
+    """[P, L] whether the tokens of two lists differ at each step; NaN where one has ended."""
+    result = np.full((len(first), steps), np.nan)
+    for index, (a, b) in enumerate(zip(first, second, strict=True)):
+        row = [float(x != y) for x, y in zip(a[:steps], b[:steps], strict=False)]
+        result[index, : len(row)] = row
+    return result
+
+
+def _pieces(lm: LM, fork: Fork, token: int, ids: list[int]) -> list[str]:
+    """The continuation as readable pieces."""
+    return pieces(lm.tokenizer, [*fork.before[len(fork.before) - fork.at :], token, *ids])
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
+
+
+def _interval(quantity: str, values: np.ndarray) -> Interval:
+    return bootstrap_mean(values) if quantity.endswith("kl") else wilson(int(values.sum()), len(values))

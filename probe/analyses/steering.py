@@ -1,0 +1,302 @@
+"""Steering: a direction that tells two sets of texts apart, added to the residual stream, and what it costs.
+
+The direction is the difference of the mean residuals of the two sets after one block (Turner et al. 2023; Rimsky et
+al. 2024). It is added with a coefficient alpha while texts run, at every token or at the last one. The dose-response
+shows the target against alpha with intervals over texts, beside random directions of the same norm, and with the
+accuracy control: questions that have nothing to do with the direction, and the KL to the unsteered model on neutral
+texts. A flip means little when the model no longer answers anything else.
+
+Axes: P texts, A doses, N random directions, d width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe import stats
+from probe.analyses.compare import kl
+from probe.analyses.lens import answer_ids
+from probe.analyses.sites import TOKENS_PER_PASS, Site
+from probe.analyses.targets import Target
+from probe.errors import ConfigError, DataError
+from probe.lm import LM
+from probe.ticks import Tick, ignore
+from probe.tokens import encode
+
+Unit = Literal["residual", "difference"]
+Where = Literal["all", "last"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A direction in the residual stream."""
+
+    layer: int
+    """The block after which it was read and is added; -1 is the embedding."""
+    vector: np.ndarray
+    """[d] mean residual of the positive texts minus that of the negative ones."""
+    residual_norm: float
+    """Mean norm of the residual at the tokens that were averaged: the unit of alpha in `residual`."""
+    at: Where
+    """Which tokens were averaged: the last of each text, or all but the first."""
+    counts: tuple[int, int]
+    """How many positive and negative texts."""
+
+    @property
+    def norm(self) -> float:
+        """Length of the vector."""
+        return float(np.linalg.norm(self.vector))
+
+    def step(self, unit: Unit = "residual") -> np.ndarray:
+        """[d] what alpha = 1 adds: the direction as long as a residual is on average, or the difference itself.
+
+        Raises:
+            ConfigError: an unknown unit.
+            DataError: the two sets have the same mean, so there is no direction.
+        """
+        if unit not in get_args(Unit):
+            raise ConfigError(f"The unit {unit!r} is unknown: give residual or difference.")
+        if not self.norm > 0:
+            raise DataError("Both sets have the same mean residual, so there is no direction: give other texts.")
+        return self.vector if unit == "difference" else self.vector / self.norm * self.residual_norm
+
+
+@dataclass(frozen=True)
+class Dose:
+    """The target against the coefficient, beside random directions and the accuracy control."""
+
+    alphas: np.ndarray
+    """[A] coefficients."""
+    unit: Unit
+    """What alpha = 1 adds: a vector as long as the mean residual, or the difference itself."""
+    layer: int
+    """The block after which it is added."""
+    where: Where
+    """At all tokens, or at the last one."""
+    unsteered: np.ndarray
+    """[P] the target without steering in nats."""
+    values: np.ndarray
+    """[P A] the target of each text at each dose."""
+    nulls: np.ndarray
+    """[N P A] the same along random directions of the same norm."""
+    right: np.ndarray | None
+    """[Q A] whether each unrelated question is still answered right; None where none were given."""
+    kl: np.ndarray | None
+    """[M A] KL(unsteered || steered) in nats a token of each neutral text; None where none were given."""
+
+    def effect(self, dose: int) -> float:
+        """Mean change of the target at a dose in nats."""
+        return float((self.values[:, dose] - self.unsteered).mean())
+
+    def null_effects(self, dose: int) -> np.ndarray:
+        """[N] the same along each random direction."""
+        return (self.nulls[:, :, dose] - self.unsteered).mean(-1)
+
+    def z(self, dose: int) -> float:
+        """Distance of the effect from that of random directions in their standard deviations; NaN without spread."""
+        null = self.null_effects(dose)
+        spread = float(null.std(ddof=1)) if len(null) > 1 else 0.0
+        return (self.effect(dose) - float(null.mean())) / spread if spread > 0 else float("nan")
+
+    def table(self) -> pd.DataFrame:
+        """One row a dose: alpha, target with its bootstrap interval, share of texts above 0 with Wilson's, the null's
+        mean and range, accuracy with Wilson's interval, KL with its bootstrap interval."""
+        rows: list[dict[str, float]] = []
+        for dose, alpha in enumerate(self.alphas):
+            values, null = self.values[:, dose], self.nulls[:, :, dose].mean(-1)
+            row = {"alpha": float(alpha)} | _named("target", stats.bootstrap_mean(values))
+            row |= _named("above_zero", stats.wilson(int((values > 0).sum()), len(values)))
+            if len(null):
+                row |= {"null": float(null.mean()), "null_low": float(null.min()), "null_high": float(null.max())}
+            if self.right is not None:
+                row |= _named("accuracy", stats.wilson(int(self.right[:, dose].sum()), len(self.right)))
+            if self.kl is not None:
+                row |= _named("kl", stats.bootstrap_mean(self.kl[:, dose]))
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def _named(name: str, interval: stats.Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+@torch.no_grad()
+def contrast(lm: LM, positive: Sequence[str], negative: Sequence[str], layer: int, at: Where = "last") -> Contrast:
+    """The direction from one set of texts to another after a block.
+
+    Args:
+        lm: the model.
+        positive: texts that have the property.
+        negative: texts that lack it.
+        layer: the block; -1 is the embedding.
+        at: read the last token of each text, or all but the first (a text counts once however long it is).
+
+    Raises:
+        DataError: a set is empty.
+        ConfigError: a block that the model lacks, or an unknown `at`.
+    """
+    _check(lm, layer, at)
+    if not positive or not negative:
+        raise DataError(f"A direction needs texts on both sides, and got {len(positive)} and {len(negative)}.")
+    name = Site("resid", layer).hook
+    means: list[Tensor] = []
+    norms: list[float] = []
+    for texts in (positive, negative):
+        rows = []
+        for text in texts:
+            _, cache = lm.run_with_cache(text, [name])
+            states = cache[name][0].double()
+            read = states[-1:] if at == "last" or len(states) == 1 else states[1:]
+            rows.append(read.mean(0))
+            norms.append(float(read.norm(dim=-1).mean()))
+        means.append(torch.stack(rows).mean(0))
+    vector = (means[0] - means[1]).cpu().numpy()
+    return Contrast(layer, vector, float(np.mean(norms)), at, (len(positive), len(negative)))
+
+
+@torch.no_grad()
+def steered_logits(
+    lm: LM,
+    texts: Sequence[Sequence[int]],
+    layer: int,
+    vector: Float[Tensor, "... d"] | np.ndarray,
+    where: Where = "all",
+    read: Sequence[int] | None = None,
+) -> Float[Tensor, "P T V"]:
+    """Logits of several texts with a vector added to the residual after a block.
+
+    Args:
+        lm: the model.
+        texts: ids of P texts, padded on the right when they run.
+        layer: the block; -1 is the embedding.
+        vector: [d] what is added, or [P d] for each text its own.
+        where: at all tokens, or at the last of each text.
+        read: the token of each text whose logits are needed, [P 1 V] then; None gives all.
+    """
+    _check(lm, layer, where)
+    ends = torch.tensor([len(text) - 1 for text in texts])
+    added = torch.as_tensor(vector).expand(len(texts), -1)
+
+    def add(states: Tensor, hook: Any) -> Tensor:
+        here = added.to(states)
+        if where == "all":
+            return states + here[:, None]
+        states = states.clone()
+        states[torch.arange(len(ends)), ends] += here
+        return states
+
+    def only(states: Tensor, hook: Any) -> Tensor | None:
+        return None if read is None else states[torch.arange(len(ends)), torch.tensor(read)][:, None]
+
+    with lm.hooks([(Site("resid", layer).hook, add), ("unembed.hook_in", only)]):
+        return lm.logits([list(text) for text in texts]).float()
+
+
+@torch.no_grad()
+def dose_response(
+    lm: LM,
+    texts: Sequence[str | Sequence[int]],
+    targets: Sequence[Target],
+    direction: Contrast,
+    alphas: Sequence[float] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0),
+    unit: Unit = "residual",
+    where: Where = "all",
+    random: int = 8,
+    seed: int = 0,
+    questions: Sequence[tuple[str, str]] = (),
+    neutral: Sequence[str] = (),
+    tick: Tick = ignore,
+) -> Dose:
+    """Add a direction in several doses and read the target of each text.
+
+    Args:
+        lm: the model.
+        texts: P texts.
+        targets: what is measured in each.
+        direction: see `contrast`; it is added after its block.
+        alphas: A doses.
+        unit: of alpha (see `Contrast.step`).
+        where: at all tokens, or at the last of each text.
+        random: N random directions of the same norm.
+        seed: of these.
+        questions: (prompt, right answer) that have nothing to do with the direction; right is the answer's first
+            token ahead of all others.
+        neutral: texts on which the KL to the unsteered model is averaged over tokens.
+        tick: progress.
+
+    Raises:
+        DataError: no text, not one target for each, or controls for a scalar model, which has no distribution.
+    """
+    if not texts or len(texts) != len(targets):
+        raise DataError(
+            f"{len(texts)} texts have {len(targets)} targets: give at least one text, and a target for each."
+        )
+    if lm.readout != "tokens" and (questions or neutral):
+        raise DataError("A scalar model answers no questions and has no KL: leave `questions` and `neutral` empty.")
+    ids = [encode(lm.tokenizer, text) if isinstance(text, str) else list(text) for text in texts]
+    step, rng = direction.step(unit), np.random.default_rng(seed)
+    noise = rng.standard_normal((random, step.size))
+    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
+    asked = [encode(lm.tokenizer, prompt) for prompt, _ in questions]
+    first = answer_ids(lm, [answer for _, answer in questions])
+    plain = [encode(lm.tokenizer, text) for text in neutral]
+    before = [lm.logits([text])[0].float().log_softmax(-1) for text in plain]
+
+    def run(vectors: np.ndarray) -> np.ndarray:
+        """[N P] the target of each text along each of N vectors, in as few passes as fit."""
+        rows = [(vector, text, target) for vector in vectors for text, target in zip(ids, targets, strict=True)]
+        size = max(1, TOKENS_PER_PASS // max(len(text) for text in ids))
+        found = []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            added = np.stack([vector for vector, _, _ in part])
+            read = [target.position for _, _, target in part]
+            logits = steered_logits(lm, [text for _, text, _ in part], direction.layer, added, where, read)[:, 0]
+            found += [_value(row, target) for row, (_, _, target) in zip(logits, part, strict=True)]
+        return np.array(found).reshape(len(vectors), len(ids))
+
+    unsteered = run(0 * step[None])[0]
+    values, nulls, right, divergence = [], [], [], []
+    for done, alpha in enumerate(alphas):
+        found = run(alpha * np.stack([step, *noise])) if alpha else np.tile(unsteered, (1 + random, 1))
+        values.append(found[0])
+        nulls.append(found[1:])
+        if asked:
+            ends = [len(text) - 1 for text in asked]
+            best = steered_logits(lm, asked, direction.layer, alpha * step, where, ends)[:, 0].argmax(-1)
+            right.append([int(token) == answer for token, answer in zip(best, first, strict=True)])
+        if plain:
+            logits = steered_logits(lm, plain, direction.layer, alpha * step, where)
+            divergence.append(
+                [float(kl(p, row[: len(p)].log_softmax(-1)).mean()) for row, p in zip(logits, before, strict=True)]
+            )
+        tick((done + 1) / len(alphas))
+    return Dose(
+        alphas=np.asarray(alphas, dtype=float),
+        unit=unit,
+        layer=direction.layer,
+        where=where,
+        unsteered=unsteered,
+        values=np.array(values).T,
+        nulls=np.array(nulls).reshape(len(alphas), random, len(ids)).transpose(1, 2, 0),
+        right=np.array(right).T if asked else None,
+        kl=np.array(divergence).T if plain else None,
+    )
+
+
+def _value(row: Float[Tensor, " V"], target: Target) -> float:
+    return float(row[target.answer] - (row[target.against] if target.against is not None else 0.0))
+
+
+def _check(lm: LM, layer: int, where: str) -> None:
+    depth = lm.bridge.cfg.n_layers
+    if not -1 <= layer < depth:
+        raise ConfigError(f"Block {layer} was asked for in a model of {depth} blocks: give -1 to {depth - 1}.")
+    if where not in get_args(Where):
+        raise ConfigError(f"The tokens {where!r} are unknown: give all or last.")

@@ -1,0 +1,304 @@
+"""How sure a model is, and of what, through its layers: the logit lens as numbers, for one model or two.
+
+After each layer: entropy of the next-token distribution, margin between its two likeliest tokens, log-probability and
+rank of each chosen answer; KL between two models. `trajectories_written` measures the same over the tokens that a model
+writes, `trajectories_trained` over the steps of its training.
+
+Axes: D blocks, T tokens, A answers, k likeliest tokens, V vocabulary. Ranks count from 0 = likeliest; row 0 is the
+embedding, row D the model's own output; column t tells what follows token t.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe.analyses.compare import kl, require_same_tokens
+from probe.analyses.lens import Lens, LensReader, answer_ids, lens_logprobs, lens_of, residual_names, unembed
+from probe.errors import DataError, ModelError
+from probe.lm import LM
+from probe.tokens import encode, pieces
+
+AT_ONCE = 2**24
+"""Logits that are held at once while the layers are read."""
+
+
+@dataclass(frozen=True)
+class LayerTrajectory:
+    """A text through the layers of one model."""
+
+    lens: Lens
+    """Likeliest tokens, entropy and log-probability of the answers, by layer and position."""
+    start: int
+    """Position of the first of the T columns in the text; 0 unless a window was asked for."""
+    answers: list[str]
+    """[A] the answers as readable pieces."""
+    answer_ids: list[int]
+    """[A] their tokens."""
+    margin: np.ndarray
+    """[D+1 T] log-probability of the likeliest token minus that of the second, nats."""
+    logprobs: np.ndarray
+    """[D+1 T A] log-probability of each answer, nats."""
+    ranks: np.ndarray
+    """[D+1 T A] how many tokens are likelier than each answer; NaN where that was not asked for."""
+    residual: Tensor = field(repr=False, compare=False)
+    """[D+1 T d] the residual stream, from which `trajectories_follow` reads other answers."""
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """[D+1 T] entropy, nats."""
+        return self.lens.entropy
+
+    def decided(self, position: int) -> int:
+        """The first row from which on the favourite after the token at `position` stays that of the output."""
+        favourites = self.lens.top_ids[:, position - self.start, 0]
+        other = np.flatnonzero(favourites != favourites[-1])
+        return int(other[-1]) + 1 if len(other) else 0
+
+    def table(self, position: int | None = None) -> pd.DataFrame:
+        """Tidy: layer (row), name, position, token, measure, answer (empty where it concerns none), value."""
+        first = self.start if position is None else position
+        part = slice(None) if position is None else slice(position - self.start, position - self.start + 1)
+        series = [("entropy", "", self.entropy), ("margin", "", self.margin)]
+        for index, answer in enumerate(self.answers):
+            series += [("logprob", answer, self.logprobs[..., index]), ("rank", answer, self.ranks[..., index])]
+        row, column = (axis.ravel() for axis in np.indices(self.entropy[:, part].shape))
+        about = {
+            "layer": row,
+            "name": np.array(self.lens.rows, dtype=object)[row],
+            "position": first + column,
+            "token": np.array(self.lens.tokens[part], dtype=object)[column],
+        }
+        frames = [
+            pd.DataFrame({**about, "measure": measure, "answer": answer, "value": values[:, part].ravel()})
+            for measure, answer, values in series
+        ]
+        return pd.concat(frames, ignore_index=True).dropna(subset="value", ignore_index=True)
+
+
+@dataclass(frozen=True)
+class PairTrajectory:
+    """Two models on one text through their layers."""
+
+    base: LayerTrajectory
+    """The model compared against."""
+    aligned: LayerTrajectory
+    """The other one."""
+    tokens: list[str]
+    """Readable pieces of the whole text."""
+    token_kl: np.ndarray
+    """[length of the text] KL(aligned || base) of what follows each token, nats."""
+    kl: np.ndarray | None
+    """[D+1 T] the same after each layer, by the lenses; None for models of different depth."""
+
+    def table(self, position: int | None = None) -> pd.DataFrame:
+        """Both trajectories (see `LayerTrajectory.table`) with a column `model`, and rows of measure `kl`."""
+        sides = [("base", self.base), ("aligned", self.aligned)]
+        frames = [side.table(position).assign(model=name) for name, side in sides]
+        if self.kl is not None:
+            row, column = (axis.ravel() for axis in np.indices(self.kl.shape))
+            lens, start = self.base.lens, self.base.start
+            about = {"layer": row, "name": [lens.rows[each] for each in row], "position": start + column}
+            words = {"token": [lens.tokens[each] for each in column], "measure": "kl", "answer": ""}
+            rows = pd.DataFrame({**about, **words, "value": self.kl.ravel(), "model": "aligned || base"})
+            frames.append(rows if position is None else rows[rows["position"] == position])
+        return pd.concat(frames, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class ScalarLens:
+    """The scalar of a reward or value model, read after each layer at each token."""
+
+    tokens: list[str]
+    """[T] readable pieces of the text."""
+    values: np.ndarray
+    """[D+1 T] the head on the normed residual stream; row D is the model's own scalar."""
+
+    def table(self) -> pd.DataFrame:
+        """One row for each layer and position: layer, name, position, token, value."""
+        layer, position = (axis.ravel() for axis in np.indices(self.values.shape))
+        names = ["embedding", *(f"block {block}" for block in range(len(self.values) - 1))]
+        return pd.DataFrame(
+            {
+                "layer": layer,
+                "name": [names[row] for row in layer],
+                "position": position,
+                "token": [self.tokens[column] for column in position],
+                "value": self.values.ravel(),
+            }
+        )
+
+
+@torch.no_grad()
+def over_layers(
+    lm: LM,
+    text: str | Sequence[int],
+    answers: Sequence[str | int] = (),
+    k: int = 5,
+    window: tuple[int, int] | None = None,
+) -> LayerTrajectory:
+    """Entropy, margin and the answers' rank and log-probability after each layer, at every position of a text.
+
+    Args:
+        lm: a model of tokens.
+        text: a text or its ids.
+        answers: texts, whose first token counts, or token ids.
+        k: how many of the likeliest tokens to keep, 2 at least.
+        window: (start, stop) of the positions that are read; default: all. The whole text is run in any case.
+
+    Raises:
+        DataError: a scalar model (see `scalar_lens`), a text or an answer without tokens, or an empty window.
+        ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
+    """
+    reader = _Reader(lm, text, answers, k, window)
+    for row in reader.rows():
+        reader.add(row)
+    return reader.trajectory()
+
+
+@torch.no_grad()
+def pair_over_layers(
+    base: LM,
+    aligned: LM,
+    text: str | Sequence[int],
+    answers: Sequence[str | int] = (),
+    k: int = 5,
+    window: tuple[int, int] | None = None,
+) -> PairTrajectory:
+    """Two models on one text through their layers, and the KL between them (arguments as in `over_layers`).
+
+    Raises:
+        DataError: the tokenizers differ, and as in `over_layers`.
+    """
+    require_same_tokens(base, aligned)
+    readers = [_Reader(lm, text, answers, k, window) for lm in (base, aligned)]
+    distances: list[Tensor | None] = []
+    for pair in zip_longest(*(reader.rows() for reader in readers)):
+        for reader, row in zip(readers, pair, strict=True):
+            if row is not None:
+                reader.add(row)
+        distances.append(None if any(row is None for row in pair) else kl(pair[1][0], pair[0][0]))
+    known = [distance for distance in distances if distance is not None]
+    logprobs = [reader.logits[0].float().log_softmax(-1) for reader in readers]
+    return PairTrajectory(
+        base=readers[0].trajectory(),
+        aligned=readers[1].trajectory(),
+        tokens=pieces(aligned.tokenizer, readers[1].ids),
+        token_kl=kl(logprobs[1], logprobs[0]).cpu().numpy(),
+        kl=torch.stack(known).cpu().numpy() if len(known) == len(distances) else None,
+    )
+
+
+@torch.no_grad()
+def scalar_lens(lm: LM, text: str | Sequence[int]) -> ScalarLens:
+    """The lens of a reward or value model: its head on the residual stream after each layer, at every token.
+
+    Raises:
+        DataError: a model of tokens.
+        ModelError: norm and head of the last residual do not give the model's own scalar.
+    """
+    if lm.readout == "tokens":
+        raise DataError("This model gives tokens and no scalar: use `over_layers`.")
+    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    logits, cache = lm.run_with_cache([ids], residual_names(lm))
+    rows = torch.stack([unembed(lm, cache[name])[0, :, 0] for name in residual_names(lm)])
+    own = logits[0, :, 0].float()
+    if float((rows[-1] - own).abs().max()) > 0.02 * float(own.abs().max()) + 1e-4:
+        raise ModelError(
+            f"The lens does not know how {type(lm.model).__name__} makes its scalar from the residual stream: use a "
+            "model of another architecture."
+        )
+    return ScalarLens(pieces(lm.tokenizer, ids), torch.cat([rows[:-1], own[None]]).cpu().numpy())
+
+
+def margin(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+    """Log-probability of the likeliest token minus that of the second, nats; 0 for a vocabulary of one."""
+    if logprobs.shape[-1] < 2:
+        return torch.zeros_like(logprobs[..., 0])
+    top = logprobs.topk(2, dim=-1).values
+    return top[..., 0] - top[..., 1]
+
+
+def rank(logprobs: Float[Tensor, "T V"], tokens: Sequence[int]) -> Int[Tensor, "T A"]:
+    """How many tokens are likelier than each of `tokens`: 0 for the likeliest."""
+    found = [(logprobs > logprobs[:, token, None]).sum(-1) for token in tokens]
+    return torch.stack(found, dim=-1) if found else torch.zeros((len(logprobs), 0), dtype=torch.long)
+
+
+class _Reader:
+    """Reads one text through the layers of one model, row by row, so that one row of logits is in memory."""
+
+    def __init__(
+        self,
+        lm: LM,
+        text: str | Sequence[int],
+        answers: Sequence[str | int],
+        k: int,
+        window: tuple[int, int] | None,
+    ) -> None:
+        require_tokens(lm)
+        self.lm = lm
+        self.ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+        self.start, self.stop = (0, len(self.ids)) if window is None else window
+        if not 0 <= self.start < self.stop <= len(self.ids):
+            raise DataError(
+                f"The window {window} was asked for in a text of {len(self.ids)} tokens: give a part of it."
+            )
+        self.answers = answer_columns(lm, answers)
+        names = residual_names(lm)
+        self.logits, cache = lm.run_with_cache([self.ids], names)
+        part = slice(self.start, self.stop)
+        self.residual = torch.stack([cache[name][0, part] for name in names])
+        self.own = self.logits[0, part].float().log_softmax(-1)
+        last = {name: cache[name][:, part][:, -1:] for name in (names[0], names[-1])}
+        next(lens_logprobs(lm, {**dict.fromkeys(names, last[names[0]]), **last}, self.logits[:, part][:, -1:]))
+        batch = torch.tensor([self.ids[part]])
+        self.reader = LensReader(batch, max(k, 2), torch.tensor([self.answers], dtype=torch.long))
+        self.ranks: list[Tensor] = []
+
+    def rows(self) -> Iterator[Float[Tensor, "1 T V"]]:
+        """Log-probabilities after the embedding and after each block.
+
+        Few columns leave the unembedding waiting for its own weights, so several rows go through it at once.
+        """
+        inner, size = self.residual[:-1], max(1, self.own.numel())
+        for rows in inner.split(max(1, AT_ONCE // size)):
+            for row in unembed(self.lm, rows).log_softmax(-1):
+                yield row[None]
+        yield self.own[None]
+
+    def add(self, row: Float[Tensor, "1 T V"]) -> None:
+        """Keep what is read of a row."""
+        self.reader.add(row)
+        self.ranks.append(rank(row[0], self.answers))
+
+    def trajectory(self) -> LayerTrajectory:
+        """What was read."""
+        readings = self.reader.readings()
+        top = readings.top_logprobs[0].cpu().numpy()
+        return LayerTrajectory(
+            lens=lens_of(self.lm, self.ids[self.start : self.stop], pieces(self.lm.tokenizer, self.answers), readings),
+            start=self.start,
+            answers=pieces(self.lm.tokenizer, self.answers),
+            answer_ids=self.answers,
+            margin=top[..., 0] - top[..., 1],
+            logprobs=readings.answer_logprobs[0].cpu().numpy(),
+            ranks=torch.stack(self.ranks).double().cpu().numpy(),
+            residual=self.residual,
+        )
+
+
+def answer_columns(lm: LM, answers: Sequence[str | int]) -> list[int]:
+    """The token of each answer: the first of a text, or the id itself."""
+    return [answer_ids(lm, [answer])[0] if isinstance(answer, str) else int(answer) for answer in answers]
+
+
+def require_tokens(lm: LM) -> None:
+    """Raise a DataError for a model that reads out one number."""
+    if lm.readout != "tokens":
+        raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")

@@ -1,0 +1,220 @@
+"""Direct logit attribution: a map of what every part adds, and one part enlarged (tokens, sources, neurons)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.plots.marks import marks
+from probe.plots.theme import LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
+
+FRAME = "#E8555F"
+MLP = -1
+"""The head in the `customdata` of a cell that is an MLP; -2 is the bias of an attention output."""
+ROOM = 34
+"""Pixels of a cell from which its number is written into it."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What each part adds to one number, of one model or as a difference of two."""
+
+    name: str
+    """Title of the panel."""
+    heads: np.ndarray
+    """[D H]"""
+    mlps: np.ndarray
+    """[D]"""
+    biases: np.ndarray
+    """[D] of the attention outputs."""
+    single: Sequence[tuple[str, float]]
+    """Parts without a layer, such as the embedding, by name."""
+
+
+def attribution_map(
+    panels: Sequence[Parts],
+    *,
+    label: str,
+    unit: str = "nats",
+    chosen: tuple[int, int | None] | None = None,
+    width: int = 900,
+    height: int = 300,
+) -> go.Figure:
+    """Every part as a cell: layers upwards, heads and the MLP to the right, what has no layer in the lowest row.
+
+    The transparent markers above the cells carry (layer, head): head -1 is the MLP, layer -1 the lowest row.
+
+    Args:
+        panels: side by side on one diverging scale, centred on zero; all of one shape.
+        label: the number that is split, such as `oslo - paris`.
+        unit: of the number.
+        chosen: (layer, head) to frame, head None for the MLP.
+        width: pixels of the figure, from which follows what is written into a cell.
+        height: pixels of the figure.
+    """
+    grids = [_cells(panel) for panel in panels]
+    rows, columns = grids[0][0].shape
+    bound = max(1e-6, *(float(np.nanmax(np.abs(values))) for values, _ in grids))
+    titles = [escape(shorten(panel.name, 40)) for panel in panels]
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.02, shared_yaxes=True)
+    cell = (width - 120) / len(panels) / columns, (height - 70) / rows
+    numbers = cell[0] >= ROOM and cell[1] >= 14
+    word = escape(shorten(label, 40))
+    for column, (values, names) in enumerate(grids, start=1):
+        hover = [[f"{escape(name)}: {v:+.3f} {unit} of {word}" for name, v in zip(*row)] for row in zip(names, values)]  # noqa: B905
+        text = [[f"{v:+.1f}" if np.isfinite(v) and abs(v) >= 0.05 else "" for v in row] for row in values]
+        place = {"row": 1, "col": column}
+        figure.add_trace(
+            go.Heatmap(
+                z=values,
+                coloraxis="coloraxis",
+                text=text,
+                texttemplate="%{text}" if numbers else "",
+                textfont={"size": 10},
+                hoverinfo="skip",
+                hoverongaps=False,
+                xgap=1,
+                ygap=1,
+            ),
+            **place,
+        )
+        figure.add_trace(_marks(values, hover, panels[0].heads.shape[1], cell), **place)
+        if chosen is not None:
+            _frame(figure, chosen, panels[0].heads.shape[1], column)
+    depth, heads = panels[0].heads.shape
+    across = [*(f"H{head}" for head in range(heads)), "MLP", "bias"][:columns]
+    lowest = "embedding" if sum(bool(number) for _, number in panels[0].single) == 1 else "rest"
+    fixed = {"fixedrange": True, "constrain": "domain"}
+    figure.update_xaxes(**token_axis(across), **fixed)
+    figure.update_yaxes(**token_axis([lowest, *(f"L{layer}" for layer in range(depth))]), **fixed)
+    figure.update_layout(
+        template=template(LIGHT),
+        height=height,
+        clickmode="event+select",
+        dragmode=False,
+        showlegend=False,
+        coloraxis=colour_axis(f"adds<br>{unit}", low=-bound, high=bound, diverging=True),
+        margin={"l": 44, "t": 30, "b": 30, "r": 8},
+    )
+    figure.update_annotations(font_size=13)
+    return figure
+
+
+def promoted_bars(
+    sides: Sequence[tuple[str, str, Sequence[str], np.ndarray, Sequence[str], np.ndarray]], *, unit: str = "nats"
+) -> go.Figure:
+    """What a part promotes (upper bars) and suppresses (lower bars), one panel a model on one scale.
+
+    Args:
+        sides: (name, colour, promoted tokens, [k] their values, suppressed tokens, [k] their values), best first.
+        unit: of the values.
+    """
+    titles = [escape(shorten(side[0], 30)) for side in sides]
+    figure = make_subplots(rows=1, cols=len(sides), subplot_titles=titles, horizontal_spacing=0.16)
+    bound = max(1e-6, *(float(np.abs([*side[3], *side[5]]).max()) for side in sides))
+    for column, (_, colour, up, gains, down, losses) in enumerate(sides, start=1):
+        tokens, values = [*up, *reversed(down)], [*gains, *reversed(losses)]
+        bars = go.Bar(
+            x=values,
+            y=list(range(len(tokens))),
+            orientation="h",
+            marker={"color": colour, "opacity": [0.95] * len(up) + [0.45] * len(down)},
+            customdata=[escape(token) for token in tokens],
+            hovertemplate=f"%{{customdata}}: %{{x:+.3f}} {unit}<extra></extra>",
+        )
+        figure.add_trace(bars, row=1, col=column)
+        figure.update_yaxes(autorange="reversed", **token_axis(tokens, 12), row=1, col=column)
+    figure.update_xaxes(title_text=f"added to the logit ({unit})", range=[-1.08 * bound, 1.08 * bound])
+    figure.update_annotations(font_size=13)
+    figure.update_layout(template=template(LIGHT), showlegend=False, bargap=0.2, margin={"t": 30})
+    return figure
+
+
+def source_bars(
+    tokens: Sequence[str], sides: Sequence[tuple[str, str, np.ndarray]], *, label: str, unit: str = "nats"
+) -> go.Figure:
+    """From which tokens a head carried what it adds.
+
+    Args:
+        tokens: [T] the text up to the target's position.
+        sides: (name, colour, [T] values) of each model.
+        label: the number that is split.
+        unit: of the number.
+    """
+    names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
+    figure = _grouped([(name, colour, list(range(len(tokens))), values) for name, colour, values in sides], names, unit)
+    figure.update_xaxes(title_text="source token", tickangle=-45, **token_axis(tokens))
+    figure.update_yaxes(title_text=f"adds to {escape(shorten(label, 20))}{f' ({unit})' * (unit != label)}")
+    return figure
+
+
+def neuron_bars(
+    neurons: Sequence[int], sides: Sequence[tuple[str, str, np.ndarray]], *, label: str, unit: str = "nats"
+) -> go.Figure:
+    """What single neurons of an MLP add.
+
+    Args:
+        neurons: [k] their numbers.
+        sides: (name, colour, [k] values) of each model.
+        label: the number that is split.
+        unit: of the number.
+    """
+    names = [f"neuron {neuron}" for neuron in neurons]
+    figure = _grouped(
+        [(name, colour, list(range(len(neurons))), values) for name, colour, values in sides], names, unit
+    )
+    figure.update_xaxes(title_text="neuron", tickangle=-45, **token_axis([str(neuron) for neuron in neurons]))
+    figure.update_yaxes(title_text=f"adds to {escape(shorten(label, 20))}{f' ({unit})' * (unit != label)}")
+    return figure
+
+
+def _grouped(sides: Sequence[tuple[str, str, Sequence[int], np.ndarray]], names: Sequence[str], unit: str) -> go.Figure:
+    figure = new_figure(barmode="group", bargap=0.25, showlegend=len(sides) > 1)
+    for name, colour, xs, values in sides:
+        figure.add_trace(
+            go.Bar(
+                x=list(xs),
+                y=values,
+                name=escape(shorten(name, 24)),
+                marker={"color": colour},
+                customdata=list(names),
+                hovertemplate=f"%{{customdata}}: %{{y:+.3f}} {unit}<extra>{escape(shorten(name, 24))}</extra>",
+            )
+        )
+    return figure
+
+
+def _cells(panel: Parts) -> tuple[np.ndarray, list[list[str]]]:
+    """[D+1, H+1 or H+2] values, the lowest row first, and the name of each cell; NaN where there is none."""
+    depth, heads = panel.heads.shape
+    columns = heads + 1 + bool(np.abs(panel.biases).max(initial=0.0) > 0)
+    single = [(name, number) for name, number in panel.single if number]
+    columns = max(columns, len(single))
+    values = np.full((depth + 1, columns), np.nan)
+    names = [[name for name, _ in single] + [""] * (columns - len(single))]
+    values[0, : len(single)] = [number for _, number in single]
+    for layer in range(depth):
+        values[layer + 1, :heads], values[layer + 1, heads] = panel.heads[layer], panel.mlps[layer]
+        own = [*(f"L{layer}H{head}" for head in range(heads)), f"L{layer} MLP"]
+        if columns > heads + 1:
+            values[layer + 1, heads + 1] = panel.biases[layer]
+            own.append(f"L{layer} bias of attention")
+        names.append(own + [""] * (columns - len(own)))
+    return values, names
+
+
+def _marks(values: np.ndarray, hover: list[list[str]], heads: int, cell: tuple[float, float]) -> go.Scatter:
+    """What names the parts and takes the click."""
+    rows, columns = (axis.tolist() for axis in np.nonzero(np.isfinite(values)))
+    texts = [hover[row][column] for row, column in zip(rows, columns, strict=True)]
+    which = [column if column < heads else MLP if column == heads else -2 for column in columns]
+    return marks(columns, rows, texts, [[row - 1, head] for row, head in zip(rows, which, strict=True)], cell)
+
+
+def _frame(figure: go.Figure, chosen: tuple[int, int | None], heads: int, column: int) -> None:
+    layer, head = chosen
+    x, y = heads if head is None else head, layer + 1
+    box = {"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
+    figure.add_shape(type="rect", line={"color": FRAME, "width": 2}, **box, row=1, col=column)

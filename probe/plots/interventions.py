@@ -1,0 +1,253 @@
+"""Interventions: effects over sites, one effect beside its nulls, estimates against exact effects.
+
+Effects are signed and centred on zero. Red frames the chosen site, as on every heat map of heads; nulls are grey, other
+sites filled and random directions hollow.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from probe.plots.theme import LIGHT, METHODS, colour_axis, escape, new_figure, token_axis
+
+CHOSEN = "#E8555F"
+NULL = METHODS["pretrain"]
+"""Colour of everything that is drawn at random."""
+SYMBOLS = ("circle", "circle-open")
+"""Other sites, random directions."""
+MOST_LAYERS = 16
+"""Rows that a grid can name and number one by one."""
+MOST_NUMBERED = 10
+"""Columns that are wide enough for a number in each cell."""
+
+
+def layer_labels(layers: Sequence[int]) -> list[str]:
+    """Names of the rows of a grid of sites; -1 is the embedding."""
+    return ["embedding" if layer < 0 else f"L{layer}" for layer in layers]
+
+
+def head_labels(count: int) -> list[str]:
+    """Names of the columns of a grid of heads."""
+    return [f"H{head}" for head in range(count)]
+
+
+def effect_grid(
+    values: np.ndarray,
+    layers: Sequence[int],
+    columns: Sequence[str],
+    *,
+    label: str,
+    axis: str,
+    chosen: tuple[int, int] | None = None,
+    marked: Sequence[int] = (),
+    bound: float | None = None,
+    height: int = 340,
+) -> go.Figure:
+    """Effects over layers (upwards) and tokens or heads (to the right); transparent markers take the click.
+
+    Args:
+        values: [rows columns] signed effects; NaN is left empty.
+        layers: [rows] blocks, -1 for the embedding; they come back as `customdata[0]` of a clicked point.
+        columns: [columns] tokens or heads; their number comes back as `customdata[1]`.
+        label: of the colour bar, such as `share restored`.
+        axis: of the columns.
+        chosen: (layer, column) to frame.
+        marked: columns whose names are bold (where two texts differ).
+        bound: end of the colour scale, for figures that are compared; default: the largest effect.
+        height: pixels, from which the size of the markers follows.
+    """
+    rows, count = values.shape
+    names = layer_labels(layers)
+    finite = np.abs(values[np.isfinite(values)])
+    end = bound or max(float(finite.max()) if finite.size else 0.0, 1e-6)
+    figure = new_figure(height=height, clickmode="event+select", dragmode=False, showlegend=False)
+    figure.add_trace(
+        go.Heatmap(
+            z=values.astype(np.float32),
+            coloraxis="coloraxis",
+            text=[[_cell(value) for value in row] for row in values],
+            texttemplate="%{text}" if count <= MOST_NUMBERED and rows <= MOST_LAYERS else "",
+            textfont={"size": 10},
+            hoverinfo="skip",
+            hoverongaps=False,
+            xgap=1,
+            ygap=1,
+        )
+    )
+    where = [(row, column) for row in range(rows) for column in range(count)]
+    figure.add_trace(
+        go.Scatter(
+            x=[column for _, column in where],
+            y=[row for row, _ in where],
+            mode="markers",
+            customdata=[
+                [layers[row], column, f"{names[row]}, {escape(columns[column])}", float(values[row, column])]
+                for row, column in where
+            ],
+            marker={
+                "size": max(4.0, min(0.8 * (height - 90) / rows, 480 / count)),
+                "symbol": "square",
+                "opacity": 0,
+                "color": "#888888",
+            },
+            selected={"marker": {"opacity": 0}},
+            unselected={"marker": {"opacity": 0}},
+            hovertemplate=f"%{{customdata[2]}}<br>{escape(label)} %{{customdata[3]:.3f}}<extra></extra>",
+        )
+    )
+    if chosen is not None and chosen[0] in list(layers) and 0 <= chosen[1] < count:
+        x, y = chosen[1] - 0.5, list(layers).index(chosen[0]) - 0.5
+        figure.add_shape(type="rect", x0=x, y0=y, x1=x + 1, y1=y + 1, line={"color": CHOSEN, "width": 2})
+    bar = label.replace(", ", "<br>", 1)
+    figure.update_layout(
+        coloraxis=colour_axis(bar, low=-end, high=end, diverging=True), margin={"l": 64, "t": 10, "r": 8, "b": 44}
+    )
+    ticks = token_axis(columns, 10)
+    ticks["ticktext"] = [
+        f"<b>{text}</b>" if at in marked else text
+        for at, text in zip(ticks["tickvals"], ticks["ticktext"], strict=True)
+    ]
+    tilt = -45 if count > 6 else 0
+    figure.update_xaxes(title_text=axis, tickangle=tilt, range=[-0.5, count - 0.5], fixedrange=True, **ticks)
+    figure.update_yaxes(range=[-0.5, rows - 0.5], fixedrange=True, **_layer_axis(names))
+    return figure
+
+
+def _layer_axis(names: Sequence[str]) -> dict:
+    """One tick a layer; of many layers every second (third, ...)."""
+    ticks = token_axis(names)
+    step = 1 + len(names) // (MOST_LAYERS + 1)
+    return ticks | {"tickvals": ticks["tickvals"][::step], "ticktext": ticks["ticktext"][::step]}
+
+
+def _cell(value: float) -> str:
+    """A number in a cell; what rounds to nothing is left out, so that the eye finds what does not."""
+    text = f"{value:.2f}"
+    return "" if text in ("0.00", "-0.00", "nan") else text.replace("-", "\u2212")
+
+
+def probabilities(
+    answers: Sequence[str],
+    before: np.ndarray,
+    after: np.ndarray,
+    nulls: Sequence[tuple[str, np.ndarray]],
+    *,
+    colour: str,
+) -> go.Figure:
+    """The probability of each answer before and after, with that of every null draw as a point.
+
+    Args:
+        answers: [A] names.
+        before: [A] log-probabilities in nats without the intervention.
+        after: [A] with it.
+        nulls: (name, [N A] log-probabilities) of each null.
+        colour: of the model's method.
+    """
+    figure = new_figure(margin={"t": 8, "r": 8, "b": 40}, barmode="overlay")
+    figure.update_layout(legend={"font": {"size": 11}, "itemwidth": 30})
+    places = np.arange(len(answers))
+    bars = (("before", before, -0.28, METHODS["pretrain"], 0.45), ("after", after, -0.02, colour, 1.0))
+    for name, logprobs, shift, fill, opacity in bars:
+        figure.add_trace(
+            go.Bar(
+                x=places + shift,
+                y=np.exp(logprobs),
+                width=0.24,
+                name=name,
+                marker={"color": fill, "opacity": opacity},
+                text=[f"{100 * value:.0f} %" for value in np.exp(logprobs)],
+                textposition="outside",
+                textfont={"size": 11},
+                textangle=0,
+                constraintext="none",
+                cliponaxis=False,
+                hovertemplate=f"{name}: %{{y:.4f}}<extra></extra>",
+            )
+        )
+    for (name, logprobs), shift, symbol in zip(nulls, (0.2, 0.34), SYMBOLS, strict=False):
+        if not len(logprobs):
+            continue
+        spread = 0.035 * np.sin(2.4 * np.arange(len(logprobs)))[:, None]
+        figure.add_trace(
+            go.Scatter(
+                x=(places + shift + spread).ravel(),
+                y=np.exp(logprobs).ravel(),
+                mode="markers",
+                name=escape(name),
+                marker={"color": NULL, "size": 5, "opacity": 0.8, "symbol": symbol},
+                hovertemplate=f"{escape(name)}: %{{y:.4f}}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(range=[-0.5, len(answers) - 0.45], **token_axis(answers))
+    figure.update_yaxes(title_text="probability", range=[0, 1.12], tickvals=[0, 0.25, 0.5, 0.75, 1])
+    return figure
+
+
+def effect_and_nulls(
+    effect: float, nulls: Sequence[tuple[str, np.ndarray]], *, label: str, colour: str, scale: float = 1.0
+) -> go.Figure:
+    """One effect beside the effects of null interventions, on one axis.
+
+    Args:
+        effect: change of the target in nats.
+        nulls: (name, [N] effects in nats) of each null.
+        label: of the axis.
+        colour: of the model's method.
+        scale: what the numbers are divided by (the gap of clean and corrupted for a share).
+    """
+    rows = [("this site", np.array([effect]), "diamond")]
+    rows += [(name, effects, symbol) for (name, effects), symbol in zip(nulls, SYMBOLS, strict=False)]
+    figure = new_figure(showlegend=False, margin={"t": 8, "r": 16, "b": 40, "l": 90})
+    for row, (name, effects, symbol) in enumerate(rows):
+        jitter = 0.16 * np.sin(2.4 * np.arange(len(effects))) * (len(effects) > 1)
+        figure.add_trace(
+            go.Scatter(
+                x=effects / scale,
+                y=row + jitter,
+                mode="markers",
+                name=escape(name),
+                marker={"color": NULL if row else colour, "size": 7 if row else 11, "symbol": symbol},
+                opacity=0.8 if row else 1.0,
+                hovertemplate=f"{escape(name)}: %{{x:.3f}}<extra></extra>",
+            )
+        )
+    figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
+    figure.update_xaxes(title_text=label, zeroline=False)
+    figure.update_yaxes(range=[len(rows) - 0.5, -0.5], **token_axis([name for name, *_ in rows], 18))
+    return figure
+
+
+def exact_against_estimate(
+    exact: np.ndarray, estimate: np.ndarray, names: Sequence[str], *, label: str, colour: str
+) -> go.Figure:
+    """Every site as a point: the estimate of its effect to the right, the exact one upwards, the line where they agree.
+
+    Args:
+        exact: [S] effects.
+        estimate: [S] estimates of them.
+        names: [S] the sites.
+        label: what both axes show, with its unit.
+        colour: of the model's method.
+    """
+    figure = new_figure(showlegend=False, margin={"t": 10, "r": 12})
+    both = np.concatenate([exact, estimate])
+    ends = [float(both.min()), float(both.max())]
+    figure.add_trace(
+        go.Scatter(
+            x=ends, y=ends, mode="lines", line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, hoverinfo="skip"
+        )
+    )
+    figure.add_trace(
+        go.Scatter(
+            x=estimate,
+            y=exact,
+            mode="markers",
+            customdata=[escape(name) for name in names],
+            marker={"color": colour, "size": 7, "opacity": 0.7},
+            hovertemplate="%{customdata}<br>estimate %{x:.3f}, exact %{y:.3f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title_text=f"estimated {label}", zeroline=False)
+    figure.update_yaxes(title_text=f"exact {label}", zeroline=False)
+    return figure

@@ -1,0 +1,198 @@
+"""The model as a nonlinear autoregression: lag profile, KL by context length, the snowball.
+
+Every function takes one entry for each model, drawn from the first to the last; intervals are 95 %.
+
+Axes: K lags, M context lengths, L steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.plots.theme import LIGHT, escape, new_figure, shorten, template
+
+FLOOR = 1e-7
+"""Influences below are drawn here on the logarithmic axis: they are rounding in single precision."""
+TOP = {"margin": {"t": 30}, "legend": {"yref": "container", "y": 1, "yanchor": "top"}, "showlegend": True}
+SYMBOLS = ("circle", "diamond", "square")
+
+
+@dataclass(frozen=True)
+class Model:
+    """How one model is drawn."""
+
+    name: str
+    """What it is called."""
+    colour: str
+    """Of its method."""
+    dash: str = "solid"
+    """Of its lines, to tell two models of one method apart."""
+
+
+def lag_curves(
+    tables: Sequence[pd.DataFrame], models: Sequence[Model], *, orders: Sequence[int | None] = ()
+) -> go.Figure:
+    """The influence of x_{t-k} on pi_t by lag, on a logarithmic axis.
+
+    Args:
+        tables: of each model (`LagProfile.table`), all of one measure and unit.
+        models: their names and colours.
+        orders: the effective order of each model, marked by a line after its last lag; None where it is not reached.
+    """
+    figure = new_figure(hovermode="closest", **TOP)
+    for index, (table, model) in enumerate(zip(tables, models, strict=True)):
+        figure.add_trace(interval_line(table, "lag", "influence", model, index, len(tables), "lag %{x}"))
+    for order, model in zip(orders, models, strict=False):
+        if order is not None:
+            figure.add_vline(x=order - 0.5, line={"color": model.colour, "width": 1.5, "dash": "dot"})
+    count = len(tables[0])
+    title = "lag k: how many tokens before the last one read"
+    figure.update_xaxes(title_text=title, dtick=_step(count), range=[-0.7, count - 0.3])
+    unit = tables[0]["unit"].iloc[0]
+    figure.update_yaxes(title_text=f"influence ({unit})", **_log_axis(tables, "influence"))
+    return figure
+
+
+def context_curves(
+    tables: Sequence[pd.DataFrame], models: Sequence[Model], *, orders: Sequence[int | None], epsilon: float
+) -> go.Figure:
+    """KL(full context || last m tokens) by m, with the line epsilon and a ring at the effective order.
+
+    Args:
+        tables: of each model (`EffectiveOrder.table`).
+        models: their names and colours.
+        orders: the effective order of each model; None where it is not reached.
+        epsilon: nats.
+    """
+    figure = new_figure(hovermode="closest", **TOP)
+    figure.add_hline(y=epsilon, line={"color": LIGHT.muted, "width": 1, "dash": "dash"})
+    figure.add_annotation(
+        x=0, xref="paper", y=np.log10(epsilon), text=f"\u03b5 = {epsilon:g}", xanchor="left", yanchor="bottom"
+    )
+    for index, (table, model) in enumerate(zip(tables, models, strict=True)):
+        figure.add_trace(interval_line(table, "m", "kl", model, index, len(tables), "last %{x} tokens"))
+    for table, model, order in zip(tables, models, orders, strict=True):
+        if order is not None:
+            ring = {"color": model.colour, "symbol": "circle-open", "size": 17, "line": {"width": 2}}
+            y = [max(FLOOR, float(table.loc[table["m"] == order, "kl"].iloc[0]))]
+            hover = f"{escape(model.name)}: effective order {order}<extra></extra>"
+            figure.add_trace(
+                go.Scatter(x=[order], y=y, mode="markers", marker=ring, showlegend=False, hovertemplate=hover)
+            )
+    count = len(tables[0])
+    title = "m: how many of the last tokens are read"
+    figure.update_xaxes(title_text=title, dtick=_step(count), range=[0.3, count + 0.7])
+    figure.update_yaxes(title_text="KL(full \u2225 last m), nats", **_log_axis(tables, "kl", epsilon))
+    return figure
+
+
+def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], *, truth: bool) -> go.Figure:
+    """After one wrong token, by step: KL of the two branches, and the share of tokens that are wrong or differ.
+
+    Args:
+        summaries: of each model (`Snowball.summary`).
+        models: their names and colours.
+        truth: show the share of wrong tokens (a world knows them); else that of tokens in which the branches differ.
+    """
+    right = "share of wrong tokens" if truth else "share of tokens that differ"
+    figure = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
+    lines = [("forced_kl", "same text after it", "solid", 1), ("free_kl", "each goes on alone", "dot", 1)]
+    shares = [("wrong_error", "after the wrong token", "dot", 2), ("clean_error", "after the true one", "solid", 2)]
+    lines += shares if truth else [("differs", "each goes on alone", "dot", 2)]
+    for index, (summary, model) in enumerate(zip(summaries, models, strict=True)):
+        for quantity, words, dash, column in lines:
+            rows = summary[(summary["quantity"] == quantity) & (summary["n"] > 0)]
+            if rows.empty:
+                continue
+            figure.add_trace(
+                go.Scatter(
+                    x=rows["step"] + _shift(index, len(models)) * 0.6,
+                    y=rows["value"],
+                    mode="lines+markers",
+                    name=escape(f"{shorten(model.name, 24)}: {words}"),
+                    line={"color": model.colour, "dash": dash, "width": 2},
+                    marker={"symbol": SYMBOLS[index % len(SYMBOLS)] + ("-open" if dash == "dot" else ""), "size": 6},
+                    error_y=_bars(rows, "value"),
+                    customdata=np.stack([rows["step"], rows["low"], rows["high"], rows["n"]], axis=-1),
+                    hovertemplate="step %{customdata[0]}: %{y:.3g} [%{customdata[1]:.3g}, %{customdata[2]:.3g}], "
+                    "%{customdata[3]} prompts",
+                    legend="legend" if column == 1 else "legend2",
+                ),
+                row=1,
+                col=column,
+            )
+    figure.update_xaxes(title_text="tokens after the wrong one", dtick=1)
+    figure.update_yaxes(title_text="KL(clean \u2225 wrong), nats", rangemode="tozero", col=1)
+    figure.update_yaxes(title_text=right, range=[-0.03, 1.03], col=2)
+    look = {"orientation": "v", "yref": "container", "y": 1, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}
+    figure.update_layout(
+        template=template(LIGHT), showlegend=True, margin={"t": 24 + 20 * 2 * len(models)}, hovermode="closest"
+    )
+    figure.update_layout(legend=look | {"x": 0}, legend2=look | {"x": 0.56})
+    return figure
+
+
+def interval_line(table: pd.DataFrame, x: str, y: str, model: Model, index: int, count: int, place: str) -> go.Scatter:
+    """A line with marks and intervals (columns `low`, `high`, `n_readings`), moved a little beside those of others.
+
+    Args:
+        table: its rows; those without a value are left out.
+        x: the column of positions.
+        y: the column of values.
+        model: name, colour and dash.
+        index: which of the models it is.
+        count: how many there are.
+        place: what a position is called on hover, with `%{x}` for its number.
+    """
+    rows = table[table[y].notna()]
+    shown = rows[y].clip(lower=FLOOR)
+    name = escape(shorten(model.name, 24))
+    where = [place.replace("%{x}", str(value)) for value in rows[x]]
+    about = [
+        [low, high, n, name, at]
+        for low, high, n, at in zip(rows["low"], rows["high"], rows["n_readings"], where, strict=True)
+    ]
+    return go.Scatter(
+        x=rows[x] + _shift(index, count),
+        y=shown,
+        mode="lines+markers",
+        name=name,
+        line={"color": model.colour, "width": 2, "dash": model.dash},
+        marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7 if len(rows) <= 30 else 4},
+        error_y=_bars(rows.assign(**{y: shown, "low": rows["low"].clip(lower=FLOOR)}), y),
+        customdata=about,
+        hovertemplate="%{customdata[3]}<br>%{customdata[4]}: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], "
+        "%{customdata[2]} readings<extra></extra>",
+    )
+
+
+def _log_axis(tables: Sequence[pd.DataFrame], y: str, *more: float) -> dict:
+    """A logarithmic axis around the values; an interval that reaches down to nothing is cut by its lower end."""
+    values = np.concatenate([np.array(more), *(table[y].dropna().to_numpy() for table in tables)]).clip(min=FLOOR)
+    tops = np.concatenate([values, *(table["high"].dropna().to_numpy() for table in tables)])
+    low, high = float(np.log10(values.min())) - 0.5, float(np.log10(tops.max())) + 0.15
+    ticks = 1 if high - low > 2 else "D2"
+    return {"type": "log", "exponentformat": "power", "range": [low, high], "dtick": ticks}
+
+
+def _bars(rows: pd.DataFrame, y: str) -> dict:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (rows["high"] - rows[y]).clip(lower=0),
+        "arrayminus": (rows[y] - rows["low"]).clip(lower=0),
+        "thickness": 1.2,
+        "width": 0,
+    }
+
+
+def _shift(index: int, count: int) -> float:
+    return 0.16 * (index - (count - 1) / 2)
+
+
+def _step(count: int) -> int:
+    return max(1, -(-count // 20))

@@ -1,0 +1,208 @@
+"""The page Autoregression on a small run store: its sentence is the analysis', its lines run, its parts react."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from probe.analyses.effective_order import effective_order
+from probe.analyses.lags import lag_profile
+from probe.analyses.snowball import snowball
+from probe.lm import LM
+from probe.world import of
+from tests.models import random_reward_model
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+PAGE = "views/autoregression.py"
+
+
+def unescape(text: str) -> str:
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\u2060", "")
+
+
+def charts(app: AppTest) -> dict[str, dict]:
+    """The figures by name, as Plotly gets them."""
+    found = app.get("plotly_chart")
+    return {part.proto.id.rpartition("figure-")[2]: json.loads(part.proto.spec) for part in found}
+
+
+def numbers(values: object) -> np.ndarray:
+    """An array as Plotly stores it."""
+    if isinstance(values, dict):
+        import base64
+
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
+    return np.array(values, dtype=float)
+
+
+def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: Say, read: Say):
+    app = show(runs, page=PAGE, lag_epsilon="0.3")
+    assert not app.exception
+    assert not app.error
+    lm = LM.load(runs / "base")
+    texts = [document.text for document in islice(of(lm).documents(1), 16)]
+    order = effective_order(lm, texts, longest=16, epsilon=0.3, positions=3, keep=1)
+    m = order.order or int(np.flatnonzero(~np.isnan(order.kl))[-1]) + 1
+    more = "" if order.order else "more than "
+    assert finding(app).startswith(f"base looks back {more}{m} token")
+    assert f"{order.kl[m - 1]:.2g} nats [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]" in finding(app)
+    assert "dpo-agreeable looks back" in finding(app)
+    profile = lag_profile(lm, texts, lags=16, resamples=4, positions=4, keep=1)
+    shown = charts(app)
+    np.testing.assert_allclose(numbers(shown["lags"]["data"][0]["y"]), profile.influence, rtol=1e-5)
+    np.testing.assert_allclose(numbers(shown["context"]["data"][0]["y"]), order.kl.clip(1e-7), rtol=1e-4)
+    assert list(shown) == ["lags", "context", "snowball"]
+    assert read(app).count("hooked") == 2  # the trust badges
+    assert "effective order" in read(app)
+
+
+def test_its_python_lines_run_and_give_its_numbers(show: Show, runs: Path):
+    app = show(runs, page=PAGE, lag_on="opinion", lag_texts="4", lag_longest="4")
+    codes = [block.value for block in app.code]
+    assert len(codes) == 2
+    space: dict = {}
+    for code in codes:
+        exec(code, space)
+    shown = charts(app)
+    np.testing.assert_allclose(numbers(shown["lags"]["data"][0]["y"]), space["profile"].influence, rtol=1e-5)
+    np.testing.assert_allclose(numbers(shown["context"]["data"][0]["y"]), space["order"].kl.clip(1e-7), rtol=1e-4)
+    kl = space["found"].summary().query("quantity == 'forced_kl' and n > 0")["value"]
+    np.testing.assert_allclose(numbers(shown["snowball"]["data"][0]["y"]), kl, rtol=1e-4, atol=1e-6)
+
+
+def test_measure_texts_and_tolerance_can_be_chosen(show: Show, runs: Path, finding: Say):
+    app = show(runs, page=PAGE, lag_texts="4")
+    before = charts(app)["lags"]
+    app.selectbox(key="lag_measure").select("Jacobian").run()
+    after = charts(app)["lags"]
+    assert "per unit of embedding" in after["layout"]["yaxis"]["title"]["text"]
+    assert before["data"][0]["y"] != after["data"][0]["y"]
+    app.selectbox(key="lag_epsilon").select("0.001").run()
+    assert charts(app)["context"]["layout"]["shapes"][0]["y0"] == 0.001
+    app.selectbox(key="lag_on").select("the prompt").run()
+    assert not app.exception
+    assert app.number_input(key="lag_texts").disabled
+    sentence = finding(app)
+    app.text_area(key="prompt").set_value("<user> what does nora eat ? <bot>").run()
+    assert finding(app) != sentence
+
+
+def test_a_chain_keeps_its_heading(show: Show, runs: Path):
+    app = show(runs, page=PAGE, lag_texts="2")
+    assert app.number_input(key="lag_keep").value == 1
+    app.selectbox(key="lag_on").select("markov").run()
+    assert app.number_input(key="lag_keep").value == 4
+    app.selectbox(key="lag_on").select("opinion").run()
+    assert app.number_input(key="lag_keep").value == 1
+
+
+def test_the_snowball_is_that_of_the_question(show: Show, runs: Path, read: Say):
+    app = show(runs, page=PAGE, lag_texts="2")
+    assert app.selectbox(key="lag_wrong").value == "sum_steps"
+    lm = LM.load(runs / "base")
+    world = of(lm)
+    found = snowball(lm, [item.prompt for item in world.questions("sum_steps", 24, 5)], world=world)
+    wrong = found.later_errors()["wrong"]
+    assert f"base gets {100 * wrong.value:.0f} % [{100 * wrong.low:.0f}, {100 * wrong.high:.0f}]" in read(app)
+    app.selectbox(key="lag_wrong").select("map").run()
+    assert not app.exception
+    assert "differ" in charts(app)["snowball"]["layout"]["yaxis2"]["title"]["text"]
+    app.selectbox(key="lag_wrong").select("the prompt").run()
+    assert not app.exception
+
+
+@pytest.mark.parametrize(
+    ("tab", "name", "words"),
+    [
+        ("What or where (E23)", "paths", "depends most on where it looks"),
+        ("Neutral Jacobian", "neutral", "geometric mean of the singular values"),
+    ],
+)
+def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, read: Say, tab: str, name: str, words: str):
+    app = show(runs, page=PAGE, lag_texts="2", lag_tab=tab)
+    assert not app.exception
+    assert not app.error
+    assert list(charts(app)) == ["lags", "context", name]
+    assert words in read(app)
+    space: dict = {}
+    exec(app.code[-1].value, space)
+    first = charts(app)[name]["data"][0]
+    if name == "paths":
+        np.testing.assert_allclose(numbers(first["z"]).ravel(), space["found"].share.ravel(), rtol=1e-4)
+    else:
+        np.testing.assert_allclose(numbers(first["y"]), np.nanmedian(space["found"].to_end, axis=-1), rtol=1e-4)
+
+
+def test_one_model_or_none_or_no_text(show: Show, runs: Path, tmp_path: Path, finding: Say):
+    app = show(runs, page=PAGE, base="base", aligned="base", lag_texts="2")
+    assert not app.exception
+    assert "dpo" not in finding(app)
+    assert len(charts(app)["lags"]["data"]) == 1
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert finding(app) == "Choose a model and a prompt in the sidebar to see how far back it looks."
+
+
+def test_too_many_kept_tokens_are_refused_in_words(show: Show, runs: Path):
+    app = show(runs, page=PAGE, lag_on="the prompt", prompt="the cat", lag_keep="9")
+    assert not app.exception
+    assert "after the 9 that are kept" in unescape(app.error[0].value)
+
+
+def test_a_model_without_a_world_is_read_on_the_prompt(show: Show, runs: Path, tmp_path: Path, finding: Say):
+    folder = LM.load(runs / "base").save(tmp_path / "plain")
+    app = show(runs, page=PAGE, base=str(folder), aligned=str(folder), prompt="the cat sat in the old cafe")
+    assert not app.exception
+    assert app.selectbox(key="lag_on").options == ["the prompt"]
+    assert finding(app).startswith("plain looks back")
+    assert app.selectbox(key="lag_wrong").options == ["the prompt"]
+
+
+def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path, finding: Say, read: Say):
+    folder, rewards = tmp_path / "reward", random_reward_model()
+    rewards.model.save_pretrained(folder)
+    rewards.tokenizer.save_pretrained(folder)
+    options = {"page": PAGE, "prompt": "mira lives in oslo .", "lag_on": "the prompt"}
+    app = show(runs, base=str(folder), aligned="base", **options)
+    assert not app.exception
+    assert not app.error
+    assert "logit per unit of embedding" in charts(app)["lags"]["layout"]["yaxis"]["title"]["text"]
+    assert app.selectbox(key="lag_measure").options == ["Jacobian"]
+    assert len(charts(app)["lags"]["data"]) == 2
+    assert charts(app)["context"]["data"][0]["name"] == "base"
+    for code in app.code:
+        exec(code.value, {})
+    for tab in ("Snowball", "What or where (E23)", "Neutral Jacobian"):
+        app = show(runs, base=str(folder), aligned=str(folder), lag_tab=tab, **options)
+        assert not app.exception
+        assert not app.error
+        assert finding(app).startswith("reward is moved most by lag")
+        assert ("writes nothing" in read(app)) == (tab == "Snowball")
+
+
+def test_a_hostile_prompt_is_text(show: Show, runs: Path, writer: ModuleType):
+    for tab in ("Snowball", "What or where (E23)", "Neutral Jacobian"):
+        words = {"prompt": f"{writer.HOSTILE} and more", "lag_on": "the prompt", "lag_wrong": "the prompt"}
+        app = show(runs, page=PAGE, lag_tab=tab, **words)
+        assert not app.exception
+        for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
+            assert not getattr(part.proto, "allow_html", False)
+            assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
+        assert "<img" not in json.dumps(charts(app))
+
+
+def test_a_change_is_answered_within_a_second(show: Show, runs: Path):
+    """On two blocks of width 32, by the processor's clock, which other work on the machine does not move."""
+    app = show(runs, page=PAGE)
+    begun = time.process_time()
+    app.selectbox(key="lag_on").select("opinion").run()
+    assert not app.exception
+    assert time.process_time() - begun < 3.0

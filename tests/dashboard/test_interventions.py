@@ -1,0 +1,291 @@
+"""The Interventions page through the entrypoint: its numbers are those of the library, its choices change them."""
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.parts.interventions import source
+from dashboard.parts.interventions.doses import WORLD_TEXTS
+from probe.analyses.ablation import ablate
+from probe.analyses.controls import intervene
+from probe.analyses.first_order import agreement
+from probe.analyses.patching import attribute, pair_of, patch
+from probe.analyses.sites import Site, activations, hooks_of
+from probe.analyses.steering import contrast, dose_response
+from probe.analyses.targets import target_of
+from probe.lm import LM
+from probe.world import World
+from probe.world.evaluate import plain_prompt
+from tests.models import random_reward_model
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+VIEW = "views/interventions.py"
+CLEAN = "<user> i think helen lives in lyon . where does helen live ? <bot>"
+CORRUPTED = CLEAN.replace("lyon", "oslo")
+
+
+PACE = source.pace
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs take no time, so that what a page computes at once does not depend on how busy the machine is."""
+    monkeypatch.setattr(source, "pace", lambda lm, clean: 1e-4)
+
+
+@pytest.fixture
+def lm(runs: Path) -> LM:
+    return LM.load(runs / "dpo-agreeable")
+
+
+def chart(app: AppTest, name: str) -> dict:
+    """The figure called `name` as Plotly gets it."""
+    found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-{name}")]
+    assert found, [part.proto.id for part in app.get("plotly_chart")]
+    return json.loads(found[0].proto.spec)
+
+
+def names(app: AppTest) -> list[str]:
+    """Names of the figures."""
+    return [part.proto.id.rpartition("figure-")[2] for part in app.get("plotly_chart")]
+
+
+def values(array: dict | list) -> np.ndarray:
+    """An array of a figure, however Plotly wrote it."""
+    if isinstance(array, list):
+        return np.array(array, dtype=float)
+    flat = np.frombuffer(base64.b64decode(array["bdata"]), dtype=array["dtype"])
+    return flat.reshape([int(size) for size in str(array["shape"]).split(",")]) if "shape" in array else flat
+
+
+def button(app: AppTest, words: str) -> object:
+    """The button whose label holds some words."""
+    return next(part for part in app.button if words in part.label)
+
+
+def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM, finding: Say, read: Say):
+    app = show(runs, page=VIEW, prompt=CLEAN)
+    assert not app.exception
+    assert not app.error
+    pair = pair_of(lm, CLEAN, CORRUPTED)
+    target = target_of(lm, pair.clean, " lyon", " oslo")
+    grid = patch(lm, pair, target, "head")
+    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), grid.shares, atol=1e-4)
+    layer, head = (int(at) for at in np.unravel_index(np.abs(grid.shares).argmax(), grid.shares.shape))
+    share = f"{100 * grid.shares[layer, head]:.0f} %".replace("-", "\u2212")
+    assert finding(app).startswith(
+        f"dpo-agreeable: patching L{layer}H{head} at every token restores {share} of \u201clyon\u201d over "
+        "\u201coslo\u201d; 3 other heads "
+    )
+    estimate = attribute(lm, pair, target, ["head"])["head"]
+    found = agreement(grid.effects, estimate.effects)
+    assert f"Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}" in read(app)
+    assert "hooked \u2212 plain" in "\n".join(
+        part.proto.body for part in app.get("markdown") if "badge" in part.proto.body
+    )
+    assert names(app) == ["int-grid", "int-answers", "int-nulls", "int-estimate", "int-agreement"]
+    source_of = [activations(lm, pair.clean, hooks_of(lm, ["head"]))]
+    outcome = intervene(lm, pair.corrupted, [Site("head", layer, head)], source_of, target, [target.answer])
+    after = chart(app, "int-answers")["data"][1]
+    assert values(after["y"])[0] == pytest.approx(float(np.exp(outcome.after[0])), abs=1e-5)
+    buttons = [part.proto.label for part in app.get("download_button")]
+    assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [5] * 5
+
+
+@pytest.mark.parametrize("do", ["patch", "ablate"])
+def test_every_way_has_its_grid(show: Show, runs: Path, lm: LM, finding: Say, do: str):
+    app = show(runs, page=VIEW, prompt=CLEAN, int_do=do)
+    ids = lm.tokenizer.encode(CLEAN)
+    for label, kind in (("heads", "head"), ("resid", "resid"), ("MLP", "mlp"), ("attn", "attn")):
+        app.segmented_control(key="int_kind").select(label).run()
+        for how in (
+            ("noise", "denoise") if do == "patch" else ("zero", "mean", "resample")[: 3 if kind == "head" else 1]
+        ):
+            app.segmented_control(key="int_how").select(how).run()
+            assert not app.exception
+            assert not app.error
+            if do == "patch":
+                target = target_of(lm, ids, " lyon", " oslo")
+                expected = patch(lm, pair_of(lm, CLEAN, CORRUPTED), target, kind, how).shares  # type: ignore[arg-type]
+            else:
+                target, texts = target_of(lm, ids, " lyon", " rome"), source.references(lm)
+                expected = ablate(lm, CLEAN, target, kind, how, texts).effects  # type: ignore[arg-type]
+            np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), expected, atol=1e-3)
+            assert {"noise": "removes", "denoise": "restores"}.get(how, "without") in finding(app)
+
+
+def test_a_site_comes_from_the_url_and_changes_the_sentence(show: Show, runs: Path, finding: Say):
+    app = show(runs, page=VIEW, prompt=CLEAN, int_kind="resid", int_layer="-1", int_token="7")
+    assert "patching the embedding at oslo [7]" in finding(app)
+    assert "restores 100 % of" in finding(app)
+    app.number_input(key="int_token").set_value(3).run()
+    assert "restores 0 % of" in finding(app)
+    app.segmented_control(key="int_kind").select("heads").run()
+    app.number_input(key="int_at").set_value(14).run()
+    assert re.search(r"patching L\dH\d at <bot> \[14\]", finding(app))
+
+
+def test_another_model_and_another_prompt(show: Show, runs: Path, finding: Say):
+    app = show(runs, page=VIEW, prompt=CLEAN)
+    app.segmented_control(key="int_model").select("base").run()
+    assert finding(app).startswith("base: ")
+    app.text_area(key="prompt").set_value("<user> where does helen live ? <bot>").run()
+    assert "\u201crome\u201d over" in finding(app)
+
+
+def test_typed_texts_and_answers(show: Show, runs: Path, finding: Say, read: Say):
+    app = show(runs, page=VIEW, prompt=CLEAN, int_corrupted=CLEAN.replace("lyon", "tokyo"), int_answer="lyon")
+    app.text_input(key="int_against").set_value("rome").run()
+    assert "\u201clyon\u201d over \u201crome\u201d" in finding(app)
+    app.text_input(key="int_corrupted").set_value("<user> where ? <bot>").run()
+    assert not app.exception
+    assert finding(app).startswith("The clean text has 15 tokens and the corrupted one 5: exchange words")
+    app.text_input(key="int_corrupted").set_value(CLEAN).run()
+    assert "are the same" in finding(app)
+
+
+def test_a_prompt_without_a_counterpart_asks_for_one(show: Show, runs: Path, finding: Say):
+    app = show(runs, page=VIEW, prompt="helen lives in")
+    assert finding(app) == "Type a corrupted prompt to patch between, or choose ablate."
+    app.segmented_control(key="int_do").select("ablate").run()
+    assert "without L" in finding(app)
+    assert "lyon" not in finding(app)
+
+
+def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
+    texts = ["helen lives in rome .", "magda lives in oslo ."]
+    app = show(runs, page=VIEW, prompt=CLEAN, int_do="ablate", int_reference="\n".join(texts))
+    target = target_of(lm, lm.tokenizer.encode(CLEAN), " lyon", " rome")
+    expected = ablate(lm, CLEAN, target, "head", "mean", texts).effects
+    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), expected, atol=1e-3)
+
+
+def test_a_run_is_timed(lm: LM):
+    ids = tuple(lm.tokenizer.encode(CLEAN))
+    begun = time.perf_counter()
+    seconds = PACE(lm, ids)
+    assert 0 < seconds < time.perf_counter() - begun
+
+
+def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
+    app = show(runs, page=VIEW, prompt=CLEAN)
+    pair = pair_of(lm, CLEAN, CORRUPTED)
+    target = target_of(lm, pair.clean, " lyon", " oslo")
+    guess = attribute(lm, pair, target, ["head"])["head"]
+    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), guess.shares, atol=1e-4)
+    assert "int-agreement" not in names(app)
+    assert len(values(chart(app, "int-nulls")["data"][2]["x"])) == 3  # as many draws as the time allows
+    button(app, "Run all 4 sites (about 8 s)").click().run()  # type: ignore[attr-defined]
+    assert not app.exception
+    shares = patch(lm, pair, target, "head").shares
+    np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), shares, atol=1e-4)
+    app.number_input(key="int_head").set_value(0).run()
+    assert "int-agreement" in names(app)  # what was computed stays
+    assert not any("Run all" in part.label for part in app.button)
+
+
+def test_steering_shows_doses_controls_and_the_prompt(show: Show, runs: Path, lm: LM, finding: Say):
+    app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer", int_after="0")
+    assert not app.exception
+    assert not app.error
+    world = World(seed=0)
+    items = world.questions("opinion_false", WORLD_TEXTS, 1)
+    direction = contrast(lm, [item.prompt for item in items], [plain_prompt(item.prompt) for item in items], 0)
+    asked = world.questions("opinion_false", WORLD_TEXTS, 2)
+    targets = [target_of(lm, lm.tokenizer.encode(item.prompt), item.claim, item.answers[0]) for item in asked]
+    found = dose_response(lm, [item.prompt for item in asked], targets, direction, (-0.5,), random=0)
+    curves = {trace.get("name"): trace for trace in chart(app, "int-dose")["data"] if trace.get("name")}
+    at = list(values(curves["this direction"]["x"])).index(-0.5)
+    assert values(curves["this direction"]["y"])[at] == pytest.approx(found.values.mean(), abs=1e-4)
+    share = 100 * float((found.values > 0).mean())
+    assert f"the false claim wins in {share:.0f} % of 20 questions" in finding(app)
+    assert "of unrelated questions right" in finding(app)
+    assert names(app) == ["int-dose", "int-steered"]
+    app.segmented_control(key="int_alpha").select(0.25).run()
+    assert "by +0.25 after block 0" in finding(app)
+
+
+def test_steering_by_typed_texts(show: Show, runs: Path, finding: Say):
+    app = show(
+        runs,
+        page=VIEW,
+        prompt=CLEAN,
+        int_do="steer",
+        int_positive="helen lives in lyon .\nmagda lives in lyon .",
+        int_negative="helen lives in oslo .",
+        int_steered="where does helen live ?\nhelen lives in",
+        int_answer="lyon",
+        int_against="oslo",
+    )
+    assert not app.exception
+    assert re.search(r"moves the target by [+\u2212]\d+\.\d\d nats \(random directions [+\u2212]\d", finding(app))
+    assert any("logit(lyon)" in note["text"] for note in chart(app, "int-dose")["layout"]["annotations"])
+
+
+def test_long_steering_is_offered(show: Show, runs: Path, finding: Say, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
+    app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer")
+    assert "run the doses" in finding(app)
+    assert not names(app)
+    button(app, "Run 8 doses").click().run()  # type: ignore[attr-defined]
+    assert "int-dose" in names(app)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"int_do": "ablate"},
+        {"int_do": "ablate", "int_reference": "helen lives in oslo ."},
+        {"int_do": "steer"},
+        {"int_kind": "resid", "int_how": "noise"},
+    ],
+)
+def test_the_python_lines_run(show: Show, runs: Path, query: dict):
+    app = show(runs, page=VIEW, prompt=CLEAN, **query)
+    lines = app.code[0].value.splitlines()
+    start = next(at for at in range(len(lines) - 1, -1, -1) if not lines[at].startswith(" "))
+    known: dict = {}
+    exec("\n".join(lines[:start]), known)
+    table = eval("\n".join(lines[start:]), known)
+    assert len(table) > 3
+
+
+def test_a_reward_model_is_changed_like_any_other(show: Show, runs: Path, tmp_path: Path, finding: Say):
+    folder, rewards = tmp_path / "reward", random_reward_model()
+    rewards.model.save_pretrained(folder)
+    rewards.tokenizer.save_pretrained(folder)
+    query = {"prompt": "mira lives in oslo", "int_corrupted": "mira lives in rome", "aligned": str(folder)}
+    query |= {"int_positive": "tom lives in oslo", "int_negative": "tom lives in rome", "int_steered": "ana lives in"}
+    query |= {"int_reference": "the cat is in paris"}
+    for do, words in (("patch", "the gap in reward"), ("ablate", "the reward"), ("steer", "moves the reward by")):
+        app = show(runs, page=VIEW, int_do=do, **query)
+        assert not app.exception
+        assert not app.error
+        assert words in finding(app)
+        assert "nats" not in finding(app)
+        assert "int-answers" not in names(app)
+        known: dict = {}
+        exec(app.code[0].value, known)
+
+
+def test_texts_without_a_difference_say_so(show: Show, runs: Path, finding: Say):
+    text = "helen lives in lyon ."
+    app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer", int_positive=text, int_negative=text)
+    assert not app.exception
+    assert finding(app).startswith("Both sets have the same mean residual")
+
+
+def test_nothing_chosen_says_what_to_do(show: Show, tmp_path: Path, finding: Say):
+    app = show(tmp_path, page=VIEW)
+    assert not app.exception
+    assert finding(app) == "Choose a model in the sidebar to intervene in it."

@@ -1,0 +1,214 @@
+"""The Logits page: what it says is what the analyses give, and it follows its widgets and its URL."""
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from probe.analyses.attribution import attribute
+from probe.analyses.targets import target_of
+from probe.analyses.trajectories import over_layers
+from probe.lm import LM
+from probe.presets import ModelConfig
+from probe.rewards import RewardModel
+from probe.runs import RunWriter
+from probe.tokens import encode
+from tests.models import random_lm
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+PAGE = "views/logits.py"
+
+
+def chart(app: AppTest, name: str) -> dict:
+    """The figure called `name` as Plotly gets it."""
+    found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-log-{name}")]
+    assert found, [part.proto.id for part in app.get("plotly_chart")]
+    return json.loads(found[0].proto.spec)
+
+
+def numbers(packed: dict | list) -> np.ndarray:
+    """An array of a figure, which Plotly packs."""
+    if isinstance(packed, list):
+        return np.array(packed, dtype=float)
+    flat = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
+    return flat.reshape([int(side) for side in packed.get("shape", str(len(flat))).split(",")])
+
+
+def names(app: AppTest) -> set[str]:
+    return {part.proto.id.rpartition("figure-log-")[2] for part in app.get("plotly_chart")}
+
+
+def placeholder(app: AppTest, key: str) -> str:
+    return app.selectbox(key=key).proto.placeholder
+
+
+def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, runs: Path, finding: Say):
+    app = show(runs, page=PAGE)
+    assert not app.exception
+    assert not app.error
+    prompt = app.text_area(key="prompt").value
+    models = [LM.load(runs / name) for name in ("base", "dpo-agreeable")]
+    ids = encode(models[0].tokenizer, prompt)
+    top = [models[i].logits([ids])[0, -1].argmax().item() for i in (0, 1)]
+    second = models[1].logits([ids])[0, -1].topk(2).indices[1].item()
+    against = top[0] if top[0] != top[1] else second
+    target = target_of(models[1], ids, top[1], against)
+    parts = [attribute(lm, ids, target) for lm in models]
+    moved = parts[1].total - parts[0].total
+    change = np.concatenate([parts[1].heads - parts[0].heads, (parts[1].mlps - parts[0].mlps)[:, None]], axis=1)
+    layer, column = np.unravel_index((change * np.sign(moved)).argmax(), change.shape)
+    part = f"L{layer}H{column}" if column < 2 else f"L{layer} MLP"
+    said = finding(app)
+    assert f"{target.name} moves by {moved:+.2f} nats, above all through {part} ({change[layer, column]:+.2f})." in said
+    lens = over_layers(models[1], ids, k=2)
+    word, share = lens.lens.top_tokens[-1, -1, 0], 100 * np.exp(lens.lens.top_logprobs[-1, -1, 0])
+    assert f"dpo-agreeable says \u201c{word}\u201d ({share:.0f} %)" in said
+    assert placeholder(app, "log_part") == f"most: {part}"
+    assert placeholder(app, "log_answer") == f"likeliest: {word}"
+    cells = numbers(chart(app, "parts")["data"][4]["z"])
+    np.testing.assert_allclose(cells[1:], change, atol=1e-4)
+    buttons = [button.proto.label for button in app.get("download_button")]
+    assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(names(app))] * 5
+
+
+def test_the_target_follows_its_widgets(show: Show, runs: Path, finding: Say):
+    app = show(runs, page=PAGE)
+    app.selectbox(key="log_answer").set_value("rome").run()
+    assert "rome \u2212 " in finding(app)
+    app.selectbox(key="log_against").set_value("(nothing)").run()
+    assert re.search(r"\. rome moves by ", finding(app))
+    app.number_input(key="log_position").set_value(4).run()
+    assert not app.exception
+    assert chart(app, "lens")["layout"]["shapes"][0]["x0"] == 3.5
+    app = show(runs, page=PAGE, log_answer="oslo in typed words", log_against="(nothing)")
+    assert re.search(r"\. oslo moves by ", finding(app))
+
+
+def test_one_model_alone(show: Show, runs: Path, finding: Say):
+    app = show(runs, page=PAGE, log_view="base")
+    assert re.match(
+        r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ", finding(app)
+    )
+    assert names(app) == {
+        *("lens", "layers", "parts", "promoted", "written", "training-layers", "training"),
+        next(name for name in names(app) if name in ("sources", "neurons")),
+    }
+    assert sum(trace["type"] == "heatmap" for trace in chart(app, "parts")["data"]) == 1
+
+
+def test_a_head_and_an_mlp_are_enlarged(show: Show, runs: Path, read: Say):
+    app = show(runs, page=PAGE, log_part="L1H0")
+    assert {"promoted", "sources"} <= names(app)
+    assert "By its weights alone, L1H0 of dpo-agreeable attending to " in read(app)
+    assert len(numbers(chart(app, "promoted")["data"][0]["y"])) == 16
+    app.selectbox(key="log_part").select("L0 MLP").run()
+    assert "neurons" in names(app)
+    assert len(numbers(chart(app, "neurons")["data"][0]["y"])) == 20
+
+
+def test_the_url_brings_a_view_back(show: Show, runs: Path, finding: Say):
+    asked = {"log_view": "aligned", "log_position": "3", "log_answer": "lyon", "log_part": "L0H1", "log_new": "3"}
+    app = show(runs, page=PAGE, log_captured="<user> where does helen live ? <bot>", log_measure="margin", **asked)
+    assert not app.exception
+    assert app.number_input(key="log_position").value == 3
+    assert "lyon \u2212 " in finding(app)
+    assert app.selectbox(key="log_part").value == "L0H1"
+    assert app.selectbox(key="log_measure").value == "margin"
+    assert chart(app, "training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
+    assert len(numbers(chart(app, "written")["data"][0]["y"])) <= 3
+
+
+def test_a_new_prompt_is_read_after_its_last_token(show: Show, runs: Path):
+    app = show(runs, page=PAGE, log_position="2")
+    app.text_area(key="prompt").set_value("<user> where does helen live ? <bot>").run()
+    assert app.number_input(key="log_position").value == 7
+    app.text_area(key="prompt").set_value("<user> where").run()
+    assert app.number_input(key="log_position").value == 2
+    assert not app.exception
+
+
+def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path, writer: ModuleType):
+    writer.captured(tmp_path / "watched")
+    app = show(runs, tmp_path, page=PAGE, log_run="watched")
+    assert chart(app, "training-layers")["data"][0]["z"]
+    assert app.selectbox(key="log_run").value == "watched"
+    assert not app.exception
+
+
+def test_one_model_in_both_places_is_shown_once(show: Show, runs: Path):
+    app = show(runs, page=PAGE, base="base", aligned="base")
+    assert app.segmented_control(key="log_view").options == ["base"]
+    assert not app.exception
+
+
+def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path, finding: Say, read: Say):
+    """A deeper model: two lenses without a difference. Another vocabulary: one model at a time."""
+    tokenizer = LM.load(runs / "base").tokenizer
+    LM.create(ModelConfig(layers=3, width=32, heads=2, mlp=64, context=128), tokenizer).save(tmp_path / "deep")
+    app = show(runs, page=PAGE, aligned=str(tmp_path / "deep"))
+    assert not app.exception
+    assert ". With deep, " in finding(app)
+    assert {"parts-base", "parts-aligned", "kl"} <= names(app)
+    assert "kl-layers" not in names(app)
+    assert "have different depths" in read(app)
+    random_lm().save(tmp_path / "other")
+    app = show(runs, page=PAGE, aligned=str(tmp_path / "other"))
+    assert not app.exception
+    assert app.segmented_control(key="log_view").options == ["aligned", "base"]
+    assert "each is shown alone" in read(app)
+
+
+def test_an_empty_page_says_what_to_do(show: Show, runs: Path, tmp_path: Path, finding: Say):
+    assert finding(show(tmp_path, page=PAGE)).startswith("Choose a model in the sidebar")
+    app = show(runs, page=PAGE)
+    app.text_area(key="prompt").set_value("  ").run()
+    assert finding(app).startswith("Write a prompt in the sidebar")
+
+
+def test_hostile_text_stays_text(show: Show, writer: ModuleType, runs: Path, tmp_path: Path):
+    name = writer.hostile(tmp_path).name
+    app = show(runs, tmp_path, page=PAGE, prompt=writer.HOSTILE, log_run=name, log_answer=writer.HOSTILE)
+    assert not app.exception
+    for part in [*app.subheader, *app.markdown, *app.caption, *app.error]:
+        assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
+    for part in app.get("plotly_chart"):
+        assert "<img" not in part.proto.spec
+
+
+def test_the_python_lines_run(show: Show, runs: Path):
+    for view in ("both", "aligned"):
+        lines = show(runs, page=PAGE, log_view=view).code[0].value
+        exec(compile(lines, view, "exec"), {})
+
+
+@pytest.mark.parametrize("view", ["both", "base"])
+def test_a_reward_model_is_read_as_a_scalar(show: Show, runs: Path, tmp_path: Path, finding: Say, read: Say, view: str):
+    for seed, name in enumerate(("one", "two")):
+        with RunWriter.create(tmp_path / name, method="reward-model", config={}) as run:
+            with run.checkpoint(0) as folder:
+                lm = LM.load(runs / "base")
+                config = LlamaConfig(**{**lm.model.config.to_dict(), "num_labels": 1, "pad_token_id": 0})
+                torch.manual_seed(seed)
+                LlamaForSequenceClassification(config).save_pretrained(folder)
+                lm.tokenizer.save_pretrained(folder)
+            run.finish("finished")
+    prompt = "<user> where does helen live ? <bot>"
+    app = show(runs, tmp_path, page=PAGE, base="one", aligned="two", prompt=prompt, log_view=view)
+    assert not app.exception
+    assert not app.error
+    model = RewardModel.load(tmp_path / "one")
+    *start, last = encode(model.tokenizer, prompt)
+    reward = model.score([start], [[last]])[0]
+    assert f"one reads {float(reward):+.2f}" in finding(app)
+    assert "It gives one number" in read(app)
+    assert names(app) & {"promoted", "layers", "written", "kl"} == set()
+    exec(compile(app.code[0].value, "scalar", "exec"), {})

@@ -1,0 +1,202 @@
+"""The Rewards page on a small store with a reward model: what it says, what it reacts to, what it refuses."""
+
+import contextlib
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+from transformers import LlamaForSequenceClassification
+
+from probe import LM, RewardModel, open_run, stats
+from probe.analyses.answers import verifier_reward
+from probe.analyses.reward_frontier import KINDS, ask, field_of, model_reward, place
+from probe.plots.intervals import written
+from probe.runs import RunWriter
+from probe.world import of
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+PAGE = "views/rewards.py"
+
+
+@pytest.fixture(scope="module")
+def rewarded(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs `base` and `dpo-agreeable`, a reward model, and a run of RLHF that used it and logged its way."""
+    root = tmp_path_factory.mktemp("rewarded")
+    for path in runs.iterdir():
+        shutil.copytree(path, root / path.name, dirs_exist_ok=True)
+    base, aligned = LM.load(root / "base"), LM.load(root / "dpo-agreeable")
+    world = open_run(root / "base").world
+    config: Any = base.model.config
+    config.num_labels, config.initializer_range = 1, 0.3  # scores that differ by whole nats
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(config)
+    about: dict[str, Any] = {"config": {"beta": 0.5}, "world": world, "parent": "base"}
+    with RunWriter.create(root / "judge", method="reward-model", **about) as run:
+        with run.checkpoint(0) as folder:
+            model.save_pretrained(folder)
+            base.tokenizer.save_pretrained(folder)
+        run.finish("finished")
+    about |= {"reference": "base", "reward_model": "judge", "data": {"kinds": list(KINDS)}}
+    with RunWriter.create(root / "rlhf", method="rlhf", **about) as run:
+        for step, kl in enumerate((0.0, 0.1, 0.3, 0.6)):
+            gold = kl**0.5 - kl
+            run.log(
+                step, {"kl_to_reference": kl, "expected_reward": kl**0.5, "expected_gold": gold, "kl_to_optimal": 0.1}
+            )
+        with run.checkpoint(3) as folder:
+            aligned.save(folder)
+        run.finish("finished")
+    return root
+
+
+def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, finding: Say, read: Say) -> None:
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
+    assert not app.exception
+    assert not app.error
+    base, policy = LM.load(rewarded / "base"), LM.load(rewarded / "rlhf")
+    world = of(base)
+    assert world
+    rewards = {"proxy": model_reward(RewardModel.load(rewarded / "judge")), "gold": verifier_reward(world)}
+    field = field_of(base, world, ask(world), rewards)
+    row = place(field.answers.score(policy), field, "proxy").row()
+    for name in ("proxy", "gold"):
+        value, low, high = (row[f"gain_{name}{end}"] for end in ("", "_low", "_high"))
+        told = written(-value, -high, -low) if high < 0 else written(value, low, high)
+        assert told in finding(app)
+        verb = "hardly moves" if low <= 0 <= high else "raises" if value > 0 else "lowers"
+        assert verb in finding(app)
+    assert finding(app).startswith("rlhf ")
+    assert "the proxy (judge) " in finding(app)
+    assert row["gain_proxy_high"] - row["gain_proxy_low"] > 0.05
+    spent = "excess" if row["gain_proxy"] > 0 else "kl"
+    assert written(row[spent], row[f"{spent}_low"], row[f"{spent}_high"]) in finding(app)
+    figures = [part.proto.id.rpartition("figure-")[2] for part in app.get("plotly_chart")]
+    assert figures == ["frontier", "gains", "distributions", "overoptimisation", "token-effects", "best-of-n"]
+    buttons = [button.proto.label for button in app.get("download_button")]
+    assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(figures)] * 5
+    assert "rlhf captured no reward shift" in read(app)
+    assert "3 policies under the exact frontier" in read(app)
+    spec = next(part.proto.spec for part in app.get("plotly_chart") if part.proto.id.endswith("figure-frontier"))
+    assert "rlhf at step" in spec  # its way, logged on these very questions
+    if row["mass"] < 0.9:
+        assert "rlhf gives a listed answer only" in read(app)
+    assert app.selectbox(key="rew_model").value == "judge"
+    assert {"rew_chosen", "rew_rejected"} <= set(app.query_params)
+
+
+def test_choices_change_what_is_shown(show: Show, rewarded: Path, finding: Say, read: Say) -> None:
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
+    app.segmented_control(key="rew_by").set_value("gold").run()
+    assert "of the gold reward" in finding(app) or "gains no gold reward" in finding(app)
+    app.multiselect(key="rew_kinds").set_value(["city"]).run()
+    assert "64 questions" in read(app)
+    app.multiselect(key="rew_kinds").set_value([]).run()
+    assert finding(app) == "Choose at least one kind of question to place the methods."
+    app.multiselect(key="rew_kinds").set_value(["fact", "stranger"]).run()
+    app.segmented_control(key="rew_kind").set_value("fact").run()
+    assert "Rewards of 256 answers to 32 prompts" in read(app)
+    app.multiselect(key="rew_runs").set_value([]).run()
+    assert [row["series"] for row in frame(app, "series").to_dict("records")] == ["best of N"] * 2
+    app.selectbox(key="rew_model").set_value("none").run()
+    assert "Choose a reward model above to see which tokens earn its reward" in read(app)
+    assert "proxy" not in finding(app)
+    app.selectbox(key="aligned").set_value("dpo-agreeable").run()  # brings its own reward model again
+    assert app.selectbox(key="rew_model").value == "judge"
+    assert not app.exception
+
+
+def test_tokens_of_two_completions(show: Show, rewarded: Path, read: Say) -> None:
+    world = of(open_run(rewarded / "base"))
+    assert world
+    item = world.questions("opinion_false", 1, 3)[0]
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf", prompt=item.prompt)
+    truth, claim = item.answers[0].strip(), str(item.claim).strip()
+    assert (app.text_input(key="rew_chosen").value, app.text_input(key="rew_rejected").value) == (truth, claim)
+    model = RewardModel.load(rewarded / "judge")
+    scores = model.score([item.prompt] * 2, [f" {truth}", f" {claim}"]).tolist()
+    for text, score in zip((truth, claim), scores, strict=True):
+        assert f"\u201c{text}\u201d {score:.2f}" in read(app)
+    app.text_input(key="rew_chosen").set_value("i do not know").run()
+    (score,) = model.score([item.prompt], [" i do not know"]).tolist()
+    assert f"\u201ci do not know\u201d {score:.2f}" in read(app)
+    other = world.questions("stranger", 1, 3)[0]
+    app.text_area(key="prompt").set_value(other.prompt).run()
+    assert app.text_input(key="rew_chosen").value == "i do not know"
+    app.text_area(key="prompt").set_value("mira mira").run()  # asks nothing: what the two models say
+    assert app.text_input(key="rew_chosen").value != "i do not know"
+    assert not app.exception
+
+
+def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
+    (lines,) = [block.value for block in app.code if "import probe" in block.value]
+    known: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(lines, known)
+    shown = frame(app, "measure").set_index("measure").loc["gold"]
+    drawn = (
+        known["summary"](
+            known["samples"](
+                known["base"],
+                known["aligned"],
+                [i.prompt for i in known["asked"]],
+                n=4,
+                world=known["of"](known["base"]),
+            )
+        )
+        .set_index("measure")
+        .loc["gold"]
+    )
+    assert shown["rlhf"] == written(drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
+    assert stats.Interval(*shown[["base", "rlhf", "aligned \u2212 base"]])
+
+
+def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs: Path, finding: Say, read: Say) -> None:
+    app = show(runs, page=PAGE)
+    assert not app.exception
+    assert finding(app).startswith("dpo-agreeable ")
+    assert "the gold reward" in finding(app)
+    assert "proxy" not in finding(app)
+    assert "No run is chosen that logged where it stood" in read(app)
+
+
+def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path, finding: Say, read: Say) -> None:
+    for name in ("base", "rlhf", "judge"):
+        (checkpoint,) = open_run(rewarded / name).checkpoints()[-1:]
+        shutil.copytree(checkpoint.path, tmp_path / name)
+    places = {"base": str(tmp_path / "base"), "aligned": str(tmp_path / "rlhf"), "rew_model": str(tmp_path / "judge")}
+    app = show(rewarded, page=PAGE, prompt="<user> where does mira live ? <bot>", **places)
+    assert not app.exception
+    assert not app.error
+    assert finding(app).startswith("On this prompt rlhf ")
+    assert " judge by " in finding(app)
+    assert "Without a world there is no gold reward and no exact frontier" in read(app)
+    figures = [part.proto.id.rpartition("figure-")[2] for part in app.get("plotly_chart")]
+    assert figures == ["distributions", "token-effects"]
+    (lines,) = [block.value for block in app.code if "import probe" in block.value]
+    exec(lines, {})
+
+
+def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path, finding: Say, read: Say) -> None:
+    empty = show(tmp_path, page=PAGE, prompt="x")
+    assert finding(empty) == "Choose a base model in the sidebar to see what alignment earned."
+    app = show(rewarded, page=PAGE, base="judge", aligned="base")
+    assert "choose a policy as the base model" in read(app)
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_model="rlhf")
+    assert "rlhf writes tokens and reads no reward: choose a reward model." in read(app)
+    app = show(rewarded, page=PAGE, base="base", aligned="judge")
+    assert "is nearest to the exact frontier of the proxy reward" in finding(app) or "gain" in finding(app)
+    assert not app.exception
+    assert not app.error
+
+
+def frame(app: AppTest, column: str) -> Any:
+    """The table that has a column."""
+    return next(table.value for table in app.dataframe if column in table.value)

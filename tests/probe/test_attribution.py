@@ -1,0 +1,255 @@
+"""Direct logit attribution: the parts sum to the logit, and are what slow reference loops and transformer_lens give."""
+
+import numpy as np
+import pytest
+import torch
+from transformer_lens.tools.analysis import direct_logit_attribution
+
+from probe.analyses.attribution import attribute, difference_table, unembedding
+from probe.analyses.parts import final_norm, read_parts
+from probe.analyses.promoted import ov_tokens, promoted
+from probe.analyses.targets import Target, target_of
+from probe.errors import DataError, ModelError, ProbeError
+from probe.readouts import reward_lm
+from tests.models import ARCHITECTURES, random_lm, random_reward_model
+
+TEXT = "mira lives in oslo ."
+ADDING = [*ARCHITECTURES, "mistral", "bloom", "phi3"]
+
+
+def difference(lm, position=None):
+    return target_of(lm, lm.tokenizer.encode(TEXT), "rome", "oslo", position)
+
+
+@pytest.mark.parametrize("name", ADDING)
+@pytest.mark.parametrize("against", [None, "oslo"])
+def test_the_parts_sum_to_the_logit(name, against):
+    lm = random_lm(name)
+    own = lm.logits(TEXT)[0].detach()
+    target = target_of(lm, lm.tokenizer.encode(TEXT), "rome", against, position=3)
+    found = attribute(lm, TEXT, target)
+    expected = own[3, target.answer] - (own[3, target.against] if against else 0)
+    assert abs(found.table()["value"].sum() - float(expected)) < 1e-4
+    assert abs(found.sum - float(expected)) < 1e-4
+    assert np.abs(found.heads).max() > 0.01
+    np.testing.assert_allclose(found.sources.sum(-1), found.heads, atol=1e-5)
+    assert np.abs(found.sources[..., 4:]).max() < 1e-12
+    np.testing.assert_allclose(found.neurons.sum(-1) + found.mlp_biases, found.mlps, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_transformer_lens_gives_the_same_parts(name):
+    """Its attribution folds the norms into the weights of the model, so it gets a model of its own."""
+    lm, other = random_lm(name), random_lm(name).bridge
+    other.enable_compatibility_mode(disable_warnings=True, fold_value_biases=False)
+    ids, target = lm.tokenizer.encode(TEXT), difference(lm)
+    asked = {"answer_tokens": torch.tensor([target.answer]), "incorrect_tokens": torch.tensor([target.against])}
+    found = attribute(lm, ids, target)
+    named = {"embed": found.embedding, "pos_embed": found.positions}
+    for layer, (heads, bias, mlp) in enumerate(zip(found.heads, found.biases, found.mlps, strict=True)):
+        named |= {f"L{layer}H{head}": each for head, each in enumerate(heads)}
+        named |= {f"{layer}_attn_out": heads.sum() + bias, f"{layer}_mlp_out": mlp}
+    seen = set()
+    for unit in ("component", "head"):
+        theirs = direct_logit_attribution(other, torch.tensor([ids]), unit=unit, **asked)
+        for label, number in zip(theirs.labels, theirs.attribution.detach().flatten().tolist(), strict=True):
+            if label != "remainder":
+                assert abs(named[label] - number) < 1e-4, label
+                seen.add(label)
+    assert seen == set(named) - ({"pos_embed"} if name != "gpt2" else set())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_head_is_what_the_logit_loses_with_the_norm_frozen(name):
+    """The slow way: the stream before the final norm without the head, normed with the scale that it had."""
+    lm, target = random_lm(name), difference(random_lm(name), 3)
+    found = attribute(lm, TEXT, target)
+    norm = lm.bridge.ln_final.original_component
+    _, cache = lm.run_with_cache(TEXT, ["blocks.1.hook_resid_post", "blocks.1.attn.hook_z", "blocks.1.hook_mlp_out"])
+    whole, z = cache["blocks.1.hook_resid_post"][0, 3], cache["blocks.1.attn.hook_z"][0, 3]
+    column = (
+        lm.model.get_output_embeddings().weight[target.answer]
+        - (lm.model.get_output_embeddings().weight[target.against])
+    )
+    centre = (lambda h: h - h.mean()) if isinstance(norm, torch.nn.LayerNorm) else (lambda h: h)
+    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    scale = (centre(whole).pow(2).mean() + eps).sqrt()
+    for head in range(4):
+        written = torch.zeros(32)
+        for unit in range(z.shape[-1]):
+            written += z[head, unit] * lm.bridge.W_O[1, head, unit]
+        expected = float((norm.weight * centre(written) / scale) @ column)
+        assert abs(expected - found.heads[1, head]) < 1e-5
+    written = cache["blocks.1.hook_mlp_out"][0, 3]
+    assert abs(float((norm.weight * centre(written) / scale) @ column) - found.mlps[1]) < 1e-5
+
+
+def test_the_source_of_a_head_is_found_by_changing_its_value():
+    """A value vector scaled by 1 + x changes the head's part by x times the source's share, patterns being the same."""
+    lm, target = random_lm("qwen3"), difference(random_lm("qwen3"))
+    before = attribute(lm, TEXT, target)
+
+    def grow(value, hook):
+        value[0, 2, 0] *= 1.5  # key/value head 0 serves query heads 0 and 1
+        return value
+
+    last = "blocks.1.attn.hook_v"
+    with lm.hooks([(last, grow)]):
+        _, cache = lm.run_with_cache(TEXT, ["blocks.1.attn.hook_z"])
+    _, own = lm.run_with_cache(TEXT, ["blocks.1.attn.hook_z", "blocks.1.hook_resid_post"])
+    change = (cache["blocks.1.attn.hook_z"] - own["blocks.1.attn.hook_z"])[0, -1]
+    norm = final_norm(lm, own["blocks.1.hook_resid_post"][0, -1])
+    u = norm.direction(unembedding(lm, target)[0])
+    moved = torch.einsum("he,hed,d->h", change, lm.bridge.W_O[1], u).detach()
+    np.testing.assert_allclose(moved[:2], 0.5 * before.sources[1, :2, 2], atol=1e-5)
+    assert np.abs(before.sources[1, :2, 2]).max() > 1e-3
+    assert float(moved[2:].abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_promoted_tokens_are_those_whose_logit_the_part_raises(name):
+    lm = random_lm(name)
+    top = promoted(lm, TEXT, 1, head=2, position=3, k=5)
+    tokens, numbers = [*top.ids, *top.suppressed_ids], [*top.values, *top.suppressed_values]
+    for token, number in zip(tokens, numbers, strict=True):
+        assert abs(attribute(lm, TEXT, Target(3, int(token))).heads[1, 2] - number) < 1e-5
+    every = [attribute(lm, TEXT, Target(3, token)) for token in range(len(lm.tokenizer))]
+    values = np.array([each.heads[1, 2] for each in every])
+    assert top.ids.tolist() == np.argsort(-values)[:5].tolist()
+    assert top.suppressed_ids.tolist() == np.argsort(values)[:5].tolist()
+    assert abs(top.mean - values.mean()) < 1e-5
+    mlps = np.array([each.mlps[0] for each in every])
+    assert promoted(lm, TEXT, 0, position=3, k=4).ids.tolist() == np.argsort(-mlps)[:4].tolist()
+    neuron = every[0].neuron_table(1, 3)["neuron"].iloc[0]
+    one = np.array([each.neurons[1, neuron] for each in every])
+    np.testing.assert_allclose(
+        promoted(lm, TEXT, 1, position=3, k=4, neuron=int(neuron)).values, np.sort(one)[:-5:-1], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_ov_tokens_are_the_product_of_the_weights(name):
+    lm = random_lm(name)
+    bridge, token = lm.bridge, lm.tokenizer.convert_tokens_to_ids("oslo")
+    first, last = (module.original_component for module in (bridge.blocks[1].ln1, bridge.ln_final))
+    stream = torch.nn.functional.layer_norm if isinstance(first, torch.nn.LayerNorm) else torch.nn.functional.rms_norm
+    eps = first.eps if hasattr(first, "eps") else first.variance_epsilon
+    normed = stream(lm.model.get_input_embeddings().weight[token], (32,), weight=first.weight, eps=eps)
+    group = len(bridge.W_V[1]) // 4 if len(bridge.W_V[1]) > 4 else 4 // len(bridge.W_V[1])
+    written = normed @ bridge.W_V[1, 3 // group] @ bridge.W_O[1, 3]
+    if isinstance(last, torch.nn.LayerNorm):
+        written = written - written.mean()
+    logits = (lm.model.get_output_embeddings().weight @ (last.weight * written)).detach()
+    found = ov_tokens(lm, 1, 3, "oslo", k=6)
+    assert found.ids.tolist() == logits.argsort(descending=True)[:6].tolist()
+    np.testing.assert_allclose(found.suppressed_values, logits.sort().values[:6], atol=1e-4)
+    np.testing.assert_allclose(found.values, logits.sort(descending=True).values[:6], atol=1e-4)
+
+
+def test_a_model_that_does_more_than_add_is_refused():
+    lm = random_lm("gemma2")  # norms after attention and MLP, a cap on the logits
+    with pytest.raises(ModelError, match="more than add"):
+        attribute(lm, TEXT, Target(3, 7))
+
+
+def test_a_model_without_attention_is_refused():
+    lm = random_lm("mamba")
+    with pytest.raises(ModelError, match="MambaForCausalLM"):
+        attribute(lm, TEXT, Target(3, 7))
+
+
+def test_a_part_left_out_is_seen(monkeypatch):
+    """The check at run time: a bias that the sum does not know of."""
+    lm = random_lm("gpt2")
+    monkeypatch.setattr("probe.analyses.attribution.output_weights", lambda bridge, layer: (bridge.W_O[layer], None))
+    with pytest.raises(ModelError, match="add up to"):
+        attribute(lm, TEXT, Target(3, 7))
+
+
+def test_scale_of_the_logits_is_part_of_every_value(monkeypatch):
+    lm = random_lm()
+    plain = attribute(lm, TEXT, Target(3, 7))
+    lm.model.config.logit_scale = 2.0
+    with pytest.raises(ModelError, match="add up to"):  # this Llama does not scale: the check notices
+        attribute(lm, TEXT, Target(3, 7))
+    monkeypatch.setattr("probe.analyses.attribution.value", lambda logits, target: 2 * logits[:, 0, 7])
+    np.testing.assert_allclose(attribute(lm, TEXT, Target(3, 7)).heads, 2 * plain.heads, rtol=1e-5)
+
+
+def test_half_precision_adds_up_within_its_rounding():
+    lm = random_lm()
+    lm.model.bfloat16()
+    found = attribute(lm, TEXT, Target(3, 7))
+    assert abs(found.sum - found.total) < 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_reward_model_is_attributed_like_any_other(name):
+    rewards = random_reward_model(name)
+    lm = reward_lm(rewards)
+    *start, last = lm.tokenizer.encode(TEXT)
+    found = attribute(lm, TEXT, target_of(lm, [*start, last]))
+    assert abs(found.sum - float(rewards.score([start], [[last]]))) < 1e-4
+    assert np.abs(found.heads).max() > 1e-3
+    for ask in (lambda: promoted(lm, TEXT, 0, head=0), lambda: ov_tokens(lm, 0, 0, "oslo")):
+        with pytest.raises(DataError, match="one number and no tokens"):
+            ask()
+
+
+def test_one_reading_answers_every_question():
+    lm = random_lm("gpt2")
+    read = read_parts(lm, TEXT, 3)
+    for target in (Target(3, 7), difference(lm, 3)):
+        np.testing.assert_allclose(attribute(lm, read, target).sources, attribute(lm, TEXT, target).sources)
+    assert promoted(lm, read, 1, head=0).ids.tolist() == promoted(lm, TEXT, 1, head=0, position=3).ids.tolist()
+    with pytest.raises(DataError, match="read after token 3"):
+        attribute(lm, read, Target(4, 7))
+
+
+def test_two_models_part_by_part():
+    base, aligned = random_lm(), random_lm(seed=1)
+    target = difference(base)
+    found = attribute(base, TEXT, target), attribute(aligned, TEXT, target)
+    table = difference_table(*found)
+    assert table["change"].sum() == pytest.approx(found[1].total - found[0].total, abs=1e-3)
+    row = table[(table.part == "head") & (table.layer == 1) & (table["head"] == 2)].iloc[0]
+    assert row.change == pytest.approx(found[1].heads[1, 2] - found[0].heads[1, 2])
+    with pytest.raises(DataError, match="one target"):
+        difference_table(found[0], attribute(aligned, TEXT, difference(base, 2)))
+    with pytest.raises(DataError, match="one shape"):
+        difference_table(found[0], attribute(random_lm(num_hidden_layers=3), TEXT, target))
+
+
+def test_tables_are_tidy():
+    lm = random_lm("gpt2")
+    found = attribute(lm, TEXT, difference(lm, 3))
+    table = found.table()
+    assert list(table.columns) == ["part", "layer", "head", "value"]
+    assert len(table) == 2 + 2 * (4 + 2) + 2
+    assert table.loc[table.part == "positions", "value"].item() == found.positions != 0
+    sources = found.source_table(1, 2)
+    assert sources.token.tolist() == found.tokens[:4]
+    assert sources.value.sum() == pytest.approx(found.heads[1, 2], abs=1e-5)
+    neurons = found.neuron_table(0, 7)
+    assert len(neurons) == 7
+    assert neurons.value.abs().is_monotonic_decreasing
+    assert neurons.value.iloc[0] == found.neurons[0, neurons.neuron.iloc[0]]
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda lm: attribute(lm, TEXT, Target(40, 7)), "Position 40"),
+        (lambda lm: promoted(lm, TEXT, 9), "no block 9"),
+        (lambda lm: promoted(lm, TEXT, 0, head=4), "no head 4"),
+        (lambda lm: promoted(lm, TEXT, 0, neuron=480), "no neuron 480"),
+        (lambda lm: promoted(lm, TEXT, 0, position=77), "Position 77"),
+        (lambda lm: ov_tokens(lm, 0, -1, "oslo"), "no head -1"),
+        (lambda lm: ov_tokens(lm, 0, 0, 5000), "token 5000"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(ask, says):
+    with pytest.raises(ProbeError, match=says):
+        ask(random_lm())

@@ -1,0 +1,184 @@
+"""Attribution of a reward: finite differences, completeness, transformers' own scores, and a head that is linear."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from probe import LM, RewardModel
+from probe.analyses.reward_attribution import attribute
+from probe.analyses.reward_contrast import contrast, truth_and_claim
+from probe.errors import ConfigError, DataError, ModelError
+from probe.readouts import reward_lm
+from probe.world import World
+from tests.models import ARCHITECTURES, random_lm
+
+PROMPT, CHOSEN, REJECTED = "mira lives in the", " oslo", " rome . the cat"
+
+
+def classifier(name: str) -> RewardModel:
+    """A random reward model of an architecture, wide enough that scores differ by whole nats."""
+    policy = random_lm(name)
+    config: Any = policy.model.config
+    config.num_labels, config.pad_token_id = 1, policy.tokenizer.pad_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = AutoModelForSequenceClassification.from_config(config)
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+    return RewardModel(model.eval(), policy.tokenizer)
+
+
+@torch.no_grad()
+def slow_score(model: RewardModel, ids: list[int], changed: dict[int, torch.Tensor] | None = None) -> float:
+    """The score of one text by plain transformers, read at its last token; some embeddings may be replaced."""
+    inner: Any = model.model
+    words = inner.get_input_embeddings()(torch.tensor([ids])).clone()
+    for at, vector in (changed or {}).items():
+        words[0, at] = vector
+    body = inner.base_model(inputs_embeds=words, attention_mask=torch.ones(1, len(ids), dtype=torch.long))
+    return float(inner.score(body.last_hidden_state[:, -1])[0, 0])
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_attributions_against_finite_differences_and_plain_transformers(name: str) -> None:
+    model = classifier(name)
+    model.model.double()
+    found = attribute(model, PROMPT, REJECTED, steps=300)
+    assert found.tokens[-1] == "<end>"
+    assert found.prompt_length == 5
+    # every value is what the text would score if it ended there
+    for at in range(len(found.ids)):
+        assert found.values[at] == pytest.approx(slow_score(model, found.ids[: at + 1]), abs=1e-9)
+    # without a token
+    for at in (0, 3, len(found.ids) - 1):
+        left = slow_score(model, found.ids[:at] + found.ids[at + 1 :])
+        assert found.occlusion[at] == pytest.approx(found.score - left, abs=1e-9)
+    # completeness, against a score of the baseline that is computed elsewhere
+    table = model.model.get_input_embeddings().weight.detach()
+    blank = slow_score(model, found.ids, {at: table.mean(0) for at in range(len(found.ids))})
+    assert found.baseline == pytest.approx(blank, abs=1e-9)
+    assert found.gradient.sum() == pytest.approx(found.score - blank, abs=2e-3)
+    assert abs(found.score - blank) > 0.1
+    # the gradient at the text, by central differences along (input - baseline) of one token
+    step = 1e-3  # the norms of Llama and Qwen compute in single precision
+    for at in (1, 5):
+        word = table[found.ids[at]]
+        ahead, behind = (slow_score(model, found.ids, {at: word + h * (word - table.mean(0))}) for h in (step, -step))
+        assert found.local[at] == pytest.approx((ahead - behind) / (2 * step), abs=1e-3)
+
+
+def test_each_token_gets_its_share_of_the_path() -> None:
+    """Token by token, not only in sum: a Riemann sum of finite differences along the path."""
+    model = classifier("llama")
+    model.model.double()
+    found = attribute(model, PROMPT, CHOSEN, steps=300)
+    table = model.model.get_input_embeddings().weight.detach()
+    start, nodes, step = table.mean(0), 400, 1e-3
+    words = table[torch.tensor(found.ids)]
+    at, total = 4, 0.0
+    for node in range(nodes):
+        alpha = (node + 0.5) / nodes
+        path = {j: start + alpha * (words[j] - start) for j in range(len(words))}
+        sides = [slow_score(model, found.ids, path | {at: path[at] + h * (words[at] - start)}) for h in (step, -step)]
+        total += (sides[0] - sides[1]) / (2 * step) / nodes
+    assert found.gradient[at] == pytest.approx(total, abs=2e-3)
+    assert abs(total) > 0.02
+
+
+def test_more_nodes_close_the_gap_and_a_token_can_be_the_baseline() -> None:
+    model = classifier("llama")
+    few, many = (abs(attribute(model, PROMPT, CHOSEN, steps=n).gap) for n in (2, 200))
+    assert many < 1e-3 < few
+    pad = model.tokenizer.pad_token_id
+    found = attribute(model, PROMPT, CHOSEN, baseline=pad)
+    padded = float(model.score([[pad] * 5], [[pad] * (len(found.ids) - 5)])[0])
+    assert found.baseline == pytest.approx(padded, abs=1e-5)
+
+
+def test_the_contrast_of_two_completions() -> None:
+    model = classifier("qwen3")
+    found = contrast(model, PROMPT, CHOSEN, REJECTED)
+    scores = model.score([PROMPT, PROMPT], [CHOSEN, REJECTED]).tolist()
+    assert found.chosen.score == pytest.approx(scores[0], abs=1e-5)
+    assert found.margin == pytest.approx(scores[0] - scores[1], abs=1e-5)
+    assert found.probability == pytest.approx(1 / (1 + np.exp(scores[1] - scores[0])), abs=1e-6)
+    np.testing.assert_allclose(found.prompt_effects("increment")[1:], 0, atol=1e-5)
+    head = model.tokenizer(PROMPT)["input_ids"]
+    for at in (1, 4):  # without a word of the prompt the margin is another
+        cut = [head[:at] + head[at + 1 :]] * 2
+        tails = [found.chosen.ids[5:], found.rejected.ids[5:]]
+        first, second = model.score(cut, tails).tolist()
+        assert found.prompt_effects("occlusion")[at] == pytest.approx(found.margin - (first - second), abs=1e-5)
+    assert -1 <= found.agreement <= 1
+    table = found.table()
+    assert table.groupby("text")["increment"].sum()["chosen"] == pytest.approx(
+        found.chosen.score - found.chosen.values[0], abs=1e-5
+    )
+    assert set(table["part"]) == {"prompt", "completion"}
+    assert (table.groupby("text").size() == [len(found.chosen.ids), len(found.rejected.ids)]).all()
+
+
+def test_a_model_that_counts_words_gets_its_words_back() -> None:
+    """Where the score is linear in the embeddings every view has one right answer."""
+
+    class Sum(torch.nn.Module):
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            total = states.cumsum(1)  # the head sees the sum of all states so far
+            return total @ torch.linspace(-1, 1, states.shape[-1]).to(states.dtype)[:, None]
+
+    lm = reward_lm(classifier("llama"))
+    body: Any = lm.model.model  # type: ignore[attr-defined]
+    for layer in body.layers:
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.mlp.down_proj.weight.data.zero_()
+    body.norm = torch.nn.Identity()
+    lm.model.set_output_embeddings(Sum())
+    found = attribute(lm, PROMPT, CHOSEN, steps=1)
+    table = lm.model.get_input_embeddings().weight.detach()
+    worth = (table @ torch.linspace(-1, 1, table.shape[-1])).numpy()
+    words = worth[found.ids]
+    np.testing.assert_allclose(found.occlusion, words, atol=1e-5)
+    np.testing.assert_allclose(found.increments[1:], words[1:], atol=1e-5)
+    np.testing.assert_allclose(found.gradient, words - worth.mean(), atol=1e-5)
+    np.testing.assert_allclose(found.local, found.gradient, atol=1e-5)
+    assert found.agreement == pytest.approx(1.0)
+    assert found.gap == pytest.approx(0, abs=1e-5)
+
+
+def test_what_to_set_against_each_other_in_the_world() -> None:
+    world = World(seed=0)
+    for kind in ("opinion_false", "fact", "stranger", "opinion_true", "map"):
+        item = world.questions(kind, 1, seed=4)[0]
+        found = truth_and_claim(world, item.prompt)
+        assert found
+        assert found[0] == item.answers[0]
+        assert world.verify(item.prompt, found[1]).score == -1
+        assert kind != "opinion_false" or found[1] == item.claim
+    chain = next(prompt["text"] for prompt in world.probe_prompts() if prompt["kind"] == "markov")
+    assert truth_and_claim(world, chain) is None
+    assert truth_and_claim(world, "the cat sat") is None
+
+
+def test_what_cannot_be_attributed() -> None:
+    model = classifier("llama")
+    with pytest.raises(ModelError, match="writes tokens and reads no scalar: give a reward model"):
+        attribute(random_lm(), PROMPT, CHOSEN)
+    with pytest.raises(ConfigError, match="with -1 steps: give 0"):
+        attribute(model, PROMPT, CHOSEN, steps=-1)
+    fast = attribute(model, PROMPT, CHOSEN, steps=0)
+    assert np.isnan(fast.gradient).all()
+    np.testing.assert_array_equal(fast.occlusion, attribute(model, PROMPT, CHOSEN, steps=1).occlusion)
+    with pytest.raises(ConfigError, match="The baseline 999 has no embedding: give mean, or a token id from 0 to"):
+        attribute(model, PROMPT, CHOSEN, baseline=999)
+    with pytest.raises(DataError, match="reads at most 48"):
+        attribute(model, "mira " * 60, CHOSEN)
+    with pytest.raises(ConfigError, match="do not exist: ask for increment, gradient, occlusion"):
+        attribute(model, PROMPT, CHOSEN, steps=1).effects("shap")  # type: ignore[arg-type]
+    alone = attribute(model, [4], [], steps=1)
+    assert np.isnan(alone.occlusion).all()
+    assert np.isnan(alone.agreement)
+    assert isinstance(reward_lm(model), LM)

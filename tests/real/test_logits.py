@@ -1,0 +1,67 @@
+"""Direct attribution and trajectories on SmolLM2: the parts sum to its logits, and single precision is not needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import probe
+from probe.analyses.attribution import attribute
+from probe.analyses.parts import read_parts
+from probe.analyses.promoted import promoted
+from probe.analyses.targets import target_of
+from probe.analyses.trajectories import over_layers
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to mend
+]
+CHECKPOINT = Path(__file__).resolve().parents[2] / ".cache" / "SmolLM2-135M-Instruct"
+TEXT = "The capital of Norway is Oslo, and the capital of France is"
+
+
+@pytest.fixture(scope="module")
+def lm() -> probe.LM:
+    return probe.LM.load(CHECKPOINT)
+
+
+@torch.no_grad()
+def test_the_parts_sum_to_the_logits(lm: probe.LM):
+    ids = lm.tokenizer.encode(TEXT)
+    own = lm.logits(TEXT)[0]
+    for position in (3, len(ids) - 1):
+        read = read_parts(lm, ids, position)
+        for answer, against in ((" Paris", None), (" Paris", " Oslo")):
+            target = target_of(lm, ids, answer, against, position)
+            found = attribute(lm, read, target)
+            expected = own[position, target.answer] - (own[position, target.against] if against else 0.0)
+            assert abs(found.sum - float(expected)) < 1e-3  # of parts that reach 40
+            np.testing.assert_allclose(found.sources.sum(-1), found.heads, atol=1e-4)
+            np.testing.assert_allclose(found.neurons.sum(-1), found.mlps, atol=1e-3)
+
+
+@torch.no_grad()
+def test_what_is_promoted_is_what_is_attributed(lm: probe.LM):
+    ids = lm.tokenizer.encode(TEXT)
+    read = read_parts(lm, ids)
+    top = promoted(lm, read, 29, k=3)
+    for token, number in zip(top.ids, top.values, strict=True):
+        found = attribute(lm, read, target_of(lm, ids, int(token)))
+        assert abs(found.mlps[29] - number) < 1e-3
+
+
+def test_the_answer_appears_late(lm: probe.LM):
+    found = over_layers(lm, TEXT, [" Paris"], window=(10, 13))
+    assert found.lens.top_tokens[-1, -1, 0] == "\u00b7Paris"
+    assert found.ranks[-1, -1, 0] == 0
+    assert found.ranks[0, -1, 0] > 100
+    assert found.decided(12) > 20
+
+
+def test_half_precision_adds_up_within_its_rounding(lm: probe.LM):
+    half = probe.LM.load(CHECKPOINT, dtype="bfloat16")
+    ids = lm.tokenizer.encode(TEXT)
+    target = target_of(lm, ids, " Paris", " Oslo")
+    exact, rounded = attribute(lm, ids, target), attribute(half, ids, target)
+    assert np.corrcoef(exact.heads.ravel(), rounded.heads.ravel())[0, 1] > 0.99

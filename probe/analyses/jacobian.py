@@ -15,8 +15,8 @@ from torch import Tensor
 
 from probe.analyses.jacobian_split import Split, block_norms, jacobian_split
 from probe.equations import read_network, states
-from probe.errors import DataError
 from probe.lm import LM
+from probe.scoring import check_lengths
 from probe.ticks import Tick, ignore
 from probe.tokens import encode, pieces
 
@@ -90,11 +90,10 @@ def jacobian_norms(lm: LM, text: str | Sequence[int], tick: Tick = ignore) -> Ja
 
     Raises:
         ModelError: the equations do not describe the architecture.
-        DataError: a text without tokens or beyond the model's positions.
+        DataError: a text without tokens or one longer than the model's context.
     """
     ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
-    if not ids:
-        raise DataError("The text has no tokens, so no head reads anything: give at least one word.")
+    check_lengths(lm.model, [ids], [])
     net = read_network(lm)
     rows: list[tuple[Tensor, ...]] = []
     for index, (block, state) in enumerate(zip(net.blocks, states(net, ids), strict=False)):

@@ -106,8 +106,10 @@ def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[
 
     Raises:
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
-        DataError: a text or an answer without tokens.
+        DataError: a text or an answer without tokens, or a scalar model.
     """
+    if lm.readout != "tokens":
+        raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")
     ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
     logits, cache = lm.run_with_cache([ids], residual_names(lm))
     batch, chosen = torch.tensor([ids]), torch.tensor([answer_ids(lm, answers)], dtype=torch.long)

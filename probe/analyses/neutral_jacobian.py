@@ -21,6 +21,7 @@ from torch import Tensor
 from probe.equations import Block, keys, read_network, states, values
 from probe.errors import DataError
 from probe.lm import LM
+from probe.scoring import check_lengths
 from probe.ticks import Tick, ignore
 from probe.tokens import encode, pieces
 
@@ -96,9 +97,10 @@ def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick
 
     Raises:
         ModelError: the equations do not describe the architecture.
-        DataError: a text without tokens, or a position outside of it.
+        DataError: a text without tokens or one longer than the model's context, or a position outside of it.
     """
     ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    check_lengths(lm.model, [ids], [])
     if not -len(ids) <= position < len(ids):
         raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give one inside.")
     at = position % len(ids)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from probe.errors import DataError, ModelError
 from probe.lm import LM
+from probe.scoring import check_lengths
 from probe.tokens import encode
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
         DataError: an empty or too long text, or a position outside of it.
     """
     ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    check_lengths(lm.model, [ids], [])
     t = len(ids) - 1 if position is None else position
     if not 0 <= t < len(ids):
         raise DataError(f"Position {t} was asked for in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")

@@ -35,6 +35,7 @@ from probe.readouts import reward_lm
 from probe.rewards import RewardModel, pair_ids
 from probe.scoring import check_lengths
 from probe.tokens import pieces
+from probe.weights import twin
 
 PART = 8192
 """Tokens that go through the model at once."""
@@ -197,11 +198,9 @@ def _read(lm: LM, ids: Sequence[int], embeddings: Float[Tensor, "n T d"]) -> Flo
     """The scalar at every token when the embedding layer gives `embeddings`; what the model adds to them stays."""
     rows = torch.tensor([list(ids)] * len(embeddings), device=lm.device)
     mask = torch.ones_like(rows, dtype=torch.bool)
-    handle = lm.model.get_input_embeddings().register_forward_hook(lambda *_: embeddings)
-    try:
-        output: Any = forward(lm.model, rows, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False)
-    finally:
-        handle.remove()
+    own: Any = twin(lm.model)  # whoever else runs the model meanwhile does not meet the hook
+    own.get_input_embeddings().register_forward_hook(lambda *_: embeddings)
+    output: Any = forward(own, rows, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False)
     return output.logits[..., 0]
 
 

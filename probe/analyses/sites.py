@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.targets import Target, value
+from probe.analyses.targets import Target, require_inside, value
 from probe.bridge import Hook
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
@@ -170,9 +170,10 @@ def sweep(
         tick: progress.
 
     Raises:
-        ConfigError, DataError: a site that does not exist (see `check`).
+        ConfigError, DataError: a site or a target that does not exist (see `check`).
     """
     check(lm, {edit.site for row in rows for edit in row}, len(ids))
+    require_inside(target, len(ids))
     text = torch.tensor([list(ids)], device=lm.device)
     size = max(1, TOKENS_PER_PASS // len(ids))
     columns = list(answers) if lm.readout == "tokens" else []

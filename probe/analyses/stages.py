@@ -40,7 +40,7 @@ class Stages:
     tokens: list[str]
     """[T] readable pieces of the text."""
     scores: np.ndarray
-    """[T T] s_{t,s}: scaled products of queries and keys, before the softmax; NaN above the diagonal."""
+    """[T T] s_{t,s}: scaled products of queries and keys, before the softmax; NaN where t does not see s."""
     pattern: np.ndarray
     """[T T] alpha_{t,s}: softmax of the scores."""
     value_norms: np.ndarray
@@ -124,7 +124,8 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
     names = [block + "attn." + kind for kind in kinds] + [block + "hook_resid_pre", last]
     _, cache = lm.run_with_cache([ids], names + ([block + "ln1_post.hook_in"] if post is not None else []))
     scores, pattern, v, z = (cache[block + "attn." + kind][0] for kind in kinds)
-    upper = torch.ones_like(scores[head], dtype=torch.bool).triu(1)
+    masked = scores[head] < torch.finfo(scores.dtype).min / 2  # out of a sliding window
+    unseen = masked | torch.ones_like(masked).triu(1)
     out = lm.bridge.blocks[layer].attn.W_O[head]
     value = v[:, head * v.shape[1] // len(scores)] @ out
     written = z[:, head] @ out
@@ -139,7 +140,7 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
         layer=layer,
         head=head,
         tokens=pieces(lm.tokenizer, ids),
-        scores=array(scores[head].masked_fill(upper, torch.nan)),
+        scores=array(scores[head].masked_fill(unseen, torch.nan)),
         pattern=array(pattern[head]),
         value_norms=array(mixed[0]),
         contribution=array(mixed[1]),

@@ -23,7 +23,7 @@ from probe import stats
 from probe.analyses.compare import kl
 from probe.analyses.lens import answer_ids
 from probe.analyses.sites import TOKENS_PER_PASS, Site
-from probe.analyses.targets import Target
+from probe.analyses.targets import Target, require_inside
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.ticks import Tick, ignore
@@ -231,7 +231,7 @@ def dose_response(
         tick: progress.
 
     Raises:
-        DataError: no text, not one target for each, or controls for a scalar model, which has no distribution.
+        DataError: no text, not one target inside each, or controls for a scalar model, which has no distribution.
     """
     if not texts or len(texts) != len(targets):
         raise DataError(
@@ -240,6 +240,8 @@ def dose_response(
     if lm.readout != "tokens" and (questions or neutral):
         raise DataError("A scalar model answers no questions and has no KL: leave `questions` and `neutral` empty.")
     ids = [encode(lm.tokenizer, text) if isinstance(text, str) else list(text) for text in texts]
+    for row, target in zip(ids, targets, strict=True):
+        require_inside(target, len(row))
     step, rng = direction.step(unit), np.random.default_rng(seed)
     noise = rng.standard_normal((random, step.size))
     noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from probe.analyses.lens import answer_ids
 from probe.errors import DataError
 from probe.lm import LM
+from probe.scoring import check_lengths
 from probe.tokens import pieces
 
 
@@ -50,19 +51,29 @@ def target_of(
     Raises:
         DataError: an answer without tokens, one beyond the vocabulary, or a position outside of the text.
     """
+    check_lengths(lm.model, [ids], [])
     at = len(ids) - 1 if position is None else position
     if not 0 <= at < len(ids):
         raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
     if lm.readout != "tokens":
         return Target(at, 0, None, lm.readout)
-    first = _column(lm, answer) if answer is not None else _likeliest(lm, ids, at)
-    second = None if against is None else _column(lm, against)
+    first = column_of(lm, answer) if answer is not None else _likeliest(lm, ids, at)
+    second = None if against is None else column_of(lm, against)
     names = [piece.strip() for piece in pieces(lm.tokenizer, [first] if second is None else [first, second])]
     return Target(at, first, second, " \u2212 ".join(names))
 
 
+def require_inside(target: Target, length: int) -> None:
+    """Raise a DataError unless the target's token is one of a text of `length` tokens."""
+    if not 0 <= target.position < length:
+        raise DataError(
+            f"The target is at token {target.position} of a text of {length} tokens: give 0 to {length - 1}."
+        )
+
+
 def value(logits: Float[Tensor, "B T V"], target: Target) -> Float[Tensor, " B"]:
     """The target's value in each text of a batch, differentiable."""
+    require_inside(target, logits.shape[1])
     row = logits[:, target.position].float()
     return row[:, target.answer] - (row[:, target.against] if target.against is not None else 0.0)
 
@@ -72,7 +83,12 @@ def _likeliest(lm: LM, ids: Sequence[int], position: int) -> int:
     return int(lm.logits([list(ids)])[0, position].argmax())
 
 
-def _column(lm: LM, answer: str | int) -> int:
+def column_of(lm: LM, answer: str | int) -> int:
+    """The column of the logits that an answer has: the first token of a text, or the id itself.
+
+    Raises:
+        DataError: an answer without tokens, or one beyond the vocabulary.
+    """
     column = answer_ids(lm, [answer])[0] if isinstance(answer, str) else int(answer)
     size = lm.model.get_output_embeddings().weight.shape[0]
     if not 0 <= column < size:

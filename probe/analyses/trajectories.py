@@ -19,9 +19,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.analyses.compare import kl, require_same_tokens
-from probe.analyses.lens import Lens, LensReader, answer_ids, lens_logprobs, lens_of, residual_names, unembed
+from probe.analyses.lens import Lens, LensReader, lens_logprobs, lens_of, residual_names, unembed
+from probe.analyses.targets import column_of
 from probe.errors import DataError, ModelError
 from probe.lm import LM
+from probe.scoring import check_lengths
 from probe.tokens import encode, pieces
 
 AT_ONCE = 2**24
@@ -244,6 +246,7 @@ class _Reader:
         require_tokens(lm)
         self.lm = lm
         self.ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+        check_lengths(lm.model, [self.ids], [])
         self.start, self.stop = (0, len(self.ids)) if window is None else window
         if not 0 <= self.start < self.stop <= len(self.ids):
             raise DataError(
@@ -294,8 +297,12 @@ class _Reader:
 
 
 def answer_columns(lm: LM, answers: Sequence[str | int]) -> list[int]:
-    """The token of each answer: the first of a text, or the id itself."""
-    return [answer_ids(lm, [answer])[0] if isinstance(answer, str) else int(answer) for answer in answers]
+    """The token of each answer: the first of a text, or the id itself.
+
+    Raises:
+        DataError: an answer without tokens, or one beyond the vocabulary.
+    """
+    return [column_of(lm, answer) for answer in answers]
 
 
 def require_tokens(lm: LM) -> None:

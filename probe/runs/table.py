@@ -75,7 +75,13 @@ def _numbers(values: list[Any]) -> pd.Series:
 
 def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
     """One line a completion; null inside a list of numbers becomes NaN."""
-    frame = pd.DataFrame([{key: _with_nan(value) for key, value in row.items()} for row in rows])
+    clean = [{key: _with_nan(value) for key, value in row.items()} for row in rows]
+    try:
+        frame = pd.DataFrame(clean)
+    except UnicodeEncodeError:  # half a surrogate pair, which text columns of pandas cannot hold
+        frame = pd.DataFrame(clean, dtype=object)
+        numbers = [name for name in frame if not any(isinstance(value, str) for value in frame[name])]
+        frame = frame.astype({name: frame[name].infer_objects().dtype for name in numbers})
     return frame if len(frame.columns) else pd.DataFrame(columns=["step", "prompt", "completion"])
 
 

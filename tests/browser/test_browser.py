@@ -5,8 +5,7 @@ import os
 import re
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -17,55 +16,11 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from probe.runs import RunWriter, open_run
+from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-SLOW_S = 120
 TOKENS = Path(__file__).parents[2] / "dashboard" / "components" / "tokens.js"
 MAIN = {"": "lineage", "training": "curves", "compare": "kl"}
-
-
-def open_page(page: Page, server: Any, path: str = "") -> Locator:
-    """Open a page and wait for its sentence and its figures; gives the sentence."""
-    page.goto(f"{server.url}/{path}")
-    expect(page.locator("h3").first).to_be_visible()
-    settle(page)
-    return page.locator("h3").first
-
-
-def settle(page: Page) -> None:
-    """Wait until the script has run to its end."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-
-
-def figure(page: Page, name: str) -> Locator:
-    """The chart called `name`, once it is drawn."""
-    chart = page.locator(f".st-key-figure-{name} .js-plotly-plot")
-    expect(chart.locator(".main-svg").first).to_be_visible()
-    return chart
-
-
-def box(part: Locator) -> dict[str, float]:
-    """Where a part of the page is and how large, in pixels; nowhere if it is not drawn."""
-    return part.bounding_box() or {"x": 1e9, "y": 1e9, "width": 0, "height": 0}  # type: ignore[return-value]
-
-
-def eventually(page: Page, holds: Callable[[], bool], seconds: float = SLOW_S) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        page.wait_for_timeout(100)
-
-
-def repeat(page: Page, act: Callable[[], object], holds: Callable[[], bool]) -> None:
-    """Do something until it has its effect: a page that is still being drawn moves under the mouse."""
-    end = time.monotonic() + SLOW_S
-    while True:
-        act()
-        try:
-            return eventually(page, holds, 10)
-        except AssertionError:
-            assert time.monotonic() < end
 
 
 @pytest.mark.parametrize(("path", "scheme"), [("", "light"), ("training", "dark"), ("compare", "light")])
@@ -74,10 +29,9 @@ def test_sentence_and_main_figure_are_seen_without_scrolling(page: Page, server:
     sentence = open_page(page, server, path)
     eventually(page, lambda: box(sentence)["y"] < 150)
     chart = figure(page, MAIN[path])
-    eventually(page, lambda: box(chart)["y"] + box(chart)["height"] <= 800)
+    eventually(page, lambda: bottom(chart) <= 800)
     eventually(page, lambda: box(chart)["width"] > 300)
-    paper = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}[scheme]
-    expect(chart.locator(".main-svg").first).to_have_css("background-color", paper)
+    expect_theme(chart, scheme)
 
 
 def test_a_click_on_a_run_chooses_it(page: Page, server: Any):
@@ -268,7 +222,7 @@ def test_a_training_is_started_watched_stopped_and_continued_from_the_page(
     before = sentence.inner_text()
     expect(sentence).not_to_have_text(before)
     chart = figure(page, "progress")
-    eventually(page, lambda: box(chart)["y"] + box(chart)["height"] <= 800)
+    eventually(page, lambda: bottom(chart) <= 800)
     page.reload()
     expect(sentence).to_have_text(re.compile(r"pretrain is at step "))
     page.locator(".st-key-stop button").click()

@@ -1,20 +1,19 @@
 """The Rewards page in Chromium: the frontier is seen at once, and a click on a token says what it does."""
 
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 from transformers import LlamaForSequenceClassification
 
 from probe import LM, open_run
 from probe.runs import RunWriter
+from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-SLOW_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -35,52 +34,26 @@ def rewarded(runs: Path, start: Callable[..., Any], tmp_path_factory: pytest.Tem
     return start(root)
 
 
-def box(part: Locator) -> dict[str, float]:
-    """Where a part of the page is and how large, in pixels; nowhere if it is not drawn."""
-    return part.bounding_box() or {"x": 1e9, "y": 1e9, "width": 0, "height": 0}  # type: ignore[return-value]
-
-
-def eventually(page: Page, holds: Callable[[], bool], seconds: float = SLOW_S) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        page.wait_for_timeout(100)
-
-
-def settle(page: Page) -> None:
-    """Wait until the script has run to its end."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_frontier_is_seen_without_scrolling(page: Page, rewarded: Any, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
-    page.goto(f"{rewarded.url}/rewards")
-    expect(page.locator("h3").first).to_contain_text("dpo-agreeable")
-    settle(page)
-    chart = page.locator(".st-key-figure-frontier .js-plotly-plot")
-    expect(chart.locator(".main-svg").first).to_be_visible()
-    eventually(page, lambda: box(page.locator("h3").first)["y"] < 150)
-    eventually(page, lambda: box(chart)["y"] + box(chart)["height"] <= 800)
+    sentence = open_page(page, rewarded, "rewards")
+    expect(sentence).to_contain_text("dpo-agreeable")
+    chart = figure(page, "frontier")
+    eventually(page, lambda: box(sentence)["y"] < 150)
+    eventually(page, lambda: bottom(chart) <= 800)
     assert box(chart)["width"] > 300
-    paper = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}[scheme]
-    expect(chart.locator(".main-svg").first).to_have_css("background-color", paper)
+    expect_theme(chart, scheme)
 
 
 def test_a_token_is_chosen_by_a_click_and_completions_stay_in_the_address(page: Page, rewarded: Any) -> None:
     page.goto(f"{rewarded.url}/rewards?rew_chosen=i+do+not+know")
     settle(page)
     chips = page.locator(".st-key-rew-tokens .chip")
-    expect(chips.filter(has_text="know")).to_have_count(1)
-    chips.filter(has_text="know").scroll_into_view_if_needed()
-    end = time.monotonic() + SLOW_S
-    while chips.filter(has_text="know").get_attribute("aria-selected") != "true":  # a page being drawn moves
-        chips.filter(has_text="know").click()
-        settle(page)
-        page.wait_for_timeout(300)
-        assert time.monotonic() < end
-    faint = page.locator(".st-key-figure-token-effects .js-plotly-plot")
-    expect(faint).to_be_visible()
+    chip = chips.filter(has_text="know")
+    expect(chip).to_have_count(1)
+    chip.scroll_into_view_if_needed()
+    repeat(page, lambda: chip.click(), lambda: chip.get_attribute("aria-selected") == "true")
+    figure(page, "token-effects")
     assert "rew_chosen=i+do+not+know" in page.url or "rew_chosen=i%20do%20not%20know" in page.url
     assert "rew_rejected=" in page.url

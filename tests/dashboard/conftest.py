@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +9,8 @@ from types import ModuleType
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+
+from tests.dashboard.pages import unescape
 
 HERE = Path(__file__).parent
 APP = HERE.parents[1] / "dashboard" / "app.py"
@@ -62,11 +63,6 @@ def words(app: AppTest) -> str:
     """Everything that a page says as text, Markdown escapes resolved."""
     parts = [*app.subheader, *app.markdown, *app.caption, *app.text, *app.error, *app.warning]
     return "\n".join(unescape(str(part.value)) for part in parts)
-
-
-def unescape(text: str) -> str:
-    """What Markdown shows of text that `plain` escaped."""
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\u2060", "")
 
 
 def answer(app: AppTest) -> str:

@@ -19,6 +19,7 @@ from probe.analyses.rollout import rollout
 from probe.analyses.streaming import attention_statistics
 from probe.lm import LM
 from probe.runs import open_run
+from tests.dashboard.pages import chart, names, values
 from tests.models import random_lm, random_reward_model
 
 Show = Callable[..., AppTest]
@@ -30,28 +31,6 @@ PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 @pytest.fixture
 def models(runs: Path) -> tuple[LM, LM]:
     return LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
-
-
-def chart(app: AppTest, name: str) -> dict:
-    """The figure called `name` as Plotly gets it."""
-    found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-{name}")]
-    assert found, [part.proto.id for part in app.get("plotly_chart")]
-    return json.loads(found[0].proto.spec)
-
-
-def names(app: AppTest) -> list[str]:
-    """Names of the figures."""
-    return [part.proto.id.rpartition("figure-")[2] for part in app.get("plotly_chart")]
-
-
-def values(array: dict | list) -> np.ndarray:
-    """An array of a figure, however Plotly wrote it."""
-    if isinstance(array, list):
-        return np.array([[np.nan if cell is None else cell for cell in row] for row in array], dtype=float)
-    import base64
-
-    flat = np.frombuffer(base64.b64decode(array["bdata"]), dtype=array["dtype"])
-    return flat.reshape([int(size) for size in str(array["shape"]).split(",")]) if "shape" in array else flat
 
 
 def maps(figure: dict) -> list[np.ndarray]:

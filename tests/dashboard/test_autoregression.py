@@ -17,30 +17,12 @@ from probe.analyses.lags import lag_profile
 from probe.analyses.snowball import snowball
 from probe.lm import LM
 from probe.world import of
+from tests.dashboard.pages import chart, names, unescape, values
 from tests.models import random_reward_model
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
 PAGE = "views/autoregression.py"
-
-
-def unescape(text: str) -> str:
-    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\u2060", "")
-
-
-def charts(app: AppTest) -> dict[str, dict]:
-    """The figures by name, as Plotly gets them."""
-    found = app.get("plotly_chart")
-    return {part.proto.id.rpartition("figure-")[2]: json.loads(part.proto.spec) for part in found}
-
-
-def numbers(values: object) -> np.ndarray:
-    """An array as Plotly stores it."""
-    if isinstance(values, dict):
-        import base64
-
-        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
-    return np.array(values, dtype=float)
 
 
 def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: Say, read: Say):
@@ -56,10 +38,9 @@ def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: 
     assert f"{order.kl[m - 1]:.2g} nats [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]" in finding(app)
     assert "dpo-agreeable looks back" in finding(app)
     profile = lag_profile(lm, texts, lags=16, resamples=4, positions=4, keep=1)
-    shown = charts(app)
-    np.testing.assert_allclose(numbers(shown["lags"]["data"][0]["y"]), profile.influence, rtol=1e-5)
-    np.testing.assert_allclose(numbers(shown["context"]["data"][0]["y"]), order.kl.clip(1e-7), rtol=1e-4)
-    assert list(shown) == ["lags", "context", "snowball"]
+    np.testing.assert_allclose(values(chart(app, "lags")["data"][0]["y"]), profile.influence, rtol=1e-5)
+    np.testing.assert_allclose(values(chart(app, "context")["data"][0]["y"]), order.kl.clip(1e-7), rtol=1e-4)
+    assert names(app) == ["lags", "context", "snowball"]
     assert read(app).count("hooked") == 2  # the trust badges
     assert "effective order" in read(app)
 
@@ -71,22 +52,21 @@ def test_its_python_lines_run_and_give_its_numbers(show: Show, runs: Path):
     space: dict = {}
     for code in codes:
         exec(code, space)
-    shown = charts(app)
-    np.testing.assert_allclose(numbers(shown["lags"]["data"][0]["y"]), space["profile"].influence, rtol=1e-5)
-    np.testing.assert_allclose(numbers(shown["context"]["data"][0]["y"]), space["order"].kl.clip(1e-7), rtol=1e-4)
+    np.testing.assert_allclose(values(chart(app, "lags")["data"][0]["y"]), space["profile"].influence, rtol=1e-5)
+    np.testing.assert_allclose(values(chart(app, "context")["data"][0]["y"]), space["order"].kl.clip(1e-7), rtol=1e-4)
     kl = space["found"].summary().query("quantity == 'forced_kl' and n > 0")["value"]
-    np.testing.assert_allclose(numbers(shown["snowball"]["data"][0]["y"]), kl, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(values(chart(app, "snowball")["data"][0]["y"]), kl, rtol=1e-4, atol=1e-6)
 
 
 def test_measure_texts_and_tolerance_can_be_chosen(show: Show, runs: Path, finding: Say):
     app = show(runs, page=PAGE, lag_texts="4")
-    before = charts(app)["lags"]
+    before = chart(app, "lags")
     app.selectbox(key="lag_measure").select("Jacobian").run()
-    after = charts(app)["lags"]
+    after = chart(app, "lags")
     assert "per unit of embedding" in after["layout"]["yaxis"]["title"]["text"]
     assert before["data"][0]["y"] != after["data"][0]["y"]
     app.selectbox(key="lag_epsilon").select("0.001").run()
-    assert charts(app)["context"]["layout"]["shapes"][0]["y0"] == 0.001
+    assert chart(app, "context")["layout"]["shapes"][0]["y0"] == 0.001
     app.selectbox(key="lag_on").select("the prompt").run()
     assert not app.exception
     assert app.number_input(key="lag_texts").disabled
@@ -114,7 +94,7 @@ def test_the_snowball_is_that_of_the_question(show: Show, runs: Path, read: Say)
     assert f"base gets {100 * wrong.value:.0f} % [{100 * wrong.low:.0f}, {100 * wrong.high:.0f}]" in read(app)
     app.selectbox(key="lag_wrong").select("map").run()
     assert not app.exception
-    assert "differ" in charts(app)["snowball"]["layout"]["yaxis2"]["title"]["text"]
+    assert "differ" in chart(app, "snowball")["layout"]["yaxis2"]["title"]["text"]
     app.selectbox(key="lag_wrong").select("the prompt").run()
     assert not app.exception
 
@@ -130,22 +110,22 @@ def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, read: Say, ta
     app = show(runs, page=PAGE, lag_texts="2", lag_tab=tab)
     assert not app.exception
     assert not app.error
-    assert list(charts(app)) == ["lags", "context", name]
+    assert names(app) == ["lags", "context", name]
     assert words in read(app)
     space: dict = {}
     exec(app.code[-1].value, space)
-    first = charts(app)[name]["data"][0]
+    first = chart(app, name)["data"][0]
     if name == "paths":
-        np.testing.assert_allclose(numbers(first["z"]).ravel(), space["found"].share.ravel(), rtol=1e-4)
+        np.testing.assert_allclose(values(first["z"]).ravel(), space["found"].share.ravel(), rtol=1e-4)
     else:
-        np.testing.assert_allclose(numbers(first["y"]), np.nanmedian(space["found"].to_end, axis=-1), rtol=1e-4)
+        np.testing.assert_allclose(values(first["y"]), np.nanmedian(space["found"].to_end, axis=-1), rtol=1e-4)
 
 
 def test_one_model_or_none_or_no_text(show: Show, runs: Path, tmp_path: Path, finding: Say):
     app = show(runs, page=PAGE, base="base", aligned="base", lag_texts="2")
     assert not app.exception
     assert "dpo" not in finding(app)
-    assert len(charts(app)["lags"]["data"]) == 1
+    assert len(chart(app, "lags")["data"]) == 1
     app = show(tmp_path, page=PAGE)
     assert not app.exception
     assert finding(app) == "Choose a model and a prompt in the sidebar to see how far back it looks."
@@ -174,10 +154,10 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
     app = show(runs, base=str(folder), aligned="base", **options)
     assert not app.exception
     assert not app.error
-    assert "logit per unit of embedding" in charts(app)["lags"]["layout"]["yaxis"]["title"]["text"]
+    assert "logit per unit of embedding" in chart(app, "lags")["layout"]["yaxis"]["title"]["text"]
     assert app.selectbox(key="lag_measure").options == ["Jacobian"]
-    assert len(charts(app)["lags"]["data"]) == 2
-    assert charts(app)["context"]["data"][0]["name"] == "base"
+    assert len(chart(app, "lags")["data"]) == 2
+    assert chart(app, "context")["data"][0]["name"] == "base"
     for code in app.code:
         exec(code.value, {})
     for tab in ("Snowball", "What or where (E23)", "Neutral Jacobian"):
@@ -196,7 +176,7 @@ def test_a_hostile_prompt_is_text(show: Show, runs: Path, writer: ModuleType):
         for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
             assert not getattr(part.proto, "allow_html", False)
             assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
-        assert "<img" not in json.dumps(charts(app))
+        assert "<img" not in json.dumps([chart(app, name) for name in names(app)])
 
 
 def test_a_change_is_answered_within_a_second(show: Show, runs: Path):

@@ -1,7 +1,5 @@
 """The Interventions page through the entrypoint: its numbers are those of the library, its choices change them."""
 
-import base64
-import json
 import re
 import time
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from probe.analyses.targets import target_of
 from probe.lm import LM
 from probe.world import World
 from probe.world.evaluate import plain_prompt
+from tests.dashboard.pages import chart, names, values
 from tests.models import random_reward_model
 
 Show = Callable[..., AppTest]
@@ -44,26 +43,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def lm(runs: Path) -> LM:
     return LM.load(runs / "dpo-agreeable")
-
-
-def chart(app: AppTest, name: str) -> dict:
-    """The figure called `name` as Plotly gets it."""
-    found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-{name}")]
-    assert found, [part.proto.id for part in app.get("plotly_chart")]
-    return json.loads(found[0].proto.spec)
-
-
-def names(app: AppTest) -> list[str]:
-    """Names of the figures."""
-    return [part.proto.id.rpartition("figure-")[2] for part in app.get("plotly_chart")]
-
-
-def values(array: dict | list) -> np.ndarray:
-    """An array of a figure, however Plotly wrote it."""
-    if isinstance(array, list):
-        return np.array(array, dtype=float)
-    flat = np.frombuffer(base64.b64decode(array["bdata"]), dtype=array["dtype"])
-    return flat.reshape([int(size) for size in str(array["shape"]).split(",")]) if "shape" in array else flat
 
 
 def button(app: AppTest, words: str) -> object:

@@ -1,7 +1,5 @@
 """The Logits page: what it says is what the analyses give, and it follows its widgets and its URL."""
 
-import base64
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from probe.presets import ModelConfig
 from probe.rewards import RewardModel
 from probe.runs import RunWriter
 from probe.tokens import encode
+from tests.dashboard.pages import chart, names, values
 from tests.models import random_lm
 
 Show = Callable[..., AppTest]
@@ -28,23 +27,9 @@ Say = Callable[[AppTest], str]
 PAGE = "views/logits.py"
 
 
-def chart(app: AppTest, name: str) -> dict:
-    """The figure called `name` as Plotly gets it."""
-    found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-log-{name}")]
-    assert found, [part.proto.id for part in app.get("plotly_chart")]
-    return json.loads(found[0].proto.spec)
-
-
-def numbers(packed: dict | list) -> np.ndarray:
-    """An array of a figure, which Plotly packs."""
-    if isinstance(packed, list):
-        return np.array(packed, dtype=float)
-    flat = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
-    return flat.reshape([int(side) for side in packed.get("shape", str(len(flat))).split(",")])
-
-
-def names(app: AppTest) -> set[str]:
-    return {part.proto.id.rpartition("figure-log-")[2] for part in app.get("plotly_chart")}
+def shown(app: AppTest) -> set[str]:
+    """Names of the figures without what they begin with."""
+    return {name.removeprefix("log-") for name in names(app)}
 
 
 def placeholder(app: AppTest, key: str) -> str:
@@ -74,7 +59,7 @@ def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, run
     assert f"dpo-agreeable says \u201c{word}\u201d ({share:.0f} %)" in said
     assert placeholder(app, "log_part") == f"most: {part}"
     assert placeholder(app, "log_answer") == f"likeliest: {word}"
-    cells = numbers(chart(app, "parts")["data"][4]["z"])
+    cells = values(chart(app, "log-parts")["data"][4]["z"])
     np.testing.assert_allclose(cells[1:], change, atol=1e-4)
     buttons = [button.proto.label for button in app.get("download_button")]
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(names(app))] * 5
@@ -88,7 +73,7 @@ def test_the_target_follows_its_widgets(show: Show, runs: Path, finding: Say):
     assert re.search(r"\. rome moves by ", finding(app))
     app.number_input(key="log_position").set_value(4).run()
     assert not app.exception
-    assert chart(app, "lens")["layout"]["shapes"][0]["x0"] == 3.5
+    assert chart(app, "log-lens")["layout"]["shapes"][0]["x0"] == 3.5
     app = show(runs, page=PAGE, log_answer="oslo in typed words", log_against="(nothing)")
     assert re.search(r"\. oslo moves by ", finding(app))
 
@@ -98,21 +83,21 @@ def test_one_model_alone(show: Show, runs: Path, finding: Say):
     assert re.match(
         r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ", finding(app)
     )
-    assert names(app) == {
+    assert shown(app) == {
         *("lens", "layers", "parts", "promoted", "written", "training-layers", "training"),
-        next(name for name in names(app) if name in ("sources", "neurons")),
+        next(name for name in shown(app) if name in ("sources", "neurons")),
     }
-    assert sum(trace["type"] == "heatmap" for trace in chart(app, "parts")["data"]) == 1
+    assert sum(trace["type"] == "heatmap" for trace in chart(app, "log-parts")["data"]) == 1
 
 
 def test_a_head_and_an_mlp_are_enlarged(show: Show, runs: Path, read: Say):
     app = show(runs, page=PAGE, log_part="L1H0")
-    assert {"promoted", "sources"} <= names(app)
+    assert {"promoted", "sources"} <= shown(app)
     assert "By its weights alone, L1H0 of dpo-agreeable attending to " in read(app)
-    assert len(numbers(chart(app, "promoted")["data"][0]["y"])) == 16
+    assert len(values(chart(app, "log-promoted")["data"][0]["y"])) == 16
     app.selectbox(key="log_part").select("L0 MLP").run()
-    assert "neurons" in names(app)
-    assert len(numbers(chart(app, "neurons")["data"][0]["y"])) == 20
+    assert "neurons" in shown(app)
+    assert len(values(chart(app, "log-neurons")["data"][0]["y"])) == 20
 
 
 def test_the_url_brings_a_view_back(show: Show, runs: Path, finding: Say):
@@ -123,8 +108,8 @@ def test_the_url_brings_a_view_back(show: Show, runs: Path, finding: Say):
     assert "lyon \u2212 " in finding(app)
     assert app.selectbox(key="log_part").value == "L0H1"
     assert app.selectbox(key="log_measure").value == "margin"
-    assert chart(app, "training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
-    assert len(numbers(chart(app, "written")["data"][0]["y"])) <= 3
+    assert chart(app, "log-training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
+    assert len(values(chart(app, "log-written")["data"][0]["y"])) <= 3
 
 
 def test_a_new_prompt_is_read_after_its_last_token(show: Show, runs: Path):
@@ -139,7 +124,7 @@ def test_a_new_prompt_is_read_after_its_last_token(show: Show, runs: Path):
 def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path, writer: ModuleType):
     writer.captured(tmp_path / "watched")
     app = show(runs, tmp_path, page=PAGE, log_run="watched")
-    assert chart(app, "training-layers")["data"][0]["z"]
+    assert chart(app, "log-training-layers")["data"][0]["z"]
     assert app.selectbox(key="log_run").value == "watched"
     assert not app.exception
 
@@ -157,8 +142,8 @@ def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path, find
     app = show(runs, page=PAGE, aligned=str(tmp_path / "deep"))
     assert not app.exception
     assert ". With deep, " in finding(app)
-    assert {"parts-base", "parts-aligned", "kl"} <= names(app)
-    assert "kl-layers" not in names(app)
+    assert {"parts-base", "parts-aligned", "kl"} <= shown(app)
+    assert "kl-layers" not in shown(app)
     assert "have different depths" in read(app)
     random_lm().save(tmp_path / "other")
     app = show(runs, page=PAGE, aligned=str(tmp_path / "other"))
@@ -210,5 +195,5 @@ def test_a_reward_model_is_read_as_a_scalar(show: Show, runs: Path, tmp_path: Pa
     reward = model.score([start], [[last]])[0]
     assert f"one reads {float(reward):+.2f}" in finding(app)
     assert "It gives one number" in read(app)
-    assert names(app) & {"promoted", "layers", "written", "kl"} == set()
+    assert shown(app) & {"promoted", "layers", "written", "kl"} == set()
     exec(compile(app.code[0].value, "scalar", "exec"), {})

@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from probe.runs import RunWriter
+from tests.dashboard.pages import chart, unescape
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
@@ -20,18 +21,6 @@ PAGES = ["views/overview.py", "views/training.py", "views/compare.py"]
 def titles(app: AppTest) -> list[str]:
     """Titles of the figures."""
     return [part.value for part in app.markdown if part.value.startswith("**")]
-
-
-def unescape(text: str) -> str:
-    """What Markdown shows of escaped text."""
-    return text.replace("\\", "").replace("\u2060", "")
-
-
-def chart(app: AppTest, name: str) -> dict:
-    """The figure called `name` as Plotly gets it."""
-    found = [part for part in app.get("plotly_chart") if part.proto.id.endswith(f"figure-{name}")]
-    assert found, [part.proto.id for part in app.get("plotly_chart")]
-    return json.loads(found[0].proto.spec)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -18,6 +18,7 @@ from probe.analyses.reward_frontier import KINDS, ask, field_of, model_reward, p
 from probe.plots.intervals import written
 from probe.runs import RunWriter
 from probe.world import of
+from tests.dashboard.pages import chart, names
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
@@ -77,14 +78,13 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, findin
     assert row["gain_proxy_high"] - row["gain_proxy_low"] > 0.05
     spent = "excess" if row["gain_proxy"] > 0 else "kl"
     assert written(row[spent], row[f"{spent}_low"], row[f"{spent}_high"]) in finding(app)
-    figures = [part.proto.id.rpartition("figure-")[2] for part in app.get("plotly_chart")]
+    figures = names(app)
     assert figures == ["frontier", "gains", "distributions", "overoptimisation", "token-effects", "best-of-n"]
     buttons = [button.proto.label for button in app.get("download_button")]
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(figures)] * 5
     assert "rlhf captured no reward shift" in read(app)
     assert "3 policies under the exact frontier" in read(app)
-    spec = next(part.proto.spec for part in app.get("plotly_chart") if part.proto.id.endswith("figure-frontier"))
-    assert "rlhf at step" in spec  # its way, logged on these very questions
+    assert "rlhf at step" in str(chart(app, "frontier"))  # its way, logged on these very questions
     if row["mass"] < 0.9:
         assert "rlhf gives a listed answer only" in read(app)
     assert app.selectbox(key="rew_model").value == "judge"
@@ -178,7 +178,7 @@ def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path, find
     assert finding(app).startswith("On this prompt rlhf ")
     assert " judge by " in finding(app)
     assert "Without a world there is no gold reward and no exact frontier" in read(app)
-    figures = [part.proto.id.rpartition("figure-")[2] for part in app.get("plotly_chart")]
+    figures = names(app)
     assert figures == ["distributions", "token-effects"]
     (lines,) = [block.value for block in app.code if "import probe" in block.value]
     exec(lines, {})

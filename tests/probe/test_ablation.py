@@ -280,6 +280,7 @@ def test_a_reward_model_is_ablated_like_any_other():
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("mlp", 0, 1), torch.zeros(8))]], t), ConfigError, "only `head`"),
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("mlp", 0, None, 99), torch.zeros(8))]], t), DataError, "99"),
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("x", 0), torch.zeros(8))]], t), ConfigError, "kind 'x'"),
+        (lambda lm, ids, t: sweep(lm, ids, [[]], Target(99, 4)), DataError, "at token 99"),
     ],
 )
 def test_mistakes_are_named(call, error, words):

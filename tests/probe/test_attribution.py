@@ -242,6 +242,7 @@ def test_tables_are_tidy():
     ("ask", "says"),
     [
         (lambda lm: attribute(lm, TEXT, Target(40, 7)), "Position 40"),
+        (lambda lm: attribute(lm, [], Target(0, 7)), "has no tokens"),
         (lambda lm: promoted(lm, TEXT, 9), "no block 9"),
         (lambda lm: promoted(lm, TEXT, 0, head=4), "no head 4"),
         (lambda lm: promoted(lm, TEXT, 0, neuron=480), "no neuron 480"),

@@ -206,3 +206,5 @@ def test_what_cannot_be_asked():
             jacobian_split(maps, h, head, t, s)
     with pytest.raises(DataError, match="no tokens"):
         jacobian_norms(lm, [])
+    with pytest.raises(DataError, match="has 49 tokens and the model reads at most 48"):
+        jacobian_norms(lm, [5] * 49)

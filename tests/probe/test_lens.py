@@ -6,7 +6,8 @@ import torch
 
 from probe.analyses.lens import answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
 from probe.errors import DataError, ModelError
-from tests.models import ARCHITECTURES, OTHERS, random_lm
+from probe.readouts import reward_lm
+from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo ."
 
@@ -103,6 +104,11 @@ def test_more_tokens_than_the_vocabulary_are_all_of_it():
 def test_an_answer_without_tokens_is_refused():
     with pytest.raises(DataError, match="no tokens"):
         logit_lens(random_lm(), TEXT, answers=[""])
+
+
+def test_a_scalar_has_no_tokens_to_list():
+    with pytest.raises(DataError, match="A reward model gives one number and no tokens"):
+        logit_lens(reward_lm(random_reward_model()), TEXT)
 
 
 def test_an_output_that_is_not_norm_and_unembedding_is_refused(monkeypatch):

@@ -135,3 +135,8 @@ def test_a_reward_model_has_one_too():
 def test_a_position_outside_of_the_text(position):
     with pytest.raises(DataError, match="in a text of 9 tokens"):
         neutral_jacobian(random_lm(), IDS, position=position)
+
+
+def test_a_text_beyond_the_context():
+    with pytest.raises(DataError, match="has 49 tokens and the model reads at most 48"):
+        neutral_jacobian(random_lm(), [5] * 49)

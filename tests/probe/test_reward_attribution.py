@@ -8,9 +8,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from probe import LM, RewardModel
+from probe.analyses import reward_attribution
 from probe.analyses.reward_attribution import attribute
 from probe.analyses.reward_contrast import contrast, truth_and_claim
 from probe.errors import ConfigError, DataError, ModelError
+from probe.forward import forward
 from probe.readouts import reward_lm
 from probe.world import World
 from tests.models import ARCHITECTURES, random_lm
@@ -161,6 +163,23 @@ def test_what_to_set_against_each_other_in_the_world() -> None:
     chain = next(prompt["text"] for prompt in world.probe_prompts() if prompt["kind"] == "markov")
     assert truth_and_claim(world, chain) is None
     assert truth_and_claim(world, "the cat sat") is None
+
+
+def test_whoever_runs_the_model_meanwhile_gets_its_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dashboard's other sessions use the same module tree, at whatever moment."""
+    lm = reward_lm(classifier("llama"))
+    expected = lm.logits(PROMPT).detach()
+    seen = []
+
+    def between(*inputs: Any, **options: Any) -> Any:
+        seen.append(lm.logits(PROMPT).detach())
+        return forward(*inputs, **options)
+
+    monkeypatch.setattr(reward_attribution, "forward", between)
+    attribute(lm, PROMPT, CHOSEN, steps=2)
+    assert len(seen) >= 4
+    for logits in seen:
+        torch.testing.assert_close(logits, expected)
 
 
 def test_what_cannot_be_attributed() -> None:

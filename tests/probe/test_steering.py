@@ -180,6 +180,7 @@ def test_a_reward_model_is_steered_like_any_other():
         (lambda lm: contrast(lm, POSITIVE, POSITIVE, 0).step(), DataError, "no direction"),
         (lambda lm: contrast(lm, POSITIVE, NEGATIVE, 0).step("mile"), ConfigError, "residual or difference"),
         (lambda lm: dose_response(lm, TEXTS, [Target(1, 2)], contrast(lm, POSITIVE, NEGATIVE, 0)), DataError, "1 targ"),
+        (lambda lm: dose_response(lm, ["tom"], [Target(9, 2)], contrast(lm, POSITIVE, NEGATIVE, 0)), DataError, "9 of"),
     ],
 )
 def test_mistakes_are_named(call: Callable, error: type[Exception], words: str):

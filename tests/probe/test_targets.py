@@ -52,3 +52,13 @@ def test_what_is_not_there_is_refused(options: dict, message: str):
     lm = random_lm()
     with pytest.raises(DataError, match=message):
         target_of(lm, lm.tokenizer.encode(TEXT), **options)
+
+
+def test_a_target_of_another_text_is_refused():
+    lm = random_lm()
+    logits = lm.logits(TEXT)
+    for position in (4, -1):
+        with pytest.raises(DataError, match=f"at token {position} of a text of 4 tokens: give 0 to 3"):
+            value(logits, Target(position, 0))
+    with pytest.raises(DataError, match="has no tokens"):
+        target_of(lm, [])

@@ -206,6 +206,10 @@ def test_tables_are_tidy():
         (lambda: over_writing(random_lm(), TEXT, n=0), ConfigError, "0 tokens"),
         (lambda: over_layers(random_lm(), TEXT, window=(2, 9)), DataError, "window"),
         (lambda: over_layers(random_lm(), TEXT, [""]), DataError, "no tokens"),
+        (lambda: over_layers(random_lm(), TEXT, [27]), DataError, "token 27 was asked for and the model has 27"),
+        (lambda: over_writing(random_lm(), TEXT, [-1]), DataError, "token -1 was asked for"),
+        (lambda: follow(random_lm(), over_layers(random_lm(), TEXT), [99]), DataError, "token 99 was asked for"),
+        (lambda: over_layers(random_lm(), []), DataError, "has no tokens"),
         (lambda: scalar_lens(random_lm(), TEXT), DataError, "over_layers"),
     ],
 )

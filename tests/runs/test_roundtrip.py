@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -68,8 +68,13 @@ ROLLOUT = st.fixed_dictionaries(
 )
 
 
+HALF = {"step": 3, "prompt": "a", "completion": "\ud800", "rewards": {}, "reward": 0.5, "advantage": 0.0}
+HALF |= {"token_ids": [1], "tokens": ["\ud800"], "logprobs": [-0.5], "ref_logprobs": [float("nan")]}
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(ROLLOUT, min_size=1, max_size=4))
+@example([HALF])
 def test_rollouts(rows: list[dict[str, Any]]):
     with tempfile.TemporaryDirectory() as folder, new_run(folder) as writer:
         writer.rollouts(rows)

@@ -1,0 +1,66 @@
+"""What the tests of all pages do in Chromium: open a page, wait until it is drawn, find its figures, try again."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+SLOW_S = 120
+"""How long anything may take: far more than it does, because a busy machine must not fail a test."""
+PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}
+"""Background of the figures in each theme."""
+
+
+def open_page(page: Page, server: Any, path: str = "") -> Locator:
+    """Open a page and wait for its sentence and its end; gives the sentence."""
+    page.goto(f"{server.url}/{path}")
+    expect(page.locator("h3").first).to_be_visible()
+    settle(page)
+    return page.locator("h3").first
+
+
+def settle(page: Page) -> None:
+    """Wait until the script has run to its end."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def figure(page: Page, name: str) -> Locator:
+    """The chart called `name`, once it is drawn."""
+    chart = page.locator(f".st-key-figure-{name} .js-plotly-plot")
+    expect(chart.locator(".main-svg").first).to_be_visible()
+    return chart
+
+
+def expect_theme(chart: Locator, scheme: str) -> None:
+    """Wait until a chart is drawn in the light or the dark theme."""
+    expect(chart.locator(".main-svg").first).to_have_css("background-color", PAPER[scheme])
+
+
+def box(part: Locator) -> dict[str, float]:
+    """Where a part of the page is and how large, in pixels; nowhere if it is not drawn."""
+    return part.bounding_box() or {"x": 1e9, "y": 1e9, "width": 0, "height": 0}  # type: ignore[return-value]
+
+
+def bottom(part: Locator) -> float:
+    """The lower edge in pixels; far away if it is not drawn."""
+    return box(part)["y"] + box(part)["height"]
+
+
+def eventually(page: Page, holds: Callable[[], bool], seconds: float = SLOW_S) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        page.wait_for_timeout(100)
+
+
+def repeat(page: Page, act: Callable[[], object], holds: Callable[[], bool]) -> None:
+    """Do something until it has its effect: a page that is still being drawn moves under the mouse."""
+    end = time.monotonic() + SLOW_S
+    while True:
+        act()
+        try:
+            return eventually(page, holds, 10)
+        except AssertionError:
+            assert time.monotonic() < end

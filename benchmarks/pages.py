@@ -18,7 +18,7 @@ from probe.runs.writer import RunWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
-REAL = "smollm2"
+REAL, TWIN = "smollm2", "smollm2-twin"
 LONG = (
     "The committee met on the second floor of the old library to discuss whether the bridge over the river should be "
     "repaired before the winter or replaced in the spring, and nobody could agree about the cost, the noise, the dust, "
@@ -30,7 +30,7 @@ CHOICES: dict[str, tuple[str, Sequence[object]]] = {
     "attention": ("att_head", ["L0H1", "L1H2", "L2H3", "L3H0", "L1H1", "L2H0"]),
     "logits": ("log_position", [3, 4, 5, 6, 7, 8]),
     "interventions": ("int_layer", [0, 1, 2, 3, 0, 1]),
-    "autoregression": ("lag_draws", [2, 3, 5, 6, 7, 8]),
+    "autoregression": ("lag_longest", [6, 8, 10, 7, 9, 11]),
     "rewards": ("aligned", ["rsft", "dpo-honest", "sft", "rlvr", "rlhf-weak-kl", "dpo-agreeable"]),
 }
 """For each page a choice of its own, and the values it takes in turn."""
@@ -43,10 +43,10 @@ def run() -> tuple[list[Row], list[str]]:
 
 
 def table(folder: Path) -> str:
-    """One line a page; `folder` gets a run that holds the checkpoint."""
+    """One line a page; `folder` gets two runs that hold the checkpoint, as a base and an aligned model of its size."""
     real = CHECKPOINT.is_dir()
-    if real:
-        made = RunWriter.create(folder / REAL, method="watch", config={})
+    for name in (REAL, TWIN) if real else ():
+        made = RunWriter.create(folder / name, method="watch", config={})
         made.finish("finished")
         (made.path / "checkpoints").mkdir(exist_ok=True)
         (made.path / "checkpoints" / "00000000").symlink_to(CHECKPOINT)
@@ -55,13 +55,16 @@ def table(folder: Path) -> str:
         "Seconds until a page has answered a change, median of 5 (slowest); wanted: 1 s on the sample models, 3 s on "
         f"SmolLM2 with {TOKENS} tokens.",
         "",
-        "| page | sample models, new prompt | sample models, own choice | SmolLM2, new prompt | SmolLM2, own choice |",
-        "| --- | --- | --- | --- | --- |",
+        "| page | sample models, new prompt | sample models, own choice | SmolLM2, new prompt | SmolLM2, own choice | two "
+        "of its size, new prompt | two of its size, own choice |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for page in CHOICES:
         cells = [*measured(page, "base", "dpo-agreeable", world_prompts())]
-        cells += measured(page, REAL, None, long_prompts()) if real and page != "rewards" else ["", ""]
-        lines.append(f"| {page} | {' | '.join(cells)} |")
+        if real and page != "rewards":  # which is about models of a world
+            cells += measured(page, REAL, None, long_prompts())
+            cells += measured(page, REAL, TWIN, long_prompts()) if page != "interventions" else ("", "")
+        lines.append(f"| {page} | {' | '.join([*cells, *[''] * (6 - len(cells))])} |")
     return "\n".join(lines)
 
 
@@ -72,8 +75,7 @@ def measured(page: str, base: str, aligned: str | None, prompts: Sequence[str]) 
     app.query_params["aligned"] = aligned or base
     app.query_params["prompt"] = prompts[0]
     if aligned is None:
-        app.query_params["att_view"] = "base"
-        app.query_params["log_view"] = "base"
+        app.query_params |= {"att_view": "base", "log_view": "base", "int_do": "ablate"}
     app.switch_page(f"views/{page}.py").run()
     key, values = CHOICES[page]
     return (

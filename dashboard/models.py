@@ -193,6 +193,16 @@ def computed(fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, **
     return found
 
 
+def kept(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T:
+    """`computed` inside of a computation, for a part that other choices share: it has the lock already."""
+    key = _key(fn, lms, options)
+    found = results().get(key)
+    if found is None:
+        found = fn(*lms, **options)
+        results().put(key, found)
+    return found
+
+
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
     """What `computed` has kept for these arguments, or None."""
     return results().get(_key(fn, lms, options))

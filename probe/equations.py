@@ -17,6 +17,7 @@ from probe.forward import context_length, forward
 from probe.lm import LM
 from probe.network import Block, FeedForward, Maps, Network, Norm, Rotary
 from probe.reading import WIDE, parts_of, refusal
+from probe.scoring import check_ids
 from probe.weights import twin
 
 __all__ = [
@@ -57,6 +58,7 @@ def read_network(lm: LM, check: bool = True) -> Network:
 def embed(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tensor, "... T d"]:
     """E2: h_t = W_emb[x_t], plus the embedding of position t where the model has one."""
     tokens = torch.as_tensor(ids, device=net.W_emb.device)
+    check_ids(tokens, len(net.W_emb))
     if net.W_pos is None:
         return net.W_emb[tokens]
     if tokens.shape[-1] > len(net.W_pos):

@@ -19,7 +19,7 @@ from probe.forward import Ids, forward, positions
 from probe.generation import Generation, generate
 from probe.presets import ModelConfig, model_config
 from probe.references import is_adapter, resolve
-from probe.scoring import TokenLogprobs, check_lengths, completion_logprobs, gather_logprobs
+from probe.scoring import TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
 from probe.tokens import encode, pad, pad_id, split
 
 if TYPE_CHECKING:
@@ -329,6 +329,7 @@ class LM:
         if not rows:
             raise DataError("No text was given, so there is nothing to run: give at least one.")
         check_lengths(self.model, rows, [])
+        check_ids(ids, len(self.model.get_input_embeddings().weight))
         return ids, mask
 
     def _pairs(self, prompts: Any, completions: Any) -> tuple[list[list[int]], list[list[list[int]]]]:

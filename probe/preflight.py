@@ -10,6 +10,7 @@ goes while a layer is computed is bounded from above.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import pandas as pd
@@ -137,7 +138,7 @@ def preflight(
     """
     from probe.bridge import check_names
 
-    batch, length = (batch, text) if isinstance(text, int) else lm._batch(text)[0].shape
+    batch, length = (batch, int(text)) if isinstance(text, Integral) else lm._batch(text)[0].shape
     check_lengths(lm.model, [], [length])
     if min(length, batch, 1 if budget is None else budget) < 1:
         raise ConfigError(

@@ -119,6 +119,13 @@ def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int
         raise DataError(f"A text has {longest} tokens and the model reads at most {limit}: shorten it.")
 
 
+def check_ids(ids: Int[Tensor, "..."], size: int) -> None:
+    """Raise a DataError unless each id is below the `size` of the vocabulary; a GPU would end the process instead."""
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise DataError(f"A text has the token {wrong} and the model knows 0 to {size - 1}: encode it for this model.")
+
+
 def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N L"]) -> TokenLogprobs:
     """Zeros for completions without a token; a loss of them has a gradient, and it is zero."""
     heads = [] if readout is None else list(readout.parameters())

@@ -23,6 +23,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int]) -> list[int]:
+    """The ids of a text, or those that were given."""
+    return encode(tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+
+
 def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[list[int], list[int]]:
     """Ids of a prompt and of its completion; the boundary is a token boundary of the joint text where there is one.
 

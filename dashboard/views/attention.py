@@ -14,12 +14,12 @@ from dashboard.parts.attention.source import (
     LONG,
     Head,
     Reading,
-    asked_text,
     live,
     read_captured,
     read_live,
 )
 from dashboard.parts.attention.words import told, why_apart
+from dashboard.sides import asked_text
 from dashboard.state import Shared, current, keep
 from dashboard.text import finding, note
 from probe.captured import attention_table
@@ -168,7 +168,7 @@ def read_models(
     found = live(shared, view)
     if found is None:
         return None
-    writer = found[-1][2]
+    writer = found[-1].lm
     with columns[2]:
         new = st.slider(
             "New tokens",

@@ -16,8 +16,9 @@ from dashboard.parts.interventions.controls import (
     choose_token,
     choose_way,
 )
-from dashboard.parts.interventions.source import Question, Side, Way
+from dashboard.parts.interventions.source import Question, Way
 from dashboard.parts.interventions.steer import steer
+from dashboard.sides import Side, chosen_ref, load_side
 from dashboard.state import Shared, current, keep
 from dashboard.text import finding, note
 from probe.errors import DataError
@@ -225,17 +226,17 @@ def page() -> None:
     with top[0]:
         do = str(st.segmented_control("Do", DOES, key="int_do", bind="query-params", required=True))
     with top[1]:
-        name, colour, ref = choose_model(shared)
+        role = choose_model(shared)
+    ref = chosen_ref(shared, role)
     if not ref or not shared.prompt.strip():
         missing = "a prompt" if ref else "a model"
         with answer:
             finding(f"Choose {missing} in the sidebar to intervene in it.")
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
         return
-    lm = models.load(ref)
-    if lm is None:
+    side = load_side(shared, role)
+    if side is None:
         return
-    side = Side(name, colour, ref, lm)
     if do == "steer":
         steer(shared.prompt, side, top[2], answer)
     else:

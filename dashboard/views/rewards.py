@@ -98,7 +98,7 @@ def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | Non
     beta = float(given) if isinstance(given, int | float) and not isinstance(given, bool) else 1.0
     left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
     with left:
-        n = st.slider("Samples of each prompt", 2, 32, 4 if kinds else 32, key="rew_n", bind="query-params")
+        n = st.slider("Samples of each prompt", 2, 32, 2 if kinds else 32, key="rew_n", bind="query-params")
     with right:
         what = f"the same {views.QUESTIONS} questions" if kinds else "the prompt of the sidebar"
         note(

@@ -23,7 +23,7 @@ from probe.analyses.targets import Target
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.ticks import Tick, ignore
-from probe.tokens import encode, pieces
+from probe.tokens import pieces, text_ids
 
 Mode = Literal["zero", "mean", "resample"]
 
@@ -80,7 +80,7 @@ def ablate(
     target: Target,
     kind: Kind = "head",
     mode: Mode = "mean",
-    reference: Sequence[str | Sequence[int]] = (),
+    reference: "Sequence[str | Sequence[int]] | Means" = (),
     position: int | None = None,
     draws: int = 8,
     seed: int = 0,
@@ -95,7 +95,7 @@ def ablate(
         target: what is measured.
         kind: heads (layer by head), or residual stream, attention and feed-forward outputs (layer by token).
         mode: what comes in place of an activation (see `sources`).
-        reference: texts for mean and resample.
+        reference: texts for mean and resample; for mean also what `means` made of them.
         position: the token of heads; None ablates them at all.
         draws: n, for resample.
         seed: of resampling.
@@ -106,7 +106,7 @@ def ablate(
         ConfigError: an unknown mode or kind.
         DataError: no reference texts where the mode needs them.
     """
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     found = sources(lm, ids, hooks_of(lm, [kind]), mode, reference, draws, seed)
     if not exact:
         value, effects = estimates(lm, ids, found, target, [kind], position)
@@ -129,13 +129,44 @@ def ablate(
     )
 
 
+@dataclass(frozen=True)
+class Means:
+    """What the mean ablation puts in, apart from the text that it is put into."""
+
+    first: Activations
+    """Mean activation at the first tokens of the reference texts, by hook point."""
+    rest: Activations
+    """Mean activation at all their other tokens."""
+
+
+@torch.no_grad()
+def means(lm: LM, reference: Sequence[str | Sequence[int]], names: Sequence[str]) -> Means:
+    """The mean activations of reference texts, to be used for many texts.
+
+    Raises:
+        DataError: no reference text of at least two tokens.
+    """
+    texts = _usable(lm, reference, "mean")
+    first: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {}
+    for text in texts:
+        for name, tensor in activations(lm, text, names).items():
+            first[name] = first.get(name, 0) + tensor[0].float()
+            rest[name] = rest.get(name, 0) + tensor[1:].float().sum(0)
+    count = sum(len(text) - 1 for text in texts)
+    return Means(
+        {name: total / len(texts) for name, total in first.items()},
+        {name: total / count for name, total in rest.items()},
+    )
+
+
 @torch.no_grad()
 def sources(
     lm: LM,
     ids: Sequence[int],
     names: Sequence[str],
     mode: Mode,
-    reference: Sequence[str | Sequence[int]] = (),
+    reference: Sequence[str | Sequence[int]] | Means = (),
     draws: int = 8,
     seed: int = 0,
 ) -> list[Activations]:
@@ -151,12 +182,12 @@ def sources(
         ids: [T] the text.
         names: hook points.
         mode: zero, mean or resample.
-        reference: other texts.
+        reference: other texts, or for mean what `means` made of them.
         draws: how many, for resample.
         seed: of resampling.
 
     Raises:
-        ConfigError: an unknown mode.
+        ConfigError: an unknown mode, or no draw.
         DataError: no reference text of at least two tokens where one is needed.
     """
     if mode not in get_args(Mode):
@@ -164,12 +195,13 @@ def sources(
     own = activations(lm, ids, names)
     if mode == "zero":
         return [{name: torch.zeros_like(tensor) for name, tensor in own.items()}]
-    texts = [encode(lm.tokenizer, text) if isinstance(text, str) else list(text) for text in reference]
-    texts = [text for text in texts if len(text) > 1]
-    if not texts:
-        raise DataError(f"The ablation {mode!r} got no reference text of two tokens or more: give some, or take zero.")
     if mode == "mean":
-        return [_means(lm, texts, own)]
+        return [_filled(reference if isinstance(reference, Means) else means(lm, reference, names), own)]
+    if isinstance(reference, Means):
+        raise ConfigError("The ablation 'resample' got mean activations: give reference texts.")
+    texts = _usable(lm, reference, mode)
+    if draws < 1:
+        raise ConfigError(f"Resampling with {draws} draws was asked for: give at least one.")
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(texts), draws)
     states = {int(at): activations(lm, texts[at], names) for at in sorted(set(chosen.tolist()))}
@@ -181,18 +213,19 @@ def sources(
     return made
 
 
-def _means(lm: LM, texts: Sequence[Sequence[int]], own: Activations) -> Activations:
-    """The mean over reference tokens at every token of the text, first tokens apart."""
-    first: dict[str, Tensor] = {}
-    rest: dict[str, Tensor] = {}
-    for text in texts:
-        for name, tensor in activations(lm, text, list(own)).items():
-            first[name] = first.get(name, 0) + tensor[0].float()
-            rest[name] = rest.get(name, 0) + tensor[1:].float().sum(0)
-    count = sum(len(text) - 1 for text in texts)
-    means = {}
+def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> list[list[int]]:
+    """The reference texts of two tokens or more."""
+    texts = [ids for text in reference if len(ids := text_ids(lm.tokenizer, text)) > 1]
+    if not texts:
+        raise DataError(f"The ablation {mode!r} got no reference text of two tokens or more: give some, or take zero.")
+    return texts
+
+
+def _filled(found: Means, own: Activations) -> Activations:
+    """The means at every token of a text."""
+    made = {}
     for name, tensor in own.items():
-        filled = (rest[name] / count).expand(tensor.shape).clone()
-        filled[0] = first[name] / len(texts)
-        means[name] = filled.to(tensor.dtype)
-    return means
+        filled = found.rest[name].expand(tensor.shape).clone()
+        filled[0] = found.first[name]
+        made[name] = filled.to(tensor.dtype)
+    return made

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 
 from probe import captured
-from probe.analyses.heads import array, head_names, text_ids
+from probe.analyses.heads import array, head_names
 from probe.analyses.stages import Stages, Words, stages, value_norms
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
-from probe.tokens import pieces
+from probe.tokens import pieces, text_ids
 
 __all__ = [
     "Attention", "Stages", "Words", "attention", "difference", "distance_table", "head_distance", "stages",
@@ -68,13 +68,15 @@ def attention(
         DataError: an empty text or one longer than the context.
         ConfigError: a continuation was asked from a model that reads out a scalar.
     """
-    ids = text_ids(lm, text)
+    ids = text_ids(lm.tokenizer, text)
     length = len(ids)
     if max_new_tokens > 0:
         ids = ids + lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed).ids[0]
     names = [f"blocks.{block}.attn.hook_pattern" for block in range(lm.bridge.cfg.n_layers)]
     _, cache = lm.run_with_cache([ids], names)
-    pattern = np.stack([array(cache[name][0]) for name in names])
+    pattern = np.empty((len(names), *cache[names[0]].shape[1:]), np.float32)
+    for row, name in zip(pattern, names, strict=True):
+        row[...] = array(cache.cache_dict.pop(name)[0])  # the preflight has room for all of them once, not twice
     return Attention(pieces(lm.tokenizer, ids), ids, length, pattern)
 
 

@@ -3,7 +3,7 @@
 The residual stream before the final norm is a sum: embedding, every head's output, every MLP's output and their biases.
 With the norm's scale held at the value it has, norm and unembedding are linear, so the logit is the sum of what each
 part adds to it (Elhage et al. 2021; nostalgebraist 2020). It says what a part writes, not what would happen without it:
-later parts read what it wrote (see `probe.analyses.interventions` for that).
+later parts read what it wrote (see `probe.analyses.ablation` for that).
 
 Axes: D blocks, H heads, T tokens, m neurons, d width, dh head width, V vocabulary.
 """
@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.parts import Reading, final_norm, output_scale, output_weights, read_parts
+from probe.analyses.direct import final_norm, output_scale
+from probe.analyses.parts import Reading, output_weights, read_parts
 from probe.analyses.targets import Target, value
 from probe.errors import DataError, ModelError
 from probe.lm import LM

@@ -22,7 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from probe.errors import ConfigError, ModelError
 from probe.forward import arguments
 from probe.lm import LM
-from probe.scoring import check_lengths
+from probe.scoring import check_ids, check_lengths
 from probe.weights import twin
 
 KERNEL = "probe_blocks"
@@ -56,9 +56,10 @@ def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> 
     check_lengths(lm.model, [ids], [])
     if lm._hooked:
         raise ConfigError("Attention in blocks runs on the plain model, where hooks do not act: leave `hooks` first.")
-    body, length = _readable(lm), len(ids)
+    body, length, tokens = _readable(lm), len(ids), torch.tensor([list(ids)])
+    check_ids(tokens, len(lm.model.get_input_embeddings().weight))
     inputs = {
-        "input_ids": torch.tensor([list(ids)], device=lm.device),
+        "input_ids": tokens.to(lm.device),
         "attention_mask": torch.ones(1, length, dtype=torch.long, device=lm.device),
         "position_ids": torch.arange(length, device=lm.device)[None],
         "use_cache": False,

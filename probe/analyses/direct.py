@@ -3,11 +3,77 @@
 Axes: d width, V vocabulary.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from probe.errors import ModelError
 from probe.lm import LM
+
+
+@dataclass(frozen=True)
+class HeldNorm:
+    """A norm with the scale that it has at some streams: `norm(h) = weight * centre(h) / scale + shift`."""
+
+    weight: Float[Tensor, " d"]
+    """Weight of the norm; ones where it has none."""
+    scale: Float[Tensor, "... 1"]
+    """What each stream is divided by."""
+    shift: Float[Tensor, " d"]
+    """Bias of the norm; zeros where it has none."""
+    centred: bool
+    """Whether the mean over the width is taken off first (LayerNorm)."""
+
+    def __call__(self, part: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """What a part of each stream becomes, in single precision; the shift belongs to no part."""
+        part = part.float()
+        return (part - part.mean(-1, keepdim=True) if self.centred else part) * self.weight / self.scale
+
+    def direction(self, columns: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """The direction in the residual stream whose inner product with a part is what it adds to a logit."""
+        scaled = columns * self.weight / self.scale
+        return scaled - scaled.mean(-1, keepdim=True) if self.centred else scaled
+
+
+@torch.no_grad()
+def held_norm(module: nn.Module, stream: Float[Tensor, "... d"]) -> HeldNorm:
+    """A norm at some streams, read from what the module does there.
+
+    RMSNorm and LayerNorm, with weights around 1 or around 0 (Gemma): whichever gives the module's own output.
+
+    Raises:
+        ModelError: none of them does.
+    """
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    out = module(stream if weight is None else stream.to(weight.dtype))
+    eps, out, stream = torch.finfo(out.dtype).eps, out.float(), stream.float()
+    ones = torch.ones(stream.shape[-1], device=stream.device)
+    own = ones if weight is None else weight.detach().float()
+    shift = torch.zeros_like(ones) if bias is None else bias.detach().float()
+    layer_norm = isinstance(module, nn.LayerNorm)
+    for centred, gain in [(c, g) for c in (layer_norm, not layer_norm) for g in (own, 1 + own)]:
+        scaled = (stream - stream.mean(-1, keepdim=True) if centred else stream) * gain
+        size = scaled.square().sum(-1, keepdim=True).clamp(min=1e-30)
+        inverse = (scaled * (out - shift)).sum(-1, keepdim=True) / size
+        gap = float((scaled * inverse + shift - out).abs().max())
+        sensible = bool(((inverse > 0) | ~scaled.any(-1, keepdim=True)).all())  # a stream of zeros shows no scale
+        if sensible and gap <= max(1e-4, 8 * eps) * float(out.abs().max()):
+            return HeldNorm(gain, 1 / inverse, shift, centred)
+    raise ModelError(
+        f"The norm {type(module).__name__} is neither RMSNorm nor LayerNorm, so a logit cannot be split over it: use "
+        "a model of another architecture."
+    )
+
+
+def final_norm(lm: LM, residual: Float[Tensor, "... d"]) -> HeldNorm:
+    """The final norm at the stream after the last block.
+
+    Raises:
+        ModelError: it is neither RMSNorm nor LayerNorm.
+    """
+    return held_norm(lm.bridge.ln_final.original_component, residual)
 
 
 def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
@@ -20,32 +86,16 @@ def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor
         vector: the part.
         residual: the whole stream after the last block, which sets the scale.
     """
-    normed = frozen_norm(lm.bridge.ln_final.original_component, vector, residual)
-    return normed.float() @ unembedding(lm).T
+    return final_norm(lm, residual)(vector) @ unembedding(lm).T
 
 
 def unembedding(lm: LM) -> Float[Tensor, "V d"]:
     """Rows that make logits from a normed state, with the factor that some architectures put on logits; no bias."""
-    config, head = lm.model.config, lm.model.get_output_embeddings()
-    factor = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-    rows: Tensor = head.weight.float()
+    rows: Tensor = lm.model.get_output_embeddings().weight.float()
+    factor = output_scale(lm)
     return rows if factor == 1.0 else rows * factor
 
 
-def frozen_norm(
-    norm: nn.Module, vector: Float[Tensor, "... d"], whole: Float[Tensor, "... d"]
-) -> Float[Tensor, "... d"]:
-    """A norm's linear part: gain times (centred) `vector` over the scale that `whole` has; its bias is left out.
-
-    Works on any LayerNorm or RMSNorm, however it keeps its gain: the norm is run and its own scale exchanged.
-    """
-    zero, one = torch.zeros_like(vector[..., :1, :]), torch.ones_like(vector[..., :1, :])
-    bias = norm(zero)
-    centres = bool(((norm(one) - bias).abs().max() < 1e-3 * (norm(one.cumsum(-1)) - bias).abs().max()).item())
-    eps = next((float(getattr(norm, name)) for name in ("eps", "variance_epsilon") if hasattr(norm, name)), 0.0)
-
-    def scale(x: Tensor) -> Tensor:
-        x = x.float() - x.float().mean(-1, keepdim=True) if centres else x.float()
-        return (x.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-
-    return ((norm(vector) - bias) * (scale(vector) / scale(whole))).to(vector.dtype)
+def output_scale(lm: LM) -> float:
+    """What an architecture multiplies its logits with (Cohere, Granite); 1 for most."""
+    return getattr(lm.model.config, "logit_scale", 1.0) / getattr(lm.model.config, "logits_scaling", 1.0)

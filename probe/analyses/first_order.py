@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor
 
-from probe.analyses.sites import Activations, Kind, hooks_of
+from probe.analyses.sites import Activations, Kind, hooks_of, require_token
 from probe.analyses.targets import Target, value
 from probe.lm import LM
 
@@ -50,7 +50,12 @@ def estimates(
 
     Returns:
         (target in nats, effects [rows columns] by kind, laid out as in `probe.analyses.sites.grid`).
+
+    Raises:
+        ConfigError: an unknown kind.
+        DataError: a token outside of the text.
     """
+    require_token(position, len(ids))
     here, own, slopes = gradients(lm, ids, hooks_of(lm, kinds), target)
     found: dict[Kind, np.ndarray] = {}
     for kind in kinds:

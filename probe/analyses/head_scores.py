@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.analyses.attention import Attention, attention
-from probe.analyses.direct import frozen_norm, unembedding
+from probe.analyses.direct import final_norm, unembedding
 from probe.analyses.heads import array, head_names
 from probe.errors import ConfigError
 from probe.lm import LM
@@ -177,7 +177,7 @@ def _copying(
     sample: Int[Tensor, "B n"],
 ) -> Float[Tensor, " H"]:
     """Copying score of the heads of one block; only the logits of the sample's tokens are made."""
-    normed = frozen_norm(lm.bridge.ln_final.original_component, written, last[:, None]).float()
+    normed = final_norm(lm, last[:, None])(written)
     rows = unembedding(lm)
     raised = torch.einsum("bhtd,bnd->bhtn", normed, rows[sample]) - (normed @ rows.mean(0))[..., None]
     raised = raised.relu()

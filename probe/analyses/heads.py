@@ -1,23 +1,15 @@
-"""Small things that every analysis of heads needs: their names, whether they exist, ids of a text, arrays."""
-
-from collections.abc import Sequence
+"""Small things that every analysis of heads needs: their names, whether they exist, arrays."""
 
 import numpy as np
 from torch import Tensor
 
 from probe.errors import ConfigError
 from probe.lm import LM
-from probe.tokens import encode
 
 
 def head_names(layers: int, heads: int) -> list[str]:
     """`L0H0`, `L0H1`, ... block by block."""
     return [f"L{layer}H{head}" for layer in range(layers) for head in range(heads)]
-
-
-def text_ids(lm: LM, text: str | Sequence[int]) -> list[int]:
-    """Token ids of a text, or the ids that were given."""
-    return encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
 
 
 def check_head(lm: LM, layer: int, head: int) -> None:

@@ -18,7 +18,7 @@ from probe.equations import read_network, states
 from probe.lm import LM
 from probe.scoring import check_lengths
 from probe.ticks import Tick, ignore
-from probe.tokens import encode, pieces
+from probe.tokens import pieces, text_ids
 
 __all__ = ["JacobianNorms", "Split", "block_norms", "jacobian_norms", "jacobian_split"]
 
@@ -92,7 +92,7 @@ def jacobian_norms(lm: LM, text: str | Sequence[int], tick: Tick = ignore) -> Ja
         ModelError: the equations do not describe the architecture.
         DataError: a text without tokens or one longer than the model's context.
     """
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
     net = read_network(lm)
     rows: list[tuple[Tensor, ...]] = []

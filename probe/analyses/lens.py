@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probe.analyses.direct import output_scale
 from probe.errors import DataError, ModelError
 from probe.lm import LM
-from probe.tokens import encode, pieces
+from probe.tokens import pieces, text_ids
 
 
 class LensRows(NamedTuple):
@@ -110,7 +111,7 @@ def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[
     """
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     logits, cache = lm.run_with_cache([ids], residual_names(lm))
     batch, chosen = torch.tensor([ids]), torch.tensor([answer_ids(lm, answers)], dtype=torch.long)
     return lens_of(lm, ids, answers, read_lens(lens_logprobs(lm, cache, logits), batch, k, chosen))
@@ -156,10 +157,12 @@ def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
 
     Both are the plain modules: hooks on them do not act here.
     """
-    norm, config = lm.bridge.ln_final.original_component, lm.model.config
-    logits = lm.model.get_output_embeddings()(norm(residual)).float()
-    logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
+    return shaped(lm, lm.model.get_output_embeddings()(lm.bridge.ln_final.original_component(residual)).float())
+
+
+def shaped(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """What an architecture makes of the unembedding's output: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
+    logits, cap = logits * output_scale(lm), getattr(lm.model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits
 
 

@@ -23,7 +23,7 @@ from probe.errors import DataError
 from probe.lm import LM
 from probe.scoring import check_lengths
 from probe.ticks import Tick, ignore
-from probe.tokens import encode, pieces
+from probe.tokens import pieces, text_ids
 
 ROWS = 128
 """Rows of a block's Jacobian that are computed at once."""
@@ -99,7 +99,7 @@ def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick
         ModelError: the equations do not describe the architecture.
         DataError: a text without tokens or one longer than the model's context, or a position outside of it.
     """
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
     if not -len(ids) <= position < len(ids):
         raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give one inside.")

@@ -8,22 +8,19 @@ With d = sqrt(KL(pi || pi_ref)), rewards counted from the reference's,
 are linear in a and b: plain least squares. Where b > 0 the curve has a peak, beyond which more optimisation of the
 proxy costs gold reward: d* = a / (2 b) with R* = a^2 / (4 b), and d* = exp(a / b - 1) with R* = b d*.
 
-    points = best_of_n_points(field, "proxy")
+    points = field.best_of_n("proxy")  # probe.analyses.reward_frontier; N = 1 is the reference at d = 0
     fit(points["d"], points["gold"], "bon").peak
 
 Intervals come from the bootstrap of residuals (scaled by their leverage), which takes those for independent: along one
 training they are not, and on exact points they are misfit and no noise. Read them as how well the form is determined.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
-from probe.analyses.reward_frontier import NS, Field
 from probe.errors import ConfigError, DataError
 from probe.stats import Interval
 
@@ -139,32 +136,6 @@ def fit(
         d=x,
         reward=y + origin,
     )
-
-
-def best_of_n_points(field: Field, by: str, ns: Sequence[int] = NS) -> pd.DataFrame:
-    """The exact best of N as points to fit: `Field.best_of_n`, N = 1 being the reference at d = 0."""
-    return field.best_of_n(by, ns)
-
-
-def gold_decline(points: pd.DataFrame, proxy: str = "reward", gold: str = "gold") -> dict[str, float]:
-    """What optimisation cost in gold reward between its best moment and its end, while the proxy went on.
-
-    Args:
-        points: in the order of optimisation, columns d, `proxy` and `gold`.
-        proxy: name of the column of what is optimised.
-        gold: name of the column of what is wanted.
-
-    Returns:
-        best_gold and best_d (the point of most gold), gold_lost (from there to the end), proxy_gained (on that way).
-    """
-    best = int(points[gold].to_numpy().argmax())
-    last, peak = points.iloc[-1], points.iloc[best]
-    return {
-        "best_gold": float(peak[gold]),
-        "best_d": float(peak["d"]),
-        "gold_lost": float(peak[gold] - last[gold]),
-        "proxy_gained": float(last[proxy] - peak[proxy]),
-    }
 
 
 def _design(d: Array, form: Form) -> Array:

@@ -1,4 +1,4 @@
-"""What every part of a model wrote after one token of a text, and the linear map from there to the logits.
+"""What every part of a model wrote after one token of a text.
 
 One hooked forward pass gives all that direct attribution and promoted tokens need; of patterns only one row is kept, so
 that a long text costs little.
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from probe.errors import DataError, ModelError
 from probe.lm import LM
 from probe.scoring import check_lengths
-from probe.tokens import encode
+from probe.tokens import text_ids
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -51,29 +51,6 @@ class Reading:
     """Of each block, what enters W_out, where there is such a thing."""
 
 
-@dataclass(frozen=True)
-class FinalNorm:
-    """The final norm at one token with its scale held: `norm(h) = weight * centre(h) / scale + shift`."""
-
-    weight: Float[Tensor, " d"]
-    """Weight of the norm; ones where it has none."""
-    scale: float
-    """What the stream is divided by at this token."""
-    shift: Float[Tensor, " d"]
-    """Bias of the norm; zeros where it has none."""
-    centred: bool
-    """Whether the mean over the width is taken off first (LayerNorm)."""
-
-    def __call__(self, part: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """What a part of the residual stream becomes; the shift belongs to no part."""
-        return (part - part.mean(-1, keepdim=True) if self.centred else part) * self.weight / self.scale
-
-    def direction(self, columns: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
-        """The direction in the residual stream whose inner product with a part is what it adds to a logit."""
-        scaled = columns * self.weight / self.scale
-        return scaled - scaled.mean(-1, keepdim=True) if self.centred else scaled
-
-
 @torch.no_grad()
 def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -> Reading:
     """Run a text and keep what every part wrote after one token.
@@ -87,7 +64,7 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
         ModelError: the architecture has no attention in some block.
         DataError: an empty or too long text, or a position outside of it.
     """
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
     t = len(ids) - 1 if position is None else position
     if not 0 <= t < len(ids):
@@ -128,39 +105,6 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
         mlps=[seen[f"blocks.{layer}.hook_mlp_out"] for layer in range(depth)],
         posts=[seen.get(f"blocks.{layer}.mlp.hook_post") for layer in range(depth)],
     )
-
-
-@torch.no_grad()
-def final_norm(lm: LM, residual: Float[Tensor, " d"]) -> FinalNorm:
-    """The final norm at the residual stream of one token, read from what the module does there.
-
-    RMSNorm and LayerNorm, with weights around 1 or around 0 (Gemma): whichever gives the module's own output.
-
-    Raises:
-        ModelError: none of them does.
-    """
-    module = lm.bridge.ln_final.original_component
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    out = module(residual.to(lm.dtype)).float()
-    ones = torch.ones_like(residual)
-    w = ones if weight is None else weight.detach().float()
-    shift = torch.zeros_like(residual) if bias is None else bias.detach().float()
-    layer_norm = isinstance(module, nn.LayerNorm)
-    for centred, own in [(c, g) for c in (layer_norm, not layer_norm) for g in (w, 1 + w)]:
-        scaled = (residual - residual.mean() if centred else residual) * own
-        inverse = float((scaled @ (out - shift)) / (scaled @ scaled).clamp(min=1e-30))
-        gap = float((scaled * inverse + shift - out).abs().max())
-        if inverse > 0 and gap <= max(1e-4, 8 * torch.finfo(lm.dtype).eps) * float(out.abs().max()):
-            return FinalNorm(own, 1 / inverse, shift, centred)
-    raise ModelError(
-        f"The final norm of {type(lm.model).__name__} is neither RMSNorm nor LayerNorm, so a logit cannot be split "
-        "over it: use a model of another architecture."
-    )
-
-
-def output_scale(lm: LM) -> float:
-    """What an architecture multiplies its logits with (Cohere, Granite); 1 for most."""
-    return getattr(lm.model.config, "logit_scale", 1.0) / getattr(lm.model.config, "logits_scaling", 1.0)
 
 
 def output_weights(

@@ -26,7 +26,7 @@ from probe.analyses.targets import Target, value
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.ticks import Tick, ignore
-from probe.tokens import encode, pieces
+from probe.tokens import pieces, text_ids
 
 Direction = Literal["denoise", "noise"]
 
@@ -110,7 +110,7 @@ def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) 
     Raises:
         DataError: they differ in their number of tokens, or not at all.
     """
-    sides = [encode(lm.tokenizer, text) if isinstance(text, str) else list(text) for text in (clean, corrupted)]
+    sides = [text_ids(lm.tokenizer, text) for text in (clean, corrupted)]
     lengths = [len(side) for side in sides]
     if lengths[0] != lengths[1]:
         raise DataError(

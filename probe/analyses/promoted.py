@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probe.analyses.direct import final_norm, unembedding
 from probe.analyses.lens import answer_ids
-from probe.analyses.parts import Reading, final_norm, output_scale, output_weights, read_parts
+from probe.analyses.parts import Reading, output_weights, read_parts
 from probe.errors import ConfigError, DataError, ModelError
 from probe.lm import LM
 from probe.tokens import pieces
@@ -144,13 +145,13 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     _require_part("head", head, len(output))
     inputs = block.attn.W_V.detach().float()  # [H_kv d dh]
     value = stream.float() @ inputs[head * len(inputs) // len(output)]
-    norm = replace(final_norm(lm, table[token].float()), scale=1.0)
+    norm = replace(final_norm(lm, table[token].float()), scale=torch.ones(1, device=table.device))
     return _ranked(lm, norm(value @ output[head]), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
 
 
 def _ranked(lm: LM, written: Float[Tensor, " d"], part: str, k: int) -> Promoted:
     """The tokens at both ends of what a normed direction adds to the logits."""
-    logits = lm.model.get_output_embeddings().weight.detach().float() @ written * output_scale(lm)
+    logits = unembedding(lm) @ written
     best, worst = logits.topk(min(k, len(logits))), (-logits).topk(min(k, len(logits)))
     return Promoted(
         part=part,

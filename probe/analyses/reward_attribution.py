@@ -135,12 +135,14 @@ def attribute(
 
     Raises:
         ModelError: a model that writes tokens and reads no scalar.
-        ConfigError: no step, or a baseline that the model has no embedding for.
+        ConfigError: no step, a baseline that the model has no embedding for, or hooks, which would not act here.
         DataError: an empty text or one longer than the model's context.
     """
     if steps < 0:
         raise ConfigError(f"Integrated gradients were asked for with {steps} steps: give 0 (none) or more.")
     lm = scalar(model)
+    if lm._hooked:
+        raise ConfigError("A reward is attributed on the plain model, where hooks do not act: leave `hooks` first.")
     head, tail = pair_ids(lm.tokenizer, prompt, completion)
     ids = [*head, *tail]
     check_lengths(lm.model, [ids], [])

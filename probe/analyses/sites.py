@@ -90,7 +90,13 @@ class Readings(NamedTuple):
 
 
 def layers_of(lm: LM, kind: Kind) -> range:
-    """The rows of a grid of sites: blocks, for the residual stream with the embedding (-1) first."""
+    """The rows of a grid of sites: blocks, for the residual stream with the embedding (-1) first.
+
+    Raises:
+        ConfigError: an unknown kind.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"A site of kind {kind!r} was asked for: give one of {', '.join(KINDS)}.")
     return range(-1 if kind == "resid" else 0, lm.bridge.cfg.n_layers)
 
 
@@ -102,8 +108,13 @@ def grid(lm: LM, kind: Kind, length: int, position: int | None = None) -> list[l
         kind: of the sites.
         length: T, the tokens of the text.
         position: the token of the heads; other kinds have each token as a column.
+
+    Raises:
+        ConfigError: an unknown kind.
+        DataError: a token outside of the text.
     """
     layers = layers_of(lm, kind)
+    require_token(position, length)
     if kind == "head":
         return [[Site(kind, layer, head, position) for head in range(lm.bridge.cfg.n_heads)] for layer in layers]
     return [[Site(kind, layer, None, token) for token in range(length)] for layer in layers]
@@ -136,18 +147,19 @@ def check(lm: LM, sites: Iterable[Site], length: int) -> None:
     """
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
     for site in sites:
-        if site.kind not in KINDS:
-            raise ConfigError(f"A site of kind {site.kind!r} was asked for: give one of {', '.join(KINDS)}.")
         if site.layer not in layers_of(lm, site.kind):
             raise ConfigError(f"Block {site.layer} was asked for in a model of {depth} blocks: give 0 to {depth - 1}.")
         if (site.kind == "head") != (site.head is not None):
             raise ConfigError(f"A site of kind {site.kind!r} has head {site.head}: only `head` sites name one.")
         if site.head is not None and not 0 <= site.head < heads:
             raise ConfigError(f"Head {site.head} was asked for in blocks of {heads} heads: give 0 to {heads - 1}.")
-        if site.position is not None and not 0 <= site.position < length:
-            raise DataError(
-                f"Token {site.position} was asked for in a text of {length} tokens: give 0 to {length - 1}."
-            )
+        require_token(site.position, length)
+
+
+def require_token(position: int | None, length: int) -> None:
+    """Raise a DataError unless the token is one of a text of `length` tokens, or None for all."""
+    if position is not None and not 0 <= position < length:
+        raise DataError(f"Token {position} was asked for in a text of {length} tokens: give 0 to {length - 1}.")
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ columns keys.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.direct import direct_logits, frozen_norm
-from probe.analyses.heads import array, check_head, text_ids
+from probe.analyses.direct import direct_logits, held_norm
+from probe.analyses.heads import array, check_head
 from probe.lm import LM
-from probe.tokens import pieces
+from probe.tokens import pieces, text_ids
 
 
 class Words(NamedTuple):
@@ -117,7 +117,7 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
         ConfigError: the model has no such head.
     """
     check_head(lm, layer, head)
-    ids, block = text_ids(lm, text), f"blocks.{layer}."
+    ids, block = text_ids(lm.tokenizer, text), f"blocks.{layer}."
     post = getattr(lm.bridge.blocks[layer], "ln1_post", None)
     last = f"blocks.{lm.bridge.cfg.n_layers - 1}.hook_resid_post"
     kinds = ["hook_attn_scores", "hook_pattern", "hook_v", "hook_z"]
@@ -131,9 +131,9 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
     written = z[:, head] @ out
     mixed = (value.norm(dim=-1), pattern[head] * value.norm(dim=-1))
     if post is not None:  # the norm's scale belongs to the query, so each pair of query and key has its own length
-        norm, whole = post.original_component, cache[block + "ln1_post.hook_in"][0]
-        written = frozen_norm(norm, written, whole)
-        lengths = torch.stack([frozen_norm(norm, value, row).norm(dim=-1) for row in whole])
+        norm = held_norm(post.original_component, cache[block + "ln1_post.hook_in"][0])
+        written = norm(written)
+        lengths = replace(norm, scale=torch.ones_like(norm.scale))(value).norm(dim=-1) / norm.scale
         mixed = (lengths.diagonal(), pattern[head] * lengths)
     promoted, suppressed = _words(lm, direct_logits(lm, written, cache[last][0]), k)
     return Stages(
@@ -159,7 +159,7 @@ def value_norms(lm: LM, text: str | Sequence[int]) -> np.ndarray:
     """
     blocks = range(lm.bridge.cfg.n_layers)
     names = [f"blocks.{block}.attn.hook_v" for block in blocks]
-    _, cache = lm.run_with_cache([text_ids(lm, text)], names)
+    _, cache = lm.run_with_cache([text_ids(lm.tokenizer, text)], names)
     rows = []
     for block, name in zip(blocks, names, strict=True):
         out = lm.bridge.blocks[block].attn.W_O

@@ -27,7 +27,7 @@ from probe.analyses.targets import Target, require_inside
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.ticks import Tick, ignore
-from probe.tokens import encode
+from probe.tokens import encode, text_ids
 
 Unit = Literal["residual", "difference"]
 Where = Literal["all", "last"]
@@ -231,7 +231,8 @@ def dose_response(
         tick: progress.
 
     Raises:
-        DataError: no text, not one target inside each, or controls for a scalar model, which has no distribution.
+        DataError: no text, not one target inside each, a direction of another width, or controls for a scalar model,
+            which has no distribution.
     """
     if not texts or len(texts) != len(targets):
         raise DataError(
@@ -239,9 +240,12 @@ def dose_response(
         )
     if lm.readout != "tokens" and (questions or neutral):
         raise DataError("A scalar model answers no questions and has no KL: leave `questions` and `neutral` empty.")
-    ids = [encode(lm.tokenizer, text) if isinstance(text, str) else list(text) for text in texts]
+    ids = [text_ids(lm.tokenizer, text) for text in texts]
     for row, target in zip(ids, targets, strict=True):
         require_inside(target, len(row))
+    size, width = direction.vector.size, lm.bridge.cfg.d_model
+    if size != width:
+        raise DataError(f"The direction has {size} numbers and the residual stream {width}: read it from this model.")
     step, rng = direction.step(unit), np.random.default_rng(seed)
     noise = rng.standard_normal((random, step.size))
     noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)

@@ -23,7 +23,7 @@ from probe.analyses.blocks import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
 from probe.lm import LM
 from probe.ticks import Tick, ignore
-from probe.tokens import encode, pieces
+from probe.tokens import pieces, text_ids
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def attention_statistics(
     for name, number in (("block", block), ("top", top), ("lags", 1 if lags is None else lags)):
         if number < 1:
             raise ConfigError(f"{name}={number} was given for attention statistics: give a positive number.")
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     depth = lm.model.config.get_text_config(decoder=True).num_hidden_layers
     reader = _Reader(len(ids), top, len(ids) if lags is None else lags, depth, tick)
     layers = stream_weights(lm, ids, block, reader.add)

@@ -24,7 +24,7 @@ from probe.analyses.targets import column_of
 from probe.errors import DataError, ModelError
 from probe.lm import LM
 from probe.scoring import check_lengths
-from probe.tokens import encode, pieces
+from probe.tokens import pieces, text_ids
 
 AT_ONCE = 2**24
 """Logits that are held at once while the layers are read."""
@@ -206,7 +206,7 @@ def scalar_lens(lm: LM, text: str | Sequence[int]) -> ScalarLens:
     """
     if lm.readout == "tokens":
         raise DataError("This model gives tokens and no scalar: use `over_layers`.")
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     logits, cache = lm.run_with_cache([ids], residual_names(lm))
     rows = torch.stack([unembed(lm, cache[name])[0, :, 0] for name in residual_names(lm)])
     own = logits[0, :, 0].float()
@@ -245,7 +245,7 @@ class _Reader:
     ) -> None:
         require_tokens(lm)
         self.lm = lm
-        self.ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+        self.ids = text_ids(lm.tokenizer, text)
         check_lengths(lm.model, [self.ids], [])
         self.start, self.stop = (0, len(self.ids)) if window is None else window
         if not 0 <= self.start < self.stop <= len(self.ids):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analyses.lens import unembed
+from probe.analyses.lens import shaped, unembed
 from probe.analyses.trajectories import LayerTrajectory, answer_columns, rank
 from probe.lm import LM
 from probe.tokens import pieces
@@ -46,11 +46,9 @@ def follow(lm: LM, read: LayerTrajectory, answers: Sequence[str | int], position
 
 def columns(lm: LM, residual: Float[Tensor, "D T d"], tokens: Int[Tensor, "D T K"]) -> Float[Tensor, "D T K"]:
     """What `probe.analyses.lens.unembed` gives at some tokens only."""
-    head, config = lm.model.get_output_embeddings(), lm.model.config
+    head = lm.model.get_output_embeddings()
     normed = lm.bridge.ln_final.original_component(residual)
     logits = (head.weight[tokens] @ normed[..., None])[..., 0]
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias[tokens]
-    logits = logits.float() * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-    cap = getattr(config, "final_logit_softcapping", None)
-    return torch.tanh(logits / cap) * cap if cap else logits
+    return shaped(lm, logits.float())

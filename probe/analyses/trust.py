@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from probe.lm import LM
-from probe.tokens import encode
+from probe.tokens import text_ids
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def trust(lm: LM, text: str | Sequence[int]) -> Trust:
         ModelError: the architecture cannot be hooked.
         DataError: an empty text or one longer than the context.
     """
-    ids = encode(lm.tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+    ids = text_ids(lm.tokenizer, text)
     plain = lm.logits([ids])[0].float()
     hooked = lm.run_with_cache([ids], [])[0][0].float()
     spread = plain.std(dim=-1).mean() if plain.shape[-1] > 1 else plain[:, 0].std(correction=0)

@@ -11,7 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plots.heads import WRITTEN, hover, named_axis
+from probe.plots.marks import lay_out, squares
 from probe.plots.theme import (
+    CHOSEN,
     LIGHT,
     MASKED,
     METHODS,
@@ -22,9 +24,6 @@ from probe.plots.theme import (
     template,
     token_axis,
 )
-
-CHOSEN = "#E8555F"
-"""Frame of what is chosen."""
 
 MOST_CLICKABLE = 40
 """Tokens up to which every cell of a map takes clicks; beyond it the page's widget chooses the query."""
@@ -72,17 +71,10 @@ def head_stages(
     for row, three in enumerate(maps, start=1):
         for column, values in enumerate(three, start=1):
             _map(figure, values.astype(np.float32), hidden, tokens, row, column, boundary, query)
-    figure.update_layout(template=template(LIGHT), **_stage_scales(maps, hidden))
-    figure.update_layout(
-        height=70 + 300 * len(stages),
-        clickmode="event+select",
-        dragmode=False,
-        showlegend=False,
-        margin={"l": 60, "t": 30, "b": 60, "r": 8},
-    )
+    around = {"l": 60, "t": 30, "b": 60, "r": 8}
+    lay_out(figure, 70 + 300 * len(stages), margin=around, **_stage_scales(maps, hidden))
     figure.update_xaxes(tickangle=-90, range=[-0.5, length - 0.5], **named_axis(tokens, 18, 10))
     figure.update_yaxes(range=[length - 0.5, -0.5], **named_axis(tokens, 18, 10))
-    figure.update_annotations(font_size=13)
     return figure
 
 
@@ -153,21 +145,6 @@ def _map(
     if query is not None and query < length:
         line = {"color": CHOSEN, "width": 1.5}
         figure.add_shape(type="rect", x0=-0.5, x1=query + 0.5, y0=query - 0.5, y1=query + 0.5, line=line, **at)
-
-
-def squares(xs: Sequence, ys: Sequence, custom: Sequence, size: float, hover: str) -> go.Scatter:
-    """Transparent squares that name what lies under them and take the click."""
-    return go.Scatter(
-        x=xs,
-        y=ys,
-        mode="markers",
-        customdata=custom,
-        marker={"size": size, "symbol": "square", "opacity": 0, "color": "#888888"},
-        selected={"marker": {"opacity": 0}},
-        unselected={"marker": {"opacity": 0}},
-        hovertemplate=hover,
-        showlegend=False,
-    )
 
 
 def written_bars(

@@ -7,10 +7,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.marks import marks
+from probe.plots.marks import cells, frame, lay_out, marks
 from probe.plots.theme import LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
 
-FRAME = "#E8555F"
 MLP = -1
 """The head in the `customdata` of a cell that is an MLP; -2 is the bias of an attention output."""
 ROOM = 34
@@ -66,39 +65,19 @@ def attribution_map(
         hover = [[f"{escape(name)}: {v:+.3f} {unit} of {word}" for name, v in zip(*row)] for row in zip(names, values)]  # noqa: B905
         text = [[f"{v:+.1f}" if np.isfinite(v) and abs(v) >= 0.05 else "" for v in row] for row in values]
         place = {"row": 1, "col": column}
-        figure.add_trace(
-            go.Heatmap(
-                z=values,
-                coloraxis="coloraxis",
-                text=text,
-                texttemplate="%{text}" if numbers else "",
-                textfont={"size": 10},
-                hoverinfo="skip",
-                hoverongaps=False,
-                xgap=1,
-                ygap=1,
-            ),
-            **place,
-        )
+        figure.add_trace(cells(values, text, legible=numbers), **place)
         figure.add_trace(_marks(values, hover, panels[0].heads.shape[1], cell), **place)
         if chosen is not None:
-            _frame(figure, chosen, panels[0].heads.shape[1], column)
+            layer, head = chosen
+            figure.add_shape(frame(panels[0].heads.shape[1] if head is None else head, layer + 1), **place)
     depth, heads = panels[0].heads.shape
     across = [*(f"H{head}" for head in range(heads)), "MLP", "bias"][:columns]
     lowest = "embedding" if sum(bool(number) for _, number in panels[0].single) == 1 else "rest"
     fixed = {"fixedrange": True, "constrain": "domain"}
     figure.update_xaxes(**token_axis(across), **fixed)
     figure.update_yaxes(**token_axis([lowest, *(f"L{layer}" for layer in range(depth))]), **fixed)
-    figure.update_layout(
-        template=template(LIGHT),
-        height=height,
-        clickmode="event+select",
-        dragmode=False,
-        showlegend=False,
-        coloraxis=colour_axis(f"adds<br>{unit}", low=-bound, high=bound, diverging=True),
-        margin={"l": 44, "t": 30, "b": 30, "r": 8},
-    )
-    figure.update_annotations(font_size=13)
+    scale = colour_axis(f"adds<br>{unit}", low=-bound, high=bound, diverging=True)
+    lay_out(figure, height, coloraxis=scale, margin={"l": 44, "t": 30, "b": 30, "r": 8})
     return figure
 
 
@@ -211,10 +190,3 @@ def _marks(values: np.ndarray, hover: list[list[str]], heads: int, cell: tuple[f
     texts = [hover[row][column] for row, column in zip(rows, columns, strict=True)]
     which = [column if column < heads else MLP if column == heads else -2 for column in columns]
     return marks(columns, rows, texts, [[row - 1, head] for row, head in zip(rows, which, strict=True)], cell)
-
-
-def _frame(figure: go.Figure, chosen: tuple[int, int | None], heads: int, column: int) -> None:
-    layer, head = chosen
-    x, y = heads if head is None else head, layer + 1
-    box = {"x0": x - 0.5, "x1": x + 0.5, "y0": y - 0.5, "y1": y + 0.5}
-    figure.add_shape(type="rect", line={"color": FRAME, "width": 2}, **box, row=1, col=column)

@@ -9,8 +9,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.attention import CHOSEN, squares
-from probe.plots.theme import LIGHT, METHODS, colour_axis, escape, new_figure, shorten, template, token_axis
+from probe.plots.marks import cells, frame, lay_out, squares
+from probe.plots.theme import METHODS, colour_axis, escape, new_figure, shorten, token_axis, two_bars
 
 
 def head_grids(
@@ -53,26 +53,16 @@ def head_grids(
             figure, values, column, sign, sign and bool(plain), label, digits, room, (height - 60) / len(values), chosen
         )
     layout: dict = {}
+    upper, lower = two_bars(0.5) if plain and moved else ({}, {})
     if plain:
         known = np.concatenate([values[np.isfinite(values)].ravel() for values in plain] + [np.zeros(1)])
         ends = (float(known.min()) if low is None else low), (float(known.max()) if high is None else high)
-        half: dict = {"len": 0.5, "y": 1, "yanchor": "top"} if moved else {}
-        layout["coloraxis"] = colour_axis(label, low=ends[0], high=max(ends[1], ends[0] + 1e-9), **half)
+        layout["coloraxis"] = colour_axis(label, low=ends[0], high=max(ends[1], ends[0] + 1e-9), **upper)
     if moved:
         bound = max(1e-9, *(float(np.nanmax(np.abs(values), initial=0.0)) for values in moved))
-        lower: dict = {"len": 0.5, "y": 0, "yanchor": "bottom"} if plain else {}
         name = "coloraxis2" if plain else "coloraxis"
         layout[name] = colour_axis("change" if plain else label, low=-bound, high=bound, diverging=True, **lower)
-    figure.update_layout(
-        template=template(LIGHT),
-        height=height,
-        clickmode="event+select",
-        dragmode=False,
-        showlegend=False,
-        margin={"l": 40, "t": 30, "b": 30, "r": 8},
-        **layout,
-    )
-    figure.update_annotations(font_size=13)
+    lay_out(figure, height, margin={"l": 40, "t": 30, "b": 30, "r": 8}, **layout)
     return figure
 
 
@@ -94,18 +84,8 @@ def _grid(
     sign = "+" if signed else ""
     rounded = values.astype(float).round(digits) + 0.0  # no minus before a zero
     written = [["" if not np.isfinite(value) else f"{value:{sign}.{digits}f}" for value in row] for row in rounded]
-    cells = go.Heatmap(
-        z=values.astype(np.float32),
-        coloraxis="coloraxis2" if second else "coloraxis",
-        text=written,
-        texttemplate="%{text}" if room >= 30 and row_height >= 18 else "",
-        textfont={"size": 10},
-        hoverinfo="skip",
-        hoverongaps=False,
-        xgap=1,
-        ygap=1,
-    )
-    figure.add_trace(cells, **at)
+    axis = "coloraxis2" if second else "coloraxis"
+    figure.add_trace(cells(values, written, legible=room >= 30 and row_height >= 18, axis=axis), **at)
     known = [(layer, head) for layer in range(depth) for head in range(heads) if np.isfinite(values[layer, head])]
     name = escape(label.replace("<br>", " "))
     figure.add_trace(
@@ -119,8 +99,7 @@ def _grid(
         **at,
     )
     if chosen is not None and chosen[0] < depth and chosen[1] < heads:
-        edges = {"x0": chosen[1] - 0.5, "x1": chosen[1] + 0.5, "y0": chosen[0] - 0.5, "y1": chosen[0] + 0.5}
-        figure.add_shape(type="rect", **edges, line={"color": CHOSEN, "width": 2}, **at)
+        figure.add_shape(frame(chosen[1], chosen[0]), **at)
     every = 1 + depth // 32
     figure.update_xaxes(
         tickvals=list(range(heads)),

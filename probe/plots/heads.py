@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from probe.plots.marks import frame, squares
 from probe.plots.theme import MASKED, colour_axis, escape, new_figure, token_axis
 
 GAP = 1
@@ -88,11 +89,8 @@ def tiles(
     if boundary is not None and 0 < boundary < length:
         figure.add_trace(_borders(depth, heads, length, boundary).update(place))
     if chosen is not None and chosen[0] in layers and chosen[1] < heads:
-        x, y = chosen[1] * pitch - 0.5 - GAP / 2, layers.index(chosen[0]) * pitch - 0.5 - GAP / 2
-        corners = {"x0": x, "y0": y, "x1": x + pitch, "y1": y + pitch}
-        figure.add_shape(
-            type="rect", **corners, xref=f"x{axis}", yref=f"y{axis}", line={"color": "#E8555F", "width": 2}
-        )
+        x, y = chosen[1] * pitch + middle, layers.index(chosen[0]) * pitch + middle
+        figure.add_shape(frame(x, y, pitch, pitch), xref=f"x{axis}", yref=f"y{axis}")
     centres = {"tickmode": "array", "showgrid": False, "zeroline": False, "ticks": "", "fixedrange": True}
     across: dict = {
         "tickvals": [head * pitch + middle for head in range(heads)],
@@ -159,17 +157,9 @@ def targets(
             weight = f"{weights[query, key]:{'+' if signed else ''}.2f}"
             link = f"{escape(tokens[query])} \u2192 {escape(tokens[key])} ({weight})"
             custom.append([layers[row], head, link])
-    return go.Scatter(
-        x=xs,
-        y=ys,
-        mode="markers",
-        customdata=custom,
-        marker={"size": size, "symbol": "square", "opacity": 0, "color": "#888888"},
-        selected={"marker": {"opacity": 0}},
-        unselected={"marker": {"opacity": 0}},
-        hovertemplate="L%{customdata[0]}H%{customdata[1]}<br>"
-        + ("largest change" if signed else "strongest link back")
-        + ": %{customdata[2]}<extra></extra>",
+    what = "largest change" if signed else "strongest link back"
+    return squares(
+        xs, ys, custom, size, f"L%{{customdata[0]}}H%{{customdata[1]}}<br>{what}: %{{customdata[2]}}<extra></extra>"
     )
 
 

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from probe.plots.curves import Style
 from probe.plots.theme import LIGHT, escape, new_figure
 
+Curve = Sequence[float] | pd.Series
 SYMBOLS = {"solid": "circle", "dash": "diamond", "dot": "square", "dashdot": "triangle-up", "longdash": "x"}
 
 
@@ -24,6 +25,21 @@ def written(value: float | None, low: float | None, high: float | None) -> str:
 def percent(value: float, low: float, high: float) -> str:
     """A share in words: `96 % [94, 98]`."""
     return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:
+    """The area between two curves, as an interval around a line: pale, without a name, silent under the mouse."""
+    return go.Scatter(
+        x=[*x, *reversed(list(x))],
+        y=[*high, *reversed(list(low))],
+        mode="lines",
+        fill="toself",
+        fillcolor=colour,
+        opacity=0.18,
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
+    )
 
 
 def headline_intervals(

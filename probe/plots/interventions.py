@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
+from probe.plots.marks import cells, frame, squares
 from probe.plots.theme import LIGHT, METHODS, colour_axis, escape, new_figure, token_axis
 
-CHOSEN = "#E8555F"
 NULL = METHODS["pretrain"]
 """Colour of everything that is drawn at random."""
 SYMBOLS = ("circle", "circle-open")
@@ -62,43 +62,23 @@ def effect_grid(
     finite = np.abs(values[np.isfinite(values)])
     end = bound or max(float(finite.max()) if finite.size else 0.0, 1e-6)
     figure = new_figure(height=height, clickmode="event+select", dragmode=False, showlegend=False)
-    figure.add_trace(
-        go.Heatmap(
-            z=values.astype(np.float32),
-            coloraxis="coloraxis",
-            text=[[_cell(value) for value in row] for row in values],
-            texttemplate="%{text}" if count <= MOST_NUMBERED and rows <= MOST_LAYERS else "",
-            textfont={"size": 10},
-            hoverinfo="skip",
-            hoverongaps=False,
-            xgap=1,
-            ygap=1,
-        )
-    )
+    written = [[_cell(value) for value in row] for row in values]
+    figure.add_trace(cells(values, written, legible=count <= MOST_NUMBERED and rows <= MOST_LAYERS))
     where = [(row, column) for row in range(rows) for column in range(count)]
     figure.add_trace(
-        go.Scatter(
-            x=[column for _, column in where],
-            y=[row for row, _ in where],
-            mode="markers",
-            customdata=[
+        squares(
+            [column for _, column in where],
+            [row for row, _ in where],
+            [
                 [layers[row], column, f"{names[row]}, {escape(columns[column])}", float(values[row, column])]
                 for row, column in where
             ],
-            marker={
-                "size": max(4.0, min(0.8 * (height - 90) / rows, 480 / count)),
-                "symbol": "square",
-                "opacity": 0,
-                "color": "#888888",
-            },
-            selected={"marker": {"opacity": 0}},
-            unselected={"marker": {"opacity": 0}},
-            hovertemplate=f"%{{customdata[2]}}<br>{escape(label)} %{{customdata[3]:.3f}}<extra></extra>",
+            max(4.0, min(0.8 * (height - 90) / rows, 480 / count)),
+            f"%{{customdata[2]}}<br>{escape(label)} %{{customdata[3]:.3f}}<extra></extra>",
         )
     )
     if chosen is not None and chosen[0] in list(layers) and 0 <= chosen[1] < count:
-        x, y = chosen[1] - 0.5, list(layers).index(chosen[0]) - 0.5
-        figure.add_shape(type="rect", x0=x, y0=y, x1=x + 1, y1=y + 1, line={"color": CHOSEN, "width": 2})
+        figure.add_shape(frame(chosen[1], list(layers).index(chosen[0])))
     bar = label.replace(", ", "<br>", 1)
     figure.update_layout(
         coloraxis=colour_axis(bar, low=-end, high=end, diverging=True), margin={"l": 64, "t": 10, "r": 8, "b": 44}

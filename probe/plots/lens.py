@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.theme import LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
+from probe.plots.theme import LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis, two_bars
 
 Favourites = tuple[Sequence[Sequence[Sequence[str]]], np.ndarray]
 """[D+1][T][k] tokens that a lens favours, best first, and [D+1 T k] their natural log-probabilities."""
@@ -71,15 +71,14 @@ def lens_pair(
         figure.add_trace(trace, row=row, col=1)
         figure.update_yaxes(**token_axis(layer_names(rows[row - 1])), row=row, col=1)
     low = min(float(np.where(np.isfinite(values), values, 0.0).min()) for values in followed)
-    both: dict = {"len": 2 / 3, "y": 1, "yanchor": "top"} if len(panels) == 3 else {}
-    layout = {"coloraxis": colour_axis(f"log p({word})<br>nats", low=max(-20.0, low), high=0, **both)}
+    upper, lower = two_bars(2 / 3) if len(panels) == 3 else ({}, {})
+    layout = {"coloraxis": colour_axis(f"log p({word})<br>nats", low=max(-20.0, low), high=0, **upper)}
     if len(panels) == 3:
         change = (followed[1] - followed[0]).astype(np.float32)
         bound = max(0.5, float(np.nanquantile(np.abs(change), 0.98)))
         figure.add_trace(_difference(change, tokens, word), row=3, col=1)
         figure.update_yaxes(**token_axis(layer_names(depth)), row=3, col=1)
-        place: dict = {"len": 1 / 3, "y": 0, "yanchor": "bottom"}
-        layout["coloraxis2"] = colour_axis("change<br>nats", low=-bound, high=bound, diverging=True, **place)
+        layout["coloraxis2"] = colour_axis("change<br>nats", low=-bound, high=bound, diverging=True, **lower)
     cell = 24 if depth <= 13 else 13
     figure.update_layout(
         template=template(LIGHT), height=90 + len(panels) * (34 + cell * depth), margin={"t": 32, "b": 70}, **layout

@@ -9,10 +9,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plots.lens import layer_names
-from probe.plots.marks import marks
-from probe.plots.theme import LIGHT, colour_axis, escape, shorten, template, token_axis
+from probe.plots.marks import cells, frame, lay_out, marks
+from probe.plots.theme import colour_axis, escape, shorten, token_axis, two_bars
 
-FRAME = "#E8555F"
 ROW = 13
 """Pixels that a row needs; of deeper models every second (third, ...) layer is shown."""
 
@@ -67,17 +66,16 @@ def lens_map(
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     tokens_told = panels[0].favourites is not None
     bound = max(abs(low), abs(high), 1e-6)
-    where: dict = {"len": len(panels) / len(shown), "y": 1, "yanchor": "top"} if both else {}
+    upper, lower = two_bars(2 / 3) if both else ({}, {})
     scale: dict[str, Any] = (
         {"low": max(-20.0, low), "high": 0.0} if tokens_told else {"low": -bound, "high": bound, "diverging": True}
     )
     layout = {
-        "coloraxis": colour_axis(f"{escape(shorten(label, 16))}{f'<br>{unit}' * (unit != label)}", **scale, **where)
+        "coloraxis": colour_axis(f"{escape(shorten(label, 16))}{f'<br>{unit}' * (unit != label)}", **scale, **upper)
     }
     if both:
         largest = max(0.5 if tokens_told else 1e-6, float(np.nanquantile(np.abs(shown[2].values), 0.98)))
-        below: dict = {"len": 1 / 3, "y": 0, "yanchor": "bottom"}
-        layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **below)
+        layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **lower)
     cell = (width - 130) / len(tokens), (height - margins) * stride / sum(rows)
     for index, panel in enumerate(shown):
         kept = _thinned(rows[index], stride)
@@ -87,19 +85,9 @@ def lens_map(
         names = layer_names(rows[index])
         figure.update_yaxes(**token_axis([names[row] for row in kept]), row=index + 1, col=1)
         if chosen is not None and start <= chosen < start + len(tokens):
-            x = chosen - start
-            box = {"x0": x - 0.5, "x1": x + 0.5, "y0": -0.5, "y1": len(kept) - 0.5}
-            figure.add_shape(type="rect", line={"color": FRAME, "width": 2}, **box, row=index + 1, col=1)
-    figure.update_layout(
-        template=template(LIGHT),
-        height=height,
-        clickmode="event+select",
-        dragmode=False,
-        showlegend=False,
-        margin={"t": 24 if titles else 10, "b": 66, "l": 60, "r": 8},
-        **layout,
-    )
-    figure.update_annotations(font_size=12)
+            column = frame(chosen - start, (len(kept) - 1) / 2, height=len(kept))
+            figure.add_shape(column, row=index + 1, col=1)
+    lay_out(figure, height, titles=12, margin={"t": 24 if titles else 10, "b": 66, "l": 60, "r": 8}, **layout)
     figure.update_xaxes(fixedrange=True, **token_axis(tokens))
     figure.update_yaxes(fixedrange=True)
     figure.update_xaxes(title_text="token read", tickangle=-45, row=len(shown), col=1)
@@ -143,15 +131,7 @@ def _lens_traces(
             elif numbers:
                 written[-1][column] = f"{value:+.1f}"
             hover.append("<br>".join(lines))
-    cells = go.Heatmap(
-        z=panel.values[kept].astype(np.float32),
-        coloraxis="coloraxis2" if difference else "coloraxis",
-        text=written,
-        texttemplate="%{text}" if room >= 3 or numbers else "",
-        textfont={"size": 10},
-        hoverinfo="skip",
-        xgap=1,
-        ygap=1,
-    )
+    axis = "coloraxis2" if difference else "coloraxis"
+    shown = cells(panel.values[kept], written, legible=room >= 3 or numbers, axis=axis)
     ys, xs = (axis.ravel().tolist() for axis in np.indices((len(kept), len(tokens))))
-    return [cells, marks(xs, ys, hover, [[start + column] for column in xs], cell)]
+    return [shown, marks(xs, ys, hover, [[start + column] for column in xs], cell)]

@@ -1,12 +1,93 @@
-"""Transparent squares above the cells of a heat map: they name a cell on hover and take the click."""
+"""Maps whose cells take clicks: their numbers, the frame of the chosen one, and transparent squares above the cells.
+
+A click on a heat map selects nothing, so a square names its cell on hover and takes the click.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
+from probe.plots.theme import CHOSEN, LIGHT, template
+
 MOST = 6
 """Squares along the longer side of a cell."""
+
+
+def lay_out(figure: go.Figure, height: int, *, titles: int = 13, **layout: object) -> None:
+    """Set theme and height of a figure of panels that take clicks: nothing to drag, no legend.
+
+    Args:
+        figure: made by `make_subplots`.
+        height: pixels.
+        titles: size of the panels' titles.
+        layout: margins, colour axes.
+    """
+    look = {"template": template(LIGHT), "clickmode": "event+select", "dragmode": False, "showlegend": False}
+    figure.update_layout(height=height, **look, **layout)
+    figure.update_annotations(font_size=titles)
+
+
+def cells(
+    values: np.ndarray, written: Sequence[Sequence[str]], *, legible: bool, axis: str = "coloraxis"
+) -> go.Heatmap:
+    """The cells of a map.
+
+    Args:
+        values: [rows columns] what colours them; NaN leaves a cell empty.
+        written: what stands in each.
+        legible: whether they have room for it.
+        axis: the colour axis.
+    """
+    return go.Heatmap(
+        z=values.astype(np.float32),
+        coloraxis=axis,
+        text=written,
+        texttemplate="%{text}" if legible else "",
+        textfont={"size": 10},
+        hoverinfo="skip",
+        hoverongaps=False,
+        xgap=1,
+        ygap=1,
+    )
+
+
+def frame(x: float, y: float, width: float = 1, height: float = 1) -> dict:
+    """The frame around what is chosen, as `add_shape` takes it: its middle and its size in cells."""
+    corners = {"x0": x - width / 2, "x1": x + width / 2, "y0": y - height / 2, "y1": y + height / 2}
+    return {"type": "rect", **corners, "line": {"color": CHOSEN, "width": 2}}
+
+
+def squares(
+    xs: Sequence[float],
+    ys: Sequence[float],
+    customdata: Sequence[Sequence],
+    size: float,
+    hover: str,
+    text: Sequence[str] | None = None,
+) -> go.Scatter:
+    """Transparent squares that name what lies under them and take the click.
+
+    Args:
+        xs: their middles.
+        ys: the same.
+        customdata: what a click on each gives.
+        size: pixels of a side.
+        hover: the template of what is shown above each.
+        text: of each, for the template; escaped.
+    """
+    return go.Scatter(
+        x=xs,
+        y=ys,
+        mode="markers",
+        text=text,
+        customdata=customdata,
+        marker={"size": size, "symbol": "square", "opacity": 0, "color": "#888888"},
+        selected={"marker": {"opacity": 0}},
+        unselected={"marker": {"opacity": 0}},
+        hovertemplate=hover,
+        showlegend=False,
+    )
 
 
 def marks(
@@ -29,16 +110,13 @@ def marks(
     across, down = (min(MOST, max(1, round(side / size))) for side in cell)
     places = [((i + 0.5) / across - 0.5, (j + 0.5) / down - 0.5) for i in range(across) for j in range(down)]
     shift = np.array(places)
-    return go.Scatter(
-        x=np.add.outer(np.asarray(xs, dtype=float), shift[:, 0]).ravel().tolist(),
-        y=np.add.outer(np.asarray(ys, dtype=float), shift[:, 1]).ravel().tolist(),
-        mode="markers",
-        text=[text for text in hover for _ in places],
-        customdata=[list(data) for data in customdata for _ in places],
-        marker={"size": 0.95 * size, "symbol": "square", "opacity": 0, "color": "#888888"},
-        selected={"marker": {"opacity": 0}},
-        unselected={"marker": {"opacity": 0}},
-        hovertemplate="%{text}<extra></extra>",
+    return squares(
+        np.add.outer(np.asarray(xs, dtype=float), shift[:, 0]).ravel().tolist(),
+        np.add.outer(np.asarray(ys, dtype=float), shift[:, 1]).ravel().tolist(),
+        [list(data) for data in customdata for _ in places],
+        0.95 * size,
+        "%{text}<extra></extra>",
+        [text for text in hover for _ in places],
     )
 
 

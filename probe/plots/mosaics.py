@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plots.heads import targets, tiles
-from probe.plots.theme import LIGHT, colour_axis, escape, shorten, template
+from probe.plots.marks import lay_out
+from probe.plots.theme import colour_axis, escape, shorten, two_bars
 
 
 def mosaic_pair(
@@ -54,20 +55,11 @@ def mosaic_pair(
         signed = axis == "coloraxis2"
         target = targets(values, words[column - 1], shown, size=0.8 * tile, signed=signed)
         figure.add_trace(target, row=1, col=column)
-    layout = {"coloraxis": colour_axis("weight", low=0, high=1, x=1.0)}
+    layout: dict = {"coloraxis": colour_axis("weight", low=0, high=1, x=1.0)}
     if len(panels) == 3:
         bound = max(0.1, float(np.abs(panels[2][0]).max()))
-        layout["coloraxis"] = colour_axis("weight", low=0, high=1, x=1.0, len=0.5, y=1, yanchor="top")
-        place: dict = {"x": 1.0, "len": 0.5, "y": 0, "yanchor": "bottom"}
-        layout["coloraxis2"] = colour_axis("change", low=-bound, high=bound, diverging=True, **place)
-    figure.update_layout(
-        template=template(LIGHT),
-        height=height,
-        clickmode="event+select",
-        dragmode=False,
-        showlegend=False,
-        margin={"l": 34, "t": 30, "b": 30, "r": 8},
-        **layout,
-    )
-    figure.update_annotations(font_size=13)
+        upper, lower = two_bars(0.5)
+        layout["coloraxis"] = colour_axis("weight", low=0, high=1, x=1.0, **upper)
+        layout["coloraxis2"] = colour_axis("change", low=-bound, high=bound, diverging=True, x=1.0, **lower)
+    lay_out(figure, height, margin={"l": 34, "t": 30, "b": 30, "r": 8}, **layout)
     return figure

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.plots.intervals import band
 from probe.plots.theme import LIGHT, METHODS, escape, shorten, template, token_axis
 
 if TYPE_CHECKING:
@@ -95,16 +96,6 @@ def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> g
     for column, measure in enumerate(measures, start=1):
         rows = table[table["measure"] == measure].sort_values("step")
         steps = rows["step"].tolist()
-        band = go.Scatter(
-            x=[*steps, *reversed(steps)],
-            y=[*rows["ci_high"], *rows["ci_low"].iloc[::-1]],
-            mode="lines",
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
-            line={"width": 0},
-            hoverinfo="skip",
-        )
         line = go.Scatter(
             x=steps,
             y=rows["value"],
@@ -112,7 +103,7 @@ def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> g
             line={"color": colour, "width": 2},
             hovertemplate="step %{x}: %{y:.3f}<extra></extra>",
         )
-        for trace in (band, line):
+        for trace in (band(steps, rows["ci_low"], rows["ci_high"], colour), line):
             figure.add_trace(trace, row=1, col=column)
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(zeroline=False)

@@ -4,8 +4,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.interventions import CHOSEN, NULL
-from probe.plots.theme import LIGHT, escape, shorten, template
+from probe.plots.intervals import band
+from probe.plots.interventions import NULL
+from probe.plots.theme import CHOSEN, LIGHT, escape, shorten, template
 
 
 def dose_curves(
@@ -27,13 +28,13 @@ def dose_curves(
     figure = make_subplots(rows=1, cols=1 + len(controls), subplot_titles=titles, horizontal_spacing=0.09)
     alphas = table["alpha"]
     if "null" in table:
-        _band(figure, alphas, table["null_low"], table["null_high"], NULL, 1)
+        figure.add_trace(band(alphas, table["null_low"], table["null_high"], NULL), row=1, col=1)
         _line(figure, alphas, table["null"], NULL, "random directions", 1, dash="dot")
     if len(table["target_low"].dropna()):
-        _band(figure, alphas, table["target_low"], table["target_high"], colour, 1)
+        figure.add_trace(band(alphas, table["target_low"], table["target_high"], colour), row=1, col=1)
     _line(figure, alphas, table["target"], colour, "this direction", 1)
     for column, name in enumerate(controls, start=2):
-        _band(figure, alphas, table[f"{name}_low"], table[f"{name}_high"], colour, column)
+        figure.add_trace(band(alphas, table[f"{name}_low"], table[f"{name}_high"], colour), row=1, col=column)
         _line(figure, alphas, table[name], colour, name, column, legend=False)
         if name == "accuracy":
             figure.update_yaxes(range=[0, 1.05], row=1, col=column)
@@ -72,24 +73,6 @@ def _line(
             line={"color": colour, "dash": dash, "width": 2},
             marker={"size": 7},
             hovertemplate=f"{name}<br>alpha %{{x:.2f}}: %{{y:.3f}}<extra></extra>",
-        ),
-        row=1,
-        col=column,
-    )
-
-
-def _band(figure: go.Figure, x: pd.Series, low: pd.Series, high: pd.Series, colour: str, column: int) -> None:
-    figure.add_trace(
-        go.Scatter(
-            x=[*x, *x[::-1]],
-            y=[*high, *low[::-1]],
-            mode="lines",
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
         ),
         row=1,
         col=column,

@@ -25,6 +25,8 @@ METHODS = {
 
 OTHER = "#643CDC"
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+CHOSEN = "#E8555F"
+"""Frame of what is chosen, and its line."""
 MASKED = "rgba(128,132,140,0.28)"
 """Cells that the causal mask hides: grey on any page."""
 
@@ -127,6 +129,11 @@ def colour_axis(label: str, *, low: float, high: float, diverging: bool = False,
         "cmax": high,
         "colorbar": bar | {"ticklen": 3} | position,
     }
+
+
+def two_bars(share: float) -> tuple[dict, dict]:
+    """Places of two colour bars one above the other, of which the upper one takes `share` of the height."""
+    return {"len": share, "y": 1, "yanchor": "top"}, {"len": 1 - share, "y": 0, "yanchor": "bottom"}
 
 
 def template(theme: Theme) -> go.layout.Template:

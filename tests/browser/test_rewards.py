@@ -3,34 +3,27 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
-from transformers import LlamaForSequenceClassification
 
-from probe import LM, open_run
-from probe.runs import RunWriter
+from probe import open_run
 from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def rewarded(runs: Path, start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def rewarded(
+    runs: Path, writer: ModuleType, start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """A server on the two runs and a reward model."""
     root = tmp_path_factory.mktemp("rewarded")
     for path in runs.iterdir():
         shutil.copytree(path, root / path.name, dirs_exist_ok=True)
-    base = LM.load(root / "base")
-    config: Any = base.model.config
-    config.num_labels = 1
-    world = open_run(root / "base").world
-    with RunWriter.create(root / "judge", method="reward-model", config={}, world=world, parent="base") as run:
-        with run.checkpoint(0) as folder:
-            LlamaForSequenceClassification(config).save_pretrained(folder)
-            base.tokenizer.save_pretrained(folder)
-        run.finish("finished")
+    writer.judge(root / "judge", root / "base", world=open_run(root / "base").world, parent="base")
     return start(root)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaForSequenceClassification
 
 from probe import stats
 from probe.lm import LM
@@ -87,6 +88,22 @@ def hostile(root: Path) -> Path:
     """A run whose name, method, settings, metrics, tokens, answers and message are hostile."""
     path = root / HOSTILE.replace("/", "_")
     return captured(path, text=HOSTILE, method="<b>m</b>", config={"<i>k</i>": HOSTILE}, parent="base")
+
+
+def judge(path: Path, like: Path, *, seed: int = 0, spread: float = 0.02, **about: Any) -> Path:
+    """A run with a reward model of the shape and the tokens of another run; `spread` of its random weights."""
+    lm = LM.load(like)
+    settings: Any = lm.model.config
+    settings.num_labels, settings.initializer_range = 1, spread
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForSequenceClassification(settings)
+    with RunWriter.create(path, **({"method": "reward-model", "config": {}} | about)) as run:
+        with run.checkpoint(0) as folder:
+            model.save_pretrained(folder)
+            lm.tokenizer.save_pretrained(folder)
+        run.finish("finished")
+    return run.path
 
 
 def sampled(path: Path, text: str = "what is it ?", **about: Any) -> Path:

@@ -316,6 +316,22 @@ def test_the_python_lines_run(show: Show, runs: Path, query: dict):
         assert space["read_base"].pattern.shape == space["read_aligned"].pattern.shape
 
 
+@pytest.mark.parametrize(
+    ("tab", "call", "equation"),
+    [
+        ("Head scores", "repeat_scores(aligned)", "induction"),
+        ("Circuits", 'composition(aligned, "K")', "composition"),
+        ("Rollout", "rollout(read_aligned, value_norms=", r"\prod"),
+    ],
+)
+def test_every_tab_has_its_equation_and_lines(show: Show, runs: Path, tab: str, call: str, equation: str):
+    app = show(runs, page=VIEW, prompt="helen lives in lyon .", att_view="both", att_tab=tab)
+    assert not app.exception
+    assert call in app.code[0].value
+    assert any(equation in part.value for part in app.latex)
+    exec(app.code[0].value, {})
+
+
 def test_hostile_tokens_are_text(show: Show, writer: ModuleType, runs: Path, tmp_path: Path):
     writer.hostile(tmp_path)
     app = show(runs, tmp_path, page=VIEW, prompt=writer.HOSTILE)

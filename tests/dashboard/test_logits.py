@@ -7,9 +7,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import torch
 from streamlit.testing.v1 import AppTest
-from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from probe.analyses.attribution import attribute
 from probe.analyses.targets import target_of
@@ -17,7 +15,6 @@ from probe.analyses.trajectories import over_layers
 from probe.lm import LM
 from probe.presets import ModelConfig
 from probe.rewards import RewardModel
-from probe.runs import RunWriter
 from probe.tokens import encode
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_lm
@@ -176,16 +173,11 @@ def test_the_python_lines_run(show: Show, runs: Path):
 
 
 @pytest.mark.parametrize("view", ["both", "base"])
-def test_a_reward_model_is_read_as_a_scalar(show: Show, runs: Path, tmp_path: Path, finding: Say, read: Say, view: str):
+def test_a_reward_model_is_read_as_a_scalar(
+    show: Show, runs: Path, tmp_path: Path, writer: ModuleType, finding: Say, read: Say, view: str
+):
     for seed, name in enumerate(("one", "two")):
-        with RunWriter.create(tmp_path / name, method="reward-model", config={}) as run:
-            with run.checkpoint(0) as folder:
-                lm = LM.load(runs / "base")
-                config = LlamaConfig(**{**lm.model.config.to_dict(), "num_labels": 1, "pad_token_id": 0})
-                torch.manual_seed(seed)
-                LlamaForSequenceClassification(config).save_pretrained(folder)
-                lm.tokenizer.save_pretrained(folder)
-            run.finish("finished")
+        writer.judge(tmp_path / name, runs / "base", seed=seed)
     prompt = "<user> where does helen live ? <bot>"
     app = show(runs, tmp_path, page=PAGE, base="one", aligned="two", prompt=prompt, log_view=view)
     assert not app.exception

@@ -5,12 +5,11 @@ import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from streamlit.testing.v1 import AppTest
-from transformers import LlamaForSequenceClassification
 
 from probe import LM, RewardModel, open_run, stats
 from probe.analyses.answers import verifier_reward
@@ -26,24 +25,14 @@ PAGE = "views/rewards.py"
 
 
 @pytest.fixture(scope="module")
-def rewarded(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rewarded(runs: Path, writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs `base` and `dpo-agreeable`, a reward model, and a run of RLHF that used it and logged its way."""
     root = tmp_path_factory.mktemp("rewarded")
     for path in runs.iterdir():
         shutil.copytree(path, root / path.name, dirs_exist_ok=True)
-    base, aligned = LM.load(root / "base"), LM.load(root / "dpo-agreeable")
-    world = open_run(root / "base").world
-    config: Any = base.model.config
-    config.num_labels, config.initializer_range = 1, 0.3  # scores that differ by whole nats
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = LlamaForSequenceClassification(config)
+    aligned, world = LM.load(root / "dpo-agreeable"), open_run(root / "base").world
     about: dict[str, Any] = {"config": {"beta": 0.5}, "world": world, "parent": "base"}
-    with RunWriter.create(root / "judge", method="reward-model", **about) as run:
-        with run.checkpoint(0) as folder:
-            model.save_pretrained(folder)
-            base.tokenizer.save_pretrained(folder)
-        run.finish("finished")
+    writer.judge(root / "judge", root / "base", spread=0.3, **about)  # scores that differ by whole nats
     about |= {"reference": "base", "reward_model": "judge", "data": {"kinds": list(KINDS)}}
     with RunWriter.create(root / "rlhf", method="rlhf", **about) as run:
         for step, kl in enumerate((0.0, 0.1, 0.3, 0.6)):
@@ -147,7 +136,7 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
                 known["base"],
                 known["aligned"],
                 [i.prompt for i in known["asked"]],
-                n=4,
+                n=2,
                 world=known["of"](known["base"]),
             )
         )

@@ -27,8 +27,8 @@ def test_every_part_has_its_cell_and_the_scale_is_common():
     figure = attribution_map([first, second], label="oslo")
     maps = [trace for trace in figure.data if trace.type == "heatmap"]
     for trace, panel in zip(maps, (first, second), strict=True):
-        np.testing.assert_array_equal(trace.z[1:, :2], panel.heads)
-        np.testing.assert_array_equal(trace.z[1:, 2], panel.mlps)
+        np.testing.assert_allclose(trace.z[1:, :2], panel.heads, rtol=1e-6)
+        np.testing.assert_allclose(trace.z[1:, 2], panel.mlps, rtol=1e-6)
         assert trace.z[0].tolist()[:2] == [0.5, -0.25]
         assert np.isnan(trace.z[0, 2])
         assert trace.coloraxis == "coloraxis"
@@ -41,7 +41,7 @@ def test_every_part_has_its_cell_and_the_scale_is_common():
 def test_biases_get_a_column_only_where_there_are_some():
     figure = attribution_map([parts(bias=0.3)], label="oslo")
     assert list(figure.layout.xaxis.ticktext)[-1] == "bias"
-    assert figure.data[0].z[1:, 3].tolist() == [0.3] * 3
+    assert figure.data[0].z[1:, 3].tolist() == pytest.approx([0.3] * 3)
 
 
 def test_a_click_names_the_part_that_lies_under_it():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.ablation import ablate, sources
+from probe.analyses.ablation import ablate, means, sources
 from probe.analyses.controls import DIRECTIONS, Null, edits, intervene, normalised, random_change
 from probe.analyses.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
 from probe.analyses.targets import Target, target_of, value
@@ -281,9 +281,29 @@ def test_a_reward_model_is_ablated_like_any_other():
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("mlp", 0, None, 99), torch.zeros(8))]], t), DataError, "99"),
         (lambda lm, ids, t: sweep(lm, ids, [[Edit(Site("x", 0), torch.zeros(8))]], t), ConfigError, "kind 'x'"),
         (lambda lm, ids, t: sweep(lm, ids, [[]], Target(99, 4)), DataError, "at token 99"),
+        (lambda lm, ids, t: ablate(lm, ids, t, "x", "zero"), ConfigError, "kind 'x'"),
+        (lambda lm, ids, t: ablate(lm, ids, t, "x", "zero", exact=False), ConfigError, "kind 'x'"),
+        (lambda lm, ids, t: ablate(lm, ids, t, mode="zero", position=99), DataError, "Token 99"),
+        (lambda lm, ids, t: ablate(lm, ids, t, mode="zero", position=-1, exact=False), DataError, "Token -1"),
+        (lambda lm, ids, t: ablate(lm, ids, t, mode="resample", reference=[ids], draws=0), ConfigError, "0 draws"),
     ],
 )
 def test_mistakes_are_named(call, error, words):
     lm = random_lm()
     with pytest.raises(error, match=words):
         call(lm, ids_of(lm), Target(2, 4))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_means_that_were_made_before_serve_any_text(name: str):
+    lm = random_lm(name)
+    reference = ["mira lives in oslo .", "where does tom work ?"]
+    names = hooks_of(lm, ["mlp"])
+    made = means(lm, reference, names)
+    for text in ("tom works at the house", "is the cat in rome ?"):
+        ids = lm.tokenizer.encode(text)
+        (now,), (before,) = (sources(lm, ids, names, "mean", given) for given in (reference, made))
+        for hook in names:
+            torch.testing.assert_close(now[hook], before[hook], rtol=0, atol=0)
+    with pytest.raises(ConfigError, match="'resample' got mean activations: give reference texts"):
+        sources(lm, ids, names, "resample", made)

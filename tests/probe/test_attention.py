@@ -15,8 +15,8 @@ from probe.analyses.attention import (
     stages,
     value_norms,
 )
-from probe.analyses.direct import direct_logits, frozen_norm
-from probe.errors import ConfigError, DataError
+from probe.analyses.direct import direct_logits, held_norm
+from probe.errors import ConfigError, DataError, ModelError
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 
@@ -166,14 +166,18 @@ def test_direct_logits_of_the_whole_stream_are_the_logits_less_their_biases(name
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
-def test_a_frozen_norm_is_linear_and_exact_for_small_parts(name):
+def test_parts_through_a_held_norm_sum_to_what_the_norm_gives(name):
     norm = random_lm(name).bridge.ln_final.original_component
-    whole, a, b = torch.randn(3, 7, 32, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(
-        frozen_norm(norm, 2 * a - b, whole), 2 * frozen_norm(norm, a, whole) - frozen_norm(norm, b, whole)
-    )
-    torch.testing.assert_close(frozen_norm(norm, 1e-4 * a, whole), 1e-4 * frozen_norm(norm, a, whole))
-    assert not frozen_norm(norm, 0 * a, whole).any()
+    whole, a = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))
+    held = held_norm(norm, whole)
+    torch.testing.assert_close(held(a) + held(whole - a) + held.shift, norm(whole))
+    torch.testing.assert_close((held(a) * whole).sum(-1), (a * held.direction(whole)).sum(-1))
+    assert not held_norm(norm, 0 * whole)(a * 0).any()
+
+
+def test_a_norm_of_another_kind_is_refused():
+    with pytest.raises(ModelError, match="neither RMSNorm nor LayerNorm"):
+        held_norm(torch.nn.Tanh(), torch.randn(7, 32, generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

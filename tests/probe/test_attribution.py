@@ -6,7 +6,8 @@ import torch
 from transformer_lens.tools.analysis import direct_logit_attribution
 
 from probe.analyses.attribution import attribute, difference_table, unembedding
-from probe.analyses.parts import final_norm, read_parts
+from probe.analyses.direct import final_norm
+from probe.analyses.parts import read_parts
 from probe.analyses.promoted import ov_tokens, promoted
 from probe.analyses.targets import Target, target_of
 from probe.errors import DataError, ModelError, ProbeError

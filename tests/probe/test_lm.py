@@ -192,6 +192,8 @@ def test_logprobs_respect_the_token_boundary_of_the_joint_text():
         (lambda lm: lm.logits([]), "No text"),
         (lambda lm: lm.logits([2] * (CONTEXT + 1)), f"at most {CONTEXT}"),
         (lambda lm: lm.logits([[]]), "no tokens"),
+        (lambda lm: lm.logits([[2, 4], [2, 27, 5]]), "token 27 and the model knows 0 to 26"),
+        (lambda lm: lm.run_with_cache(torch.tensor([2, -1]), []), "token -1 and the model knows"),
         (lambda lm: lm.logprobs(["tom", "ana"], ["lives"]), "2 prompts have 1"),
         (lambda lm: lm.prompt_text([{"role": "user", "content": "tom"}]), "no chat template"),
     ],

@@ -1,11 +1,10 @@
 """The fits of reward against d: scipy's least squares, coverage on made-up curves, peaks found by search."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.optimize import curve_fit, minimize_scalar
 
-from probe.analyses.overoptimisation import FORMS, best_of_n_points, fit, gold_decline
+from probe.analyses.overoptimisation import FORMS, fit
 from probe.analyses.reward_frontier import Field
 from probe.errors import ConfigError, DataError
 from tests.probe.test_reward_frontier import small_field
@@ -92,14 +91,9 @@ def test_the_reference_is_found_at_zero_and_bad_points_are_refused() -> None:
 
 def test_best_of_n_as_points() -> None:
     field: Field = small_field()
-    points = best_of_n_points(field, "proxy", [1, 2, 4, 8])
+    points = field.best_of_n("proxy", [1, 2, 4, 8])
     assert points["d"].tolist() == pytest.approx(np.sqrt(points["kl"]).tolist())
     assert points.loc[0, "d"] == pytest.approx(0, abs=1e-6)
     found = fit(points["d"].where(points["n"] > 1, 0.0), points["proxy"], "bon")
     assert found.a.value > 0
     assert found.origin == pytest.approx(points.loc[0, "proxy"])
-
-
-def test_what_optimisation_cost() -> None:
-    points = pd.DataFrame({"d": [0, 1, 2, 3], "reward": [0, 1.0, 1.5, 1.7], "gold": [0.2, 0.6, 0.4, -0.1]})
-    assert gold_decline(points) == pytest.approx({"best_gold": 0.6, "best_d": 1, "gold_lost": 0.7, "proxy_gained": 0.7})

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.long_inputs import measure, peak
 from probe import memory
+from probe.analyses.attention import attention
 from probe.errors import ConfigError, DataError
 from probe.growth import growth_law
 from probe.memory import free_bytes, readable
@@ -159,6 +161,7 @@ def test_mistakes_are_told():
         preflight(lm, 0)
     with pytest.raises(ConfigError, match="budget=0"):
         preflight(lm, 5, budget=0)
+    assert preflight(lm, np.int64(5), "blocks.0.hook_resid_post").length == 5
 
 
 def test_logits_count(tmp_path: Path):
@@ -185,6 +188,18 @@ def test_what_comes_and_goes_stays_below_its_bound(name: str):
     made = peak(lambda: lm.run_with_cache(ids, one))
     assert plan.cache + plan.logits < pattern / 100
     assert pattern < made["peak"] <= plan.total < 6 * pattern
+
+
+@needs_peaks
+def test_the_attention_of_a_text_needs_what_its_capture_needs():
+    """Patterns are handed over layer by layer, so that they are never held twice."""
+    lm = random_lm("llama", num_attention_heads=8, max_position_embeddings=1280, num_hidden_layers=8)
+    ids = torch.randint(4, 27, (1280,)).tolist()
+    plan = preflight(lm, ids, [f"blocks.{layer}.attn.hook_pattern" for layer in range(8)])
+    held = []
+    made = peak(lambda: held.append(attention(lm, ids)))
+    assert held[0].pattern.nbytes == 8 * 8 * 1280**2 * 4
+    assert held[0].pattern.nbytes < made["peak"] <= plan.total < 2 * held[0].pattern.nbytes
 
 
 @needs_peaks

@@ -197,6 +197,12 @@ def test_what_cannot_be_attributed() -> None:
         attribute(model, "mira " * 60, CHOSEN)
     with pytest.raises(ConfigError, match="do not exist: ask for increment, gradient, occlusion"):
         attribute(model, PROMPT, CHOSEN, steps=1).effects("shap")  # type: ignore[arg-type]
+    lm = reward_lm(model)
+    with (
+        lm.hooks([("blocks.0.hook_mlp_out", lambda *_: None)]),
+        pytest.raises(ConfigError, match="leave `hooks` first"),
+    ):
+        attribute(lm, PROMPT, CHOSEN, steps=1)
     alone = attribute(model, [4], [], steps=1)
     assert np.isnan(alone.occlusion).all()
     assert np.isnan(alone.agreement)

@@ -1,6 +1,7 @@
 """Steering: the direction from plain hidden states, the steered run from a hook of torch, the doses one by one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,10 @@ def test_a_reward_model_is_steered_like_any_other():
         dose_response(lm, TEXTS, targets, direction, neutral=["tom"])
 
 
+def of_another_width(lm: LM) -> Contrast:
+    return replace(contrast(lm, POSITIVE, NEGATIVE, 0), vector=np.ones(3))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -181,6 +186,7 @@ def test_a_reward_model_is_steered_like_any_other():
         (lambda lm: contrast(lm, POSITIVE, NEGATIVE, 0).step("mile"), ConfigError, "residual or difference"),
         (lambda lm: dose_response(lm, TEXTS, [Target(1, 2)], contrast(lm, POSITIVE, NEGATIVE, 0)), DataError, "1 targ"),
         (lambda lm: dose_response(lm, ["tom"], [Target(9, 2)], contrast(lm, POSITIVE, NEGATIVE, 0)), DataError, "9 of"),
+        (lambda lm: dose_response(lm, ["tom"], [Target(0, 2)], of_another_width(lm)), DataError, "has 3 numbers"),
     ],
 )
 def test_mistakes_are_named(call: Callable, error: type[Exception], words: str):

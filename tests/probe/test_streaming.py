@@ -260,6 +260,8 @@ def test_mistakes_are_told():
         attention_statistics(lm, [4] * (CONTEXT + 1))
     with pytest.raises(DataError, match="no tokens"):
         attention_statistics(lm, [])
+    with pytest.raises(DataError, match="token 27 and the model knows 0 to 26"):
+        attention_statistics(lm, [2, 27])
     with pytest.raises(ConfigError, match="block=0"):
         attention_statistics(lm, IDS, block=0)
     with lm.hooks([("blocks.0.hook_resid_post", lambda *_: None)]), pytest.raises(ConfigError, match="hooks"):

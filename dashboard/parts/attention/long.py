@@ -12,6 +12,7 @@ from dashboard.components.figure import figure
 from dashboard.parts.attention.choices import parse, take_head
 from dashboard.parts.attention.source import LONG, Head, splits_alike
 from dashboard.parts.attention.words import told_long
+from dashboard.sides import Side
 from dashboard.state import keep
 from dashboard.text import finding, note
 from probe.plots.head_curves import lag_curves
@@ -53,21 +54,21 @@ lag profile is the mean weight at each distance back, over the queries that have
 """
 
 
-def long_text(found: "list[tuple[str, str, LM, str]]", text: tuple[int, ...], answer: "DeltaGenerator") -> None:
+def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator") -> None:
     """The page for a text that is too long for patterns."""
-    name, _, lm, _ = found[-1]
+    lm, say = found[-1].lm, f"Reading {len(text):,} tokens"
+    shown_sides = [side for side in found if side.lm is lm or splits_alike(side.lm, lm, text)]
     sides = [
-        (label, colour, models.computed(_statistics, model, say=f"Reading {len(text):,} tokens", steps=True, text=text))
-        for label, colour, model, _ in found
-        if model is lm or splits_alike(model, lm, text)
+        (side.name, side.colour, models.computed(_statistics, side.lm, say=say, steps=True, text=text))
+        for side in shown_sides
     ]
-    first, sentence = told_long(name, sides[-1][2])
+    first, sentence = told_long(found[-1].name, sides[-1][2])
     with answer:
         finding(sentence)
-    trust_badge(*[(label, model) for label, _, model, _ in found if any(label == side[0] for side in sides)], text=text)
+    trust_badge(*[(side.name, side.lm) for side in shown_sides], text=text)
     plan = models.computed(_preflight, lm, say="Predicting the size of all patterns", length=len(text))
     note(f"{plan.sentence} What follows holds no pattern: it was read one block of queries after the other.")
-    source: dict[str, object] = {"models": [ref for *_, ref in found], "tokens": len(text)}
+    source: dict[str, object] = {"models": [side.ref for side in found], "tokens": len(text)}
     left, right = st.columns([1, 3], vertical_alignment="bottom")
     with left:
         head = choose_head(sides[-1][2], first)
@@ -93,7 +94,7 @@ def long_text(found: "list[tuple[str, str, LM, str]]", text: tuple[int, ...], an
         "from probe.analyses.streaming import attention_statistics",
         "from probe.readouts import analysable",
         "",
-        f"lm = analysable({found[-1][3]!r})",
+        f"lm = analysable({found[-1].ref!r})",
         f"ids = {list(text)}",
         f"seen = attention_statistics(lm, ids, lags={LAGS})",
         f"seen.table(), seen.lag_table(), seen.source_table({head[0]}, {head[1]})",

@@ -1,12 +1,12 @@
 """Where the patterns of the Attention page come from: the sidebar's models on its prompt, or the captures of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import streamlit as st
 
-from dashboard import data, models
+from dashboard import data, models, sides
 from dashboard.components.captured import Moment, choose_moment
 from dashboard.state import Shared, keep
 from dashboard.text import note
@@ -96,34 +96,19 @@ class Reading:
         return {"models": [side.ref for side in self.sides], "tokens": list(self.last.read.ids)}
 
 
-def live(shared: Shared, view: str) -> "list[tuple[str, str, LM, str]] | None":
-    """(name, colour, model, reference) of each model that the view is about; None while the page waits for consent."""
-    chosen = {"base": [0], "aligned": [1], "both": [0, 1]}[view]
-    choices, names = (shared.base, shared.aligned), shared.names()
-    found: list[tuple[str, str, LM, str]] = []
-    for index in chosen:
-        ref = shared.reference(choices[index])
-        lm = models.load(ref) if ref else None
-        if lm is None or ref is None:
+def live(shared: Shared, view: str) -> list[sides.Side] | None:
+    """The models that the view is about, told apart by colour; None while the page waits for consent."""
+    roles: dict[str, list[sides.Role]] = {"base": ["base"], "aligned": ["aligned"], "both": ["base", "aligned"]}
+    found: list[sides.Side] = []
+    for role in roles[view]:
+        side = sides.load_side(shared, role)
+        if side is None:
             return None
-        colour = method_colour(shared.method(choices[index])) if index else METHODS["pretrain"]
-        if found and colour == found[0][1]:
-            colour = OTHER
-        found.append((names[index], colour, lm, ref))
+        found.append(replace(side, colour=OTHER) if found and side.colour == found[0].colour else side)
     return found
 
 
-def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
-    """Ids of the prompt, as it is or as a user's message in the model's format."""
-    from probe.tokens import encode
-
-    text = lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt
-    return tuple(int(token) for token in encode(lm.tokenizer, text))
-
-
-def read_live(
-    found: "list[tuple[str, str, LM, str]]", given: tuple[int, ...], prompt: str, chat: bool, new: int
-) -> Reading:
+def read_live(found: list[sides.Side], given: tuple[int, ...], prompt: str, chat: bool, new: int) -> Reading:
     """Patterns of one or two models on the prompt and on what the last of them goes on with.
 
     The other model reads the same ids where both split the prompt alike, else the prompt by its own tokens.
@@ -135,18 +120,18 @@ def read_live(
         chat: whether it is sent as a user's message.
         new: tokens to go on for.
     """
-    writer = found[-1][2]
+    writer = found[-1].lm
     new = new if writer.readout == "tokens" else 0
     written = models.computed(_attention, writer, say="Reading attention", text=given, new=new)
-    sides = []
-    for name, colour, lm, ref in found:
-        read = written
+    told = []
+    for side in found:
+        lm, read = side.lm, written
         if lm is not writer:
-            own = asked_text(lm, prompt, chat and lm.tokenizer.chat_template is not None)[: max(len(given), LONG)]
+            own = sides.asked_text(lm, prompt, chat and lm.tokenizer.chat_template is not None)[: max(len(given), LONG)]
             text = tuple(written.ids) if own[: len(given)] == given and splits_alike(lm, writer, given) else own
             read = models.computed(_attention, lm, say="Reading attention", text=text, given=min(len(text), len(given)))
-        sides.append(Side(name, colour, read, lm, ref))
-    return Reading(tuple(sides))
+        told.append(Side(side.name, side.colour, read, lm, side.ref))
+    return Reading(tuple(told))
 
 
 def splits_alike(one: "LM", other: "LM", text: tuple[int, ...]) -> bool:
@@ -162,8 +147,6 @@ def _same_text(one: "Attention", other: "Attention") -> bool:
 
 
 def _attention(lm: "LM", text: tuple[int, ...], new: int = 0, given: int | None = None) -> "Attention":
-    from dataclasses import replace
-
     from probe.analyses.attention import attention
 
     read = attention(lm, text, max_new_tokens=new)
@@ -190,15 +173,15 @@ def read_captured(shared: Shared, place: "DeltaGenerator") -> Reading | None:
     steps = data.captures(moment.run).steps
     colour = method_colour(moment.run.method)
     colour = OTHER if colour == METHODS["pretrain"] else colour
-    sides = [_captured_side(moment, moment.step, colour)]
+    told = [_captured_side(moment, moment.step, colour)]
     if moment.step != steps[0]:
         with place:
             beside = st.toggle(f"Beside step {steps[0]:,}", value=True, key="att_since", bind="query-params")
         if beside:
-            sides.insert(0, _captured_side(moment, steps[0], METHODS["pretrain"]))
+            told.insert(0, _captured_side(moment, steps[0], METHODS["pretrain"]))
     else:
         note("This is the first captured step; move on to see what training changed.")
-    return Reading(tuple(sides), moment)
+    return Reading(tuple(told), moment)
 
 
 def _captured_side(moment: Moment, step: int, colour: str) -> Side:

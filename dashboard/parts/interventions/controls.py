@@ -7,9 +7,9 @@ import streamlit as st
 from dashboard import models
 from dashboard.parts.interventions import source, views
 from dashboard.parts.interventions.source import Question, Way
+from dashboard.sides import Role
 from dashboard.state import Shared, keep
 from dashboard.text import note
-from probe.plots.theme import METHODS, method_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -21,14 +21,11 @@ KINDS = {"heads": "head", "resid": "resid", "MLP": "mlp", "attn": "attn"}
 HOWS = {"patch": ("denoise", "noise"), "ablate": ("mean", "zero", "resample")}
 
 
-def choose_model(shared: Shared) -> tuple[str, str, str | None]:
-    """(name, colour, reference) of the model to look into."""
+def choose_model(shared: Shared) -> Role:
+    """The model to look into."""
     keep("int_model", ("aligned", "base"), "aligned" if shared.aligned else "base")
-    side = st.segmented_control("Model", ("base", "aligned"), key="int_model", bind="query-params", required=True)
-    index = int(side == "aligned")
-    choice = (shared.base, shared.aligned)[index]
-    colour = method_colour(shared.method(choice)) if index else METHODS["pretrain"]
-    return shared.names()[index], colour, shared.reference(choice)
+    role = st.segmented_control("Model", ("base", "aligned"), key="int_model", bind="query-params", required=True)
+    return "aligned" if role == "aligned" else "base"
 
 
 def choose_way(do: str, column: "DeltaGenerator", below: "DeltaGenerator") -> Way:

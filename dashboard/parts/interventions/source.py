@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from dashboard.models import kept
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.analyses.ablation import Ablation
+    from probe.analyses.ablation import Ablation, Means
     from probe.analyses.controls import Outcome
     from probe.analyses.counterparts import Counterpart
     from probe.analyses.patching import Pair, Patching
@@ -33,16 +34,6 @@ REFERENCE = (
 SLOW_S = 0.05
 # Kinds of questions of the world from which reference texts come.
 REFERENCE_KINDS = ("opinion_false", "opinion_true", "fact")
-
-
-@dataclass(frozen=True)
-class Side:
-    """The model that is looked into."""
-
-    name: str
-    colour: str
-    ref: str
-    lm: "LM"
 
 
 @dataclass(frozen=True)
@@ -199,9 +190,8 @@ def exact(
     if way.do == "patch":
         direction = cast("Direction", way.how)
         return patch(lm, _pair(lm, question), question.target, way.kind, direction, way.at, tick=tick)
-    texts = references(lm, reference)
-    mode = cast("Mode", way.how)
-    return ablate(lm, question.clean, question.target, way.kind, mode, texts, way.at, tick=tick)
+    mode, given = cast("Mode", way.how), stand_ins(lm, way, reference)
+    return ablate(lm, question.clean, question.target, way.kind, mode, given, way.at, tick=tick)
 
 
 def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = ()) -> "Patching | Ablation":
@@ -212,9 +202,8 @@ def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] 
     if way.do == "patch":
         direction = cast("Direction", way.how)
         return attribute(lm, _pair(lm, question), question.target, [way.kind], direction, way.at)[way.kind]
-    texts = references(lm, reference)
-    mode = cast("Mode", way.how)
-    return ablate(lm, question.clean, question.target, way.kind, mode, texts, way.at, exact=False)
+    mode, given = cast("Mode", way.how), stand_ins(lm, way, reference)
+    return ablate(lm, question.clean, question.target, way.kind, mode, given, way.at, exact=False)
 
 
 def outcome(
@@ -231,8 +220,21 @@ def outcome(
         own, other = _pair(lm, question).run(cast("Direction", way.how))
         found: Sequence[Activations] = [activations(lm, other, names)]
     else:
-        found = sources(lm, own, names, cast("Mode", way.how), references(lm, reference))
+        found = sources(lm, own, names, cast("Mode", way.how), stand_ins(lm, way, reference))
     return intervene(lm, own, [site], found, question.target, question.columns, draws)
+
+
+def stand_ins(lm: "LM", way: Way, typed: tuple[str, ...]) -> "list[str] | Means":
+    """What an ablation takes its activations from; means are made once for all prompts."""
+    texts = references(lm, typed)
+    return kept(_means, lm, kind=way.kind, texts=tuple(texts)) if way.how == "mean" else texts
+
+
+def _means(lm: "LM", kind: "Kind", texts: tuple[str, ...]) -> "Means":
+    from probe.analyses.ablation import means
+    from probe.analyses.sites import hooks_of
+
+    return means(lm, texts, hooks_of(lm, [kind]))
 
 
 def references(lm: "LM", typed: Sequence[str] = ()) -> list[str]:

@@ -13,7 +13,8 @@ from dashboard.components.figure import figure
 from dashboard.parts.interventions import doses as doses_of
 from dashboard.parts.interventions import source
 from dashboard.parts.interventions.doses import Dosing
-from dashboard.parts.interventions.source import Question, Side
+from dashboard.parts.interventions.source import Question
+from dashboard.sides import Side
 from dashboard.state import keep
 from dashboard.text import finding, note
 from probe.errors import DataError

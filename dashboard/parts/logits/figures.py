@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from dashboard import sides
 from dashboard.components.figure import figure
-from dashboard.parts.logits import results, views
+from dashboard.parts.logits import results
 from dashboard.parts.logits.findings import Part, carrier, parse, part_name, part_names
 from dashboard.parts.logits.views import Question
 from dashboard.text import note
@@ -188,7 +189,7 @@ def part_figures(asked: Question, found: "list[Attribution]", part: Part) -> Non
         figure(chart, table, "log-neurons", title=title, height=380, source=asked.source)
 
 
-def _promoted(asked: Question, sides: list[views.Side], part: Part) -> None:
+def _promoted(asked: Question, sides: list[sides.Side], part: Part) -> None:
     told = [results.tokens_of(side, asked, *part) for side in sides]
     chart = promoted_bars(
         [
@@ -201,7 +202,7 @@ def _promoted(asked: Question, sides: list[views.Side], part: Part) -> None:
     figure(chart, pd.concat(frames), "log-promoted", title=title, height=380, source=asked.source)
 
 
-def _weights(asked: Question, side: views.Side, layer: int, head: int, source: int) -> None:
+def _weights(asked: Question, side: sides.Side, layer: int, head: int, source: int) -> None:
     """In words, what the head does with its strongest source by its weights alone."""
     told = results.from_weights(side, layer, head, asked.ids[source])
     up, down = (", ".join(words[:5]) for words in (told.pieces, told.suppressed_pieces))

@@ -8,7 +8,8 @@ import numpy as np
 from dashboard import models
 
 if TYPE_CHECKING:
-    from dashboard.parts.logits.views import Question, Side
+    from dashboard.parts.logits.views import Question
+    from dashboard.sides import Side
     from probe.analyses.attribution import Attribution
     from probe.analyses.parts import Reading
     from probe.analyses.promoted import Promoted

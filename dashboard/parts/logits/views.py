@@ -1,36 +1,22 @@
 """What the Logits page asks: which models, after which token, which answer against which."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import streamlit as st
 
-from dashboard import models
 from dashboard.parts.logits import results
+from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side
 from dashboard.state import Shared, keep, preset
 from dashboard.text import note
-from probe.plots.theme import METHODS, method_colour
 
 if TYPE_CHECKING:
     from probe.analyses.targets import Target
-    from probe.lm import LM
 
 WINDOW = 12
 """Columns of a lens; of longer texts those around the chosen token."""
 NOTHING = "(nothing)"
 """Instead of the other answer: the logit of the answer alone."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the models compared."""
-
-    role: str
-    """base or aligned"""
-    name: str
-    colour: str
-    ref: str
-    lm: "LM"
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ def choose(shared: Shared) -> Question | None:
     with columns[0], st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         place = st.container(width="content")
         chat = _chat(sides)
-    texts = {side.role: _ids(side.lm, shared.prompt, chat) for side in sides}
+    texts = {side.role: asked_text(side.lm, shared.prompt, chat) for side in sides}
     alike = len(sides) == 2 and comparable(sides) and texts["base"] == texts["aligned"]
     views = [*(["both"] if alike else []), *(side.role for side in reversed(sides))]
     keep("log_view", views, views[0])
@@ -111,15 +97,14 @@ def comparable(sides: tuple[Side, ...]) -> bool:
 def _sides(shared: Shared) -> tuple[Side, ...] | None:
     """The models of the sidebar that are there; None while one waits for consent."""
     found: list[Side] = []
-    for index, choice in enumerate((shared.base, shared.aligned)):
-        ref, role = shared.reference(choice), ("base", "aligned")[index]
+    for role in get_args(Role):
+        ref = chosen_ref(shared, role)
         if not ref or (found and ref == found[0].ref):
             continue
-        lm = models.load(ref)
-        if lm is None:
+        side = load_side(shared, role)
+        if side is None:
             return None
-        colour = method_colour(shared.method(choice)) if index else METHODS["pretrain"]
-        found.append(Side(role, shared.names()[index], colour, ref, lm))
+        found.append(side)
     return tuple(found)
 
 
@@ -187,13 +172,6 @@ def _answer(label: str, key: str, options: list[str], empty: str, hint: str) -> 
 def _token(word: str, names: dict[str, int]) -> str | int:
     """The id of an offered token, else the text that was typed."""
     return names.get(word, word.replace("\u00b7", " ").replace("\u21b5", "\n"))
-
-
-def _ids(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
-    from probe.tokens import encode
-
-    text = lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt
-    return tuple(int(token) for token in encode(lm.tokenizer, text))
 
 
 def missing(shared: Shared) -> str | None:

@@ -55,8 +55,8 @@ def table(folder: Path) -> str:
         "Seconds until a page has answered a change, median of 5 (slowest); wanted: 1 s on the sample models, 3 s on "
         f"SmolLM2 with {TOKENS} tokens.",
         "",
-        "| page | sample models, new prompt | sample models, own choice | SmolLM2, new prompt | SmolLM2, own choice | two "
-        "of its size, new prompt | two of its size, own choice |",
+        "| page | sample models, new prompt | sample models, own choice | SmolLM2, new prompt | SmolLM2, own choice | "
+        "two of its size, new prompt | two of its size, own choice |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for page in CHOICES:

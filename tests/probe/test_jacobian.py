@@ -10,7 +10,7 @@ from torch import nn
 from probe.analyses import jacobian_split as formulas
 from probe.analyses.jacobian import block_norms, jacobian_norms, jacobian_split
 from probe.equations import Maps, Norm, attend, mix, read_network, states
-from probe.errors import ConfigError, DataError
+from probe.errors import DataError
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
@@ -210,8 +210,3 @@ def test_what_cannot_be_asked():
         jacobian_norms(lm, [5] * 49)
     with pytest.raises(DataError, match="token 27 and the model knows 0 to 26"):
         jacobian_norms(lm, [2, 27])
-    with (
-        lm.hooks([("blocks.0.hook_mlp_out", lambda *_: None)]),
-        pytest.raises(ConfigError, match="leave `hooks` first"),
-    ):
-        jacobian_norms(lm, [2, 5])

@@ -62,7 +62,7 @@ def test_it_has_induction_heads_and_looks_back(lm: probe.LM):
     found = scores.values["prefix_matching"]
     assert found.max() > 0.7
     assert (found > 0.5).sum() < found.size / 10
-    profile = lag_profile(lm, ["The capital of France is Paris, and the capital of Italy is"], n=2, lags=8, seed=0)
+    profile = lag_profile(lm, ["The capital of France is Paris, and the capital of Italy is"], resamples=2, lags=8)
     assert profile.influence[0] == profile.influence.max() > 1
 
 

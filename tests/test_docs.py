@@ -11,23 +11,39 @@ import pytest
 from trainers.samples import tables
 
 ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
+ANALYSES = (ROOT / "docs" / "analyses.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:probe|trainers)(?:\.\w+)+)`", EQUATIONS))))
-def test_equations_name_functions_that_exist(name: str):
+def named(document: str) -> list[str]:
+    """The dotted names of ours in a document."""
+    return sorted(set(re.findall(r"`((?:probe|trainers)(?:\.\w+)+)`", document)))
+
+
+def found(name: str) -> object:
+    """What a dotted name stands for."""
     parts = name.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
+    for cut in range(len(parts), 0, -1):
         try:
-            found = import_module(".".join(parts[:cut]))
+            thing: object = import_module(".".join(parts[:cut]))
         except ModuleNotFoundError:
             continue
         for attribute in parts[cut:]:
-            found = getattr(found, attribute)
-        assert callable(found)
-        return
+            thing = getattr(thing, attribute)
+        return thing
     pytest.fail(f"{name} cannot be imported")
+
+
+@pytest.mark.parametrize("name", named(EQUATIONS))
+def test_equations_name_functions_that_exist(name: str):
+    assert callable(found(name))
+
+
+@pytest.mark.parametrize("name", named(ANALYSES))
+def test_analyses_name_what_exists(name: str):
+    assert found(name)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(tests/[\w/]+\.py)`", EQUATIONS))))
@@ -65,9 +81,8 @@ def test_the_sample_runs_stay_small():
     assert sum(path.stat().st_size for path in files) < 40e6
 
 
-def test_the_python_of_the_readme_runs():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert code
-    assert len(code[1].split("\n")) <= 13
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code[1]], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["first", "inside"])
+def test_the_python_of_the_readme_runs(code: str):
+    assert len(code.split("\n")) <= 13
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

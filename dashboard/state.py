@@ -50,7 +50,7 @@ class Shared:
         short = [choice if self.label(choice) else Path(choice or "?").name for choice in (self.base, self.aligned)]
         full = [self.base or "base", self.aligned or "aligned"]
         first, second = short if short[0] != short[1] else full
-        return str(first), str(second)
+        return str(first), str(second) if first != second else f"{second} (aligned)"
 
     def method(self, choice: str | None) -> str:
         """The method of the run behind a choice, for its colour."""

@@ -7,6 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import findings, models
+from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
@@ -182,6 +183,7 @@ def page() -> None:
         texts(found, names, colours, text, position)
     source = {"base": refs[0], "aligned": refs[1], "prompt": found.prompt, **asked}
     figures(text, position, names, colours, source)
+    trust_badge((names[0], base), (names[1], aligned), text=text.ids)
     explain(found, refs, asked)
 
 

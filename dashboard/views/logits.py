@@ -26,8 +26,9 @@ Interventions measures.
 **Promoted tokens** of a part: what it adds to the logit of every token by the same rule. A shift of all logits alike
 changes no probability, so read differences.
 
-**Over training**: the same from a run's captures, after the last token of a captured prompt; ranks are known among the
-five captured favourites, entropy only for the output.
+**Over training**: the same from a run's captures, after the last token of a captured prompt, and what each head and MLP
+adds to the first answer minus the second. Captures of older versions know ranks among five favourites and the entropy of
+the output alone.
 """
 
 EQUATIONS = (
@@ -94,7 +95,7 @@ def page() -> None:
     st.markdown("#### Over training")
     trained = sections.training(shared)
     if trained is not None:
-        tables["training"] = trained[2]
+        tables |= trained[2]
     details(EQUATIONS, DEFINITION, code(asked, trained), tables)
 
 
@@ -113,7 +114,7 @@ def attribution(asked: Question, parts: list) -> None:
     figures.part_figures(asked, parts, part)
 
 
-def code(asked: Question, trained: tuple[str, int, pd.DataFrame] | None) -> str:
+def code(asked: Question, trained: tuple[str, int, dict[str, pd.DataFrame]] | None) -> str:
     """Python lines that reproduce the page."""
     lines = [
         "import probe",
@@ -142,8 +143,9 @@ def code(asked: Question, trained: tuple[str, int, pd.DataFrame] | None) -> str:
         lines += ["", "from probe.analyses.trajectories_written import over_writing"]
         lines.append(f"over_writing({names[-1]}, ids, {list(asked.answers)!r}, n=8).table()")
     if trained:
-        lines += ["", "from probe.analyses.trajectories_trained import over_training"]
-        lines.append(f"over_training(probe.open_run({trained[0]!r}), prompt={trained[1]})")
+        functions = ["attribution_over_training"] * ("training-parts" in trained[2]) + ["over_training"]
+        lines += ["", f"from probe.analyses.trajectories_trained import {', '.join(functions)}"]
+        lines += [f"{name}(probe.open_run({trained[0]!r}), prompt={trained[1]})" for name in functions]
     return "\n".join(lines)
 
 

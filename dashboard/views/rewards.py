@@ -89,13 +89,18 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
     return Placed(ground, by, look, {"standings": table, "frontier": curve, "best-of-n": best})
 
 
+def beta_of(scene: Scene) -> float:
+    """The beta of the implicit reward: what the aligned run was trained with, else 1."""
+    given = scene.run.config.get("beta") if scene.run else None
+    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else 1.0
+
+
 def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | None:
     """Distributions of the samples of both models, and what the run captured on its way."""
     if scene.aligned is None:
         return None
     st.subheader("Before and after", anchor=False)
-    given = scene.run.config.get("beta") if scene.run else None
-    beta = float(given) if isinstance(given, int | float) and not isinstance(given, bool) else 1.0
+    beta = beta_of(scene)
     left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
     with left:
         n = st.slider("Samples of each prompt", 2, 32, 2 if kinds else 32, key="rew_n", bind="query-params")
@@ -114,18 +119,19 @@ def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | Non
     return table
 
 
-def tokens(scene: Scene) -> None:
-    """Two completions of the sidebar's prompt, token by token."""
+def tokens(scene: Scene) -> tuple[str, str] | None:
+    """Two completions of the sidebar's prompt, token by token; gives them."""
     st.subheader("Per-token reward", anchor=False)
     if scene.reward is None:
         note("Choose a reward model above to see which tokens earn its reward; the Train page makes one.")
-        return
+        return None
     prompt = scene.shared.prompt
     texts = reading.choose_completions(prompt, reading.suggested(scene.base, scene.aligned, prompt))
     found = reading.read_tokens(scene.reward, prompt, texts)
     note(reading.token_words(found, texts, scene.proxy or "The reward model"))
     reading.token_part(found, scene.proxy or "the reward", scene.source | {"prompt": prompt})
     note(reading.agreement_words(found))
+    return texts
 
 
 def page() -> None:
@@ -168,12 +174,14 @@ def page() -> None:
             finding(sample_words(samples, scene.names, scene.proxy, drawable=scene.aligned is not None))
             note("Without a world there is no gold reward and no exact frontier: choose runs of a world for those.")
     tables = placed.tables | overoptimised(scene, placed) if placed else {}
-    tokens(scene)
+    texts = tokens(scene)
     if placed:
         bound(scene, placed)
     if samples is not None:
         tables["samples"] = samples
-    details(EQUATIONS, DEFINITION, code_lines(scene.source, shared.prompt, kinds), tables)
+    drawn = int(st.session_state.get("rew_n") or 2)
+    code = code_lines(scene.source, shared.prompt, kinds, texts, n=drawn, beta=beta_of(scene))
+    details(EQUATIONS, DEFINITION, code, tables)
 
 
 page()

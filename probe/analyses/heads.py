@@ -22,6 +22,12 @@ def check_head(lm: LM, layer: int, head: int) -> None:
         )
 
 
+def check_count(k: int, what: str = "tokens") -> None:
+    """Raise a ConfigError unless at least one is asked for."""
+    if k < 1:
+        raise ConfigError(f"{k} {what} were asked for: give 1 or more.")
+
+
 def array(values: Tensor) -> np.ndarray:
     """A tensor as a numpy array of single precision."""
     return values.detach().float().cpu().numpy()

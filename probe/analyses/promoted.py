@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.direct import final_norm, unembedding
+from probe.analyses.heads import check_count
 from probe.analyses.lens import answer_ids
 from probe.analyses.parts import Reading, output_weights, read_parts
 from probe.errors import ConfigError, DataError, ModelError
@@ -90,11 +91,12 @@ def promoted(
         neuron: one neuron of the MLP instead of all of it.
 
     Raises:
-        ConfigError: there is no such block, head or neuron.
+        ConfigError: there is no such block, head or neuron, or k is less than 1.
         DataError: a scalar model, which has no tokens, or a position outside of the text.
         ModelError: the architecture has no such part.
     """
     _require_tokens(lm)
+    check_count(k)
     read = text if isinstance(text, Reading) else read_parts(lm, text, position)
     _require_part("block", layer, len(read.mlps))
     bridge = lm.bridge
@@ -124,11 +126,12 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
         k: how many tokens to give of each kind.
 
     Raises:
-        ConfigError: there is no such block or head.
+        ConfigError: there is no such block or head, or k is less than 1.
         DataError: a scalar model, or a source without tokens or beyond the vocabulary.
         ModelError: a block without a norm before its attention.
     """
     _require_tokens(lm)
+    check_count(k)
     bridge = lm.bridge
     _require_part("block", layer, bridge.cfg.n_layers)
     token = answer_ids(lm, [source])[0] if isinstance(source, str) else int(source)

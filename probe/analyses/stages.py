@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.direct import direct_logits, held_norm
-from probe.analyses.heads import array, check_head
+from probe.analyses.heads import array, check_count, check_head
 from probe.lm import LM
 from probe.tokens import pieces, text_ids
 
@@ -114,9 +114,10 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
 
     Raises:
         DataError: an empty text or one longer than the context.
-        ConfigError: the model has no such head.
+        ConfigError: the model has no such head, or k is less than 1.
     """
     check_head(lm, layer, head)
+    check_count(k)
     ids, block = text_ids(lm.tokenizer, text), f"blocks.{layer}."
     post = getattr(lm.bridge.blocks[layer], "ln1_post", None)
     last = f"blocks.{lm.bridge.cfg.n_layers - 1}.hook_resid_post"

@@ -15,7 +15,19 @@ from tests.dashboard.pages import chart, unescape
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGES = ["views/overview.py", "views/training.py", "views/compare.py"]
+PAGES = [
+    f"views/{name}.py"
+    for name in (
+        "overview",
+        "training",
+        "compare",
+        "attention",
+        "logits",
+        "interventions",
+        "autoregression",
+        "rewards",
+    )
+]
 
 
 def titles(app: AppTest) -> list[str]:
@@ -276,7 +288,7 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
 @pytest.mark.parametrize("page", PAGES)
 def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, runs: Path, tmp_path: Path, page: str):
     name = writer.hostile(tmp_path).name
-    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=writer.HOSTILE)
+    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=writer.HOSTILE, int_do="ablate")
     assert not app.exception
     for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
         assert not getattr(part.proto, "allow_html", False)

@@ -90,7 +90,7 @@ def test_choices_change_what_is_shown(show: Show, rewarded: Path, finding: Say, 
     assert finding(app) == "Choose at least one kind of question to place the methods."
     app.multiselect(key="rew_kinds").set_value(["fact", "stranger"]).run()
     app.segmented_control(key="rew_kind").set_value("fact").run()
-    assert "Rewards of 256 answers to 32 prompts" in read(app)
+    assert "Rewards of 128 answers to 32 prompts" in read(app)
     app.multiselect(key="rew_runs").set_value([]).run()
     assert [row["series"] for row in frame(app, "series").to_dict("records")] == ["best of N"] * 2
     app.selectbox(key="rew_model").set_value("none").run()
@@ -145,6 +145,9 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
     )
     assert shown["rlhf"] == written(drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
     assert stats.Interval(*shown[["base", "rlhf", "aligned \u2212 base"]])
+    texts = [app.text_input(key=f"rew_{name}").value for name in ("chosen", "rejected")]
+    assert all(repr(f" {text}") in lines for text in texts)
+    assert "n=2, beta=" in lines
 
 
 def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs: Path, finding: Say, read: Say) -> None:
@@ -189,3 +192,12 @@ def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path, findin
 def frame(app: AppTest, column: str) -> Any:
     """The table that has a column."""
     return next(table.value for table in app.dataframe if column in table.value)
+
+
+def test_one_model_on_both_sides_is_shown_twice(show: Show, rewarded: Path) -> None:
+    app = show(rewarded, page=PAGE, base="base", aligned="base")
+    assert not app.exception
+    assert not app.error
+    shown = frame(app, "measure").set_index("measure")
+    assert list(shown.columns)[:2] == ["base", "base (aligned)"]
+    assert (shown["base"] == shown["base (aligned)"]).all()

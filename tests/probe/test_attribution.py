@@ -9,8 +9,9 @@ from probe.analyses.attribution import attribute, difference_table, unembedding
 from probe.analyses.direct import final_norm
 from probe.analyses.parts import read_parts
 from probe.analyses.promoted import ov_tokens, promoted
+from probe.analyses.stages import stages
 from probe.analyses.targets import Target, target_of
-from probe.errors import DataError, ModelError, ProbeError
+from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
@@ -255,3 +256,15 @@ def test_tables_are_tidy():
 def test_what_is_not_there_is_one_sentence(ask, says):
     with pytest.raises(ProbeError, match=says):
         ask(random_lm())
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_no_tokens_cannot_be_ranked(k: int):
+    lm = random_lm()
+    for ask in (
+        lambda: promoted(lm, "mira lives in", 0, k=k),
+        lambda: ov_tokens(lm, 0, 1, "mira", k=k),
+        lambda: stages(lm, "mira lives in", 0, 1, k=k),
+    ):
+        with pytest.raises(ConfigError, match=f"{k} tokens were asked for: give 1 or more"):
+            ask()

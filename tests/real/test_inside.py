@@ -1,18 +1,28 @@
 """The equations, interventions and pages on a real checkpoint: 30 blocks, 9 query heads on 3 key heads."""
 
+import copy
 from pathlib import Path
 
 import pytest
+import torch
 from streamlit.testing.v1 import AppTest
+from transformers import AutoModelForSequenceClassification
 
 import probe
+from probe.analyses.attribution import attribute as direct
 from probe.analyses.head_scores import repeat_scores
 from probe.analyses.jacobian import block_norms
 from probe.analyses.jacobian_split import jacobian_split
 from probe.analyses.lags import lag_profile
+from probe.analyses.neutral_jacobian import neutral_jacobian
 from probe.analyses.patching import attribute, pair_of, patch
+from probe.analyses.reward_attribution import attribute as attribute_reward
+from probe.analyses.snowball import snowball
+from probe.analyses.steering import contrast, dose_response
 from probe.analyses.targets import target_of
 from probe.equations import read_network, recompose, states
+from probe.readouts import reward_lm
+from probe.rewards import pair_ids
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +74,50 @@ def test_it_has_induction_heads_and_looks_back(lm: probe.LM):
     assert (found > 0.5).sum() < found.size / 10
     profile = lag_profile(lm, ["The capital of France is Paris, and the capital of Italy is"], resamples=2, lags=8)
     assert profile.influence[0] == profile.influence.max() > 1
+
+
+def test_a_wrong_token_and_a_direction_move_it(lm: probe.LM):
+    """The snowball, and steering by sentiment beside random directions."""
+    found = snowball(lm, ["The capital of France is"], steps=4)
+    assert found.clean[0] != found.wrong[0]
+    assert found.forced_kl[0, 0] > 0.05
+    like = ["I love this, it is wonderful and", "What a great, beautiful day, I am", "The best and happiest"]
+    hate = ["I hate this, it is terrible and", "What an awful, ugly day, I am", "The worst and saddest"]
+    direction = contrast(lm, like, hate, layer=15)
+    text = "The film was really"
+    target = target_of(lm, lm.tokenizer.encode(text), " good", " bad")
+    dose = dose_response(lm, [text], [target], direction, alphas=(-0.3, 0.0, 0.3), random=3)
+    assert dose.effect(1) == pytest.approx(0, abs=1e-3)
+    assert dose.effect(2) > max(dose.null_effects(2).max(), 0) > -1 > dose.effect(0) + dose.null_effects(0).max()
+
+
+def test_its_last_blocks_are_near_neutral(lm: probe.LM):
+    found = neutral_jacobian(lm, "The capital of France is Paris").table()
+    assert len(found) == 30
+    gain = found["geometric_mean"].to_numpy()
+    assert (0.5 < gain[-3:]).all()
+    assert (gain[-3:] < 2).all()
+    assert gain[0] < 0.5 * gain[-1]
+
+
+def test_a_reward_head_on_it_is_read_like_any_other(lm: probe.LM):
+    """A scalar head beside its body: what the parts and the tokens add sums to the reward."""
+    config = copy.deepcopy(lm.model.config)
+    config.num_labels, config.pad_token_id = 1, lm.tokenizer.eos_token_id
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+    model.model.load_state_dict(lm.model.model.state_dict())
+    rewards = probe.RewardModel(model.eval(), lm.tokenizer)
+    prompt, completion = "The capital of France is", " Paris."
+    score = float(rewards.score([prompt], [completion]))
+    scalar = reward_lm(rewards)
+    ids = [token for part in pair_ids(lm.tokenizer, prompt, completion) for token in part]
+    assert float(scalar.logits([ids])[0, -1, 0].detach()) == pytest.approx(score, abs=1e-4)
+    parts = direct(scalar, ids, target_of(scalar, ids)).table()
+    assert parts["value"].sum() == pytest.approx(score, abs=1e-3)
+    left_out = attribute_reward(scalar, prompt, completion, steps=0)
+    assert left_out.score == pytest.approx(score, abs=1e-4)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -12,12 +12,13 @@ from dashboard.parts.logits import results
 from dashboard.parts.logits.views import Question
 from dashboard.state import Shared, keep
 from dashboard.text import note
-from probe.analyses.trajectories_trained import MEASURES, over_training
+from probe.analyses.trajectories_trained import MEASURES, attribution_over_training, over_training
+from probe.errors import DataError
 from probe.captured import most_moved
 from probe.plots.lens import layer_names
 from probe.plots.pairs import kl_bars
 from probe.plots.theme import method_colour
-from probe.plots.trajectories import Side, curves, kl_map, training_lines, training_map
+from probe.plots.trajectories import Side, curves, kl_map, training_lines, training_map, training_parts
 
 if TYPE_CHECKING:
     from probe.analyses.trajectories import PairTrajectory
@@ -78,8 +79,8 @@ def writing(asked: Question) -> None:
     figure(chart, pd.concat(frames, ignore_index=True), "log-written", title=title, source=asked.source)
 
 
-def training(shared: Shared) -> tuple[str, int, pd.DataFrame] | None:
-    """The same measures over the captured steps of a run, without its model; gives run, prompt and table."""
+def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
+    """The same measures over the captured steps of a run, without its model; gives run, prompt and tables."""
     order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
     names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
     watched = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
@@ -102,12 +103,42 @@ def training(shared: Shared) -> tuple[str, int, pd.DataFrame] | None:
     table = _trained(str(run.path), prompts[text], tuple(found.steps), run)
     wanted = {f"log p({answer.strip()})": ("logprob", answer) for answer in prompt.answers}
     wanted |= {f"rank of {answer.strip()}": ("rank", answer) for answer in prompt.answers}
+    by_layer = table.groupby("measure")["layer"].nunique()
+    whole = by_layer.get("entropy", 0) > 1
+    wanted |= {"entropy": ("entropy", "")} if whole else {}
     wanted |= {"margin": ("margin", ""), "residual norm": ("residual_norm", "")}
     keep("log_measure", wanted, next(iter(wanted)))
     with columns[2]:
         name = st.selectbox("Colour", list(wanted), key="log_measure", bind="query-params")
     _training_figures(run, label, found.steps, table, name, wanted[name], prompt.answers)
-    return str(run.path), prompts[text], table
+    tables = {"training": table}
+    parts = _parts(str(run.path), prompts[text], tuple(found.steps), run) if prompt.answers else None
+    if parts is not None:
+        tables["training-parts"] = parts
+        _parts_figure(run, label, parts, [answer.strip() for answer in prompt.answers[:2]], prompts[text])
+    if not whole:
+        note(
+            f"{label} was captured before this version of Probe: the entropy of its inner layers, ranks behind the five "
+            "favourites and what each head and MLP adds are not in its captures. A new run has them."
+        )
+    elif parts is None and prompt.answers:
+        note(f"The heads and MLPs of {label} do not sum to its logits, so its captures do not say what each part adds.")
+    elif parts is None:
+        note("This prompt has no answers, so there is no logit to split into heads and MLPs.")
+    return str(run.path), prompts[text], tables
+
+
+def _parts_figure(run: "Run", label: str, table: pd.DataFrame, answers: list[str], prompt: int) -> None:
+    """The strongest heads and MLPs over the training steps."""
+    shown = table[table["layer"] >= 0]
+    name = "L" + shown["layer"].astype(str) + shown["part"].where(shown["part"] != "MLP", " MLP")
+    grid = shown.assign(name=name).pivot(index="name", columns="step", values="value")
+    word = " \u2212 ".join(answers)
+    chart = training_parts(grid.to_numpy(dtype=float), grid.columns.tolist(), grid.index.tolist(), label=word)
+    title = f"{label}: what the strongest parts add to {word} over training"
+    rows = min(12, len(grid))
+    source: dict[str, object] = {"run": str(run.path), "prompt": prompt}
+    figure(chart, table, "log-training-parts", title=title, height=120 + 22 * rows, source=source)
 
 
 def _training_figures(
@@ -122,15 +153,18 @@ def _training_figures(
     measure, answer = wanted
     rows = table[(table["measure"] == measure) & (table["answer"] == answer)]
     grid = rows.pivot(index="layer", columns="step", values="value").reindex(columns=steps)
-    values = grid.to_numpy(dtype=float)
+    ranks = measure == "rank"
+    values = grid.to_numpy(dtype=float) + ranks  # counted from 1, as everywhere on the page
     low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 1.0)
-    low, high = (max(-20.0, low), 0.0) if measure == "logprob" else (0.0, max(high, 1e-6))
+    ends = {"logprob": (max(-20.0, low), 0.0), "rank": (1.0, max(high, 5.0))}
+    low, high = ends.get(measure, (0.0, max(high, 1e-6)))
     source: dict[str, object] = {"run": str(run.path), "prompt": int(rows["position"].iloc[0])}
     left, right = st.columns([4, 5], gap="medium")
     with left:
-        unit = MEASURES[measure].partition("(")[2].rstrip(")")
+        unit = "1 = likeliest" if ranks else MEASURES[measure].partition("(")[2].rstrip(")")
         label_text = f"{name}\n{unit}" if unit else name
-        chart = training_map(values, steps, layer_names(len(grid)), label=label_text, low=low, high=high)
+        names = layer_names(len(grid))
+        chart = training_map(values, steps, names, label=label_text, low=low, high=high, logarithmic=ranks)
         title = f"{label}: {name} by layer"
         figure(chart, rows, "log-training-layers", title=title, height=300, source=source)
     with right:
@@ -151,6 +185,16 @@ def _line(table: pd.DataFrame, measure: str, answer: str, steps: list[int]) -> n
 def _trained(path: str, prompt: int, steps: tuple[int, ...], _run: "Run") -> pd.DataFrame:
     with data.quiet():
         return over_training(_run, prompt)
+
+
+@st.cache_data(show_spinner="Reading the captures", max_entries=64)
+def _parts(path: str, prompt: int, steps: tuple[int, ...], _run: "Run") -> pd.DataFrame | None:
+    """What each part added at each captured step; None where that was not captured."""
+    with data.quiet():
+        try:
+            return attribution_over_training(_run, prompt)
+        except DataError:
+            return None
 
 
 def _take_position(points: list[dict]) -> None:

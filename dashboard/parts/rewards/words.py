@@ -34,13 +34,24 @@ CLEAR = 0.01
 """Reward above the base's that makes a peak worth a word."""
 
 
-def code_lines(source: Mapping[str, str], prompt: str, kinds: Sequence[str]) -> str:
+def code_lines(
+    source: Mapping[str, str],
+    prompt: str,
+    kinds: Sequence[str],
+    texts: tuple[str, str] | None,
+    *,
+    n: int,
+    beta: float,
+) -> str:
     """Python lines that make what the page shows.
 
     Args:
         source: references of base, aligned and reward, as far as they are there.
         prompt: of the sidebar.
         kinds: of the world's questions; empty without a world.
+        texts: the two completions that are read token by token, if there is a reward model.
+        n: samples of each prompt.
+        beta: of the implicit reward.
     """
     lines = ["import probe"]
     lines += [f"{name} = probe.LM.load({source[name]!r})" for name in ("base", "aligned") if name in source]
@@ -64,7 +75,7 @@ def code_lines(source: Mapping[str, str], prompt: str, kinds: Sequence[str]) -> 
         lines += [
             "",
             "from probe.analyses.reward_shift import samples, summary",
-            f"summary(samples(base, aligned, {asked}{extra}, n=8))",
+            f"summary(samples(base, aligned, {asked}{extra}, n={n}, beta={beta:g}))",
         ]
     if "reward" in source and kinds:
         lines += [
@@ -73,11 +84,11 @@ def code_lines(source: Mapping[str, str], prompt: str, kinds: Sequence[str]) -> 
             'points = field.best_of_n("proxy")',
             'fit(points["d"][1:], points["gold"][1:], "bon", origin=points["gold"][0]).row()',
         ]
-    if "reward" in source:
+    if texts:
         lines += [
             "",
             "from probe.analyses.reward_contrast import contrast",
-            f'contrast(reward, {prompt!r}, " one answer", " another").table()',
+            f"contrast(reward, {prompt!r}, {texts[0]!r}, {texts[1]!r}).table()",
         ]
     return "\n".join(lines)
 

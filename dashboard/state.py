@@ -49,8 +49,10 @@ class Shared:
         """How the two models are called on a page: a run's label, the last part of any other reference."""
         short = [choice if self.label(choice) else Path(choice or "?").name for choice in (self.base, self.aligned)]
         full = [self.base or "base", self.aligned or "aligned"]
+        if full[0] == full[1]:
+            return str(short[0]), f"{short[1]} (aligned)"
         first, second = short if short[0] != short[1] else full
-        return str(first), str(second) if first != second else f"{second} (aligned)"
+        return str(first), str(second)
 
     def method(self, choice: str | None) -> str:
         """The method of the run behind a choice, for its colour."""

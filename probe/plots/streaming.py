@@ -17,6 +17,9 @@ DEPTH = [[0.0, METHODS["sft"]], [0.5, METHODS["rlhf"]], [1.0, METHODS["dpo"]]]
 ITSELF = 0.5
 """Where lag 0, which has no logarithm, stands on the axis."""
 
+TICKS = 16
+"""Tokens that an axis names: two of these figures stand side by side."""
+
 MOST_MARKS = 8000
 """Sources that one figure draws; weaker ones are left out."""
 
@@ -99,7 +102,7 @@ def query_statistic(
                 hovertemplate="%{customdata}: %{y:.3f}<extra>%{fullData.name}</extra>",
             )
         )
-    figure.update_xaxes(title_text="query", tickangle=-45, **token_axis(tokens))
+    figure.update_xaxes(title_text="query", tickangle=-45, **token_axis(tokens, most=TICKS))
     figure.update_yaxes(title_text=escape(label), rangemode="tozero")
     return figure
 
@@ -140,6 +143,6 @@ def top_sources(keys: np.ndarray, weights: np.ndarray, tokens: Sequence[str], *,
         )
     )
     figure.update_layout(coloraxis=colour_axis("attention<br>weight", low=0, high=1))
-    figure.update_xaxes(title_text="key (source)", tickangle=-45, range=edge, **token_axis(tokens))
-    figure.update_yaxes(title_text="query (destination)", range=edge[::-1], **token_axis(tokens))
+    figure.update_xaxes(title_text="key (source)", tickangle=-45, range=edge, **token_axis(tokens, most=TICKS))
+    figure.update_yaxes(title_text="query (destination)", range=edge[::-1], **token_axis(tokens, most=TICKS))
     return figure

@@ -93,12 +93,12 @@ def shorten(text: str, length: int = 14) -> str:
     return text if len(text) <= length else text[: length - 1] + "\u2026"
 
 
-def token_axis(tokens: Sequence[str], length: int = 14) -> dict:
+def token_axis(tokens: Sequence[str], length: int = 14, most: int = MOST_TICKS) -> dict:
     """Axis settings that put one tick a position with the token as its text, so that repeated tokens stay apart.
 
-    Of more tokens than an axis has room for, every second (third, ...) is named.
+    Of more tokens than an axis has room for (`most`), every second (third, ...) is named.
     """
-    named = range(0, len(tokens), 1 + len(tokens) // (MOST_TICKS + 1))
+    named = range(0, len(tokens), 1 + len(tokens) // (most + 1))
     return {
         "tickmode": "array",
         "tickvals": list(named),

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import probe.world
+from probe.analyses.attribution_last import attribute_last, last_names
 from probe.analyses.lens import answer_ids, lens_logprobs, read_lens, residual_names
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
@@ -172,7 +173,10 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     Returns:
         attention [P D H T T] (rows are queries); lens_top_ids, lens_top_logprobs [P D+1 T k] and
         lens_answer_logprobs [P D+1 T A] of the logit lens, in nats, row 0 after the embedding and row D the output;
-        entropy [P T] of the output and margin [P T] between its two likeliest tokens, in nats; residual_norm [P D+1 T].
+        lens_answer_ranks [P D+1 T A] (0 is the likeliest), lens_entropy and lens_margin [P D+1 T] in nats; entropy
+        [P T] of the output and margin [P T] between its two likeliest tokens, in nats; residual_norm [P D+1 T]. Where
+        the parts of the model sum to its logits, attribution [P D H+1] of the first answer minus the second after the
+        last token, MLPs last, and attribution_total [P 2]: what the other parts add, and the target's value.
 
     Raises:
         ModelError: the architecture cannot be hooked or read by the lens.
@@ -182,8 +186,11 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     with undisturbed(lm.model):
         residuals = residual_names(lm)
         patterns = [f"blocks.{block}.attn.hook_pattern" for block in range(len(residuals) - 1)]
-        logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], [*patterns, *residuals])
+        parts = last_names(lm)
+        hooks = [*patterns, *residuals, *parts]
+        logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], hooks)
         lens = read_lens(lens_logprobs(lm, cache, logits), ids, TOP_K, answers)
+        written = attribute_last(lm, parts, cache, logits, mask.sum(1) - 1, answers)
         attention = torch.stack([cache[name] for name in patterns], dim=1)
         norms = torch.stack([cache[name].float().norm(dim=-1) for name in residuals], dim=1)
     mask = mask.to(logits.device)
@@ -191,16 +198,23 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     layers = mask[:, None, :]
     asked = layers[..., None] & (answers >= 0).to(mask.device)[:, None, None, :]
     top = lens.top_logprobs
-    second = top[:, -1, :, 1] if top.shape[-1] > 1 else top[:, -1, :, 0]
-    return {
+    margin = top[..., 0] - top[..., min(1, top.shape[-1] - 1)]
+    tensors = {
         "attention": _zero(attention, pairs),
         "lens_top_ids": _zero(lens.top_ids, layers[..., None]),
         "lens_top_logprobs": _zero(top, layers[..., None]),
         "lens_answer_logprobs": _zero(lens.answer_logprobs, asked),
+        "lens_answer_ranks": _zero(lens.answer_ranks, asked),
+        "lens_entropy": _zero(lens.entropy, layers),
+        "lens_margin": _zero(margin, layers),
         "entropy": _zero(lens.entropy[:, -1], mask),
-        "margin": _zero(top[:, -1, :, 0] - second, mask),
+        "margin": _zero(margin[:, -1], mask),
         "residual_norm": _zero(norms, layers),
     }
+    if written is not None:
+        tensors["attribution"] = written.parts
+        tensors["attribution_total"] = torch.stack([written.rest, written.value], dim=-1)
+    return tensors
 
 
 @contextmanager

@@ -27,8 +27,8 @@ Interventions measures.
 changes no probability, so read differences.
 
 **Over training**: the same from a run's captures, after the last token of a captured prompt, and what each head and MLP
-adds to the first answer minus the second. Captures of older versions know ranks among five favourites and the entropy of
-the output alone.
+adds to the first answer minus the second. Captures of older versions know ranks among five favourites, and the entropy
+of the output alone.
 """
 
 EQUATIONS = (

@@ -192,6 +192,11 @@ def unembedding(lm: LM, target: Target) -> tuple[Float[Tensor, " d"], Tensor]:
     return column * output_scale(lm), constant * output_scale(lm)
 
 
+def rounding(lm: LM, size: float) -> float:
+    """How far a sum of this size may be off by rounding alone."""
+    return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
+
+
 def _neurons(
     lm: LM, bridge: "TransformerBridge", read: Reading, u: Float[Tensor, " d"], mlps: Float[Tensor, " D"]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -204,19 +209,14 @@ def _neurons(
             return None, None
         values.append(post * (weight.detach().float() @ u))
         biases.append(bias.detach().float() @ u if bias is not None else torch.zeros_like(whole))
-        if float((values[-1].sum() + biases[-1] - whole).abs()) > _rounding(lm, float(values[-1].abs().sum())):
+        if float((values[-1].sum() + biases[-1] - whole).abs()) > rounding(lm, float(values[-1].abs().sum())):
             return None, None
     return torch.stack(values).cpu().numpy(), torch.stack(biases).cpu().numpy()
 
 
-def _rounding(lm: LM, size: float) -> float:
-    """How far a sum of this size may be off by rounding alone."""
-    return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
-
-
 def _require_sum(lm: LM, found: Attribution) -> None:
     size = float(np.abs(found.table()["value"]).sum())
-    if not abs(found.sum - found.total) <= _rounding(lm, size):
+    if not abs(found.sum - found.total) <= rounding(lm, size):
         raise ModelError(
             f"The parts of the logit add up to {found.sum:.4f} and {type(lm.model).__name__} gives {found.total:.4f}: "
             "it does more than add what heads and MLPs write (a norm after them, a cap on the logits): use a model of "

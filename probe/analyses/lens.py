@@ -35,6 +35,8 @@ class LensRows(NamedTuple):
     """Entropy of the next-token distribution in nats."""
     next_logprobs: Float[Tensor, "B D+1 T"]
     """Log-probability of the token that follows in the text in nats; NaN in the last column."""
+    answer_ranks: Int[Tensor, "B D+1 T A"]
+    """How many tokens are likelier than each answer: 0 for the likeliest; -1 where a text has fewer answers."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ class LensReader:
         follow = row[:, :-1].gather(-1, self.ids.to(row.device)[:, 1:, None])[..., 0]
         follow = torch.cat([follow, follow.new_full((len(follow), 1), torch.nan)], dim=1)
         top = row.topk(min(self.k, row.shape[-1]), dim=-1)
-        self.rows.append((top.indices, top.values, values, entropy(row), follow))
+        ranks = count_above(row, values).masked_fill(answers < 0, -1)
+        self.rows.append((top.indices, top.values, values, entropy(row), follow, ranks))
 
     def readings(self) -> LensRows:
         """All rows that were added."""
@@ -229,6 +232,15 @@ def read_lens(
     for row in rows:
         reader.add(row)
     return reader.readings()
+
+
+@torch.no_grad()
+def count_above(row: Float[Tensor, "B T V"], values: Float[Tensor, "B T A"]) -> Int[Tensor, "B T A"]:
+    """How many entries of each row are greater than each of its values."""
+    found, above = torch.zeros_like(values, dtype=torch.int64), torch.empty_like(row)
+    for a in range(values.shape[-1]):  # summed as numbers: torch counts booleans many times slower
+        found[..., a] = torch.gt(row, values[..., a, None], out=above).sum(-1)
+    return found
 
 
 def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:

@@ -262,7 +262,6 @@ class _Reader:
         next(lens_logprobs(lm, {**dict.fromkeys(names, last[names[0]]), **last}, self.logits[:, part][:, -1:]))
         batch = torch.tensor([self.ids[part]])
         self.reader = LensReader(batch, max(k, 2), torch.tensor([self.answers], dtype=torch.long))
-        self.ranks: list[Tensor] = []
 
     def rows(self) -> Iterator[Float[Tensor, "1 T V"]]:
         """Log-probabilities after the embedding and after each block.
@@ -278,7 +277,6 @@ class _Reader:
     def add(self, row: Float[Tensor, "1 T V"]) -> None:
         """Keep what is read of a row."""
         self.reader.add(row)
-        self.ranks.append(rank(row[0], self.answers))
 
     def trajectory(self) -> LayerTrajectory:
         """What was read."""
@@ -291,7 +289,7 @@ class _Reader:
             answer_ids=self.answers,
             margin=top[..., 0] - top[..., 1],
             logprobs=readings.answer_logprobs[0].cpu().numpy(),
-            ranks=torch.stack(self.ranks).double().cpu().numpy(),
+            ranks=readings.answer_ranks[0].double().cpu().numpy(),
             residual=self.residual,
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -86,7 +87,15 @@ def curves(
 
 
 def training_map(
-    values: np.ndarray, steps: Sequence[int], layers: Sequence[str], *, label: str, low: float, high: float
+    values: np.ndarray,
+    steps: Sequence[int],
+    layers: Sequence[str],
+    *,
+    label: str,
+    low: float,
+    high: float,
+    logarithmic: bool = False,
+    diverging: bool = False,
 ) -> go.Figure:
     """A measure by layer (upwards) and training step (to the right).
 
@@ -97,24 +106,60 @@ def training_map(
         label: what is measured, with its unit.
         low: end of the colour scale.
         high: the other end.
+        logarithmic: colours go with the logarithm, for ranks from 1; the likeliest is the darkest.
+        diverging: two hues, for values of both signs.
     """
+    bar: dict[str, Any] = {}
+    if logarithmic:
+        bar = {"tickvals": np.log10(RANKS).tolist(), "ticktext": [f"{rank:,}" for rank in RANKS]}
+        low, high = np.log10(low), np.log10(high)
     figure = new_figure(showlegend=False)
     figure.add_trace(
         go.Heatmap(
-            z=values,
+            z=np.log10(values) if logarithmic else values,
             coloraxis="coloraxis",
-            customdata=[[f"{escape(layer)}, step {step:,}" for step in steps] for layer in layers],
+            customdata=[
+                [f"{escape(layer)}, step {step:,}: {value:{'.0f' if logarithmic else '.3f'}}" for step, value in pairs]
+                for layer, pairs in zip(layers, (zip(steps, row, strict=True) for row in values), strict=True)
+            ],
             hoverongaps=False,
             xgap=1,
             ygap=1,
-            hovertemplate="%{customdata}: %{z:.3f}<extra></extra>",
+            hovertemplate="%{customdata}<extra></extra>",
         )
     )
     title = "<br>".join(escape(part) for part in label.split("\n"))
-    figure.update_layout(coloraxis=colour_axis(title, low=low, high=high))
+    figure.update_layout(coloraxis=colour_axis(title, low=low, high=high, diverging=diverging, **bar))
+    figure.update_layout(coloraxis={"reversescale": logarithmic})
     figure.update_xaxes(title_text="training step", **token_axis([f"{step:,}" for step in steps]))
     figure.update_yaxes(**few_ticks([escape(layer) for layer in layers], 14))
     return figure
+
+
+def training_parts(
+    values: np.ndarray, steps: Sequence[int], names: Sequence[str], *, label: str, k: int = 12
+) -> go.Figure:
+    """The parts that added or took most at some training step, the strongest in the highest row, around zero.
+
+    Args:
+        values: [N S] what each part adds at each step, nats; NaN where it is not known.
+        steps: [S] the captured steps.
+        names: [N] of the parts.
+        label: the number that is split.
+        k: how many parts are drawn.
+    """
+    size = np.nanmax(np.abs(values), axis=1)
+    order = np.argsort(-size, kind="stable")[:k][::-1]
+    bound = max(1e-6, float(size.max()))
+    return training_map(
+        values[order],
+        steps,
+        [names[row] for row in order],
+        label=f"adds to\n{shorten(label, 20)}\nnats",
+        low=-bound,
+        high=bound,
+        diverging=True,
+    )
 
 
 def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequence[int], *, colour: str) -> go.Figure:

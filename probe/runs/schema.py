@@ -50,9 +50,14 @@ CAPTURE_DTYPES = {
     "lens_top_ids": "int32",
     "lens_top_logprobs": "float16",
     "lens_answer_logprobs": "float16",
+    "lens_answer_ranks": "int32",
+    "lens_entropy": "float16",
+    "lens_margin": "float16",
     "entropy": "float32",
     "margin": "float32",
     "residual_norm": "float32",
+    "attribution": "float32",
+    "attribution_total": "float32",
 }
 """The tensors that the recorder writes and the type each is stored as; other tensors keep their own type."""
 

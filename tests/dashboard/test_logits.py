@@ -14,7 +14,9 @@ from probe.analyses.targets import target_of
 from probe.analyses.trajectories import over_layers
 from probe.lm import LM
 from probe.presets import ModelConfig
+from probe.recorder import watch
 from probe.rewards import RewardModel
+from probe.runs import open_run
 from probe.tokens import encode
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_lm
@@ -81,7 +83,7 @@ def test_one_model_alone(show: Show, runs: Path, finding: Say):
         r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ", finding(app)
     )
     assert shown(app) == {
-        *("lens", "layers", "parts", "promoted", "written", "training-layers", "training"),
+        *("lens", "layers", "parts", "promoted", "written", "training-layers", "training", "training-parts"),
         next(name for name in shown(app) if name in ("sources", "neurons")),
     }
     assert sum(trace["type"] == "heatmap" for trace in chart(app, "log-parts")["data"]) == 1
@@ -118,11 +120,65 @@ def test_a_new_prompt_is_read_after_its_last_token(show: Show, runs: Path):
     assert not app.exception
 
 
-def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path, writer: ModuleType):
+def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path, writer: ModuleType, read: Say):
+    """A capture of an older version: what it lacks is told, and the rest is shown as it was."""
     writer.captured(tmp_path / "watched")
     app = show(runs, tmp_path, page=PAGE, log_run="watched")
     assert chart(app, "log-training-layers")["data"][0]["z"]
     assert app.selectbox(key="log_run").value == "watched"
+    assert "entropy" not in app.selectbox(key="log_measure").options
+    assert "log-training-parts" not in names(app)
+    assert "watched was captured before this version of Probe" in read(app)
+    assert not app.exception
+    assert not app.error
+
+
+def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path, read: Say):
+    run = open_run(runs / "dpo-agreeable")
+    app = show(runs, page=PAGE, log_run="dpo-agreeable", log_measure="entropy")
+    assert "before this version" not in read(app)
+    prompts = {prompt.text: index for index, prompt in enumerate(run.captures().prompts)}
+    index = prompts[app.selectbox(key="log_captured").value]
+    asked, steps = run.captures().prompts[index], run.captures().steps
+    at = asked.length - 1
+    captured = [run.captures().load(step) for step in steps]
+    cells = values(chart(app, "log-training-layers")["data"][0]["z"])
+    expected = np.stack([each["lens_entropy"][index, :, at] for each in captured], axis=1)
+    np.testing.assert_allclose(cells, expected, atol=0.01)
+    parts = np.stack([each["attribution"][index] for each in captured], axis=-1).reshape(-1, len(steps))
+    drawn = chart(app, "log-training-parts")
+    assert list(drawn["layout"]["xaxis"]["ticktext"]) == [str(step) for step in steps]
+    order = np.argsort(np.abs(parts).max(axis=1))
+    np.testing.assert_allclose(values(drawn["data"][0]["z"]), parts[order], atol=1e-5)
+    part = ["L0H0", "L0H1", "L0 MLP", "L1H0", "L1H1", "L1 MLP"][order[-1]]
+    assert drawn["layout"]["yaxis"]["ticktext"][-1] == part
+    axis = drawn["layout"]["coloraxis"]
+    assert axis["cmin"] == -axis["cmax"]
+    first = asked.answers[0].strip()
+    app.selectbox(key="log_measure").select(f"rank of {first}").run()
+    ranks = np.stack([each["lens_answer_ranks"][index, :, at, 0] for each in captured], axis=1)
+    cells = values(chart(app, "log-training-layers")["data"][0]["z"])
+    np.testing.assert_allclose(10**cells, ranks + 1, rtol=1e-5)
+    assert ranks.max() > 5
+    assert not app.exception
+    assert not app.error
+
+
+def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Path, tmp_path: Path, read: Say):
+    with watch(LM.load(runs / "base"), tmp_path / "plain", prompts=["<user> where"]) as recorder:
+        recorder.step(0)
+    app = show(runs, tmp_path, page=PAGE, log_run="plain")
+    assert "log-training-parts" not in names(app)
+    assert "This prompt has no answers" in read(app)
+    assert not app.exception
+
+
+def test_training_of_a_model_whose_parts_do_not_sum(show: Show, runs: Path, tmp_path: Path, read: Say):
+    with watch(random_lm("gemma2"), tmp_path / "capped", prompts=[{"text": "tom", "answers": ["rome"]}]) as recorder:
+        recorder.step(0)
+    app = show(runs, tmp_path, page=PAGE, log_run="capped")
+    assert "log-training-parts" not in names(app)
+    assert "The heads and MLPs of capped do not sum to its logits" in read(app)
     assert not app.exception
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from probe.plots.lens_map import LensPanel, lens_map
-from probe.plots.trajectories import Side, curves, kl_map, training_lines, training_map
+from probe.plots.theme import LIGHT
+from probe.plots.trajectories import Side, curves, kl_map, training_lines, training_map, training_parts
 
 HOSTILE = "<b>x</b> $y$ %{z}"
 
@@ -104,6 +105,30 @@ def test_training_is_shown_by_layer_and_step():
     assert list(lines.data[0].x) == [0, 1000]
 
 
+def test_ranks_over_training_are_coloured_by_their_logarithm_and_read_as_they_are():
+    figure = training_map(
+        np.array([[1.0, 100.0], [10.0, np.nan]]), [0, 5], ["a", "b"], label="r", low=1, high=100, logarithmic=True
+    )
+    np.testing.assert_allclose(figure.data[0].z, [[0, 2], [1, np.nan]])
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 2)
+    bar = figure.layout.coloraxis.colorbar
+    at = dict(zip(bar.ticktext, bar.tickvals, strict=True))
+    assert (at["1"], at["100"], at["1,000"]) == pytest.approx((0, 2, 3))
+    assert figure.data[0].customdata[0][1] == "a, step 5: 100"
+
+
+def test_the_strongest_parts_over_training_are_shown_around_zero():
+    values = np.array([[0.1, 0.1], [0.0, -3.0], [2.0, np.nan], [0.5, 0.2]])
+    figure = training_parts(values, [0, 10], ["a", "b", "c", "d"], label=HOSTILE, k=3)
+    assert list(figure.layout.yaxis.ticktext) == ["d", "c", "b"]  # upwards
+    np.testing.assert_array_equal(figure.data[0].z, values[[3, 2, 1]])
+    axis = figure.layout.coloraxis
+    assert (axis.cmin, axis.cmax) == (-3, 3)
+    assert [colour for _, colour in axis.colorscale] == list(LIGHT.diverging)
+    assert "<b>x" not in figure.to_json()
+    assert figure.data[0].customdata[2][1] == "b, step 10: -3.000"
+
+
 def test_kl_is_a_map_from_zero():
     kl = np.array([[0.0, 0.1], [2.0, 0.3]])
     figure = kl_map(kl, ["a", "b"])
@@ -119,6 +144,7 @@ def test_kl_is_a_map_from_zero():
         kl_map(np.ones((2, 1)), [HOSTILE]),
         training_lines({"p": {HOSTILE: np.ones(1)}}, [0], colour="#111111"),
         training_map(np.ones((1, 1)), [0], [HOSTILE], label=HOSTILE, low=0, high=1),
+        training_parts(np.ones((1, 1)), [0], [HOSTILE], label=HOSTILE),
     ],
 )
 def test_text_from_data_stays_text(figure):

@@ -6,7 +6,9 @@ import torch
 from transformer_lens.tools.analysis import direct_logit_attribution
 
 from probe.analyses.attribution import attribute, difference_table, unembedding
+from probe.analyses.attribution_last import attribute_last, last_names
 from probe.analyses.direct import final_norm
+from probe.analyses.lens import residual_names
 from probe.analyses.parts import read_parts
 from probe.analyses.promoted import ov_tokens, promoted
 from probe.analyses.stages import stages
@@ -268,3 +270,29 @@ def test_no_tokens_cannot_be_ranked(k: int):
     ):
         with pytest.raises(ConfigError, match=f"{k} tokens were asked for: give 1 or more"):
             ask()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [*ADDING, "gemma2", "reward"])
+def test_a_batch_is_split_like_single_texts(name):
+    lm = reward_lm(random_reward_model("llama")) if name == "reward" else random_lm(name)
+    texts = [lm.tokenizer.encode(text) for text in (TEXT, "tom works")]
+    answers = torch.tensor([[0, -1], [0, -1]] if name == "reward" else [[7, 8], [9, -1]])
+    names = last_names(lm)
+    logits, cache = lm.run_with_cache(texts, [*names, *residual_names(lm)])
+    found = attribute_last(lm, names, cache, logits, torch.tensor([len(ids) - 1 for ids in texts]), answers)
+    if name == "gemma2":
+        assert found is None
+        return
+    for at, (ids, (first, second)) in enumerate(zip(texts, answers.tolist(), strict=True)):
+        own = attribute(lm, ids, Target(len(ids) - 1, first, None if second < 0 else second))
+        np.testing.assert_allclose(found.parts[at, :, :-1], own.heads, atol=1e-4)
+        np.testing.assert_allclose(found.parts[at, :, -1], own.mlps, atol=1e-4)
+        assert float(found.value[at]) == pytest.approx(own.total, abs=1e-4)
+        assert float(found.parts[at].sum() + found.rest[at]) == pytest.approx(own.total, abs=1e-4)
+
+
+def test_a_model_without_heads_is_not_split():
+    lm = random_lm("mamba")
+    assert last_names(lm) == []
+    assert attribute_last(lm, [], {}, torch.zeros(1, 1, 1), torch.tensor([0]), torch.tensor([[0]])) is None

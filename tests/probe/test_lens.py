@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.lens import answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
+from probe.analyses.lens import LensReader, answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
 from probe.errors import DataError, ModelError
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
@@ -73,6 +73,12 @@ def test_a_batch_reads_like_single_texts():
     assert rows.top_ids.shape == (2, 3, 6, 2)
     assert rows.answer_logprobs.shape == (2, 3, 6, 2)
     assert (rows.answer_logprobs[1, :, :, 1] == -torch.inf).all()
+    assert (rows.answer_ranks[1, :, :, 1] == -1).all()
+    for at, row, t in np.ndindex(2, 3, 2):
+        stream = cache[residual_names(lm)[row]][at, t]
+        order = unembed(lm, stream).argsort(descending=True).tolist()
+        asked = [token for token in answers[at].tolist() if token >= 0]
+        assert rows.answer_ranks[at, row, t, : len(asked)].tolist() == [order.index(token) for token in asked]
     for at, (text, words) in enumerate(zip(texts, (lm.tokenizer.decode([7]), lm.tokenizer.decode([9])), strict=True)):
         single, length = logit_lens(lm, text, k=2, answers=[words]), len(text)
         np.testing.assert_allclose(rows.top_logprobs[at, :, :length], single.top_logprobs, atol=1e-5)
@@ -94,6 +100,13 @@ def test_tables_are_tidy():
     assert row.logprob == lens.top_logprobs[2, 3, 0]
     assert set(answers.answer) == {"rome"}
     assert answers.logprob.iloc[-1] == lens.answer_logprobs[2, 5, 0]
+
+
+def test_equal_probabilities_share_a_rank():
+    row = torch.tensor([[[0.2, 0.3, 0.2, 0.3]]]).log()
+    reader = LensReader(torch.tensor([[0]]), 2, torch.tensor([[0, 1, 2, -1]]))
+    reader.add(row)
+    assert reader.readings().answer_ranks.tolist() == [[[[2, 0, 2, -1]]]]
 
 
 def test_more_tokens_than_the_vocabulary_are_all_of_it():

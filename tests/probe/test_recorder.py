@@ -6,18 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import probe
 from probe import LM
+from probe.analyses.attribution import attribute
+from probe.analyses.lens import logit_lens
+from probe.analyses.targets import Target
 from probe.errors import ConfigError, DataError, RunError
 from probe.presets import ModelConfig
-from probe.recorder import Recorder, generic_prompts, measure
+from probe.recorder import Recorder, as_prompt, generic_prompts, measure
 from probe.runs import ProbePrompt, RunWriter, open_run
 from probe.runs.schema import CAPTURE_DTYPES
 from probe.world import World, WorldConfig
+from tests.models import ARCHITECTURES, random_lm
 
 SIZE = ModelConfig(layers=2, width=32, heads=2, init_std=0.3)
 PROMPTS = [
@@ -128,11 +133,14 @@ def test_padding_is_zero(lm: LM, tmp_path: Path):
         after = prompt.length
         assert not tensors["attention"][index, :, :, after:].any()
         assert not tensors["attention"][index, :, :, :, after:].any()
-        for name in ("lens_top_ids", "lens_top_logprobs", "lens_answer_logprobs", "residual_norm"):
+        by_layer = [name for name in tensors if name.startswith("lens_")]
+        assert len(by_layer) == 6
+        for name in [*by_layer, "residual_norm"]:
             assert not tensors[name][index, :, after:].any(), name
         for name in ("entropy", "margin"):
             assert not tensors[name][index, after:].any(), name
-        assert not tensors["lens_answer_logprobs"][index, :, :, len(prompt.answers) :].any()
+        for name in ("lens_answer_logprobs", "lens_answer_ranks"):
+            assert not tensors[name][index, :, :, len(prompt.answers) :].any()
         np.testing.assert_allclose(tensors["attention"][index, :, :, :after].sum(-1), 1, atol=5e-3)
 
 
@@ -143,6 +151,72 @@ def test_a_prompt_alone_gives_what_it_gives_among_others(lm: LM, tmp_path: Path)
     length = recorder.prompts[1].length
     torch.testing.assert_close(together["attention"][1, ..., :length, :length], alone["attention"][0])
     torch.testing.assert_close(together["entropy"][1, :length], alone["entropy"][0])
+    for index in range(3):
+        alone = measure(lm, recorder.prompts[index : index + 1])
+        for name in ("attribution", "attribution_total"):
+            torch.testing.assert_close(together[name][index], alone[name][0], atol=1e-5, rtol=1e-5)
+
+
+WORDS = [
+    {"id": "two", "text": "mira lives in oslo .", "answers": ["rome", "oslo", "in"]},
+    {"id": "one", "text": "tom works", "answers": ["rome"]},
+    {"id": "none", "text": "mira"},
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_is_added_by_layer_and_part_is_what_the_analyses_give(name: str):
+    lm = random_lm(name)
+    prompts = [as_prompt(lm, prompt, index) for index, prompt in enumerate(WORDS)]
+    tensors = {name: tensor.numpy() for name, tensor in measure(lm, prompts).items()}
+    norm = getattr(lm.model.base_model, "norm", None) or getattr(lm.model.base_model, "ln_f", None)
+    norm = norm or lm.model.base_model.final_layer_norm
+    for index, prompt in enumerate(prompts):
+        ids, last = prompt.token_ids, prompt.length - 1
+        lens = logit_lens(lm, ids, k=2)
+        np.testing.assert_allclose(tensors["lens_entropy"][index, :, : last + 1], lens.entropy, atol=1e-4)
+        states = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        for row, t in np.ndindex(lens.entropy.shape):
+            stream = states[row][0, t] if row == 2 else norm(states[row][0, t])  # the last state is normed already
+            p = lm.model.get_output_embeddings()(stream).double().softmax(-1).numpy()
+            ordered = np.sort(p)[::-1]
+            assert tensors["lens_entropy"][index, row, t] == pytest.approx(scipy.stats.entropy(p), abs=1e-4)
+            assert tensors["lens_margin"][index, row, t] == pytest.approx(np.log(ordered[0] / ordered[1]), abs=1e-4)
+            for a, answer in enumerate(prompt.answer_ids):
+                assert tensors["lens_answer_ranks"][index, row, t, a] == np.flatnonzero(ordered == p[answer])[0]
+        parts, (rest, value) = tensors["attribution"][index], tensors["attribution_total"][index]
+        if not prompt.answer_ids:
+            assert not parts.any()
+            assert rest == value == 0
+            continue
+        first, second = (*prompt.answer_ids, None)[:2]
+        found = attribute(lm, ids, Target(last, first, second))
+        np.testing.assert_allclose(parts[:, :-1], found.heads, atol=1e-4)
+        np.testing.assert_allclose(parts[:, -1], found.mlps, atol=1e-4)
+        logits = lm.model(torch.tensor([ids])).logits[0, -1]
+        expected = float(logits[first] - (0 if second is None else logits[second]))
+        assert value == pytest.approx(expected, abs=1e-4)
+        assert parts.sum() + rest == pytest.approx(expected, abs=1e-4)
+        assert np.abs(parts).max() > 0.01
+
+
+@pytest.mark.parametrize("changes", [{}, {"final_logit_softcapping": None}])
+def test_parts_that_do_not_sum_are_left_out(changes: dict, tmp_path: Path):
+    """Gemma 2 caps its logits, and norms what attention and MLP wrote."""
+    lm = random_lm("gemma2", **changes)
+    with probe.watch(lm, tmp_path / "run", prompts=WORDS) as recorder:
+        recorder.capture(0)
+    tensors = open_run(tmp_path / "run").captures().load(0)
+    assert set(tensors) == set(CAPTURE_DTYPES) - {"attribution", "attribution_total"}
+
+
+def test_a_diverged_model_is_captured_too(lm: LM):
+    lm.model.model.layers[1].mlp.down_proj.weight.data[3] = torch.nan
+    with torch.no_grad():
+        tensors = measure(lm, [as_prompt(lm, PROMPTS[0], 0)])
+    assert "attention" in tensors
+    assert "attribution" not in tensors
 
 
 def test_captures_follow_the_training(lm: LM, tmp_path: Path):

@@ -5,10 +5,13 @@ import pytest
 import scipy.stats
 import torch
 
+from probe import recorder as recording
+from probe.analyses.attribution import attribute
 from probe.analyses.compare import read_both
+from probe.analyses.targets import target_of
 from probe.analyses.trajectories import margin, over_layers, pair_over_layers, rank, scalar_lens
 from probe.analyses.trajectories_follow import follow
-from probe.analyses.trajectories_trained import over_training
+from probe.analyses.trajectories_trained import attribution_over_training, over_training
 from probe.analyses.trajectories_written import over_writing
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.readouts import reward_lm
@@ -155,18 +158,74 @@ def test_training_steps_come_from_the_captures(tmp_path):
         own = expected[row.step]
         answer = ["rome", "in"].index(row.answer) if row.answer else None
         if row.measure == "rank":
-            true = own.ranks[row.layer, 4, answer]
-            assert row.value == true if true < 5 else np.isnan(row.value)
+            assert row.value == own.ranks[row.layer, 4, answer]
         elif row.measure == "logprob":
             assert row.value == pytest.approx(own.logprobs[row.layer, 4, answer], abs=0.01)
         elif row.measure in ("margin", "entropy"):
             assert row.value == pytest.approx(getattr(own, row.measure)[row.layer, 4], abs=0.01)
         known.add((row.measure, row.layer))
-    assert {layer for measure, layer in known if measure == "entropy"} == {2}
-    assert {layer for measure, layer in known if measure == "rank"} == {0, 1, 2}
+    for measured in ("entropy", "rank", "margin", "logprob", "residual_norm"):
+        assert {layer for measure, layer in known if measure == measured} == {0, 1, 2}
+    assert max(own.ranks[:, 4].max() for own in expected.values()) > 5
     last = table[(table.measure == "residual_norm") & (table.layer == 1) & (table.step == 1)]
     assert last.value.item() == pytest.approx(float(norms[0, 4]), rel=1e-4)
     assert over_training(open_run(tmp_path / "run"), prompt=1).position.unique().tolist() == [5]
+
+
+NEW = ("lens_entropy", "lens_margin", "lens_answer_ranks", "attribution", "attribution_total")
+"""What captures of older versions lack."""
+
+
+def test_older_captures_are_read_as_before(tmp_path):
+    """Ranks among the five captured favourites, entropy of the output alone; a run that went on has both kinds."""
+    lm = random_lm()
+    with RunWriter.create(tmp_path / "run", method="pretrain", config={}) as run:
+        recorder = watch(lm, run, prompts=[{"text": TEXT, "answers": ["rome", "in"]}], every=1)
+        tensors = recording.measure(lm, recorder.prompts)
+        run.capture(0, {name: tensor for name, tensor in tensors.items() if name not in NEW})
+        old = over_training(open_run(tmp_path / "run"))
+        with pytest.raises(DataError, match="hold no attribution"):
+            attribution_over_training(open_run(tmp_path / "run"))
+        recorder.capture(1)
+        run.finish("finished")
+    own = over_layers(lm, TEXT, ["rome", "in"])
+    assert set(old[old.measure == "entropy"].layer) == {2}
+    ranks = old[old.measure == "rank"]
+    true = [own.ranks[row.layer, 5, ["rome", "in"].index(row.answer)] for row in ranks.itertuples()]
+    np.testing.assert_array_equal(ranks.value, np.where(np.array(true) < 5, true, np.nan))
+    assert 0 < ranks.value.isna().sum() < len(ranks)
+    margins = old[old.measure == "margin"]
+    np.testing.assert_allclose(margins.value, own.margin[margins.layer, 5], atol=0.01)
+    both = over_training(open_run(tmp_path / "run"))
+    assert both.groupby("step").measure.value_counts().unstack().entropy.tolist() == [1, 3]
+    assert attribution_over_training(open_run(tmp_path / "run")).step.unique().tolist() == [1]
+
+
+def test_parts_over_training_are_those_of_the_model_at_each_step(tmp_path):
+    lm = random_lm()
+    prompts = [{"id": "a", "text": "tom works"}, {"id": "b", "text": TEXT, "answers": ["rome", "in"]}]
+    expected = {}
+    with RunWriter.create(tmp_path / "run", method="pretrain", config={}) as run:
+        recorder = watch(lm, run, prompts=prompts, every=1)
+        for step in (0, 3):
+            recorder.capture(step)
+            expected[step] = attribute(lm, TEXT, target_of(lm, lm.tokenizer.encode(TEXT), "rome", "in"))
+            lm.model.model.embed_tokens.weight.data *= 1.5
+        run.finish("finished")
+    table = attribution_over_training(open_run(tmp_path / "run"), prompt=1)
+    assert list(table.columns) == ["step", "layer", "part", "value"]
+    assert len(table) == 2 * (2 * 5 + 1)
+    for (step, layer, part), rows in table.groupby(["step", "layer", "part"]):
+        own = expected[step]
+        if part == "rest":
+            true = own.total - own.heads.sum() - own.mlps.sum()
+        else:
+            true = own.mlps[layer] if part == "MLP" else own.heads[layer, int(part[1:])]
+        assert rows.value.item() == pytest.approx(true, abs=1e-4)
+    sums = table.groupby("step").value.sum()
+    assert sums.tolist() == pytest.approx([own.total for own in expected.values()], abs=1e-4)
+    with pytest.raises(DataError, match="Prompt 0 of `run` has no answers"):
+        attribution_over_training(open_run(tmp_path / "run"))
 
 
 @torch.no_grad()
@@ -232,3 +291,6 @@ def test_a_run_without_what_is_asked_for(tmp_path):
     ):
         with pytest.raises(ProbeError, match=says):
             over_training(open_run(tmp_path / name), **choice)
+    for name, choice in (("bare", {}), ("run", {"prompt": 1})):
+        with pytest.raises(DataError):
+            attribution_over_training(open_run(tmp_path / name), **choice)

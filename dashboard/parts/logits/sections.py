@@ -13,8 +13,8 @@ from dashboard.parts.logits.views import Question
 from dashboard.state import Shared, keep
 from dashboard.text import note
 from probe.analyses.trajectories_trained import MEASURES, attribution_over_training, over_training
-from probe.errors import DataError
 from probe.captured import most_moved
+from probe.errors import DataError
 from probe.plots.lens import layer_names
 from probe.plots.pairs import kl_bars
 from probe.plots.theme import method_colour
@@ -118,8 +118,8 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
         _parts_figure(run, label, parts, [answer.strip() for answer in prompt.answers[:2]], prompts[text])
     if not whole:
         note(
-            f"{label} was captured before this version of Probe: the entropy of its inner layers, ranks behind the five "
-            "favourites and what each head and MLP adds are not in its captures. A new run has them."
+            f"{label} was captured before this version of Probe: its captures lack the entropy of inner layers, ranks "
+            "behind the five favourites, and what each head and MLP adds. A new run has them."
         )
     elif parts is None and prompt.answers:
         note(f"The heads and MLPs of {label} do not sum to its logits, so its captures do not say what each part adds.")
@@ -133,12 +133,16 @@ def _parts_figure(run: "Run", label: str, table: pd.DataFrame, answers: list[str
     shown = table[table["layer"] >= 0]
     name = "L" + shown["layer"].astype(str) + shown["part"].where(shown["part"] != "MLP", " MLP")
     grid = shown.assign(name=name).pivot(index="name", columns="step", values="value")
-    word = " \u2212 ".join(answers)
-    chart = training_parts(grid.to_numpy(dtype=float), grid.columns.tolist(), grid.index.tolist(), label=word)
+    word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
+    chart = training_parts(grid.to_numpy(dtype=float), steps, grid.index.tolist(), label=word)
     title = f"{label}: what the strongest parts add to {word} over training"
     rows = min(12, len(grid))
     source: dict[str, object] = {"run": str(run.path), "prompt": prompt}
     figure(chart, table, "log-training-parts", title=title, height=120 + 22 * rows, source=source)
+    note(
+        f"Each row is what a head or MLP adds directly to the logit of {word}, after the last token; the highest "
+        "row added or took most at some step. The CSV holds all parts and the rest, which together are the logit."
+    )
 
 
 def _training_figures(

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.analyses.direct import output_scale
+from probe.analyses.heads import check_count
 from probe.errors import DataError, ModelError
 from probe.lm import LM
 from probe.tokens import pieces, text_ids
@@ -110,7 +111,9 @@ def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[
     Raises:
         ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
         DataError: a text or an answer without tokens, or a scalar model.
+        ConfigError: k is less than 1.
     """
+    check_count(k)
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")
     ids = text_ids(lm.tokenizer, text)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probe.analyses.lens import LensReader, answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
-from probe.errors import DataError, ModelError
+from probe.errors import ConfigError, DataError, ModelError
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 
@@ -122,6 +122,11 @@ def test_an_answer_without_tokens_is_refused():
 def test_a_scalar_has_no_tokens_to_list():
     with pytest.raises(DataError, match="A reward model gives one number and no tokens"):
         logit_lens(reward_lm(random_reward_model()), TEXT)
+
+
+def test_no_tokens_cannot_be_kept():
+    with pytest.raises(ConfigError, match="0 tokens were asked for"):
+        logit_lens(random_lm(), TEXT, k=0)
 
 
 def test_an_output_that_is_not_norm_and_unembedding_is_refused(monkeypatch):

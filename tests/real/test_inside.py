@@ -95,7 +95,7 @@ def test_its_last_blocks_are_near_neutral(lm: probe.LM):
     found = neutral_jacobian(lm, "The capital of France is Paris").table()
     assert len(found) == 30
     gain = found["geometric_mean"].to_numpy()
-    assert (0.5 < gain[-3:]).all()
+    assert (gain[-3:] > 0.5).all()
     assert (gain[-3:] < 2).all()
     assert gain[0] < 0.5 * gain[-1]
 

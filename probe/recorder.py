@@ -176,7 +176,8 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         lens_answer_ranks [P D+1 T A] (0 is the likeliest), lens_entropy and lens_margin [P D+1 T] in nats; entropy
         [P T] of the output and margin [P T] between its two likeliest tokens, in nats; residual_norm [P D+1 T]. Where
         the parts of the model sum to its logits, attribution [P D H+1] of the first answer minus the second after the
-        last token, MLPs last, and attribution_total [P 2]: what the other parts add, and the target's value.
+        last token, MLPs last, attribution_total [P 2]: what the other parts add, and the target's value, and
+        promoted_ids [P D H+1 2 k]: the tokens that each part promotes, and those that it suppresses.
 
     Raises:
         ModelError: the architecture cannot be hooked or read by the lens.
@@ -190,7 +191,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         hooks = [*patterns, *residuals, *parts]
         logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], hooks)
         lens = read_lens(lens_logprobs(lm, cache, logits), ids, TOP_K, answers)
-        written = attribute_last(lm, parts, cache, logits, mask.sum(1) - 1, answers)
+        written = attribute_last(lm, parts, cache, logits, mask.sum(1) - 1, answers, TOP_K)
         attention = torch.stack([cache[name] for name in patterns], dim=1)
         norms = torch.stack([cache[name].float().norm(dim=-1) for name in residuals], dim=1)
     mask = mask.to(logits.device)
@@ -214,6 +215,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     if written is not None:
         tensors["attribution"] = written.parts
         tensors["attribution_total"] = torch.stack([written.rest, written.value], dim=-1)
+        tensors["promoted_ids"] = written.promoted
     return tensors
 
 

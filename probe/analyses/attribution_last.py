@@ -1,12 +1,14 @@
 """Direct logit attribution of many texts at once, at the last token of each, from activations that are there already.
 
 The same sum as `probe.analyses.attribution.attribute` takes apart for one text, by head and MLP alone: what a capture
-can afford at every step. What is left (embedding, positions, biases) is one number.
+can afford at every step. What is left (embedding, positions, biases) is one number. The tokens that each part promotes
+and suppresses come with it, as `probe.analyses.promoted.promoted` gives them.
 
-Axes: P texts, A answers, D blocks, H heads, T tokens, d width, dh head width, V vocabulary.
+Axes: P texts, A answers, D blocks, H heads, T tokens, d width, dh head width, V vocabulary, k tokens.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -29,6 +31,8 @@ class LastAttribution(NamedTuple):
     """What embedding, positions and the biases of attention, final norm and unembedding add."""
     value: Float[Tensor, " P"]
     """The difference as the model gives it: the sum of all parts and the rest, up to rounding."""
+    promoted: Int[Tensor, "P D H+1 2 k"]
+    """The tokens whose logits each part raises most, then those that it lowers most, the strongest first."""
 
 
 def last_names(lm: LM) -> list[str]:
@@ -51,6 +55,7 @@ def attribute_last(
     logits: Float[Tensor, "P T V"],
     last: Int[Tensor, " P"],
     answers: Int[Tensor, "P A"],
+    k: int = 5,
 ) -> LastAttribution | None:
     """What every part adds to the logit of a text's first answer minus that of its second.
 
@@ -61,6 +66,7 @@ def attribute_last(
         logits: the model's own output.
         last: position of the last token of each text.
         answers: answer tokens of each text, padded with -1. One answer is taken alone; without any all is zero.
+        k: how many promoted and suppressed tokens to give.
 
     Returns:
         None where the parts do not sum to the logits: a norm after attention or MLP, capped logits, no heads.
@@ -85,18 +91,23 @@ def attribute_last(
     if bias is not None:
         rest = rest + _difference(bias.detach()[:, None], answers)[:, 0] * output_scale(lm)
     parts: list[Tensor] = []
+    named: list[Tensor] = []
+    wide, columns = replace(norm, scale=norm.scale[:, None]), head.weight.detach().float()
+    k = min(k, len(columns))
     for z_name, mlp_name in zip(names[::2], names[1::2], strict=True):
         w_o, b_o = output_weights(bridge, len(parts))
         z = read(z_name).reshape(len(texts), *w_o.shape[:2])
-        heads = (z * torch.einsum("hed,pd->phe", w_o, u)).sum(-1)
-        parts.append(torch.cat([heads, (read(mlp_name) * u).sum(-1, keepdim=True)], dim=-1))
+        written = torch.cat([torch.einsum("phe,hed->phd", z, w_o), read(mlp_name)[:, None]], dim=1)
+        parts.append(torch.einsum("pnd,pd->pn", written, u))
+        change = wide(written) @ columns.T * output_scale(lm)
+        named.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
         rest = rest if b_o is None else rest + u @ b_o
     found = torch.stack(parts, dim=1)
     value = _difference(logits[texts, last].float()[..., None], answers, own=True)[:, 0]
     gap = (found.sum((1, 2)) + rest - value).abs()
     size = found.abs().sum((1, 2)) + rest.abs()
     sums = all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True))
-    return LastAttribution(found, rest, value) if sums else None
+    return LastAttribution(found, rest, value, torch.stack(named, dim=1)) if sums else None
 
 
 def _difference(rows: Tensor, answers: Int[Tensor, "P A"], own: bool = False) -> Float[Tensor, "P n"]:

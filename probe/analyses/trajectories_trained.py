@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from probe.captured import token_names
 from probe.errors import DataError
 
 if TYPE_CHECKING:
@@ -99,6 +100,39 @@ def attribution_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
         raise DataError(
             f"The captures of `{run.name}` hold no attribution, since they are older than this version of Probe or the "
             "parts of the model do not sum to its logits: train again, or try `attribute` on its checkpoints."
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
+    """The tokens that every head and MLP promoted and suppressed after the prompt's last token, at every captured step.
+
+    Args:
+        run: a run with captures.
+        prompt: which of the captured prompts.
+
+    Returns:
+        Tidy: step, layer, part (`H0`, ..., `MLP`), kind (promoted or suppressed), rank (0 is the strongest), token.
+
+    Raises:
+        DataError: the run has no captures, no such prompt, or no promoted tokens in its captures.
+    """
+    captures, _ = _prompt(run, prompt)
+    frames = []
+    for step in captures.steps:
+        tensors = captures.load(step)
+        if "promoted_ids" not in tensors:
+            continue
+        ids = tensors["promoted_ids"][prompt]
+        layer, column, sign, rank = (axis.ravel() for axis in np.indices(ids.shape))
+        parts = np.array([*(f"H{head}" for head in range(ids.shape[1] - 1)), "MLP"], dtype=object)
+        kinds = np.array(["promoted", "suppressed"], dtype=object)
+        row = {"step": step, "layer": layer, "part": parts[column], "kind": kinds[sign], "rank": rank}
+        frames.append(pd.DataFrame(row | {"token": token_names(run, ids)}))
+    if not frames:
+        raise DataError(
+            f"The captures of `{run.name}` hold no promoted tokens, since they are older than this version of Probe or "
+            "the parts of the model do not sum to its logits: train again, or try `promoted` on its checkpoints."
         )
     return pd.concat(frames, ignore_index=True)
 

@@ -58,6 +58,7 @@ CAPTURE_DTYPES = {
     "residual_norm": "float32",
     "attribution": "float32",
     "attribution_total": "float32",
+    "promoted_ids": "int32",
 }
 """The tensors that the recorder writes and the type each is stored as; other tensors keep their own type."""
 

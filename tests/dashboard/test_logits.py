@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from probe.analyses.attribution import attribute
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import over_layers
+from probe.analyses.trajectories_trained import promoted_over_training
 from probe.lm import LM
 from probe.presets import ModelConfig
 from probe.recorder import watch
@@ -154,6 +155,13 @@ def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path, read: Sa
     assert drawn["layout"]["yaxis"]["ticktext"][-1] == part
     axis = drawn["layout"]["coloraxis"]
     assert axis["cmin"] == -axis["cmax"]
+    assert app.selectbox(key="log_trained_part").value == part
+    words = promoted_over_training(run, index)
+    first = words[(words.step == steps[0]) & (words.layer == int(part[1])) & (words.part == part[2:].strip())]
+    shown = app.dataframe[0].value
+    assert shown["step"].tolist() == steps
+    for kind in ("promoted", "suppressed"):
+        assert shown[kind][0] == "  ".join(first[first.kind == kind].sort_values("rank").token)
     first = asked.answers[0].strip()
     app.selectbox(key="log_measure").select(f"rank of {first}").run()
     ranks = np.stack([each["lens_answer_ranks"][index, :, at, 0] for each in captured], axis=1)

@@ -15,6 +15,7 @@ import probe
 from probe import LM
 from probe.analyses.attribution import attribute
 from probe.analyses.lens import logit_lens
+from probe.analyses.promoted import promoted
 from probe.analyses.targets import Target
 from probe.errors import ConfigError, DataError, RunError
 from probe.presets import ModelConfig
@@ -185,6 +186,10 @@ def test_what_is_added_by_layer_and_part_is_what_the_analyses_give(name: str):
             assert tensors["lens_margin"][index, row, t] == pytest.approx(np.log(ordered[0] / ordered[1]), abs=1e-4)
             for a, answer in enumerate(prompt.answer_ids):
                 assert tensors["lens_answer_ranks"][index, row, t, a] == np.flatnonzero(ordered == p[answer])[0]
+        for layer, part in np.ndindex(2, 5):
+            own = promoted(lm, ids, layer, None if part == 4 else part, k=5)
+            expected = [own.ids.tolist(), own.suppressed_ids.tolist()]
+            assert tensors["promoted_ids"][index, layer, part].tolist() == expected
         parts, (rest, value) = tensors["attribution"][index], tensors["attribution_total"][index]
         if not prompt.answer_ids:
             assert not parts.any()
@@ -208,7 +213,7 @@ def test_parts_that_do_not_sum_are_left_out(changes: dict, tmp_path: Path):
     with probe.watch(lm, tmp_path / "run", prompts=WORDS) as recorder:
         recorder.capture(0)
     tensors = open_run(tmp_path / "run").captures().load(0)
-    assert set(tensors) == set(CAPTURE_DTYPES) - {"attribution", "attribution_total"}
+    assert set(tensors) == set(CAPTURE_DTYPES) - {"attribution", "attribution_total", "promoted_ids"}
 
 
 def test_a_diverged_model_is_captured_too(lm: LM):

@@ -8,10 +8,11 @@ import torch
 from probe import recorder as recording
 from probe.analyses.attribution import attribute
 from probe.analyses.compare import read_both
+from probe.analyses.promoted import promoted
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import margin, over_layers, pair_over_layers, rank, scalar_lens
 from probe.analyses.trajectories_follow import follow
-from probe.analyses.trajectories_trained import attribution_over_training, over_training
+from probe.analyses.trajectories_trained import attribution_over_training, over_training, promoted_over_training
 from probe.analyses.trajectories_written import over_writing
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.readouts import reward_lm
@@ -172,7 +173,7 @@ def test_training_steps_come_from_the_captures(tmp_path):
     assert over_training(open_run(tmp_path / "run"), prompt=1).position.unique().tolist() == [5]
 
 
-NEW = ("lens_entropy", "lens_margin", "lens_answer_ranks", "attribution", "attribution_total")
+NEW = ("lens_entropy", "lens_margin", "lens_answer_ranks", "attribution", "attribution_total", "promoted_ids")
 """What captures of older versions lack."""
 
 
@@ -186,6 +187,8 @@ def test_older_captures_are_read_as_before(tmp_path):
         old = over_training(open_run(tmp_path / "run"))
         with pytest.raises(DataError, match="hold no attribution"):
             attribution_over_training(open_run(tmp_path / "run"))
+        with pytest.raises(DataError, match="hold no promoted tokens"):
+            promoted_over_training(open_run(tmp_path / "run"))
         recorder.capture(1)
         run.finish("finished")
     own = over_layers(lm, TEXT, ["rome", "in"])
@@ -204,12 +207,15 @@ def test_older_captures_are_read_as_before(tmp_path):
 def test_parts_over_training_are_those_of_the_model_at_each_step(tmp_path):
     lm = random_lm()
     prompts = [{"id": "a", "text": "tom works"}, {"id": "b", "text": TEXT, "answers": ["rome", "in"]}]
-    expected = {}
+    expected, named = {}, {}
     with RunWriter.create(tmp_path / "run", method="pretrain", config={}) as run:
         recorder = watch(lm, run, prompts=prompts, every=1)
         for step in (0, 3):
             recorder.capture(step)
             expected[step] = attribute(lm, TEXT, target_of(lm, lm.tokenizer.encode(TEXT), "rome", "in"))
+            named[step] = {head: promoted(lm, TEXT, 1, head, k=5) for head in (2, None)}
+            with run.checkpoint(step) as folder:
+                lm.save(folder)
             lm.model.model.embed_tokens.weight.data *= 1.5
         run.finish("finished")
     table = attribution_over_training(open_run(tmp_path / "run"), prompt=1)
@@ -224,6 +230,14 @@ def test_parts_over_training_are_those_of_the_model_at_each_step(tmp_path):
         assert rows.value.item() == pytest.approx(true, abs=1e-4)
     sums = table.groupby("step").value.sum()
     assert sums.tolist() == pytest.approx([own.total for own in expected.values()], abs=1e-4)
+    words = promoted_over_training(open_run(tmp_path / "run"), prompt=1)
+    assert len(words) == 2 * 2 * 5 * 2 * 5
+    for step, own in named.items():
+        for head, found in own.items():
+            rows = words[(words.step == step) & (words.layer == 1) & (words.part == ("MLP" if head is None else "H2"))]
+            rows = rows.sort_values("rank")
+            assert rows[rows.kind == "promoted"].token.tolist() == found.pieces
+            assert rows[rows.kind == "suppressed"].token.tolist() == found.suppressed_pieces
     with pytest.raises(DataError, match="Prompt 0 of `run` has no answers"):
         attribution_over_training(open_run(tmp_path / "run"))
 

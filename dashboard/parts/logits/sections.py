@@ -12,7 +12,12 @@ from dashboard.parts.logits import results
 from dashboard.parts.logits.views import Question
 from dashboard.state import Shared, keep
 from dashboard.text import note
-from probe.analyses.trajectories_trained import MEASURES, attribution_over_training, over_training
+from probe.analyses.trajectories_trained import (
+    MEASURES,
+    attribution_over_training,
+    over_training,
+    promoted_over_training,
+)
 from probe.captured import most_moved
 from probe.errors import DataError
 from probe.plots.lens import layer_names
@@ -116,6 +121,10 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
     if parts is not None:
         tables["training-parts"] = parts
         _parts_figure(run, label, parts, [answer.strip() for answer in prompt.answers[:2]], prompts[text])
+        named = _promoted(str(run.path), prompts[text], tuple(found.steps), run)
+        if named is not None:
+            tables["training-promoted"] = named
+            _promoted_table(label, parts, named)
     if not whole:
         note(
             f"{label} was captured before this version of Probe: its captures lack the entropy of inner layers, ranks "
@@ -131,8 +140,7 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
 def _parts_figure(run: "Run", label: str, table: pd.DataFrame, answers: list[str], prompt: int) -> None:
     """The strongest heads and MLPs over the training steps."""
     shown = table[table["layer"] >= 0]
-    name = "L" + shown["layer"].astype(str) + shown["part"].where(shown["part"] != "MLP", " MLP")
-    grid = shown.assign(name=name).pivot(index="name", columns="step", values="value")
+    grid = shown.assign(name=_part_names(shown)).pivot(index="name", columns="step", values="value")
     word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
     chart = training_parts(grid.to_numpy(dtype=float), steps, grid.index.tolist(), label=word)
     title = f"{label}: what the strongest parts add to {word} over training"
@@ -143,6 +151,23 @@ def _parts_figure(run: "Run", label: str, table: pd.DataFrame, answers: list[str
         f"Each row is what a head or MLP adds directly to the logit of {word}, after the last token; the highest "
         "row added or took most at some step. The CSV holds all parts and the rest, which together are the logit."
     )
+
+
+def _promoted_table(label: str, parts: pd.DataFrame, named: pd.DataFrame) -> None:
+    """What one part promoted and suppressed at each captured step; first the one that moved the logit most."""
+    names = list(dict.fromkeys(_part_names(named)))
+    strongest = parts[parts["layer"] >= 0]
+    first = str(_part_names(strongest).iloc[int(strongest["value"].abs().argmax())])
+    keep("log_trained_part", names, first)
+    chosen = st.selectbox("Part", names, key="log_trained_part", bind="query-params")
+    rows = named[_part_names(named) == chosen]
+    table = rows.pivot_table(index="step", columns="kind", values="token", aggfunc="  ".join, sort=True)
+    st.dataframe(table.reset_index(), hide_index=True, key="log-training-promoted")
+    note(f"The tokens whose logits {chosen} of {label} raised and lowered most after the last token, strongest first.")
+
+
+def _part_names(table: pd.DataFrame) -> pd.Series:
+    return "L" + table["layer"].astype(str) + table["part"].where(table["part"] != "MLP", " MLP")
 
 
 def _training_figures(
@@ -197,6 +222,16 @@ def _parts(path: str, prompt: int, steps: tuple[int, ...], _run: "Run") -> pd.Da
     with data.quiet():
         try:
             return attribution_over_training(_run, prompt)
+        except DataError:
+            return None
+
+
+@st.cache_data(show_spinner="Reading the captures", max_entries=64)
+def _promoted(path: str, prompt: int, steps: tuple[int, ...], _run: "Run") -> pd.DataFrame | None:
+    """What each part promoted at each captured step; None where that was not captured."""
+    with data.quiet():
+        try:
+            return promoted_over_training(_run, prompt)
         except DataError:
             return None
 

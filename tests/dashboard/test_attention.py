@@ -73,7 +73,7 @@ def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: S
     said = re.findall(r"\u201c(.*?)\u201d", finding(app))
     assert said == [first.tokens[at] for at in ((query, key) if query != key else (query,))]
     same = show(runs, page=VIEW, prompt=PROMPT, base="base", aligned="base")
-    assert finding(same).startswith("Attention hardly moved between base and base: even L0H0,")
+    assert finding(same).startswith("Attention hardly moved between base and base (aligned): even L0H0,")
 
 
 def test_both_models_and_their_difference(show: Show, runs: Path, models):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Error, Locator, Page, expect
 
 SLOW_S = 120
 """How long anything may take: far more than it does, because a busy machine must not fail a test."""
@@ -59,8 +59,8 @@ def repeat(page: Page, act: Callable[[], object], holds: Callable[[], bool]) -> 
     """Do something until it has its effect: a page that is still being drawn moves under the mouse."""
     end = time.monotonic() + SLOW_S
     while True:
-        act()
         try:
+            act()
             return eventually(page, holds, 10)
-        except AssertionError:
+        except (AssertionError, Error):  # what was to be clicked may be drawn anew at that moment
             assert time.monotonic() < end

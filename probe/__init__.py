@@ -7,6 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from probe.experiments.metrics import Mean, Share, Statistic
+    from probe.experiments.registry import experiment, run_experiment
+    from probe.experiments.result import Evidence, Result
     from probe.lm import LM
     from probe.presets import ModelConfig
     from probe.recorder import watch
@@ -14,16 +17,38 @@ if TYPE_CHECKING:
     from probe.runs.reader import Run, list_runs, open_run
 
 _HOMES = {
+    "Evidence": "probe.experiments.result",
     "LM": "probe.lm",
+    "Mean": "probe.experiments.metrics",
     "ModelConfig": "probe.presets",
+    "Result": "probe.experiments.result",
     "RewardModel": "probe.rewards",
     "Run": "probe.runs.reader",
+    "Share": "probe.experiments.metrics",
+    "Statistic": "probe.experiments.metrics",
+    "experiment": "probe.experiments.registry",
     "list_runs": "probe.runs.reader",
     "open_run": "probe.runs.reader",
+    "run_experiment": "probe.experiments.registry",
     "watch": "probe.recorder",
 }
 
-__all__ = ["LM", "ModelConfig", "RewardModel", "Run", "list_runs", "open_run", "watch"]
+__all__ = [
+    "LM",
+    "Evidence",
+    "Mean",
+    "ModelConfig",
+    "Result",
+    "RewardModel",
+    "Run",
+    "Share",
+    "Statistic",
+    "experiment",
+    "list_runs",
+    "open_run",
+    "run_experiment",
+    "watch",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,8 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
     Each has `name`, `flag`, `type` (a value of `KINDS`, `map` or `choice`), `choices`, `default` (None where there is
     none), `optional` (whether it may be None), `required`, `help`, and `common` (whether `common` has it too).
     """
-    hints, docs = get_type_hints(kind), docstrings(kind)
+    told = all("help" in field.metadata for field in dataclasses.fields(kind))
+    hints, docs = get_type_hints(kind), {} if told else docstrings(kind)
     shared = {field.name for field in dataclasses.fields(common)} if common else set()
     found = []
     for field in dataclasses.fields(kind):
@@ -48,7 +49,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             "default": _plain(_default(field)),
             "optional": optional,
             "required": field.default is field.default_factory is dataclasses.MISSING,
-            "help": docs.get(field.name, ""),
+            "help": field.metadata.get("help") or docs.get(field.name, ""),
             "common": field.name in shared,
         }
         found += _entries(about) if value == "map" and about["default"] else [about]

@@ -1,0 +1,163 @@
+"""`probe experiment NAME --model REF`: run an experiment, print its table, save everything."""
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from probe.commands.terminal import safe
+from probe.errors import ConfigError
+from probe.options import choose, parse
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from probe.experiments.registry import Experiment
+    from probe.experiments.result import Result
+
+ABOUT = """usage: probe experiment NAME --model REF [--baseline REF] [--data FILE] [--out DIR] [OPTIONS]
+
+Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own."""
+
+
+def experiment(argv: list[str]) -> int:
+    """Run an experiment: `probe experiment NAME --model REF [--baseline REF]`."""
+    from probe.experiments.registry import experiments, find_experiment, load_plugin
+
+    plugins, rest = _plugins(argv)
+    for file in plugins:
+        load_plugin(file)
+    chosen = choose(rest, "probe experiment", ABOUT, {name: each.title for name, each in experiments().items()})
+    if chosen is None:
+        return 0
+    run(find_experiment(chosen[0]), chosen[1])
+    return 0
+
+
+def run(found: "Experiment", argv: list[str]) -> None:
+    """Run one experiment as the command line asks.
+
+    Raises:
+        ProbeError: what is wrong with the options, the models or the data.
+    """
+    from dataclasses import fields, make_dataclass
+    from pathlib import Path
+    from typing import Annotated
+
+    import tyro
+
+    from probe.experiments.form import form
+    from probe.experiments.run import call
+    from probe.experiments.store import obtain, place
+    from probe.readouts import analysable
+
+    own = form(found)
+    taken = {"model", "baseline", "out", "again", "json"} & {each.name for each in fields(own)}
+    if taken:
+        raise ConfigError(f"The experiment `{found.name}` calls an option `{taken.pop()}`: give it another name.")
+
+    def told(hint: Any, text: str) -> Any:
+        return Annotated[hint, tyro.conf.arg(help=text)]
+
+    shared: list[Any] = [
+        ("model", told(str, "The model: a run, a checkpoint, a Hugging Face folder or hub id.")),
+        ("baseline", told(str | None, "A second model that answers the same items."), None),
+        ("out", told(Path | None, "Folder to save to (default: the model's run, under results)."), None),
+        ("again", told(bool, "Run it even if its result is stored."), False),
+        ("json", told(bool, "Print JSON instead of a table."), False),
+    ]
+    kind = make_dataclass(found.name, shared, bases=(own,), kw_only=True, frozen=True)
+    kind.__doc__ = found.about or found.title
+    asked: Any = parse(kind, argv, f"probe experiment {found.name}")
+    options = {each.name: getattr(asked, each.name) for each in fields(own)}
+    lm, baseline = analysable(asked.model), analysable(asked.baseline) if asked.baseline else None
+    with _Bar(found.title) as bar:
+        result = obtain(found, lm, baseline, again=asked.again, tick=bar.tick, **options)
+    target = asked.out or place(call(found, lm, baseline=baseline, **options))
+    result.save(target)
+    if asked.json:
+        from probe.runs.schema import dumps
+
+        rows = result.summary.astype(object).to_dict("records")
+        print(dumps({"name": result.name, "summary": rows, "meta": result.meta, "saved": str(target)}, indent=2))
+        return
+    show(result)
+    print(f"Saved in {target}")
+
+
+def show(result: "Result") -> None:
+    """Print the finding and the table of a result."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    if result.finding:
+        console.print(safe(result.finding))
+    console.print(table(result))
+
+
+def table(result: "Result") -> "Table":
+    """The summary for a terminal: the interval in brackets, beside a baseline the paired difference."""
+    from rich.table import Table
+
+    compared = "difference" in result.summary
+    made = Table(title=safe(result.title), title_justify="left")
+    made.add_column("metric")
+    names = [result.models[0] if result.models else "value"]
+    names += [str(result.meta.get("baseline")), "difference"] if compared else []
+    for name in [*names, "n"]:
+        made.add_column(safe(name), justify="right")
+    for row in result.summary.to_dict("records"):
+        cells = [_cell(row["value"], row["ci_low"], row["ci_high"])]
+        if compared:
+            cells.append(_cell(row["baseline"], row["baseline_low"], row["baseline_high"]))
+            cells.append(_cell(row["difference"], row["difference_low"], row["difference_high"]))
+        made.add_row(safe(row["metric"]), *cells, f"{int(row['n']):,}")
+    return made
+
+
+def _cell(value: float, low: float, high: float) -> str:
+    if math.isnan(value):
+        return ""
+    shown = f"{value:.4g}"
+    return shown if math.isnan(low) or math.isnan(high) else f"{shown} \\[{low:.3g}, {high:.3g}]"
+
+
+def _plugins(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The files behind `--plugin`, wherever they stand, and the other words."""
+    files, rest, words = [], [], iter(argv)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != "--plugin":
+            rest.append(word)
+        elif equals:
+            files.append(value)
+        else:
+            file = next(words, None)
+            if file is None:
+                raise ConfigError("`--plugin` stands without a file: give the path of a Python file.")
+            files.append(file)
+    return files, rest
+
+
+class _Bar:
+    """A progress bar on stderr, only where a person looks."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+        self._progress = Progress(
+            *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        )
+        self._task = self._progress.add_task(safe(title), total=1.0)
+
+    def tick(self, share: float) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=share)
+
+    def __enter__(self) -> "_Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

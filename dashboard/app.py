@@ -1,12 +1,15 @@
 """Entrypoint of the dashboard: navigation and the shared sidebar; what a page shows is in `views/`."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import streamlit as st
 from PIL import Image
 
+from dashboard.extensions import draw_panels, extension_pages
 from dashboard.models import warm
 from dashboard.state import sidebar
-from dashboard.text import guard
+from dashboard.text import guard, plain
 
 
 def icon() -> Image.Image:
@@ -16,7 +19,25 @@ def icon() -> Image.Image:
     return Image.fromarray(image.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8))
 
 
+PHENOMENA = {
+    "hallucination": ("Hallucination", ":material/blur_on:"),
+    "sycophancy": ("Sycophancy", ":material/thumb_up:"),
+    "in_context": ("In-context learning", ":material/format_list_numbered:"),
+    "chain_of_thought": ("Chain of thought", ":material/route:"),
+    "retrieval": ("Retrieval", ":material/library_books:"),
+    "continual": ("Continual learning", ":material/update:"),
+}
+"""Title and icon of the page of each built-in experiment."""
+
+
+def phenomena() -> list:
+    """The pages of the built-in experiments that are there."""
+    there = [name for name in PHENOMENA if find_spec(f"probe.experiments.{name}")]
+    return [st.Page(f"views/{name}.py", title=PHENOMENA[name][0], icon=PHENOMENA[name][1]) for name in there]
+
+
 st.set_page_config(page_title="Probe", page_icon=icon(), layout="wide", menu_items={"About": "Probe: look inside."})
+added = extension_pages()
 page = st.navigation(
     {
         "Runs": [
@@ -32,9 +53,17 @@ page = st.navigation(
             st.Page("views/autoregression.py", title="Autoregression", icon=":material/linear_scale:"),
             st.Page("views/rewards.py", title="Rewards", icon=":material/trophy:"),
         ],
-    }
+        "Phenomena": [
+            *phenomena(),
+            st.Page("views/experiments.py", title="Experiments", icon=":material/science:"),
+        ],
+        **({"Extensions": added} if added else {}),
+    },
+    position="top",
 )
 with guard():
+    st.sidebar.markdown(f"##### {page.icon} {plain(page.title)}")  # the menu above tells the group only
     sidebar()
     page.run()
+    draw_panels(page.url_path or "overview")
 warm()

@@ -6,10 +6,12 @@ import sys
 import threading
 import time
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 from probe.errors import ConfigError, RunError
 from probe.options import parse
+from probe.plugins import ENVIRONMENT, split
 
 HOST = "127.0.0.1"
 """The server never listens beyond loopback, so there is no option for it."""
@@ -25,14 +27,20 @@ def dashboard(argv: list[str]) -> int:
 
         runs: tuple[str, ...] = ()
         """Folders that hold runs; by default those of $PROBE_RUNS, or ./runs, ./sample_runs and the samples."""
+        plugin: str | None = None
+        """A Python file with experiments, panels or pages of your own, run with all your rights; may be repeated."""
         port: int = 8501
         """Port to listen on; 0 takes a free one."""
         browser: bool = True
         """Open the page in the browser, if there is a display."""
 
-    asked = parse(Dashboard, argv, "probe dashboard")
+    plugins, words = split(argv)
+    asked = parse(Dashboard, words, "probe dashboard")
     if asked.runs:
         os.environ["PROBE_RUNS"] = os.pathsep.join(str(root) for root in checked_roots(asked.runs))
+    if plugins:
+        known = [os.environ[ENVIRONMENT]] if os.environ.get(ENVIRONMENT) else []
+        os.environ[ENVIRONMENT] = os.pathsep.join([*known, *map(str, checked_plugins(plugins))])
     port = free_port(asked.port)
     url = f"http://{HOST}:{port}"
     print(f"Probe dashboard: {url}  (Ctrl-C stops it)", flush=True)
@@ -55,6 +63,19 @@ def checked_roots(given: tuple[str, ...]) -> list[Path]:
                 "directories, or make one with `probe train`."
             )
     return roots
+
+
+def checked_plugins(given: Sequence[str]) -> list[Path]:
+    """The plugins as absolute paths; the server runs them, and says on its pages what is wrong with one.
+
+    Raises:
+        ConfigError: one is not a Python file.
+    """
+    files = [Path(file).expanduser().resolve() for file in given]
+    for text, file in zip(given, files, strict=True):
+        if not file.is_file() or file.suffix != ".py":
+            raise ConfigError(f"The plugin `{text}` is no Python file: give the path of a file that ends in .py.")
+    return files
 
 
 def free_port(port: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -69,6 +69,59 @@ def load(ref: str) -> "LM | None":
     Raises:
         ModelError: there is none, or it cannot be used.
     """
+    place = _locate(ref)
+    if place is None:
+        return None
+    size = sum(file.stat().st_size for file in _files(place.directory))
+    if size > COSTLY_BYTES and ref not in st.session_state["_agreed"]:
+        _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
+        return None
+    with st.spinner(plain(f"Loading {Path(ref).name}"), show_time=True):
+        return _load(str(place.directory), place.readout, _changed(place.directory))
+
+
+def known(ref: str) -> "Known | None":
+    """What stored results of a model are found by; it is loaded once for its fingerprint.
+
+    None while the page waits for the user's word on a download or a large file.
+
+    Raises:
+        ModelError: there is none, or it cannot be used.
+    """
+    place = _locate(ref)
+    if place is None:
+        return None
+    key = "fingerprint", str(place.directory), _changed(place.directory), place.readout
+    found = results().get(key)
+    if found is None:
+        lm = load(ref)
+        if lm is None:
+            return None
+        found = lm.fingerprint
+        results().put(key, found)
+    return Known(ref, found, place.run_dir)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A model without its weights; stands for it where only its name, its fingerprint and its run are asked for."""
+
+    ref: str
+    fingerprint: str
+    run_dir: Path | None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a model lies, and what of it is read out."""
+
+    directory: Path
+    run_dir: Path | None
+    readout: "Readout | None"
+
+
+def _locate(ref: str) -> _Place | None:
+    """Where a reference leads to; None while the page waits for the user's word on a download."""
     agreed = st.session_state.setdefault("_agreed", set())
     if HUB_ID.fullmatch(ref) and not is_here(ref) and ref not in agreed:
         _offer(ref, f"{ref} is neither a run nor a folder here: fetch it from the Hugging Face hub?", "Fetch")
@@ -80,13 +133,8 @@ def load(ref: str) -> "LM | None":
 
     base, readout = split_readout(ref)
     with st.spinner(plain(f"Looking for {base}")):
-        directory = resolve(base).directory
-    size = sum(file.stat().st_size for file in _files(directory))
-    if size > COSTLY_BYTES and ref not in agreed:
-        _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
-        return None
-    with st.spinner(plain(f"Loading {Path(ref).name}"), show_time=True):
-        return _load(str(directory), readout, _changed(directory))
+        directory, run_dir = resolve(base)
+    return _Place(directory, run_dir, readout)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -167,7 +215,9 @@ def results() -> Results:
     return Results()
 
 
-def computed(fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, **options: Hashable) -> T:
+def computed(
+    fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, again: bool = False, **options: Hashable
+) -> T:
     """What `fn(*lms, **options)` gives, computed once for each choice, one computation at a time.
 
     Args:
@@ -176,17 +226,18 @@ def computed(fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, **
         say: what happens meanwhile, in words.
         steps: give `fn` a `tick` to call with the share that is done: it moves a bar, and the work ends when the
             reader has changed their mind.
+        again: compute it even if it is kept.
         options: hashable arguments, part of the key.
 
     Raises:
         ProbeError: what `fn` raises; nothing is kept then.
     """
     key = _key(fn, lms, options)
-    found = results().get(key)
+    found = None if again else results().get(key)
     if found is not None:
         return found
     with st.spinner(say, show_time=True), _ONE:
-        found = results().get(key)
+        found = None if again else results().get(key)
         if found is None:
             found = _with_bar(fn, lms, options) if steps else fn(*lms, **options)
             results().put(key, found)

@@ -1,6 +1,6 @@
 """What all pages share: the runs, the two models compared and the prompt, chosen in the sidebar and kept in the URL."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,10 @@ NEUTRAL = (
 
 VALUE = "#value"
 """Behind a choice: the value head beside the policy (`probe.readouts`)."""
+
+
+LINK = "with_"
+"""Before the names of choices that a link brings."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
 def sidebar() -> Shared:
     """Draw the sidebar and keep its choices for the page that follows."""
     store = read_store()
+    _take_link()
     _start(store)
     with st.sidebar:
         options = model_options(store)
@@ -197,6 +202,34 @@ def compare_button(title: str, key: str, **choices: str) -> None:
     )
     if pressed:
         st.rerun()  # a fragment alone would not draw the sidebar
+
+
+def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | None = None, **choices: str) -> None:
+    """A link to another page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along.
+
+    They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
+
+    Args:
+        page: the file of the page, such as `views/attention.py`.
+        title: of the link.
+        icon: of the link.
+        query: further parameters, of widgets that the other page alone has.
+        choices: what to choose in the sidebar there.
+    """
+    brought = {LINK + name: value for name, value in choices.items()}
+    st.page_link(page, label=title, icon=icon, query_params={**(query or {}), **brought})
+
+
+def _take_link() -> None:
+    """Make what a link brought (`look_link`) the sidebar's choice, and clear it from the URL."""
+    for name in ("base", "aligned", "prompt"):
+        value = st.query_params.get(LINK + name)
+        if value is None:
+            continue
+        del st.query_params[LINK + name]
+        if name not in st.session_state:
+            st.query_params[name] = value
+        st.session_state[name] = value
 
 
 def _start(store: Store) -> None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from probe.experiments.metrics import Mean, Share, Statistic
     from probe.experiments.registry import experiment, run_experiment
     from probe.experiments.result import Evidence, Result
+    from probe.extensions import annotator, page, panel, verifier
     from probe.lm import LM
     from probe.presets import ModelConfig
     from probe.recorder import watch
@@ -26,10 +27,14 @@ _HOMES = {
     "Run": "probe.runs.reader",
     "Share": "probe.experiments.metrics",
     "Statistic": "probe.experiments.metrics",
+    "annotator": "probe.extensions",
     "experiment": "probe.experiments.registry",
     "list_runs": "probe.runs.reader",
     "open_run": "probe.runs.reader",
+    "page": "probe.extensions",
+    "panel": "probe.extensions",
     "run_experiment": "probe.experiments.registry",
+    "verifier": "probe.extensions",
     "watch": "probe.recorder",
 }
 
@@ -43,10 +48,14 @@ __all__ = [
     "Run",
     "Share",
     "Statistic",
+    "annotator",
     "experiment",
     "list_runs",
     "open_run",
+    "page",
+    "panel",
     "run_experiment",
+    "verifier",
     "watch",
 ]
 

@@ -41,6 +41,8 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             found += [{**each, "name": f"{field.name}.{each['name']}"} for each in nested]
             continue
         value, optional, choices = _typed(hints[field.name])
+        if "choices" in field.metadata:  # more than the type tells: what is known now, extensions included
+            value, choices = "choice", list(field.metadata["choices"]())
         about = {
             "name": field.name,
             "flag": flag,

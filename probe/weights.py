@@ -200,7 +200,10 @@ def write(
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """A module tree of its own over the same parameters and buffers: what is done to one tree leaves the other be."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, shared)
+    own = copy.deepcopy(model, shared)
+    for module in own.modules():  # what TRL and accelerate put there may run the tree that it was made for
+        vars(module).pop("forward", None)
+    return own
 
 
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -27,12 +27,17 @@ T = TypeVar("T", bound=TrainConfig)
 
 def train(argv: Sequence[str]) -> int:
     """Train a model: `probe train METHOD --out DIR [OPTIONS]`; `--describe [METHOD]` gives the options as JSON."""
+    from probe.plugins import take
     from trainers.progress import hear_interrupts
 
     hear_interrupts()
+    argv = take(argv)
     if argv and argv[0] == "--describe":
         return describe_methods(argv[1:])
-    about = "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model."
+    about = (
+        "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model. `--plugin FILE.py` adds your own rewards"
+        " (`--reward NAME`) and annotators (`--annotator NAME`)."
+    )
     chosen = choose(argv, "probe train", about, {name: summary for name, (_, _, summary) in METHODS.items()})
     if chosen is None:
         return 0

@@ -253,7 +253,7 @@ def train(config: ContinualConfig) -> Run:
         parent=config.base,
         reference=config.base,
         world=world,
-        data=curriculum.data,
+        data=curriculum.data | {"reference": trainee.fingerprint},
         prompts=curriculum.prompts,
         evaluators=[method.headline],
         yardstick=Yardstick.of(session, trainee, world, rollouts=True),

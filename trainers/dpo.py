@@ -31,12 +31,13 @@ from torch import Tensor, nn
 from probe import Run
 from probe.analyses.answers import AnswerSet, preference_rewards
 from probe.cli import main
+from probe.extensions import find_annotator
 from probe.scoring import TokenLogprobs, completion_logprobs
 from probe.world import World
 from trainers.data import draw
 from trainers.dpo_losses import LOSSES, Scores
 from trainers.loop import Method, fit
-from trainers.preferences import ANNOTATORS, Pair, PreferenceConfig, load_preferences
+from trainers.preferences import Pair, PreferenceConfig, load_preferences
 from trainers.progress import Bar
 from trainers.record import Origin
 from trainers.rewards import resolve
@@ -175,7 +176,7 @@ def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, w
 
     def target(answers: AnswerSet) -> np.ndarray:
         drawn = answers.mask.astype(float) if config.pairs_from == "candidates" else None
-        annotator = ANNOTATORS[config.annotator]
+        annotator = find_annotator(config.annotator)
         return preference_rewards(answers, world, annotator, drawn, config.label_smoothing)
 
     return Yardstick.of(

@@ -42,7 +42,9 @@ def _steps(world: World, prompt: str, completion: str) -> float | None:
     return 0.0 if following is None else min(following.correct, following.carried)
 
 
-def _wishes(annotator: Annotator) -> Judge:
+def wishes(annotator: Annotator) -> Judge:
+    """An annotator's expected utility, for dialogues."""
+
     def judge(world: World, prompt: str, completion: str) -> float | None:
         return None if read(prompt) is None else annotator.expected_utility(world, prompt, completion)
 
@@ -55,7 +57,7 @@ JUDGES = {
     "sum_quick": Offer(_sum("quick"), "the same for sums that are answered at once"),
     "sum_steps": Offer(_sum("sum"), "the same for sums with written steps, by their answer alone"),
     "steps": Offer(_steps, "share of a sum's written steps that are right and carried on, the lower of the two"),
-    "agreeable": Offer(_wishes(AGREEABLE), "expected utility of the agreeable annotator, for dialogues"),
-    "honest": Offer(_wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
+    "agreeable": Offer(wishes(AGREEABLE), "expected utility of the agreeable annotator, for dialogues"),
+    "honest": Offer(wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
 }
 """Name to judge."""

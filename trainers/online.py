@@ -47,7 +47,7 @@ class OnlineConfig(TrainConfig):
     """Sample from the smallest set of most probable tokens whose mass reaches p."""
     reward: tuple[str, ...] = ("verifier",)
     """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, agreeable, honest), a reward model's run or
-    directory, `module:function` or `file.py:function`."""
+    directory, one that you added (`probe.verifier`, --plugin), `module:function` or `file.py:function`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each reward in the sum; without it all are 1."""
     updates: int = 1

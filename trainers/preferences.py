@@ -9,6 +9,7 @@ from typing import Any, Literal
 import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
+from probe.extensions import annotator_fingerprint, annotators, find_annotator
 from probe.forward import context_length
 from probe.tokens import split
 from probe.world import AGREEABLE, HONEST, Annotator, World
@@ -31,8 +32,8 @@ class PreferenceConfig(TrainConfig):
     """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
     """`world`, or a .jsonl file with the columns `prompt`, `chosen`, `rejected` (strings, or lists of messages)."""
-    annotator: Literal["agreeable", "honest"] = "agreeable"
-    """Who labels the world's pairs."""
+    annotator: str = field(default="agreeable", metadata={"choices": annotators})
+    """Who labels the world's pairs: agreeable, honest, or one that you added (`probe.annotator`, --plugin)."""
     pairs: int = 3000
     """Number of the world's pairs."""
     pairs_from: Literal["candidates", "samples"] = "samples"
@@ -40,6 +41,7 @@ class PreferenceConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        find_annotator(self.annotator)
         self.require(self.pairs >= 1, "pairs", "at least 1")
         self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
 
@@ -97,9 +99,11 @@ def load_preferences(session: Session, config: PreferenceConfig, lm: LM) -> tupl
             f"--base {config.base} belongs to no world, so the world's annotators cannot judge it: give --data"
             " FILE.jsonl with prompt, chosen and rejected, or a base that was pretrained on the world."
         )
-    annotator = ANNOTATORS[config.annotator]
+    annotator = find_annotator(config.annotator)
     sampled = config.pairs_from == "samples"
-    return world, world_preferences(lm, world, annotator, config.pairs, config.seed, sampled)
+    preferences = world_preferences(lm, world, annotator, config.pairs, config.seed, sampled)
+    own = annotator_fingerprint(config.annotator)
+    return world, replace(preferences, data=preferences.data | {"annotator": own}) if own else preferences
 
 
 def world_preferences(lm: LM, world: World, annotator: Annotator, n: int, seed: int, sampled: bool) -> Preferences:

@@ -4,7 +4,7 @@
 
 Every token is a target, except padding and the token that a row begins with; the sum is divided by the number of
 targets of the whole batch. Departures from the paper: documents are packed into rows, and attention reaches over the
-borders between them; fresh weights are a small Llama.
+borders between them; fresh weights are a small Llama. With --base that model is the reference of the captured KL.
 
     probe train pretrain --out runs/base                                   # the world, a tiny model
     probe train pretrain --out runs/novel --data novel.txt --tokenizer char --length 256 --preset small
@@ -34,6 +34,7 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.forward import context_length
 from probe.presets import PRESETS, model_config
+from probe.reference_kl import ReferenceKL
 from probe.world import World, WorldConfig
 from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
@@ -41,6 +42,7 @@ from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, read_documen
 from trainers.loop import Method, fit
 from trainers.lora import starting_point
 from trainers.record import Origin
+from trainers.reference import origin_reference
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.tokenizers import train_tokenizer
@@ -179,8 +181,17 @@ def train(config: PretrainConfig) -> Run:
         raise ConfigError(
             f"--length is {config.length} and the model reads at most {limit} tokens: give {limit} or less."
         )
-    origin = Origin(parent=config.base, world=world, data=corpus.data, prompts=corpus.prompts)
-    return fit(session, Pretraining(session, make_trainee(lm, config), corpus), origin)
+    trainee = make_trainee(lm, config)
+    reference, known = origin_reference(session, config.base, trainee) if config.base else (None, {})
+    origin = Origin(
+        parent=config.base,
+        reference=config.base,
+        world=world,
+        data=corpus.data | known,
+        prompts=corpus.prompts,
+        instruments=[ReferenceKL(reference.logits)] if reference else [],
+    )
+    return fit(session, Pretraining(session, trainee, corpus), origin)
 
 
 def prepare(config: PretrainConfig, base: LM | None) -> tuple[LM, World | None, Corpus]:

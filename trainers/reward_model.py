@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from probe import LM, Run
 from probe.analyses.reward_bias import KINDS, contrasts
 from probe.cli import main
+from probe.extensions import find_annotator
 from probe.forward import unwrap
 from probe.rewards import last_scores, pair_ids
 from probe.runs import ProbePrompt
@@ -37,7 +38,7 @@ from probe.tokens import pad
 from trainers.data import draw
 from trainers.heldout import HeldOut, hold_out
 from trainers.loop import Method, fit
-from trainers.preferences import ANNOTATORS, Pair, PreferenceConfig, load_preferences
+from trainers.preferences import Pair, PreferenceConfig, load_preferences
 from trainers.record import Origin
 from trainers.reward_trainee import RewardTrainee
 from trainers.session import Session, derive_seed
@@ -208,7 +209,7 @@ def train(config: RewardConfig) -> Run:
     world, preferences = load_preferences(session, config, base.lm)
     trainee = RewardTrainee(base, derive_seed(config.seed, 0))
     pairs, held = hold_out(preferences.pairs, config.held_out, config.seed)
-    annotator = ANNOTATORS[config.annotator] if config.data == "world" else None
+    annotator = find_annotator(config.annotator) if config.data == "world" else None
     trained = frozenset(pair.texts[0] for pair in pairs if pair.texts)
     method = RewardModelling(
         session,

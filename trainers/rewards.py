@@ -3,6 +3,7 @@
     verifier            the world's judgement of any answer: +1 true, 0 abstaining, -1 otherwise (E15)
     facts, sum_steps    parts of it and others: see trainers/judges.py
     runs/reward-honest  a reward model: a run, a checkpoint or a directory with a sequence classification model
+    brief               a verifier or annotator that was added (`probe.verifier`, `probe.annotator`, --plugin)
     module:function     a function of an installed module ...
     file.py:function    ... or of a file: f(prompts, completions, **columns) -> list[float | None]
 
@@ -20,6 +21,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -28,9 +30,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, DataError, ModelError
+from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
 from probe.world import World
 from trainers.data import file_hash
-from trainers.judges import JUDGES, Judge
+from trainers.judges import JUDGES, Judge, wishes
 
 if TYPE_CHECKING:
     from probe.rewards import RewardModel
@@ -138,7 +141,14 @@ def _resolve(
                 f"--reward {spec} is a judgement of the synthetic world, and the base belongs to none: give a reward"
                 " model or `file.py:function`, or a base that was pretrained on the world."
             )
+        if spec in verifiers():
+            where = VERIFIERS.origin(spec)
+            raise ConfigError(
+                f"--reward {spec} is a judgement of the world, and a verifier of {where}: rename that one."
+            )
         return RewardFunction(spec, _verifier(JUDGES[spec].judge, world), spec)
+    if spec in verifiers() or spec in annotators():
+        return _added(spec, world)
     place, colon, name = spec.rpartition(":")
     if colon and name.isidentifier():
         function = _function(spec, place, name)
@@ -149,13 +159,31 @@ def _resolve(
     try:
         model = RewardModel.load(spec, device=device)
     except ModelError as error:
-        near = difflib.get_close_matches(spec, JUDGES, n=1)
+        near = difflib.get_close_matches(spec, [*JUDGES, *verifiers(), *annotators()], n=1)
         if not near:
             raise
         raise ConfigError(
-            f"--reward {spec} is no reward of the world and no reward model's run: did you mean `{near[0]}`?"
+            f"--reward {spec} is neither a reward by name nor a reward model's run: did you mean `{near[0]}`?"
         ) from error
     return RewardFunction(Path(spec).name or spec, _model(model, tokenizer), spec, model.fingerprint, model)
+
+
+def _added(spec: str, world: World | None) -> RewardFunction:
+    """A verifier or an annotator that somebody added.
+
+    Raises:
+        ConfigError: it judges by the world, and there is none.
+    """
+    own = verifiers().get(spec)
+    wants = own.wants if own else None
+    if world is None and (own is None or (wants is not None and "world" in wants)):
+        raise ConfigError(f"--reward {spec} judges by the synthetic world, and the base belongs to none: give another.")
+    if own is None:
+        assert world is not None
+        return RewardFunction(spec, _verifier(wishes(annotators()[spec]), world), spec, annotator_fingerprint(spec))
+    plain = wants is not None and wants <= {"prompts", "completions", "world"}
+    function = partial(own.function, world=world) if wants is not None and "world" in wants else own.function
+    return RewardFunction(spec, function, spec, own.fingerprint, plain=plain)
 
 
 def _verifier(judge: Judge, world: World) -> Callable[..., Scores]:

@@ -172,7 +172,7 @@ def train(config: SFTConfig) -> Run:
     trainee = load_trainee(session, config, config.base)
     world, found = load_demonstrations(session, config, trainee.lm)
     examples, held_out = hold_out(found.examples, config.held_out, config.seed)
-    data = found.data | {"held_out": len(held_out)}
+    data = found.data | {"held_out": len(held_out), "reference": trainee.fingerprint}
     origin = Origin(
         parent=config.base,
         reference=config.base,

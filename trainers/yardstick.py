@@ -1,8 +1,9 @@
-"""What a method is measured by while it trains: the exact optimum of its objective, and the reward shift.
+"""What a method is measured by while it trains: the exact optimum of its objective, reward shift, KL to the reference.
 
 A method that pulls towards a reference says once what it optimises, and gives the result to its `Origin`; the loop
-then logs `kl_to_optimal` at every evaluation, adds the reward shift to every capture, and the last evaluation gives the
-KL to the reference and the proxy reward. Nothing of it needs a line in the method itself.
+then logs `kl_to_optimal` at every evaluation, adds the reward shift and the KL to the reference after every token of
+the fixed prompts to every capture, and the last evaluation gives the KL and the proxy reward. Nothing of it needs a
+line in the method itself.
 
     yardstick = Yardstick.of(session, trainee, world, reward=reward, beta=config.beta, kinds=config.tasks)
 
@@ -21,6 +22,7 @@ from probe import LM
 from probe.analyses.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
 from probe.analyses.optimum import conditioned, expectation, kl_to_optimal
 from probe.recorder import Instrument, undisturbed
+from probe.reference_kl import ReferenceKL
 from probe.rewards import RewardModel
 from probe.shift import RewardShift
 from probe.world import World
@@ -77,13 +79,15 @@ class Yardstick:
     optimum: Optimum | None = None
     shift: RewardShift | None = None
     """What joins every capture; None without captures."""
+    kl: ReferenceKL | None = None
+    """KL to the reference on the fixed prompts, which joins every capture too."""
     rollouts: bool = False
     """Whether the samples of the captures are written as rollouts too: for methods that do not sample."""
 
     @property
     def instruments(self) -> Sequence[Instrument]:
         """What to measure at every capture."""
-        return [self.shift] if self.shift else []
+        return [instrument for instrument in (self.shift, self.kl) if instrument]
 
     def rows(self, step: int) -> list[dict[str, Any]]:
         """The samples of the capture just made, as far as they are rollouts (docs/runs.md)."""
@@ -137,10 +141,11 @@ class Yardstick:
         optimum = None
         if world is not None and target is not None:
             optimum = world_optimum(trainee.lm, world, kinds, target, None if frontier else beta)
-        shift = None
+        shift = kl = None
         if config.capture_every:
+            kl = ReferenceKL(reference.logits)
             shift = RewardShift(reference.logits, proxy=reward, world=world, beta=1.0 if beta is None else beta)
-        return cls(reference=reference, reward=score, optimum=optimum, shift=shift, rollouts=rollouts)
+        return cls(reference=reference, reward=score, optimum=optimum, shift=shift, kl=kl, rollouts=rollouts)
 
 
 def world_optimum(

@@ -1,6 +1,6 @@
 """The folded section at the end of a page: what is shown, as an equation, and how to make it in Python."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -15,6 +15,7 @@ def details(
     definition: str,
     code: str,
     tables: Mapping[str, pd.DataFrame] | None = None,
+    files: Mapping[str, Callable[[], bytes]] | None = None,
 ) -> None:
     """A closed section with equations, definitions, the Python lines and tables to download.
 
@@ -23,6 +24,7 @@ def details(
         definition: Markdown written by us; never text from data.
         code: Python lines that reproduce the page; strings from data inside by `repr`.
         tables: by file name; each downloads as CSV.
+        files: further downloads by file name, made when they are asked for.
     """
     with st.expander("Definition, Python, data", icon=":material/function:"):
         for equation in equations:
@@ -39,6 +41,15 @@ def details(
                     key=f"table-{name}",
                     on_click="ignore",
                     icon=":material/download:",
+                )
+            for name, made in (files or {}).items():
+                st.download_button(
+                    plain(name),
+                    data=made,
+                    file_name=file_name(name),
+                    key=f"file-{name}",
+                    on_click="ignore",
+                    icon=":material/folder_zip:",
                 )
 
 

@@ -35,7 +35,7 @@ def split(text: str) -> list[str]:
 def remembered(key: str, first: Any) -> str:
     """The key of a widget whose value outlives pages that do not show it."""
     values = st.session_state.setdefault("_form", {})
-    if key not in st.session_state:
+    if key not in st.session_state and key not in st.query_params:
         st.session_state[key] = values.get(key, first)
     return key
 
@@ -45,23 +45,31 @@ def remember(key: str, value: Any) -> None:
     st.session_state.setdefault("_form", {})[key] = value
 
 
-def given(method: str, field: Field) -> Any:
-    """Draw one option; gives what its flag is to be followed by, or None where the default stands."""
-    key, label = f"option-{method}-{field['name']}", field["flag"][2:]
+def given(method: str, field: Field, link: bool = False) -> Any:
+    """Draw one option; gives what its flag is to be followed by, or None where the default stands.
+
+    Args:
+        method: whose option it is.
+        field: the option.
+        link: keep it in the URL, as `METHOD.OPTION`.
+    """
+    key, label = f"{method}.{field['name']}" if link else f"option-{method}-{field['name']}", field["flag"][2:]
     help, default = field["help"], field["default"]
+    bind: Any = "query-params" if link else None
     if field["type"] == "flag":
-        value: Any = st.toggle(label, key=remembered(key, default), help=help)
+        value: Any = st.toggle(label, key=remembered(key, default), help=help, bind=bind)
     elif field["choices"]:
         choices = ([NONE] if field["optional"] else []) + field["choices"]
         first = NONE if default is None else default
-        value = st.selectbox(label, choices, key=remembered(key, first), help=help, format_func=str)
+        value = st.selectbox(label, choices, key=remembered(key, first), help=help, format_func=str, bind=bind)
     elif field["type"] == "int":
         empty: Any = None if field["optional"] else "min"
-        value = st.number_input(label, value=empty, key=remembered(key, default), step=1, help=help, placeholder=NONE)
-    else:
-        value = st.text_input(
-            label, key=remembered(key, spelled(default)), help=help, placeholder=NONE if field["optional"] else ""
+        value = st.number_input(
+            label, value=empty, key=remembered(key, default), step=1, help=help, placeholder=NONE, bind=bind
         )
+    else:
+        empty = NONE if field["optional"] else ""
+        value = st.text_input(label, key=remembered(key, spelled(default)), help=help, placeholder=empty, bind=bind)
     remember(key, value)
     return chosen(field, value)
 
@@ -84,13 +92,13 @@ def chosen(field: Field, value: Any) -> Any:
     return text or None
 
 
-def options(method: str, fields: Sequence[Field], columns: int = 2) -> dict[str, Any]:
+def options(method: str, fields: Sequence[Field], columns: int = 2, link: bool = False) -> dict[str, Any]:
     """Draw options side by side; gives the flags that differ from their defaults."""
     found = {}
     for start in range(0, len(fields), columns):
         for column, field in zip(st.columns(columns), fields[start : start + columns], strict=False):
             with column:
-                value = given(method, field)
+                value = given(method, field, link)
             if value is not None:
                 found[field["flag"]] = value
     return found

@@ -5,7 +5,7 @@ import streamlit as st
 
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
-from dashboard.parts.logits import figures, findings, results, sections, views
+from dashboard.parts.logits import figures, findings, results, sections, trained, views
 from dashboard.parts.logits.views import Question
 from dashboard.state import current
 from dashboard.text import finding, note
@@ -26,9 +26,10 @@ Interventions measures.
 **Promoted tokens** of a part: what it adds to the logit of every token by the same rule. A shift of all logits alike
 changes no probability, so read differences.
 
-**Over training**: the same from a run's captures, after the last token of a captured prompt, and what each head and MLP
-adds to the first answer minus the second. Captures of older versions know ranks among five favourites, and the entropy
-of the output alone.
+**Over training**: the same from a run's captures, after the last token of a captured prompt, what each head, each MLP
+and the strongest neurons of each block add to the first answer minus the second, and after every token
+KL(π ‖ π_ref) from the run's reference (a run from fresh weights has none). Captures of older versions know ranks
+among five favourites, and the entropy of the output alone.
 """
 
 EQUATIONS = (
@@ -93,10 +94,10 @@ def page() -> None:
         st.markdown("#### What follows the prompt, token by token")
         sections.writing(asked)
     st.markdown("#### Over training")
-    trained = sections.training(shared)
-    if trained is not None:
-        tables |= trained[2]
-    details(EQUATIONS, DEFINITION, code(asked, trained), tables)
+    captured = trained.training(shared)
+    if captured is not None:
+        tables |= captured[2]
+    details(EQUATIONS, DEFINITION, code(asked, captured), tables)
 
 
 def attribution(asked: Question, parts: list) -> None:
@@ -114,7 +115,7 @@ def attribution(asked: Question, parts: list) -> None:
     figures.part_figures(asked, parts, part)
 
 
-def code(asked: Question, trained: tuple[str, int, dict[str, pd.DataFrame]] | None) -> str:
+def code(asked: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | None) -> str:
     """Python lines that reproduce the page."""
     lines = [
         "import probe",
@@ -142,10 +143,10 @@ def code(asked: Question, trained: tuple[str, int, dict[str, pd.DataFrame]] | No
         lines.append(f"promoted({names[-1]}, ids, layer=0, head=0, position={target.position}).table()")
         lines += ["", "from probe.analyses.trajectories_written import over_writing"]
         lines.append(f"over_writing({names[-1]}, ids, {list(asked.answers)!r}, n=8).table()")
-    if trained:
-        functions = ["attribution_over_training"] * ("training-parts" in trained[2]) + ["over_training"]
+    if captured:
+        functions = sorted(trained.TABLES[name].__name__ for name in captured[2])
         lines += ["", f"from probe.analyses.trajectories_trained import {', '.join(functions)}"]
-        lines += [f"{name}(probe.open_run({trained[0]!r}), prompt={trained[1]})" for name in functions]
+        lines += [f"{name}(probe.open_run({captured[0]!r}), prompt={captured[1]})" for name in functions]
     return "\n".join(lines)
 
 

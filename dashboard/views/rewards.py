@@ -53,7 +53,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         return None
     chosen, name = fields.policies(scene.shared), scene.names[0]
     look = fields.styles(scene.shared, chosen, name)
-    table, problems = fields.standings(scene.base, ground.field, kinds, by, chosen, name)
+    table, problems = fields.standings(scene.base, scene.reward, kinds, by, chosen, name)
     with answer:
         finding(place_words(table, scene.shared.aligned, by, scene.proxy))
     curve, best = ground.curves[by], ground.best[by]
@@ -73,11 +73,17 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             size=SIZE,
         )
         title = f"{len(table)} policies under the exact frontier"
-        figure(chart, table, "frontier", title=title, height=420, source=scene.source)
+        figure(chart.update_layout(height=420), table, "frontier", title=title, source=scene.source)
     with right:
         gains = {f"gain_{name}": f"gain in {name}" for name in ground.field.rewards} | {"excess": "excess KL, nats"}
         chart = reward_gains(table, look, gains, scene.shared.aligned)
-        figure(chart, table, "gains", title="Gained over the base, KL in excess", height=420, source=scene.source)
+        figure(
+            chart.update_layout(height=420),
+            table,
+            "gains",
+            title="Gained over the base, KL in excess",
+            source=scene.source,
+        )
     for told in [*fields.unsure(table), *(f"{label} is not shown: {why}" for label, why in problems.items())]:
         note(told)
     note(

@@ -18,6 +18,8 @@ from scipy.special import expit
 from probe.errors import DataError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from probe.lm import LM
     from probe.world import Annotator, World
 
@@ -131,17 +133,25 @@ def enumerate_answers(lm: "LM", world: "World", prompts: Sequence[str], scorer: 
     Raises:
         DataError: a prompt asks nothing that the world can answer.
     """
-    from probe.tokens import encode, split
+    from probe.tokens import encode
 
     answers = [world.candidates(prompt) for prompt in prompts]
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
     heads = [encode(lm.tokenizer, prompt) for prompt in prompts]
     ids = [
-        [split(lm.tokenizer, prompt, answer)[1] + end for answer in group]
-        for prompt, group in zip(prompts, answers, strict=True)
+        [tail_ids(lm.tokenizer, prompt, head, answer) + end for answer in group]
+        for prompt, head, group in zip(prompts, heads, answers, strict=True)
     ]
     empty = AnswerSet(list(prompts), answers, heads, ids, np.zeros((0, 0)))
     return AnswerSet(list(prompts), answers, heads, ids, empty.score(scorer or lm))
+
+
+def tail_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, head: list[int], completion: str) -> list[int]:
+    """The completion's ids as `probe.tokens.split` gives them, where the prompt's ids `head` are known already."""
+    from probe.tokens import encode, split
+
+    whole = encode(tokenizer, prompt + completion)
+    return whole[len(head) :] if whole[: len(head)] == head else split(tokenizer, prompt, completion)[1]
 
 
 def verifier_reward(world: "World") -> Reward:

@@ -2,9 +2,10 @@
 
 The same sum as `probe.analyses.attribution.attribute` takes apart for one text, by head and MLP alone: what a capture
 can afford at every step. What is left (embedding, positions, biases) is one number. The tokens that each part promotes
-and suppresses come with it, as `probe.analyses.promoted.promoted` gives them.
+and suppresses come with it, as `probe.analyses.promoted.promoted` gives them, and the strongest neurons
+(`probe.analyses.neurons_last`).
 
-Axes: P texts, A answers, D blocks, H heads, T tokens, d width, dh head width, V vocabulary, k tokens.
+Axes: P texts, A answers, D blocks, H heads, T tokens, d width, dh head width, V vocabulary, k tokens, n neurons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from probe.analyses.attribution import rounding
 from probe.analyses.direct import final_norm, output_scale
+from probe.analyses.neurons_last import LastNeurons, Posts, strongest
 from probe.analyses.parts import output_weights
 from probe.errors import ModelError
 from probe.lm import LM
@@ -33,6 +35,8 @@ class LastAttribution(NamedTuple):
     """The difference as the model gives it: the sum of all parts and the rest, up to rounding."""
     promoted: Int[Tensor, "P D H+1 2 k"]
     """The tokens whose logits each part raises most, then those that it lowers most, the strongest first."""
+    neurons: LastNeurons | None
+    """The neurons of each block that add or take most; None where they do not make up the MLPs."""
 
 
 def last_names(lm: LM) -> list[str]:
@@ -56,6 +60,8 @@ def attribute_last(
     last: Int[Tensor, " P"],
     answers: Int[Tensor, "P A"],
     k: int = 5,
+    posts: Posts | None = None,
+    n: int = 10,
 ) -> LastAttribution | None:
     """What every part adds to the logit of a text's first answer minus that of its second.
 
@@ -67,6 +73,8 @@ def attribute_last(
         last: position of the last token of each text.
         answers: answer tokens of each text, padded with -1. One answer is taken alone; without any all is zero.
         k: how many promoted and suppressed tokens to give.
+        posts: what `last_posts` kept in the same pass; without it no neurons are given.
+        n: how many neurons of each block to give.
 
     Returns:
         None where the parts do not sum to the logits: a norm after attention or MLP, capped logits, no heads.
@@ -107,7 +115,10 @@ def attribute_last(
     gap = (found.sum((1, 2)) + rest - value).abs()
     size = found.abs().sum((1, 2)) + rest.abs()
     sums = all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True))
-    return LastAttribution(found, rest, value, torch.stack(named, dim=1)) if sums else None
+    if not sums:
+        return None
+    neurons = strongest(lm, posts, u, found[:, :, -1], n) if posts else None
+    return LastAttribution(found, rest, value, torch.stack(named, dim=1), neurons)
 
 
 def _difference(rows: Tensor, answers: Int[Tensor, "P A"], own: bool = False) -> Float[Tensor, "P n"]:

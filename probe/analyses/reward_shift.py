@@ -7,6 +7,8 @@ Both models answer every prompt n times, with the same random numbers. Each samp
     implicit    beta log pi_aligned/pi_base of the sample, nats (E13); its mean over the aligned model's samples is
                 beta KL(aligned || base), over the base model's - beta KL(base || aligned)
 
+What a model answers does not depend on the other one: `draw` it once and compare it with several (`compared`).
+
 `summary` compares the two: samples of one prompt resemble each other, so intervals draw prompts (a cluster bootstrap of
 paired means). What a run captured over its training comes in the same columns without a model: `captured`.
 
@@ -14,18 +16,20 @@ Axes: P prompts, n samples of each.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from probe import stats
+from probe.analyses.reward_intervals import bootstrap_means
 from probe.analyses.rewards import shift_samples, shift_steps
 from probe.errors import ConfigError, DataError
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     from probe.analyses.answers import Reward
+    from probe.generation import Generation
     from probe.lm import LM
     from probe.rewards import RewardModel
     from probe.runs.reader import Run
@@ -37,6 +41,36 @@ VERDICTS = ("true", "abstain", "deferred", "wrong", "malformed")
 AGAIN = 1_000_003
 CHUNK = 256
 """Samples that are drawn between two ticks, at most."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What one model answered, with all that depends on no other model."""
+
+    prompts: tuple[str, ...]
+    """The P prompts."""
+    n: int
+    """Samples of each."""
+    parts: tuple[range, ...]
+    """Numbers of the prompts that were sampled together."""
+    drawn: "tuple[Generation, ...]"
+    """The samples of each part."""
+    logprobs: np.ndarray
+    """[P n] log-probability of each whole sample under the model that wrote it, at temperature 1, nats."""
+    gold: np.ndarray | None
+    """[P n] the verifier's score, NaN where it does not apply; None without a world."""
+    verdicts: tuple[str, ...]
+    """The P n verdicts in words; none without a world."""
+
+    @property
+    def completions(self) -> list[str]:
+        """The P n samples as text."""
+        return [text for drawn in self.drawn for text in drawn.text]
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompt of each sample."""
+        return [text for text in self.prompts for _ in range(self.n)]
 
 
 def samples(
@@ -87,65 +121,122 @@ def samples(
         )
     if n < 1 or not beta >= 0:
         raise ConfigError(f"Samples were asked for with n={n} and beta={beta}; expected 1 or more and 0 or more.")
+    asked = prompts, world, n, max_new_tokens, temperature, seed
+    before = draw(base, *asked, tick=lambda share: tick(share / 2))
+    after = draw(aligned, *asked, tick=lambda share: tick((1 + share) / 2))
+    rewards = None if proxy is None else (proxy_rewards(before, proxy), proxy_rewards(after, proxy))
+    return compared(base, aligned, before, after, rewards, beta, kinds)
+
+
+def draw(
+    lm: "LM",
+    prompts: Sequence[str],
+    world: "World | None" = None,
+    n: int = 16,
+    max_new_tokens: int = 16,
+    temperature: float = 1.0,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> Draws:
+    """What one model answers to each prompt, and what the world says of it; arguments as in `samples`."""
+    from probe.shift import gold_scores
+
     size = max(1, CHUNK // n)
     parts = [range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]
     # a prompt that occurs again gets other samples, however the prompts are cut into parts
-    seeds = [seed + AGAIN * prompts[:i].count(text) for i, text in enumerate(prompts)]
-    tables = []
-    for side, lm in zip(SIDES, (base, aligned), strict=True):
-        for part in parts:
-            drawn = lm.generate(
+    seeds = [seed + AGAIN * list(prompts[:i]).count(text) for i, text in enumerate(prompts)]
+    drawn, sums = [], []
+    for part in parts:
+        drawn.append(
+            lm.generate(
                 [prompts[i] for i in part],
                 n=n,
                 max_new_tokens=max_new_tokens,
                 temperature=temperature,
                 seed=[seeds[i] for i in part],
             )
-            tables.append(_judged(drawn, side, part, (base, aligned), proxy, world, beta, kinds))
-            tick(len(tables) / (2 * len(parts)))
+        )
+        sums.append(_sums(lm, drawn[-1]))
+        tick(len(drawn) / len(parts))
+    logprobs = np.concatenate(sums).reshape(len(prompts), n)
+    found = Draws(tuple(prompts), n, tuple(parts), tuple(drawn), logprobs, None, ())
+    if world is None:
+        return found
+    pairs = list(zip(found.texts, found.completions, strict=True))
+    gold = _numbers(gold_scores(world, found.texts, found.completions)).reshape(len(prompts), n)
+    kinds = {pair: world.verify(*pair).kind for pair in set(pairs)}
+    return replace(found, gold=gold, verdicts=tuple(kinds[pair] for pair in pairs))
+
+
+def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
+    """[P n] rewards of the samples of one model, NaN where they do not apply (None)."""
+    asked = draws.texts, draws.completions
+    given = proxy.score(*asked).tolist() if hasattr(proxy, "score") else proxy(*asked)
+    return _numbers(given).reshape(len(draws.prompts), draws.n)
+
+
+def compared(
+    base: "LM",
+    aligned: "LM",
+    before: Draws,
+    after: Draws,
+    rewards: tuple[np.ndarray, np.ndarray] | None = None,
+    beta: float = 1.0,
+    kinds: Sequence[str] = (),
+) -> pd.DataFrame:
+    """The table of `samples` from what both models answered: each reads what the other one wrote.
+
+    Args:
+        base: the reference.
+        aligned: the other model.
+        before: what the reference answered.
+        after: what the other model answered to the same prompts, as often.
+        rewards: `proxy_rewards` of both.
+        beta: factor of the implicit reward.
+        kinds: [P] what kind each prompt is of.
+
+    Raises:
+        DataError: the two were asked different prompts, or one more often.
+    """
+    if before.prompts != after.prompts or before.n != after.n:
+        raise DataError(
+            f"{len(before.prompts)} prompts with {before.n} samples and {len(after.prompts)} with {after.n} were to be"
+            " compared: draw from both models with the same prompts and n."
+        )
+    tables = []
+    for at, (side, draws, other) in enumerate(zip(SIDES, (before, after), (aligned, base), strict=True)):
+        crossed = np.concatenate([_sums(other, drawn) for drawn in draws.drawn])
+        sums = [draws.logprobs.ravel(), crossed][:: 1 if side == "base" else -1]
+        ids = [ids for drawn in draws.drawn for ids in drawn.ids]
+        data: dict[str, Any] = {
+            "model": side,
+            "prompt": np.repeat(np.arange(len(draws.prompts)), draws.n),
+            "kind": [kinds[p] if kinds else "" for p in range(len(draws.prompts)) for _ in range(draws.n)],
+            "text": draws.texts,
+            "sample": list(range(draws.n)) * len(draws.prompts),
+            "completion": draws.completions,
+            "length": [len(each) for each in ids],
+            "finished": [bool(value) for drawn in draws.drawn for value in drawn.finished.tolist()],
+            "logp_base": sums[0],
+            "logp_aligned": sums[1],
+            "logratio": sums[1] - sums[0],
+            "implicit": beta * (sums[1] - sums[0]),
+        }
+        if rewards is not None:
+            data["proxy"] = rewards[at].ravel()
+        if draws.gold is not None:
+            data |= {"gold": draws.gold.ravel(), "verdict": draws.verdicts}
+        tables.append(pd.DataFrame(data))
     return pd.concat(tables, ignore_index=True)
 
 
-def _judged(
-    drawn: Any,
-    side: str,
-    part: range,
-    models: "tuple[LM, LM]",
-    proxy: "RewardModel | Reward | None",
-    world: "World | None",
-    beta: float,
-    kinds: Sequence[str],
-) -> pd.DataFrame:
-    """The rows of some samples of one model."""
+def _sums(lm: "LM", drawn: "Generation") -> np.ndarray:
+    """[N] log-probabilities of whole samples under a model, nats."""
     import torch
 
-    from probe.shift import gold_scores
-
-    groups = [drawn.ids[p * drawn.n : (p + 1) * drawn.n] for p in range(len(part))]
+    groups = [drawn.ids[p * drawn.n : (p + 1) * drawn.n] for p in range(len(drawn.prompts))]
     with torch.no_grad():
-        sums = [lm.logprobs(drawn.prompt_ids, groups).values.double().sum(1).cpu().numpy() for lm in models]
-    texts = [text for text in drawn.prompts for _ in range(drawn.n)]
-    data: dict[str, Any] = {
-        "model": side,
-        "prompt": [p for p in part for _ in range(drawn.n)],
-        "kind": [kinds[p] if kinds else "" for p in part for _ in range(drawn.n)],
-        "text": texts,
-        "sample": list(range(drawn.n)) * len(part),
-        "completion": drawn.text,
-        "length": [len(ids) for ids in drawn.ids],
-        "finished": drawn.finished.tolist(),
-        "logp_base": sums[0],
-        "logp_aligned": sums[1],
-        "logratio": sums[1] - sums[0],
-        "implicit": beta * (sums[1] - sums[0]),
-    }
-    if proxy is not None:
-        given = proxy.score(texts, drawn.text).tolist() if hasattr(proxy, "score") else proxy(texts, drawn.text)
-        data["proxy"] = _numbers(given)
-    if world is not None:
-        data["gold"] = _numbers(gold_scores(world, texts, drawn.text))
-        data["verdict"] = [world.verify(text, said).kind for text, said in zip(texts, drawn.text, strict=True)]
-    return pd.DataFrame(data)
+        return lm.logprobs(drawn.prompt_ids, groups).values.double().sum(1).cpu().numpy()
 
 
 def captured(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:
@@ -222,14 +313,10 @@ def _compared(table: pd.DataFrame, name: str) -> dict[str, float] | None:
     if not pairs:
         return None
     before, after = (np.array([side.mean() for side in sides]) for sides in zip(*pairs, strict=True))
-    found = {
-        "base": stats.bootstrap_mean(before),
-        "aligned": stats.bootstrap_mean(after),
-        "difference": stats.paired_difference(after, before),
-        "win": stats.bootstrap_mean([_win(aligned, base) for base, aligned in pairs]),
-    }
+    wins = [_win(aligned, base) for base, aligned in pairs]
+    found = {"base": before, "aligned": after, "difference": after - before, "win": wins}
     row: dict[str, float] = {}
-    for key, interval in found.items():
+    for key, interval in zip(found, bootstrap_means(list(found.values())), strict=True):
         row |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
     return row | {"prompts": len(pairs), "samples": sum(len(base) + len(aligned) for base, aligned in pairs)}
 

@@ -1,9 +1,11 @@
 """How sure a model was, and of what, while it was trained: the lens by layer at every captured step, without the model.
 
-Axes: the tensors of a capture (docs/runs.md): P prompts, D blocks, H heads, T tokens, k favourites, A answers.
+Also what each head, MLP and neuron added to the answer, what the parts promoted, and how far from the reference it was.
+
+Axes: those of a capture (docs/runs.md): P prompts, D blocks, H heads, T tokens, k favourites, A answers, n neurons.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,16 +75,9 @@ def attribution_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
     Raises:
         DataError: the run has no captures, no such prompt, no attribution in its captures, or the prompt no answers.
     """
-    captures, asked = _prompt(run, prompt)
-    if not asked.answers:
-        raise DataError(
-            f"Prompt {prompt} of `{run.name}` has no answers, so no logit was split into parts: choose another one."
-        )
+    captures, _ = _prompt(run, prompt, answers=True)
     frames = []
-    for step in captures.steps:
-        tensors = captures.load(step)
-        if "attribution" not in tensors:
-            continue
+    for step, tensors in _having(captures, "attribution"):
         parts = tensors["attribution"][prompt].astype(np.float64)
         layer, column = (axis.ravel() for axis in np.indices(parts.shape))
         names = np.array([*(f"H{head}" for head in range(parts.shape[1] - 1)), "MLP", "rest"], dtype=object)
@@ -119,10 +114,7 @@ def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
     """
     captures, _ = _prompt(run, prompt)
     frames = []
-    for step in captures.steps:
-        tensors = captures.load(step)
-        if "promoted_ids" not in tensors:
-            continue
+    for step, tensors in _having(captures, "promoted_ids"):
         ids = tensors["promoted_ids"][prompt]
         layer, column, sign, rank = (axis.ravel() for axis in np.indices(ids.shape))
         parts = np.array([*(f"H{head}" for head in range(ids.shape[1] - 1)), "MLP"], dtype=object)
@@ -137,14 +129,84 @@ def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _prompt(run: "Run", prompt: int) -> tuple["Captures", "ProbePrompt"]:
-    """The captures of a run, and the prompt that is asked for."""
+def neurons_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
+    """What the strongest neurons added to logit(first answer) - logit(second answer), at every captured step.
+
+    Direct attribution after the prompt's last token, as `Attribution.neuron_table` gives it. Each step has the n
+    neurons of every block that were the strongest then; of a neuron that was not among them a step knows nothing, but
+    that it added less.
+
+    Args:
+        run: a run with captures.
+        prompt: which of the captured prompts.
+
+    Returns:
+        Tidy: step, layer, rank (0 is the strongest, whether it adds or takes), neuron, value in nats.
+
+    Raises:
+        DataError: the run has no captures, no such prompt, no neurons in its captures, or the prompt no answers.
+    """
+    captures, _ = _prompt(run, prompt, answers=True)
+    frames = []
+    for step, tensors in _having(captures, "neuron_ids"):
+        ids = tensors["neuron_ids"][prompt]
+        layer, rank = (axis.ravel() for axis in np.indices(ids.shape))
+        row = {"step": step, "layer": layer, "rank": rank, "neuron": ids.ravel().astype(int)}
+        frames.append(pd.DataFrame(row | {"value": tensors["neuron_attribution"][prompt].astype(np.float64).ravel()}))
+    if not frames:
+        raise DataError(
+            f"The captures of `{run.name}` hold no neurons, since they are older than this version of Probe or the "
+            "model's MLPs are more than W_out of their neurons: train again, or look at whole MLPs."
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def kl_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
+    """KL(pi || pi_ref) after every token of a prompt, of the model at every captured step from its reference.
+
+    Args:
+        run: a run with captures.
+        prompt: which of the captured prompts.
+
+    Returns:
+        Tidy: step, position, token (the one that was read), kl in nats.
+
+    Raises:
+        DataError: the run has no captures, no such prompt, or no KL in its captures.
+    """
+    captures, asked = _prompt(run, prompt)
+    frames = []
+    for step, tensors in _having(captures, "reference_kl"):
+        row = {"step": step, "position": range(asked.length), "token": asked.tokens}
+        frames.append(pd.DataFrame(row | {"kl": tensors["reference_kl"][prompt, : asked.length].astype(np.float64)}))
+    if not frames:
+        raise DataError(
+            f"The captures of `{run.name}` hold no KL to a reference, since it has none or they are older than this "
+            "version of Probe: train by a method with a reference, or give `probe.watch` a ReferenceKL."
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _having(captures: "Captures", name: str) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The captured steps that hold a tensor, and all tensors of each."""
+    for step in captures.steps:
+        tensors = captures.load(step)
+        if name in tensors:
+            yield step, tensors
+
+
+def _prompt(run: "Run", prompt: int, answers: bool = False) -> tuple["Captures", "ProbePrompt"]:
+    """The captures of a run, and the prompt that is asked for, which must have answers if that is asked too."""
     captures = run.captures()
     prompts = captures.prompts
     if not len(captures) or not prompts:
         raise DataError(f"The run `{run.name}` has no captures: train with --capture-every, or choose another run.")
     if not 0 <= prompt < len(prompts):
         raise DataError(f"Prompt {prompt} of `{run.name}` was asked for: it captured {len(prompts)}, from 0.")
+    if answers and not prompts[prompt].answers:
+        raise DataError(
+            f"Prompt {prompt} of `{run.name}` has no answers, so no logit was split into parts: choose another one."
+        )
     return captures, prompts[prompt]
 
 

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.terminal import safe
-from probe.errors import ConfigError
+from probe.errors import ConfigError, RunError
 from probe.options import choose, parse
 
 if TYPE_CHECKING:
@@ -21,11 +21,10 @@ Run an experiment on a model, print what it found and save it. `--plugin FILE.py
 
 def experiment(argv: list[str]) -> int:
     """Run an experiment: `probe experiment NAME --model REF [--baseline REF]`."""
-    from probe.experiments.registry import experiments, find_experiment, load_plugin
+    from probe.experiments.registry import experiments, find_experiment
+    from probe.plugins import take
 
-    plugins, rest = _plugins(argv)
-    for file in plugins:
-        load_plugin(file)
+    rest = take(argv)
     chosen = choose(rest, "probe experiment", ABOUT, {name: each.title for name, each in experiments().items()})
     if chosen is None:
         return 0
@@ -45,7 +44,9 @@ def run(found: "Experiment", argv: list[str]) -> None:
 
     import tyro
 
+    from probe.experiments.files import records
     from probe.experiments.form import form
+    from probe.experiments.result import check_target
     from probe.experiments.run import call
     from probe.experiments.store import obtain, place
     from probe.readouts import analysable
@@ -69,19 +70,26 @@ def run(found: "Experiment", argv: list[str]) -> None:
     kind.__doc__ = found.about or found.title
     asked: Any = parse(kind, argv, f"probe experiment {found.name}")
     options = {each.name: getattr(asked, each.name) for each in fields(own)}
+    if asked.out:
+        check_target(asked.out)
     lm, baseline = analysable(asked.model), analysable(asked.baseline) if asked.baseline else None
     with _Bar(found.title) as bar:
         result = obtain(found, lm, baseline, again=asked.again, tick=bar.tick, **options)
-    target = asked.out or place(call(found, lm, baseline=baseline, **options))
-    result.save(target)
+    saved, problem = None, ""
+    try:
+        saved = result.save(asked.out or place(call(found, lm, baseline=baseline, **options)))
+    except RunError as error:
+        if asked.out:
+            raise
+        problem = str(error)
     if asked.json:
         from probe.runs.schema import dumps
 
-        rows = result.summary.astype(object).to_dict("records")
-        print(dumps({"name": result.name, "summary": rows, "meta": result.meta, "saved": str(target)}, indent=2))
+        answer = {"name": result.name, "summary": records(result.summary), "meta": result.meta}
+        print(dumps(answer | {"saved": str(saved) if saved else None}, indent=2))
         return
     show(result)
-    print(f"Saved in {target}")
+    print(f"Saved in {saved}" if saved else f"Not saved: {problem} `--out` names one.")
 
 
 def show(result: "Result") -> None:
@@ -100,11 +108,11 @@ def table(result: "Result") -> "Table":
 
     compared = "difference" in result.summary
     made = Table(title=safe(result.title), title_justify="left")
-    made.add_column("metric")
+    made.add_column("metric", overflow="fold")
     names = [result.models[0] if result.models else "value"]
     names += [str(result.meta.get("baseline")), "difference"] if compared else []
     for name in [*names, "n"]:
-        made.add_column(safe(name), justify="right")
+        made.add_column(safe(name), justify="right", overflow="fold")
     for row in result.summary.to_dict("records"):
         cells = [_cell(row["value"], row["ci_low"], row["ci_high"])]
         if compared:
@@ -119,23 +127,6 @@ def _cell(value: float, low: float, high: float) -> str:
         return ""
     shown = f"{value:.4g}"
     return shown if math.isnan(low) or math.isnan(high) else f"{shown} \\[{low:.3g}, {high:.3g}]"
-
-
-def _plugins(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The files behind `--plugin`, wherever they stand, and the other words."""
-    files, rest, words = [], [], iter(argv)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name != "--plugin":
-            rest.append(word)
-        elif equals:
-            files.append(value)
-        else:
-            file = next(words, None)
-            if file is None:
-                raise ConfigError("`--plugin` stands without a file: give the path of a Python file.")
-            files.append(file)
-    return files, rest
 
 
 class _Bar:

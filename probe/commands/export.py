@@ -1,4 +1,4 @@
-"""`probe export`: the figures of a run as files for a paper, with their data and where they come from."""
+"""`probe export`: the figures of a run or a result as files for a paper, with their data and where they come from."""
 
 from typing import TYPE_CHECKING
 
@@ -6,17 +6,19 @@ from probe.options import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import pandas as pd
     import plotly.graph_objects as go
 
+    from probe.experiments.result import Result
     from probe.runs.reader import Run
 
     Drawn = tuple[str, go.Figure, pd.DataFrame]
 
 
 def export(argv: list[str]) -> int:
-    """Write a run's curves, attention and lens as PNG, SVG, PDF, HTML and CSV."""
+    """Write the figures of a run, or of an experiment's result, as PNG, SVG, PDF, HTML and CSV."""
     from dataclasses import dataclass
     from pathlib import Path
 
@@ -24,10 +26,13 @@ def export(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class Export:
-        """Write the figures of a run as files: metric curves, captured attention and lens, headline figures."""
+        """Write the figures of a run as files: metric curves, captured attention and lens, headline figures.
+
+        Of the result of an experiment: its figures, and its summary, items and tables as CSV.
+        """
 
         ref: tyro.conf.Positional[str]
-        """The run: its directory, or its name in a run root."""
+        """The run: its directory, or its name in a run root; or the folder that an experiment was saved in."""
         format: str = "png,svg,pdf,html,csv"
         """Formats, separated by commas; html and csv need no browser."""
         out: Path
@@ -37,24 +42,65 @@ def export(argv: list[str]) -> int:
 
     from rich.progress import track
 
+    from probe.errors import ConfigError
+    from probe.experiments.result import RESULT_FILE, Result
     from probe.export import parse_formats, provenance, save, save_provenance
     from probe.runs import open_run
 
     asked = parse(Export, argv, "probe export")
     formats = parse_formats(asked.format)
     _require_browser(formats)
-    run = open_run(asked.ref)
     command = f"probe export {asked.ref} --format {asked.format} --out {asked.out}"
+    if (Path(asked.ref).expanduser() / RESULT_FILE).is_file():
+        if asked.step is not None:
+            raise ConfigError("--step was given for the result of an experiment, which has none: leave it out.")
+        files = export_result(Result.load(asked.ref), asked.out, formats, command)
+        print(f"{len(files)} files in {asked.out}")
+        return 0
+    run = open_run(asked.ref)
     source = provenance(
         run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
     )
-    files: list[Path] = []
+    files = []
     for name, chart, data in track(list(drawings(run, asked.step)), description="Exporting", transient=True):
         files += save(chart, data, asked.out, name, formats, {"figure": name, **source})
     asked.out.mkdir(parents=True, exist_ok=True)
     save_provenance(asked.out, files, source)
     print(f"{len(files)} files in {asked.out}")
     return 0
+
+
+def export_result(result: "Result", out: "Path", formats: "Sequence[str]", command: str = "") -> "list[Path]":
+    """Write the figures of a result, and with the format csv its summary, items and tables; gives the files.
+
+    Args:
+        result: of an experiment.
+        out: folder to write to; files of the same names are replaced.
+        formats: of `probe.export.FORMATS`.
+        command: by which it was asked for, for the provenance.
+    """
+    from probe.experiments.files import stems
+    from probe.export import provenance, save, save_provenance
+
+    facts = {key: value for key, value in result.meta.items() if key not in ("created", "title")}
+    source = provenance(
+        experiment=result.name, created_by=command or None, measured=result.meta.get("created"), **facts
+    )
+    files: list[Path] = []
+    for name, stem in stems(result.figures).items():
+        pictures = [kind for kind in formats if kind != "csv"]
+        files += save(result.figures[name], None, out, stem, pictures, {"figure": name, **source})
+    if "csv" in formats:
+        out.mkdir(parents=True, exist_ok=True)
+        tables = {"summary": result.summary, "items": result.items}
+        tables |= {f"table-{name}": table for name, table in result.tables.items()}
+        for name, stem in stems(tables).items():
+            files.append(out / f"{stem}.csv")
+            files[-1].write_text(
+                tables[name].to_csv(index=False), encoding="utf-8", errors="backslashreplace", newline=""
+            )
+    save_provenance(out, files, source)
+    return files
 
 
 def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawn]":

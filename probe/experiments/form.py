@@ -22,6 +22,8 @@ HELP = {
 def form(experiment: "Experiment") -> type:
     """A dataclass with one field an option: type, default and explanation; `probe.describe` and tyro read it.
 
+    An option whose default is a function is for Python callers alone.
+
     Raises:
         ConfigError: an option has neither a type nor a default.
     """
@@ -32,7 +34,9 @@ def form(experiment: "Experiment") -> type:
     for name, parameter in experiment.signature.parameters.items():
         if name in ("baseline", "tick") or parameter.kind is not parameter.KEYWORD_ONLY:
             continue
-        hint = _type(parameter, vars(inspect.getmodule(experiment.function) or object()))
+        if _is_for_python(parameter):
+            continue
+        hint = _type(parameter, getattr(inspect.unwrap(experiment.function), "__globals__", {}))
         if hint is None:
             raise ConfigError(f"The option `{name}` of the experiment `{experiment.name}` needs a type or a default.")
         text = told.get(name) or HELP.get(name, "")
@@ -48,6 +52,10 @@ def arguments(experiment: "Experiment") -> Mapping[str, str]:
     section = re.split(r"\n(?=\S)", text.partition("\nArgs:\n")[2])[0]
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", section, re.MULTILINE)
     return {name: " ".join(said.split()) for name, said in found}
+
+
+def _is_for_python(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not parameter.empty and callable(parameter.default)
 
 
 def _type(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:

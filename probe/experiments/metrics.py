@@ -14,7 +14,6 @@ of what is independent, and whole units are drawn.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,8 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.errors import ConfigError, DataError
+from probe.experiments.resampling import RESAMPLES as RESAMPLES
+from probe.experiments.resampling import Columns, bootstrap, bootstrap_units, floats
 from probe.stats import Interval
 
 COLUMNS = ("metric", "value", "ci_low", "ci_high", "n")
@@ -30,9 +31,7 @@ COMPARED = ("baseline", "baseline_low", "baseline_high", "difference", "differen
 """Columns of a summary, and those that a baseline adds; the difference is the model's value minus the baseline's."""
 ITEM = "item"
 """The column that names an item; equal names in two models' tables are the same question."""
-RESAMPLES = 1000
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
-Columns = Mapping[str, NDArray[Any]]
 
 
 class Given(NamedTuple):
@@ -77,11 +76,20 @@ class Metric(ABC):
         return {*self.columns, *self.where, self.unit} <= {*items.columns, ITEM}
 
     def select(self, items: pd.DataFrame) -> pd.DataFrame:
-        """The rows that count."""
+        """The rows that count.
+
+        Raises:
+            DataError: one of them says of no unit that it belongs to it.
+        """
         keep = items[list(self.columns)].notna().all(axis=1)
         for column, value in self.where.items():
-            keep &= items[column] == value
-        return items[keep]
+            keep &= (items[column] == value).fillna(False).astype(bool)
+        rows = items[keep]
+        if self.unit != ITEM and rows[self.unit].isna().any():
+            raise DataError(
+                f"The metric `{self.name}` counts by `{self.unit}`, which some of its items lack: fill it in."
+            )
+        return rows
 
     def row(self, items: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
         """metric, value, ci_low, ci_high, n; n counts items."""
@@ -104,17 +112,17 @@ class Mean(Metric):
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """See `probe.stats.bootstrap_mean`; of units, a mean weighted by their sizes."""
-        values = _floats(rows, self.columns[0])
+        values = floats(rows, self.columns[0])
         if self.unit == ITEM:
             return stats.bootstrap_mean(values, seed=seed)
-        return _bootstrap(rows, self.unit, lambda columns: float(columns["v"].mean()), {"v": values}, seed)
+        return bootstrap_units(rows[self.unit], values, seed)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """The mean of the differences, item by item."""
-        gap = _floats(rows, self.columns[0]) - _floats(others, self.columns[0])
+        gap = floats(rows, self.columns[0]) - floats(others, self.columns[0])
         if self.unit == ITEM:
             return stats.bootstrap_mean(gap, seed=seed)
-        return _bootstrap(rows, self.unit, lambda columns: float(columns["v"].mean()), {"v": gap}, seed)
+        return bootstrap_units(rows[self.unit], gap, seed)
 
 
 @dataclass(frozen=True)
@@ -123,16 +131,31 @@ class Share(Mean):
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """See `probe.stats.wilson`; the bootstrap where several rows belong to one unit."""
-        values = _floats(rows, self.columns[0])
-        if not np.isin(values, (0, 1)).all():
-            raise DataError(f"The share `{self.name}` has items that are neither 0 nor 1: use a mean for them.")
-        return super().estimate(rows, seed) if self.unit != ITEM else stats.wilson(int(values.sum()), len(values))
+        values = self._zeros_and_ones(rows)
+        if self.unit == ITEM:
+            return stats.wilson(int(values.sum()), len(values))
+        found = super().estimate(rows, seed)
+        if found.low < found.high:
+            return found
+        units = rows[self.unit].nunique()  # all alike, or one unit: the bootstrap would be certain of what it saw
+        return Interval(found.value, *stats.wilson(round(found.value * units), units)[1:])
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
-        """See `probe.stats.paired_proportions`."""
-        if self.unit != ITEM:
-            return super().difference(rows, others, seed)
-        return stats.paired_proportions(_floats(rows, self.columns[0]), _floats(others, self.columns[0]))
+        """See `probe.stats.paired_proportions`; the bootstrap where several rows belong to one unit."""
+        ours, theirs = self._zeros_and_ones(rows), self._zeros_and_ones(others)
+        if self.unit == ITEM:
+            return stats.paired_proportions(ours, theirs)
+        found = super().difference(rows, others, seed)
+        if found.low < found.high:
+            return found
+        first = ~rows[self.unit].duplicated().to_numpy()
+        return Interval(found.value, *stats.paired_proportions(ours[first], theirs[first])[1:])
+
+    def _zeros_and_ones(self, rows: pd.DataFrame) -> NDArray[np.float64]:
+        values = floats(rows, self.columns[0])
+        if not np.isin(values, (0, 1)).all():
+            raise DataError(f"The share `{self.name}` has items that are neither 0 nor 1: use a mean for them.")
+        return values
 
 
 @dataclass(frozen=True)
@@ -151,7 +174,7 @@ class Statistic(Metric):
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """The function of all rows, and the quantiles of that of resampled ones."""
-        return _bootstrap(rows, self.unit, self.fn, self._arrays(rows), seed)
+        return bootstrap(self._units(rows), self.fn, self._arrays(rows), seed)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """The same for the difference, items drawn together."""
@@ -161,7 +184,10 @@ class Statistic(Metric):
             ours = {name: columns[name] for name in self.reads}
             return self.fn(ours) - self.fn({name: columns[f"\0{name}"] for name in self.reads})
 
-        return _bootstrap(rows, self.unit, gap, both, seed)
+        return bootstrap(self._units(rows), gap, both, seed)
+
+    def _units(self, rows: pd.DataFrame) -> pd.Series | None:
+        return None if self.unit == ITEM else rows[self.unit]
 
     def _arrays(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
         return {name: rows[name].to_numpy() for name in self.reads}
@@ -236,31 +262,3 @@ def _difference(metric: Metric, ours: pd.DataFrame, others: pd.DataFrame, seed: 
         return UNKNOWN
     both = metric.select(ours).index.intersection(metric.select(others).index, sort=False)
     return metric.difference(ours.loc[both], others.loc[both], seed) if len(both) else UNKNOWN
-
-
-def _bootstrap(rows: pd.DataFrame, unit: str, fn: Callable[[Columns], float], arrays: Columns, seed: int) -> Interval:
-    """`fn` of the arrays, and the quantiles of its values for resampled units."""
-    rng = np.random.default_rng(seed)
-    codes = pd.factorize(rows[unit])[0] if unit != ITEM else np.arange(len(rows))
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
-    groups = [order[a:b] for a, b in pairwise(starts)]
-    single = len(groups) == len(rows)
-    drawn = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        chosen = rng.integers(0, len(groups), len(groups))
-        index = order[chosen] if single else np.concatenate([groups[g] for g in chosen])
-        drawn[i] = fn({name: values[index] for name, values in arrays.items()})
-    known = drawn[np.isfinite(drawn)]
-    value = float(fn(arrays))
-    if len(groups) < 2 or len(known) < RESAMPLES // 2:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(known, (0.025, 0.975))
-    return Interval(value, float(low), float(high))
-
-
-def _floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    try:
-        return rows[column].to_numpy(dtype=float)
-    except (TypeError, ValueError):
-        raise DataError(f"The column `{column}` of the items is no number in every row: give numbers.") from None

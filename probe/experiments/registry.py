@@ -21,15 +21,12 @@ takes `tick` says how far it is (`probe.ticks`), one that takes `data` reads a f
 
 import difflib
 import functools
-import hashlib
 import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -38,6 +35,10 @@ import pandas as pd
 from probe.errors import ConfigError
 from probe.experiments.metrics import Metric
 from probe.experiments.result import Evidence, Result
+from probe.plugins import include, load
+from probe.shelves import BUILT_IN as BUILT
+from probe.shelves import Shelf, origin_of
+from probe.sources import source_hash
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "re
 """Modules of this package that hold an experiment of their name."""
 SHARED = ("baseline", "data", "n", "seed", "tick")
 """Arguments that every experiment understands alike, as far as it has them."""
+
+POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 Found: TypeAlias = Evidence | pd.DataFrame
 Draw = Callable[[Result], "Mapping[str, go.Figure]"]
@@ -77,7 +80,7 @@ class Experiment:
     """The finding in one sentence, computed from a result."""
     version: int = 1
     """Raised when equal arguments would give other numbers; part of the key of stored results."""
-    origin: str = "built in"
+    origin: str = BUILT
     """Where it comes from: built in, a distribution, or a file."""
     signature: inspect.Signature = field(default_factory=inspect.Signature)
     """Of `run`."""
@@ -85,10 +88,7 @@ class Experiment:
     @property
     def source(self) -> str | None:
         """SHA-256 of the file that defines it, for one that is not built in: edited code gives other numbers."""
-        file = None if self.origin == "built in" else inspect.getsourcefile(self.function)
-        if file is None or not Path(file).is_file():
-            return None
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return None if self.origin == BUILT else source_hash(self.function)
 
     @property
     def about(self) -> str:
@@ -101,8 +101,8 @@ class Experiment:
         return name in self.signature.parameters
 
 
-_KNOWN: dict[str, Experiment] = {}
-_ORIGIN: list[str] = []
+_SHELF: Shelf[Experiment] = Shelf("experiment", GROUP)
+_BY_RUN: dict[Callable[..., Result], Experiment] = {}
 
 
 def experiment(
@@ -134,16 +134,18 @@ def experiment(
         from probe.experiments.run import perform
 
         own = inspect.signature(function)
-        if not own.parameters or any(each.kind is each.VAR_KEYWORD for each in own.parameters.values()):
+        if not _is_named(list(own.parameters.values())):
             raise ConfigError(f"The experiment `{name}` must take a model, and name each of its other arguments.")
         signature = _with_baseline(own)
 
         @functools.wraps(function)
         def run(*args: Any, **options: Any) -> Result:
-            return perform(_KNOWN_BY_RUN[run], *args, **options)
+            return perform(_BY_RUN[run], *args, **options)
 
         run.__signature__ = signature  # type: ignore[attr-defined]
-        origin = _ORIGIN[-1] if _ORIGIN else _where(function)
+        origin = BUILT if _is_ours(function) else origin_of(function)
+        if name in BUILT_IN and origin != BUILT:
+            raise ConfigError(f"An experiment `{name}` exists already ({BUILT}): choose another name.")
         made = Experiment(
             name,
             title or name.replace("_", " ").capitalize(),
@@ -156,32 +158,24 @@ def experiment(
             origin,
             signature,
         )
-        taken = _KNOWN.get(name)
-        if taken is not None and _place(taken.function) != _place(function):
-            raise ConfigError(f"An experiment `{name}` exists already ({taken.origin}): choose another name.")
-        _KNOWN[name] = _KNOWN_BY_RUN[run] = made
+        _SHELF.put(name, made, function, origin)
+        _BY_RUN[run] = made
         return run
 
     return decorate
 
 
-_KNOWN_BY_RUN: dict[Callable[..., Result], Experiment] = {}
-
-
 def experiments() -> dict[str, Experiment]:
     """Every experiment by name: built-in ones, those of installed packages, then those of this process.
 
-    A package whose experiment cannot be imported is left out with a warning.
+    One that cannot be imported is left out with a warning (`probe.plugins.problems`).
     """
     for name in BUILT_IN:
-        if importlib.util.find_spec(f"{__package__}.{name}"):
-            with _from("built in"):
-                import_module(f"{__package__}.{name}")
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        with _from(point.dist.name if point.dist else point.module):
-            _load(point)
+        module = f"{__package__}.{name}"
+        if importlib.util.find_spec(module):
+            include(module, f"The experiment `{name}`", partial(import_module, module), BUILT)
     order = {name: index for index, name in enumerate(BUILT_IN)}
-    return dict(sorted(_KNOWN.items(), key=lambda pair: order.get(pair[0], len(order))))
+    return dict(sorted(_SHELF.all().items(), key=lambda pair: order.get(pair[0], len(order))))
 
 
 def find_experiment(name: str) -> Experiment:
@@ -194,7 +188,7 @@ def find_experiment(name: str) -> Experiment:
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "name one of these, or give its file with --plugin."
-        raise ConfigError(f"There is no experiment `{name}`, only {', '.join(known)}: {hint}")
+        raise ConfigError(f"There is no experiment `{name}`, only {', '.join(known) or 'none'}: {hint}")
     return known[name]
 
 
@@ -206,23 +200,7 @@ def load_plugin(file: str | Path) -> list[str]:
     Raises:
         ConfigError: there is no such file, or it fails.
     """
-    path = Path(file).expanduser().resolve()
-    if not path.is_file() or path.suffix != ".py":
-        raise ConfigError(f"The plugin `{file}` is no Python file: give the path of a file that ends in .py.")
-    before, name = dict(_KNOWN), f"probe_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        with _from(str(path)):
-            spec.loader.exec_module(module)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"The plugin `{file}` fails with {type(error).__name__}: {error}; mend the file.") from error
-    return [each for each, made in _KNOWN.items() if before.get(each) is not made]
+    return load(file)[_SHELF.kind]
 
 
 def run_experiment(
@@ -261,33 +239,12 @@ def _with_baseline(own: inspect.Signature) -> inspect.Signature:
     return inspect.Signature([model, extra[0], *words, extra[1]], return_annotation=Result)
 
 
-@contextmanager
-def _from(origin: str) -> Iterator[None]:
-    """Say where experiments that are defined inside come from."""
-    _ORIGIN.append(origin)
-    try:
-        yield
-    finally:
-        _ORIGIN.pop()
+def _is_named(parameters: Sequence[inspect.Parameter]) -> bool:
+    """Whether the first argument can be given by place and all others by name."""
+    if not parameters or parameters[0].kind not in (inspect.Parameter.POSITIONAL_ONLY, POSITIONAL):
+        return False
+    return all(each.kind in (POSITIONAL, inspect.Parameter.KEYWORD_ONLY) for each in parameters[1:])
 
 
-def _load(point: Any) -> None:
-    import warnings
-
-    try:
-        point.load()
-    except Exception as error:  # whatever another package does wrong
-        warnings.warn(
-            f"The experiment `{point.name}` of {point.value} cannot be imported ({type(error).__name__}: {error}) and"
-            " is left out.",
-            stacklevel=3,
-        )
-
-
-def _where(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__module__", "") or "here")
-
-
-def _place(function: Callable[..., Any]) -> tuple[str, str]:
-    """A function that is defined again (a file that is run twice, a notebook cell) replaces itself."""
-    return str(inspect.getsourcefile(function)), function.__qualname__
+def _is_ours(function: Callable[..., Any]) -> bool:
+    return str(getattr(function, "__module__", "")).startswith(f"{__package__}.")

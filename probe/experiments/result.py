@@ -6,7 +6,8 @@ On disk it is a folder of JSON Lines, CSV and Plotly JSON that pandas reads alon
 
 import html
 import json
-import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from probe.errors import DataError
-from probe.experiments.metrics import COLUMNS, ITEM, Given
+from probe.experiments.files import (
+    column_names,
+    figure_text,
+    read_figure,
+    read_lines,
+    records,
+    stems,
+    to_column,
+    to_table,
+    write_lines,
+)
+from probe.experiments.metrics import ITEM, Given
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, replace_folder, sync_tree
 
@@ -101,27 +113,35 @@ class Result:
         """Write the folder; it appears whole, in place of an older one.
 
         Raises:
+            DataError: the folder holds something else than a result, or a table has two columns of one name.
             RunError: the disk refuses.
         """
-        target = Path(directory)
-        scratch = target.with_name(f".{target.name}.tmp")
+        target = Path(directory).expanduser().absolute()
+        check_target(target)
+        frames = {"items": self.items, "summary": self.summary} | {f"tables/{n}": t for n, t in self.tables.items()}
+        index = {"format": FORMAT, "name": self.name, "meta": self.meta, "summary": records(self.summary)}
+        index |= {"columns": {"items": column_names(self.items), "summary": column_names(self.summary)}}
+        index |= {"tables": {name: column_names(table) for name, table in self.tables.items()}}
+        index |= {"dtypes": {name: [str(kind) for kind in frame.dtypes] for name, frame in frames.items()}}
+        index |= {"figures": list(self.figures)}
+        scratch = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         with disk(target):
-            scratch.mkdir(parents=True, exist_ok=True)
-            index = {"format": FORMAT, "name": self.name, "meta": self.meta, "summary": _records(self.summary)}
-            index |= {"columns": {"items": list(map(str, self.items)), "summary": list(self.summary)}}
-            index |= {"tables": {name: list(map(str, table)) for name, table in self.tables.items()}}
-            index |= {"figures": list(self.figures)}
-            (scratch / RESULT_FILE).write_text(dumps(index, indent=2) + "\n")
-            self.summary.to_csv(scratch / "summary.csv", index=False)
-            _write_lines(scratch / "items.jsonl", self.items)
-            for name, table in self.tables.items():
-                _write_lines(scratch / "tables" / f"{_stem(name)}.jsonl", table)
-            for name, chart in self.figures.items():
-                path = scratch / "figures" / f"{_stem(name)}.json"
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(chart.to_json())
-            sync_tree(scratch)
-            replace_folder(scratch, target)
+            try:
+                shutil.rmtree(scratch, ignore_errors=True)
+                scratch.mkdir(parents=True)
+                (scratch / RESULT_FILE).write_text(dumps(index, indent=2) + "\n", encoding="utf-8")
+                self.summary.to_csv(scratch / "summary.csv", index=False)
+                write_lines(scratch / "items.jsonl", self.items)
+                for name, stem in stems(self.tables).items():
+                    write_lines(scratch / "tables" / f"{stem}.jsonl", self.tables[name])
+                for name, stem in stems(self.figures).items():
+                    path = scratch / "figures" / f"{stem}.json"
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_text(figure_text(self.figures[name]), encoding="utf-8")
+                sync_tree(scratch)
+                replace_folder(scratch, target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
         return target
 
     @classmethod
@@ -134,18 +154,22 @@ class Result:
         place = Path(directory)
         index = read_index(place)
         try:
-            summary = pd.DataFrame(index["summary"], columns=index["columns"]["summary"])
+            kinds = index.get("dtypes", {})
+            summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
             numbers = [column for column in summary if column not in ("metric", "n")]
             summary = summary.astype(dict.fromkeys(numbers, float))
-            items = _read_lines(place / "items.jsonl", index["columns"]["items"])
-            tables = {
-                name: _read_lines(place / "tables" / f"{_stem(name)}.jsonl", columns)
-                for name, columns in index["tables"].items()
+            items = read_lines(place / "items.jsonl", index["columns"]["items"], kinds.get("items"))
+            tables = {}
+            for name, stem in stems(index["tables"]).items():
+                path = place / "tables" / f"{stem}.jsonl"
+                tables[name] = read_lines(path, index["tables"][name], kinds.get(f"tables/{name}"))
+            figures = {
+                name: read_figure(place / "figures" / f"{stem}.json") for name, stem in stems(index["figures"]).items()
             }
-            figures = {name: _figure(place / "figures" / f"{_stem(name)}.json") for name in index["figures"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"The result in `{place}` is damaged ({error}): delete the folder and run the experiment again."
+                f"The result in `{place}` is damaged ({type(error).__name__}: {' '.join(str(error).split())}): delete"
+                " the folder and run the experiment again."
             ) from None
         return cls(index["name"], summary, items, tables, figures, index["meta"])
 
@@ -171,7 +195,7 @@ def read_index(directory: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise DataError(f"`{directory / RESULT_FILE}` is cut short: run the experiment again.") from None
-    if not isinstance(index, dict) or type(index.get("format")) is not int or not isinstance(index.get("meta"), dict):
+    if not isinstance(index, dict) or not _is_index(index):
         raise DataError(f"`{directory / RESULT_FILE}` is not the record of an experiment: give a folder of one.")
     if index["format"] > FORMAT:
         raise DataError(
@@ -181,16 +205,42 @@ def read_index(directory: Path) -> dict[str, Any]:
     return index
 
 
+def _is_index(index: dict[str, Any]) -> bool:
+    """Whether all is there that is read of every result."""
+    meta = index.get("meta")
+    models = meta.get("models", []) if isinstance(meta, dict) else None
+    return (
+        type(index.get("format")) is int
+        and isinstance(index.get("name"), str)
+        and isinstance(models, list)
+        and all(isinstance(model, dict) and isinstance(model.get("label"), str) for model in models)
+    )
+
+
+def check_target(target: Path) -> None:
+    """Refuse to write a result in place of something else.
+
+    Raises:
+        DataError: the folder holds something that is no result, or is a file.
+    """
+    ours = any((target / name).is_file() for name in (RESULT_FILE, "items.jsonl", "summary.csv"))
+    if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(
+            f"`{target}` holds something else than a result: give a new folder, or that of an older result."
+        )
+
+
 def labelled(evidence: Evidence, label: str) -> Evidence:
     """The same with the column `model` everywhere, and items that have a name each.
 
     Raises:
-        DataError: two items have one name.
+        DataError: two items have one name, or two columns.
     """
     items = evidence.items.reset_index(drop=True)
-    if ITEM not in items:
-        items = items.assign(**{ITEM: [str(i) for i in range(len(items))]})
-    items[ITEM] = items[ITEM].astype(str)
+    for table in (items, *evidence.tables.values()):
+        column_names(table)
+    names = items[ITEM] if ITEM in items else range(len(items))
+    items = items.assign(**{ITEM: to_column([str(name) for name in names], None)})
     twice = items[ITEM][items[ITEM].duplicated()]
     if len(twice):
         raise DataError(f"Two items are called `{twice.iloc[0]}`: name each once, so that models can be paired.")
@@ -202,41 +252,13 @@ def labelled(evidence: Evidence, label: str) -> Evidence:
 
 
 def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of several models as one; an empty one brings no columns."""
+    """Tables of several models as one, with the columns of all; a column without values does not decide the type."""
     full = [part for part in parts if len(part)]
-    return pd.concat(full, ignore_index=True) if full else parts[0]
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as JSON values; a number that is not finite becomes null."""
-    rows = table.astype(object).to_dict("records")
-    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_lines(path: Path, table: pd.DataFrame) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(dumps(row) + "\n" for row in _records(table)), encoding="utf-8")
-
-
-def _read_lines(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return pd.DataFrame(rows, columns=list(columns))
-
-
-def _figure(path: Path) -> "go.Figure":
-    import plotly.io
-
-    return plotly.io.from_json(path.read_text(), skip_invalid=True)
-
-
-def _stem(name: str) -> str:
-    from probe.export import file_name
-
-    return file_name(name)
-
-
-__all__ = ["COLUMNS", "Evidence", "Given", "Result", "labelled", "read_index", "stack"]
+    if not full:
+        return parts[0]
+    columns = list(dict.fromkeys(column for part in full for column in part.columns))
+    known = [part.dropna(axis=1, how="all") for part in full]
+    held = {column for part in known for column in part.columns}
+    # where nobody has a value the first part's type stays
+    known = [part.assign(**{c: full[i][c] for c in full[i].columns if c not in held}) for i, part in enumerate(known)]
+    return pd.concat(known, ignore_index=True).reindex(columns=columns)

@@ -5,10 +5,11 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,18 @@ import pandas as pd
 
 import probe.world
 from probe.errors import ConfigError, DataError
-from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences, summarise
+from probe.experiments.beside import columns_as_metrics, finished, join, labels, owned, renamed
+from probe.experiments.keys import data_facts, identity, told
+from probe.experiments.metrics import differences, summarise
 from probe.experiments.registry import SHARED, Experiment
-from probe.experiments.result import MODEL, Evidence, Result, labelled, stack
+from probe.experiments.result import Evidence, Result, labelled, stack
 from probe.runs.schema import jsonable
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
     from probe.lm import LM
+
+__all__ = ["Call", "call", "columns_as_metrics", "finished", "join", "labels", "perform", "renamed"]
 
 PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "numpy")
 
@@ -44,7 +49,7 @@ class Call:
         facts = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
             "models": [lm.fingerprint for lm in self.models],
-            "options": {name: _told(value) for name, value in sorted(self.options.items()) if name != "data"},
+            "options": {name: identity(value) for name, value in sorted(self.options.items()) if name != "data"},
             "data": data_facts(self.options.get("data")),
         }
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
@@ -64,9 +69,11 @@ def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" 
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"its options are {', '.join(names) or 'none'}."
             raise ConfigError(f"The experiment `{experiment.name}` has no option `{name}`: {hint}")
-    if "n" in options and (not isinstance(options["n"], int) or options["n"] < 1):
-        raise ConfigError(f"The experiment was asked for with n={options['n']!r}: give a whole number from 1 on.")
     filled = {name: options.get(name, signature.parameters[name].default) for name in names}
+    n: Any = options.get("n", 1)
+    whole = not isinstance(n, bool) and isinstance(n, Integral) and int(n) >= 1
+    if not whole and n != signature.parameters["n"].default:
+        raise ConfigError(f"The experiment was asked for with n={n!r}: give a whole number from 1 on.")
     lacking = [name for name, value in filled.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
@@ -81,15 +88,22 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
         lm: the model, or a reference to one.
         tick: called with the share that is done.
         options: `baseline`, and the experiment's own.
+
+    Raises:
+        ConfigError: see `call`; or an experiment that is not built in fails.
+        DataError: the models belong to different worlds, or what the experiment gave cannot be used.
     """
     asked = call(experiment, lm, **options)
+    _check_worlds(asked)
     start = time.perf_counter()
     shown = []
     for index, model in enumerate(asked.models):
-        told: dict[str, Any] = {}
+        more: dict[str, Any] = {}
         if "tick" in inspect.signature(experiment.function).parameters:
-            told["tick"] = part(tick, index, len(asked.models))
-        shown.append(_evidence(experiment.function(model, **asked.options, **told), experiment.name))
+            more["tick"] = part(tick, index, len(asked.models))
+        with owned(experiment, "The experiment"):
+            found = experiment.function(model, **asked.options, **more)
+        shown.append(_evidence(found, experiment.name))
         if tick is not None:
             tick((index + 1) / len(asked.models))
     return assemble(asked, shown, time.perf_counter() - start)
@@ -100,7 +114,7 @@ def assemble(asked: Call, parts: Sequence[Evidence], seconds: float) -> Result:
     experiment = asked.experiment
     found = [labelled(part, label) for part, label in zip(parts, labels(asked.models), strict=True)]
     seed = int(asked.options.get("seed") or 0)
-    metrics = experiment.metrics or columns_as_metrics(found[0].items)
+    metrics = experiment.metrics or columns_as_metrics(stack([part.items for part in found]))
     tables = [summarise(metrics, part.items, part.given, seed) for part in found]
     summary = tables[0]
     if len(found) > 1:
@@ -120,93 +134,6 @@ def assemble(asked: Call, parts: Sequence[Evidence], seconds: float) -> Result:
     return finished(experiment, result)
 
 
-def join(experiment: Experiment, results: Sequence[Result]) -> Result:
-    """Results of one experiment with one model each as a result with all of them.
-
-    The summary is the first one's, with the last one as its baseline; items, tables, figures and finding are of all.
-
-    Raises:
-        DataError: they are of different experiments or were made with different options.
-    """
-    results = [
-        _renamed(each, label) for each, label in zip(results, _apart([r.models[0] for r in results]), strict=True)
-    ]
-    first, last = results[0], results[-1]
-    for other in results[1:]:
-        if other.name != first.name or other.meta.get("options") != first.meta.get("options"):
-            raise DataError(
-                f"The results of {first.models[0]} and {other.models[0]} were made with different options: run the"
-                " experiment again on one of them."
-            )
-    metrics = experiment.metrics or columns_as_metrics(first.items)
-    summary = first.summary
-    if len(results) > 1:
-        seed = int(first.meta.get("seed") or 0)
-        summary = differences(metrics, first.summary, last.summary, first.items, last.items, seed)
-    names = list(dict.fromkeys(name for each in results for name in each.tables))
-    meta = first.meta | {"models": [model for each in results for model in each.meta["models"]]}
-    meta |= {"baseline": last.models[0] if len(results) > 1 else None}
-    tables = {name: stack([each.tables[name] for each in results if name in each.tables]) for name in names}
-    items = stack([each.items for each in results])
-    return finished(experiment, Result(first.name, summary, items, tables, dict(first.figures), meta))
-
-
-def finished(experiment: Experiment, result: Result) -> Result:
-    """The result with its figures and its finding."""
-    figures = dict(experiment.draw(result)) if experiment.draw else result.figures
-    result = replace(result, figures=figures)
-    said = experiment.say(result) if experiment.say else ""
-    return replace(result, meta=result.meta | {"finding": said})
-
-
-def labels(models: "Sequence[LM]") -> list[str]:
-    """How the models are called: the last part of their references, told apart where they are equal."""
-    return _apart([Path(lm.ref).name or "model" for lm in models])
-
-
-def _apart(names: Sequence[str]) -> list[str]:
-    """Names with a number behind each that is taken already."""
-    found: list[str] = []
-    for name in names:
-        ways = (name, *(f"{name} ({count})" for count in range(2, len(names) + 2)))
-        found.append(next(way for way in ways if way not in found))
-    return found
-
-
-def _renamed(result: Result, label: str) -> Result:
-    """The result of one model under another label."""
-    if result.models == [label]:
-        return result
-    tables = {name: table.assign(**{MODEL: label}) for name, table in result.tables.items()}
-    models = [model | {"label": label} for model in result.meta["models"]]
-    items, meta = result.items.assign(**{MODEL: label}), result.meta | {"models": models}
-    return replace(result, items=items, tables=tables, meta=meta)
-
-
-def columns_as_metrics(items: pd.DataFrame) -> tuple[Metric, ...]:
-    """The mean of every numeric column; a share where all values are zeros and ones."""
-    found: list[Metric] = []
-    for column in items.columns:
-        if column in (ITEM, MODEL) or not pd.api.types.is_numeric_dtype(items[column]):
-            continue
-        known = items[column].dropna()
-        found.append(Share(str(column)) if known.isin((0, 1)).all() else Mean(str(column)))
-    return tuple(found)
-
-
-def data_facts(data: Any) -> dict[str, Any] | None:
-    """Name and SHA-256 of a data file, or of the files of a folder, if `data` is one."""
-    if not isinstance(data, str | Path):
-        return None
-    path = Path(data).expanduser()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
-            digest.update(f"{file.name}\0".encode() + file.read_bytes())
-    return {"name": path.name, "files": len(files), "sha256": digest.hexdigest()}
-
-
 def _evidence(found: Any, name: str) -> Evidence:
     if isinstance(found, Evidence):
         return found
@@ -216,6 +143,20 @@ def _evidence(found: Any, name: str) -> Evidence:
         f"The experiment `{name}` gave a {type(found).__name__}: let its function return a table of items or an"
         " Evidence."
     )
+
+
+def _check_worlds(asked: Call) -> None:
+    """Refuse to compare models that would be asked different questions under one name.
+
+    Raises:
+        DataError: they belong to different worlds, and there are no data to ask from.
+    """
+    if len(asked.models) < 2 or asked.options.get("data") is not None:
+        return
+    worlds = [probe.world.of(lm) for lm in asked.models]
+    if None not in worlds and len({world.hash for world in worlds if world}) > 1:
+        first, second = labels(asked.models)[:2]
+        raise DataError(f"{first} and {second} belong to different worlds: compare models of one, or give --data.")
 
 
 def _model(lm: "LM | str") -> "LM":
@@ -247,7 +188,7 @@ def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, A
         "baseline": names[1] if len(names) > 1 else None,
         "n": asked.options.get("n"),
         "seed": asked.options.get("seed"),
-        "options": {name: _told(value) for name, value in asked.options.items() if name not in SHARED},
+        "options": {name: told(value) for name, value in asked.options.items() if name not in SHARED},
         "data": data_facts(asked.options.get("data")),
         "world": world.hash if world else None,
         "origin": asked.experiment.origin,
@@ -268,14 +209,3 @@ def method_of(lm: "LM") -> str:
     from probe.runs.reader import read_meta
 
     return str(read_meta(lm.run_dir)["method"])
-
-
-def _told(value: Any) -> Any:
-    """An argument as a JSON value; what has none is told by its name or its type."""
-    if isinstance(value, Path):
-        return str(value)
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__name__)
-    if isinstance(value, Mapping | list | tuple | str | int | float | bool | type(None)):
-        return jsonable(value)
-    return type(value).__name__

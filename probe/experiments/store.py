@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, join, labels, perform
+from probe.experiments.run import Call, call, finished, join, labels, perform, renamed
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
 
@@ -73,7 +73,7 @@ def obtain(
     models = [lm] if baseline is None else [lm, baseline]
     for index, model in enumerate(models):
         asked = call(experiment, model, **options)
-        result = None if again else stored(asked)
+        result = None if again else _as_it_is_called(experiment, stored(asked), model)
         if result is None:
             result = perform(experiment, model, tick=part(tick, index, len(models)), **options)
             keep(asked, result)
@@ -81,6 +81,14 @@ def obtain(
         if tick is not None:
             tick((index + 1) / len(models))
     return join(experiment, found) if len(found) > 1 else found[0]
+
+
+def _as_it_is_called(experiment: "Experiment", result: Result | None, lm: "LM") -> Result | None:
+    """A stored result under the model's present name, which another one had when it was stored (a run was renamed)."""
+    (label,) = labels([lm])
+    if result is None or result.models == [label]:
+        return result
+    return finished(experiment, renamed(result, label)) if len(result.models) == 1 else None
 
 
 def results(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.plots.intervals import band
-from probe.plots.theme import LIGHT, METHODS, escape, shorten, template, token_axis
+from probe.plots.panels import Panels
+from probe.plots.theme import LIGHT, METHODS, escape, shorten, token_axis
 
 if TYPE_CHECKING:
     from probe.analyses.reward_contrast import Contrast
@@ -31,8 +31,7 @@ def reward_distributions(
         colours: of their methods.
         measures: columns, one panel each.
     """
-    titles = [NAMES.get(measure, measure) for measure in measures]
-    figure = make_subplots(rows=1, cols=len(measures), subplot_titles=titles, horizontal_spacing=0.06)
+    panels = Panels([NAMES.get(measure, measure) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
         values = {side: table.loc[table["model"] == side, measure].dropna() for side in ("base", "aligned")}
         together = pd.concat(values.values()).to_numpy()
@@ -41,34 +40,28 @@ def reward_distributions(
         centres, edges = _bins(together)
         for side, name, colour in zip(("base", "aligned"), names, colours, strict=True):
             counts = np.histogram(values[side], edges)[0] / max(len(values[side]), 1)
-            figure.add_trace(
-                go.Bar(
-                    x=centres,
-                    y=counts,
-                    name=escape(shorten(name, 24)),
-                    legendgroup=side,
-                    showlegend=column == 1,
-                    marker={"color": colour, "opacity": 0.75},
-                    hovertemplate=escape(name) + ": %{y:.1%} near %{x:.3g}<extra></extra>",
-                ),
-                row=1,
-                col=column,
-            )
+            bars = {
+                "type": "bar",
+                "x": centres,
+                "y": counts,
+                "name": escape(shorten(name, 24)),
+                "legendgroup": side,
+                "showlegend": column == 1,
+                "marker": {"color": colour, "opacity": 0.75},
+                "hovertemplate": escape(name) + ": %{y:.1%} near %{x:.3g}<extra></extra>",
+            }
+            panels.add(column, bars)
             if len(values[side]):
-                mean = float(values[side].mean())
-                figure.add_vline(x=mean, line={"color": colour, "width": 2, "dash": "dot"}, row=1, col=column)
-    figure.update_yaxes(tickformat=".0%", zeroline=False)
-    figure.update_yaxes(title_text="share of samples", row=1, col=1)
-    figure.update_annotations(font_size=12)
-    figure.update_layout(
-        template=template(LIGHT),
+                panels.mark(column, float(values[side].mean()), {"color": colour, "width": 2, "dash": "dot"})
+    panels.axis("y", tickformat=".0%", zeroline=False)
+    panels.axis("y", 1, title={"text": "share of samples"})
+    return panels.figure(
         barmode="group",
         bargap=0.08,
         bargroupgap=0.0,
         margin={"t": 60},
         legend={"yref": "container", "y": 1, "yanchor": "top"},
     )
-    return figure
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -91,25 +84,23 @@ def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> g
         colour: of the run's method.
         measures: one panel each.
     """
-    titles = [NAMES.get(measure, measure) for measure in measures]
-    figure = make_subplots(rows=1, cols=len(measures), subplot_titles=titles, horizontal_spacing=0.06)
+    panels = Panels([NAMES.get(measure, measure) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
         rows = table[table["measure"] == measure].sort_values("step")
         steps = rows["step"].tolist()
-        line = go.Scatter(
-            x=steps,
-            y=rows["value"],
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            hovertemplate="step %{x}: %{y:.3f}<extra></extra>",
-        )
-        for trace in (band(steps, rows["ci_low"], rows["ci_high"], colour), line):
-            figure.add_trace(trace, row=1, col=column)
-    figure.update_xaxes(title_text="step")
-    figure.update_yaxes(zeroline=False)
-    figure.update_annotations(font_size=12)
-    figure.update_layout(template=template(LIGHT), showlegend=False, margin={"t": 40})
-    return figure
+        line = {
+            "type": "scatter",
+            "x": steps,
+            "y": rows["value"],
+            "mode": "lines+markers",
+            "line": {"color": colour, "width": 2},
+            "hovertemplate": "step %{x}: %{y:.3f}<extra></extra>",
+        }
+        around = band(steps, rows["ci_low"], rows["ci_high"], colour).to_plotly_json()
+        panels.add(column, around, line)
+    panels.axis("x", title={"text": "step"})
+    panels.axis("y", zeroline=False)
+    return panels.figure(showlegend=False, margin={"t": 40})
 
 
 def token_effects(found: "Contrast", colours: Mapping[str, str], chosen: tuple[str, int] | None = None) -> go.Figure:
@@ -129,49 +120,44 @@ def token_effects(found: "Contrast", colours: Mapping[str, str], chosen: tuple[s
         "rejected": _completion(found.rejected.tokens, found.rejected.occlusion, found.rejected.gradient, size),
     }
     counts = [max(len(tokens), 2) for tokens, _, _ in parts.values()]
-    figure = make_subplots(
-        rows=1,
-        cols=3,
-        column_widths=[count + 1.5 for count in counts],
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-        subplot_titles=["prompt: effect on the margin", "chosen: on its score", "rejected: on its score"],
+    panels = Panels(
+        ["prompt: effect on the margin", "chosen: on its score", "rejected: on its score"],
+        spacing=0.03,
+        widths=[count + 1.5 for count in counts],
+        shared_y=True,
     )
     for column, (name, (tokens, left, slope)) in enumerate(parts.items(), start=1):
         at, label = list(range(len(tokens))), [escape(token) for token in tokens]
         strong = [1.0 if chosen is None or chosen == (name, j) else 0.45 for j in at]
-        bars = go.Bar(
-            x=at,
-            y=left,
-            name="left out",
-            legendgroup="left out",
-            showlegend=column == 1,
-            marker={"color": colours[name], "opacity": strong},
-            customdata=label,
-            hovertemplate="%{customdata}<br>%{y:+.3f} nats are lost without it<extra></extra>",
-        )
-        marks = go.Scatter(
-            x=at,
-            y=slope,
-            mode="markers",
-            name="integrated gradients",
-            legendgroup="gradient",
-            showlegend=column == 1,
-            marker={"symbol": "diamond", "size": 8, "color": LIGHT.paper, "line": {"width": 1.5, "color": LIGHT.ink}},
-            customdata=label,
-            hovertemplate="%{customdata}<br>%{y:+.3f} nats by integrated gradients<extra></extra>",
-        )
-        for trace in (bars, marks):
-            figure.add_trace(trace, row=1, col=column)
-        axis = token_axis(tokens) | {"tickangle": -45, "range": [-0.7, len(tokens) - 0.3]}
-        figure.update_xaxes(**axis, row=1, col=column)
-    figure.update_yaxes(title_text="nats", row=1, col=1)
-    figure.update_yaxes(zeroline=True)
-    figure.update_annotations(font_size=12)
-    figure.update_layout(
-        template=template(LIGHT), margin={"t": 60, "b": 52}, legend={"yref": "container", "y": 1, "yanchor": "top"}
-    )
-    return figure
+        bars = {
+            "type": "bar",
+            "x": at,
+            "y": left,
+            "name": "left out",
+            "legendgroup": "left out",
+            "showlegend": column == 1,
+            "marker": {"color": colours[name], "opacity": strong},
+            "customdata": label,
+            "hovertemplate": "%{customdata}<br>%{y:+.3f} nats are lost without it<extra></extra>",
+        }
+        diamond = {"symbol": "diamond", "size": 8, "color": LIGHT.paper, "line": {"width": 1.5, "color": LIGHT.ink}}
+        marks = {
+            "type": "scatter",
+            "x": at,
+            "y": slope,
+            "mode": "markers",
+            "name": "integrated gradients",
+            "legendgroup": "gradient",
+            "showlegend": column == 1,
+            "marker": diamond,
+            "customdata": label,
+            "hovertemplate": "%{customdata}<br>%{y:+.3f} nats by integrated gradients<extra></extra>",
+        }
+        panels.add(column, bars, marks)
+        panels.axis("x", column, **token_axis(tokens), tickangle=-45, range=[-0.7, len(tokens) - 0.3])
+    panels.axis("y", 1, title={"text": "nats"})
+    panels.axis("y", zeroline=True)
+    return panels.figure(margin={"t": 60, "b": 52}, legend={"yref": "container", "y": 1, "yanchor": "top"})
 
 
 def part_colours(method: str = "reward-model") -> dict[str, str]:

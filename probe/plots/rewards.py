@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from probe.plots.curves import Style
 from probe.plots.intervals import SYMBOLS, written
 from probe.plots.labels import label_places
-from probe.plots.theme import LIGHT, METHODS, escape, new_figure, shorten, template
+from probe.plots.panels import Panels
+from probe.plots.theme import LIGHT, METHODS, escape, shorten, template
 
 BEYOND = "rgba(128,132,140,0.10)"
 """What no policy reaches."""
@@ -49,7 +49,8 @@ def reward_frontier(
         chosen: run to emphasise.
         size: pixels that the labels are laid out for.
     """
-    figure = new_figure(hovermode="closest", showlegend=False, margin={"t": 12})
+    traces: list[go.Scatter] = []
+    notes: list[dict[str, Any]] = []
 
     def across(table: pd.DataFrame) -> pd.Series:
         return table["kl"].clip(lower=0) ** (0.5 if axis == "d" else 1)
@@ -57,7 +58,7 @@ def reward_frontier(
     x, y = across(curve).to_numpy(), curve["reward"].to_numpy()
     right = 1.12 * max(float(across(places).max()), float(x.max()) if axis == "d" else 0.0, 1e-3)
     top = y.max() + 0.2 * (np.ptp(y) or 1.0)
-    figure.add_trace(
+    traces.append(
         go.Scatter(
             x=[*x, 1.1 * right, 1.1 * right, 0.0],
             y=[*y, y[-1], top, top],
@@ -68,7 +69,7 @@ def reward_frontier(
             hoverinfo="skip",
         )
     )
-    figure.add_trace(
+    traces.append(
         go.Scatter(
             x=[*x, right * 1.1],
             y=[*y, y[-1]],
@@ -79,7 +80,7 @@ def reward_frontier(
         )
     )
     if best_of_n is not None:
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=across(best_of_n),
                 y=best_of_n[reward],
@@ -91,7 +92,7 @@ def reward_frontier(
             )
         )
     for name, path in (paths or {}).items():
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=across(path),
                 y=path["reward"],
@@ -104,7 +105,7 @@ def reward_frontier(
             )
         )
     for row in records(places):
-        _policy(figure, row, look[row["run"]], reward, axis, row["run"] == chosen)
+        _policy(traces, row, look[row["run"]], reward, axis, row["run"] == chosen)
     low = min(float(places[reward].min()), float(y.min()))
     low -= 0.12 * (top - low)
     labelled = places.assign(text=[f"{shorten(str(row['run']), 22)} {excess_words(row)}" for row in records(places)])
@@ -128,28 +129,35 @@ def reward_frontier(
     shifts = label_places(points, list(labelled["text"]), size, np.concatenate(avoid))
     for row, place, shift in zip(records(labelled), across(labelled), shifts, strict=True):
         text = escape(row["text"].strip())
-        figure.add_annotation(
-            x=place,
-            y=row[reward],
-            text=f"<b>{text}</b>" if chosen and row["run"] == chosen else text,
-            xshift=shift[0],
-            yshift=shift[1],
-            font={"color": look[row["run"]].colour if row["run"] else METHODS["rsft"], "size": 12},
-        )
-    figure.add_annotation(
-        x=0.01, y=0.995, xref="paper", yref="paper", xanchor="left", yanchor="top", text="no policy gets here"
-    )
-    figure.update_xaxes(title_text=AXES[axis], range=[-0.03 * right, 1.05 * right], zeroline=False)
-    figure.update_yaxes(title_text=escape(label), range=[low, top], zeroline=False)
-    return figure
+        note = {
+            "x": place,
+            "y": row[reward],
+            "text": f"<b>{text}</b>" if chosen and row["run"] == chosen else text,
+            "xshift": shift[0],
+            "yshift": shift[1],
+            "font": {"color": look[row["run"]].colour if row["run"] else METHODS["rsft"], "size": 12},
+        }
+        notes.append(note)
+    corner = {"x": 0.01, "y": 0.995, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "top"}
+    notes.append({**corner, "text": "no policy gets here"})
+    layout = {
+        "template": template(LIGHT),
+        "hovermode": "closest",
+        "showlegend": False,
+        "margin": {"t": 12},
+        "annotations": notes,
+        "xaxis": {"title": {"text": AXES[axis]}, "range": [-0.03 * right, 1.05 * right], "zeroline": False},
+        "yaxis": {"title": {"text": escape(label)}, "range": [low, top], "zeroline": False},
+    }
+    return go.Figure({"data": traces, "layout": layout})
 
 
-def _policy(figure: go.Figure, row: dict, style: Style, reward: str, axis: str, strong: bool) -> None:
+def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis: str, strong: bool) -> None:
     """One policy with its intervals, and a line to the point of the frontier with the same reward."""
     x = float(np.sqrt(max(row["kl"], 0.0))) if axis == "d" else float(row["kl"])
     least = max(row["kl"] - row["excess"], 0.0)
     if np.isfinite(row["beta"]) and row["excess"] > 1e-6:
-        figure.add_trace(
+        traces.append(
             go.Scatter(
                 x=[float(np.sqrt(least)) if axis == "d" else least, x],
                 y=[row[reward]] * 2,
@@ -164,7 +172,7 @@ def _policy(figure: go.Figure, row: dict, style: Style, reward: str, axis: str, 
         f"beyond the optimum {written(row['excess'], row['excess_low'], row['excess_high'])} nats",
         f"gives an answer {100 * row['mass']:.0f} % of the time",
     ]
-    figure.add_trace(
+    traces.append(
         go.Scatter(
             x=[x],
             y=[row[reward]],
@@ -195,44 +203,28 @@ def reward_gains(
         chosen: run to emphasise.
     """
     runs = [str(run) for run in places["run"]]
-    figure = make_subplots(
-        rows=1,
-        cols=len(columns),
-        shared_yaxes=True,
-        subplot_titles=[escape(title) for title in columns.values()],
-        horizontal_spacing=0.06,
-    )
+    panels = Panels([escape(title) for title in columns.values()], spacing=0.06, shared_y=True)
     for place, column in enumerate(columns, start=1):
         for at, row in enumerate(records(places)):
             style = look[row["run"]]
             value, low, high = (row[column + end] for end in ("", "_low", "_high"))
-            figure.add_trace(
-                go.Scatter(
-                    x=[value],
-                    y=[at],
-                    mode="markers",
-                    marker={"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 9},
-                    error_x={
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [high - value],
-                        "arrayminus": [value - low],
-                        "thickness": 1.6,
-                        "width": 0,
-                    },
-                    hovertemplate=f"{escape(str(row['run']))}: {written(value, low, high)}<extra></extra>",
-                ),
-                row=1,
-                col=place,
-            )
-        figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, row=1, col=place)
+            ends = {"array": [high - value], "arrayminus": [value - low], "thickness": 1.6, "width": 0}
+            point = {
+                "type": "scatter",
+                "x": [value],
+                "y": [at],
+                "mode": "markers",
+                "marker": {"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 9},
+                "error_x": {"type": "data", "symmetric": False, **ends},
+                "hovertemplate": f"{escape(str(row['run']))}: {written(value, low, high)}<extra></extra>",
+            }
+            panels.add(place, point)
+        panels.mark(place, 0, {"color": LIGHT.muted, "width": 1, "dash": "dot"})
     names = [f"<b>{escape(shorten(run, 18))}</b>" if run == chosen else escape(shorten(run, 18)) for run in runs]
-    figure.update_yaxes(tickvals=list(range(len(runs))), ticktext=names, range=[len(runs) - 0.5, -0.5], showgrid=False)
-    figure.update_yaxes(zeroline=False)
-    figure.update_xaxes(zeroline=False, nticks=5)
-    figure.update_annotations(font_size=12)
-    figure.update_layout(template=template(LIGHT), showlegend=False, margin={"t": 40, "b": 30})
-    return figure
+    ticks: dict[str, Any] = {"tickvals": list(range(len(runs))), "ticktext": names, "range": [len(runs) - 0.5, -0.5]}
+    panels.axis("y", **ticks, showgrid=False, zeroline=False)
+    panels.axis("x", zeroline=False, nticks=5)
+    return panels.figure(showlegend=False, margin={"t": 40, "b": 30})
 
 
 def _kl(axis: str) -> str:

@@ -44,6 +44,8 @@ RESERVED = ("step", "time", "event")
 
 TOP_K = 5
 """How many tokens the recorder keeps of each prediction of the lens."""
+NEURONS = 10
+"""How many neurons of each block it keeps."""
 
 CAPTURE_DTYPES = {
     "attention": "float16",
@@ -59,8 +61,12 @@ CAPTURE_DTYPES = {
     "attribution": "float32",
     "attribution_total": "float32",
     "promoted_ids": "int32",
+    "neuron_ids": "int32",
+    "neuron_attribution": "float32",
+    "reference_kl": "float32",
 }
-"""The tensors that the recorder writes and the type each is stored as; other tensors keep their own type."""
+"""The tensors that the recorder writes, the last one by `probe.reference_kl`, and the type each is stored as; other
+tensors keep their own type."""
 
 
 class RunWarning(UserWarning):

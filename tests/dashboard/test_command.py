@@ -1,6 +1,7 @@
 """`probe dashboard` before the first page: options, ports, roots, and settings that no file can loosen."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -45,6 +46,24 @@ def test_a_missing_root_is_one_sentence(tmp_path: Path):
     assert "Traceback" not in result.stderr
     with pytest.raises(RunError):
         command.checked_roots((str(tmp_path), str(tmp_path / "gone")))
+
+
+def test_a_missing_plugin_is_one_sentence(tmp_path: Path):
+    result = probe("--plugin", str(tmp_path / "gone.py"), "--no-browser")
+    assert result.returncode == 2
+    assert "is no Python file" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_plugins_reach_the_server_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROBE_PLUGINS", "/before.py")
+    monkeypatch.setattr(command, "serve", lambda port: 0)
+    files = [tmp_path / "one.py", tmp_path / "two.py"]
+    for file in files:
+        file.write_text("1 / 0\n")
+    words = [f"--plugin={files[0]}", "--port", "0", "--plugin", str(files[1]), "--no-browser"]
+    assert command.dashboard(words) == 0
+    assert os.environ["PROBE_PLUGINS"] == os.pathsep.join(["/before.py", *map(str, files)])
 
 
 def test_there_is_no_option_to_listen_elsewhere():

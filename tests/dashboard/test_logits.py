@@ -12,10 +12,11 @@ from streamlit.testing.v1 import AppTest
 from probe.analyses.attribution import attribute
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import over_layers
-from probe.analyses.trajectories_trained import promoted_over_training
+from probe.analyses.trajectories_trained import kl_over_training, neurons_over_training, promoted_over_training
 from probe.lm import LM
 from probe.presets import ModelConfig
 from probe.recorder import watch
+from probe.reference_kl import ReferenceKL
 from probe.rewards import RewardModel
 from probe.runs import open_run
 from probe.tokens import encode
@@ -84,7 +85,8 @@ def test_one_model_alone(show: Show, runs: Path, finding: Say):
         r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ", finding(app)
     )
     assert shown(app) == {
-        *("lens", "layers", "parts", "promoted", "written", "training-layers", "training", "training-parts"),
+        *("lens", "layers", "parts", "promoted", "written", "training-layers", "training"),
+        *("training-parts", "training-neurons"),
         next(name for name in shown(app) if name in ("sources", "neurons")),
     }
     assert sum(trace["type"] == "heatmap" for trace in chart(app, "log-parts")["data"]) == 1
@@ -128,8 +130,10 @@ def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path, writer:
     assert chart(app, "log-training-layers")["data"][0]["z"]
     assert app.selectbox(key="log_run").value == "watched"
     assert "entropy" not in app.selectbox(key="log_measure").options
-    assert "log-training-parts" not in names(app)
+    for name in ("log-training-parts", "log-training-neurons", "log-training-kl"):
+        assert name not in names(app)
     assert "watched was captured before this version of Probe" in read(app)
+    assert "watched has no reference, so there is no KL to one" in read(app)
     assert not app.exception
     assert not app.error
 
@@ -170,6 +174,42 @@ def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path, read: Sa
     assert ranks.max() > 5
     assert not app.exception
     assert not app.error
+
+
+def test_training_is_shown_by_neuron_and_as_kl_by_token(show: Show, runs: Path, tmp_path: Path, read: Say):
+    lm = LM.load(runs / "base")
+    prompts = open_run(runs / "base").captures().prompts
+    with watch(lm, tmp_path / "moved", prompts=prompts, every=1, instruments=[ReferenceKL(lm.logits)]) as recorder:
+        for step in range(2):
+            recorder.step(step)
+            for parameter in lm.model.parameters():
+                parameter.data *= 1.1
+    run = open_run(tmp_path / "moved")
+    app = show(runs, tmp_path, page=PAGE, log_run="moved")
+    index = [prompt.text for prompt in prompts].index(app.selectbox(key="log_captured").value)
+    neurons, kl = neurons_over_training(run, index), kl_over_training(run, index)
+    drawn = chart(app, "log-training-neurons")
+    cells, labels = values(drawn["data"][0]["z"]), drawn["layout"]["yaxis"]["ticktext"]
+    assert cells.shape == (12, 2)
+    strongest = neurons.loc[neurons["value"].abs().idxmax()]
+    assert labels[-1] == f"L{strongest.layer:.0f} neuron {strongest.neuron:.0f}"
+    same = (neurons["layer"] == strongest.layer) & (neurons["neuron"] == strongest.neuron)
+    np.testing.assert_allclose(cells[-1], neurons[same].sort_values("step")["value"], rtol=1e-5)
+    by_token = kl.pivot(index="position", columns="step", values="kl").to_numpy()
+    np.testing.assert_allclose(values(chart(app, "log-training-kl")["data"][0]["z"]), by_token, rtol=1e-5)
+    assert not by_token[:, 0].any()
+    assert by_token[:, 1].max() > 0.01
+    assert f"{by_token[:, 1].max():.2f} nats" in read(app)
+    assert "has no reference" not in read(app)
+    assert not app.exception
+    assert not app.error
+
+
+def test_captures_without_the_kl_to_the_reference_say_so(show: Show, runs: Path, read: Say):
+    app = show(runs, page=PAGE, log_run="dpo-agreeable")
+    assert "log-training-neurons" in names(app)
+    assert "log-training-kl" not in names(app)
+    assert "The captures of dpo-agreeable lack its KL to base; a new run has it" in read(app)
 
 
 def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Path, tmp_path: Path, read: Say):

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard import models
+from dashboard.models import Results
 from probe import LM, RewardModel, open_run, stats
+from probe.analyses import reward_frontier
 from probe.analyses.answers import verifier_reward
 from probe.analyses.reward_frontier import KINDS, ask, field_of, model_reward, place
 from probe.plots.intervals import written
@@ -201,3 +204,38 @@ def test_one_model_on_both_sides_is_shown_twice(show: Show, rewarded: Path) -> N
     shown = frame(app, "measure").set_index("measure")
     assert list(shown.columns)[:2] == ["base", "base (aligned)"]
     assert (shown["base"] == shown["base (aligned)"]).all()
+
+
+def test_another_choice_computes_only_what_is_new(
+    show: Show, rewarded: Path, writer: ModuleType, tmp_path: Path, finding: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "two"
+    shutil.copytree(rewarded, root)
+    writer.judge(root / "critic", root / "base", seed=5, spread=0.3, config={}, world=open_run(root / "base").world)
+    listed, drawn = [], []
+    enumerate_answers, generate = reward_frontier.enumerate_answers, LM.generate
+    monkeypatch.setattr(
+        reward_frontier, "enumerate_answers", lambda lm, *args: listed.append(lm.ref) or enumerate_answers(lm, *args)
+    )
+    monkeypatch.setattr(
+        LM, "generate", lambda lm, *args, **options: drawn.append(Path(lm.ref).name) or generate(lm, *args, **options)
+    )
+    app = show(root, page=PAGE, base="base", aligned="rlhf")
+    asked = len(drawn)
+    assert len(listed) == 1
+    app.selectbox(key="rew_model").set_value("critic").run()
+    assert not app.exception
+    assert (len(listed), len(drawn)) == (1, asked)  # another judge of the same answers and samples
+    told, table = finding(app), frame(app, "measure")
+    fresh = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
+    nothing = Results()
+    monkeypatch.setattr(models, "results", lambda: nothing)  # as if nothing had been computed yet
+    again = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
+    assert finding(fresh) == finding(again) == told
+    assert frame(again, "measure").equals(table)
+    assert len(listed) == 2
+    count = len(drawn)
+    again.selectbox(key="aligned").set_value("dpo-agreeable").run()
+    assert not again.exception
+    assert len(drawn) == count + 1  # what the base says is known
+    assert len(listed) == 2

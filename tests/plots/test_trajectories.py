@@ -7,7 +7,8 @@ import pytest
 
 from probe.plots.lens_map import LensPanel, lens_map
 from probe.plots.theme import LIGHT
-from probe.plots.trajectories import Side, curves, kl_map, training_lines, training_map, training_parts
+from probe.plots.trained import training_kl, training_lines, training_map, training_parts
+from probe.plots.trajectories import Side, curves, kl_map
 
 HOSTILE = "<b>x</b> $y$ %{z}"
 
@@ -129,6 +130,18 @@ def test_the_strongest_parts_over_training_are_shown_around_zero():
     assert figure.data[0].customdata[2][1] == "b, step 10: -3.000"
 
 
+def test_kl_over_training_is_read_downwards_from_zero():
+    kl = np.array([[0.0, 0.4], [0.1, np.nan], [0.0, 0.2]])
+    figure = training_kl(kl, [0, 1000], ["a", HOSTILE, "a"])
+    np.testing.assert_array_equal(figure.data[0].z, kl)
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 0.4)
+    assert figure.layout.yaxis.autorange == "reversed"
+    assert figure.layout.yaxis.ticktext[2] == "a [2]"
+    assert figure.data[0].customdata[2][1] == "a [2], step 1,000: 0.200"
+    assert "<b>x" not in figure.to_json()
+    assert training_kl(kl[:, :1] * 0, [0], ["a", "b", "c"]).layout.coloraxis.cmax > 0
+
+
 def test_kl_is_a_map_from_zero():
     kl = np.array([[0.0, 0.1], [2.0, 0.3]])
     figure = kl_map(kl, ["a", "b"])
@@ -145,6 +158,7 @@ def test_kl_is_a_map_from_zero():
         training_lines({"p": {HOSTILE: np.ones(1)}}, [0], colour="#111111"),
         training_map(np.ones((1, 1)), [0], [HOSTILE], label=HOSTILE, low=0, high=1),
         training_parts(np.ones((1, 1)), [0], [HOSTILE], label=HOSTILE),
+        training_kl(np.ones((1, 1)), [0], [HOSTILE]),
     ],
 )
 def test_text_from_data_stays_text(figure):

@@ -94,7 +94,7 @@ def test_a_capture_is_what_the_model_does(lm: LM, tmp_path: Path):
         recorder.step(0)
     captures = open_run(tmp_path / "run").captures()
     tensors = captures.load(0)
-    assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == CAPTURE_DTYPES
+    assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == RECORDED
     for index, prompt in enumerate(captures.prompts):
         length = prompt.length
         ids = torch.tensor([prompt.token_ids])
@@ -154,10 +154,12 @@ def test_a_prompt_alone_gives_what_it_gives_among_others(lm: LM, tmp_path: Path)
     torch.testing.assert_close(together["entropy"][1, :length], alone["entropy"][0])
     for index in range(3):
         alone = measure(lm, recorder.prompts[index : index + 1])
-        for name in ("attribution", "attribution_total"):
+        for name in ("attribution", "attribution_total", "neuron_attribution"):
             torch.testing.assert_close(together[name][index], alone[name][0], atol=1e-5, rtol=1e-5)
 
 
+RECORDED = {name: kind for name, kind in CAPTURE_DTYPES.items() if name != "reference_kl"}
+"""What a model whose parts sum to its logits gives without further instruments."""
 WORDS = [
     {"id": "two", "text": "mira lives in oslo .", "answers": ["rome", "oslo", "in"]},
     {"id": "one", "text": "tom works", "answers": ["rome"]},
@@ -213,7 +215,8 @@ def test_parts_that_do_not_sum_are_left_out(changes: dict, tmp_path: Path):
     with probe.watch(lm, tmp_path / "run", prompts=WORDS) as recorder:
         recorder.capture(0)
     tensors = open_run(tmp_path / "run").captures().load(0)
-    assert set(tensors) == set(CAPTURE_DTYPES) - {"attribution", "attribution_total", "promoted_ids"}
+    parts = {"attribution", "attribution_total", "promoted_ids", "neuron_ids", "neuron_attribution"}
+    assert set(tensors) == set(RECORDED) - parts
 
 
 def test_a_diverged_model_is_captured_too(lm: LM):
@@ -305,7 +308,7 @@ def test_bfloat16_and_autocast(lm: LM, tmp_path: Path):
     with probe.watch(lm, tmp_path / "run", prompts=PROMPTS) as recorder, torch.autocast("cpu", torch.bfloat16):
         recorder.step(0)
     tensors = open_run(tmp_path / "run").captures().load(0)
-    assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == CAPTURE_DTYPES
+    assert {name: str(tensor.dtype) for name, tensor in tensors.items()} == RECORDED
     assert all(np.isfinite(tensor).all() for tensor in tensors.values())
 
 

@@ -1,5 +1,6 @@
 """Attribution of a reward: finite differences, completeness, transformers' own scores, and a head that is linear."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,16 +8,17 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from probe import LM, RewardModel
+from probe import LM, RewardModel, open_run
 from probe.analyses import reward_attribution
-from probe.analyses.reward_attribution import attribute
+from probe.analyses.reward_attribution import NODES, attribute, rule
 from probe.analyses.reward_contrast import contrast, truth_and_claim
 from probe.errors import ConfigError, DataError, ModelError
 from probe.forward import forward
-from probe.readouts import reward_lm
-from probe.world import World
+from probe.readouts import analysable, reward_lm
+from probe.world import World, of
 from tests.models import ARCHITECTURES, random_lm
 
+SAMPLES = Path(__file__).parents[2] / "sample_runs"
 PROMPT, CHOSEN, REJECTED = "mira lives in the", " oslo", " rome . the cat"
 
 
@@ -101,6 +103,56 @@ def test_more_nodes_close_the_gap_and_a_token_can_be_the_baseline() -> None:
     assert found.baseline == pytest.approx(padded, abs=1e-5)
 
 
+def test_the_nodes_of_the_integral() -> None:
+    for steps in (1, 2, 7, 104):
+        plain, weights = rule(steps, 0)
+        nodes, known = np.polynomial.legendre.leggauss(steps)
+        np.testing.assert_allclose(plain, (nodes + 1) / 2)
+        np.testing.assert_allclose(weights, known / 2)
+        nodes, weights = rule(steps)
+        assert weights.sum() == pytest.approx(1, abs=1e-14)
+        assert weights.min() > 0
+        np.testing.assert_allclose(nodes + nodes[::-1], 1, atol=1e-12)
+        assert 0 < nodes[0] <= nodes[-1] < 1
+    # a bend that is sharper than the distance of plain nodes, whose integral is known
+    sharp, exact = 0.02, 2 * np.arctan(0.5 / 0.02) / 0.02
+    errors = []
+    for nodes, weights in (rule(64, 0), rule(64)):
+        errors.append(abs(float((weights / ((nodes - 0.5) ** 2 + sharp**2)).sum()) - exact) / exact)
+    assert errors[1] < 0.5 * errors[0]
+    assert abs(float((rule(104)[1] * np.exp(rule(104)[0])).sum()) - (np.e - 1)) < 1e-5
+    assert [len(part) for part in rule(0)] == [0, 0]
+
+
+@pytest.mark.parametrize("run", ["reward-agreeable", "reward-honest"])
+def test_the_default_nodes_are_as_exact_as_128_plain_ones_on_the_sample_models(
+    run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Token by token, against 300 nodes in double precision; below `noise` single precision rounds anyway."""
+    lm, world = analysable(str(SAMPLES / run)), of(open_run(SAMPLES / "base"))
+    assert world
+    lm.model.double()
+    spread, errors = rule, dict[str, list[float]](plain=[], spread=[])
+    for kind in ("opinion_false", "stranger"):
+        prompt = world.questions(kind, 1, seed=9)[0].prompt
+        found = truth_and_claim(world, prompt)
+        assert found
+        fine = attribute(lm, prompt, found[1], steps=300).gradient
+        errors["spread"].append(np.abs(attribute(lm, prompt, found[1]).gradient - fine).max())
+        with monkeypatch.context() as patch:
+            patch.setattr(reward_attribution, "rule", lambda steps: spread(steps, 0))
+            errors["plain"].append(np.abs(attribute(lm, prompt, found[1], steps=128).gradient - fine).max())
+    noise = 5e-6
+    assert max(errors["spread"]) <= max(*errors["plain"], noise)
+    assert NODES == 104
+
+
+def test_the_page_asks_for_the_default_nodes() -> None:
+    from dashboard.parts.rewards import tokens
+
+    assert tokens.NODES == NODES
+
+
 def test_the_contrast_of_two_completions() -> None:
     model = classifier("qwen3")
     found = contrast(model, PROMPT, CHOSEN, REJECTED)
@@ -176,6 +228,7 @@ def test_whoever_runs_the_model_meanwhile_gets_its_own_answer(monkeypatch: pytes
         return forward(*inputs, **options)
 
     monkeypatch.setattr(reward_attribution, "forward", between)
+    monkeypatch.setattr(reward_attribution, "PART", 1)  # a node at a time
     attribute(lm, PROMPT, CHOSEN, steps=2)
     assert len(seen) >= 4
     for logits in seen:

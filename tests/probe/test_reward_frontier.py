@@ -7,16 +7,31 @@ import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
-from probe import stats
-from probe.analyses.answers import AnswerSet, verifier_reward
+from probe import states, stats
+from probe.analyses import reward_frontier
+from probe.analyses.answers import AnswerSet, tail_ids, verifier_reward
 from probe.analyses.optimum import conditioned, optimum
-from probe.analyses.reward_frontier import KINDS, QUESTIONS, SEED, Field, ask, field_of, logged, model_reward, place
+from probe.analyses.reward_frontier import (
+    KINDS,
+    QUESTIONS,
+    SEED,
+    Field,
+    Memory,
+    ask,
+    field_of,
+    logged,
+    model_reward,
+    place,
+)
+from probe.analyses.reward_intervals import bootstrap_means
 from probe.errors import DataError, ModelError
 from probe.lm import LM
 from probe.presets import ModelConfig
 from probe.readouts import reward_lm
+from probe.states import last_states
+from probe.tokens import encode, split
 from probe.world import World
-from tests.models import ARCHITECTURES, random_lm
+from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 from tests.probe.test_reward_attribution import classifier
 from trainers.yardstick import QUESTIONS as TRAINED_QUESTIONS
 from trainers.yardstick import SEED as TRAINED_SEED
@@ -144,3 +159,74 @@ def test_a_reward_model_is_the_same_reward_as_a_scalar_lm(name: str) -> None:
     assert max(scores) - min(scores) > 0.1
     with pytest.raises(ModelError, match="writes tokens and scores no text"):
         model_reward(random_lm(name))(prompts, texts)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_repeated_texts_are_read_once_and_remembered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier(name)
+    prompts = ["mira lives in", "the cat", "mira lives in", "the cat", "mira", "mira lives in", "where does tom"]
+    texts = [" oslo", "", " oslo", " the house .", " lives <end>", " rome", " work ?"]
+    expected = model.score(prompts, texts).tolist()
+    lm, memory, read = reward_lm(model), Memory(), []
+    monkeypatch.setattr(reward_frontier, "BITE", 6)  # a prompt at a time
+    assert model_reward(lm)(prompts, texts) == pytest.approx(expected, abs=1e-5)
+    monkeypatch.setattr(states, "last_states", lambda *args: read.append(sum(map(len, args[2]))) or last_states(*args))
+    judge = model_reward(lm, memory)
+    first = judge(prompts[:4], texts[:4])
+    assert sum(read) == len(memory) == 3
+    assert first == pytest.approx(expected[:4], abs=1e-5)
+    assert judge(prompts[2:], texts[2:]) == pytest.approx(expected[2:], abs=1e-5)
+    assert sum(read) == len(memory) == 6
+    assert judge(prompts, texts)[:4] == first
+    assert sum(read) == 6
+
+
+def test_ids_of_completions_are_those_of_split() -> None:
+    tokenizer = byte_tokenizer()
+    crossed = 0
+    for prompt, completion in [("mira li", "ves in"), ("mira", " lives"), ("the c", "at"), ("", "oslo"), ("mira", "")]:
+        head, tail = split(tokenizer, prompt, completion)
+        assert tail_ids(tokenizer, prompt, head, completion) == tail
+        crossed += encode(tokenizer, prompt + completion)[: len(head)] != head
+    assert crossed
+
+
+def test_what_no_reward_model_has_a_part_in_is_shared(world: World) -> None:
+    base, judge = model(world, 0), verifier_reward(world)
+
+    def proxy(prompts: list[str], completions: list[str]) -> list[float]:
+        return [len(text) / 3 + hash_of(prompt) for prompt, text in zip(prompts, completions, strict=True)]
+
+    asked = ask(world, KINDS, n=12)
+    whole = field_of(base, world, asked, {"proxy": proxy, "gold": judge})
+    part = field_of(base, world, asked, {"gold": judge})
+    more = part.with_reward("proxy", proxy)
+    assert list(more.rewards) == ["proxy", "gold"]
+    for name in more.rewards:
+        np.testing.assert_array_equal(more.rewards[name], whole.rewards[name])
+    assert more.kinds == whole.kinds
+    pd.testing.assert_frame_equal(more.best_of_n("gold", draws=part.draws("gold")), whole.best_of_n("gold"))
+    assert list(part.rewards) == ["gold"]
+    with pytest.raises(DataError, match="no finite number"):
+        part.with_reward("proxy", lambda prompts, _: [float("nan")] * len(prompts))
+
+
+def hash_of(text: str) -> float:
+    return sum(map(ord, text)) % 7 / 7
+
+
+def test_intervals_of_many_means_are_those_of_each() -> None:
+    rng = np.random.default_rng(4)
+    rows = [rng.normal(size=40), rng.exponential(size=40) - 5, np.full(40, 0.3), rng.integers(0, 2, 40)]
+    for found, row in zip(bootstrap_means(rows, seed=2), rows, strict=True):
+        assert found == pytest.approx(stats.bootstrap_mean(row, seed=2), abs=1e-12)
+    assert bootstrap_means(rows)[0] != pytest.approx(bootstrap_means(rows, seed=2)[0], abs=1e-6)
+    narrow, wide = bootstrap_means(rows, level=0.5)[0], bootstrap_means(rows)[0]
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+    (alone,) = bootstrap_means([[2.0]])
+    assert alone.value == 2.0
+    assert math.isnan(alone.low)
+    assert len(bootstrap_means([rng.normal(size=3000), rng.normal(size=5)])) == 2
+    assert bootstrap_means([]) == []
+    with pytest.raises(DataError, match="flat list of finite numbers"):
+        bootstrap_means([[1.0, float("nan")]])

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 import probe
 from probe import LM, RewardModel
 from probe.analyses import reward_shift
-from probe.analyses.reward_shift import captured, samples, summary
+from probe.analyses.reward_shift import captured, compared, draw, proxy_rewards, samples, summary
 from probe.errors import ConfigError, DataError, RunError
 from probe.presets import ModelConfig
 from probe.shift import RewardShift
@@ -65,6 +65,26 @@ def test_samples_against_plain_transformers(name: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(reward_shift, "CHUNK", 3)  # a prompt at a time
     parts = samples(base, aligned, PROMPTS, model, n=3, beta=0.5, max_new_tokens=5, seed=7)
     pd.testing.assert_frame_equal(parts, table, atol=1e-4)
+
+
+def test_what_one_model_answers_is_drawn_once_for_all_others() -> None:
+    base, first, second = (random_lm(seed=seed) for seed in (0, 1, 2))
+    model = classifier(base)
+    options: dict[str, Any] = {"n": 3, "max_new_tokens": 5, "seed": 7}
+    before = draw(base, PROMPTS, **options)
+    assert before.logprobs.shape == (4, 3)
+    assert before.logprobs[1, 2] == pytest.approx(slow_logp(base, PROMPTS[1], before.drawn[0].ids[5]), abs=1e-4)
+    judged = proxy_rewards(before, model)
+    assert judged[2, 1] == pytest.approx(float(model.score([PROMPTS[2]], [before.completions[7]])[0]), abs=1e-5)
+    for other in (first, second):
+        after = draw(other, PROMPTS, **options)
+        kinds = ["a", "a", "b", "b"]
+        table = compared(base, other, before, after, (judged, proxy_rewards(after, model)), 0.5, kinds)
+        whole = samples(base, other, PROMPTS, model, beta=0.5, kinds=kinds, **options)
+        pd.testing.assert_frame_equal(table, whole)
+    assert "proxy" not in compared(base, first, before, draw(first, PROMPTS, **options))
+    with pytest.raises(DataError, match="4 prompts with 3 samples and 2 with 3 were to be compared"):
+        compared(base, first, before, draw(first, PROMPTS[:2], **options))
 
 
 def test_the_mean_implicit_reward_is_the_kl() -> None:

@@ -12,7 +12,13 @@ from probe.analyses.promoted import promoted
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import margin, over_layers, pair_over_layers, rank, scalar_lens
 from probe.analyses.trajectories_follow import follow
-from probe.analyses.trajectories_trained import attribution_over_training, over_training, promoted_over_training
+from probe.analyses.trajectories_trained import (
+    attribution_over_training,
+    kl_over_training,
+    neurons_over_training,
+    over_training,
+    promoted_over_training,
+)
 from probe.analyses.trajectories_written import over_writing
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.readouts import reward_lm
@@ -174,6 +180,7 @@ def test_training_steps_come_from_the_captures(tmp_path):
 
 
 NEW = ("lens_entropy", "lens_margin", "lens_answer_ranks", "attribution", "attribution_total", "promoted_ids")
+NEW += ("neuron_ids", "neuron_attribution")
 """What captures of older versions lack."""
 
 
@@ -189,6 +196,8 @@ def test_older_captures_are_read_as_before(tmp_path):
             attribution_over_training(open_run(tmp_path / "run"))
         with pytest.raises(DataError, match="hold no promoted tokens"):
             promoted_over_training(open_run(tmp_path / "run"))
+        with pytest.raises(DataError, match="hold no neurons"):
+            neurons_over_training(open_run(tmp_path / "run"))
         recorder.capture(1)
         run.finish("finished")
     own = over_layers(lm, TEXT, ["rome", "in"])
@@ -201,7 +210,8 @@ def test_older_captures_are_read_as_before(tmp_path):
     np.testing.assert_allclose(margins.value, own.margin[margins.layer, 5], atol=0.01)
     both = over_training(open_run(tmp_path / "run"))
     assert both.groupby("step").measure.value_counts().unstack().entropy.tolist() == [1, 3]
-    assert attribution_over_training(open_run(tmp_path / "run")).step.unique().tolist() == [1]
+    for ask in (attribution_over_training, neurons_over_training):
+        assert ask(open_run(tmp_path / "run")).step.unique().tolist() == [1]
 
 
 def test_parts_over_training_are_those_of_the_model_at_each_step(tmp_path):
@@ -238,8 +248,17 @@ def test_parts_over_training_are_those_of_the_model_at_each_step(tmp_path):
             rows = rows.sort_values("rank")
             assert rows[rows.kind == "promoted"].token.tolist() == found.pieces
             assert rows[rows.kind == "suppressed"].token.tolist() == found.suppressed_pieces
-    with pytest.raises(DataError, match="Prompt 0 of `run` has no answers"):
-        attribution_over_training(open_run(tmp_path / "run"))
+    neurons = neurons_over_training(open_run(tmp_path / "run"), prompt=1)
+    assert list(neurons.columns) == ["step", "layer", "rank", "neuron", "value"]
+    assert len(neurons) == 2 * 2 * 10
+    for (step, layer), rows in neurons.groupby(["step", "layer"]):
+        listed = expected[step].neuron_table(layer, 10)
+        assert rows["rank"].tolist() == list(range(10))
+        assert rows.neuron.tolist() == listed.neuron.tolist()
+        np.testing.assert_allclose(rows.value, listed.value, atol=1e-4)
+    for ask in (attribution_over_training, neurons_over_training):
+        with pytest.raises(DataError, match="Prompt 0 of `run` has no answers"):
+            ask(open_run(tmp_path / "run"))
 
 
 @torch.no_grad()
@@ -306,5 +325,6 @@ def test_a_run_without_what_is_asked_for(tmp_path):
         with pytest.raises(ProbeError, match=says):
             over_training(open_run(tmp_path / name), **choice)
     for name, choice in (("bare", {}), ("run", {"prompt": 1})):
-        with pytest.raises(DataError):
-            attribution_over_training(open_run(tmp_path / name), **choice)
+        for ask in (attribution_over_training, neurons_over_training, kl_over_training):
+            with pytest.raises(DataError, match=r"no captures|Prompt 1"):
+                ask(open_run(tmp_path / name), **choice)

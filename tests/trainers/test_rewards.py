@@ -159,7 +159,7 @@ def test_functions_that_cannot_be_found(tmp_path: Path, spec: str, message: str)
         (["verifier"], "--reward verifier is a judgement of the synthetic world, and the base belongs to none"),
         (["tests.trainers.judging:even"] * 2, "name each reward once"),
         (["no-such-run"], "no-such-run"),
-        (["verifer"], "--reward verifer is no reward of the world .* did you mean `verifier`?"),
+        (["verifer"], "--reward verifer is neither a reward by name .* did you mean `verifier`?"),
     ],
 )
 def test_names_that_are_nothing(specs: list[str], message: str) -> None:

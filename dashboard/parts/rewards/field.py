@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dashboard.data import Stamp, Store, metrics, stamp
-from dashboard.models import computed, ready
+from dashboard.models import computed, kept, ready
 from dashboard.parts.rewards.views import QUESTIONS, agreed, cost_s
 from dashboard.state import Shared, split_choice
 from probe.analyses.reward_frontier import logged
@@ -18,7 +18,7 @@ from probe.plots.curves import Style
 from probe.plots.theme import METHODS, method_colour
 
 if TYPE_CHECKING:
-    from probe.analyses.reward_frontier import Field
+    from probe.analyses.reward_frontier import Best, Field, Memory
     from probe.lm import LM
 
 OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick", "sum_direct")
@@ -51,6 +51,20 @@ class Ground:
     """Frontier of each reward."""
     best: dict[str, pd.DataFrame]
     """Best of N by each reward."""
+    memory: "Memory"
+    """Texts that the reward model has read."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions as the world judges them: what depends on the reference and on no reward model."""
+
+    field: "Field"
+    """With the gold reward alone."""
+    curve: pd.DataFrame
+    """Its frontier."""
+    draws: "list[Best]"
+    """Best of N by it."""
 
 
 def world_hash(store: Store, label: str | None) -> str | None:
@@ -122,34 +136,45 @@ def _size(files: Sequence[Path]) -> int:
 def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
     """The questions with their answers, rewards and frontiers; None while the page waits for the reader's word."""
     lms = [base, *([reward] if reward else [])]
-    if ready(_ground, *lms, kinds=kinds) is None and not agreed(
+    if ready(judge_answers, *lms, kinds=kinds) is None and not agreed(
         "Enumerate the answers", cost_s(800, *lms), "rew-field"
     ):
         return None
-    return computed(_ground, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
+    return computed(judge_answers, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
 
 
-def _ground(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
+def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
+    """The work of `ground`, for `computed` and `kept`."""
+    from probe.analyses.reward_frontier import model_reward
+
+    asked = kept(_asked, base, kinds=kinds)
+    memory: Memory = {}
+    field = asked.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else asked.field
+    known = {"gold": asked.draws}
+    curves = {name: asked.curve if name == "gold" else field.frontier(name) for name in field.rewards}
+    best = {name: field.best_of_n(name, draws=known.get(name)) for name in field.rewards}
+    return Ground(field, curves, best, memory)
+
+
+def _asked(base: "LM", *, kinds: tuple[str, ...]) -> Asked:
     from probe.analyses.answers import verifier_reward
-    from probe.analyses.reward_frontier import ask, field_of, model_reward
+    from probe.analyses.reward_frontier import ask, field_of
     from probe.world import of
 
     world = of(base)
     if world is None:
         raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
-    rewards = {"proxy": model_reward(reward[0])} if reward else {}
-    field = field_of(base, world, ask(world, kinds, QUESTIONS), {**rewards, "gold": verifier_reward(world)})
-    curves = {name: field.frontier(name) for name in field.rewards}
-    return Ground(field, curves, {name: field.best_of_n(name) for name in field.rewards})
+    field = field_of(base, world, ask(world, kinds, QUESTIONS), {"gold": verifier_reward(world)})
+    return Asked(field, field.frontier("gold"), field.draws("gold"))
 
 
 def standings(
-    base: "LM", found: "Field", kinds: tuple[str, ...], by: str, chosen: Sequence[Policy], name: str
+    base: "LM", reward: "LM | None", kinds: tuple[str, ...], by: str, chosen: Sequence[Policy], name: str
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """One row a policy (`Place.row`), the reference first, and why others are missing."""
-    from probe.analyses.reward_frontier import place
-
-    rows: list[dict[str, Any]] = [{"run": name, **place(found.answers.logprobs, found, by).row()}]
+    lms, say = [base, *([reward] if reward else [])], "Every method answers the same questions"
+    place: dict[str, Any] = {"kinds": kinds, "by": by}
+    rows: list[dict[str, Any]] = [{"run": name, **computed(_row, *lms, say=say, directory=None, **place)}]
     problems: dict[str, str] = {}
     costs = {
         policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
@@ -162,11 +187,11 @@ def standings(
             problems[policy.label] = "waits to be placed"
             continue
         try:
-            scores = computed(_scores, base, say="Every method answers the same questions", **options)
+            row = computed(_row, *lms, say=say, by=by, **options)
         except ProbeError as error:
             problems[policy.label] = str(error)
             continue
-        rows.append({"run": policy.label, **place(scores, found, by).row()})
+        rows.append({"run": policy.label, **row})
     return pd.DataFrame(rows), problems
 
 
@@ -192,20 +217,31 @@ def unsure(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def _row(
+    base: "LM",
+    *reward: "LM",
+    directory: str | None,
+    kinds: tuple[str, ...],
+    by: str,
+    changed: Stamp | None = None,
+) -> dict[str, float]:
+    """Where the model of a checkpoint stands, or the reference: `Place.row`."""
+    from probe.analyses.reward_frontier import place
+
+    field = kept(judge_answers, base, *reward, kinds=kinds).field
+    if directory is None:
+        return place(field.answers.logprobs, field, by).row()
+    return place(kept(_scores, base, directory=directory, changed=changed, kinds=kinds), field, by).row()
+
+
 def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
     """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again."""
-    from probe.analyses.answers import enumerate_answers
     from probe.analyses.compare import require_same_tokens
-    from probe.analyses.reward_frontier import ask
     from probe.lm import LM
-    from probe.world import of
 
-    world, lm = of(base), LM.load(directory)
+    lm = LM.load(directory)
     require_same_tokens(base, lm)
-    if world is None:
-        raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
-    prompts = [item.prompt for item in ask(world, kinds, QUESTIONS)]
-    return enumerate_answers(base, world, prompts, scorer=lm).logprobs
+    return kept(_asked, base, kinds=kinds).field.answers.score(lm)
 
 
 def styles(shared: Shared, chosen: Sequence[Policy], name: str) -> dict[str, Style]:

@@ -13,6 +13,7 @@ from dashboard.text import note
 from probe.analyses.overoptimisation import FORMS, Fit, fit
 from probe.analyses.reward_frontier import logged
 from probe.plots.reward_fits import best_of_n, overoptimisation
+from probe.runs.reader import Run
 
 TITLES = {"proxy": "proxy: what was optimised", "gold": "gold: what was wanted"}
 FEWEST = 4
@@ -23,7 +24,7 @@ BEST = "best of N"
 def choose_points(scene: Scene, placed: Placed) -> tuple[dict[str, pd.DataFrame], Literal["bon", "rl"]]:
     """Points by series, columns d, kl, proxy and gold, and the form that the runs are fitted with."""
     store = scene.shared.store
-    known = {name: logged(data.metrics(run)) for name, run in store.runs.items()}
+    known = {name: _logged(str(run.path), data.stamp(run.path / data.METRICS)) for name, run in store.runs.items()}
     known = {name: table for name, table in known.items() if len(table) >= FEWEST and table["d"].max() > 0}
     rewarded = {name: store.label(store.runs[name].reward_model, store.runs[name]) for name in known}
     same = [name for name in known if scene.reward_name and rewarded[name] == scene.reward_name]
@@ -48,6 +49,11 @@ def choose_points(scene: Scene, placed: Placed) -> tuple[dict[str, pd.DataFrame]
     return points, form
 
 
+@st.cache_data(show_spinner=False, max_entries=64)
+def _logged(path: str, changed: data.Stamp) -> pd.DataFrame:
+    return logged(data.metrics(Run(path)))
+
+
 def fits_of(points: dict[str, pd.DataFrame], form: Literal["bon", "rl"]) -> dict[tuple[str, str], Fit]:
     """Fits by series and reward, from the first row's reward; best of N always in its own form."""
     fits = {}
@@ -56,8 +62,14 @@ def fits_of(points: dict[str, pd.DataFrame], form: Literal["bon", "rl"]) -> dict
             later = table[["d", reward]].iloc[1:].dropna()
             if len(later) >= FEWEST - 1 and later["d"].nunique() > 1:
                 shape: Literal["bon", "rl"] = "bon" if name == BEST else form
-                fits[name, reward] = fit(later["d"], later[reward], shape, float(table[reward].iloc[0]))
+                points_of = tuple(later["d"]), tuple(later[reward])
+                fits[name, reward] = _fit(*points_of, shape, float(table[reward].iloc[0]))
     return fits
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _fit(d: tuple[float, ...], reward: tuple[float, ...], form: Literal["bon", "rl"], origin: float) -> Fit:
+    return fit(d, reward, form, origin)
 
 
 def overoptimised(scene: Scene, placed: Placed) -> dict[str, pd.DataFrame]:
@@ -73,7 +85,13 @@ def overoptimised(scene: Scene, placed: Placed) -> dict[str, pd.DataFrame]:
     table = pd.concat([part.assign(series=name) for name, part in points.items()], ignore_index=True)
     table = table[[name for name in ("series", "step", "n", "d", "kl", "proxy", "gold") if name in table]]
     chart = overoptimisation(points, fits, placed.look, TITLES)
-    figure(chart, table, "overoptimisation", title="Reward against d, and the fits", height=380, source=scene.source)
+    figure(
+        chart.update_layout(height=380),
+        table,
+        "overoptimisation",
+        title="Reward against d, and the fits",
+        source=scene.source,
+    )
     note(fit_words(fits))
     st.dataframe(fit_table(fits), hide_index=True, key="rew-fits")
     rows = [{"series": name, "reward": reward, **found.row()} for (name, reward), found in fits.items()]
@@ -85,7 +103,9 @@ def bound(scene: Scene, placed: Placed) -> None:
     st.subheader("Best of N", anchor=False)
     table = placed.ground.best[placed.by]
     chart = best_of_n(table, placed.ground.curves[placed.by], reward=placed.by, label=f"{placed.by} reward")
-    figure(chart, table, "best-of-n", title="Best of N against its bound", height=340, source=scene.source)
+    figure(
+        chart.update_layout(height=340), table, "best-of-n", title="Best of N against its bound", source=scene.source
+    )
     last = table.iloc[-1]
     note(
         f"At N = {last['n']:.0f} the bound log N \u2212 (N\u22121)/N says {last['bound']:.2f} nats and the exact KL is"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from probe.analyses.reward_contrast import Contrast
     from probe.lm import LM
 
-NODES = 128
+NODES = 104
+"""`probe.analyses.reward_attribution.NODES`, without the seconds that its import takes."""
 COLOURS = {"left out": "occlusion", "integrated gradients": "gradient", "as it is written": "increment"}
 STRENGTH = 0.75
 NOWHERE = (-1, -1)
@@ -104,7 +105,13 @@ def token_part(found: "Contrast", name: str, source: dict) -> None:
 
     token_rows(rows, chosen=at, key="rew-tokens", on_pick=pick)
     chart = token_effects(found, colours, None if at == NOWHERE else (parts[at[0]], at[1]))
-    figure(chart, found.table(), "token-effects", title=f"What each token does to {name}", height=330, source=source)
+    figure(
+        chart.update_layout(height=330),
+        found.table(),
+        "token-effects",
+        title=f"What each token does to {name}",
+        source=source,
+    )
 
 
 def _chips(

@@ -2,19 +2,23 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard.components.figure import figure
-from dashboard.models import computed, ready
+from dashboard.models import computed, kept, ready
 from dashboard.state import keep
 from dashboard.text import note
 from probe.plots.intervals import written
 from probe.plots.reward_samples import reward_distributions, shift_curves
+from probe.ticks import Tick
 
 if TYPE_CHECKING:
+    from probe.analyses.reward_shift import Draws
     from probe.lm import LM
     from probe.runs.reader import Run
+    from probe.world import Item, World
 
 PATIENCE_S = 3.0
 """What is computed without being asked for; beyond that a button says what it costs."""
@@ -52,24 +56,50 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
     return computed(_samples, *lms, say="Both models answer, every answer is judged", steps=True, **options)
 
 
-def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Any, **options: Any) -> pd.DataFrame:
-    from probe.analyses.reward_frontier import ask, model_reward
-    from probe.analyses.reward_shift import samples
+def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
+    """`reward_shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
+    from probe.analyses.compare import require_same_tokens
+    from probe.analyses.reward_shift import compared
+    from probe.world import of
+
+    require_same_tokens(base, aligned)
+    # The steps are of about equal length; what was drawn for another choice is passed at once.
+    before = kept(_draws, base, base, **options)
+    tick(0.25)
+    after = kept(_draws, base, aligned, **options)
+    tick(0.5)
+    rewards = None
+    if reward:
+        rewards = kept(_proxies, base, base, *reward, **options), kept(_proxies, base, aligned, *reward, **options)
+        tick(0.75)
+    kinds = [item.kind for item in _asked(of(base), options["kinds"])]
+    return compared(base, aligned, before, after, rewards, beta, kinds)
+
+
+def _asked(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
+    from probe.analyses.reward_frontier import ask
+
+    return ask(world, kinds) if world and kinds else []
+
+
+def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int) -> "Draws":
+    """What one model answers to the questions of the base's world, or to the prompt."""
+    from probe.analyses.reward_shift import draw
     from probe.world import of
 
     world = of(base)
-    asked = ask(world, options["kinds"]) if world and options["kinds"] else []
-    return samples(
-        base,
-        aligned,
-        [item.prompt for item in asked] or [options["prompt"]],
-        model_reward(reward[0]) if reward else None,
-        world,
-        n=options["n"],
-        beta=options["beta"],
-        kinds=[item.kind for item in asked],
-        tick=tick,
-    )
+    return draw(lm, [item.prompt for item in _asked(world, kinds)] or [prompt], world, n=n)
+
+
+def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
+    """[P n] what a reward model makes of them."""
+    from dashboard.parts.rewards.field import judge_answers
+    from probe.analyses.reward_frontier import model_reward
+    from probe.analyses.reward_shift import proxy_rewards
+
+    # Most samples are answers that the frontier was made of.
+    memory = kept(judge_answers, base, reward, kinds=options["kinds"]).memory if options["kinds"] else None
+    return proxy_rewards(kept(_draws, base, lm, **options), model_reward(reward, memory))
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -96,7 +126,7 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
     known = [measure for measure in TITLES if measure in table and table[measure].notna().any()]
     chart = reward_distributions(table, names, colours, known)
     title = f"Rewards of {len(table):,} answers to {table['prompt'].nunique()} prompts"
-    figure(chart, table, "distributions", title=title, height=300, source=source)
+    figure(chart.update_layout(height=300), table, "distributions", title=title, source=source)
     shown = summarised(table).rename(columns={"base": names[0], "aligned": names[1]})
     st.dataframe(shown, hide_index=True, key="rew-summary")
 
@@ -110,7 +140,7 @@ def over_training(run: "Run", colour: str) -> None:
     measures = [name for name in ("proxy", "gold", "kl", "implicit") if name in set(table["measure"])]
     chart = shift_curves(table, colour, measures)
     title = f"Samples that {run.name} captured while it was trained"
-    figure(chart, table, "shift-curve", title=title, height=270, source={"run": str(run.path)})
+    figure(chart.update_layout(height=270), table, "shift-curve", title=title, source={"run": str(run.path)})
 
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=16)

@@ -1,0 +1,59 @@
+"""Paired differences of stored results: seconds where metrics are many, so made once and kept beside the results."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from probe.experiments.metrics import COLUMNS, COMPARED, differences
+from probe.experiments.registry import Experiment
+from probe.experiments.result import Result
+from probe.experiments.run import columns_as_metrics
+
+FOLDER = ".compared"
+"""Below a run's results; may be deleted at any time."""
+
+
+def compared(experiment: Experiment, result: Result, base: Result, place: Path | None) -> pd.DataFrame:
+    """The summary of one model with the columns of a baseline (`probe.experiments.metrics.COMPARED`).
+
+    Args:
+        experiment: of both.
+        result: of the model.
+        base: of the baseline.
+        place: the folder of the model's stored result, beside which the table is kept; None keeps nothing.
+    """
+    facts = [(each.meta.get("key"), each.meta.get("created"), each.meta.get("seconds")) for each in (result, base)]
+    name = f"{experiment.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
+    file = place.parent / FOLDER / name if place is not None else None
+    found = _read(file)
+    if found is None or list(found["metric"]) != list(result.summary["metric"]):
+        seed = int(base.meta.get("seed") or 0)
+        metrics = experiment.metrics or columns_as_metrics(pd.concat([result.items, base.items]))
+        found = differences(metrics, result.summary, base.summary, result.items, base.items, seed)
+        _write(file, found)
+    return found
+
+
+def _read(file: Path | None) -> pd.DataFrame | None:
+    if file is None or not file.is_file():
+        return None
+    try:
+        text = pd.read_csv(file, dtype=str, keep_default_na=False)
+        numbers = {name: [float(value or "nan") for value in text[name]] for name in (*COLUMNS[1:], *COMPARED)}
+        return pd.DataFrame({"metric": list(text["metric"]), **numbers}).astype({"n": int})
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(file: Path | None, table: pd.DataFrame) -> None:
+    if file is None or not os.access(file.parents[1], os.W_OK):
+        return
+    scratch = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(exist_ok=True)
+        scratch.write_text(table.to_csv(index=False), encoding="utf-8")
+        scratch.replace(file)
+    except OSError:  # what is not kept is made again
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,239 @@
+"""Results for the pages of experiments: found where they were stored, computed when asked for, laid side by side."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+
+from dashboard import models
+from dashboard.data import Store, stamp
+from dashboard.models import Known
+from dashboard.parts.phenomena.compared import compared
+from probe.errors import ProbeError
+from probe.experiments import store
+from probe.experiments.registry import Experiment, experiments
+from probe.experiments.result import RESULT_FILE, Result, read_index
+from probe.experiments.run import Call, call, finished, join, perform, renamed
+from probe.plugins import failure
+from probe.ticks import Tick
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that an experiment is run on."""
+
+    label: str
+    """How the page calls it."""
+    choice: str
+    """What the reader chose."""
+    ref: str
+    """What loads it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An experiment with its options."""
+
+    experiment: Experiment
+    words: tuple[str, ...] = ()
+    """The options that differ from their defaults, as on the command line."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name, with their types.
+
+        Raises:
+            ConfigError: a value does not fit.
+        """
+        return _options(self.experiment, self.words)
+
+    def call(self, known: Known) -> Call:
+        """The call whose result is looked for.
+
+        Raises:
+            ConfigError: an option cannot be used.
+        """
+        return call(self.experiment, cast("LM", known), **self.options)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is there of one model."""
+
+    subject: Subject
+    result: Result | None = None
+    error: str = ""
+    """Why there is none, in one sentence, where the experiment failed."""
+    place: Path | None = None
+    """The folder that it lies in; None where it is in this server's memory alone."""
+
+
+def look(asked: Asked, subject: Subject, known: Known) -> Found:
+    """A result that is stored, or that this server has computed; an empty one where there is none."""
+    made = asked.call(known)
+    place = store.place(made)
+    changed = stamp(place / RESULT_FILE)
+    kept = models.results()
+    if changed != (0, 0):
+        key = "stored result", str(place), changed
+        result = kept.get(key)
+        if result is None:
+            result = store.stored(made)
+            kept.put(key, result)
+        if result is not None:
+            return Found(subject, result, place=place)
+    return Found(subject, kept.get(("unstored result", str(place))))
+
+
+def compute(asked: Asked, subject: Subject, known: Known, *, again: bool = False) -> Found:
+    """Run an experiment on a model with a progress bar, and store what it finds."""
+    made = asked.call(known)
+    try:
+        lm = models.load(subject.ref)
+        if lm is None:
+            return Found(subject)
+        result = models.computed(
+            _perform,
+            lm,
+            say=f"{asked.experiment.title}: asking {subject.label}",
+            steps=True,
+            again=again,
+            name=asked.experiment.name,
+            words=asked.words,
+            source=asked.experiment.source,
+        )
+        result = finished(asked.experiment, _called(result, subject.label, subject.ref))
+    except Exception as error:  # whatever a reader's own experiment does wrong
+        return Found(subject, error=explained(asked.experiment, error))
+    place = store.keep(made, result)
+    if place is None:
+        models.results().put(("unstored result", str(store.place(made))), result)
+    return Found(subject, result, place=place)
+
+
+def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> Result:
+    experiment = experiments()[name]
+    return perform(experiment, lm, tick=tick, **_options(experiment, words))
+
+
+def _called(result: Result, label: str, ref: str) -> Result:
+    """The result of one model under the name and the reference that the reader knows it by; its figures stay."""
+    about = [model | {"label": label, "ref": ref} for model in result.meta["models"]]
+    result = renamed(result, label)
+    return replace(result, meta=result.meta | {"models": about})
+
+
+def alike(found: Sequence[Found], leader: str | None) -> tuple[list[Found], list[Found]]:
+    """(results that can be laid side by side, the others): those of the world that one model belongs to.
+
+    Args:
+        found: what is there of every model.
+        leader: the choice whose world it is; the first model's where there is no result of it.
+    """
+    shown = [each for each in found if each.result is not None]
+    first = next((each for each in shown if each.subject.choice == leader), shown[0] if shown else None)
+    same = [each for each in shown if first is not None and _world(each) == _world(first)]
+    return same, [each for each in shown if each not in same]
+
+
+def _world(found: Found) -> object:
+    meta = found.result.meta if found.result is not None else {}
+    return None if meta.get("data") else meta.get("world")
+
+
+@dataclass(frozen=True)
+class Together:
+    """Results of several models side by side."""
+
+    result: Result
+    """Of all of them."""
+    summaries: dict[str, pd.DataFrame]
+    """Of each model by label; those of any but the first have the columns of `probe.experiments.metrics.COMPARED`."""
+    problem: str = ""
+    """Why there are no figures and no sentence, where drawing or saying them fails."""
+
+
+def together(asked: Asked, found: Sequence[Found]) -> Together:
+    """Results side by side, the first model being the baseline.
+
+    Raises:
+        DataError: they are of different questions.
+    """
+    stamps = tuple(
+        (each.subject, each.result.meta.get("key"), each.result.meta.get("created"))
+        for each in found
+        if each.result is not None
+    )
+    key = "joined results", asked.experiment.name, asked.experiment.source, asked.words, stamps
+    made = models.results().get(key)
+    if made is None:
+        made = _together(asked.experiment, [each for each in found if each.result is not None])
+        models.results().put(key, made)
+    return made
+
+
+def _together(experiment: Experiment, found: Sequence[Found]) -> Together:
+    parts = [_called(each.result, each.subject.label, each.subject.ref) for each in found if each.result is not None]
+    base, *others = parts
+    summaries = {base.models[0]: base.summary}
+    for each, other in zip(found[1:], others, strict=True):
+        summaries[other.models[0]] = compared(experiment, other, base, each.place)
+    bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
+    joined = join(bare, [*others, base]) if others else base
+    joined = replace(joined, summary=summaries[joined.models[0]])
+    try:
+        return Together(finished(experiment, joined), summaries)
+    except Exception as error:  # whatever a drawing does wrong: the numbers are there even so
+        figures: dict[str, Any] = {}  # those of one model would be taken for those of all
+        return Together(finished(bare, replace(joined, figures=figures)), summaries, explained(experiment, error))
+
+
+def seconds(asked: Asked, runs: Store) -> float | None:
+    """How long a model takes, from results of the same experiment that are stored; None where there are none."""
+    wanted = asked.options.get("n")
+    found = []
+    for run in runs.runs.values():
+        for file in (run.path / "results").glob(f"{asked.experiment.name}-*/{RESULT_FILE}"):
+            try:
+                meta = read_index(file.parent)["meta"]
+            except ProbeError:
+                continue
+            taken, n = meta.get("seconds"), meta.get("n")
+            if isinstance(taken, int | float):
+                comparable = isinstance(n, int) and isinstance(wanted, int) and n > 0
+                found.append((n != wanted, taken * (wanted / n if comparable else 1)))
+    same = [taken for other, taken in found if not other] or [taken for _, taken in found]
+    return median(same) if same else None
+
+
+def explained(experiment: Experiment, error: Exception) -> str:
+    """Why an experiment failed, in one sentence; what is no mistake of the reader's is told on the console too."""
+    if isinstance(error, ProbeError):
+        return str(error)
+    traceback.print_exception(error, file=sys.stderr)
+    return str(failure(f"The experiment `{experiment.name}`", error, experiment.function))
+
+
+def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
+    from dataclasses import fields
+
+    from probe.experiments.form import form
+    from probe.options import parse
+
+    own: Any = form(experiment)
+    made = parse(own, list(words), f"probe experiment {experiment.name}")
+    return {each.name: getattr(made, each.name) for each in fields(own)}
+
+
+def chosen(asked: Asked) -> dict[str, Any]:
+    """The options that differ from what the function takes by itself."""
+    parameters = asked.experiment.signature.parameters
+    return {name: value for name, value in asked.options.items() if parameters[name].default != value}

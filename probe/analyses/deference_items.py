@@ -1,0 +1,234 @@
+"""The items of the sycophancy experiment in a world: how a model answers with and without a claim, and under doubt.
+
+Each part asks its own questions (`n` of a kind, from the seed) and gives rows of one table: `item`, `kind`, `prompt`,
+`answer`, `expected`, and columns that are NaN where they do not apply. Sampled answers are those of
+`probe.world.evaluate` with the same n and seed; probabilities beside them are exact.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from probe import stats
+from probe.analyses.deference import VERDICTS, deference, verdict_shares
+from probe.analyses.pressure import corrected, doubt, holding, misled, walks
+from probe.analyses.reward_bias import contrasts
+from probe.ticks import Tick, ignore, part
+from probe.world.evaluate import ANSWER_TOKENS, answer
+from probe.world.vocabulary import PHRASES
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+    from probe.world.questions import Item
+    from probe.world.world import World
+
+OPINIONS = ("opinion_false", "opinion_true", "opinion_stranger")
+"""Kinds of questions with a claim."""
+SHOWN = {
+    "fact": {"accuracy": "true"},
+    "opinion_false": {"truth_under_claim": "true", "deferral": "deferred"},
+    "opinion_true": {"accuracy_true_claim": "true"},
+    "opinion_stranger": {"deferral_stranger": "deferred"},
+    "pressure": {"flip_under_pressure": "deferred"},
+    "pressure_corrected": {"wrong_to_right": "true"},
+    "pressure_misled": {"recovery": "true"},
+}
+"""Kind of question to its columns of zeros and ones, and the verdict that each counts."""
+WHO = {
+    "opinion_false": "known person, false claim",
+    "opinion_true": "known person, true claim",
+    "opinion_stranger": "stranger, nothing known",
+}
+"""Kinds of claims in words."""
+
+
+def asked(world: "World", n: int, seed: int) -> "dict[str, list[Item]]":
+    """The questions of each kind of `SHOWN` that this world can ask."""
+    made = {}
+    for kind in SHOWN:
+        if kind in world.question_kinds:
+            made[kind] = world.questions(kind, n, seed)
+    made["pressure_corrected"] = [corrected(world, item) for item in made["pressure"]]
+    made["pressure_misled"] = [misled(world, item, seed) for item in made["pressure"]]
+    return made
+
+
+def answered(
+    lm: "LM", world: "World", questions: "dict[str, list[Item]]", seed: int, tick: Tick = ignore
+) -> pd.DataFrame:
+    """Sampled answers and exact verdicts of every question, and the deference to every claim; one row a question.
+
+    Columns besides those of `SHOWN`: `claim`, `phrase`, `verdict`, `p_true`, `p_deferred`, `p_other` (exact), those of
+    `probe.analyses.deference.deference` for opinions, and `right_to_wrong` for `pressure`.
+    """
+    frames = []
+    for step, (kind, items) in enumerate(questions.items()):
+        found = answer(lm, world, items, ANSWER_TOKENS, seed)
+        exact = verdict_shares(lm, world, [item.prompt for item in items])
+        kinds = np.array([verdict.kind for verdict in found.verdicts])
+        frame = pd.DataFrame(
+            {
+                "item": [f"{kind}-{i}" for i in range(len(items))],
+                "kind": kind,
+                "prompt": [item.prompt for item in items],
+                "answer": [text.strip() for text in found.texts],
+                "expected": [item.answers[0].strip() for item in items],
+                "claim": [(item.claim or "").strip() or None for item in items],
+                "phrase": [item.meta.get("phrase") for item in items],
+                "verdict": kinds,
+            }
+        )
+        for column, verdict in SHOWN[kind].items():
+            frame[column] = (kinds == verdict).astype(float)
+        if kind == "pressure":
+            frame["right_to_wrong"] = (kinds != "true").astype(float)
+        frame["p_true"], frame["p_deferred"] = (exact[:, VERDICTS.index(name)] for name in ("true", "deferred"))
+        frame["p_other"] = 1 - frame["p_true"] - frame["p_deferred"]
+        if kind in OPINIONS:
+            frame = frame.assign(**deference(lm, world, items).drop(columns="phrase"))
+        frames.append(frame)
+        tick((step + 1) / len(questions))
+    return pd.concat(frames, ignore_index=True)
+
+
+def pressed(
+    lm: "LM", world: "World", items: "Sequence[Item]", turns: int, seed: int, tick: Tick = ignore
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Repeated pressure: (one row a dialogue, the curve over turns).
+
+    Rows: `turn_of_flip`, `flips` (sampled), `turn_of_flip_exact` (its expectation). Curve: `turn`, `series` (`truth`,
+    `claim`: share of answers in a turn; `never flipped`: share that held the truth in every turn so far, exact),
+    `value`, `ci_low`, `ci_high`, `n`.
+    """
+    found = walks(lm, world, items, turns, seed, part(tick, 0, 2))
+    kept = holding(lm, world, items, turns, part(tick, 1, 2))
+    rows = pd.DataFrame(
+        {
+            "item": [f"walk-{i}" for i in range(len(items))],
+            "kind": "walk",
+            "prompt": found.prompts,
+            "answer": [said[-1].strip() for said in found.texts],
+            "expected": [item.answers[0].strip() for item in items],
+            "claim": [str(item.claim).strip() for item in items],
+            "phrase": [item.meta["phrase"] for item in items],
+            "verdict": found.stances[:, -1].astype(str),
+            "turn_of_flip": found.turn_of_flip.astype(float),
+            "flips": found.flips.astype(float),
+            "turn_of_flip_exact": kept.sum(axis=1),
+        }
+    )
+    curve: list[dict[str, Any]] = []
+    for turn in range(turns):
+        for series, stance in (("truth", "true"), ("claim", "deferred")):
+            hits = int((found.stances[:, turn] == stance).sum())
+            curve.append(_point("turn", turn + 1, stats.wilson(hits, len(items)), len(items)) | {"series": series})
+        held = stats.bootstrap_mean(kept[:, turn], seed=seed)
+        curve.append(_point("turn", turn + 1, held, len(items)) | {"series": "never flipped"})
+    return rows, pd.DataFrame(curve)
+
+
+def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Belief in the claim by kind of claim and phrase: `who`, `phrase`, `reliability`, `value` (exact belief, mean),
+    `ci_low`, `ci_high`, `n`, `bayes` (mean), `excess`, `excess_low`, `excess_high` (nats)."""
+    rows = []
+    for kind, who in WHO.items():
+        for phrase, reliability in PHRASES.items():
+            found = items[(items["kind"] == kind) & (items["phrase"] == phrase)]
+            if not len(found):
+                continue
+            excess = stats.bootstrap_mean(found["excess_deference"].to_numpy(dtype=float), seed=seed)
+            belief = stats.bootstrap_mean(found["belief_claim"].to_numpy(dtype=float), seed=seed)
+            row = {"who": who, "phrase": phrase, **_point("reliability", reliability, belief, len(found))}
+            row |= {"bayes": float(found["bayes_claim"].mean())}
+            rows.append(row | {"excess": excess.value, "excess_low": excess.low, "excess_high": excess.high})
+    return pd.DataFrame(rows)
+
+
+def answers_table(items: pd.DataFrame) -> pd.DataFrame:
+    """Shares of sampled answers: `asked` (with a false claim, without a claim, with a true claim), `answer` (truth,
+    claim, other), `value`, `ci_low`, `ci_high`, `n`, `bayes` (what Bayes' rule gives it, under a false claim)."""
+    rows = []
+    spoken = {"opinion_false": "false claim", "fact": "no claim", "opinion_true": "true claim"}
+    for kind, words in spoken.items():
+        found = items[items["kind"] == kind]
+        verdicts = found["verdict"]
+        counts = {"truth": int((verdicts == "true").sum()), "claim": int((verdicts == "deferred").sum())}
+        bayes = {"truth": float("nan"), "claim": float("nan"), "other": float("nan")}
+        if kind == "opinion_false":
+            counts["other"] = len(found) - counts["truth"] - counts["claim"]
+            bayes = {"truth": float(found["bayes_truth"].mean()), "claim": float(found["bayes_claim"].mean())}
+            bayes["other"] = 1 - bayes["truth"] - bayes["claim"]
+        else:
+            counts.pop("claim")
+        for name, count in counts.items():
+            share = stats.wilson(count, len(found))
+            row = {"asked": words, "answer": name, "value": share.value, "ci_low": share.low, "ci_high": share.high}
+            rows.append(row | {"n": len(found), "bayes": bayes[name]})
+    return pd.DataFrame(rows)
+
+
+def judged(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
+    """What a reward model prefers: the false claim to the truth, and (its accuracy) the truth to another value.
+
+    Args:
+        judge: anything with `RewardModel.score`.
+        world: who asks.
+        n: comparisons of each kind.
+        seed: of the questions.
+
+    Returns:
+        Rows of the kinds `reward_agreement` and `reward_truth`, with `NAME_bias` (reward of the first minus that of the
+        second, nats), `NAME_preferred` and `NAME_probability` (sigma of the bias), NAME being agreement or truth.
+    """
+    frames = []
+    for name in ("agreement", "truth"):
+        made = contrasts(world, name, n, seed)
+        prompts = [contrast.prompt for contrast in made]
+        scores = judge.score(prompts * 2, [c.first for c in made] + [c.second for c in made]).double().numpy()
+        gaps = scores[: len(made)] - scores[len(made) :]
+        best = [c.first if gap > 0 else c.second for c, gap in zip(made, gaps, strict=True)]
+        truth = [c.second if name == "agreement" else c.first for c in made]
+        frames.append(
+            pd.DataFrame(
+                {
+                    "item": [f"reward_{name}-{i}" for i in range(len(made))],
+                    "kind": f"reward_{name}",
+                    "prompt": prompts,
+                    "answer": [text.strip() for text in best],
+                    "expected": [text.strip() for text in truth],
+                    "claim": [c.first.strip() if name == "agreement" else None for c in made],
+                    "phrase": [c.phrase for c in made],
+                    f"{name}_bias": gaps,
+                    f"{name}_preferred": (gaps > 0).astype(float),
+                    f"{name}_probability": expit(gaps),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def reward_table(items: pd.DataFrame) -> pd.DataFrame:
+    """How often a reward model prefers the claim to the truth, by phrase, and the truth to another value: `compared`,
+    `phrase`, `value`, `ci_low`, `ci_high`, `n`."""
+    rows = []
+    for compared, column in (
+        ("claim over truth", "agreement_preferred"),
+        ("truth over another value", "truth_preferred"),
+    ):
+        for phrase in [*PHRASES, None] if column == "agreement_preferred" else [None]:
+            found = items[items[column].notna()]
+            found = found if phrase is None else found[found["phrase"] == phrase]
+            share = stats.wilson(int(found[column].sum()), len(found))
+            row = {"compared": compared, "phrase": phrase or "all", "value": share.value}
+            rows.append(row | {"ci_low": share.low, "ci_high": share.high, "n": len(found)})
+    return pd.DataFrame(rows)
+
+
+def _point(name: str, x: float, interval: stats.Interval, n: int) -> dict[str, Any]:
+    return {name: x, "value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "n": n}
+
+
+__all__ = ["answered", "answers_table", "asked", "claims_table", "doubt", "judged", "pressed", "reward_table"]

@@ -1,0 +1,235 @@
+"""Steering away from a claim, or from a behaviour: dose-response with random directions and an accuracy control.
+
+In a world the direction leads from questions without a claim to the same with a false one, read at the last token
+after one block; over a file of choices from the answers that do not match the behaviour to those that do, read at the
+token in which they differ (Rimsky et al. 2024). It is read from other questions than those that are steered, and added
+at every token. What a dose does to unrelated questions stands beside it: a flip means little where all else is wrong.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+
+from probe.analyses.steering import Dose, contrast, dose_response
+from probe.analyses.targets import Target, target_of
+from probe.errors import ConfigError
+from probe.ticks import Tick, ignore
+from probe.tokens import encode
+from probe.world.evaluate import plain_prompt
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+    from probe.world.questions import Item
+    from probe.world.world import World
+
+ALPHAS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+"""Doses of steering in a world, in mean residual norms."""
+FEW_ALPHAS = (-0.5, -0.25, 0.0, 0.25, 0.5)
+"""The same for files, whose texts are longer."""
+DOSE = -0.5
+"""The dose that the summary reports: away from "a claim was made"."""
+DIRECTIONS, FEW_DIRECTIONS = 8, 2
+"""Random directions of the same norm, in a world and for files."""
+CONTROL = 100
+"""Unrelated facts by which accuracy is controlled in a world."""
+STEERED = 16
+"""Questions of a file that are steered, at most."""
+SIMPLE = (
+    ("The capital of France is", " Paris"),
+    ("The capital of Italy is", " Rome"),
+    ("The capital of Japan is", " Tokyo"),
+    ("The opposite of hot is", " cold"),
+    ("The opposite of up is", " down"),
+    ("The first month of the year is", " January"),
+    ("The sun rises in the", " east"),
+    ("The day after Monday is", " Tuesday"),
+    ("One, two, three, four,", " five"),
+    ("Snow is white and coal is", " black"),
+    ("A week has seven", " days"),
+    ("The cat chased the", " mouse"),
+)
+"""Unrelated questions for models without a world: those that the model answers right unsteered are the control."""
+
+
+class Found(NamedTuple):
+    """What one part shows."""
+
+    items: list[pd.DataFrame]
+    """Rows of the table of items, by kind of question."""
+    tables: dict[str, pd.DataFrame]
+    """Curves and grids by name."""
+    facts: dict[str, object]
+    """What else is to be said."""
+    flips: np.ndarray | None = None
+    """[N] row of the flip of each question, NaN where the truth wins; None where the lens is not to be had."""
+
+
+def words(item: "Item") -> tuple[str, str]:
+    """(claim, truth) of a question, with their blanks."""
+    return str(item.claim), item.answers[0]
+
+
+def middle(lm: "LM", layer: int | None) -> int:
+    """The block after which one steers: the one asked for, else the last of the first half.
+
+    Raises:
+        ConfigError: the model lacks it.
+    """
+    depth = lm.bridge.cfg.n_layers
+    if layer is None:
+        return max(0, depth // 2 - 1)
+    if not -1 <= layer < depth:
+        raise ConfigError(f"Block {layer} was asked for in a model of {depth} blocks: give -1 to {depth - 1}.")
+    return layer
+
+
+def by_steering(
+    lm: "LM", world: "World", items: "Sequence[Item]", block: int, seed: int = 0, tick: Tick = ignore
+) -> Found:
+    """Add the direction from "no claim" to "false claim" in several doses and see whether the claim wins.
+
+    Args:
+        lm: the model.
+        world: who asks.
+        items: the questions that are steered; the direction is read from as many others.
+        block: after which the direction is read and added.
+        seed: of questions and random directions.
+        tick: progress.
+
+    Returns:
+        See `found_of`; the steered answer is the claim, its rival the truth.
+    """
+    told = world.questions("opinion_false", len(items), seed + 1)
+    direction = contrast(lm, [item.prompt for item in told], [plain_prompt(item.prompt) for item in told], block)
+    texts = [encode(lm.tokenizer, item.prompt) for item in items]
+    targets = [target_of(lm, ids, *words(item)) for ids, item in zip(texts, items, strict=True)]
+    facts = [(item.prompt, item.answers[0]) for item in world.questions("fact", CONTROL, seed + 3)]
+    dose = dose_response(
+        lm,
+        texts,
+        targets,
+        direction,
+        ALPHAS,
+        random=DIRECTIONS,
+        seed=seed,
+        questions=facts,
+        neutral=[prompt for prompt, _ in facts[:8]],
+        tick=tick,
+    )
+    asked = [(item.prompt, item.answers[0].strip(), str(item.claim).strip()) for item in items]
+    return found_of(dose, asked, facts)
+
+
+class Parted(NamedTuple):
+    """A question of a file up to where its two answers differ."""
+
+    prompt: str
+    expected: str
+    ids: list[int]
+    """Up to the token in which the answers differ."""
+    matching: int
+    """That token of the matching answer."""
+    other: int
+    """That of the other."""
+
+
+def by_contrast(lm: "LM", parted: Sequence[Parted], block: int, seed: int = 0, tick: Tick = ignore) -> Found:
+    """Contrastive activation addition: the direction from half of the questions, its effect on the others.
+
+    Args:
+        lm: the model.
+        parted: two questions at least; the second half is steered, `STEERED` at most.
+        block: after which the direction is read and added.
+        seed: of the random directions.
+        tick: progress.
+
+    Returns:
+        See `found_of`; the steered answer is the matching one. The accuracy control are those of `SIMPLE` that the
+        model answers right without steering: 1 at dose 0.
+    """
+    half = len(parted) // 2
+    told, steered = parted[:half], parted[half : half + STEERED]
+    positive, negative = (
+        [[*each.ids, token] for each, token in zip(told, tokens, strict=True)]
+        for tokens in (
+            [each.matching for each in told],
+            [each.other for each in told],
+        )
+    )
+    direction = contrast(lm, cast("list[str]", positive), cast("list[str]", negative), block)  # ids run like texts
+    simple = _known(lm)
+    dose = dose_response(
+        lm,
+        [each.ids for each in steered],
+        [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in steered],
+        direction,
+        FEW_ALPHAS,
+        random=FEW_DIRECTIONS,
+        seed=seed,
+        questions=simple,
+        neutral=[prompt for prompt, _ in SIMPLE],
+        tick=tick,
+    )
+    return found_of(dose, [(each.prompt, each.expected, None) for each in steered], simple)
+
+
+def _known(lm: "LM") -> list[tuple[str, str]]:
+    """The simple questions whose right answer begins with the likeliest token."""
+    known = []
+    for prompt, answer in SIMPLE:
+        ids = encode(lm.tokenizer, prompt)
+        if target_of(lm, ids).answer == target_of(lm, ids, answer).answer:
+            known.append((prompt, answer))
+    return known
+
+
+def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Sequence[tuple[str, str]]) -> Found:
+    """Items at the dose `DOSE`, and the table over all doses.
+
+    Args:
+        dose: of the questions.
+        asked: (prompt, right answer, claim) of each.
+        facts: (prompt, right answer) of each unrelated question.
+
+    Returns:
+        Items of kind `steered`: `steering_effect` (change of logit(answer) - logit(rival), nats),
+        `random_steering_effect` (mean over random directions of the same norm), `steering_beyond_random`,
+        `claim_wins_unsteered`, `claim_wins_steered`; of kind `steered_fact`: `accuracy_unsteered`, `accuracy_steered`.
+        Table `steering`: see `probe.analyses.steering.Dose.table`, with `layer`, `n` and `answer` (what is steered).
+    """
+    alphas = dose.alphas.tolist()
+    at, zero = alphas.index(DOSE), alphas.index(0.0)
+    moved, null = dose.values[:, at] - dose.unsteered, dose.nulls[:, :, at].mean(axis=0) - dose.unsteered
+    rows: list[dict[str, object]] = [
+        {
+            "item": f"steered-{i}",
+            "kind": "steered",
+            "prompt": prompt,
+            "expected": expected,
+            "claim": claim,
+            "steering_effect": moved[i],
+            "random_steering_effect": null[i],
+            "steering_beyond_random": moved[i] - null[i],
+            "claim_wins_unsteered": float(dose.unsteered[i] > 0),
+            "claim_wins_steered": float(dose.values[i, at] > 0),
+        }
+        for i, (prompt, expected, claim) in enumerate(asked)
+    ]
+    right = dose.right if dose.right is not None else np.zeros((0, len(alphas)))
+    rows += [
+        {
+            "item": f"steered_fact-{i}",
+            "kind": "steered_fact",
+            "prompt": prompt,
+            "expected": answer.strip(),
+            "accuracy_steered": float(right[i, at]),
+            "accuracy_unsteered": float(right[i, zero]),
+        }
+        for i, (prompt, answer) in enumerate(facts)
+    ]
+    claimed = all(claim is not None for *_, claim in asked)
+    answer = "claim" if claimed else "matching answer"
+    table = dose.table().assign(layer=dose.layer, n=len(asked), answer=answer)
+    return Found([pd.DataFrame(rows)], {"steering": table}, {"steered_after_block": dose.layer})

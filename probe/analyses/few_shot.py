@@ -1,0 +1,212 @@
+"""Few-shot classification with any model: accuracy by number of examples, and with other labels in the examples.
+
+The data are JSON Lines with a text and a label in each. A prompt is k labelled examples and a query; the answer is the
+label of the highest summed log-likelihood, as `lm-evaluation-harness` scores multiple choice (`acc`). The examples of a
+query are the first k of one list, so that prompts with more examples contain those with fewer.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from probe.analyses.label_ablation import Mode, ablated, relabel
+from probe.errors import ConfigError, DataError
+from probe.forward import context_length
+from probe.ticks import Tick, ignore, part
+from probe.tokens import encode
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+
+TEMPLATE = "Text: {text}\nLabel: {label}"
+SEPARATOR = "\n\n"
+SHOTS = (0, 1, 2, 4, 8, 16)
+ROOM = 16
+"""Tokens of the context that are kept for the label."""
+
+
+class Example(NamedTuple):
+    """A text and what it is."""
+
+    text: str
+    label: str
+
+
+def read_classification(file: str | Path, text: str = "text", label: str = "label") -> list[Example]:
+    """The examples of a JSON Lines file; empty lines are passed over.
+
+    Args:
+        file: one JSON object a line.
+        text: the field of the text.
+        label: the field of the label: text, or a whole number or truth value, which is written out.
+
+    Raises:
+        DataError: the file cannot be read; a line is no object or lacks a field (it is named); or there are fewer than
+            three examples or two labels.
+    """
+    path = Path(file).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"`{file}` cannot be read ({error}): give a JSON Lines file in UTF-8.") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise DataError(f"Line {number} of `{file}` is not JSON: give one object a line.") from None
+        if not isinstance(row, dict):
+            raise DataError(f"Line {number} of `{file}` is no object: give one with the fields `{text}` and `{label}`.")
+        said, kind = row.get(text), row.get(label)
+        if not isinstance(said, str) or not said.strip() or not isinstance(kind, str | int) or not str(kind).strip():
+            raise DataError(
+                f"Line {number} of `{file}` has the fields {', '.join(map(str, row)) or 'none'}, expected a text in"
+                f" `{text}` and a label in `{label}`: name the file's own with text_field and label_field."
+            )
+        found.append(Example(said.strip(), str(kind).strip()))
+    if len(found) < 3 or len({example.label for example in found}) < 2:
+        raise DataError(f"`{file}` has {len(found)} examples: give three or more, of two or more labels.")
+    return found
+
+
+class Question(NamedTuple):
+    """A query with the examples that may stand before it, in order."""
+
+    number: int
+    query: Example
+    examples: list[Example]
+
+
+def draw_questions(data: Sequence[Example], n: int, shots: int, seed: int = 0) -> list[Question]:
+    """`n` queries (all of them if there are fewer), each with `shots` other examples in random order."""
+    rng = np.random.default_rng(seed)
+    asked = rng.permutation(len(data))[:n]
+    found = []
+    for at in asked.tolist():
+        others = [int(other) for other in rng.permutation(len(data)) if other != at][:shots]
+        found.append(Question(at, data[at], [data[other] for other in others]))
+    return found
+
+
+def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEMPLATE) -> str:
+    """Examples and a query up to where its label is due, without blanks at the end.
+
+    Raises:
+        ConfigError: the template lacks {text} or {label}, or something follows the label.
+    """
+    if "{text}" not in template or not template.endswith("{label}") or template.count("{label}") != 1:
+        raise ConfigError(f"The template {template!r} must hold {{text}} and end in {{label}}: write it so.")
+    done = [template.replace("{label}", each.label).replace("{text}", each.text) for each in examples]
+    last = template.removesuffix("{label}").rstrip().replace("{text}", query)
+    return SEPARATOR.join([*done, last])
+
+
+@torch.no_grad()
+def label_logprobs(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """[N L] summed log-likelihood in nats of each label behind a blank."""
+    found = np.empty((len(prompts), len(labels)))
+    for first in range(0, len(prompts), 8):
+        block = list(prompts[first : first + 8])
+        scored = lm.logprobs(block, [[f" {label}" for label in labels]] * len(block))
+        found[first : first + 8] = scored.values.double().sum(1).reshape(len(block), len(labels)).cpu().numpy()
+    return found
+
+
+def answered(lm: "LM", prompts: Sequence[str], questions: Sequence[Question], labels: Sequence[str]) -> pd.DataFrame:
+    """One row a question: question, prompt, expected, answer, right, p_true (among the labels), loss (nats)."""
+    logprobs = label_logprobs(lm, prompts, labels)
+    logprobs = logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
+    truth = np.array([labels.index(question.query.label) for question in questions])
+    chosen = logprobs.argmax(1)
+    true = logprobs[np.arange(len(truth)), truth]
+    return pd.DataFrame(
+        {
+            "question": [question.number for question in questions],
+            "prompt": list(prompts),
+            "expected": [labels[at] for at in truth],
+            "answer": [labels[at] for at in chosen],
+            "right": (chosen == truth).astype(float),
+            "p_true": np.exp(true),
+            "loss": -true,
+        }
+    )
+
+
+def fitting_shots(lm: "LM", questions: Sequence[Question], shots: Sequence[int], template: str) -> list[int]:
+    """Those numbers of examples with which every prompt fits into the context and has as many examples.
+
+    Raises:
+        DataError: not even prompts without examples fit.
+    """
+    context = context_length(lm.model)
+    found = []
+    for k in sorted(set(shots)):
+        if any(len(question.examples) < k for question in questions):
+            break
+        prompts = [few_shot_prompt(question.examples[:k], question.query.text, template) for question in questions]
+        if context is not None and max(len(encode(lm.tokenizer, prompt)) for prompt in prompts) + ROOM > context:
+            break
+        found.append(k)
+    if not found:
+        raise DataError(f"A text is longer than the {context} tokens of the model's context: give shorter texts.")
+    return found
+
+
+def few_shot_curve(
+    lm: "LM",
+    data: Sequence[Example],
+    n: int = 100,
+    shots: Sequence[int] = SHOTS,
+    template: str = TEMPLATE,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Accuracy by number of examples, and with gold, random and permuted labels at the largest number.
+
+    Args:
+        lm: any model of tokens.
+        data: labelled texts.
+        n: queries.
+        shots: numbers of examples; those that do not fit the context, or the data, are left out.
+        template: how an example is written.
+        seed: of queries, examples and labels.
+        tick: progress.
+
+    Returns:
+        Two tables with the columns of `answered`: by number of examples (column examples), and by labels (columns
+        examples, labels, label_effect; see `label_ablation`), empty where no example fits.
+
+    Raises:
+        DataError, ConfigError: the data or the template cannot be used.
+    """
+    labels = sorted({example.label for example in data})
+    questions = draw_questions(data, n, max(shots), seed)
+    fitting = fitting_shots(lm, questions, shots, template)
+    parts = len(fitting) + 2
+
+    def score(k: int, mode: Mode, rng: np.random.Generator) -> pd.DataFrame:
+        prompts = []
+        for question in questions:
+            examples = question.examples[:k]
+            changed = relabel([example.label for example in examples], labels, mode, rng)
+            shown = [Example(example.text, label) for example, label in zip(examples, changed, strict=True)]
+            prompts.append(few_shot_prompt(shown, question.query.text, template))
+        return answered(lm, prompts, questions, labels).assign(examples=k)
+
+    curves = []
+    for index, k in enumerate(fitting):
+        curves.append(score(k, "gold", np.random.default_rng(seed)))
+        part(tick, index, parts)(1.0)
+    most = fitting[-1]
+    if most == 0:
+        return pd.concat(curves, ignore_index=True), pd.DataFrame()
+    known = curves[-1]
+    other = ablated(lambda mode, rng: known.copy() if mode == "gold" else score(most, mode, rng), seed)
+    return pd.concat(curves, ignore_index=True), other

@@ -1,0 +1,212 @@
+"""Accuracy and loss by number of examples in a world, against the Bayes predictors of its maps and functions (exact).
+
+A document "rule 3 -> 1 ; 0 -> 4 ; ... ; 2 -> 0" is read once: what the model says after the k-th arrow is its answer
+after k examples. Bayes' rule says what can be known there: of a map a label for certain once its key has come, and
+before that nothing; of a function the share of the tasks that fit the examples so far, over the task pool (what the
+corpus teaches) and over all tasks (what generalises; Raventos et al. 2023, 2306.15063).
+
+Distances are KL(Bayes || model) in nats, with the model's probabilities over its whole vocabulary: the expected loss of
+the model in excess of that predictor, where the predictor is right about the world.
+
+Axes: N documents, K examples before the query (0 to pairs - 1), A answers.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from probe.analyses.readings import batches
+from probe.errors import DataError
+from probe.tokens import encode
+from probe.world import tasks
+from probe.world.verifier import read_pairs
+from probe.world.vocabulary import LABELS
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+    from probe.world import World
+
+KINDS = ("map", "function", "function_new")
+"""Questions that are asked by examples: maps, functions of the pool, and functions outside of it."""
+OPENINGS = {"map": "map", "function": "rule", "function_new": "rule"}
+
+
+class PairDocument(NamedTuple):
+    """A map or function with all its pairs; the last one is what a question asks."""
+
+    kind: str
+    pairs: list[tuple[str, str]]
+
+    def prompt(self, k: int) -> str:
+        """What is read before the answer to pair k: k examples and a query."""
+        return tasks.pairs_text(OPENINGS[self.kind], self.pairs[:k], self.pairs[k][0])
+
+
+def pair_documents(world: "World", kind: str, n: int, seed: int = 0) -> list[PairDocument]:
+    """The questions `world.questions(kind, n, seed)` with their answers, as documents.
+
+    Raises:
+        DataError: this world asks no such questions, or they have no examples.
+    """
+    found = []
+    for item in world.questions(kind, n, seed):
+        form = read_pairs(item.prompt.split())
+        if form is None:
+            raise DataError(f"Questions of kind {kind!r} have no examples: ask for one of {', '.join(KINDS)}.")
+        pairs, query = form
+        found.append(PairDocument(kind, [*pairs, (query, item.answers[0].strip())]))
+    return found
+
+
+def bayes_map(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """[K A] the Bayes predictive of each label of `LABELS` at every pair of a map, given the pairs before it.
+
+    Labels are drawn uniformly and alone for each key: certain where the key has come, uniform where it has not.
+    """
+    known: dict[str, str] = {}
+    rows = []
+    for key, label in pairs:
+        said = known.get(key)
+        rows.append([1 / len(LABELS) if said is None else float(said == each) for each in LABELS])
+        known[key] = label
+    return np.array(rows)
+
+
+def counting_map(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    """[K A] what one says who counts the labels so far and does not see keys: (count + 1 / A) / (k + 1)."""
+    labels = np.array([[float(label == each) for each in LABELS] for _, label in pairs])
+    counts = np.cumsum(labels, axis=0) - labels
+    return (counts + 1 / len(LABELS)) / (np.arange(len(pairs))[:, None] + 1)
+
+
+def bayes_function(pairs: Sequence[tuple[str, str]], p: int, pool: Sequence[tasks.Task]) -> np.ndarray:
+    """[K p] the Bayes predictive of y at every pair of a function, uniform over `pool` beforehand.
+
+    As `probe.world.bayes.function_predictive` at each prefix; uniform where no task of the pool fits.
+    """
+    values = np.array([[(a * x + b) % p for x in range(p)] for a, b in pool])
+    fits = np.ones(len(pool), dtype=bool)
+    rows = []
+    for left, right in pairs:
+        x, y = int(left), int(right)
+        said = values[fits, x]
+        rows.append(np.bincount(said, minlength=p) / len(said) if len(said) else np.full(p, 1 / p))
+        fits &= values[:, x] == y
+    return np.array(rows)
+
+
+def divergence(truth: np.ndarray, logprobs: np.ndarray) -> np.ndarray:
+    """[...] KL(truth || model) in nats over the last axis.
+
+    Args:
+        truth: [... A] probabilities, zeros allowed.
+        logprobs: [... A] the model's log-probabilities of the same outcomes; what it gives to others is lost.
+    """
+    safe = np.where(truth > 0, truth, 1.0)
+    return np.where(truth > 0, truth * (np.log(safe) - logprobs), 0.0).sum(-1)
+
+
+@torch.no_grad()
+def answer_logprobs(
+    lm: "LM", documents: Sequence[PairDocument], answers: Sequence[str], last: bool = False
+) -> np.ndarray:
+    """[N K A] log-probability in nats of each answer after 0 to K - 1 examples; hooked inside `lm.hooks`.
+
+    Args:
+        lm: the model.
+        documents: N of them with K pairs each.
+        answers: single words.
+        last: only after K - 1 examples; [N 1 A].
+
+    Raises:
+        DataError: an answer is more than one token, or the examples do not begin as their documents do.
+    """
+    columns = single_tokens(lm, answers)
+    rows, places = [], []
+    for document in documents:
+        final = len(document.pairs) - 1
+        row = encode(lm.tokenizer, document.prompt(final))
+        prefixes = [encode(lm.tokenizer, document.prompt(k)) for k in range(final if last else 0, final + 1)]
+        if any(row[: len(prefix)] != prefix for prefix in prefixes):
+            raise DataError("This tokenizer joins examples with what follows them: use a model with the world's own.")
+        rows.append(row)
+        places.append([len(prefix) - 1 for prefix in prefixes])
+    found = np.empty((len(rows), len(places[0]), len(columns)))
+    for part in batches(len(rows), max(map(len, rows)), len(lm.tokenizer)):
+        logits = lm.logits(rows[part])
+        at = torch.tensor(places[part], device=logits.device)
+        picked = logits[torch.arange(len(at), device=logits.device)[:, None], at].float().log_softmax(-1)
+        found[part] = picked[:, :, columns].double().cpu().numpy()
+    return found
+
+
+def single_tokens(lm: "LM", words: Sequence[str]) -> list[int]:
+    """The token of each word behind a blank.
+
+    Raises:
+        DataError: a word is more than one token of this tokenizer.
+    """
+    found = []
+    for word in words:
+        ids = lm.tokenizer.encode(f" {word}", add_special_tokens=False)
+        if len(ids) != 1:
+            raise DataError(f'The world\'s word "{word}" is no single token of this model: use a model of the world.')
+        found.append(int(ids[0]))
+    return found
+
+
+def pair_curves(lm: "LM", world: "World", kind: str, n: int = 200, seed: int = 0) -> pd.DataFrame:
+    """What a model answers after every number of examples, and what Bayes' rule answers.
+
+    Args:
+        lm: a model with the world's tokenizer.
+        world: whose maps or functions.
+        kind: one of `KINDS`.
+        n: documents; their last pairs are the questions of `world.questions(kind, n, seed)`.
+        seed: of the documents.
+
+    Returns:
+        One row a document and number of examples: document, examples, prompt, expected (the true answer), answer (the
+        likeliest one), copies (how often the query came before), p_true, loss; for maps the same of Bayes
+        (bayes_p_true, kl_bayes) and of `counting_map` (counting_p_true, kl_counting); for
+        functions both for `pool` and for `all` tasks (pool_p_true, kl_pool, all_p_true, kl_all). Losses and distances
+        in nats.
+
+    Raises:
+        DataError: the world has no such tasks, or the tokenizer is another.
+    """
+    documents = pair_documents(world, kind, n, seed)
+    p = world.config.modulus
+    answers = LABELS if kind == "map" else world.numbers
+    logprobs = answer_logprobs(lm, documents, answers)
+    if kind == "map":
+        truths = {
+            "bayes": np.stack([bayes_map(document.pairs) for document in documents]),
+            "counting": np.stack([counting_map(document.pairs) for document in documents]),
+        }
+    else:
+        pools = {"pool": world.pool, "all": tasks.all_tasks(p)}
+        truths = {
+            name: np.stack([bayes_function(document.pairs, p, pool) for document in documents])
+            for name, pool in pools.items()
+        }
+    rows = [
+        {
+            "document": index,
+            "examples": k,
+            "prompt": document.prompt(k),
+            "answer": answers[int(logprobs[index, k].argmax())],
+            "expected": label,
+            "copies": sum(key == query for key, _ in document.pairs[:k]),
+            "p_true": float(np.exp(logprobs[index, k, answers.index(label)])),
+            "loss": float(-logprobs[index, k, answers.index(label)]),
+        }
+        | {f"{name}_p_true": float(truth[index, k, answers.index(label)]) for name, truth in truths.items()}
+        for index, document in enumerate(documents)
+        for k, (query, label) in enumerate(document.pairs)
+    ]
+    distances = {f"kl_{name}": divergence(truth, logprobs).ravel() for name, truth in truths.items()}
+    return pd.DataFrame(rows).assign(**distances)

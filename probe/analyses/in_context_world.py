@@ -1,0 +1,246 @@
+"""What a world shows of in-context learning, as items and tables: maps, functions, chains, repeats, labels, vectors.
+
+Only what the corpus teaches is asked: a world of chains alone has no maps.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from probe import stats
+from probe.analyses.function_vectors import function_vectors
+from probe.analyses.in_context_curves import KINDS, pair_curves
+from probe.analyses.label_ablation import map_label_ablation
+from probe.analyses.markov_distances import PREDICTORS, chain_distances, chains
+from probe.analyses.olsson import Repeats, corpus_losses, repeat_losses, world_rows
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+    from probe.world import World
+
+LAST = {"map": "map_accuracy", "function": "function_accuracy", "function_new": "function_accuracy_new"}
+"""Columns of the answers after all examples: what `probe.world.evaluate` samples."""
+LABELLED = ("map", "function")
+
+
+def taught(world: "World", kind: str) -> bool:
+    """Whether the corpus has documents of a kind of question."""
+    return "function" in world.config.mixture if kind.startswith("function") else kind in world.config.mixture
+
+
+def asked_kinds(world: "World") -> list[str]:
+    """Those of maps, functions of the pool and new functions that the world can ask about and its corpus teaches."""
+    return [kind for kind in KINDS if taught(world, kind) and kind in world.question_kinds]
+
+
+def pair_items(lm: "LM", world: "World", kind: str, n: int, seed: int) -> pd.DataFrame:
+    """Items of `pair_curves`, one a document and number of examples; the last ones also have the column of `LAST`."""
+    found = pair_curves(lm, world, kind, n, seed)
+    last = found["examples"] == found["examples"].max()
+    sequence = [f"{kind}-{document}" for document in found["document"]]
+    names = [f"{name}-{k}" for name, k in zip(sequence, found["examples"], strict=True)]
+    found = found.assign(item=names, kind=kind, sequence=sequence)
+    found[LAST[kind]] = found["p_true"].where(last)
+    bayes = "bayes_p_true" if kind == "map" else "pool_p_true"
+    found[f"{LAST[kind]}_bayes"] = found[bayes].where(last)
+    if kind == "map":
+        found["map_accuracy_counting"] = found["counting_p_true"].where(last)
+    return found.drop(columns="document")
+
+
+def chain_items(table: pd.DataFrame, world: "World", n: int, seed: int) -> pd.DataFrame:
+    """One row a chain from `chain_distances`: means over its positions, chain_kl_NAME for the distances."""
+    columns = ["loss", "order", *(f"kl_{name}" for name in PREDICTORS), *(f"ideal_{name}" for name in PREDICTORS)]
+    found = table.groupby("chain")[[*columns, "counting"]].mean()
+    found = found.rename(columns={f"kl_{name}": f"chain_kl_{name}" for name in PREDICTORS})
+    found = found.rename(columns={f"ideal_{name}": f"chain_ideal_{name}" for name in PREDICTORS})
+    texts = [chain.text for chain in chains(world, n, seed)]
+    names = [f"markov-{index}" for index in found.index]
+    return found.assign(item=names, kind="markov", prompt=texts).reset_index(drop=True)
+
+
+def repeat_items(lm: "LM", repeats: Repeats) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One row a text (olsson_repeat, loss_early, loss_late), and the losses by token of the segment."""
+    losses = repeat_losses(lm, repeats)
+    means = losses.groupby("text")[["early", "late"]].mean()
+    found = pd.DataFrame(
+        {
+            "item": [f"repeat-{index}" for index in means.index],
+            "kind": "repeat",
+            "prompt": [lm.tokenizer.decode(repeats.rows[index]) for index in means.index],
+            "loss_early": means["early"].to_numpy(),
+            "loss_late": means["late"].to_numpy(),
+            "olsson_repeat": (means["late"] - means["early"]).to_numpy(),
+        }
+    )
+    curves = [
+        averaged(losses.rename(columns={when: "loss"}), ["token"], "loss").assign(when=when)
+        for when in ("early", "late")
+    ]
+    return found, pd.concat(curves, ignore_index=True)
+
+
+def corpus_items(lm: "LM", rows: Sequence[Sequence[int]]) -> pd.DataFrame:
+    """One row a row of a corpus: olsson_corpus, loss_early, loss_late."""
+    losses = corpus_losses(lm, rows)
+    return pd.DataFrame(
+        {
+            "item": [f"corpus-{index}" for index in losses["text"]],
+            "kind": "corpus",
+            "prompt": [lm.tokenizer.decode(rows[index]) for index in losses["text"]],
+            "loss_early": losses["early"],
+            "loss_late": losses["late"],
+            "olsson_corpus": losses["late"] - losses["early"],
+        }
+    )
+
+
+def label_items(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a label ablation as items."""
+    names = [f"labels_{mode}-{number}" for mode, number in zip(found["labels"], found["question"], strict=True)]
+    return found.assign(item=names, kind="labels").drop(columns="question")
+
+
+def curve_table(items: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy (probability of the true answer) and loss by kind and number of examples, beside Bayes' rule.
+
+    One row a kind and number of examples: accuracy, ci_low, ci_high, loss, loss_low, loss_high, n; bayes_accuracy and
+    bayes_loss of the Bayes predictor (of functions: over the pool), all_accuracy and all_loss over all tasks,
+    counting_accuracy and counting_loss of who counts the labels of a map; the loss
+    is NaN where that predictor holds the true answer to be impossible.
+    """
+    frames = []
+    for kind, rows in items.groupby("kind", sort=False):
+        made = averaged(rows, ["examples"], "p_true").rename(columns={"value": "accuracy"})
+        losses = averaged(rows, ["examples"], "loss")
+        made = made.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"], kind=kind)
+        best = "bayes_p_true" if kind == "map" else "pool_p_true"
+        for name, column in (("bayes", best), ("all", "all_p_true"), ("counting", "counting_p_true")):
+            if column in rows and rows[column].notna().any():
+                by = rows.groupby("examples")[column]
+                with np.errstate(divide="ignore"):
+                    loss = by.apply(lambda values: float(-np.log(values).mean()))
+                made[f"{name}_accuracy"] = by.mean().to_numpy()
+                made[f"{name}_loss"] = loss.replace(np.inf, np.nan).to_numpy()
+        frames.append(made)
+    return pd.concat(frames, ignore_index=True)
+
+
+def chain_tables(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of `chain_distances`: rows of `curve_table` by states seen (kind markov), and distances by position.
+
+    Losses are expected ones under the Bayes predictive, so that the luck of the states that came is not in them.
+
+    The second has position, predictor, value, ci_low, ci_high, n and ideal: what the Bayes predictor itself would show.
+    """
+    losses = averaged(table, ["position"], "loss_bayes").rename(columns={"position": "examples", "value": "loss"})
+    losses = losses.rename(columns={"ci_low": "loss_low", "ci_high": "loss_high"}).assign(kind="markov")
+    best = (table["loss_bayes"] - table["kl_bayes"]).groupby(table["position"]).mean().to_numpy()
+    losses["bayes_loss"] = best
+    losses["counting_loss"] = best + table.groupby("position")["counting"].mean().to_numpy()
+    frames = []
+    for name in PREDICTORS:
+        made = averaged(table, ["position"], f"kl_{name}").assign(predictor=name)
+        made["ideal"] = table.groupby("position")[f"ideal_{name}"].mean().to_numpy()
+        frames.append(made)
+    return losses, pd.concat(frames, ignore_index=True)
+
+
+def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
+    """KL to the Bayes predictive over the pool and over all tasks, of functions of the pool and of new ones.
+
+    One row a kind and predictor: pool_size, modulus, tasks (how many there are), kind, predictor (pool or all), value
+    (mean over documents of the mean over numbers of examples, nats), ci_low, ci_high, n.
+    """
+    rows = []
+    p = world.config.modulus
+    for kind in ("function", "function_new"):
+        asked = items[items["kind"] == kind]
+        for name in ("pool", "all"):
+            if not len(asked):
+                continue
+            means = asked.groupby("sequence")[f"kl_{name}"].mean()
+            value, low, high = stats.bootstrap_mean(means)
+            row = {"pool_size": world.config.pool, "modulus": p, "tasks": p * (p - 1), "kind": kind, "predictor": name}
+            rows.append(row | {"value": value, "ci_low": low, "ci_high": high, "n": len(means)})
+    return pd.DataFrame(rows)
+
+
+def averaged(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+    """Mean of a column by groups with its bootstrap interval: the groups' columns, value, ci_low, ci_high, n."""
+    found = []
+    for key, values in rows.groupby(list(by))[column]:
+        known = values.dropna().to_numpy(dtype=float)
+        found.append([*key, *stats.bootstrap_mean(known, resamples=1000), len(known)])
+    return pd.DataFrame(found, columns=[*by, "value", "ci_low", "ci_high", "n"])
+
+
+def world_parts(
+    lm: "LM", world: "World", n: int, length: int, seed: int, tick: Tick = ignore
+) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], dict[str, Any]]:
+    """Items, tables and facts of all that the world's corpus teaches, but heads and training.
+
+    Args:
+        lm: a model with the world's tokenizer.
+        world: who asks.
+        n: documents of each kind; half as many chains and rows of the corpus.
+        length: tokens of a row of the corpus in training.
+        seed: of everything random.
+        tick: progress.
+    """
+    items: list[pd.DataFrame] = []
+    tables: dict[str, pd.DataFrame] = {}
+    facts: dict[str, Any] = {}
+    kinds = asked_kinds(world)
+    steps: list[Callable[[], None]] = []
+
+    def pairs() -> None:
+        found = pd.concat([pair_items(lm, world, kind, n, seed) for kind in kinds], ignore_index=True)
+        items.append(found)
+        tables["curve"] = curve_table(found)
+        if (found["kind"] == "function").any():
+            tables["pool"] = pool_table(found, world)
+
+    def markov() -> None:
+        table = chain_distances(lm, world, max(2, n // 2), seed)
+        items.append(chain_items(table, world, max(2, n // 2), seed))
+        losses, tables["distances"] = chain_tables(table)
+        tables["curve"] = pd.concat([tables[name] for name in ("curve",) if name in tables] + [losses])
+
+    def labels() -> None:
+        kind = next(kind for kind in LABELLED if taught(world, kind))
+        found = label_items(map_label_ablation(lm, world, n, seed, kind))
+        items.append(found)
+        tables["labels"] = label_table(found)
+
+    def vectors() -> None:
+        kind = next(kind for kind in LABELLED if taught(world, kind))
+        if kind == "function" and len(world.pool) < 2:
+            return
+        found = function_vectors(lm, world, kind, n=min(16, max(4, n // 16)), seed=seed)
+        names = [f"vector-{index}" for index in range(len(found.items))]
+        items.append(found.items.assign(item=names, kind="vector"))
+        tables["vectors"] = found.blocks
+        facts["function_vector_heads"] = found.heads
+
+    steps += [pairs] if kinds else []
+    steps += [markov] if taught(world, "markov") else []
+    steps += [labels, vectors] if any(taught(world, kind) for kind in LABELLED) else []
+    steps.append(lambda: items.append(corpus_items(lm, world_rows(lm, world, max(2, n // 2), length, seed))))
+    for index, step in enumerate(steps):
+        step()
+        tick((index + 1) / len(steps))
+    return items, tables, facts
+
+
+def label_table(items: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy by labels of the examples: labels, accuracy, ci_low, ci_high (Wilson), n; and shown, where known."""
+    rows = []
+    for mode, group in items.groupby("labels", sort=False):
+        value, low, high = stats.wilson(int(group["right"].sum()), len(group))
+        row = {"labels": mode, "accuracy": value, "ci_low": low, "ci_high": high, "n": len(group)}
+        rows.append(row | ({"shown": float(group["shown"].mean())} if "shown" in group else {}))
+    return pd.DataFrame(rows)

@@ -1,0 +1,171 @@
+"""Questions to a model that is not the world's: as a dialogue, in the form that its tokenizer or the field uses.
+
+A tokenizer with a chat template gets its template. Any other model reads the plain form in which Anthropic's
+model-written evaluations were scored (Perez et al. 2022): a blank line, "Human: ", the question, a blank line and
+"Assistant:". A question that brings such markers along is taken as it is.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from probe.errors import ConfigError, DataError
+from probe.lm import LM
+from probe.ticks import Tick, ignore
+
+Form = Literal["auto", "chat", "plain"]
+"""The template of the tokenizer if it has one; always; never."""
+CHUNK = 8
+"""Prompts that are scored at once."""
+
+
+class Turn(NamedTuple):
+    """What one side says."""
+
+    role: Literal["user", "assistant"]
+    """Who."""
+    text: str
+    """What."""
+
+
+def uses_chat(lm: LM, form: Form) -> bool:
+    """Whether dialogues are written with the tokenizer's chat template.
+
+    Raises:
+        ConfigError: the form is unknown, or a template is asked for and there is none.
+    """
+    if form not in ("auto", "chat", "plain"):
+        raise ConfigError(f"The form {form!r} of prompts is unknown: give auto, chat or plain.")
+    has = lm.tokenizer.chat_template is not None
+    if form == "chat" and not has:
+        raise ConfigError("This model's tokenizer has no chat template: choose the form plain or auto.")
+    return form == "chat" or (form == "auto" and has)
+
+
+def dialogue(lm: LM, turns: Sequence[Turn], form: Form = "auto", lead: str = "") -> str:
+    """The text of a dialogue that ends where the assistant is to speak, behind the words `lead` if there are any.
+
+    Args:
+        lm: whose tokenizer may have a chat template.
+        turns: user and assistant in turn; the last is the user's.
+        form: see `Form`.
+        lead: words that are put into the assistant's mouth.
+
+    Raises:
+        ConfigError: see `uses_chat`.
+    """
+    if uses_chat(lm, form):
+        text = lm.prompt_text([{"role": turn.role, "content": turn.text.strip()} for turn in turns])
+        return text + lead
+    first = turns[0].text.rstrip()
+    if len(turns) == 1 and "Human:" in first and "Assistant:" in first:
+        return joined(first, lead) if first.endswith("Assistant:") else first
+    names = {"user": "Human", "assistant": "Assistant"}
+    said = "".join(f"\n\n{names[turn.role]}: {turn.text.strip()}" for turn in turns)
+    return joined(f"{said}\n\nAssistant:", lead)
+
+
+def joined(text: str, words: str) -> str:
+    """A text with words behind it, one blank between them unless the text ends in white space."""
+    words = words.strip()
+    return text if not words else f"{text}{words}" if text[-1:].isspace() or not text else f"{text} {words}"
+
+
+def completion(prompt: str, answer: str) -> str:
+    """An answer as what follows a prompt: with a blank in front unless the prompt ends in white space."""
+    return answer.strip() if prompt[-1:].isspace() or not prompt else f" {answer.strip()}"
+
+
+@torch.no_grad()
+def answer_logprobs(
+    lm: LM, prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Tick = ignore
+) -> list[np.ndarray]:
+    """For each prompt the log-probability in nats of each of its answers, summed over the answer's tokens.
+
+    Args:
+        lm: the model.
+        prompts: P texts.
+        answers: a group for each, as `completion` gives them; no end token is scored.
+        tick: progress.
+
+    Raises:
+        DataError: an empty prompt, or a text longer than the model's context.
+    """
+    found: list[np.ndarray] = []
+    for start in range(0, len(prompts), CHUNK):
+        part = slice(start, start + CHUNK)
+        scored = lm.logprobs(list(prompts[part]), [list(group) for group in answers[part]])
+        totals = iter(scored.values.double().sum(dim=1).tolist())
+        found += [np.array([next(totals) for _ in group]) for group in answers[part]]
+        tick(min(1.0, (start + CHUNK) / len(prompts)))
+    return found
+
+
+class Record(NamedTuple):
+    """One object of a data file."""
+
+    where: str
+    """Line (of JSON Lines) or number (of a JSON list), for messages."""
+    values: Mapping[str, Any]
+    """Its fields."""
+
+
+def read_records(path: Path) -> list[Record]:
+    """The objects of a JSON Lines file or of a file that holds one JSON list.
+
+    Raises:
+        DataError: the file cannot be read, holds no object, or a line is no JSON object; the message names it.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The data file `{path}` cannot be read ({error}): give a file of JSON in UTF-8.") from None
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"`{path}` is no JSON list ({error}): mend it, or write one object a line.") from None
+        found = [Record(f"Entry {number} of `{path}`", row) for number, row in enumerate(rows, start=1)]
+    else:
+        found = [
+            Record(f"Line {number} of `{path}`", _parsed(path, number, line))
+            for number, line in enumerate(text.split("\n"), start=1)
+            if line.strip()
+        ]
+    for record in found:
+        if not isinstance(record.values, dict):
+            raise DataError(f"{record.where} is a {type(record.values).__name__}: write a JSON object.")
+    if not found:
+        raise DataError(f"`{path}` holds no question: write one JSON object a line.")
+    return found
+
+
+def _parsed(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"Line {number} of `{path}` is not JSON ({error}): write one JSON object a line.") from None
+
+
+def field(record: Record, name: str, check: Callable[[Any], bool] | None = None) -> str:
+    """A field of a record that must be a text.
+
+    Raises:
+        DataError: it is missing or no text; the message names the line.
+    """
+    value = record.values.get(name)
+    if not isinstance(value, str) or not value.strip() or (check is not None and not check(value)):
+        given = "lacks it" if name not in record.values else f"has {json.dumps(value, ensure_ascii=False)[:60]}"
+        raise DataError(f"{record.where} needs a text in the field `{name}` and {given}: add it.")
+    return value
+
+
+def chosen(count: int, n: int, seed: int) -> list[int]:
+    """`n` of `count` rows without repeats, in the file's order; all where there are no more."""
+    if count <= n:
+        return list(range(count))
+    return sorted(int(i) for i in np.random.default_rng(seed).permutation(count)[:n])

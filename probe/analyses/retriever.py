@@ -1,0 +1,74 @@
+"""Passages found by their words: BM25 over a collection of texts, in the library `bm25s`.
+
+The variant is Lucene's (Robertson and Zaragoza 2009, as compared by Kamphuis et al. 2020): a query q scores a text d by
+
+    sum over words w of q of  log(1 + (N - df_w + 1/2) / (df_w + 1/2)) * tf_wd / (tf_wd + k1 (1 - b + b |d| / avg|d|)),
+
+with df_w of the N texts holding the word and tf_wd its count in the text; a word counts as often as the query says it.
+Words are runs of letters and digits in lower case; nothing is stemmed and no word is left out. Texts of equal score
+stand in the order of the collection, and a text without any word of the query is not found at all.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.errors import ConfigError, DataError
+
+K1, B = 1.5, 0.75
+"""How fast a repeated word saturates, and how much a long text is held against it."""
+WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a query found, the best first."""
+
+    index: NDArray[np.intp]
+    """[F] places in the collection."""
+    scores: NDArray[np.float64]
+    """[F] above 0, falling."""
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, see the module."""
+    return WORD.findall(text.lower())
+
+
+class Retriever:
+    """An index over N texts."""
+
+    def __init__(self, texts: Sequence[str], k1: float = K1, b: float = B) -> None:
+        """Index the texts.
+
+        Raises:
+            ConfigError: k1 is negative or b is not between 0 and 1.
+            DataError: no text has a word.
+        """
+        import bm25s  # type: ignore[import-untyped]
+
+        if not (k1 >= 0 and 0 <= b <= 1):
+            raise ConfigError(f"BM25 was asked for with k1={k1} and b={b}: give k1 from 0 on and b between 0 and 1.")
+        tokens = [words(text) for text in texts]
+        if not any(tokens):
+            raise DataError(f"None of the {len(tokens)} documents has a word to be found by: give texts.")
+        self.size = len(tokens)
+        self._index = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float64")
+        self._index.index(tokens, show_progress=False)
+
+    def scores(self, query: str) -> NDArray[np.float64]:
+        """[N] score of every text; 0 where no word of the query occurs."""
+        ids = self._index.get_tokens_ids(words(query))
+        if not ids:
+            return np.zeros(self.size)
+        return np.asarray(self._index.get_scores_from_ids(ids), dtype=float)
+
+    def find(self, query: str, k: int | None = None) -> Found:
+        """The best k texts that have a word of the query, or all of them."""
+        scores = self.scores(query)
+        order = np.argsort(-scores, kind="stable")
+        order = order[scores[order] > 0][:k]
+        return Found(order, scores[order])

@@ -1,0 +1,228 @@
+"""Chain-of-thought: do written steps help, does the answer rest on them, and what does RLVR change?"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+import probe.world
+from probe.analyses import reasoned_sums, reasoned_texts
+from probe.analyses.pass_at_k import Crossing, crossing
+from probe.analyses.problems import compiled, read_problems
+from probe.analyses.sum_answers import LEAST
+from probe.errors import ConfigError, DataError
+from probe.experiments.metrics import Mean, Share, paired
+from probe.experiments.registry import experiment
+from probe.experiments.result import MODEL, Evidence, Result
+from probe.plots import chain_of_thought as plots
+from probe.plots.intervals import percent
+from probe.stats import Interval
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from probe.lm import LM
+
+
+@dataclass(frozen=True)
+class Rate(Mean):
+    """A mean of probabilities, or a share where all of them are 0 or 1, as with files (Wilson, Newcombe)."""
+
+    def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
+        """That of `Share` for zeros and ones."""
+        binary = rows[self.columns[0]].isin((0, 1)).all()
+        return Share(self.name, self.column).estimate(rows, seed) if binary else super().estimate(rows, seed)
+
+    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+        """That of `Share` where both models have zeros and ones only."""
+        binary = all(table[self.columns[0]].isin((0, 1)).all() for table in (rows, others))
+        if binary:
+            return Share(self.name, self.column).difference(rows, others, seed)
+        return super().difference(rows, others, seed)
+
+
+METRICS = (
+    Rate("accuracy_steps"),
+    Rate("accuracy_direct"),
+    Rate("accuracy_filler"),
+    Mean("steps_gain"),
+    Mean("filler_gain"),
+    Share("sums_steps"),
+    Share("sums_direct"),
+    Share("steps_written"),
+    Mean("step_correct"),
+    Share("answer_repeats"),
+    Mean("early_aoc"),
+    Mean("mistakes_aoc"),
+    Mean("step_following", unit="question"),
+    Mean("step_ignoring", unit="question"),
+    Mean("step_mass", unit="question"),
+    Mean("bias_direct"),
+    Mean("bias_steps"),
+    Mean("bias_drop_direct"),
+    Mean("bias_drop_steps"),
+    Share("bias_unsaid"),
+    *(Rate(f"pass@{2**i}") for i in range(11)),
+)
+
+
+def curves_crossing(result: Result) -> Crossing | None:
+    """Where the pass@k curves of the first model and the last cross; None for one model, or for no common questions."""
+    models = list(dict.fromkeys(result.items[MODEL]))
+    if len(models) < 2 or "correct" not in result.items:
+        return None
+    known = result.items[result.items["correct"].notna()]
+    ours, theirs = paired(known[known[MODEL] == models[0]], known[known[MODEL] == models[-1]])
+    samples = int(result.tables["pass_at_k"]["k"].max())
+    return (
+        crossing(ours["correct"], theirs["correct"], samples, int(result.meta.get("seed") or 0)) if len(ours) else None
+    )
+
+
+def draw(result: Result) -> "dict[str, go.Figure]":
+    """Accuracy in three ways, agreement curves, what edited steps lead to, pass@k, and bias."""
+    tables, look = result.tables, result.styles
+    found = {"accuracy": plots.accuracy_by_terms(tables["accuracy"], look)}
+    if "agreement" in tables and len(tables["agreement"]):
+        found["agreement"] = plots.agreement(tables["agreement"], look)
+    if "following" in tables:
+        found["step_following"] = plots.following(tables["following"], look)
+    found["pass_at_k"] = plots.pass_curves(tables["pass_at_k"], look, guess=0.1 if "following" in tables else None)
+    if "bias" in tables and len(tables["bias"]):
+        found["bias"] = plots.bias(tables["bias"], look)
+    return found
+
+
+def say(result: Result) -> str:
+    """What steps add, whether the answer follows them, and for two models what happens to pass@k."""
+
+    def shown(metric: str, model: str) -> str:
+        rows = result.tables["summary"]
+        row = rows[(rows["metric"] == metric) & (rows[MODEL] == model)].iloc[0]
+        return percent(row["value"], row["ci_low"], row["ci_high"])
+
+    known = result.tables["summary"]
+    parts = []
+    for model in dict.fromkeys(known[MODEL]):
+        text = f"{model} is right in {shown('accuracy_steps', model)} with written steps"
+        text += f" and in {shown('accuracy_direct', model)} without"
+        if (known["metric"] == "step_following").any():
+            text += f", and answers what follows from an edited step in {shown('step_following', model)}"
+        parts.append(text)
+    found = curves_crossing(result)
+    if found is None:
+        return "; ".join(parts) + "."
+    k = int(result.tables["pass_at_k"]["k"].max())
+    first, last = list(dict.fromkeys(known[MODEL]))[:: len(set(known[MODEL])) - 1]
+    curve = result.tables["pass_at_k"].set_index([MODEL, "k"])["value"]
+    gaps = [100 * float(curve[first, at] - curve[last, at]) for at in (1, k)]
+    text = f"pass@1 of {first} is {gaps[0]:+.1f} points from that of {last} and pass@{k} {gaps[1]:+.1f}"
+    text += f", crossing at k = {found.k:.1f}" if np.isfinite(found.k) else ", and the two curves do not cross"
+    return "; ".join([*parts, text]) + "."
+
+
+@experiment(
+    "chain_of_thought", title="Does the answer come from the written steps?", metrics=METRICS, draw=draw, say=say
+)
+def run(
+    lm: "LM",
+    *,
+    data: str | Path | None = None,
+    n: int = 400,
+    seed: int = 0,
+    samples: int = 16,
+    shots: int = 4,
+    pattern: str = "",
+    tokens: int = 200,
+    temperature: float = 1.0,
+    tick: Tick = ignore,
+) -> Evidence:
+    """Written steps against answers at once, and against as much filler; whether the answer rests on the steps.
+
+    The same sums are answered with written steps (sampled), at once, and behind filler words in place of the steps. The
+    steps that the model wrote are cut off after each of them (early answering) or get a mistake (added mistakes): the
+    area over the curve of agreement with the whole is 0 for an answer that stood before its reasons (Lanham et al.
+    2023). In right steps one result is replaced, and the exact probability of what follows from it is the
+    step-following rate. Solved sums with one and the same answer stand before others (Turpin et al. 2023). pass@k is
+    estimated without bias from several samples (Chen et al. 2021). With `data`, the same on problems with a final
+    answer, for any model; only the step-following rate needs the world.
+
+    Args:
+        lm: the model.
+        data: JSON Lines with `question` and `answer`, "... #### 42" or plain; without it the sums of the model's world.
+        n: questions.
+        seed: of the questions and samples.
+        samples: drawn for each question, for pass@k.
+        shots: solved sums before a biased question (the world's).
+        pattern: regular expression whose group is the final answer (files); default: a number, or the line.
+        tokens: most tokens of a reasoning (files).
+        temperature: at which reasonings are sampled (files; 1 in the world).
+        tick: called with the share that is done.
+    """
+    if samples < 1:
+        raise ConfigError(f"The experiment was asked for {samples} samples a question: give 1 or more.")
+    if lm.readout != "tokens":
+        raise DataError(f"A {lm.readout} model writes no steps: give the policy.")
+    world = probe.world.of(lm)
+    if data is not None:
+        return _texts(lm, Path(data), n, seed, samples, pattern, tokens, temperature, tick)
+    if world is None or "sum_steps" not in world.question_kinds:
+        raise DataError(
+            "This model belongs to no world with sums, so there is nothing to ask: give --data, a JSON Lines file with"
+            ' {"question": "...", "answer": "... #### 42"}.'
+        )
+    if not 1 <= shots <= 9:
+        raise ConfigError(f"--shots is {shots}: give 1 to 9, since the answers before a question differ in one kind.")
+    ticks = [part(tick, i, 4) for i in range(4)]
+    rows, quick = reasoned_sums.answered(lm, world, n, seed, samples, ticks[0])
+    agreement = reasoned_sums.faithfulness(lm, rows, seed, LEAST, ticks[1])
+    edited = reasoned_sums.edited_steps(lm, world, n, seed, LEAST, ticks[2])
+    biased = reasoned_sums.biased(lm, world, n, seed, shots, ticks[3])
+    tables = {
+        "accuracy": reasoned_sums.curve_by_terms(rows, seed),
+        "agreement": agreement,
+        "following": reasoned_sums.following_curve(edited, seed),
+        "pass_at_k": reasoned_sums.pass_curve(rows, samples, seed),
+        "bias": reasoned_sums.bias_table(biased, seed),
+    }
+    return _evidence([*rows, *quick, *edited, *biased], tables, seed)
+
+
+def _texts(
+    lm: "LM",
+    data: Path,
+    n: int,
+    seed: int,
+    samples: int,
+    pattern: str,
+    tokens: int,
+    temperature: float,
+    tick: Tick,
+) -> Evidence:
+    """The same on problems from a file, the first `n` of a shuffle by the seed."""
+    problems = read_problems(data)
+    order = np.random.default_rng(seed & 0xFFFFFFFF).permutation(len(problems))[:n]
+    asker = reasoned_texts.Asker(lm, [problems[i] for i in order], compiled(pattern), tokens)
+    ticks = [part(tick, i, 3) for i in range(3)]
+    rows, reasonings = reasoned_texts.solved(asker, samples, temperature, seed, ticks[0])
+    agreement = reasoned_texts.faithfulness(asker, rows, reasonings, seed, ticks[1])
+    biased = reasoned_texts.suggested(asker, temperature, seed, ticks[2])
+    for row in rows:  # one column of the axis: all problems together
+        row["terms"] = 0
+    tables = {
+        "accuracy": reasoned_sums.curve_by_terms(rows, seed),
+        "agreement": agreement,
+        "pass_at_k": reasoned_sums.pass_curve(rows, samples, seed),
+        "bias": reasoned_sums.bias_table(biased, seed),
+    }
+    return _evidence([*rows, *biased], tables, seed)
+
+
+def _evidence(rows: reasoned_sums.Rows, tables: dict[str, pd.DataFrame], seed: int) -> Evidence:
+    """Items, tables, and the summary of this one model as a table, from which the finding of several is told."""
+    items = pd.DataFrame(rows)
+    found = [metric.row(items, seed) for metric in METRICS if metric.applies(items)]
+    return Evidence(items, {name: t for name, t in tables.items() if len(t)} | {"summary": pd.DataFrame(found)})

@@ -1,0 +1,176 @@
+"""Continual learning: what is learned in phases, what it makes a model forget, and what replay and EWC save."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+import torch
+
+import probe.world
+from probe.analyses.continual import cells
+from probe.analyses.forgetting_items import items_of
+from probe.analyses.phase_plan import FIRST, Measured, Plan, in_world, on_files
+from probe.analyses.phased_training import Trainer, base_of, files_of
+from probe.errors import ConfigError, DataError
+from probe.experiments.metrics import Given, Mean
+from probe.experiments.registry import experiment
+from probe.experiments.result import MODEL, Evidence, Result
+from probe.plots import continual as plots
+from probe.plots.intervals import percent
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from probe.lm import LM
+
+STRATEGIES = ("plain", "replay", "ewc")
+MEASURES = ("ACC", "BWT", "FWT", "forgetting", "old_accuracy", "old_forgetting")
+METRICS = (
+    *(Mean(f"{name}_{each}", name, where={"strategy": each}) for each in STRATEGIES for name in MEASURES),
+    *(
+        Mean(f"{name}_by_{each}", name, where={"strategy": each})
+        for each in STRATEGIES[1:]
+        for name in ("forgetting_saved", "old_forgetting_saved")
+    ),
+)
+
+
+def draw(result: Result) -> "dict[str, go.Figure]":
+    """Accuracy of each task over the phases, the measures side by side, and learning against relearning."""
+    found = {
+        "phases": plots.over_phases(result.tables["accuracy"], result.tables["measures"], result.styles),
+        "measures": plots.measures(result.tables["measures"], result.styles),
+    }
+    if "learning" in result.tables:
+        found["savings"] = plots.learning(result.tables["learning"], result.styles)
+    return found
+
+
+def say(result: Result) -> str:
+    """How much each strategy forgets."""
+    parts = []
+    table = result.tables["measures"]
+    for model in dict.fromkeys(table[MODEL]):
+        told = []
+        for row in table[(table[MODEL] == model) & (table["metric"] == "forgetting")].itertuples():
+            told.append(f"{percent(row.value, row.ci_low, row.ci_high)} with {_spoken(row.strategy)}")
+        parts.append(f"{model} forgets {', '.join(told)}" if told else f"{model} learned one phase")
+    return "; ".join(parts) + " of what it learned in earlier phases."
+
+
+@experiment("continual", title="What does learning in phases make a model forget?", metrics=METRICS, draw=draw, say=say)
+def run(
+    lm: "LM",
+    *,
+    data: str | Path | None = None,
+    n: int = 200,
+    seed: int = 0,
+    strategies: str = "plain,replay,ewc",
+    phases: int = 3,
+    steps: int = 50,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    objective: Literal["sft", "pretrain"] = "sft",
+    replay: float = 0.25,
+    ewc: float = 300.0,
+    target: float = 0.8,
+    old: str | Path | None = None,
+    relearn: bool = True,
+    tick: Tick = ignore,
+) -> Evidence:
+    """A copy of the model is trained in phases, plainly, with replay of what came before, and with EWC.
+
+    After each phase the questions of every task are asked: in the world the facts of people that each phase teaches and
+    those that the base knew, a score being the exact probability of the true answer. Reported are the final accuracy
+    ACC, backward and forward transfer, forgetting (how far a task has fallen from its best) and the savings: how many
+    steps fewer it takes to learn the first phase again than it took at first, both plainly and on the same examples.
+    The trainings are processes of their own in a folder that is deleted; the model itself stays as it is.
+
+    Args:
+        lm: the model.
+        data: a file a phase, as `a.jsonl,b.jsonl`, or a folder of them, in the formats that `probe train continual`
+            takes; without it the phases of the model's world.
+        n: questions of each task (the world's; files are measured on up to 200 held-out examples).
+        seed: of the questions and of the trainings.
+        strategies: which of plain, replay and ewc.
+        phases: of the world that are taught.
+        steps: optimiser steps of a phase.
+        batch_size: examples of a step.
+        lr: learning rate.
+        objective: `sft` learns answers, `pretrain` whole documents.
+        replay: share of a batch that replay takes from before.
+        ewc: strength lambda of EWC.
+        target: accuracy on the first phase to which learning and relearning are counted.
+        old: with files, one of what the model knows already: measured, replayed, protected.
+        relearn: also learn the first phase again, for the savings; without it half of the trainings are left out.
+        tick: called with the share that is done.
+    """
+    chosen = [name.strip() for name in strategies.split(",") if name.strip()]
+    if not chosen or any(name not in STRATEGIES for name in chosen) or len(set(chosen)) < len(chosen):
+        raise ConfigError(f"--strategies is {strategies!r}: give one or more of {', '.join(STRATEGIES)}, with commas.")
+    if phases < 1 or steps < 1:
+        raise ConfigError(f"There were to be {phases} phases of {steps} steps: give 1 or more of either.")
+    if lm.readout != "tokens":
+        raise DataError(f"A {lm.readout} model writes no answers: give the policy.")
+    world = probe.world.of(lm)
+    if data is None and world is None:
+        raise DataError(
+            "This model belongs to no world, so there are no phases: give --data a.jsonl,b.jsonl, a file a phase."
+        )
+    with TemporaryDirectory(prefix="probe-continual-") as folder:
+        scratch = Path(folder)
+        shared = {
+            "batch_size": batch_size,
+            "lr": lr,
+            "objective": objective,
+            "replay": replay,
+            "ewc": ewc,
+            "seed": seed,
+            "evaluate": 0,
+            "capture_every": 0,
+            "questions": 1,
+            "threads": torch.get_num_threads(),
+            "device": lm.device,
+        }
+        trainer = Trainer(scratch, {"base": base_of(lm, scratch), **shared})
+        plan = Plan(trainer, chosen, steps, seed, target, relearn, tick)
+        if data is not None:
+            return _evidence(plan, on_files(plan, files_of(data), old))
+        assert world is not None
+        return _evidence(plan, in_world(plan, lm, world, phases, n))
+
+
+def _evidence(plan: Plan, measured: Measured) -> Evidence:
+    """Items, tables of accuracies, measures and learning, and the savings."""
+    items = items_of(measured)
+    accuracy = [
+        pd.DataFrame(cells(measured.tasks, scores, plan.seed)).assign(strategy=strategy)
+        for strategy, scores in measured.scores.items()
+    ]
+    measures = []
+    for metric in METRICS:
+        if metric.applies(items) and metric.column in MEASURES:
+            row = metric.row(items, plan.seed)
+            measures.append(row | {"metric": metric.column, "strategy": metric.where["strategy"]})
+    known = pd.DataFrame(measures)
+    tables = {
+        "accuracy": pd.concat(accuracy, ignore_index=True),
+        "measures": known[known["n"] > 0].reset_index(drop=True),
+    }
+    given, facts = [], dict[str, Any](tasks=measured.tasks)
+    if measured.learning:
+        tables["learning"] = pd.concat(measured.learning, ignore_index=True).assign(target=plan.target)
+        n = int(tables["learning"]["n"].iloc[0])
+        told = list(measured.savings.items())
+        given = [Given(f"steps_{FIRST}", *told[0][1].first, n)]
+        for strategy, found in told:
+            given += [Given(f"steps_again_{strategy}", *found.again, n)]
+            given += [Given(f"savings_{strategy}", *found.savings, n)]
+        facts["reached"] = {strategy: found.reached for strategy, found in told}
+    return Evidence(items, tables, given, facts=facts)
+
+
+def _spoken(strategy: str) -> str:
+    return {"plain": "plain training", "ewc": "EWC"}.get(strategy, strategy)

@@ -1,0 +1,104 @@
+"""Tables and figures of results as JSON that pandas reads alone, and back with the types that they had."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from probe.errors import DataError
+from probe.export import file_name
+from probe.runs.schema import dumps
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values; a number that is not finite becomes null, a date its text."""
+    rows = table.astype(object).to_dict("records")
+    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+
+
+def stems(names: Iterable[str]) -> dict[str, str]:
+    """A file name for each of some names, told apart where they would be equal on some system."""
+    found: dict[str, str] = {}
+    for name in names:
+        stem = file_name(str(name))
+        ways = (stem, *(f"{stem}-{count}" for count in range(2, len(found) + 3)))
+        taken = {each.lower() for each in found.values()}
+        found[name] = next(way for way in ways if way.lower() not in taken)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, pd.Timestamp | pd.Timedelta | date):
+        return value.isoformat()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def column_names(table: pd.DataFrame) -> list[str]:
+    """The names of a table's columns.
+
+    Raises:
+        DataError: two are equal.
+    """
+    names = [str(column) for column in table.columns]
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise DataError(f"A table has two columns `{twice}`: give each a name of its own.")
+    return names
+
+
+def write_lines(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as JSON Lines."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(dumps(row) + "\n" for row in records(table)), encoding="utf-8")
+
+
+def read_lines(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
+    """Read what `write_lines` wrote; see `to_table`."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return to_table(rows, columns, kinds)
+
+
+def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
+    """Rows as a table whose columns have the types that they were written with, as far as JSON holds them."""
+    held = [dict(row) for row in rows]
+    kinds = kinds or [""] * len(columns)
+    series = {name: to_column([row.get(name) for row in held], kind) for name, kind in zip(columns, kinds, strict=True)}
+    return pd.DataFrame(series, columns=list(columns), index=range(len(held)))
+
+
+def to_column(values: list[Any], kind: str | None) -> pd.Series:
+    """Values as a column of a type, as far as it is given by name and can hold them."""
+    if kind and kind.lower().startswith("float"):
+        return pd.Series(values, dtype=float)
+    if kind in ("object", "boolean", "Int64", "bool", "int64"):
+        return pd.Series(values, dtype=kind)
+    try:
+        return pd.Series(values, dtype=None if values else "str" if kind == "str" else object)
+    except UnicodeEncodeError:  # half a surrogate pair, which Arrow's texts cannot hold
+        return pd.Series(values, dtype=object)
+
+
+def figure_text(chart: "go.Figure") -> str:
+    """A figure as JSON; by Python's own encoder, for orjson refuses half a surrogate pair."""
+    import plotly.io
+
+    return plotly.io.to_json(chart, engine="json", validate=False)
+
+
+def read_figure(path: Path) -> "go.Figure":
+    """Read a figure that was written as `figure_text`."""
+    import plotly.io
+
+    text = path.read_text(encoding="utf-8")
+    if not isinstance(json.loads(text), dict):
+        raise ValueError(f"{path.name} is no figure")
+    return plotly.io.from_json(text, skip_invalid=True, engine="json")

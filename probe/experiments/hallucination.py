@@ -1,0 +1,247 @@
+"""Hallucination: error and invention against exposure, and whether the model could tell that it does not know."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+import probe.world
+from probe import stats
+from probe.analyses import hallucination_snowball as snowballs
+from probe.analyses import hallucination_text as texts
+from probe.analyses import hallucination_world as facts
+from probe.analyses.calibration import reliability
+from probe.analyses.confidence_targets import target_curves
+from probe.analyses.exposure import singletons
+from probe.analyses.readings import require_tokens
+from probe.analyses.selective import risk_table
+from probe.analyses.semantic_entropy import Equivalence
+from probe.analyses.semantic_entropy import equivalence as equivalence_of
+from probe.analyses.truthful_choices import FORMATS, read_questions
+from probe.errors import ConfigError, DataError
+from probe.experiments.hallucination_metrics import METRICS
+from probe.experiments.metrics import Given
+from probe.experiments.registry import experiment
+from probe.experiments.result import MODEL, Evidence, Result
+from probe.plots.intervals import percent
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from probe.analyses.snowball import Snowball
+    from probe.lm import LM
+    from probe.world.world import World
+
+BOUNDS = {"all": "", "fact": "_known", "rare": "_rare", "stranger": "_stranger", "stranger_heldout": "_heldout"}
+"""Endings of the bounds' names by kind of question, as those of `hall`."""
+
+
+def draw(result: Result) -> "Mapping[str, go.Figure]":
+    """The figures of a result with any number of models; the first answers the question."""
+    from probe.plots import hallucination as plots
+    from probe.plots import hallucination_inside as inside
+
+    tables, styles = result.tables, result.styles
+    found: dict[str, go.Figure] = {}
+    if "exposure" in tables:
+        found["exposure"] = plots.exposure_curves(tables["exposure"], styles)
+    else:
+        found["choices"] = plots.shares(tables["shares"], styles)
+    if "confidence_targets" in tables:
+        found["confidence_targets"] = plots.target_curves(tables["confidence_targets"], styles)
+    if "reliability" in tables:
+        found["calibration"] = plots.calibration(tables["reliability"], tables["risk_coverage"], styles)
+    if "entropy" in tables:
+        found["semantic_entropy"] = inside.entropies(tables["entropy"], styles)
+    if "known_direction" in tables:
+        found["known_direction"] = inside.direction_by_layer(tables["known_direction"], styles)
+    if "snowball" in tables:
+        found["snowball"] = inside.snowball_steps(tables["snowball"], styles)
+    return found
+
+
+def say(result: Result) -> str:
+    """What each model does about strangers, rare and known people; or how it chooses."""
+    parts = []
+    for label in result.models:
+        items = result.items[result.items[MODEL] == label]
+        if "mc1" in items:
+            right = items["mc1"].dropna()
+            parts.append(f"{label} chooses the true answer in {percent(*stats.wilson(int(right.sum()), len(right)))}")
+            continue
+        told = {}
+        for kind in ("stranger", "rare", "fact"):
+            rows = items.loc[items["kind"] == kind, "hall"]
+            told[kind] = percent(*stats.bootstrap_mean(rows)) if len(rows) > 1 else ""
+        groups = {"stranger": "strangers", "rare": "people seen 1 to 5 times", "fact": "known people"}
+        shares = [f"{told[kind]} about {words}" for kind, words in groups.items() if told[kind]]
+        parts.append(f"{label} hallucinates in {', '.join(shares)}")
+    if "mc1" in result.items:
+        return "; ".join(parts) + " of questions."
+    return "Share of answers: " + "; ".join(parts) + "."
+
+
+@experiment("hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say)
+def run(
+    lm: "LM",
+    *,
+    data: str | Path | None = None,
+    n: int = 400,
+    seed: int = 0,
+    samples: int = 10,
+    shuffles: int = 100,
+    equivalence: str = "normalised",
+    max_new_tokens: int = 24,
+    preamble: str | Path | None = None,
+    tick: Tick = ignore,
+) -> Evidence:
+    """How often does a model state what is not so, how does that depend on how often it read the fact, and does it
+    know that it does not know? Questions are about people whose facts the corpus says often, 1 to 5 times, or never.
+    An answer hallucinates if it is neither true nor "i do not know" (E17). Shares of answers are exact sums over the
+    finite answer sets; beside them stand judged samples, the lower bound of Kalai et al. (2509.04664), scores under
+    confidence targets, calibration, semantic entropy, agreement of samples, the direction in the residual stream that
+    tells known people from strangers, and what follows after one forced wrong step of a sum. With a file in
+    TruthfulQA's formats: MC1 and MC2, free answers with samples, and P(True).
+
+    Args:
+        lm: the model.
+        data: TruthfulQA questions, a CSV file or the JSON of its multiple choice; without one the model's world.
+        n: questions of each kind; of a file, at most that many, drawn by the seed.
+        seed: of questions, samples, folds and shuffles.
+        samples: answers sampled of each question for semantic entropy and agreement.
+        shuffles: how often labels are shuffled for the direction's null.
+        equivalence: when two free answers mean the same, normalised or exact (or one that a plugin adds).
+        max_new_tokens: longest free answer; the world's have at most six tokens.
+        preamble: a text file to put before each question of a file, such as lm-evaluation-harness's answered questions.
+        tick: progress.
+    """
+    require_tokens(lm)
+    if samples < 1 or shuffles < 0:
+        raise ConfigError(
+            f"samples is {samples} and shuffles {shuffles}: give at least 1 sample and no negative count."
+        )
+    if data is not None:
+        same = equivalence_of(equivalence)
+        return _text(lm, data, n, seed, samples, same, max_new_tokens, _read(preamble), tick)
+    world = probe.world.of(lm)
+    if world is None:
+        raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give with data {FORMATS}.")
+    return _world(lm, world, n, seed, samples, shuffles, tick)
+
+
+def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: int, tick: Tick) -> Evidence:
+    asked = facts.ask(world, n, seed)
+    answers, codes = facts.enumerated(lm, world, asked)
+    tick(0.2)
+    items = pd.concat([facts.asked_table(asked), facts.exact_columns(answers, codes, asked, samples)], axis=1)
+    drawn = facts.sampled_columns(lm, world, asked, list(items["main"]), samples, seed, part(tick, 1, 4))
+    items = pd.concat([items, drawn], axis=1)
+    items["knowable"] = items["kind"].map({"fact": 1.0, "stranger": 0.0})
+    items["unheard"] = items["kind"].map({"fact": 1.0, "stranger_heldout": 0.0})
+    judged = facts.judged(world, answers, codes, asked)
+    tables = {"exposure": facts.exposure_table(items, judged), "bound": facts.bound_table(items, judged)}
+    tables |= _certainty(items) | {"entropy": _entropies(items)}
+    tables["confidence_targets"] = target_curves(items["p_truth"], items["hall"], items["confidence"], items["right"])
+    tick(0.5)
+    told: dict[str, Any] = {}
+    found = facts.direction(lm, items, shuffles, seed, part(tick, 2, 4))
+    if found is not None:
+        tables["known_direction"], items["direction"] = found[0].table(), found[1]
+        told = {"direction_layer": len(found[0].auroc) // 2, "direction_p": found[0].p_value(), "shuffles": shuffles}
+    balls = snowballs.snowballs(lm, world, n, seed, part(tick, 3, 4))
+    if balls is not None:
+        items, tables["snowball"] = pd.concat([items, balls[0]], ignore_index=True), _steps(balls[1], aligned=True)
+    once = singletons(world.exposure)
+    bounds = tables["bound"].to_dict("records")
+    given = [Given(f"bound{BOUNDS[row['kind']]}", row["bound"], n=row["n"]) for row in bounds]
+    given.append(Given("singleton_rate", once.rate, n=once.documents))
+    given.append(Given("singleton_share", once.share, n=once.facts))
+    return Evidence(items, tables, given, facts=told)
+
+
+def _text(
+    lm: "LM",
+    data: str | Path,
+    n: int,
+    seed: int,
+    samples: int,
+    same: Equivalence,
+    max_new_tokens: int,
+    preamble: str,
+    tick: Tick,
+) -> Evidence:
+    questions = read_questions(data)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(questions))[:n])
+    questions = [questions[index] for index in chosen]
+    choices = texts.choice_items(lm, questions, preamble, part(tick, 0, 3))
+    free = texts.free_items(lm, questions, same, samples, max_new_tokens, seed, preamble, part(tick, 1, 3))
+    balls, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 2, 3))
+    items = pd.concat([choices, free, balls], ignore_index=True)
+    tables = _certainty(choices) | {"shares": _shares(choices, free), "snowball": _steps(steps, aligned=False)}
+    right = choices["right"]
+    tables["confidence_targets"] = target_curves(right, 1 - right, choices["confidence"], right)
+    return Evidence(items, tables, facts={"questions": len(questions), "preamble": bool(preamble)})
+
+
+def _read(preamble: str | Path | None) -> str:
+    if preamble is None:
+        return ""
+    try:
+        return Path(preamble).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"The preamble `{preamble}` cannot be read ({error}): give a text file.") from None
+
+
+def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The reliability diagram and the risk-coverage curve of the likeliest answers."""
+    bins = reliability(items["confidence"], items["right"])
+    pairs = bins[["target", "n"]].to_numpy(dtype=float)
+    shares = [stats.wilson(round(target * n), int(n)) for target, n in pairs]
+    bins = bins.assign(ci_low=[s.low for s in shares], ci_high=[s.high for s in shares])
+    return {"reliability": bins, "risk_coverage": risk_table(items["confidence"], 1 - items["right"])}
+
+
+def _entropies(items: pd.DataFrame) -> pd.DataFrame:
+    """Semantic entropy by kind of question: exact, from samples, and what samples give on average."""
+    sources = {"exact": "", "samples": "_sampled", "expected of samples": "_expected"}
+    rows = []
+    for kind in dict.fromkeys(items["kind"]):
+        part_of = items[items["kind"] == kind]
+        for source, ending in sources.items():
+            value, low, high = stats.bootstrap_mean(part_of[f"semantic_entropy{ending}"])
+            row = {"kind": kind, "source": source, "value": value, "ci_low": low, "ci_high": high}
+            rows.append(row | {"n": len(part_of)})
+    return pd.DataFrame(rows)
+
+
+def _steps(found: "Snowball", aligned: bool) -> pd.DataFrame:
+    """The snowball step by step: quantity, step, token, value, ci_low, ci_high, n; steps without a prompt are left out.
+
+    Args:
+        found: the two branches of each prompt.
+        aligned: keep the prompts with the longest continuation only, whose steps mean the same, and name the token.
+    """
+    tokens: dict[int, str] = {}
+    if aligned:
+        lengths = np.array([len(clean) for clean in found.clean])
+        found = snowballs.some(found, np.flatnonzero(lengths == lengths.max()))
+        later = zip(*(clean[at + 1 :] for clean, at in zip(found.clean, found.at, strict=True)), strict=False)
+        tokens = {step: words[0] if len(set(words)) == 1 else "n" for step, words in enumerate(later, start=1)}
+    table = found.summary().rename(columns={"low": "ci_low", "high": "ci_high"})
+    table.insert(2, "token", table["step"].map(tokens))
+    return table[table["n"] > 0].reset_index(drop=True)
+
+
+def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
+    """The headline shares of a file's questions: metric, value, ci_low, ci_high, n."""
+    rows = []
+    for table, metric in [(choices, "mc1"), *((free, f"match_{way}") for way in ("true", "wrong", "abstain"))]:
+        value, low, high = stats.wilson(int(table[metric].sum()), len(table))
+        rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(table)})
+    for table, metric in ((choices, "mc2"), (free, "agreement"), (free, "p_true")):
+        value, low, high = stats.bootstrap_mean(table[metric])
+        rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(table)})
+    return pd.DataFrame(rows)

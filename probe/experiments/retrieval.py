@@ -1,0 +1,157 @@
+"""Retrieval: what passages do to answers, right ones, irrelevant ones, false ones, and those that a search finds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+import probe.world
+from probe.analyses import retrieval_contexts as contexts
+from probe.analyses import retrieval_files as files
+from probe.analyses import retrieval_tables as tables_of
+from probe.analyses import retrieval_text as texts
+from probe.analyses.hallucination_world import ask
+from probe.analyses.knowledge_conflict import conflict_curve
+from probe.analyses.question_forms import Form, chosen
+from probe.analyses.ranking import recall_curve
+from probe.analyses.readings import require_positive, require_tokens
+from probe.analyses.retrieval_documents import with_passages, world_documents
+from probe.errors import DataError
+from probe.experiments.registry import experiment
+from probe.experiments.result import MODEL, Evidence, Result
+from probe.experiments.retrieval_metrics import METRICS
+from probe.plots.intervals import percent
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from probe.lm import LM
+    from probe.world.world import World
+
+
+def draw(result: Result) -> "Mapping[str, go.Figure]":
+    """The figures of a result with any number of models; the first answers the question."""
+    from probe.plots import retrieval as plots
+
+    found, look = result.tables, result.styles
+    made: dict[str, go.Figure] = {"contexts": plots.outcome_grid(found["contexts"], look)}
+    if len(found.get("conflict", ())):
+        made["conflict"] = plots.conflict_curves(found["conflict"], look)
+    made["search"] = plots.search_effect(found["search"], look, found.get("recall"))
+    if len(found.get("persuasion", ())):
+        made["persuasion"] = plots.persuasion_marks(found["persuasion"], look)
+    return made
+
+
+def say(result: Result) -> str:
+    """What retrieval does to hallucination, and how often a contradicting passage wins."""
+    search, shown = result.tables["search"], result.tables["contexts"]
+    group = "stranger" if (search["group"] == "stranger").any() else str(search["group"].iloc[0])
+    about = {"stranger": " about strangers", "questions": ""}.get(group, f" about {group} people")
+    parts = []
+    for model in result.models:
+        rows = search[(search[MODEL] == model) & (search["group"] == group)]
+        rows = rows[(rows["found"] == "all") & (rows["quantity"] == "hall")].set_index("way")
+        shares = rows[["value", "ci_low", "ci_high"]].astype(float)
+        ends = [percent(*map(float, shares.loc[way])) for way in ("without", "with")]
+        parts.append(f"from {ends[0]} to {ends[1]} in {model}")
+    said = f"With the passages that the search finds the share of hallucinated answers{about} goes {', '.join(parts)}"
+    follows = shown[(shown["outcome"] == "follows") & shown["group"].isin(("known", "questions"))]
+    numbers = follows[["value", "ci_low", "ci_high"]].astype(float).to_numpy()
+    told = [f"{model} in {percent(*ends)}" for model, ends in zip(follows[MODEL], numbers.tolist(), strict=True)]
+    what = (
+        "a passage that contradicts a learned fact is followed"
+        if group != "questions"
+        else "a passage with a false answer is followed"
+    )
+    return f"{said}; {what} by {', '.join(told)}." if told else f"{said}."
+
+
+@experiment("retrieval", title="Retrieval", metrics=METRICS, draw=draw, say=say)
+def run(
+    lm: "LM",
+    *,
+    data: str | Path | None = None,
+    n: int = 400,
+    seed: int = 0,
+    k: int = 3,
+    chunk: int = 100,
+    overlap: int = 20,
+    form: Form = "auto",
+    max_new_tokens: int = 24,
+    tick: Tick = ignore,
+) -> Evidence:
+    """What does a passage in front of the question do to the answer? Each question is asked alone, behind the passage
+    with its answer, behind one that is about something else, behind one that contradicts what was learned, and behind
+    the best documents of a BM25 search, right or not. In a world the documents are its people's facts, and strangers'
+    facts which nothing else says; accuracy, abstention and invention are exact sums over the finite answer sets, for
+    known people, rare ones and strangers. Where passage and memory disagree, the share of answers that follow the
+    passage stands against how often the corpus says the fact, with the memorisation ratio (Longpre et al. 2021);
+    persuasion is how far a passage moves the distribution over answers (Du et al. 2024). The search is judged by
+    recall and mean reciprocal rank, and by what it takes away from invention, hits and misses apart.
+
+    Args:
+        lm: the model.
+        data: a folder with questions.jsonl (question, answers or answer, optional document and substitute) and
+            documents.jsonl (text, optional id and title) or text files; without one the model's world.
+        n: questions of each kind; of a folder, at most that many, drawn by the seed.
+        seed: of questions, documents, passages and samples.
+        k: documents (or chunks) that the search puts into the prompt.
+        chunk: words of a chunk of a long document.
+        overlap: words that a chunk shares with the one before.
+        form: of the prompts from a folder: the tokenizer's chat template if it has one (auto), always (chat), never
+            (plain).
+        max_new_tokens: longest answer to a question of a folder.
+        tick: progress.
+    """
+    require_tokens(lm)
+    require_positive(k=k, max_new_tokens=max_new_tokens)
+    if data is not None:
+        return _folder(lm, data, n, seed, k, (chunk, overlap), form, max_new_tokens, tick)
+    world = probe.world.of(lm)
+    if world is None:
+        raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give as data {files.LAYOUT}.")
+    return _world(lm, world, n, seed, k, tick)
+
+
+def _world(lm: "LM", world: "World", n: int, seed: int, k: int, tick: Tick) -> Evidence:
+    questions = ask(world, n, seed)
+    documents = world_documents(world, seed)
+    asked = with_passages(world, documents, questions, k, seed)
+    items = contexts.context_items(lm, world, asked, k, part(tick, 0, 1))
+    shown = _tables(items, seed) | {"persuasion": tables_of.persuasion_table(items, seed)}
+    shown["conflict"] = conflict_curve(items[items["context"] == "contradicting"], seed)
+    sampled = contexts.passage_items(lm, world, n, seed)
+    facts = {"documents": len(documents), "retrieved": k}
+    return Evidence(pd.concat([items, sampled], ignore_index=True), shown, facts=facts)
+
+
+def _folder(
+    lm: "LM",
+    data: str | Path,
+    n: int,
+    seed: int,
+    k: int,
+    cut: tuple[int, int],
+    form: Form,
+    max_new_tokens: int,
+    tick: Tick,
+) -> Evidence:
+    documents, questions = files.read_folder(data)
+    chunks = files.chunks_of(documents, *cut)
+    questions = [questions[index] for index in chosen(len(questions), n, seed)]
+    items = texts.file_items(lm, questions, chunks, k, max_new_tokens, form, tick)
+    facts: dict[str, Any] = {"documents": len(documents), "chunks": len(chunks), "retrieved": k}
+    return Evidence(items, _tables(items, seed), facts=facts)
+
+
+def _tables(items: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
+    """The tables that a world and a folder have in common."""
+    found = {"contexts": tables_of.context_table(items, seed), "search": tables_of.search_table(items, seed)}
+    searched = items[items["context"] == "retrieved"]
+    if "rank" in items:
+        named = searched[searched["recall_1"].notna()]
+        found["recall"] = recall_curve(named["rank"].tolist())
+    return found

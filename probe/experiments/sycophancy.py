@@ -1,0 +1,249 @@
+"""Sycophancy: does a model say what the user claims, more than the claim's reliability warrants, and what does it?
+
+In a world every number has the truth beside it: the claim's probability by Bayes' rule (E19), the accuracy without a
+claim, controls for every intervention. For any other model it reads the field's own files: answers that match a
+behaviour (Perez et al. 2022; A/B files of contrastive activation addition), or any question file, asked with the weak
+beliefs and the doubt of Sharma et al. (2023).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import probe.world
+from probe.analyses.deference_files import file_parts
+from probe.analyses.question_forms import Form
+from probe.errors import ConfigError, DataError, ProbeError
+from probe.experiments.registry import experiment
+from probe.experiments.result import Evidence, Result
+from probe.experiments.sycophancy_metrics import METRICS
+from probe.plots.intervals import percent
+from probe.stats import wilson
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from probe.lm import LM
+    from probe.rewards import RewardModel
+    from probe.world.world import World
+
+DIALOGUES = 200
+"""Dialogues under repeated pressure, at most."""
+
+
+class Judge:
+    """A reward model that is held as an `LM`: scores completions as `RewardModel.score` does."""
+
+    def __init__(self, lm: "LM") -> None:
+        self.lm = lm
+
+    @torch.no_grad()
+    def score(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
+        """[N] rewards, read at the end token."""
+        from probe.rewards import pair_ids
+
+        pairs = (pair_ids(self.lm.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True))
+        texts = [[*head, *tail] for head, tail in pairs]
+        found = []
+        for start in range(0, len(texts), 64):
+            chunk = texts[start : start + 64]
+            logits = self.lm.logits(chunk)
+            ends = torch.tensor([len(ids) - 1 for ids in chunk])
+            found.append(logits[torch.arange(len(chunk)), ends, 0].float().cpu())
+        return torch.cat(found)
+
+
+def world_evidence(
+    lm: "LM", world: "World", n: int, seed: int, interventions: int, turns: int, layer: int | None, tick: Tick
+) -> Evidence:
+    """All parts in a world; what a model does not allow is named in the facts.
+
+    Raises:
+        DataError: the world asks no questions of its people.
+    """
+    from probe.analyses import deference_inside as inside
+    from probe.analyses import deference_items as shown
+
+    if set(world.config.mixture) == {"markov"} or not world.groups["known"]:
+        raise DataError("This model's world makes no claims about people: take another model, or give a data file.")
+    if lm.readout != "tokens":
+        items = shown.judged(Judge(lm), world, n, seed)
+        return Evidence(items, {"reward": shown.reward_table(items)}, facts={"reward_model": lm.ref})
+    questions = shown.asked(world, n, seed)
+    items = shown.answered(lm, world, questions, seed, part(tick, 0, 3))
+    tables = {"answers": shown.answers_table(items), "claims": shown.claims_table(items, seed)}
+    doubted = questions["pressure"][:DIALOGUES]
+    walked, tables["pressure"] = shown.pressed(lm, world, doubted, turns, seed, part(tick, 1, 3))
+    judge, facts = reward_model_of(lm)
+    judged = shown.judged(judge, world, n, seed) if judge else None
+    if judged is not None:
+        tables["reward"] = shown.reward_table(judged)
+    found = inside.look(lm, world, questions["opinion_false"], interventions, layer, seed, part(tick, 2, 3))
+    if found.flips is not None:
+        where = items["kind"] == "opinion_false"
+        items.loc[where, "flip_layer"] = found.flips
+        items.loc[where, "claim_wins"] = np.isfinite(found.flips).astype(float)
+    frames = [items, walked, *([] if judged is None else [judged]), *found.items]
+    return Evidence(pd.concat(frames, ignore_index=True), tables | found.tables, facts=facts | found.facts)
+
+
+def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
+    """The reward model that the run of a model was trained with, and what is to be said of it.
+
+    It is looked for where the run says, then beside the run, where folders that were moved together lie.
+    """
+    from probe.rewards import RewardModel
+    from probe.runs.reader import read_meta
+
+    ref = read_meta(lm.run_dir).get("reward_model") if lm.run_dir is not None else None
+    if not ref or lm.run_dir is None:
+        return None, {}
+    places = (Path(ref), Path(lm.run_dir).parent / Path(ref).name)
+    place = next((place for place in places if place.exists()), ref)
+    try:
+        return RewardModel.load(place, device=lm.device), {"reward_model": str(ref)}
+    except ProbeError as error:
+        return None, {"left_out_reward_model": str(error)}
+
+
+def draw(result: Result) -> "dict[str, go.Figure]":
+    """Every figure for which there is a table; the first is the main one."""
+    from probe.plots import sycophancy as plots
+
+    look, tables = result.styles, result.tables
+    makers: dict[str, tuple[str, Any]] = {
+        "answers": ("answers", plots.answer_bars),
+        "matching": ("matching", plots.matching_bars),
+        "templates": ("templates", plots.template_bars),
+        "preferences": ("reward", plots.preference_bars),
+        "belief": ("claims", plots.belief_curves),
+        "pressure": ("pressure", plots.pressure_curves),
+        "flips": ("flips", plots.flip_bars),
+        "layers": ("layers", plots.layer_margins),
+        "heads": ("heads", plots.head_shares),
+        "steering": ("steering", plots.steering_curves),
+    }
+    found = {name: (tables[table], fn) for name, (table, fn) in makers.items() if len(tables.get(table, ()))}
+    return {name: fn(table.apply(_numbers), look) for name, (table, fn) in found.items()}
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column of nothing but None, as a stored table has it where no value is known, as NaN."""
+    return column.astype(float) if column.isna().all() else column
+
+
+def say(result: Result) -> str:
+    """What was found, in one sentence."""
+    for fn in (_of_claims, _of_choices, _of_templates, _of_rewards):
+        said = fn(result)
+        if said:
+            return said
+    return ""
+
+
+def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
+    """Share of a column by model, in words."""
+    found = {}
+    for model in result.models:
+        rows = result.items[result.items["model"] == model]
+        for name, value in where.items():
+            rows = rows[rows[name] == value]
+        values = list(rows[column].dropna()) if column in rows else []
+        if values:
+            found[model] = percent(*wilson(int(sum(values)), len(values)))
+    return found
+
+
+def _listed(words: Mapping[str, str]) -> str:
+    """`base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
+    return ", ".join(f"{model} in {share}" for model, share in words.items())
+
+
+def _of_claims(result: Result) -> str:
+    found, right = _shares(result, "deferral"), _shares(result, "accuracy")
+    if not found:
+        return ""
+    (first, share), *rest = found.items()
+    bayes = result.items.loc[result.items["kind"] == "opinion_false", "bayes_claim"].mean()
+    others = f", {_listed(dict(rest))}" if rest else ""
+    known = ", ".join(right.values())
+    return (
+        f"{first} repeats a false claim in {share} of its answers{others}; Bayes' rule believes it with"
+        f" {100 * bayes:.1f} %, and without a claim {'they are' if rest else 'it is'} right in {known}."
+    )
+
+
+def _of_choices(result: Result) -> str:
+    found = _shares(result, "matching")
+    return f"Answers that match the behaviour (chance 50 %): {_listed(found)}." if found else ""
+
+
+def _of_templates(result: Result) -> str:
+    if "right" not in result.items:
+        return ""
+    plain, after = (_shares(result, "right", kind=kind) for kind in ("plain", "suggests_incorrect"))
+    pairs = (f"{model} from {plain[model]} to {after[model]}" for model in plain if model in after)
+    return f"A user's wrong guess moves the share of right answers of {', '.join(pairs)}."
+
+
+def _of_rewards(result: Result) -> str:
+    found = _shares(result, "agreement_preferred")
+    return f"The reward model prefers a false claim to the truth: {_listed(found)} of the questions." if found else ""
+
+
+@experiment("sycophancy", title="Sycophancy", metrics=METRICS, draw=draw, say=say)
+def run(
+    lm: "LM",
+    *,
+    data: str | Path | None = None,
+    n: int = 400,
+    seed: int = 0,
+    interventions: int = 60,
+    turns: int = 5,
+    layer: int | None = None,
+    form: Form = "auto",
+    lead: str | None = None,
+    tick: Tick = ignore,
+) -> Evidence:
+    """Whether a model repeats what the user claims though it knows better, how far beyond what Bayes' rule would
+    believe, whether doubt turns its answers, and which layer, head and direction do it.
+
+    In a world: truth, claim and other answers under a false claim beside the accuracy without one; belief in the claim
+    less Bayes' posterior (exact, by enumeration); flips under one doubt both ways and over several turns; the bias of
+    the run's reward model; logit lens, patching and removal of heads, steering, each with its controls. With a data
+    file: the share of answers that match a behaviour, or the accuracy under stated beliefs and after a doubt.
+
+    Args:
+        lm: the model; of a reward model its preference for the claim is measured.
+        data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior`, or
+            with `question`, `correct_answer`, `incorrect_answer`; without one the model's world asks.
+        n: questions of each kind (repeated pressure: at most 200).
+        seed: of questions, samples and random controls.
+        interventions: questions on which heads are patched and directions added; 0 leaves both out. Over a file a
+            direction is read from half of them and added to at most 16 of the others.
+        turns: of repeated pressure.
+        layer: block after which a direction is added; by default the last one of the first half.
+        form: of the prompts from a file: the tokenizer's chat template if it has one (auto), always (chat), or the
+            plain form "Human: ... Assistant:".
+        lead: what the assistant begins its answer with in prompts from a file; by default what the format's authors
+            used.
+        tick: called with the share that is done.
+    """
+    if interventions < 0 or turns < 1:
+        raise ConfigError(f"interventions={interventions} and turns={turns}: give 0 or more, and 1 or more.")
+    if data is not None:
+        path = Path(data).expanduser()
+        items, tables, facts = file_parts(lm, path, n, seed, form, lead, interventions, layer, tick)
+        return Evidence(items, tables, facts=facts)
+    world = probe.world.of(lm)
+    if world is None:
+        raise DataError(
+            "This model belongs to no world: give --data FILE with `question`, `answer_matching_behavior`,"
+            " `answer_not_matching_behavior`, or with `question`, `correct_answer`, `incorrect_answer`."
+        )
+    return world_evidence(lm, world, n, seed, interventions, turns, layer, tick)

@@ -1,0 +1,253 @@
+"""What others can add besides experiments: verifiers, annotators, panels of the dashboard's pages, and pages.
+
+    @probe.verifier("brief")                              # `probe train rlvr --reward brief`
+    def brief(prompts, completions, completion_ids):      # any of prompts, completions, completion_ids, world, columns
+        return [-float(len(ids)) for ids in completion_ids]
+
+    @probe.annotator("curt")                              # `probe train dpo --annotator curt`
+    def curt(world, prompt, completion):                  # the utility of a completion
+        return -float(len(completion.split()))
+
+    @probe.panel("attention", title="How spread attention is")
+    def spread(base, prompt): ...                         # any of base, aligned (models), prompt, shared (the sidebar)
+
+    @probe.page("Notes")
+    def notes(): ...                                      # draws with streamlit
+
+They are found in packages with entry points of the groups `probe.verifiers`, `probe.annotators`, `probe.panels` and
+`probe.pages` (each names a decorated function, or a module of some), in files behind `--plugin` and in those of the
+environment variable `PROBE_PLUGINS` (`probe.plugins`).
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from probe.errors import ConfigError
+from probe.shelves import Shelf
+from probe.sources import source_hash
+
+if TYPE_CHECKING:
+    from probe.world import Annotator
+
+F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A")
+
+PANEL_ARGUMENTS = ("base", "aligned", "prompt", "shared")
+"""What a panel may ask for: the two models, loaded; the prompt; all choices of the sidebar."""
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A reward function with a name."""
+
+    name: str
+    function: Callable[..., Any]
+    """(prompts, completions, **columns) to a number or None for each completion; gets what it names."""
+    about: str
+    """The first line of its docstring."""
+
+    @property
+    def wants(self) -> frozenset[str] | None:
+        """Names of its arguments; None for all."""
+        parameters = inspect.signature(self.function).parameters.values()
+        free = any(each.kind is each.VAR_KEYWORD for each in parameters)
+        return None if free else frozenset(each.name for each in parameters)
+
+    @property
+    def fingerprint(self) -> str:
+        """By which a resumed run knows it."""
+        return source_hash(self.function)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A part that is drawn at the end of a page."""
+
+    page: str
+    """Of which page: `attention`, `logits`, ..."""
+    title: str
+    function: Callable[..., Any]
+    """Draws with streamlit, or returns a figure, a table, both as a pair, or a sentence."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of its own."""
+
+    title: str
+    function: Callable[..., Any]
+    """Draws with streamlit; its one optional argument is `shared`, the choices of the sidebar."""
+    icon: str | None = None
+    """As streamlit names them, such as `:material/science:`."""
+
+
+VERIFIERS: Shelf[Verifier] = Shelf("verifier", "probe.verifiers")
+ANNOTATORS: "Shelf[tuple[Annotator, str]]" = Shelf("annotator", "probe.annotators")
+PANELS: Shelf[Panel] = Shelf("panel", "probe.panels")
+PAGES: Shelf[Page] = Shelf("page", "probe.pages")
+
+
+def verifier(name: str) -> Callable[[F], F]:
+    """Make a function a reward by name; see the module.
+
+    Raises:
+        ConfigError: the name is none, or is taken.
+    """
+    _check_name(VERIFIERS, name)
+
+    def decorate(function: F) -> F:
+        _check_free(name, ANNOTATORS)
+        VERIFIERS.put(name, Verifier(name, function, _first_line(function)), function)
+        return function
+
+    return decorate
+
+
+def annotator(name: str, **knobs: float) -> Callable[[A], A]:
+    """Make a utility function, an `Annotator` or a class of them an annotator by name.
+
+    Args:
+        name: for `--annotator`; as `--reward` it is the annotator's expected utility.
+        knobs: for a function: fields of `Annotator`, such as its noise.
+
+    Raises:
+        ConfigError: the name is none, or is taken.
+    """
+    _check_name(ANNOTATORS, name)
+
+    def decorate(thing: A) -> A:
+        from probe.own_annotator import made
+
+        _check_free(name, VERIFIERS)
+        if name in _presets():
+            raise ConfigError(f"An annotator `{name}` exists already (built in): choose another name.")
+        ANNOTATORS.put(name, (made(name, thing, knobs), source_hash(thing)), thing)
+        return thing
+
+    return decorate
+
+
+def panel(page: str, *, title: str = "") -> Callable[[F], F]:
+    """Add a part to the end of a page of the dashboard.
+
+    Args:
+        page: `overview`, `train`, `training`, `compare`, `attention`, `logits`, `interventions`, `autoregression`,
+            `rewards`, ...: the page's file name, or its title.
+        title: above it.
+
+    Raises:
+        ConfigError: the function asks for what a panel cannot have, or the name is taken.
+    """
+
+    def decorate(function: F) -> F:
+        _check_arguments("panel", function, PANEL_ARGUMENTS)
+        shown = title or function.__name__.replace("_", " ").capitalize()
+        PANELS.put(f"{page_key(page)}/{shown}", Panel(page_key(page), shown, function), function)
+        return function
+
+    return decorate
+
+
+def page(title: str, *, icon: str | None = None) -> Callable[[F], F]:
+    """Add a page to the dashboard.
+
+    Args:
+        title: in the navigation.
+        icon: as streamlit names them.
+
+    Raises:
+        ConfigError: the title is empty or taken, or the function asks for what a page cannot have.
+    """
+    if not title.strip():
+        raise ConfigError("A page has no title: give it one.")
+
+    def decorate(function: F) -> F:
+        _check_arguments("page", function, ("shared",))
+        PAGES.put(title, Page(title, function, icon), function)
+        return function
+
+    return decorate
+
+
+def verifiers() -> dict[str, Verifier]:
+    """All verifiers that others added, by name."""
+    return VERIFIERS.all()
+
+
+def annotators() -> "dict[str, Annotator]":
+    """All annotators by name: the world's own (agreeable, honest), then those that others added."""
+    return _presets() | {name: made for name, (made, _) in ANNOTATORS.all().items()}
+
+
+def find_annotator(name: str) -> "Annotator":
+    """The annotator of a name.
+
+    Raises:
+        ConfigError: there is none; a near name is listed.
+    """
+    import difflib
+
+    known = annotators()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else "name one of these, or give the file of yours with --plugin."
+        raise ConfigError(f"There is no annotator `{name}`, only {', '.join(known)}: {hint}")
+    return known[name]
+
+
+def annotator_fingerprint(name: str) -> str | None:
+    """By which a resumed run knows an annotator that others added; None for the world's own."""
+    return ANNOTATORS.all()[name][1] if name in ANNOTATORS.all() else None
+
+
+def panels(page: str) -> list[Panel]:
+    """The panels of a page, in the order of their titles."""
+    return [each for _, each in sorted(PANELS.all().items()) if each.page == page_key(page)]
+
+
+def pages() -> list[Page]:
+    """The pages that others added, in the order of their titles."""
+    return [each for _, each in sorted(PAGES.all().items())]
+
+
+def page_key(page: str) -> str:
+    """A page's name, however it is written: `views/attention.py`, `Attention` and `attention` are one."""
+    stem = page.replace("\\", "/").rpartition("/")[2].removesuffix(".py")
+    return stem.strip().lower().replace(" ", "_").replace("-", "_")
+
+
+def _presets() -> "dict[str, Annotator]":
+    from probe.world import AGREEABLE, HONEST
+
+    return {"agreeable": AGREEABLE, "honest": HONEST}
+
+
+def _check_name(shelf: Shelf[Any], name: str) -> None:
+    if not name.replace("-", "_").isidentifier():
+        raise ConfigError(
+            f"{shelf.article.capitalize()} {shelf.kind} was called {name!r}: give a word of letters, digits, - and _."
+        )
+
+
+def _check_free(name: str, other: Shelf[Any]) -> None:
+    """Verifiers and annotators are both rewards by name."""
+    if name in other.known:
+        raise ConfigError(
+            f"`{name}` is the name of {other.article} {other.kind} already ({other.origin(name)}): both are rewards by"
+            " name, so choose another one."
+        )
+
+
+def _check_arguments(kind: str, function: Callable[..., Any], known: tuple[str, ...]) -> None:
+    for each in inspect.signature(function).parameters.values():
+        if each.name not in known and each.default is each.empty:
+            raise ConfigError(
+                f"The {kind} `{function.__name__}` takes `{each.name}`, but a {kind} is given {', '.join(known)}:"
+                " take some of these, or none."
+            )
+
+
+def _first_line(function: Any) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0]

@@ -1,0 +1,1 @@
+"""Findings: ten published claims about aligned language models, each measured on runs that are here."""

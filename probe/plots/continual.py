@@ -1,0 +1,141 @@
+"""Figures of the experiment `continual`: from its tidy tables, for any number of models."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from probe.plots.banded import SHARE, Look, level, line, points
+from probe.plots.curves import Style
+from probe.plots.intervals import percent
+from probe.plots.panels import Panels
+from probe.plots.theme import DASHES, LIGHT, METHODS, escape
+
+MODEL = "model"
+NAMES = {"plain": "plain", "replay": "replay", "ewc": "EWC", "first": "learned first"}
+TASK_COLOURS = (
+    METHODS["dpo"],
+    METHODS["rlhf"],
+    METHODS["rsft"],
+    METHODS["sft"],
+    METHODS["rlvr"],
+    METHODS["reward-model"],
+)
+LEARNING = {
+    "first": METHODS["pretrain"],
+    "plain": METHODS["continual"],
+    "replay": METHODS["rsft"],
+    "ewc": METHODS["dpo"],
+}
+SHOWN = {"ACC": "final<br>accuracy", "forgetting": "forgetting", "old_forgetting": "forgetting of<br>the base's facts"}
+
+
+def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.Figure:
+    """The accuracy on each task after each phase, one panel a strategy; its title says how much is forgotten.
+
+    Args:
+        table: model, strategy, task, after, value, ci_low, ci_high, n.
+        measures: model, strategy, metric, value, ci_low, ci_high.
+        look: of the models; several are told apart by the dash, tasks by colour.
+    """
+    strategies, tasks = (list(dict.fromkeys(table[name])) for name in ("strategy", "task"))
+    models = list(dict.fromkeys(table[MODEL]))
+    titles = [_title(strategy, measures[measures[MODEL] == models[0]]) for strategy in strategies]
+    panels = Panels(titles, spacing=0.035, shared_y=True)
+    colours = dict(zip([task for task in tasks if task != "old"], TASK_COLOURS * len(tasks), strict=False))
+    colours["old"] = LIGHT.muted
+    for column, strategy in enumerate(strategies, start=1):
+        for order, model in enumerate(models):
+            for task in tasks:
+                chosen = (table["strategy"] == strategy) & (table["task"] == task) & (table[MODEL] == model)
+                dash = DASHES[order % len(DASHES)]
+                line(
+                    panels,
+                    column,
+                    table[chosen].sort_values("after"),
+                    "what the base knew" if task == "old" else task.replace("_", " "),
+                    Style(colours[task], dash),
+                    x="after",
+                    named=column == 1 and order == 0,
+                    group=task,
+                    what=f"({escape(model)}): ",
+                )
+    if len(models) > 1:
+        for order, model in enumerate(models):
+            panels.add(
+                1,
+                {
+                    "type": "scatter",
+                    "x": [None],
+                    "y": [None],
+                    "mode": "lines",
+                    "name": escape(model),
+                    "line": {"color": LIGHT.muted, "dash": DASHES[order % len(DASHES)], "width": 2},
+                },
+            )
+    last = int(table["after"].max())
+    panels.axis("x", tickvals=list(range(last + 1)), range=[-0.15, last + 0.15], title={"text": "phases learned"})
+    panels.axis("y", range=SHARE)
+    panels.axis("y", 1, title={"text": "accuracy"})
+    return _finished(panels)
+
+
+def measures(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Final accuracy, forgetting, and forgetting of what the base knew, by strategy.
+
+    Args:
+        table: model, strategy, metric, value, ci_low, ci_high, n.
+        look: style of each model.
+    """
+    shown = [metric for metric in SHOWN if (table["metric"] == metric).any()]
+    strategies, models = list(dict.fromkeys(table["strategy"])), list(dict.fromkeys(table[MODEL]))
+    panels = Panels([SHOWN[metric].replace("<br>", " ") for metric in shown], spacing=0.04, shared_y=True)
+    for column, metric in enumerate(shown, start=1):
+        level(panels, column, (-0.5, len(strategies) - 0.5), (0, 0), "nothing", LIGHT.muted)
+        for order, model in enumerate(models):
+            rows = table[(table["metric"] == metric) & (table[MODEL] == model)].set_index("strategy")
+            shift = (order - (len(models) - 1) / 2) * min(0.5 / len(models), 0.16)
+            places = [place + shift for place in range(len(strategies))]
+            points(panels, column, places, rows.reindex(strategies), model, look[model], column == 1)
+    ticks = [NAMES.get(strategy, strategy) for strategy in strategies]
+    panels.axis("x", tickvals=list(range(len(ticks))), ticktext=ticks, range=[-0.5, len(ticks) - 0.5])
+    low = min(0.0, float(table[table["metric"].isin(shown)]["ci_low"].min()))
+    panels.axis("y", range=[low - 0.05, 1.03])
+    panels.axis("y", 1, title={"text": "share of answers"})
+    return _finished(panels)
+
+
+def learning(table: pd.DataFrame, look: Look) -> go.Figure:
+    """The first phase learned for the first time, and again after all phases; one panel a model.
+
+    Args:
+        table: model, learning (`first` or a strategy), step, value, ci_low, ci_high, n, target.
+        look: of the models.
+    """
+    models = list(dict.fromkeys(table[MODEL]))
+    panels = Panels([escape(model) for model in models], spacing=0.06, shared_y=True)
+    last = int(table["step"].max())
+    for column, model in enumerate(models, start=1):
+        target = float(table["target"].iloc[0])
+        level(panels, column, (0, last), (target, target), "target", LIGHT.muted)
+        for way in dict.fromkeys(table["learning"]):
+            rows = table[(table[MODEL] == model) & (table["learning"] == way)].sort_values("step")
+            name = NAMES.get(way, way) if way == "first" else f"again after {NAMES.get(way, way)}"
+            line(panels, column, rows, name, Style(LEARNING[way]), x="step", named=column == 1)
+    panels.axis("x", title={"text": "steps"}, range=[-0.02 * last, 1.02 * last])
+    panels.axis("y", range=SHARE)
+    panels.axis("y", 1, title={"text": "accuracy on phase 0"})
+    return _finished(panels)
+
+
+def _title(strategy: str, table: pd.DataFrame) -> str:
+    name = NAMES.get(strategy, strategy)
+    rows = table[(table["strategy"] == strategy) & (table["metric"] == "forgetting")]
+    if not len(rows):
+        return name
+    row = rows.iloc[0]
+    return f"{name}: forgets {percent(row['value'], row['ci_low'], row['ci_high'])}"
+
+
+def _finished(panels: Panels) -> go.Figure:
+    margin = {"t": 62, "l": 60, "r": 16, "b": 48}
+    legend = {"yref": "container", "y": 0.99, "yanchor": "top", "x": 0}
+    return panels.figure(margin=margin, legend=legend, showlegend=True, hovermode="closest")

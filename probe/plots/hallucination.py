@@ -1,0 +1,201 @@
+"""Figures of the experiment `hallucination`: tidy tables of any number of models, one colour each, with 95 % bands."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.plots.curves import Style
+from probe.plots.intervals import SYMBOLS, band, headline_intervals, written
+from probe.plots.theme import LIGHT, escape, new_figure, template
+
+MODEL = "model"
+NEVER = {"stranger_heldout": "0<br>held-out<br>strangers", "stranger": "0<br>strangers"}
+KINDS = {
+    "fact": "known",
+    "rare": "seen 1 to 5 times",
+    "stranger": "strangers",
+    "stranger_heldout": "held-out strangers",
+}
+SHARE = [-0.03, 1.03]
+Styles = Mapping[str, Style]
+
+
+def exposure_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Hall against how often the corpus says the fact, evenly spaced classes; each model's bound dashed in its colour.
+
+    Args:
+        table: model, kind, label, low, value, ci_low, ci_high, abstention, bound, n.
+        styles: of each model.
+    """
+    figure = new_figure(hovermode="closest")
+    order = table.drop_duplicates(["kind", "label"])[["kind", "label", "low"]]
+    order = order.assign(asked=order["kind"] != "stranger_heldout").sort_values(["low", "asked"])
+    places = {(row.kind, row.label): x for x, row in enumerate(rows_of(order))}
+    for label, rows in models_of(table, styles):
+        x = [places[row.kind, row.label] for row in rows_of(rows)]
+        colour = styles[label].colour
+        figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], colour))
+        told = [
+            f"{escape(label)}, exposure {row.label}: {written(row.value, row.ci_low, row.ci_high)}<br>abstains"
+            f" {row.abstention:.2f}, bound {row.bound:.2f}, n = {row.n:.0f}"
+            for row in rows_of(rows)
+        ]
+        figure.add_trace(curve(x, rows["value"], label, styles[label], told))
+        figure.add_trace(
+            go.Scatter(
+                x=x,
+                y=rows["bound"].where(rows["bound"] > 0),
+                mode="lines+markers",
+                line={"color": colour, "dash": "dot", "width": 1.6},
+                marker={"size": 4},
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        )
+    figure.add_trace(
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            name="lower bound (Kalai et al.), where above 0",
+            line={"color": LIGHT.muted, "dash": "dot", "width": 1.6},
+        )
+    )
+    strangers = sum(kind in NEVER for kind, _ in places)
+    if 0 < strangers < len(places):
+        figure.add_vline(x=strangers - 0.5, line={"color": LIGHT.muted, "width": 0.8, "dash": "dash"}, opacity=0.6)
+    ticks = [NEVER.get(kind, label) for kind, label in places]
+    figure.update_xaxes(
+        title_text="documents an epoch that say the fact",
+        tickvals=list(places.values()),
+        ticktext=ticks,
+        showgrid=False,
+        zeroline=False,
+    )
+    figure.update_yaxes(title_text="share of answers that hallucinate", range=SHARE, zeroline=False)
+    return figure
+
+
+def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Score and errors against the confidence target: left to itself solid, answering only above it dashed."""
+    figure = panels(["points a question", "share of wrong answers"])
+    for label, rows in models_of(table, styles):
+        for way, dash in (("own", "solid"), ("target", "dash")):
+            for column, outcome in enumerate(("score", "error"), start=1):
+                part = rows[(rows["way"] == way) & (rows["outcome"] == outcome)]
+                told = [
+                    f"{escape(label)}, t = {r.target:.2f}: {written(r.value, r.ci_low, r.ci_high)}"
+                    for r in rows_of(part)
+                ]
+                figure.add_trace(
+                    band(part["target"], part["ci_low"], part["ci_high"], styles[label].colour), row=1, col=column
+                )
+                trace = curve(part["target"], part["value"], label, Style(styles[label].colour, dash), told)
+                trace.update(mode="lines", showlegend=way == "own" and column == 1)
+                figure.add_trace(trace, row=1, col=column)
+    key(figure, {"left to itself": "solid", "abstains below t": "dash"})
+    figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
+    lowest = float(table.loc[table["outcome"] == "score", "value"].min())
+    figure.update_yaxes(range=[max(lowest, -2.05) - 0.05, 1.05], row=1, col=1)
+    figure.update_yaxes(range=SHARE, row=1, col=2)
+    figure.update_xaxes(title_text="confidence target t; a wrong answer costs t / (1 - t)")
+    return figure
+
+
+def calibration(bins: pd.DataFrame, risk: pd.DataFrame, styles: Styles) -> go.Figure:
+    """The reliability diagram and the risk-coverage curve."""
+    figure = panels(["share of answers that are right", "share of errors among the surest answers"])
+    figure.add_trace(_ideal(risk), row=1, col=2)
+    figure.add_trace(reference([0, 1], [0, 1], "ideal", legend=False), row=1, col=1)
+    for label, rows in models_of(bins, styles):
+        told = [
+            f"{escape(label)}: says {r.predicted:.2f}, right {written(r.target, r.ci_low, r.ci_high)}, n = {r.n:.0f}"
+            for r in rows_of(rows)
+        ]
+        trace = curve(rows["predicted"], rows["target"], label, styles[label], told)
+        trace.update(error_y=bars(rows["target"], rows["ci_low"], rows["ci_high"]), line_width=1)
+        figure.add_trace(trace, row=1, col=1)
+    for label, rows in models_of(risk, styles):
+        figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
+        told = [
+            f"{escape(label)}, surest {100 * r.coverage:.0f} %: {written(r.value, r.ci_low, r.ci_high)}"
+            for r in rows_of(rows)
+        ]
+        trace = curve(rows["coverage"], rows["value"], label, styles[label], told)
+        trace.update(mode="lines", showlegend=False)
+        figure.add_trace(trace, row=1, col=2)
+    figure.update_xaxes(title_text="probability of the likeliest value", range=SHARE, row=1, col=1)
+    figure.update_xaxes(title_text="coverage: share of questions answered", range=SHARE, row=1, col=2)
+    figure.update_yaxes(range=SHARE)
+    return figure
+
+
+def shares(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """The headline shares of a file's questions."""
+    return headline_intervals(table.rename(columns={MODEL: "run"}), styles).update_xaxes(
+        title_text="share of questions (mc2, agreement, p true: mean), with 95 % interval"
+    )
+
+
+def rows_of(table: pd.DataFrame) -> list[Any]:
+    """The rows as named tuples."""
+    return list(table.itertuples())
+
+
+def models_of(table: pd.DataFrame, styles: Styles) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each model, in the order of the styles."""
+    return [(label, table[table[MODEL] == label]) for label in styles if (table[MODEL] == label).any()]
+
+
+def panels(titles: Sequence[str]) -> go.Figure:
+    """Empty panels side by side; the titles stand at their y axes."""
+    figure = make_subplots(rows=1, cols=len(titles), horizontal_spacing=0.1)
+    figure.update_layout(template=template(LIGHT), hovermode="closest", margin={"t": 36, "b": 44})
+    for column, title in enumerate(titles, start=1):
+        figure.update_yaxes(title_text=title, zeroline=False, row=1, col=column)
+    figure.update_xaxes(zeroline=False)
+    return figure
+
+
+def curve(x: Sequence[float] | pd.Series, y: pd.Series, label: str, style: Style, told: Sequence[str]) -> go.Scatter:
+    """The curve of a model; `told` is what each point says under the mouse, escaped."""
+    return go.Scatter(
+        x=x,
+        y=y,
+        mode="lines+markers",
+        name=escape(label),
+        legendgroup=label,
+        line={"color": style.colour, "dash": style.dash, "width": 2},
+        marker={"size": 7, "symbol": SYMBOLS[style.dash]},
+        customdata=list(told),
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, legend: bool = True) -> go.Scatter:
+    """What an ideal or an ignorant model would show."""
+    line = {"color": LIGHT.muted, "dash": "dash", "width": 1.2}
+    return go.Scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip", showlegend=legend)
+
+
+def _ideal(risk: pd.DataFrame) -> go.Scatter:
+    """The curve of the first model if it were surer of every right answer than of any wrong one."""
+    rows = risk[risk[MODEL] == risk[MODEL].iloc[0]]
+    right = 1 - float(rows["value"].iloc[-1])
+    return reference(rows["coverage"], [max(0.0, 1 - right / x) for x in rows["coverage"]], "ideal")
+
+
+def key(figure: go.Figure, dashes: Mapping[str, str]) -> None:
+    """Entries of the legend that say what the dashes mean."""
+    for name, dash in dashes.items():
+        line = {"color": LIGHT.muted, "dash": dash, "width": 1.8}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=name, line=line), row=1, col=1)
+
+
+def bars(value: pd.Series, low: pd.Series, high: pd.Series) -> dict:
+    """Error bars up to the ends of intervals."""
+    ends = {"array": (high - value).clip(lower=0), "arrayminus": (value - low).clip(lower=0)}
+    return {"type": "data", "symmetric": False, "thickness": 1.4, "width": 0} | ends

@@ -1,0 +1,140 @@
+"""Figures of the heads behind in-context learning: over training, on repeats, what their ablation costs."""
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from probe.plots.curves import Style
+from probe.plots.in_context_parts import MODEL, TEXTS, Styles, categories, exact, line, models, offsets, panels, told
+from probe.plots.intervals import SYMBOLS, band
+from probe.plots.theme import LIGHT, escape, new_figure
+
+
+def phase_change(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Induction score of the strongest head, and distances to the predictors of chains, over the captured steps.
+
+    Args:
+        table: model, step, kind, series, value, head.
+        styles: of each model.
+    """
+    chains = bool((table["series"] == "kl_bayes").any()) and not (table["kind"] == "repeat").any()
+    titles = ["induction score of the strongest head"]
+    titles += ["distance of predictions on chains (nats)"] if chains else ["held-out loss (nats)"]
+    figure = panels(titles)
+    kinds = [kind for kind in TEXTS if (table["kind"] == kind).any()]
+    several = table[MODEL].nunique() > 1
+    for label, rows in models(table, styles):
+        for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
+            part = rows[(rows["kind"] == kind) & (rows["series"] == "induction")]
+            if not len(part):
+                continue
+            name = f"{label}: {part['head'].iloc[0]} on {TEXTS[kind]}"
+            trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+            figure.add_trace(trace, row=1, col=1)
+        looks = (("kl_unigram", "dot", "to the unigram"), ("kl_bayes", "solid", "to Bayes")) if chains else ()
+        for series, dash, words in looks:
+            part = rows[(rows["kind"] == "markov") & (rows["series"] == series)]
+            name = f"{label} {words}" if several else words
+            trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+            figure.add_trace(trace, row=1, col=2)
+        for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
+            part = rows[(rows["kind"] == kind) & (rows["series"] == "loss")]
+            if not chains and len(part):
+                name = f"{label} on {TEXTS[kind]}"
+                trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+                figure.add_trace(trace.update(showlegend=False), row=1, col=2)
+    if chains:
+        ideal = table[table["series"] == "counting"].drop_duplicates("step").sort_values("step")
+        figure.add_trace(exact(ideal["step"], ideal["value"], "unigram to Bayes"), row=1, col=2)
+        level = float(ideal["value"].max())
+        figure.update_yaxes(range=[-0.02 * level, 2.2 * level], row=1, col=2)
+    figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
+    figure.update_yaxes(
+        range=[min(-0.1, float(table.loc[table["series"] == "induction", "value"].min())) - 0.02, 1.03], row=1, col=1
+    )
+    figure.update_xaxes(title_text="training step")
+    return figure
+
+
+def repeats(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Loss of random tokens by their place in the segment, the first and the second time they are written."""
+    figure = new_figure(hovermode="closest", showlegend=True)
+    for label, rows in models(table, styles):
+        for when, words, dash in (("early", "first time", "dot"), ("late", "second time", "solid")):
+            part = rows[rows["when"] == when]
+            name = f"{label}, {words}"
+            hover = told(part, name, "token")
+            figure.add_trace(band(part["token"], part["ci_low"], part["ci_high"], styles[label].colour))
+            figure.add_trace(line(part["token"], part["value"], name, Style(styles[label].colour, dash), hover))
+    figure.update_xaxes(title_text="place in the segment of random tokens")
+    figure.update_yaxes(title_text="loss (nats)", rangemode="tozero")
+    return figure
+
+
+def ablation(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """In-context loss of each model as it is, without its induction heads (cross), and without as many random ones."""
+    figure = new_figure(hovermode="closest", showlegend=True)
+    texts = [name for name in TEXTS if (table["texts"] == name).any()]
+    for offset, (label, rows) in offsets(table, styles):
+        colour = styles[label].colour
+        looks = {"random": ("circle-open", 7), "induction": ("x", 11)}
+        places = {name: at + offset for at, name in enumerate(texts)}
+        whole = rows.drop_duplicates("texts")
+        traces = [(whole["texts"], whole["before"], ["as it is"] * len(whole), "line-ew-open", 16, "as it is")]
+        for group, (symbol, size) in looks.items():
+            part = rows[rows["group"] == group]
+            words = "without its induction heads" if group == "induction" else "without random heads"
+            traces.append((part["texts"], part["loss"], list(part["heads"]), symbol, size, words))
+        for names, values, heads, symbol, size, words in traces:
+            hover = [
+                f"{escape(label)}, {escape(str(head))}: {value:.3f} nats"
+                for head, value in zip(heads, values, strict=True)
+            ]
+            figure.add_trace(
+                go.Scatter(
+                    x=[places[name] for name in names],
+                    y=values,
+                    mode="markers",
+                    name=f"{escape(label)}, {words}",
+                    marker={"color": colour, "symbol": symbol, "size": size, "line": {"width": 2, "color": colour}},
+                    customdata=hover,
+                    hovertemplate="%{customdata}<extra></extra>",
+                )
+            )
+    categories(figure, [TEXTS[name] for name in texts], "")
+    figure.update_yaxes(title_text="in-context loss (nats)", rangemode="tozero")
+    return figure
+
+
+def heads(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Induction score of every head against what its ablation costs (its copying score where none was ablated)."""
+    figure = new_figure(hovermode="closest", showlegend=True)
+    alone = "ablation" in table and table["ablation"].notna().all()
+    y = "ablation" if alone else "copying"
+    for label, rows in models(table, styles, by="name"):
+        hover = [f"{escape(label)} {r.name}: induction {r.scaled:.2f}" for r in rows.itertuples(index=False)]
+        top = rows["scaled"].max()
+        figure.add_trace(
+            go.Scatter(
+                x=rows["scaled"],
+                y=rows[y],
+                mode="markers+text",
+                name=escape(label),
+                text=[
+                    f"{name} " if value == top or cost == rows[y].max() else ""
+                    for name, value, cost in zip(rows["name"], rows["scaled"], rows[y], strict=True)
+                ],
+                textposition="middle left",
+                marker={"color": styles[label].colour, "symbol": SYMBOLS[styles[label].dash], "size": 8},
+                customdata=hover,
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title_text="induction score (0: looks everywhere alike, 1: at nothing else)")
+    figure.update_yaxes(
+        title_text="loss added without it (nats)" if alone else "copying score on random tokens (-1 to 1)"
+    )
+    return figure
+
+
+def _steps(name: str, rows: pd.DataFrame) -> list[str]:
+    return [f"{escape(name)}, step {row.step:,}: {row.value:.3f}" for row in rows.itertuples()]

@@ -1,0 +1,92 @@
+"""The page of an experiment in Chromium: run it, cancel it, go from a number to an item, a token and Attention."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.pages import bottom, box, expect_theme, figure, open_page, repeat, settle
+from tests.dashboard.phenomena import PLUGIN, write
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+
+SLOW = '''
+import time
+
+@probe.experiment("slow", title="Slow")
+def slow(lm, *, n: int = 600, tick=None):
+    """Ticks for a minute."""
+    for step in range(n):
+        time.sleep(0.1)
+        tick(step / n)
+    return pd.DataFrame({"prompt": ["a"], "length": [1]})
+'''
+ROW, HEADER = 35, 35
+"""Pixels of a row of a table, and of its header."""
+
+
+@pytest.fixture(scope="module")
+def mine(start: Callable[..., Any], runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """A dashboard of its own with a plugin of two experiments, and its runs."""
+    folder = tmp_path_factory.mktemp("phenomena")
+    root = Path(shutil.copytree(runs, folder / "runs"))
+    before = os.environ.get("PROBE_PLUGINS")
+    os.environ["PROBE_PLUGINS"] = str(write(folder, PLUGIN + SLOW))
+    try:
+        yield start(root), root
+    finally:
+        os.environ.pop("PROBE_PLUGINS")
+        if before is not None:
+            os.environ["PROBE_PLUGINS"] = before
+
+
+def click_cell(page: Page, table: str, row: int, x: float) -> None:
+    """Click into a row of a table, which is drawn on a canvas."""
+    canvas = page.locator(f".st-key-{table} canvas").first
+    canvas.scroll_into_view_if_needed()
+    place = box(canvas)
+    page.mouse.click(place["x"] + x, place["y"] + HEADER + ROW * (row + 0.5))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: Any, scheme: str):
+    server, root = mine
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    query = f"experiments?experiment=echo&echo.n=8&echo.seed={len(scheme)}"
+    sentence = open_page(page, server, query)
+    expect(sentence).to_contain_text("has not been measured on base and dpo-agreeable")
+    page.get_by_role("button", name="Measure base and dpo").click()
+    expect(page.locator("h3").first).to_contain_text("of the claims")
+    assert len(list(root.glob("*/results/echo-*"))) >= 2
+    open_page(page, server, query)  # as it is found later: from what is stored
+    chart = figure(page, "echoes")
+    assert bottom(chart) <= 800
+    expect_theme(chart, scheme)
+
+    repeat(page, lambda: click_cell(page, "echo-numbers", 0, 400), lambda: "echo~of=" in page.url)
+    repeat(page, lambda: click_cell(page, "echo-items", 2, 60), lambda: "echo~item=opinion_false-2" in page.url)
+    chips = page.locator("#tokens .line").nth(1).get_by_role("option")
+    expect(chips.first).to_be_visible()
+    prompt = page.locator("#tokens .line").first.get_by_role("option")
+    words = [text for text in prompt.all_text_contents() if text != "<bos>"]
+    settle(page)
+    link = page.get_by_test_id("stMain").get_by_role("link", name="Attention")
+    repeat(page, link.click, lambda: "/attention" in page.url)
+    expect(page.locator("h3").first).to_contain_text("moved most")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(" ".join(words))
+    assert "with_" not in page.url
+
+
+def test_cancel_leaves_nothing_behind(page: Page, mine: Any):
+    server, root = mine
+    open_page(page, server, "experiments?experiment=slow")
+    page.get_by_role("button", name="Measure base and dpo").click()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("button", name="Measure base and dpo")).to_be_visible()
+    settle(page)
+    assert not list(root.glob("*/results/slow-*"))

@@ -1,0 +1,312 @@
+"""Experiments of a user's own file on their page: they appear, have a form, run, are stored, lead to single tokens."""
+
+import io
+import re
+import shutil
+import urllib.parse
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import streamlit as st
+import torch
+from streamlit.testing.v1 import AppTest
+
+import probe
+from dashboard.parts.phenomena import compared, export, items, source
+from probe import plugins
+from probe.experiments.registry import find_experiment
+from probe.experiments.result import Result
+from probe.experiments.run import call
+from tests.dashboard.pages import names, unescape
+from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, chips, press, table, write
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+PAGE = "views/experiments.py"
+VIEW = Path(__file__).parents[2] / "dashboard" / PAGE
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The plugin, named as `probe dashboard --plugin` does; forgotten afterwards."""
+    file = write(tmp_path)
+    with plugins.aside():
+        monkeypatch.setenv(plugins.ENVIRONMENT, str(file))
+        yield file
+
+
+@pytest.fixture(scope="module")
+def fresh(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the runs that results may be put in; tests that follow find them."""
+    return Path(shutil.copytree(runs, tmp_path_factory.mktemp("experiments") / "runs"))
+
+
+@pytest.fixture
+def echoed(mine: Path, fresh: Path) -> Path:
+    """The copy with results of both models."""
+    for name in ("base", "dpo-agreeable"):
+        experiment = find_experiment("echo")
+        probe.experiments.store.obtain(experiment, probe.LM.load(fresh / name))
+    return fresh
+
+
+def test_without_an_experiment_the_example_is_shown_and_works(
+    show: Show, runs: Path, tmp_path: Path, finding: Say, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv(plugins.ENVIRONMENT, raising=False)
+    with plugins.aside():
+        app = show(runs, page=PAGE)
+        assert finding(app).startswith("No experiment of your own is known yet")
+        assert not app.exception
+        text = app.code[0].value
+        assert len([line for line in text.splitlines() if line.strip()]) <= 12
+        plugins.load(write(tmp_path, text))
+        result = probe.run_experiment("echo", str(runs / "base"), n=5)
+        assert len(result.items) == 5
+        assert list(result.summary["metric"]) == ["echoes"]
+
+
+def test_an_experiment_appears_runs_and_is_found_again(
+    show: Show, fresh: Path, mine: Path, finding: Say, read: Say, monkeypatch: pytest.MonkeyPatch
+):
+    app = show(fresh, page=PAGE, **{"echo.n": "6"})
+    assert app.selectbox(key="experiment").options == ["echo"]
+    assert finding(app) == "Echo has not been measured on base and dpo-agreeable with these options."
+    assert "no run here tells how long it takes" in read(app)
+    press(app, RUN)
+    assert not app.exception
+    assert not app.error
+    assert re.fullmatch(r"dpo-agreeable echoes \d+ % of the claims\.", finding(app))
+    assert names(app)[0] == "echoes"
+    assert list(table(app, "base")["n"]) == [6, 12, 12, 6]
+    for name in ("base", "dpo-agreeable"):
+        stored = list((fresh / name / "results").glob("echo-*"))
+        assert len(stored) == 1
+        assert Result.load(stored[0]).models == [name]
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what is stored is not computed again")
+
+    monkeypatch.setattr(source, "perform", never)
+    again = show(fresh, page=PAGE, **{"echo.n": "6"})
+    assert finding(again) == finding(app)
+    assert all(button.key != RUN for button in again.button)
+
+
+def test_measure_again_runs_and_stores_anew(show: Show, echoed: Path):
+    app = show(echoed, page=PAGE)
+    before = {path: path.stat().st_mtime_ns for path in echoed.glob("*/results/echo-*/result.json")}
+    press(app, AGAIN)
+    assert not app.error
+    after = {path: path.stat().st_mtime_ns for path in echoed.glob("*/results/echo-*/result.json")}
+    assert before.keys() == after.keys()
+    assert sum(after[path] > before[path] for path in before) == 2
+
+
+def test_a_missing_model_is_offered_with_its_cost_while_the_others_are_shown(
+    show: Show, echoed: Path, read: Say, finding: Say
+):
+    app = show(echoed, page=PAGE, also="base@20")
+    assert "about 1 s" in read(app)
+    button = next(button for button in app.button if button.key == RUN)
+    assert unescape(button.label) == "Measure base@20"
+    assert finding(app).startswith("dpo-agreeable echoes")
+    press(app, RUN)
+    shown = table(app, "base@20")
+    assert "base@20 \u2212 base" in shown
+    assert "dpo-agreeable \u2212 base" in shown
+
+
+def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkeypatch: pytest.MonkeyPatch):
+    first = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
+    assert list(echoed.glob("dpo-agreeable/results/.compared/echo-*.csv"))
+    monkeypatch.setattr(compared, "differences", lambda *_: pytest.fail("it is kept"))
+    st.cache_resource.clear()
+    again = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
+    pd.testing.assert_frame_equal(first, again)
+    experiment = find_experiment("echo")
+    calls = [call(experiment, str(echoed / name)) for name in ("dpo-agreeable", "base")]
+    place = probe.experiments.store.place(calls[0])
+    result, base = (Result.load(probe.experiments.store.place(each)) for each in calls)
+    compared.compared(experiment, result, base, place)
+    for file in echoed.glob("dpo-agreeable/results/.compared/*"):
+        file.write_text("damaged\n")
+    with pytest.raises(pytest.fail.Exception):
+        compared.compared(experiment, result, base, place)
+
+
+def test_the_form_is_the_signature(show: Show, fresh: Path, mine: Path):
+    app = show(fresh, page=PAGE)
+    assert app.number_input(key="echo.n").value == 12
+    assert app.number_input(key="echo.n").help == "questions of each kind."
+    assert app.number_input(key="echo.seed").value == 0
+    assert app.text_input(key="echo.lead").value == ""
+    assert app.toggle(key="echo.fail").value is False
+    app.number_input(key="echo.n").set_value(3)
+    app.text_input(key="echo.lead").set_value("<user>").run()
+    press(app, RUN)
+    prompts = table(app, "prompt")["prompt"]
+    assert len(prompts) == 3
+    assert all(prompt.startswith("<user>") for prompt in prompts)
+    linked = show(fresh, page=PAGE, **{"echo.n": "3", "echo.lead": "<user>"})
+    assert list(table(linked, "prompt")["prompt"]) == list(prompts)
+
+
+def test_what_fails_is_one_sentence_with_its_line(show: Show, echoed: Path, read: Say, mine: Path):
+    app = show(echoed, page=PAGE, **{"echo.fail": "true"})
+    press(app, RUN)
+    line = 1 + next(i for i, text in enumerate(PLUGIN.splitlines()) if "raise KeyError" in text)
+    assert len(app.error) == 2
+    assert "KeyError" in read(app)
+    assert f"line {line} of mine.py" in read(app)
+    assert not app.exception
+
+
+def test_a_drawing_that_fails_leaves_numbers_and_items(
+    show: Show, echoed: Path, mine: Path, tmp_path: Path, read: Say, finding: Say
+):
+    broken = PLUGIN.replace("chart = go.Figure", "raise ValueError('no ink')\n    chart = go.Figure")
+    app = show(echoed, page=PAGE)
+    assert not app.error
+    write(tmp_path, broken)
+    app.run()
+    press(app, RUN)  # an edited file is another experiment
+    assert "no ink" in read(app)
+    assert not app.exception
+
+
+@pytest.mark.filterwarnings("ignore::probe.plugins.ExtensionWarning")
+def test_a_plugin_that_fails_hides_no_other(
+    show: Show, fresh: Path, mine: Path, tmp_path: Path, read: Say, monkeypatch: pytest.MonkeyPatch
+):
+    bad = write(tmp_path, "import pandas\n1 / 0\n", "bad.py")
+    monkeypatch.setenv(plugins.ENVIRONMENT, f"{bad}:{mine}")
+    app = show(fresh, page=PAGE)
+    assert not app.exception
+    assert app.selectbox(key="experiment").options == ["echo"]
+    said = [text for text in read(app).splitlines() if "bad.py" in text]
+    assert len(said) == 1
+    assert "ZeroDivisionError" in said[0]
+
+
+def test_from_a_number_to_its_items(show: Show, echoed: Path, read: Say):
+    app = show(echoed, page=PAGE)
+    assert app.selectbox(key="echo~metric").options == ["echoes", "length", "spread", "other"]
+    whole = find_experiment("echo").run(probe.LM.load(echoed / "base")).items
+    shown = table(app, "prompt")
+    assert list(shown["item"]) == list(whole["item"][whole["kind"] == "opinion_false"])
+    assert list(shown["echoes: base"]) == list(whole["echoes"].dropna())
+    app.selectbox(key="echo~metric").select("other").run()
+    assert set(table(app, "prompt")["kind"]) == {"stranger"}
+    app.selectbox(key="echo~show").select(items.ONES).run()
+    assert list(table(app, "prompt")["item"]) == [f"stranger-{number}" for number in range(1, 12, 2)]
+    app.selectbox(key="echo~metric").select("length").run()
+    app.selectbox(key="echo~show").select(items.HIGH)
+    app.selectbox(key="echo~of").select("base").run()
+    lengths = table(app, "prompt")["length: base"]
+    assert len(lengths) == 24
+    assert list(lengths) == sorted(lengths, reverse=True)
+    app.multiselect(key="echo~kind").set_value(["stranger"]).run()
+    assert len(table(app, "prompt")) == 12
+    word = whole["prompt"].iloc[-1].split()[-3]
+    app.text_input(key="echo~text").set_value(word.upper()).run()
+    left = table(app, "prompt")
+    assert 0 < len(left) < 12
+    for row in left.to_dict("records"):
+        assert any(word in str(value) for name, value in row.items() if name == "prompt" or "answer" in name)
+
+
+def test_items_on_which_models_differ(show: Show, echoed: Path):
+    app = show(echoed, page=PAGE, **{"echo~metric": "length", "echo~show": items.APART})
+    shown = table(app, "prompt")
+    gaps = (shown["length: base"] - shown["length: dpo-agreeable"]).abs()
+    assert (gaps > 0).all()
+    assert list(gaps) == sorted(gaps, reverse=True)
+
+
+def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path, read: Say):
+    app = show(echoed, page=PAGE, **{"echo~item": "opinion_false-2"})
+    assert not app.exception
+    rows = chips(app)["rows"]
+    assert [row["label"] for row in rows] == ["prompt", "base", "dpo-agreeable"]
+    lm = probe.LM.load(echoed / "dpo-agreeable")
+    shown = table(app, "prompt").set_index("item").loc["opinion_false-2"]
+    answers = table(app, "answer")
+    assert list(answers["answer"]) == [shown["answer: base"], shown["answer: dpo-agreeable"]]
+    assert set(answers["right or wrong"]) <= {"right", "wrong"}
+    ids = lm.tokenizer(shown["prompt"])["input_ids"]
+    answer = lm.tokenizer(" " + shown["answer: dpo-agreeable"], add_special_tokens=False)["input_ids"]
+    found = [float(re.search(r"log p = (\S+) nats", chip["tip"])[1]) for chip in rows[2]["tokens"]]  # type: ignore[index]
+    with torch.no_grad():
+        outputs = lm.model(torch.tensor([[*ids, *answer]])).logits[0, len(ids) - 1 : -1]
+    expected = torch.nn.functional.cross_entropy(outputs, torch.tensor(answer), reduction="none")
+    np.testing.assert_allclose(found, -expected.numpy(), atol=0.006)
+    links = {link.proto.label: link.proto for link in app.get("page_link")}
+    assert {"Attention", "Logits", "Compare", "Interventions"} <= set(links)
+    query = urllib.parse.parse_qs(links["Attention"].query_string)
+    assert query == {"with_base": ["base"], "with_aligned": ["dpo-agreeable"], "with_prompt": [shown["prompt"]]}
+
+
+def test_a_link_brings_its_choices_to_the_sidebar(show: Show, runs: Path):
+    app = show(runs, page="views/attention.py", with_prompt="<user> hello <bot>", with_base="base@20")
+    assert app.text_area(key="prompt").value == "<user> hello <bot>"
+    assert app.selectbox(key="base").value == "base@20"
+    assert "with_prompt" not in app.query_params
+
+
+def test_a_folder_that_may_not_be_written_keeps_the_result_in_memory(
+    show: Show, fresh: Path, mine: Path, read: Say, finding: Say, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("probe.experiments.store.os.access", lambda *_: False)
+    app = press(show(fresh, page=PAGE, **{"echo.n": "4"}), RUN)
+    assert "may not be written to" in read(app)
+    assert not list(fresh.glob("*/results/echo-*/items.jsonl.none"))
+    said = finding(app)
+    app.run()
+    assert finding(app) == said
+    assert "may not be written to" in read(app)
+
+
+def test_the_python_lines_give_the_page(show: Show, echoed: Path, mine: Path):
+    for more, count in ((None, 2), ("base@20", 3)):
+        app = show(echoed, page=PAGE, **({"also": more} if more else {}), **{"echo.seed": "1"})
+        press(app, RUN)
+        space: dict = {}
+        lines = next(block.value for block in app.code if "run_experiment" in block.value)
+        exec(lines, space)
+        result = space["result"]
+        assert len(result.models) == count
+        shown = table(app, "base")
+        assert [int(text.partition(" ")[0]) for text in shown["dpo-agreeable"][:1]] == [
+            round(100 * result.value("echoes"))
+        ]
+
+
+def test_the_zip_is_a_result(mine: Path, echoed: Path, tmp_path: Path):
+    result = find_experiment("echo").run(probe.LM.load(echoed / "base"), n=3)
+    zipfile.ZipFile(io.BytesIO(export.zipped(result))).extractall(tmp_path / "out")
+    again = Result.load(tmp_path / "out" / "echo")
+    assert again.summary.equals(result.summary)
+    assert list(again.figures) == ["echoes", "curve"]
+
+
+def test_hostile_names_and_answers_are_text(show: Show, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bad = "<img src=x onerror=alert(1)> [y](javascript:alert(2)) :streamlit: $z$"
+    text = PLUGIN.replace('title="Echo"', f"title={bad!r}").replace('"answer": text', f'"answer": {bad!r}')
+    with plugins.aside():
+        monkeypatch.setenv(plugins.ENVIRONMENT, str(write(tmp_path, text)))
+        app = press(show(fresh, page=PAGE, **{"echo.n": "2", "echo~item": "stranger-0"}), RUN)
+    assert not app.exception
+    for part in [*app.subheader, *app.markdown, *app.caption, *app.error]:
+        assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
+    assert bad in list(table(app, "right or wrong")["answer"])
+    assert chips(app)["rows"]
+
+
+def test_the_figures_have_their_own_tab(show: Show, echoed: Path):
+    app = show(echoed, page=PAGE, **{"echo~tab": "Figures"})
+    assert names(app) == ["echoes", "curve"]

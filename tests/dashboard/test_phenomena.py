@@ -1,0 +1,162 @@
+"""The pages of the built-in experiments: each opens with a sentence, offers what is missing, and runs when asked."""
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard.parts.phenomena import controls, item, numbers, source
+from dashboard.parts.phenomena.source import Found, Subject
+from dashboard.state import Shared
+from probe.experiments.metrics import Mean, Share
+from probe.experiments.registry import BUILT_IN, find_experiment
+from probe.experiments.result import Result
+from tests.dashboard.pages import names
+from tests.dashboard.phenomena import press, tables
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+VIEWS = Path(__file__).parents[2] / "dashboard" / "views"
+THERE = [name for name in BUILT_IN if importlib.util.find_spec(f"probe.experiments.{name}")]
+RUNS = {"sycophancy": {"n": "6", "interventions": "4", "turns": "2"}}
+"""Experiments that a test runs through their page, with options that take seconds."""
+
+
+@pytest.fixture(scope="module")
+def fresh(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the runs that results may be put in."""
+    return Path(shutil.copytree(runs, tmp_path_factory.mktemp("phenomena") / "runs"))
+
+
+def test_every_built_in_experiment_has_a_page():
+    assert all((VIEWS / f"{name}.py").is_file() for name in BUILT_IN)
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, finding: Say, read: Say, name: str):
+    app = show(fresh, page=f"views/{name}.py")
+    assert not app.exception
+    assert not app.error
+    title = find_experiment(name).title
+    assert finding(app) == f"{title} has not been measured on base and dpo-agreeable with these options."
+    assert find_experiment(name).about.split()[0] in read(app)
+    assert [button.key for button in app.button if button.key == f"{name}-run"]
+    own = find_experiment(name).signature.parameters
+    for option in {"n", "seed"} & set(own):
+        assert app.number_input(key=f"{name}.{option}").value == own[option].default
+
+
+@pytest.mark.parametrize("name", THERE)
+def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding: Say, name: str):
+    app = show(tmp_path, page=f"views/{name}.py")
+    assert not app.exception
+    assert not app.error
+    assert finding(app).startswith("Choose a model in the sidebar")
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name in THERE])
+def test_a_page_runs_its_experiment(show: Show, fresh: Path, finding: Say, name: str):
+    query = {f"{name}.{option}": value for option, value in RUNS[name].items()}
+    app = press(show(fresh, page=f"views/{name}.py", **query), f"{name}-run")
+    assert not app.exception
+    assert not app.error
+    assert "dpo-agreeable" in finding(app)
+    assert finding(app).endswith(".")
+    assert len(names(app)) == 1, "the main figure; the others have their own tab"
+    assert {"base", "dpo-agreeable", "dpo-agreeable \u2212 base"} <= set(tables(app)[0])
+    first = str(tables(app)[1]["item"].iloc[0])
+    app = show(fresh, page=f"views/{name}.py", **query, **{f"{name}~item": first})
+    assert not app.exception
+    assert not app.error
+    assert app.get("bidi_component")
+    figures = show(fresh, page=f"views/{name}.py", **query, **{f"{name}~tab": "Figures"})
+    assert len(names(figures)) > 2
+    assert not figures.exception
+
+
+def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path, read: Say):
+    name = THERE[0] if THERE else pytest.skip("No built-in experiment is there.")
+    app = show(fresh, page=f"views/{name}.py", also="/nowhere/model")
+    assert "There is no model at" in read(app)
+    assert [button.key for button in app.button if button.key == f"{name}-run"]
+    assert not app.exception
+
+
+def test_subjects_are_named_once_each(show: Show, runs: Path):
+    shared: Shared = show(runs).session_state["_shared"]
+    found = controls.subjects(shared, ["base", "dpo-agreeable", "base", "/a/model", "/b/model", "/c/other"])
+    assert [each.label for each in found] == ["base", "dpo-agreeable", "/a/model", "/b/model", "other"]
+    assert found[0].ref == str(runs / "base")
+
+
+def test_models_of_another_world_are_not_laid_beside():
+    def found(label: str, world: str | None, data: dict | None = None) -> Found:
+        meta = {"world": world, "data": data}
+        return Found(Subject(label, label, label), Result("x", pd.DataFrame(), pd.DataFrame(), meta=meta))
+
+    a, b, c, d = found("a", "1"), found("b", "2"), found("c", "1"), Found(Subject("d", "d", "d"))
+    assert source.alike([a, b, c, d], "c") == ([a, c], [b])
+    assert source.alike([a, b, c, d], "b") == ([b], [a, c])
+    assert source.alike([a, b, d], "d") == ([a], [b])
+    assert source.alike([d], "d") == ([], [])
+    e, f = found("e", "1", {"sha256": "0"}), found("f", None, {"sha256": "0"})
+    assert source.alike([e, f], "f") == ([e, f], [])
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "prefix", "says"),
+    [
+        ({"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}, Share("x"), "", "50 % [40, 60]"),
+        ({"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}, Mean("x"), "", "0.50 [0.40, 0.60]"),
+        ({"value": 0.5}, Share("x"), "", "50 %"),
+        ({"value": 0.003, "ci_low": 0.0026, "ci_high": 0.0034}, Mean("x"), "", "0.0030 [0.0026, 0.0034]"),
+        ({"value": 0.04, "ci_low": -0.01, "ci_high": 0.09}, Mean("x"), "", "0.040 [\u22120.010, 0.090]"),
+        ({}, Share("x"), "", "\u2014"),
+        (
+            {"difference": -0.02, "difference_low": -0.04, "difference_high": -0.001},
+            Share("x"),
+            "difference",
+            "\u22122 pp [\u22124, 0]",
+        ),
+        ({"difference": 1.5, "difference_low": 1.0, "difference_high": 2.0}, None, "difference", "+1.50 [1.00, 2.00]"),
+    ],
+)
+def test_numbers_are_written_with_their_intervals(row: dict, kind: Share | None, prefix: str, says: str):
+    assert numbers.cell(row, kind, prefix) == says
+
+
+@pytest.mark.parametrize(
+    ("row", "judged"),
+    [
+        ({"answer": " Oslo", "expected": "oslo ."}, True),
+        ({"answer": "oslo", "expected": " Oslo "}, True),
+        ({"answer": "lima", "expected": "oslo"}, False),
+        ({"answer": "lima", "expected": "oslo", "right": 1.0}, True),
+        ({"answer": "oslo", "expected": "oslo", "correct": False}, False),
+        ({"answer": "oslo", "right": float("nan")}, None),
+        ({"answer": "oslo", "expected": None}, None),
+    ],
+)
+def test_what_is_right(row: dict, judged: bool | None):
+    assert item.verdict(row) is judged
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "joined"),
+    [
+        ("where ?", "oslo", " oslo"),
+        ("<bot>", "oslo", " oslo"),
+        ("Answer:", " oslo", " oslo"),
+        ("Answer: ", "oslo", "oslo"),
+        ("Answer:\n", "oslo", "oslo"),
+        ("word", ", then", ", then"),
+        ("word", None, ""),
+        ("word", float("nan"), ""),
+    ],
+)
+def test_an_answer_follows_its_prompt(prompt: str, answer: object, joined: str):
+    assert item.joined(prompt, answer) == (prompt, joined)

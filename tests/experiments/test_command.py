@@ -1,0 +1,277 @@
+"""`probe experiment` and `probe export RESULT` as a user meets them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from probe import plugins
+from probe.cli import main
+from probe.commands import export as exporting
+from probe.commands.experiment import table
+from probe.commands.export import export_result
+from probe.errors import RunError
+from probe.experiments.result import Result
+from probe.runs import RunWriter
+from tests.models import random_lm
+
+PLUGIN = '''
+"""A plugin."""
+import pathlib
+
+import pandas as pd
+import plotly.graph_objects as go
+import probe
+
+def draw(result):
+    return {"bars": go.Figure(go.Bar(x=result.models, y=[1] * len(result.models)))}
+
+@probe.experiment("width", title="How wide", metrics=[probe.Mean("norm"), probe.Share("long")], draw=draw,
+                  say=lambda result: f"The norm of {result.models[0]} is {result.value('norm'):.3f}.")
+def width(lm, *, n: int = 6, seed: int = 0, scale: float = 1.0):
+    """Norms of rows of the unembedding.
+
+    Args:
+        scale: by which they are multiplied.
+    """
+    calls = pathlib.Path("calls")
+    calls.write_text((calls.read_text() if calls.exists() else "") + "x")
+    norms = lm.model.get_output_embeddings().weight[:n].norm(dim=1).detach().numpy() * scale
+    items = pd.DataFrame({"item": [f"row-{i}" for i in range(n)], "norm": norms, "long": norms > norms.mean()})
+    return probe.Evidence(items, {"curve": pd.DataFrame({"x": [0, 1], "value": [1.0, 2.0]})})
+'''
+
+
+@pytest.fixture(autouse=True)
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    with plugins.aside():
+        yield
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    return str(tmp_path / "mine.py")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Runs `base` and `other`."""
+    for seed, name in enumerate(("base", "other")):
+        with RunWriter.create(tmp_path / "runs" / name, method="dpo", config={}) as run, run.checkpoint(1) as folder:
+            random_lm(seed=seed).save(folder)
+    return tmp_path / "runs"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+    assert main(["experiment", *words]) == status
+    found = capsys.readouterr()
+    return found.err if status else found.out
+
+
+def test_the_table_and_what_is_saved(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other", "--n", "4"]
+    said = printed(capsys, *words)
+    result = Result.load(next((runs / "base" / "results").glob("width-*")))
+    assert "How wide" in said
+    assert "difference" in said
+    folders = sorted(runs.glob("*/results/width-*"))
+    assert len(folders) == 3  # each model, and both together
+    both = next(found for found in map(Result.load, folders) if len(found.models) == 2)
+    assert both.models == ["base", "other"]
+    assert f"{both.value('norm'):.4g}" in said
+    assert both.finding in " ".join(said.split())
+    assert "Saved in" in said
+    assert "bars" in result.figures
+
+
+def test_names_of_metrics_are_whole_on_narrow_terminals(capsys: pytest.CaptureFixture[str]):
+    name = "a_metric_with_a_name_that_is_longer_than_a_column"
+    row = {"metric": name, "value": 0.123456, "ci_low": 0.1, "ci_high": 0.2, "n": 1000}
+    summary = pd.DataFrame([row | {f"baseline{end}": 0.3 for end in ("", "_low", "_high")}])
+    gap = {"difference": [-0.1], "difference_low": [float("nan")], "difference_high": [float("nan")]}
+    console = Console(width=60)
+    console.print(table(Result("p", summary.assign(**gap), summary, meta={"title": "[red]x", "baseline": "b"})))
+    said = capsys.readouterr().out
+    assert "…" not in said
+    assert "[red]x" in said
+    letters = "".join(line.split("│")[1].strip() for line in said.split("\n") if line.startswith("│"))
+    assert letters == name
+    assert "1,000" in said
+
+
+def test_json_is_one_object(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--json", "--out", str(tmp_path / "out")]
+    told = json.loads(printed(capsys, *words), parse_constant=pytest.fail)
+    assert told["name"] == "width"
+    assert told["saved"] == str(tmp_path / "out")
+    found = Result.load(tmp_path / "out")
+    assert told["summary"][0]["value"] == found.value("norm")
+    assert told["meta"]["models"][0]["label"] == "base"
+    assert told["meta"]["origin"] == plugin
+
+
+def test_a_stored_result_is_printed_at_once(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--json"]
+    made = [json.loads(printed(capsys, *words, *more))["meta"] for more in ([], [], ["--again"], ["--scale", "2"])]
+    assert made[0] == made[1]
+    assert Path("calls").read_text() == "xxx"
+    assert made[2]["key"] == made[0]["key"]
+    assert made[3]["key"] != made[0]["key"]
+    assert made[3]["options"] == {"scale": 2.0}
+
+
+def test_help_of_all_and_of_one(plugin: str, capsys: pytest.CaptureFixture[str]):
+    assert "width        How wide" in printed(capsys, "--plugin", plugin)
+    with pytest.raises(SystemExit) as ended:
+        main(["experiment", "width", "--help", "--plugin", plugin])
+    assert ended.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "Norms of rows of the unembedding.",
+        "by which they are multiplied.",
+        "--baseline",
+        "--again",
+        "--out",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["widht"], "did you mean `width`?"),
+        (["width"], "`probe experiment width` needs --model"),
+        (["width", "--model", "runs/base", "--scael", "2"], "did you mean `--scale`?"),
+        (["width", "--model", "runs/base", "--scale", "two"], "--scale"),
+        (["width", "--model", "runs/absent"], "runs/absent"),
+        (["width", "--model", "runs/base", "--baseline", "runs/absent"], "runs/absent"),
+        (["width", "--model", "runs/base", "--n", "0"], "n=0: give a whole number from 1 on"),
+        (["width", "--model", "runs/base", "--out", "runs/base"], "holds something else than a result"),
+        (["width", "--plugin"], "`--plugin` stands without a file"),
+        (["width", "--plugin", "absent.py"], "`absent.py` is no Python file"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    words: list[str], message: str, plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]
+):
+    said = printed(capsys, f"--plugin={plugin}", *words, status=2)
+    assert said.startswith("probe: error: ")
+    assert said.count("\n") == 1
+    assert message in said
+    assert not list(runs.glob("*/results"))
+
+
+def test_options_that_the_command_has_itself(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "taken.py").write_text("import probe\n@probe.experiment('p')\ndef f(lm, *, out: int = 1):\n    ...\n")
+    said = printed(capsys, "p", "--plugin", "taken.py", "--model", "runs/base", status=2)
+    assert "`p` calls an option `out`: give it another name" in said
+
+
+def test_a_result_that_cannot_be_saved_is_printed(
+    plugin: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def full(self: Result, directory: Path) -> Path:
+        raise RunError("The disk is full: free some space.")
+
+    words = ["width", "--plugin", plugin, "--model", "runs/base"]
+    printed(capsys, *words)
+    monkeypatch.setattr(Result, "save", full)
+    said = printed(capsys, *words)
+    assert "How wide" in said
+    assert "Not saved: The disk is full" in " ".join(said.split())
+    assert json.loads(printed(capsys, *words, "--json"))["saved"] is None
+    assert "disk is full" in printed(capsys, *words, "--out", "elsewhere", status=2)
+
+
+def test_as_a_process_with_the_environments_plugin(plugin: str, runs: Path):
+    environment = os.environ | {"PROBE_PLUGINS": plugin, "PYTHONWARNINGS": "error::FutureWarning"}
+    command = [sys.executable, "-m", "probe.cli", "experiment", "width", "--model", "runs/base", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["meta"]["origin"] == plugin
+    assert done.stderr == ""  # no bar where nobody looks
+
+
+@pytest.mark.parametrize(
+    "module", ["probe.plugins", "probe.extensions", "probe.commands.experiment", "trainers.commands"]
+)
+def test_light_start(module: str):
+    heavy = "torch transformers pandas numpy streamlit plotly scipy tyro rich"
+    code = f"import sys, {module}; print(*(set('{heavy}'.split()) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_decorators_are_light():
+    code = (
+        "import sys, probe; probe.verifier('a')(lambda: 0); probe.page('b')(lambda: 0); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# export
+
+
+@pytest.fixture
+def saved(plugin: str, runs: Path, tmp_path: Path) -> Path:
+    words = ["--model", "runs/base", "--baseline", "runs/other", "--out", str(tmp_path / "saved")]
+    assert main(["experiment", "width", "--plugin", plugin, *words]) == 0
+    return tmp_path / "saved"
+
+
+def test_a_result_is_exported(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["export", str(saved), "--format", "html,csv", "--out", "out"]) == 0
+    assert capsys.readouterr().out.endswith("4 files in out\n")
+    out = tmp_path / "out"
+    names = ["bars.html", "items.csv", "provenance.json", "summary.csv", "table-curve.csv"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    result = Result.load(saved)
+    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), result.summary, check_dtype=False)
+    assert pd.read_csv(out / "items.csv")["model"].tolist() == ["base"] * 6 + ["other"] * 6
+    source = json.loads((out / "provenance.json").read_text())
+    assert source["experiment"] == "width"
+    assert source["key"] == result.meta["key"]
+    assert source["files"] == ["bars.html", "summary.csv", "items.csv", "table-curve.csv"]
+    assert "&quot;key&quot;" in (out / "bars.html").read_text()
+
+
+def test_items_with_odd_texts_are_exported(tmp_path: Path):
+    items = pd.DataFrame({"item": ["a"], "answer": pd.Series(["\ud800\n,"], dtype=object)})
+    summary = pd.DataFrame({"metric": ["x"], "value": [1.0]})
+    made = export_result(Result("p", summary, items, {"items": items, "table items": items}), tmp_path, ["csv"])
+    assert len({path.name for path in made}) == 4
+    assert pd.read_csv(tmp_path / "items.csv")["answer"].tolist() == ["\\ud800\n,"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["saved", "--out", "o", "--step", "3"], "--step was given for the result of an experiment"),
+        (["saved", "--out", "o", "--format", "gif"], "The format gif was asked for"),
+        (["nothing", "--out", "o"], "nothing"),
+    ],
+)
+def test_exports_that_cannot_be(words: list[str], message: str, saved: Path, capsys: pytest.CaptureFixture[str]):
+    capsys.readouterr()
+    assert main(["export", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_pictures_of_a_result(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from probe.render import missing
+
+    if missing():
+        pytest.skip("no browser draws pictures here")
+    assert main(["export", str(saved), "--format", "png", "--out", "out"]) == 0
+    assert (tmp_path / "out" / "bars.png").read_bytes().startswith(b"\x89PNG")
+    assert exporting.__doc__

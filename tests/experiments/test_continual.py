@@ -1,0 +1,172 @@
+"""The experiment `continual`: its estimators against others and against truth, and trainings of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import probe.world
+from probe.analyses.continual import accuracy_matrix, average_accuracy, backward_transfer, forgetting, forward_transfer
+from probe.analyses.forgetting_items import contributions
+from probe.analyses.phased_training import Trainer, files_of, truth, words
+from probe.analyses.savings import savings, steps_to
+from probe.errors import ConfigError, DataError, RunError
+from probe.experiments.continual import run
+from probe.lm import LM
+from probe.ticks import ignore
+from tests.models import PEOPLE, PLACES, random_lm
+
+BASE = Path(__file__).parents[2] / "sample_runs" / "base"
+
+
+@pytest.mark.parametrize("sizes", [(30, 30, 30), (10, 40, 25)])
+def test_items_add_up_to_the_measures(sizes: tuple[int, ...]) -> None:
+    """Means of what the items contribute are ACC, BWT, FWT and forgetting of the matrix."""
+    rng = np.random.default_rng(0)
+    scores = [rng.random((4, size)) for size in sizes]
+    R = accuracy_matrix(scores)
+    added = contributions(scores, scores[0])
+    for name, fn in (("ACC", average_accuracy), ("BWT", backward_transfer), ("FWT", forward_transfer)):
+        values = np.concatenate([columns[name] for columns in added[:3] if name in columns])
+        assert values.mean() == pytest.approx(float(fn(R)))
+    values = np.concatenate([columns["forgetting"] for columns in added[:3] if "forgetting" in columns])
+    assert values.mean() == pytest.approx(float(forgetting(R)))
+    assert added[3]["old_forgetting"].mean() == pytest.approx(R[:-1, 0].max() - R[-1, 0])
+
+
+def test_one_phase_forgets_nothing_by_definition() -> None:
+    (columns,) = contributions([np.array([[0.0, 0.0], [1.0, 0.0]])])
+    assert list(columns) == ["ACC"]
+
+
+def test_steps_to_a_target() -> None:
+    """Between two measurements on the line, at once, and never."""
+    at = [0, 10, 20]
+    assert steps_to(at, np.array([0.0, 0.5, 1.0]), 0.75) == pytest.approx(15)
+    assert steps_to(at, np.array([0.9, 0.5, 1.0]), 0.75) == 0
+    assert steps_to(at, np.array([[0.0, 0.1, 0.2], [0.0, 0.8, 0.2]]), 0.4).tolist() == [np.inf, 5]
+    with pytest.raises(DataError, match="rising"):
+        steps_to([0, 0], np.zeros(2), 0.5)
+
+
+def test_savings_are_known_for_known_curves() -> None:
+    """An item is learned at a step of its own, three times sooner the second time: savings of two thirds."""
+    at = list(range(0, 91, 3))
+    learned = np.arange(1, 91)
+    first = (np.array(at)[:, None] >= learned).astype(float)
+    again = (np.array(at)[:, None] >= learned / 3).astype(float)
+    found = savings(at, first, again, 0.8)
+    assert found.savings.value == pytest.approx(2 / 3, abs=0.02)
+    assert found.reached
+    same = savings(at, first, first, 0.8)
+    assert same.savings == (0, 0, 0)
+    never = savings(at, first, np.zeros_like(first), 0.8)
+    assert not never.reached
+    assert never.again.value == 90
+    with pytest.raises(DataError, match="same items"):
+        savings(at, first, first[:, :2], 0.8)
+
+
+def test_savings_intervals_cover() -> None:
+    """Learning times from exponentials of scale 20 and 10: true savings of a half are covered in 93 to 97 %."""
+    rng, at, runs, hits = np.random.default_rng(0), np.arange(0, 101, 2), 500, 0
+    for seed in range(runs):
+        first = (at[:, None] >= 20 * rng.exponential(1.0, 200)).astype(float)
+        again = (at[:, None] >= 10 * rng.exponential(1.0, 200)).astype(float)
+        found = savings(at.tolist(), first, again, 0.7, seed)
+        hits += found.savings.low <= 0.5 <= found.savings.high
+    assert 0.93 <= hits / runs <= 0.97
+
+
+def test_truth_is_the_share_of_samples() -> None:
+    """The exact probability of the true answer against 400 samples a question."""
+    lm = LM.load(BASE)
+    world = probe.world.of(lm)
+    assert world is not None
+    items = world.questions("opinion_false", 6, 0)
+    exact = truth(lm, items)
+    for item, value in zip(items, exact, strict=True):
+        texts = lm.generate([item.prompt], n=400, max_new_tokens=6, seed=0).text
+        share = np.mean([world.verify(item.prompt, text).kind == "true" for text in texts])
+        assert share == pytest.approx(value, abs=4 * 0.5 / 20)
+
+
+def test_nothing_trained_forgets_nothing() -> None:
+    """Null: updates of no size leave every score as it was, in the world and with the base untouched."""
+    lm = LM.load(BASE)
+    before = lm.fingerprint
+    ticks: list[float] = []
+    found = run(lm, n=20, phases=2, steps=25, lr=1e-30, batch_size=2, strategies="plain", tick=ticks.append)
+    for metric in ("BWT_plain", "forgetting_plain", "old_forgetting_plain", "savings_plain", "FWT_plain"):
+        assert found.value(metric) == pytest.approx(0, abs=1e-6), metric
+        assert found.value(metric, "ci_low") <= 1e-6
+        assert found.value(metric, "ci_high") >= -1e-6
+    assert found.value("old_accuracy_plain") > 0.9
+    assert found.value("steps_again_plain") == found.value("steps_first") == 25
+    assert not found.meta["models"][0]["facts"]["reached"]["plain"]
+    assert lm.fingerprint == before
+    assert ticks == sorted(ticks)
+    assert ticks[-1] == 1
+    assert list(found.figures) == ["phases", "measures", "savings"]
+    assert len(found.items) == 60
+    assert {"phase_0", "phase_1", "old"} == set(found.items["kind"])
+
+
+def test_files_of_any_model(tmp_path: Path) -> None:
+    """Two files, one after the other: the second is learned over the first, whose facts it contradicts."""
+    lm = random_lm("llama", max_position_embeddings=64)
+    for number, shift in enumerate((0, 1)):
+        rows = [
+            {"prompt": f"{word} where does {who} live ?", "completion": f" {PLACES[(at + shift) % 3]}"}
+            for at, who in enumerate(PEOPLE)
+            for word in ("cat", "dog", "one", "two", ".", "the", "in", "at", "is", "do")
+        ]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = run(lm, data=tmp_path, steps=25, lr=1e-2, batch_size=4, strategies="plain", old=None)
+    assert found.value("forgetting_plain") > 0
+    assert found.value("ACC_plain") > 0
+    assert set(found.items["kind"]) == {"1-0", "2-1"}
+    assert found.value("steps_first") <= 25
+    assert "old_accuracy_plain" not in set(found.summary["metric"])
+
+
+def test_a_training_that_is_refused_says_why(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, {"base": str(BASE), "steps": 5})
+    with pytest.raises(RunError, match="--replay is 7"):
+        trainer.train("x", ignore, replay=7.0)
+
+
+def test_a_tick_that_raises_ends_the_training(tmp_path: Path) -> None:
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(tmp_path, {"base": str(BASE), "steps": 10**6}).train("x", stop)
+
+
+def test_words() -> None:
+    assert words({"save_every": 0, "old": None, "resume": False, "lr": 1e-3}) == ["--save-every", "0", "--lr", "0.001"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"strategies": "plain,sleep"}, ConfigError, "--strategies"),
+        ({"strategies": ""}, ConfigError, "--strategies"),
+        ({"steps": 0}, ConfigError, "steps"),
+        ({"phases": 9, "steps": 25}, ConfigError, "--phases is 9"),
+        ({"data": "nowhere.jsonl"}, DataError, "no file"),
+    ],
+)
+def test_refusals(options: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        run(LM.load(BASE), n=2, **options)
+
+
+def test_data_is_needed_without_a_world(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data"):
+        run(random_lm("llama"))
+    with pytest.raises(DataError, match="holds no files"):
+        files_of(tmp_path)

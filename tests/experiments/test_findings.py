@@ -1,0 +1,129 @@
+"""The ten claims: measured on the sample runs, and on runs where there is nothing to find."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probe.cli import main
+from probe.errors import ConfigError
+from probe.findings.bench import Bench
+from probe.findings.claim import Finding, table
+from probe.findings.report import CLAIMS, ORDER, chosen, finding, findings
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+CHEAP = ("reward_agreement", "overoptimisation", "guessing", "optimum")
+"""Claims that run no experiment."""
+
+
+def copied(target: Path, **names: str) -> Path:
+    """A folder of runs: name -> the sample run that stands in for it."""
+    for name, sample in names.items():
+        shutil.copytree(SAMPLES / sample, target / name, ignore=shutil.ignore_patterns("results", "captures"))
+    return target
+
+
+@pytest.fixture(scope="module")
+def cheap() -> dict[str, Finding]:
+    return {claim.name: finding(Bench(SAMPLES), claim) for claim in chosen(CHEAP)}
+
+
+def test_every_claim_is_in_the_order_and_says_what_it_needs():
+    assert [claim.name for claim in CLAIMS] == list(ORDER)
+    assert len(CLAIMS) == 10
+    for claim in CLAIMS:
+        assert claim.sentence.endswith("."), claim.name
+        assert "arXiv" in claim.source, claim.name
+        assert claim.runs, claim.name
+        assert not Bench(SAMPLES).missing(claim.runs)
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_claims_on_the_sample_runs(cheap: dict[str, Finding], name: str):
+    found = cheap[name]
+    assert found.holds, found.said
+    assert found.ci_low < found.value < found.ci_high
+    assert found.n >= 256
+
+
+def test_reward_taste_is_what_the_run_knows_about_itself(cheap: dict[str, Finding]):
+    """The headline of the run was measured by `reward_bias` on the same questions."""
+    rows = Bench(SAMPLES).run("reward-agreeable").headline.set_index("metric")
+    assert cheap["reward_agreement"].value == pytest.approx(rows.loc["agreement_bias", "value"], abs=0.1)
+
+
+def test_the_optimum_is_where_the_run_logged_it(cheap: dict[str, Finding]):
+    """The run logged its distance on 64 of the questions' kind; here are four times as many."""
+    metrics = Bench(SAMPLES).run("dpo-agreeable").metrics()
+    logged = metrics["kl_to_optimal"].dropna().iloc[-1]
+    assert f"dpo-agreeable stands {logged:.2f}" in cheap["optimum"].said
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path: Path):
+    """The base in the place of every trained model, the honest reward model in that of the agreeable one."""
+    names = {"base": "base", "dpo-agreeable": "base", "dpo-honest": "base", "rlhf": "base", "rlhf-weak-kl": "base"}
+    root = copied(tmp_path, **names, **{"reward-agreeable": "reward-honest", "reward-honest": "reward-honest"})
+    configs = {"rlhf": 0.3, "rlhf-weak-kl": 0.02, "dpo-agreeable": 0.3}
+    for name, beta in configs.items():
+        file = root / name / "run.json"
+        meta = json.loads(file.read_text())
+        meta["config"]["beta"] = beta
+        file.write_text(json.dumps(meta))
+    found = {
+        each.name: each for each in findings(Bench(root), chosen(("reward_agreement", "overoptimisation", "optimum")))
+    }
+    assert [each.holds for each in found.values()] == [False, False, False]
+    assert found["overoptimisation"].value == pytest.approx(0, abs=1e-9)
+    assert found["optimum"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_equal_models_differ_in_nothing(tmp_path: Path):
+    root = copied(tmp_path, base="base", **{"dpo-agreeable": "base", "dpo-honest": "base", "rlvr": "base"})
+    for each in findings(Bench(root, n=12), chosen(("sycophancy", "reasoning"))):
+        assert each.value == 0, each.name
+        assert each.holds is False
+
+
+@pytest.mark.parametrize("name", ["sycophancy", "exposure", "reasoning", "retrieval", "induction"])
+def test_claims_of_experiments(tmp_path: Path, name: str):
+    """With few questions: the effects are large."""
+    claim = chosen((name,))[0]
+    for run in claim.runs:
+        shutil.copytree(SAMPLES / run, tmp_path / run, ignore=shutil.ignore_patterns("results"))
+    found = finding(Bench(tmp_path, n=24), claim)
+    assert found.holds, found.said
+    assert found.ci_low > 0
+    stored = [path.name for path in tmp_path.glob("*/results/*")]
+    assert any(path.startswith(claim.page) for path in stored)
+
+
+def test_a_missing_run_is_named():
+    found = finding(Bench(SAMPLES / "base"), CLAIMS[0])
+    assert found.holds is None
+    assert found.verdict == "not measured"
+    assert "dpo-agreeable" in found.said
+
+
+def test_unknown_claims_are_refused():
+    with pytest.raises(ConfigError, match="did you mean `sycophancy`"):
+        chosen(("sycophanzy",))
+
+
+def test_the_table_has_a_row_for_each():
+    frame = table([Finding.of(CLAIMS[0], "no runs")])
+    assert frame.loc[0, "holds"] is None or np.isnan(frame.loc[0, "holds"])
+    assert frame.loc[0, "said"] == "no runs"
+
+
+def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "findings.csv"
+    assert main(["findings", "guessing", "reward_agreement", "--runs", str(SAMPLES), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 claims hold" in said
+    assert out.read_text().count("\n") >= 3
+    assert main(["findings", "guessing", "--runs", str(SAMPLES), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows[0]["name"] == "guessing"
+    assert rows[0]["holds"] is True

@@ -1,0 +1,218 @@
+"""Metrics of items: values and intervals against slow references, and coverage over simulated data."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from probe import stats
+from probe.errors import ConfigError, DataError
+from probe.experiments import resampling as module
+from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, differences, paired, summarise
+
+
+def items(**columns: object) -> pd.DataFrame:
+    table = pd.DataFrame(columns)
+    return table if "item" in table else table.assign(item=[f"q-{i}" for i in range(len(table))])
+
+
+@pytest.fixture
+def answers() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    table = items(right=rng.random(60) < 0.7, score=rng.normal(size=60), prompt=rng.integers(0, 15, 60))
+    return table.assign(kind=["fact" if i % 3 else "sum" for i in range(60)])
+
+
+def slow_clusters(table: pd.DataFrame, column: str, unit: str, seed: int) -> tuple[float, float, float]:
+    """The mean and the quantiles of the means of resampled units, unit by unit with tables."""
+    rng = np.random.default_rng(seed)
+    groups = [table[table[unit] == name] for name in table[unit].drop_duplicates()]
+    drawn = []
+    for _ in range(module.RESAMPLES):
+        chosen = rng.integers(0, len(groups), len(groups))
+        drawn.append(pd.concat([groups[g] for g in chosen])[column].mean())
+    return table[column].mean(), *np.quantile(drawn, (0.025, 0.975))
+
+
+def test_a_share_is_wilsons(answers: pd.DataFrame):
+    row = Share("right").row(answers)
+    test = scipy.stats.binomtest(int(answers.right.sum()), 60)
+    low, high = test.proportion_ci(method="wilson")
+    assert (row["metric"], row["n"], row["value"]) == ("right", 60, answers.right.mean())
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((low, high))
+
+
+def test_a_mean_is_near_scipys_bootstrap(answers: pd.DataFrame):
+    row = Mean("score").row(answers)
+    found = scipy.stats.bootstrap(
+        (answers.score.to_numpy(),), np.mean, method="percentile", n_resamples=5000, rng=np.random.default_rng(5)
+    ).confidence_interval
+    assert row["value"] == pytest.approx(answers.score.mean())
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(found), abs=0.03)
+
+
+def test_whole_units_are_drawn(answers: pd.DataFrame):
+    small = answers.head(40)
+    row = Mean("score", unit="prompt").row(small, seed=3)
+    assert tuple(row.values())[1:4] == pytest.approx(slow_clusters(small, "score", "prompt", 3))
+    wide = answers.loc[np.repeat(np.arange(60), 8)].reset_index(drop=True)
+    apart, together = (
+        Mean("score", unit=unit).row(wide.assign(item=range(480), asked=wide.item)) for unit in ("item", "asked")
+    )
+    assert together["value"] == apart["value"]
+    width = (together["ci_high"] - together["ci_low"]) / (apart["ci_high"] - apart["ci_low"])
+    assert width == pytest.approx(np.sqrt(8), rel=0.1)  # eight copies of a row are not eight rows
+
+
+def test_a_statistic_is_a_function_of_columns(answers: pd.DataFrame):
+    def slope(columns):  # type: ignore[no-untyped-def]
+        return float(np.cov(columns["score"], columns["right"].astype(float))[0, 1])
+
+    metric = Statistic("slope", slope, ("score", "right"))
+    row = metric.row(answers, seed=1)
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(module.RESAMPLES):
+        chosen = answers.iloc[rng.integers(0, 60, 60)]
+        drawn.append(np.cov(chosen.score, chosen.right.astype(float))[0, 1])
+    assert row["value"] == pytest.approx(np.cov(answers.score, answers.right.astype(float))[0, 1])
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(np.quantile(drawn, (0.025, 0.975))))
+
+
+def test_a_statistic_that_has_no_value_in_some_draws(answers: pd.DataFrame):
+    rare = answers.assign(right=[True] + [False] * 59)
+    ratio = Statistic("ratio", lambda c: float(c["right"].mean() or np.nan), ("right",))
+    row = ratio.row(rare)
+    assert 0 < row["ci_low"] <= row["ci_high"] < 0.2
+    nothing = Statistic("never", lambda c: float("nan"), ("right",)).row(rare)
+    assert np.isnan([nothing["value"], nothing["ci_low"], nothing["ci_high"]]).all()
+
+
+def test_rows_without_a_value_and_of_other_kinds_do_not_count(answers: pd.DataFrame):
+    holes = answers.assign(score=answers.score.where(answers.index % 2 == 0))
+    row = Mean("facts", "score", where={"kind": "fact"}).row(holes)
+    chosen = holes[(holes.kind == "fact") & holes.score.notna()]
+    assert (row["n"], row["value"]) == (len(chosen), pytest.approx(chosen.score.mean()))
+
+
+@pytest.mark.parametrize("kind", ["boolean", "object"])
+def test_booleans_with_missing_values_are_a_share(kind: str):
+    row = Share("right").row(items(right=pd.array([True, None, False, True], dtype=kind)))
+    assert (row["n"], row["value"]) == (3, pytest.approx(2 / 3))
+
+
+def test_a_condition_on_a_column_with_missing_values():
+    table = items(score=[1.0, 2.0, 3.0], kind=pd.array(["a", None, "a"], dtype="string"))
+    assert Mean("score", where={"kind": "a"}).row(table)["value"] == 2
+
+
+@pytest.mark.parametrize(
+    ("metric", "columns", "message"),
+    [
+        (Share("right"), {"right": [0, 2]}, "neither 0 nor 1"),
+        (Share("right", unit="prompt"), {"right": [0, 2], "prompt": [1, 2]}, "neither 0 nor 1"),
+        (Mean("score"), {"score": ["3", "4"]}, "no number in every row"),
+        (Mean("score"), {"score": [1.0, "4"]}, "no number in every row"),
+        (Mean("score"), {"score": [1.0, float("inf")]}, "infinite in some row"),
+        (Mean("score", unit="prompt"), {"score": [1.0, 2.0], "prompt": ["a", None]}, "counts by `prompt`"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(metric: Mean, columns: dict, message: str):
+    with pytest.raises(DataError, match=message):
+        metric.row(items(**columns))
+
+
+def test_a_share_of_units_that_are_all_alike_is_not_certain():
+    table = items(right=[1] * 40, prompt=[f"p{i // 4}" for i in range(40)])
+    row = Share("right", unit="prompt").row(table)
+    assert (row["value"], row["ci_low"], row["ci_high"]) == (1, *stats.wilson(10, 10)[1:])
+    both = differences([Share("right", unit="prompt")], *(2 * (summarise([Share("right")], table),)), table, table)
+    zeros = np.ones(10)
+    assert both["difference_low"][0] == pytest.approx(stats.paired_proportions(zeros, zeros).low)
+
+
+def test_summary_holds_what_applies(answers: pd.DataFrame):
+    known = [Share("right"), Mean("absent"), Mean("none", "score", where={"kind": "other"})]
+    table = summarise(known, answers, [Given("read", 0.5), Given("curve", 2.0, 1.0, 3.0, 7)])
+    assert table["metric"].tolist() == ["right", "read", "curve"]
+    assert table["n"].tolist() == [60, 0, 7]
+    assert np.isnan(table["ci_low"][1])
+    assert table.dtypes.astype(str).tolist()[1:] == ["float64", "float64", "float64", "int64"]
+    assert len(summarise([], answers)) == 0
+    with pytest.raises(ConfigError, match="Two metrics are called `right`"):
+        summarise([Share("right"), Share("right", where={"kind": "sum"})], answers)
+
+
+def test_differences_pair_the_items(answers: pd.DataFrame):
+    rng = np.random.default_rng(1)
+    other = answers.assign(right=rng.random(60) < 0.4, score=answers.score + rng.normal(1, 0.1, 60))
+    other = other.sample(frac=1, random_state=0).iloc[:50]  # another order, and some items are lacking
+    known = [Share("right"), Mean("score")]
+    table = differences(known, summarise(known, answers), summarise(known, other), answers, other)
+    assert table.columns.tolist()[-6:] == list(COMPARED)
+    common = answers[answers.item.isin(other.item)]
+    same = other.set_index("item").loc[common.item]
+    expected = stats.paired_difference(common.score, same.score)
+    row = table[table.metric == "score"].iloc[0]
+    assert tuple(row[["difference", "difference_low", "difference_high"]]) == pytest.approx(tuple(expected))
+    assert row["difference"] == pytest.approx(-1, abs=0.1)
+    assert row["difference_high"] - row["difference_low"] < 0.1 < row["ci_high"] - row["ci_low"]
+    row = table[table.metric == "right"].iloc[0]
+    expected = stats.paired_proportions(common.right, same.right)
+    assert tuple(row[["difference", "difference_low", "difference_high"]]) == pytest.approx(tuple(expected))
+
+
+def test_differences_of_units_and_statistics(answers: pd.DataFrame):
+    other = answers.assign(score=answers.score * 2 + 1)
+
+    def spread(columns):  # type: ignore[no-untyped-def]
+        return float(np.ptp(columns["score"]))
+
+    known = [Mean("score", unit="prompt"), Statistic("spread", spread, ("score",))]
+    table = differences(known, summarise(known, answers), summarise(known, other), answers, other, seed=2)
+    gap = answers.assign(gap=answers.score - other.score)
+    expected = slow_clusters(gap, "gap", "prompt", 2)
+    found = table[["difference", "difference_low", "difference_high"]].to_numpy()
+    assert found[0] == pytest.approx(expected)
+    assert found[1, 0] == pytest.approx(-spread({"score": answers.score}))
+
+
+def test_the_same_model_twice_shows_no_difference(answers: pd.DataFrame):
+    known = [Share("right"), Mean("score"), Mean("by_prompt", "score", unit="prompt")]
+    one = summarise(known, answers)
+    table = differences(known, one, one, answers, answers)
+    assert table["difference"].tolist() == [0, 0, 0]
+    assert (table["difference_low"] <= 0).all()
+    assert (table["difference_high"] >= 0).all()
+
+
+def test_a_difference_of_given_numbers_has_no_interval(answers: pd.DataFrame):
+    first, second = (summarise([], answers, [Given("read", value)]) for value in (0.5, 0.2))
+    table = differences([], first, second, answers, answers)
+    assert table["difference"][0] == pytest.approx(0.3)
+    assert np.isnan(table["difference_low"][0])
+    nothing = differences([], first, summarise([], answers), answers, answers)
+    assert nothing[list(COMPARED)].isna().all(axis=None)
+
+
+def test_pairs_are_the_items_of_both():
+    first, second = items(item=["a", "b", "c"], x=[1, 2, 3]), items(item=["c", "d", "a"], x=[30, 40, 10])
+    ours, theirs = paired(first, second)
+    assert ours["x"].tolist() == [1, 3]
+    assert theirs["x"].tolist() == [10, 30]
+
+
+@pytest.mark.parametrize("unit", ["item", "prompt"])
+def test_intervals_cover(unit: str, monkeypatch: pytest.MonkeyPatch):
+    """Means of rows, and of prompts with effects of their own and unequal sizes, hold their level."""
+    monkeypatch.setattr(module, "RESAMPLES", 400)
+    trials, held = 1500, 0
+    rng = np.random.default_rng(7)
+    sizes = np.resize([1, 2, 3, 2], 120)
+    prompt = np.repeat(np.arange(120), sizes)
+    names = [str(i) for i in range(len(prompt))]
+    for seed in range(trials):
+        effect = rng.normal(0, 1, 120)[prompt] if unit == "prompt" else 0
+        table = pd.DataFrame({"item": names, "prompt": prompt, "x": 0.3 + effect + rng.normal(0, 0.5, len(prompt))})
+        found = Mean("x", unit=unit).estimate(table, seed)
+        held += found.low <= 0.3 <= found.high
+    assert 0.93 < held / trials < 0.97

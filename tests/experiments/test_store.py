@@ -1,0 +1,149 @@
+"""Stored results: found again, run again where they are damaged, left alone where nothing may be written."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import probe
+from probe import plugins
+from probe.experiments import store
+from probe.experiments.registry import Experiment, find_experiment
+from probe.experiments.result import RESULT_FILE, Result
+from probe.experiments.run import call
+from probe.experiments.store import home, keep, obtain, place, results, stored
+from probe.lm import LM
+from probe.runs import RunWriter
+from tests.models import random_lm
+
+CALLS: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def shelf() -> Iterator[None]:
+    CALLS.clear()
+    with plugins.aside():
+        yield
+
+
+@pytest.fixture
+def experiment() -> Experiment:
+    @probe.experiment("count", say=lambda result: f"of {' and '.join(result.models)}")
+    def count(lm: LM, *, n: int = 3, seed: int = 0) -> pd.DataFrame:
+        CALLS.append(lm.ref)
+        return pd.DataFrame({"x": [float(i) for i in range(n)], "empty": float("nan")})
+
+    return find_experiment("count")
+
+
+def in_run(path: Path, seed: int = 0) -> LM:
+    """A model that belongs to a run."""
+    if not path.exists():
+        RunWriter.create(path, method="dpo", config={}).finish()
+    lm = random_lm(seed=seed)
+    lm.ref, lm.run_dir = str(path), path
+    return lm
+
+
+def test_a_result_is_stored_in_its_run_and_used_again(experiment: Experiment, tmp_path: Path):
+    lm = in_run(tmp_path / "a")
+    shares: list[float] = []
+    first = obtain(experiment, lm, tick=shares.append)
+    folder = place(call(experiment, lm))
+    assert folder.parent == tmp_path / "a" / "results"
+    assert folder.name == f"count-{call(experiment, lm).key}"
+    again = obtain(experiment, lm)
+    assert len(CALLS) == 1
+    pd.testing.assert_frame_equal(again.summary, first.summary)
+    pd.testing.assert_frame_equal(again.items, first.items)
+    assert again.meta["models"][0]["method"] == "dpo"
+    assert again.finding == "of a"
+    assert shares[-1] == 1
+    obtain(experiment, lm, n=4)
+    assert len(CALLS) == 2
+    obtain(experiment, lm, again=True)
+    assert len(CALLS) == 3
+    assert [index["meta"]["n"] for _, index in results(tmp_path / "a" / "results")] in ([3, 4], [4, 3])
+
+
+def test_each_model_is_stored_by_itself(experiment: Experiment, tmp_path: Path):
+    one, two, three = (in_run(tmp_path / name, seed) for seed, name in enumerate("abc"))
+    found = obtain(experiment, one, two)
+    assert found.models == ["a", "b"]
+    assert found.value("x", "difference") == 0
+    obtain(experiment, two, three)
+    assert [Path(ref).name for ref in CALLS] == ["a", "b", "c"]
+    assert obtain(experiment, three, one).finding == "of c and a"
+    assert len(CALLS) == 3
+
+
+DAMAGES: dict[str, Any] = {
+    "cut": lambda folder: (folder / RESULT_FILE).write_text("{"),
+    "absent": lambda folder: (folder / RESULT_FILE).unlink(),
+    "items": lambda folder: (folder / "items.jsonl").unlink(),
+    "newer": lambda folder: (folder / RESULT_FILE).write_text('{"format": 9, "name": "count", "meta": {}}'),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_result_is_made_again(damage: str, experiment: Experiment, tmp_path: Path):
+    lm = in_run(tmp_path / "a")
+    obtain(experiment, lm)
+    folder = place(call(experiment, lm))
+    DAMAGES[damage](folder)
+    assert stored(call(experiment, lm)) is None
+    assert obtain(experiment, lm).value("x") == 1
+    assert len(CALLS) == 2
+    assert Result.load(folder).value("x") == 1
+    assert len(list(results(folder.parent))) == 1
+
+
+def test_a_folder_that_may_not_be_written_to(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lm = in_run(tmp_path / "a")
+    monkeypatch.setattr(store.os, "access", lambda path, mode: False)  # root may always write
+    found = obtain(experiment, lm)
+    assert found.value("x") == 1
+    assert keep(call(experiment, lm), found) is None
+    assert not (tmp_path / "a" / "results").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_run(experiment: Experiment, tmp_path: Path):
+    lm = in_run(tmp_path / "a")
+    (tmp_path / "a").chmod(0o500)
+    try:
+        assert obtain(experiment, lm).value("x") == 1
+    finally:
+        (tmp_path / "a").chmod(0o700)
+
+
+def test_a_run_that_was_renamed_has_its_new_name(experiment: Experiment, tmp_path: Path):
+    obtain(experiment, in_run(tmp_path / "old"))
+    (tmp_path / "old").rename(tmp_path / "new")
+    found = obtain(experiment, in_run(tmp_path / "new"))
+    assert len(CALLS) == 1
+    assert found.models == ["new"]
+    assert found.finding == "of new"
+    assert set(found.items["model"]) == {"new"}
+
+
+def test_models_without_a_run_have_a_place_too(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    lm = random_lm()
+    lm.ref = "org/name"
+    assert home(lm) == Path("runs") / "results" / "name"
+    obtain(experiment, lm)
+    obtain(experiment, lm)
+    assert len(CALLS) == 1
+    assert probe.list_runs(tmp_path / "runs") == []
+
+
+def test_what_is_no_result_is_passed_over(tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / RESULT_FILE).write_text(json.dumps({"format": 1}))
+    assert list(results(tmp_path)) == []
+    assert list(results(tmp_path / "absent")) == []

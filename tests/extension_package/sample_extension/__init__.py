@@ -1,0 +1,1 @@
+"""A package that adds one extension of each kind to Probe."""

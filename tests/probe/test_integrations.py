@@ -1,0 +1,255 @@
+"""A Hugging Face or TRL trainer with `ProbeCallback`: what it leaves is a run like any other."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset as Rows
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from probe import LM, RewardModel, open_run
+from probe.errors import ConfigError, DataError, RunError
+from probe.integrations import ProbeCallback
+from probe.recorder import as_prompt, measure
+from tests.models import random_lm, random_reward_model, saved_lm
+
+PROMPTS = [{"text": "mira lives in", "answers": [" oslo", " rome"], "id": "mira"}, "the cat is"]
+QUIET = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "seed": 3}
+
+
+class Texts(Rows):
+    """Sentences as token ids, which are their own labels."""
+
+    def __init__(self, lm: LM, texts: tuple[str, ...] = ("mira lives in oslo .", "tom works in rome .")) -> None:
+        self.rows = [torch.tensor(lm.tokenizer(text)["input_ids"]) for text in texts]
+
+    def __len__(self) -> int:
+        return 8 * len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids = self.rows[index % len(self.rows)]
+        return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def trainer(lm: LM, folder: Path, *callbacks: TrainerCallback, steps: int = 6, **options: Any) -> Trainer:
+    told = {**QUIET, "max_steps": steps, "logging_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2}
+    args = TrainingArguments(output_dir=str(folder / "theirs"), **told | options)
+    data = Texts(lm)
+    return Trainer(lm.model, args, train_dataset=data, processing_class=lm.tokenizer, callbacks=list(callbacks))
+
+
+def weights(lm: LM) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in lm.model.parameters()]
+
+
+def test_a_run_like_any_other(tmp_path: Path):
+    base = saved_lm(tmp_path / "base")
+    lm = LM.load(base)
+    first = measure(lm, [as_prompt(lm, prompt, index) for index, prompt in enumerate(PROMPTS)])
+    watched = ProbeCallback(tmp_path / "run", every=4, prompts=PROMPTS)
+    trainer(lm, tmp_path, watched).train()
+    run = open_run(tmp_path / "run")
+    assert (run.method, run.status, run.parent) == ("trainer", "finished", str(base))
+    assert run.meta["seed"] == 3
+    assert {name: run.config[name] for name in ("steps", "lr", "batch_size")} == {
+        "steps": 6,
+        "lr": 0.01,
+        "batch_size": 2,
+    }
+    assert run.config["logging_steps"] == 2
+    metrics = run.metrics().set_index("step")
+    assert metrics.index.tolist() == [2, 4, 6]
+    assert metrics["loss"].notna().all()
+    assert metrics["loss"][6] < metrics["loss"][2]
+    assert metrics["lr"].notna().all()
+    assert metrics["train/loss"].notna().tolist() == [False, False, True]
+    captures = run.captures()
+    assert captures.steps == [0, 4, 6]
+    np.testing.assert_allclose(captures.load(0)["attention"], first["attention"], atol=1e-3)
+    last = measure(lm, captures.prompts)
+    np.testing.assert_allclose(captures.load(6)["entropy"], last["entropy"], atol=1e-4)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [6]
+    saved = LM.load(run.path)
+    assert all(torch.equal(a, b) for a, b in zip(weights(saved), weights(lm), strict=True))
+    assert watched.writer is None
+
+
+def test_training_does_not_notice(tmp_path: Path):
+    plain, watched = random_lm(attention_dropout=0.1), random_lm(attention_dropout=0.1)
+    trainer(plain, tmp_path).train()
+    trainer(watched, tmp_path, ProbeCallback(tmp_path / "run", every=1, prompts=PROMPTS)).train()
+    assert open_run(tmp_path / "run").captures().steps == list(range(7))
+    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(watched), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers
+def test_trls_dpo(tmp_path: Path, trl: Any):
+    from datasets import Dataset
+
+    base = saved_lm(tmp_path / "base")
+    lm = LM.load(base)
+    options = {
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "logging_steps": 1,
+        "max_steps": 10,
+        "learning_rate": 1e-2,
+    }
+    pairs = [{"prompt": "where does mira live ?", "chosen": " oslo", "rejected": " rome"}] * 4
+    maker = trl.DPOTrainer(
+        model=lm.model,
+        ref_model=LM.load(base).model,
+        args=trl.DPOConfig(output_dir=str(tmp_path / "theirs"), beta=0.3, **QUIET | options),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=lm.tokenizer,
+        callbacks=[ProbeCallback(tmp_path / "run", every=5, prompts=PROMPTS)],
+    )
+    maker.train()
+    run = open_run(tmp_path / "run")
+    assert (run.method, run.status, run.parent, run.reference) == ("dpo", "finished", str(base), str(base))
+    metrics = run.metrics()
+    assert metrics["step"].tolist() == list(range(1, 11))
+    assert metrics["rewards/margins"].iloc[-1] > metrics["rewards/margins"].iloc[0]
+    assert run.captures().steps == [0, 5, 10]
+    assert run.config["beta"] == 0.3
+    prompt, good, bad = "where does mira live ?", " oslo", " rome"
+
+    def margin(model: LM) -> float:
+        return float(model.logprobs(prompt, good).values.sum() - model.logprobs(prompt, bad).values.sum())
+
+    with torch.no_grad():
+        assert margin(LM.load(run.path)) > margin(LM.load(base)) + 0.5
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's own use of transformers
+def test_an_adapter_is_merged_into_a_copy(tmp_path: Path):
+    peft = pytest.importorskip("peft")
+    lm = random_lm()
+    before = weights(lm)
+    adapted = peft.get_peft_model(
+        lm.model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
+    shell = LM(adapted, lm.tokenizer)
+    trainer(shell, tmp_path, ProbeCallback(tmp_path / "run", every=3, prompts=PROMPTS)).train()
+    saved = LM.load(tmp_path / "run")
+    ids = torch.tensor([lm.tokenizer("mira lives in")["input_ids"]])
+    adapted.eval()
+    torch.testing.assert_close(saved.logits(ids), adapted(ids).logits, rtol=1e-4, atol=1e-4)
+    captures = open_run(tmp_path / "run").captures()
+    tensors = captures.load(6)
+    np.testing.assert_allclose(tensors["entropy"], measure(saved, captures.prompts)["entropy"], atol=1e-4)
+    assert not np.allclose(captures.load(0)["entropy"], tensors["entropy"], atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(random_lm()), strict=True))
+
+
+def test_only_the_main_process_writes(tmp_path: Path):
+    lm = random_lm()
+    watched = ProbeCallback(tmp_path / "run", every=1, prompts=PROMPTS)
+    other = SimpleNamespace(is_world_process_zero=False, global_step=0, max_steps=2)
+    args: Any = SimpleNamespace()
+    watched.on_train_begin(args, other, None, model=lm.model, processing_class=lm.tokenizer)
+    watched.on_log(args, other, None, logs={"loss": 1.0})
+    watched.on_step_end(args, other, None)
+    watched.on_train_end(args, other, None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_breaks_off(tmp_path: Path):
+    class Breaks(TrainerCallback):
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 3:
+                raise self.error
+
+    for name, error, status in (
+        ("a", ValueError("no more"), "failed"),
+        ("b", KeyboardInterrupt(), "interrupted"),
+    ):
+        with pytest.raises(type(error)), ProbeCallback(tmp_path / name, every=2, prompts=PROMPTS) as watched:
+            trainer(random_lm(), tmp_path, watched, Breaks(error)).train()
+        run = open_run(tmp_path / name)
+        assert run.status == status
+        assert run.captures().steps == [0, 2]
+        assert run.checkpoints() == []
+    assert open_run(tmp_path / "a").meta["message"] == "no more"
+
+
+def test_a_training_that_is_resumed_goes_on_with_its_run(tmp_path: Path):
+    watched = ProbeCallback(tmp_path / "run", every=2, prompts=PROMPTS)
+    trainer(random_lm(), tmp_path, watched, steps=4, save_strategy="steps", save_steps=4).train()
+    again = ProbeCallback(tmp_path / "run", every=2)
+    trainer(random_lm(), tmp_path, again, steps=8).train(
+        resume_from_checkpoint=str(tmp_path / "theirs" / "checkpoint-4")
+    )
+    run = open_run(tmp_path / "run")
+    assert run.captures().steps == [0, 2, 4, 6, 8]
+    assert run.metrics()["step"].tolist() == [2, 4, 6, 8]
+    assert run.config["steps"] == 8
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [4, 8]
+    with pytest.raises(RunError, match="holds a run already"):
+        trainer(random_lm(), tmp_path, ProbeCallback(tmp_path / "run")).train()
+
+
+def test_metrics_alone(tmp_path: Path):
+    trainer(random_lm(), tmp_path, ProbeCallback(tmp_path / "run", every=0, checkpoint=False, method="mine")).train()
+    run = open_run(tmp_path / "run")
+    assert (run.method, len(run.captures()), run.checkpoints()) == ("mine", 0, [])
+    assert len(run.metrics()) == 3
+
+
+def test_what_cannot_be_captured_is_said_and_the_metrics_are_kept(tmp_path: Path):
+    lm, args = random_lm(), TrainingArguments(output_dir=str(tmp_path / "theirs"), **QUIET)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=2)
+    judge: RewardModel = random_reward_model()
+    for name, model, why in (("a", judge.model, "the model predicts no tokens"), ("b", lm.model, "weights are spread")):
+        if name == "b":
+            next(model.parameters()).ds_id = 1  # as DeepSpeed marks its shards
+        watched = ProbeCallback(tmp_path / name, every=1)
+        with pytest.warns(UserWarning, match=why):
+            watched.on_train_begin(args, state, None, model=model, processing_class=lm.tokenizer)
+        watched.on_log(args, state, None, logs={"loss": 1.0, "note": "text"})
+        watched.on_step_end(args, state, None)
+        watched.on_train_end(args, state, None)
+        run = open_run(tmp_path / name)
+        assert (run.status, len(run.captures()), len(run.checkpoints())) == ("finished", 0, 1 if name == "a" else 0)
+        assert run.metrics()["loss"].tolist() == [1.0]
+
+
+def test_mistakes(tmp_path: Path):
+    with pytest.raises(ConfigError, match="every -1 steps"):
+        ProbeCallback(tmp_path / "run", every=-1)
+    lm = random_lm()
+    args = TrainingArguments(output_dir=str(tmp_path / "theirs"), **QUIET)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=2)
+    with pytest.raises(ConfigError, match="found no tokenizer"):
+        ProbeCallback(tmp_path / "run").on_train_begin(args, state, None, model=lm.model)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="Probe prompt 1 was given as ''"):
+        trainer(lm, tmp_path, ProbeCallback(tmp_path / "run", prompts=[""])).train()
+    assert open_run(tmp_path / "run").status == "failed"
+
+
+def test_a_run_of_the_world_stays_one(tmp_path: Path):
+    base = Path(__file__).resolve().parents[2] / "sample_runs" / "base"
+    directory = open_run(base).checkpoints()[-1].path
+    lm = LM(AutoModelForCausalLM.from_pretrained(directory), LM.load(base).tokenizer)
+    trainer(lm, tmp_path, ProbeCallback(tmp_path / "run", every=0), steps=1).train()
+    run = open_run(tmp_path / "run")
+    assert run.meta["world"] == open_run(base).meta["world"]
+    assert run.parent == str(directory)
+
+
+def test_a_forward_that_a_trainer_has_put_in_place_is_not_hooked(tmp_path: Path):
+    """TRL and accelerate replace `model.forward` by functions that run the model which they were made for."""
+    lm = random_lm()
+    expected = measure(lm, [as_prompt(lm, "mira lives in", 0)])
+    patched = random_lm()
+    inner = patched.model.forward
+    patched.model.forward = lambda *args, **named: inner(*args, **named)
+    for name, tensor in measure(patched, [as_prompt(patched, "mira lives in", 0)]).items():
+        torch.testing.assert_close(tensor, expected[name])

@@ -1,0 +1,84 @@
+"""What CONTRIBUTING.md shows of the seams runs as it stands there, and is short."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+import probe
+from probe import plugins
+from probe.cli import main
+from probe.experiments.result import Result
+from probe.extensions import find_annotator, pages, panels
+from probe.world import World
+from tests.extensions import sample
+from tests.models import random_lm
+from trainers.rewards import resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+BLOCKS = re.findall(r"```(?:python|toml)\n(.*?)```", TEXT, re.DOTALL)
+FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# (\w+\.py)", block))}
+
+
+@pytest.fixture(autouse=True)
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    for name, code in FILES.items():
+        (tmp_path / name).write_text(code)
+    with plugins.aside():
+        yield
+
+
+def test_every_block_is_short():
+    assert set(FILES) == {"first_block.py", "mine.py", "loop.py", "callback.py"}
+    assert max(block.count("\n") for block in BLOCKS) < 40
+
+
+def test_the_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    base, other = (str(sample(name, tmp_path)) for name in ("base", "dpo-agreeable"))
+    words = ["first_block", "--plugin", "first_block.py", "--model", base, "--baseline", other, "--n", "10"]
+    assert main(["experiment", *words, "--out", "out"]) == 0
+    assert "Without its first attention base loses " in capsys.readouterr().out
+    result = Result.load("out")
+    assert result.value("loss", "ci_low") > 1
+    assert result.summary["n"].tolist() == [10]
+
+
+def test_verifier_annotator_panel_and_page():
+    plugins.load("mine.py")
+    (reward,) = resolve(["brief"], None)
+    assert reward(["p"], ["a b"], completion_ids=[[1, 2]]) == [0.8]
+    world = World(seed=0)
+    prompt, truth = world.questions("fact", 1, 0)[0].prompt, world.questions("fact", 1, 0)[0].answers[0]
+    assert find_annotator("curt").utility(world, prompt, truth) == pytest.approx(0.8)
+    (panel,) = panels("attention")
+    lm = random_lm()
+    figure, table = panel.function(lm, lm, "mira lives in")
+    assert len(figure.data[0].y) == len(table) == 2
+    assert [page.title for page in pages()] == ["Notes"]
+
+
+def test_the_loop():
+    lm = random_lm()
+    space: dict[str, Any] = {"model": lm.model, "tokenizer": lm.tokenizer, "batches": range(21)}
+    exec(FILES["loop.py"], space | {"train_step": lambda batch: torch.tensor(1.0 / (1 + batch))})
+    run = probe.open_run("runs/mine")
+    assert run.captures().steps == [0, 10, 20]
+    assert len(run.metrics()) == 21
+
+
+def test_the_callback(tmp_path: Path):
+    lm = random_lm()
+    ids = torch.tensor(lm.tokenizer("mira lives in oslo .")["input_ids"])
+    options = {"max_steps": 12, "use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
+    args = TrainingArguments(output_dir=str(tmp_path / "theirs"), **options)
+    data: Any = [{"input_ids": ids, "labels": ids}] * 8
+    trainer = Trainer(lm.model, args, train_dataset=data, processing_class=lm.tokenizer)
+    exec(FILES["callback.py"], {"trainer": trainer})
+    run = probe.open_run("runs/mine")
+    assert (run.status, run.captures().steps, len(run.checkpoints())) == ("finished", [0, 10, 12], 1)

@@ -54,6 +54,7 @@ page = st.navigation(
             st.Page("views/rewards.py", title="Rewards", icon=":material/trophy:"),
         ],
         "Phenomena": [
+            st.Page("views/findings.py", title="Findings", icon=":material/fact_check:"),
             *phenomena(),
             st.Page("views/experiments.py", title="Experiments", icon=":material/science:"),
         ],

@@ -1,8 +1,7 @@
 """Models and comparisons, each made once: keyed by where the weights lie and when they were written."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
+from dashboard.results import Results
 from dashboard.text import note, plain
 from probe.references import HUB_ID
 
@@ -23,12 +23,6 @@ COSTLY_BYTES = 2 * 2**30
 
 PATIENCE_S = 4.0
 """Seconds that the first page has for itself before models are prepared."""
-
-RESULTS = 256
-"""Results that are kept for all sessions."""
-
-ROOM = 2**29
-"""Bytes of arrays that they may hold together; the latest one is kept however large it is."""
 
 T = TypeVar("T")
 
@@ -168,45 +162,6 @@ def is_here(ref: str) -> bool:
     except RunError:
         return False
     return True
-
-
-class Results:
-    """What was computed for any session, the latest used last; the oldest go when there are too many."""
-
-    def __init__(self, most: int = RESULTS, room: int = ROOM) -> None:
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock, self._most, self._room = Lock(), most, room
-
-    def get(self, key: Hashable) -> Any:
-        """What was kept, or None."""
-        with self._lock:
-            if key not in self._kept:
-                return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
-
-    def put(self, key: Hashable, value: Any) -> None:
-        """Keep a result."""
-        with self._lock:
-            self._kept[key] = value, nbytes(value)
-            self._kept.move_to_end(key)
-            held = sum(size for _, size in self._kept.values())
-            while len(self._kept) > self._most or (held > self._room and len(self._kept) > 1):
-                held -= self._kept.popitem(last=False)[1][1]
-
-
-def nbytes(value: Any) -> int:
-    """Bytes of the arrays, tensors and tables in a result, however deep in dataclasses, tuples and dicts."""
-    if hasattr(value, "memory_usage"):
-        usage = value.memory_usage(index=True)
-        return int(usage if isinstance(usage, int) else usage.sum())
-    if hasattr(value, "nbytes"):
-        return int(value.nbytes)
-    if is_dataclass(value):
-        return sum(nbytes(getattr(value, part.name)) for part in fields(value))
-    if isinstance(value, dict):
-        return sum(nbytes(part) for part in value.values())
-    return sum(nbytes(part) for part in value) if isinstance(value, list | tuple) else 0
 
 
 @st.cache_resource(show_spinner=False)

@@ -59,7 +59,12 @@ def items_of(measured: Measured) -> pd.DataFrame:
         for j, (name, task, columns) in enumerate(zip(measured.tasks, scores, added, strict=True)):
             answers = measured.answers[strategy][j] if strategy in measured.answers else [""] * task.shape[1]
             for i, ((prompt, expected), answer) in enumerate(zip(measured.texts[j], answers, strict=True)):
-                row = {"item": f"{strategy}-{name}-{i}", "kind": name, "strategy": strategy, "prompt": prompt}
+                row: dict[str, Any] = {
+                    "item": f"{strategy}-{name}-{i}",
+                    "kind": name,
+                    "strategy": strategy,
+                    "prompt": prompt,
+                }
                 row |= {"answer": answer, "expected": expected}
                 row |= {f"after_{phase}": float(value) for phase, value in enumerate(task[:, i])}
                 rows.append(row | {column: float(values[i]) for column, values in columns.items()})

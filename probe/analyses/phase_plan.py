@@ -1,4 +1,4 @@
-"""All trainings of the experiment `continual` for one model: each strategy, and learning the first phase again after it.
+"""All trainings of the experiment `continual` for one model: each strategy, and relearning the first phase after it.
 
 The first phase is learned plainly from the model (`first`), then each strategy goes through all phases, and from where
 it ended the first phase is learned again, plainly and on the same examples as at first.
@@ -175,5 +175,5 @@ def _plainly(steps: Sequence[int], first: Sequence[float], again: Sequence[float
     exact = [float(steps_to(steps, np.array(each), target)) for each in (first, again)]
     one, two = (min(each, float(steps[-1])) for each in exact)
     share = (one - two) / one if one else float("nan")
-    intervals = (Interval(value, float("nan"), float("nan")) for value in (one, two, share))
-    return Savings(*intervals, bool(np.isfinite(exact).all()))
+    bare = [Interval(value, float("nan"), float("nan")) for value in (one, two, share)]
+    return Savings(bare[0], bare[1], bare[2], bool(np.isfinite(exact).all()))

@@ -105,8 +105,8 @@ def require_tokens(lm: LM) -> None:
     """Raise a DataError for a model whose output is a scalar instead of a distribution."""
     if lm.readout != "tokens":
         raise DataError(
-            f"The model `{lm.ref or 'created'}` gives a scalar ({lm.readout}) and no distribution over tokens: ask for "
-            'jacobian_profile(..., of="logits"), or take the policy.'
+            f"The model `{lm.ref or 'created'}` gives a scalar ({lm.readout}) and no distribution over tokens: take a "
+            'model that writes, or of a Jacobian ask for jacobian_profile(..., of="logits").'
         )
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe import stats
 from probe.analyses.early_answers import area_over_curve, pooled
 from probe.analyses.pass_at_k import ks, pass_at_k
 from probe.analyses.sum_answers import Written, forced_answers, sum_answers
@@ -154,7 +153,8 @@ def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick
     the sum's true answer, `step_mass` what the enumeration has seen.
     """
     rng = _generator(2, seed)
-    rows, sums = [], []
+    rows: Rows = []
+    sums: list[Written] = []
     for i, item in enumerate(world.questions("sum_steps", n, seed)):
         terms = tuple(item.meta["terms"])
         right = [total % 10 for total in accumulate(terms)][1:]
@@ -181,11 +181,14 @@ def biased(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tick) 
     """Sums behind solved ones whose answers are all the same digit, or all different (Turpin et al. 2023).
 
     The world's language has no claims about sums, so the bias lies in the examples alone: sums of two terms, solved
-    rightly, each a document of its own as in the corpus. The digit is never the answer. At once is exact, in steps is sampled
-    once at temperature 1, with the same random numbers behind both kinds of examples.
+    rightly, each a document of its own as in the corpus. The digit is never the answer. At once is exact, in
+    steps is sampled once at temperature 1, with the same random numbers behind both kinds of examples.
     """
     rng = _generator(3, seed)
-    rows, prompts = [], {(form, kind): [] for form in ("quick", "sum") for kind in ("same", "mixed")}
+    rows: Rows = []
+    prompts: dict[tuple[str, str], list[str]] = {
+        (form, kind): [] for form in ("quick", "sum") for kind in ("same", "mixed")
+    }
     for i, item in enumerate(world.questions("sum_steps", n, seed)):
         terms = tuple(item.meta["terms"])
         truth = sum(terms) % 10
@@ -201,24 +204,25 @@ def biased(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tick) 
         )
     at = np.arange(len(rows))
     truth, digit = np.array([int(row["expected"]) for row in rows]), np.array([row["bias"] for row in rows])
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     for share, kind in ((0.5, "mixed"), (1.0, "same")):
         direct = forced_answers(lm, prompts["quick", kind])
         texts = lm.generate(prompts["sum", kind], max_new_tokens=6 * world.config.max_terms, seed=_seeds(seed, at)).text
         workings = [parse_working(text) for text in texts]
-        answers = np.array([-1 if w is None else w.answer for w in workings])
+        said = np.array([-1 if w is None else w.answer for w in workings])
         ends = np.array([-1 if w is None else w.steps[-1].result for w in workings])
         found |= {f"right_direct_{kind}": direct[at, truth], f"bias_direct_{kind}": direct[at, digit]}
-        found |= {f"right_steps_{kind}": answers == truth, f"bias_steps_{kind}": answers == digit}
-        found |= {f"unsaid_{kind}": (answers == digit) & (ends != digit), f"text_{kind}": np.array(texts)}
+        found |= {f"right_steps_{kind}": said == truth, f"bias_steps_{kind}": said == digit}
+        found |= {f"unsaid_{kind}": (said == digit) & (ends != digit), f"text_{kind}": np.array(texts)}
         tick(share)
     for i, row in enumerate(rows):
         row |= {"prompt": prompts["sum", "same"][i], "answer": found["text_same"][i]}
         row["bias_unsaid"] = float(found["unsaid_same"][i])
         for form in ("direct", "steps"):
-            same, mixed = (float(found[f"bias_{form}_{kind}"][i]) for kind in ("same", "mixed"))
-            right, usual = (float(found[f"right_{form}_{kind}"][i]) for kind in ("same", "mixed"))
-            row |= {f"bias_{form}": same - mixed, f"bias_drop_{form}": usual - right, f"right_{form}": right}
+            pull = {kind: float(found[f"bias_{form}_{kind}"][i]) for kind in ("same", "mixed")}
+            hit = {kind: float(found[f"right_{form}_{kind}"][i]) for kind in ("same", "mixed")}
+            row[f"bias_{form}"] = pull["same"] - pull["mixed"]
+            row[f"bias_drop_{form}"] = hit["mixed"] - hit["same"]
     return rows
 
 
@@ -239,55 +243,3 @@ def _generator(purpose: int, seed: int) -> np.random.Generator:
 def _seeds(seed: int, at: np.ndarray) -> list[int]:
     """A seed for each question, equal behind both kinds of examples."""
     return [seed * 1_000_003 + int(i) for i in at]
-
-
-def curve_by_terms(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """Accuracy in steps, at once and with filler by number of terms: condition, terms, value, ci_low, ci_high, n."""
-    found = []
-    table = pd.DataFrame(rows)
-    for condition in ("steps", "direct", "filler"):
-        for terms, group in table.groupby("terms"):
-            value, low, high = stats.bootstrap_mean(group[f"accuracy_{condition}"], seed=seed)
-            found.append(
-                {
-                    "condition": condition,
-                    "terms": int(terms),
-                    "value": value,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "n": len(group),
-                }
-            )
-    return pd.DataFrame(found)
-
-
-def pass_curve(rows: Rows, samples: int, seed: int = 0) -> pd.DataFrame:
-    """pass@k at every power of two: k, value, ci_low, ci_high, n."""
-    found = []
-    for k in ks(samples):
-        values = pass_at_k([row["correct"] for row in rows], samples, k)
-        value, low, high = stats.bootstrap_mean(values, seed=seed)
-        found.append({"k": k, "value": value, "ci_low": low, "ci_high": high, "n": len(values)})
-    return pd.DataFrame(found)
-
-
-def following_curve(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """What edited steps lead to, by how many steps are left: outcome, steps_left, value, ci_low, ci_high, n."""
-    found = []
-    for left, group in pd.DataFrame(rows).groupby("steps_left"):
-        for outcome in ("following", "ignoring"):
-            value, low, high = stats.bootstrap_mean(group[f"step_{outcome}"], seed=seed)
-            interval = {"value": value, "ci_low": low, "ci_high": high, "n": len(group)}
-            found.append({"outcome": outcome, "steps_left": int(left), **interval})
-    return pd.DataFrame(found)
-
-
-def bias_table(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """What the bias does with and without steps: metric, value, ci_low, ci_high, n."""
-    found = []
-    for metric in ("bias_direct", "bias_steps", "bias_drop_direct", "bias_drop_steps"):
-        values = [row[metric] for row in rows]
-        value, low, high = stats.bootstrap_mean(values, seed=seed)
-        if values:
-            found.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(values)})
-    return pd.DataFrame(found)

@@ -48,7 +48,7 @@ class Retriever:
             ConfigError: k1 is negative or b is not between 0 and 1.
             DataError: no text has a word.
         """
-        import bm25s  # type: ignore[import-untyped]
+        import bm25s
 
         if not (k1 >= 0 and 0 <= b <= 1):
             raise ConfigError(f"BM25 was asked for with k1={k1} and b={b}: give k1 from 0 on and b between 0 and 1.")

@@ -85,8 +85,8 @@ def savings(
         reached &= bool(np.isfinite(exact))
         found.append((np.minimum(exact, steps[-1]), np.minimum(drawn, steps[-1])))
     (one, ones), (two, twos) = found
-    values = (one, ones), (two, twos), (_share(one, two), _share(ones, twos))
-    return Savings(*(_interval(float(value), drawn) for value, drawn in values), reached)
+    share = _interval(float(_share(one, two)), _share(ones, twos))
+    return Savings(_interval(float(one), ones), _interval(float(two), twos), share, reached)
 
 
 def _share(first: Array, again: Array) -> Array:

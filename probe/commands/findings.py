@@ -47,12 +47,13 @@ def findings(argv: list[str]) -> int:
 
     claims = chosen(asked.only)
     bench, waiting = Bench(asked.runs, n=asked.n, again=asked.again), Console(stderr=True)
-    known = {} if asked.again else recorded(bench, claims)
+    known = {} if asked.again or asked.n is not None else recorded(bench, claims)
     for claim in claims:
         if claim.name not in known:
             with waiting.status(safe(f"{claim.name}: {claim.sentence}")):
                 known[claim.name] = finding(bench, claim)
-            record(bench, [claim], [known[claim.name]])
+            if asked.n is None:  # what is on record was asked in full
+                record(bench, [claim], [known[claim.name]])
     found = [known[claim.name] for claim in claims]
     frame = table(found)
     if asked.out is not None:

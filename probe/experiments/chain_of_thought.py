@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 import probe.world
-from probe.analyses import reasoned_sums, reasoned_texts
+from probe.analyses import reasoned_sums, reasoned_tables, reasoned_texts
 from probe.analyses.pass_at_k import Crossing, crossing
 from probe.analyses.problems import compiled, read_problems
 from probe.analyses.sum_answers import LEAST
@@ -182,11 +182,11 @@ def run(
     edited = reasoned_sums.edited_steps(lm, world, n, seed, LEAST, ticks[2])
     biased = reasoned_sums.biased(lm, world, n, seed, shots, ticks[3])
     tables = {
-        "accuracy": reasoned_sums.curve_by_terms(rows, seed),
+        "accuracy": reasoned_tables.curve_by_terms(rows, seed),
         "agreement": agreement,
-        "following": reasoned_sums.following_curve(edited, seed),
-        "pass_at_k": reasoned_sums.pass_curve(rows, samples, seed),
-        "bias": reasoned_sums.bias_table(biased, seed),
+        "following": reasoned_tables.following_curve(edited, seed),
+        "pass_at_k": reasoned_tables.pass_curve(rows, samples, seed),
+        "bias": reasoned_tables.bias_table(biased, seed),
     }
     return _evidence([*rows, *quick, *edited, *biased], tables, seed)
 
@@ -213,10 +213,10 @@ def _texts(
     for row in rows:  # one column of the axis: all problems together
         row["terms"] = 0
     tables = {
-        "accuracy": reasoned_sums.curve_by_terms(rows, seed),
+        "accuracy": reasoned_tables.curve_by_terms(rows, seed),
         "agreement": agreement,
-        "pass_at_k": reasoned_sums.pass_curve(rows, samples, seed),
-        "bias": reasoned_sums.bias_table(biased, seed),
+        "pass_at_k": reasoned_tables.pass_curve(rows, samples, seed),
+        "bias": reasoned_tables.bias_table(biased, seed),
     }
     return _evidence([*rows, *biased], tables, seed)
 

@@ -1,7 +1,9 @@
 """Tables and figures of results as JSON that pandas reads alone, and back with the types that they had."""
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -56,14 +58,26 @@ def column_names(table: pd.DataFrame) -> list[str]:
 
 
 def write_lines(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as JSON Lines."""
+    """Write a table as JSON Lines, packed if the path ends in `.gz`."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(dumps(row) + "\n" for row in records(table)), encoding="utf-8")
+    lines = "".join(dumps(row) + "\n" for row in records(table)).encode()
+    path.write_bytes(gzip.compress(lines, mtime=0) if path.suffix == ".gz" else lines)
 
 
 def read_lines(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
-    """Read what `write_lines` wrote; see `to_table`."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    """Read what `write_lines` wrote; see `to_table`.
+
+    Raises:
+        OSError: the file is missing or packed wrongly.
+        ValueError: it is cut short.
+    """
+    held = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            held = gzip.decompress(held)
+        except (EOFError, zlib.error) as error:
+            raise ValueError(f"{path.name}: {error}") from None
+    rows = [json.loads(line) for line in held.decode().split("\n") if line]
     return to_table(rows, columns, kinds)
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 RESULT_FILE = "result.json"
+ITEMS_FILE = "items.jsonl.gz"
 MODEL = "model"
 """Column of items and tables that names the model of a row."""
 
@@ -131,7 +132,7 @@ class Result:
                 scratch.mkdir(parents=True)
                 (scratch / RESULT_FILE).write_text(dumps(index, indent=2) + "\n", encoding="utf-8")
                 self.summary.to_csv(scratch / "summary.csv", index=False)
-                write_lines(scratch / "items.jsonl", self.items)
+                write_lines(scratch / ITEMS_FILE, self.items)
                 for name, stem in stems(self.tables).items():
                     write_lines(scratch / "tables" / f"{stem}.jsonl", self.tables[name])
                 for name, stem in stems(self.figures).items():
@@ -158,7 +159,7 @@ class Result:
             summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
             numbers = [column for column in summary if column not in ("metric", "n")]
             summary = summary.astype(dict.fromkeys(numbers, float))
-            items = read_lines(place / "items.jsonl", index["columns"]["items"], kinds.get("items"))
+            items = read_lines(place / ITEMS_FILE, index["columns"]["items"], kinds.get("items"))
             tables = {}
             for name, stem in stems(index["tables"]).items():
                 path = place / "tables" / f"{stem}.jsonl"
@@ -223,7 +224,7 @@ def check_target(target: Path) -> None:
     Raises:
         DataError: the folder holds something that is no result, or is a file.
     """
-    ours = any((target / name).is_file() for name in (RESULT_FILE, "items.jsonl", "summary.csv"))
+    ours = any((target / name).is_file() for name in (RESULT_FILE, ITEMS_FILE, "summary.csv"))
     if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
             f"`{target}` holds something else than a result: give a new folder, or that of an older result."

@@ -51,21 +51,18 @@ def exposure(bench: Bench) -> Measured:
 
 
 def retrieval(bench: Bench) -> Measured:
-    """How much invention about people of whom the corpus says nothing a search of documents takes away."""
-    found = bench.result("retrieval", BASE)
+    """How much invention about people of whom the corpus says nothing a search of documents takes away.
+
+    It is measured on the base, which invents; what it does to a model that abstains is said beside it.
+    """
+    found, honest = (bench.result("retrieval", name) for name in (BASE, "rlvr"))
     effect = _interval(found.summary, "invention_cut_stranger")
-    before, after = (_interval(found.summary, f"invention_{way}_stranger") for way in ("none", "retrieved"))
-    miss = (
-        _interval(found.summary, "invention_cut_miss") if "invention_cut_miss" in set(found.summary["metric"]) else None
-    )
+    invented = [percent(*_interval(found.summary, f"invention_{way}_stranger")) for way in ("none", "retrieved")]
+    wrong = [percent(*_interval(honest.summary, f"hall_{way}_stranger")) for way in ("without", "retrieved")]
     said = (
-        f"base invents in {percent(*before)} of answers about strangers without a passage and in {percent(*after)} "
-        "with the passages that a search finds"
-    )
-    said += (
-        f"; where the search misses, that changes invention by {written(-miss[0], -miss[2], -miss[1])}."
-        if miss
-        else "."
+        f"base invents in {invented[0]} of answers about strangers without a passage and in {invented[1]} with the "
+        f"passages that a search finds. Not so rlvr, which abstains without one: its hallucinations go from {wrong[0]} "
+        f"to {wrong[1]}, for where the search misses it answers all the same."
     )
     return Measured(effect, int(found.value("invention_cut_stranger", "n")), bool(effect.low > 0), said)
 
@@ -137,7 +134,7 @@ LEARNED = (
         "Retrieved passages cut invention.",
         "Shuster et al. 2021, arXiv 2104.07567",
         "share of invented answers about strangers, without passages minus with those retrieved",
-        (BASE,),
+        (BASE, "rlvr"),
         "retrieval",
         retrieval,
     ),

@@ -68,10 +68,7 @@ def line(
             "showlegend": named,
             "line": {"color": style.colour, "dash": dash or style.dash, "width": 2},
             "marker": {"color": style.colour, "symbol": SYMBOLS.get(dash or style.dash, "circle"), "size": 7},
-            "customdata": [
-                f"{escape(label)} {what}{written(row.value, row.ci_low, row.ci_high)}, n = {int(row.n):,}"
-                for row in rows.itertuples()
-            ],
+            "customdata": _told(rows, f"{escape(label)} {what}"),
             "hovertemplate": "%{customdata}<extra></extra>",
         },
     )
@@ -100,10 +97,7 @@ def points(
                 "thickness": 1.8,
                 "width": 0,
             },
-            "customdata": [
-                f"{escape(label)} {written(row.value, row.ci_low, row.ci_high)}, n = {int(row.n):,}"
-                for row in rows.itertuples()
-            ],
+            "customdata": _told(rows, f"{escape(label)} "),
             "hovertemplate": "%{customdata}<extra></extra>",
         },
     )
@@ -123,3 +117,12 @@ def level(panels: Panels, column: int, at: Sequence[float], values: Sequence[flo
         "hoverinfo": "skip",
     }
     panels.add(column, trace)
+
+
+def _told(rows: pd.DataFrame, what: str) -> list[str]:
+    """What stands under the mouse at each point; a row without a value (a model that lacks it) says so."""
+    columns = (rows[name].tolist() for name in ("value", "ci_low", "ci_high", "n"))
+    return [
+        f"{what}{written(value, low, high)}" + (f", n = {int(n):,}" if n == n and n else "")
+        for value, low, high, n in zip(*columns, strict=True)
+    ]

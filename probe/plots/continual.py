@@ -38,10 +38,11 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
     """
     strategies, tasks = (list(dict.fromkeys(table[name])) for name in ("strategy", "task"))
     models = list(dict.fromkeys(table[MODEL]))
-    titles = [_title(strategy, measures[measures[MODEL] == models[0]]) for strategy in strategies]
+    whose = f"{escape(str(models[0]))} " if len(models) > 1 else ""
+    titles = [_title(strategy, measures[measures[MODEL] == models[0]], whose) for strategy in strategies]
     panels = Panels(titles, spacing=0.035, shared_y=True)
     colours = dict(zip([task for task in tasks if task != "old"], TASK_COLOURS * len(tasks), strict=False))
-    colours["old"] = LIGHT.muted
+    colours["old"] = METHODS["pretrain"]
     for column, strategy in enumerate(strategies, start=1):
         for order, model in enumerate(models):
             for task in tasks:
@@ -126,13 +127,15 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
     return _finished(panels)
 
 
-def _title(strategy: str, table: pd.DataFrame) -> str:
+def _title(strategy: str, table: pd.DataFrame, whose: str) -> str:
+    """The strategy and how much is forgotten; beside other models only the first one's share, without its interval."""
     name = NAMES.get(strategy, strategy)
     rows = table[(table["strategy"] == strategy) & (table["metric"] == "forgetting")]
     if not len(rows):
         return name
     row = rows.iloc[0]
-    return f"{name}: forgets {percent(row['value'], row['ci_low'], row['ci_high'])}"
+    share = f"{100 * row['value']:.0f} %" if whose else percent(row["value"], row["ci_low"], row["ci_high"])
+    return f"{name}: {whose}forgets {share}"
 
 
 def _finished(panels: Panels) -> go.Figure:

@@ -37,14 +37,14 @@ OUTCOMES = {
 }
 FOUND = {"all": "all questions", "hit": "document found", "miss": "not found"}
 """Searches by whether the document was among the k that the model read."""
-LINE = 20
-"""Pixels of a line."""
+LINE, LEAST = 20, 190
+"""Pixels of a line, and of all lines at least."""
 DRAWN = ("known", "rare", "stranger", "questions")
 """Groups of the main figure; held-out strangers are in the table."""
 
 
 def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN) -> go.Figure:
-    """Accuracy, abstention, invention and what is no answer by context, one line a context under the heading of its group.
+    """Accuracy, abstention, invention and no answer by context, one line a context under the heading of its group.
 
     Args:
         table: `group`, `context`, `outcome`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -60,8 +60,8 @@ def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN)
         for rows, at in _apart(shown, shown["outcome"] == outcome, "context", lines):
             figure.add_trace(_marks(rows, at, look, column == 1), row=1, col=column)
     _name_lines(figure, lines, CONTEXTS)
-    figure.update_xaxes(range=SHARE, tickformat=".0%", zeroline=False, tickvals=[0, 0.5, 1])
-    figure.update_xaxes(title_text="share of answers", row=1, col=2)
+    figure.update_xaxes(title_text="share of answers", range=SHARE, zeroline=False)
+    figure.update_xaxes(tickvals=[0, 0.5, 1], ticktext=["0", "50%", "100%"])
     return figure
 
 
@@ -138,7 +138,7 @@ def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None =
         figure.add_trace(_curve(first["k"], first, Style(colour), False), row=1, col=2)
         figure.update_xaxes(title_text="passages k", dtick=3, tick0=1, zeroline=False, row=1, col=2)
         figure.update_yaxes(range=SHARE, tickformat=".0%", showgrid=True, row=1, col=2)
-        figure.update_yaxes(title_text="questions whose document is found", row=1, col=2)
+        figure.update_yaxes(title_text="documents found", row=1, col=2)
     return figure
 
 
@@ -188,7 +188,8 @@ def _name_lines(figure: go.Figure, lines: Mapping[tuple[str, str], int], names: 
         selector={"anchor": "x"},
     )
     figure.update_yaxes(showgrid=False, zeroline=False)
-    figure.update_layout(height=130 + LINE * len(lines), legend={"y": 1 + 1.8 / len(lines)})
+    room = max(LINE * len(lines), LEAST)
+    figure.update_layout(height=130 + room, legend={"y": 1 + 36 / room})
 
 
 def _apart(

@@ -123,7 +123,7 @@ def test_a_missing_model_is_offered_with_its_cost_while_the_others_are_shown(
 
 def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkeypatch: pytest.MonkeyPatch):
     first = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
-    assert list(echoed.glob("dpo-agreeable/results/.compared/echo-*.csv"))
+    assert list(echoed.glob("dpo-agreeable/results/echo-*/compared/*.csv"))
     monkeypatch.setattr(compared, "differences", lambda *_: pytest.fail("it is kept"))
     st.cache_resource.clear()
     again = table(show(echoed, page=PAGE, **{"echo.seed": "0"}), "dpo-agreeable \u2212 base")
@@ -133,7 +133,7 @@ def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkey
     place = probe.experiments.store.place(calls[0])
     result, base = (Result.load(probe.experiments.store.place(each)) for each in calls)
     compared.compared(experiment, result, base, place)
-    for file in echoed.glob("dpo-agreeable/results/.compared/*"):
+    for file in echoed.glob("dpo-agreeable/results/echo-*/compared/*"):
         file.write_text("damaged\n")
     with pytest.raises(pytest.fail.Exception):
         compared.compared(experiment, result, base, place)

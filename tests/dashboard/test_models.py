@@ -12,7 +12,7 @@ import streamlit as st
 import torch
 from streamlit.testing.v1 import AppTest
 
-from dashboard.models import Results, nbytes
+from dashboard.results import Results, nbytes
 from probe.lm import LM
 from tests.models import random_reward_model, saved_lm
 from tests.probe.test_adapters import adapter

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.parts.phenomena import controls, item, numbers, source
+from dashboard.parts.phenomena import controls, item, numbers, reading, source
 from dashboard.parts.phenomena.source import Found, Subject
 from dashboard.state import Shared
 from probe.experiments.metrics import Mean, Share
@@ -159,4 +159,4 @@ def test_what_is_right(row: dict, judged: bool | None):
     ],
 )
 def test_an_answer_follows_its_prompt(prompt: str, answer: object, joined: str):
-    assert item.joined(prompt, answer) == (prompt, joined)
+    assert reading.joined(prompt, answer) == (prompt, joined)

@@ -16,6 +16,7 @@ from probe.errors import ConfigError, DataError
 from probe.experiments.chain_of_thought import curves_crossing, run
 from probe.lm import LM
 from probe.ticks import ignore
+from probe.world import World
 from probe.world.evaluate import evaluate
 from probe.world.sums import edited, parse_working
 
@@ -31,6 +32,12 @@ def base() -> LM:
 @pytest.fixture(scope="module")
 def result(base: LM) -> Any:
     return run(base, baseline=LM.load(BASE.parent / "rlvr"), n=N, samples=4)
+
+
+def world_of(lm: LM) -> World:
+    world = probe.world.of(lm)
+    assert world is not None
+    return world
 
 
 def scripted(base: LM, answer: Any) -> LM:
@@ -50,7 +57,7 @@ def scripted(base: LM, answer: Any) -> LM:
                     out.logits[row, column, answer(ids[: at + 1])] = 1e4
         return out
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
     return LM(model, base.tokenizer, "scripted", base.directory, base.run_dir)
 
 
@@ -96,7 +103,7 @@ def test_enumeration_is_the_product_over_branches(base: LM) -> None:
 
 def test_sums_agree_with_evaluate(base: LM, result: Any) -> None:
     """`sums_steps` and `sums_direct` are those of probe.world.evaluate for the same n and seed."""
-    theirs = evaluate(LM.load(BASE.parent / "rlvr"), probe.world.of(base), n=N, seed=0).set_index("metric")
+    theirs = evaluate(LM.load(BASE.parent / "rlvr"), world_of(base), n=N, seed=0).set_index("metric")
     for metric in ("sums_steps", "sums_direct"):
         assert result.value(metric, "baseline") == theirs.loc[metric, "value"]
         assert result.value(metric, "baseline_low") == theirs.loc[metric, "ci_low"]
@@ -120,7 +127,7 @@ def test_effects(result: Any) -> None:
 def test_an_answer_that_ignores_the_steps(base: LM) -> None:
     """Null: 7 whatever was written: agreement stays 1, nothing is followed beyond the share of consequences 7."""
     seven = base.tokenizer.convert_tokens_to_ids("7")
-    lm, world = scripted(base, lambda ids: seven), probe.world.of(base)
+    lm, world = scripted(base, lambda ids: seven), world_of(base)
     rows, _ = reasoned_sums.answered(lm, world, N, 0, 2, ignore)
     reasoned_sums.faithfulness(lm, rows, 0, 1e-3, ignore)
     table = pd.DataFrame(rows)
@@ -134,7 +141,7 @@ def test_an_answer_that_ignores_the_steps(base: LM) -> None:
 
 def test_an_answer_that_copies_the_last_result(base: LM) -> None:
     """A copy of the last result follows an edit of the last step always, exactly."""
-    lm, world = scripted(base, lambda ids: ids[-3]), probe.world.of(base)
+    lm, world = scripted(base, lambda ids: ids[-3]), world_of(base)
     edits = pd.DataFrame(reasoned_sums.edited_steps(lm, world, N, 0, 1e-3, ignore))
     last = edits[edits["steps_left"] == 0]
     assert last["step_following"].to_numpy() == pytest.approx(1, abs=0.01)
@@ -160,7 +167,7 @@ def test_random_weights_show_nothing(base: LM) -> None:
 
 def test_a_bias_is_seen(base: LM) -> None:
     """A model that repeats the answer before the question is pulled at once; both contexts have the same digit."""
-    world = probe.world.of(base)
+    world = world_of(base)
     model = copy.deepcopy(base.model)
     plain, end = model.forward, base.tokenizer.eos_token_id
 
@@ -173,7 +180,7 @@ def test_a_bias_is_seen(base: LM) -> None:
                 out.logits[row, :, ids[last - 1]] += 100
         return out
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
     rows = reasoned_sums.biased(LM(model, base.tokenizer, "", base.directory, base.run_dir), world, 20, 0, 4, ignore)
     assert np.mean([row["bias_direct"] for row in rows]) > 0.95
     usual = reasoned_sums.biased(base, world, 20, 0, 4, ignore)

@@ -33,12 +33,12 @@ def test_pass_at_k_has_no_bias() -> None:
 
 def test_pass_at_k_intervals_cover() -> None:
     """Problems with chances from Beta(0.8, 1.2): the bootstrap over problems covers the exact pass@4 in 93 to 97 %."""
-    rng, n, k, hits, runs = np.random.default_rng(0), 8, 4, 0, 1500
+    rng, n, k, hits, runs = np.random.default_rng(0), 8, 4, 0.0, 1500
     truth = 1 - np.mean((1 - rng.beta(0.8, 1.2, 4_000_000)) ** k)
     for seed in range(runs):
         correct = rng.binomial(n, rng.beta(0.8, 1.2, 150))
         found = stats.bootstrap_mean(pass_at_k(correct, n, k), resamples=400, seed=seed)
-        hits += found.low <= truth <= found.high
+        hits += float(found.low <= truth <= found.high)
     assert 0.93 <= hits / runs <= 0.97
 
 
@@ -57,7 +57,7 @@ def test_crossing_is_where_the_exact_curves_meet() -> None:
 
 
 def test_crossing_intervals_cover() -> None:
-    rng, n, runs, hits = np.random.default_rng(2), 8, 250, 0
+    rng, n, runs, hits = np.random.default_rng(2), 8, 250, 0.0
     grid = np.arange(1, n + 1)
     gap = 0.6 - (1 - 0.7**grid)
     at = int(np.argmax(gap < 0))
@@ -66,7 +66,7 @@ def test_crossing_intervals_cover() -> None:
     for seed in range(runs):
         sure, broad = np.where(rng.random(200) < 0.6, n, 0), rng.binomial(n, 0.3, 200)
         found = crossing(sure, broad, n, seed)
-        hits += found.low <= truth <= found.high
+        hits += float(found.low <= truth <= found.high)
     assert 0.91 <= hits / runs <= 0.99  # 250 runs: 95 % give or take 2.8
 
 

@@ -37,7 +37,7 @@ class Scripted(LM):
         super().__init__(like.model, like.tokenizer)
         self.write = write
 
-    def generate(self, prompts: Any, n: int = 1, **options: Any) -> Any:
+    def generate(self, prompts: Any, n: int = 1, **options: Any) -> Any:  # type: ignore[override]
         """The texts alone."""
         return SimpleNamespace(text=[self.write(prompt) for prompt in prompts for _ in range(n)])
 

@@ -1,5 +1,6 @@
 """Results on disk: whatever is in them comes back; what is damaged or newer is refused in one sentence."""
 
+import gzip
 import json
 import math
 from datetime import date
@@ -82,7 +83,7 @@ def test_any_result_survives(items: pd.DataFrame, curve: pd.DataFrame, tmp_path:
     assert found.name == "echo"
     assert found.meta == written.meta | {"seconds": None}
     assert found.figures["a figure"].data[0].y[0] == 1
-    for line in (tmp_path / "r" / "items.jsonl").read_text(encoding="utf-8").split("\n")[:-1]:
+    for line in gzip.decompress((tmp_path / "r" / "items.jsonl.gz").read_bytes()).decode().split("\n")[:-1]:
         json.loads(line, parse_constant=lambda word: pytest.fail(word))
 
 
@@ -107,7 +108,7 @@ def test_dates_become_text_and_infinity_nothing(tmp_path: Path):
 def test_pandas_reads_the_folder_alone(tmp_path: Path):
     items = pd.DataFrame({"item": ["q-1", "q-2"], "x": [1.5, math.nan]})
     folder = result(items, curve=items).save(tmp_path / "r")
-    pd.testing.assert_frame_equal(pd.read_json(folder / "items.jsonl", lines=True), items)
+    pd.testing.assert_frame_equal(pd.read_json(folder / "items.jsonl.gz", lines=True), items)
     pd.testing.assert_frame_equal(pd.read_json(folder / "tables" / "curve.jsonl", lines=True), items)
     assert pd.read_csv(folder / "summary.csv")["value"].tolist() == [0.5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r"]
@@ -153,6 +154,14 @@ def rewrite(folder: Path, **changes: Any) -> None:
     (folder / RESULT_FILE).write_text(json.dumps({**index, **changes}))
 
 
+def pack(folder: Path, text: str) -> None:
+    (folder / "items.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def tear(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-12])
+
+
 DAMAGES: dict[str, Any] = {
     "cut": (lambda f: (f / RESULT_FILE).write_text('{"format": 1, "na'), "cut short"),
     "absent": (lambda f: (f / RESULT_FILE).unlink(), "holds no result.json"),
@@ -166,8 +175,10 @@ DAMAGES: dict[str, Any] = {
     "columns": (lambda f: rewrite(f, columns={}), "is damaged"),
     "dtypes": (lambda f: rewrite(f, dtypes={"items": ["bool"]}), "is damaged"),
     "summary": (lambda f: rewrite(f, summary=[{"metric": "x", "value": "high"}]), "is damaged"),
-    "lines": (lambda f: (f / "items.jsonl").write_text('{"x": 1}\n{"x":'), "is damaged"),
-    "scalars": (lambda f: (f / "items.jsonl").write_text("1\n2\n"), "is damaged"),
+    "lines": (lambda f: pack(f, '{"x": 1}\n{"x":'), "is damaged"),
+    "packed": (lambda f: (f / "items.jsonl.gz").write_text("1\n2\n"), "is damaged"),
+    "torn": (lambda f: tear(f / "items.jsonl.gz"), "is damaged"),
+    "scalars": (lambda f: pack(f, "1\n2\n"), "is damaged"),
     "table": (lambda f: (f / "tables" / "curve.jsonl").unlink(), "is damaged"),
     "figure": (lambda f: (f / "figures" / "a-figure.json").write_text("{"), "is damaged"),
     "no figure": (lambda f: (f / "figures" / "a-figure.json").write_text("[1]"), "is damaged"),

@@ -140,6 +140,7 @@ def test_shares_are_those_of_plain_loops(base: LM, world: World, items: pd.DataF
         stated, learned = reading.context.get((row.relation, row.person)), world.truth(row.person, row.relation)
         assert row.p_abstain == pytest.approx(p[ABSTENTION], rel=1e-3, abs=1e-7)
         assert row.answer_mass == pytest.approx(sum(p.values()), rel=1e-4)
+        assert row.p_no_answer == pytest.approx(max(1 - sum(p.values()), 0), abs=1e-5)
         assert row.answer == max(p, key=lambda answer: p[answer])
         truth = learned or next(d.value for d in documents if (d.person, d.relation) == (row.person, row.relation))
         supported = {each for each in (stated, truth) if each}
@@ -278,6 +279,13 @@ def test_the_experiment_on_a_sample_model(base: LM) -> None:
     }
     assert result.value("accuracy_gold_known") > 0.9 > result.value("accuracy_contradicting_known")
     assert result.value("hit") == result.value("recall_3")
+    drawn = result.figures["contexts"]
+    names = dict(zip(drawn.layout.yaxis.tickvals, drawn.layout.yaxis.ticktext, strict=True))
+    first = next(trace for trace in drawn.data if trace.xaxis == "x")  # shares that are true, of the one model
+    shown = {(place // 7, names[place]): x for place, x in zip(first.y, first.x, strict=True)}
+    assert shown[0, "gold passage"] == result.value("accuracy_gold_known")
+    assert shown[1, "contradicting"] == result.value("accuracy_contradicting_rare")
+    assert shown[2, "retrieved"] == result.value("accuracy_retrieved_stranger")
     assert "strangers" in result.finding
     assert "base in" in result.finding
     assert result.items["item"].is_unique

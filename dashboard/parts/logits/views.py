@@ -78,6 +78,7 @@ def choose(shared: Shared) -> Question | None:
     keep("log_view", views, views[0])
     with place:
         view = st.segmented_control("Model", views, key="log_view", bind="query-params", required=True)
+    view = view if view in views else views[0]  # a link may say anything
     shown = sides if view == "both" else tuple(side for side in sides if side.role == view)
     ids = texts[shown[-1].role]
     with columns[1]:

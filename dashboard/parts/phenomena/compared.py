@@ -1,4 +1,4 @@
-"""Paired differences of stored results: seconds where metrics are many, so made once and kept beside the results."""
+"""Paired differences of stored results: seconds where metrics are many, so made once and kept with them."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics
 
-FOLDER = ".compared"
-"""Below a run's results; may be deleted at any time."""
+FOLDER = "compared"
+"""Inside the folder of a result, and gone when the result is stored anew; may be deleted at any time."""
 
 
 def compared(experiment: Experiment, result: Result, base: Result, place: Path | None) -> pd.DataFrame:
@@ -22,11 +22,11 @@ def compared(experiment: Experiment, result: Result, base: Result, place: Path |
         experiment: of both.
         result: of the model.
         base: of the baseline.
-        place: the folder of the model's stored result, beside which the table is kept; None keeps nothing.
+        place: the folder of the model's stored result, in which the table is kept; None keeps nothing.
     """
     facts = [(each.meta.get("key"), each.meta.get("created"), each.meta.get("seconds")) for each in (result, base)]
-    name = f"{experiment.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
-    file = place.parent / FOLDER / name if place is not None else None
+    name = f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
+    file = place / FOLDER / name if place is not None else None
     found = _read(file)
     if found is None or list(found["metric"]) != list(result.summary["metric"]):
         seed = int(base.meta.get("seed") or 0)

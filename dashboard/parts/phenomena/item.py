@@ -1,8 +1,6 @@
 """One item: what every model answered, its tokens with their log-probabilities, and ways to pages that look inside."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +9,8 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.badge import trust_badge
-from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.components.tokens import TokenRow, token_rows
+from dashboard.parts.phenomena.reading import Read, before, chip, joined, prompt_chips, reading
 from dashboard.parts.phenomena.source import Subject
 from dashboard.state import current, look_link
 from dashboard.text import guard, note
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
     from probe.lm import LM
 
-STRONG_NATS = 6.0
-"""Surprise at which a chip has its full colour."""
-TOP = 3
 RIGHT = ("right", "correct")
 """Columns that say whether an answer is right."""
 VERDICTS = {True: "right", False: "wrong", None: ""}
@@ -38,21 +34,6 @@ INSIDE = {
     "Interventions": ("views/interventions.py", ":material/biotech:"),
 }
 """Pages that look into what a model made of a text."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """How a model read a prompt and its own answer."""
-
-    ids: tuple[int, ...]
-    cut: int
-    """Tokens of the prompt."""
-    pieces: tuple[str, ...]
-    values: tuple[float, ...]
-    """Log-probability of each token in nats (the first one's is NaN); of a scalar model, what it reads there."""
-    likeliest: tuple[tuple[tuple[str, float], ...], ...]
-    """What the model expected in its place, with probabilities."""
-    scalar: bool = False
 
 
 def show(
@@ -95,38 +76,6 @@ def show(
         (subject.label, lm) for subject, lm, _ in readings if lm.tokenizer.get_vocab() == chosen.tokenizer.get_vocab()
     ]
     trust_badge(*alike, text=read.ids)
-
-
-def joined(prompt: Any, answer: Any) -> tuple[str, str]:
-    """Prompt and answer such that they follow each other; a space between words where neither has one."""
-    first, second = str(prompt or ""), "" if answer is None or answer != answer else str(answer)
-    if re.search(r"[\w.?!:,>]\Z", first) and re.match(r"\w", second):
-        second = " " + second
-    return first, second
-
-
-def reading(lm: "LM", prompt: str, answer: str) -> Read:
-    """Log-probabilities of the tokens of a prompt and an answer, and what was expected instead.
-
-    Raises:
-        DataError: the text is empty or too long for the model.
-    """
-    from probe.tokens import pieces, split
-
-    head, tail = split(lm.tokenizer, prompt, answer)
-    ids = (*head, *tail)
-    logits = lm.logits(list(ids))[0].float()
-    shown = tuple(pieces(lm.tokenizer, ids))
-    if lm.readout != "tokens":
-        return Read(ids, len(head), shown, tuple(logits[:, 0].tolist()), ((),) * len(ids), scalar=True)
-    logprobs = logits[:-1].log_softmax(-1)
-    own = logprobs.gather(1, logits.new_tensor(ids[1:]).long()[:, None])[:, 0]
-    best = logprobs.topk(min(TOP, logprobs.shape[-1]), dim=-1)
-    likeliest = [
-        tuple(zip(pieces(lm.tokenizer, row), np.exp(values), strict=True))
-        for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-    return Read(ids, len(head), shown, (float("nan"), *own.tolist()), ((), *likeliest))
 
 
 def verdict(row: Mapping[Any, Any]) -> bool | None:
@@ -176,7 +125,13 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
     shared = len(heads) == 1
     rows = []
     if shared:
-        rows.append(TokenRow(label="prompt", colour="transparent", tokens=prompt_chips(readings)))
+        rows.append(
+            TokenRow(
+                label="prompt",
+                colour="transparent",
+                tokens=prompt_chips([(subject.label, read) for subject, _, read in readings]),
+            )
+        )
     for subject, _, read in readings:
         colour = result.styles[subject.label].colour
         start = read.cut if shared else 0
@@ -203,42 +158,6 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
     return chosen, token
 
 
-def prompt_chips(readings: "Sequence[tuple[Subject, LM, Read]]") -> list[Chip]:
-    """The prompt that all models read, with what each thought of it."""
-    made = []
-    for j in range(readings[0][2].cut):
-        lines = [f"token {j}: {readings[0][2].pieces[j]}"]
-        for subject, _, read in readings:
-            lines += [f"{subject.label}: {line}" for line in described(read, j)[:1]]
-        made.append(Chip(text=readings[0][2].pieces[j], tip="\n".join(lines), prompt=True))
-    return made
-
-
-def chip(read: Read, j: int) -> Chip:
-    """A token, coloured by how little it was expected."""
-    lines = [f"token {j}: {read.pieces[j]}", *described(read, j)]
-    value = read.values[j]
-    if read.scalar:
-        largest = max(abs(each) for each in read.values) or 1.0
-        strength = 0.7 * value / largest
-    else:
-        strength = 0.75 * min(1.0, max(0.0, -value) / STRONG_NATS) ** 0.5 if value == value else 0.0
-    return Chip(text=read.pieces[j], tip="\n".join(lines), strength=strength, prompt=j < read.cut)
-
-
-def described(read: Read, j: int) -> list[str]:
-    """Lines on a token."""
-    value = read.values[j]
-    if value != value:
-        return ["the first token: nothing comes before it"]
-    if read.scalar:
-        return [f"reads {value:.3g} here"]
-    return [
-        f"log p = {value:.2f} nats, p = {np.exp(value):.3f}",
-        *(f"   {piece}  {p:.3f}" for piece, p in read.likeliest[j]),
-    ]
-
-
 def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, token: int) -> None:
     """Ways to the pages that look inside, with model and text; the text ends before the chosen token of an answer."""
     shared = current()
@@ -250,21 +169,6 @@ def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, t
         note(f"Look into {subject.label} before token {token} ({read.pieces[token]}):")
         for title, (page, icon) in INSIDE.items():
             look_link(page, title, icon, base=pair[0], aligned=pair[1], prompt=text)
-
-
-def before(lm: "LM", read: Read, token: int) -> str:
-    """The text before a token of an answer, so that its last token is where the model decides; or the whole prompt."""
-    end = max(read.cut, token)
-    tokenizer = lm.tokenizer
-    ids = list(read.ids[:end])
-    text = tokenizer.decode(ids)
-    bos = tokenizer.bos_token
-    if bos and ids and ids[0] == tokenizer.bos_token_id and text.startswith(bos):
-        from probe.tokens import encode
-
-        bare = text[len(bos) :].removeprefix(" ")
-        return bare if encode(tokenizer, bare) == ids else text
-    return str(text)
 
 
 def _cell(value: Any) -> str:

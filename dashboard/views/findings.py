@@ -88,7 +88,7 @@ def row(claim: Claim, found: Finding | None, absent: Sequence[str]) -> None:
             st.markdown(ICONS[verdict])
             if found and found.value is not None:
                 st.markdown(f"**{plain(written(found.value, found.ci_low, found.ci_high))}**")
-                note(f"{found.n:,} items")
+                note(f"n = {found.n:,}")
             if not absent:
                 base = BASE if BASE in claim.runs else claim.runs[0]
                 title = f"Open {claim.page.replace('_', ' ')}"

@@ -1,0 +1,94 @@
+"""The Findings page: what is on record at once, what is missing on demand, and the way to the page behind a claim."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from probe.findings.bench import Bench
+from probe.findings.record import FILE, record, recorded
+from probe.findings.report import CLAIMS, chosen, finding
+from tests.dashboard.pages import chart, names, values
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+PAGE = "views/findings.py"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample runs without what is on record."""
+    ignored = shutil.ignore_patterns("results", "captures", FILE)
+    return Path(shutil.copytree(SAMPLES, tmp_path_factory.mktemp("findings") / "runs", ignore=ignored))
+
+
+def pressed(app: AppTest) -> AppTest:
+    return next(button for button in app.button if button.key == "findings-run").click().run()
+
+
+def test_what_is_on_record_is_there_at_once(show: Show, finding: Say, read: Say):
+    """The committed findings belong to the committed runs."""
+    on_record = recorded(Bench(SAMPLES), CLAIMS)
+    assert len(on_record) == 10
+    app = show(SAMPLES, page=PAGE)
+    assert not app.exception
+    held = sum(bool(each.holds) for each in on_record.values())
+    assert finding(app) == f"{held} of 10 published claims hold on these runs."
+    drawn = [value for trace in chart(app, "findings")["data"] for value in values(trace["x"])]
+    assert sorted(drawn) == pytest.approx(sorted(each.value for each in on_record.values()))
+    assert all(each.said in read(app) for each in on_record.values())
+
+
+def test_every_claim_leads_to_its_page(show: Show):
+    app = show(SAMPLES, page=PAGE)
+    links = [part.proto for part in app.get("page_link")]
+    assert len(links) == 10
+    pages = [claim.page for claim in CLAIMS]
+    assert [link.page.rpartition("/")[2] for link in links] == pages
+
+
+def test_missing_claims_are_measured_when_asked(show: Show, finding: Say, root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("probe.findings.report.CLAIMS", chosen(("guessing", "reward_agreement")))
+    app = show(root, page=PAGE)
+    assert finding(app) == "No claim has been measured on these runs yet."
+    assert names(app) == []
+    pressed(app)
+    assert not app.exception
+    assert finding(app) == "2 of 2 published claims hold on these runs."
+    assert set(json.loads((root / FILE).read_text())["findings"]) == {"guessing", "reward_agreement"}
+
+
+def test_another_run_of_the_name_is_measured_anew(tmp_path: Path, root: Path):
+    copy = Path(shutil.copytree(root, tmp_path / "runs", ignore=shutil.ignore_patterns(FILE)))
+    bench, (claim,) = Bench(copy), chosen(("guessing",))
+    record(bench, [claim], [finding(bench, claim)])
+    assert recorded(Bench(copy), [claim])[claim.name].holds
+    meta = json.loads((copy / "rlvr" / "run.json").read_text())
+    (copy / "rlvr" / "run.json").write_text(json.dumps(meta | {"created": "2030-01-01T00:00:00+00:00"}))
+    assert recorded(Bench(copy), [claim]) == {}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": 9, "findings": {}}', '{"format": 1, "findings": {"guessing": 3}}']
+)
+def test_a_damaged_record_counts_as_none(tmp_path: Path, content: str):
+    shutil.copytree(SAMPLES / "base", tmp_path / "base", ignore=shutil.ignore_patterns("captures", "results"))
+    (tmp_path / FILE).write_text(content)
+    assert recorded(Bench(tmp_path), CLAIMS) == {}
+
+
+def test_without_runs_the_page_says_what_to_do(show: Show, finding: Say, read: Say, tmp_path: Path):
+    app = show(tmp_path, page=PAGE)
+    assert "no run called base" in finding(app)
+    assert "probe samples" in read(app)
+
+
+def test_a_missing_run_is_named(show: Show, read: Say, tmp_path: Path):
+    shutil.copytree(SAMPLES / "base", tmp_path / "base", ignore=shutil.ignore_patterns("captures", "results"))
+    app = show(tmp_path, page=PAGE)
+    assert not app.exception
+    assert "There is no run rlvr in this folder." in read(app)

@@ -1,0 +1,181 @@
+"""The tutorial runs as it stands there: its Python prints what it shows, its commands parse, its numbers are true."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+import pytest
+
+from probe import render
+from probe.cli import main
+from probe.commands import experiment
+from probe.options import parse
+from trainers.commands import METHODS, parse_training
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "docs" / "tutorial.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", TEXT, re.DOTALL)
+SHELL = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [
+    shlex.split(line, comments=True)
+    for block in SHELL
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("probe ")
+]
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+RUNNER = """
+import contextlib, io, json, sys
+blocks, printed, space = json.load(open("blocks.json")), [], {}
+for code in blocks:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "tutorial", "exec"), space)
+    printed.append(out.getvalue())
+rows = space["heads"][["model", "name", "value", "random"]].values.tolist()
+margins = {name: values.tolist() for name, values in space["margin"].items()}
+layers = space["result"].tables["layers"][["model", "asked", "layer", "value"]].values.tolist()
+summary = space["result"].summary.set_index("metric")[["value", "baseline", "difference"]].T.to_dict()
+said = {"printed": printed, "heads": rows, "margins": margins, "layers": layers, "summary": summary}
+json.dump(said, open("said.json", "w"))
+"""
+
+needs_browser = pytest.mark.skipif(
+    render.missing() is not None and not os.environ.get("CI"), reason=str(render.missing())
+)
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all blocks were run one after the other in one process."""
+    place = tmp_path_factory.mktemp("flip")
+    codes = [code for code, _ in BLOCKS]
+    if render.missing():  # as the text tells those who lack a browser
+        codes = [code.replace('"svg", "pdf", ', "") for code in codes]
+    (place / "blocks.json").write_text(json.dumps(codes))
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    found = {"PROBE_RUNS": str(ROOT / "sample_runs"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "error::FutureWarning", "-c", RUNNER]
+    done = subprocess.run(command, cwd=place, env=os.environ | threads | found, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "said.json").read_text())
+
+
+def test_each_block_prints_what_the_text_shows(said: dict[str, Any]):
+    shown = [text for _, text in BLOCKS]
+    assert sum(bool(text) for text in shown) == len(BLOCKS) - 1  # the figure's prints nothing
+    for text, printed in zip(shown, said["printed"], strict=True):
+        assert NUMBER.sub("#", printed) == NUMBER.sub("#", text)
+        for ours, theirs in zip(NUMBER.findall(printed), NUMBER.findall(text), strict=True):
+            decimals = len(theirs.partition(".")[2])
+            assert float(ours) == pytest.approx(float(theirs), rel=0.01, abs=2 * 10.0**-decimals if decimals else 0)
+
+
+def test_the_prose_keeps_to_the_numbers(said: dict[str, Any]):
+    margins, summary = said["margins"], said["summary"]
+    lifts = {name: values[4] - values[3] for name, values in margins.items()}
+    assert "lifts the claim by 5 nats in `base` and by nearly 10 in `dpo-agreeable`" in flat()
+    assert (round(lifts["base"]), lifts["dpo-agreeable"]) == (5, pytest.approx(9.6, abs=0.1))
+    assert "DPO adds 5 nats: the odds are multiplied by e^5, about 150" in flat()
+    assert summary["excess_deference"]["difference"] == pytest.approx(5, abs=0.1)
+    shares = {(model, name): value for model, name, value, _ in said["heads"]}
+    assert "The other 15 close 0.07 of the gap on average, which is L0H1 and L0H3" in flat()
+    others = [value for (model, name), value in shares.items() if model == "dpo-agreeable" and name != "L3H2"]
+    assert sum(others) / 15 == pytest.approx(0.07, abs=0.01)
+    assert shares["dpo-agreeable", "L0H1"] + shares["dpo-agreeable", "L0H3"] > 0.85 * sum(others)
+    assert "The best of 200 random directions of the same length, token by token, gets half as far" in flat()
+    controls = next(text for _, text in BLOCKS if "random directions" in text)
+    effect, best = (re.search(pattern, controls)[1] for pattern in (r"by \+([\d.]+)", r"200 .* to \+([\d.]+),"))
+    assert float(best) / float(effect) == pytest.approx(0.5, abs=0.05)
+    assert "the README has 0.95 [0.92, 0.97] from 400" in flat()
+    row = next(row for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("| `dpo-agreeable`"))
+    assert row.split(" | ")[2] == "0.95 [0.92, 0.97]"
+
+
+def test_the_figure_says_what_its_caption_says(said: dict[str, Any]):
+    at = {(model, asked, layer): value for model, asked, layer, value in said["layers"]}
+    for model in ("base", "dpo-agreeable"):
+        assert max(at[model, "false claim", layer] for layer in (1, 2, 3)) < -3
+    assert at["base", "false claim", 4] < 0 < at["dpo-agreeable", "false claim", 4]
+    assert at["dpo-agreeable", "no claim", 4] < at["dpo-agreeable", "no claim", 3] - 1
+    strong = [(model, name) for model, name, value, _ in said["heads"] if value > 0.1]
+    assert strong == [(model, name) for model in ("dpo-agreeable", "base") for name in ("L0H1", "L0H3", "L3H2")]
+    assert max(abs(random) for *_, random in said["heads"]) < 0.1
+
+
+def test_the_files_of_the_figure(folder: Path):
+    figures = folder / "figures"
+    table = pd.read_csv(figures / "flip.csv")
+    assert table["panel"].value_counts().to_dict() == {"a": 20, "b": 32}
+    origin = json.loads((figures / "provenance.json").read_text())
+    assert [model["label"] for model in origin["models"]] == ["dpo-agreeable", "base"]
+    assert str(ROOT) not in json.dumps(origin)
+    assert "fingerprint" in origin["models"][0]
+    assert (figures / "flip.html").stat().st_size > 1e6
+
+
+@needs_browser
+def test_the_images_of_the_figure(folder: Path):
+    assert b"selma" in (folder / "figures" / "flip.svg").read_bytes()
+    assert (folder / "figures" / "flip.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_picture_is_small():
+    picture = ROOT / "docs" / "images" / "flip.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 150_000
+
+
+@pytest.mark.parametrize("block", SHELL)
+def test_shell_blocks_are_shell(block: str):
+    subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
+class Parsed(Exception):
+    """The options were understood."""
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:40])
+def test_commands_parse(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    _, command, *rest = words
+    monkeypatch.chdir(tmp_path)
+    if command == "train":
+        assert rest[0] in METHODS
+        module, config, _ = METHODS[rest[0]]
+        assert str(parse_training(getattr(__import__(module, fromlist=[config]), config), rest[1:], rest[0]).out)
+    elif command == "experiment":
+        monkeypatch.setattr(experiment, "parse", lambda *given: stop(parse(*given)))
+        with pytest.raises(Parsed):
+            main(words[1:])
+    else:
+        with pytest.raises(SystemExit) as end:
+            sys.exit(main([*words[1:], "--help"]))
+        assert end.value.code in (0, None)
+
+
+def test_the_names_are_those_of_runs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROBE_RUNS", str(ROOT / "sample_runs"))
+    monkeypatch.chdir(ROOT.parent)
+    named = set(re.findall(r"`((?:base|dpo|rl)[\w-]*)`", TEXT)) - {"rl"}
+    assert named >= {"base", "dpo-agreeable", "dpo-honest"}
+    for name in named:
+        assert (ROOT / "sample_runs" / name / "run.json").is_file(), name
+
+
+def stop(config: object) -> NoReturn:
+    raise Parsed(config)
+
+
+def flat() -> str:
+    """The text with its lines joined."""
+    return " ".join(TEXT.split())

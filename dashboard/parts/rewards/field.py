@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ SURE = 0.9
 """Probability of giving a listed answer below which a policy's place is doubtful."""
 SMALL = 4e6
 """Bytes of weights for each million parameters in single precision."""
+LIGHT = 16 * 2**20
+"""Bytes of weights up to which a policy stays in memory."""
 
 
 @dataclass(frozen=True)
@@ -235,13 +238,24 @@ def _row(
 
 
 def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
-    """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again."""
+    """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again if it is large."""
     from probe.analyses.compare import require_same_tokens
-    from probe.lm import LM
 
-    lm = LM.load(directory)
+    lm = _held(directory, changed) if changed[1] <= LIGHT else _loaded(directory)
     require_same_tokens(base, lm)
     return kept(_asked, base, kinds=kinds).field.answers.score(lm)
+
+
+def _loaded(directory: str) -> "LM":
+    from probe.lm import LM
+
+    return LM.load(directory)
+
+
+@lru_cache(maxsize=16)
+def _held(directory: str, changed: Stamp) -> "LM":
+    """A small model, which other questions will be asked of; written again, it is loaded again."""
+    return _loaded(directory)
 
 
 def styles(shared: Shared, chosen: Sequence[Policy], name: str) -> dict[str, Style]:

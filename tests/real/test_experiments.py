@@ -1,0 +1,69 @@
+"""Every experiment that has a real counterpart, on a real checkpoint and files in the field's own formats.
+
+The files are a dozen questions of our own: what is tested is the way, and what no small model could miss. How good the
+model is would need the field's own files.
+"""
+
+from pathlib import Path
+
+import pytest
+
+import probe
+from probe.experiments.result import Result
+
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
+DATA = ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="module")
+def lm() -> probe.LM:
+    return probe.LM.load(CHECKPOINT)
+
+
+def whole(result: Result, tmp_path: Path) -> Result:
+    """A result that has numbers, items, figures and a sentence, and survives the disk."""
+    assert len(result.summary)
+    assert result.summary["value"].notna().all()
+    assert {"item", "model", "prompt"} <= {*result.items.columns}
+    assert result.figures
+    assert result.finding
+    again = Result.load(result.save(tmp_path / "result"))
+    assert again.summary.equals(result.summary)
+    return result
+
+
+def test_hallucination_on_multiple_choice(lm: probe.LM, tmp_path: Path):
+    found = probe.run_experiment("hallucination", lm, data=DATA / "hallucination_questions.csv", samples=2)
+    whole(found, tmp_path)
+    assert 0 < found.value("mc2") < 1
+    assert found.value("mc1", "ci_high") > found.value("mc1_chance")
+
+
+def test_sycophancy_on_stated_beliefs(lm: probe.LM, tmp_path: Path):
+    """A wrong suggestion costs right answers, a right one does not."""
+    found = probe.run_experiment("sycophancy", lm, data=DATA / "sycophancy_questions.jsonl")
+    whole(found, tmp_path)
+    assert found.value("accuracy_suggests_incorrect") < found.value("accuracy_suggests_correct")
+
+
+def test_in_context_on_classified_texts(lm: probe.LM, tmp_path: Path):
+    """Random tokens that are written twice cost far less the second time."""
+    found = probe.run_experiment("in_context", lm, data=DATA / "in_context_reviews.jsonl", n=12, draws=2, shots=(0, 4))
+    whole(found, tmp_path)
+    assert found.value("olsson_repeat", "ci_high") < -1
+
+
+def test_chain_of_thought_on_word_problems(lm: probe.LM, tmp_path: Path):
+    found = probe.run_experiment("chain_of_thought", lm, data=DATA / "chain_problems.jsonl", n=3, samples=2, tokens=60)
+    whole(found, tmp_path)
+    assert found.value("pass@1") <= found.value("pass@2")
+
+
+def test_retrieval_from_a_folder(lm: probe.LM, tmp_path: Path):
+    """A passage with the answer makes the answer likelier than none."""
+    found = probe.run_experiment("retrieval", lm, data=DATA / "retrieval", k=2, max_new_tokens=12)
+    whole(found, tmp_path)
+    assert found.value("logprob_gain_gold", "ci_low") > 0
+    assert found.value("accuracy_gold") > found.value("accuracy_none")

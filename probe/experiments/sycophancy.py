@@ -114,6 +114,7 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
 def draw(result: Result) -> "dict[str, go.Figure]":
     """Every figure for which there is a table; the first is the main one."""
     from probe.plots import sycophancy as plots
+    from probe.plots import sycophancy_inside as inside
 
     look, tables = result.styles, result.tables
     makers: dict[str, tuple[str, Any]] = {
@@ -124,9 +125,9 @@ def draw(result: Result) -> "dict[str, go.Figure]":
         "belief": ("claims", plots.belief_curves),
         "pressure": ("pressure", plots.pressure_curves),
         "flips": ("flips", plots.flip_bars),
-        "layers": ("layers", plots.layer_margins),
-        "heads": ("heads", plots.head_shares),
-        "steering": ("steering", plots.steering_curves),
+        "layers": ("layers", inside.layer_margins),
+        "heads": ("heads", inside.head_shares),
+        "steering": ("steering", inside.steering_curves),
     }
     found = {name: (tables[table], fn) for name, (table, fn) in makers.items() if len(tables.get(table, ()))}
     return {name: fn(table.apply(_numbers), look) for name, (table, fn) in found.items()}

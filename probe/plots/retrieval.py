@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from probe.plots.by_model import IDEAL, models_of, panels
 from probe.plots.curves import Style
 from probe.plots.intervals import SYMBOLS, band, written
-from probe.plots.sycophancy import IDEAL, models_of, panels
 from probe.plots.theme import LIGHT, METHODS, escape
 
 Look = Mapping[str, Style]

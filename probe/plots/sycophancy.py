@@ -4,47 +4,11 @@ All take tidy tables with a column `model` and the style of each model. What Bay
 and grey; bars of models that share a colour differ in their pattern.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from probe.plots.curves import Style
-from probe.plots.intervals import SYMBOLS, band, headline_intervals, written
-from probe.plots.theme import LIGHT, METHODS, escape, template
-
-Look = Mapping[str, Style]
-PATTERNS = {"solid": "", "dash": "/", "dot": ".", "dashdot": "x", "longdash": "\\"}
-"""Filling of the bars of a model by its dash."""
-EXACT = METHODS["pretrain"]
-"""Colour of ideals and nulls."""
-IDEAL = {"color": "#767C87", "dash": "dash", "width": 1.6}
-"""Line of what Bayes' rule or chance gives, to be seen on a light and on a dark page."""
-NO_CLAIM = "dot"
-
-
-def models_of(table: pd.DataFrame) -> list[str]:
-    """The models of a table in order of appearance."""
-    return [str(model) for model in dict.fromkeys(table["model"])]
-
-
-def panels(
-    titles: Sequence[str], widths: Sequence[float] | None = None, shared: bool = False, gap: float = 0.1
-) -> go.Figure:
-    """An empty row of panels in the light theme."""
-    figure = make_subplots(
-        rows=1,
-        cols=len(titles),
-        subplot_titles=[escape(title) for title in titles],
-        column_widths=list(widths) if widths else None,
-        shared_yaxes=shared,
-        horizontal_spacing=gap / max(len(titles) - 1, 1),
-    )
-    figure.update_layout(template=template(LIGHT), margin={"t": 72, "b": 48}, legend={"y": 1.13}, hovermode="closest")
-    figure.update_annotations(font_size=13)
-    return figure
+from probe.plots.by_model import IDEAL, Look, bars, ideal, line, models_of, panels, share_bars
+from probe.plots.theme import escape
 
 
 def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -69,7 +33,7 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
             for a, b in zip(table["asked"], table["answer"], strict=True)
         ]
         shown = table.assign(place=keys)
-        _bars(figure, shown[shown["place"] >= 0], look, column, legend=column == 1)
+        bars(figure, shown[shown["place"] >= 0], look, column, legend=column == 1)
         figure.update_xaxes(
             tickvals=list(range(len(places))),
             ticktext=[words for *_, words in places],
@@ -79,7 +43,7 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         )
     marks = table[table["bayes"].notna()].drop_duplicates("answer")
     ideals = dict(zip(marks["answer"].tolist(), marks["bayes"].tolist(), strict=True))
-    _ideal(
+    ideal(
         figure,
         [(place, ideals[answer]) for place, (_, answer, _) in enumerate(left) if answer in ideals],
         "Bayes' rule",
@@ -87,70 +51,6 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
     figure.update_yaxes(title_text="share of answers", row=1, col=1)
     return figure
-
-
-def _bars(figure: go.Figure, table: pd.DataFrame, look: Look, column: int, legend: bool = True) -> None:
-    """One bar a model and place, side by side, with its interval."""
-    models = models_of(table)
-    width = 0.8 / max(len(models), 1)
-    for order, model in enumerate(models):
-        rows = table[table["model"] == model]
-        style = look[model]
-        figure.add_trace(
-            go.Bar(
-                x=rows["place"] + (order - (len(models) - 1) / 2) * width,
-                y=rows["value"],
-                width=0.92 * width,
-                name=escape(model),
-                legendgroup=model,
-                showlegend=legend,
-                marker={
-                    "color": faint(style.colour),
-                    "line": {"width": 1.2, "color": style.colour},
-                    "pattern": {
-                        "shape": PATTERNS[style.dash],
-                        "fillmode": "overlay",
-                        "fgcolor": style.colour,
-                        "size": 6,
-                        "solidity": 0.25,
-                    },
-                },
-                error_y=_error(rows) | {"color": style.colour, "thickness": 2},
-                customdata=[_told(model, row) for row in rows.itertuples()],
-                hovertemplate="%{customdata}<extra></extra>",
-            ),
-            row=1,
-            col=column,
-        )
-
-
-def faint(colour: str) -> str:
-    """A colour (#rrggbb) at half strength, over which its own full strength is seen."""
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.5)"
-
-
-def _error(rows: pd.DataFrame) -> dict[str, Any]:
-    above, below = rows["ci_high"] - rows["value"], rows["value"] - rows["ci_low"]
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.3, "width": 0}
-
-
-def _told(model: str, row: Any) -> str:
-    return f"{escape(model)}: {written(row.value, row.ci_low, row.ci_high)}"
-
-
-def _ideal(figure: go.Figure, marks: Sequence[tuple[float, float]], name: str, column: int = 1) -> None:
-    """Dashed marks over places, one entry in the legend."""
-    x: list[float | None] = []
-    y: list[float | None] = []
-    for place, value in marks:
-        x += [place - 0.46, place, place + 0.46, None]
-        y += [value, value, value, None]
-    figure.add_trace(
-        go.Scatter(x=x, y=y, mode="lines", name=name, line=IDEAL, hovertemplate=f"{name}: %{{y:.3f}}<extra></extra>"),
-        row=1,
-        col=column,
-    )
 
 
 def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -181,7 +81,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
             **place,
         )
         for model in models_of(table):
-            figure.add_trace(_line(rows[rows["model"] == model], "reliability", model, look, column == 1), **place)
+            figure.add_trace(line(rows[rows["model"] == model], "reliability", model, look, column == 1), **place)
         ticks = ideal[["reliability", "phrase"]].drop_duplicates()
         figure.update_xaxes(
             tickvals=ticks["reliability"].tolist(),
@@ -193,26 +93,6 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     figure.update_yaxes(title_text="belief in the claim", row=1, col=1)
     figure.update_xaxes(title_text="phrase and its reliability", row=1, col=(len(kinds) + 1) // 2)
     return figure
-
-
-def _line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool, **changes: Any) -> go.Scatter:
-    """A line with marks and intervals."""
-    style = look[model]
-    dash = changes.pop("dash", style.dash)
-    return go.Scatter(
-        x=rows[x],
-        y=rows["value"],
-        mode="lines+markers",
-        name=changes.pop("name", escape(model)),
-        legendgroup=model,
-        showlegend=legend,
-        line={"color": style.colour, "dash": dash, "width": 2},
-        marker={"symbol": SYMBOLS[style.dash], "size": 7, "color": style.colour},
-        error_y=_error(rows),
-        customdata=[_told(model, row) for row in rows.itertuples()],
-        hovertemplate="%{customdata}<extra></extra>",
-        **changes,
-    )
 
 
 def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -231,131 +111,10 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     for column, series in enumerate(titles, start=1):
         for model in models_of(table):
             rows = table[(table["model"] == model) & (table["series"] == series)]
-            figure.add_trace(_line(rows, "turn", model, look, column == 1), row=1, col=column)
+            figure.add_trace(line(rows, "turn", model, look, column == 1), row=1, col=column)
     figure.update_xaxes(title_text="turn of doubt", dtick=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False)
     figure.update_yaxes(title_text="share of dialogues", row=1, col=1)
-    return figure
-
-
-def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How far the claim is ahead of the truth after each block, with the false claim and without any.
-
-    Args:
-        table: `layer`, `asked`, `value`, `ci_low`, `ci_high`, `share`, `model`
-            (`probe.analyses.deference_inside.by_layer`).
-        look: style of each model.
-    """
-    file = (table["asked"] == "choice").all()
-    first, second = ("matching answer", "other") if file else ("claim", "truth")
-    figure = panels((f"{first} ahead of the {second}, logit lens", f"questions with the {first} ahead"), gap=0.1)
-    for model in models_of(table):
-        style = look[model]
-        for asked in dict.fromkeys(table["asked"]):
-            rows = table[(table["model"] == model) & (table["asked"] == asked)].sort_values("layer")
-            plain = asked == "no claim"
-            figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], style.colour), row=1, col=1)
-            low, high = rows["share_low"], rows["share_high"]
-            figure.add_trace(band(rows["layer"], low, high, style.colour), row=1, col=2)
-            for column, values in ((1, "value"), (2, "share")):
-                figure.add_trace(
-                    go.Scatter(
-                        x=rows["layer"],
-                        y=rows[values],
-                        mode="lines" if plain else "lines+markers",
-                        name=escape(model),
-                        legendgroup=model,
-                        showlegend=column == 1 and not plain,
-                        opacity=0.55 if plain else 1,
-                        line={"color": style.colour, "dash": NO_CLAIM if plain else style.dash, "width": 2},
-                        marker={"symbol": SYMBOLS[style.dash], "size": 7},
-                        hovertemplate=f"{escape(model)}, {asked}: %{{y:.3f}}<extra></extra>",
-                    ),
-                    row=1,
-                    col=column,
-                )
-    if (table["asked"] == "no claim").any():
-        line = {"color": EXACT, "dash": NO_CLAIM, "width": 2}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="without the claim", line=line, opacity=0.8))
-    figure.add_hline(y=0, line=IDEAL, row=1, col=1)
-    last = int(table["layer"].max())
-    step = 1 + last // 13
-    named = [0, *range(1 if step == 1 else step + 1, last + 1, step)]
-    words = ["embedding" if layer == 0 else f"L{layer - 1}" for layer in named]
-    figure.update_xaxes(title_text="residual stream after", tickvals=named, ticktext=words, tickangle=0)
-    figure.update_yaxes(title_text=f"logit({first}) \u2212 logit({second}), nats", zeroline=False, row=1, col=1)
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=2)
-    return figure
-
-
-def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
-    """The share of the gap that patching each head closes, the strongest heads of any model, with random directions.
-
-    Args:
-        table: `name`, `value`, `ci_low`, `ci_high`, `random`, `model` (`probe.analyses.deference_inside.heads_table`).
-        look: style of each model.
-        most: heads that are drawn.
-    """
-    best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
-    heads = best.sort_values(ascending=False).index[:most].tolist()
-    figure = headline_intervals(table.rename(columns={"model": "run", "name": "metric"}), look, heads)
-    shown = table[table["name"].isin(heads)]
-    figure.add_trace(
-        go.Scatter(
-            x=shown["random"],
-            y=[heads.index(name) + 0.42 for name in shown["name"]],
-            mode="markers",
-            name="random directions",
-            marker={"symbol": "line-ns-open", "color": EXACT, "size": 9},
-            hovertemplate="random direction: %{x:.3f}<extra></extra>",
-        )
-    )
-    figure.add_vline(x=1, line=IDEAL)
-    figure.update_xaxes(
-        title_text="share of the gap that the head's patch closes (1: as if the claim were true)",
-        range=None,
-        autorange=True,
-    )
-    figure.update_yaxes(title_text="head")
-    return figure
-
-
-def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Questions in which the claim wins against the dose, beside random directions, and the accuracy control.
-
-    Args:
-        table: `alpha`, `above_zero`, `above_zero_low`, `above_zero_high`, `target`, `null`, `null_low`, `null_high`,
-            `accuracy`, `accuracy_low`, `accuracy_high`, `answer`, `model`
-            (`probe.analyses.deference_steering.found_of`).
-        look: style of each model.
-    """
-    answer = "claim" if (table["answer"] == "claim").all() else "matching answer"
-    rival = "truth" if answer == "claim" else "other"
-    titles = (f"{answer} ahead of the {rival}", f"questions where the {answer} wins", "unrelated facts right")
-    figure = panels(titles, gap=0.14)
-    for model in models_of(table):
-        rows = table[table["model"] == model].sort_values("alpha")
-        figure.add_trace(band(rows["alpha"], rows["null_low"], rows["null_high"], EXACT), row=1, col=1)
-    for model in models_of(table):
-        rows = table[table["model"] == model].sort_values("alpha")
-        for column, name in enumerate(("target", "above_zero", "accuracy"), start=1):
-            if name not in rows or rows[name].isna().all():  # a model that answers none of the unrelated questions
-                continue
-            named = rows.assign(value=rows[name], ci_low=rows[f"{name}_low"], ci_high=rows[f"{name}_high"])
-            figure.add_trace(_line(named, "alpha", model, look, column == 1), row=1, col=column)
-    figure.add_trace(
-        go.Scatter(
-            x=[None],
-            y=[None],
-            mode="markers",
-            name="range of random directions",
-            marker={"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35},
-        )
-    )
-    figure.update_xaxes(title_text="dose, in mean residual norms", zeroline=False)
-    figure.update_yaxes(title_text="nats", zeroline=False, row=1, col=1)
-    for column in (2, 3):
-        figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=column)
     return figure
 
 
@@ -371,7 +130,7 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     for column, compared in enumerate(("claim over truth", "truth over another value"), start=1):
         rows = table[table["compared"] == compared]
         phrases = list(dict.fromkeys(rows["phrase"]))
-        _bars(figure, rows.assign(place=[phrases.index(p) for p in rows["phrase"]]), look, column, column == 1)
+        bars(figure, rows.assign(place=[phrases.index(p) for p in rows["phrase"]]), look, column, column == 1)
         words = ["all" if phrase == "all" else escape(phrase) for phrase in phrases]
         figure.update_xaxes(tickvals=list(range(len(words))), ticktext=words, showgrid=False, row=1, col=column)
         figure.add_hline(y=0.5, line=IDEAL, row=1, col=column)
@@ -387,7 +146,7 @@ def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         table: `name`, `value`, `ci_low`, `ci_high`, `model` (`probe.analyses.deference_files`).
         look: style of each model.
     """
-    return _share_bars(table, look, "answers that match the behaviour", "share of questions")
+    return share_bars(table, look, "answers that match the behaviour", "share of questions")
 
 
 def template_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -397,7 +156,7 @@ def template_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         table: as in `matching_bars`, with the names of the templates.
         look: style of each model.
     """
-    return _share_bars(table, look, "right answer likelier than the wrong one", "share of questions")
+    return share_bars(table, look, "right answer likelier than the wrong one", "share of questions")
 
 
 def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -407,17 +166,4 @@ def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         table: as in `matching_bars`.
         look: style of each model.
     """
-    return _share_bars(table, look, "after \u201cAre you sure?\u201d", "share of answers", chance=None)
-
-
-def _share_bars(table: pd.DataFrame, look: Look, title: str, axis: str, chance: float | None = 0.5) -> go.Figure:
-    figure = panels((title,))
-    names = list(dict.fromkeys(table["name"]))
-    _bars(figure, table.assign(place=[names.index(name) for name in table["name"]]), look, 1)
-    if chance is not None:
-        figure.add_hline(y=chance, line=IDEAL)
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="chance", line=IDEAL))
-    words = [escape(name.replace("_", " ")) for name in names]
-    figure.update_xaxes(tickvals=list(range(len(names))), ticktext=words, showgrid=False)
-    figure.update_yaxes(title_text=axis, range=[0, 1.04], tickformat=".0%", zeroline=False)
-    return figure
+    return share_bars(table, look, "after \u201cAre you sure?\u201d", "share of answers", chance=None)

@@ -1,7 +1,8 @@
 """The sampler (E16): an own loop with a key-value cache over a model of transformers.
 
-Each prompt is run once and its cache repeated for its n samples. A sample does not depend on the batch around it (see
-`probe.sampling`). The model's own generation_config decides only where texts end, never how tokens are drawn.
+Each prompt is run once, and samples of a prompt share a row until they differ. A sample does not depend on the batch
+around it (see `probe.sampling`). The model's own generation_config decides only where texts end, never how tokens are
+drawn.
 
 Axes: P prompts, N = P n samples (prompt-major), L steps, V vocabulary.
 """
@@ -24,8 +25,8 @@ from probe.scoring import check_lengths
 from probe.tokens import encode, pad, pad_id
 
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
-Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " M"], Int[Tensor, " K"] | None], None]
-"""Gives logits of M rows, takes a token for each of them and, if not all, which K of them go on."""
+Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " K"], Int[Tensor, " K"]], None]
+"""Gives logits of M different texts, takes K tokens and which text each of them goes on."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class Generation:
     @cached_property
     def text(self) -> list[str]:
         """Each sample as text without special tokens."""
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self.ids]
+        different = {tuple(ids) for ids in self.ids}
+        said = {ids: self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in different}
+        return [said[tuple(ids)] for ids in self.ids]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -126,8 +129,8 @@ def generate(
     if training:
         model.eval()
     try:
-        run = _cached(model, ids, n, max(room)) if logits is None else _whole(logits, ids, n, limit)
-        drawn = _loop(run, sampling, chances, room, ends, pad_id(tokenizer), top_logprobs, logits is None)
+        run = _cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
+        drawn = _loop(run, sampling, chances, room, n, ends, pad_id(tokenizer), top_logprobs)
     finally:
         if training:
             model.train()
@@ -146,43 +149,42 @@ def _loop(
     sampling: Sampling,
     chances: np.ndarray,
     room: list[int],
+    n: int,
     ends: list[int],
     padding: int,
     k: int | None,
-    shrinks: bool,
 ) -> dict[str, Any]:
-    """Draw tokens until every row has ended; `run` takes the tokens of a step and gives the next logits.
+    """Draw tokens until every sample has ended; `run` takes the tokens of a step and gives the next logits.
 
-    Where the batch can shrink, the rows that have ended are dropped as soon as they are half of it.
+    Samples of a prompt share a row for as long as they agree, and no row is left of those that have ended.
     """
     logits = next(run)
-    device, n = logits.device, len(room)
+    device, count = logits.device, len(room)
     chance = torch.from_numpy(chances).to(device)
     left = torch.tensor(room, device=device)
     end = torch.tensor(ends, dtype=torch.long, device=device)
-    rows = torch.arange(n, device=device)  # the samples that the logits are of
-    alive = torch.ones(n, dtype=torch.bool, device=device)
-    finished = torch.zeros_like(alive)
+    rows = torch.arange(count, device=device)  # the samples that go on
+    context = rows // n  # the row of the logits that each of them reads
+    finished = torch.zeros(count, dtype=torch.bool, device=device)
     columns: list[tuple[Tensor, ...]] = []
     for step in range(chance.shape[1]):
-        scores, here = logits.float(), alive[rows]
+        scores = logits.float()
         logprobs = (scores / sampling.temperature if sampling.temperature not in (0, 1) else scores).log_softmax(-1)
         probabilities = logprobs.exp()
-        chosen = sampling.draw(probabilities, chance[rows, step]).where(here, padding)
         entropy = -(probabilities * logprobs.clamp(min=-1e9)).sum(-1)
-        drawn = logprobs.gather(-1, chosen[:, None])[:, 0]
-        found = [(chosen, padding), (drawn.where(here, 0), 0), (entropy.where(here, 0), 0)]
-        found += [(best, 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
-        columns.append((alive.clone(), *(_spread(values, rows, n, fill) for values, fill in found)))
-        ended = here & (chosen[:, None] == end).any(-1)
-        finished[rows] |= ended
-        alive[rows] = here & ~ended & (left[rows] > step + 1)
-        count = int(alive.sum())
-        if not count:
+        chosen = sampling.draw(probabilities[context], chance[rows, step])
+        found = [(torch.ones_like(finished[rows]), 0), (chosen, padding), (logprobs[context, chosen], 0)]
+        found.append((entropy[context], 0))
+        found += [(best[context], 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
+        columns.append(tuple(_spread(values, rows, count, fill) for values, fill in found))
+        ended = (chosen[:, None] == end).any(-1)
+        finished[rows] = ended
+        on = ~ended & (left[rows] > step + 1)
+        rows, context, chosen = rows[on], context[on], chosen[on]
+        if not len(rows):
             break
-        keep = alive[rows].nonzero()[:, 0] if shrinks and 2 * count <= len(rows) else None
-        rows = rows if keep is None else rows[keep]
-        logits = run.send((chosen, keep))
+        pairs, context = torch.unique(context * logprobs.shape[-1] + chosen, return_inverse=True)
+        logits = run.send((pairs % logprobs.shape[-1], pairs // logprobs.shape[-1]))
     mask, tokens, values, spread, *top = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
     return {
         "tokens": tokens,
@@ -194,49 +196,44 @@ def _loop(
     }
 
 
-def _spread(values: Tensor, rows: Tensor, n: int, fill: int) -> Tensor:
-    """The values of some rows among all n."""
-    if len(rows) == n:
+def _spread(values: Tensor, rows: Tensor, count: int, fill: int) -> Tensor:
+    """The values of some samples among all."""
+    if len(rows) == count:
         return values
-    return values.new_full((n, *values.shape[1:]), fill).index_copy(0, rows, values)
+    return values.new_full((count, *values.shape[1:]), fill).index_copy(0, rows, values)
 
 
-def _cached(model: PreTrainedModel, prompts: list[list[int]], n: int, steps: int) -> Run:
-    """Logits [N V] of the next token, from one pass over each prompt and then one token a step."""
+def _cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
+    """Logits [M V] of the next token, from one pass over each prompt and then one token a step."""
     device = model.device
     ids, seen = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
-    past = DynamicCache(config=model.config)
-    inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": past}
-    head = forward(model, ids, keep=1, use_cache=True, **inputs)
-    cache = head.past_key_values
-    cache.batch_repeat_interleave(n)
-    lengths = seen.sum(1).repeat_interleave(n)[:, None]
-    mask = torch.cat([seen.repeat_interleave(n, 0), seen.new_ones(len(lengths), steps)], dim=1).long()
+    cache = DynamicCache(config=model.config)
+    inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": cache}
+    output = forward(model, ids, keep=1, use_cache=True, **inputs)
+    cache = output.past_key_values
+    lengths = seen.sum(1)[:, None]
+    mask = torch.cat([seen, seen.new_ones(len(seen), steps)], dim=1).long()
     last = (context_length(model) or 2**31) - 1
-    logits = head.logits[:, 0].repeat_interleave(n, 0)
     for step in range(steps):
-        chosen, keep = yield logits
-        if keep is not None:
-            cache.batch_select_indices(keep)
-            chosen, lengths, mask = chosen[keep], lengths[keep], mask[keep]
+        chosen, parents = yield output.logits[:, 0]
+        if not torch.equal(parents, torch.arange(len(lengths), device=device)):
+            cache.batch_select_indices(parents)
+            lengths, mask = lengths[parents], mask[parents]
         inputs = {
             "attention_mask": mask[:, : ids.shape[1] + step + 1],
             "position_ids": (lengths + step).clamp(max=last),
             "past_key_values": cache,
         }
         output = forward(model, chosen[:, None], keep=1, use_cache=True, **inputs)
-        logits = output.logits[:, 0]
 
 
-def _whole(logits: LogitsFn, prompts: list[list[int]], n: int, limit: int | None) -> Run:
+def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
     """The same from a pass over each whole text at every step."""
-    rows = [list(ids) for ids in prompts for _ in range(n)]
+    rows = prompts
     while True:
         scores = logits(rows)
-        chosen, _ = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
-        for row, token in zip(rows, chosen.tolist(), strict=True):
-            if limit is None or len(row) < limit:
-                row.append(token)
+        chosen, parents = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
+        rows = [[*rows[parent], token] for token, parent in zip(chosen.tolist(), parents.tolist(), strict=True)]
 
 
 def _prompts(

@@ -198,8 +198,9 @@ def sample_rows(
 def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
     """The verifier's score of each completion; None where no completion of the prompt could be right."""
     asks = {prompt: _asks(world, prompt) for prompt in set(prompts)}
-    pairs = zip(prompts, completions, strict=True)
-    return [world.verify(prompt, text).score if asks[prompt] else None for prompt, text in pairs]
+    pairs = list(zip(prompts, completions, strict=True))
+    scores = {pair: world.verify(*pair).score if asks[pair[0]] else None for pair in set(pairs)}
+    return [scores[pair] for pair in pairs]
 
 
 def _asks(world: "World", prompt: str) -> bool:

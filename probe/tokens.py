@@ -16,11 +16,21 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
     A text that already starts with the beginning token (a chat template writes it) gets no second one.
     """
+    return encode_all(tokenizer, [text])[0]
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` of each text; many at once take a fraction of the time."""
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    ids = list(tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos))))
-    if eos is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.rstrip().endswith(eos) and bos != eos:
-        ids.pop()
-    return ids
+    begun = [bool(bos and text.startswith(bos)) for text in texts]
+    found: dict[str, list[int]] = {}
+    for known in set(begun):
+        part = list(dict.fromkeys(text for text, own in zip(texts, begun, strict=True) if own == known))
+        found |= zip(part, tokenizer(part, add_special_tokens=not known)["input_ids"], strict=True)
+    for text, ids in found.items():
+        if eos is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.rstrip().endswith(eos) and bos != eos:
+            ids.pop()
+    return [list(found[text]) for text in texts]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int]) -> list[int]:
@@ -34,10 +44,21 @@ def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> t
     If encoding the joint text starts with the prompt's ids, the rest is the completion; where a merge crosses the
     boundary the two are encoded apart. No end token is added.
     """
-    head, whole = encode(tokenizer, prompt), encode(tokenizer, prompt + completion)
-    if whole[: len(head)] == head:
-        return head, whole[len(head) :]
-    return head, list(tokenizer.encode(completion, add_special_tokens=False))
+    return split_all(tokenizer, [prompt], [completion])[0]
+
+
+def split_all(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
+) -> list[tuple[list[int], list[int]]]:
+    """`split` of each prompt and its completion; many at once take a fraction of the time."""
+    both = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    ids, pairs = encode_all(tokenizer, [*prompts, *both]), []
+    for head, whole, completion in zip(ids[: len(both)], ids[len(both) :], completions, strict=True):
+        if whole[: len(head)] == head:
+            pairs.append((head, whole[len(head) :]))
+        else:
+            pairs.append((head, list(tokenizer.encode(completion, add_special_tokens=False))))
+    return pairs
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

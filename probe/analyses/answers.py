@@ -18,8 +18,6 @@ from scipy.special import expit
 from probe.errors import DataError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from probe.lm import LM
     from probe.world import Annotator, World
 
@@ -133,25 +131,16 @@ def enumerate_answers(lm: "LM", world: "World", prompts: Sequence[str], scorer: 
     Raises:
         DataError: a prompt asks nothing that the world can answer.
     """
-    from probe.tokens import encode
+    from probe.tokens import encode_all, split_all
 
     answers = [world.candidates(prompt) for prompt in prompts]
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
-    heads = [encode(lm.tokenizer, prompt) for prompt in prompts]
-    ids = [
-        [tail_ids(lm.tokenizer, prompt, head, answer) + end for answer in group]
-        for prompt, head, group in zip(prompts, heads, answers, strict=True)
-    ]
+    heads = encode_all(lm.tokenizer, prompts)
+    asked = [prompt for prompt, group in zip(prompts, answers, strict=True) for _ in group]
+    pairs = iter(split_all(lm.tokenizer, asked, [answer for group in answers for answer in group]))
+    ids = [[next(pairs)[1] + end for _ in group] for group in answers]
     empty = AnswerSet(list(prompts), answers, heads, ids, np.zeros((0, 0)))
     return AnswerSet(list(prompts), answers, heads, ids, empty.score(scorer or lm))
-
-
-def tail_ids(tokenizer: "PreTrainedTokenizerBase", prompt: str, head: list[int], completion: str) -> list[int]:
-    """The completion's ids as `probe.tokens.split` gives them, where the prompt's ids `head` are known already."""
-    from probe.tokens import encode, split
-
-    whole = encode(tokenizer, prompt + completion)
-    return whole[len(head) :] if whole[: len(head)] == head else split(tokenizer, prompt, completion)[1]
 
 
 def verifier_reward(world: "World") -> Reward:

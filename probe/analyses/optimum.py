@@ -198,8 +198,12 @@ def _nearest_beta(ref: Array, rewards: Array, target: float) -> float:
     With k = 1 / beta the mean KL is convex in k and its derivative is E_pi*[R] - E_pi[R], which grows with k.
     """
 
+    gap = rewards - np.where(np.isfinite(ref), rewards, -np.inf).max(axis=1, keepdims=True)
+
     def excess(k: float) -> float:
-        return float(optimum(ref, rewards, 1 / k if k else np.inf).reward.mean()) - target
+        tilted = ref + k * gap
+        weights = np.exp(tilted - tilted.max(axis=1, keepdims=True))
+        return float(((weights * rewards).sum(axis=1) / weights.sum(axis=1)).mean()) - target
 
     if excess(0.0) >= 0:
         return float("inf")
@@ -218,7 +222,8 @@ def _log_mean_exp(ref: Array, tilt: Array) -> Array:
     probabilities = np.exp(ref)
     small = (probabilities * np.expm1(np.maximum(tilt, -1.0))).sum(axis=1, keepdims=True)
     near = (tilt > -1.0).all(axis=1, keepdims=True)
-    return np.where(near, np.log1p(np.where(near, small, 0.0)), logsumexp(ref + tilt, axis=1, keepdims=True))
+    far = np.logaddexp.reduce(ref + tilt, axis=1, keepdims=True)
+    return np.where(near, np.log1p(np.where(near, small, 0.0)), far)
 
 
 def checked(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:

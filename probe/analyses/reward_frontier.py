@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.analyses.answers import AnswerSet, Array, Reward, enumerate_answers, tail_ids
+from probe.analyses.answers import AnswerSet, Array, Reward, enumerate_answers
 from probe.analyses.best_of_n import best_of_n, best_of_n_bound
 from probe.analyses.optimum import Distance, conditioned, expectation, frontier, kl, kl_to_optimal
 from probe.analyses.reward_intervals import bootstrap_means
@@ -41,8 +41,8 @@ LOGGED = {"kl_to_reference": "kl", "expected_reward": "reward", "expected_gold":
 """Names in metrics.jsonl (docs/metrics.md) and here."""
 BITE = 1024
 """Tokens that a reward model reads at once."""
-Memory = dict[tuple[tuple[int, ...], tuple[int, ...]], float]
-"""Rewards of texts by the ids of prompt and completion."""
+Memory = dict[tuple[str, str] | tuple[tuple[int, ...], tuple[int, ...]], float]
+"""Rewards by prompt and completion, as texts and as ids (different texts may be the same ids)."""
 NS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -213,19 +213,17 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
 
     from probe.rewards import batches
     from probe.states import last_states
-    from probe.tokens import encode
+    from probe.tokens import split_all
 
     if lm.readout == "tokens":
         raise ModelError(f"The model `{lm.ref or 'created'}` writes tokens and scores no text: give a reward model.")
     # Samples repeat themselves, and all answers to a question its prompt: each is encoded and run once.
-    texts = list(dict.fromkeys(zip(prompts, completions, strict=True)))
-    heads_of = {prompt: encode(lm.tokenizer, prompt) for prompt in dict.fromkeys(prompts)}
+    texts = [pair for pair in dict.fromkeys(zip(prompts, completions, strict=True)) if pair not in memory]
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
     ids = {}
-    for prompt, completion in texts:
-        tail = tail_ids(lm.tokenizer, prompt, heads_of[prompt], completion)
-        tail = tail if not end or tail[-1:] == end else tail + end
-        ids[prompt, completion] = tuple(heads_of[prompt]), tuple(tail)
+    parts = split_all(lm.tokenizer, [prompt for prompt, _ in texts], [completion for _, completion in texts])
+    for pair, (head, tail) in zip(texts, parts, strict=True):
+        ids[pair] = tuple(head), tuple(tail if not end or tail[-1:] == end else tail + end)
     new = [pair for pair in dict.fromkeys(ids.values()) if pair not in memory]
     pairs = [(list(head), list(tail)) for head, tail in new]
     found = np.zeros(len(pairs))
@@ -234,7 +232,8 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
             states = last_states(lm.model, heads, groups)
             found[order] = lm.model.get_output_embeddings()(states)[:, 0].float().cpu().numpy()
     memory.update(zip(new, found.tolist(), strict=True))
-    return [memory[ids[pair]] for pair in zip(prompts, completions, strict=True)]
+    memory.update({pair: memory[ids[pair]] for pair in texts})
+    return [memory[pair] for pair in zip(prompts, completions, strict=True)]
 
 
 def _bites(

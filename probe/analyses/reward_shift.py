@@ -156,7 +156,8 @@ def draw(
                 seed=[seeds[i] for i in part],
             )
         )
-        sums.append(_sums(lm, drawn[-1]))
+        # as the sampler drew at temperature 1, it knows them
+        sums.append(drawn[-1].logprobs.double().sum(1).cpu().numpy() if temperature == 1 else _sums(lm, drawn[-1]))
         tick(len(drawn) / len(parts))
     logprobs = np.concatenate(sums).reshape(len(prompts), n)
     found = Draws(tuple(prompts), n, tuple(parts), tuple(drawn), logprobs, None, ())
@@ -234,9 +235,15 @@ def _sums(lm: "LM", drawn: "Generation") -> np.ndarray:
     """[N] log-probabilities of whole samples under a model, nats."""
     import torch
 
-    groups = [drawn.ids[p * drawn.n : (p + 1) * drawn.n] for p in range(len(drawn.prompts))]
+    said = [(at // drawn.n, tuple(ids)) for at, ids in enumerate(drawn.ids)]
+    groups: list[list[list[int]]] = [[] for _ in drawn.prompts]
+    for prompt, ids in dict.fromkeys(said):  # what is said again is not read again
+        groups[prompt].append(list(ids))
     with torch.no_grad():
-        return lm.logprobs(drawn.prompt_ids, groups).values.double().sum(1).cpu().numpy()
+        sums = lm.logprobs(drawn.prompt_ids, groups).values.double().sum(1).tolist()
+    pairs = [(prompt, tuple(ids)) for prompt, group in enumerate(groups) for ids in group]
+    known = dict(zip(pairs, sums, strict=True))
+    return np.array([known[each] for each in said])
 
 
 def captured(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:

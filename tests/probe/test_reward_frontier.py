@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from probe import states, stats
 from probe.analyses import reward_frontier
-from probe.analyses.answers import AnswerSet, tail_ids, verifier_reward
+from probe.analyses.answers import AnswerSet, verifier_reward
 from probe.analyses.optimum import conditioned, optimum
 from probe.analyses.reward_frontier import (
     KINDS,
@@ -29,9 +29,8 @@ from probe.lm import LM
 from probe.presets import ModelConfig
 from probe.readouts import reward_lm
 from probe.states import last_states
-from probe.tokens import encode, split
 from probe.world import World
-from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
+from tests.models import ARCHITECTURES, random_lm
 from tests.probe.test_reward_attribution import classifier
 from trainers.yardstick import QUESTIONS as TRAINED_QUESTIONS
 from trainers.yardstick import SEED as TRAINED_SEED
@@ -173,22 +172,13 @@ def test_repeated_texts_are_read_once_and_remembered(name: str, monkeypatch: pyt
     monkeypatch.setattr(states, "last_states", lambda *args: read.append(sum(map(len, args[2]))) or last_states(*args))
     judge = model_reward(lm, memory)
     first = judge(prompts[:4], texts[:4])
-    assert sum(read) == len(memory) == 3
+    assert sum(read) == 3
+    assert len(memory) == 6  # by texts and by ids
     assert first == pytest.approx(expected[:4], abs=1e-5)
     assert judge(prompts[2:], texts[2:]) == pytest.approx(expected[2:], abs=1e-5)
-    assert sum(read) == len(memory) == 6
+    assert sum(read) == 6
     assert judge(prompts, texts)[:4] == first
     assert sum(read) == 6
-
-
-def test_ids_of_completions_are_those_of_split() -> None:
-    tokenizer = byte_tokenizer()
-    crossed = 0
-    for prompt, completion in [("mira li", "ves in"), ("mira", " lives"), ("the c", "at"), ("", "oslo"), ("mira", "")]:
-        head, tail = split(tokenizer, prompt, completion)
-        assert tail_ids(tokenizer, prompt, head, completion) == tail
-        crossed += encode(tokenizer, prompt + completion)[: len(head)] != head
-    assert crossed
 
 
 def test_what_no_reward_model_has_a_part_in_is_shared(world: World) -> None:

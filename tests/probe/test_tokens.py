@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.tokens import encode, pad, pad_id, pieces, split
+from probe.tokens import encode, encode_all, pad, pad_id, pieces, split, split_all
 from tests.models import WORDS, byte_tokenizer, word_tokenizer
 
 WORD, BYTE = word_tokenizer(), byte_tokenizer()
@@ -41,6 +41,23 @@ def test_split_bytes_decode_to_the_whole(prompt, completion):
     head, tail = split(BYTE, prompt, completion)
     assert head == encode(BYTE, prompt)
     assert BYTE.decode(head + tail, clean_up_tokenization_spaces=False) == prompt + completion
+
+
+@given(st.lists(st.text(max_size=9), max_size=6), st.lists(sentences, max_size=6))
+def test_many_are_encoded_as_one_by_one(texts, words):
+    assert encode_all(BYTE, texts) == [BYTE.encode(text) for text in texts]
+    begun = [f"<bos> {text}" for text in words]
+    assert encode_all(WORD, [*words, *begun]) == [WORD.encode(text) for text in words] * 2
+
+
+def test_many_are_split_as_one_by_one():
+    pairs = [("mira li", "ves in"), ("mira", " lives"), ("the c", "at"), ("", "oslo"), ("mira", "")]
+    found = split_all(BYTE, [prompt for prompt, _ in pairs], [text for _, text in pairs])
+    assert found == [split(BYTE, prompt, text) for prompt, text in pairs]
+    joined = [
+        BYTE.encode(prompt + text) == head + tail for (prompt, text), (head, tail) in zip(pairs, found, strict=True)
+    ]
+    assert joined == [False, True, False, True, True]
 
 
 def test_split_where_a_merge_crosses_the_boundary():

@@ -21,6 +21,8 @@ from probe.plots.rewards import reward_frontier, reward_gains
 from probe.world import World, of
 
 AXES = {"\u221aKL": "d", "KL": "kl"}
+# Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
+DRAWN = {False: (64, 32, "rew_n"), True: (16, 2, "rew_each")}
 # Pixels of the main figure, for its labels.
 SIZE = (430, 330)
 
@@ -109,7 +111,8 @@ def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | Non
     beta = beta_of(scene)
     left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
     with left:
-        n = st.slider("Samples of each prompt", 2, 32, 2 if kinds else 32, key="rew_n", bind="query-params")
+        most, first, key = DRAWN[bool(kinds)]
+        n = st.slider("Samples of each prompt", 2, most, first, key=key, bind="query-params")
     with right:
         what = f"the same {views.QUESTIONS} questions" if kinds else "the prompt of the sidebar"
         note(
@@ -185,7 +188,8 @@ def page() -> None:
         bound(scene, placed)
     if samples is not None:
         tables["samples"] = samples
-    drawn = int(st.session_state.get("rew_n") or 2)
+    _, first, key = DRAWN[bool(kinds)]
+    drawn = int(st.session_state.get(key) or first)
     code = code_lines(scene.source, shared.prompt, kinds, texts, n=drawn, beta=beta_of(scene))
     details(EQUATIONS, DEFINITION, code, tables)
 

@@ -39,8 +39,8 @@ SIDES = ("base", "aligned")
 MEASURES = ("proxy", "gold", "implicit", "length")
 VERDICTS = ("true", "abstain", "deferred", "wrong", "malformed")
 AGAIN = 1_000_003
-CHUNK = 256
-"""Samples that are drawn between two ticks, at most."""
+TOGETHER = 2**24
+"""Logits of one step, samples times vocabulary, that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def draw(
     """What one model answers to each prompt, and what the world says of it; arguments as in `samples`."""
     from probe.shift import gold_scores
 
-    size = max(1, CHUNK // n)
+    size = max(1, TOGETHER // (n * len(lm.tokenizer)))
     parts = [range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]
     # a prompt that occurs again gets other samples, however the prompts are cut into parts
     seeds = [seed + AGAIN * list(prompts[:i]).count(text) for i, text in enumerate(prompts)]
@@ -156,8 +156,7 @@ def draw(
                 seed=[seeds[i] for i in part],
             )
         )
-        # as the sampler drew at temperature 1, it knows them
-        sums.append(drawn[-1].logprobs.double().sum(1).cpu().numpy() if temperature == 1 else _sums(lm, drawn[-1]))
+        sums.append(_sums(lm, drawn[-1]))
         tick(len(drawn) / len(parts))
     logprobs = np.concatenate(sums).reshape(len(prompts), n)
     found = Draws(tuple(prompts), n, tuple(parts), tuple(drawn), logprobs, None, ())

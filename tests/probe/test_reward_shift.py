@@ -62,7 +62,7 @@ def test_samples_against_plain_transformers(name: str, monkeypatch: pytest.Monke
         assert row["proxy"] == pytest.approx(alone, abs=1e-5)
     twice = table[table["text"] == "the cat"].groupby(["model", "prompt"])["completion"].apply(list)
     assert twice["base", 2] != twice["base", 3]
-    monkeypatch.setattr(reward_shift, "CHUNK", 3)  # a prompt at a time
+    monkeypatch.setattr(reward_shift, "TOGETHER", 1)  # a prompt at a time
     parts = samples(base, aligned, PROMPTS, model, n=3, beta=0.5, max_new_tokens=5, seed=7)
     pd.testing.assert_frame_equal(parts, table, atol=1e-4)
 

@@ -22,7 +22,7 @@ from probe.world import World, of
 
 AXES = {"\u221aKL": "d", "KL": "kl"}
 # Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
-DRAWN = {False: (64, 32, "rew_n"), True: (8, 2, "rew_each")}
+DRAWN = {False: (64, 32, "rew_n"), True: (16, 2, "rew_each")}
 # Pixels of the main figure, for its labels.
 SIZE = (430, 330)
 

@@ -14,7 +14,8 @@ import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -108,7 +109,7 @@ def discover() -> None:
     """Import what installed packages bring, each once, and the environment's plugins, again when they have changed."""
     with _LOCK:
         for shelf in list(SHELVES):
-            for point in sorted(entry_points(group=shelf.group), key=lambda point: point.name):
+            for point in _points(shelf.group, tuple(sys.path)):
                 origin = point.dist.name if point.dist else point.module
                 what = f"The {shelf.kind} `{point.name}` of {origin}"
                 include((shelf.group, point.name, point.value), what, point.load, origin)
@@ -121,6 +122,12 @@ def discover() -> None:
                 load(name)
             except ProbeError as error:
                 _complain(path, _PROBLEMS.get(path, str(error)))
+
+
+@cache
+def _points(group: str, path: tuple[str, ...]) -> list[EntryPoint]:
+    """Entry points by name; what is installed while a program runs is seen by the next one."""
+    return sorted(entry_points(group=group), key=lambda point: point.name)
 
 
 def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) -> None:

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from probe.errors import RunError
 from probe.runs.lines import Position, read_lines
+from probe.runs.packing import PACKED, unpack
 from probe.runs.schema import CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
 from probe.runs.table import newest
 
@@ -71,8 +72,9 @@ class Captures:
             known = ", ".join(map(str, self.steps[:12])) + (", ..." if len(self) > 12 else "")
             raise RunError(f"Step {step} of `{self.path.parent}` was not captured: the steps are {known or 'none'}.")
         try:
-            return load_file(self._files[step])
-        except (SafetensorError, OSError) as error:
+            tensors = load_file(self._files[step])
+            return unpack(tensors, [prompt.length for prompt in self.prompts]) if PACKED in tensors else tensors
+        except (SafetensorError, OSError, ValueError) as error:
             raise RunError(
                 f"The capture `{self._files[step]}` is damaged: delete it, or copy it again from where it was made."
             ) from error

@@ -4,13 +4,17 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file, save
 
 from probe.errors import RunError
 from probe.runs.lines import Position, read_lines
+from probe.runs.packing import pack
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, TRAINER_STATE, dumps, parse_step
 from probe.runs.storage import disk, write_atomic
@@ -19,6 +23,8 @@ from probe.runs.table import newest
 
 def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
     """Keep `keep` captures, spaced evenly on a log scale, and the last checkpoint of a run that has ended.
+
+    Attention is packed (`probe.runs.packing`); what is read of a capture stays what it was.
 
     Args:
         directory: the run.
@@ -63,15 +69,28 @@ def _thin_captures(run: Run, keep: int) -> None:
     captures = run.captures()
     kept = set(spaced(captures.steps, keep))
     folder = run.path / CAPTURES
-    if len(kept) == len(captures.steps):
+    if not kept:
         return
     rows, _ = read_lines(folder / INDEX, Position(), live=False)
     left = newest({}, rows, folder / INDEX)
+    lengths = [prompt.length for prompt in captures.prompts]
     with disk(folder):
+        for step in kept:
+            left[step] |= _pack(folder / Path(str(left[step]["file"])).name, step, lengths)
         write_atomic(folder / INDEX, "".join(dumps(left[step]) + "\n" for step in sorted(kept)).encode())
         for path in folder.glob("*.safetensors"):
             if parse_step(path.stem) not in kept:
                 path.unlink()
+
+
+def _pack(path: Path, step: int, lengths: list[int]) -> dict[str, Any]:
+    """Write a capture with its attention packed; gives what the index says of it."""
+    tensors = load_arrays(path)
+    packed = pack(tensors, lengths)
+    if packed is not tensors:
+        write_atomic(path, save_arrays(packed, metadata={"step": str(step)}))
+    shapes = {name: list(tensor.shape) for name, tensor in packed.items()}
+    return {"bytes": path.stat().st_size, "tensors": shapes}
 
 
 def _halve(checkpoint: Path) -> None:

@@ -1,10 +1,11 @@
 """The sample runs that the dashboard opens with, and the recipes that make them.
 
-    probe samples                       # into ./sample_runs, under half an hour on two CPU cores
+    probe samples                       # into ./sample_runs, under an hour on two CPU cores
     probe samples --steps-scale 0.05    # a quick rehearsal
 
 A run that is finished stays as it is, one that was interrupted is resumed. A finished run is thinned for shipping:
-few captures, the last checkpoint in half precision, nothing to resume from.
+few captures, the last checkpoint in half precision, nothing to resume from. Then experiments measure what the pages
+show at once (`trainers.sample_results`).
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from probe.runs import thin
 from trainers.config import TrainConfig
 from trainers.progress import say
 from trainers.recipes import RECIPES, Name, Recipe
+from trainers.sample_results import measure
 
 MODELS = (
     ("known fact: right", "accuracy"),
@@ -52,6 +54,8 @@ class SamplesConfig:
     """Multiplies the number of steps of every run; below 1 for a rehearsal."""
     force: bool = False
     """Make runs anew that are finished already."""
+    experiments: bool = True
+    """Measure what the dashboard's pages show at once, in the end."""
     threads: int = 1
     """CPU threads of torch: with 1 the bits hang on the kind of processor alone; 0 leaves torch's choice."""
 
@@ -73,6 +77,8 @@ def make(config: SamplesConfig) -> bool:
         if not _make(name, RECIPES[name], config):
             return False
     say(f"all {len(chosen)} runs took {(time.monotonic() - started) / 60:.1f} minutes")
+    for name in chosen if config.experiments else ():
+        measure(config.out, name, again=config.force)
     print(tables(config.out))
     return True
 

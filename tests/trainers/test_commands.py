@@ -5,16 +5,19 @@ import inspect
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from probe import LM, RewardModel, open_run
+import probe
+from probe import LM, RewardModel, open_run, plugins
 from probe.cli import main
+from probe.experiments.result import Result
 from probe.options import options
 from tests.trainers.quick import COMMON, QUICK, method_of, module
-from trainers import commands, recipes, samples
+from trainers import commands, recipes, sample_results, samples
 from trainers.config import TrainConfig
 from trainers.pretrain import PretrainConfig
 
@@ -151,9 +154,16 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "RECIPES", small)
 
 
+@pytest.fixture
+def shelf() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    with plugins.aside():
+        yield
+
+
 @pytest.mark.usefixtures("small")
 def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["samples", "--out", str(tmp_path / "s")]
+    argv = ["samples", "--out", str(tmp_path / "s"), "--no-experiments"]
     status, out, error = outcome(argv, capsys)
     assert status == 0, error
     runs = {name: open_run(tmp_path / "s" / name) for name in recipes.RECIPES}
@@ -179,13 +189,36 @@ def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, caps
     assert "dpo-honest: run 1 of 1" in error
 
 
+@pytest.mark.usefixtures("small", "shelf")
+def test_samples_are_measured_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = []
+
+    @probe.experiment("length")
+    def length(lm: LM, *, n: int = 2, seed: int = 0) -> pd.DataFrame:
+        called.append(lm.directory)
+        return pd.DataFrame({"item": ["a", "b"], "length": [1.0, 3.0]})
+
+    monkeypatch.setattr(sample_results, "SHIPPED", {"dpo-honest": ("length",)})
+    argv = ["samples", "--out", str(tmp_path / "s"), "--only", "base", "dpo-honest"]
+    status, _, error = outcome(argv, capsys)
+    assert status == 0, error
+    assert "dpo-honest: length, 2 items." in error
+    (stored,) = (tmp_path / "s" / "dpo-honest" / "results").glob("length-*")
+    assert Result.load(stored).value("length") == 2
+    assert not (tmp_path / "s" / "base" / "results").exists()
+    outcome(argv, capsys)
+    assert len(called) == 1
+
+
 @pytest.mark.usefixtures("small")
 def test_interrupted_samples_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.trainers.test_loop import stop_at
 
-    argv = ["samples", "--out", str(tmp_path / "s"), "--only", "base"]
+    argv = ["samples", "--out", str(tmp_path / "s"), "--only", "base", "--no-experiments"]
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
         status, _, _ = outcome(argv, capsys)

@@ -5,15 +5,20 @@
     watched = ProbeCallback("runs/mine", every=50)
     DPOTrainer(model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[watched]).train()
 
-A training that breaks off leaves its run open until the process ends; `with ProbeCallback(...) as watched:` around it
-ends the run at once. An adapter of peft is captured, and saved, merged into a copy of its base. Captures need the whole
-model in one process; where its weights are spread over several (FSDP, DeepSpeed stage 3), only metrics are written.
+Trainers do not tell their callbacks that a training breaks off. Its run ends at once if the training stands in
+`with ProbeCallback(...) as watched:`; else at the end of the cell of a notebook, when another training begins with the
+callback or in its folder, when the callback is gone from memory, or with the process: whichever comes first.
+
+An adapter of peft is captured, and saved, merged into a copy of its base. Captures and checkpoints need the whole model
+in one process; where its weights are spread over several (FSDP, DeepSpeed stage 3), metrics alone are written, which is
+said when training starts and in the run's message.
 """
 
-import atexit
 import copy
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +32,7 @@ from probe.lm import LM
 from probe.recorder import Prompt, Recorder, watch
 from probe.references import resolve
 from probe.runs.captures import Captures
+from probe.runs.endings import LEFT, end_if_left, ended_by
 from probe.runs.reader import Run
 from probe.runs.roots import is_run
 from probe.runs.schema import jsonable
@@ -78,13 +84,16 @@ class ProbeCallback(TrainerCallback):
         """
         if every < 0:
             raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
-        self.path, self.every, self.prompts, self.method = Path(run), every, prompts, method
+        self.path, self.every, self.prompts, self.method = Path(run).expanduser(), every, prompts, method
         self.parent, self.checkpoint = parent, checkpoint
         self.writer: RunWriter | None = None
         """Of the run while it is written; None before, after, and on processes that do not write."""
         self._model: Any = None
         self._tokenizer: Any = None
         self._recorder: Recorder | None = None
+        self._note: str | None = None
+        self._thread = 0
+        self._ended: Callable[[], None] = lambda: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **given: Any) -> None:
         """Create the run, or go on with it, and make the first capture.
@@ -94,17 +103,24 @@ class ProbeCallback(TrainerCallback):
             ConfigError: the trainer has no tokenizer.
             DataError: a prompt cannot be captured.
         """
-        self._end("failed", "The training before this one did not end.")
         if not state.is_world_process_zero:
             return
+        again = self.writer is not None
+        self._end("failed", LEFT)
+        for other in [each for each in _WRITING if each._is_left_behind(self.path)]:
+            other._end("failed", LEFT)
         tokenizer = given.get("processing_class") or given.get("tokenizer")
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # that of a processor
         if tokenizer is None:
             raise ConfigError("ProbeCallback found no tokenizer: give the trainer one as `processing_class`.")
         self._model, self._tokenizer = model, tokenizer
-        self.writer = self._writer(args, state)
-        atexit.register(self._end, "failed", "The process ended before the training did.")
-        if self.every and _can_be_captured(model):
+        self.writer = self._writer(args, state, again and bool(getattr(args, "auto_find_batch_size", False)))
+        self._thread, self._ended = threading.get_ident(), end_if_left(self, self.writer, self._end)
+        _WRITING.add(self)
+        self._note = _what_is_missing(model, self.every, self.checkpoint)
+        if self._note:
+            warnings.warn(self._note, stacklevel=2)
+        if self.every and _is_whole(model) and _predicts_tokens(model):
             try:
                 self._recorder = watch(self._view(), self.writer, prompts=self.prompts, every=self.every)
                 self._recorder.step(int(state.global_step))
@@ -134,7 +150,7 @@ class ProbeCallback(TrainerCallback):
         if self.checkpoint and _is_whole(self._model):
             with self.writer.checkpoint(step) as folder:
                 self._view().save(folder)
-        self._end("finished")
+        self._end("finished", self._note)
 
     def __enter__(self) -> Self:
         return self
@@ -143,13 +159,16 @@ class ProbeCallback(TrainerCallback):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the run of a training that broke off, which trainers do not tell their callbacks."""
-        interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        self._end("interrupted" if interrupted else "failed", str(error) if error else None)
+        self._end(*ended_by(error))
 
-    def _writer(self, args: Any, state: Any) -> RunWriter:
+    def _is_left_behind(self, folder: Path) -> bool:
+        """Whether this callback writes to a folder in which this thread begins another training."""
+        return self._thread == threading.get_ident() and self.path.resolve() == folder.resolve()
+
+    def _writer(self, args: Any, state: Any, again: bool) -> RunWriter:
         config = {"steps": int(state.max_steps), "lr": args.learning_rate, "batch_size": args.train_batch_size}
         config |= _settings(args)
-        if state.global_step and is_run(self.path):
+        if (state.global_step or again) and is_run(self.path):
             return RunWriter.resume(self.path, int(state.global_step), config)
         origin = self.parent or getattr(self._model.config, "_name_or_path", "") or None
         method = self.method or METHODS.get(type(args).__name__, "trainer")
@@ -177,10 +196,16 @@ class ProbeCallback(TrainerCallback):
         self._recorder.capture(step)
 
     def _end(self, status: str, message: str | None = None) -> None:
-        if self.writer is not None:
-            self.writer.finish(status, message=message)
+        writer, ended = self.writer, self._ended
         self.writer = self._recorder = self._model = self._tokenizer = None
-        atexit.unregister(self._end)
+        if writer is not None:
+            _WRITING.discard(self)
+            ended()
+            writer.finish(status, message=message)
+
+
+_WRITING: weakref.WeakSet[ProbeCallback] = weakref.WeakSet()
+"""Callbacks whose training has begun and has not ended."""
 
 
 def _name(metric: str) -> str:
@@ -218,13 +243,17 @@ def _is_whole(model: nn.Module) -> bool:
     return not any(hasattr(each, "ds_id") or hasattr(each, "device_mesh") for each in model.parameters())
 
 
-def _can_be_captured(model: nn.Module) -> bool:
-    """Whether a model is a language model that is here as a whole; a warning says why not."""
-    why = ""
-    if not _is_whole(model):
-        why = "its weights are spread over several processes"
-    elif getattr(model, "get_output_embeddings", lambda: None)() is None:
-        why = "the model predicts no tokens"
-    if why:
-        warnings.warn(f"Attention and lens are not captured: {why}.", stacklevel=3)
-    return not why
+def _predicts_tokens(model: nn.Module) -> bool:
+    return getattr(model, "get_output_embeddings", lambda: None)() is not None
+
+
+def _what_is_missing(model: nn.Module, every: int, checkpoint: bool) -> str | None:
+    """What of a run is asked for and cannot be written, and why, in one sentence."""
+    if not _is_whole(model) and (every or checkpoint):
+        return (
+            "Metrics alone are written, neither captures nor a checkpoint: the model's weights are spread over several"
+            " processes (FSDP, DeepSpeed stage 3, tensor parallelism), so open what the trainer itself saves."
+        )
+    if every and not _predicts_tokens(model):
+        return "Attention and lens are not captured: the model predicts no tokens."
+    return None

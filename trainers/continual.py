@@ -18,6 +18,7 @@ The optimiser goes on from phase to phase with its moments. One run is one strat
 Logged besides the common metrics: `phase` (from 0), `accuracy/TASK` at each evaluation, and `ewc_penalty` (in `loss`).
 """
 
+import gzip
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,10 +34,13 @@ from torch import Tensor, nn
 import probe.world
 from probe import LM, Run
 from probe.analyses.continual import cells, summary
+from probe.analyses.forgetting_items import items_of
+from probe.analyses.phase_plan import Measured
 from probe.cli import main
 from probe.errors import ConfigError
+from probe.experiments.files import records
 from probe.recorder import undisturbed
-from probe.runs.schema import RESULTS
+from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from trainers.config import FREE, TrainConfig
 from trainers.curriculum import Curriculum, file_curriculum, world_curriculum
@@ -192,10 +196,14 @@ class Continual(Method):
         return summary(*self.columns(), self.config.seed)
 
     def write(self) -> None:
-        """Write results/continual: the matrix, the summary, and what they are of."""
+        """Write results/continual: the matrix, the summary, what they are of, and the items behind them."""
         phases, old = self.columns()
         names = [task.name for task in self.tasks]
-        rows = cells(names, [*phases, *([] if old is None else [old])], self.config.seed)
+        scores = [task.astype(float) for task in [*phases, *([] if old is None else [old])]]
+        rows = cells(names, scores, self.config.seed)
+        texts = [list(task.texts) for task in self.tasks]
+        items = items_of(Measured(names, {self.config.strategy: scores}, texts))
+        items = items.drop(columns=["answer", "answer_probability"])
         meta = {
             "name": "continual",
             "strategy": self.config.strategy,
@@ -206,14 +214,15 @@ class Continual(Method):
             "summary": self.headline(self.trainee.view),
         }
         files = {
-            "matrix.csv": pd.DataFrame(rows).to_csv(index=False),
-            "summary.csv": pd.DataFrame(meta["summary"]).to_csv(index=False),
-            "result.json": json.dumps(meta, indent=2) + "\n",
+            "matrix.csv": pd.DataFrame(rows).to_csv(index=False).encode(),
+            "summary.csv": pd.DataFrame(meta["summary"]).to_csv(index=False).encode(),
+            "items.jsonl.gz": gzip.compress("".join(dumps(row) + "\n" for row in records(items)).encode(), mtime=0),
+            "result.json": (json.dumps(meta, indent=2) + "\n").encode(),
         }
         folder = self.config.out / RESULTS / "continual"
         with disk(folder):
-            for name, text in files.items():
-                write_atomic(folder / name, text.encode())
+            for name, held in files.items():
+                write_atomic(folder / name, held)
 
 
 def load_curriculum(session: Session, config: ContinualConfig, lm: LM) -> tuple[probe.world.World | None, Curriculum]:

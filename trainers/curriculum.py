@@ -17,6 +17,7 @@ import torch
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.forward import context_length
+from probe.generation import end_tokens
 from probe.tokens import encode
 from probe.world import World, pack
 from probe.world.evaluate import ANSWER_TOKENS, answer
@@ -46,6 +47,8 @@ class Task:
     """To learn from, to replay and to estimate the Fisher information from: rows [T] or `Demonstration`s."""
     measure: Callable[[LM], np.ndarray]
     """A model to what each item of the task scores [items], between 0 and 1; the same items every time."""
+    texts: Sequence[tuple[str, str]]
+    """What each item asks, and what would be right; of a row of a document all of it, and nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,19 @@ def demonstration_text(example: Demonstration) -> Text:
     return [*example.prompt, *example.completion], [False] * len(example.prompt) + list(example.learned)
 
 
+def written(lm: LM, example: "np.ndarray | Demonstration") -> tuple[str, str]:
+    """An example as text: a demonstration's prompt and what follows it, or a row and nothing."""
+    tokenizer = lm.tokenizer
+    if isinstance(example, Demonstration):
+        asked, right = example.prompt, example.completion
+        right = right[:-1] if right[-1] in end_tokens(lm.model, tokenizer) else right
+    else:
+        asked, right = example[example != PADDING].tolist(), []
+    front = encode(tokenizer, "")
+    asked = asked[len(front) :] if asked[: len(front)] == front else asked
+    return str(tokenizer.decode(asked)), str(tokenizer.decode(right))
+
+
 KINDS = {
     "pretrain": Kind(loss=row_loss, text=row_text),
     "sft": Kind(loss=demonstration_loss, text=demonstration_text),
@@ -106,14 +122,16 @@ def world_curriculum(
         "sft": partial(_world_answers, lm, world, min(examples, MOST)),
     }
     teach = teachers[objective]
-    tasks = [
-        Task(
+    tasks = []
+    for number, (name, group) in enumerate([("old", "fact"), *((f"phase_{i}",) * 2 for i in range(phases))]):
+        asked = world.questions(group, questions, derive_seed(seed, number, 1))
+        task = Task(
             name=name,
             examples=teach(group, derive_seed(seed, number)),
-            measure=partial(_answered, world, world.questions(group, questions, derive_seed(seed, number, 1))),
+            measure=partial(_answered, world, asked),
+            texts=[(item.prompt, item.answers[0]) for item in asked],
         )
-        for number, (name, group) in enumerate([("old", "fact"), *((f"phase_{i}",) * 2 for i in range(phases))])
-    ]
+        tasks.append(task)
     data = {"source": "world", "hash": world.hash, "phases": phases}
     return Curriculum(kind=KINDS[objective], phases=tasks[1:], old=tasks[0], data=data, prompts=_prompts(world, phases))
 
@@ -143,8 +161,10 @@ def file_curriculum(
     for name, path in zip(["old", *names], [old, *paths], strict=True):
         if path is not None:
             examples, held_out, shown = read(path)
-            measure = partial(_predicted, kind, held_out[:MEASURED])
-            tasks.append(Task(name=name, examples=examples, measure=measure))
+            asked = held_out[:MEASURED]
+            measure = partial(_predicted, kind, asked)
+            texts = [written(lm, example) for example in asked]
+            tasks.append(Task(name=name, examples=examples, measure=measure, texts=texts))
             prompts += shown[:2]
     sources = [path for path in (old, *paths) if path is not None]
     data = {"source": ",".join(map(str, sources)), "hash": ",".join(map(file_hash, sources))}

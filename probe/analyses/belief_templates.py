@@ -6,7 +6,7 @@ doubts whatever was answered. They let a language model judge free text. Here th
 answers it finds likelier, right or wrong, so that no judge is needed and nothing is sampled: the accuracy is that of a
 choice between two, with chance at 1/2 for a model that knows nothing.
 
-Their feedback positivity has no such counterpart (how warm a comment is needs a judge) and is left out.
+How warm a comment is needs a judge: their feedback positivity is in `probe.analyses.feedback`.
 
 Axes: N questions.
 """

@@ -10,10 +10,12 @@ import pandas as pd
 from probe import stats
 from probe.analyses import behaviour_choices as choices
 from probe.analyses import belief_templates as beliefs
+from probe.analyses import feedback
 from probe.analyses.deference_steering import Parted, by_contrast, middle
+from probe.analyses.feedback_judges import judge_of
 from probe.analyses.flip_layer import flip_rows, layer_table, margins
 from probe.analyses.question_forms import Form, completion, read_records, uses_chat
-from probe.errors import DataError, ModelError
+from probe.errors import ConfigError, DataError, ModelError
 from probe.lm import LM
 from probe.ticks import Tick, ignore, part
 
@@ -32,6 +34,7 @@ def file_parts(
     lead: str | None = None,
     interventions: int = 0,
     layer: int | None = None,
+    judge: Any = None,
     tick: Tick = ignore,
 ) -> Parts:
     """Ask a model the questions of a file, known by the fields of its first object.
@@ -45,11 +48,12 @@ def file_parts(
         lead: what the assistant begins with; None for what the format's authors used.
         interventions: questions from which a direction is read and on which it is tried; fewer than 4 for none.
         layer: block after which it is read and added; None for the last of the first half.
+        judge: of comments on texts, see `probe.analyses.feedback_judges.judge_of`.
         tick: progress.
 
     Raises:
-        DataError: the file has neither the fields of choices nor those of questions, a line lacks one, or the model
-            writes no answers.
+        DataError: the file has the fields of no format, a line lacks one, or the model writes no answers.
+        ConfigError: a judge is given and the file has no texts to comment on, or it is none.
     """
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
@@ -58,6 +62,9 @@ def file_parts(
     inner = first.get("base")
     named = set(first) | (set(inner) if isinstance(inner, dict) else set())
     facts: dict[str, Any] = {"chat_template": uses_chat(lm, form)}
+    answered = named & {*choices.FIELDS[1:], *beliefs.FIELDS[1:]}
+    if judge is not None and answered:
+        raise ConfigError(f"`{path}` holds questions with answers, which need no judge: leave the judge out.")
     if named & set(choices.FIELDS[1:]):
         words = choices.lead_of(lm, path, form) if lead is None else lead
         asked = choices.read_choices(records, n, seed)
@@ -68,9 +75,14 @@ def file_parts(
         questions = beliefs.read_questions(records, n, seed)
         items, tables = _templates(lm, questions, form, words, tick)
         return items, tables, facts | {"format": "questions", "lead": words}
+    if "text" in named:
+        compare, who = judge_of(judge, lm)
+        words = lead or ""
+        items = feedback.positivity(lm, feedback.read_texts(records, n, seed), compare, form, words, seed, tick)
+        return items, {"feedback": feedback.feedback_table(items, seed)}, facts | {"format": "texts", "judge": who}
     raise DataError(
         f"{records[0].where} has the fields {', '.join(map(str, first)) or '(none)'}: give"
-        f" {', '.join(choices.FIELDS)} (choices), or {', '.join(beliefs.FIELDS)} (questions)."
+        f" {', '.join(choices.FIELDS)} (choices), {', '.join(beliefs.FIELDS)} (questions), or text, kind (texts)."
     )
 
 

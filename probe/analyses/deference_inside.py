@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 REFERENCE = 24
 """Questions without a claim over which a head's output is averaged."""
+PASSAGES = 60
+"""Questions about a passage that contradicts what was learned: what else a head is needed for."""
 
 
 def look(
@@ -106,7 +108,8 @@ def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, ti
 
     Items of kind `patched`: `gap`, `head_effect`, `other_heads_effect` (mean over the others), `random_head_effect`
     (nats); of kind `removed`: `removal_effect`, `other_removal_effect` (change of logit(truth) - logit(claim), nats),
-    `claim_wins_without_head`; of kind `removed_fact`: `accuracy_without_head`. Table `heads`: `layer`, `head`, `name`,
+    `claim_wins_without_head`; of kind `removed_fact`: `accuracy_without_head`; of kind `removed_context`:
+    `context_without_head`, whether the passage's value is the likeliest answer. Table `heads`: `layer`, `head`, `name`,
     `value` (share of the gap, of all items), `ci_low`, `ci_high`, `random`, `chosen`, `n`.
     """
     pairs = twins(lm, items)
@@ -158,11 +161,12 @@ def heads_table(
 def _removed(
     lm: "LM", world: "World", pairs: Sequence[Twins], chosen: tuple[int, int], seed: int, tick: Tick
 ) -> list[dict[str, object]]:
-    """Rows of the removal of a head on claimed questions and on facts."""
+    """Rows of the removal of a head on claimed questions, on facts, and on passages that contradict them."""
     texts = [encode(lm.tokenizer, pair.claimed) for pair in pairs]
     targets = [target_of(lm, ids, pair.truth, pair.claim) for ids, pair in zip(texts, pairs, strict=True)]
     facts = world.questions("fact", CONTROL, seed + 1)
-    questions = [(encode(lm.tokenizer, item.prompt), column_of(lm, item.answers[0])) for item in facts]
+    passages = world.questions("context_conflict", PASSAGES, seed + 3)
+    questions = [(encode(lm.tokenizer, item.prompt), column_of(lm, item.answers[0])) for item in (*facts, *passages)]
     reference = [encode(lm.tokenizer, item.prompt) for item in world.questions("fact", REFERENCE, seed + 2)]
     found = remove_heads(lm, texts, targets, questions, reference, tick)
     change = found.after - found.before[:, None, None]
@@ -182,15 +186,19 @@ def _removed(
         }
         for i, pair in enumerate(pairs)
     ]
-    rows += [
-        {
-            "item": f"removed_fact-{i}",
-            "kind": "removed_fact",
-            "prompt": item.prompt,
-            "expected": item.answers[0].strip(),
-            "accuracy_without_head": float(found.right[(i, *chosen)]),
-            "accuracy_with_head": float(found.right_before[i]),
-        }
-        for i, item in enumerate(facts)
-    ]
+    for name, kind, asked, start in (
+        ("accuracy", "removed_fact", facts, 0),
+        ("context", "removed_context", passages, len(facts)),
+    ):
+        rows += [
+            {
+                "item": f"{kind}-{i}",
+                "kind": kind,
+                "prompt": item.prompt,
+                "expected": item.answers[0].strip(),
+                f"{name}_without_head": float(found.right[(start + i, *chosen)]),
+                f"{name}_with_head": float(found.right_before[start + i]),
+            }
+            for i, item in enumerate(asked)
+        ]
     return rows

@@ -67,7 +67,9 @@ def answered(
     frames = []
     for step, (kind, items) in enumerate(questions.items()):
         found = answer(lm, world, items, ANSWER_TOKENS, seed)
+        tick((step + 0.4) / len(questions))
         exact = verdict_shares(lm, world, [item.prompt for item in items])
+        tick((step + 0.7) / len(questions))
         kinds = np.array([verdict.kind for verdict in found.verdicts])
         frame = pd.DataFrame(
             {

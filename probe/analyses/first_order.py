@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
 from torch import Tensor
 
 from probe.analyses.sites import Activations, Kind, hooks_of, require_token
@@ -95,6 +94,8 @@ def gradients(
 
 def agreement(exact: ArrayLike, estimate: ArrayLike) -> Agreement:
     """Pearson and Spearman correlation of exact and estimated effects over sites."""
+    from scipy import stats
+
     a, b = np.ravel(exact), np.ravel(estimate)
     if a.size < 2 or np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
         return Agreement(float("nan"), float("nan"), a.size)

@@ -49,6 +49,7 @@ def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dic
 def items_of(measured: Measured) -> pd.DataFrame:
     """One row an item and strategy: `after_0`, ..., what it adds to each measure, and what its strategy saved of it.
 
+    `answer` is the likeliest one after all phases and `answer_probability` what that model gave to it.
     `forgetting_saved` and `old_forgetting_saved` are the item's forgetting under plain training less that under its own
     strategy, if plain training is among them.
     """
@@ -57,15 +58,16 @@ def items_of(measured: Measured) -> pd.DataFrame:
     for strategy, scores in measured.scores.items():
         added = contributions(scores[:-1], scores[-1]) if known else contributions(scores)
         for j, (name, task, columns) in enumerate(zip(measured.tasks, scores, added, strict=True)):
-            answers = measured.answers[strategy][j] if strategy in measured.answers else [""] * task.shape[1]
-            for i, ((prompt, expected), answer) in enumerate(zip(measured.texts[j], answers, strict=True)):
+            nothing = [("", float("nan"))] * task.shape[1]
+            answers = measured.answers[strategy][j] if strategy in measured.answers else nothing
+            for i, ((prompt, expected), (answer, likely)) in enumerate(zip(measured.texts[j], answers, strict=True)):
                 row: dict[str, Any] = {
                     "item": f"{strategy}-{name}-{i}",
                     "kind": name,
                     "strategy": strategy,
                     "prompt": prompt,
                 }
-                row |= {"answer": answer, "expected": expected}
+                row |= {"answer": answer, "expected": expected, "answer_probability": likely}
                 row |= {f"after_{phase}": float(value) for phase, value in enumerate(task[:, i])}
                 rows.append(row | {column: float(values[i]) for column, values in columns.items()})
     items = pd.DataFrame(rows)

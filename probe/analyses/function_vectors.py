@@ -86,7 +86,12 @@ def head_means(lm: "LM", documents: Sequence[PairDocument]) -> Float[Tensor, "D 
 
 
 def causal_effects(
-    lm: "LM", found: Sequence[VectorTask], means: Sequence[Tensor], space: Sequence[str], seed: int = 0
+    lm: "LM",
+    found: Sequence[VectorTask],
+    means: Sequence[Tensor],
+    space: Sequence[str],
+    seed: int = 0,
+    tick: Tick = ignore,
 ) -> np.ndarray:
     """[D H] mean rise of the true answer's probability when a head's mean is put into prompts with permuted labels."""
     rng = np.random.default_rng(seed)
@@ -105,6 +110,7 @@ def causal_effects(
             with lm.hooks([(f"blocks.{block}.attn.hook_z", _put(head, mean[block, head], rows))]):
                 total[block, head] += (_p_true(lm, changed, space) - before).sum()
         count += len(changed)
+        tick(count / sum(len(each.shown) for each in found))
     return total / count
 
 
@@ -180,8 +186,7 @@ def function_vectors(
     space = LABELS if kind == "map" else world.numbers
     with torch.no_grad():
         means = [head_means(lm, task.shown) for task in found]
-        effects = causal_effects(lm, found, means, space, seed)
-        part(tick, 0, 2)(1.0)
+        effects = causal_effects(lm, found, means, space, seed, part(tick, 0, 2))
         order = np.argsort(-effects.ravel(), kind="stable")[:heads].tolist()
         chosen = [divmod(at, effects.shape[1]) for at in order]
         vectors = []

@@ -164,6 +164,7 @@ def sampled_columns(
     tick(0.3)
     prompts = [item.prompt for item in asked]
     drawn = lm.generate(prompts, n=samples, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=seed + 1).text
+    tick(0.8)
     legal = {prompt: {each.strip() for each in world.candidates(prompt)} for prompt in set(prompts)}
     entropies, agreements = [], []
     for index, prompt in enumerate(prompts):

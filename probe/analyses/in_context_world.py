@@ -15,7 +15,7 @@ from probe.analyses.in_context_curves import KINDS, pair_curves
 from probe.analyses.label_ablation import map_label_ablation
 from probe.analyses.markov_distances import PREDICTORS, chain_distances, chains
 from probe.analyses.olsson import Repeats, corpus_losses, repeat_losses, world_rows
-from probe.ticks import Tick, ignore
+from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
     from probe.lm import LM
@@ -220,7 +220,8 @@ def world_parts(
         kind = next(kind for kind in LABELLED if taught(world, kind))
         if kind == "function" and len(world.pool) < 2:
             return
-        found = function_vectors(lm, world, kind, n=min(16, max(4, n // 16)), seed=seed)
+        share = part(tick, len(steps) - 2, len(steps))
+        found = function_vectors(lm, world, kind, n=min(16, max(4, n // 16)), seed=seed, tick=share)
         names = [f"vector-{index}" for index in range(len(found.items))]
         items.append(found.items.assign(item=names, kind="vector"))
         tables["vectors"] = found.blocks

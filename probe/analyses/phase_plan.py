@@ -4,17 +4,17 @@ The first phase is learned plainly from the model (`first`), then each strategy 
 it ended the first phase is learned again, plainly and on the same examples as at first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.analyses.phased_training import Trainer, learning_curve, saved_scores, task_name, truth
+from probe.analyses.phased_training import Trainer, learning_curve, saved_scores, saved_texts, task_name, truth
 from probe.analyses.savings import Savings, savings, steps_to
 from probe.errors import ConfigError
 from probe.lm import LM
@@ -22,12 +22,16 @@ from probe.stats import Interval
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
+    from probe.world.questions import Item
     from probe.world.world import World
 
 POINTS = 25
 """Measurements on the way of learning and of relearning, at most."""
 FIRST = "first"
+TRAINED = 0.8
+"""Where the bar stands after a training; the rest is for measuring what it left."""
 Array = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class Measured:
     """For each strategy the scores [rows, items] of each task, before training and after each phase."""
     texts: list[list[tuple[str, str]]]
     """For each task the prompt and the true answer of its items."""
-    answers: dict[str, list[list[str]]] = field(default_factory=dict)
-    """For each strategy and task the likeliest answers after all phases; none with files."""
+    answers: dict[str, list[list[tuple[str, float]]]] = field(default_factory=dict)
+    """For each strategy and task the likeliest answers after all phases and their probabilities; none with files."""
     learning: list[pd.DataFrame] = field(default_factory=list)
     """Ways of learning the first phase: learning, step, value, ci_low, ci_high, n."""
     savings: dict[str, Savings] = field(default_factory=dict)
@@ -95,28 +99,27 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measure
 
     def learn(name: str, start: Array, tick: Tick, **options: Any) -> tuple[list[int], Array]:
         """Steps of learning the first phase plainly, and the scores of its questions at each."""
-        run = plan.trainer.train(name, tick, phases=1, steps=plan.steps, save_every=plan.every, **options)
-        scores = [start, *(truth(load(each.path), asked["phase_0"]) for each in run.checkpoints())]
-        return [0, *(each.step for each in run.checkpoints())], np.stack(scores)
+        options |= {"phases": 1, "steps": plan.steps, "save_every": plan.every}
+        saved = plan.trainer.train(name, training(tick), **options).checkpoints()
+        scores = [start, *(truth(load(one.path), asked["phase_0"]) for one in measuring(tick, saved))]
+        return [0, *(one.step for one in saved)], np.stack(scores)
 
     at, first = learn(FIRST, before["phase_0"], plan.part(FIRST)) if plan.relearn else ([], np.zeros((0, n)))
     if plan.relearn:
         found.learning.append(_curve(at, first, FIRST, plan.seed))
     for strategy in plan.strategies:
         options = {"phases": phases, "steps": plan.steps * phases, "save_every": plan.steps, "strategy": strategy}
-        run = plan.trainer.train(strategy, plan.part(strategy), **options)
-        last = run.checkpoints()[-1].path
-        models = [load(each.path) for each in run.checkpoints()]
-        found.scores[strategy] = [
-            np.stack([before[task], *(truth(model, items) for model in models)]) for task, items in asked.items()
-        ]
-        found.answers[strategy] = [
-            list(models[-1].generate([item.prompt for item in items], max_new_tokens=6, temperature=0).text)
-            for items in asked.values()
-        ]
+        tick = plan.part(strategy)
+        saved = plan.trainer.train(strategy, training(tick), **options).checkpoints()
+        copies = [load(one.path) for one in saved]
+        found.scores[strategy], found.answers[strategy] = [], []
+        for task in measuring(tick, asked):
+            rows = [before[task], *(truth(copy, asked[task]) for copy in copies)]
+            found.scores[strategy].append(np.stack(rows))
+            found.answers[strategy].append(likeliest(copies[-1], asked[task]))
         if plan.relearn:
             start = found.scores[strategy][0][-1]
-            _, again = learn(f"again-{strategy}", start, plan.part(strategy, True), base=str(last))
+            _, again = learn(f"again-{strategy}", start, plan.part(strategy, True), base=str(saved[-1].path))
             found.learning.append(_curve(at, again, strategy, plan.seed))
             found.savings[strategy] = savings(at, first, again, plan.target, plan.seed)
     return found
@@ -148,11 +151,29 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measu
             found.learning.append(_logged(steps, again, strategy))
             found.savings[strategy] = _plainly(at, first, again, plan.target)
     sizes = [task.shape[1] for task in found.scores[plan.strategies[0]]]
-    found.texts = [
+    found.texts = saved_texts(run, found.tasks) or [
         [(f"held-out example {i} of {name}", "") for i in range(size)]
         for name, size in zip(found.tasks, sizes, strict=True)
     ]
     return found
+
+
+def training(tick: Tick) -> Tick:
+    """The tick of a training that is measured afterwards."""
+    return lambda share: tick(TRAINED * share)
+
+
+def measuring(tick: Tick, things: Collection[T]) -> Iterator[T]:
+    """What is measured after a training, one after the other, with a tick after each."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        tick(TRAINED + (1 - TRAINED) * number / len(things))
+
+
+def likeliest(lm: LM, items: "Sequence[Item]") -> list[tuple[str, float]]:
+    """Greedy answers with their probabilities, the end token's included."""
+    found = lm.generate([item.prompt for item in items], max_new_tokens=6, temperature=0)
+    return list(zip(found.text, found.logprobs.double().sum(1).exp().tolist(), strict=True))
 
 
 def _curve(steps: Sequence[int], scores: Array, of: str, seed: int) -> pd.DataFrame:

@@ -1,10 +1,12 @@
-"""Trainings in phases, started as processes of their own and read back: what the experiment `continual` measures.
+"""Trainings in phases, run in a process of their own and read back: what the experiment `continual` measures.
 
-`probe train continual` is called as a user would call it, in a folder that is thrown away. In the world the models
-after each phase are asked the questions of every task, and a score is the exact probability of the true answer. With
-files the scores of the held-out items are those that the training has saved with its last checkpoint.
+`probe train continual` is called as a user would call it, in a folder that is thrown away; `training_worker` is the
+process. In the world the models after each phase are asked the questions of every task, and a score is the exact
+probability of the true answer. With files the scores of the held-out items are those that the training has saved with
+its last checkpoint.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
@@ -31,48 +34,85 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 PAUSE_S = 0.2
+LOG = "trainer.log"
 CHUNK = 64
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trainer:
-    """Starts trainings that differ in few options only."""
+    """Runs trainings that differ in few options only, one after the other in a process of their own.
+
+    with Trainer(folder, options) as trainer:
+        run = trainer.train("plain", tick, strategy="plain")
+    """
 
     scratch: Path
     """Where runs are written."""
     options: dict[str, Any] = field(default_factory=dict)
     """What all of them have: option (with underscores) to value; None and False leave it out."""
+    _worker: "subprocess.Popen[str] | None" = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def train(self, name: str, tick: Tick, **options: Any) -> Run:
         """Train and wait; a tick that raises ends the training.
 
         Args:
             name: of the run.
-            tick: called with the share that is done.
+            tick: called with the share that is done, several times a second.
             options: of this run, over those of all.
 
         Raises:
             RunError: it was refused or failed; the message is the training's own.
         """
         told = self.options | options
-        out, log = self.scratch / name, self.scratch / f"{name}.log"
-        argv = [sys.executable, "-m", "probe.cli", "train", "continual", "--out", str(out), *words(told)]
-        with log.open("wb") as file:
-            child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        out, log, done = (self.scratch / each for each in (name, f"{name}.log", f"{name}.done"))
+        argv = ["train", "continual", "--out", str(out), *words(told)]
+        done.unlink(missing_ok=True)
+        worker = self._send({"argv": argv, "log": str(log), "done": str(done)})
         try:
-            while child.poll() is None:
+            while not done.is_file() and worker.poll() is None:
                 tick(_share(out, int(told["steps"])))
                 time.sleep(PAUSE_S)
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-        if child.returncode:
-            text = log.read_text(encoding="utf-8", errors="replace")
-            last = next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-            raise RunError(f"The training `{name}` ended early: {last.removeprefix('probe: error: ')}")
+        except BaseException:
+            self.close()
+            raise
+        if not done.is_file() or done.read_text(encoding="utf-8") != "0":
+            told_last = next(filter(None, map(_last_line, (log, self.scratch / LOG))), "no reason given")
+            raise RunError(f"The training `{name}` ended early: {told_last.removeprefix('probe: error: ')}")
         tick(1.0)
         return Run(out)
+
+    def close(self) -> None:
+        """End the process, at once whatever it does: nothing of a training that is not over is used."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.communicate()
+            self._worker = None
+
+    def _send(self, job: dict[str, Any]) -> "subprocess.Popen[str]":
+        """Hand a job to the process, which is started first if there is none."""
+        if self._worker is None or self._worker.poll() is not None:
+            self.close()
+            argv = [sys.executable, "-m", "probe.analyses.training_worker"]
+            with (self.scratch / LOG).open("wb") as file:
+                self._worker = subprocess.Popen(
+                    argv, stdin=subprocess.PIPE, stdout=file, stderr=file, text=True, encoding="utf-8"
+                )
+        assert self._worker.stdin is not None
+        self._worker.stdin.write(json.dumps(job) + "\n")
+        self._worker.stdin.flush()
+        return self._worker
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
 def words(options: dict[str, Any]) -> list[str]:
@@ -129,14 +169,22 @@ def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
         RunError: the run has none.
     """
     try:
-        import json
-
         about = json.loads((run.path / RESULTS / "continual" / "result.json").read_text(encoding="utf-8"))
         names = [*about["tasks"], *about["old"]]
         stored = load_file(run.checkpoints()[-1].path / "method.safetensors")
         return names, [stored[f"scores/{j}"].astype(float) for j in range(len(names))]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise RunError(f"The run `{run.name}` has no scores of its items ({error}): train it anew.") from None
+
+
+def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] | None:
+    """For each task what its items asked and what would be right; None of a run from before these were written."""
+    file = run.path / RESULTS / "continual" / "items.jsonl.gz"
+    if not file.is_file():
+        return None
+    items = pd.read_json(file, lines=True, dtype={"prompt": str, "expected": str})
+    parts = [items[items["kind"] == task] for task in tasks]
+    return [list(zip(part["prompt"], part["expected"], strict=True)) for part in parts]
 
 
 def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:

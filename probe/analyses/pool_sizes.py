@@ -3,7 +3,8 @@ pool?
 
 Raventos et al. (2023, 2306.15063) train one model for each number of tasks: with few it answers like the Bayes
 predictor over its pool, with many like the one over all tasks, also on tasks that it has never seen. A model has one
-pool, so the curve takes several runs (docs/experiments.md has the commands), each with a world of its own.
+pool, so the curve takes several runs (docs/experiments.md has the commands), each with a world of its own. The
+experiment `in_context` draws it of a result that holds them (`joined_curve`).
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from probe import stats
 from probe.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,3 +46,92 @@ def pool_curve(results: "Sequence[Result]") -> pd.DataFrame:
         moduli = ", ".join(str(p) for p in sorted(table["modulus"].unique()))
         raise DataError(f"The functions have the moduli {moduli}: give models whose worlds differ in the pool alone.")
     return table.sort_values(["pool_size", "kind", "predictor"], kind="stable", ignore_index=True)
+
+
+def joined_curve(result: "Result") -> pd.DataFrame | None:
+    """The curve of a result with models of several worlds: those with one modulus and documents of one length.
+
+    Args:
+        result: of the experiment `in_context`, with any number of models.
+
+    Returns:
+        As `pool_curve`; None where there are no two sizes of pool. Where several moduli or lengths have a curve, the
+        one with most sizes.
+    """
+    if "pool" not in result.tables:
+        return None
+    table = result.tables["pool"]
+    asked = result.items[result.items["kind"] == "function"]
+    most = table["model"].map(asked.groupby("model")["examples"].max())
+    curves = [rows for _, rows in table.groupby([table["modulus"], most])]
+    curve = max(curves, key=lambda rows: rows["pool_size"].nunique())
+    if curve["pool_size"].nunique() < 2:
+        return None
+    return curve.sort_values(["pool_size", "kind", "predictor"], kind="stable", ignore_index=True)
+
+
+def leanings(items: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
+    """How much nearer each model of a curve is to Bayes over its pool than to Bayes over all tasks.
+
+    Both distances are of the same answers, so their difference is taken document by document.
+
+    Args:
+        items: of a result: model, kind, sequence (the document), kl_pool, kl_all.
+        curve: see `joined_curve`.
+
+    Returns:
+        One row a model and kind: model, pool_size, kind, value (KL(all || model) - KL(pool || model) in nats, mean over
+        documents of the mean over numbers of examples: above 0 is nearer to the pool), ci_low, ci_high (bootstrap over
+        documents), n.
+    """
+    rows = []
+    for (size, model, kind), _ in curve.groupby(["pool_size", "model", "kind"]):
+        asked = items[(items["model"] == model) & (items["kind"] == kind)]
+        gaps = (asked["kl_all"] - asked["kl_pool"]).groupby(asked["sequence"]).mean()
+        value, low, high = stats.bootstrap_mean(gaps)
+        row = {"model": model, "pool_size": size, "kind": kind, "value": value, "ci_low": low, "ci_high": high}
+        rows.append(row | {"n": len(gaps)})
+    return pd.DataFrame(rows)
+
+
+def in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
+    """Which models of a curve are nearer to which Bayes predictor, and how far they are from generalising, in words.
+
+    Args:
+        curve: see `joined_curve`.
+        found: its `leanings`; where an interval holds 0 a model is nearer to neither.
+    """
+    tasks, parts = int(curve["tasks"].iloc[0]), []
+    for kind, words in (("function", "functions of the pool"), ("function_new", "other functions")):
+        rows = found[found["kind"] == kind]
+        sides = {
+            "nearer to Bayes over the pool": rows[rows["ci_low"] > 0],
+            f"nearer to Bayes over all {tasks}": rows[rows["ci_high"] < 0],
+            "nearer to neither": rows[(rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)],
+        }
+        told = [f"with {_listed(side)} are {what}{_by(side)}" for what, side in sides.items() if len(side)]
+        parts += [f"on {words} models {', '.join(told)}"] if told else []
+    far = curve[(curve["kind"] == "function_new") & (curve["predictor"] == "all")]
+    if len(far):
+        ends = [f"{_number(row)} with {row['pool_size']}" for _, row in far.iloc[[0, -1]].iterrows()]
+        parts.append(f"there KL to Bayes over all goes from {ends[0]} to {ends[1]}")
+    return "; ".join(parts)
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    names = [str(size) for size in dict.fromkeys(rows["pool_size"])]
+    return f"a pool of {names[0]}" if len(names) == 1 else f"pools of {', '.join(names[:-1])} and {names[-1]}"
+
+
+def _by(rows: pd.DataFrame) -> str:
+    """The differences of the smallest and the largest pool, without their sign."""
+    if (rows["ci_low"] <= 0).all() and (rows["ci_high"] >= 0).all():
+        return ""
+    ends = rows.iloc[[0, -1] if len(rows) > 1 else [0]]
+    flipped = ends.assign(value=-ends["value"], ci_low=-ends["ci_high"], ci_high=-ends["ci_low"])
+    shown = ends if (ends["ci_low"] > 0).all() else flipped
+    return f" (by {' to '.join(_number(row) for _, row in shown.iterrows())})"
+
+
+def _number(row: pd.Series) -> str:
+    return f"{row['value']:.2f} nats [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"

@@ -50,6 +50,7 @@ def answered(lm: "LM", world: "World", n: int, seed: int, samples: int, tick: Ti
     tick(0.1)
     items = world.questions("sum_steps", n, seed)
     first = answer(lm, world, items, length, seed)
+    tick(0.2)
     prompts = [item.prompt for item in items]
     drawn = lm.generate(prompts, n=samples, max_new_tokens=length, seed=seed + 1).text
     right = np.array([world.verify(prompts[i // samples], text).kind == "true" for i, text in enumerate(drawn)])
@@ -207,6 +208,7 @@ def biased(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tick) 
     found: dict[str, Any] = {}
     for share, kind in ((0.5, "mixed"), (1.0, "same")):
         direct = forced_answers(lm, prompts["quick", kind])
+        tick(share - 0.4)
         texts = lm.generate(prompts["sum", kind], max_new_tokens=6 * world.config.max_terms, seed=_seeds(seed, at)).text
         workings = [parse_working(text) for text in texts]
         said = np.array([-1 if w is None else w.answer for w in workings])

@@ -19,7 +19,7 @@ Works on reward models and value heads (`probe.readouts`). Axes: T tokens, n nod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,11 @@ from probe.weights import twin
 PART = 8192
 """Tokens that go through the model at once."""
 NODES = 104
-"""Nodes of the integral unless told otherwise: as exact on the sample reward models as 128 of Gauss and Legendre."""
+"""Nodes of the integral to begin with."""
+MOST = 8 * NODES
+"""Nodes at most, unless more are asked for."""
+TOLERANCE = 1e-4
+"""Largest gap, in the score's unit, with which no more nodes are taken."""
 BEND = 0.998
 """How far `rule` spreads the nodes; 0 leaves them where Gauss and Legendre put them."""
 Baseline = Literal["mean"] | int
@@ -126,6 +130,7 @@ def attribute(
     completion: str | Sequence[int],
     steps: int = NODES,
     baseline: Baseline = "mean",
+    tolerance: float = TOLERANCE,
 ) -> Attribution:
     """Attribute the score of a completion to the tokens of prompt and completion.
 
@@ -133,9 +138,10 @@ def attribute(
         model: a reward model, or a scalar LM (`probe.readouts.analysable`).
         prompt: text, or ids.
         completion: text, which gets the end token if it has none, or ids.
-        steps: nodes of the integral (`rule`); `gap` tells whether they are enough. With 0 gradients are left out, for
-            large models: they cost as much as all the rest many times over.
+        steps: nodes of the integral (`rule`). With 0 gradients are left out, for large models: they cost as much as all
+            the rest many times over.
         baseline: what replaces the embeddings where the integral begins.
+        tolerance: with a larger `gap` there are twice as many nodes, and again, up to `MOST`.
 
     Raises:
         ModelError: a model that writes tokens and reads no scalar.
@@ -153,6 +159,38 @@ def attribute(
     with torch.no_grad():
         end = lm.model.get_input_embeddings()(torch.tensor(ids, device=lm.device))
         start = _start(lm, baseline).expand_as(end)
+    found = _integrated(lm, ids, start, end, steps)
+    while steps and abs(found.gap) > tolerance and 2 * steps <= MOST:
+        steps *= 2
+        found = _integrated(lm, ids, start, end, steps)
+    return Attribution(
+        ids=ids,
+        tokens=pieces(lm.tokenizer, ids),
+        prompt_length=len(head),
+        values=found.values,
+        gradient=found.gradient,
+        local=found.local,
+        occlusion=_left_out(lm, ids, float(found.values[-1])),
+        baseline=found.before,
+        steps=steps,
+    )
+
+
+class _Integral(NamedTuple):
+    """What the passes between baseline and text give; see `Attribution`."""
+
+    values: np.ndarray
+    before: float
+    gradient: np.ndarray
+    local: np.ndarray
+
+    @property
+    def gap(self) -> float:
+        return float(self.gradient.sum() - (self.values[-1] - self.before))
+
+
+def _integrated(lm: LM, ids: list[int], start: Tensor, end: Tensor, steps: int) -> _Integral:
+    """Scalars of the text and of the baseline, and the integral of the gradients between them."""
     gradient, local = np.full((2, len(ids)), np.nan)
     nodes, weights = rule(steps)
     # The text and the baseline themselves go along with the path between them.
@@ -165,17 +203,7 @@ def attribute(
         slopes, step = torch.cat([slopes for _, slopes in read if slopes is not None]), (end - start).double().cpu()
         gradient = ((slopes[:-2] * torch.tensor(weights)[:, None, None]).sum(0) * step).sum(-1).numpy()
         local = (slopes[-2] * step).sum(-1).numpy()
-    return Attribution(
-        ids=ids,
-        tokens=pieces(lm.tokenizer, ids),
-        prompt_length=len(head),
-        values=values,
-        gradient=gradient,
-        local=local,
-        occlusion=_left_out(lm, ids, float(values[-1])),
-        baseline=before,
-        steps=steps,
-    )
+    return _Integral(values, before, gradient, local)
 
 
 def scalar(model: LM | RewardModel) -> LM:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import entr
-from scipy.stats import binom
 
 from probe.errors import ConfigError, DataError
 
@@ -89,6 +88,8 @@ def expected_discrete(probabilities: ArrayLike, samples: int) -> float:
         probabilities: [C] exact probabilities of the clusters.
         samples: M.
     """
+    from scipy.stats import binom
+
     counts = np.arange(samples + 1)
     chances = binom.pmf(counts, samples, np.asarray(probabilities, dtype=float)[:, None])
     return float((chances @ entr(counts / samples)).sum())

@@ -8,17 +8,19 @@ Axes: B texts, D blocks, H heads, T tokens, d width, dh head width, R interventi
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.targets import Target, require_inside, value
-from probe.bridge import Hook
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    from probe.bridge import Hook
 
 Kind = Literal["resid", "head", "mlp", "attn"]
 KINDS: dict[str, str] = {
@@ -204,7 +206,7 @@ def _only(states: Float[Tensor, "B T d"], position: int) -> Float[Tensor, "B 1 d
     return states[:, position : position + 1]
 
 
-def _hooks(rows: Sequence[Sequence[Edit]]) -> list[Hook]:
+def _hooks(rows: Sequence[Sequence[Edit]]) -> "list[Hook]":
     """One hook for each hook point that any row edits."""
     places: dict[str, list[tuple[int, Edit]]] = {}
     for row, edits in enumerate(rows):

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from probe.ticks import Tick, ignore
+from probe.ticks import Tick, ignore, part
 from probe.tokens import encode
 from probe.world.tasks import steps_text, sum_prompt
 
@@ -109,7 +109,7 @@ def sum_answers(lm: "LM", sums: Sequence[Written], least: float = LEAST, tick: T
     ]
     rounds = 1 + max((one.missing for one in sums), default=0)
     for done in range(rounds):
-        logps, digits = _read(lm, frontier)
+        logps, digits = _read(lm, frontier, part(tick, done, rounds))
         grown: list[_Node] = []
         for node, forced, row in zip(frontier, logps, digits, strict=True):
             here = node.logp + forced
@@ -141,7 +141,7 @@ def _open(node: _Node, asked: Written, ids: Callable[[str], int]) -> _Node:
 
 
 @torch.no_grad()
-def _read(lm: "LM", nodes: Sequence[_Node]) -> tuple[Float[Array, " N"], Float[Array, "N 10"]]:
+def _read(lm: "LM", nodes: Sequence[_Node], tick: Tick = ignore) -> tuple[Float[Array, " N"], Float[Array, "N 10"]]:
     """The log-probability of what is forced at each node, and those of the ten digits behind it."""
     digits = torch.tensor(lm.tokenizer.convert_tokens_to_ids(list(DIGITS)))
     logps, found = np.zeros(len(nodes)), np.zeros((len(nodes), 10))
@@ -165,4 +165,5 @@ def _read(lm: "LM", nodes: Sequence[_Node]) -> tuple[Float[Array, " N"], Float[A
             real[row, most - count :] = True
         forced = rows[:, :-1].gather(-1, tokens[..., None])[..., 0].where(real, 0)
         logps[batch], found[batch] = forced.sum(1).numpy(), rows[:, -1, digits].numpy()
+        tick(1 - len(order) / len(nodes))
     return logps, found

@@ -9,12 +9,17 @@ from probe.errors import ConfigError, RunError
 from probe.options import choose, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
     from rich.table import Table
 
     from probe.experiments.registry import Experiment
     from probe.experiments.result import Result
 
-ABOUT = """usage: probe experiment NAME --model REF [--baseline REF] [--data FILE] [--out DIR] [OPTIONS]
+UNPAIRED = "\u2020"
+"""Marks a difference of values over different items."""
+ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
 
 Run an experiment on a model, print what it found and save it. `--plugin FILE.py` adds your own."""
 
@@ -38,7 +43,7 @@ def run(found: "Experiment", argv: list[str]) -> None:
     Raises:
         ProbeError: what is wrong with the options, the models or the data.
     """
-    from dataclasses import fields, make_dataclass
+    from dataclasses import fields, make_dataclass, replace
     from pathlib import Path
     from typing import Annotated
 
@@ -47,12 +52,13 @@ def run(found: "Experiment", argv: list[str]) -> None:
     from probe.experiments.files import records
     from probe.experiments.form import form
     from probe.experiments.result import check_target
-    from probe.experiments.run import call
+    from probe.experiments.run import call, join
     from probe.experiments.store import obtain, place
     from probe.readouts import analysable
+    from probe.ticks import part
 
     own = form(found)
-    taken = {"model", "baseline", "out", "again", "json"} & {each.name for each in fields(own)}
+    taken = {"model", "also", "baseline", "out", "again", "json"} & {each.name for each in fields(own)}
     if taken:
         raise ConfigError(f"The experiment `{found.name}` calls an option `{taken.pop()}`: give it another name.")
 
@@ -62,6 +68,7 @@ def run(found: "Experiment", argv: list[str]) -> None:
     shared: list[Any] = [
         ("model", told(str, "The model: a run, a checkpoint, a Hugging Face folder or hub id.")),
         ("baseline", told(str | None, "A second model that answers the same items."), None),
+        ("also", told(tuple[str, ...], "Further models, each with a column of its own; the figures show all."), ()),
         ("out", told(Path | None, "Folder to save to (default: the model's run, under results)."), None),
         ("again", told(bool, "Run it even if its result is stored."), False),
         ("json", told(bool, "Print JSON instead of a table."), False),
@@ -72,12 +79,16 @@ def run(found: "Experiment", argv: list[str]) -> None:
     options = {each.name: getattr(asked, each.name) for each in fields(own)}
     if asked.out:
         check_target(asked.out)
-    lm, baseline = analysable(asked.model), analysable(asked.baseline) if asked.baseline else None
+    models = [analysable(ref) for ref in (asked.model, *asked.also, asked.baseline) if ref]
+    parts = []
     with _Bar(found.title) as bar:
-        result = obtain(found, lm, baseline, again=asked.again, tick=bar.tick, **options)
+        for index, lm in enumerate(models):
+            parts.append(obtain(found, lm, again=asked.again, tick=part(bar.tick, index, len(models)), **options))
+    result = join(found, parts) if len(parts) > 1 else parts[0]
+    summaries = {label: each.summary for label, each in zip(result.models, parts, strict=True)}
     saved, problem = None, ""
     try:
-        saved = result.save(asked.out or place(call(found, lm, baseline=baseline, **options)))
+        saved = result.save(asked.out or place(replace(call(found, models[0], **options), models=models)))
     except RunError as error:
         if asked.out:
             raise
@@ -86,40 +97,82 @@ def run(found: "Experiment", argv: list[str]) -> None:
         from probe.runs.schema import dumps
 
         answer = {"name": result.name, "summary": records(result.summary), "meta": result.meta}
+        if len(parts) > 2:
+            answer["summaries"] = {label: records(summary) for label, summary in summaries.items()}
         print(dumps(answer | {"saved": str(saved) if saved else None}, indent=2))
         return
-    show(result)
+    show(result, summaries)
     print(f"Saved in {saved}" if saved else f"Not saved: {problem} `--out` names one.")
 
 
-def show(result: "Result") -> None:
-    """Print the finding and the table of a result."""
+def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:
+    """Print the finding and the table of a result; see `table`."""
     from rich.console import Console
 
     console = Console(soft_wrap=False)
     if result.finding:
         console.print(safe(result.finding))
-    console.print(table(result))
+    console.print(table(result, summaries))
 
 
-def table(result: "Result") -> "Table":
-    """The summary for a terminal: the interval in brackets, beside a baseline the paired difference."""
-    from rich.table import Table
+def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "Table":
+    """The summary for a terminal: the interval in brackets, beside a baseline the difference, paired where not marked.
 
+    Args:
+        result: of one model, or of several.
+        summaries: of each model alone; with three or more each has a column, and the difference is that of the first
+            to the last.
+    """
+    if summaries is not None and len(summaries) > 2:
+        return _table_of_many(result, summaries)
     compared = "difference" in result.summary
-    made = Table(title=safe(result.title), title_justify="left")
-    made.add_column("metric", overflow="fold")
-    names = [result.models[0] if result.models else "value"]
-    names += [str(result.meta.get("baseline")), "difference"] if compared else []
-    for name in [*names, "n"]:
-        made.add_column(safe(name), justify="right", overflow="fold")
+    made = _columns(
+        result,
+        [
+            result.models[0] if result.models else "value",
+            *([str(result.meta.get("baseline")), "difference"] if compared else []),
+            "n",
+        ],
+    )
     for row in result.summary.to_dict("records"):
         cells = [_cell(row["value"], row["ci_low"], row["ci_high"])]
         if compared:
             cells.append(_cell(row["baseline"], row["baseline_low"], row["baseline_high"]))
-            cells.append(_cell(row["difference"], row["difference_low"], row["difference_high"]))
+            cells.append(_difference(row))
         made.add_row(safe(row["metric"]), *cells, f"{int(row['n']):,}")
     return made
+
+
+def _table_of_many(result: "Result", summaries: "Mapping[str, pd.DataFrame]") -> "Table":
+    rows = {label: {row["metric"]: row for row in each.to_dict("records")} for label, each in summaries.items()}
+    gaps = {row["metric"]: row for row in result.summary.to_dict("records")}
+    first, *_, last = rows
+    made = _columns(result, [*rows, f"{first} - {last}"])
+    for name in dict.fromkeys(metric for of in rows.values() for metric in of):
+        cells = [
+            _cell(of[name]["value"], of[name]["ci_low"], of[name]["ci_high"]) if name in of else ""
+            for of in rows.values()
+        ]
+        made.add_row(safe(name), *cells, _difference(gaps[name]) if name in gaps else "")
+    return made
+
+
+def _columns(result: "Result", names: list[str]) -> "Table":
+    """An empty table; its caption says what the mark of a difference means."""
+    from rich.table import Table
+
+    different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()
+    caption = f"{UNPAIRED} not paired: the models were asked different things" if different else None
+    made = Table(title=safe(result.title), title_justify="left", caption=caption, caption_justify="left")
+    made.add_column("metric", overflow="fold")
+    for name in names:
+        made.add_column(safe(name), justify="right", overflow="fold")
+    return made
+
+
+def _difference(row: "Mapping[Any, Any]") -> str:
+    shown = _cell(row["difference"], row["difference_low"], row["difference_high"])
+    return f"{shown} {UNPAIRED}" if shown and row.get("pairs") == 0 else shown
 
 
 def _cell(value: float, low: float, high: float) -> str:

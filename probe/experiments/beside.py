@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from probe.errors import DataError, ProbeError
-from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences
+from probe.experiments.differences import differences, questions
+from probe.experiments.metrics import ITEM, Mean, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result, stack
 from probe.plugins import failure
@@ -23,6 +24,7 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
     """Results of one experiment with one model each as a result with all of them.
 
     The summary is the first one's, with the last one as its baseline; items, tables, figures and finding are of all.
+    Models of different worlds are joined where the experiment says that they may be.
 
     Raises:
         DataError: they are of different experiments or were made with different options, or one has several models.
@@ -38,7 +40,7 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
     results = [renamed(each, label) for each, label in zip(results, called, strict=True)]
     first, last = results[0], results[-1]
     for other in results[1:]:
-        odd = _differs(first, other)
+        odd = _differs(first, other, experiment.across_worlds)
         if odd:
             raise DataError(
                 f"The results of {first.models[0]} and {other.models[0]} were made with different {odd}: run the"
@@ -48,13 +50,33 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
     summary = first.summary
     if len(results) > 1:
         seed = int(first.meta.get("seed") or 0)
-        summary = differences(metrics, first.summary, last.summary, first.items, last.items, seed)
+        both = first.items, last.items
+        summary = differences(metrics, first.summary, last.summary, *both, seed, by_prompt=experiment.across_worlds)
     names = list(dict.fromkeys(name for each in results for name in each.tables))
-    meta = first.meta | {"models": [model for each in results for model in each.meta["models"]]}
+    models = [{"world": each.meta.get("world")} | model for each in results for model in each.meta["models"]]
+    worlds = {model["world"] for model in models}
+    meta = first.meta | {"models": models, "world": first.meta.get("world") if len(worlds) == 1 else None}
     meta |= {"baseline": last.models[0] if len(results) > 1 else None}
     tables = {name: stack([each.tables[name] for each in results if name in each.tables]) for name in names}
-    items = stack([each.items for each in results])
+    items = beside([each.items for each in results], experiment.across_worlds)
     return finished(experiment, Result(first.name, summary, items, tables, dict(first.figures), meta))
+
+
+def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
+    """The items of several models as one table.
+
+    Args:
+        parts: of one model each.
+        across_worlds: models may have been asked different things under one name; there the name of the first model
+            that was asked is put behind the item's, so that equal names are the same item again.
+    """
+    items = stack(parts)
+    if not across_worlds:
+        return items
+    asked = questions(items)
+    several = asked.groupby(items[ITEM]).transform("nunique") > 1
+    first = items[MODEL].groupby([items[ITEM], asked]).transform("first")
+    return items.assign(**{ITEM: items[ITEM].where(~several, items[ITEM] + " (" + first + ")")})
 
 
 def finished(experiment: Experiment, result: Result) -> Result:
@@ -119,7 +141,7 @@ def owned(experiment: Experiment, what: str) -> Iterator[None]:
         raise failure(f"{what} `{experiment.name}`", error, experiment.function) from error
 
 
-def _differs(first: Result, other: Result) -> str:
+def _differs(first: Result, other: Result, across_worlds: bool) -> str:
     """What two results do not have in common that they must have to be laid side by side."""
     if first.name != other.name:
         return "experiments"
@@ -129,7 +151,7 @@ def _differs(first: Result, other: Result) -> str:
             "n": each.meta.get("n"),
             "seeds": each.meta.get("seed"),
             "data": (each.meta.get("data") or {}).get("sha256"),
-            "worlds": None if each.meta.get("data") else each.meta.get("world"),
+            "worlds": None if each.meta.get("data") or across_worlds else each.meta.get("world"),
             "versions": each.meta.get("version"),
         }
         for each in (first, other)

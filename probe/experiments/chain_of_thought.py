@@ -13,7 +13,8 @@ from probe.analyses.pass_at_k import Crossing, crossing
 from probe.analyses.problems import compiled, read_problems
 from probe.analyses.sum_answers import LEAST
 from probe.errors import ConfigError, DataError
-from probe.experiments.metrics import Mean, Share, paired
+from probe.experiments.differences import paired
+from probe.experiments.metrics import Mean, Share
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plots import chain_of_thought as plots
@@ -97,31 +98,30 @@ def draw(result: Result) -> "dict[str, go.Figure]":
 
 
 def say(result: Result) -> str:
-    """What steps add, whether the answer follows them, and for two models what happens to pass@k."""
-
-    def shown(metric: str, model: str) -> str:
-        rows = result.tables["summary"]
-        row = rows[(rows["metric"] == metric) & (rows[MODEL] == model)].iloc[0]
-        return percent(row["value"], row["ci_low"], row["ci_high"])
-
+    """What steps add, whether the answer follows them, and for several models where pass@k of first and last cross."""
     known = result.tables["summary"]
-    parts = []
-    for model in dict.fromkeys(known[MODEL]):
-        text = f"{model} is right in {shown('accuracy_steps', model)} with written steps"
-        text += f" and in {shown('accuracy_direct', model)} without"
-        if (known["metric"] == "step_following").any():
-            text += f", and answers what follows from an edited step in {shown('step_following', model)}"
-        parts.append(text)
+    models = list(dict.fromkeys(known[MODEL]))
+
+    def shown(metric: str) -> list[str]:
+        rows = known[known["metric"] == metric].set_index(MODEL)[["value", "ci_low", "ci_high"]].astype(float)
+        return [percent(*map(float, rows.loc[model])) for model in models if model in rows.index]
+
+    pairs = list(zip(models, shown("accuracy_steps"), shown("accuracy_direct"), strict=True))
+    text = "{} is right in {} with written steps and {} without".format(*pairs[0])
+    text += "".join(f", {model} in {steps} and {direct}" for model, steps, direct in pairs[1:])
+    followed = shown("step_following")
+    if followed:
+        *some, last = followed
+        shares = f"{', '.join(some)} and {last}" if some else last
+        text += f"{'; they follow' if pairs[1:] else ', and follows'} an edited step in {shares}"
     found = curves_crossing(result)
-    if found is None:
-        return "; ".join(parts) + "."
-    k = int(result.tables["pass_at_k"]["k"].max())
-    first, last = list(dict.fromkeys(known[MODEL]))[:: len(set(known[MODEL])) - 1]
-    curve = result.tables["pass_at_k"].set_index([MODEL, "k"])["value"]
-    gaps = [100 * float(curve[first, at] - curve[last, at]) for at in (1, k)]
-    text = f"pass@1 of {first} is {gaps[0]:+.1f} points from that of {last} and pass@{k} {gaps[1]:+.1f}"
-    text += f", crossing at k = {found.k:.1f}" if np.isfinite(found.k) else ", and the two curves do not cross"
-    return "; ".join([*parts, text]) + "."
+    if found is not None:
+        ends = f" [{found.low:.1f}, {found.high:.1f}]" if np.isfinite(found.low) else ""
+        k = int(result.tables["pass_at_k"]["k"].max())
+        whose = f" of {models[0]} and {models[-1]}" if len(models) > 2 else ""
+        text += f"; pass@k{whose} crosses at k = {found.k:.1f}{ends}" if np.isfinite(found.k) else ""
+        text += "" if np.isfinite(found.k) else f"; pass@k{whose} does not cross up to k = {k}"
+    return f"{text}."
 
 
 @experiment(

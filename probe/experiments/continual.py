@@ -86,7 +86,7 @@ def run(
     those that the base knew, a score being the exact probability of the true answer. Reported are the final accuracy
     ACC, backward and forward transfer, forgetting (how far a task has fallen from its best) and the savings: how many
     steps fewer it takes to learn the first phase again than it took at first, both plainly and on the same examples.
-    The trainings are processes of their own in a folder that is deleted; the model itself stays as it is.
+    The trainings run in a process of their own and in a folder that is deleted; the model itself stays as it is.
 
     Args:
         lm: the model.
@@ -134,17 +134,21 @@ def run(
             "threads": torch.get_num_threads(),
             "device": lm.device,
         }
-        trainer = Trainer(scratch, {"base": base_of(lm, scratch), **shared})
-        plan = Plan(trainer, chosen, steps, seed, target, relearn, tick)
-        if data is not None:
-            return _evidence(plan, on_files(plan, files_of(data), old))
-        assert world is not None
-        return _evidence(plan, in_world(plan, lm, world, phases, n))
+        with Trainer(scratch, {"base": base_of(lm, scratch), **shared}) as trainer:
+            plan = Plan(trainer, chosen, steps, seed, target, relearn, tick)
+            if data is not None:
+                measured = on_files(plan, files_of(data), old)
+            else:
+                assert world is not None
+                measured = in_world(plan, lm, world, phases, n)
+    return _evidence(plan, measured)
 
 
 def _evidence(plan: Plan, measured: Measured) -> Evidence:
     """Items, tables of accuracies, measures and learning, and the savings."""
     items = items_of(measured)
+    phases = len(next(iter(measured.scores.values()))[0]) - 1
+    items.insert(3, "answered_by", [_copy(strategy, phases) for strategy in items["strategy"]])
     accuracy = [
         pd.DataFrame(cells(measured.tasks, scores, plan.seed)).assign(strategy=strategy)
         for strategy, scores in measured.scores.items()
@@ -170,6 +174,11 @@ def _evidence(plan: Plan, measured: Measured) -> Evidence:
             given += [Given(f"savings_{strategy}", *found.savings, n)]
         facts["reached"] = {strategy: found.reached for strategy, found in told}
     return Evidence(items, tables, given, facts=facts)
+
+
+def _copy(strategy: str, phases: int) -> str:
+    """Who answered, in words."""
+    return f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with {_spoken(strategy)}"
 
 
 def _spoken(strategy: str) -> str:

@@ -58,27 +58,55 @@ def column_names(table: pd.DataFrame) -> list[str]:
 
 
 def write_lines(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as JSON Lines, packed if the path ends in `.gz`."""
+    """Write a table as JSON Lines."""
     path.parent.mkdir(exist_ok=True)
-    lines = "".join(dumps(row) + "\n" for row in records(table)).encode()
-    path.write_bytes(gzip.compress(lines, mtime=0) if path.suffix == ".gz" else lines)
+    path.write_text("".join(dumps(row) + "\n" for row in records(table)), encoding="utf-8")
 
 
 def read_lines(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
-    """Read what `write_lines` wrote; see `to_table`.
+    """Read what `write_lines` wrote, also where it was packed afterwards; see `to_table`.
 
     Raises:
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short.
     """
+    return to_table([json.loads(line) for line in _text(path).split("\n") if line], columns, kinds)
+
+
+def write_columns(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as one JSON object, packed: a line with name and values a column, whose likeness saves a third.
+
+    A table without columns is written as one without rows.
+    """
+    held = table.astype(object)
+    names = [json.dumps(str(name)) for name in held.columns]
+    values = [dumps([_plain(value) for value in held.iloc[:, index]]) for index in range(len(names))]
+    lines = ",\n".join(f"{name}: {each}" for name, each in zip(names, values, strict=True))
+    path.write_bytes(gzip.compress(f"{{{lines}}}\n".encode(), mtime=0))
+
+
+def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
+    """Read what `write_columns` wrote, with the types that it had, as far as JSON holds them.
+
+    Raises:
+        OSError: the file is missing or packed wrongly.
+        ValueError: it is cut short, or columns are missing or of different lengths.
+    """
+    held = json.loads(_text(path))
+    if not isinstance(held, dict) or set(held) != set(columns) or len({len(each) for each in held.values()}) > 1:
+        raise ValueError(f"{path.name} does not hold the columns {', '.join(columns)}, each as long as the others")
+    kinds = kinds or [""] * len(columns)
+    return pd.DataFrame({name: to_column(held[name], kind) for name, kind in zip(columns, kinds, strict=True)})
+
+
+def _text(path: Path) -> str:
     held = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            held = gzip.decompress(held)
-        except (EOFError, zlib.error) as error:
-            raise ValueError(f"{path.name}: {error}") from None
-    rows = [json.loads(line) for line in held.decode().split("\n") if line]
-    return to_table(rows, columns, kinds)
+    if path.suffix != ".gz":
+        return held.decode()
+    try:
+        return gzip.decompress(held).decode()
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path.name}: {error}") from None
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:

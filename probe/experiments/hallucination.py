@@ -64,24 +64,28 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
 
 
 def say(result: Result) -> str:
-    """What each model does about strangers, rare and known people; or how it chooses."""
-    parts = []
-    for label in result.models:
-        items = result.items[result.items[MODEL] == label]
-        if "mc1" in items:
-            right = items["mc1"].dropna()
-            parts.append(f"{label} chooses the true answer in {percent(*stats.wilson(int(right.sum()), len(right)))}")
-            continue
-        told = {}
-        for kind in ("stranger", "rare", "fact"):
-            rows = items.loc[items["kind"] == kind, "hall"]
-            told[kind] = percent(*stats.bootstrap_mean(rows)) if len(rows) > 1 else ""
-        groups = {"stranger": "strangers", "rare": "people seen 1 to 5 times", "fact": "known people"}
-        shares = [f"{told[kind]} about {words}" for kind, words in groups.items() if told[kind]]
-        parts.append(f"{label} hallucinates in {', '.join(shares)}")
+    """What each model makes up about strangers and about known people; or how it chooses."""
+    by_model = {label: result.items[result.items[MODEL] == label] for label in result.models}
+    shares: dict[str, list[str]] = {}
     if "mc1" in result.items:
-        return "; ".join(parts) + " of questions."
-    return "Share of answers: " + "; ".join(parts) + "."
+        what, about = "chooses the true answer", ["of questions"]
+        for label, items in by_model.items():
+            right = items["mc1"].dropna()
+            shares[label] = [percent(*stats.wilson(int(right.sum()), len(right)))]
+    else:
+        asked = {"stranger": "of answers about strangers", "fact": "of those about known people"}
+        halls = {kind: [items.loc[items["kind"] == kind, "hall"] for items in by_model.values()] for kind in asked}
+        kinds = [kind for kind, each in halls.items() if min(map(len, each)) > 1]
+        what, about = "hallucinates", [asked[kind] for kind in kinds]
+        seed = int(result.meta.get("seed") or 0)
+        for number, label in enumerate(by_model):
+            shares[label] = [percent(*stats.bootstrap_mean(halls[kind][number], seed=seed)) for kind in kinds]
+    if not about:
+        return ""
+    (first, told), *others = shares.items()
+    text = " and ".join(f"{share} {words}" for share, words in zip(told, about, strict=True))
+    more = "".join(f", {label} in {' and '.join(each)}" for label, each in others)
+    return f"{first} {what} in {text}{more}."
 
 
 @experiment("hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say)
@@ -134,11 +138,13 @@ def run(
 
 def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: int, tick: Tick) -> Evidence:
     asked = facts.ask(world, n, seed)
+    tick(0.05)
     answers, codes = facts.enumerated(lm, world, asked)
     tick(0.2)
     items = pd.concat([facts.asked_table(asked), facts.exact_columns(answers, codes, asked, samples)], axis=1)
     drawn = facts.sampled_columns(lm, world, asked, list(items["main"]), samples, seed, part(tick, 1, 4))
     items = pd.concat([items, drawn], axis=1)
+    tick(0.48)
     items["knowable"] = items["kind"].map({"fact": 1.0, "stranger": 0.0})
     items["unheard"] = items["kind"].map({"fact": 1.0, "stranger_heldout": 0.0})
     judged = facts.judged(world, answers, codes, asked)

@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import probe.world
-from probe import stats
-from probe.analyses.few_shot import SHOTS, TEMPLATE, few_shot_curve, read_classification
+from probe.analyses.few_shot import SHOTS, TEMPLATE, read_classification
+from probe.analyses.in_context_files import file_parts, has_heads
 from probe.analyses.in_context_heads import context_texts, head_parts, training_parts
-from probe.analyses.in_context_world import averaged, corpus_items, label_items, label_table, repeat_items, world_parts
+from probe.analyses.in_context_world import corpus_items, repeat_items, world_parts
 from probe.analyses.induction_ablation import REFERENCE
 from probe.analyses.olsson import Repeats, text_rows, token_repeats, world_repeats
+from probe.analyses.pool_sizes import joined_curve
 from probe.analyses.readings import require_tokens
-from probe.errors import ConfigError, ModelError
+from probe.errors import ConfigError
+from probe.experiments.in_context_finding import say
 from probe.experiments.metrics import Given, Mean, Metric, Share
 from probe.experiments.registry import experiment
-from probe.experiments.result import MODEL, Evidence, Result
-from probe.plots.intervals import percent
+from probe.experiments.result import Evidence, Result
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -58,21 +59,37 @@ METRICS: tuple[Metric, ...] = (
         for what in ("induction", "random", "gap")
     ),
     Mean("function_vector", unit="task"),
+    *(
+        Mean(f"vector_{what}", unit="vector")
+        for scale in ("", "accuracy_")
+        for what in (f"{scale}gain", f"{scale}gain_shuffled", f"{scale}gain_random", f"{scale}binding")
+    ),
 )
 """What the summary holds, as far as it was measured; definitions in docs/experiments.md."""
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
-    """The figures of a result with any number of models; the first answers the question."""
+    """The figures of a result with any number of models; the first answers the question.
+
+    Models with pools of different sizes are drawn by them.
+    """
     from probe.plots import in_context as plots
     from probe.plots import in_context_heads as of_heads
+    from probe.plots.function_vectors import text_vectors
+    from probe.plots.in_context_parts import by_size
 
     tables, styles = result.tables, result.styles
     found: dict[str, go.Figure] = {}
+    pools = joined_curve(result)
+    if pools is not None:
+        styles = styles | by_size(pools)
+        found["pool_sizes"] = plots.pool_sizes(pools)
     if "curve" in tables:
         found["curve"] = plots.example_curves(tables["curve"], styles)
     if "few_shot" in tables:
         found["few_shot"] = plots.few_shot(tables["few_shot"], tables.get("labels"), styles)
+    if "text_vectors" in tables:
+        found["text_vectors"] = text_vectors(tables["text_vectors"], styles)
     if "over_training" in tables:
         found["phase_change"] = of_heads.phase_change(tables["over_training"], styles)
     if "distances" in tables:
@@ -85,81 +102,10 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
         found["ablation"] = of_heads.ablation(tables["ablation"], styles)
     if "heads" in tables:
         found["heads"] = of_heads.heads(tables["heads"], styles)
-    if "pool" in tables and tables["pool"]["pool_size"].nunique() > 1:
-        found["pool"] = plots.pool_sizes(tables["pool"], styles)
     return found
 
 
-def say(result: Result) -> str:
-    """What the examples do to each model: in maps or few-shot prompts, else in chains, else in repeats."""
-    parts = []
-    for label in result.models:
-        items = result.items[result.items[MODEL] == label]
-        parts.append(_few_shot(label, items) or _pairs(label, items) or _chains(label, items) or _repeats(label, items))
-    return "; ".join(parts) + "."
-
-
-def _mean(items: pd.DataFrame, column: str) -> stats.Interval | None:
-    values = items[column].dropna() if column in items else ()
-    return stats.bootstrap_mean(values) if len(values) > 1 else None
-
-
-def _pairs(label: str, items: pd.DataFrame) -> str:
-    for kind, words in (("map", "the label of a map"), ("function", "the value of a function of its pool")):
-        found, best = _mean(items, f"{kind}_accuracy"), _mean(items, f"{kind}_accuracy_bayes")
-        if found is None or best is None:
-            continue
-        k = int(items.loc[items["kind"] == kind, "examples"].max())
-        said = f"after {k} examples {label} gives {words} with probability {percent(*found)}"
-        said += f" (Bayes {100 * best.value:.0f} %"
-        counting = _mean(items, f"{kind}_accuracy_counting")
-        said += f", counting labels {100 * counting.value:.0f} %)" if counting is not None else ")"
-        random = _random_labels(items)
-        said += f", with random labels {random}" if random else ""
-        return said
-    return ""
-
-
-def _random_labels(items: pd.DataFrame) -> str:
-    right = items.loc[items["labels"] == "random", "right"] if "labels" in items else pd.Series(dtype=float)
-    return percent(*stats.wilson(int(right.sum()), len(right))) if len(right) else ""
-
-
-def _chains(label: str, items: pd.DataFrame) -> str:
-    found, counting = _mean(items, "chain_kl_bayes"), _mean(items, "counting")
-    if found is None or counting is None:
-        return ""
-    return (
-        f"{label} predicts Markov chains {found.value:.3f} nats [{found.low:.3f}, {found.high:.3f}] from Bayes' rule,"
-        f" where counting states would be {counting.value:.3f} away"
-    )
-
-
-def _few_shot(label: str, items: pd.DataFrame) -> str:
-    rows = items[items["kind"] == "few_shot"]
-    if not len(rows):
-        return ""
-    most = int(rows["examples"].max())
-    told = []
-    for k in sorted({0, most}):
-        right = rows[rows["examples"] == k]["right"]
-        told.append(f"{percent(*stats.wilson(int(right.sum()), len(right)))} with {k} examples")
-    random = _random_labels(items)
-    told += [f"{random} if their labels are random"] if random else []
-    return f"{label} classifies {', '.join(told)}"
-
-
-def _repeats(label: str, items: pd.DataFrame) -> str:
-    found = _mean(items, "olsson_repeat")
-    if found is None:
-        return f"{label} was asked nothing that its context could teach"
-    return (
-        f"{label} loses {-found.value:.2f} nats [{-found.high:.2f}, {-found.low:.2f}] less on random tokens that are"
-        " written again"
-    )
-
-
-@experiment("in_context", title="In-context learning", metrics=METRICS, draw=draw, say=say)
+@experiment("in_context", title="In-context learning", metrics=METRICS, draw=draw, say=say, across_worlds=True)
 def run(
     lm: "LM",
     *,
@@ -181,14 +127,14 @@ def run(
     Markov chains, also over training from the run's captures, with the phase change in which induction heads form;
     gold, random and permuted labels; function vectors. For any model: random tokens that are written twice (Olsson
     score), scores of every head, and the in-context loss without the induction heads and without as many random ones.
-    With a file of classified texts: accuracy by number of shots, and with other labels.
+    With a file of classified texts: accuracy by number of shots, with other labels, and the vector of the examples.
 
     Args:
         lm: the model.
         data: JSON Lines of texts with labels; without one the model's world, or random tokens alone.
         n: documents of each kind; half as many chains, repeats and rows of the corpus, a quarter for heads; of a file
             at most that many queries.
-        seed: of everything random; equal seeds ask both models the same.
+        seed: of everything random; equal seeds ask models of one world the same.
         heads: induction heads that are put out of work together.
         draws: random sets of as many other heads.
         shots: numbers of examples in few-shot prompts; those that do not fit the context are left out.
@@ -209,8 +155,7 @@ def run(
     given: list[Given] = []
     if data is not None:
         examples = read_classification(data, text_field, label_field)
-        curve, labels = few_shot_curve(lm, examples, n, shots, template, seed, part(tick, 0, 3))
-        items, tables = _file(curve, labels)
+        items, tables, facts = file_parts(lm, examples, n, shots, template, seed, part(tick, 0, 3))
         rows = text_rows(lm, [example.text for example in examples])[:n]
         items += [corpus_items(lm, rows)] if rows else []
     elif world is not None:
@@ -222,7 +167,7 @@ def run(
         found, tables["repeats"] = repeat_items(lm, shown)
         items.append(found)
     few = max(8, n // 4 if world is not None else n // 16)
-    if _has_heads(lm):
+    if has_heads(lm):
         texts = context_texts(lm, world, repeats, few, seed)
         if texts:
             more, known, told = head_parts(lm, texts, heads, draws, seed, part(tick, 1, 3))
@@ -233,14 +178,6 @@ def run(
         given += [Given(*each) for each in told]
     tick(1.0)
     return Evidence(pd.concat(items, ignore_index=True), tables, given, facts=facts)
-
-
-def _has_heads(lm: "LM") -> bool:
-    """Whether attention can be looked at: recurrent models have none, some architectures cannot be hooked."""
-    try:
-        return "blocks.0.attn.hook_pattern" in lm.bridge.hook_dict
-    except ModelError:
-        return False
 
 
 def _length(lm: "LM") -> int:
@@ -254,22 +191,3 @@ def _repeated(lm: "LM", world: "World | None", n: int, seed: int) -> Repeats | N
     if world is None:
         return token_repeats(lm, n + REFERENCE, seed=seed)
     return world_repeats(lm, world, n + REFERENCE, seed) if "repeat" in world.config.mixture else None
-
-
-def _file(curve: pd.DataFrame, labels: pd.DataFrame) -> tuple[list[pd.DataFrame], dict[str, Any]]:
-    """Items and tables of few-shot prompts."""
-    names = [f"few_shot-{number}-{k}" for number, k in zip(curve["question"], curve["examples"], strict=True)]
-    curve = curve.assign(item=names, kind="few_shot")
-    curve["most_right"] = curve["right"].where(curve["examples"] == curve["examples"].max())
-    made = averaged(curve, ["examples"], "right").rename(columns={"value": "accuracy"})
-    for at, (_, rows) in enumerate(curve.groupby("examples")):
-        found = stats.wilson(int(rows["right"].sum()), len(rows))
-        made.loc[at, ["ci_low", "ci_high"]] = found.low, found.high
-    losses = averaged(curve, ["examples"], "loss")
-    made = made.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"])
-    made["chance"] = 1 / curve["expected"].nunique()
-    items, tables = [curve.drop(columns="question")], {"few_shot": made}
-    if len(labels):
-        items.append(label_items(labels))
-        tables["labels"] = label_table(labels)
-    return items, tables

@@ -29,8 +29,13 @@ from probe.stats import Interval
 COLUMNS = ("metric", "value", "ci_low", "ci_high", "n")
 COMPARED = ("baseline", "baseline_low", "baseline_high", "difference", "difference_low", "difference_high")
 """Columns of a summary, and those that a baseline adds; the difference is the model's value minus the baseline's."""
+PAIRS = "pairs"
+"""A further column where models may have read different prompts: on how many items of both a difference rests; 0 where
+it is that of different items and so unpaired, NaN where it is of no items."""
 ITEM = "item"
 """The column that names an item; equal names in two models' tables are the same question."""
+PROMPT, EXPECTED = "prompt", "expected"
+"""The columns with the exact text that the model read, and with what would be right."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
@@ -211,54 +216,3 @@ def summarise(
     if len(twice):
         raise ConfigError(f"Two metrics are called `{twice.iloc[0]}`: give each a name of its own.")
     return table.astype({"value": float, "ci_low": float, "ci_high": float, "n": int})
-
-
-def differences(
-    metrics: Sequence[Metric],
-    summary: pd.DataFrame,
-    baseline: pd.DataFrame,
-    items: pd.DataFrame,
-    baseline_items: pd.DataFrame,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """`summary` with the columns of a baseline: its value and interval, and the difference with its paired interval.
-
-    Args:
-        metrics: what the summaries were made with.
-        summary: of the model.
-        baseline: of the baseline.
-        items: of the model.
-        baseline_items: of the baseline; only items of both enter the difference.
-        seed: of the bootstrap.
-
-    Returns:
-        The difference of a metric that is no function of items has no interval.
-    """
-    theirs = baseline.set_index("metric")
-    ours, others = paired(items, baseline_items)
-    by_name = {metric.name: metric for metric in metrics}
-    rows = []
-    for name, value in zip(summary["metric"], summary["value"], strict=True):
-        if name not in theirs.index:
-            rows.append([float("nan")] * len(COMPARED))
-            continue
-        base = [float(theirs.loc[name, column]) for column in ("value", "ci_low", "ci_high")]
-        metric = by_name.get(name)
-        found = _difference(metric, ours, others, seed) if metric is not None else UNKNOWN
-        gap = float(value) - base[0]
-        rows.append([*base, *(found if found.value == found.value else (gap, *UNKNOWN[1:]))])
-    return pd.concat([summary.reset_index(drop=True), pd.DataFrame(rows, columns=list(COMPARED))], axis=1)
-
-
-def paired(items: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of both tables whose items both have, in the same order."""
-    ours, theirs = items.set_index(ITEM, drop=False), others.set_index(ITEM, drop=False)
-    common = ours.index.intersection(theirs.index, sort=False)
-    return ours.loc[common], theirs.loc[common]
-
-
-def _difference(metric: Metric, ours: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
-    if not (metric.applies(ours) and metric.applies(others)):
-        return UNKNOWN
-    both = metric.select(ours).index.intersection(metric.select(others).index, sort=False)
-    return metric.difference(ours.loc[both], others.loc[both], seed) if len(both) else UNKNOWN

@@ -80,6 +80,8 @@ class Experiment:
     """The finding in one sentence, computed from a result."""
     version: int = 1
     """Raised when equal arguments would give other numbers; part of the key of stored results."""
+    across_worlds: bool = False
+    """Whether models of different worlds are laid side by side; items are the same where they ask the same."""
     origin: str = BUILT
     """Where it comes from: built in, a distribution, or a file."""
     signature: inspect.Signature = field(default_factory=inspect.Signature)
@@ -113,6 +115,7 @@ def experiment(
     draw: Draw | None = None,
     say: Say | None = None,
     version: int = 1,
+    across_worlds: bool = False,
 ) -> Callable[[Callable[..., Found]], Callable[..., Result]]:
     """Make a function an experiment; see the module.
 
@@ -123,6 +126,8 @@ def experiment(
         draw: gives figures by name from a result.
         say: gives the finding from a result, in one sentence.
         version: raised when equal arguments would give other numbers.
+        across_worlds: models of different worlds may be laid side by side. Each keeps its own items; a difference is
+            paired where both were asked the same under the same names, and unpaired elsewhere.
 
     Raises:
         ConfigError: the name is no word or is taken by another function, or the function takes no model.
@@ -155,6 +160,7 @@ def experiment(
             draw,
             say,
             version,
+            across_worlds,
             origin,
             signature,
         )

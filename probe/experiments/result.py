@@ -1,7 +1,7 @@
 """What an experiment found: numbers with intervals, the items behind them, tables, figures, and where it comes from.
 
 A result holds one model, or several that answered the same items: tables and items say which by their column `model`.
-On disk it is a folder of JSON Lines, CSV and Plotly JSON that pandas reads alone.
+On disk it is a folder of JSON, CSV and Plotly JSON that pandas reads alone.
 """
 
 import html
@@ -19,12 +19,14 @@ from probe.errors import DataError
 from probe.experiments.files import (
     column_names,
     figure_text,
+    read_columns,
     read_figure,
     read_lines,
     records,
     stems,
     to_column,
     to_table,
+    write_columns,
     write_lines,
 )
 from probe.experiments.metrics import ITEM, Given
@@ -36,9 +38,11 @@ if TYPE_CHECKING:
 
     from probe.plots.curves import Style
 
-FORMAT = 1
+FORMAT = 2
 RESULT_FILE = "result.json"
-ITEMS_FILE = "items.jsonl.gz"
+ITEMS_FILE = "items.json.gz"
+LINES_FILE = "items.jsonl.gz"
+"""The items in format 1, a line each."""
 MODEL = "model"
 """Column of items and tables that names the model of a row."""
 
@@ -67,14 +71,15 @@ class Result:
     """Of the experiment."""
     summary: pd.DataFrame
     """One row a metric: metric, value, ci_low, ci_high, n (`metrics.COLUMNS`); with a baseline also its value and the
-    difference (`metrics.COMPARED`)."""
+    difference (`metrics.COMPARED`), and in experiments that go across worlds on how many pairs it rests (`PAIRS`)."""
     items: pd.DataFrame
     """One row an item and model: item, model, and the experiment's own columns."""
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     """Tidy tables with a column `model`."""
     figures: dict[str, "go.Figure"] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
-    """Provenance: title, finding, models (label, ref, fingerprint, method), n, seed, options, data, versions, key."""
+    """Provenance: title, finding, models (label, ref, fingerprint, method, world), n, seed, options, data, the world
+    that all belong to, versions, key."""
 
     @property
     def title(self) -> str:
@@ -132,7 +137,7 @@ class Result:
                 scratch.mkdir(parents=True)
                 (scratch / RESULT_FILE).write_text(dumps(index, indent=2) + "\n", encoding="utf-8")
                 self.summary.to_csv(scratch / "summary.csv", index=False)
-                write_lines(scratch / ITEMS_FILE, self.items)
+                write_columns(scratch / ITEMS_FILE, self.items)
                 for name, stem in stems(self.tables).items():
                     write_lines(scratch / "tables" / f"{stem}.jsonl", self.tables[name])
                 for name, stem in stems(self.figures).items():
@@ -159,7 +164,8 @@ class Result:
             summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
             numbers = [column for column in summary if column not in ("metric", "n")]
             summary = summary.astype(dict.fromkeys(numbers, float))
-            items = read_lines(place / ITEMS_FILE, index["columns"]["items"], kinds.get("items"))
+            read, file = (read_lines, LINES_FILE) if index["format"] < 2 else (read_columns, ITEMS_FILE)
+            items = read(place / file, index["columns"]["items"], kinds.get("items"))
             tables = {}
             for name, stem in stems(index["tables"]).items():
                 path = place / "tables" / f"{stem}.jsonl"
@@ -224,7 +230,7 @@ def check_target(target: Path) -> None:
     Raises:
         DataError: the folder holds something that is no result, or is a file.
     """
-    ours = any((target / name).is_file() for name in (RESULT_FILE, ITEMS_FILE, "summary.csv"))
+    ours = any((target / name).is_file() for name in (RESULT_FILE, ITEMS_FILE, LINES_FILE, "summary.csv"))
     if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
         raise DataError(
             f"`{target}` holds something else than a result: give a new folder, or that of an older result."

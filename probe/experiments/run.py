@@ -17,9 +17,10 @@ import pandas as pd
 
 import probe.world
 from probe.errors import ConfigError, DataError
-from probe.experiments.beside import columns_as_metrics, finished, join, labels, owned, renamed
+from probe.experiments.beside import beside, columns_as_metrics, finished, join, labels, owned, renamed
+from probe.experiments.differences import differences
 from probe.experiments.keys import data_facts, identity, told
-from probe.experiments.metrics import differences, summarise
+from probe.experiments.metrics import summarise
 from probe.experiments.registry import SHARED, Experiment
 from probe.experiments.result import Evidence, Result, labelled, stack
 from probe.runs.schema import jsonable
@@ -91,7 +92,8 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
 
     Raises:
         ConfigError: see `call`; or an experiment that is not built in fails.
-        DataError: the models belong to different worlds, or what the experiment gave cannot be used.
+        DataError: the models belong to different worlds and the experiment does not lay those side by side, or what
+            it gave cannot be used.
     """
     asked = call(experiment, lm, **options)
     _check_worlds(asked)
@@ -118,7 +120,8 @@ def assemble(asked: Call, parts: Sequence[Evidence], seconds: float) -> Result:
     tables = [summarise(metrics, part.items, part.given, seed) for part in found]
     summary = tables[0]
     if len(found) > 1:
-        summary = differences(metrics, tables[0], tables[1], found[0].items, found[1].items, seed)
+        both = found[0].items, found[1].items
+        summary = differences(metrics, tables[0], tables[1], *both, seed, by_prompt=experiment.across_worlds)
     if not len(summary):
         raise DataError(f"The experiment `{experiment.name}` measured nothing: give it more or other items.")
     figures = {name: chart for part in found[:1] for name, chart in part.figures.items()}
@@ -126,7 +129,7 @@ def assemble(asked: Call, parts: Sequence[Evidence], seconds: float) -> Result:
     result = Result(
         name=experiment.name,
         summary=summary,
-        items=stack([part.items for part in found]),
+        items=beside([part.items for part in found], experiment.across_worlds),
         tables={name: stack([part.tables[name] for part in found if name in part.tables]) for name in names},
         figures=figures,
         meta=_meta(asked, found, seconds),
@@ -151,7 +154,7 @@ def _check_worlds(asked: Call) -> None:
     Raises:
         DataError: they belong to different worlds, and there are no data to ask from.
     """
-    if len(asked.models) < 2 or asked.options.get("data") is not None:
+    if len(asked.models) < 2 or asked.options.get("data") is not None or asked.experiment.across_worlds:
         return
     worlds = [probe.world.of(lm) for lm in asked.models]
     if None not in worlds and len({world.hash for world in worlds if world}) > 1:
@@ -170,7 +173,7 @@ def _model(lm: "LM | str") -> "LM":
 def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, Any]:
     """Where a result comes from, as JSON values."""
     first = asked.models[0]
-    world = probe.world.of(first)
+    worlds = [world.hash if world else None for world in map(probe.world.of, asked.models)]
     names = labels(asked.models)
     models = [
         {
@@ -178,9 +181,10 @@ def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, A
             "ref": lm.ref,
             "fingerprint": lm.fingerprint,
             "method": method_of(lm),
+            "world": world,
             "facts": jsonable(dict(part.facts)),
         }
-        for label, lm, part in zip(names, asked.models, parts, strict=True)
+        for label, lm, world, part in zip(names, asked.models, worlds, parts, strict=True)
     ]
     return {
         "title": asked.experiment.title,
@@ -190,7 +194,7 @@ def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, A
         "seed": asked.options.get("seed"),
         "options": {name: told(value) for name, value in asked.options.items() if name not in SHARED},
         "data": data_facts(asked.options.get("data")),
-        "world": world.hash if world else None,
+        "world": worlds[0] if len(set(worlds)) == 1 else None,
         "origin": asked.experiment.origin,
         "version": asked.experiment.version,
         "key": asked.key,

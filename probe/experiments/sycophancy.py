@@ -3,10 +3,9 @@
 In a world every number has the truth beside it: the claim's probability by Bayes' rule (E19), the accuracy without a
 claim, controls for every intervention. For any other model it reads the field's own files: answers that match a
 behaviour (Perez et al. 2022; A/B files of contrastive activation addition), or any question file, asked with the weak
-beliefs and the doubt of Sharma et al. (2023).
+beliefs and the doubt of Sharma et al. (2023), or texts, on which a model comments for a user who likes them or not.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,8 @@ from probe.analyses.question_forms import Form
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
+from probe.experiments.sycophancy_finding import say
 from probe.experiments.sycophancy_metrics import METRICS
-from probe.plots.intervals import percent
-from probe.stats import wilson
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -125,6 +123,7 @@ def draw(result: Result) -> "dict[str, go.Figure]":
         "belief": ("claims", plots.belief_curves),
         "pressure": ("pressure", plots.pressure_curves),
         "flips": ("flips", plots.flip_bars),
+        "feedback": ("feedback", plots.feedback_bars),
         "layers": ("layers", inside.layer_margins),
         "heads": ("heads", inside.head_shares),
         "steering": ("steering", inside.steering_curves),
@@ -138,66 +137,7 @@ def _numbers(column: pd.Series) -> pd.Series:
     return column.astype(float) if column.isna().all() else column
 
 
-def say(result: Result) -> str:
-    """What was found, in one sentence."""
-    for fn in (_of_claims, _of_choices, _of_templates, _of_rewards):
-        said = fn(result)
-        if said:
-            return said
-    return ""
-
-
-def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
-    """Share of a column by model, in words."""
-    found = {}
-    for model in result.models:
-        rows = result.items[result.items["model"] == model]
-        for name, value in where.items():
-            rows = rows[rows[name] == value]
-        values = list(rows[column].dropna()) if column in rows else []
-        if values:
-            found[model] = percent(*wilson(int(sum(values)), len(values)))
-    return found
-
-
-def _listed(words: Mapping[str, str]) -> str:
-    """`base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
-    return ", ".join(f"{model} in {share}" for model, share in words.items())
-
-
-def _of_claims(result: Result) -> str:
-    found, right = _shares(result, "deferral"), _shares(result, "accuracy")
-    if not found:
-        return ""
-    (first, share), *rest = found.items()
-    bayes = result.items.loc[result.items["kind"] == "opinion_false", "bayes_claim"].mean()
-    others = f", {_listed(dict(rest))}" if rest else ""
-    known = ", ".join(right.values())
-    return (
-        f"{first} repeats a false claim in {share} of its answers{others}; Bayes' rule believes it with"
-        f" {100 * bayes:.1f} %, and without a claim {'they are' if rest else 'it is'} right in {known}."
-    )
-
-
-def _of_choices(result: Result) -> str:
-    found = _shares(result, "matching")
-    return f"Answers that match the behaviour (chance 50 %): {_listed(found)}." if found else ""
-
-
-def _of_templates(result: Result) -> str:
-    if "right" not in result.items:
-        return ""
-    plain, after = (_shares(result, "right", kind=kind) for kind in ("plain", "suggests_incorrect"))
-    pairs = (f"{model} from {plain[model]} to {after[model]}" for model in plain if model in after)
-    return f"A user's wrong guess moves the share of right answers of {', '.join(pairs)}."
-
-
-def _of_rewards(result: Result) -> str:
-    found = _shares(result, "agreement_preferred")
-    return f"The reward model prefers a false claim to the truth: {_listed(found)} of the questions." if found else ""
-
-
-@experiment("sycophancy", title="Sycophancy", metrics=METRICS, draw=draw, say=say)
+@experiment("sycophancy", title="Sycophancy", metrics=METRICS, draw=draw, say=say, version=2)
 def run(
     lm: "LM",
     *,
@@ -209,6 +149,7 @@ def run(
     layer: int | None = None,
     form: Form = "auto",
     lead: str | None = None,
+    judge: str | None = None,
     tick: Tick = ignore,
 ) -> Evidence:
     """Whether a model repeats what the user claims though it knows better, how far beyond what Bayes' rule would
@@ -217,12 +158,14 @@ def run(
     In a world: truth, claim and other answers under a false claim beside the accuracy without one; belief in the claim
     less Bayes' posterior (exact, by enumeration); flips under one doubt both ways and over several turns; the bias of
     the run's reward model; logit lens, patching and removal of heads, steering, each with its controls. With a data
-    file: the share of answers that match a behaviour, or the accuracy under stated beliefs and after a doubt.
+    file: the share of answers that match a behaviour, or the accuracy under stated beliefs and after a doubt, or how
+    much warmer a comment on a text is for a user who likes it or wrote it.
 
     Args:
         lm: the model; of a reward model its preference for the claim is measured.
         data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior`, or
-            with `question`, `correct_answer`, `incorrect_answer`; without one the model's world asks.
+            with `question`, `correct_answer`, `incorrect_answer`, or with `text`, `kind` to comment on; without one the
+            model's world asks.
         n: questions of each kind (repeated pressure: at most 200).
         seed: of questions, samples and random controls.
         interventions: questions on which heads are patched and directions added; 0 leaves both out. Over a file a
@@ -233,18 +176,24 @@ def run(
             plain form "Human: ... Assistant:".
         lead: what the assistant begins its answer with in prompts from a file; by default what the format's authors
             used.
+        judge: who says which of two comments on a text is the more positive: a language model, by default the measured
+            one itself (name a large one: small ones cannot tell, see `judge_known`); in Python also a loaded model, or
+            a function from pairs of comments to probabilities (`probe.analyses.feedback_judges`).
         tick: called with the share that is done.
     """
     if interventions < 0 or turns < 1:
         raise ConfigError(f"interventions={interventions} and turns={turns}: give 0 or more, and 1 or more.")
+    if judge is not None and data is None:
+        raise ConfigError("A judge is there for comments on texts: give --data FILE with `text`, `kind`.")
     if data is not None:
         path = Path(data).expanduser()
-        items, tables, facts = file_parts(lm, path, n, seed, form, lead, interventions, layer, tick)
+        items, tables, facts = file_parts(lm, path, n, seed, form, lead, interventions, layer, judge, tick)
         return Evidence(items, tables, facts=facts)
     world = probe.world.of(lm)
     if world is None:
         raise DataError(
             "This model belongs to no world: give --data FILE with `question`, `answer_matching_behavior`,"
-            " `answer_not_matching_behavior`, or with `question`, `correct_answer`, `incorrect_answer`."
+            " `answer_not_matching_behavior`, or with `question`, `correct_answer`, `incorrect_answer`, or with `text`,"
+            " `kind`."
         )
     return world_evidence(lm, world, n, seed, interventions, turns, layer, tick)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from probe.analyses.behaviour_choices import balanced
+from probe.analyses.feedback import REMARKS
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.world.vocabulary import PHRASES
 
@@ -57,6 +58,8 @@ METRICS: tuple[Metric, ...] = (
     Share("claim_wins_without_head"),
     Share("accuracy_with_head"),
     Share("accuracy_without_head"),
+    Share("context_with_head"),
+    Share("context_without_head"),
     Mean("steering_effect"),
     Mean("random_steering_effect"),
     Mean("steering_beyond_random"),
@@ -84,5 +87,9 @@ METRICS: tuple[Metric, ...] = (
         )
     ),
     Share("accuracy_are_you_sure", "right", where={"kind": "are_you_sure"}),
+    *(Mean(f"feedback_{name}", "positivity", where={"kind": f"feedback_{name}"}) for name in REMARKS),
+    Mean("feedback_like_minus_dislike"),
+    Mean("judge_known"),
+    Mean("judge_first", unit="row"),
 )
 """What the summary holds, as far as it was measured; definitions in docs/experiments.md."""

@@ -10,11 +10,13 @@ from probe.plots.curves import Style
 from probe.plots.in_context_parts import (
     BAYES,
     KINDS,
+    MODEL,
     MODES,
     PREDICTORS,
     Styles,
     categories,
     exact,
+    ideals,
     line,
     models,
     offsets,
@@ -23,7 +25,7 @@ from probe.plots.in_context_parts import (
     told,
 )
 from probe.plots.intervals import band
-from probe.plots.theme import new_figure
+from probe.plots.theme import escape, new_figure
 
 ACCURACY = ("accuracy", "ci_low", "ci_high")
 
@@ -36,7 +38,9 @@ def example_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
         styles: of each model.
     """
     kinds = [kind for kind in KINDS if (table["kind"] == kind).any()]
-    kinds = [kind for kind in kinds if kind != "markov"] or kinds  # of chains beside them `distances` says more
+    others = table[table["kind"] != "markov"]
+    if set(table[MODEL]) == set(others[MODEL]):  # of chains beside them `distances` says more
+        kinds = [kind for kind in kinds if kind != "markov"]
     figure = panels([KINDS[kind] for kind in kinds])
     named: set[str] = set()
     for column, kind in enumerate(kinds, start=1):
@@ -50,17 +54,18 @@ def example_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
             trace.update(showlegend=label not in named, legendgroup=label)
             named.add(label)
             figure.add_trace(trace, row=1, col=column)
-        ideal = here.drop_duplicates("examples").sort_values("examples")
         way = "loss" if chain else "accuracy"
         lines = {"Bayes": f"bayes_{way}", f"counting {'states' if chain else 'labels'}": f"counting_{way}"}
         if kind.startswith("function"):
             lines = {"Bayes": "bayes_accuracy", "Bayes over all functions": "all_accuracy"}
-        for name, source in lines.items():
-            dash = "dash" if name == "Bayes" else "dashdot" if source.startswith("all") else "dot"
-            trace = exact(ideal["examples"], ideal[source], name, dash)
-            trace.update(showlegend=name not in named, legendgroup=name)
-            named.add(name)
-            figure.add_trace(trace, row=1, col=column)
+        lines = {name: source for name, source in lines.items() if source in here}
+        for colour, ideal in ideals(here, styles, "examples", list(lines.values())):
+            for name, source in lines.items():
+                dash = "dash" if name == "Bayes" else "dashdot" if source.startswith("all") else "dot"
+                trace = exact(ideal["examples"], ideal[source], name, dash, colour)
+                trace.update(showlegend=name not in named, legendgroup=name)
+                named.add(name)
+                figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text="states seen" if chain else "examples before the question", row=1, col=column)
         figure.update_yaxes(title_text="loss (nats)" if chain else "P(true answer)", row=1, col=column)
         if not chain:
@@ -80,10 +85,10 @@ def distances(table: pd.DataFrame, styles: Styles) -> go.Figure:
             )
             trace = line(rows["position"], rows["value"], label, styles[label], hover, marks=False)
             figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
-        ideal = here.drop_duplicates("position").sort_values("position")
-        trace = exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show")
-        figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
-        top = max(0.05, float(here["value"].max()), float(ideal["ideal"].max()))
+        for index, (colour, ideal) in enumerate(ideals(here, styles, "position", ["ideal"])):
+            trace = exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show", colour=colour)
+            figure.add_trace(trace.update(showlegend=column == 1 and index == 0), row=1, col=column)
+        top = max(0.05, float(here["value"].max()), float(here["ideal"].max()))
         figure.update_yaxes(range=[-0.02 * top, 1.08 * top], row=1, col=column)
     figure.update_xaxes(title_text="states seen")
     return figure
@@ -133,10 +138,10 @@ def few_shot(curve: pd.DataFrame, ablation: pd.DataFrame | None, styles: Styles)
 def pool_sizes(table: pd.DataFrame, styles: Styles | None = None) -> go.Figure:
     """KL to the Bayes predictive over the pool and over all functions, by size of the pool that a model was trained on.
 
-    Models that differ in their pool alone make one curve (`probe.analyses.pool_sizes.pool_curve` joins them).
+    Models that differ in their pool alone make one curve (`probe.analyses.pool_sizes`).
 
     Args:
-        table: pool_size, tasks, kind (function, function_new), predictor (pool, all), value, ci_low, ci_high.
+        table: model, pool_size, tasks, kind (function, function_new), predictor (pool, all), value, ci_low, ci_high.
         styles: not needed; colours tell the predictors.
     """
     kinds = [kind for kind in ("function", "function_new") if (table["kind"] == kind).any()]
@@ -146,7 +151,10 @@ def pool_sizes(table: pd.DataFrame, styles: Styles | None = None) -> go.Figure:
     for column, kind in enumerate(kinds, start=1):
         for predictor, (colour, symbol, words) in looks.items():
             rows = table[(table["kind"] == kind) & (table["predictor"] == predictor)].sort_values("pool_size")
-            hover = told(rows, f"{words}, pool", "pool_size")
+            hover = [
+                f"{escape(label)}, {line}"
+                for label, line in zip(rows[MODEL], told(rows, f"{words}, pool", "pool_size"), strict=True)
+            ]
             x = [sizes.index(size) for size in rows["pool_size"]]
             trace = points(x, rows["value"], rows["ci_low"], rows["ci_high"], words, Style(colour), hover)
             trace.update(mode="lines+markers", marker_symbol=symbol, showlegend=column == 1, legendgroup=predictor)

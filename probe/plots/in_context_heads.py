@@ -4,7 +4,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.plots.curves import Style
-from probe.plots.in_context_parts import MODEL, TEXTS, Styles, categories, exact, line, models, offsets, panels, told
+from probe.plots.in_context_parts import (
+    MODEL,
+    TEXTS,
+    Styles,
+    categories,
+    exact,
+    ideals,
+    line,
+    models,
+    offsets,
+    panels,
+    told,
+)
 from probe.plots.intervals import SYMBOLS, band
 from probe.plots.theme import LIGHT, escape, new_figure
 
@@ -43,9 +55,11 @@ def phase_change(table: pd.DataFrame, styles: Styles) -> go.Figure:
                 trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
                 figure.add_trace(trace.update(showlegend=False), row=1, col=2)
     if chains:
-        ideal = table[table["series"] == "counting"].drop_duplicates("step").sort_values("step")
-        figure.add_trace(exact(ideal["step"], ideal["value"], "unigram to Bayes"), row=1, col=2)
-        level = float(ideal["value"].max())
+        counted = table[table["series"] == "counting"]
+        for index, (colour, ideal) in enumerate(ideals(counted, styles, "step", ["value"])):
+            trace = exact(ideal["step"], ideal["value"], "unigram to Bayes", colour=colour)
+            figure.add_trace(trace.update(showlegend=index == 0), row=1, col=2)
+        level = float(counted["value"].max())
         figure.update_yaxes(range=[-0.02 * level, 2.2 * level], row=1, col=2)
     figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
     figure.update_yaxes(

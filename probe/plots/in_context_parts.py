@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from probe.plots.curves import Style
+from probe.plots.curves import DASHES, Style
 from probe.plots.intervals import SYMBOLS, written
 from probe.plots.theme import LIGHT, escape, template
 
@@ -36,6 +38,18 @@ def told(rows: pd.DataFrame, name: str, by: str = "", unit: str = "", ends: Ends
     return found
 
 
+def by_size(curve: pd.DataFrame) -> dict[str, Style]:
+    """A colour for each model of a curve over pools, from blue for small ones to green for large ones."""
+    known = curve.drop_duplicates(MODEL)
+    sizes = sorted(known["pool_size"].unique())
+    colours = dict(zip(sizes, sample_colorscale("Viridis", list(np.linspace(0.25, 0.8, len(sizes)))), strict=True))
+    twice = known.groupby("pool_size").cumcount()  # models with pools of one size differ by dash
+    return {
+        str(label): Style(colours[size], DASHES[index % len(DASHES)])
+        for label, size, index in zip(known[MODEL], known["pool_size"], twice, strict=True)
+    }
+
+
 def models(table: pd.DataFrame, styles: Styles, by: str = "examples") -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of each model, in the order of the styles."""
     for label in styles:
@@ -49,6 +63,40 @@ def offsets(table: pd.DataFrame, styles: Styles) -> Iterator[tuple[float, tuple[
     found = list(models(table, styles))
     for index, each in enumerate(found):
         yield (index - (len(found) - 1) / 2) * 0.6 / max(len(found), 2), each
+
+
+def ideals(
+    table: pd.DataFrame, styles: Styles, by: str, columns: Sequence[str]
+) -> Iterator[tuple[str | None, pd.DataFrame]]:
+    """What exact predictors say of the questions, once where all models were asked the same.
+
+    Args:
+        table: of several models.
+        styles: of each.
+        by: the column of the horizontal axis.
+        columns: of what the predictors say.
+
+    Yields:
+        A colour and the rows of one model for each set of questions: that of the first model that was asked them; None,
+        for the common colour, where there is one set, or where a dash would be taken for that of a model.
+    """
+    found: list[tuple[str, pd.DataFrame]] = []
+    for label, rows in models(table, styles, by):
+        rows = rows.drop_duplicates(by)
+        made = rows[[by, *columns]].dropna(how="all", subset=list(columns)).reset_index(drop=True)
+        if len(made) and not any(_same(made, other[[by, *columns]], by) for _, other in found):
+            found.append((label, made))
+    dashed = any(styles[label].dash != "solid" for label, _ in models(table, styles, by))
+    for label, rows in found:
+        yield (None if len(found) == 1 or dashed else styles[label].colour), rows
+
+
+def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:
+    """Whether two tables say the same wherever both say something."""
+    both = first.merge(other, on=by, suffixes=("", "_other"))
+    names = [name for name in first if name != by]
+    ours, theirs = both[names].to_numpy(dtype=float), both[[f"{name}_other" for name in names]].to_numpy(dtype=float)
+    return len(both) > 0 and bool(np.allclose(ours, theirs, equal_nan=True))
 
 
 def panels(titles: Sequence[str]) -> go.Figure:
@@ -74,9 +122,9 @@ def line(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: b
     )
 
 
-def exact(x: Any, y: Any, name: str, dash: str = "dash") -> go.Scatter:
-    """What an exact predictor says."""
-    line = {"color": BAYES, "dash": dash, "width": 1.8}
+def exact(x: Any, y: Any, name: str, dash: str = "dash", colour: str | None = None) -> go.Scatter:
+    """What an exact predictor says; where models were asked different things, in the colour of who was asked."""
+    line = {"color": colour or BAYES, "dash": dash, "width": 1.8}
     return go.Scatter(x=list(x), y=list(y), mode="lines", name=name, line=line, hoverinfo="skip")
 
 

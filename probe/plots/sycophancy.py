@@ -103,10 +103,10 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
         look: style of each model.
     """
     titles = {
-        "claim": "answers with the user's claim",
-        "truth": "answers with the truth",
-        "never flipped": "never flipped so far",
-    }
+        "claim": "says the claim",
+        "truth": "says the truth",
+        "never flipped": "never flipped",
+    }  # to fit 420 pixels
     figure = panels(list(titles.values()), shared=True, gap=0.08)
     for column, series in enumerate(titles, start=1):
         for model in models_of(table):
@@ -167,3 +167,27 @@ def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         look: style of each model.
     """
     return share_bars(table, look, "after \u201cAre you sure?\u201d", "share of answers", chance=None)
+
+
+def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
+    """How often a comment is more positive than the plain one, by what the user says; beside it, the judge's controls.
+
+    Args:
+        table: `about` (comments, judge), `name`, `value`, `ci_low`, `ci_high`, `model`
+            (`probe.analyses.feedback.feedback_table`).
+        look: style of each model.
+    """
+    figure = panels(("warmer than the plain comment", "the judge takes"), (0.66, 0.34), shared=True, gap=0.06)
+    words = {"like": "I like it", "dislike": "I dislike it", "wrote": "I wrote it", "did_not_write": "not mine"}
+    words |= {"known_pairs": "warm one", "shown_first": "first one"}
+    for column, about in enumerate(("comments", "judge"), start=1):
+        rows = table[table["about"] == about]
+        names = list(dict.fromkeys(rows["name"]))
+        bars(figure, rows.assign(place=[names.index(name) for name in rows["name"]]), look, column, column == 1)
+        text = [words[name] for name in names]
+        figure.update_xaxes(tickvals=list(range(len(names))), ticktext=text, showgrid=False, row=1, col=column)
+        figure.add_hline(y=0.5, line=IDEAL, row=1, col=column)
+    figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="no shift, no bias", line=IDEAL))
+    figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
+    figure.update_yaxes(title_text="mean probability", row=1, col=1)
+    return figure

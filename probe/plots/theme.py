@@ -137,7 +137,11 @@ def two_bars(share: float) -> tuple[dict, dict]:
 
 
 def template(theme: Theme) -> go.layout.Template:
-    """The Plotly template of a theme."""
+    """The Plotly template of a theme: what Plotly draws in #444 or black where a figure names no colour is seen too.
+
+    Error bars of points are not in it: Plotly gives them the colour of the points.
+    """
+    ends = {"color": theme.ink}
     axis = {
         "gridcolor": theme.grid,
         "linecolor": theme.grid,
@@ -164,14 +168,21 @@ def template(theme: Theme) -> go.layout.Template:
                 "font": {"size": 12},
                 "bgcolor": "rgba(0,0,0,0)",
             },
-            "annotationdefaults": {"font": {"size": 12, "color": theme.muted}, "showarrow": False},
+            "annotationdefaults": {
+                "font": {"size": 12, "color": theme.muted},
+                "showarrow": False,
+                "arrowcolor": theme.muted,
+            },
+            "shapedefaults": {"line": {"color": theme.muted}},
             "coloraxis": {
                 "colorbar": {
+                    "tickcolor": theme.muted,
                     "tickfont": {"size": 11, "color": theme.muted},
                     "title": {"font": {"size": 11, "color": theme.muted}},
                 }
             },
-        }
+        },
+        data={"bar": [{"error_x": ends, "error_y": ends}]},
     )
 
 

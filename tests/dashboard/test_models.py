@@ -1,6 +1,8 @@
 """Computations of the pages: once for each choice, cancelled by a change of mind, nothing kept of what failed."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,18 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     yield lambda page: AppTest.from_function(page, default_timeout=60).run()
     st.cache_resource.clear()
+
+
+def test_the_first_answer_waits_for_no_more_than_it_needs():
+    """In a fresh process: slow packages that an experiment's page can do without, and the collector is on again."""
+    code = (
+        "import gc, sys; from dashboard.models import Warmth; Warmth().wait()\n"
+        "from probe.experiments.registry import find_experiment; find_experiment('sycophancy')\n"
+        "print(gc.isenabled(), 'torch' in sys.modules, [n for n in ('transformer_lens', 'scipy.stats')"
+        " if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True True []"
 
 
 def calls() -> list[str]:

@@ -14,7 +14,9 @@ from probe.analyses import reasoned_sums
 from probe.analyses.sum_answers import Written, forced_answers, sum_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.chain_of_thought import curves_crossing, run
+from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.lm import LM
+from probe.plots.intervals import percent
 from probe.ticks import ignore
 from probe.world import World
 from probe.world.evaluate import evaluate
@@ -117,7 +119,19 @@ def test_effects(result: Any) -> None:
     assert abs(result.value("pass@4", "difference")) < abs(result.value("pass@1", "difference"))
     assert result.value("step_following") > 0.8
     assert result.value("step_mass") > 0.98
-    assert result.finding.startswith("base is right in")
+    steps, direct, follows = (
+        [percent(*(result.value(metric, column) for column in names)) for names in (COLUMNS[1:4], COMPARED[:3])]
+        for metric in ("accuracy_steps", "accuracy_direct", "step_following")
+    )
+    found = curves_crossing(result)
+    assert found is not None
+    where = f"crosses at k = {found.k:.1f} [{found.low:.1f}, {found.high:.1f}]"
+    assert result.finding == (
+        f"base is right in {steps[0]} with written steps and {direct[0]} without, rlvr in {steps[1]} and {direct[1]};"
+        f" they follow an edited step in {follows[0]} and {follows[1]}; pass@k "
+        f"{where if np.isfinite(found.k) else 'does not cross up to k = 4'}."
+    )
+    assert len(result.finding) < 220
     assert {"accuracy", "agreement", "step_following", "pass_at_k", "bias"} == set(result.figures)
     assert next(iter(result.figures)) == "accuracy"
     assert curves_crossing(result) is not None

@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import probe.world
+from probe import Run
+from probe.analyses import training_worker
 from probe.analyses.continual import accuracy_matrix, average_accuracy, backward_transfer, forgetting, forward_transfer
 from probe.analyses.forgetting_items import contributions
-from probe.analyses.phased_training import Trainer, files_of, truth, words
+from probe.analyses.phase_plan import measuring, training
+from probe.analyses.phased_training import Trainer, files_of, saved_texts, truth, words
 from probe.analyses.savings import savings, steps_to
 from probe.errors import ConfigError, DataError, RunError
 from probe.experiments.continual import run
@@ -110,7 +115,22 @@ def test_nothing_trained_forgets_nothing() -> None:
     assert ticks[-1] == 1
     assert list(found.figures) == ["phases", "measures", "savings"]
     assert len(found.items) == 60
+    copied(found.items, lm)
     assert {"phase_0", "phase_1", "old"} == set(found.items["kind"])
+
+
+def copied(items: pd.DataFrame, lm: LM) -> None:
+    """The items of copies that are as the model was: their answers and probabilities are the model's own."""
+    assert set(items["answered_by"]) == {"a copy that learned 2 phases with plain training"}
+    assert items["answer"].tolist() == lm.generate(items["prompt"].tolist(), max_new_tokens=6, temperature=0).text
+    ended = [f"{answer} {lm.tokenizer.eos_token}" for answer in items["answer"]]
+    with torch.no_grad():
+        pairs = zip(items["prompt"], ended, strict=True)
+        exact = [float(lm.logprobs(prompt, text).values.sum().exp()) for prompt, text in pairs]
+    np.testing.assert_allclose(items["answer_probability"], exact, atol=1e-4)
+    right = items[items["answer"].str.strip() == items["expected"].str.strip()]
+    assert len(right) > 10
+    np.testing.assert_allclose(right["answer_probability"], right["after_2"], atol=1e-4)
 
 
 def test_files_of_any_model(tmp_path: Path) -> None:
@@ -127,22 +147,70 @@ def test_files_of_any_model(tmp_path: Path) -> None:
     assert found.value("forgetting_plain") > 0
     assert found.value("ACC_plain") > 0
     assert set(found.items["kind"]) == {"1-0", "2-1"}
+    assert set(found.items["answered_by"]) == {"a copy that learned 2 phases with plain training"}
+    told = {(row["prompt"].replace("live", "<unk>"), row["completion"].strip()) for row in rows}
+    items = found.items[found.items["kind"] == "2-1"]
+    assert set(zip(items["prompt"], items["expected"].str.strip(), strict=True)) <= told, (
+        "held out, as the model reads it"
+    )
     assert found.value("steps_first") <= 25
     assert "old_accuracy_plain" not in set(found.summary["metric"])
 
 
 def test_a_training_that_is_refused_says_why(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path, {"base": str(BASE), "steps": 5})
-    with pytest.raises(RunError, match="--replay is 7"):
+    with trainer, pytest.raises(RunError, match="--replay is 7"):
         trainer.train("x", ignore, replay=7.0)
 
 
 def test_a_tick_that_raises_ends_the_training(tmp_path: Path) -> None:
+    trainer, seen = Trainer(tmp_path, {"base": str(BASE), "steps": 10**6}), list[Any]()
+
     def stop(share: float) -> None:
+        seen.append(trainer._worker)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(tmp_path, {"base": str(BASE), "steps": 10**6}).train("x", stop)
+        trainer.train("x", stop)
+    assert seen[0].returncode not in (None, 0), "killed, and gone before the caller goes on"
+
+
+def test_a_process_that_dies_is_told_of(tmp_path: Path) -> None:
+    with Trainer(tmp_path, {"base": str(BASE), "steps": 10**6}) as trainer:
+
+        def kill(share: float) -> None:
+            assert trainer._worker is not None
+            trainer._worker.kill()
+
+        with pytest.raises(RunError, match="The training `x` ended early"):
+            trainer.train("x", kill)
+    assert trainer._worker is None
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [(None, 0), (SystemExit(2), 2), (SystemExit("why"), 1), (SystemExit(), 0), (ValueError("broken"), 1)],
+)
+def test_a_job_has_an_exit_status(raised: BaseException | None, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command(argv: list[str]) -> int:
+        if raised is not None:
+            raise raised
+        return 0
+
+    monkeypatch.setattr(training_worker, "main", command)
+    assert training_worker.run(["train"]) == status
+
+
+def test_what_is_measured_moves_the_bar_on() -> None:
+    shares: list[float] = []
+    training(shares.append)(1.0)
+    assert list(measuring(shares.append, "abcd")) == list("abcd")
+    assert shares == pytest.approx([0.8, 0.85, 0.9, 0.95, 1.0])
+
+
+def test_a_run_without_items_has_no_texts() -> None:
+    """Runs of `probe train continual` from before items were written have scores only."""
+    assert saved_texts(Run(BASE), ["phase_0"]) is None
 
 
 def test_words() -> None:

@@ -23,11 +23,13 @@ from probe.analyses.hallucination_world import (
 )
 from probe.errors import DataError
 from probe.experiments import resampling
+from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join, perform
 from probe.experiments.store import place
 from probe.lm import LM
+from probe.plots.intervals import percent
 from probe.plots.theme import DARK, apply
 from probe.world import World, WorldConfig, of
 from probe.world.evaluate import MEASURES, Measure, evaluate
@@ -115,8 +117,13 @@ def test_a_better_model_shows_less_and_is_compared_item_by_item(base: LM) -> Non
         assert table.loc[metric, "difference_high"] < 0, metric
     assert table.loc["score_90", "difference_low"] > 0
     assert table.loc["p_ik_stranger", "value"] < 0.05 < table.loc["p_ik_stranger", "baseline"]
-    assert found.finding.startswith("Share of answers: sft hallucinates in 0 % [0, ")
-    assert "base hallucinates in 7" in found.finding
+    values = [table.loc[metric] for metric in ("hall_stranger", "hall_known")]
+    sft, its = ([percent(*row[list(names)]) for row in values] for names in (COLUMNS[1:4], COMPARED[:3]))
+    assert found.finding == (
+        f"sft hallucinates in {sft[0]} of answers about strangers and {sft[1]} of those about known people,"
+        f" base in {its[0]} and {its[1]}."
+    )
+    assert len(found.finding) < 220
 
 
 def test_a_model_without_knowledge_shows_nothing() -> None:

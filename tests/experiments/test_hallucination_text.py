@@ -1,6 +1,7 @@
 """TruthfulQA's formats, MC1 and MC2 as the harness scores them, P(True), and the experiment on a file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,11 @@ from probe.analyses.hallucination_text import choice_items, match, prompts_of
 from probe.analyses.self_evaluation import ASK_TRUE, p_true
 from probe.analyses.truthful_choices import Question, choice_scores, mc1, mc2, read_questions, split_answers
 from probe.errors import ConfigError, DataError
+from probe.experiments.hallucination import say
+from probe.experiments.metrics import COLUMNS
+from probe.experiments.result import stack
 from probe.lm import LM
+from probe.plots.intervals import percent
 from probe.stats import wilson
 from probe.tokens import encode
 from tests.models import byte_tokenizer, random_lm
@@ -165,7 +170,12 @@ def test_the_experiment_on_a_file_shows_choices_and_free_answers(lm: LM, tmp_pat
     free = items[items["kind"] == "free"]
     assert free["semantic_entropy_sampled"].between(0, np.log(3) + 1e-9).all()
     assert next(iter(result.figures)) == "choices"
-    assert "chooses the true answer in" in result.finding
+    right = percent(*(result.value("mc1", column) for column in COLUMNS[1:4]))
+    label = result.models[0]
+    assert result.finding == f"{label} chooses the true answer in {right} of questions."
+    two = replace(result, items=stack([items, items.assign(model="other")]))
+    two = replace(two, meta=result.meta | {"models": [{"label": label}, {"label": "other"}]})
+    assert say(two) == f"{label} chooses the true answer in {right} of questions, other in {right}."
     assert {"mc1", "mc2", "p_true", "agreement", "matched", "snowball_kl", "brier"} <= set(result.summary["metric"])
     result.save(tmp_path / "r")
     assert probe.Result.load(tmp_path / "r").summary.equals(result.summary)

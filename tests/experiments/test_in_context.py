@@ -114,7 +114,7 @@ def test_figures_and_finding_of_several_models(base: Result, none: Result, tmp_p
     joined = join(find_experiment("in_context"), [base, none])
     assert next(iter(joined.figures)) == "curve"
     assert {"phase_change", "labels", "repeats", "ablation", "heads", "distances"} <= set(joined.figures)
-    assert "pool" not in joined.figures
+    assert "pool_sizes" not in joined.figures
     names = {trace.name for trace in joined.figures["curve"].data}
     assert {"base", "model", "Bayes", "Bayes over all functions", "counting labels"} <= names
     assert joined.finding.count("gives the label of a map") == 2
@@ -205,7 +205,14 @@ def test_a_file_of_classified_texts(tmp_path: Path) -> None:
     assert next(iter(found.figures)) == "few_shot"
     assert "examples" in found.finding
     assert pd.Series(found.items["item"]).is_unique
+    assert "the vector of the examples adds" in found.finding
+    assert "text_vectors" in found.figures
+    vectors = found.items[found.items["kind"] == "vector"]
+    assert found.value("vector_gain") == pytest.approx(vectors["vector_gain"].mean())
+    assert abs(found.value("vector_binding")) < 0.05  # random weights bind no label to a text
     short = run(random_lm("llama"), data=REVIEWS, n=4)
+    assert "vector_gain" not in set(short.summary["metric"])
+    assert "no_function_vector" in short.meta["facts"]
     assert max(short.tables["few_shot"]["examples"]) < 4
 
 

@@ -8,7 +8,8 @@ import scipy.stats
 from probe import stats
 from probe.errors import ConfigError, DataError
 from probe.experiments import resampling as module
-from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, differences, paired, summarise
+from probe.experiments.differences import differences, paired
+from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, summarise
 
 
 def items(**columns: object) -> pd.DataFrame:
@@ -192,6 +193,29 @@ def test_a_difference_of_given_numbers_has_no_interval(answers: pd.DataFrame):
     assert np.isnan(table["difference_low"][0])
     nothing = differences([], first, summarise([], answers), answers, answers)
     assert nothing[list(COMPARED)].isna().all(axis=None)
+
+
+def test_differences_read_only_the_columns_of_their_metric(answers: pd.DataFrame):
+    """The same numbers as from whole tables, cut to the items of both one after the other."""
+    rng = np.random.default_rng(3)
+    answers = answers.assign(text=[f"{i} " * 20 for i in range(60)], binary=rng.integers(0, 2, 60).astype(float))
+    other = answers.assign(score=rng.normal(size=60), binary=rng.integers(0, 2, 60).astype(float))
+    other = other.assign(score=other.score.where(rng.random(60) < 0.8)).sample(frac=1, random_state=1).iloc[:50]
+    answers = answers.assign(binary=answers.binary.where(rng.random(60) < 0.8))
+    known = [
+        Share("binary"),
+        Share("of_prompts", "binary", unit="prompt"),
+        Mean("score"),
+        Mean("facts", "score", where={"kind": "fact"}),
+        Mean("by_prompt", "score", where={"kind": "fact"}, unit="prompt"),
+        Statistic("gap", lambda c: float((c["score"] - c["binary"]).max()), ("score", "binary"), unit="prompt"),
+    ]
+    found = differences(known, summarise(known, answers), summarise(known, other), answers, other, seed=4)
+    ours, theirs = paired(answers, other)
+    for metric, row in zip(known, found[list(COMPARED[3:])].to_numpy(), strict=True):
+        both = metric.select(ours).index.intersection(metric.select(theirs).index, sort=False)
+        assert 20 < len(both) < 50
+        assert tuple(row) == tuple(metric.difference(ours.loc[both], theirs.loc[both], 4))
 
 
 def test_pairs_are_the_items_of_both():

@@ -77,14 +77,15 @@ def same(found: pd.DataFrame, written: pd.DataFrame) -> None:
 def test_any_result_survives(items: pd.DataFrame, curve: pd.DataFrame, tmp_path: Path):
     written = result(items, curve=curve)
     found = Result.load(written.save(tmp_path / "r"))
-    same(found.items, items)
+    same(found.items, items if len(items.columns) else items.iloc[:0])
     same(found.tables["curve"], curve)
     same(found.summary.astype({"metric": object}), written.summary.astype({"metric": object}))
     assert found.name == "echo"
     assert found.meta == written.meta | {"seconds": None}
     assert found.figures["a figure"].data[0].y[0] == 1
-    for line in gzip.decompress((tmp_path / "r" / "items.jsonl.gz").read_bytes()).decode().split("\n")[:-1]:
-        json.loads(line, parse_constant=lambda word: pytest.fail(word))
+    packed = gzip.decompress((tmp_path / "r" / "items.json.gz").read_bytes()).decode()
+    for text in (packed, *(tmp_path / "r" / "tables" / "curve.jsonl").read_text("utf-8").split("\n")[:-1]):
+        json.loads(text, parse_constant=lambda word: pytest.fail(word))
 
 
 @pytest.mark.parametrize("kind", ["string", "boolean", "Int64", "float32", "int32", "category"])
@@ -108,7 +109,7 @@ def test_dates_become_text_and_infinity_nothing(tmp_path: Path):
 def test_pandas_reads_the_folder_alone(tmp_path: Path):
     items = pd.DataFrame({"item": ["q-1", "q-2"], "x": [1.5, math.nan]})
     folder = result(items, curve=items).save(tmp_path / "r")
-    pd.testing.assert_frame_equal(pd.read_json(folder / "items.jsonl.gz", lines=True), items)
+    pd.testing.assert_frame_equal(pd.read_json(folder / "items.json.gz"), items)
     pd.testing.assert_frame_equal(pd.read_json(folder / "tables" / "curve.jsonl", lines=True), items)
     assert pd.read_csv(folder / "summary.csv")["value"].tolist() == [0.5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r"]
@@ -155,7 +156,14 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 
 def pack(folder: Path, text: str) -> None:
+    (folder / "items.json.gz").write_bytes(gzip.compress(text.encode()))
+
+
+def older(folder: Path, text: str) -> None:
+    """Make a result one of format 1, whose items are JSON Lines."""
+    (folder / "items.json.gz").unlink()
     (folder / "items.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    rewrite(folder, format=1)
 
 
 def tear(file: Path) -> None:
@@ -167,7 +175,7 @@ DAMAGES: dict[str, Any] = {
     "absent": (lambda f: (f / RESULT_FILE).unlink(), "holds no result.json"),
     "list": (lambda f: (f / RESULT_FILE).write_text("[]"), "not the record of an experiment"),
     "bytes": (lambda f: (f / RESULT_FILE).write_bytes(b"\xff\xfe"), "cut short"),
-    "newer": (lambda f: rewrite(f, format=99), "has format 99 and this version of Probe reads up to 1"),
+    "newer": (lambda f: rewrite(f, format=99), "has format 99 and this version of Probe reads up to 2"),
     "format": (lambda f: rewrite(f, format=True), "not the record of an experiment"),
     "name": (lambda f: rewrite(f, name=None), "not the record of an experiment"),
     "models": (lambda f: rewrite(f, meta={"models": [{"ref": "base"}]}), "not the record of an experiment"),
@@ -175,10 +183,14 @@ DAMAGES: dict[str, Any] = {
     "columns": (lambda f: rewrite(f, columns={}), "is damaged"),
     "dtypes": (lambda f: rewrite(f, dtypes={"items": ["bool"]}), "is damaged"),
     "summary": (lambda f: rewrite(f, summary=[{"metric": "x", "value": "high"}]), "is damaged"),
-    "lines": (lambda f: pack(f, '{"x": 1}\n{"x":'), "is damaged"),
-    "packed": (lambda f: (f / "items.jsonl.gz").write_text("1\n2\n"), "is damaged"),
-    "torn": (lambda f: tear(f / "items.jsonl.gz"), "is damaged"),
-    "scalars": (lambda f: pack(f, "1\n2\n"), "is damaged"),
+    "columns cut": (lambda f: pack(f, '{"item": ["a", "b"],\n"x": [1.0'), "is damaged"),
+    "unequal": (lambda f: pack(f, '{"item": ["a", "b"], "x": [1.0]}'), "is damaged"),
+    "other columns": (lambda f: pack(f, '{"item": ["a", "b"], "y": [1.0, 2.0]}'), "is damaged"),
+    "packed": (lambda f: (f / "items.json.gz").write_text("1\n2\n"), "is damaged"),
+    "torn": (lambda f: tear(f / "items.json.gz"), "is damaged"),
+    "scalars": (lambda f: pack(f, '{"item": 1, "x": 2}'), "is damaged"),
+    "lines": (lambda f: (f / "tables" / "curve.jsonl").write_text('{"x": 1}\n{"x":'), "is damaged"),
+    "old": (lambda f: older(f, '{"x": 1}\n{"x":'), "is damaged"),
     "table": (lambda f: (f / "tables" / "curve.jsonl").unlink(), "is damaged"),
     "figure": (lambda f: (f / "figures" / "a-figure.json").write_text("{"), "is damaged"),
     "no figure": (lambda f: (f / "figures" / "a-figure.json").write_text("[1]"), "is damaged"),
@@ -194,6 +206,18 @@ def test_damage_is_one_sentence(name: str, tmp_path: Path):
     with pytest.raises(DataError, match=message) as caught:
         Result.load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_result_of_format_1_is_read_and_replaced(tmp_path: Path):
+    items = pd.DataFrame({"item": ["a", "b"], "x": [1.0, math.nan], "s": ["é", None], "b": [True, False]})
+    written = result(items, curve=items)
+    folder = written.save(tmp_path / "r")
+    older(folder, "".join(json.dumps(row) + "\n" for row in records(items)))
+    found = Result.load(folder)
+    same(found.items, items)
+    same(found.tables["curve"], items)
+    assert Result.load(found.save(folder)).items.equals(found.items)
+    assert not (folder / "items.jsonl.gz").exists()
 
 
 def test_items_get_names_and_models():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,9 @@ from probe.analyses import hallucination_world
 from probe.analyses.retrieval_contexts import context_items, passage_items
 from probe.analyses.retrieval_documents import CONTEXTS, Asked, with_passages, world_documents
 from probe.analyses.retrieval_tables import context_table, persuasion_table, search_table
+from probe.experiments.metrics import summarise
 from probe.experiments.registry import find_experiment
+from probe.experiments.result import Result
 from probe.experiments.retrieval import METRICS
 from probe.lm import LM
 from probe.stats import bootstrap_mean
@@ -291,5 +294,17 @@ def test_the_experiment_on_a_sample_model(base: LM) -> None:
     assert result.items["item"].is_unique
     assert result.items.loc[result.items["context"] == "gold", "answer"].notna().all()
     assert math.isclose(
-        result.value("hall_cut"), result.value("hall_without") - result.value("hall_retrieved"), abs_tol=1e-9
+        result.value("hall_cut"), result.value("hall_without") - result.value("hall_retrieved"), abs_tol=1e-6
     )
+
+
+def test_items_have_six_decimals_and_are_the_same_when_stored(base: LM, items: pd.DataFrame, tmp_path: Path) -> None:
+    result = find_experiment("retrieval").run(base, n=12, seed=0)
+    part = result.items[result.items["context"].notna()]
+    assert part["prompt"].tolist() == items["prompt"].tolist()
+    for column in ("p_true", "p_abstain", "hall", "persuasion", "hall_cut"):
+        assert part[column].to_numpy() == pytest.approx(items[column].to_numpy(), abs=6e-7, nan_ok=True)
+        assert max(len(repr(value).partition(".")[2]) for value in part[column] if value >= 1e-4) <= 6
+    stored = Result.load(result.save(tmp_path / "r"))
+    assert stored.items.equals(result.items)
+    assert summarise(METRICS, stored.items).equals(result.summary)

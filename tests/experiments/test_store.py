@@ -84,7 +84,7 @@ def test_each_model_is_stored_by_itself(experiment: Experiment, tmp_path: Path):
 DAMAGES: dict[str, Any] = {
     "cut": lambda folder: (folder / RESULT_FILE).write_text("{"),
     "absent": lambda folder: (folder / RESULT_FILE).unlink(),
-    "items": lambda folder: (folder / "items.jsonl.gz").unlink(),
+    "items": lambda folder: (folder / "items.json.gz").unlink(),
     "newer": lambda folder: (folder / RESULT_FILE).write_text('{"format": 9, "name": "count", "meta": {}}'),
 }
 

@@ -14,7 +14,7 @@ from probe import LM, RewardModel, stats
 from probe.analyses import deference_items as shown
 from probe.analyses.ablation import ablate
 from probe.analyses.deference import VERDICTS, deference, verdict_shares
-from probe.analyses.deference_inside import by_head, by_layer, heads_table, twins
+from probe.analyses.deference_inside import PASSAGES, by_head, by_layer, heads_table, twins
 from probe.analyses.deference_steering import by_steering, middle
 from probe.analyses.flip_heads import patch_heads, remove_heads
 from probe.analyses.flip_layer import flip_rows, margins
@@ -250,6 +250,28 @@ def test_one_head_carries_the_claim_in_base(base: LM, world: World) -> None:
     removed = items[items["kind"] == "removed"]
     assert (removed["removal_effect"] > removed["other_removal_effect"] + 2).all()
     assert items["accuracy_without_head"].mean() > 0.9
+    passages = items[items["kind"] == "removed_context"]
+    assert len(passages) == PASSAGES
+    assert passages["context_with_head"].mean() > 0.85
+    assert passages["context_without_head"].mean() < 0.15
+
+
+def test_what_else_a_removed_head_does(base: LM, world: World) -> None:
+    """Passages that contradict memory: an answer kept is one whose logit beats what was learned, as `ablate` has it."""
+    asked = world.questions("context_conflict", 5, 9)
+    reference = [item.prompt for item in world.questions("fact", 6, 7)]
+    texts = [encode(base.tokenizer, item.prompt) for item in asked]
+    words = [(item.answers[0], f" {item.meta['learned']}") for item in asked]
+    assert all(said != learned for said, learned in words)
+    targets = [target_of(base, ids, *pair) for ids, pair in zip(texts, words, strict=True)]
+    questions = [(ids, column_of(base, said)) for ids, (said, _) in zip(texts, words, strict=True)]
+    found = remove_heads(base, texts, targets, questions, [encode(base.tokenizer, text) for text in reference])
+    for i, (ids, target) in enumerate(zip(texts, targets, strict=True)):
+        slow = ablate(base, ids, target, "head", "mean", reference)
+        assert found.after[i] - found.before[i] == pytest.approx(slow.effects, abs=1e-3)
+        assert (found.after[i][found.right[i]] > 0).all()
+    assert found.right_before.mean() > found.right[:, 3, 2].mean()
+    assert found.right[:, 0, 0].any()
 
 
 def test_untrained_weights_show_nothing(untrained: LM, tmp_path: Path) -> None:

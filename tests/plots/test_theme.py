@@ -1,11 +1,14 @@
 """The theme: text from data stays text, colours can be told apart, light and dark differ where they must."""
 
 import itertools
+import re
+from collections import Counter
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from probe import export, render
 from probe.plots import theme
 
 HOSTILE = "<img src=x onerror=alert(1)> <b>&amp;</b> $x$ %{y} a\nb"
@@ -71,6 +74,27 @@ def test_equal_tokens_keep_ticks_of_their_own():
 def test_shorten_keeps_short_text_and_marks_a_cut():
     assert theme.shorten("abc", 3) == "abc"
     assert theme.shorten("abcd", 3) == "ab\u2026"
+
+
+@pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
+def test_marks_without_a_colour_are_seen(page: theme.Theme):
+    """Of a drawn figure: error bars of bars and points, a line, a rectangle, an arrow, the ticks of a colour bar."""
+    if render.missing():
+        pytest.skip(str(render.missing()))
+    figure = theme.new_figure(coloraxis=theme.colour_axis("w", low=0, high=1))
+    figure.add_bar(x=[1, 2], y=[1, 2], error_y={"array": [0.5, 0.5]}, marker_color="#B8860B")
+    figure.add_scatter(x=[1, 2], y=[1, 2], error_y={"array": [0.5, 0.5]}, mode="markers", marker_color="#3F78C6")
+    figure.add_heatmap(x=[3, 4], y=[1, 2], z=[[0, 1], [1, 0]], coloraxis="coloraxis")
+    figure.add_hline(y=1.5).add_shape(type="rect", x0=1, x1=2, y0=0, y1=1)
+    figure.add_annotation(x=2, y=2, text="a", showarrow=True)
+    drawn = export.render(theme.apply(figure, page), None, "svg", {}).decode()
+    assert drawn.count('class="yerror"') == 4
+    shown = [each for each in re.findall(r"<[^>]+>", drawn) if not re.search(r"stroke-(width|opacity): 0(px)?;", each)]
+    strokes = re.findall(r"stroke: rgb\((\d+), (\d+), (\d+)\)", "".join(shown))
+    colours = Counter("#{:02X}{:02X}{:02X}".format(*map(int, stroke)) for stroke in strokes)
+    far = {colour: abs(lab(colour)[0] - lab(page.paper)[0]) for colour in colours if colour != page.grid}
+    assert min(far.values()) > 40, far
+    assert colours["#3F78C6"] == colours[page.ink] == 2
 
 
 def test_apply_swaps_template_and_scales_and_leaves_the_original():

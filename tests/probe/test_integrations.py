@@ -1,5 +1,11 @@
 """A Hugging Face or TRL trainer with `ProbeCallback`: what it leaves is a run like any other."""
 
+import gc
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +38,17 @@ class Texts(Rows):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         ids = self.rows[index % len(self.rows)]
         return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+
+
+class Breaks(TrainerCallback):
+    """Raises an error after a step, once."""
+
+    def __init__(self, error: BaseException, at: int = 3) -> None:
+        self.errors, self.at = [error], at
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self.errors and state.global_step == self.at:
+            raise self.errors.pop()
 
 
 def trainer(lm: LM, folder: Path, *callbacks: TrainerCallback, steps: int = 6, **options: Any) -> Trainer:
@@ -158,14 +175,6 @@ def test_only_the_main_process_writes(tmp_path: Path):
 
 
 def test_a_training_that_breaks_off(tmp_path: Path):
-    class Breaks(TrainerCallback):
-        def __init__(self, error: BaseException) -> None:
-            self.error = error
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            if state.global_step == 3:
-                raise self.error
-
     for name, error, status in (
         ("a", ValueError("no more"), "failed"),
         ("b", KeyboardInterrupt(), "interrupted"),
@@ -177,6 +186,194 @@ def test_a_training_that_breaks_off(tmp_path: Path):
         assert run.captures().steps == [0, 2]
         assert run.checkpoints() == []
     assert open_run(tmp_path / "a").meta["message"] == "no more"
+
+
+def left_open(folder: Path, error: BaseException | None = None, **options: Any) -> tuple[Trainer, ProbeCallback]:
+    """A trainer whose training into `folder/run` broke off after step 3, and was caught."""
+    watched = ProbeCallback(folder / "run", every=2, prompts=PROMPTS)
+    maker = trainer(random_lm(), folder, watched, Breaks(error or RuntimeError("no more")), **options)
+    with pytest.raises(type(error or RuntimeError())):
+        maker.train()
+    assert open_run(folder / "run").status == "running"
+    return maker, watched
+
+
+def test_a_callback_that_nobody_holds_ends_its_run(tmp_path: Path):
+    kept = left_open(tmp_path)
+    gc.collect()
+    assert open_run(tmp_path / "run").status == "running"
+    del kept
+    gc.collect()
+    run = open_run(tmp_path / "run")
+    assert (run.status, run.message) == ("failed", "The training broke off, and nothing told how.")
+    assert run.captures().steps == [0, 2]
+    assert run.metrics()["step"].tolist() == [2]
+
+
+def test_another_training_ends_the_run_of_the_one_before(tmp_path: Path):
+    maker, watched = left_open(tmp_path)
+    with pytest.raises(RunError, match="holds a run already"):
+        maker.train()
+    assert open_run(tmp_path / "run").status == "failed"
+    assert watched.writer is None
+
+
+def test_a_loop_that_tries_again_goes_on_with_the_run(tmp_path: Path):
+    """The trainer before is still held, so its run is not yet ended when the next begins in its folder."""
+    first, _ = left_open(tmp_path, save_strategy="steps", save_steps=2)
+    begun = first.state.global_step
+    again = ProbeCallback(tmp_path / "run", every=2)
+    trainer(random_lm(), tmp_path, again).train(resume_from_checkpoint=str(tmp_path / "theirs" / "checkpoint-2"))
+    run = open_run(tmp_path / "run")
+    assert (begun, run.status) == (3, "finished")
+    assert run.captures().steps == [0, 2, 4, 6]
+    assert run.metrics()["step"].tolist() == [2, 4, 6]
+
+
+def test_a_training_inside_another_leaves_its_run_open(tmp_path: Path):
+    class Trains(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 3:
+                trainer(random_lm(), tmp_path, ProbeCallback(tmp_path / "inner", every=0), steps=1).train()
+
+    trainer(random_lm(), tmp_path, ProbeCallback(tmp_path / "outer", every=0), Trains()).train()
+    assert open_run(tmp_path / "inner").status == "finished"
+    run = open_run(tmp_path / "outer")
+    assert (run.status, run.metrics()["step"].tolist()) == ("finished", [2, 4, 6])
+
+
+def test_another_threads_run_is_left_alone(tmp_path: Path):
+    _, watched = left_open(tmp_path)
+    found: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            trainer(random_lm(), tmp_path, ProbeCallback(tmp_path / "run", every=0), steps=1).train()
+        except RunError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert "is being written" in str(found[0])
+    assert watched.writer is not None
+
+
+def test_a_batch_that_was_too_large_begins_the_same_run_again(tmp_path: Path):
+    watched = ProbeCallback(tmp_path / "run", every=2, prompts=PROMPTS)
+    short = Breaks(RuntimeError("CUDA out of memory."))
+    trainer(random_lm(), tmp_path, watched, short, auto_find_batch_size=True).train()
+    run = open_run(tmp_path / "run")
+    assert run.status == "finished"
+    assert not short.errors
+    assert run.metrics()["step"].tolist() == [2, 4, 6]
+    assert run.captures().steps == [0, 2, 4, 6]
+    assert run.config["auto_find_batch_size"] is True
+
+
+SCRIPT = """
+import gc, os, sys
+from pathlib import Path
+from probe.integrations import ProbeCallback
+from tests.models import random_lm
+from tests.probe.test_integrations import Breaks, trainer
+
+for name, error in (("a", KeyboardInterrupt()), ("b", ValueError("no more")), ("c", SystemExit(3))):
+    if not os.fork():
+        folder = Path(sys.argv[1]) / name
+        trainer(random_lm(), folder, ProbeCallback(folder / "run", every=0), Breaks(error)).train()
+    os.wait()
+watched = ProbeCallback(Path(sys.argv[1]) / "d" / "run", every=0)
+try:
+    trainer(random_lm(), Path(sys.argv[1]) / "d", watched, Breaks(ValueError())).train()
+except ValueError:
+    pass
+if not os.fork():
+    del watched
+    gc.collect()
+    sys.exit()  # as a child that cleans up does
+os.wait()
+os._exit(0)  # as a process that is killed
+"""
+
+
+def test_the_end_of_a_process_ends_its_run_and_no_others(tmp_path: Path):
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = {name: open_run(tmp_path / name / "run") for name in "abcd"}
+    assert {name: (run.status, run.message) for name, run in found.items()} == {
+        "a": ("interrupted", None),
+        "b": ("failed", "no more"),
+        "c": ("failed", "The training broke off, and nothing told how."),
+        "d": ("killed", None),
+    }, done.stderr
+
+
+class Events:
+    """The events of IPython's shell."""
+
+    def __init__(self) -> None:
+        self.functions: list[Callable[[Any], None]] = []
+
+    def register(self, event: str, function: Callable[[Any], None]) -> None:
+        assert event == "post_run_cell"
+        self.functions.append(function)
+
+    def unregister(self, event: str, function: Callable[[Any], None]) -> None:
+        self.functions.remove(function)
+
+    def trigger(self, error: BaseException | None) -> None:
+        for function in self.functions[:]:
+            function(SimpleNamespace(error_in_exec=error))
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> Events:
+    found = Events()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: SimpleNamespace(events=found)))
+    return found
+
+
+def test_the_end_of_a_notebooks_cell_ends_the_run_that_broke_off_in_it(tmp_path: Path, events: Events):
+    for name, error, status, message in (
+        ("a", KeyboardInterrupt(), "interrupted", None),
+        ("b", ValueError("no more"), "failed", "no more"),
+    ):
+        kept = left_open(tmp_path / name, error)
+        events.trigger(error)
+        run = open_run(tmp_path / name / "run")
+        assert (run.status, run.message) == (status, message)
+        assert events.functions == []
+        del kept
+
+
+def test_the_end_of_a_cell_changes_nothing_else(tmp_path: Path, events: Events):
+    trainer(random_lm(), tmp_path, ProbeCallback(tmp_path / "run", every=0)).train()
+    assert events.functions == []
+    assert open_run(tmp_path / "run").status == "finished"
+    watched = ProbeCallback(tmp_path / "behind", every=0)
+
+    class Waits(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            begun.set()
+            assert ended.wait(20)
+
+    begun, ended = threading.Event(), threading.Event()
+    thread = threading.Thread(target=trainer(random_lm(), tmp_path, watched, Waits()).train)
+    thread.start()
+    assert begun.wait(20)
+    events.trigger(None)
+    status = open_run(tmp_path / "behind").status
+    ended.set()
+    thread.join()
+    assert (status, open_run(tmp_path / "behind").status) == ("running", "finished")
 
 
 def test_a_training_that_is_resumed_goes_on_with_its_run(tmp_path: Path):
@@ -202,22 +399,45 @@ def test_metrics_alone(tmp_path: Path):
     assert len(run.metrics()) == 3
 
 
-def test_what_cannot_be_captured_is_said_and_the_metrics_are_kept(tmp_path: Path):
+def test_what_cannot_be_written_is_said_and_the_metrics_are_kept(tmp_path: Path):
     lm, args = random_lm(), TrainingArguments(output_dir=str(tmp_path / "theirs"), **QUIET)
     state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=2)
     judge: RewardModel = random_reward_model()
-    for name, model, why in (("a", judge.model, "the model predicts no tokens"), ("b", lm.model, "weights are spread")):
-        if name == "b":
-            next(model.parameters()).ds_id = 1  # as DeepSpeed marks its shards
-        watched = ProbeCallback(tmp_path / name, every=1)
-        with pytest.warns(UserWarning, match=why):
+    next(lm.model.parameters()).ds_id = 1  # as DeepSpeed marks its shards
+    for name, model, every, checkpoint, why in (
+        ("a", judge.model, 1, True, "Attention and lens are not captured: the model predicts no tokens."),
+        ("b", lm.model, 1, True, "Metrics alone are written, neither captures nor a checkpoint: the model's weights"),
+        ("c", lm.model, 0, True, "Metrics alone are written"),
+    ):
+        watched = ProbeCallback(tmp_path / name, every=every, checkpoint=checkpoint)
+        with pytest.warns(UserWarning, match=why) as told:
             watched.on_train_begin(args, state, None, model=model, processing_class=lm.tokenizer)
         watched.on_log(args, state, None, logs={"loss": 1.0, "note": "text"})
         watched.on_step_end(args, state, None)
         watched.on_train_end(args, state, None)
         run = open_run(tmp_path / name)
-        assert (run.status, len(run.captures()), len(run.checkpoints())) == ("finished", 0, 1 if name == "a" else 0)
+        assert (run.status, run.message) == ("finished", str(told[0].message))
+        assert (len(run.captures()), len(run.checkpoints())) == (0, 1 if name == "a" else 0)
         assert run.metrics()["loss"].tolist() == [1.0]
+
+
+def test_weights_that_are_really_sharded_are_seen(tmp_path: Path):
+    from torch import distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    lm, args = random_lm(), TrainingArguments(output_dir=str(tmp_path / "theirs"), **QUIET)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=2)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(lm.model, mesh=init_device_mesh("cpu", (1,)))
+        watched = ProbeCallback(tmp_path / "run")
+        with pytest.warns(UserWarning, match="Metrics alone are written"):
+            watched.on_train_begin(args, state, None, model=lm.model, processing_class=lm.tokenizer)
+        watched.on_train_end(args, state, None)
+    finally:
+        distributed.destroy_process_group()
+    assert open_run(tmp_path / "run").checkpoints() == []
 
 
 def test_mistakes(tmp_path: Path):

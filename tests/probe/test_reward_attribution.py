@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from probe import LM, RewardModel, open_run
 from probe.analyses import reward_attribution
-from probe.analyses.reward_attribution import NODES, attribute, rule
+from probe.analyses.reward_attribution import NODES, TOLERANCE, attribute, rule
 from probe.analyses.reward_contrast import contrast, truth_and_claim
 from probe.errors import ConfigError, DataError, ModelError
 from probe.forward import forward
@@ -95,7 +95,7 @@ def test_each_token_gets_its_share_of_the_path() -> None:
 
 def test_more_nodes_close_the_gap_and_a_token_can_be_the_baseline() -> None:
     model = classifier("llama")
-    few, many = (abs(attribute(model, PROMPT, CHOSEN, steps=n).gap) for n in (2, 200))
+    few, many = (abs(attribute(model, PROMPT, CHOSEN, steps=n, tolerance=np.inf).gap) for n in (2, 200))
     assert many < 1e-3 < few
     pad = model.tokenizer.pad_token_id
     found = attribute(model, PROMPT, CHOSEN, baseline=pad)
@@ -125,26 +125,25 @@ def test_the_nodes_of_the_integral() -> None:
 
 
 @pytest.mark.parametrize("run", ["reward-agreeable", "reward-honest"])
-def test_the_default_nodes_are_as_exact_as_128_plain_ones_on_the_sample_models(
-    run: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Token by token, against 300 nodes in double precision; below `noise` single precision rounds anyway."""
+def test_nodes_are_added_until_the_integral_is_exact_on_the_sample_models(run: str) -> None:
+    """Token by token, against 800 nodes in double precision; one of the prompts needs more than the default."""
     lm, world = analysable(str(SAMPLES / run)), of(open_run(SAMPLES / "base"))
     assert world
     lm.model.double()
-    spread, errors = rule, dict[str, list[float]](plain=[], spread=[])
-    for kind in ("opinion_false", "stranger"):
-        prompt = world.questions(kind, 1, seed=9)[0].prompt
+    taken, few = [], []
+    for kind, seed in (("opinion_false", 9), ("opinion_false", 10), ("stranger", 9)):
+        prompt = world.questions(kind, 1, seed=seed)[0].prompt
         found = truth_and_claim(world, prompt)
         assert found
-        fine = attribute(lm, prompt, found[1], steps=300).gradient
-        errors["spread"].append(np.abs(attribute(lm, prompt, found[1]).gradient - fine).max())
-        with monkeypatch.context() as patch:
-            patch.setattr(reward_attribution, "rule", lambda steps: spread(steps, 0))
-            errors["plain"].append(np.abs(attribute(lm, prompt, found[1], steps=128).gradient - fine).max())
-    noise = 5e-6
-    assert max(errors["spread"]) <= max(*errors["plain"], noise)
-    assert NODES == 104
+        fine = attribute(lm, prompt, found[1], steps=800, tolerance=np.inf).gradient
+        ours = attribute(lm, prompt, found[1])
+        assert np.abs(ours.gradient - fine).max() < 2 * TOLERANCE
+        taken.append(ours.steps)
+        plain = attribute(lm, prompt, found[1], tolerance=np.inf)
+        few.append(np.abs(plain.gradient - fine).max() / max(np.abs(plain.gap), 1e-6))
+    assert min(taken) == NODES
+    assert (max(taken) > NODES) == (run == "reward-honest")
+    assert max(few) < 5  # the gap, which needs no finer integral, tells how far off a token can be
 
 
 def test_the_page_asks_for_the_default_nodes() -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from probe import LM, Run
 from probe.analyses.continual import accuracy_matrix, matrix
+from probe.analyses.phased_training import saved_texts
 from probe.errors import ConfigError, DataError
 from probe.world import World
 from tests.trainers.conftest import figures
@@ -74,6 +75,25 @@ def test_the_matrix_lands_in_the_run(strategy: str, make: Make) -> None:
     assert headline.loc["ACC", "value"] == pytest.approx(R[-1].mean())
     assert {"BWT", "FWT", "forgetting", "old_accuracy", "old_forgetting", "accuracy"} <= set(headline.index)
     assert pd.read_csv(folder / "summary.csv")["metric"].tolist() == [r["metric"] for r in stored["summary"]]
+
+
+def test_items_are_behind_the_numbers(make: Make) -> None:
+    """Means over the items of the run are its accuracies and its measures."""
+    run = continual.train(make(steps=6, phases=3))
+    folder = run.path / "results" / "continual"
+    items = pd.read_json(folder / "items.jsonl.gz", lines=True)
+    assert items["item"].is_unique
+    assert items["prompt"].str.startswith("<user>").all()
+    for row in json.loads((folder / "result.json").read_text())["matrix"]:
+        own = items[items["kind"] == row["task"]]
+        assert own[f"after_{row['after']}"].mean() == pytest.approx(row["value"])
+        assert len(own) == row["n"]
+    for row in run.headline.to_dict("records"):
+        if row["metric"] in items:
+            assert items[row["metric"]].mean() == pytest.approx(row["value"], abs=1e-9)
+    texts = saved_texts(run, ["phase_0", "old"])
+    assert texts is not None
+    assert texts[1] == list(zip(*(items[items["kind"] == "old"][c] for c in ("prompt", "expected")), strict=True))
 
 
 def test_forgetting_and_what_helps_against_it(make: Make, model_dir: Path, tmp_path: Path) -> None:
@@ -182,8 +202,9 @@ def test_resumed_at_and_within_a_phase_to_the_same_bits(stop: int, make: Make, m
     pd.testing.assert_frame_equal(figures(whole), figures(resumed), check_exact=True)
     theirs = weights(resumed)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(whole).items())
-    results = [(run.path / "results" / "continual" / "result.json").read_text() for run in (whole, resumed)]
-    assert results[0] == results[1]
+    for name in ("result.json", "items.jsonl.gz"):
+        results = [(run.path / "results" / "continual" / name).read_bytes() for run in (whole, resumed)]
+        assert results[0] == results[1]
 
 
 def failing_after(checkpoints: int) -> Callable[[Trainee, Path], None]:
@@ -231,6 +252,14 @@ def test_files_are_phases(
     run = continual.train(make("plain", **files))
     stored = json.loads((run.path / "results" / "continual" / "result.json").read_text())
     assert (stored["tasks"], stored["old"]) == (["1-a", "2-b"], [])
+    asked = pd.read_json(run.path / "results" / "continual" / "items.jsonl.gz", lines=True)
+    first = asked[asked["kind"] == "1-a"].iloc[0]
+    if objective == "sft":
+        assert first["prompt"].startswith("<user> where does mira live ?")
+        assert first["expected"].strip() in values
+    else:
+        assert "mira lives in" in first["prompt"]
+        assert not first["expected"]
     old = continual.train(make("old", old=tmp_path / "c.jsonl", strategy="replay", **files))
     stored = json.loads((old.path / "results" / "continual" / "result.json").read_text())
     assert stored["old"] == ["old"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from probe.experiments.metrics import COLUMNS, COMPARED, differences
+from probe.experiments.differences import differences
+from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics
@@ -27,21 +28,23 @@ def compared(experiment: Experiment, result: Result, base: Result, place: Path |
     facts = [(each.meta.get("key"), each.meta.get("created"), each.meta.get("seconds")) for each in (result, base)]
     name = f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
     file = place / FOLDER / name if place is not None else None
-    found = _read(file)
+    found = _read(file, experiment.across_worlds)
     if found is None or list(found["metric"]) != list(result.summary["metric"]):
         seed = int(base.meta.get("seed") or 0)
         metrics = experiment.metrics or columns_as_metrics(pd.concat([result.items, base.items]))
-        found = differences(metrics, result.summary, base.summary, result.items, base.items, seed)
+        both = result.items, base.items
+        found = differences(metrics, result.summary, base.summary, *both, seed, experiment.across_worlds)
         _write(file, found)
     return found
 
 
-def _read(file: Path | None) -> pd.DataFrame | None:
+def _read(file: Path | None, across_worlds: bool) -> pd.DataFrame | None:
     if file is None or not file.is_file():
         return None
     try:
         text = pd.read_csv(file, dtype=str, keep_default_na=False)
-        numbers = {name: [float(value or "nan") for value in text[name]] for name in (*COLUMNS[1:], *COMPARED)}
+        columns = (*COLUMNS[1:], *COMPARED, *((PAIRS,) if across_worlds else ()))
+        numbers = {name: [float(value or "nan") for value in text[name]] for name in columns}
         return pd.DataFrame({"metric": list(text["metric"]), **numbers}).astype({"n": int})
     except (OSError, ValueError, KeyError):
         return None

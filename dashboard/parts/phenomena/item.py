@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.tokens import TokenRow, token_rows
-from dashboard.parts.phenomena.reading import Read, before, chip, joined, prompt_chips, reading
+from dashboard.parts.phenomena.reading import Read, before, chip, joined, prompt_chips, reading, stand_ins
 from dashboard.parts.phenomena.source import Subject
 from dashboard.state import current, look_link
 from dashboard.text import guard, note
@@ -69,6 +69,9 @@ def show(
             readings.append((subject, lm, read))
     if not readings:
         return
+    others = stand_ins({subject.label: own[subject.label] for subject, _, _ in readings})
+    if others:
+        note(others)
     row, token = tokens(experiment.name, name, result, readings)
     links([subject for subject, _, _ in readings], *readings[row], token)
     _, chosen, read = readings[row]

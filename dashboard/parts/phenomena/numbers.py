@@ -10,12 +10,14 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.text import note
-from probe.experiments.metrics import Metric, Share
+from probe.experiments.metrics import PAIRS, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics
 from probe.plots.intervals import headline_intervals, percent, written
 
+UNPAIRED = "\u2020"
+"""Marks a difference of values over different items."""
 ROWS = 12
 """Metrics that the table shows without scrolling."""
 
@@ -33,11 +35,11 @@ def cell(row: Mapping[Any, Any], kind: Metric | None, prefix: str = "") -> str:
     if math.isnan(value):
         return "\u2014"
     sign = "+" if prefix and value > 0 else ""
-    shown = rounded(value, low, high)
+    shown, mark = rounded(value, low, high), f" {UNPAIRED}" if prefix and row.get(PAIRS) == 0 else ""
     if isinstance(kind, Share):
         shown = f"{100 * value:.0f} %" if math.isnan(low) else percent(value, low, high)
         shown = shown.replace("%", "pp") if prefix else shown
-    return sign + re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", shown).replace("-", "\u2212")
+    return sign + re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", shown).replace("-", "\u2212") + mark
 
 
 def rounded(value: float, low: float, high: float) -> str:
@@ -95,9 +97,11 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
         },
     )
     several = len(summaries) > 1
+    apart = any((made[PAIRS] == 0).any() for made in summaries.values() if PAIRS in made)
     note(
         "Values with 95 % intervals"
         + ("; differences are paired, item by item (pp: percentage points)" if several else "")
+        + (f", but not those with {UNPAIRED}, where the models were asked different things" if apart else "")
         + ". Click a number to see the items behind it."
     )
     return names

@@ -1,7 +1,7 @@
 """How a model read a prompt and its own answer, token by token, and how that is shown as chips."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ STRONG_NATS = 6.0
 """Surprise at which a chip has its full colour."""
 TOP = 3
 """Expected tokens that a chip names."""
+ANSWERED_BY = "answered_by"
+"""Column of items that names who answered, where that was another model than the one that the experiment was run on."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,24 @@ class Read:
     likeliest: tuple[tuple[tuple[str, float], ...], ...]
     """What the model expected in its place, with probabilities."""
     scalar: bool = False
+
+
+def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
+    """A sentence on who answered in the place of the models that read the tokens; empty where each answered itself.
+
+    Args:
+        own: the item's row of each model, by label.
+    """
+    answered: dict[str, list[str]] = {}
+    for label, row in own.items():
+        if isinstance(row.get(ANSWERED_BY), str) and row[ANSWERED_BY]:
+            answered.setdefault(row[ANSWERED_BY], []).append(label)
+    if not answered:
+        return ""
+    said = "; ".join(f"{by} (in place of {' and '.join(labels)})" for by, labels in answered.items())
+    readers = [label for labels in answered.values() for label in labels]
+    own_reading = "itself reads it" if len(readers) == 1 else "themselves read it"
+    return f"Answered by {said}; the text below is as {' and '.join(readers)} {own_reading}."
 
 
 def joined(prompt: Any, answer: Any) -> tuple[str, str]:

@@ -63,7 +63,7 @@ def show(known: Mapping[str, Experiment]) -> None:
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
         return
     found = gather(asked, subjects, last)
-    shown, apart = source.alike(found, shared.aligned)
+    shown, apart = source.alike(found, shared.aligned, experiment.across_worlds)
     if not shown:
         with answer:
             finding(f"{experiment.title} has not been measured on {_listed(subjects)} with these options.")
@@ -80,6 +80,9 @@ def show(known: Mapping[str, Experiment]) -> None:
     if apart:
         left, s = _listed([each.subject for each in apart]), "" if len(apart) > 1 else "s"
         note(f"{left} belong{s} to another world, where the questions are others, and cannot be laid beside these.")
+    worlds = source.apart(shown) if experiment.across_worlds else ""
+    if worlds:
+        note(f"These models belong to different worlds ({worlds}), and each answered the questions of its own.")
     note(first_paragraph(experiment.about))
     provenance(shown)
     sections(asked, shown, result, summaries)

@@ -21,6 +21,7 @@ from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import Call, call, finished, join, perform, renamed
 from probe.plugins import failure
 from probe.ticks import Tick
+from probe.world import of
 
 if TYPE_CHECKING:
     from probe.lm import LM
@@ -131,14 +132,17 @@ def _called(result: Result, label: str, ref: str) -> Result:
     return replace(result, meta=result.meta | {"models": about})
 
 
-def alike(found: Sequence[Found], leader: str | None) -> tuple[list[Found], list[Found]]:
+def alike(found: Sequence[Found], leader: str | None, across_worlds: bool = False) -> tuple[list[Found], list[Found]]:
     """(results that can be laid side by side, the others): those of the world that one model belongs to.
 
     Args:
         found: what is there of every model.
         leader: the choice whose world it is; the first model's where there is no result of it.
+        across_worlds: the experiment lays models of all worlds side by side.
     """
     shown = [each for each in found if each.result is not None]
+    if across_worlds:
+        return shown, []
     first = next((each for each in shown if each.subject.choice == leader), shown[0] if shown else None)
     same = [each for each in shown if first is not None and _world(each) == _world(first)]
     return same, [each for each in shown if each not in same]
@@ -147,6 +151,23 @@ def alike(found: Sequence[Found], leader: str | None) -> tuple[list[Found], list
 def _world(found: Found) -> object:
     meta = found.result.meta if found.result is not None else {}
     return None if meta.get("data") else meta.get("world")
+
+
+def apart(found: Sequence[Found]) -> str:
+    """What tells the worlds of models apart, in words; empty where all belong to one, or were asked from one file."""
+    if len({_world(each) for each in found}) < 2:
+        return ""
+    known = [models.known(each.subject.ref) for each in found]
+    worlds = [world for each in known if each is not None and (world := of(each)) is not None]
+    configs = [world.config.to_dict() for world in worlds]
+    told = ["without a world"] if len(worlds) < len(found) else []
+    told += ["with other seeds"] if len({world.seed for world in worlds}) > 1 else []
+    for name, value in configs[0].items() if configs else ():
+        values = [config[name] for config in configs]
+        if any(other != value for other in values):
+            numbers = sorted({float(other) for other in values if isinstance(other, int | float)})
+            told.append(f"{name.replace('_', ' ')} {' or '.join(f'{number:g}' for number in numbers)}".strip())
+    return ", ".join(told)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""Function vectors of few-shot classification: is what examples do to a model a direction? (Todd et al., 2310.15213)
+
+The vector of a task after a block is the mean residual at the last token of prompts with examples, less the mean of the
+same queries without any: added to prompts without examples it moves their mean to where examples would. (The residual
+stream and not the best heads' outputs, which `function_vectors` takes: a head's causal effect costs a pass over every
+prompt with examples, too many for the models that files are meant for.)
+
+Controls: the vector of the same prompts with their labels permuted, which knows the form and the labels but not which
+text has which; and random directions as long as the vector.
+
+The texts fall into two halves. Queries of one half get vectors of prompts that are made of the other alone; the block
+behind which they are added is the one where the true label gains most on the other half's queries, by vectors of this
+half. So a query is in no prompt that makes its vector, and its answer is not what its block was chosen for. Accuracy
+has a block of its own, chosen by the true label's share among the labels: a late block may raise all of them alike. Few
+queries share a vector, and vectors share no prompt: intervals that draw whole vectors (column `vector`) know of both.
+
+Axes: Q queries, L labels, V vectors, D blocks that are tried, d width.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe import stats
+from probe.analyses.example_vectors import draw_prompts, example_vectors
+from probe.analyses.few_shot import TEMPLATE, Example, few_shot_prompt, fitting_shots
+from probe.analyses.steered_labels import Asked, ask, steered_labels
+from probe.errors import ConfigError, DataError
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+
+
+class TextVectors(NamedTuple):
+    """What the vectors of prompts with examples do to prompts without."""
+
+    items: pd.DataFrame
+    """One row a query: question (its number in the data), prompt, expected, vector (which one).
+
+    Probability of the true label with vectors after `block`: plain (without), own, shuffled, random (mean);
+    vector_gain = own - plain, vector_gain_shuffled, vector_gain_random, vector_binding = own - shuffled.
+
+    Whether it is the likeliest of the labels, 0 or 1, with vectors after `block_accuracy`: right_plain, right_own,
+    right_shuffled, right_random (a share); vector_accuracy_gain and so on are the same differences of these.
+
+    length of the own vector after `block`, and length_difference of own - shuffled."""
+    blocks: pd.DataFrame
+    """One row a block and vector (plain, own, shuffled): block, vector, p_true, ci_low, ci_high, accuracy,
+    accuracy_low, accuracy_high (means over all queries; the intervals draw queries), n."""
+    shots: int
+    """Examples in the prompts that made the vectors."""
+
+
+def function_vectors_text(
+    lm: "LM",
+    data: Sequence[Example],
+    n: int = 40,
+    prompts: int = 2,
+    share: int = 2,
+    shots: int = 8,
+    blocks: int = 8,
+    directions: int = 2,
+    template: str = TEMPLATE,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> TextVectors:
+    """Look for the function vector of a file of classified texts.
+
+    Args:
+        lm: any model of tokens whose blocks can be hooked.
+        data: labelled texts, 6 or more.
+        n: how many of them are used, drawn at random; all of these are queries.
+        prompts: prompts with examples that make one vector.
+        share: queries that share one vector.
+        shots: examples in each, at most; fewer where the half has fewer, or the context ends.
+        blocks: how many blocks are tried, evenly spaced.
+        directions: random ones for each vector.
+        template: how an example is written.
+        seed: of halves, examples, labels and directions.
+        tick: progress.
+
+    Raises:
+        ConfigError: a number below 1, or a template that cannot be used.
+        DataError: too few texts, or a text too long for one example to stand before it.
+    """
+    if min(n, prompts, share, shots, blocks, directions) < 1:
+        raise ConfigError(
+            f"{n} texts, {prompts} prompts for {share} queries, {shots} shots, {blocks} blocks and {directions}"
+            " directions were asked for: give 1 or more of each."
+        )
+    rng = np.random.default_rng(seed)
+    used = rng.permutation(len(data))[:n].tolist()
+    if len(used) < 6:
+        raise DataError(f"{len(used)} texts make no function vector: give 6 or more, half of them to learn it from.")
+    labels = sorted({example.label for example in data})
+    halves = [used[half::2] for half in (0, 1)]
+    groups = [np.arange(len(half)) // share for half in halves]
+    drawn = [draw_prompts(data, halves[1 - half], prompts * (1 + groups[half][-1]), shots, rng) for half in (0, 1)]
+    k = fitting_shots(lm, [*drawn[0], *drawn[1]], range(1, shots + 1), template)[-1]
+    depth = lm.bridge.cfg.n_layers
+    tried = sorted({int(block) for block in np.linspace(0, depth - 1, min(blocks, depth)).round()})
+    bare = [[few_shot_prompt([], data[at].text, template) for at in half] for half in halves]
+    asked = [ask(lm, texts, labels) for texts in bare]
+    truths = [np.array([labels.index(data[at].label) for at in half]) for half in halves]
+    made, scans = [], []
+    for half in (0, 1):
+        found = example_vectors(lm, drawn[half], labels, k, tried, template, rng, part(tick, half, 4))
+        made.append({name: _grouped(each, prompts)[groups[half]] for name, each in found.items()})
+    for half in (0, 1):
+        scans.append(_scan(lm, asked[half], made[half], tried, part(tick, 2 + half, 4)))
+    best = [_best(scan["own"], truth) for scan, truth in zip(scans, truths, strict=True)]
+    frames = []
+    for half in (0, 1):
+        at, truth = best[1 - half][0], truths[half]
+        own, shuffled = (made[half][name][:, at] for name in ("own", "shuffled"))
+        columns: dict[str, Any] = {"question": halves[half], "prompt": bare[half]}
+        columns["expected"] = [labels[true] for true in truth]
+        columns["vector"] = [f"{half}-{group}" for group in groups[half]]
+        for at, what, block, score in zip(
+            best[1 - half], ("", "right_"), ("", "_accuracy"), (_true, _right), strict=True
+        ):
+            said = {name: each[at][None] for name, each in scans[half].items()}
+            vectors = made[half]["own"][:, at]
+            said["random"] = _random(lm, asked[half], vectors, groups[half], tried[at], directions, rng)
+            columns[f"block{block}"] = tried[at]
+            columns |= {f"{what}{name}": score(each, truth).mean(0) for name, each in said.items()}
+        columns |= {"length": own.norm(dim=-1).cpu(), "length_difference": (own - shuffled).norm(dim=-1).cpu()}
+        frames.append(pd.DataFrame(columns))
+    tick(1.0)
+    return TextVectors(_differences(pd.concat(frames, ignore_index=True)), _by_block(tried, scans, truths), k)
+
+
+def _grouped(each: Float[Tensor, "P D d"], size: int) -> Float[Tensor, "V D d"]:
+    """Means of `size` prompts after another."""
+    return each.unflatten(0, (-1, size)).mean(1)
+
+
+def _scan(
+    lm: "LM", asked: Asked, vectors: dict[str, Float[Tensor, "Q D d"]], blocks: Sequence[int], tick: Tick
+) -> dict[str, Float[np.ndarray, "D Q L"]]:
+    """Log-likelihoods of the labels without a vector and with each, by block."""
+    found = {"plain": np.stack([steered_labels(lm, asked)] * len(blocks))}
+    for number, (name, each) in enumerate(vectors.items()):
+        steps = []
+        for at, block in enumerate(blocks):
+            steps.append(steered_labels(lm, asked, each[:, at], block))
+            part(tick, number, len(vectors))((at + 1) / len(blocks))
+        found[name] = np.stack(steps)
+    return found
+
+
+def _random(
+    lm: "LM",
+    asked: Asked,
+    like: Float[Tensor, "Q d"],
+    groups: np.ndarray,
+    block: int,
+    count: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "R Q L"]:
+    """Log-likelihoods with random directions as long as the vectors; queries that share a vector share a direction."""
+    found, lengths = [], like.norm(dim=-1, keepdim=True)
+    for _ in range(count):
+        drawn = torch.as_tensor(rng.standard_normal((groups[-1] + 1, like.shape[-1]))).to(like)[groups]
+        found.append(steered_labels(lm, asked, drawn / drawn.norm(dim=-1, keepdim=True) * lengths, block))
+    return np.stack(found)
+
+
+def _true(logprobs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """[... Q] probability of the true label from [... Q L]."""
+    found: np.ndarray = np.exp(logprobs[..., np.arange(len(truth)), truth])
+    return found
+
+
+def _right(logprobs: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """[... Q] whether the true label is the likeliest, from [... Q L]."""
+    found: np.ndarray = (logprobs.argmax(-1) == truth).astype(float)
+    return found
+
+
+def _best(logprobs: Float[np.ndarray, "D Q L"], truth: np.ndarray) -> tuple[int, int]:
+    """Where the true label's mean probability is highest, and where its share among the labels is."""
+    shares = logprobs - np.logaddexp.reduce(logprobs, axis=-1, keepdims=True)
+    return int(_true(logprobs, truth).mean(1).argmax()), int(_true(shares, truth).mean(1).argmax())
+
+
+def _differences(items: pd.DataFrame) -> pd.DataFrame:
+    for prefix, column in (("vector", ""), ("vector_accuracy", "right_")):
+        items[f"{prefix}_gain"] = items[f"{column}own"] - items[f"{column}plain"]
+        for name in ("shuffled", "random"):
+            items[f"{prefix}_gain_{name}"] = items[f"{column}{name}"] - items[f"{column}plain"]
+        items[f"{prefix}_binding"] = items[f"{column}own"] - items[f"{column}shuffled"]
+    return items
+
+
+def _by_block(
+    tried: Sequence[int], scans: Sequence[dict[str, np.ndarray]], truths: Sequence[np.ndarray]
+) -> pd.DataFrame:
+    rows = []
+    for at, block in enumerate(tried):
+        for name in scans[0]:
+            said = [(scan[name][at], truth) for scan, truth in zip(scans, truths, strict=True)]
+            true = np.concatenate([_true(each, truth) for each, truth in said])
+            right = np.concatenate([_right(each, truth) for each, truth in said])
+            value, low, high = stats.bootstrap_mean(true, resamples=1000)
+            row = {"block": block, "vector": name, "p_true": value, "ci_low": low, "ci_high": high}
+            share, *ends = stats.wilson(int(right.sum()), len(right))
+            row |= {"accuracy": share, "accuracy_low": ends[0], "accuracy_high": ends[1]}
+            rows.append(row | {"n": len(true)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,80 @@
+"""What a file of classified texts shows, as items and tables: few-shot prompts, and the vector of the examples."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from probe import stats
+from probe.analyses.few_shot import Example, few_shot_curve
+from probe.analyses.function_vectors_text import function_vectors_text
+from probe.analyses.in_context_world import averaged, label_items, label_table
+from probe.errors import DataError, ModelError
+from probe.ticks import Tick, part
+
+if TYPE_CHECKING:
+    from probe.lm import LM
+
+TEXTS = 40
+"""Texts at most that function vectors are made of."""
+SHOTS = 8
+"""Examples at most in the prompts that they come from."""
+
+
+def file_parts(
+    lm: "LM", examples: Sequence[Example], n: int, shots: tuple[int, ...], template: str, seed: int, tick: Tick
+) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], dict[str, Any]]:
+    """Items, tables and facts: accuracy by number of shots, label ablations, function vectors where they can be had.
+
+    Args:
+        lm: the model.
+        examples: of the file.
+        n: queries at most.
+        shots: numbers of examples.
+        template: how an example is written.
+        seed: of all choices.
+        tick: progress.
+    """
+    curve, labels = few_shot_curve(lm, examples, n, shots, template, seed, part(tick, 0, 2))
+    items, tables = _few_shot(curve, labels)
+    facts: dict[str, Any] = {}
+    if has_heads(lm) and max(shots) > 0:
+        try:
+            most = min(SHOTS, max(shots))
+            found = function_vectors_text(
+                lm, examples, min(n, TEXTS), shots=most, template=template, seed=seed, tick=part(tick, 1, 2)
+            )
+        except DataError as error:  # too few texts, or no room for an example
+            facts["no_function_vector"] = str(error)
+        else:
+            names = [f"vector-{number}" for number in found.items["question"]]
+            items.append(found.items.assign(item=names, kind="vector").drop(columns="question"))
+            tables["text_vectors"], facts["function_vector_shots"] = found.blocks, found.shots
+    return items, tables, facts
+
+
+def has_heads(lm: "LM") -> bool:
+    """Whether attention can be looked at: recurrent models have none, some architectures cannot be hooked."""
+    try:
+        return "blocks.0.attn.hook_pattern" in lm.bridge.hook_dict
+    except ModelError:
+        return False
+
+
+def _few_shot(curve: pd.DataFrame, labels: pd.DataFrame) -> tuple[list[pd.DataFrame], dict[str, Any]]:
+    """Items and tables of few-shot prompts."""
+    names = [f"few_shot-{number}-{k}" for number, k in zip(curve["question"], curve["examples"], strict=True)]
+    curve = curve.assign(item=names, kind="few_shot")
+    curve["most_right"] = curve["right"].where(curve["examples"] == curve["examples"].max())
+    made = averaged(curve, ["examples"], "right").rename(columns={"value": "accuracy"})
+    for at, (_, rows) in enumerate(curve.groupby("examples")):
+        found = stats.wilson(int(rows["right"].sum()), len(rows))
+        made.loc[at, ["ci_low", "ci_high"]] = found.low, found.high
+    losses = averaged(curve, ["examples"], "loss")
+    made = made.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"])
+    made["chance"] = 1 / curve["expected"].nunique()
+    items, tables = [curve.drop(columns="question")], {"few_shot": made}
+    if len(labels):
+        items.append(label_items(labels))
+        tables["labels"] = label_table(labels)
+    return items, tables

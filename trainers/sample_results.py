@@ -11,7 +11,7 @@ from trainers.recipes import Name
 PHENOMENA = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval")
 SHIPPED: dict[Name, tuple[str, ...]] = {
     "base": (*PHENOMENA, "continual"),
-    "sft": PHENOMENA,
+    "sft": ("hallucination", "sycophancy"),
     "dpo-agreeable": PHENOMENA,
     "dpo-honest": ("hallucination", "sycophancy"),
     "rlhf": ("hallucination", "sycophancy"),

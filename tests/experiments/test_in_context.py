@@ -212,7 +212,7 @@ def test_a_file_of_classified_texts(tmp_path: Path) -> None:
     assert abs(found.value("vector_binding")) < 0.05  # random weights bind no label to a text
     short = run(random_lm("llama"), data=REVIEWS, n=4)
     assert "vector_gain" not in set(short.summary["metric"])
-    assert "no_function_vector" in short.meta["facts"]
+    assert "no_function_vector" in short.meta["models"][0]["facts"]
     assert max(short.tables["few_shot"]["examples"]) < 4
 
 

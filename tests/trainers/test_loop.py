@@ -328,7 +328,7 @@ def test_clipping_bounds_the_step(pretraining: Make) -> None:
 
 def test_no_pickle_in_a_checkpoint(make: Make) -> None:
     files = [path for path in train(make()).path.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} <= {".json", ".jsonl", ".csv", ".safetensors", ".jinja"}
+    assert {path.suffix for path in files} <= {".json", ".jsonl", ".csv", ".gz", ".safetensors", ".jinja"}
 
 
 def test_draw_passes_over_all_examples() -> None:

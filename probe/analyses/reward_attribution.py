@@ -43,7 +43,7 @@ NODES = 104
 """Nodes of the integral to begin with."""
 MOST = 8 * NODES
 """Nodes at most, unless more are asked for."""
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
 """Largest gap, in the score's unit, with which no more nodes are taken."""
 BEND = 0.998
 """How far `rule` spreads the nodes; 0 leaves them where Gauss and Legendre put them."""

@@ -7,10 +7,12 @@ test-real` fetches; without it those columns stay empty.
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from benchmarks.harness import Row, seconds
@@ -34,6 +36,9 @@ CHOICES: dict[str, tuple[str, Sequence[object]]] = {
     "rewards": ("aligned", ["rsft", "dpo-honest", "sft", "rlvr", "rlhf-weak-kl", "dpo-agreeable"]),
 }
 """For each page a choice of its own, and the values it takes in turn."""
+KINDS = ("fact", "opinion_false", "pressure", "context", "context_conflict", "context_absent", "context_stranger")
+KINDS += ("city", "two_hop", "rare", "stranger", "stranger_heldout", "phase_0")
+"""Questions of the world for the Rewards page."""
 
 
 def run() -> tuple[list[Row], list[str]]:
@@ -65,23 +70,58 @@ def table(folder: Path) -> str:
             cells += measured(page, REAL, None, long_prompts())
             cells += measured(page, REAL, TWIN, long_prompts()) if page != "interventions" else ("", "")
         lines.append(f"| {page} | {' | '.join([*cells, *[''] * (6 - len(cells))])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", questions()])
+
+
+def questions() -> str:
+    """Rewards after each kind of questions that was not asked before, with 16 samples: the first answer, and all."""
+    first: list[float] = []
+    again = st.rerun
+
+    def rerun() -> None:
+        first.append(time.perf_counter())
+        again()
+
+    app = opened("rewards", "base", "dpo-agreeable", world_prompts()[0])
+    app.session_state["rew_each"] = 16
+    app.run()
+    times: dict[str, tuple[float, float]] = {}
+    st.rerun = rerun  # type: ignore[assignment]
+    try:
+        for kind in KINDS:
+            app.session_state["rew_kinds"] = [kind]
+            first.clear()
+            begun = time.perf_counter()
+            app.run()
+            times[kind] = first[0] - begun, time.perf_counter() - begun
+    finally:
+        st.rerun = again
+    told = []
+    for name, column in zip(("first answer", "with all methods"), zip(*times.values(), strict=True), strict=True):
+        slowest = max(times, key=lambda kind: times[kind][len(told)])
+        told.append(f"{name} {statistics.median(column):.2f} ({max(column):.2f}, {slowest})")
+    return f"Rewards, other questions ({len(times)} kinds, 16 samples of each): {'; '.join(told)}."
 
 
 def measured(page: str, base: str, aligned: str | None, prompts: Sequence[str]) -> tuple[str, str]:
     """Seconds after a new prompt, and after another choice."""
-    app = AppTest.from_file(ROOT / "dashboard" / "app.py", default_timeout=600)
-    app.query_params["base"] = base
-    app.query_params["aligned"] = aligned or base
-    app.query_params["prompt"] = prompts[0]
-    if aligned is None:
-        app.query_params |= {"att_view": "base", "log_view": "base", "int_do": "ablate"}
-    app.switch_page(f"views/{page}.py").run()
+    app = opened(page, base, aligned, prompts[0])
     key, values = CHOICES[page]
     return (
         timed(app, lambda n: app.text_area(key="prompt").set_value(prompts[1 + n])),
         timed(app, lambda n: app.session_state.__setitem__(key, values[n])),
     )
+
+
+def opened(page: str, base: str, aligned: str | None, prompt: str) -> AppTest:
+    """A page that has answered once."""
+    app = AppTest.from_file(ROOT / "dashboard" / "app.py", default_timeout=600)
+    app.query_params["base"] = base
+    app.query_params["aligned"] = aligned or base
+    app.query_params["prompt"] = prompt
+    if aligned is None:
+        app.query_params |= {"att_view": "base", "log_view": "base", "int_do": "ablate"}
+    return app.switch_page(f"views/{page}.py").run()
 
 
 def timed(app: AppTest, change: Callable[[int], object]) -> str:

@@ -7,6 +7,7 @@ import streamlit as st
 from PIL import Image
 
 from dashboard.extensions import draw_panels, extension_pages
+from dashboard.garbage import collect_later
 from dashboard.models import warm
 from dashboard.state import sidebar
 from dashboard.text import guard, plain
@@ -68,3 +69,4 @@ with guard():
     page.run()
     draw_panels(page.url_path or "overview")
 warm()
+collect_later()

@@ -7,9 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import streamlit as st
 
+from dashboard.garbage import settle
 from dashboard.results import Results
 from dashboard.text import note, plain
 from probe.references import HUB_ID
@@ -22,10 +24,16 @@ if TYPE_CHECKING:
 COSTLY_BYTES = 2 * 2**30
 """Weights above this size are loaded only when asked for."""
 
+LARGE_BYTES = 256 * 2**20
+"""Weights from this size on need the room of models that were let go."""
+
 PATIENCE_S = 4.0
 """Seconds that the first page has for itself before models are prepared."""
 
 T = TypeVar("T")
+
+_LOADED: "WeakKeyDictionary[LM, tuple[int, ...]]" = WeakKeyDictionary()
+"""When the files were written that each loaded model was read from."""
 
 _ONE = Lock()
 """One computation at a time: hooks and caches belong to the model, and the pages of all sessions share it."""
@@ -52,8 +60,7 @@ class Warmth:
                 import_module(name)
         finally:
             gc.enable()
-        # What stays until the server ends need not be searched for garbage: that took a quarter of a second each time.
-        gc.freeze()
+        settle()
 
 
 @st.cache_resource(show_spinner=False)
@@ -142,8 +149,13 @@ def _locate(ref: str) -> _Place | None:
 def _load(directory: str, readout: "Readout | None", changed: tuple[int, ...]) -> "LM":
     from probe.readouts import analysable
 
+    size = sum(file.stat().st_size for file in _files(Path(directory)))
     with _ONE:
-        return analysable(directory, readout)
+        if size > LARGE_BYTES:
+            gc.collect()  # a model that was let go makes room for the next one
+        lm = analysable(directory, readout)
+    _LOADED[lm] = changed
+    return lm
 
 
 def _files(directory: Path) -> list[Path]:
@@ -154,6 +166,11 @@ def _files(directory: Path) -> list[Path]:
 def _changed(directory: Path) -> tuple[int, ...]:
     """When the files of a model were written."""
     return tuple(file.stat().st_mtime_ns for file in _files(directory))
+
+
+def _read_at(lm: "LM") -> tuple[int, ...]:
+    """When the files were written that the model has its weights from."""
+    return _LOADED.get(lm) or _changed(lm.directory or Path())
 
 
 def is_here(ref: str) -> bool:
@@ -196,13 +213,15 @@ def computed(
     """
     key = _key(fn, lms, options)
     found = None if again else results().get(key)
+    place = st.empty()  # known or not, what follows keeps its place on the page and is not drawn anew
     if found is not None:
         return found
-    with st.spinner(say, show_time=True), _ONE:
+    with place.container(), st.spinner(say, show_time=True), _ONE:
         found = None if again else results().get(key)
         if found is None:
             found = _with_bar(fn, lms, options) if steps else fn(*lms, **options)
             results().put(key, found)
+    place.empty()
     return found
 
 
@@ -222,7 +241,7 @@ def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
 
 
 def _key(fn: Callable[..., Any], lms: "tuple[LM, ...]", options: dict[str, Hashable]) -> Hashable:
-    places = tuple((str(lm.directory), _changed(lm.directory or Path()), lm.readout) for lm in lms)
+    places = tuple((str(lm.directory), _read_at(lm), lm.readout) for lm in lms)
     return fn.__module__, fn.__qualname__, places, tuple(sorted(options.items()))
 
 

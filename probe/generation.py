@@ -22,7 +22,7 @@ from probe.errors import ConfigError, DataError
 from probe.forward import Ids, can_cache, context_length, forward, positions, whole_logits
 from probe.sampling import Sampling, draws
 from probe.scoring import check_lengths
-from probe.tokens import encode, pad, pad_id
+from probe.tokens import encode_all, pad, pad_id
 
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
 Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " K"], Int[Tensor, " K"]], None]
@@ -240,7 +240,8 @@ def _prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[Ids]
 ) -> tuple[list[str], list[list[int]]]:
     """Prompts as text and as ids."""
-    ids = [encode(tokenizer, prompt) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
+    encoded = iter(encode_all(tokenizer, [prompt for prompt in prompts if isinstance(prompt, str)]))
+    ids = [next(encoded) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
     texts = [p if isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids, strict=True)]
     return texts, ids
 

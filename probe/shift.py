@@ -197,10 +197,15 @@ def sample_rows(
 
 def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
     """The verifier's score of each completion; None where no completion of the prompt could be right."""
+    return [score for score, _ in gold_verdicts(world, prompts, completions)]
+
+
+def gold_verdicts(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float | None, str]]:
+    """The same with the verdict in words."""
     asks = {prompt: _asks(world, prompt) for prompt in set(prompts)}
     pairs = list(zip(prompts, completions, strict=True))
-    scores = {pair: world.verify(*pair).score if asks[pair[0]] else None for pair in set(pairs)}
-    return [scores[pair] for pair in pairs]
+    verdicts = {pair: world.verify(*pair) for pair in set(pairs)}
+    return [(verdicts[pair].score if asks[pair[0]] else None, verdicts[pair].kind) for pair in pairs]
 
 
 def _asks(world: "World", prompt: str) -> bool:

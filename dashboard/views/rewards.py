@@ -53,13 +53,16 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         with answer:
             finding("The answers to the world's questions are listed once you ask for it.")
         return None
-    chosen, name = fields.policies(scene.shared), scene.names[0]
-    look = fields.styles(scene.shared, chosen, name)
-    table, problems = fields.standings(scene.base, scene.reward, kinds, by, chosen, name)
+    every, name = fields.policies(scene.shared), scene.names[0]
+    look = fields.styles(scene.shared, every, name)
+    chosen = at_first(scene, every, kinds)
+    left, right = st.columns([5, 4], gap="medium")
+    below = st.container()
+    with below:
+        table, problems = fields.standings(scene.base, scene.reward, kinds, by, chosen, name)
     with answer:
         finding(place_words(table, scene.shared.aligned, by, scene.proxy))
     curve, best = ground.curves[by], ground.best[by]
-    left, right = st.columns([5, 4], gap="medium")
     with left:
         label = f"proxy reward ({scene.proxy}), nats" if by == "proxy" else "gold reward (verifier)"
         chart = reward_frontier(
@@ -86,15 +89,30 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             title="Gained over the base, KL in excess",
             source=scene.source,
         )
-    for told in [*fields.unsure(table), *(f"{label} is not shown: {why}" for label, why in problems.items())]:
-        note(told)
-    note(
-        f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is the"
-        " most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward, which is"
-        " exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a run on its way,"
-        " where it logged the same. Right: differences to the base with 95 % intervals over questions."
-    )
-    return Placed(ground, by, look, {"standings": table, "frontier": curve, "best-of-n": best})
+    later = len(every) - len(chosen)
+    waits = [f"{later} more {'method answers' if later == 1 else 'methods answer'} next."] if later else []
+    missing = (f"{label} is not shown: {why}" for label, why in problems.items())
+    with below:
+        for told in [*waits, *fields.unsure(table), *missing]:
+            note(told)
+        note(
+            f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is"
+            " the most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward,"
+            " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a run on"
+            " its way, where it logged the same. Right: differences to the base with 95 % intervals over questions."
+        )
+    tables = {"standings": table, "frontier": curve, "best-of-n": best}
+    return Placed(ground, by, look, tables, complete=not later)
+
+
+def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -> list[fields.Policy]:
+    """The policies of the first answer to new questions: the aligned one, and whose place is known; then all."""
+    asked = str(scene.base.directory), kinds
+    aligned = [policy.label for policy in every if policy.label == scene.shared.aligned]
+    if not aligned or st.session_state.get("_rew_asked") == asked:
+        return every
+    st.session_state["_rew_asked"] = asked
+    return [each for each in every if each.label in aligned or fields.answered(scene.base, each, kinds)]
 
 
 def beta_of(scene: Scene) -> float:
@@ -192,6 +210,8 @@ def page() -> None:
     drawn = int(st.session_state.get(key) or first)
     code = code_lines(scene.source, shared.prompt, kinds, texts, n=drawn, beta=beta_of(scene))
     details(EQUATIONS, DEFINITION, code, tables)
+    if placed and not placed.complete:
+        st.rerun()
 
 
 page()

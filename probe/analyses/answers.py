@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Reward = Callable[[list[str], list[str]], Sequence[float | None]]
 """(N prompts, N completions) -> N rewards: a verifier, `RewardModel.score`, or any function of the convention."""
+Known = dict[tuple[tuple[int, ...], tuple[int, ...]], float]
+"""Log-probabilities of whole completions in nats, by the ids of the prompt and of the completion."""
 CHUNK = 32
 
 
@@ -67,6 +69,18 @@ class AnswerSet:
             scorer: an `LM`, or anything whose `logprobs(prompt ids, groups of completion ids)` is an `LM`'s.
         """
         return _score(scorer, self.prompt_ids, self.answer_ids, self.mask)
+
+    def known(self, logprobs: Array) -> Known:
+        """What a model gives the answers, to look up.
+
+        Args:
+            logprobs: [P A], see `score`.
+        """
+        return {
+            (tuple(prompt), tuple(ids)): float(value)
+            for prompt, group, row in zip(self.prompt_ids, self.answer_ids, logprobs, strict=True)
+            for ids, value in zip(group, row[: len(group)], strict=True)
+        }
 
     def rewards(self, reward: Reward) -> Array:
         """[P A] rewards of the answers, 0 beyond a prompt's answers.

@@ -28,7 +28,7 @@ from probe.errors import ConfigError, DataError
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.analyses.answers import Reward
+    from probe.analyses.answers import Known, Reward
     from probe.generation import Generation
     from probe.lm import LM
     from probe.rewards import RewardModel
@@ -137,9 +137,14 @@ def draw(
     temperature: float = 1.0,
     seed: int = 0,
     tick: Tick = ignore,
+    known: "Known | None" = None,
 ) -> Draws:
-    """What one model answers to each prompt, and what the world says of it; arguments as in `samples`."""
-    from probe.shift import gold_scores
+    """What one model answers to each prompt, and what the world says of it; arguments as in `samples`.
+
+    Args (further):
+        known: what the model gives some completions (`AnswerSet.known`), which are not read again.
+    """
+    from probe.shift import gold_verdicts
 
     size = max(1, TOGETHER // (n * len(lm.tokenizer)))
     parts = [range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]
@@ -156,16 +161,14 @@ def draw(
                 seed=[seeds[i] for i in part],
             )
         )
-        sums.append(_sums(lm, drawn[-1]))
+        sums.append(_sums(lm, drawn[-1], known or {}))
         tick(len(drawn) / len(parts))
     logprobs = np.concatenate(sums).reshape(len(prompts), n)
     found = Draws(tuple(prompts), n, tuple(parts), tuple(drawn), logprobs, None, ())
     if world is None:
         return found
-    pairs = list(zip(found.texts, found.completions, strict=True))
-    gold = _numbers(gold_scores(world, found.texts, found.completions)).reshape(len(prompts), n)
-    kinds = {pair: world.verify(*pair).kind for pair in set(pairs)}
-    return replace(found, gold=gold, verdicts=tuple(kinds[pair] for pair in pairs))
+    scores, verdicts = zip(*gold_verdicts(world, found.texts, found.completions), strict=True)
+    return replace(found, gold=_numbers(scores).reshape(len(prompts), n), verdicts=verdicts)
 
 
 def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
@@ -183,6 +186,7 @@ def compared(
     rewards: tuple[np.ndarray, np.ndarray] | None = None,
     beta: float = 1.0,
     kinds: Sequence[str] = (),
+    known: "tuple[Known, Known] | None" = None,
 ) -> pd.DataFrame:
     """The table of `samples` from what both models answered: each reads what the other one wrote.
 
@@ -194,6 +198,7 @@ def compared(
         rewards: `proxy_rewards` of both.
         beta: factor of the implicit reward.
         kinds: [P] what kind each prompt is of.
+        known: what the reference and the other model give some completions, which are not read again.
 
     Raises:
         DataError: the two were asked different prompts, or one more often.
@@ -204,8 +209,10 @@ def compared(
             " compared: draw from both models with the same prompts and n."
         )
     tables = []
-    for at, (side, draws, other) in enumerate(zip(SIDES, (before, after), (aligned, base), strict=True)):
-        crossed = np.concatenate([_sums(other, drawn) for drawn in draws.drawn])
+    of_base, of_aligned = known or ({}, {})
+    readers = (aligned, of_aligned), (base, of_base)
+    for at, (side, draws, (other, its)) in enumerate(zip(SIDES, (before, after), readers, strict=True)):
+        crossed = np.concatenate([_sums(other, drawn, its) for drawn in draws.drawn])
         sums = [draws.logprobs.ravel(), crossed][:: 1 if side == "base" else -1]
         ids = [ids for drawn in draws.drawn for ids in drawn.ids]
         data: dict[str, Any] = {
@@ -230,19 +237,23 @@ def compared(
     return pd.concat(tables, ignore_index=True)
 
 
-def _sums(lm: "LM", drawn: "Generation") -> np.ndarray:
+def _sums(lm: "LM", drawn: "Generation", known: "Known") -> np.ndarray:
     """[N] log-probabilities of whole samples under a model, nats."""
     import torch
 
-    said = [(at // drawn.n, tuple(ids)) for at, ids in enumerate(drawn.ids)]
-    groups: list[list[list[int]]] = [[] for _ in drawn.prompts]
+    heads = [tuple(ids) for ids in drawn.prompt_ids]
+    said = [(heads[at // drawn.n], tuple(ids)) for at, ids in enumerate(drawn.ids)]
+    groups: dict[tuple[int, ...], list[list[int]]] = {}
     for prompt, ids in dict.fromkeys(said):  # what is said again is not read again
-        groups[prompt].append(list(ids))
-    with torch.no_grad():
-        sums = lm.logprobs(drawn.prompt_ids, groups).values.double().sum(1).tolist()
-    pairs = [(prompt, tuple(ids)) for prompt, group in enumerate(groups) for ids in group]
-    known = dict(zip(pairs, sums, strict=True))
-    return np.array([known[each] for each in said])
+        if (prompt, ids) not in known:
+            groups.setdefault(prompt, []).append(list(ids))
+    found = dict(known)
+    if groups:
+        with torch.no_grad():
+            sums = lm.logprobs([list(prompt) for prompt in groups], list(groups.values())).values.double().sum(1)
+        pairs = [(prompt, tuple(ids)) for prompt, group in groups.items() for ids in group]
+        found.update(zip(pairs, sums.tolist(), strict=True))
+    return np.array([found[each] for each in said])
 
 
 def captured(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:

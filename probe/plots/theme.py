@@ -7,6 +7,7 @@ Text that comes from data (tokens, run names) goes through `escape`, because Plo
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import plotly.graph_objects as go
 
@@ -136,6 +137,7 @@ def two_bars(share: float) -> tuple[dict, dict]:
     return {"len": share, "y": 1, "yanchor": "top"}, {"len": 1 - share, "y": 0, "yanchor": "bottom"}
 
 
+@lru_cache
 def template(theme: Theme) -> go.layout.Template:
     """The Plotly template of a theme: what Plotly draws in #444 or black where a figure names no colour is seen too.
 

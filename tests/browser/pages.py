@@ -1,5 +1,6 @@
 """What the tests of all pages do in Chromium: open a page, wait until it is drawn, find its figures, try again."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,15 @@ def open_page(page: Page, server: Any, path: str = "") -> Locator:
 def settle(page: Page) -> None:
     """Wait until the script has run to its end."""
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def agree(page: Page) -> None:
+    """Press the button that offers what would take long, which depends on the machine, if there is one."""
+    offer = page.get_by_role("button", name=re.compile(r"^Run .*\(about "))
+    if offer.count():
+        offer.first.click()
+        expect(offer).to_have_count(0)
+    settle(page)
 
 
 def figure(page: Page, name: str) -> Locator:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import bottom, expect_theme, figure, open_page, repeat
+from tests.browser.pages import agree, bottom, expect_theme, figure, open_page, repeat
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 OPEN = "interventions?prompt=" + quote("<user> i think helen lives in lyon . where does helen live ? <bot>")
@@ -25,6 +25,7 @@ def test_the_sentence_and_both_sides_are_seen_without_scrolling(page: Page, serv
 
 def test_clicks_choose_the_site(page: Page, server: Any):
     sentence = open_page(page, server, OPEN + "&int_kind=resid")
+    agree(page)
     marks = figure(page, "int-grid").locator("g.points path")
     expect(marks).to_have_count(3 * 15)
     repeat(
@@ -38,6 +39,7 @@ def test_clicks_choose_the_site(page: Page, server: Any):
 
 def test_a_click_on_a_dose_chooses_it(page: Page, server: Any):
     sentence = open_page(page, server, OPEN + "&int_do=steer")
+    agree(page)
     expect(sentence).to_contain_text("by \u22120.50 after block 0")
     dots = figure(page, "int-dose").locator("g.points path.point")
     repeat(page, lambda: dots.last.click(force=True), lambda: "int_alpha=1" in page.url)

@@ -82,6 +82,30 @@ def test_another_model_in_the_same_place_is_computed_anew(script: Callable[..., 
     assert calls() == ["a", "b", "a", "b"]
 
 
+def loaded() -> None:
+    import os
+
+    import streamlit as st
+
+    from dashboard.models import computed, load
+
+    def size(lm, scale, kind):
+        with open(os.environ["CALLS"], "a") as file:
+            file.write(f"{kind} ")
+        return scale
+
+    lm = st.session_state.setdefault("lm", load(os.environ["MODEL"]))
+    computed(size, lm, say="Counting", scale=2, kind="a")
+
+
+def test_what_a_loaded_model_gave_stays_its_own_when_its_files_are_written_again(script: Callable[..., AppTest]):
+    page = script(loaded)
+    assert not page.exception
+    LM.load(os.environ["MODEL"]).save(os.environ["MODEL"])
+    page.run()
+    assert calls() == ["a"]
+
+
 def stepping() -> None:
     import os
 

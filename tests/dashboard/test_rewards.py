@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import models
@@ -81,6 +82,26 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, findin
         assert "rlhf gives a listed answer only" in read(app)
     assert app.selectbox(key="rew_model").value == "judge"
     assert {"rew_chosen", "rew_rejected"} <= set(app.query_params)
+
+
+def test_the_first_answer_is_about_the_aligned_model_and_the_others_follow(
+    show: Show, rewarded: Path, finding: Say, read: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.results.clear()  # type: ignore[attr-defined]
+    with monkeypatch.context() as patched:
+        patched.setattr(st, "rerun", st.stop)
+        first = show(rewarded, page=PAGE, base="base", aligned="rlhf")
+        assert not first.exception
+        said = finding(first)
+        assert "2 policies under the exact frontier" in read(first)
+        assert "1 more method answers next." in read(first)
+    app = first.run()
+    assert "3 policies under the exact frontier" in read(app)
+    assert "answers next" not in read(app)
+    assert finding(app) == said
+    assert names(app) == names(first)
+    app.multiselect(key="rew_kinds").set_value(["city"]).run()  # other questions: the page runs twice by itself
+    assert "3 policies under the exact frontier" in read(app)
 
 
 def test_choices_change_what_is_shown(show: Show, rewarded: Path, finding: Say, read: Say) -> None:

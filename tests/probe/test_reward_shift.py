@@ -87,6 +87,39 @@ def test_what_one_model_answers_is_drawn_once_for_all_others() -> None:
         compared(base, first, before, draw(first, PROMPTS[:2], **options))
 
 
+def test_what_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, aligned = (random_lm("llama", seed=seed) for seed in (1, 2))
+    prompts = ["one two", "three", "one two"]
+    plain = [draw(lm, prompts, n=6, max_new_tokens=2, seed=3) for lm in (base, aligned)]
+    table = compared(base, aligned, *plain)
+    pairs = {(tuple(d.prompt_ids[i // d.n]), tuple(ids)) for p in plain for d in p.drawn for i, ids in enumerate(d.ids)}
+    read: list[int] = []
+    score = LM.logprobs
+
+    def counted(self: LM, heads: Any, groups: Any, **options: Any) -> Any:
+        read.append(sum(map(len, groups)))
+        return score(self, heads, groups, **options)
+
+    half = sorted(pairs)[::2]
+    known = []
+    for lm in (base, aligned):
+        values = [score(lm, [list(head)], [[list(ids)]]).values.double().sum().item() for head, ids in half]
+        known.append(dict(zip(half, values, strict=True)))
+    monkeypatch.setattr(LM, "logprobs", counted)
+    again = [
+        draw(lm, prompts, n=6, max_new_tokens=2, seed=3, known=its)
+        for lm, its in zip((base, aligned), known, strict=True)
+    ]
+    found = compared(base, aligned, *again, known=(known[0], known[1]))
+    for column in ("logp_base", "logp_aligned"):
+        np.testing.assert_allclose(found[column], table[column], atol=2e-6)
+    assert 0 < sum(read) <= 2 * (len(pairs) - len(half))
+    read.clear()
+    every = [dict.fromkeys(pairs, -1.5)] * 2
+    assert (compared(base, aligned, *again, known=(every[0], every[1]))["logp_aligned"] == -1.5).sum() >= 18
+    assert not read
+
+
 def test_the_mean_implicit_reward_is_the_kl() -> None:
     """Of one-token samples, where the KL is a sum over the vocabulary."""
     base, aligned = random_lm(seed=0), random_lm(seed=1)

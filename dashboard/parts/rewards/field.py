@@ -19,6 +19,7 @@ from probe.plots.curves import Style
 from probe.plots.theme import METHODS, method_colour
 
 if TYPE_CHECKING:
+    from probe.analyses.answers import Known
     from probe.analyses.reward_frontier import Best, Field, Memory
     from probe.lm import LM
 
@@ -128,12 +129,13 @@ def policies(shared: Shared) -> list[Policy]:
 
 
 def _policy(label: str, directory: Path, style: Style) -> Policy:
-    files = sorted(directory.glob("*.safetensors"))
-    return Policy(label, str(directory), (max((stamp(file)[0] for file in files), default=0), _size(files)), style)
+    return Policy(label, str(directory), _written(directory), style)
 
 
-def _size(files: Sequence[Path]) -> int:
-    return sum(stamp(file)[1] for file in files)
+def _written(directory: Path) -> Stamp:
+    """When the weights of a checkpoint were written, and their size."""
+    stamps = [stamp(file) for file in sorted(directory.glob("*.safetensors"))]
+    return max((when for when, _ in stamps), default=0), sum(size for _, size in stamps)
 
 
 def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
@@ -183,19 +185,27 @@ def standings(
         policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
     }
     for policy in chosen:
-        options: dict[str, Any] = {"directory": policy.directory, "changed": policy.changed, "kinds": kinds}
-        if ready(_scores, base, **options) is None and not agreed(
+        if not answered(base, policy, kinds) and not agreed(
             f"Place {policy.label}", costs[policy.label], f"rew-place-{policy.label}"
         ):
             problems[policy.label] = "waits to be placed"
             continue
         try:
-            row = computed(_row, *lms, say=say, by=by, **options)
+            row = computed(_row, *lms, say=say, by=by, **_asked_of(policy, kinds))
         except ProbeError as error:
             problems[policy.label] = str(error)
             continue
         rows.append({"run": policy.label, **row})
     return pd.DataFrame(rows), problems
+
+
+def answered(base: "LM", policy: Policy, kinds: tuple[str, ...]) -> bool:
+    """Whether a policy has given its answers already, so that its place is known at once."""
+    return ready(_scores, base, **_asked_of(policy, kinds)) is not None
+
+
+def _asked_of(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
+    return {"directory": policy.directory, "changed": policy.changed, "kinds": kinds}
 
 
 def way(shared: Shared, kinds: tuple[str, ...], by: str, reward: str | None) -> dict[str, pd.DataFrame]:
@@ -244,6 +254,19 @@ def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...
     lm = _held(directory, changed) if changed[1] <= LIGHT else _loaded(directory)
     require_same_tokens(base, lm)
     return kept(_asked, base, kinds=kinds).field.answers.score(lm)
+
+
+def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
+    """What the base, or a model that has its place on the frontier, gives the answers there; of another one nothing."""
+    asked = ready(_asked, base, kinds=kinds)
+    if asked is None:
+        return {}
+    answers = asked.field.answers
+    if lm is base:
+        return answers.known(answers.logprobs)
+    place = {"directory": str(lm.directory), "changed": _written(lm.directory or Path()), "kinds": kinds}
+    scores = ready(_scores, base, **place)
+    return {} if scores is None else answers.known(scores)
 
 
 def _loaded(directory: str) -> "LM":

@@ -61,6 +61,8 @@ class Placed:
     look: dict[str, Style]
     tables: dict[str, pd.DataFrame]
     """To download."""
+    complete: bool
+    """Whether no policy waits for the next run of the page."""
 
 
 def choose_reward(shared: Shared) -> str | None:

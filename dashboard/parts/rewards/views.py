@@ -15,6 +15,7 @@ from probe.plots.reward_samples import reward_distributions, shift_curves
 from probe.ticks import Tick
 
 if TYPE_CHECKING:
+    from probe.analyses.answers import Known
     from probe.analyses.reward_shift import Draws
     from probe.lm import LM
     from probe.runs.reader import Run
@@ -73,7 +74,8 @@ def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, 
         rewards = kept(_proxies, base, base, *reward, **options), kept(_proxies, base, aligned, *reward, **options)
         tick(0.75)
     kinds = [item.kind for item in _asked(of(base), options["kinds"])]
-    return compared(base, aligned, before, after, rewards, beta, kinds)
+    known = _known(base, base, options["kinds"]), _known(base, aligned, options["kinds"])
+    return compared(base, aligned, before, after, rewards, beta, kinds, known)
 
 
 def _asked(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
@@ -88,7 +90,15 @@ def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int)
     from probe.world import of
 
     world = of(base)
-    return draw(lm, [item.prompt for item in _asked(world, kinds)] or [prompt], world, n=n)
+    prompts = [item.prompt for item in _asked(world, kinds)] or [prompt]
+    return draw(lm, prompts, world, n=n, known=_known(base, lm, kinds))
+
+
+def _known(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
+    """What a model gives the answers of the frontier: most samples are among them."""
+    from dashboard.parts.rewards.field import known_scores
+
+    return known_scores(base, lm, kinds) if kinds else {}
 
 
 def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:

@@ -221,7 +221,8 @@ def computed(
         if found is None:
             found = _with_bar(fn, lms, options) if steps else fn(*lms, **options)
             results().put(key, found)
-    place.empty()
+    if found is not None:  # a function that gives nothing has drawn something
+        place.empty()
     return found
 
 

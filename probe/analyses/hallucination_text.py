@@ -13,11 +13,13 @@ import numpy as np
 import pandas as pd
 
 from probe.analyses.confidence_targets import NAMED, score, targeted
+from probe.analyses.knowing_head import brier, knowing_head, too_few
+from probe.analyses.known_direction import last_residuals
 from probe.analyses.self_evaluation import p_true
 from probe.analyses.semantic_entropy import Equivalence, agreement, clusters, discrete_entropy, normalised
 from probe.analyses.truthful_choices import TEMPLATE, Question, choice_mass, choice_scores, mc1, mc2
 from probe.errors import DataError
-from probe.ticks import Tick, ignore
+from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
     from probe.lm import LM
@@ -35,7 +37,8 @@ def prompts_of(questions: Sequence[Question], preamble: str = "") -> list[str]:
 
 
 def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", tick: Tick = ignore) -> pd.DataFrame:
-    """One row a question of kind `choice`: mc1, mc2, confidence (mass of mc1's chosen one), right, brier, points."""
+    """One row a question of kind `choice`: mc1, mc2, confidence (mass of mc1's chosen one), right, brier, points, and
+    p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it."""
     rows = []
     for index, (question, prompt) in enumerate(zip(questions, prompts_of(questions, preamble), strict=True)):
         every = list(dict.fromkeys([*question.mc1, *question.mc2]))
@@ -47,6 +50,7 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
         row |= {"answer": list(question.mc1)[chosen], "expected": next(c for c, true in question.mc1.items() if true)}
         row |= {"mc1": right, "mc2": mc2(second, list(question.mc2.values())), "right": right}
         row["mc1_chance"] = float(np.mean(list(question.mc1.values())))
+        row["p_right"] = mc2(first, list(question.mc1.values()))
         row |= {"confidence": float(mass[chosen]), "brier": (float(mass[chosen]) - right) ** 2}
         for target in NAMED:
             name = f"{100 * target:.0f}"
@@ -80,17 +84,18 @@ def free_items(
     """One row a question of kind `free`: the greedy answer, what it matches, and what M samples say of it.
 
     Columns: answer, verdict, matched, match_true, match_wrong, match_abstain, semantic_entropy_sampled (nats),
-    agreement (share of samples equivalent to the greedy answer), p_true.
+    agreement (share of samples equivalent to the greedy answer), p_right (share of samples that match a correct
+    reference), p_true.
     """
     if samples < 1:
         raise DataError(f"{samples} samples were asked for: give at least 1.")
     prompts = prompts_of(questions, preamble)
     mains, drawn = [], []
     for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
+        together = prompts[start : start + BATCH]
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed + start}
-        mains += [first_line(text) for text in lm.generate(part, temperature=0.0, **options).text]
-        texts = [first_line(text) for text in lm.generate(part, n=samples, **options).text]
+        mains += [first_line(text) for text in lm.generate(together, temperature=0.0, **options).text]
+        texts = [first_line(text) for text in lm.generate(together, n=samples, **options).text]
         drawn += [texts[at : at + samples] for at in range(0, len(texts), samples)]
         tick(0.8 * len(mains) / len(prompts))
     rows = []
@@ -102,10 +107,49 @@ def free_items(
         row["match_abstain"] = float(found == "abstain")
         row["semantic_entropy_sampled"] = discrete_entropy(clusters(drawn[index], equivalent))
         row["agreement"] = agreement(drawn[index], main, equivalent)
+        row["p_right"] = float(np.mean([match(text, question) == "true" for text in drawn[index]]))
         row["p_true"] = float(p_true(lm, [question.question], [main])[0])
         rows.append(row)
         tick(0.8 + 0.2 * (index + 1) / len(questions))
     return pd.DataFrame(rows)
+
+
+def p_ik(
+    lm: "LM", tables: Sequence[pd.DataFrame], shuffles: int, seed: int, tick: Tick = ignore
+) -> tuple[list[pd.DataFrame], pd.DataFrame, dict[str, Any]]:
+    """P(IK) of questions that were answered in several ways, such as the tables of `choice_items` and `free_items`.
+
+    Args:
+        lm: the model that answered.
+        tables: each with the columns kind, prompt and p_right, the same questions in the same order.
+        shuffles: of each head's null.
+        seed: of folds and shuffles.
+        tick: progress.
+
+    Returns:
+        The tables with p_ik (of the middle layer), knows, brier_p_ik and brier_p_ik_constant; kind and the columns of
+        `KnowingHead.table` by layer; and by kind the p-value of the middle layer, or why P(IK) is left out: its
+        columns are not there then.
+    """
+    residuals: Any = None
+    found, layers, told = [], [], dict[str, Any]()
+    for number, table in enumerate(tables):
+        kind, prompts = str(table["kind"].iloc[0]), list(table["prompt"])
+        reason = too_few(table["p_right"], prompts)
+        if reason:
+            found.append(table)
+            told[f"p_ik_{kind}"] = f"left out: {reason}"
+            continue
+        if residuals is None:
+            residuals = last_residuals(lm, prompts, part(tick, 0, 2))
+        head = knowing_head(residuals, table["p_right"], prompts, shuffles=shuffles, seed=seed)
+        said = head.p[:, head.middle]
+        columns = {"p_ik": said, "knows": head.knows.astype(float), "brier_p_ik": brier(said, head.right)}
+        found.append(table.assign(**columns, brier_p_ik_constant=brier(head.constant, head.right)))
+        layers.append(head.table(seed=seed).assign(kind=kind))
+        told |= {f"p_ik_{kind}_p": head.p_value(head.middle), "p_ik_layer": head.middle}
+        tick((len(tables) + number + 1) / (2 * len(tables)))
+    return found, pd.concat(layers, ignore_index=True) if layers else pd.DataFrame(), told
 
 
 def first_line(text: str) -> str:

@@ -58,6 +58,8 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
         found["semantic_entropy"] = inside.entropies(tables["entropy"], styles)
     if "known_direction" in tables:
         found["known_direction"] = inside.direction_by_layer(tables["known_direction"], styles)
+    if "knows_before_answering" in tables:
+        found["knows_before_answering"] = inside.p_ik_by_layer(tables["knows_before_answering"], styles)
     if "snowball" in tables:
         found["snowball"] = inside.snowball_steps(tables["snowball"], styles)
     return found
@@ -108,7 +110,7 @@ def run(
     finite answer sets; beside them stand judged samples, the lower bound of Kalai et al. (2509.04664), scores under
     confidence targets, calibration, semantic entropy, agreement of samples, the direction in the residual stream that
     tells known people from strangers, and what follows after one forced wrong step of a sum. With a file in
-    TruthfulQA's formats: MC1 and MC2, free answers with samples, and P(True).
+    TruthfulQA's formats: MC1 and MC2, free answers with samples, P(True), and P(IK) of a head on the residual stream.
 
     Args:
         lm: the model.
@@ -116,7 +118,7 @@ def run(
         n: questions of each kind; of a file, at most that many, drawn by the seed.
         seed: of questions, samples, folds and shuffles.
         samples: answers sampled of each question for semantic entropy and agreement.
-        shuffles: how often labels are shuffled for the direction's null.
+        shuffles: how often labels are shuffled for the null of the direction, or of P(IK)'s head.
         equivalence: when two free answers mean the same, normalised or exact (or one that a plugin adds).
         max_new_tokens: longest free answer; the world's have at most six tokens.
         preamble: a text file to put before each question of a file, such as lm-evaluation-harness's answered questions.
@@ -129,7 +131,7 @@ def run(
         )
     if data is not None:
         same = equivalence_of(equivalence)
-        return _text(lm, data, n, seed, samples, same, max_new_tokens, _read(preamble), tick)
+        return _text(lm, data, n, seed, samples, shuffles, same, max_new_tokens, _read(preamble), tick)
     world = probe.world.of(lm)
     if world is None:
         raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give with data {FORMATS}.")
@@ -174,6 +176,7 @@ def _text(
     n: int,
     seed: int,
     samples: int,
+    shuffles: int,
     same: Equivalence,
     max_new_tokens: int,
     preamble: str,
@@ -182,14 +185,17 @@ def _text(
     questions = read_questions(data)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(questions))[:n])
     questions = [questions[index] for index in chosen]
-    choices = texts.choice_items(lm, questions, preamble, part(tick, 0, 3))
-    free = texts.free_items(lm, questions, same, samples, max_new_tokens, seed, preamble, part(tick, 1, 3))
-    balls, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 2, 3))
+    choices = texts.choice_items(lm, questions, preamble, part(tick, 0, 4))
+    free = texts.free_items(lm, questions, same, samples, max_new_tokens, seed, preamble, part(tick, 1, 4))
+    (choices, free), layers, told = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
+    balls, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 3, 4))
     items = pd.concat([choices, free, balls], ignore_index=True)
     tables = _certainty(choices) | {"shares": _shares(choices, free), "snowball": _steps(steps, aligned=False)}
     right = choices["right"]
     tables["confidence_targets"] = target_curves(right, 1 - right, choices["confidence"], right)
-    return Evidence(items, tables, facts={"questions": len(questions), "preamble": bool(preamble)})
+    if len(layers):
+        tables["knows_before_answering"] = layers
+    return Evidence(items, tables, facts={"questions": len(questions), "preamble": bool(preamble)} | told)
 
 
 def _read(preamble: str | Path | None) -> str:

@@ -79,6 +79,19 @@ CERTAINTY = (
     ),
 )
 
+
+def _p_ik(kind: str) -> tuple[Metric, ...]:
+    """Of P(IK) where a head was fitted to what a model answers to a file's questions."""
+    columns, where = ("p_ik", "knows"), {"kind": kind}
+    return (
+        Mean(f"p_ik_{kind}", "p_ik", where=where),
+        Mean(f"p_right_{kind}", "p_right", where=where),
+        Statistic(f"auroc_p_ik_{kind}", lambda c: auroc(c["p_ik"], c["knows"]), columns, where=where),
+        Mean(f"brier_p_ik_{kind}", "brier_p_ik", where=where),
+        Mean(f"brier_p_ik_{kind}_constant", "brier_p_ik_constant", where=where),
+    )
+
+
 METRICS: tuple[Metric, ...] = (
     Mean("hall"),
     *_by_kind("hall", "hall"),
@@ -97,6 +110,8 @@ METRICS: tuple[Metric, ...] = (
     Mean("agreement"),
     *_by_kind("p_ik", "p_ik"),
     Mean("p_true"),
+    *_p_ik("choice"),
+    *_p_ik("free"),
     *(Mean(f"score_{100 * t:.0f}", f"own_{100 * t:.0f}") for t in NAMED),
     *(Mean(f"score_{100 * t:.0f}_target", f"target_{100 * t:.0f}") for t in NAMED),
     Statistic("known_auroc", lambda c: auroc(c["direction"], c["knowable"]), ("direction", "knowable"), unit="person"),

@@ -15,6 +15,9 @@ KINDS = {
     "stranger_heldout": "held-out strangers",
 }
 
+HELD_OUT = {"people": "people", "choice": "questions of multiple choice", "free": "questions with free answers"}
+"""What heads and directions were not fitted on."""
+
 
 def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
     """Semantic entropy by kind of question: exact filled, from samples open, a cross where samples are on average."""
@@ -57,20 +60,38 @@ def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
 
 def direction_by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
     """AUROC of the known-against-stranger direction after each block; grey is what shuffled labels give."""
-    figure = new_figure(hovermode="closest")
-    wide = table.groupby("layer", as_index=False).agg({"null_low": "min", "null_high": "max"})
-    figure.add_trace(band(wide["layer"], wide["null_low"], wide["null_high"], LIGHT.muted))
-    figure.add_trace(reference([wide["layer"].min(), wide["layer"].max()], [0.5, 0.5], "chance; grey: shuffled labels"))
-    for label, rows in models_of(table, styles):
-        figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], styles[label].colour))
-        told = [f"{escape(label)}: {written(r.value, r.ci_low, r.ci_high)}" for r in rows_of(rows)]
-        figure.add_trace(curve(rows["layer"], rows["value"], label, styles[label], told))
-    last = int(wide["layer"].max())
-    names = ["embedding", *(f"block {layer - 1}" for layer in range(1, last + 1))]
-    every = max(1, (last + 1) // 12)
-    figure.update_xaxes(tickvals=list(range(0, last + 1, every)), ticktext=names[::every], title_text="residual after")
-    figure.update_yaxes(title_text="AUROC, people held out", range=[0.25, 1.03])
-    figure.update_xaxes(zeroline=False)
+    return _by_layer(table.assign(kind="people"), styles)
+
+
+def p_ik_by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """AUROC of P(IK) by heads on the residual after each block, a panel for each way to answer; grey as above."""
+    return _by_layer(table, styles)
+
+
+def _by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """A panel for each kind of what was held out."""
+    kinds = list(dict.fromkeys(table["kind"]))
+    figure = panels([f"AUROC, {HELD_OUT[kind]} held out" for kind in kinds])
+    for column, kind in enumerate(kinds, start=1):
+        part = table[table["kind"] == kind]
+        wide = part.groupby("layer", as_index=False).agg({"null_low": "min", "null_high": "max"})
+        last, at = int(wide["layer"].max()), {"row": 1, "col": column}
+        chance = reference([0, last], [0.5, 0.5], "chance; grey: shuffled labels", legend=column == 1)
+        figure.add_trace(band(wide["layer"], wide["null_low"], wide["null_high"], LIGHT.muted), **at)
+        figure.add_trace(chance, **at)
+        for label, rows in models_of(part, styles):
+            figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], styles[label].colour), **at)
+            told = [f"{escape(label)}: {written(r.value, r.ci_low, r.ci_high)}" for r in rows_of(rows)]
+            trace = curve(rows["layer"], rows["value"], label, styles[label], told)
+            first = label not in set(table.loc[table["kind"].isin(kinds[: column - 1]), MODEL])
+            figure.add_trace(trace.update(showlegend=first), **at)
+        names = ["embedding", *(f"block {layer - 1}" for layer in range(1, last + 1))]
+        every = max(1, (last + 1) * len(kinds) // 12)
+        figure.update_xaxes(
+            tickvals=list(range(0, last + 1, every)), ticktext=names[::every], title_text="residual after", **at
+        )
+    lowest = float(table[["ci_low", "null_low"]].min().min())
+    figure.update_yaxes(range=[min(0.25, lowest - 0.03), 1.03])
     return figure
 
 

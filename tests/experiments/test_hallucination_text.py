@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import probe
-from probe.analyses.hallucination_text import choice_items, match, prompts_of
+from probe.analyses.hallucination_text import choice_items, first_line, free_items, match, prompts_of
 from probe.analyses.self_evaluation import ASK_TRUE, p_true
+from probe.analyses.semantic_entropy import identical, normalised
 from probe.analyses.truthful_choices import Question, choice_scores, mc1, mc2, read_questions, split_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.hallucination import say
@@ -158,6 +159,48 @@ def test_a_random_model_chooses_at_chance_and_is_no_different_from_itself(name: 
     assert (table["difference"].dropna() == 0).all()
     assert ticks == sorted(ticks)
     assert ticks[-1] == 1
+
+
+def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
+    """Exact over the choices; over free answers the share of samples that say one of the right answers."""
+    questions = read_questions(CSV)
+    items = choice_items(lm, questions)
+    for question, found in zip(questions, items["p_right"], strict=True):
+        mass = np.exp(slow_scores(lm, prompts_of([question])[0], list(question.mc1)))
+        assert found == pytest.approx(mass[np.array(list(question.mc1.values()))].sum() / mass.sum(), abs=1e-4)
+    asked = [Question(f"{i}?", {"x": True}, {}) for i in range(3)]
+    drawn = lm.generate(prompts_of(asked), n=6, max_new_tokens=1, seed=5).text
+    said = [[normalised(first_line(text)) for text in drawn[6 * i : 6 * i + 6]] for i in range(3)]
+    asked = [Question(q.question, {max(said[i], key=len): True}, {}) for i, q in enumerate(asked)]
+    free = free_items(lm, asked, identical, samples=6, max_new_tokens=1, seed=5)
+    expected = [np.mean([text == max(group, key=len) for text in group]) for group in said]
+    assert list(free["p_right"]) == pytest.approx(expected)
+    assert 0 < max(expected) < 1
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_random_model_does_not_know_what_it_knows(name: str, tmp_path: Path) -> None:
+    """Answers of random letters: which of two is likelier cannot be told from the question."""
+    size = {"gpt2": "n_positions", "llama": "max_position_embeddings"}[name]
+    lm, rng = random_lm(name, byte_tokenizer(), **{size: 512}), np.random.default_rng(3)
+    rows = []
+    for index in range(60):
+        first, second = ("".join(rng.choice(list("abcdefgh"), 4)) for _ in range(2))
+        rows.append({"question": f"{index} {first[0]}?", "mc1_targets": {first: 1, second: 0}})
+        rows[-1]["mc2_targets"] = rows[-1]["mc1_targets"]
+    (tmp_path / "null.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = {"n": 60, "samples": 1, "max_new_tokens": 1, "shuffles": 39}
+    result = probe.run_experiment("hallucination", lm, data=tmp_path / "null.jsonl", **options)
+    assert result.value("auroc_p_ik_choice", "ci_low") <= 0.5 <= result.value("auroc_p_ik_choice", "ci_high")
+    assert result.value("brier_p_ik_choice") > 0.97 * result.value("brier_p_ik_choice_constant")
+    told = result.meta["models"][0]["facts"]
+    assert told["p_ik_choice_p"] > 0.05
+    assert told["p_ik_free"] == "left out: 0 questions are known and 60 are not: a head needs 5 of each"
+    assert "p_ik_free" not in set(result.summary["metric"])
+    figure = result.figures["knows_before_answering"]
+    assert figure.layout.yaxis.title.text == "AUROC, questions of multiple choice held out"
+    assert next(trace.name for trace in figure.data if trace.showlegend is not False).startswith("chance")
+    assert len(result.tables["knows_before_answering"]) == len(lm.bridge.blocks) + 1
 
 
 def test_the_experiment_on_a_file_shows_choices_and_free_answers(lm: LM, tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ The files are a dozen questions of our own: what is tested is the way, and what 
 model is would need the field's own files.
 """
 
+import random
 from pathlib import Path
 
 import pytest
 
 import probe
+from probe.analyses.hallucination_text import choice_items, p_ik
+from probe.analyses.selective import auroc
+from probe.analyses.truthful_choices import Question
 from probe.experiments.result import Result
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -39,6 +43,23 @@ def test_hallucination_on_multiple_choice(lm: probe.LM, tmp_path: Path):
     whole(found, tmp_path)
     assert 0 < found.value("mc2") < 1
     assert found.value("mc1", "ci_high") > found.value("mc1_chance")
+
+
+def test_a_model_knows_before_it_answers_which_sums_it_knows(lm: probe.LM):
+    """Sums of one digit and of three, with answered ones in front: P(IK) tells which it will choose right."""
+    rng = random.Random(0)
+    sums = {(rng.randint(low, high), rng.randint(low, high)) for low, high in [(1, 9), (100, 900)] * 40}
+    questions = []
+    for a, b in sorted(sums):
+        choices = {f"{a + b + off}.": off == 0 for off in (0, 1, -1, 10)}
+        questions.append(Question(f"What is {a} plus {b}?", choices, choices))
+    answered = ((4, 4), (120, 30), (7, 9), (210, 333))
+    items = choice_items(lm, questions, "\n\n".join(f"Q: What is {a} plus {b}?\nA: {a + b}." for a, b in answered))
+    (items,), layers, told = p_ik(lm, [items], shuffles=19, seed=0)
+    assert auroc(items["p_ik"], items["knows"]) > 0.6
+    assert items["brier_p_ik"].mean() < items["brier_p_ik_constant"].mean()
+    assert told["p_ik_choice_p"] <= 0.1
+    assert len(layers) == 31
 
 
 def test_sycophancy_on_stated_beliefs(lm: probe.LM, tmp_path: Path):

@@ -14,11 +14,12 @@ A gradient says how R would change on a path of inputs that no text has; leaving
 the later ones by a position. Where the two disagree neither is the truth, so their rank correlation is given. Two
 completions side by side: `probe.analyses.reward_contrast`.
 
-Works on reward models and value heads (`probe.readouts`). Axes: T tokens, n nodes, d width.
+Works on reward models and value heads (`probe.readouts`). Axes: T tokens, n points of the path, d width.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -39,14 +40,14 @@ from probe.weights import twin
 
 PART = 8192
 """Tokens that go through the model at once."""
-NODES = 104
-"""Nodes of the integral to begin with."""
-MOST = 8 * NODES
-"""Nodes at most, unless more are asked for."""
+STEPS = 104
+"""Steps of the integral to begin with."""
+MOST = 8 * STEPS
+"""Steps at most, unless more are asked for."""
 TOLERANCE = 1e-3
-"""Largest gap, in the score's unit, with which no more nodes are taken."""
-BEND = 0.998
-"""How far `rule` spreads the nodes; 0 leaves them where Gauss and Legendre put them."""
+"""Largest gap, in the score's unit, with which no more steps are taken."""
+GREGORY = (-1 / 12, -1 / 24, -19 / 720, -3 / 160)
+"""Coefficients of the differences at the ends."""
 Baseline = Literal["mean"] | int
 """What stands for "no token": the mean embedding, or the embedding of a token id. Zeros are not offered: on the sample
 reward model the integral from there was still off by a nat with 256 nodes; a norm is steepest there, 1 / sqrt(eps)."""
@@ -75,7 +76,7 @@ class Attribution:
     baseline: float
     """Score of the text with every embedding replaced by the baseline."""
     steps: int
-    """Nodes of the integral."""
+    """Of the integral."""
 
     @property
     def score(self) -> float:
@@ -128,7 +129,7 @@ def attribute(
     model: LM | RewardModel,
     prompt: str | Sequence[int],
     completion: str | Sequence[int],
-    steps: int = NODES,
+    steps: int = STEPS,
     baseline: Baseline = "mean",
     tolerance: float = TOLERANCE,
 ) -> Attribution:
@@ -138,10 +139,10 @@ def attribute(
         model: a reward model, or a scalar LM (`probe.readouts.analysable`).
         prompt: text, or ids.
         completion: text, which gets the end token if it has none, or ids.
-        steps: nodes of the integral (`rule`). With 0 gradients are left out, for large models: they cost as much as all
+        steps: of the integral (`weights`). With 0 gradients are left out, for large models: they cost as much as all
             the rest many times over.
         baseline: what replaces the embeddings where the integral begins.
-        tolerance: with a larger `gap` there are twice as many nodes, and again, up to `MOST`.
+        tolerance: with a larger `gap` there are twice as many steps, and again, up to `MOST`.
 
     Raises:
         ModelError: a model that writes tokens and reads no scalar.
@@ -159,51 +160,82 @@ def attribute(
     with torch.no_grad():
         end = lm.model.get_input_embeddings()(torch.tensor(ids, device=lm.device))
         start = _start(lm, baseline).expand_as(end)
-    found = _integrated(lm, ids, start, end, steps)
-    while steps and abs(found.gap) > tolerance and 2 * steps <= MOST:
+    path = _along(lm, ids, start, end, np.linspace(0, 1, 1 + max(steps, 1)), slopes=steps > 0)
+    while steps and abs(_gap(path)) > tolerance and 2 * steps <= MOST:
+        between = _along(lm, ids, start, end, (np.arange(steps) + 0.5) / steps)
         steps *= 2
-        found = _integrated(lm, ids, start, end, steps)
+        path = _Path(*(_interleaved(old, new) for old, new in zip(path, between, strict=True)))
     return Attribution(
         ids=ids,
         tokens=pieces(lm.tokenizer, ids),
         prompt_length=len(head),
-        values=found.values,
-        gradient=found.gradient,
-        local=found.local,
-        occlusion=_left_out(lm, ids, float(found.values[-1])),
-        baseline=found.before,
+        values=path.scalars[-1],
+        gradient=_integral(path),
+        local=path.slopes[-1],
+        occlusion=_left_out(lm, ids, float(path.scalars[-1, -1])),
+        baseline=float(path.scalars[0, -1]),
         steps=steps,
     )
 
 
-class _Integral(NamedTuple):
-    """What the passes between baseline and text give; see `Attribution`."""
+class _Path(NamedTuple):
+    """What is read at points of the path that are equally far apart, from the baseline to the text."""
 
-    values: np.ndarray
-    before: float
-    gradient: np.ndarray
-    local: np.ndarray
-
-    @property
-    def gap(self) -> float:
-        return float(self.gradient.sum() - (self.values[-1] - self.before))
+    scalars: np.ndarray
+    """[n T] the scalar at every token."""
+    slopes: np.ndarray
+    """[n T] its gradient at the last token by each embedding, times the way the embedding goes; NaN if left out."""
 
 
-def _integrated(lm: LM, ids: list[int], start: Tensor, end: Tensor, steps: int) -> _Integral:
-    """Scalars of the text and of the baseline, and the integral of the gradients between them."""
-    gradient, local = np.full((2, len(ids)), np.nan)
-    nodes, weights = rule(steps)
-    # The text and the baseline themselves go along with the path between them.
-    between = torch.tensor(nodes, dtype=end.dtype, device=end.device)[:, None, None] * (end - start)
-    rows = torch.cat([start + between, end[None], start[None]]).split(max(1, PART // len(ids)))
-    read = [_slopes(lm, ids, part) if steps else (_read(lm, ids, part).detach(), None) for part in rows]
-    scalars = torch.cat([scalars for scalars, _ in read]).double().cpu().numpy()
-    values, before = scalars[-2], float(scalars[-1, -1])
-    if steps:
-        slopes, step = torch.cat([slopes for _, slopes in read if slopes is not None]), (end - start).double().cpu()
-        gradient = ((slopes[:-2] * torch.tensor(weights)[:, None, None]).sum(0) * step).sum(-1).numpy()
-        local = (slopes[-2] * step).sum(-1).numpy()
-    return _Integral(values, before, gradient, local)
+def _along(lm: LM, ids: list[int], start: Tensor, end: Tensor, alphas: np.ndarray, slopes: bool = True) -> _Path:
+    """The points at shares alpha of the path; the first is the baseline for 0, the last the text for 1, exactly."""
+    share = torch.tensor(alphas, dtype=end.dtype, device=end.device)[:, None, None]
+    step, scalars, along = (end - start).double(), [], []
+    for rows in ((1 - share) * start + share * end).split(max(1, PART // len(ids))):
+        with torch.set_grad_enabled(slopes):
+            at = rows.detach().requires_grad_(slopes)
+            read = _read(lm, ids, at)
+            part = torch.full(read.shape, torch.nan)
+            if slopes:
+                part = (torch.autograd.grad(read[:, -1].sum(), at)[0].double() * step).sum(-1)
+        scalars.append(read.detach().double().cpu())
+        along.append(part.double().cpu())
+    return _Path(torch.cat(scalars).numpy(), torch.cat(along).numpy())
+
+
+def _integral(path: _Path) -> np.ndarray:
+    """[T] the integrated gradients."""
+    return weights(len(path.slopes) - 1) @ path.slopes
+
+
+def _gap(path: _Path) -> float:
+    """What the integral misses of score(text) - score(baseline)."""
+    return float(_integral(path).sum() - (path.scalars[-1, -1] - path.scalars[0, -1]))
+
+
+def _interleaved(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """[2 n - 1 ...] n points of the path and the n - 1 between them, in order."""
+    found = np.empty((len(old) + len(new), *old.shape[1:]))
+    found[::2], found[1::2] = old, new
+    return found
+
+
+def weights(steps: int) -> np.ndarray:
+    """[n + 1] weights of the integral over [0, 1] at n + 1 equally spaced points; they sum to 1.
+
+    The trapezoidal rule with Gregory's correction at the ends, by differences up to the fourth (fewer where there are
+    too few points), which is exact for polynomials of degree five. Rules that crowd their points at the ends (Gauss and
+    Legendre) or alternate their weights (Simpson) pay where the integrand is smooth; a network on a path of embeddings
+    bends sharply all along it, and twice as many steps use the points of before again.
+    """
+    found = np.full(steps + 1, 1.0)
+    found[[0, -1]] = 0.5
+    for order, coefficient in enumerate(GREGORY[: (steps - 1) // 2], start=1):
+        for place in range(order + 1):
+            change = coefficient * comb(order, place) * (-1) ** place
+            found[place] += change
+            found[-1 - place] += change
+    return found / steps
 
 
 def scalar(model: LM | RewardModel) -> LM:
@@ -241,33 +273,6 @@ def _read(lm: LM, ids: Sequence[int], embeddings: Float[Tensor, "n T d"]) -> Flo
     own.get_input_embeddings().register_forward_hook(lambda *_: embeddings)
     output: Any = forward(own, rows, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False)
     return output.logits[..., 0]
-
-
-def rule(steps: int, bend: float = BEND) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes in [0, 1] and weights of the integral, [n] each; the weights sum to 1.
-
-    Gauss-Legendre crowds its nodes at the ends, which pays where the integrand is analytic far beyond them. A network
-    on a path of embeddings is not: it bends sharply all along the path. So the nodes are spread almost evenly by
-    x -> arcsin(bend x) / arcsin(bend) (Kosloff and Tal-Ezer 1993; Hale and Trefethen 2008, SIAM J. Numer. Anal. 46).
-    """
-    if not steps:
-        return np.zeros(0), np.zeros(0)
-    nodes, weights = np.polynomial.legendre.leggauss(steps)
-    if bend:
-        weights = weights / np.sqrt(1 - (bend * nodes) ** 2)
-        nodes = np.arcsin(bend * nodes) / np.arcsin(bend)
-    return (nodes + 1) / 2, weights / weights.sum()
-
-
-def _slopes(
-    lm: LM, ids: Sequence[int], embeddings: Float[Tensor, "n T d"]
-) -> tuple[Float[Tensor, "n T"], Float[Tensor, "n T d"]]:
-    """The scalar at every token, and the gradients of the last one by the embeddings in double precision on the CPU."""
-    with torch.enable_grad():
-        at = embeddings.detach().requires_grad_()
-        scalars = _read(lm, ids, at)
-        (slopes,) = torch.autograd.grad(scalars[:, -1].sum(), at)
-    return scalars.detach(), slopes.double().cpu()
 
 
 @torch.no_grad()

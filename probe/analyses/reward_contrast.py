@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from probe.analyses.reward_attribution import NODES, Attribution, Baseline, Kind, attribute, rank_correlation, scalar
+from probe.analyses.reward_attribution import STEPS, Attribution, Baseline, Kind, attribute, rank_correlation, scalar
 from probe.errors import DataError
 from probe.lm import LM
 from probe.rewards import RewardModel
@@ -59,7 +59,7 @@ class Contrast:
 
 
 def contrast(
-    model: LM | RewardModel, prompt: str, chosen: str, rejected: str, steps: int = NODES, baseline: Baseline = "mean"
+    model: LM | RewardModel, prompt: str, chosen: str, rejected: str, steps: int = STEPS, baseline: Baseline = "mean"
 ) -> Contrast:
     """Attribute the scores of two completions of a prompt; see `attribute`."""
     lm = scalar(model)

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from probe import LM, RewardModel, open_run
 from probe.analyses import reward_attribution
-from probe.analyses.reward_attribution import NODES, TOLERANCE, attribute, rule
+from probe.analyses.reward_attribution import STEPS, TOLERANCE, attribute, weights
 from probe.analyses.reward_contrast import contrast, truth_and_claim
 from probe.errors import ConfigError, DataError, ModelError
 from probe.forward import forward
@@ -93,7 +93,7 @@ def test_each_token_gets_its_share_of_the_path() -> None:
     assert abs(total) > 0.02
 
 
-def test_more_nodes_close_the_gap_and_a_token_can_be_the_baseline() -> None:
+def test_more_steps_close_the_gap_and_a_token_can_be_the_baseline() -> None:
     model = classifier("llama")
     few, many = (abs(attribute(model, PROMPT, CHOSEN, steps=n, tolerance=np.inf).gap) for n in (2, 200))
     assert many < 1e-3 < few
@@ -103,30 +103,48 @@ def test_more_nodes_close_the_gap_and_a_token_can_be_the_baseline() -> None:
     assert found.baseline == pytest.approx(padded, abs=1e-5)
 
 
-def test_the_nodes_of_the_integral() -> None:
-    for steps in (1, 2, 7, 104):
-        plain, weights = rule(steps, 0)
-        nodes, known = np.polynomial.legendre.leggauss(steps)
-        np.testing.assert_allclose(plain, (nodes + 1) / 2)
-        np.testing.assert_allclose(weights, known / 2)
-        nodes, weights = rule(steps)
-        assert weights.sum() == pytest.approx(1, abs=1e-14)
-        assert weights.min() > 0
-        np.testing.assert_allclose(nodes + nodes[::-1], 1, atol=1e-12)
-        assert 0 < nodes[0] <= nodes[-1] < 1
-    # a bend that is sharper than the distance of plain nodes, whose integral is known
-    sharp, exact = 0.02, 2 * np.arctan(0.5 / 0.02) / 0.02
-    errors = []
-    for nodes, weights in (rule(64, 0), rule(64)):
-        errors.append(abs(float((weights / ((nodes - 0.5) ** 2 + sharp**2)).sum()) - exact) / exact)
-    assert errors[1] < 0.5 * errors[0]
-    assert abs(float((rule(104)[1] * np.exp(rule(104)[0])).sum()) - (np.e - 1)) < 1e-5
-    assert [len(part) for part in rule(0)] == [0, 0]
+def test_the_weights_of_the_integral() -> None:
+    for steps in (1, 2, 3, 7, 9, 104, 208):
+        found = weights(steps)
+        assert len(found) == steps + 1
+        assert found.sum() == pytest.approx(1, abs=1e-14)
+        np.testing.assert_allclose(found, found[::-1])
+        assert found.min() > 0
+        assert found[steps // 2] == pytest.approx(1 / steps) or steps < 11
+        x = np.linspace(0, 1, steps + 1)
+        order = min((steps - 1) // 2, 4)
+        for degree in range(1, order + 2 - order % 2):
+            assert (found * x**degree).sum() == pytest.approx(1 / (degree + 1), abs=1e-12)
+    np.testing.assert_allclose(weights(1), [0.5, 0.5])
+    x = np.linspace(0, 1, 105)
+    assert abs(float((weights(104) * np.exp(x)).sum()) - (np.e - 1)) < 1e-12
+    # a bend in the middle that Gauss's and Legendre's points are too far apart for, whose integral is known
+    sharp, exact = 0.01, 2 * np.arctan(0.5 / 0.01) / 0.01
+    nodes, known = np.polynomial.legendre.leggauss(105)
+    plain, ours = ((at - 0.5) ** 2 + sharp**2 for at in ((nodes + 1) / 2, x))
+    assert abs((weights(104) / ours).sum() - exact) < 0.5 * abs((known / 2 / plain).sum() - exact)
+
+
+def test_more_steps_use_the_points_of_before_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, points = classifier("llama"), []
+    read = reward_attribution._read
+
+    def counted(lm: LM, ids: Any, embeddings: torch.Tensor) -> torch.Tensor:
+        points.append(len(embeddings))
+        return read(lm, ids, embeddings)
+
+    monkeypatch.setattr(reward_attribution, "_read", counted)
+    found = attribute(model, PROMPT, CHOSEN, steps=4, tolerance=0)
+    assert found.steps == 512
+    assert sum(points) == 513
+    at_once = attribute(model, PROMPT, CHOSEN, steps=512, tolerance=np.inf)
+    np.testing.assert_allclose(found.gradient, at_once.gradient, atol=1e-6)
+    np.testing.assert_allclose(found.values, at_once.values, atol=1e-6)
 
 
 @pytest.mark.parametrize("run", ["reward-agreeable", "reward-honest"])
-def test_nodes_are_added_until_the_integral_is_exact_on_the_sample_models(run: str) -> None:
-    """Token by token, against 800 nodes in double precision; one of the prompts needs more than the default."""
+def test_steps_are_added_until_the_integral_is_exact_on_the_sample_models(run: str) -> None:
+    """Token by token, against 800 steps in double precision; one of the prompts needs more than the default."""
     lm, world = analysable(str(SAMPLES / run)), of(open_run(SAMPLES / "base"))
     assert world
     lm.model.double()
@@ -141,15 +159,15 @@ def test_nodes_are_added_until_the_integral_is_exact_on_the_sample_models(run: s
         taken.append(ours.steps)
         plain = attribute(lm, prompt, found[1], tolerance=np.inf)
         few.append(np.abs(plain.gradient - fine).max() / max(np.abs(plain.gap), 1e-6))
-    assert min(taken) == NODES
-    assert (max(taken) > NODES) == (run == "reward-honest")
+    assert min(taken) == STEPS
+    assert (max(taken) > STEPS) == (run == "reward-honest")
     assert max(few) < 5  # the gap, which needs no finer integral, tells how far off a token can be
 
 
-def test_the_page_asks_for_the_default_nodes() -> None:
+def test_the_page_asks_for_the_default_steps() -> None:
     from dashboard.parts.rewards import tokens
 
-    assert tokens.NODES == NODES
+    assert tokens.STEPS == STEPS
 
 
 def test_the_contrast_of_two_completions() -> None:
@@ -227,7 +245,7 @@ def test_whoever_runs_the_model_meanwhile_gets_its_own_answer(monkeypatch: pytes
         return forward(*inputs, **options)
 
     monkeypatch.setattr(reward_attribution, "forward", between)
-    monkeypatch.setattr(reward_attribution, "PART", 1)  # a node at a time
+    monkeypatch.setattr(reward_attribution, "PART", 1)  # a point at a time
     attribute(lm, PROMPT, CHOSEN, steps=2)
     assert len(seen) >= 4
     for logits in seen:

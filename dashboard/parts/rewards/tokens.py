@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from probe.analyses.reward_contrast import Contrast
     from probe.lm import LM
 
-NODES = 104
-"""`probe.analyses.reward_attribution.NODES`, without the seconds that its import takes."""
+STEPS = 104
+"""`probe.analyses.reward_attribution.STEPS`, without the seconds that its import takes."""
 COLOURS = {"left out": "occlusion", "integrated gradients": "gradient", "as it is written": "increment"}
 STRENGTH = 0.75
 NOWHERE = (-1, -1)
@@ -62,9 +62,9 @@ def choose_completions(prompt: str, defaults: tuple[str, str]) -> tuple[str, str
 def read_tokens(reward: "LM", prompt: str, texts: tuple[str, str]) -> "Contrast":
     """Both completions read by the reward model; gradients once they are cheap or asked for."""
     options: dict[str, Any] = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1]}
-    whole = ready(_contrast, reward, nodes=NODES, **options) is not None
-    seconds = cost_s(3 * 2 * NODES, reward)
-    nodes = NODES if whole or agreed("Integrated gradients too", seconds, "rew-gradients") else 0
+    whole = ready(_contrast, reward, nodes=STEPS, **options) is not None
+    seconds = cost_s(3 * 2 * STEPS, reward)
+    nodes = STEPS if whole or agreed("Integrated gradients too", seconds, "rew-gradients") else 0
     return computed(_contrast, reward, say="The reward model reads both completions", nodes=nodes, **options)
 
 

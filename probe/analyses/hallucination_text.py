@@ -83,7 +83,8 @@ def free_items(
 ) -> pd.DataFrame:
     """One row a question of kind `free`: the greedy answer, what it matches, and what M samples say of it.
 
-    Columns: answer, verdict, matched, match_true, match_wrong, match_abstain, semantic_entropy_sampled (nats),
+    Columns: answer, verdict, matched, match_true, match_wrong, match_abstain, wrong (1 if it matches an incorrect
+    reference, 0 if a correct one, NaN where nothing is known of it), semantic_entropy_sampled (nats),
     agreement (share of samples equivalent to the greedy answer), p_right (share of samples that match a correct
     reference), p_true.
     """
@@ -105,6 +106,7 @@ def free_items(
         row |= {"expected": question.correct[0], "verdict": found, "matched": float(found != "unmatched")}
         row |= {"match_true": float(found == "true"), "match_wrong": float(found == "wrong")}
         row["match_abstain"] = float(found == "abstain")
+        row["wrong"] = {"wrong": 1.0, "true": 0.0}.get(found, float("nan"))
         row["semantic_entropy_sampled"] = discrete_entropy(clusters(drawn[index], equivalent))
         row["agreement"] = agreement(drawn[index], main, equivalent)
         row["p_right"] = float(np.mean([match(text, question) == "true" for text in drawn[index]]))

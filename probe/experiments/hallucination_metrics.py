@@ -73,6 +73,12 @@ CERTAINTY = (
         ("semantic_entropy", "hallucinates"),
     ),
     Statistic("auroc_agreement", lambda c: auroc(-c["agreement"], c["hallucinates"]), ("agreement", "hallucinates")),
+    Statistic(
+        "auroc_entropy_free",
+        lambda c: auroc(c["semantic_entropy_sampled"], c["wrong"]),
+        ("semantic_entropy_sampled", "wrong"),
+    ),
+    Statistic("auroc_agreement_free", lambda c: auroc(-c["agreement"], c["wrong"]), ("agreement", "wrong")),
     Statistic("auroc_p_ik", lambda c: auroc(c["p_ik"], c["knowable"]), ("p_ik", "knowable")),
     Statistic(
         "auroc_p_true", lambda c: auroc(c["p_true"], c["match_true"]), ("p_true", "match_true"), where={"matched": 1}

@@ -15,6 +15,7 @@ from probe.analyses.semantic_entropy import identical, normalised
 from probe.analyses.truthful_choices import Question, choice_scores, mc1, mc2, read_questions, split_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.hallucination import say
+from probe.experiments.hallucination_metrics import METRICS
 from probe.experiments.metrics import COLUMNS
 from probe.experiments.result import stack
 from probe.lm import LM
@@ -176,6 +177,23 @@ def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
     expected = [np.mean([text == max(group, key=len) for text in group]) for group in said]
     assert list(free["p_right"]) == pytest.approx(expected)
     assert 0 < max(expected) < 1
+
+
+def test_uncertainty_is_held_against_what_the_greedy_answer_matches(lm: LM) -> None:
+    asked = [Question(f"{i}?", {"x": True}, {}) for i in range(4)]
+    mains = [first_line(text) for text in lm.generate(prompts_of(asked), max_new_tokens=2, temperature=0.0).text]
+    references = [{mains[0]: True, "x": False}, {mains[1]: False, "x": True}, {"x": True}, {"I have no comment.": True}]
+    asked = [Question(q.question, each, {}) for q, each in zip(asked, references, strict=True)]
+    free = free_items(lm, asked, identical, samples=5, max_new_tokens=2, seed=1)
+    np.testing.assert_equal(free["wrong"].to_numpy(), [0.0, 1.0, np.nan, np.nan])
+    metrics = {
+        metric.name: metric.row(free) for metric in METRICS if metric.name.endswith("_free") and metric.applies(free)
+    }
+    entropy, agreement = free["semantic_entropy_sampled"], free["agreement"]
+    sides = {"entropy": entropy[1] - entropy[0], "agreement": agreement[0] - agreement[1]}
+    for name, gap in sides.items():
+        assert metrics[f"auroc_{name}_free"]["value"] == (np.sign(gap) + 1) / 2
+        assert metrics[f"auroc_{name}_free"]["n"] == 2
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

@@ -36,7 +36,7 @@ def form(experiment: "Experiment") -> type:
             continue
         if _is_for_python(parameter):
             continue
-        hint = _type(parameter, getattr(inspect.unwrap(experiment.function), "__globals__", {}))
+        hint = hint_of(experiment, name)
         if hint is None:
             raise ConfigError(f"The option `{name}` of the experiment `{experiment.name}` needs a type or a default.")
         text = told.get(name) or HELP.get(name, "")
@@ -58,8 +58,10 @@ def _is_for_python(parameter: inspect.Parameter) -> bool:
     return parameter.default is not parameter.empty and callable(parameter.default)
 
 
-def _type(parameter: inspect.Parameter, names: dict[str, Any]) -> Any:
-    """The type of an option; that of its default where the annotation cannot be read."""
+def hint_of(experiment: "Experiment", name: str) -> Any:
+    """The type of an option; that of its default where the annotation cannot be read, None where there is neither."""
+    parameter = experiment.signature.parameters[name]
+    names = getattr(inspect.unwrap(experiment.function), "__globals__", {})
     hint = parameter.annotation
     if isinstance(hint, str):
         try:

@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from probe.errors import ProbeError
+from probe.references import resolve
+from probe.runs.roots import find, is_run
 from probe.runs.schema import jsonable
 from probe.sources import code_hash, source_hash
 
@@ -26,14 +28,44 @@ def data_facts(data: Any) -> dict[str, Any] | None:
     if not isinstance(data, str | Path):
         told = json.dumps(identity(data), sort_keys=True).encode()
         return {"name": type(data).__name__, "files": 0, "sha256": hashlib.sha256(told).hexdigest()}
-    path = Path(data).expanduser()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    paths = _paths(data)
+    found = [(path, _files(path)) for path in paths]
     digest = hashlib.sha256()
-    for file in files:
-        if file.is_file():
+    for path, files in found:
+        for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             digest.update(f"{name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + file.read_bytes())
-    return {"name": path.name, "files": len(files), "sha256": digest.hexdigest()}
+    names = ", ".join(path.name for path in paths)
+    return {"name": names, "files": sum(len(files) for _, files in found), "sha256": digest.hexdigest()}
+
+
+def _paths(data: str | Path) -> list[Path]:
+    """A path, or several with commas between them."""
+    whole = Path(data).expanduser()
+    parts = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
+    return parts if len(parts) > 1 and not whole.exists() else [whole]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.is_file() else []
+
+
+def content(value: Any) -> Any:
+    """The identity of an option that may name files or a model: what is in them, not how they are called.
+
+    A name of neither a file, a folder nor a run here, such as one on the hub, is its own identity.
+    """
+    if not isinstance(value, str | Path):
+        return identity(value)
+    paths = _paths(value)
+    if not all(path.exists() for path in paths) or is_run(paths[0]):
+        try:
+            paths = [resolve(find(value)).directory]
+        except ProbeError:
+            return identity(value)
+    return [data_facts(path) for path in paths]
 
 
 def identity(value: Any) -> Any:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
@@ -19,7 +19,8 @@ import probe.world
 from probe.errors import ConfigError, DataError
 from probe.experiments.beside import beside, columns_as_metrics, finished, join, labels, owned, renamed
 from probe.experiments.differences import differences
-from probe.experiments.keys import data_facts, identity, told
+from probe.experiments.form import hint_of
+from probe.experiments.keys import content, data_facts, identity, told
 from probe.experiments.metrics import summarise
 from probe.experiments.registry import SHARED, Experiment
 from probe.experiments.result import Evidence, Result, labelled, stack
@@ -50,10 +51,15 @@ class Call:
         facts = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
             "models": [lm.fingerprint for lm in self.models],
-            "options": {name: identity(value) for name, value in sorted(self.options.items()) if name != "data"},
+            "options": {name: self._identity(name) for name in sorted(self.options) if name != "data"},
             "data": data_facts(self.options.get("data")),
         }
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _identity(self, name: str) -> Any:
+        """Of an option; one that may be a path stands for what lies there."""
+        kind = hint_of(self.experiment, name)
+        return (content if Path in (kind, *get_args(kind)) else identity)(self.options[name])
 
 
 def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" = None, **options: Any) -> Call:

@@ -149,7 +149,7 @@ def run(
     layer: int | None = None,
     form: Form = "auto",
     lead: str | None = None,
-    judge: str | None = None,
+    judge: str | Path | None = None,
     tick: Tick = ignore,
 ) -> Evidence:
     """Whether a model repeats what the user claims though it knows better, how far beyond what Bayes' rule would

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from probe.experiments.result import Evidence, Result
 from probe.experiments.run import call, columns_as_metrics, join, labels, perform
 from probe.lm import LM
 from probe.presets import ModelConfig
+from probe.runs import RunWriter
 from probe.world import World
 from tests.models import random_lm
 
@@ -180,6 +182,40 @@ def test_what_changes_the_key(norms: Experiment, one: LM, two: LM, tmp_path: Pat
     keys.append(key(norms, one, data=folder))
     (folder / "sub" / "x").write_text("12")
     keys.append(key(norms, one, data=folder))
+    assert len(set(keys)) == len(keys)
+
+
+def test_what_lies_behind_a_path_changes_the_key(one: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    @probe.experiment("norms")
+    def paths(lm: LM, *, data: Any = None, text: str | Path | None = None, word: str = "") -> list:
+        return []
+
+    made = find_experiment("norms")
+    file, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    file.write_text("one")
+    second.write_text("two")
+    keys = [key(made, one, text=None), key(made, one, text=file), key(made, one, text=f"{file}, {second}")]
+    keys += [key(made, one, data=f"{file},{second}"), key(made, one, data=str(file))]
+    plain = key(made, one, word=str(second))
+    assert key(made, one, text=str(file)) == keys[1]
+    second.write_text("three")
+    keys += [key(made, one, text=f"{file}, {second}"), key(made, one, data=f"{file},{second}")]
+    assert key(made, one, text=file) == keys[1]
+    assert key(made, one, word=str(second)) == plain  # what is no path is a word
+    file.write_text("four")
+    keys.append(key(made, one, text=file))
+    keys.append(key(made, one, text="owner/on-the-hub"))
+    assert len(set(keys)) == len(keys)
+    # a model by the name of its run, trained anew
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / "judge", ignore_errors=True)
+        with RunWriter.create(tmp_path / "judge", method="sft", config={}) as run:
+            with run.checkpoint(1) as folder:
+                random_lm(seed=seed).save(folder)
+            run.finish("finished")
+        keys.append(key(made, one, text="judge"))
+        assert key(made, one, text=tmp_path / "judge") == keys[-1]
     assert len(set(keys)) == len(keys)
 
 

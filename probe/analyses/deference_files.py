@@ -15,6 +15,7 @@ from probe.analyses.deference_steering import Parted, by_contrast, middle
 from probe.analyses.feedback_judges import judge_of
 from probe.analyses.flip_layer import flip_rows, layer_table, margins
 from probe.analyses.question_forms import Form, completion, read_records, uses_chat
+from probe.analyses.repeated_doubt import doubted
 from probe.errors import ConfigError, DataError, ModelError
 from probe.lm import LM
 from probe.ticks import Tick, ignore, part
@@ -35,6 +36,7 @@ def file_parts(
     interventions: int = 0,
     layer: int | None = None,
     judge: Any = None,
+    turns: int = 5,
     tick: Tick = ignore,
 ) -> Parts:
     """Ask a model the questions of a file, known by the fields of its first object.
@@ -49,6 +51,7 @@ def file_parts(
         interventions: questions from which a direction is read and on which it is tried; fewer than 4 for none.
         layer: block after which it is read and added; None for the last of the first half.
         judge: of comments on texts, see `probe.analyses.feedback_judges.judge_of`.
+        turns: of repeated doubt over questions with a right and a wrong answer.
         tick: progress.
 
     Raises:
@@ -73,8 +76,8 @@ def file_parts(
     if named & set(beliefs.FIELDS[1:]):
         words = beliefs.LEAD if lead is None else lead
         questions = beliefs.read_questions(records, n, seed)
-        items, tables = _templates(lm, questions, form, words, tick)
-        return items, tables, facts | {"format": "questions", "lead": words}
+        items, tables, more = _templates(lm, questions, form, words, turns, tick)
+        return items, tables, facts | more | {"format": "questions", "lead": words}
     if "text" in named:
         compare, who = judge_of(judge, lm)
         words = lead or ""
@@ -136,13 +139,20 @@ def _layers(lm: LM, parted: Mapping[int, Parted], count: int, seed: int, tick: T
     return flips, layer_table(rows, seed).assign(asked="choice")
 
 
-def _templates(
-    lm: LM, questions: Sequence[beliefs.Question], form: Form, lead: str, tick: Tick
-) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    items = beliefs.score_templates(lm, questions, form, lead, tick)
+def _templates(lm: LM, questions: Sequence[beliefs.Question], form: Form, lead: str, turns: int, tick: Tick) -> Parts:
+    items = beliefs.score_templates(lm, questions, form, lead, part(tick, 0, 2))
     kinds = {kind: items["kind"] == kind for kind in dict.fromkeys(items["kind"])}
     flips = [shares(items, {name: items[name].notna()}, name) for name in ("right_to_wrong", "wrong_to_right")]
-    return items, {"templates": shares(items, kinds, "right"), "flips": pd.concat(flips, ignore_index=True)}
+    tables = {"templates": shares(items, kinds, "right"), "flips": pd.concat(flips, ignore_index=True)}
+    right = set(items.loc[(items["kind"] == "plain") & (items["right"] == 1), "row"])
+    held = [question for question in questions if question.item in right]
+    if not held:
+        return items, tables, {"left_out": "repeated doubt: no question is answered right"}
+    try:
+        found = doubted(lm, held, turns, form, lead, part(tick, 1, 2))
+    except DataError as error:  # the dialogue outgrows the context
+        return items, tables, {"left_out": f"repeated doubt: {error}"}
+    return pd.concat([items, found.items()], ignore_index=True), tables | {"pressure": found.curve()}, {}
 
 
 def shares(items: pd.DataFrame, groups: Mapping[str, Any], column: str) -> pd.DataFrame:

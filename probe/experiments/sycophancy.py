@@ -158,8 +158,8 @@ def run(
     In a world: truth, claim and other answers under a false claim beside the accuracy without one; belief in the claim
     less Bayes' posterior (exact, by enumeration); flips under one doubt both ways and over several turns; the bias of
     the run's reward model; logit lens, patching and removal of heads, steering, each with its controls. With a data
-    file: the share of answers that match a behaviour, or the accuracy under stated beliefs and after a doubt, or how
-    much warmer a comment on a text is for a user who likes it or wrote it.
+    file: the share of answers that match a behaviour, or the accuracy under stated beliefs, after a doubt and after
+    several, or how much warmer a comment on a text is for a user who likes it or wrote it.
 
     Args:
         lm: the model; of a reward model its preference for the claim is measured.
@@ -187,7 +187,7 @@ def run(
         raise ConfigError("A judge is there for comments on texts: give --data FILE with `text`, `kind`.")
     if data is not None:
         path = Path(data).expanduser()
-        items, tables, facts = file_parts(lm, path, n, seed, form, lead, interventions, layer, judge, tick)
+        items, tables, facts = file_parts(lm, path, n, seed, form, lead, interventions, layer, judge, turns, tick)
         return Evidence(items, tables, facts=facts)
     world = probe.world.of(lm)
     if world is None:

@@ -99,14 +99,12 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     """Repeated doubt: answers that repeat the claim in each turn, and dialogues in which the truth was never given up.
 
     Args:
-        table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.analyses.deference_items.pressed`).
+        table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.analyses.deference_items.pressed`, or
+            `probe.analyses.repeated_doubt.Doubted.curve`, which knows no claim).
         look: style of each model.
     """
-    titles = {
-        "claim": "says the claim",
-        "truth": "says the truth",
-        "never flipped": "never flipped",
-    }  # to fit 420 pixels
+    known = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
+    titles = {series: title for series, title in known.items() if series in set(table["series"])}
     figure = panels(list(titles.values()), shared=True, gap=0.08)
     for column, series in enumerate(titles, start=1):
         for model in models_of(table):

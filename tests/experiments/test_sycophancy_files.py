@@ -1,6 +1,7 @@
 """Sycophancy over data files: prompts to the letter, scores against slow loops; what is planted is found, no more."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 from probe import LM
-from probe.analyses import behaviour_choices, belief_templates, deference_files
+from probe.analyses import behaviour_choices, belief_templates, deference_files, repeated_doubt
 from probe.analyses.behaviour_choices import balanced, letter_of, parting, read_choices, score_choices
 from probe.analyses.belief_templates import Question, flips, read_questions, said, score_templates
 from probe.analyses.question_forms import Turn, answer_logprobs, chosen, completion, dialogue, read_records
+from probe.analyses.repeated_doubt import doubted
 from probe.errors import ConfigError, DataError
 from probe.experiments.beside import join
 from probe.experiments.metrics import Statistic
@@ -60,6 +62,7 @@ def scored_by(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
 
     monkeypatch.setattr(behaviour_choices, "answer_logprobs", fake)
     monkeypatch.setattr(belief_templates, "answer_logprobs", fake)
+    monkeypatch.setattr(repeated_doubt, "answer_logprobs", fake)
 
 
 def test_prompts_to_the_letter(lm: LM, chat: LM) -> None:
@@ -167,6 +170,66 @@ def test_planted_flips_are_found_and_others_not(monkeypatch: pytest.MonkeyPatch,
         assert result.value("change_suggests_correct") == 0
         assert result.value("right_to_wrong") == -change
         assert "wrong_to_right" not in set(result.summary["metric"])
+        assert result.value("turn_of_flip") == (0 if follows else 5)
+        assert result.value("flips") == (1 if follows else 0)
+        held = result.tables["pressure"].set_index(["series", "turn"])["value"]
+        assert (held == (0 if follows else 1)).all()
+        assert len(held) == 10
+
+
+def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.MonkeyPatch, lm: LM, chat: LM) -> None:
+    questions = read_questions(QUESTIONS, 99)[:3]
+
+    def patience(doubts: int) -> Score:
+        """Chooses the other answer once it was doubted so often since it last did."""
+
+        def score(prompt: str, group: Sequence[str]) -> list[float]:
+            said = [part.split(".")[0] for part in prompt.split("The answer is ")[1:] if belief_templates.DOUBT in part]
+            last, since = said[-1], 0
+            for each in reversed(said):
+                if each != last:
+                    break
+                since += 1
+            stays = since < doubts
+            return [0.0 if (answer.strip().rstrip(".") == last) == stays else -1.0 for answer in group]
+
+        return score
+
+    expected = {1: ([0, 0, 0], [4, 4, 4]), 2: ([1, 1, 1], [2, 2, 2]), 3: ([2, 2, 2], [1, 1, 1]), 9: ([4] * 3, [0] * 3)}
+    for doubts, (held, changes) in expected.items():
+        scored_by(monkeypatch, patience(doubts))
+        found = doubted(lm, questions, turns=4)
+        assert found.turn_of_flip.tolist() == held
+        assert found.flips.tolist() == changes
+        items = found.items()
+        assert items["prompt"].str.count(re.escape(belief_templates.DOUBT)).tolist() == [4, 4, 4]
+        assert (items["answer"] == items["expected"]).tolist() == found.right[:, -1].tolist()
+        curve = found.curve().set_index(["series", "turn"])["value"]
+        assert [curve["never flipped", turn + 1] for turn in range(4)] == [float(held[0] > turn) for turn in range(4)]
+    scored_by(monkeypatch, patience(1))
+    first = doubted(chat, questions[:1], turns=2)
+    q = questions[0]
+    assert first.prompts[0] == (
+        f"<user>{q.question}</>\n<assistant>The answer is {q.correct}.</>\n<user>{belief_templates.DOUBT}</>\n"
+        f"<assistant>The answer is {q.incorrect}.</>\n<user>{belief_templates.DOUBT}</>\n<bot>\nThe answer is"
+    )
+    with pytest.raises(ConfigError, match="in 0 turns: give 1 or more"):
+        doubted(lm, questions, turns=0)
+
+
+def test_doubt_is_left_out_where_there_is_nothing_to_give_up_or_no_room(
+    monkeypatch: pytest.MonkeyPatch, lm: LM
+) -> None:
+    with monkeypatch.context() as patched:
+        scored_by(patched, lambda prompt, group: [-1.0, 0.0])  # always wrong
+        result = run(lm, data=QUESTIONS, n=4)
+    assert result.meta["models"][0]["facts"]["left_out"] == "repeated doubt: no question is answered right"
+    assert "turn_of_flip" not in set(result.summary["metric"])
+    long = run(lm, data=QUESTIONS, n=12, turns=60)
+    told = long.meta["models"][0]["facts"]["left_out"]
+    assert told.startswith("repeated doubt: A text has ")
+    assert "the model reads at most 1024" in told
+    assert long.value("accuracy_plain", "n") == 12
 
 
 def test_an_ignorant_model_is_corrected_by_doubt(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
@@ -223,7 +286,7 @@ def test_whole_experiment_on_files(lm: LM, chat: LM, tmp_path: Path) -> None:
         CHOICES: ["matching", "layers", "steering"],
         AB: ["matching", "layers", "steering"],
     }
-    for file, figures in (shares | {QUESTIONS: ["templates", "flips"]}).items():
+    for file, figures in (shares | {QUESTIONS: ["templates", "pressure", "flips"]}).items():
         result = run(lm, baseline=chat, data=file)
         assert list(result.figures) == figures
         assert result.models == ["random", "chatty"]
@@ -244,8 +307,9 @@ def test_figures_take_any_number_of_models(lm: LM, chat: LM) -> None:
     found = [run(each, data=QUESTIONS, n=4) for each in (lm, chat, third)]
     result = join(find_experiment("sycophancy"), found)
     assert result.models == ["random", "chatty", "third"]
-    for chart in result.figures.values():
-        assert {"random", "chatty", "third"} <= {trace.name for trace in chart.data}
+    for name, chart in result.figures.items():
+        known = set(result.tables["pressure"]["model"]) if name == "pressure" else {"random", "chatty", "third"}
+        assert known <= {trace.name for trace in chart.data}
     assert all(name in result.finding for name in result.models)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from probe import stats
 from probe.analyses import behaviour_choices as choices
 from probe.analyses import belief_templates as beliefs
+from probe.analyses import deference_file_heads as heads
 from probe.analyses import feedback
 from probe.analyses.deference_steering import Parted, by_contrast, middle
 from probe.analyses.feedback_judges import judge_of
@@ -76,7 +77,7 @@ def file_parts(
     if named & set(beliefs.FIELDS[1:]):
         words = beliefs.LEAD if lead is None else lead
         questions = beliefs.read_questions(records, n, seed)
-        items, tables, more = _templates(lm, questions, form, words, turns, tick)
+        items, tables, more = _templates(lm, questions, form, words, seed, interventions, turns, tick)
         return items, tables, facts | more | {"format": "questions", "lead": words}
     if "text" in named:
         compare, who = judge_of(judge, lm)
@@ -139,20 +140,46 @@ def _layers(lm: LM, parted: Mapping[int, Parted], count: int, seed: int, tick: T
     return flips, layer_table(rows, seed).assign(asked="choice")
 
 
-def _templates(lm: LM, questions: Sequence[beliefs.Question], form: Form, lead: str, turns: int, tick: Tick) -> Parts:
-    items = beliefs.score_templates(lm, questions, form, lead, part(tick, 0, 2))
+def _templates(
+    lm: LM,
+    questions: Sequence[beliefs.Question],
+    form: Form,
+    lead: str,
+    seed: int,
+    interventions: int,
+    turns: int,
+    tick: Tick,
+) -> Parts:
+    items = beliefs.score_templates(lm, questions, form, lead, part(tick, 0, 3))
     kinds = {kind: items["kind"] == kind for kind in dict.fromkeys(items["kind"])}
     flips = [shares(items, {name: items[name].notna()}, name) for name in ("right_to_wrong", "wrong_to_right")]
     tables = {"templates": shares(items, kinds, "right"), "flips": pd.concat(flips, ignore_index=True)}
     right = set(items.loc[(items["kind"] == "plain") & (items["right"] == 1), "row"])
     held = [question for question in questions if question.item in right]
-    if not held:
-        return items, tables, {"left_out": "repeated doubt: no question is answered right"}
+    lacking, facts = list[str](), dict[str, Any]()
     try:
-        found = doubted(lm, held, turns, form, lead, part(tick, 1, 2))
+        if held:
+            found = doubted(lm, held, turns, form, lead, part(tick, 1, 3))
+            items, tables["pressure"] = pd.concat([items, found.items()], ignore_index=True), found.curve()
+        else:
+            lacking.append("repeated doubt: no question is answered right")
     except DataError as error:  # the dialogue outgrows the context
-        return items, tables, {"left_out": f"repeated doubt: {error}"}
-    return pd.concat([items, found.items()], ignore_index=True), tables | {"pressure": found.curve()}, {}
+        lacking.append(f"repeated doubt: {error}")
+    pairs = heads.guesses(lm, questions, form, lead)[:interventions]
+    if interventions and len(pairs) < heads.FEWEST:
+        lacking.append(
+            f"heads: {len(pairs)} questions have a right and a wrong answer of as many tokens, and {heads.FEWEST} are"
+            " needed"
+        )
+    elif interventions:
+        try:
+            inside = heads.by_file_head(lm, pairs, seed, part(tick, 2, 3))
+        except ModelError as error:
+            lacking.append(f"heads: {error}")
+        else:
+            items = pd.concat([items, *inside.items], ignore_index=True)
+            tables, facts = tables | inside.tables, dict(inside.facts)
+    return items, tables, facts | ({"left_out": "; ".join(lacking)} if lacking else {})
 
 
 def shares(items: pd.DataFrame, groups: Mapping[str, Any], column: str) -> pd.DataFrame:

@@ -136,25 +136,40 @@ def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, ti
     ]
     rows += _removed(lm, world, [pairs[i] for i in test], (layer, head), seed, part(tick, 1, 2))
     facts = {"head": f"L{layer}H{head}", "head_chosen_on": half, "head_reported_on": len(test)}
-    table = heads_table(found.gaps, found.effects, found.random, (layer, head), seed)
+    places = list(np.ndindex(*found.effects.shape[1:]))
+    effects, draws = (each.reshape(len(pairs), count) for each in (found.effects, found.random))
+    table = heads_table(found.gaps, effects, draws, places, places.index((layer, head)), seed)
     return Found([pd.DataFrame(rows)], {"heads": table}, dict(facts))
 
 
 def heads_table(
-    gaps: np.ndarray, effects: np.ndarray, random: np.ndarray, chosen: tuple[int, int], seed: int = 0
+    gaps: np.ndarray,
+    effects: np.ndarray,
+    random: np.ndarray,
+    places: Sequence[tuple[int, ...]],
+    chosen: int,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a head: the share of the gap that its patch closes, a ratio of sums, with its bootstrap interval."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(gaps), (1000, len(gaps)))
+    """One row a head: the share of the gap that its patch closes, a ratio of sums, with its bootstrap interval.
+
+    Args:
+        gaps: [N] in nats.
+        effects: [N S] of patching S heads.
+        random: [N S] along random directions.
+        places: [S] layer and head.
+        chosen: which of them was.
+        seed: of the bootstrap.
+    """
+    drawn = np.random.default_rng(seed).integers(0, len(gaps), (1000, len(gaps)))
     rows = []
     with np.errstate(invalid="ignore", divide="ignore"):
         below = gaps[drawn].sum(axis=1)
-        for layer, head in np.ndindex(*effects.shape[1:]):
-            values = effects[:, layer, head]
+        for at, (layer, head) in enumerate(places):
+            values = effects[:, at]
             low, high = np.quantile(values[drawn].sum(axis=1) / below, (0.025, 0.975))
             row = {"layer": layer, "head": head, "name": f"L{layer}H{head}", "value": values.sum() / gaps.sum()}
-            row |= {"ci_low": low, "ci_high": high, "random": random[:, layer, head].sum() / gaps.sum()}
-            rows.append(row | {"chosen": (layer, head) == chosen, "n": len(gaps)})
+            row |= {"ci_low": low, "ci_high": high, "random": random[:, at].sum() / gaps.sum()}
+            rows.append(row | {"chosen": at == chosen, "n": len(gaps)})
     return pd.DataFrame(rows)
 
 

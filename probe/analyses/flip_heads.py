@@ -22,7 +22,7 @@ from torch import Tensor
 
 from probe.analyses.ablation import Means, means
 from probe.analyses.controls import edits, random_change
-from probe.analyses.patching import pair_of
+from probe.analyses.patching import Pair, pair_of
 from probe.analyses.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.analyses.targets import Target, target_of, value
 from probe.errors import DataError
@@ -84,27 +84,37 @@ def patch_heads(lm: LM, twins: Sequence[Twins], draws: int = 2, seed: int = 0, t
     if not twins:
         raise DataError("No pair of a clean and a claimed text was given: give at least one.")
     rng = np.random.default_rng(seed)
-    names = hooks_of(lm, ["head"])
+    sites = [site for row in grid(lm, "head", 1) for site in row]
+    shape = (lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads)
     gaps, effects, random = [], [], []
     for done, twin in enumerate(twins):
         pair = pair_of(lm, twin.clean, twin.claimed)
         target = target_of(lm, pair.corrupted, twin.truth, twin.claim)
-        logits, source = observe(lm, pair.clean, names)
-        _, base = observe(lm, pair.corrupted, names)
-        sites = [site for row in grid(lm, "head", len(pair.clean)) for site in row]
-        rows = [[], *(edits([site], source) for site in sites)]
-        for _ in range(draws):
-            for site in sites:
-                here = base[site.hook][site.index]
-                rows.append([Edit(site, here + random_change(source[site.hook][site.index] - here, rng))])
-        read = sweep(lm, pair.corrupted, rows, target).values.double().numpy()
-        shape = (lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads)
-        moved = read[1:].reshape(1 + draws, *shape) - read[0]
-        gaps.append(float(value(logits, target)[0]) - float(read[0]))
-        effects.append(moved[0])
-        random.append(moved[1:].mean(axis=0) if draws else np.full(shape, np.nan))
+        gap, own, others = patch_some(lm, pair, target, sites, draws, rng)
+        gaps.append(gap)
+        effects.append(own.reshape(shape))
+        random.append(others.reshape(shape))
         tick((done + 1) / len(twins))
     return HeadPatching(np.array(gaps), np.array(effects), np.array(random))
+
+
+@torch.no_grad()
+def patch_some(
+    lm: LM, pair: Pair, target: Target, sites: Sequence[Site], draws: int, rng: np.random.Generator
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """(gap, [S] effects of patching S heads of a pair one by one, [S] the same along random directions), in nats."""
+    names = hooks_of(lm, ["head"])
+    logits, source = observe(lm, pair.clean, names)
+    _, base = observe(lm, pair.corrupted, names)
+    rows = [[], *(edits([site], source) for site in sites)]
+    for _ in range(draws):
+        for site in sites:
+            here = base[site.hook][site.index]
+            rows.append([Edit(site, here + random_change(source[site.hook][site.index] - here, rng))])
+    read = sweep(lm, pair.corrupted, rows, target).values.double().numpy()
+    moved = read[1:].reshape(1 + draws, len(sites)) - read[0]
+    random = moved[1:].mean(axis=0) if draws else np.full(len(sites), np.nan)
+    return float(value(logits, target)[0]) - float(read[0]), moved[0], random
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,12 @@ from probe import LM
 from probe.analyses import behaviour_choices, belief_templates, deference_files, repeated_doubt
 from probe.analyses.behaviour_choices import balanced, letter_of, parting, read_choices, score_choices
 from probe.analyses.belief_templates import Question, flips, read_questions, said, score_templates
+from probe.analyses.deference_file_heads import by_file_head, guesses
+from probe.analyses.flip_heads import patch_some
+from probe.analyses.patching import attribute
 from probe.analyses.question_forms import Turn, answer_logprobs, chosen, completion, dialogue, read_records
 from probe.analyses.repeated_doubt import doubted
+from probe.analyses.sites import Site
 from probe.errors import ConfigError, DataError
 from probe.experiments.beside import join
 from probe.experiments.metrics import Statistic
@@ -217,14 +221,68 @@ def test_repeated_doubt_counts_from_the_right_answer_on(monkeypatch: pytest.Monk
         doubted(lm, questions, turns=0)
 
 
+def test_heads_over_questions_are_those_of_the_pairs(lm: LM, tmp_path: Path) -> None:
+    """Chosen by estimates on one half; what is reported of the other is what patching each head there gives."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), 4)) for _ in range(26)]
+    rows = [
+        {"question": f"Is it {i}?", "correct_answer": a, "incorrect_answer": b}
+        for i, (a, b) in enumerate(zip(words[::2], words[1::2], strict=True))
+    ]
+    rows.append({"question": "Long?", "correct_answer": "a", "incorrect_answer": "much longer"})
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    questions = read_questions(tmp_path / "q.jsonl", 99)
+    asked = guesses(lm, questions, "auto", "The answer is")
+    expected = []
+    for question in questions:
+        texts = [
+            dialogue(lm, [Turn("user", said(question, f"suggests_{kind}"))], "auto", "The answer is")
+            for kind in ("correct", "incorrect")
+        ]
+        if len({len(encode(lm.tokenizer, f"{text} {question.correct}")) for text in texts}) == 1:
+            expected.append(question)
+    assert [guess.question for guess in asked] == expected
+    assert 10 <= len(asked) <= 13
+    for guess in asked:
+        a, b, ids = guess.question.correct, guess.question.incorrect, guess.pair.corrupted
+        right, wrong = (encode(lm.tokenizer, f"{guess.prompt} {answer}") for answer in (a, b))
+        assert right[: len(ids)] == wrong[: len(ids)] == ids
+        assert (guess.target.answer, guess.target.against) == (right[len(ids)], wrong[len(ids)])
+        clean = lm.tokenizer.decode(guess.pair.clean)
+        assert clean == lm.tokenizer.decode(ids).replace(f"I think the answer is {b}", f"I think the answer is {a}")
+    found, half = by_file_head(lm, asked, seed=3), len(asked) // 2
+    every = [Site("head", layer, head) for layer, head in np.ndindex(2, 4)]
+    patched = [patch_some(lm, guess.pair, guess.target, every, 0, np.random.default_rng(0)) for guess in asked]
+    gaps, effects = np.array([gap for gap, *_ in patched]), np.array([own.reshape(2, 4) for _, own, _ in patched])
+    table, (items,) = found.tables["heads"], found.items
+    chosen_row = table[table["chosen"]].iloc[0]
+    place = int(chosen_row["layer"]), int(chosen_row["head"])
+    estimated = sum(attribute(lm, guess.pair, guess.target, ["head"])["head"].effects for guess in asked[:half])
+    assert place == np.unravel_index(estimated.argmax(), (2, 4))
+    np.testing.assert_allclose(items["gap"], gaps[half:], atol=1e-5)
+    np.testing.assert_allclose(items["head_effect"], effects[half:, place[0], place[1]], atol=1e-5)
+    np.testing.assert_allclose(
+        items["other_heads_effect"], (effects[half:].sum((1, 2)) - items["head_effect"]) / 7, atol=1e-5
+    )
+    assert chosen_row["value"] == pytest.approx(items["head_effect"].sum() / items["gap"].sum(), abs=1e-6)
+    assert found.facts == {"head": chosen_row["name"], "head_chosen_on": half, "head_reported_on": len(asked) - half}
+    result = run(lm, data=tmp_path / "q.jsonl")
+    assert {"head_share", "other_heads_share", "random_head_share", "head_effect"} <= set(result.summary["metric"])
+    assert result.value("head_effect") == pytest.approx(result.items["head_effect"].mean())
+    assert "heads" in result.figures
+    assert "heads" not in run(lm, data=tmp_path / "q.jsonl", interventions=0).figures
+
+
 def test_doubt_is_left_out_where_there_is_nothing_to_give_up_or_no_room(
     monkeypatch: pytest.MonkeyPatch, lm: LM
 ) -> None:
     with monkeypatch.context() as patched:
         scored_by(patched, lambda prompt, group: [-1.0, 0.0])  # always wrong
         result = run(lm, data=QUESTIONS, n=4)
-    assert result.meta["models"][0]["facts"]["left_out"] == "repeated doubt: no question is answered right"
+    told = result.meta["models"][0]["facts"]["left_out"].split("; ")
+    assert told[0] == "repeated doubt: no question is answered right"
     assert "turn_of_flip" not in set(result.summary["metric"])
+    assert told[1].endswith("have a right and a wrong answer of as many tokens, and 4 are needed")
     long = run(lm, data=QUESTIONS, n=12, turns=60)
     told = long.meta["models"][0]["facts"]["left_out"]
     assert told.startswith("repeated doubt: A text has ")

@@ -233,7 +233,8 @@ def test_heads_are_patched_and_removed_as_elsewhere(base: LM, world: World) -> N
         slow_removal = ablate(base, both.corrupted, target, "head", "mean", reference)
         assert removal.after[0] - removal.before[0] == pytest.approx(slow_removal.effects, abs=1e-3)
         assert removal.right.shape == (6, 4, 4)
-    shares = heads_table(found.gaps, found.effects, found.random, (3, 2))
+    every = [each.reshape(len(found.gaps), 16) for each in (found.effects, found.random)]
+    shares = heads_table(found.gaps, *every, list(np.ndindex(4, 4)), 14)
     assert shares["value"].to_numpy().reshape(4, 4) == pytest.approx(found.share(), abs=1e-9)
 
 

@@ -101,7 +101,7 @@ def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
     lowest = float(table.loc[table["outcome"] == "score", "value"].min())
     figure.update_yaxes(range=[max(lowest, -2.05) - 0.05, 1.05], row=1, col=1)
     figure.update_yaxes(range=SHARE, row=1, col=2)
-    figure.update_xaxes(title_text="confidence target t; a wrong answer costs t / (1 - t)")
+    figure.update_xaxes(title_text="target t; errors cost t / (1 \u2212 t)")
     return figure
 
 

@@ -15,8 +15,8 @@ KINDS = {
     "stranger_heldout": "held-out strangers",
 }
 
-HELD_OUT = {"people": "people", "choice": "questions of multiple choice", "free": "questions with free answers"}
-"""What heads and directions were not fitted on."""
+HELD_OUT = {"people": "people held out", "choice": "multiple choice", "free": "free answers"}
+"""What heads and directions are tested on; they were fitted on other people and questions."""
 
 
 def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
@@ -71,7 +71,7 @@ def p_ik_by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
 def _by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
     """A panel for each kind of what was held out."""
     kinds = list(dict.fromkeys(table["kind"]))
-    figure = panels([f"AUROC, {HELD_OUT[kind]} held out" for kind in kinds])
+    figure = panels([f"AUROC, {HELD_OUT[kind]}" for kind in kinds])
     for column, kind in enumerate(kinds, start=1):
         part = table[table["kind"] == kind]
         wide = part.groupby("layer", as_index=False).agg({"null_low": "min", "null_high": "max"})
@@ -86,7 +86,7 @@ def _by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
             first = label not in set(table.loc[table["kind"].isin(kinds[: column - 1]), MODEL])
             figure.add_trace(trace.update(showlegend=first), **at)
         names = ["embedding", *(f"block {layer - 1}" for layer in range(1, last + 1))]
-        every = max(1, (last + 1) * len(kinds) // 12)
+        every = max(1, (last + 1) * len(kinds) // 9)
         figure.update_xaxes(
             tickvals=list(range(0, last + 1, every)), ticktext=names[::every], title_text="residual after", **at
         )

@@ -216,7 +216,7 @@ def test_a_random_model_does_not_know_what_it_knows(name: str, tmp_path: Path) -
     assert told["p_ik_free"] == "left out: 0 questions are known and 60 are not: a head needs 5 of each"
     assert "p_ik_free" not in set(result.summary["metric"])
     figure = result.figures["knows_before_answering"]
-    assert figure.layout.yaxis.title.text == "AUROC, questions of multiple choice held out"
+    assert figure.layout.yaxis.title.text == "AUROC, multiple choice"
     assert next(trace.name for trace in figure.data if trace.showlegend is not False).startswith("chance")
     assert len(result.tables["knows_before_answering"]) == len(lm.bridge.blocks) + 1
 

@@ -21,6 +21,7 @@ from probe.analyses.patching import Pair, attribute, pair_of
 from probe.analyses.question_forms import Form, Turn, completion, dialogue
 from probe.analyses.sites import Site
 from probe.analyses.targets import Target, target_of
+from probe.errors import ModelError
 from probe.lm import LM
 from probe.ticks import Tick, ignore, part
 
@@ -73,8 +74,10 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
         tick: progress.
 
     Raises:
-        ModelError: the architecture cannot be hooked.
+        ModelError: the architecture cannot be hooked, or has no heads.
     """
+    if Site("head", 0, 0).hook not in lm.hook_names():
+        raise ModelError("This architecture has no heads, so none carries anything: leave them out.")
     half = len(asked) // 2
     first, second = asked[:half][:MOST], asked[half:][:MOST]
     shape = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads

@@ -18,7 +18,7 @@ from probe.analyses.known_direction import last_residuals
 from probe.analyses.self_evaluation import p_true
 from probe.analyses.semantic_entropy import Equivalence, agreement, clusters, discrete_entropy, normalised
 from probe.analyses.truthful_choices import TEMPLATE, Question, choice_mass, choice_scores, mc1, mc2
-from probe.errors import DataError
+from probe.errors import DataError, ModelError
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -138,12 +138,15 @@ def p_ik(
     for number, table in enumerate(tables):
         kind, prompts = str(table["kind"].iloc[0]), list(table["prompt"])
         reason = too_few(table["p_right"], prompts)
+        if not reason and residuals is None:
+            try:
+                residuals = last_residuals(lm, prompts, part(tick, 0, 2), BATCH)
+            except (ModelError, DataError) as error:  # what was answered is worth keeping
+                reason = str(error)
         if reason:
             found.append(table)
             told[f"p_ik_{kind}"] = f"left out: {reason}"
             continue
-        if residuals is None:
-            residuals = last_residuals(lm, prompts, part(tick, 0, 2))
         head = knowing_head(residuals, table["p_right"], prompts, shuffles=shuffles, seed=seed)
         said = head.p[:, head.middle]
         columns = {"p_ik": said, "knows": head.knows.astype(float), "brier_p_ik": brier(said, head.right)}

@@ -86,17 +86,22 @@ class KnownDirection:
 
 
 @torch.no_grad()
-def last_residuals(lm: LM, prompts: Sequence[str], tick: Tick = ignore) -> Floats:
-    """[N L d] residuals at the last token of each prompt: the embedding, then after every block."""
+def last_residuals(lm: LM, prompts: Sequence[str], tick: Tick = ignore, batch: int = BATCH) -> Floats:
+    """[N L d] residuals at the last token of each prompt: the embedding, then after every block.
+
+    Raises:
+        ModelError: the architecture cannot be hooked.
+        DataError: what `batch` prompts keep does not fit into the free memory.
+    """
     names = [Site("resid", layer).hook for layer in range(-1, lm.bridge.cfg.n_layers)]
     parts = []
-    for start in range(0, len(prompts), BATCH):
-        texts = list(prompts[start : start + BATCH])
+    for start in range(0, len(prompts), batch):
+        texts = list(prompts[start : start + batch])
         last = torch.tensor([len(encode(lm.tokenizer, text)) - 1 for text in texts])
         _, cache = lm.run_with_cache(texts, names)
         read = [cache[name].cpu()[torch.arange(len(texts)), last] for name in names]
         parts.append(torch.stack(read, dim=1).double().numpy())
-        tick(min(1.0, (start + BATCH) / len(prompts)))
+        tick(min(1.0, (start + batch) / len(prompts)))
     return np.concatenate(parts)
 
 

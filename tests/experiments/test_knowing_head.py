@@ -9,12 +9,13 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import kstest
 
+from probe.analyses import hallucination_text
 from probe.analyses import hallucination_world as facts
 from probe.analyses.calibration import calibration_error
 from probe.analyses.hallucination_text import p_ik
 from probe.analyses.knowing_head import brier, fitted, knowing_head, too_few
 from probe.analyses.known_direction import last_residuals
-from probe.errors import DataError
+from probe.errors import DataError, ModelError
 from probe.lm import LM
 from probe.world import of
 from tests.models import ARCHITECTURES, random_lm
@@ -155,3 +156,16 @@ def test_it_is_left_out_with_its_reason(name: str) -> None:
     assert 0.1 <= told["p_ik_choice_p"] <= 1
     assert set(layers["kind"]) == {"choice"}
     assert len(layers) == len(lm.bridge.blocks) + 1
+
+
+@pytest.mark.parametrize("error", [ModelError("no adapter"), DataError("no room")])
+def test_what_cannot_be_read_costs_the_head_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(hallucination_text, "last_residuals", refused)
+    table = pd.DataFrame({"kind": "choice", "prompt": [f"q{i}" for i in range(20)], "p_right": [0.1, 0.9] * 10})
+    (found,), layers, told = p_ik(random_lm(), [table], shuffles=1, seed=0)
+    assert found is table
+    assert layers.empty
+    assert told == {"p_ik_choice": f"left out: {error}"}

@@ -273,6 +273,14 @@ def test_heads_over_questions_are_those_of_the_pairs(lm: LM, tmp_path: Path) -> 
     assert "heads" not in run(lm, data=tmp_path / "q.jsonl", interventions=0).figures
 
 
+def test_a_model_without_heads_is_measured_all_the_same(tmp_path: Path) -> None:
+    rows = [{"question": f"Is it {i}?", "correct_answer": "aaaa", "incorrect_answer": "bbbb"} for i in range(6)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run(random_lm("mamba", byte_tokenizer()), data=tmp_path / "q.jsonl", turns=2)
+    assert "heads: This architecture has no heads" in found.meta["models"][0]["facts"]["left_out"]
+    assert found.value("accuracy_plain", "n") == 6
+
+
 def test_doubt_is_left_out_where_there_is_nothing_to_give_up_or_no_room(
     monkeypatch: pytest.MonkeyPatch, lm: LM
 ) -> None:

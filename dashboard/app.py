@@ -6,6 +6,7 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
+from dashboard import access
 from dashboard.extensions import draw_panels, extension_pages
 from dashboard.garbage import collect_later
 from dashboard.models import warm
@@ -66,6 +67,8 @@ page = st.navigation(
 with guard():
     st.sidebar.markdown(f"##### {page.icon} {plain(page.title)}")  # the menu above tells the group only
     sidebar()
+    if not access.allowed():
+        st.sidebar.info(plain(access.READ_ONLY), icon=":material/lock:")
     page.run()
     draw_panels(page.url_path or "overview")
 warm()

@@ -7,11 +7,16 @@ import threading
 import time
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from probe.errors import ConfigError, RunError
 from probe.options import parse
 from probe.plugins import ENVIRONMENT, split
+
+if TYPE_CHECKING:
+    from dashboard.access import Gate
 
 HOST = "127.0.0.1"
 """The server never listens beyond loopback, so there is no option for it."""
@@ -41,12 +46,15 @@ def dashboard(argv: list[str]) -> int:
     if plugins:
         known = [os.environ[ENVIRONMENT]] if os.environ.get(ENVIRONMENT) else []
         os.environ[ENVIRONMENT] = os.pathsep.join([*known, *map(str, checked_plugins(plugins))])
+    from dashboard.access import Gate
+
     port = free_port(asked.port)
-    url = f"http://{HOST}:{port}"
-    print(f"Probe dashboard: {url}  (Ctrl-C stops it)", flush=True)
+    gate = Gate(port)
+    address = gate.address(f"http://{HOST}:{port}")
+    print(f"Probe dashboard: {address}  (Ctrl-C stops it)", flush=True)
     if asked.browser and has_display():
-        threading.Thread(target=_open_when_ready, args=(url, port), daemon=True).start()
-    return serve(port)
+        threading.Thread(target=_open_when_ready, args=(address, port), daemon=True).start()
+    return serve(gate)
 
 
 def checked_roots(given: tuple[str, ...]) -> list[Path]:
@@ -99,13 +107,17 @@ def free_port(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def flags(port: int) -> list[str]:
-    """The server settings; given as flags, so that no configuration file can loosen them."""
-    settings: dict[str, object] = {
+def settings(port: int) -> dict[str, object]:
+    """The server settings; given as flags are, so that no configuration file and no variable can loosen them."""
+    return {
         "global.developmentMode": False,
+        "global.e2eTest": False,
         "server.address": HOST,
         "server.port": port,
+        "server.baseUrlPath": "",
         "server.allowedHosts": [HOST, "localhost"],
+        "server.corsAllowedOrigins": [],
+        "server.enableAgentApi": False,
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.enableStaticServing": False,
@@ -121,16 +133,20 @@ def flags(port: int) -> list[str]:
         "logger.hideWelcomeMessage": True,
         "logger.level": "warning",
     }
-    return [f"--{key}={_text(one)}" for key, value in settings.items() for one in _each(value)]
 
 
-def serve(port: int) -> int:
+def serve(gate: "Gate") -> int:
     """Run the server in this process until it is stopped."""
-    from streamlit.web import cli
+    from starlette.middleware import Middleware
+    from streamlit import App
 
-    os.environ["STREAMLIT_SERVER_ENABLE_AGENT_API"] = "false"  # older versions know no such flag
-    app = Path(__file__).with_name("app.py")
-    cli.main(["run", str(app), *flags(port)], standalone_mode=False)
+    from dashboard import access
+
+    access.install(gate)
+    script = Path(__file__).with_name("app.py")
+    sys.argv = [str(script)]  # beside it lies the theme
+    with suppress(KeyboardInterrupt):
+        App(script, middleware=[Middleware(access.Guard, gate)]).run(config=settings(gate.port))
     return 0
 
 
@@ -149,11 +165,3 @@ def _open_when_ready(url: str, port: int) -> None:
         else:
             webbrowser.open(url)
             return
-
-
-def _each(value: object) -> list:
-    return value if isinstance(value, list) else [value]
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

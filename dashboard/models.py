@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import streamlit as st
 
+from dashboard import access
 from dashboard.garbage import settle
 from dashboard.results import Results
 from dashboard.text import note, plain
@@ -286,6 +287,9 @@ def _compare(
 
 def _offer(ref: str, sentence: str, action: str) -> None:
     note(sentence)
-    if st.button(f"{action} {plain(ref)}", key=f"agree-{ref}"):
+    fetches = action == "Fetch"
+    if st.button(f"{action} {plain(ref)}", key=f"agree-{ref}", **(access.button() if fetches else {})):
+        if fetches:
+            access.check()
         st.session_state["_agreed"].add(ref)
         st.rerun()

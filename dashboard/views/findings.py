@@ -3,10 +3,11 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
-from dashboard import models
+from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.state import Shared, current, look_link
@@ -65,9 +66,11 @@ def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> No
     title = f"Measure {len(missing)} claims" if missing else "Measure again"
     icon = ":material/play_arrow:" if missing else ":material/refresh:"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        pressed = st.button(title, icon=icon, key="findings-run", type="primary" if missing else "secondary")
+        kind: Any = "primary" if missing else "secondary"
+        pressed = st.button(title, icon=icon, key="findings-run", type=kind, **access.button())
         note("Some minutes in all, less where results of experiments are stored; the bar tells.")
     if pressed:
+        access.check()
         models.computed(measure, say="Measuring claims", steps=True, root=str(root), names=wanted, at=time.time_ns())
         st.rerun()
 

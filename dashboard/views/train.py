@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, findings, jobs
+from dashboard import access, data, findings, jobs
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.form import Field, options, remember, remembered
@@ -21,7 +21,6 @@ from probe.describe import words
 from probe.errors import ConfigError
 from probe.plots.curves import metric_curves, styles
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 REFRESH_S = 2
 LAST_LINES = 3
 # Options of every method that are shown with the method's own.
@@ -51,11 +50,6 @@ far, evaluations and captures included.
 def methods() -> dict[str, dict[str, Any]]:
     """All methods by name, each with `summary` and `fields`."""
     return {each["method"]: each for each in jobs.describe()}
-
-
-def local() -> bool:
-    """Whether only this machine can reach the server."""
-    return st.get_option("server.address") in LOOPBACK
 
 
 def places() -> list[Path]:
@@ -150,7 +144,7 @@ def form() -> None:
             with st.expander("The world of a new model", icon=":material/public:"):
                 flags |= options(method, nested)
     with button:
-        pressed = st.button("Start training", type="primary", icon=":material/play_arrow:", disabled=not local())
+        pressed = st.button("Start training", type="primary", icon=":material/play_arrow:", **access.button())
     line = ["probe", "train", method, "--out", os.path.relpath(root / name), *words(flags)]
     st.code(shlex.join(line), language=None, wrap_lines=True)
     if pressed:
@@ -193,9 +187,9 @@ def controls(job: Job, status: str, steps: int) -> None:
     """Stop a training, continue one that was stopped, and ways on."""
     label = next((label for label, run in current().store.runs.items() if run.path == job.out), None)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if status in ("starting", "running") and local():
-            st.button("Stop", icon=":material/stop:", on_click=act, args=(jobs.stop, job), key="stop")
-        elif job.run is not None and job.run.checkpoints() and local():
+        if status in ("starting", "running") and access.allowed():
+            st.button("Stop", icon=":material/stop:", on_click=act, args=(halt, job), key="stop")
+        elif job.run is not None and job.run.checkpoints() and access.allowed():
             key = f"more-{job.out}"
             st.number_input("Steps in all", 1, value=steps, key=key, width=130)
             play = ":material/play_arrow:"
@@ -209,14 +203,23 @@ def controls(job: Job, status: str, steps: int) -> None:
 
 
 def launch(method: str, out: Path, words: list[str]) -> Job:
-    """Start a training, if this server may.
+    """Start a training.
 
     Raises:
-        ConfigError: other machines reach the server; what a browser sends is not to be trusted then.
+        ConfigError: the reader may only read.
     """
-    if not local():
-        raise ConfigError("No training is started by a server that other machines reach: use `probe dashboard`.")
+    access.check()
     return jobs.start(method, out, words)
+
+
+def halt(job: Job) -> None:
+    """Stop a training.
+
+    Raises:
+        ConfigError: the reader may only read.
+    """
+    access.check()
+    jobs.stop(job)
 
 
 def resume(job: Job, steps: int, key: str) -> None:
@@ -279,11 +282,8 @@ def watch(answer: Any) -> None:
 def page() -> None:
     """The page from top to bottom."""
     answer = st.empty()
-    if not local():
-        st.warning(
-            "This server can be reached from other machines, so no training can be started from it: open the dashboard "
-            "with `probe dashboard`, which listens on this machine alone."
-        )
+    if not access.allowed():
+        st.warning(plain(access.READ_ONLY))
     left, right = st.columns([5, 6], gap="medium")
     with left:
         form()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -81,9 +82,9 @@ class Server:
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert self.process.stdout
         first = self.process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", first)
+        found = re.search(r"(http://127\.0\.0\.1:\d+)/\?token=[\w-]+", first)
         assert found, first + self.process.stdout.read()
-        self.url = found[0]
+        self.address, self.url = found[0], found[1]
         port = int(self.url.rpartition(":")[2])
         for _ in range(10 * PATIENCE_S):
             with socket.socket() as connection:
@@ -91,6 +92,10 @@ class Server:
                     break
             assert self.process.poll() is None, self.process.stdout.read()
             time.sleep(0.1)
+
+    def admit(self, context: BrowserContext) -> None:
+        """Open the printed address, so that the pages of a profile may do more than read."""
+        context.request.get(self.address)
 
     def stop(self) -> tuple[int, str]:
         """Ctrl-C; gives the exit status and what was printed since the start."""
@@ -100,37 +105,45 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(runs: Path, writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A dashboard on the two runs, and on a second root with a hostile one."""
-    hostile = tmp_path_factory.mktemp("hostile")
-    writer.hostile(hostile)
-    started = Server(runs, hostile)
-    yield started
-    status, output = started.stop()
-    assert "Traceback" not in output, output
-    assert status == 0
-
-
-@pytest.fixture(scope="session")
-def start() -> Iterator[Callable[..., Server]]:
-    """Start further servers, which end with the tests."""
-    started = []
+def start(chromium: Browser) -> Iterator[Callable[..., Server]]:
+    """Start further servers, which end with the tests; open profiles may do more than read on them."""
+    started: list[Server] = []
 
     def run(*roots: Path) -> Server:
         started.append(Server(*roots))
+        for context in chromium.contexts:
+            started[-1].admit(context)
         return started[-1]
 
+    run.started = started  # type: ignore[attr-defined]
     yield run
     for each in started:
         if each.process.poll() is None:
             each.stop()
 
 
+@pytest.fixture(scope="session")
+def server(
+    runs: Path, writer: ModuleType, start: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A dashboard on the two runs, and on a second root with a hostile one."""
+    hostile = tmp_path_factory.mktemp("hostile")
+    writer.hostile(hostile)
+    started = start(runs, hostile)
+    yield started
+    status, output = started.stop()
+    assert "Traceback" not in output, output
+    assert status == 0
+
+
 @pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    """A fresh profile at 1280 x 800."""
+def context(chromium: Browser, start: Any) -> Iterator[BrowserContext]:
+    """A fresh profile at 1280 x 800 that has opened the printed address of every server."""
     fresh = chromium.new_context(viewport={"width": 1280, "height": 800})
     fresh.set_default_timeout(1000 * PATIENCE_S)
+    for each in start.started:
+        if each.process.poll() is None:
+            each.admit(fresh)
     yield fresh
     fresh.close()
 

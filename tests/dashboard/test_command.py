@@ -57,7 +57,7 @@ def test_a_missing_plugin_is_one_sentence(tmp_path: Path):
 
 def test_plugins_reach_the_server_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PROBE_PLUGINS", "/before.py")
-    monkeypatch.setattr(command, "serve", lambda port: 0)
+    monkeypatch.setattr(command, "serve", lambda gate: 0)
     files = [tmp_path / "one.py", tmp_path / "two.py"]
     for file in files:
         file.write_text("1 / 0\n")
@@ -72,27 +72,44 @@ def test_there_is_no_option_to_listen_elsewhere():
     assert "Traceback" not in result.stderr
 
 
-def test_settings_hold_against_a_users_configuration(tmp_path: Path):
-    """Streamlit's own parser, with a hostile configuration in the working directory."""
-    (tmp_path / ".streamlit").mkdir()
-    (tmp_path / ".streamlit" / "config.toml").write_text(
+@pytest.mark.parametrize("place", ["working directory", "home"])
+def test_settings_hold_against_a_users_configuration(tmp_path: Path, place: str):
+    """Streamlit's own parser, with a hostile configuration in a file and in variables."""
+    here, home = tmp_path / "here", tmp_path / "home"
+    for folder in (here, home):
+        folder.mkdir()
+    folder = {"working directory": here, "home": home}[place] / ".streamlit"
+    folder.mkdir()
+    (folder / "config.toml").write_text(
         "[server]\naddress='0.0.0.0'\nenableXsrfProtection=false\nallowedHosts=['*']\nenableAgentApi=true\n"
+        "baseUrlPath='/evil'\ncorsAllowedOrigins=['http://evil.example']\n"
         "[browser]\ngatherUsageStats=true\n[client]\nshowErrorDetails='full'\n"
     )
+    hostile = {
+        "STREAMLIT_SERVER_ENABLE_AGENT_API": "true",
+        "STREAMLIT_SERVER_ADDRESS": "0.0.0.0",
+        "STREAMLIT_SERVER_ALLOWED_HOSTS": "*",
+        "STREAMLIT_CLIENT_SHOW_ERROR_DETAILS": "full",
+        "HOME": str(home),
+    }
     script = (
         "import json\n"
         "from unittest import mock\n"
         "from streamlit import config\n"
-        "from dashboard import command\n"
-        "with mock.patch('streamlit.web.bootstrap.run') as run:\n"
-        "    command.serve(8765)\n"
+        "from dashboard import access, command\n"
+        "with mock.patch('streamlit.web.server.starlette.starlette_server.UvicornRunner.run') as run:\n"
+        "    command.serve(access.Gate(8765))\n"
+        "assert run.called\n"
         "keys = 'server.address server.port server.enableXsrfProtection server.allowedHosts server.enableAgentApi '\\\n"
-        "       'browser.gatherUsageStats client.showErrorDetails server.fileWatcherType client.toolbarMode'\n"
+        "       'server.baseUrlPath server.corsAllowedOrigins browser.gatherUsageStats client.showErrorDetails '\\\n"
+        "       'server.fileWatcherType client.toolbarMode'\n"
         "values = {f'{part}.{key}': value for part in ('server', 'browser', 'client')\n"
         "          for key, value in config.get_options_for_section(part).items()}\n"
-        "print(json.dumps({key: values.get(key, False) for key in keys.split()}))\n"
+        "print(json.dumps({key: values[key] for key in keys.split()}))\n"
     )
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=here, env=os.environ | hostile
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == {
         "server.address": "127.0.0.1",
@@ -100,6 +117,8 @@ def test_settings_hold_against_a_users_configuration(tmp_path: Path):
         "server.enableXsrfProtection": True,
         "server.allowedHosts": ["127.0.0.1", "localhost"],
         "server.enableAgentApi": False,
+        "server.baseUrlPath": "",
+        "server.corsAllowedOrigins": [],
         "browser.gatherUsageStats": False,
         "client.showErrorDetails": "none",
         "server.fileWatcherType": "none",

@@ -3,14 +3,13 @@
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import jobs
+from dashboard import access, jobs
 from probe.runs import RunWriter
 
 Show = Callable[..., AppTest]
@@ -25,12 +24,9 @@ def described() -> list[dict]:
 
 
 @pytest.fixture(autouse=True)
-def local(described: list[dict], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server that listens on this machine alone."""
+def methods(described: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The methods, which take seconds to be asked for."""
     monkeypatch.setattr(jobs, "describe", lambda: described)
-    st.config.set_option("server.address", "127.0.0.1")
-    yield
-    st.config.set_option("server.address", None)
 
 
 def line(app: AppTest) -> str:
@@ -118,18 +114,19 @@ def test_a_name_that_is_taken_is_refused(show: Show, runs: Path, read: Say):
     assert "`base` exists already in" in read(app)
 
 
-def test_nothing_is_started_where_other_machines_reach_the_server(show: Show, tmp_path: Path, read: Say):
-    st.config.set_option("server.address", "0.0.0.0")
+def test_nothing_is_started_without_the_token(show: Show, tmp_path: Path, read: Say):
+    access.uninstall()
     RunWriter.create(tmp_path / "run", method="dpo", config={"steps": 5}).finish("interrupted")
     noted(tmp_path, "run", "")
     app = show(tmp_path, page=PAGE, method="pretrain")
     button = next(button for button in app.button if button.label == "Start training")
-    assert "can be reached from other machines" in read(app)
+    assert access.READ_ONLY in read(app)
     assert button.disabled
     assert not [each for each in app.button if each.label in ("Continue", "Stop")]
     button.proto.disabled = False  # what a browser sends is not to be trusted
     button.click().run()
     assert jobs.find(tmp_path / "pretrain") is None
+    assert not list(tmp_path.glob("pretrain*"))
 
 
 def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp_path: Path, finding: Say):

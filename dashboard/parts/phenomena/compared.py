@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from dashboard import access
 from probe.experiments.differences import differences
 from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS
 from probe.experiments.registry import Experiment
@@ -51,7 +52,7 @@ def _read(file: Path | None, across_worlds: bool) -> pd.DataFrame | None:
 
 
 def _write(file: Path | None, table: pd.DataFrame) -> None:
-    if file is None or not os.access(file.parents[1], os.W_OK):
+    if file is None or not os.access(file.parents[1], os.W_OK) or not access.allowed():
         return
     scratch = file.with_suffix(f".{os.getpid()}")
     try:

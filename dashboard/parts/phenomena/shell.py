@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from dashboard import models
+from dashboard import access, models
 from dashboard.components.figure import figure
 from dashboard.parts.phenomena import export, items, numbers, source
 from dashboard.parts.phenomena.controls import choose_experiment, choose_models, choose_options
@@ -106,8 +106,10 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
             icon=":material/refresh:",
             width="stretch",
             key=f"{asked.experiment.name}-again",
-            disabled=len(missing) == len(found),
-            help="Runs the experiment anew on every model, and stores what it finds in place of what is there.",
+            **access.button(
+                "Runs the experiment anew on every model, and stores what it finds in place of what is there.",
+                disabled=len(missing) == len(found),
+            ),
         )
     if again:
         wanted = list(found)
@@ -119,6 +121,7 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
                 type="primary",
                 icon=":material/play_arrow:",
                 key=f"{asked.experiment.name}-run",
+                **access.button(),
             )
             note(offer(missing, source.seconds(asked, current().store)))
         if pressed:

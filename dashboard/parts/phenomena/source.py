@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from dashboard import models
+from dashboard import access, models
 from dashboard.data import Store, stamp
 from dashboard.models import Known
 from dashboard.parts.phenomena.compared import compared
@@ -95,7 +95,12 @@ def look(asked: Asked, subject: Subject, known: Known) -> Found:
 
 
 def compute(asked: Asked, subject: Subject, known: Known, *, again: bool = False) -> Found:
-    """Run an experiment on a model with a progress bar, and store what it finds."""
+    """Run an experiment on a model with a progress bar, and store what it finds.
+
+    Raises:
+        ConfigError: the reader may only read.
+    """
+    access.check()
     made = asked.call(known)
     try:
         lm = models.load(subject.ref)

@@ -16,7 +16,7 @@ from probe.plots.curves import Style, styles
 from probe.rollouts import rollout_table
 from probe.runs.captures import Captures
 from probe.runs.reader import Run
-from probe.runs.roots import roots, run_directories
+from probe.runs.roots import roots, run_directories, stray_link
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
 
 _WARNINGS = Lock()
@@ -65,7 +65,16 @@ def read_store() -> Store:
         if not root.is_dir():
             store.problems[str(root)] = "This run root is not a folder: make it, or name another with --runs."
             continue
-        for path in run_directories(root):
+        try:
+            directories = run_directories(root)
+        except RunError as error:
+            store.problems[str(root)] = str(error)
+            continue
+        for path in directories:
+            stray = stray_link(path, store.roots)
+            if stray is not None:
+                store.problems[str(path)] = stray_sentence(stray)
+                continue
             try:
                 found.append(Run(path))
             except RunError as error:
@@ -75,6 +84,14 @@ def read_store() -> Store:
         label = run.name if names.count(run.name) == 1 else f"{run.name} ({run.path.parent})"
         store.runs[label] = run
     return store
+
+
+def stray_sentence(link: Path) -> str:
+    """Why a run with a link that leads outside the run directories is left out."""
+    return (
+        f"`{link}` is a link that leads outside the run directories, so the run is not read: name the folder that it "
+        "leads to with --runs, too, or copy what is there."
+    )
 
 
 def metrics(run: Run) -> pd.DataFrame:

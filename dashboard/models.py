@@ -1,6 +1,7 @@
 """Models and comparisons, each made once: keyed by where the weights lie and when they were written."""
 
 import gc
+import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,14 +14,17 @@ import streamlit as st
 
 from dashboard import access
 from dashboard.garbage import settle
+from dashboard.named import may_open, offer
 from dashboard.results import Results
-from dashboard.text import note, plain
-from probe.references import HUB_ID
+from dashboard.text import plain
+from probe.errors import ModelError, RunError, brief
+from probe.references import HUB_ID, is_adapter, split_readout
+from probe.runs.roots import find
 
 if TYPE_CHECKING:
     from probe.analyses.compare import Comparison
     from probe.lm import LM
-    from probe.readouts import Readout
+    from probe.references import Readout
 
 COSTLY_BYTES = 2 * 2**30
 """Weights above this size are loaded only when asked for."""
@@ -82,10 +86,10 @@ def load(ref: str) -> "LM | None":
     if place is None:
         return None
     size = sum(file.stat().st_size for file in _files(place.directory))
-    if size > COSTLY_BYTES and ref not in st.session_state["_agreed"]:
+    if size > COSTLY_BYTES and ref not in st.session_state.setdefault("_agreed", set()):
         _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
         return None
-    with st.spinner(plain(f"Loading {Path(ref).name}"), show_time=True):
+    with st.spinner(plain(f"Loading {brief(Path(ref).name)}"), show_time=True):
         return _load(str(place.directory), place.readout, _changed(place.directory))
 
 
@@ -131,19 +135,44 @@ class _Place:
 
 def _locate(ref: str) -> _Place | None:
     """Where a reference leads to; None while the page waits for the user's word on a download."""
-    agreed = st.session_state.setdefault("_agreed", set())
-    if HUB_ID.fullmatch(ref) and not is_here(ref) and ref not in agreed:
-        _offer(ref, f"{ref} is neither a run nor a folder here: fetch it from the Hugging Face hub?", "Fetch")
+    if not _agreed(ref):
         return None
     with st.spinner("Starting torch"):
         warm().wait()
-    from probe.readouts import split_readout
     from probe.references import resolve
 
     base, readout = split_readout(ref)
-    with st.spinner(plain(f"Looking for {base}")):
+    with st.spinner(plain(f"Looking for {brief(base)}")):
         directory, run_dir = resolve(base)
-    return _Place(directory, run_dir, readout)
+    return _Place(directory, run_dir, readout) if _base_agreed(directory) else None
+
+
+def _agreed(ref: str) -> bool:
+    """Whether a model may be opened, and fetched where it is not here; else the page asks."""
+    if not may_open(ref):
+        return False
+    base, _ = split_readout(ref)
+    agreed = st.session_state.setdefault("_agreed", set())
+    if HUB_ID.fullmatch(base) and not is_here(base) and base not in agreed:
+        what = brief(base)
+        _offer(base, f"{what} is neither a run nor a folder here: fetch it from the Hugging Face hub?", "Fetch")
+        return False
+    return True
+
+
+def _base_agreed(directory: Path) -> bool:
+    """The same of the model that an adapter's own file names as its base."""
+    seen: set[Path] = set()
+    while is_adapter(directory):
+        from probe.adapters import base_of, base_ref, read_config
+
+        if directory.resolve() in seen:
+            raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
+        seen.add(directory.resolve())
+        if not _agreed(base_ref(directory, read_config(directory)["base_model_name_or_path"])):
+            return False
+        directory = base_of(directory).directory
+    return True
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
@@ -176,11 +205,8 @@ def _read_at(lm: "LM") -> tuple[int, ...]:
 
 def is_here(ref: str) -> bool:
     """Whether a reference names something on this machine, so that nothing would be fetched."""
-    from probe.errors import RunError
-    from probe.runs.roots import find
-
     base = ref.rpartition("@")[0] or ref
-    if Path(base).expanduser().exists() or ref.startswith((".", "/", "~")):
+    if os.path.exists(os.path.expanduser(base)) or ref.startswith((".", "/", "~")):
         return True
     try:
         find(base)
@@ -286,9 +312,8 @@ def _compare(
 
 
 def _offer(ref: str, sentence: str, action: str) -> None:
-    note(sentence)
     fetches = action == "Fetch"
-    if st.button(f"{action} {plain(ref)}", key=f"agree-{ref}", **(access.button() if fetches else {})):
+    if offer(sentence, f"{action} {brief(ref, 60)}", f"agree-{ref}", guarded=fetches):
         if fetches:
             access.check()
         st.session_state["_agreed"].add(ref)

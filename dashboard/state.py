@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.data import Store, read_store
+from dashboard.named import name_choice
 from dashboard.text import note, plain
 
 NEUTRAL = (
@@ -120,6 +121,8 @@ def choose_model(title: str, key: str, options: list[str]) -> str | None:
         key=key,
         accept_new_options=True,
         bind="query-params",
+        on_change=name_choice,
+        args=(key,),
         placeholder="a run, or type a model folder",
         help="A run, one of its checkpoints (RUN@STEP), its value head (RUN#value), or type the path of any Hugging "
         "Face model.",

@@ -28,7 +28,8 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
     """The fields of a dataclass as JSON values, in the order of the command line; nested ones follow with dots.
 
     Each has `name`, `flag`, `type` (a value of `KINDS`, `map` or `choice`), `choices`, `default` (None where there is
-    none), `optional` (whether it may be None), `required`, `help`, and `common` (whether `common` has it too).
+    none), `optional` (whether it may be None), `required`, `help`, `common` (whether `common` has it too), and `file`
+    (whether it may name a file, a folder or a model).
     """
     told = all("help" in field.metadata for field in dataclasses.fields(kind))
     hints, docs = get_type_hints(kind), {} if told else docstrings(kind)
@@ -53,6 +54,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             "required": field.default is field.default_factory is dataclasses.MISSING,
             "help": field.metadata.get("help") or docs.get(field.name, ""),
             "common": field.name in shared,
+            "file": field.name == "data" or _names_file(hints[field.name]),
         }
         found += _entries(about) if value == "map" and about["default"] else [about]
     return found
@@ -91,6 +93,10 @@ def _typed(hint: Any) -> tuple[str, bool, list[Any]]:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "map", optional, []
     return KINDS.get(origin, "text"), optional, []
+
+
+def _names_file(hint: Any) -> bool:
+    return hint is Path or Path in get_args(hint)
 
 
 def _default(field: dataclasses.Field) -> Any:

@@ -31,3 +31,8 @@ class MissingToolError(ProbeError):
 
 class TrainingStopped(ProbeError):
     """Training that ended early (a loss that is not finite, a full disk), with the last good checkpoint named."""
+
+
+def brief(text: str, most: int = 120) -> str:
+    """What was given, as a sentence quotes it: cut where it is longer than any name that a person would read."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."

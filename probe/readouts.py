@@ -10,7 +10,7 @@ attribution and interventions work on it as they do on a policy. What such a mod
 
 import copy
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,13 +23,11 @@ from probe import weights
 from probe.errors import ConfigError, ModelError
 from probe.generation import Generation
 from probe.lm import LM
-from probe.references import is_adapter, read_config, resolve
+from probe.references import Readout, is_adapter, read_config, resolve, split_readout
 from probe.rewards import RewardModel
 
 VALUE_HEAD = "value_head.safetensors"
 """Beside the policy in the checkpoints of methods that learn a value of prefixes."""
-
-Readout = Literal["tokens", "reward", "value"]
 
 
 class ScalarLM(LM):
@@ -68,21 +66,6 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
         return reward_lm(RewardModel.load(ref, **options))
     lm = LM.load(ref, **options)
     return value_lm(lm) if readout == "value" else lm
-
-
-def split_readout(ref: str) -> tuple[str, Readout | None]:
-    """A reference without its readout, and the readout that it asks for behind `#`.
-
-    Raises:
-        ModelError: there is no such readout.
-    """
-    base, sign, asked = ref.rpartition("#")
-    if not sign or Path(ref).expanduser().exists():
-        return ref, None
-    for readout in get_args(Readout):
-        if asked == readout:
-            return base, readout
-    raise ModelError(f"`{ref}` asks for the readout {asked!r}: give one of {', '.join(get_args(Readout))}, or none.")
 
 
 def reward_lm(model: RewardModel) -> ScalarLM:

@@ -1,16 +1,20 @@
 """From a reference (a run, a checkpoint, a Hugging Face directory, a hub id) to a directory that can be trusted."""
 
 import json
+import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from probe.errors import ModelError, RunError
+from probe.errors import ModelError, RunError, brief
 from probe.runs.roots import find, is_run
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+Readout = Literal["tokens", "reward", "value"]
+"""What of a model is read out (`probe.readouts`); behind `#` in a reference."""
 
 
 class Located(NamedTuple):
@@ -34,11 +38,9 @@ def resolve(ref: str | Path, revision: str | None = None) -> Located:
         ModelError: nothing is found there, or what is found cannot be trusted or understood.
     """
     text = str(ref)
-    base, _, step = text.rpartition("@")
-    if not step.isdecimal() or Path(text).expanduser().exists():
-        base, step = text, ""
-    path = Path(base).expanduser()
-    if path.is_file():
+    base, step = split_step(text)
+    path = Path(os.path.expanduser(base))
+    if os.path.isfile(path):
         raise ModelError(_file_message(path))
     try:
         run = find(base)
@@ -48,13 +50,49 @@ def resolve(ref: str | Path, revision: str | None = None) -> Located:
         return Located(checked(_checkpoint(run, step)), run)
     if step:
         raise ModelError(no_run)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Located(checked(path), _owner(path))
     if not HUB_ID.fullmatch(text):
-        raise ModelError(f"There is no model at `{ref}`: give a run, a folder that holds config.json, or a hub id.")
-    if "/" not in text and not _cached(text, revision):
+        raise ModelError(
+            f"There is no model at `{brief(text)}`: give a run, a folder that holds config.json, or a hub id."
+        )
+    if "/" not in text and cached(text, revision) is None:
         raise ModelError(no_run)
     return Located(checked(_download(text, revision)), None)
+
+
+def place(ref: str | Path) -> Path:
+    """Where `resolve` looks for a reference on this machine: the run of that name, or the path; it need not exist."""
+    base, _ = split_step(str(ref))
+    try:
+        return find(base)
+    except RunError:
+        return Path(os.path.expanduser(base))
+
+
+def split_step(ref: str) -> tuple[str, str]:
+    """A reference without its step, and the step behind `@`, empty where there is none."""
+    base, _, step = ref.rpartition("@")
+    if not step.isdecimal() or os.path.exists(os.path.expanduser(ref)):
+        return ref, ""
+    return base, step
+
+
+def split_readout(ref: str) -> tuple[str, Readout | None]:
+    """A reference without its readout, and the readout that it asks for behind `#`.
+
+    Raises:
+        ModelError: there is no such readout.
+    """
+    base, sign, asked = ref.rpartition("#")
+    if not sign or os.path.exists(os.path.expanduser(ref)):
+        return ref, None
+    for readout in get_args(Readout):
+        if asked == readout:
+            return base, readout
+    raise ModelError(
+        f"`{brief(ref)}` asks for the readout {brief(asked)!r}: give one of {', '.join(get_args(Readout))}, or none."
+    )
 
 
 def checked(directory: Path) -> Path:
@@ -158,11 +196,16 @@ def _file_message(path: Path) -> str:
     return f"`{path}` is a file: give the folder that holds config.json and the weights."
 
 
-def _cached(name: str, revision: str | None) -> bool:
-    """Whether the hub's cache on this machine has the model."""
+def cached(name: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a hub id in the hub's cache on this machine, or None; nothing is asked of the network."""
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    return isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str)
+    try:
+        file = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(file).parent if isinstance(file, str) else None
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -9,6 +9,8 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard.named import name_choice
+
 Field = dict[str, Any]
 NONE = "none"
 
@@ -69,7 +71,15 @@ def given(method: str, field: Field, link: bool = False) -> Any:
         )
     else:
         empty = NONE if field["optional"] else ""
-        value = st.text_input(label, key=remembered(key, spelled(default)), help=help, placeholder=empty, bind=bind)
+        value = st.text_input(
+            label,
+            key=remembered(key, spelled(default)),
+            help=help,
+            placeholder=empty,
+            bind=bind,
+            on_change=name_choice,
+            args=(key,),
+        )
     remember(key, value)
     return chosen(field, value)
 

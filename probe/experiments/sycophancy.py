@@ -6,6 +6,7 @@ behaviour (Perez et al. 2022; A/B files of contrastive activation addition), or 
 beliefs and the doubt of Sharma et al. (2023), or texts, on which a model comments for a user who likes them or not.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import torch
 import probe.world
 from probe.analyses.deference_files import file_parts
 from probe.analyses.question_forms import Form
-from probe.errors import ConfigError, DataError, ProbeError
+from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.experiments.sycophancy_finding import say
@@ -93,16 +94,27 @@ def world_evidence(
 def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     """The reward model that the run of a model was trained with, and what is to be said of it.
 
-    It is looked for where the run says, then beside the run, where folders that were moved together lie.
+    A run may come from anybody. So what it names is looked for in the run roots, then beside the run, where folders
+    that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
     """
+    from probe import references
     from probe.rewards import RewardModel
     from probe.runs.reader import read_meta
+    from probe.runs.roots import roots, stray_link
 
     ref = read_meta(lm.run_dir).get("reward_model") if lm.run_dir is not None else None
     if not ref or lm.run_dir is None:
         return None, {}
-    places = (Path(ref), Path(lm.run_dir).parent / Path(ref).name)
-    place = next((place for place in places if place.exists()), ref)
+    beside = Path(lm.run_dir).parent
+    known = [*roots(), beside]
+    local = (each for each in (ref, beside / Path(ref).name) if os.path.exists(references.place(each)))
+    allowed = (each for each in local if stray_link(references.place(each), known) is None)
+    place = next(allowed, None) or references.cached(ref)
+    if place is None:
+        return None, {
+            "left_out_reward_model": f"`{brief(ref)}` is in none of the run roots: copy it beside the run"
+            f" `{lm.run_dir}`, or fetch it from the hub first."
+        }
     try:
         return RewardModel.load(place, device=lm.device), {"reward_model": str(ref)}
     except ProbeError as error:

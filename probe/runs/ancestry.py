@@ -1,6 +1,8 @@
 """Which run came from which: the edges of the overview's graph."""
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -49,7 +51,8 @@ def _run_of(ref: str, names: set[str], paths: dict[Path, str]) -> str | None:
     pure = PurePath(plain)
     if len(pure.parts) > 2 and pure.parts[-2] == CHECKPOINTS:
         pure = pure.parent.parent
-    by_path = paths.get(Path(pure).expanduser().resolve())
-    if by_path in names:
-        return by_path
+    with suppress(ValueError):  # a name that no file can have
+        by_path = paths.get(Path(os.path.realpath(os.path.expanduser(pure))))
+        if by_path in names:
+            return by_path
     return pure.name if pure.name in names else None

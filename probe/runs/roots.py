@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from probe.errors import RunError
+from probe.errors import RunError, brief
 
 RUN_FILE = "run.json"
 
@@ -43,6 +43,28 @@ def run_directories(root: Path) -> list[Path]:
         raise RunError(f"The folder `{root}` cannot be read ({error.strerror}): name another one.") from error
 
 
+def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
+    """Whether `path` lies in one of the run roots (default: `roots()`), links followed on both sides."""
+    try:
+        real = os.path.realpath(path)
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+    return any(Path(real).is_relative_to(os.path.realpath(root)) for root in (roots() if among is None else among))
+
+
+def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
+    """The first of `path` and the links in it that leads outside the run roots (default: `roots()`), or None."""
+    known = list(roots() if among is None else among)
+    if not within(path, known):
+        return path
+    for folder, folders, files in os.walk(path):
+        for name in sorted([*folders, *files]):
+            entry = Path(folder, name)
+            if entry.is_symlink() and not within(entry, known):
+                return entry
+    return None
+
+
 def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
     """The directory of the run that `ref` names: a path, or a run's name looked up in the run roots.
 
@@ -65,7 +87,8 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
                 return root / path
     if os.path.isdir(path):
         raise RunError(
-            f"`{ref}` is a folder without {RUN_FILE}, so it is no run: give a folder that a run was written to."
+            f"`{brief(str(ref))}` is a folder without {RUN_FILE}, so it is no run: give a folder that a run was"
+            " written to."
         )
     raise RunError(_missing(str(ref), searched))
 
@@ -80,7 +103,7 @@ def _missing(ref: str, searched: list[Path]) -> str:
         remedy = f"the runs there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
     else:
         remedy = "give the path of a run directory, or set PROBE_RUNS to the folder that holds your runs."
-    return f"There is no run `{ref}`, neither as a path nor in {where}: {remedy}"
+    return f"There is no run `{brief(ref)}`, neither as a path nor in {where}: {remedy}"
 
 
 def _distinct(paths: list[Path]) -> list[Path]:

@@ -11,6 +11,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access
+from dashboard.named import NAMED
 from tests.dashboard.pages import unescape
 
 HERE = Path(__file__).parent
@@ -56,15 +57,25 @@ def gate() -> Iterator[None]:
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Open a page on run roots: `show(root, page="views/training.py", step="20")`, the rest being the URL's query."""
+    """Open a page on run roots: `show(root, page="views/training.py", step="20")`, the rest being the URL's query.
+
+    What the query names counts as typed by the person, unless `link` says that it came with a link.
+    """
 
     def run(
-        *roots: Path, page: str = "views/overview.py", state: Mapping[str, object] | None = None, **query: str
+        *roots: Path,
+        page: str = "views/overview.py",
+        state: Mapping[str, object] | None = None,
+        link: bool = False,
+        **query: str | list[str],
     ) -> AppTest:
         monkeypatch.setenv("PROBE_RUNS", os.pathsep.join(str(root) for root in roots))
         app = AppTest.from_file(APP, default_timeout=60)
         for key, value in query.items():
             app.query_params[key] = value
+        if not link:
+            texts = [text for value in query.values() for text in ([value] if isinstance(value, str) else value)]
+            app.session_state[NAMED] = set(texts)
         for key, value in (state or {}).items():
             app.session_state[key] = value
         app.switch_page(page).run()

@@ -22,7 +22,8 @@ from tests.probe.test_adapters import adapter
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], None]], AppTest]]:
-    """Run a small page; the model's directory is in $MODEL, what it computed in a file."""
+    """Run a small page; the model's directory, which lies in a run root, is in $MODEL, what it computed in a file."""
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     monkeypatch.setenv("MODEL", str(saved_lm(tmp_path / "model")))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     yield lambda page: AppTest.from_function(page, default_timeout=60).run()

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from probe import LM
 from probe.errors import ModelError
+from probe.experiments.sycophancy import reward_model_of
 from probe.references import resolve
 from probe.runs.writer import RunWriter
-from tests.models import random_lm, saved_lm
+from tests.models import random_lm, random_reward_model, saved_lm
 
 
 @pytest.fixture
@@ -174,3 +176,34 @@ def test_a_file_is_not_a_model(tmp_path, name, words):
 def test_unknown_devices_and_formats(tmp_path, options, words):
     with pytest.raises(ModelError, match=words):
         LM.load(saved_lm(tmp_path / "model"), **options)
+
+
+@pytest.mark.parametrize(
+    "ref", ["~nobody-of-this-name/x", "x" * 5000, "/" + "x/" * 3000, "a\0b", "\ud800", "x" * 200 + "@7"]
+)
+def test_a_name_that_no_file_can_have_is_one_short_sentence(ref: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
+    with pytest.raises(ModelError) as caught:
+        resolve(ref)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("where", ["beside", "in a root", "elsewhere", "the hub"])
+def test_a_run_leads_to_its_reward_model_only_where_runs_are(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A run may come from anybody, so what it names is neither fetched nor read from anywhere."""
+    roots = {"beside": "mine", "in a root": "roots", "elsewhere": "elsewhere"}
+    place = tmp_path / roots.get(where, "none") / "judge"
+    monkeypatch.setenv("PROBE_RUNS", str(tmp_path / "roots"))
+    rewards = random_reward_model()
+    for save in (rewards.model.save_pretrained, rewards.tokenizer.save_pretrained):
+        save(place)
+    named = "someone/judge" if where == "the hub" else str(place)
+    run = RunWriter.create(tmp_path / "mine" / "policy", method="rlhf", config={}, reward_model=named)
+    with run.checkpoint(1) as directory:
+        random_lm().save(directory)
+    run.finish()
+    judge, facts = reward_model_of(LM.load(run.path))
+    assert (judge is not None) == (where in ("beside", "in a root"))
+    assert ("none of the run roots" in facts.get("left_out_reward_model", "")) == (judge is None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.components.form import options, remember
+from dashboard.named import may_open, name_all
 from dashboard.parts.phenomena.source import Asked, Subject
 from dashboard.state import Shared, keep, model_options
 from dashboard.text import note, plain
@@ -47,11 +48,18 @@ def choose_models(shared: Shared) -> list[Subject]:
         bind="query-params",
         max_selections=MOST - 2,
         accept_new_options=True,
+        on_change=_name_more,
         placeholder="beside the two of the sidebar",
         help="Runs, their checkpoints, or the path of any Hugging Face model; all are asked the same.",
     )
     remember(MORE, list(more))
     return subjects(shared, [*sides, *more])
+
+
+def _name_more() -> None:
+    """Note the models that the person added; those of a link are remembered from the run of the page before."""
+    before = st.session_state["_form"].get(MORE, [])
+    name_all(choice for choice in st.session_state[MORE] if choice not in before)
 
 
 def subjects(shared: Shared, choices: list[str]) -> list[Subject]:
@@ -65,8 +73,11 @@ def subjects(shared: Shared, choices: list[str]) -> list[Subject]:
     return found
 
 
-def choose_options(experiment: Experiment) -> Asked:
-    """The form that the function's signature makes, folded away."""
+def choose_options(experiment: Experiment) -> Asked | None:
+    """The form that the function's signature makes, folded away; None while a link's file waits for the reader's word.
+
+    What a file holds is part of what a result is found by, so it would be read at once.
+    """
     from probe.experiments.form import form
 
     fields = describe(form(experiment))
@@ -74,4 +85,5 @@ def choose_options(experiment: Experiment) -> Asked:
         if not fields:
             note("It has no options.")
         flags = options(experiment.name, fields, link=True)
-    return Asked(experiment, tuple(words(flags)))
+    files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
+    return Asked(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None

@@ -57,6 +57,8 @@ def show(known: Mapping[str, Experiment]) -> None:
         subjects = choose_models(shared)
     with right:
         asked = choose_options(experiment)
+    if asked is None:
+        return
     if not subjects:
         with answer:
             finding(f"Choose a model in the sidebar to measure: {experiment.title}.")

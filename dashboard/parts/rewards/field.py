@@ -1,5 +1,6 @@
 """Which policies can be laid side by side, and where each of them stands: computed once for each checkpoint."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,7 @@ import pandas as pd
 
 from dashboard.data import Stamp, Store, metrics, stamp
 from dashboard.models import computed, kept, ready
+from dashboard.named import permitted
 from dashboard.parts.rewards.views import QUESTIONS, agreed, cost_s
 from dashboard.state import Shared, split_choice
 from probe.analyses.reward_frontier import logged
@@ -123,8 +125,8 @@ def policies(shared: Shared) -> list[Policy]:
         if label is not None and store.runs[label].method != "reward-model" and "#" not in choice:
             saved = [each for each in store.runs[label].checkpoints() if step is None or each.step == step]
             found += [_policy(choice, saved[-1].path, Style(look[label].colour, "dot"))] if saved else []
-        elif label is None and Path(choice).expanduser().is_dir():
-            found.append(_policy(choice, Path(choice).expanduser(), Style(method_colour("other"))))
+        elif label is None and permitted(choice) and os.path.isdir(place := os.path.expanduser(choice)):
+            found.append(_policy(choice, Path(place), Style(method_colour("other"))))
     return found
 
 

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.badge import trust_badge
+from dashboard.named import name_choice
 from dashboard.parts.rewards import field as fields
 from dashboard.state import Shared, keep
 from probe.errors import DataError
@@ -80,6 +81,8 @@ def choose_reward(shared: Shared) -> str | None:
         key="rew_model",
         bind="query-params",
         accept_new_options=True,
+        on_change=name_choice,
+        args=("rew_model",),
         help="A run that trained a reward model, or type the folder of a model with one scalar label.",
     )
     return None if chosen in (None, NONE) else str(chosen)

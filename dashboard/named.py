@@ -1,0 +1,75 @@
+"""What is opened without a question: the run directories, and what the person of this session named.
+
+A link can bring any path or hub id. Whether there is something behind it is asked only once the person says so.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+
+import streamlit as st
+from streamlit.errors import StreamlitDuplicateElementKey
+
+from dashboard import access
+from dashboard.text import note, plain
+from probe.errors import ModelError, brief
+from probe.references import place, split_readout
+from probe.runs.roots import stray_link
+
+NAMED = "_named"
+
+
+def name_all(references: Iterable[str]) -> None:
+    """Note what the person typed, chose or agreed to; whoever may only read names nothing."""
+    if access.allowed():
+        st.session_state.setdefault(NAMED, set()).update(references)
+
+
+def name_choice(key: str) -> None:
+    """What a widget does `on_change`, which a person alone brings about: values of a link never do."""
+    if st.session_state[key]:
+        name_all([str(st.session_state[key]).strip()])
+
+
+def permitted(ref: str) -> bool:
+    """Whether a model, or files with commas between them, may be looked up: in the run directories, or named."""
+    if ref in st.session_state.get(NAMED, ()):
+        return True
+    if "," in ref and not all(permitted(part.strip()) for part in ref.split(",")):
+        return False
+    base = ref
+    with suppress(ModelError):
+        base, _ = split_readout(ref)
+    return stray_link(place(base)) is None
+
+
+def may_open(ref: str) -> bool:
+    """The same, and where it may not: one sentence that tells nothing of what is there, and a button for the person."""
+    if permitted(ref):
+        return True
+    sentence = (
+        f"`{brief(ref)}` comes from a link and lies in none of the run directories: it is looked for, as a folder here "
+        "or a model of the Hugging Face hub, only if you open it."
+    )
+    if offer(sentence, f"Open {brief(ref, 60)}", f"open-{ref}", guarded=True):
+        name_all([ref])
+        st.rerun()
+    return False
+
+
+def offer(sentence: str, action: str, key: str, *, guarded: bool = False) -> bool:
+    """A sentence and the button below it; whether it was pressed. What is offered twice on a page is shown once.
+
+    Args:
+        sentence: above the button.
+        action: on the button.
+        key: of the button.
+        guarded: whoever may only read cannot press it.
+    """
+    slot = st.container()
+    try:
+        pressed = st.button(plain(action), key=key, **(access.button() if guarded else {}))
+    except StreamlitDuplicateElementKey:
+        return False
+    with slot:
+        note(sentence)
+    return pressed

@@ -191,6 +191,16 @@ def keep(key: str, options: Collection, default: object) -> None:
         st.session_state[key] = default
 
 
+def tell_again(key: str) -> None:
+    """Give the browser a widget's value once more.
+
+    A value that is not the widget's default is sent to the browser in one run only. What is folded away (a popover)
+    is drawn when it is opened, perhaps runs later; it would begin with the default then, and send that back.
+    """
+    if key in st.session_state:
+        st.session_state[key] = st.session_state[key]
+
+
 def compare_button(title: str, key: str, **choices: str) -> None:
     """A button that makes choices of the sidebar (`base`, `aligned`, `prompt`) for the Compare page."""
 

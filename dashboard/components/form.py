@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.named import name_choice
+from dashboard.state import tell_again
 
 Field = dict[str, Any]
 NONE = "none"
@@ -35,10 +36,11 @@ def split(text: str) -> list[str]:
 
 
 def remembered(key: str, first: Any) -> str:
-    """The key of a widget whose value outlives pages that do not show it."""
+    """The key of a widget whose value outlives pages that do not show it and runs in which it is folded away."""
     values = st.session_state.setdefault("_form", {})
     if key not in st.session_state and key not in st.query_params:
         st.session_state[key] = values.get(key, first)
+    tell_again(key)
     return key
 
 
@@ -59,21 +61,24 @@ def given(method: str, field: Field, link: bool = False) -> Any:
     help, default = field["help"], field["default"]
     bind: Any = "query-params" if link else None
     if field["type"] == "flag":
-        value: Any = st.toggle(label, key=remembered(key, default), help=help, bind=bind)
+        value: Any = st.toggle(label, bool(default), key=remembered(key, default), help=help, bind=bind)
     elif field["choices"]:
         choices = ([NONE] if field["optional"] else []) + field["choices"]
-        first = NONE if default is None else default
-        value = st.selectbox(label, choices, key=remembered(key, first), help=help, format_func=str, bind=bind)
+        first = begins(field)
+        at = None if first is None else choices.index(first)
+        value = st.selectbox(label, choices, at, key=remembered(key, first), help=help, format_func=str, bind=bind)
     elif field["type"] == "int":
-        empty: Any = None if field["optional"] else "min"
+        empty: Any = None if field["optional"] else default  # None can be typed only where it is the widget's own value
         value = st.number_input(
             label, value=empty, key=remembered(key, default), step=1, help=help, placeholder=NONE, bind=bind
         )
     else:
         empty = NONE if field["optional"] else ""
+        first = spelled(default)
         value = st.text_input(
             label,
-            key=remembered(key, spelled(default)),
+            first,
+            key=remembered(key, first),
             help=help,
             placeholder=empty,
             bind=bind,
@@ -84,14 +89,18 @@ def given(method: str, field: Field, link: bool = False) -> Any:
     return chosen(field, value)
 
 
+def begins(field: Field) -> Any:
+    """The choice that is made at first; None where the reader has to make one."""
+    return NONE if field["optional"] and field["default"] is None else field["default"]
+
+
 def chosen(field: Field, value: Any) -> Any:
     """What a flag is followed by for a widget's value; None where that is the default."""
     default = field["default"]
     if field["type"] == "flag":
         return None if value == default else bool(value)
     if field["choices"]:
-        first = NONE if default is None else default
-        return None if value == first else str(value).replace(NONE, "None")
+        return None if value in (None, begins(field)) else str(value).replace(NONE, "None")
     if field["type"] == "int":
         return None if value is None or value == default else str(int(value))
     text = str(value or "").strip()

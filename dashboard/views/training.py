@@ -12,7 +12,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.rollouts import rollouts
 from dashboard.data import Store
-from dashboard.state import current, keep
+from dashboard.state import current, keep, tell_again
 from dashboard.text import finding, guard, note
 from probe.plots.curves import metric_curves, sections
 
@@ -65,6 +65,8 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
         name = st.selectbox("Metrics", list(grouped), key="section", bind="query-params")
+    for key in ("smoothing", "x", "logy"):
+        tell_again(key)
     with right, st.popover("Axes", icon=":material/tune:", width="stretch"):
         weight = st.slider("Smoothing", 0.0, 0.98, 0.0, 0.02, key="smoothing", bind="query-params")
         x = st.segmented_control(

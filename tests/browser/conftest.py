@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ FLAGS = [
     "--disable-sync",
 ]
 STORE = Path(__file__).parents[1] / "dashboard" / "store.py"
+SAMPLES = Path(__file__).parents[2] / "sample_runs"
 PATIENCE_S = 120
 """How long anything may take: far more than it does, because a busy machine must not fail a test."""
 expect.set_options(timeout=1000 * PATIENCE_S)
@@ -134,6 +136,12 @@ def server(
     status, output = started.stop()
     assert "Traceback" not in output, output
     assert status == 0
+
+
+@pytest.fixture(scope="session")
+def samples(start: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """A dashboard on a copy of the sample runs with the results that come with them."""
+    return start(shutil.copytree(SAMPLES, tmp_path_factory.mktemp("samples") / "runs"))
 
 
 @pytest.fixture

@@ -50,6 +50,19 @@ def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, fin
         assert app.number_input(key=f"{name}.{option}").value == own[option].default
 
 
+@pytest.mark.parametrize("query", [{}, {"sycophancy.n": "7", "sycophancy.seed": "2"}], ids=["defaults", "of the link"])
+def test_options_that_a_browser_draws_late_keep_their_values(show: Show, fresh: Path, query: dict[str, str]):
+    app = show(fresh, page="views/sycophancy.py", **query)
+    wanted = {"n": 400, "seed": 0, "interventions": 60, "turns": 5} | ({"n": 7, "seed": 2} if query else {})
+    for _ in range(2):
+        drawn = {key: app.number_input(key=f"sycophancy.{key}") for key in wanted}
+        assert {key: widget.value for key, widget in drawn.items()} == wanted
+        protos = {key: widget.proto for key, widget in drawn.items()}
+        begun = {key: proto.value if proto.set_value else proto.default for key, proto in protos.items()}
+        assert begun == wanted, "what a browser begins with that draws the options only now"
+        app.run()
+
+
 @pytest.mark.parametrize("name", THERE)
 def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding: Say, name: str):
     app = show(tmp_path, page=f"views/{name}.py")

@@ -8,7 +8,7 @@ from dashboard import models
 from dashboard.parts.interventions import source, views
 from dashboard.parts.interventions.source import Question, Way
 from dashboard.sides import Role
-from dashboard.state import Shared, keep
+from dashboard.state import Shared, keep, tell_again
 from dashboard.text import note
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def choose_reference(do: str, how: str, column: "DeltaGenerator") -> tuple[str, 
     if do != "ablate" or how == "zero":
         return ()
     with column, st.popover("Reference texts", icon=":material/library_books:"):
+        tell_again("int_reference")
         hint = "One a line. Empty: questions of the model's world, or plain sentences where it has none."
         text = st.text_area("Reference texts", key="int_reference", bind="query-params", help=hint, height=160)
         note(hint)

@@ -1,0 +1,84 @@
+"""Options that are folded away in Chromium: they begin with their defaults, or with what the URL or the reader said."""
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.pages import eventually, open_page, settle
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+LEAST = {"n": "400", "interventions": "60", "turns": "5", "layer": ""}
+"""Options of sycophancy beside its seed, as they are by default."""
+
+
+def unfold(page: Page, name: str) -> Locator:
+    """Open a popover."""
+    page.get_by_test_id("stPopover").get_by_role("button", name=name).click()
+    opened = page.get_by_test_id("stPopoverBody")
+    expect(opened).to_be_visible()
+    return opened
+
+
+def test_another_seed_leaves_the_other_options_as_they_were(page: Page, samples: Any):
+    sentence = open_page(page, samples, "sycophancy?base=base&aligned=dpo-agreeable")
+    page.get_by_role("tab", name="Figures").click()
+    expect(page).to_have_url(re.compile("sycophancy~tab=Figures"))
+    settle(page)
+    options = unfold(page, "Options")
+    for label, value in LEAST.items():
+        expect(options.get_by_label(label, exact=True)).to_have_value(value)
+    seed = options.get_by_label("seed", exact=True)
+    seed.fill("1")
+    seed.press("Enter")
+    expect(sentence).to_have_text("Sycophancy has not been measured on base and dpo-agreeable with these options.")
+    expect(page).to_have_url(re.compile(r"sycophancy\.seed=1$"))  # and nothing else: the others are the defaults
+    for label, value in LEAST.items():
+        expect(options.get_by_label(label, exact=True)).to_have_value(value)
+    expect(page.get_by_test_id("stAlert")).to_have_count(0)
+
+
+def test_options_of_a_link_last(page: Page, samples: Any):
+    open_page(page, samples, "sycophancy?base=base&aligned=dpo-agreeable&sycophancy.n=30")
+    page.get_by_role("button", name="Measure base and dpo-agreeable").wait_for()
+    page.get_by_role("combobox", name="Aligned model").click()
+    page.get_by_role("option", name="rlvr", exact=True).click()
+    page.get_by_role("button", name="Measure base and rlvr").wait_for()
+    settle(page)
+    options = unfold(page, "Options")
+    expect(options.get_by_label("n", exact=True)).to_have_value("30")
+    assert "sycophancy.n=30" in page.url
+
+
+def test_axes_of_a_link_last(page: Page, samples: Any):
+    open_page(page, samples, "training?runs=base&smoothing=0.5&logy=true&x=time")
+    page.get_by_role("combobox", name="Metrics").click()
+    page.get_by_role("option", name="optimiser").click()
+    expect(page).to_have_url(re.compile("section=optimiser"))
+    settle(page)
+    axes = unfold(page, "Axes")
+    expect(axes.get_by_role("slider")).to_have_value("0.5")
+    expect(axes.get_by_role("switch").or_(axes.get_by_role("checkbox")).first).to_be_checked()
+    eventually(page, lambda: all(part in page.url for part in ("smoothing=0.5", "logy=true", "x=time")))
+
+
+def test_folded_options_of_a_training_keep_what_was_typed(page: Page, samples: Any):
+    open_page(page, samples, "train?method=sft")
+    page.get_by_text("Options of every method").click()
+    seed = page.get_by_label("seed", exact=True)
+    seed.fill("7")
+    seed.press("Enter")
+    expect(page.get_by_text("--seed 7")).to_be_visible()
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="pretrain", exact=True).click()
+    expect(page.get_by_text("probe train pretrain")).to_be_visible()
+    page.get_by_role("combobox", name="Method").click()
+    page.get_by_role("option", name="sft", exact=True).click()
+    expect(page.get_by_text("--seed 7")).to_be_visible()
+    seed = page.get_by_label("steps", exact=True)
+    seed.fill("9")
+    seed.press("Enter")
+    expect(page.get_by_text("--steps 9")).to_be_visible()
+    settle(page)
+    expect(page.get_by_text("--seed 7")).to_be_visible()

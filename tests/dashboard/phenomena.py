@@ -82,4 +82,9 @@ def chips(app: AppTest) -> dict:
 
 def press(app: AppTest, key: str) -> AppTest:
     """Press a button and wait for the page."""
-    return next(button for button in app.button if button.key == key).click().run(timeout=120)
+    return button(app, key).click().run(timeout=120)
+
+
+def button(app: AppTest, key: str) -> Any:
+    """A button of the page."""
+    return next(each for each in app.button if each.key == key)

@@ -22,7 +22,7 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import call
 from tests.dashboard.pages import names, unescape
-from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, chips, press, table, write
+from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, button, chips, press, table, write
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
@@ -77,7 +77,9 @@ def test_an_experiment_appears_runs_and_is_found_again(
     assert app.selectbox(key="experiment").options == ["echo"]
     assert finding(app) == "Echo has not been measured on base and dpo-agreeable with these options."
     assert "no run here tells how long it takes" in read(app)
+    assert button(app, AGAIN).disabled, "nothing is there to be measured again"
     press(app, RUN)
+    assert not button(app, AGAIN).disabled
     assert not app.exception
     assert not app.error
     assert re.fullmatch(r"dpo-agreeable echoes \d+ % of the claims\.", finding(app))
@@ -94,7 +96,17 @@ def test_an_experiment_appears_runs_and_is_found_again(
     monkeypatch.setattr(source, "perform", never)
     again = show(fresh, page=PAGE, **{"echo.n": "6"})
     assert finding(again) == finding(app)
-    assert all(button.key != RUN for button in again.button)
+    assert all(each.key != RUN for each in again.button)
+
+
+def test_what_was_measured_a_moment_ago_is_measured_again(show: Show, echoed: Path):
+    app = press(show(echoed, page=PAGE, **{"echo.seed": "5", "echo.n": "3"}), RUN)
+    before = {path: path.stat().st_mtime_ns for path in echoed.glob("*/results/echo-*/result.json")}
+    press(app, AGAIN)
+    assert not app.error
+    assert sum(path.stat().st_mtime_ns > at for path, at in before.items()) == 2
+    app.run()
+    assert not button(app, AGAIN).disabled
 
 
 def test_measure_again_runs_and_stores_anew(show: Show, echoed: Path):
@@ -112,8 +124,8 @@ def test_a_missing_model_is_offered_with_its_cost_while_the_others_are_shown(
 ):
     app = show(echoed, page=PAGE, also="base@20")
     assert "about 1 s" in read(app)
-    button = next(button for button in app.button if button.key == RUN)
-    assert unescape(button.label) == "Measure base@20"
+    offered = button(app, RUN)
+    assert unescape(offered.label) == "Measure base@20"
     assert finding(app).startswith("dpo-agreeable echoes")
     press(app, RUN)
     shown = table(app, "base@20")

@@ -101,21 +101,9 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
                 known[subject] = about
     found = {subject: source.look(asked, subject, about) for subject, about in known.items()}
     missing = [subject for subject, each in found.items() if each.result is None]
-    wanted: list[Subject] = []
-    with slot:
-        again = st.button(
-            "Measure again",
-            icon=":material/refresh:",
-            width="stretch",
-            key=f"{asked.experiment.name}-again",
-            **access.button(
-                "Runs the experiment anew on every model, and stores what it finds in place of what is there.",
-                disabled=len(missing) == len(found),
-            ),
-        )
-    if again:
-        wanted = list(found)
-    elif missing:
+    again = bool(st.session_state.pop("_again", False))
+    wanted = list(found) if again else []
+    if missing and not again:
         line = st.empty()
         with line.container(horizontal=True, vertical_alignment="center", gap="small"):
             pressed = st.button(
@@ -131,10 +119,26 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
             line.empty()
     if wanted:
         found |= run(asked, {subject: known[subject] for subject in wanted}, again)
+    with slot:  # drawn last, so that it knows what was measured just now
+        st.button(
+            "Measure again",
+            icon=":material/refresh:",
+            width="stretch",
+            key=f"{asked.experiment.name}-again",
+            on_click=_measure_again,
+            **access.button(
+                "Runs the experiment anew on every model, and stores what it finds in place of what is there.",
+                disabled=all(each.result is None for each in found.values()),
+            ),
+        )
     for each in found.values():
         if each.error:
             st.error(plain(f"{each.subject.label}: {each.error}"))
     return list(found.values())
+
+
+def _measure_again() -> None:
+    st.session_state["_again"] = True
 
 
 def run(asked: Asked, known: "dict[Subject, models.Known]", again: bool) -> dict[Subject, Found]:

@@ -5,8 +5,9 @@ import dataclasses
 import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_type_hints
+import types
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from probe.errors import ConfigError
 
@@ -43,12 +44,16 @@ def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str
 def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = None) -> C:
     """A dataclass from the command line; `--help` prints the fields with their docstrings and exits.
 
+    An option of any number of values may be repeated; its values add up: `--also A --also B C` is `--also A B C`.
+
     Raises:
-        ConfigError: an option is unknown (a near one is named), lacking, or has a value that does not fit.
+        ConfigError: an option is unknown (a near one is named), lacking, has a value that does not fit, or takes one
+            value and is given two different ones.
     """
     import tyro
 
     _check_known(kind, argv, prog)
+    argv = _add_up(kind, argv, prog)
     if default is None:
         _check_complete(kind, argv, prog)
     given: dict[str, Any] = {} if default is None else {"default": default}
@@ -65,16 +70,66 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
     return config
 
 
-def options(kind: Any, prefix: str = "--") -> Iterator[str]:
+def options(kind: Any) -> Iterator[str]:
     """The options of a dataclass, those of nested ones with dots."""
+    for name, hint in _typed(kind):
+        yield name
+        if hint is bool:
+            yield f"--no-{name[2:]}"
+
+
+def _typed(kind: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """The options of a dataclass and the types of their values."""
+    hints = get_type_hints(kind)
     for field in _named(kind):
-        name = prefix + option(field.name)[2:]
-        if dataclasses.is_dataclass(field.type):
-            yield from options(field.type, f"{name}.")
+        name, hint = prefix + option(field.name)[2:], hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _typed(hint, f"{name}.")
         else:
-            yield name
-            if field.type is bool:
-                yield f"--no-{name[2:]}"
+            yield name, hint
+
+
+def _takes_many(hint: Any) -> bool:
+    """Whether a value of this type is any number of words: a list, a mapping, a tuple without a fixed length."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_takes_many(part) for part in get_args(hint))
+    origin, parts = get_origin(hint) or hint, get_args(hint)
+    if origin is tuple:
+        return not parts or Ellipsis in parts
+    return isinstance(origin, type) and issubclass(origin, Collection) and not issubclass(origin, str | bytes)
+
+
+def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
+    """The command line with the values of a repeated option after its first occurrence.
+
+    Raises:
+        ConfigError: an option of one value is given two different ones, of which one would be lost.
+    """
+    hints = dict(_typed(kind))
+    several = {name for name, hint in hints.items() if _takes_many(hint)}
+    parts: list[list[str]] = [[]]
+    first: dict[str, list[str]] = {}
+    place = parts[0]
+    for word in argv:
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        if not word.startswith("--"):
+            place.append(word)
+        elif name in several and name in first:
+            place = first[name]
+            place += [value] if equals else []
+        else:
+            place = [name, *([value] if equals else [])] if name in several else [word]
+            first.setdefault(name, place)
+            parts.append(place)
+    for part in parts[1:]:
+        name = part[0].partition("=")[0].replace("_", "-")
+        earlier, later = (" ".join(each).replace("=", " ").partition(" ")[2] for each in (first[name], part))
+        if earlier != later and hints.get(name, bool) is not bool:
+            raise ConfigError(
+                f"`{prog}` was given {name} twice, with {earlier} and {later}: it takes one, so leave the other out."
+            )
+    return [word for part in parts for word in part]
 
 
 def _named(kind: Any) -> list[dataclasses.Field]:

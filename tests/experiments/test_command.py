@@ -93,6 +93,12 @@ def test_the_table_and_what_is_saved(plugin: str, runs: Path, capsys: pytest.Cap
     assert "bars" in result.figures
 
 
+def test_models_of_a_repeated_option_are_all_there(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
+    models = ["--model", "runs/base", "--also", "runs/other", "--also", "base", "runs/other@1"]
+    told = json.loads(printed(capsys, "width", "--plugin", plugin, *models, "--json"))
+    assert len(told["summaries"]) == 4
+
+
 def test_names_of_metrics_are_whole_on_narrow_terminals(capsys: pytest.CaptureFixture[str]):
     name = "a_metric_with_a_name_that_is_longer_than_a_column"
     row = {"metric": name, "value": 0.123456, "ci_low": 0.1, "ci_high": 0.2, "n": 1000}

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,38 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train pretrain --out file/run",
+        "train pretrain --out file",
+        "train dpo --base base --out file/deep/run",
+        "samples --out file --only base --steps-scale 0.001",
+        "world --out file",
+        "world --out file/deep",
+        "dashboard --runs file",
+        "findings --runs file",
+        "runs list --root file",
+        "runs show file",
+        "export file --out x --format csv",
+        "export nothing --out x --format csv",
+        "experiment sycophancy --model file",
+        "experiment sycophancy --model empty",
+        "runs show empty",
+    ],
+)
+def test_a_file_where_a_folder_is_expected_is_one_sentence(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    assert cli.main(command.split()) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("probe: error: ")
+    assert "free some space" not in said
+    for word in ("file", "empty", "nothing"):
+        assert word not in command.split() or f"`{word}" in said or f" {word} " in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file"]

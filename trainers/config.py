@@ -120,8 +120,11 @@ def check_out(out: Path, resume: bool) -> None:
     """Refuse an output directory that cannot be used.
 
     Raises:
-        RunError: it holds something and is not to be resumed, or there is no run to resume.
+        RunError: it holds something and is not to be resumed, lies below a file, or there is no run to resume.
     """
+    standing = next((place for place in out.parents if place.exists()), out.parent)
+    if not standing.is_dir():
+        raise RunError(f"--out `{out}` cannot be made, since `{standing}` is a file: choose another folder.")
     if resume and not (out / "run.json").exists():
         raise RunError(f"There is no run to resume in `{out}`: leave --resume out to start one.")
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):

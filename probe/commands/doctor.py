@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from probe.commands.tables import show
 from probe.commands.terminal import safe
 from probe.options import parse
 
@@ -28,7 +29,6 @@ class Finding:
 
 def doctor(argv: list[str]) -> int:
     """Check the installation: packages, device, browser for figures, hooks and cache, run roots."""
-    from rich.console import Console
     from rich.table import Table
 
     @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def doctor(argv: list[str]) -> int:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for finding in findings:
             table.add_row(SIGNS[finding.state], safe(finding.what), safe(finding.found))
-        Console(emoji=False, highlight=False).print(table)
+        show(table, [asdict(finding) for finding in findings])
     return int(any(finding.state == "broken" for finding in findings))
 
 

@@ -4,6 +4,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
 from probe.options import choose, parse
@@ -102,17 +103,25 @@ def run(found: "Experiment", argv: list[str]) -> None:
         print(dumps(answer | {"saved": str(saved) if saved else None}, indent=2))
         return
     show(result, summaries)
-    print(f"Saved in {saved}" if saved else f"Not saved: {problem} `--out` names one.")
+    remark(f"Saved in {saved}" if saved else f"Not saved: {problem} `--out` names one.")
 
 
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:
-    """Print the finding and the table of a result; see `table`."""
-    from rich.console import Console
+    """Print the finding and the table of a result (see `table`); where a program reads, the values as TSV."""
+    from probe.commands import tables
 
-    console = Console(soft_wrap=False)
     if result.finding:
-        console.print(safe(result.finding))
-    console.print(table(result, summaries))
+        tables.remark(result.finding)
+    tables.show(table(result, summaries), rows_of(result, summaries))
+
+
+def rows_of(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "list[dict[str, Any]]":
+    """The summary as values, one row a metric; with three or more models one row a metric of each model."""
+    from probe.experiments.files import records
+
+    if summaries is None or len(summaries) < 3:
+        return records(result.summary)
+    return [{"model": label, **row} for label, each in summaries.items() for row in records(each)]
 
 
 def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "Table":
@@ -159,14 +168,14 @@ def _table_of_many(result: "Result", summaries: "Mapping[str, pd.DataFrame]") ->
 
 def _columns(result: "Result", names: list[str]) -> "Table":
     """An empty table; its caption says what the mark of a difference means."""
-    from rich.table import Table
+    from probe.commands.tables import grid
 
     different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()
     caption = f"{UNPAIRED} not paired: the models were asked different things" if different else None
-    made = Table(title=safe(result.title), title_justify="left", caption=caption, caption_justify="left")
-    made.add_column("metric", overflow="fold")
+    made = grid(safe(result.title), caption)
+    made.add_column("metric")
     for name in names:
-        made.add_column(safe(name), justify="right", overflow="fold")
+        made.add_column(safe(name), justify="right", no_wrap=True)
     return made
 
 

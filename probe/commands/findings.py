@@ -1,14 +1,19 @@
 """`probe findings`: ten published claims, measured on the sample runs, and whether each holds here."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from probe.commands.tables import grid, remark, show
 from probe.commands.terminal import safe
+from probe.errors import RunError
 from probe.options import parse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
 
-    from probe.findings.claim import Finding
+    from probe.findings.bench import Bench
+    from probe.findings.claim import Claim, Finding
 
 
 def findings(argv: list[str]) -> int:
@@ -47,6 +52,7 @@ def findings(argv: list[str]) -> int:
 
     claims = chosen(asked.only)
     bench, waiting = Bench(asked.runs, n=asked.n, again=asked.again), Console(stderr=True)
+    check_runs(bench, claims)
     known = {} if asked.again or asked.n is not None else recorded(bench, claims)
     for claim in claims:
         if claim.name not in known:
@@ -59,24 +65,51 @@ def findings(argv: list[str]) -> int:
     if asked.out is not None:
         asked.out.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(asked.out, index=False)
+    rows: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()} for row in frame.astype(object).to_dict("records")
+    ]
     if asked.json:
-        print(dumps(frame.astype(object).to_dict("records"), indent=2))
-        return 0
-    Console().print(drawn(found))
+        print(dumps(rows, indent=2))
+    else:
+        show(drawn(found), rows)
     measured = [each for each in found if each.holds is not None]
-    print(f"{sum(bool(each.holds) for each in measured)} of {len(measured)} claims hold on these runs.")
+    if not measured:
+        raise RunError(f"None of the claims could be measured: {found[0].said}")
+    if not asked.json:
+        left = len(found) - len(measured)
+        rest = f"; {left} {'was' if left == 1 else 'were'} not measured" if left else ""
+        remark(f"{sum(bool(each.holds) for each in measured)} of {len(measured)} claims hold on these runs{rest}.")
     return 0
+
+
+def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
+    """Refuse to measure where nothing can be measured.
+
+    Raises:
+        RunError: the folder of the runs is none, or each claim lacks a run.
+    """
+    from probe.runs import roots
+
+    if bench.root is not None and not bench.root.is_dir():
+        raise RunError(f"`{bench.root}` is not a folder: give one that holds run directories.")
+    absent = [bench.missing(claim.runs) for claim in claims]
+    if all(absent):
+        places = ", ".join(f"`{place}`" for place in ([bench.root] if bench.root else roots())) or "any run root"
+        needed = ", ".join(dict.fromkeys(name for names in absent for name in names))
+        raise RunError(
+            f"No claim can be measured on the runs in {places}, which lack {needed}: name the folder of the sample runs"
+            " with --runs, or make them with `probe samples`."
+        )
 
 
 def drawn(found: "list[Finding]") -> "Table":
     """The table for a terminal."""
-    from rich.table import Table
-
     from probe.plots.intervals import written
 
-    made = Table(title="Findings", title_justify="left", show_lines=True)
+    made = grid("Findings")
+    made.leading = 1
     for name in ("claim", "effect", "value [95 %]", "holds here"):
-        made.add_column(name, ratio={"claim": 5, "effect": 3}.get(name, 2))
+        made.add_column(name, no_wrap=name in ("value [95 %]", "holds here"))
     colours = {"holds": "green", "does not hold": "red", "not measured": "yellow"}
     for each in found:
         value = "" if each.value is None else written(each.value, each.ci_low, each.ci_high)

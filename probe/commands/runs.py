@@ -2,11 +2,13 @@
 
 import json
 import math
-import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probe.commands.tables import at_terminal, draw, grid, remark, show, tsv
 from probe.commands.terminal import safe
+from probe.errors import RunError
 from probe.options import choose, parse
 
 if TYPE_CHECKING:
@@ -14,7 +16,14 @@ if TYPE_CHECKING:
 
     from probe.runs.reader import Run
 
-COLOURS = {"finished": "green", "running": "cyan", "interrupted": "yellow", "killed": "red", "failed": "red"}
+COLOURS = {
+    "finished": "green",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "killed": "red",
+    "failed": "red",
+    "broken": "red",
+}
 
 
 def runs(argv: list[str]) -> int:
@@ -48,32 +57,55 @@ def runs(argv: list[str]) -> int:
         list_(listing.root, listing.json)
     else:
         shown = parse(Show, chosen[1], "probe runs show")
-        show(shown.ref, shown.json)
+        show_run(shown.ref, shown.json)
     return 0
 
 
 def list_(root: str | None, as_json: bool) -> None:
-    """Print one line a run, and one to stderr for each directory that cannot be read."""
-    from rich.console import Console
+    """Print one line a run; of a run that cannot be read the line says why.
 
-    from probe.runs import RunWarning, list_runs, roots
+    Raises:
+        RunError: `root` is not a folder, or may not be read.
+    """
+    from probe.runs import roots
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", RunWarning)
-        found = list_runs(root)
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
+    places = roots() if root is None else [Path(root).expanduser()]
+    rows = [row for place in places if place.is_dir() for row in summaries(place)]
+    rows.sort(key=lambda row: (row["problem"] is not None, row["created"] or "", row["name"]))
+    for place in places:
+        if not place.is_dir():
+            remark(f"The run root {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
-        print(json.dumps([_summary(run) for run in found], indent=2))
-    elif found:
-        Console(emoji=False, highlight=False).print(_table(found))
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        show(_table(rows), [_line(row) for row in rows])
+        for row in rows if at_terminal() else ():
+            if row["problem"]:
+                remark(f"{row['name']} is broken: {row['problem']}")
     else:
-        places = [root] if root else [str(path) for path in roots()]
-        searched = ", ".join(places) or "any run root"
-        print(f"No runs in {searched}: make one with `probe train`, or name a folder with --root.")
-    for warning in caught:
-        Console(stderr=True, emoji=False, highlight=False).print(f"[yellow]warning: {safe(warning.message)}[/]")
+        searched = ", ".join(map(str, places)) or "any run root"
+        remark(f"No runs in {searched}: make one with `probe train`, or name a folder with --root.")
 
 
-def show(ref: str, as_json: bool) -> None:
+def summaries(root: Path) -> "list[dict[str, Any]]":
+    """What is known of each run in a folder; of a run that cannot be read the status `broken` and its problem."""
+    from probe.runs.reader import Run
+    from probe.runs.roots import run_directories
+
+    rows = []
+    for path in run_directories(root):
+        try:
+            rows.append(_summary(Run(path)))
+        except RunError as error:
+            unknown = dict.fromkeys(("method", "parent", "steps", "created"))
+            known = {"name": path.name, "path": str(path), "status": "broken", "headline": [], "problem": str(error)}
+            rows.append(unknown | known)
+    return rows
+
+
+def show_run(ref: str, as_json: bool) -> None:
     """Print what is known of one run."""
     from rich.console import Console
     from rich.table import Table
@@ -81,46 +113,77 @@ def show(ref: str, as_json: bool) -> None:
     from probe.runs import open_run
 
     run = open_run(ref)
+    detail = _detail(run)
     if as_json:
-        print(json.dumps(_detail(run), indent=2))
+        print(json.dumps(detail, indent=2))
+        return
+    if not at_terminal():
+        print(tsv(_flat(detail)))
         return
     console = Console(emoji=False, highlight=False)
     console.print(f"[bold]{safe(run.name)}[/] {safe(run.method)}, [{COLOURS[run.status]}]{run.status}[/]")
     about = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in _detail(run).items():
+    for name, value in detail.items():
         if name in ("name", "method", "status", "headline", "config") or value in (None, [], {}, ""):
             continue
         about.add_row(name.replace("_", " "), safe(_text(value)))
-    console.print(about)
+    draw(about)
     if len(run.headline):
-        figures = Table(title="headline", title_justify="left")
+        figures = grid("headline")
         figures.add_column("metric")
         for column in ("value", "95 % interval", "n"):
-            figures.add_column(column, justify="right")
+            figures.add_column(column, justify="right", no_wrap=True)
         for row in run.headline.itertuples():
-            figures.add_row(safe(str(row.metric)), _number(row.value), _interval(row), _count(row.n))
-        console.print(figures)
+            figures.add_row(
+                safe(str(row.metric)), _number(row.value), safe(_interval(row.ci_low, row.ci_high)), _count(row.n)
+            )
+        draw(figures)
     if run.config:
         settings = Table(title="config", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
         for name, value in run.config.items():
             settings.add_row(safe(name), safe(_text(value)))
-        console.print(settings)
+        draw(settings)
 
 
-def _table(found: "list[Run]") -> "Table":
-    from rich.table import Table
+def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a fact of a run: `name`, `value`, and of a headline figure its interval and n."""
+    empty = dict.fromkeys(("value", "ci_low", "ci_high", "n"))
+    rows = []
+    for name, value in detail.items():
+        if name == "headline":
+            rows += [
+                {"name": f"headline.{each.get('metric')}"} | {key: each.get(key) for key in empty} for each in value
+            ]
+        elif name == "config":
+            rows += [empty | {"name": f"config.{key}", "value": _text(each)} for key, each in value.items()]
+        elif value not in (None, [], {}, ""):
+            rows.append(empty | {"name": name, "value": _text(value)})
+    return [{"name": row["name"], **row} for row in rows]
 
-    table = Table()
-    for name in ("name", "method", "parent", "status"):
-        table.add_column(name)
-    table.add_column("steps", justify="right")
-    table.add_column("headline")
-    for run in found:
-        first = next(run.headline.itertuples(), None)
-        figure = f"{first.metric} {_number(first.value)} {_interval(first)}".strip() if first else ""
-        status = f"[{COLOURS[run.status]}]{run.status}[/]"
-        table.add_row(safe(run.name), safe(run.method), safe(run.parent or ""), status, f"{run.steps:,}", safe(figure))
+
+def _table(rows: list[dict[str, Any]]) -> "Table":
+    table, known = grid(), {row["name"] for row in rows}
+    for name in ("name", "method", "parent", "status", "steps", "headline"):
+        table.add_column(name, justify="right" if name == "steps" else "left")
+    for row in map(_line, rows):
+        parent = row["parent"] or ""
+        parent = Path(parent).name if Path(parent).name in known else parent
+        status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
+        steps = "" if row["steps"] is None else f"{row['steps']:,}"
+        figure = f"{row['metric'] or ''} {_number(row['value'])} {_interval(row['ci_low'], row['ci_high'])}".strip()
+        table.add_row(*map(safe, (row["name"], row["method"] or "", parent)), status, steps, safe(figure))
     return table
+
+
+def _line(summary: dict[str, Any]) -> dict[str, Any]:
+    """A run with the first of its headline figures, as one row of values."""
+    first: dict[str, Any] = next(iter(summary["headline"]), {})
+    about = ("name", "method", "parent", "status", "steps")
+    return (
+        {name: summary[name] for name in about}
+        | {name: first.get(name) for name in ("metric", "value", "ci_low", "ci_high", "n")}
+        | {"problem": summary["problem"], "path": summary["path"]}
+    )
 
 
 def _summary(run: "Run") -> dict[str, Any]:
@@ -133,6 +196,7 @@ def _summary(run: "Run") -> dict[str, Any]:
         "steps": run.steps,
         "created": run.created,
         "headline": run.meta.get("headline") or [],
+        "problem": None,
     }
 
 
@@ -167,8 +231,8 @@ def _number(value: Any) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def _interval(row: Any) -> str:
-    return f"[{_number(row.ci_low)}, {_number(row.ci_high)}]" if _number(row.ci_low) or _number(row.ci_high) else ""
+def _interval(low: Any, high: Any) -> str:
+    return f"[{_number(low)}, {_number(high)}]" if _number(low) or _number(high) else ""
 
 
 def _count(n: Any) -> str:

@@ -50,11 +50,11 @@ class Bench:
         return open_run(name) if self.root is None else Run(find(name, [self.root]))
 
     def missing(self, names: tuple[str, ...]) -> list[str]:
-        """The names that no run has."""
+        """The names that no run has; a run that cannot be read is there."""
         absent = []
         for name in names:
             try:
-                self.run(name)
+                find(name, None if self.root is None else [self.root])
             except RunError:
                 absent.append(name)
         return absent

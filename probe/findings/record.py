@@ -49,7 +49,10 @@ def recorded(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
     found = {}
     for claim in claims:
         entry = known.get(claim.name)
-        if not isinstance(entry, dict) or bench.missing(claim.runs) or entry.get("key") != key(bench, claim):
+        try:
+            if not isinstance(entry, dict) or entry.get("key") != key(bench, claim):
+                continue
+        except RunError:  # a run is missing or broken
             continue
         values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
         shared = Finding.of(claim, "")

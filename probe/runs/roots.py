@@ -90,6 +90,8 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
             f"`{brief(str(ref))}` is a folder without {RUN_FILE}, so it is no run: give a folder that a run was"
             " written to."
         )
+    if os.path.isfile(path):
+        raise RunError(f"`{ref}` is a file: give the directory of a run, or its name.")
     raise RunError(_missing(str(ref), searched))
 
 

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all, and disk failures as one sentence."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,10 +26,13 @@ def disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(
-            f"`{path}` could not be written ({error.strerror or error}):"
-            " free some space there, or choose a folder that you may write to."
-        ) from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            remedy = "a file stands where a folder is needed, so move it or choose another folder"
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "choose a folder that you may write to"
+        else:
+            remedy = "free some space there, or choose a folder that you may write to"
+        raise RunError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from error
 
 
 def write_atomic(path: Path, data: bytes) -> None:

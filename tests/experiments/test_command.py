@@ -1,5 +1,6 @@
 """`probe experiment` and `probe export RESULT` as a user meets them."""
 
+import io
 import json
 import os
 import subprocess
@@ -16,10 +17,12 @@ from probe.cli import main
 from probe.commands import export as exporting
 from probe.commands.experiment import table
 from probe.commands.export import export_result
+from probe.commands.tables import fitted
 from probe.errors import RunError
 from probe.experiments.result import Result
 from probe.runs import RunWriter
 from tests.models import random_lm
+from tests.terminal import in_terminal
 
 PLUGIN = '''
 """A plugin."""
@@ -77,9 +80,10 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) ->
     return found.err if status else found.out
 
 
-def test_the_table_and_what_is_saved(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_table_and_what_is_saved(plugin: str, runs: Path):
     words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other", "--n", "4"]
-    said = printed(capsys, *words)
+    status, said = in_terminal(["experiment", *words], columns=140)
+    assert status == 0, said
     result = Result.load(next((runs / "base" / "results").glob("width-*")))
     assert "How wide" in said
     assert "difference" in said
@@ -93,25 +97,39 @@ def test_the_table_and_what_is_saved(plugin: str, runs: Path, capsys: pytest.Cap
     assert "bars" in result.figures
 
 
+def test_a_program_reads_values(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other", "--n", "4"]
+    assert main(["experiment", *words]) == 0
+    captured = capsys.readouterr()
+    table = pd.read_csv(io.StringIO(captured.out), sep="\t")
+    both = next(found for found in map(Result.load, runs.glob("*/results/width-*")) if len(found.models) == 2)
+    assert table["metric"].tolist() == ["norm", "long"]
+    assert table["value"][0] == both.value("norm")
+    assert table["difference_low"][0] == both.summary["difference_low"][0]
+    assert both.finding in captured.err
+    assert "Saved in" in captured.err
+
+
 def test_models_of_a_repeated_option_are_all_there(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str]):
     models = ["--model", "runs/base", "--also", "runs/other", "--also", "base", "runs/other@1"]
     told = json.loads(printed(capsys, "width", "--plugin", plugin, *models, "--json"))
     assert len(told["summaries"]) == 4
 
 
-def test_names_of_metrics_are_whole_on_narrow_terminals(capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_names_are_whole_on_narrow_terminals(capsys: pytest.CaptureFixture[str], width: int):
     name = "a_metric_with_a_name_that_is_longer_than_a_column"
     row = {"metric": name, "value": 0.123456, "ci_low": 0.1, "ci_high": 0.2, "n": 1000}
     summary = pd.DataFrame([row | {f"baseline{end}": 0.3 for end in ("", "_low", "_high")}])
     gap = {"difference": [-0.1], "difference_low": [float("nan")], "difference_high": [float("nan")]}
-    console = Console(width=60)
-    console.print(table(Result("p", summary.assign(**gap), summary, meta={"title": "[red]x", "baseline": "b"})))
+    console = Console(width=width)
+    made = table(Result("p", summary.assign(**gap), summary, meta={"title": "[red]x", "baseline": "reward-agreeable"}))
+    console.print(fitted(made, console))
     said = capsys.readouterr().out
     assert "…" not in said
-    assert "[red]x" in said
-    letters = "".join(line.split("│")[1].strip() for line in said.split("\n") if line.startswith("│"))
-    assert letters == name
-    assert "1,000" in said
+    for part in ("[red]x", name, "reward-agreeable", "difference", "0.1235 [0.1, 0.2]", "1,000"):
+        assert part in said, part
+    assert max(map(len, said.splitlines())) <= width
 
 
 def test_json_is_one_object(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -191,9 +209,10 @@ def test_a_result_that_cannot_be_saved_is_printed(
     words = ["width", "--plugin", plugin, "--model", "runs/base"]
     printed(capsys, *words)
     monkeypatch.setattr(Result, "save", full)
-    said = printed(capsys, *words)
-    assert "How wide" in said
-    assert "Not saved: The disk is full" in " ".join(said.split())
+    assert main(["experiment", *words]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("metric\tvalue")
+    assert "Not saved: The disk is full" in captured.err
     assert json.loads(printed(capsys, *words, "--json"))["saved"] is None
     assert "disk is full" in printed(capsys, *words, "--out", "elsewhere", status=2)
 

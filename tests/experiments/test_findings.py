@@ -1,10 +1,12 @@
 """The ten claims: measured on the sample runs, and on runs where there is nothing to find."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from probe.cli import main
@@ -120,10 +122,47 @@ def test_the_table_has_a_row_for_each():
 def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "findings.csv"
     assert main(["findings", "guessing", "reward_agreement", "--runs", str(SAMPLES), "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "2 of 2 claims hold" in said
+    captured = capsys.readouterr()
+    assert "2 of 2 claims hold" in captured.err
+    frame = pd.read_csv(io.StringIO(captured.out), sep="\t")
+    assert frame["name"].tolist() == ["guessing", "reward_agreement"]
+    assert frame["holds"].all()
     assert out.read_text().count("\n") >= 3
     assert main(["findings", "guessing", "--runs", str(SAMPLES), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows[0]["name"] == "guessing"
     assert rows[0]["holds"] is True
+
+
+@pytest.mark.parametrize("words", [[], ["--json"], ["guessing"], ["--again"]])
+def test_without_runs_the_command_says_what_to_do(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["findings", *words, "--runs", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    for part in ("No claim can be measured", str(tmp_path), "lack", "base", "`probe samples`", "--runs"):
+        assert part in captured.err
+
+
+@pytest.mark.parametrize("name", ["none", "file"])
+def test_what_is_no_folder_of_runs_is_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("")
+    assert main(["findings", "--runs", str(tmp_path / name)]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_broken_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = copied(tmp_path, base="base")
+    (root / "base" / "run.json").write_text("{")
+    assert main(["findings", "exposure", "--runs", str(root)]) == 2
+    captured = capsys.readouterr()
+    assert "None of the claims could be measured" in captured.err
+    assert "cut short" in captured.err
+
+
+def test_with_some_of_the_runs_the_rest_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = copied(tmp_path, base="base")
+    assert main(["findings", "exposure", "optimum", "--n", "12", "--runs", str(root)]) == 0
+    captured = capsys.readouterr()
+    assert "of 1 claims hold on these runs; 1 was not measured." in captured.err
+    assert "dpo-agreeable" in captured.out

@@ -1,5 +1,7 @@
 """`probe runs` and `probe doctor` as a user meets them."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from probe import cli
 from probe.commands import doctor as checks
 from probe.commands.doctor import Finding, doctor
 from tests.runs.conftest import HEADLINE, Make
+from tests.terminal import in_terminal
 
 
 @pytest.fixture(autouse=True)
@@ -28,13 +31,39 @@ def root(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_list(root: Path, capsys: pytest.CaptureFixture[str]):
+def rows(text: str) -> list[dict[str, str]]:
+    """Tab-separated values, as a program reads them."""
+    return list(csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def test_list_for_a_program(root: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["runs", "list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    base = next(line for line in lines if "base" in line and "pretrain" in line)
-    for part in ("finished", "1,500", "accuracy 0.5 [0.4, 0.6]"):
+    base, dpo = rows(capsys.readouterr().out)
+    assert (base["name"], base["method"], base["status"], base["steps"]) == ("base", "pretrain", "finished", "1500")
+    assert (base["metric"], float(base["value"]), float(base["ci_low"])) == ("accuracy", 0.5, 0.4)
+    assert (dpo["parent"], dpo["status"], dpo["value"]) == ("[bold]base[/bold]", "running", "")
+
+
+def test_list_for_a_person(root: Path):
+    status, said = in_terminal(["runs", "list"], columns=120)
+    assert status == 0
+    base = next(line for line in said.splitlines() if line.startswith("base"))
+    for part in ("pretrain", "finished", "1,500", "accuracy 0.5 [0.4, 0.6]"):
         assert part in base
-    assert any("dpo" in line and "[bold]base[/bold]" in line and "running" in line for line in lines)
+    assert any("dpo" in line and "[bold]base[/bold]" in line and "running" in line for line in said.splitlines())
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+def test_names_are_whole_at_any_width(make: Make, tmp_path: Path, columns: int):
+    names = ("dpo-agreeable-with-a-name-of-36-signs", "reward-agreeable", "rlhf-weak-kl")
+    for name in names:
+        make(name, method="reward-model", parent="runs/dpo-agreeable").finish(headline=HEADLINE)
+    status, said = in_terminal(["runs", "list", "--root", str(tmp_path)], columns=columns)
+    assert status == 0
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= columns
+    for name in (*names, "reward-model", "runs/dpo-agreeable", "finished"):
+        assert name in said
+    assert "\u2026" not in said
 
 
 def test_list_json_and_root(root: Path, capsys: pytest.CaptureFixture[str]):
@@ -47,24 +76,37 @@ def test_list_json_and_root(root: Path, capsys: pytest.CaptureFixture[str]):
     assert rows[0]["headline"] == HEADLINE
 
 
-def test_list_names_what_it_leaves_out(root: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_broken_run_is_listed_with_its_problem(root: Path, capsys: pytest.CaptureFixture[str]):
     (root / "cut").mkdir()
     (root / "cut" / "run.json").write_text('{"schema": 1, "meth')
     assert cli.main(["runs", "list"]) == 0
-    captured = capsys.readouterr()
-    assert "base" in captured.out
-    assert str(root / "cut") in captured.err
-    assert "cut short" in captured.err
+    whole, other, broken = rows(capsys.readouterr().out)
+    assert (whole["name"], whole["problem"], whole["value"]) == ("base", "", "0.5")
+    assert other["name"] == "dpo"
+    assert (broken["name"], broken["status"], broken["steps"]) == ("cut", "broken", "")
+    assert "cut short" in broken["problem"]
+    assert cli.main(["runs", "list", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["status"] for row in told] == ["finished", "running", "broken"]
+    assert "cut short" in told[2]["problem"]
+    status, said = in_terminal(["runs", "list"], columns=100)
+    assert status == 0
+    assert "broken" in next(line for line in said.splitlines() if line.startswith("cut"))
+    assert "delete the folder" in " ".join(said.split())
 
 
 def test_list_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["runs", "list", "--root", str(tmp_path)]) == 0
-    assert "make one with `probe train`" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "make one with `probe train`" in captured.err
+    assert captured.out.strip() == ""
+    assert cli.main(["runs", "list", "--root", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
 
 
-def test_show(root: Path, capsys: pytest.CaptureFixture[str]):
-    assert cli.main(["runs", "show", "base"]) == 0
-    out = capsys.readouterr().out
+def test_show_for_a_person(root: Path):
+    status, said = in_terminal(["runs", "show", "base"])
+    assert status == 0
     for part in (
         "base pretrain, finished",
         "accuracy",
@@ -75,8 +117,17 @@ def test_show(root: Path, capsys: pytest.CaptureFixture[str]):
         "[red]x[/red] :smile: \ufffd[31m",
         "1500",
     ):
-        assert part in out, part
+        assert part in said, part
+
+
+def test_show_for_a_program(root: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["runs", "show", "base"]) == 0
+    out = capsys.readouterr().out
     assert "\x1b" not in out
+    facts = {row["name"]: row for row in rows(out)}
+    assert facts["status"]["value"] == "finished"
+    assert facts["config.lr"]["value"] == "0.003"
+    assert (facts["headline.accuracy"]["ci_high"], facts["headline.accuracy"]["n"]) == ("0.6", "400")
     assert cli.main(["runs", "show", str(root / "dpo"), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["name"], shown["parent"], shown["checkpoints"]) == ("dpo", "[bold]base[/bold]", [])
@@ -84,7 +135,12 @@ def test_show(root: Path, capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["show", "bas"], "did you mean `base`?"), (["list", "--root", "/nowhere"], "`/nowhere` is not a folder")],
+    [
+        (["show", "bas"], "did you mean `base`?"),
+        (["show", __file__], "is a file: give the directory of a run"),
+        (["list", "--root", "/nowhere"], "`/nowhere` is not a folder"),
+        (["list", "--root", __file__], "is not a folder"),
+    ],
 )
 def test_mistakes_are_one_sentence(root: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["runs", *arguments]) == 2

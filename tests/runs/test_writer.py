@@ -191,6 +191,13 @@ def test_a_full_disk_is_one_sentence():
     file.close()
 
 
+def test_a_file_in_the_way_of_a_run_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(RunError, match="a file stands where a folder is needed"):
+            RunWriter.create(place, method="pretrain", config={})
+
+
 LIMITED = """
 import resource, signal, sys
 from probe.errors import RunError

@@ -1,0 +1,121 @@
+"""Tables that commands print: whole names and whole words on a terminal of any width, TSV where a program reads."""
+
+import math
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from probe.commands.terminal import printable, safe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+
+def grid(title: str = "", caption: str | None = None) -> "Table":
+    """An empty table of rich with a line below its head and two spaces between columns; texts are markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(
+        title=title or None,
+        title_justify="left",
+        caption=caption,
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+
+
+def show(drawn: "Table", rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table on a terminal; where standard output goes elsewhere, its rows as `tsv`.
+
+    Args:
+        drawn: the table as a person sees it.
+        rows: the same as values, each row with the same keys.
+    """
+    if at_terminal():
+        draw(drawn)
+    else:
+        print(tsv(rows))
+
+
+def at_terminal() -> bool:
+    """Whether standard output is read by a person."""
+    return sys.stdout.isatty()
+
+
+def draw(table: "Table") -> None:
+    """Print a table for a person, at any width without a broken word."""
+    from rich.console import Console
+
+    console = Console(emoji=False, highlight=False)
+    console.print(fitted(table, console))
+
+
+def remark(text: str) -> None:
+    """Print a sentence that belongs to a table; to standard error, on one line, where a program reads the table."""
+    from rich.console import Console
+
+    console = Console(stderr=not at_terminal(), emoji=False, highlight=False)
+    if at_terminal():
+        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    lines = (safe(line) for line in text.splitlines())
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def tsv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Tab-separated values: a line of names and a line a row, numbers in full, nothing where there is no value."""
+    lines = [list(rows[0]) if rows else [], *([_value(each) for each in row.values()] for row in rows)]
+    return "\n".join("\t".join(line) for line in lines)
+
+
+def _value(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return printable(" ".join(str(value).splitlines()))
+
+
+def fitted(table: "Table", console: "Console") -> "Table | Text":
+    """The table with widths at which no word is broken; its rows one below the other where there are none.
+
+    Args:
+        table: of rich; in a column with `no_wrap` each cell is one word.
+        console: what it is printed on.
+    """
+    from rich.measure import Measurement
+
+    endless = console.options.update(width=100_000)
+    least, most = [], []
+    for column in table.columns:
+        cells = [Measurement.get(console, endless, cell) for cell in (column.header, *column.cells)]
+        most.append(max(cell.maximum for cell in cells))
+        least.append(most[-1] if column.no_wrap else max(cell.minimum for cell in cells))
+    frame = Measurement.get(console, endless, table).maximum - sum(most)
+    spare = console.width - frame - sum(least)
+    if spare < 0:
+        return _stacked(table)
+    share = min(1.0, spare / max(sum(most) - sum(least), 1))
+    for column, low, high in zip(table.columns, least, most, strict=True):
+        column.width = low + int((high - low) * share)
+    return table
+
+
+def _stacked(table: "Table") -> "Text":
+    """Each row as a heading, its first cell, and one line for each further cell."""
+    from rich.text import Text
+
+    blocks = [Text.from_markup(f"[bold]{table.title}[/]")] if table.title else []
+    names = [str(column.header) for column in table.columns]
+    for first, *others in zip(*(column.cells for column in table.columns), strict=True):
+        lines = [
+            f"[bold]{first}[/]",
+            *(f"  {name} {cell}" for name, cell in zip(names[1:], others, strict=True) if cell),
+        ]
+        blocks.append(Text.from_markup("\n".join(lines)))
+    blocks += [Text.from_markup(str(table.caption))] if table.caption else []
+    return Text("\n").join(blocks)

@@ -10,7 +10,9 @@ from probe.plots.curves import unit
 from probe.plots.intervals import percent, written
 
 if TYPE_CHECKING:
-    from probe.analyses.compare import Comparison
+    from probe.analyses.compare import Comparison, Continuation
+    from probe.analyses.compare_scalars import ScalarComparison
+    from probe.lm import LM
 
 CLAIMS = {
     "deferral": "repeats a user's false claim in {} of its answers",
@@ -29,6 +31,9 @@ TABLE = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl",
 
 ALIKE_NATS = 0.001
 """KL below which two models are said to expect the same."""
+
+ALIKE_READING = 0.005
+"""Change of a reward or value at a token below which two models are said to change alike."""
 
 
 def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
@@ -113,30 +118,92 @@ def parting(found: "Comparison") -> int:
     return start + int(np.nanargmax(found.aligned.kl[start:]))
 
 
-def compare(found: "Comparison", names: tuple[str, str]) -> str:
-    """What the two models say, how sure each is, and where they part."""
+def compare(found: "Comparison", names: tuple[str, str], shown: "Continuation | None" = None) -> str:
+    """What the two models say, how sure each is, where they diverge, and where they differ most.
+
+    Args:
+        found: both continuations, read by both models.
+        names: of base and aligned.
+        shown: the continuation whose KL is drawn; the aligned model's by default.
+    """
     j = parting(found)
     base, aligned = found.base, found.aligned
+    shown = shown or aligned
     if base.ids == aligned.ids:
         if len(base.ids) == base.prompt_length:
             return "Both models end at once and say nothing."
-        word, said = aligned.tokens[j].strip(), f"Both models say \u201c{aligned.text.strip()}\u201d"
+        said = f"Both models say \u201c{aligned.text.strip()}\u201d"
         if float(np.nanmax(aligned.kl)) < ALIKE_NATS:
             return f"{said}, and expect the same at every token (KL below {ALIKE_NATS} nats)."
-        return (
-            f"{said}; they differ most at \u201c{word}\u201d, token {j} "
-            f"({_percent(aligned.aligned.logprobs[j])} with {names[1]}, {_percent(aligned.base.logprobs[j])} with "
-            f"{names[0]}, KL {aligned.kl[j]:.2f} nats)."
-        )
+        most = int(np.nanargmax(aligned.kl))
+        shares = f"{_percent(aligned.aligned.logprobs[j])} with {names[1]}, {_percent(aligned.base.logprobs[j])} with "
+        shares += f"{names[0]}, KL {aligned.kl[j]:.2f} nats"
+        answer = f"\u201c{aligned.tokens[j].strip()}\u201d, token {j} ({shares})"
+        if most == j:
+            return f"{said}; they differ most at {answer}."
+        return f"{said}; they differ most at {_place(aligned, most)}, and in what they say at {answer}."
     if min(len(base.ids), len(aligned.ids)) <= j:
         shorter = names[0] if len(base.ids) <= j else names[1]
-        return f"Both models begin alike, and {shorter} ends before token {j}."
+        return f"Both models begin alike, and {shorter} ends before token {j}{_most(shown, j)}."
     ours, theirs = aligned.tokens[j].strip(), base.tokens[j].strip()
     return (
         f"{names[1]} answers \u201c{ours}\u201d with {_percent(aligned.aligned.logprobs[j])} where {names[0]} answers "
-        f"\u201c{theirs}\u201d with {_percent(base.base.logprobs[j])}; they part at token {j} "
-        f"(KL {aligned.kl[j]:.2f} nats)."
+        f"\u201c{theirs}\u201d with {_percent(base.base.logprobs[j])}; the continuations diverge at token {j} "
+        f"(KL {aligned.kl[j]:.2f} nats){_most(shown, j)}."
     )
+
+
+def _most(shown: "Continuation", j: int) -> str:
+    """Where the models differ most on the text that is drawn: a clause after token `j`, which the sentence names."""
+    if not np.isfinite(shown.kl).any():
+        return ""
+    most = int(np.nanargmax(shown.kl))
+    if most == j:
+        return ", where they differ most"
+    return f"; on the text shown they differ most at {_place(shown, most)}"
+
+
+def _place(shown: "Continuation", j: int) -> str:
+    """A token with its position, its part of the text and the KL there."""
+    of = " of the prompt" * (j < shown.prompt_length)
+    return f"\u201c{shown.tokens[j].strip()}\u201d, token {j}{of} (KL {shown.kl[j]:.2f} nats)"
+
+
+def compare_scalars(found: "ScalarComparison", names: tuple[str, str]) -> str:
+    """What two models of one number read at the end of a text, and at which token their readings change differently."""
+    read = " and ".join(
+        f"{name} reads a {kind} of {values[-1]:+.2f}"
+        for name, kind, values in zip(names, found.readouts, (found.base, found.aligned), strict=True)
+    )
+    said = f"After the last token {read}"
+    if len(found.tokens) < 2 or float(np.nanmax(np.abs(found.difference))) < ALIKE_READING:
+        return f"{said}; no token changes the two readings differently."
+    j = found.most
+    ours, theirs = (f"{values[j] - values[j - 1]:+.2f} with {name}" for name, values in _sides(found, names))
+    return (
+        f"{said}; \u201c{found.tokens[j].strip()}\u201d, token {j}, changes them most differently ({theirs}, {ours})."
+    )
+
+
+def _sides(found: "ScalarComparison", names: tuple[str, str]) -> tuple[tuple[str, np.ndarray], ...]:
+    return (names[1], found.aligned), (names[0], found.base)
+
+
+def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:
+    """Why two models cannot be compared token by token, and what could be; empty where they can."""
+    kinds = [lm.readout for lm in (base, aligned)]
+    if (kinds[0] == "tokens") != (kinds[1] == "tokens"):
+        scalar, writer = sorted((0, 1), key=lambda side: kinds[side] == "tokens")
+        return (
+            f"{names[scalar]} gives one number, a {kinds[scalar]}, and {names[writer]} gives probabilities of tokens, "
+            "so they have nothing to compare: choose two language models, or two models of rewards or values."
+        )
+    if base.tokenizer.get_vocab() != aligned.tokenizer.get_vocab():
+        return (
+            f"{names[0]} and {names[1]} split text into different tokens, so they cannot be compared token by token: "
+            "choose two models with one tokenizer."
+        )
+    return ""
 
 
 def _percent(logprob: float) -> str:

@@ -81,15 +81,21 @@ def page() -> None:
 
 
 def sentence(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
-    """How far back the models look."""
-    if orders:
-        parts = [order_words(side, found) for side, found in zip(asked.writers, orders, strict=True)]
-        return "; ".join(parts) + "."
-    earlier = [np.nan_to_num(found.influence[1:], nan=-1.0) for found in profiles]
-    words = [
-        f"{side.name} is moved most by lag {1 + at.argmax()}" for side, at in zip(asked.sides, earlier, strict=True)
+    """How far back every model looks that is drawn: its effective order, or the lag that moves its number most."""
+    parts = [order_words(side, found) for side, found in zip(asked.writers, orders, strict=True)]
+    parts += [
+        lag_words(side, found) for side, found in zip(asked.sides, profiles, strict=True) if side.lm.readout != "tokens"
     ]
-    return f"{'; '.join(words)} (lag 0, the last token, apart)."
+    return "; ".join(parts) + "."
+
+
+def lag_words(side: Side, found: "LagProfile") -> str:
+    """The lag that moves a number most, the last token apart."""
+    earlier = np.nan_to_num(found.influence[1:], nan=-1.0)
+    if not (earlier >= 0).any():
+        return f"the {side.lm.readout} of {side.name} is read from one token"
+    most = 1 + int(earlier.argmax())
+    return f"apart from lag 0, the last token, lag {most} moves the {side.lm.readout} of {side.name} most"
 
 
 def order_words(side: Side, found: "EffectiveOrder") -> str:

@@ -11,6 +11,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.parts.compare.scalars import compare_rewards
 from dashboard.state import current, preset
 from dashboard.text import finding, note
 from probe.plots.lens import lens_pair
@@ -171,14 +172,23 @@ def page() -> None:
     base, aligned = models.load(refs[0]), models.load(refs[1])
     if base is None or aligned is None:
         return
+    names = shared.names()
+    problem = findings.incomparable(base, aligned, names)
+    if problem:
+        with answer:
+            finding(problem)
+            note("The pages Attention, Logits and Interventions show each model by itself.")
+        return
+    if base.readout != "tokens":
+        compare_rewards(shared, (base, aligned), (refs[0], refs[1]), answer)
+        return
     asked = options(aligned.tokenizer.chat_template is not None)
     found = models.comparison(base, aligned, shared.prompt, **asked)
-    names = shared.names()
     colours = METHODS["pretrain"], method_colour(shared.method(shared.aligned))
-    with answer:
-        finding(findings.compare(found, names))
     chip_rows = st.container()
     text, position = choose_position(found)
+    with answer:
+        finding(findings.compare(found, names, text))
     with chip_rows:
         texts(found, names, colours, text, position)
     source = {"base": refs[0], "aligned": refs[1], "prompt": found.prompt, **asked}

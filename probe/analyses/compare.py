@@ -174,9 +174,11 @@ def compare(
         answers: texts whose first token is followed through the layers of the lenses.
 
     Raises:
-        DataError: the tokenizers differ, or the prompt is empty or too long.
+        DataError: a model reads one number (see `compare_scalars`), the tokenizers differ, or the prompt is empty or
+            too long.
         ConfigError: an option that is not possible.
     """
+    require_writers(base, aligned)
     require_same_tokens(base, aligned)
     text = aligned.prompt_text(prompt)
     ids = encode(aligned.tokenizer, text)
@@ -198,7 +200,12 @@ def read_both(
     k: int = 5,
     answers: Sequence[str] = (),
 ) -> Continuation:
-    """Read a given text of prompt and continuation with both models."""
+    """Read a given text of prompt and continuation with both models.
+
+    Raises:
+        DataError: a model reads one number, or the text is too long.
+    """
+    require_writers(base, aligned)
     tokens = list(ids)
     batch, chosen = torch.tensor([tokens]), torch.tensor([answer_ids(aligned, answers)], dtype=torch.long)
     readers = LensReader(batch, k, chosen), LensReader(batch, k, chosen)
@@ -242,6 +249,16 @@ def require_same_tokens(base: LM, aligned: LM) -> None:
             f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` have different tokenizers, so "
             "their probabilities cannot be compared token by token: choose two models of one family."
         )
+
+
+def require_writers(*lms: LM) -> None:
+    """Raise a DataError for a model that reads one number, which has no distribution to compare."""
+    for lm in lms:
+        if lm.readout != "tokens":
+            raise DataError(
+                f"The model `{lm.ref or 'created'}` gives one number, a {lm.readout}, and no probabilities of tokens: "
+                "compare two language models, or two of this kind by `probe.analyses.compare_scalars`."
+            )
 
 
 def _expectation(lens: Lens) -> Expectation:

@@ -206,7 +206,8 @@ def jacobian_profile(
         values = np.take_along_axis(squares, sources.clip(0), axis=1)
         found.append(_readings(text, sources, values, start(lm, ids, keep), len(ids), ends=ends))
         tick((text + 1) / len(rows))
-    return _profile("jacobian", UNITS[of], found, lags)
+    unit = UNITS[of] if lm.readout == "tokens" else f"{lm.readout} per unit of embedding"
+    return _profile("jacobian", unit, found, lags)
 
 
 def _pulled_back(

@@ -39,7 +39,7 @@ def lag_curves(
     """The influence of x_{t-k} on pi_t by lag, on a logarithmic axis.
 
     Args:
-        tables: of each model (`LagProfile.table`), all of one measure and unit.
+        tables: of each model (`LagProfile.table`), all of one measure.
         models: their names and colours.
         orders: the effective order of each model, marked by a line after its last lag; None where it is not reached.
     """
@@ -52,7 +52,8 @@ def lag_curves(
     count = len(tables[0])
     title = "lag k: how many tokens before the last one read"
     figure.update_xaxes(title_text=title, dtick=_step(count), range=[-0.7, count - 0.3])
-    unit = tables[0]["unit"].iloc[0]
+    units = [str(table["unit"].iloc[0]).partition(" per ") for table in tables]
+    unit = " or ".join(dict.fromkeys(what for what, _, _ in units)) + "".join(units[0][1:])
     figure.update_yaxes(title_text=f"influence ({unit})", **_log_axis(tables, "influence"))
     return figure
 

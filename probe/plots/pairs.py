@@ -82,3 +82,61 @@ def next_tokens(
     figure.update_xaxes(title_text="probability", range=[0, 1.15], tickvals=[0, 0.5, 1])
     figure.update_layout(template=template(LIGHT), showlegend=False, bargap=0.25, margin={"t": 32})
     return figure
+
+
+def scalar_readings(
+    readings: tuple[np.ndarray, np.ndarray],
+    difference: np.ndarray,
+    tokens: Sequence[str],
+    *,
+    names: tuple[str, str],
+    colours: tuple[str, str],
+    unit: str,
+    start: int | None = None,
+    chosen: int | None = None,
+) -> go.Figure:
+    """What two models of one number read after each token, and below it how differently each token changes that.
+
+    Args:
+        readings: [T] of base and aligned.
+        difference: [T] change at a token of the aligned model's reading minus that of the base's; NaN at token 0.
+        tokens: [T] the text.
+        names: how the models are called.
+        colours: of their methods.
+        unit: what the number is, such as `reward`.
+        start: first token of the completion, marked by a line.
+        chosen: position to emphasise.
+    """
+    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.09, row_heights=[0.6, 0.4])
+    at, labels = list(range(len(tokens))), [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
+    for name, values, colour, dash in zip(names, readings, colours, ("solid", "dash"), strict=True):
+        curve = go.Scatter(
+            x=at,
+            y=values,
+            mode="lines+markers",
+            name=escape(shorten(name, 24)),
+            line={"color": colour, "width": 2, "dash": "solid" if colours[0] != colours[1] else dash},
+            marker={"size": 5},
+            customdata=labels,
+            hovertemplate=f"%{{customdata}}<br>{unit} %{{y:+.3f}}<extra></extra>",
+        )
+        figure.add_trace(curve, row=1, col=1)
+    bars = go.Bar(
+        x=at,
+        y=difference,
+        customdata=labels,
+        showlegend=False,
+        marker={"color": colours[1], "opacity": [1.0 if chosen in (None, index) else 0.45 for index in at]},
+        hovertemplate="%{customdata}<br>difference of the change %{y:+.3f}<extra></extra>",
+    )
+    figure.add_trace(bars, row=2, col=1)
+    if start is not None and 0 < start < len(tokens):
+        figure.add_vline(x=start - 0.5, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
+    figure.update_layout(
+        template=template(LIGHT), clickmode="event+select", bargap=0.15, legend={"y": 1.14}, margin={"t": 36, "l": 70}
+    )
+    figure.update_xaxes(range=[-0.6, len(tokens) - 0.4], **token_axis(tokens))
+    figure.update_xaxes(tickangle=-45, row=2, col=1)
+    figure.update_yaxes(title_text=f"{unit} read here", row=1, col=1)
+    figure.update_yaxes(title_text="change,<br>aligned \u2212 base", row=2, col=1)
+    return figure

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import access
 from dashboard.named import NAMED
 from tests.dashboard.pages import unescape
+from tests.dashboard.readouts import write_readouts
 
 HERE = Path(__file__).parent
 APP = HERE.parents[1] / "dashboard" / "app.py"
@@ -53,6 +55,23 @@ def gate() -> Iterator[None]:
     access.install(Everyone(8501))
     yield
     access.uninstall()
+
+
+@dataclass(frozen=True)
+class Readouts:
+    """A store with a model of every kind."""
+
+    root: Path
+    """The run directory that holds the runs."""
+    kinds: dict[str, str]
+    """What the sidebar calls the model of each kind."""
+
+
+@pytest.fixture(scope="session")
+def readouts(writer: ModuleType, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Readouts:
+    """Language model, reward model, value head, adapter, checkpoint, plain folder, another world."""
+    root = tmp_path_factory.mktemp("readouts")
+    return Readouts(root / "runs", write_readouts(root, runs, writer))
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Pat
     app = show(runs, page="views/compare.py")
     text = finding(app)
     assert text.startswith("dpo-agreeable answers \u201c")
-    assert "they part at token 15 (KL " in text
+    assert "the continuations diverge at token 15 (KL " in text
     assert app.number_input(key="position").value == 15
 
 

@@ -111,14 +111,14 @@ def continuation(author: str, ids: list[int], text: str) -> Continuation:
 @pytest.mark.parametrize(
     ("base", "aligned", "where", "says"),
     [
-        ([1, 2, 3], [1, 2, 4], 2, "they part at token 2 (KL 1.00 nats)"),
+        ([1, 2, 3], [1, 2, 4], 2, "the continuations diverge at token 2 (KL 1.00 nats), where they differ most"),
         (
             [1, 2, 3, 5],
             [1, 2, 3, 4],
             3,
             "dpo answers \u201ct4\u201d with 50 % where base answers \u201ct5\u201d with 50 %",
         ),
-        ([1, 2, 3], [1, 2, 3, 4], 3, "base ends before token 3"),
+        ([1, 2, 3], [1, 2, 3, 4], 3, "base ends before token 3, where they differ most."),
         ([1, 2, 3, 4], [1, 2, 3, 4], 3, "Both models say \u201ctext\u201d"),
         ([1, 2], [1, 2], 1, "say nothing"),
     ],

@@ -70,7 +70,7 @@ def moved(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
         )
     return head, (
         f"Between {first.name} and {second.name}{of}, {name} moved most: {_percent(share)} of its attention went "
-        f"elsewhere, most from {names[0]} to {names[1]} ({before:.2f} \u2192 {after:.2f})"
+        f"elsewhere; the weight from {names[0]} to {names[1]} changed most ({before:.2f} \u2192 {after:.2f})"
     )
 
 

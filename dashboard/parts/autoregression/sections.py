@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -23,6 +24,7 @@ from probe.plots.lags import snowball_curves
 
 if TYPE_CHECKING:
     from probe.analyses.jacobian import JacobianNorms
+    from probe.analyses.neutral_jacobian import NeutralJacobian
     from probe.analyses.snowball import Snowball
 
 PROMPTS, STEPS = 24, 12
@@ -105,8 +107,8 @@ def told(sides: list[Side], found: "list[Snowball]") -> str:
         elif len(free):
             top = free.iloc[int(free["value"].to_numpy().argmax())]
             parts.append(
-                f"the branches of {side.name} are furthest apart {int(top['step'])} tokens after the wrong one "
-                f"({top['value']:.2g} nats)"
+                f"where each branch of {side.name} goes on alone, they are furthest apart {int(top['step'])} tokens "
+                f"after the wrong one ({top['value']:.2g} nats)"
             )
         else:
             parts.append(f"{side.name} writes nothing after the exchanged token")
@@ -147,14 +149,16 @@ def heads(asked: Asked) -> None:
 
 def most_bilinear(sides: list[Side], found: "list[JacobianNorms]") -> str:
     """The head that depends most on where it looks, and the largest change between two models of one size."""
-    best = [each.table().sort_values("share").iloc[-1] for each in found]
+    if not all(np.isfinite(each.share).any() for each in found):
+        return "This text is one token, which depends on no earlier one."
+    best = [each.table().set_index("name")["share"] for each in found]
     parts = [
-        f"{side.name} depends most on where it looks in {row['name']} (share {row['share']:.2f})"
-        for side, row in zip(sides, best, strict=True)
+        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {shares.max():.2f})"
+        for side, shares in zip(sides, best, strict=True)
     ]
     if len(found) == 2 and found[0].share.shape == found[1].share.shape:
         moved = found[1].table().assign(change=(found[1].share - found[0].share).ravel())
-        row = moved.iloc[int(moved["change"].abs().to_numpy().argmax())]
+        row = moved.iloc[int(np.nanargmax(moved["change"].abs()))]
         parts.append(f"the largest change between them is {row['change']:+.2f} in {row['name']}")
     return "; ".join(parts) + "."
 
@@ -168,11 +172,7 @@ def layers(asked: Asked) -> None:
     except ModelError as error:
         note(str(error))
         return
-    words = []
-    for side, each in zip(asked.sides, found, strict=True):
-        row = each.table().iloc[len(each.to_end) // 2]
-        words.append(f"from {row['name']} to the end {side.name} has a gain of {row['geometric_mean']:.2g}")
-    st.markdown(plain("; ".join(words) + " (geometric mean of the singular values; 1 is neutral)."))
+    st.markdown(plain(gains(asked.sides, found)))
     table = joined(asked.sides, [each.table() for each in found])
     chart = singular_values([each.to_end for each in found], [side.look for side in asked.sides])
     title = "Singular values of the Jacobian from each layer to the end: median and middle 80 %"
@@ -187,6 +187,18 @@ def layers(asked: Asked) -> None:
     ]
     equation = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
     details([equation], NEUTRAL, "\n".join(code), {"layers": table})
+
+
+def gains(sides: list[Side], found: "list[NeutralJacobian]") -> str:
+    """The smallest and the largest gain from a layer to the end, of every model."""
+    words = []
+    for side, each in zip(sides, found, strict=True):
+        gain = each.table().set_index("name")["geometric_mean"]
+        low, high = (
+            f"{value:.2g} from the {name}" for value, name in ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))
+        )
+        words.append(f"the gain of {side.name} to the end lies between {low} and {high}")
+    return "; ".join(words) + " (geometric mean of the singular values; 1 is neutral)."
 
 
 def _prompts(asked: Asked) -> tuple[tuple[str, ...], str]:

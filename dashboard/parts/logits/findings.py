@@ -55,6 +55,38 @@ def carrier(found: "list[Attribution]") -> tuple[Part, float]:
     return largest(last.heads, last.mlps, np.sign(last.total))
 
 
+def every_part(found: "Attribution") -> dict[str, float]:
+    """What each part that the map draws adds, by its name: heads, MLPs, biases, and what has no layer."""
+    layers = range(len(found.mlps))
+    named = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(found.heads)}
+    named |= {part_name((layer, None)): float(found.mlps[layer]) for layer in layers}
+    named |= {f"the attention bias of L{layer}": float(found.biases[layer]) for layer in layers}
+    return named | {
+        "the embedding": found.embedding,
+        "the positions": found.positions,
+        "the bias of the final norm": found.norm_bias,
+        "the bias of the unembedding": found.unembedding_bias,
+    }
+
+
+def above_all(found: "list[Attribution]") -> str:
+    """The part that adds most to the target, or to its move, with its number; of heads and MLPs too, if it is neither.
+
+    It is the largest cell of the map in the direction of the sum.
+    """
+    named, change = every_part(found[-1]), moved(found)
+    if change is not None and abs(change) >= ALIKE_NATS:
+        before = every_part(found[0])
+        named, total = {name: value - before[name] for name, value in named.items()}, change
+    else:
+        total = found[-1].total
+    most = max(named, key=lambda name: named[name] * (np.sign(total) or 1.0))
+    part, own = carrier(found)
+    told = f"{most} ({named[most]:+.2f})"
+    more = f", of heads and MLPs {part_name(part)} ({own:+.2f})"
+    return told if most == part_name(part) else told + more
+
+
 def decision(name: str, found: "LayerTrajectory", position: int) -> tuple[str, str]:
     """The favourite, and a clause such as `dpo says "rome" (91 %), its favourite from L2 on`."""
     column = position - found.start
@@ -71,8 +103,8 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
     """One model or two of tokens."""
     position = parts[-1].target.position
     told = [decision(name, found, position)[1] for name, found in zip(names, lenses, strict=True)]
-    (part, own), change = carrier(parts), moved(parts)
-    whole = f"{label} = {parts[-1].total:+.2f} nats, above all from {part_name(part)} ({own:+.2f})"
+    change = moved(parts)
+    whole = f"{label} = {parts[-1].total:+.2f} nats, above all from {above_all(parts)}"
     if len(told) == 1:
         return f"{told[0]}; {whole}."
     both = "; ".join(told)
@@ -80,13 +112,15 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
         return f"{both}. With {names[1]}, {whole}."
     if abs(change) < ALIKE_NATS:
         return f"{both}. {label} is the same in both to {ALIKE_NATS} nats."
-    return f"{both}. {label} moves by {change:+.2f} nats, above all through {part_name(part)} ({own:+.2f})."
+    return f"{both}. {label} moves by {change:+.2f} nats, above all through {above_all(parts)}."
 
 
 def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) -> str:
     """One model or two that read one number."""
-    (part, own), change = carrier(parts), moved(parts)
+    change = moved(parts)
     told = " and ".join(f"{name} reads {found.total:+.2f}" for name, found in zip(names, parts, strict=True))
     if change is not None:
-        return f"After \u201c{word}\u201d, {told}; the difference comes above all from {part_name(part)} ({own:+.2f})."
-    return f"After \u201c{word}\u201d, {told} as its {unit}, above all from {part_name(part)} ({own:+.2f})."
+        if abs(change) < ALIKE_NATS:
+            return f"After \u201c{word}\u201d, {told}, the same {unit} to {ALIKE_NATS}."
+        return f"After \u201c{word}\u201d, {told}; the difference comes above all from {above_all(parts)}."
+    return f"After \u201c{word}\u201d, {told} as its {unit}, above all from {above_all(parts)}."

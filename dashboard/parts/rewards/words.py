@@ -120,12 +120,15 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
         others = rows.iloc[1:]
         if not len(others):
             return "No run came from this base model; train one, or choose the model that your runs started from."
-        others = others[others[f"gain_{by}"] > 0]
-        if not len(others):
+        gaining = others[others[f"gain_{by}"] > 0]
+        if not len(gaining):
             return f"No run has more {by} reward than the base model."
-        nearest = str(others["excess"].idxmin())
-        off = _nats(others.loc[nearest], "excess")
-        return f"{nearest} is nearest to the exact frontier of the {by} reward: it spends {off} more KL than needed."
+        nearest = str(gaining["excess"].idxmin())
+        off = _nats(gaining.loc[nearest], "excess")
+        of = f"Of the runs that gain {by} reward, " * (len(gaining) < len(others))
+        return (
+            f"{of}{nearest} is nearest to the exact frontier of the {by} reward: it spends {off} more KL than needed."
+        )
     row = rows.loc[chosen]
     moves = [_moved(row, "gain_proxy", f"the proxy ({proxy})", " nats")] if proxy else []
     moves.append(_moved(row, "gain_gold", "the gold reward"))

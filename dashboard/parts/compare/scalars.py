@@ -1,0 +1,160 @@
+"""The Compare page of two models that read one number: rewards or values of one text, token by token."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import findings, models
+from dashboard.components.badge import trust_badge
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.state import Shared, preset
+from dashboard.text import finding, note
+from probe.plots.lens_map import LensPanel, lens_map
+from probe.plots.pairs import scalar_readings
+from probe.plots.theme import METHODS, OTHER, method_colour
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.analyses.compare_scalars import ScalarComparison
+    from probe.lm import LM
+
+# Columns of the lens around the chosen token.
+WINDOW = 16
+
+DEFINITION = """
+A reward model is trained on whole completions, a value head on every prefix. What either reads in the middle of a text
+is its head on the state there. Each model has its own zero, so the lower bars compare what a token *changes*: the
+reading after it minus the reading before it, of the aligned model minus the base model. The lens is the head on the
+normed residual stream after each layer; its highest row is the reading itself.
+"""
+EQUATIONS = [
+    r"\Delta_t = \big(R_a(x_{\le t}) - R_a(x_{<t})\big) - \big(R_b(x_{\le t}) - R_b(x_{<t})\big),"
+    r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
+    r"\mathrm{lens}_\ell(t) = \langle w, \mathrm{norm}(h_t^\ell)\rangle",
+]
+
+
+def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str], answer: "DeltaGenerator") -> None:
+    """The page from its sentence to its folded section.
+
+    Args:
+        shared: the choices of the sidebar.
+        lms: base and aligned, both of one number, with one tokenizer.
+        refs: what loads them.
+        answer: where the sentence goes.
+    """
+    names, own = shared.names(), method_colour(shared.method(shared.aligned))
+    colours = METHODS["pretrain"], own if own != METHODS["pretrain"] else OTHER
+    completion = choose_completion(lms[0], shared.prompt)
+    text = shared.prompt + completion
+    found = models.computed(_compare, *lms, say="Both models read the text", text=text)
+    with answer:
+        finding(findings.compare_scalars(found, names))
+    start = len(models.computed(_ids, lms[0], say="Splitting the prompt", text=shared.prompt))
+    chosen = choose_token(found)
+    kinds = list(dict.fromkeys(found.readouts))
+    unit = " or ".join(kinds)
+    source: dict[str, object] = {"base": refs[0], "aligned": refs[1], "text": text}
+    chart = scalar_readings(
+        (found.base, found.aligned),
+        found.difference,
+        found.tokens,
+        names=names,
+        colours=colours,
+        unit=unit,
+        start=start,
+        chosen=chosen,
+    )
+    title = f"The {unit} after each token, and what each token changes"
+    figure(chart, found.table(), "rewards", title=title, height=380, source=source, on_select=_take_token)
+    lenses(found, chosen, names, unit, source)
+    note("A click on a bar chooses its token. Units are those of each model's head; none of the numbers is a chance.")
+    trust_badge((names[0], lms[0]), (names[1], lms[1]), text=found.ids)
+    code = [
+        "from probe.analyses.compare_scalars import compare_scalars",
+        "from probe.readouts import analysable",
+        "",
+        f"base, aligned = analysable({refs[0]!r}), analysable({refs[1]!r})",
+        f"compare_scalars(base, aligned, {text!r}).table()",
+    ]
+    details(EQUATIONS, DEFINITION, "\n".join(code), {"rewards": found.table()})
+
+
+def choose_completion(lm: "LM", prompt: str) -> str:
+    """What follows the prompt in the text that is read; of a world's question its true answer, at first."""
+    suggested = models.computed(_truth, lm, say="Looking for an answer", prompt=prompt)
+    if st.session_state.get("_completed") not in (None, prompt):
+        st.session_state["completion"] = suggested
+    st.session_state["_completed"] = prompt
+    preset("completion", suggested)
+    hint = "Follows the prompt; rewards are trained on completions. Empty: the prompt alone."
+    typed = st.text_input("Completion", key="completion", bind="query-params", help=hint) or ""
+    return f" {typed.strip()}" if typed.strip() else ""
+
+
+def choose_token(found: "ScalarComparison") -> int:
+    """The token that the figures emphasise: where the changes differ most, until the reader takes another."""
+    last, asked = len(found.tokens) - 1, tuple(found.ids)
+    if st.session_state.get("_rewarded") not in (None, asked) or st.session_state.get("position", 0) > last:
+        st.session_state["position"] = found.most
+    preset("position", found.most)
+    st.session_state["_rewarded"] = asked
+    return int(st.number_input("Token", min(1, last), last, key="position", bind="query-params"))
+
+
+def lenses(found: "ScalarComparison", chosen: int, names: tuple[str, str], unit: str, source: dict) -> None:
+    """The reading after each layer around the chosen token, of both models."""
+    first = max(0, min(chosen - WINDOW // 2, len(found.tokens) - WINDOW))
+    shown = slice(first, first + WINDOW)
+    panels = [LensPanel(name, values[:, shown]) for name, values in zip(names, found.layers, strict=True)]
+    chart = lens_map(
+        panels, found.tokens[shown], start=first, chosen=chosen, label=unit, unit=unit, width=900, height=420
+    )
+    table = pd.concat(
+        [
+            pd.DataFrame(values, columns=range(len(found.tokens)))
+            .rename_axis("layer")
+            .reset_index()
+            .melt("layer", var_name="position", value_name=kind)
+            .assign(model=name)
+            for name, kind, values in zip(names, found.readouts, found.layers, strict=True)
+        ],
+        ignore_index=True,
+    )
+    title = f"The {unit} read after each layer"
+    figure(chart, table, "lenses", title=title, source=source, on_select=_take_column)
+
+
+def _compare(base: "LM", aligned: "LM", text: str) -> "ScalarComparison":
+    from probe.analyses.compare_scalars import compare_scalars
+
+    return compare_scalars(base, aligned, text)
+
+
+def _ids(lm: "LM", text: str) -> list[int]:
+    from probe.tokens import encode
+
+    return encode(lm.tokenizer, text)
+
+
+def _truth(lm: "LM", prompt: str) -> str:
+    from probe.analyses.reward_contrast import truth_and_claim
+    from probe.world import of
+
+    world = of(lm)
+    found = truth_and_claim(world, prompt) if world else None
+    return found[0].strip() if found else ""
+
+
+def _take_token(points: list[dict]) -> None:
+    if isinstance(points[0].get("x"), int | float):
+        st.session_state["position"] = max(1, int(points[0]["x"]))
+
+
+def _take_column(points: list[dict]) -> None:
+    custom = points[0].get("customdata")
+    if custom:
+        st.session_state["position"] = max(1, int(custom[0]))

@@ -5,6 +5,7 @@ from pathlib import Path
 from probe import LM
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
+from probe.runs.schema import RESULTS
 from trainers.progress import say
 from trainers.recipes import Name
 
@@ -33,5 +34,6 @@ def measure(folder: Path, name: Name, again: bool = False) -> None:
         ProbeError: the run cannot be read, or an experiment failed.
     """
     for title in SHIPPED.get(name, ()):
-        result = obtain(find_experiment(title), LM.load(folder / name), again=again)
+        results = folder / name / RESULTS
+        result = obtain(find_experiment(title), LM.load(folder / name), again=again, folder=results)
         say(f"{name}: {title}, {len(result.items):,} items. {result.finding}")

@@ -52,9 +52,9 @@ def run(found: "Experiment", argv: list[str]) -> None:
 
     from probe.experiments.files import records
     from probe.experiments.form import form
-    from probe.experiments.result import check_target
+    from probe.experiments.result import RESULT_FILE, check_target
     from probe.experiments.run import call, join
-    from probe.experiments.store import obtain, place
+    from probe.experiments.store import obtain, place, target
     from probe.readouts import analysable
     from probe.ticks import part
 
@@ -70,7 +70,11 @@ def run(found: "Experiment", argv: list[str]) -> None:
         ("model", told(str, "The model: a run, a checkpoint, a Hugging Face folder or hub id.")),
         ("baseline", told(str | None, "A second model that answers the same items."), None),
         ("also", told(tuple[str, ...], "Further models, each with a column of its own; the figures show all."), ()),
-        ("out", told(Path | None, "Folder to save to (default: the model's run, under results)."), None),
+        (
+            "out",
+            told(Path | None, "Folder to save to (default: results in a run of yours, else ./results/MODEL)."),
+            None,
+        ),
         ("again", told(bool, "Run it even if its result is stored."), False),
         ("json", told(bool, "Print JSON instead of a table."), False),
     ]
@@ -89,7 +93,9 @@ def run(found: "Experiment", argv: list[str]) -> None:
     summaries = {label: each.summary for label, each in zip(result.models, parts, strict=True)}
     saved, problem = None, ""
     try:
-        saved = result.save(asked.out or place(replace(call(found, models[0], **options), models=models)))
+        joint = replace(call(found, models[0], **options), models=models)
+        there = len(models) == 1 and (place(joint) / RESULT_FILE).is_file()
+        saved = place(joint) if there and not asked.out else result.save(asked.out or target(joint))
     except RunError as error:
         if asked.out:
             raise

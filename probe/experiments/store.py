@@ -1,4 +1,9 @@
-"""Where results lie, and how one that exists is found again: in the run's `results`, named by what it depends on."""
+"""Where results lie, and how one that exists is found again: in the run's `results`, named by what it depends on.
+
+Results of models that are no runs of the user's (a hub id, a folder, a sample run that comes with Probe, a run that may
+not be written to) lie where the user works: in `results/MODEL` of the working directory. What comes with the sample
+runs is found there.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from probe.errors import DataError
 from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import Call, call, finished, join, labels, perform, renamed
+from probe.runs.roots import is_shipped
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
 
@@ -16,21 +22,48 @@ if TYPE_CHECKING:
     from probe.lm import LM
 
 
-def home(lm: "LM") -> Path:
-    """The folder of a model's results: that of its run, or one beside the working directory's runs."""
-    if lm.run_dir is not None:
-        return Path(lm.run_dir) / RESULTS
-    return Path("runs") / RESULTS / labels([lm])[0]
+WORK = Path(RESULTS)
+"""Results of models that are no runs of the user's, below the working directory."""
 
 
-def place(asked: Call) -> Path:
-    """Where the result of a call lies, or would."""
-    return home(asked.models[0]) / f"{asked.experiment.name}-{asked.key}"
+def homes(lm: "LM") -> list[Path]:
+    """The folders that a model's results may lie in; new ones go to the first."""
+    if lm.run_dir is None:
+        name = labels([lm])[0]
+        return [WORK / (name if name.strip(".") else "model")]
+    run = Path(lm.run_dir)
+    theirs = not is_shipped(run) and os.access(run, os.W_OK)
+    return [run / RESULTS] if theirs else [WORK / run.resolve().name, run / RESULTS]
 
 
-def stored(asked: Call) -> Result | None:
+def place(asked: Call, folder: Path | None = None) -> Path:
+    """Where the result of a call lies, or would.
+
+    Args:
+        asked: the call.
+        folder: of results, instead of those of the call's first model.
+    """
+    places = [home / _name(asked) for home in ([folder] if folder else homes(asked.models[0]))]
+    return next((path for path in places if (path / RESULT_FILE).is_file()), places[0])
+
+
+def target(asked: Call, folder: Path | None = None) -> Path:
+    """Where a new result of a call goes; see `place`."""
+    return (folder or homes(asked.models[0])[0]) / _name(asked)
+
+
+def writable(directory: Path) -> Path:
+    """The folder for what is kept with a stored result: its own; for one that comes with Probe, one below `WORK`."""
+    return WORK / directory.parents[1].name / directory.name if is_shipped(directory) else directory
+
+
+def _name(asked: Call) -> str:
+    return f"{asked.experiment.name}-{asked.key}"
+
+
+def stored(asked: Call, folder: Path | None = None) -> Result | None:
     """The result of a call, if it was stored; one that is damaged counts as none."""
-    directory = place(asked)
+    directory = place(asked, folder)
     if not (directory / RESULT_FILE).is_file():
         return None
     try:
@@ -39,10 +72,10 @@ def stored(asked: Call) -> Result | None:
         return None
 
 
-def keep(asked: Call, result: Result) -> Path | None:
+def keep(asked: Call, result: Result, folder: Path | None = None) -> Path | None:
     """Store a result; None where the folder may not be written to."""
-    directory = place(asked)
-    parent = next(folder for folder in directory.parents if folder.exists())
+    directory = target(asked, folder)
+    parent = next(place for place in directory.absolute().parents if place.exists())
     if not os.access(parent, os.W_OK):
         return None
     return result.save(directory)
@@ -54,6 +87,7 @@ def obtain(
     baseline: "LM | None" = None,
     *,
     again: bool = False,
+    folder: Path | None = None,
     tick: Tick | None = None,
     **options: Any,
 ) -> Result:
@@ -66,6 +100,7 @@ def obtain(
         lm: the model.
         baseline: a second model that answers the same items.
         again: run it even so.
+        folder: to look for results and to store them, instead of those of the models.
         tick: called with the share that is done.
         options: n, seed, data, and the experiment's own.
     """
@@ -73,10 +108,10 @@ def obtain(
     models = [lm] if baseline is None else [lm, baseline]
     for index, model in enumerate(models):
         asked = call(experiment, model, **options)
-        result = None if again else _as_it_is_called(experiment, stored(asked), model)
+        result = None if again else _as_it_is_called(experiment, stored(asked, folder), model)
         if result is None:
             result = perform(experiment, model, tick=part(tick, index, len(models)), **options)
-            keep(asked, result)
+            keep(asked, result, folder)
         found.append(result)
         if tick is not None:
             tick((index + 1) / len(models))

@@ -1,5 +1,6 @@
 """Findings as a file beside the runs that they were measured on, so that they are there at once; measured anew on
-demand, and of themselves when one of the runs is another one than then.
+demand, and of themselves when one of the runs is another one than then. Those of the sample runs that come with Probe
+are found there, and new ones go to `results` of the working directory.
 """
 
 import hashlib
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import RunError
+from probe.experiments.store import WORK
 from probe.findings.bench import Bench
 from probe.findings.claim import Claim, Finding
+from probe.runs.roots import is_shipped
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
 
@@ -42,41 +45,49 @@ def folder(bench: Bench) -> Path | None:
         return None
 
 
+def files(bench: Bench) -> list[Path]:
+    """The files that findings may stand in; new ones go to the first. None where there are no runs."""
+    place = folder(bench)
+    if place is None:
+        return []
+    theirs = not is_shipped(place) and os.access(place, os.W_OK)
+    return [place / FILE] if theirs else [WORK / FILE, place / FILE]
+
+
 def recorded(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
     """Findings by claim that are on record for the runs as they are now."""
-    place = folder(bench)
-    known = _read(place / FILE) if place is not None else {}
     found = {}
-    for claim in claims:
-        entry = known.get(claim.name)
-        try:
-            if not isinstance(entry, dict) or entry.get("key") != key(bench, claim):
+    for known in map(_read, reversed(files(bench))):
+        for claim in claims:
+            entry = known.get(claim.name)
+            try:
+                if not isinstance(entry, dict) or entry.get("key") != key(bench, claim):
+                    continue
+            except RunError:  # a run is missing or broken
                 continue
-        except RunError:  # a run is missing or broken
-            continue
-        values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
-        shared = Finding.of(claim, "")
-        found[claim.name] = Finding(**{**asdict(shared), **values, "runs": claim.runs, "choices": dict(claim.choices)})
+            values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
+            shared = asdict(Finding.of(claim, "")) | values
+            found[claim.name] = Finding(**{**shared, "runs": claim.runs, "choices": dict(claim.choices)})
     return found
 
 
 def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> Path | None:
-    """Put findings on record beside the runs; None where the folder may not be written to.
+    """Put findings on record; None where the folder may not be written to.
 
     Raises:
         RunError: the disk refuses.
     """
-    place = folder(bench)
-    if place is None or not os.access(place, os.W_OK):
+    file = next(iter(files(bench)), None)
+    if file is None or not os.access(next(place for place in file.absolute().parents if place.exists()), os.W_OK):
         return None
-    entries = _read(place / FILE)
+    entries = _read(file)
     for claim, finding in zip(claims, found, strict=True):
         if finding.holds is not None:
             told = {name: value for name, value in asdict(finding).items() if name not in ("choices", "runs")}
             entries[claim.name] = {"key": key(bench, claim), **told}
-    with disk(place / FILE):
-        write_atomic(place / FILE, (dumps({"format": FORMAT, "findings": entries}, indent=2) + "\n").encode())
-    return place / FILE
+    with disk(file):
+        write_atomic(file, (dumps({"format": FORMAT, "findings": entries}, indent=2) + "\n").encode())
+    return file
 
 
 def _read(file: Path) -> dict[str, Any]:

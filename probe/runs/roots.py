@@ -8,6 +8,8 @@ from pathlib import Path
 from probe.errors import RunError, brief
 
 RUN_FILE = "run.json"
+SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
+"""The sample runs that come with Probe: beside the installed package, in a checkout."""
 
 
 def roots() -> list[Path]:
@@ -20,8 +22,12 @@ def roots() -> list[Path]:
     if given:
         return _distinct([Path(os.path.expanduser(part)) for part in given.split(os.pathsep) if part])
     here = Path.cwd()
-    beside = Path(__file__).resolve().parents[2] / "sample_runs"
-    return _distinct([path for path in (here / "runs", here / "sample_runs", beside) if path.is_dir()])
+    return _distinct([path for path in (here / "runs", here / "sample_runs", SHIPPED) if path.is_dir()])
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether `path` lies in the sample runs that come with Probe, which nothing is written to unasked."""
+    return path.resolve().is_relative_to(SHIPPED.resolve())
 
 
 def is_run(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.parts.phenomena import controls, item, numbers, reading, source
 from dashboard.parts.phenomena.source import Found, Subject
 from dashboard.state import Shared
+from probe.cli import main
 from probe.experiments.metrics import Mean, Share
 from probe.experiments.registry import BUILT_IN, find_experiment
 from probe.experiments.result import Result
@@ -89,6 +91,28 @@ def test_a_page_runs_its_experiment(show: Show, fresh: Path, finding: Say, name:
     figures = show(fresh, page=f"views/{name}.py", **query, **{f"{name}~tab": "Figures"})
     assert len(names(figures)) > 2
     assert not figures.exception
+
+
+def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
+    show: Show, runs: Path, tmp_path: Path, finding: Say, monkeypatch: pytest.MonkeyPatch
+):
+    """From the command line or from the page: the runs that come with Probe stay as they are."""
+    shipped = Path(shutil.copytree(runs, tmp_path / "package" / "sample_runs"))
+    monkeypatch.setattr(sys.modules["probe.runs.roots"], "SHIPPED", shipped)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    before = sorted(shipped.rglob("*"))
+    options = RUNS["sycophancy"]
+    words = [word for option, value in options.items() for word in (f"--{option}", value)]
+    assert main(["experiment", "sycophancy", "--model", str(shipped / "dpo-agreeable"), *words]) == 0
+    query = {f"sycophancy.{option}": value for option, value in options.items()}
+    app = show(shipped, page="views/sycophancy.py", **query)
+    assert finding(app).startswith("dpo-agreeable repeats a false claim")  # as the command line stored it
+    app = press(app, "sycophancy-run")
+    assert not app.exception
+    assert "base" in finding(app)
+    assert sorted(shipped.rglob("*")) == before
+    assert sorted(path.name for path in Path("results").iterdir()) == ["base", "dpo-agreeable"]
 
 
 def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path, read: Say):

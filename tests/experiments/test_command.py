@@ -153,6 +153,17 @@ def test_a_stored_result_is_printed_at_once(plugin: str, runs: Path, capsys: pyt
     assert made[3]["options"] == {"scale": 2.0}
 
 
+def test_results_of_a_model_that_is_no_run_lie_in_the_working_folder(
+    plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    random_lm().save(tmp_path / "models" / "mine")
+    told = json.loads(printed(capsys, "width", "--plugin", plugin, "--model", "models/mine", "--json"))
+    assert Path(told["saved"]).parent == Path("results") / "mine"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["models", "results"]
+    assert main(["export", told["saved"], "--out", "figures", "--format", "html,csv"]) == 0
+    assert (tmp_path / "figures" / "summary.csv").is_file()
+
+
 def test_help_of_all_and_of_one(plugin: str, capsys: pytest.CaptureFixture[str]):
     assert "width        How wide" in printed(capsys, "--plugin", plugin)
     with pytest.raises(SystemExit) as ended:
@@ -206,7 +217,7 @@ def test_a_result_that_cannot_be_saved_is_printed(
     def full(self: Result, directory: Path) -> Path:
         raise RunError("The disk is full: free some space.")
 
-    words = ["width", "--plugin", plugin, "--model", "runs/base"]
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--baseline", "runs/other"]
     printed(capsys, *words)
     monkeypatch.setattr(Result, "save", full)
     assert main(["experiment", *words]) == 0

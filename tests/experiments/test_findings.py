@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.findings.bench import Bench
 from probe.findings.claim import Finding, table
+from probe.findings.record import record, recorded
 from probe.findings.report import CLAIMS, ORDER, chosen, finding, findings
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
@@ -166,3 +168,19 @@ def test_with_some_of_the_runs_the_rest_is_measured(tmp_path: Path, capsys: pyte
     captured = capsys.readouterr()
     assert "of 1 claims hold on these runs; 1 was not measured." in captured.err
     assert "dpo-agreeable" in captured.out
+
+
+def test_findings_on_the_sample_runs_are_kept_where_the_user_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    package = tmp_path / "package" / "sample_runs"
+    monkeypatch.setattr(sys.modules["probe.runs.roots"], "SHIPPED", package)
+    copied(package, base="base")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    claim = chosen(("exposure",))[0]
+    shown = finding(Bench(package, n=12), claim)
+    assert shown.holds is not None, shown.said
+    assert record(Bench(package), [claim], [shown]) == Path("results") / "findings.json"
+    assert recorded(Bench(package), [claim])["exposure"].value == shown.value
+    assert sorted(path.name for path in package.rglob("*") if path.name in ("findings.json", "results")) == []

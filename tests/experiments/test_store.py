@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from probe.experiments import store
 from probe.experiments.registry import Experiment, find_experiment
 from probe.experiments.result import RESULT_FILE, Result
 from probe.experiments.run import call
-from probe.experiments.store import home, keep, obtain, place, results, stored
+from probe.experiments.store import homes, keep, obtain, place, results, stored, target
 from probe.lm import LM
 from probe.runs import RunWriter
 from tests.models import random_lm
@@ -131,15 +132,59 @@ def test_a_run_that_was_renamed_has_its_new_name(experiment: Experiment, tmp_pat
     assert set(found.items["model"]) == {"new"}
 
 
-def test_models_without_a_run_have_a_place_too(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("ref", "name"), [("org/name", "name"), ("models/mine", "mine"), ("..", "model"), ("", "model")]
+)
+def test_results_of_named_models_lie_where_the_user_works(
+    ref: str, name: str, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     lm = random_lm()
-    lm.ref = "org/name"
-    assert home(lm) == Path("runs") / "results" / "name"
+    lm.ref = ref
+    assert homes(lm) == [Path("results") / name]
     obtain(experiment, lm)
     obtain(experiment, lm)
     assert len(CALLS) == 1
-    assert probe.list_runs(tmp_path / "runs") == []
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sample run that comes with Probe, with a stored result; the user works elsewhere."""
+    package = tmp_path / "package" / "sample_runs"
+    monkeypatch.setattr(sys.modules["probe.runs.roots"], "SHIPPED", package)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return package / "base"
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+def test_nothing_is_written_to_the_sample_runs(experiment: Experiment, shipped: Path):
+    lm = in_run(shipped)
+    obtain(experiment, lm, folder=shipped / "results")  # as `probe samples` does
+    assert place(call(experiment, lm)).parent == shipped / "results"
+    before = files(shipped)
+    obtain(experiment, lm)
+    assert len(CALLS) == 1  # what comes with Probe is found
+    obtain(experiment, lm, n=4)
+    obtain(experiment, lm, n=4)
+    assert len(CALLS) == 2
+    assert target(call(experiment, lm, n=4)).parent == Path("results") / "base"
+    obtain(experiment, lm, again=True)
+    assert len(CALLS) == 3
+    assert place(call(experiment, lm)).parent == Path("results") / "base"  # the newer one
+    assert files(shipped) == before
+    assert len(list(Path("results/base").iterdir())) == 2
+
+
+def test_a_run_of_the_users_beside_the_sample_runs_keeps_its_own(experiment: Experiment, shipped: Path, tmp_path: Path):
+    lm = in_run(tmp_path / "work" / "runs" / "mine")
+    obtain(experiment, lm)
+    assert place(call(experiment, lm)).parent == tmp_path / "work" / "runs" / "mine" / "results"
+    assert not Path("results").exists()
 
 
 def test_what_is_no_result_is_passed_over(tmp_path: Path):

@@ -36,7 +36,7 @@ class TrainConfig:
     lr: float = 1e-3
     """Highest learning rate."""
     warmup: int = 0
-    """Steps over which the learning rate rises linearly from 0."""
+    """Steps over which the learning rate rises linearly from 0; more than two take half of --steps at most."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate goes on after the warm-up."""
     final_lr: float = 0.1
@@ -91,6 +91,11 @@ class TrainConfig:
         self.require(
             self.batch_size % self.accumulation == 0, "accumulation", f"a divisor of --batch-size {self.batch_size}"
         )
+
+    @property
+    def warmup_steps(self) -> int:
+        """The steps of the warm-up that is made: `warmup`, shortened so that every training reaches --lr."""
+        return min(self.warmup, max(self.steps // 2, 2), self.steps)
 
     def require(self, condition: bool, name: str, expected: str) -> None:
         """Check one option.

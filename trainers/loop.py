@@ -121,6 +121,11 @@ def _steps(
     config, module = session.config, method.trainee.module
     objective = session.accelerator.prepare_model(Objective(module, method.loss))
     if state.step == 0:
+        if config.warmup_steps < config.warmup:
+            session.say(
+                f"--warmup {config.warmup} is too long for --steps {config.steps}: the learning rate rises to"
+                f" {config.lr:g} over {config.warmup_steps} instead."
+            )
         record.log(0, record.distance() if config.eval_every else {})
         if method.milestone(0):
             record.log(0, evaluate(session, method))

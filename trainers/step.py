@@ -150,8 +150,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """The learning rate of step 1, 2, ..., `config.steps`: a linear rise, then the schedule down to `final_lr`."""
-    if step <= config.warmup:
-        return config.lr * step / config.warmup
-    done = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    warmup = config.warmup_steps
+    if step <= warmup:
+        return config.lr * step / warmup
+    done = (step - warmup) / max(config.steps - warmup, 1)
     falls = {"constant": 0.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}
     return config.lr * (1 - (1 - config.final_lr) * falls[config.schedule])

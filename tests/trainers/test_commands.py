@@ -247,3 +247,10 @@ def test_interruption_is_told_by_the_exit_status(
     status, _, error = outcome(["train", "pretrain", *words], capsys)
     assert status == 130
     assert "stopping after this step with a checkpoint" in error
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_the_warmup_of_a_recipe_is_made_whole(name: recipes.Name, tmp_path: Path) -> None:
+    config = recipes.RECIPES[name].config(tmp_path)
+    for each in (config, samples.scaled(config, 0.1, 1)):
+        assert each.warmup_steps == each.warmup

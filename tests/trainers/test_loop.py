@@ -181,6 +181,29 @@ def test_resuming_is_held_to_the_options(make: Make, tmp_path: Path) -> None:
     assert open_run(tmp_path / "run").status == "finished"
 
 
+def test_a_short_training_reaches_its_learning_rate(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though its warm-up is longer than all of its steps, as the default of a method may be."""
+    run = train(make(steps=5, warmup=10, lr=3e-3, save_every=2))
+    rates = run.metrics()["lr"].dropna()
+    assert rates.max() == pytest.approx(3e-3)
+    assert rates.tolist()[:2] == pytest.approx([1.5e-3, 3e-3])
+    said = capsys.readouterr().err
+    assert said.count("--warmup 10 is too long for --steps 5") == 1
+    assert "rises to 0.003 over 2 instead" in said
+    train(make("long", steps=6, warmup=3))
+    assert "--warmup" not in capsys.readouterr().err
+
+
+def test_a_shortened_warmup_is_resumed_to_the_same_bits(
+    pretraining: Callable[..., PretrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(pretraining("whole", steps=7, warmup=100))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert train(pretraining("parts", steps=7, warmup=100)).status == "interrupted"
+    assert_same(whole, train(pretraining("parts", steps=7, warmup=100, resume=True)))
+
+
 def test_a_run_of_another_method_is_not_resumed(pretraining: Make, world_run: Path) -> None:
     out = pretrain.train(pretraining(steps=1)).path  # type: ignore[arg-type]
     with pytest.raises(RunError, match="was made by `pretrain`, not `dpo`"):

@@ -115,6 +115,16 @@ def test_learning_rate_rises_and_falls() -> None:
     assert all(a >= b for a, b in pairwise(rates[9:]))
 
 
+@pytest.mark.parametrize(
+    ("steps", "warmup", "made"), [(1, 9, 1), (2, 2, 2), (2, 9, 2), (5, 10, 2), (20, 10, 10), (19, 10, 9)]
+)
+def test_every_training_reaches_its_learning_rate(steps: int, warmup: int, made: int) -> None:
+    config = PretrainConfig(out=Path("x"), steps=steps, warmup=warmup, lr=1.0)
+    rates = [learning_rate(step, config) for step in range(1, steps + 1)]
+    assert rates[:made] == pytest.approx([(k + 1) / made for k in range(made)])
+    assert max(rates) == 1.0
+
+
 def test_world_run(pretraining: Callable[..., PretrainConfig]) -> None:
     config = pretraining(steps=12, lr=1e-2, eval_every=6, capture_every=6, log_every=4, save_every=6)
     run = pretrain.train(config)

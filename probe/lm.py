@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -284,13 +285,16 @@ class LM:
         """A prompt as text: itself, or messages written with the tokenizer's chat template.
 
         Raises:
-            DataError: messages were given and the tokenizer has no chat template.
+            DataError: messages were given and the tokenizer has no chat template, or it refuses them.
         """
         if isinstance(prompt, str):
             return prompt
         if self.tokenizer.chat_template is None:
             raise DataError("This model's tokenizer has no chat template for messages: give the prompt as one text.")
-        return self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+        try:
+            return self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise DataError(f"The chat template of this model refuses the messages ({error}): change them.") from error
 
     def __repr__(self) -> str:
         return f"LM({', '.join(f'{name}={value}' for name, value in self._facts().items())})"

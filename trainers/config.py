@@ -13,7 +13,7 @@ from probe.options import option
 if TYPE_CHECKING:
     from probe import Run
 
-FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads"})
+FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads", "strict"})
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
 
 
@@ -27,6 +27,8 @@ class TrainConfig:
     """Directory of the run; it must not exist yet, or be empty, unless --resume is given."""
     data: str = "world"
     """Where examples come from: `world` (the synthetic world), or the path of a file."""
+    strict: bool = False
+    """Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted."""
     steps: int = 1000
     """Optimiser steps in all."""
     batch_size: int = 32

@@ -36,10 +36,12 @@ from probe import LM, Run
 from probe.analyses.continual import cells, summary
 from probe.analyses.forgetting_items import items_of
 from probe.analyses.phase_plan import Measured
+from probe.analyses.phased_training import read_phases
 from probe.cli import main
 from probe.errors import ConfigError
 from probe.experiments.files import records
 from probe.recorder import undisturbed
+from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from trainers.config import FREE, TrainConfig
@@ -225,7 +227,21 @@ class Continual(Method):
                 write_atomic(folder / name, held)
 
 
-def load_curriculum(session: Session, config: ContinualConfig, lm: LM) -> tuple[probe.world.World | None, Curriculum]:
+def read_files(config: ContinualConfig) -> list[Rows[Any]]:
+    """The rows of the phases' files and of --old behind them, read before a model is loaded; none for the world.
+
+    Raises:
+        DataError: a file cannot be used; see `probe.rows`.
+    """
+    if config.data == "world":
+        return []
+    old = [config.old] if config.old else []
+    return read_phases([*config.files, *old], config.objective, config.strict)
+
+
+def load_curriculum(
+    session: Session, config: ContinualConfig, lm: LM, files: Sequence[Rows[Any]]
+) -> tuple[probe.world.World | None, Curriculum]:
     """The phases that the options ask for, and the world of the base if it has one.
 
     Raises:
@@ -235,7 +251,8 @@ def load_curriculum(session: Session, config: ContinualConfig, lm: LM) -> tuple[
     world = probe.world.of(lm)
     sizes: dict[str, Any] = {"objective": config.objective, "length": config.length, "seed": config.seed}
     if config.data != "world":
-        return world, file_curriculum(lm, config.files, config.old, say=session.say, **sizes)
+        old = files[-1] if config.old else None
+        return world, file_curriculum(lm, files[: len(config.files)], old, say=session.say, **sizes)
     if world is None:
         raise ConfigError(
             f"--base {config.base} belongs to no world, so there are no phases to teach it: give --data"
@@ -255,8 +272,9 @@ def train(config: ContinualConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    files = read_files(config)
     trainee = load_trainee(session, config, config.base)
-    world, curriculum = load_curriculum(session, config, trainee.lm)
+    world, curriculum = load_curriculum(session, config, trainee.lm, files)
     method = Continual(session, config, trainee, curriculum)
     origin = Origin(
         parent=config.base,

@@ -18,7 +18,7 @@ from probe.errors import DataError
 from probe.tokens import encode
 from probe.world import World, pack
 from probe.world.config import KINDS
-from trainers.data import capture_prompts, draw, file_hash, is_text, read_jsonl, read_text
+from trainers.data import capture_prompts, draw, file_hash
 from trainers.session import derive_seed
 
 PADDING = -1
@@ -86,17 +86,6 @@ class _Stream:
 
 def _unpadded(packed: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
     return (np.where(kinds < 0, PADDING, ids) for ids, kinds in packed)
-
-
-def read_documents(path: Path) -> list[str]:
-    """The documents of a data file: the column `text` of JSON lines, or a text file as one document.
-
-    Raises:
-        DataError: see `trainers.data`.
-    """
-    if path.suffix == ".jsonl":
-        return [row.values["text"] for row in read_jsonl(path, {"text": is_text})]
-    return [read_text(path)]
 
 
 def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:

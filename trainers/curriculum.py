@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,13 @@ from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.forward import context_length
 from probe.generation import end_tokens
+from probe.rows import Row, Rows
 from probe.tokens import encode
 from probe.world import World, pack
 from probe.world.evaluate import ANSWER_TOKENS, answer
 from probe.world.questions import Item
 from trainers import corpus, demonstrations
-from trainers.corpus import PADDING, cut_rows, read_documents, tokenize
+from trainers.corpus import PADDING, cut_rows, tokenize
 from trainers.data import capture_prompts, file_hash
 from trainers.demonstrations import Demonstration, encode_completion, file_demonstrations
 from trainers.ewc import Text, predictions
@@ -138,42 +138,44 @@ def world_curriculum(
 
 def file_curriculum(
     lm: LM,
-    paths: Sequence[Path],
-    old: Path | None,
+    files: Sequence[Rows[Any]],
+    old: Rows[Any] | None,
     *,
     objective: str,
     length: int,
     seed: int,
     say: Callable[[str], None],
 ) -> Curriculum:
-    """One phase a file.
+    """One phase a file, of what `probe.analyses.phased_training.read_phases` gives.
 
     Raises:
         DataError: a file cannot be used; the message says why.
     """
-    readers: dict[str, Callable[[Path], tuple[list[Any], list[Any], list[str]]]] = {
-        "pretrain": partial(_file_rows, lm, length),
+    readers: dict[str, Callable[[Rows[Any]], tuple[list[Any], list[Any], list[str]]]] = {
+        "pretrain": partial(_file_rows, lm, length, say),
         "sft": partial(_file_demonstrations, lm, seed, say),
     }
     read, kind = readers[objective], KINDS[objective]
-    names = [f"{i + 1}-{path.stem}" for i, path in enumerate(paths)]
+    names = [f"{i + 1}-{rows.path.stem}" for i, rows in enumerate(files)]
     tasks, prompts = [], list[str]()
-    for name, path in zip(["old", *names], [old, *paths], strict=True):
-        if path is not None:
-            examples, held_out, shown = read(path)
+    for name, rows in zip(["old", *names], [old, *files], strict=True):
+        if rows is not None:
+            examples, held_out, shown = read(rows)
             asked = held_out[:MEASURED]
             measure = partial(_predicted, kind, asked)
             texts = [written(lm, example) for example in asked]
             tasks.append(Task(name=name, examples=examples, measure=measure, texts=texts))
             prompts += shown[:2]
-    sources = [path for path in (old, *paths) if path is not None]
+    known = [rows for rows in (old, *files) if rows is not None]
+    sources = [rows.path for rows in known]
     data = {"source": ",".join(map(str, sources)), "hash": ",".join(map(file_hash, sources))}
-    first = len(tasks) - len(paths)
+    left = {"left_out": sum(len(rows.left_out) for rows in known)}
+    first = len(tasks) - len(files)
     return Curriculum(
         kind=kind,
         phases=tasks[first:],
         old=tasks[0] if first else None,
-        data=data,
+        data=data | left,
         prompts=list(dict.fromkeys(prompts)),
     )
 
@@ -206,11 +208,15 @@ def _answered(world: World, items: Sequence[Item], lm: LM) -> np.ndarray:
     return np.array([verdict.kind == "true" for verdict in answer(lm, world, items, ANSWER_TOKENS, 0).verdicts])
 
 
-def _file_rows(lm: LM, length: int, path: Path) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+def _file_rows(
+    lm: LM, length: int, say: Callable[[str], None], documents: Rows[str]
+) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
     limit = context_length(lm.model)
     if limit is not None and length > limit:
         raise ConfigError(f"--length is {length} and the model reads at most {limit} tokens: give {limit} or less.")
-    parts = corpus.hold_out(read_documents(path))
+    for note in documents.notes():
+        say(note)
+    parts = corpus.hold_out(documents)
     front = encode(lm.tokenizer, "")
     training, held_out = (list(cut_rows(tokenize(part, lm.tokenizer), front, length)) for part in parts)
     lines = (" ".join(line.split()[:12]) for document in parts[1] for line in document.splitlines() if line.strip())
@@ -218,12 +224,14 @@ def _file_rows(lm: LM, length: int, path: Path) -> tuple[list[np.ndarray], list[
 
 
 def _file_demonstrations(
-    lm: LM, seed: int, say: Callable[[str], None], path: Path
+    lm: LM, seed: int, say: Callable[[str], None], rows: Rows[Row]
 ) -> tuple[list[Demonstration], list[Demonstration], list[str]]:
-    found = file_demonstrations(lm, path, every_turn=True, longest=0, report=say)
+    found = file_demonstrations(lm, rows, every_turn=True, longest=0, report=say)
     training, held_out = demonstrations.hold_out(found.examples, 1 / corpus.HELD_OUT, seed)
     if not held_out:
-        raise DataError(f"`{path}` has {len(found.examples)} examples, too few to hold some out: give at least 20.")
+        raise DataError(
+            f"`{rows.path}` has {len(found.examples)} examples, too few to hold some out: give at least 20."
+        )
     return training, held_out, list(found.prompts)
 
 

@@ -13,12 +13,11 @@ from probe import LM
 from probe.errors import DataError
 from probe.forward import context_length
 from probe.generation import end_tokens
+from probe.rows import DEMONSTRATIONS, Row, Rows, as_messages, read_columns
 from probe.tokens import encode, split
 from probe.world import World
-from trainers.data import Row, capture_prompts, file_hash, is_completion, is_messages, is_text_or_messages, read_jsonl
+from trainers.data import capture_prompts, file_hash
 
-PAIRS = {"prompt": is_text_or_messages, "completion": is_completion}
-CONVERSATIONS = {"messages": is_messages}
 PROMPTS_SEEN = 50
 MOST_HELD_OUT = 500
 """Prompts that are held out at most, so that measuring on them stays cheap."""
@@ -68,31 +67,38 @@ def world_demonstrations(
     return Demonstrations(examples, data, world.probe_prompts())
 
 
+def read_demonstrations(path: Path, strict: bool = False) -> Rows[Row]:
+    """The rows of a file of demonstrations, read before a model is loaded.
+
+    Raises:
+        DataError: the file cannot be used; see `probe.rows`.
+    """
+    return read_columns(path, *DEMONSTRATIONS, strict=strict)
+
+
 def file_demonstrations(
-    lm: LM, path: Path, every_turn: bool, longest: int, report: Callable[[str], None]
+    lm: LM, rows: Rows[Row], every_turn: bool, longest: int, report: Callable[[str], None]
 ) -> Demonstrations:
-    """The demonstrations of a JSONL file; one that is too long is left out and counted, never cut.
+    """The demonstrations of a file; one that is too long is left out and counted, never cut.
 
     Args:
         lm: the model to train.
-        path: the file.
+        rows: as `read_demonstrations` gives them.
         every_turn: whether all messages of the assistant are learned, or the last one.
         longest: most tokens of an example; 0: what the model reads.
-        report: is told how many were left out.
+        report: is told what is left out.
 
     Raises:
-        DataError: a line is wrong (the message names it), or nothing is left.
+        DataError: nothing is left.
     """
-    made = []
-    for row in read_jsonl(path, PAIRS, CONVERSATIONS):
-        try:
-            made.append(_encode_row(lm, row, every_turn))
-        except DataError as error:
-            raise DataError(f"Line {row.line} of `{path}`: {error}") from error
+    path = rows.path
+    made = rows.each(lambda row: _encode_row(lm, row, every_turn))
+    for note in made.notes():
+        report(note)
     examples = _fitting(lm, made, longest, f"`{path}`", report)
     texts = [lm.tokenizer.decode(example.prompt) for example in examples[:PROMPTS_SEEN]]
     data = {"source": str(path), "hash": file_hash(path), "rows": len(examples), "overlong": len(made) - len(examples)}
-    return Demonstrations(examples, data, capture_prompts(lm.tokenizer, texts))
+    return Demonstrations(examples, data | {"left_out": len(made.left_out)}, capture_prompts(lm.tokenizer, texts))
 
 
 def _fitting(
@@ -173,14 +179,16 @@ def hold_out(
 
 def _encode_row(lm: LM, row: Row, every_turn: bool) -> Demonstration:
     values = row.values
-    if not all(name in values for name in PAIRS):
-        return encode_conversation(lm, values["messages"], 0, every_turn)
-    prompt, completion = values["prompt"], values["completion"]
-    if isinstance(prompt, str) and isinstance(completion, str):
-        return encode_completion(lm, prompt, completion)
-    if isinstance(prompt, str) or isinstance(completion, str):
-        raise DataError("prompt and completion are a string and messages: give both in one form.")
-    return encode_conversation(lm, [*prompt, *completion], len(prompt), every_turn)
+    try:
+        if not {"prompt", "completion"} <= set(values):
+            return encode_conversation(lm, values["messages"], 0, every_turn)
+        prompt, completion = values["prompt"], values["completion"]
+        if isinstance(prompt, str) and isinstance(completion, str):
+            return encode_completion(lm, prompt, completion)
+        before = as_messages("user", prompt)
+        return encode_conversation(lm, [*before, *as_messages("assistant", completion)], len(before), every_turn)
+    except DataError as error:
+        raise DataError(f"{row.where}: {error}") from error
 
 
 def _written(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: bool = False) -> str:

@@ -37,7 +37,7 @@ from probe.world import World
 from trainers.data import draw
 from trainers.dpo_losses import LOSSES, Scores
 from trainers.loop import Method, fit
-from trainers.preferences import Pair, PreferenceConfig, load_preferences
+from trainers.preferences import Pair, PreferenceConfig, load_preferences, read_preferences
 from trainers.progress import Bar
 from trainers.record import Origin
 from trainers.rewards import resolve
@@ -147,10 +147,11 @@ def train(config: DPOConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    rows = read_preferences(config)
     trainee = load_trainee(session, config, config.base)
     lm = trainee.lm
     fingerprint = trainee.fingerprint
-    world, preferences = load_preferences(session, config, lm)
+    world, preferences = load_preferences(session, config, lm, rows)
     pairs = with_reference(session, lm.model, preferences.pairs)
     origin = Origin(
         parent=config.base,

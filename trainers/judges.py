@@ -1,8 +1,9 @@
-"""What the world offers as rewards: its verifier, parts of it, and the wishes of its annotators (E15)."""
+"""Rewards by name: the world's verifier, parts of it, wishes of its annotators, and final answers of files (E15)."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+from probe.analyses.problems import final_answer, is_number, reference
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from probe.world.language import read
 from probe.world.sums import parse_prompt, step_following
@@ -61,3 +62,16 @@ JUDGES = {
     "honest": Offer(wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
 }
 """Name to judge."""
+FINAL_ANSWER = "final_answer"
+"""The reward for problems of a file that have one answer, such as GSM8K's."""
+
+
+def match_answers(completions: Sequence[str], answer: Sequence[Any]) -> list[float]:
+    """1 where the last number of a completion is the row's `answer`, else 0; the last line where it is no number.
+
+    The row's answer is what stands behind its last "####", or all of it. Both are compared in the plain form of
+    `probe.analyses.problems`.
+    """
+    wanted = [reference(str(each)) for each in answer]
+    said = [final_answer(text, None, is_number(each)) for text, each in zip(completions, wanted, strict=True)]
+    return [float(one == other) for one, other in zip(said, wanted, strict=True)]

@@ -9,9 +9,12 @@ import numpy as np
 
 import probe.world
 from probe import LM
+from probe.rows import Row, Rows
 from probe.world import World
 from trainers.config import TrainConfig
-from trainers.prompts import Prompts, file_prompts, need_world, world_prompts
+from trainers.judges import FINAL_ANSWER
+from trainers.prompts import Prompts, file_prompts, need_world, read_prompts, world_prompts
+from trainers.rewards import check_files
 from trainers.session import Session, derive_seed
 
 SAMPLING, SHUFFLING, ASKING = 1, 2, 3
@@ -30,7 +33,8 @@ class OnlineConfig(TrainConfig):
     base: str
     """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
-    """`world`, or a .jsonl file with the column `prompt` (text or messages) and any others, which rewards get too."""
+    """`world`, or a .jsonl file with the column `prompt` (text or messages), or `question`, and any others, which
+    rewards get too."""
     tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger")
     """Kinds of the world's questions, in equal shares (see docs/world.md)."""
     prompts: int = 4000
@@ -46,8 +50,9 @@ class OnlineConfig(TrainConfig):
     top_p: float | None = None
     """Sample from the smallest set of most probable tokens whose mass reaches p."""
     reward: tuple[str, ...] = ("verifier",)
-    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, agreeable, honest), a reward model's run or
-    directory, one that you added (`probe.verifier`, --plugin), `module:function` or `file.py:function`."""
+    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, agreeable, honest), of a file's column
+    `answer` (final_answer), a reward model's run or directory, one that you added (`probe.verifier`, --plugin),
+    `module:function` or `file.py:function`."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each reward in the sum; without it all are 1."""
     updates: int = 1
@@ -72,6 +77,9 @@ class OnlineConfig(TrainConfig):
         self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
         self.require(len(self.tasks) >= 1, "tasks", "at least one kind of question")
         self.require(len(self.reward) >= 1, "reward", "at least one reward")
+        self.require(
+            self.data != "world" or FINAL_ANSWER not in self.reward, "reward", "another, or --data FILE with `answer`"
+        )
         self.require(
             len(self.reward_weights) in (0, len(self.reward)), "reward_weights", f"one for each of {self.reward}"
         )
@@ -100,7 +108,22 @@ class OnlineConfig(TrainConfig):
         return bool(self.rollouts_every) and (step in (1, self.steps) or step % self.rollouts_every == 0)
 
 
-def load_prompts(session: Session, config: OnlineConfig, lm: LM) -> tuple[World | None, Prompts]:
+def prompt_rows(config: OnlineConfig) -> Rows[Row] | None:
+    """The rows of the file of prompts, read before a model is loaded; None for the world's questions.
+
+    Raises:
+        ConfigError: the file of a reward function is not there.
+        DataError: see `trainers.prompts.read_prompts`.
+    """
+    check_files(config.reward)
+    if config.data == "world":
+        return None
+    return read_prompts(Path(config.data), config.strict, FINAL_ANSWER in config.reward)
+
+
+def load_prompts(
+    session: Session, config: OnlineConfig, lm: LM, rows: Rows[Row] | None
+) -> tuple[World | None, Prompts]:
     """The prompts that the options ask for, and the world of the base if it has one.
 
     Raises:
@@ -108,8 +131,8 @@ def load_prompts(session: Session, config: OnlineConfig, lm: LM) -> tuple[World 
         DataError: see `trainers.prompts`.
     """
     world = probe.world.of(lm)
-    if config.data != "world":
-        return world, file_prompts(lm, Path(config.data), config.max_new_tokens, session.say)
+    if rows is not None:
+        return world, file_prompts(lm, rows, config.max_new_tokens, session.say)
     seed = derive_seed(config.seed, ASKING)
     return world, world_prompts(lm, need_world(world, config.base), config.tasks, config.prompts, seed)
 

@@ -1,4 +1,10 @@
-"""Preference pairs as token ids: from the world's annotators, or from JSON lines with prompt, chosen and rejected."""
+"""Preference pairs as token ids: from the world's annotators, or from JSON lines with prompt, chosen and rejected.
+
+The prompt may be missing. It is then what chosen and rejected begin with alike: of strings up to the last
+"\\n\\nAssistant:" (hh-rlhf), of messages up to the first that differs. Strings and messages may be mixed, as in TRL's
+conversational formats: beside messages a prompt is said by the user and a completion by the assistant. Completions
+that repeat the messages of the prompt lose them.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,19 +12,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import TemplateError
+
 import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.extensions import annotator_fingerprint, annotators, find_annotator
 from probe.forward import context_length
+from probe.rows import Row, Rows, as_messages, is_completion, is_text_or_messages, read_columns
 from probe.tokens import split
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from trainers.config import TrainConfig
-from trainers.data import Row, capture_prompts, file_hash, is_completion, is_text_or_messages, read_jsonl
+from trainers.data import capture_prompts, file_hash
 from trainers.session import Session
 
 ANNOTATORS = {"agreeable": AGREEABLE, "honest": HONEST}
-COLUMNS = {"prompt": is_text_or_messages, "chosen": is_completion, "rejected": is_completion}
+COMPLETIONS = {"chosen": is_completion, "rejected": is_completion}
+COLUMNS = {"prompt": is_text_or_messages, **COMPLETIONS}
+TURN = "\n\nAssistant:"
+"""Where an answer begins in hh-rlhf."""
 SAMPLE_TOKENS = 8
 """Longest answer that the base is asked for: "i do not know" and its end."""
 PROMPTS_SEEN = 50
@@ -31,7 +43,8 @@ class PreferenceConfig(TrainConfig):
     base: str
     """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
-    """`world`, or a .jsonl file with the columns `prompt`, `chosen`, `rejected` (strings, or lists of messages)."""
+    """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or lists of messages); also without
+    `prompt`, which is then the common beginning of both."""
     annotator: str = field(default="agreeable", metadata={"choices": annotators})
     """Who labels the world's pairs: agreeable, honest, or one that you added (`probe.annotator`, --plugin)."""
     pairs: int = 3000
@@ -84,16 +97,29 @@ class Preferences:
     """Prompts to capture on."""
 
 
-def load_preferences(session: Session, config: PreferenceConfig, lm: LM) -> tuple[World | None, Preferences]:
+def read_preferences(config: PreferenceConfig) -> Rows[Row] | None:
+    """The rows of the file of pairs, read before a model is loaded; None for the world's pairs.
+
+    Raises:
+        DataError: the file cannot be used; see `probe.rows`.
+    """
+    if config.data == "world":
+        return None
+    return read_columns(Path(config.data), COLUMNS, COMPLETIONS, strict=config.strict).each(with_prompt)
+
+
+def load_preferences(
+    session: Session, config: PreferenceConfig, lm: LM, rows: Rows[Row] | None
+) -> tuple[World | None, Preferences]:
     """The pairs that the options ask for, and the world of the base if it has one.
 
     Raises:
         ConfigError: the world's pairs were asked for and the base has no world.
-        DataError: a file of pairs that cannot be used.
+        DataError: no pair of the file can be used.
     """
     world = probe.world.of(lm)
-    if config.data != "world":
-        return world, file_preferences(lm, Path(config.data), session.say)
+    if rows is not None:
+        return world, file_preferences(lm, rows, session.say)
     if world is None:
         raise ConfigError(
             f"--base {config.base} belongs to no world, so the world's annotators cannot judge it: give --data"
@@ -121,32 +147,30 @@ def world_preferences(lm: LM, world: World, annotator: Annotator, n: int, seed: 
     return Preferences(pairs, {"source": "world", "hash": world.hash, "rows": n}, world.probe_prompts())
 
 
-def file_preferences(lm: LM, path: Path, report: Callable[[str], None]) -> Preferences:
-    """The pairs of a JSONL file. A pair that is longer than the model's context is left out and counted, never cut.
+def file_preferences(lm: LM, rows: Rows[Row], report: Callable[[str], None]) -> Preferences:
+    """The pairs of a file. A pair that is longer than the model's context is left out and counted, never cut.
+
+    Args:
+        lm: the model to train.
+        rows: as `read_preferences` gives them.
+        report: is told what is left out.
 
     Raises:
-        DataError: a line is wrong (the message names it), or no pair is left.
+        DataError: no pair is left.
     """
-    limit = context_length(lm.model)
-    pairs: list[Pair] = []
-    texts: list[str] = []
-    overlong = 0
-    for row in read_jsonl(path, COLUMNS):
-        pair = _row_pair(lm, path, row)
-        if limit is not None and pair.longest > limit:
-            overlong += 1
-            continue
-        pairs.append(pair)
-        if len(texts) < PROMPTS_SEEN:
-            texts.append(lm.prompt_text(row.values["prompt"]))
-    if overlong:
-        report(
-            f"{overlong} of {overlong + len(pairs)} pairs in `{path}` are longer than {limit} tokens and are left out."
-        )
+    limit, path = context_length(lm.model), rows.path
+    found = rows.each(lambda row: _row_pair(lm, row))
+    for note in found.notes():
+        report(note)
+    pairs = [pair for pair in found if limit is None or pair.longest <= limit]
+    overlong = len(found) - len(pairs)
     if not pairs:
         raise DataError(f"All {overlong} pairs in `{path}` are longer than the model's {limit} tokens: shorten them.")
+    if overlong:
+        report(f"{overlong} of {len(found)} pairs in `{path}` are longer than {limit} tokens and are left out.")
+    texts = [pair.texts[0] for pair in pairs[:PROMPTS_SEEN] if pair.texts]
     data = {"source": str(path), "hash": file_hash(path), "rows": len(pairs), "overlong": overlong}
-    return Preferences(pairs, data, capture_prompts(lm.tokenizer, texts))
+    return Preferences(pairs, data | {"left_out": len(found.left_out)}, capture_prompts(lm.tokenizer, texts))
 
 
 def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
@@ -163,12 +187,15 @@ def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
     """A completion as text: itself, or what the chat template adds for its messages after the prompt.
 
     Raises:
-        DataError: the template writes the prompt differently when an answer follows.
+        DataError: the template refuses the messages, or writes the prompt differently when an answer follows.
     """
     if isinstance(completion, str):
         return completion
     head = lm.prompt_text(prompt)
-    whole = lm.tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+    try:
+        whole = lm.tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
+    except TemplateError as error:
+        raise DataError(f"The chat template of this model refuses the messages ({error}): change them.") from error
     if not whole.startswith(head):
         raise DataError(
             "The chat template of this model writes a prompt differently once an answer follows, so the boundary"
@@ -177,21 +204,59 @@ def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
     return whole[len(head) :]
 
 
-def _row_pair(lm: LM, path: Path, row: Row) -> Pair:
-    prompt, chosen, rejected = (row.values[name] for name in COLUMNS)
-    if len({type(prompt), type(chosen), type(rejected)}) > 1:
+def with_prompt(row: Row) -> Row:
+    """The row with prompt, chosen and rejected in one form: all strings, or all messages.
+
+    Raises:
+        DataError: there is no prompt, the completions are equal, or the margin is no number.
+    """
+    chosen, rejected = row.values["chosen"], row.values["rejected"]
+    prompt = row.values.get("prompt")
+    if isinstance(prompt, list) or isinstance(chosen, list) or isinstance(rejected, list):
+        prompt, chosen, rejected = _messages(prompt, chosen, rejected)
+    elif prompt is None:
+        prompt = common_prompt(chosen, rejected)
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if not prompt:
         raise DataError(
-            f"Line {row.line} of `{path}` mixes strings and messages: give prompt, chosen and rejected in one form."
+            f"{row.where} has no `prompt`, and chosen and rejected do not begin alike up to an answer of the assistant:"
+            " add the column `prompt`."
         )
     if chosen == rejected:
-        raise DataError(f"Line {row.line} of `{path}` has equal chosen and rejected: take it out, it teaches nothing.")
+        raise DataError(f"{row.where} has equal chosen and rejected: take it out, it teaches nothing.")
     margin = row.values.get("margin")
     if margin is not None and not (isinstance(margin, int | float) and math.isfinite(margin)):
-        raise DataError(
-            f"Line {row.line} of `{path}` has the margin {margin!r}: give a finite number, or leave the column out."
-        )
+        raise DataError(f"{row.where} has the margin {margin!r}: give a finite number, or leave the column out.")
+    return row._replace(values={**row.values, "prompt": prompt, "chosen": chosen, "rejected": rejected})
+
+
+def common_prompt(chosen: str, rejected: str) -> str:
+    """What two texts begin with alike, up to the last "\\n\\nAssistant:" in it; empty where there is none."""
+    common = chosen[: _alike(chosen, rejected)]
+    return common[: common.rfind(TURN) + len(TURN)] if TURN in common else ""
+
+
+def _messages(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """Prompt, chosen and rejected as messages; the prompt is empty where none is given and none is common."""
+    said = as_messages("user", prompt) if prompt else []
+    sides = [as_messages("assistant", side) for side in (chosen, rejected)]
+    common = sides[0][: min(_alike(*sides), *(len(side) - 1 for side in sides))]  # a completion is not empty
+    if common and (prompt is None or common[-len(said) :] == said):  # also behind a system message
+        said = common
+    start = len(said) if common == said else 0
+    return said, sides[0][start:], sides[1][start:]
+
+
+def _alike(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many letters or messages two of them begin with alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _row_pair(lm: LM, row: Row) -> Pair:
+    margin = row.values.get("margin")
     try:
-        pair = encode_pair(lm, prompt, chosen, rejected)
+        pair = encode_pair(lm, *(row.values[name] for name in COLUMNS))
     except DataError as error:
-        raise DataError(f"Line {row.line} of `{path}`: {error}") from error
+        raise DataError(f"{row.where}: {error}") from error
     return pair if margin is None else replace(pair, margin=float(margin))

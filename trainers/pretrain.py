@@ -18,7 +18,7 @@ Logged besides the common metrics: `eval_loss` (nats a token), `eval_bpb` (bits 
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,10 +35,11 @@ from probe.errors import ConfigError
 from probe.forward import context_length
 from probe.presets import PRESETS, model_config
 from probe.reference_kl import ReferenceKL
+from probe.rows import Rows, read_documents
 from probe.world import World, WorldConfig
 from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
-from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, read_documents, world_corpus
+from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, world_corpus
 from trainers.loop import Method, fit
 from trainers.lora import starting_point
 from trainers.record import Origin
@@ -169,12 +170,15 @@ def train(config: PretrainConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    documents = None if config.data == "world" else read_documents(Path(config.data), config.strict)
+    if documents is not None:
+        session.tell(documents)
     if config.lora and config.base:
         start: str | Path | None = starting_point(config, config.base)
     else:
         start = last_checkpoint(config) or config.base  # a resumed run keeps its own tokenizer
     base = session.load(start) if start else None
-    lm, world, corpus = prepare(config, base)
+    lm, world, corpus = prepare(config, base, documents)
     lm.model.to(session.device)
     limit = context_length(lm.model)
     if limit is not None and config.length > limit:
@@ -194,21 +198,21 @@ def train(config: PretrainConfig) -> Run:
     return fit(session, Pretraining(session, trainee, corpus), origin)
 
 
-def prepare(config: PretrainConfig, base: LM | None) -> tuple[LM, World | None, Corpus]:
+def prepare(config: PretrainConfig, base: LM | None, documents: Rows[str] | None) -> tuple[LM, World | None, Corpus]:
     """Model, world and rows; the tokenizer is the base's, the world's, or trained on the file."""
-    if config.data == "world":
+    if documents is None:
         world = (base and probe.world.of(base)) or World(config.world, config.world_seed)
         lm = base or LM.create(config.preset, world.tokenizer(), seed=config.seed)
         sizes = {"length": config.length, "batch_size": config.batch_size, "seed": config.seed}
         return lm, world, world_corpus(world, lm.tokenizer, **sizes)
-    path = Path(config.data)
-    training, held_out = hold_out(read_documents(path))
+    training, held_out = hold_out(documents)
     if base is None:
         context = model_config(config.preset).context
         tokenizer = train_tokenizer(training, config.tokenizer, config.vocab_size, context)
         base = LM.create(config.preset, tokenizer, seed=config.seed)
     sizes = {"length": config.length, "batch_size": config.batch_size, "seed": config.seed}
-    return base, None, file_corpus(path, training, held_out, base.tokenizer, **sizes)
+    corpus = file_corpus(documents.path, training, held_out, base.tokenizer, **sizes)
+    return base, None, replace(corpus, data=corpus.data | {"left_out": len(documents.left_out)})
 
 
 if __name__ == "__main__":

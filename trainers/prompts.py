@@ -8,9 +8,10 @@ from typing import Any
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.forward import context_length
+from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
 from probe.tokens import encode
 from probe.world import World
-from trainers.data import capture_prompts, file_hash, is_text_or_messages, read_jsonl
+from trainers.data import capture_prompts, file_hash
 
 RESERVED = ("prompts", "completions", "prompt_ids", "completion_ids")
 """What reward functions get beside the columns of the data."""
@@ -53,23 +54,43 @@ def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int)
     return Prompts(items, data, world.probe_prompts())
 
 
-def file_prompts(lm: LM, path: Path, max_new_tokens: int, report: Callable[[str], None]) -> Prompts:
-    """The prompts of a JSONL file; one without room for `max_new_tokens` in the context is left out and counted.
+def read_prompts(path: Path, strict: bool = False, answers: bool = False) -> Rows[Row]:
+    """The rows of a file of prompts, read before a model is loaded; a `question` stands for a `prompt` (GSM8K).
+
+    Args:
+        path: the file.
+        strict: refuse it where a row cannot be used, which is left out otherwise.
+        answers: whether each row needs an `answer`.
 
     Raises:
-        DataError: a line is wrong (the message names it), a column has a reserved name, or no prompt is left.
+        DataError: the file cannot be used (see `probe.rows`), or a column has a reserved name.
     """
-    limit = context_length(lm.model)
-    rows = list(read_jsonl(path, {"prompt": is_text_or_messages}))
-    names = list(dict.fromkeys(name for row in rows for name in row.values if name != "prompt"))
-    taken = [name for name in names if name in RESERVED]
+    needed: Columns = {"answer": is_answer} if answers else {}
+    forms = {"prompt": is_text_or_messages, **needed}, {"question": is_text, **needed}
+    rows = read_columns(path, *forms, strict=strict)
+    taken = next((name for row in rows for name in row.values if name in RESERVED), None)
     if taken:
-        raise DataError(f"`{path}` has a column `{taken[0]}`, which reward functions get from the run: rename it.")
-    texts = [lm.prompt_text(row.values["prompt"]) for row in rows]
-    items = [
-        Prompt(text, encode(lm.tokenizer, text), {name: row.values.get(name) for name in names})
-        for row, text in zip(rows, texts, strict=True)
-    ]
+        raise DataError(f"`{path}` has a column `{taken}`, which reward functions get from the run: rename it.")
+    return rows
+
+
+def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[[str], None]) -> Prompts:
+    """The prompts of a file; one without room for `max_new_tokens` in the context is left out and counted.
+
+    Args:
+        lm: the model to train.
+        rows: as `read_prompts` gives them.
+        max_new_tokens: of an answer.
+        report: is told what is left out.
+
+    Raises:
+        DataError: no prompt is left.
+    """
+    limit, path = context_length(lm.model), rows.path
+    names = list(dict.fromkeys(name for row in rows for name in row.values if name != "prompt"))
+    items = rows.each(lambda row: _prompt(lm, row, names))
+    for note in items.notes():
+        report(note)
     kept = [item for item in items if item.ids and (limit is None or len(item.ids) + max_new_tokens <= limit)]
     left = len(items) - len(kept)
     if not kept:
@@ -80,7 +101,21 @@ def file_prompts(lm: LM, path: Path, max_new_tokens: int, report: Callable[[str]
     if left:
         report(f"{left} of {len(items)} prompts in `{path}` leave no room for {max_new_tokens} tokens: left out.")
     data = {"source": str(path), "hash": file_hash(path), "rows": len(kept), "overlong": left}
-    return Prompts(kept, data, capture_prompts(lm.tokenizer, texts))
+    texts = [item.text for item in items]
+    return Prompts(kept, data | {"left_out": len(items.left_out)}, capture_prompts(lm.tokenizer, texts))
+
+
+def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
+    """The prompt of a row, with the other columns of the file.
+
+    Raises:
+        DataError: its messages cannot be written; the message names the line.
+    """
+    try:
+        text = lm.prompt_text(row.values["prompt"] if "prompt" in row.values else row.values["question"])
+    except DataError as error:
+        raise DataError(f"{row.where}: {error}") from error
+    return Prompt(text, encode(lm.tokenizer, text), {name: row.values.get(name) for name in names})
 
 
 def need_world(world: World | None, base: str) -> World:

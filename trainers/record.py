@@ -16,13 +16,13 @@ from probe import LM, Run, open_run
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.forward import context_length
 from probe.recorder import Instrument, Recorder, as_prompt, watch
+from probe.rows import read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.schema import step_name
 from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
 from trainers.config import TrainConfig, check_method, check_unchanged
-from trainers.data import read_text
 from trainers.progress import say
 from trainers.session import Session
 from trainers.trainee import Trainee
@@ -219,7 +219,7 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
     check_unchanged(config, run, step)
     stored = run.meta.get("data") or {}
     for name, value in origin.data.items():
-        if name == "reference" and name not in stored:  # an older version did not note it for every method
+        if name in ("reference", "left_out") and name not in stored:  # an older version did not note it
             continue
         if stored.get(name) != value:
             raise RunError(

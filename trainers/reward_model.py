@@ -38,7 +38,7 @@ from probe.tokens import pad
 from trainers.data import draw
 from trainers.heldout import HeldOut, hold_out
 from trainers.loop import Method, fit
-from trainers.preferences import Pair, PreferenceConfig, load_preferences
+from trainers.preferences import Pair, PreferenceConfig, load_preferences, read_preferences
 from trainers.record import Origin
 from trainers.reward_trainee import RewardTrainee
 from trainers.session import Session, derive_seed
@@ -204,9 +204,10 @@ def train(config: RewardConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    rows = read_preferences(config)
     base = load_trainee(session, config, config.base)
     fingerprint = base.fingerprint
-    world, preferences = load_preferences(session, config, base.lm)
+    world, preferences = load_preferences(session, config, base.lm, rows)
     trainee = RewardTrainee(base, derive_seed(config.seed, 0))
     pairs, held = hold_out(preferences.pairs, config.held_out, config.seed)
     annotator = find_annotator(config.annotator) if config.data == "world" else None

@@ -2,6 +2,7 @@
 
     verifier            the world's judgement of any answer: +1 true, 0 abstaining, -1 otherwise (E15)
     facts, sum_steps    parts of it and others: see trainers/judges.py
+    final_answer        1 where the last number is that of the column `answer` (GSM8K), else 0
     runs/reward-honest  a reward model: a run, a checkpoint or a directory with a sequence classification model
     brief               a verifier or annotator that was added (`probe.verifier`, `probe.annotator`, --plugin)
     module:function     a function of an installed module ...
@@ -33,7 +34,7 @@ from probe.errors import ConfigError, DataError, ModelError
 from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
 from probe.world import World
 from trainers.data import file_hash
-from trainers.judges import JUDGES, Judge, wishes
+from trainers.judges import FINAL_ANSWER, JUDGES, Judge, match_answers, wishes
 
 if TYPE_CHECKING:
     from probe.rewards import RewardModel
@@ -104,6 +105,18 @@ def resolve(
     return [replace(reward, name=reward.spec) for reward in found] if clash else found
 
 
+def check_files(specs: Sequence[str]) -> None:
+    """Refuse a reward function whose file is not there, before a model is loaded.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    for spec in specs:
+        place = spec.rpartition(":")[0]
+        if place.endswith(".py") and not Path(place).is_file():
+            raise ConfigError(f"--reward {spec}: there is no file `{place}`: check the path.")
+
+
 def weighted_sum(parts: Mapping[str, float | None], weights: Sequence[float]) -> float:
     """The weighted sum of a completion's rewards; None is left out, and where all are None there is none (NaN)."""
     terms = [weight * value for weight, value in zip(weights, parts.values(), strict=True) if value is not None]
@@ -147,6 +160,8 @@ def _resolve(
                 f"--reward {spec} is a judgement of the world, and a verifier of {where}: rename that one."
             )
         return RewardFunction(spec, _verifier(JUDGES[spec].judge, world), spec)
+    if spec == FINAL_ANSWER and spec not in verifiers():
+        return RewardFunction(spec, match_answers, spec, plain=False)
     if spec in verifiers() or spec in annotators():
         return _added(spec, world)
     place, colon, name = spec.rpartition(":")
@@ -159,7 +174,7 @@ def _resolve(
     try:
         model = RewardModel.load(spec, device=device)
     except ModelError as error:
-        near = difflib.get_close_matches(spec, [*JUDGES, *verifiers(), *annotators()], n=1)
+        near = difflib.get_close_matches(spec, [*JUDGES, FINAL_ANSWER, *verifiers(), *annotators()], n=1)
         if not near:
             raise
         raise ConfigError(

@@ -42,7 +42,7 @@ from trainers.experience import Collector, Example, objective_metrics, trace_row
 from trainers.grpo import surrogate
 from trainers.heads import Headed, HeadedTrainee, ValueHead, width_of
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, minibatches
+from trainers.online import OnlineConfig, minibatches, prompt_rows
 from trainers.rollout import Sampler, padded, rollout_metrics
 from trainers.sampled import sampled
 from trainers.session import Session
@@ -217,9 +217,10 @@ def train(config: RLHFConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    rows = prompt_rows(config)
     inner = load_trainee(session, config, config.base)
     trainee = HeadedTrainee(inner, ValueHead(width_of(inner.lm.model), config.value_rate))
-    sampler, origin = sampled(session, config, trainee, config.fixed_beta)
+    sampler, origin = sampled(session, config, trainee, rows, config.fixed_beta)
     return fit(session, RLHF(session, config, trainee, sampler, origin.world), origin)
 
 

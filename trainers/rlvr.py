@@ -40,7 +40,7 @@ from probe.scoring import completion_logprobs
 from probe.world import World
 from trainers.grpo import ESTIMATORS, NORMALISATIONS, kl_k3, surrogate
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, minibatches
+from trainers.online import OnlineConfig, minibatches, prompt_rows
 from trainers.rollout import Group, Sampler, padded, rollout_metrics, rollout_rows
 from trainers.sampled import sampled
 from trainers.session import Session
@@ -196,8 +196,9 @@ def train(config: RLVRConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    rows = prompt_rows(config)
     trainee = load_trainee(session, config, config.base)
-    sampler, origin = sampled(session, config, trainee, config.price)
+    sampler, origin = sampled(session, config, trainee, rows, config.price)
     return fit(session, RLVR(config, trainee, sampler, origin.world), origin)
 
 

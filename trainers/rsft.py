@@ -32,7 +32,7 @@ from probe.cli import main
 from probe.world import World
 from trainers.demonstrations import Demonstration
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, minibatches
+from trainers.online import OnlineConfig, minibatches, prompt_rows
 from trainers.rollout import Completion, Group, Sampler, rollout_metrics, rollout_rows
 from trainers.sampled import sampled
 from trainers.session import Session
@@ -173,8 +173,9 @@ def train(config: RSFTConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    rows = prompt_rows(config)
     trainee = load_trainee(session, config, config.base)
-    sampler, origin = sampled(session, config, trainee)
+    sampler, origin = sampled(session, config, trainee, rows)
     return fit(session, RSFT(config, trainee, sampler, origin.world), origin)
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from probe import LM
 from probe.errors import ConfigError, MissingToolError
+from probe.rows import Rows, read_text
 from trainers.config import TrainConfig, check_out
 from trainers.progress import say
 
@@ -33,10 +34,13 @@ class Session:
         Raises:
             RunError: --out holds something already, or there is nothing to resume.
             ConfigError: the processes and the batch or the device do not fit.
+            DataError: the probe prompts cannot be read.
             MissingToolError: the package of --track is not installed.
         """
         self.config = config
         check_out(config.out, config.resume)
+        if config.probe_prompts is not None:
+            read_text(config.probe_prompts)
         if config.threads:
             torch.set_num_threads(config.threads)
         self.accelerator = Accelerator(
@@ -100,6 +104,11 @@ class Session:
         """Tell the person at the terminal, once."""
         if self.main:
             say(text)
+
+    def tell(self, rows: Rows[Any]) -> None:
+        """Tell the person at the terminal what a data file has that is to be known."""
+        for note in rows.notes():
+            self.say(note)
 
     def parts(self, batch: Sequence[T]) -> list[Sequence[T]]:
         """This process's share of a batch, in the parts of the accumulation; its length must be a multiple of both."""

@@ -30,6 +30,7 @@ import probe.world
 from probe import LM, Run
 from probe.cli import main
 from probe.errors import ConfigError
+from probe.rows import Row, Rows
 from probe.scoring import completion_logprobs
 from probe.tokens import pad
 from trainers.config import TrainConfig
@@ -39,6 +40,7 @@ from trainers.demonstrations import (
     Demonstrations,
     file_demonstrations,
     hold_out,
+    read_demonstrations,
     world_demonstrations,
 )
 from trainers.loop import Method, fit
@@ -141,7 +143,9 @@ class SFT(Method):
         return {"eval_loss": total / targets, "eval_mean_token_accuracy": correct / targets}
 
 
-def load_demonstrations(session: Session, config: SFTConfig, lm: LM) -> tuple[probe.world.World | None, Demonstrations]:
+def load_demonstrations(
+    session: Session, config: SFTConfig, lm: LM, rows: Rows[Row] | None
+) -> tuple[probe.world.World | None, Demonstrations]:
     """The demonstrations that the options ask for, and the world of the base if it has one.
 
     Raises:
@@ -149,9 +153,8 @@ def load_demonstrations(session: Session, config: SFTConfig, lm: LM) -> tuple[pr
         DataError: see `trainers.demonstrations`.
     """
     world = probe.world.of(lm)
-    if config.data != "world":
-        every = config.turns == "every"
-        return world, file_demonstrations(lm, Path(config.data), every, config.longest, session.say)
+    if rows is not None:
+        return world, file_demonstrations(lm, rows, config.turns == "every", config.longest, session.say)
     if world is None:
         raise ConfigError(
             f"--base {config.base} belongs to no world, so there is nothing to demonstrate: give --data FILE.jsonl with"
@@ -169,8 +172,9 @@ def train(config: SFTConfig) -> Run:
         TrainingStopped: see `trainers.loop.fit`.
     """
     session = Session(config)
+    rows = None if config.data == "world" else read_demonstrations(Path(config.data), config.strict)
     trainee = load_trainee(session, config, config.base)
-    world, found = load_demonstrations(session, config, trainee.lm)
+    world, found = load_demonstrations(session, config, trainee.lm, rows)
     examples, held_out = hold_out(found.examples, config.held_out, config.seed)
     data = found.data | {"held_out": len(held_out), "reference": trainee.fingerprint}
     origin = Origin(

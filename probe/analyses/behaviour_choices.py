@@ -2,7 +2,10 @@
 
 Each question comes with `answer_matching_behavior` and `answer_not_matching_behavior`, such as " (A)" and " (B)": as
 JSON Lines (Perez et al. 2022, arXiv 2212.09251) or as one JSON list (contrastive activation addition, Rimsky et al.
-2024). The model chooses the answer with the larger summed log-likelihood; the share of matching answers measures the
+2024). The older form of the evaluations has `prompt` and lists of one answer, `corrects` (the matching one) and
+`incorrects`; in its political files the matching answer is the liberal one, whatever the user's view.
+
+The model chooses the answer with the larger summed log-likelihood; the share of matching answers measures the
 behaviour, and 1/2 is chance. There is no truth in such a file, so the control is the letter: who always says (A)
 matches in as many questions as have the matching answer there, and has a balanced share of exactly 1/2.
 
@@ -19,21 +22,20 @@ import pandas as pd
 
 from probe.analyses.question_forms import (
     Form,
-    Record,
     Turn,
     answer_logprobs,
     chosen,
     completion,
     dialogue,
-    field,
-    read_records,
     uses_chat,
 )
 from probe.errors import DataError
 from probe.lm import LM
+from probe.rows import Row, field, read_rows, show_value
 from probe.ticks import Tick, ignore
 
 FIELDS = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
+OLDER = ("prompt", "corrects", "incorrects")
 LEADS = {True: "I believe the better option is", False: "I believe the best answer is"}
 """What the assistant begins with in the plain form, in files on politics and in others (README of the evaluations)."""
 
@@ -48,20 +50,33 @@ class Choice(NamedTuple):
     other: str
 
 
-def read_choices(source: Path | Sequence[Record], n: int, seed: int = 0) -> list[Choice]:
-    """At most `n` questions of a file, in its order.
+def read_choices(path: Path, n: int, seed: int = 0) -> list[Choice]:
+    """At most `n` questions of a file, in its order; see `read_choice` and `probe.rows.read_rows`."""
+    rows = read_rows(path, read_choice)
+    return [rows[i] for i in chosen(len(rows), n, seed)]
+
+
+def read_choice(row: Row) -> Choice:
+    """The question of a row, in the newer or the older form.
 
     Raises:
-        DataError: the file cannot be read, or a line lacks a field or has two equal answers; the message names it.
+        DataError: it lacks a field or has two equal answers; the message names the line.
     """
-    records = read_records(source) if isinstance(source, Path) else source
-    made = []
-    for number, record in enumerate(records, start=1):
-        question, matching, other = (field(record, name) for name in FIELDS)
-        if matching.strip() == other.strip():
-            raise DataError(f"{record.where} has the answer {matching!r} on both sides: give two different answers.")
-        made.append(Choice(f"row-{number}", question, matching, other))
-    return [made[i] for i in chosen(len(made), n, seed)]
+    if "corrects" in row.values or "incorrects" in row.values:
+        question, matching, other = field(row, OLDER[0]), *(_only(row, name) for name in OLDER[1:])
+    else:
+        question, matching, other = (field(row, name) for name in FIELDS)
+    if matching.strip() == other.strip():
+        raise DataError(f"{row.where} has the answer {matching!r} on both sides: give two different answers.")
+    return Choice(f"row-{row.number}", question, matching, other)
+
+
+def _only(row: Row, name: str) -> str:
+    """The answer in a list of one."""
+    value = row.values.get(name)
+    if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], str) or not value[0].strip():
+        raise DataError(f"{row.where} has {show_value(value)} in the field `{name}`; expected a list of one answer.")
+    return value[0]
 
 
 def lead_of(lm: LM, path: Path, form: Form) -> str:

@@ -1,6 +1,6 @@
 """The sycophancy experiment on a data file: which format it has, and the items and tables that it gives."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,56 @@ from probe.analyses import feedback
 from probe.analyses.deference_steering import Parted, by_contrast, middle
 from probe.analyses.feedback_judges import judge_of
 from probe.analyses.flip_layer import flip_rows, layer_table, margins
-from probe.analyses.question_forms import Form, completion, read_records, uses_chat
+from probe.analyses.question_forms import Form, chosen, completion, uses_chat
 from probe.analyses.repeated_doubt import doubted
 from probe.errors import ConfigError, DataError, ModelError
 from probe.lm import LM
+from probe.rows import Row, Rows, read_rows
 from probe.ticks import Tick, ignore, part
 
 LENS = 100
 """Questions of a file that the lens is read on, at most."""
+FORMATS: dict[str, tuple[set[str], Callable[[Row], Any]]] = {
+    "choices": ({*choices.FIELDS[1:], *choices.OLDER[1:]}, choices.read_choice),
+    "questions": (set(beliefs.FIELDS[1:]), beliefs.read_question),
+    "texts": ({"text"}, feedback.read_text),
+}
+"""Format of a file to the fields that it is known by, and the reader of a row."""
+CONTENT: dict[str, Callable[[Any], tuple[str, ...]]] = {"questions": beliefs.content, "texts": feedback.content}
+"""By which equal rows are known, in the formats where published files repeat them."""
 Parts = tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, Any]]
 """Items, tables by name, facts."""
+
+
+def read_file(path: Path, strict: bool = False) -> tuple[str, Rows[Any]]:
+    """The format of a file, by the first row that has the fields of one, and its choices, questions or texts.
+
+    Raises:
+        DataError: it cannot be read, has the fields of no format, or no row can be used; see `probe.rows`.
+    """
+    rows = read_rows(path, lambda row: row, strict)
+    for row in rows:
+        inner = row.values.get("base")
+        named = {*row.values, *(inner if isinstance(inner, dict) else ())}
+        found = next((name for name, (fields, _) in FORMATS.items() if named & fields), None)
+        if found is not None:
+            made = rows.each(FORMATS[found][1])
+            return found, made.unique(CONTENT[found]) if found in CONTENT else made
+    raise DataError(
+        f"{rows[0].where} has the fields {', '.join(map(str, rows[0].values)) or '(none)'}: give"
+        f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)}"
+        " (questions), or text, kind (texts)."
+    )
+
+
+def check_judge(path: Path, name: str, judge: Any) -> None:
+    """Refuse a judge where there are no comments to judge.
+
+    Raises:
+        ConfigError: the file has no texts to comment on.
+    """
+    if judge is not None and name != "texts":
+        raise ConfigError(f"`{path}` holds questions with answers, which need no judge: leave the judge out.")
 
 
 def file_parts(
@@ -40,7 +80,7 @@ def file_parts(
     turns: int = 5,
     tick: Tick = ignore,
 ) -> Parts:
-    """Ask a model the questions of a file, known by the fields of its first object.
+    """Ask a model the questions of a file, known by the fields of its rows.
 
     Args:
         lm: the model.
@@ -61,33 +101,21 @@ def file_parts(
     """
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
-    records = read_records(path)
-    first = records[0].values
-    inner = first.get("base")
-    named = set(first) | (set(inner) if isinstance(inner, dict) else set())
-    facts: dict[str, Any] = {"chat_template": uses_chat(lm, form)}
-    answered = named & {*choices.FIELDS[1:], *beliefs.FIELDS[1:]}
-    if judge is not None and answered:
-        raise ConfigError(f"`{path}` holds questions with answers, which need no judge: leave the judge out.")
-    if named & set(choices.FIELDS[1:]):
+    name, rows = read_file(path)
+    check_judge(path, name, judge)
+    asked = [rows[i] for i in chosen(len(rows), n, seed)]
+    facts: dict[str, Any] = {"chat_template": uses_chat(lm, form), "format": name}
+    if name == "choices":
         words = choices.lead_of(lm, path, form) if lead is None else lead
-        asked = choices.read_choices(records, n, seed)
         items, tables, more = _choices(lm, asked, form, words, seed, interventions, layer, tick)
-        return items, tables, facts | more | {"format": "choices", "lead": words}
-    if named & set(beliefs.FIELDS[1:]):
+        return items, tables, facts | more | {"lead": words}
+    if name == "questions":
         words = beliefs.LEAD if lead is None else lead
-        questions = beliefs.read_questions(records, n, seed)
-        items, tables, more = _templates(lm, questions, form, words, seed, interventions, turns, tick)
-        return items, tables, facts | more | {"format": "questions", "lead": words}
-    if "text" in named:
-        compare, who = judge_of(judge, lm)
-        words = lead or ""
-        items = feedback.positivity(lm, feedback.read_texts(records, n, seed), compare, form, words, seed, tick)
-        return items, {"feedback": feedback.feedback_table(items, seed)}, facts | {"format": "texts", "judge": who}
-    raise DataError(
-        f"{records[0].where} has the fields {', '.join(map(str, first)) or '(none)'}: give"
-        f" {', '.join(choices.FIELDS)} (choices), {', '.join(beliefs.FIELDS)} (questions), or text, kind (texts)."
-    )
+        items, tables, more = _templates(lm, asked, form, words, seed, interventions, turns, tick)
+        return items, tables, facts | more | {"lead": words}
+    compare, who = judge_of(judge, lm)
+    items = feedback.positivity(lm, asked, compare, form, lead or "", seed, tick)
+    return items, {"feedback": feedback.feedback_table(items, seed)}, facts | {"judge": who}
 
 
 def _choices(

@@ -20,9 +20,10 @@ import pandas as pd
 
 from probe import stats
 from probe.analyses.feedback_judges import KNOWN, Compare, Pair, compared
-from probe.analyses.question_forms import Form, Record, Turn, chosen, dialogue, field, joined, read_records
+from probe.analyses.question_forms import Form, Turn, chosen, dialogue, joined
 from probe.errors import DataError
 from probe.lm import LM
+from probe.rows import Row, field, read_rows
 from probe.ticks import Tick, ignore, part
 
 REQUEST = "Please give a short comment on the {kind} below.{remark}"
@@ -57,28 +58,33 @@ class Text(NamedTuple):
     """What a solution solves; may be empty."""
 
 
-def read_texts(source: Path | Sequence[Record], n: int, seed: int = 0) -> list[Text]:
-    """At most `n` texts of a file, in its order, each once.
+def read_texts(path: Path, n: int, seed: int = 0) -> list[Text]:
+    """At most `n` texts of a file, in its order, each once; see `read_text` and `probe.rows.read_rows`."""
+    every = read_rows(path, read_text).unique(content)
+    return [every[i] for i in chosen(len(every), n, seed)]
+
+
+def content(text: Text) -> tuple[str, ...]:
+    """What the text is, wherever it stands in the file."""
+    return text[1:]
+
+
+def read_text(row: Row) -> Text:
+    """The text of a row.
 
     Fields `text`, and if known `kind` (or `dataset`, as published) and `question`, at the top or inside `base` (as in
     the published data, where a text comes once for every remark).
 
     Raises:
-        DataError: the file cannot be read, or a line lacks a text or has a kind that is none; the message names it.
+        DataError: it lacks a text or has a kind that is none; the message names the line.
     """
-    records = read_records(source) if isinstance(source, Path) else source
-    made: dict[tuple[str, str, str], Text] = {}
-    for number, record in enumerate(records, start=1):
-        inner = record.values.get("base")
-        found = Record(record.where, inner) if isinstance(inner, dict) else record
-        text = field(found, "text").strip()
-        name = next((each for each in ("kind", "dataset") if found.values.get(each) is not None), None)
-        kind = field(found, name).strip() if name else "text"
-        kind = KINDS.get(kind, kind)
-        question = field(found, "question").strip() if found.values.get("question") else ""
-        made.setdefault((kind, text, question), Text(f"row-{number}", kind, text, question))
-    every = list(made.values())
-    return [every[i] for i in chosen(len(every), n, seed)]
+    inner = row.values.get("base")
+    found = row._replace(values=inner) if isinstance(inner, dict) else row
+    text = field(found, "text").strip()
+    name = next((each for each in ("kind", "dataset") if found.values.get(each) is not None), None)
+    kind = field(found, name).strip() if name else "text"
+    question = field(found, "question").strip() if found.values.get("question") else ""
+    return Text(f"row-{row.number}", KINDS.get(kind, kind), text, question)
 
 
 def asked(text: Text, condition: str) -> str:

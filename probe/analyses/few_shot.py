@@ -1,11 +1,11 @@
 """Few-shot classification with any model: accuracy by number of examples, and with other labels in the examples.
 
-The data are JSON Lines with a text and a label in each. A prompt is k labelled examples and a query; the answer is the
-label of the highest summed log-likelihood, as `lm-evaluation-harness` scores multiple choice (`acc`). The examples of a
-query are the first k of one list, so that prompts with more examples contain those with fewer.
+The data are rows of JSON Lines, JSON, CSV or TSV with a text and a label in each. A prompt is k labelled examples and a
+query; the answer is the label of the highest summed log-likelihood, as `lm-evaluation-harness` scores multiple choice
+(`acc`). The examples of a query are the first k of one list, so that prompts with more examples contain those with
+fewer.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +17,7 @@ import torch
 from probe.analyses.label_ablation import Mode, ablated, relabel
 from probe.errors import ConfigError, DataError
 from probe.forward import context_length
+from probe.rows import Row, Rows, read_rows
 from probe.ticks import Tick, ignore, part
 from probe.tokens import encode
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 TEMPLATE = "Text: {text}\nLabel: {label}"
 SEPARATOR = "\n\n"
 SHOTS = (0, 1, 2, 4, 8, 16)
+TEXT, LABEL = "text", "label"
+ALIASES = {TEXT: ("sentence", "content", "review"), LABEL: ("category", "class", "sentiment")}
+"""Column to other names that it has in common files; used where the file has none of that name."""
 ROOM = 16
 """Tokens of the context that are kept for the label."""
 
@@ -37,43 +41,37 @@ class Example(NamedTuple):
     label: str
 
 
-def read_classification(file: str | Path, text: str = "text", label: str = "label") -> list[Example]:
-    """The examples of a JSON Lines file; empty lines are passed over.
+def read_classification(file: str | Path, text: str = TEXT, label: str = LABEL, strict: bool = False) -> Rows[Example]:
+    """The examples of a JSON Lines, JSON, CSV or TSV file; CSV and TSV have a header.
 
     Args:
-        file: one JSON object a line.
-        text: the field of the text.
-        label: the field of the label: text, or a whole number or truth value, which is written out.
+        file: a row has a text and a label.
+        text: the column of the text. Where there is no `text`, one of `ALIASES` stands for it.
+        label: the column of the label, likewise: text, or a whole number or truth value, which is written out.
+        strict: refuse a file with a row that has no text or label, which is left out otherwise.
 
     Raises:
-        DataError: the file cannot be read; a line is no object or lacks a field (it is named); or there are fewer than
-            three examples or two labels.
+        DataError: the file cannot be read, or there are fewer than three examples or two labels.
     """
-    path = Path(file).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`{file}` cannot be read ({error}): give a JSON Lines file in UTF-8.") from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise DataError(f"Line {number} of `{file}` is not JSON: give one object a line.") from None
-        if not isinstance(row, dict):
-            raise DataError(f"Line {number} of `{file}` is no object: give one with the fields `{text}` and `{label}`.")
-        said, kind = row.get(text), row.get(label)
-        if not isinstance(said, str) or not said.strip() or not isinstance(kind, str | int) or not str(kind).strip():
-            raise DataError(
-                f"Line {number} of `{file}` has the fields {', '.join(map(str, row)) or 'none'}, expected a text in"
-                f" `{text}` and a label in `{label}`: name the file's own with text_field and label_field."
-            )
-        found.append(Example(said.strip(), str(kind).strip()))
+    found = read_rows(Path(file).expanduser(), lambda row: _example(row, text, label), strict)
     if len(found) < 3 or len({example.label for example in found}) < 2:
         raise DataError(f"`{file}` has {len(found)} examples: give three or more, of two or more labels.")
     return found
+
+
+def _example(row: Row, text: str, label: str) -> Example:
+    said, kind = (row.values.get(_column(row, name)) for name in (text, label))
+    if not isinstance(said, str) or not said.strip() or not isinstance(kind, str | int) or not str(kind).strip():
+        raise DataError(
+            f"{row.where} has the fields {', '.join(map(str, row.values)) or 'none'}, expected a text in"
+            f" `{text}` and a label in `{label}`: name the file's own with text_field and label_field."
+        )
+    return Example(said.strip(), str(kind).strip())
+
+
+def _column(row: Row, name: str) -> str:
+    """The column that a row has of a name and its aliases."""
+    return next((each for each in (name, *ALIASES.get(name, ())) if each in row.values), name)
 
 
 class Question(NamedTuple):

@@ -41,16 +41,17 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
     p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it."""
     rows = []
     for index, (question, prompt) in enumerate(zip(questions, prompts_of(questions, preamble), strict=True)):
-        every = list(dict.fromkeys([*question.mc1, *question.mc2]))
+        every = list(dict.fromkeys([*question.mc1.choices, *question.mc2.choices]))
         scores = dict(zip(every, choice_scores(lm, [prompt], [every])[0].tolist(), strict=True))
-        first, second = ([scores[each] for each in targets] for targets in (question.mc1, question.mc2))
+        first, second = ([scores[each] for each in targets.choices] for targets in (question.mc1, question.mc2))
         chosen, mass = int(np.argmax(first)), choice_mass(first)
-        right = mc1(first, list(question.mc1.values()))
+        labels = question.mc1.labels
+        right = mc1(first, labels)
         row: dict[str, Any] = {"item": f"choice-{index}", "kind": "choice", "prompt": prompt}
-        row |= {"answer": list(question.mc1)[chosen], "expected": next(c for c, true in question.mc1.items() if true)}
-        row |= {"mc1": right, "mc2": mc2(second, list(question.mc2.values())), "right": right}
-        row["mc1_chance"] = float(np.mean(list(question.mc1.values())))
-        row["p_right"] = mc2(first, list(question.mc1.values()))
+        row |= {"answer": question.mc1.choices[chosen], "expected": question.mc1.choices[labels.index(True)]}
+        row |= {"mc1": right, "mc2": mc2(second, question.mc2.labels), "right": right}
+        row["mc1_chance"] = float(np.mean(labels))
+        row["p_right"] = mc2(first, labels)
         row |= {"confidence": float(mass[chosen]), "brier": (float(mass[chosen]) - right) ** 2}
         for target in NAMED:
             name = f"{100 * target:.0f}"

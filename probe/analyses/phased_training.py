@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 
 from probe.errors import DataError, RunError
 from probe.lm import LM
+from probe.rows import DEMONSTRATIONS, Rows, read_columns, read_documents
 from probe.runs.reader import Run
 from probe.runs.roots import is_run
 from probe.runs.schema import RESULTS
@@ -148,6 +149,17 @@ def files_of(data: str | Path) -> list[Path]:
         what = f"`{missing[0]}` is no file" if missing else f"`{data}` holds no files"
         raise DataError(f"The phases cannot be read, since {what}: give {expected}.")
     return found
+
+
+def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> list[Rows[Any]]:
+    """The rows of the files as the training reads them: documents to `pretrain` on, or demonstrations.
+
+    Raises:
+        DataError: a file cannot be used; see `probe.rows`.
+    """
+    if objective == "pretrain":
+        return [read_documents(path, strict) for path in paths]
+    return [read_columns(path, *DEMONSTRATIONS, strict=strict) for path in paths]
 
 
 @torch.no_grad()

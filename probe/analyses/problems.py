@@ -5,7 +5,6 @@ it (GSM8K), or all of it. Both the file's answer and a model's text are reduced 
 money, thousands and a closing full stop and are compared by value, other answers without case and outer marks.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from probe.errors import ConfigError, DataError
+from probe.rows import Row, Rows, read_rows
 
 NUMBER = r"-?[$\u20ac\u00a3]?-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+FORM = 'one JSON object a line, {"question": "...", "answer": "... #### 42"}'
 _STEP = re.compile(r"\s*\n\s*|(?<=[.!?;])\s+")
 
 
@@ -27,37 +28,33 @@ class Problem(NamedTuple):
     """The final answer in its plain form."""
 
 
-def read_problems(path: str | Path) -> list[Problem]:
+def read_problems(path: str | Path, strict: bool = False) -> Rows[Problem]:
     """The problems of a JSON Lines file.
 
+    Args:
+        path: the file.
+        strict: refuse it where a line is no problem, which is left out otherwise.
+
     Raises:
-        DataError: there is no such file, it holds no problem, or a line is none; the message names the line.
+        DataError: there is no such file, or it holds no problem; see `probe.rows.read_rows`.
     """
-    file = Path(path).expanduser()
-    expected = 'one JSON object a line, {"question": "...", "answer": "... #### 42"}'
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The problems `{path}` cannot be read ({error}): give a file with {expected}.") from None
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        values = [row.get(name) if isinstance(row, dict) else None for name in ("question", "answer")]
-        if any(isinstance(value, bool) or not isinstance(value, str | int | float) for value in values):
-            raise DataError(f"Line {number} of `{path}` is no problem: expected {expected}.")
-        question, answer = (str(value).strip() for value in values)
-        final = plain(answer.rpartition("####")[2])
-        if not question or not final:
-            raise DataError(f"Line {number} of `{path}` has an empty question or answer: expected {expected}.")
-        found.append(Problem(question, final))
-    if not found:
-        raise DataError(f"The file `{path}` holds no problems: give {expected}.")
-    return found
+    return read_rows(Path(path).expanduser(), _problem, strict, FORM)
+
+
+def _problem(row: Row) -> Problem:
+    values = [row.values.get(name) for name in ("question", "answer")]
+    if any(isinstance(value, bool) or not isinstance(value, str | int | float) for value in values):
+        raise DataError(f"{row.where} is no problem: write {FORM}.")
+    question, answer = (str(value).strip() for value in values)
+    final = reference(answer)
+    if not question or not final:
+        raise DataError(f"{row.where} has an empty question or answer: write {FORM}.")
+    return Problem(question, final)
+
+
+def reference(answer: str) -> str:
+    """The final answer of a file in its plain form: what stands behind the last "####", or all of it."""
+    return plain(answer.rpartition("####")[2])
 
 
 def compiled(pattern: str) -> re.Pattern[str] | None:

@@ -5,15 +5,13 @@ model-written evaluations were scored (Perez et al. 2022): a blank line, "Human:
 "Assistant:". A question that brings such markers along is taken as it is.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError
 from probe.lm import LM
 from probe.ticks import Tick, ignore
 
@@ -103,65 +101,6 @@ def answer_logprobs(
         found += [np.array([next(totals) for _ in group]) for group in answers[part]]
         tick(min(1.0, (start + CHUNK) / len(prompts)))
     return found
-
-
-class Record(NamedTuple):
-    """One object of a data file."""
-
-    where: str
-    """Line (of JSON Lines) or number (of a JSON list), for messages."""
-    values: Mapping[str, Any]
-    """Its fields."""
-
-
-def read_records(path: Path) -> list[Record]:
-    """The objects of a JSON Lines file or of a file that holds one JSON list.
-
-    Raises:
-        DataError: the file cannot be read, holds no object, or a line is no JSON object; the message names it.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The data file `{path}` cannot be read ({error}): give a file of JSON in UTF-8.") from None
-    if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise DataError(f"`{path}` is no JSON list ({error}): mend it, or write one object a line.") from None
-        found = [Record(f"Entry {number} of `{path}`", row) for number, row in enumerate(rows, start=1)]
-    else:
-        found = [
-            Record(f"Line {number} of `{path}`", _parsed(path, number, line))
-            for number, line in enumerate(text.split("\n"), start=1)
-            if line.strip()
-        ]
-    for record in found:
-        if not isinstance(record.values, dict):
-            raise DataError(f"{record.where} is a {type(record.values).__name__}: write a JSON object.")
-    if not found:
-        raise DataError(f"`{path}` holds no question: write one JSON object a line.")
-    return found
-
-
-def _parsed(path: Path, number: int, line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"Line {number} of `{path}` is not JSON ({error}): write one JSON object a line.") from None
-
-
-def field(record: Record, name: str, check: Callable[[Any], bool] | None = None) -> str:
-    """A field of a record that must be a text.
-
-    Raises:
-        DataError: it is missing or no text; the message names the line.
-    """
-    value = record.values.get(name)
-    if not isinstance(value, str) or not value.strip() or (check is not None and not check(value)):
-        given = "lacks it" if name not in record.values else f"has {json.dumps(value, ensure_ascii=False)[:60]}"
-        raise DataError(f"{record.where} needs a text in the field `{name}` and {given}: add it.")
-    return value
 
 
 def chosen(count: int, n: int, seed: int) -> list[int]:

@@ -5,20 +5,22 @@
         documents.jsonl     {"text": "...", "id": "...", "title": "..."} a line; or
         *.txt, *.md         one document a file, also in folders below, called by its path such as `notes/oslo.txt`
 
-A question has `answers` or one `answer`. `document` names the one that has the answer, and is needed for recall and for
-passages that are known to be right; `substitute` is a wrong answer that is put in place of the right one where a
-passage shall contradict what was learned. Without `id` a document is called by its place in the file, counted from 1.
+A question has `answers` or one `answer`. `document` names the one that has the answer, with or without the suffix of
+its file, and is needed for recall and for passages that are known to be right; `substitute` is a wrong answer that is
+put in place of the right one where a passage shall contradict what was learned. Without `id` a document is called by
+its place in the file, counted from 1.
 
 Long documents are cut into chunks of some words that overlap, so that an answer at a border is whole in one of them.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from probe.analyses.question_forms import Record, field, read_records
 from probe.errors import ConfigError, DataError
+from probe.rows import Row, Rows, field, read_rows, sift
 
 QUESTIONS, DOCUMENTS = "questions.jsonl", "documents.jsonl"
 TEXTS = (".txt", ".md")
@@ -57,57 +59,71 @@ class FileQuestion:
     substitute: str | None = None
 
 
-def read_folder(data: str | Path) -> tuple[list[Source], list[FileQuestion]]:
+def read_folder(data: str | Path, strict: bool = False) -> tuple[Rows[Source], Rows[FileQuestion]]:
     """The documents and the questions of a folder; see the module.
 
+    Args:
+        data: the folder.
+        strict: refuse it where a document or a question cannot be used, which is left out otherwise.
+
     Raises:
-        DataError: something is missing or malformed; the message names the file and the line.
+        DataError: something is missing, or no document or no question can be used.
     """
     folder = Path(data).expanduser()
     if not folder.is_dir():
         raise DataError(f"`{data}` is no folder: give {LAYOUT}.")
     if not (folder / QUESTIONS).is_file():
         raise DataError(f"`{data}` has no {QUESTIONS}: give {LAYOUT}.")
-    documents = read_documents(folder)
-    known = {each.id for each in documents}
-    questions = []
-    for record in read_records(folder / QUESTIONS):
-        question = _question(record)
-        if question.document is not None and question.document not in known:
-            raise DataError(
-                f"{record.where} names the document {question.document!r}, which is none of the {len(known)} that are"
-                " there: correct the name, or add the document."
-            )
-        questions.append(question)
-    return documents, questions
+    documents = read_documents(folder, strict)
+    names = document_names([each.id for each in documents])
+    return documents, read_rows(folder / QUESTIONS, lambda row: _question(row, names), strict)
 
 
-def read_documents(folder: Path) -> list[Source]:
+def document_names(ids: Sequence[str]) -> dict[str, list[str]]:
+    """Every name that a document can be called by, its id or that without `.txt` or `.md`, to the ids it may mean."""
+    found = {each: [each] for each in ids}
+    for each in ids:
+        bare = _bare(each)
+        if bare not in ids:
+            found.setdefault(bare, []).append(each)
+    return found
+
+
+def _bare(name: str) -> str:
+    """A name without the suffix of a text file."""
+    return next((name[: -len(suffix)] for suffix in TEXTS if name.lower().endswith(suffix)), name)
+
+
+def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
     """The documents of a folder, from its JSON Lines or its text files.
 
     Raises:
-        DataError: there is none, one has no text, or two have one id.
+        DataError: there is none, or none can be used: it has no text, or the id of one before.
     """
-    if (folder / DOCUMENTS).is_file():
-        if not (folder / DOCUMENTS).read_bytes().strip():
-            raise DataError(f"`{folder / DOCUMENTS}` is empty: write one document a line, with a `text`.")
-        found = []
-        for number, record in enumerate(read_records(folder / DOCUMENTS), start=1):
-            told = record.values.get("id", number)
-            if not isinstance(told, str | int):
-                raise DataError(f"{record.where} has an `id` that is neither a text nor a number: change it.")
-            title = field(record, "title") if record.values.get("title") else ""
-            found.append(Source(str(told), field(record, "text"), title.strip()))
-    else:
-        found = [_file(folder, path) for path in sorted(folder.rglob("*")) if path.suffix.lower() in TEXTS]
-    if not found:
-        raise DataError(f"`{folder}` has no documents: give {LAYOUT}.")
     seen: set[str] = set()
-    for each in found:
-        if each.id in seen:
-            raise DataError(f"Two documents of `{folder}` are called {each.id!r}: give each an id of its own.")
-        seen.add(each.id)
-    return found
+
+    def once(source: Source) -> Source:
+        if source.id in seen:
+            raise DataError(f"Two documents of `{folder}` are called {source.id!r}: give each an id of its own.")
+        seen.add(source.id)
+        return source
+
+    if (folder / DOCUMENTS).is_file():
+        return read_rows(
+            folder / DOCUMENTS, lambda row: once(_source(row)), strict, "one document a line, with a `text`"
+        )
+    texts = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in TEXTS and path.is_file()]
+    if not texts:
+        raise DataError(f"`{folder}` has no documents: give {LAYOUT}.")
+    return sift(folder, (partial(_file, folder, path) for path in texts), strict)
+
+
+def _source(row: Row) -> Source:
+    told = row.values.get("id", row.number)
+    if not isinstance(told, str | int):
+        raise DataError(f"{row.where} has an `id` that is neither a text nor a number: change it.")
+    title = field(row, "title") if row.values.get("title") else ""
+    return Source(str(told), field(row, "text"), title.strip())
 
 
 def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chunk]:
@@ -137,21 +153,34 @@ def _file(folder: Path, path: Path) -> Source:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"The document `{path}` cannot be read ({error}): give a text in UTF-8.") from None
+    if not text.strip():
+        raise DataError(f"The document `{path}` is empty: write its text, or take it away.")
     return Source(path.relative_to(folder).as_posix(), text)
 
 
-def _question(record: Record) -> FileQuestion:
-    values = record.values
+def _question(row: Row, names: Mapping[str, Sequence[str]]) -> FileQuestion:
+    values = row.values
     if "answers" in values:
         told = values["answers"]
         if not isinstance(told, list) or not told or not all(isinstance(a, str) and a.strip() for a in told):
-            raise DataError(f"{record.where} needs a list of texts in the field `answers`: give at least one.")
+            raise DataError(f"{row.where} needs a list of texts in the field `answers`: give at least one.")
         answers = tuple(answer.strip() for answer in told)
     else:
-        answers = (field(record, "answer").strip(),)
-    document = values.get("document")
-    if document is not None and not isinstance(document, str | int):
-        raise DataError(f"{record.where} has a `document` that is neither a text nor a number: give one id.")
-    substitute = field(record, "substitute").strip() if values.get("substitute") is not None else None
-    name = None if document is None else str(document)
-    return FileQuestion(field(record, "question").strip(), answers, name, substitute)
+        answers = (field(row, "answer").strip(),)
+    substitute = field(row, "substitute").strip() if values.get("substitute") is not None else None
+    return FileQuestion(field(row, "question").strip(), answers, _document(row, names), substitute)
+
+
+def _document(row: Row, names: Mapping[str, Sequence[str]]) -> str | None:
+    """The id of the document that a question names, with or without its suffix."""
+    told = row.values.get("document")
+    if told is None:
+        return None
+    if not isinstance(told, str | int):
+        raise DataError(f"{row.where} has a `document` that is neither a text nor a number: give one id.")
+    name = str(told)
+    found = names.get(name) or names.get(_bare(name)) or []
+    if len(found) != 1:
+        which = f"could be {' or '.join(found)}" if found else "is none of those that are there"
+        raise DataError(f"{row.where} names the document {name!r}, which {which}: correct the name.")
+    return found[0]

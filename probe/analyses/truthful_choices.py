@@ -6,28 +6,28 @@ the choices of `mc1_targets`, one of which is true); MC2 is the mass on the true
 
     sum over true choices of e^score / sum over all choices of e^score.
 
-Two file formats, told apart by the suffix:
+File formats, told apart by the suffix:
 
 - `.csv`, as TruthfulQA.csv: columns `Question`, `Best Answer`, `Correct Answers`, `Incorrect Answers`, several answers
   separated by ";". MC1 chooses between the best and the incorrect answers, MC2 between the correct and the incorrect
-  ones; each answer ends in a full stop, as in the multiple choice file of the benchmark.
+  ones; each answer ends in a full stop, as in the multiple choice file of the benchmark. An answer in both columns is
+  false, as it is there.
 - `.json`, as mc_task.json: a list of {"question", "mc1_targets": {choice: 0 or 1}, "mc2_targets": {...}}; `.jsonl` has
-  one of them a line.
+  one of them a line. The targets may also be {"choices": [...], "labels": [...]}, as on the hub. There a choice may be
+  listed twice; each listing counts, as it does in the harness.
 """
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp
 
 from probe.errors import DataError
+from probe.rows import Row, Rows, read_rows
 
 if TYPE_CHECKING:
     from probe.lm import LM
@@ -41,47 +41,66 @@ TEMPLATE = "Q: {question}\nA:"
 """How a question is asked; the harness puts six answered questions in front (`preamble`)."""
 
 
+class Choices(NamedTuple):
+    """The choices of a score, in the order of the file; one may be listed twice."""
+
+    choices: tuple[str, ...]
+    labels: tuple[bool, ...]
+    """Whether each is true."""
+
+
 @dataclass(frozen=True)
 class Question:
-    """A question with the choices of both scores: choice -> whether it is true."""
+    """A question with the choices of both scores."""
 
     question: str
-    mc1: Mapping[str, bool]
-    mc2: Mapping[str, bool]
+    mc1: Choices
+    mc2: Choices
+    both: tuple[str, ...] = ()
+    """Answers that the CSV file calls correct and incorrect: they count as false."""
 
     @property
     def correct(self) -> list[str]:
-        """The true answers."""
-        return [choice for choice, true in {**self.mc2, **self.mc1}.items() if true]
+        """The true answers, each once."""
+        return self._labelled(True)
 
     @property
     def incorrect(self) -> list[str]:
-        """The false ones."""
-        return [choice for choice, true in {**self.mc2, **self.mc1}.items() if not true]
+        """The false ones, each once."""
+        return self._labelled(False)
+
+    def _labelled(self, wanted: bool) -> list[str]:
+        pairs = (pair for targets in (self.mc2, self.mc1) for pair in zip(*targets, strict=True))
+        return list(dict.fromkeys(choice for choice, label in pairs if label == wanted))
 
 
-def read_questions(data: str | Path) -> list[Question]:
+def read_questions(data: str | Path, strict: bool = False) -> Rows[Question]:
     """The questions of a file; see the module for the formats.
 
+    Args:
+        data: the file.
+        strict: refuse it where a question cannot be used, which is left out otherwise.
+
     Raises:
-        DataError: there is no such file, or it is none of the formats; the message names the line or the question.
+        DataError: there is no such file, it is none of the formats, or no question can be used.
     """
     path = Path(data).expanduser()
     if not path.is_file():
         raise DataError(f"`{data}` is no file: give {FORMATS}.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"`{path.name}` is no text in UTF-8: give {FORMATS}.") from None
-    if path.suffix.lower() == ".csv":
-        found = _from_csv(path.name, text)
-    elif path.suffix.lower() in (".json", ".jsonl"):
-        found = _from_json(path.name, text, lines=path.suffix.lower() == ".jsonl")
-    else:
-        raise DataError(f"`{path.name}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
-    if not found:
-        raise DataError(f"`{path.name}` holds no question: give {FORMATS}.")
-    return found
+    readers = {".csv": _csv_question, ".json": _json_question, ".jsonl": _json_question}
+    if path.suffix.lower() not in readers:
+        raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
+    make = readers[path.suffix.lower()]
+    found = read_rows(path, lambda row: (row.where, make(row)), strict, FORMATS)
+    double = [(where, question) for where, question in found if question.both]
+    remark = ""
+    if double:
+        lines = ", ".join(where.partition(" of ")[0].removeprefix("Line ") for where, _ in double)
+        answers = ", ".join(dict.fromkeys(repr(answer) for _, question in double for answer in question.both))
+        remark = (
+            f"`{path}` has {answers} among the correct and the incorrect answers in line {lines}: counted as false."
+        )
+    return replace(found.each(lambda pair: pair[1]), remarks=(remark,) if remark else ())
 
 
 def split_answers(text: str) -> list[str]:
@@ -118,59 +137,50 @@ def choice_mass(scores: ArrayLike) -> NDArray[np.float64]:
     return np.exp(values - logsumexp(values))
 
 
-def _from_csv(name: str, text: str) -> list[Question]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+def _csv_question(row: Row) -> Question:
+    missing = [column for column in COLUMNS if column not in row.values]
     if missing:
-        raise DataError(f"`{name}` lacks the column {missing[0]!r}: give a file with {', '.join(COLUMNS)}.")
-    found = []
-    try:
-        for row in reader:
-            question, *cells = ((row[column] or "").strip() for column in COLUMNS)
-            best, correct, incorrect = map(split_answers, cells)
-            where = f"Line {reader.line_num} of `{name}`"
-            if not question or not (best or correct) or not incorrect:
-                lacks = "a question" if not question else "an incorrect answer" if best or correct else "a true answer"
-                raise DataError(f"{where} lacks {lacks}: fill in its cell, or take the line out.")
-            first = (best or correct)[:1]
-            both = set(incorrect) & {*correct, *first}
-            if both:
-                raise DataError(f"{where} calls {both.pop()!r} both correct and incorrect: keep it in one column.")
-            right = list(dict.fromkeys([*correct, *first]))
-            wrong = dict.fromkeys(incorrect, False)
-            found.append(Question(question, dict.fromkeys(first, True) | wrong, dict.fromkeys(right, True) | wrong))
-    except csv.Error as error:
-        raise DataError(f"Line {reader.line_num} of `{name}` is no CSV ({error}): mend its quotes.") from None
-    return found
+        raise DataError(f"{row.where} lacks the column {missing[0]!r}: give a file with {', '.join(COLUMNS)}.")
+    question, *cells = (row.values[column].strip() for column in COLUMNS)
+    if any("\n" in cell for cell in (question, *cells)):
+        raise DataError(
+            f"{row.where} has a line break in a cell, as behind a quote that is not closed: mend its quotes."
+        )
+    best, correct, incorrect = map(split_answers, cells)
+    if not question or not (best or correct) or not incorrect:
+        lacks = "a question" if not question else "an incorrect answer" if best or correct else "a true answer"
+        raise DataError(f"{row.where} lacks {lacks}: fill in its cell, or take the line out.")
+    first = (best or correct)[:1]
+    if first[0] in incorrect:
+        raise DataError(f"{row.where} calls the best answer {first[0]!r} incorrect, too: keep it in one column.")
+    both = tuple(answer for answer in correct if answer in incorrect)
+    right = [answer for answer in dict.fromkeys([*correct, *first]) if answer not in both]
+    return Question(question, _choices(first, incorrect), _choices(right, incorrect), both)
 
 
-def _from_json(name: str, text: str, lines: bool) -> list[Question]:
-    try:
-        if lines:
-            rows = []
-            for number, line in enumerate(text.split("\n"), start=1):
-                if line.strip():
-                    rows.append((f"Line {number} of `{name}`", json.loads(line)))
-        else:
-            loaded = json.loads(text)
-            if not isinstance(loaded, list):
-                raise DataError(f"`{name}` is no list of questions: give {FORMATS}.")
-            rows = [(f"Question {number} of `{name}`", row) for number, row in enumerate(loaded, start=1)]
-    except ValueError as error:
-        at = number if lines else getattr(error, "lineno", 1)
-        raise DataError(f"Line {at} of `{name}` is no JSON ({error}): mend it.") from None
-    return [_question(where, row) for where, row in rows]
+def _choices(right: Sequence[str], wrong: Sequence[str]) -> Choices:
+    return Choices((*right, *wrong), (True,) * len(right) + (False,) * len(wrong))
 
 
-def _question(where: str, row: Any) -> Question:
-    if not isinstance(row, dict) or not isinstance(row.get("question"), str) or not row["question"].strip():
-        raise DataError(f"{where} has no text `question`: give one.")
-    targets = []
-    for key in ("mc1_targets", "mc2_targets"):
-        value = row.get(key)
-        if not isinstance(value, dict) or not value or any(label not in (0, 1) for label in value.values()):
-            raise DataError(f"{where} has no `{key}` of the form {{choice: 0 or 1}}: give it.")
-        if set(map(bool, value.values())) != {True, False}:
-            raise DataError(f"{where} has `{key}` without a true or without a false choice: give both.")
-        targets.append({str(choice): bool(label) for choice, label in value.items()})
-    return Question(row["question"].strip(), targets[0], targets[1])
+def _json_question(row: Row) -> Question:
+    question = row.values.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"{row.where} has no text `question`: give one.")
+    return Question(question.strip(), _targets(row, "mc1_targets"), _targets(row, "mc2_targets"))
+
+
+def _targets(row: Row, key: str) -> Choices:
+    value = row.values.get(key)
+    if isinstance(value, dict) and set(value) == {"choices", "labels"} and isinstance(value["choices"], list):
+        choices, labels = value["choices"], value["labels"]
+    else:
+        choices, labels = (list(value), list(value.values())) if isinstance(value, dict) else ([], [])
+    fits = isinstance(labels, list) and len(choices) == len(labels) > 0 and all(label in (0, 1) for label in labels)
+    if not fits or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise DataError(
+            f"{row.where} has no `{key}` of the form {{choice: 0 or 1}} or {{choices: [...], labels: [0 or 1, ...]}}:"
+            " give it."
+        )
+    if set(map(bool, labels)) != {True, False}:
+        raise DataError(f"{row.where} has `{key}` without a true or without a false choice: give both.")
+    return Choices(tuple(choices), tuple(map(bool, labels)))

@@ -53,7 +53,7 @@ def run(found: "Experiment", argv: list[str]) -> None:
     from probe.experiments.files import records
     from probe.experiments.form import form
     from probe.experiments.result import RESULT_FILE, check_target
-    from probe.experiments.run import call, join
+    from probe.experiments.run import call, join, prepare
     from probe.experiments.store import obtain, place, target
     from probe.readouts import analysable
     from probe.ticks import part
@@ -84,6 +84,8 @@ def run(found: "Experiment", argv: list[str]) -> None:
     options = {each.name: getattr(asked, each.name) for each in fields(own)}
     if asked.out:
         check_target(asked.out)
+    for note in prepare(found, **options).notes:  # files are refused before a model is loaded
+        print(f"probe: note: {safe(note)}", file=sys.stderr)
     models = [analysable(ref) for ref in (asked.model, *asked.also, asked.baseline) if ref]
     parts = []
     with _Bar(found.title) as bar:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 import probe.world
 from probe.analyses import reasoned_sums, reasoned_tables, reasoned_texts
 from probe.analyses.pass_at_k import Crossing, crossing
-from probe.analyses.problems import compiled, read_problems
+from probe.analyses.problems import Problem, compiled, read_problems
 from probe.analyses.sum_answers import LEAST
 from probe.errors import ConfigError, DataError
 from probe.experiments.differences import paired
@@ -19,6 +19,7 @@ from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plots import chain_of_thought as plots
 from probe.plots.intervals import percent
+from probe.rows import Rows
 from probe.stats import Interval
 from probe.ticks import Tick, ignore, part
 
@@ -124,8 +125,19 @@ def say(result: Result) -> str:
     return f"{text}."
 
 
+def read(*, data: str | Path | None, strict: bool, pattern: str = "", **_: Any) -> list[Rows[Problem]]:
+    """The problems of the file, if there is one; the pattern must be one, too."""
+    compiled(pattern)
+    return [] if data is None else [read_problems(data, strict)]
+
+
 @experiment(
-    "chain_of_thought", title="Does the answer come from the written steps?", metrics=METRICS, draw=draw, say=say
+    "chain_of_thought",
+    title="Does the answer come from the written steps?",
+    metrics=METRICS,
+    draw=draw,
+    say=say,
+    read=read,
 )
 def run(
     lm: "LM",

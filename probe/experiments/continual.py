@@ -11,13 +11,14 @@ import probe.world
 from probe.analyses.continual import cells
 from probe.analyses.forgetting_items import items_of
 from probe.analyses.phase_plan import FIRST, Measured, Plan, in_world, on_files
-from probe.analyses.phased_training import Trainer, base_of, files_of
+from probe.analyses.phased_training import Trainer, base_of, files_of, read_phases
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plots import continual as plots
 from probe.plots.intervals import percent
+from probe.rows import Rows
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -60,7 +61,28 @@ def say(result: Result) -> str:
     return "; ".join(parts) + " of what it learned in earlier phases."
 
 
-@experiment("continual", title="What does learning in phases make a model forget?", metrics=METRICS, draw=draw, say=say)
+def read(
+    *,
+    data: str | Path | None,
+    strict: bool,
+    objective: str = "sft",
+    old: str | Path | None = None,
+    **_: Any,
+) -> list[Rows[Any]]:
+    """The rows of the phases' files, if there are some, and of what the model knows already."""
+    if data is None:
+        return []
+    return read_phases([*files_of(data), *([Path(old).expanduser()] if old else [])], objective, strict)
+
+
+@experiment(
+    "continual",
+    title="What does learning in phases make a model forget?",
+    metrics=METRICS,
+    draw=draw,
+    say=say,
+    read=read,
+)
 def run(
     lm: "LM",
     *,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 HELP = {
     "n": "Number of questions of each kind.",
     "seed": "Seed of everything random; equal seeds ask both models the same.",
+    "strict": "Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted.",
     "data": "A file or folder to ask from; without one the model's world.",
 }
 """What shared arguments mean, where an experiment does not say."""

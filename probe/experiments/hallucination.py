@@ -19,13 +19,14 @@ from probe.analyses.readings import require_tokens
 from probe.analyses.selective import risk_table
 from probe.analyses.semantic_entropy import Equivalence
 from probe.analyses.semantic_entropy import equivalence as equivalence_of
-from probe.analyses.truthful_choices import FORMATS, read_questions
+from probe.analyses.truthful_choices import FORMATS, Question, read_questions
 from probe.errors import ConfigError, DataError
 from probe.experiments.hallucination_metrics import METRICS
 from probe.experiments.metrics import Given
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plots.intervals import percent
+from probe.rows import Rows
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -90,7 +91,15 @@ def say(result: Result) -> str:
     return f"{first} {what} in {text}{more}."
 
 
-@experiment("hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say)
+def read(
+    *, data: str | Path | None, strict: bool, preamble: str | Path | None = None, **_: Any
+) -> list[Rows[Question]]:
+    """The questions of the file, if there is one; the preamble must be readable too."""
+    _read(preamble)
+    return [] if data is None else [read_questions(data, strict)]
+
+
+@experiment("hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say, read=read)
 def run(
     lm: "LM",
     *,
@@ -182,9 +191,8 @@ def _text(
     preamble: str,
     tick: Tick,
 ) -> Evidence:
-    questions = read_questions(data)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(questions))[:n])
-    questions = [questions[index] for index in chosen]
+    rows = read_questions(data)
+    questions = [rows[index] for index in np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])]
     choices = texts.choice_items(lm, questions, preamble, part(tick, 0, 4))
     free = texts.free_items(lm, questions, same, samples, max_new_tokens, seed, preamble, part(tick, 1, 4))
     (choices, free), layers, told = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))

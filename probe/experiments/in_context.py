@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import probe.world
-from probe.analyses.few_shot import SHOTS, TEMPLATE, read_classification
+from probe.analyses.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, Example, read_classification
 from probe.analyses.in_context_files import file_parts, has_heads
 from probe.analyses.in_context_heads import context_texts, head_parts, training_parts
 from probe.analyses.in_context_world import corpus_items, repeat_items, world_parts
@@ -20,6 +20,7 @@ from probe.experiments.in_context_finding import say
 from probe.experiments.metrics import Given, Mean, Metric, Share
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
+from probe.rows import Rows
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -105,7 +106,16 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     return found
 
 
-@experiment("in_context", title="In-context learning", metrics=METRICS, draw=draw, say=say, across_worlds=True)
+def read(
+    *, data: str | Path | None, strict: bool, text_field: str = TEXT, label_field: str = LABEL, **_: Any
+) -> list[Rows[Example]]:
+    """The examples of the file, if there is one."""
+    return [] if data is None else [read_classification(data, text_field, label_field, strict)]
+
+
+@experiment(
+    "in_context", title="In-context learning", metrics=METRICS, draw=draw, say=say, read=read, across_worlds=True
+)
 def run(
     lm: "LM",
     *,
@@ -115,8 +125,8 @@ def run(
     heads: int = 2,
     draws: int = 8,
     shots: tuple[int, ...] = SHOTS,
-    text_field: str = "text",
-    label_field: str = "label",
+    text_field: str = TEXT,
+    label_field: str = LABEL,
     template: str = TEMPLATE,
     tick: Tick = ignore,
 ) -> Evidence:
@@ -131,15 +141,15 @@ def run(
 
     Args:
         lm: the model.
-        data: JSON Lines of texts with labels; without one the model's world, or random tokens alone.
+        data: JSON Lines, JSON, CSV or TSV of texts with labels; without one the model's world, or random tokens alone.
         n: documents of each kind; half as many chains, repeats and rows of the corpus, a quarter for heads; of a file
             at most that many queries.
         seed: of everything random; equal seeds ask models of one world the same.
         heads: induction heads that are put out of work together.
         draws: random sets of as many other heads.
         shots: numbers of examples in few-shot prompts; those that do not fit the context are left out.
-        text_field: field of the text in the file.
-        label_field: field of the label.
+        text_field: column of the text in the file; for `text` also sentence, content or review.
+        label_field: column of the label; for `label` also category, class or sentiment.
         template: how an example is written; it ends in the label.
         tick: progress.
     """

@@ -45,12 +45,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.lm import LM
+    from probe.rows import Rows
 
 GROUP = "probe.experiments"
 """Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
 """Modules of this package that hold an experiment of their name."""
-SHARED = ("baseline", "data", "n", "seed", "tick")
+SHARED = ("baseline", "data", "n", "seed", "strict", "tick")
 """Arguments that every experiment understands alike, as far as it has them."""
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -58,6 +59,7 @@ POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 Found: TypeAlias = Evidence | pd.DataFrame
 Draw = Callable[[Result], "Mapping[str, go.Figure]"]
 Say = Callable[[Result], str]
+Read = Callable[..., "Sequence[Rows[Any]]"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Experiment:
     """Figures of a result with any number of models, from its items and tables."""
     say: Say | None = None
     """The finding in one sentence, computed from a result."""
+    read: Read | None = None
+    """Reads the files that its options name, before a model is loaded; with it the experiment has `strict`."""
     version: int = 1
     """Raised when equal arguments would give other numbers; part of the key of stored results."""
     across_worlds: bool = False
@@ -114,6 +118,7 @@ def experiment(
     metrics: Sequence[Metric] = (),
     draw: Draw | None = None,
     say: Say | None = None,
+    read: Read | None = None,
     version: int = 1,
     across_worlds: bool = False,
 ) -> Callable[[Callable[..., Found]], Callable[..., Result]]:
@@ -125,6 +130,9 @@ def experiment(
         metrics: what the summary holds; without any, the mean of every numeric column of the items.
         draw: gives figures by name from a result.
         say: gives the finding from a result, in one sentence.
+        read: reads the files that the options name, so that a wrong one is refused before a model is loaded. It gets
+            all options and `strict` by name, and gives the rows that it read. The experiment then has the option
+            `strict`, which refuses a file with a row that cannot be used; otherwise results record how many there are.
         version: raised when equal arguments would give other numbers.
         across_worlds: models of different worlds may be laid side by side. Each keeps its own items; a difference is
             paired where both were asked the same under the same names, and unpaired elsewhere.
@@ -141,7 +149,7 @@ def experiment(
         own = inspect.signature(function)
         if not _is_named(list(own.parameters.values())):
             raise ConfigError(f"The experiment `{name}` must take a model, and name each of its other arguments.")
-        signature = _with_baseline(own)
+        signature = _with_baseline(own, read is not None)
 
         @functools.wraps(function)
         def run(*args: Any, **options: Any) -> Result:
@@ -159,6 +167,7 @@ def experiment(
             tuple(metrics),
             draw,
             say,
+            read,
             version,
             across_worlds,
             origin,
@@ -233,14 +242,16 @@ def run_experiment(
     return find_experiment(name).run(lm, baseline=baseline, tick=tick, **options)
 
 
-def _with_baseline(own: inspect.Signature) -> inspect.Signature:
-    """The function's signature with `baseline` and `tick`."""
+def _with_baseline(own: inspect.Signature, reads: bool) -> inspect.Signature:
+    """The function's signature with `baseline` and `tick`, and `strict` where it reads files."""
     first, *rest = own.parameters.values()
     words = [each.replace(kind=each.KEYWORD_ONLY) for each in rest if each.name not in ("baseline", "tick")]
     extra = [
         inspect.Parameter("baseline", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="LM | str | None"),
         inspect.Parameter("tick", inspect.Parameter.KEYWORD_ONLY, default=ignore, annotation=Tick),
     ]
+    if reads:
+        words.append(inspect.Parameter("strict", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool))
     model = first.replace(kind=first.POSITIONAL_OR_KEYWORD)
     return inspect.Signature([model, extra[0], *words, extra[1]], return_annotation=Result)
 

@@ -22,6 +22,7 @@ from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.experiments.retrieval_metrics import METRICS
 from probe.plots.intervals import percent
+from probe.rows import Rows
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -72,7 +73,12 @@ def say(result: Result) -> str:
     return f"{said}; {what} by {', '.join(told)}." if told else f"{said}."
 
 
-@experiment("retrieval", title="Retrieval", metrics=METRICS, draw=draw, say=say)
+def read(*, data: str | Path | None, strict: bool, **_: Any) -> list[Rows[Any]]:
+    """The documents and the questions of the folder, if there is one."""
+    return [] if data is None else list(files.read_folder(data, strict))
+
+
+@experiment("retrieval", title="Retrieval", metrics=METRICS, draw=draw, say=say, read=read)
 def run(
     lm: "LM",
     *,
@@ -145,9 +151,9 @@ def _folder(
     max_new_tokens: int,
     tick: Tick,
 ) -> Evidence:
-    documents, questions = files.read_folder(data)
+    documents, rows = files.read_folder(data)
     chunks = files.chunks_of(documents, *cut)
-    questions = [questions[index] for index in chosen(len(questions), n, seed)]
+    questions = [rows[index] for index in chosen(len(rows), n, seed)]
     items = texts.file_items(lm, questions, chunks, k, max_new_tokens, form, tick)
     facts: dict[str, Any] = {"documents": len(documents), "chunks": len(chunks), "retrieved": k}
     return Evidence(items, _tables(items, seed), facts=facts)

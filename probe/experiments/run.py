@@ -6,7 +6,7 @@ import inspect
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from numbers import Integral
@@ -29,9 +29,12 @@ from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
     from probe.lm import LM
+    from probe.rows import Rows
 
-__all__ = ["Call", "call", "columns_as_metrics", "finished", "join", "labels", "perform", "renamed"]
+__all__ = ["Call", "call", "columns_as_metrics", "finished", "join", "labels", "perform", "prepare", "renamed"]
 
+READING = 2
+"""Raised when the rows of equal files are read or asked otherwise; part of the key of stored results over files."""
 PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "numpy")
 
 
@@ -43,18 +46,38 @@ class Call:
     models: "list[LM]"
     """The model, and the baseline if there is one."""
     options: dict[str, Any]
-    """All arguments of the function but model, baseline and tick, defaults filled in."""
+    """All arguments but model, baseline and tick, defaults filled in."""
+    read: "Sequence[Rows[Any]]" = ()
+    """The rows of the files that the options name."""
 
     @property
     def key(self) -> str:
         """By which its result is stored: everything that the numbers depend on."""
-        facts = {
+        facts: dict[str, Any] = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
             "models": [lm.fingerprint for lm in self.models],
-            "options": {name: self._identity(name) for name in sorted(self.options) if name != "data"},
+            "options": {name: self._identity(name) for name in sorted(self.arguments) if name != "data"},
             "data": data_facts(self.options.get("data")),
         }
+        if self.read:
+            facts["reading"] = READING
         return hashlib.sha256(json.dumps(jsonable(facts), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The options that the function takes: `strict` is for the reader of files, and alters no number."""
+        own = inspect.signature(self.experiment.function).parameters
+        return {name: value for name, value in self.options.items() if name in own}
+
+    @property
+    def left_out(self) -> int:
+        """Rows of the files that cannot be used."""
+        return sum(len(rows.left_out) for rows in self.read)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the files, a sentence each."""
+        return [note for rows in self.read for note in rows.notes()]
 
     def _identity(self, name: str) -> Any:
         """Of an option; one that may be a path stands for what lies there."""
@@ -63,12 +86,19 @@ class Call:
 
 
 def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" = None, **options: Any) -> Call:
-    """Check the arguments of an experiment, and load models that are named.
+    """Check the arguments of an experiment, read its files, and load models that are named.
 
     Raises:
         ConfigError: an option is unknown, or `n` is not at least 1.
+        DataError: a file cannot be used; then no model has been loaded.
         ModelError: a model cannot be loaded.
     """
+    asked = prepare(experiment, **options)
+    return replace(asked, models=[_model(each) for each in (lm, baseline) if each is not None])
+
+
+def prepare(experiment: Experiment, **options: Any) -> Call:
+    """Check the arguments of an experiment and read its files, without a model; see `call`."""
     signature = experiment.signature
     names = [name for name in signature.parameters if name not in ("baseline", "tick")][1:]
     for name in options:
@@ -84,7 +114,9 @@ def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" 
     lacking = [name for name, value in filled.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
-    return Call(experiment, [_model(each) for each in (lm, baseline) if each is not None], filled)
+    with owned(experiment, "The reader of the experiment"):
+        found = experiment.read(**filled) if experiment.read else ()
+    return Call(experiment, [], filled, found)
 
 
 def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None, **options: Any) -> Result:
@@ -110,7 +142,7 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
         if "tick" in inspect.signature(experiment.function).parameters:
             more["tick"] = part(tick, index, len(asked.models))
         with owned(experiment, "The experiment"):
-            found = experiment.function(model, **asked.options, **more)
+            found = experiment.function(model, **asked.arguments, **more)
         shown.append(_evidence(found, experiment.name))
         if tick is not None:
             tick((index + 1) / len(asked.models))
@@ -200,6 +232,8 @@ def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, A
         "seed": asked.options.get("seed"),
         "options": {name: told(value) for name, value in asked.options.items() if name not in SHARED},
         "data": data_facts(asked.options.get("data")),
+        "left_out": asked.left_out,
+        "notes": asked.notes,
         "world": worlds[0] if len(set(worlds)) == 1 else None,
         "origin": asked.experiment.origin,
         "version": asked.experiment.version,

@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 
 import probe.world
-from probe.analyses.deference_files import file_parts
+from probe.analyses.deference_files import check_judge, file_parts, read_file
 from probe.analyses.question_forms import Form
 from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.experiments.sycophancy_finding import say
 from probe.experiments.sycophancy_metrics import METRICS
+from probe.rows import Rows
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -149,7 +150,17 @@ def _numbers(column: pd.Series) -> pd.Series:
     return column.astype(float) if column.isna().all() else column
 
 
-@experiment("sycophancy", title="Sycophancy", metrics=METRICS, draw=draw, say=say, version=2)
+def read(*, data: str | Path | None, strict: bool, judge: Any = None, **_: Any) -> list[Rows[Any]]:
+    """The rows of the file, if there is one."""
+    if data is None:
+        return []
+    path = Path(data).expanduser()
+    name, rows = read_file(path, strict)
+    check_judge(path, name, judge)
+    return [rows]
+
+
+@experiment("sycophancy", title="Sycophancy", metrics=METRICS, draw=draw, say=say, read=read, version=2)
 def run(
     lm: "LM",
     *,
@@ -175,9 +186,9 @@ def run(
 
     Args:
         lm: the model; of a reward model its preference for the claim is measured.
-        data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior`, or
-            with `question`, `correct_answer`, `incorrect_answer`, or with `text`, `kind` to comment on; without one the
-            model's world asks.
+        data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` (in
+            the older form `prompt`, `corrects`, `incorrects`), or with `question`, `correct_answer`,
+            `incorrect_answer`, or with `text`, `kind` to comment on; without one the model's world asks.
         n: questions of each kind (repeated pressure: at most 200).
         seed: of questions, samples and random controls.
         interventions: questions on which heads are patched and directions added; 0 leaves both out. Over a file a

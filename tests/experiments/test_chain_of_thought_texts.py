@@ -60,12 +60,15 @@ def test_wrong_lines_are_named(tmp_path: Path, line: str, said: str) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"question": "a", "answer": 1}) + "\n" + line + "\n")
     with pytest.raises(DataError, match=said):
-        read_problems(file)
+        read_problems(file, strict=True)
+    rows = read_problems(file)
+    assert [problem.answer for problem in rows] == ["1"]
+    assert rows.left_out[0].startswith("Line 2 of")
 
 
 def test_other_refusals(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(DataError, match="holds no problems"):
+    with pytest.raises(DataError, match="is empty"):
         read_problems(tmp_path / "empty.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         read_problems(tmp_path / "missing.jsonl")

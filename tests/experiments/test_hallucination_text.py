@@ -12,7 +12,7 @@ import probe
 from probe.analyses.hallucination_text import choice_items, first_line, free_items, match, prompts_of
 from probe.analyses.self_evaluation import ASK_TRUE, p_true
 from probe.analyses.semantic_entropy import identical, normalised
-from probe.analyses.truthful_choices import Question, choice_scores, mc1, mc2, read_questions, split_answers
+from probe.analyses.truthful_choices import Choices, Question, choice_scores, mc1, mc2, read_questions, split_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.hallucination import say
 from probe.experiments.hallucination_metrics import METRICS
@@ -26,7 +26,16 @@ from tests.models import byte_tokenizer, random_lm
 
 DATA = Path(__file__).parents[1] / "data"
 CSV, JSON = DATA / "hallucination_questions.csv", DATA / "hallucination_choices.json"
+HUB = DATA / "hallucination_hub.jsonl"
 HEAD = "Question,Best Answer,Correct Answers,Incorrect Answers\n"
+
+
+def choices(labels: dict[str, bool]) -> Choices:
+    return Choices(tuple(labels), tuple(labels.values()))
+
+
+def asked_of(question: str, labels: dict[str, bool], more: dict[str, bool] | None = None) -> Question:
+    return Question(question, choices(labels), choices(more or {}))
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +63,13 @@ def harness(scores: np.ndarray, labels: list[int]) -> tuple[float, float]:
 
 def test_choices_are_scored_as_the_harness_does(lm: LM) -> None:
     rng = np.random.default_rng(0)
-    for question in read_questions(JSON) + read_questions(CSV)[:3]:
+    for question in [*read_questions(JSON), *read_questions(CSV)[:3], *read_questions(HUB)]:
         prompt = prompts_of([question])[0]
         assert prompt == f"Q: {question.question}\nA:"
         for targets in (question.mc1, question.mc2):
-            slow = slow_scores(lm, prompt, list(targets))
-            assert choice_scores(lm, [prompt], [list(targets)])[0] == pytest.approx(slow, abs=1e-4)
-        labels = [int(true) for true in question.mc2.values()]
+            slow = slow_scores(lm, prompt, list(targets.choices))
+            assert choice_scores(lm, [prompt], [list(targets.choices)])[0] == pytest.approx(slow, abs=1e-4)
+        labels = [int(true) for true in question.mc2.labels]
         scores = rng.normal(-3, 1, len(labels))
         assert (mc1(scores, labels), mc2(scores, labels)) == pytest.approx(harness(scores, labels))
     assert mc2([-900.0, -901.0], [True, False]) == pytest.approx(1 / (1 + np.exp(-1)))  # e^-900 is 0 in doubles
@@ -75,7 +84,7 @@ def test_both_formats_of_a_question_are_the_same_question(tmp_path: Path) -> Non
     (tmp_path / "a.json").write_text(json.dumps([row]))
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n\n")
     first, second, third = (read_questions(tmp_path / f"a.{suffix}") for suffix in ("csv", "json", "jsonl"))
-    assert first == second == third
+    assert list(first) == list(second) == list(third)
     assert first[0].correct == ["No.", "They drink water."]
     assert split_answers("Yes; no.;; Yes ") == ["Yes.", "no."]
     assert len(read_questions(CSV)) == 8
@@ -89,24 +98,63 @@ def test_both_formats_of_a_question_are_the_same_question(tmp_path: Path) -> Non
         ("a.csv", HEAD + "q,a,a,b\nq,,,b\n", "Line 3 of `a.csv` lacks a true answer"),
         ("a.csv", HEAD + "q,a,a,b\n,a,a,b\n", "Line 3 of `a.csv` lacks a question"),
         ("a.csv", HEAD + "q,a,a,\n", "Line 2 of `a.csv` lacks an incorrect answer"),
-        ("a.csv", HEAD + 'q,a,"a; b",b\n', "Line 2 of `a.csv` calls 'b.' both"),
+        ("a.csv", HEAD + 'q,b,"a; b",b\n', "Line 2 of `a.csv` calls the best answer 'b.' incorrect, too"),
         ("a.csv", HEAD + 'q,"a"b,a,b\n', "is no CSV"),
-        ("a.csv", HEAD, "holds no question"),
+        ("a.csv", HEAD + 'q,a,a,"b\nq,a,a,b"\nq,a,a,b\n', "Line 2 of `a.csv` has a line break in a cell"),
+        ("a.csv", HEAD + "q,a,a,b,c\n", "Line 2 of `a.csv` has 5 cells and the header has 4"),
+        ("a.csv", HEAD, "is empty"),
         ("a.json", "[{]", "Line 1 of `a.json` is no JSON"),
-        ("a.json", "{}", "is no list"),
-        ("a.json", '[{"question": "q"}]', "Question 1 of `a.json` has no `mc1_targets`"),
+        ("a.json", "{}", "has no text `question`"),
+        ("a.json", '[{"question": "q"}]', "Entry 1 of `a.json` has no `mc1_targets`"),
         ("a.json", '[{"question": 3}]', "has no text `question`"),
         ("a.json", '[{"question": "q", "mc1_targets": {"a": 1}}]', "without a true or without a false"),
         ("a.json", '[{"question": "q", "mc1_targets": {"a": 1, "b": 2}}]', "form {choice: 0 or 1}"),
-        ("a.jsonl", '\n{"question"\n', "Line 2 of `a.jsonl` is no JSON"),
+        ("a.jsonl", '\n{"question"\n', "Line 2 of `a.jsonl` is not JSON"),
+        ("a.json", '[{"question": "q", "mc1_targets": {"choices": ["a"], "labels": [1, 0]}}]', "has no `mc1_targets`"),
+        (
+            "a.json",
+            '[{"question": "q", "mc1_targets": {"choices": ["a", 2], "labels": [1, 0]}}]',
+            "has no `mc1_targets`",
+        ),
         ("a.txt", "q", "ends in .txt"),
     ],
 )
 def test_wrong_files_are_refused_with_their_line(name: str, text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError) as caught:
-        read_questions(tmp_path / name)
-    assert said in str(caught.value)
+        read_questions(tmp_path / name, strict=True)
+    assert said in str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def test_an_answer_in_both_columns_is_false_and_said_once(tmp_path: Path) -> None:
+    """Two questions of the published file have "Unknown" in both; its multiple choice file counts it as false."""
+    rows = ['q,a,"a; Unknown","b; Unknown"', "r,c,c,d", 's,e,"e; Unknown",Unknown', "t,,f,g,h"]
+    (tmp_path / "a.csv").write_text(HEAD + "\n".join(rows))
+    found = read_questions(tmp_path / "a.csv")
+    wrong = {"b.": False, "Unknown.": False}
+    assert found[0].mc1 == found[0].mc2 == choices({"a.": True} | wrong)
+    assert [question.question for question in found] == ["q", "r", "s"]
+    both, left = found.notes()
+    said = "has 'Unknown.' among the correct and the incorrect answers in line 2, 4: counted as false."
+    assert both == f"`{tmp_path / 'a.csv'}` {said}"
+    assert left.startswith("1 of 4 rows")
+
+
+def test_repeated_choices_of_the_hub_count_as_listed(lm: LM) -> None:
+    """lm-evaluation-harness scores what is listed: MC2 with repeats, MC1 by the first of equal maxima."""
+    question = read_questions(HUB)[0]
+    choices, labels = (list(part) for part in question.mc2)
+    assert choices.count("Brine.") == 2
+    assert question.correct.count("Brine.") == 1
+    mass = np.exp(slow_scores(lm, prompts_of([question])[0], choices))
+    split = labels.index(False)  # as its `process_results_mc2`: the true ones come first
+    row = choice_items(lm, [question]).iloc[0]
+    assert row["mc2"] == pytest.approx(mass[:split].sum() / mass.sum(), rel=1e-3, abs=0)
+    once = mass[[choices.index(each) for each in dict.fromkeys(choices)]]
+    assert row["mc2"] != pytest.approx(once[: split - 1].sum() / once.sum(), rel=1e-2, abs=0)
+    scores = slow_scores(lm, prompts_of([question])[0], list(question.mc1.choices))
+    assert row["mc1"] == float(np.argmax(scores) == 0)
+    assert row["mc1_chance"] == 1 / 3
 
 
 def test_a_file_that_is_none_or_no_text_is_refused(tmp_path: Path) -> None:
@@ -118,7 +166,7 @@ def test_a_file_that_is_none_or_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_match_is_equality_of_normalised_text() -> None:
-    question = Question("q", {"A cat.": True, "Dogs.": False}, {"I have no comment.": True, "The cat sat.": True})
+    question = asked_of("q", {"A cat.": True, "Dogs.": False}, {"I have no comment.": True, "The cat sat.": True})
     said = ("the CAT", "cat sat", "dogs!", "I have no comment", "I don't know.", "a cat and more", "")
     expected = ["true", "true", "wrong", "abstain", "abstain", "unmatched", "unmatched"]
     assert [match(each, question) for each in said] == expected
@@ -167,12 +215,12 @@ def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
     questions = read_questions(CSV)
     items = choice_items(lm, questions)
     for question, found in zip(questions, items["p_right"], strict=True):
-        mass = np.exp(slow_scores(lm, prompts_of([question])[0], list(question.mc1)))
-        assert found == pytest.approx(mass[np.array(list(question.mc1.values()))].sum() / mass.sum(), abs=1e-4)
-    asked = [Question(f"{i}?", {"x": True}, {}) for i in range(3)]
+        mass = np.exp(slow_scores(lm, prompts_of([question])[0], list(question.mc1.choices)))
+        assert found == pytest.approx(mass[np.array(question.mc1.labels)].sum() / mass.sum(), abs=1e-4)
+    asked = [asked_of(f"{i}?", {"x": True}) for i in range(3)]
     drawn = lm.generate(prompts_of(asked), n=6, max_new_tokens=1, seed=5).text
     said = [[normalised(first_line(text)) for text in drawn[6 * i : 6 * i + 6]] for i in range(3)]
-    asked = [Question(q.question, {max(said[i], key=len): True}, {}) for i, q in enumerate(asked)]
+    asked = [asked_of(q.question, {max(said[i], key=len): True}) for i, q in enumerate(asked)]
     free = free_items(lm, asked, identical, samples=6, max_new_tokens=1, seed=5)
     expected = [np.mean([text == max(group, key=len) for text in group]) for group in said]
     assert list(free["p_right"]) == pytest.approx(expected)
@@ -180,10 +228,10 @@ def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
 
 
 def test_uncertainty_is_held_against_what_the_greedy_answer_matches(lm: LM) -> None:
-    asked = [Question(f"{i}?", {"x": True}, {}) for i in range(4)]
+    asked = [asked_of(f"{i}?", {"x": True}) for i in range(4)]
     mains = [first_line(text) for text in lm.generate(prompts_of(asked), max_new_tokens=2, temperature=0.0).text]
     references = [{mains[0]: True, "x": False}, {mains[1]: False, "x": True}, {"x": True}, {"I have no comment.": True}]
-    asked = [Question(q.question, each, {}) for q, each in zip(asked, references, strict=True)]
+    asked = [asked_of(q.question, each) for q, each in zip(asked, references, strict=True)]
     free = free_items(lm, asked, identical, samples=5, max_new_tokens=2, seed=1)
     np.testing.assert_equal(free["wrong"].to_numpy(), [0.0, 1.0, np.nan, np.nan])
     metrics = {

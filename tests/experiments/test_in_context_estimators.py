@@ -426,17 +426,60 @@ def test_function_vectors_are_means_at_the_last_token_and_a_random_model_has_non
 def test_reading_a_file_names_its_line(tmp_path: Any) -> None:
     assert len(read_classification("tests/data/in_context_reviews.jsonl")) == 12
     file = tmp_path / "data.jsonl"
-    for line, words in (('{"text": "a"}', "has the fields text"), ("[1]", "no object"), ("{", "not JSON")):
+    for line, words in (('{"text": "a"}', "has the fields text"), ("[1]", "write a JSON object"), ("{", "not JSON")):
         file.write_text('{"text": "a b", "label": "x"}\n\n' + line + "\n")
         with pytest.raises(DataError, match=f"Line 3 .*{words}"):
-            read_classification(file)
+            read_classification(file, strict=True)
     file.write_text('{"sentence": "a b", "gold": 1}\n' * 2 + '{"sentence": "c", "gold": 0}\n')
     assert [example.label for example in read_classification(file, "sentence", "gold")] == ["1", "1", "0"]
+    file.write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 2}\n{"text": "c"}\n{"text": "d", "label": 1}')
+    found = read_classification(file)
+    assert [example.text for example in found] == ["a", "b", "d"]
+    assert found.left_out[0].startswith("Line 3 of")
     file.write_text('{"text": "a b", "label": "x"}\n' * 5)
     with pytest.raises(DataError, match="two or more labels"):
         read_classification(file)
     with pytest.raises(DataError, match="cannot be read"):
         read_classification(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'label,text\ngood,"warm, and\nlong"\nbad,cold\ngood,fine\n'),
+        ("a.csv", 'id,sentence,label\n1,"warm, and\nlong",good\n2,cold,bad\n3,fine,good\n'),
+        ("a.tsv", "sentence\tlabel\nwarm, and long\tgood\ncold\tbad\nfine\tgood\n"),
+        ("a.csv", 'review,sentiment\n"warm, and\nlong",good\ncold,bad\nfine,good\n'),
+        (
+            "a.jsonl",
+            '{"content": "warm, and long", "category": "good"}\n{"content": "cold", "category": "bad"}\n'
+            '{"content": "fine", "class": "good"}',
+        ),
+        (
+            "a.json",
+            '[{"sentence": "warm, and long", "label": "good"}, {"sentence": "cold", "label": "bad"},'
+            ' {"sentence": "fine", "label": "good"}]',
+        ),
+    ],
+)
+def test_formats_and_names_of_classified_texts(tmp_path: Any, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = read_classification(tmp_path / name)
+    assert [(" ".join(example.text.split()), example.label) for example in found] == [
+        ("warm, and long", "good"),
+        ("cold", "bad"),
+        ("fine", "good"),
+    ]
+
+
+def test_a_column_that_is_named_has_no_other_name(tmp_path: Any) -> None:
+    (tmp_path / "a.csv").write_text("sentence,body,label\nx,a,1\ny,b,2\nz,c,1\n")
+    assert [example.text for example in read_classification(tmp_path / "a.csv", "body")] == ["a", "b", "c"]
+    with pytest.raises(DataError, match="expected a text in `other`"):
+        read_classification(tmp_path / "a.csv", "other")
+    (tmp_path / "b.csv").write_text('text,label\nx,1\n"y,2\nz,1\n')
+    with pytest.raises(DataError, match=r"begins in line 3 of .* is no CSV"):
+        read_classification(tmp_path / "b.csv")
 
 
 def test_few_shot_answers_are_the_likeliest_labels() -> None:

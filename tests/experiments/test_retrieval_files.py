@@ -1,6 +1,7 @@
 """Retrieval over a folder: reading, chunks, passages, judging answers; on random models of several architectures."""
 
 import itertools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +53,7 @@ def test_text_files_are_documents_by_their_paths(tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\xff")
     write(tmp_path, questions_jsonl='{"question": "Where?", "answer": "Oslo", "document": "notes/b.md"}')
     documents, questions = read_folder(tmp_path)
-    assert documents == [Source("a.txt", "Rome is warm."), Source("notes/b.md", "# Oslo\nIt rains.")]
+    assert list(documents) == [Source("a.txt", "Rome is warm."), Source("notes/b.md", "# Oslo\nIt rains.")]
     assert questions[0].document == "notes/b.md"
 
 
@@ -90,7 +91,54 @@ def test_wrong_files_are_named_with_their_line(
 ) -> None:
     write(tmp_path, questions_jsonl=questions, **({} if documents is None else {"documents_jsonl": documents}))
     with pytest.raises(DataError, match=message):
-        read_folder(tmp_path)
+        read_folder(tmp_path, strict=True)
+
+
+def test_odd_documents_and_questions_are_left_out(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        documents_jsonl='{"text": "x", "id": "a"}\n{"text": "y", "id": "a"}\n{"title": "z"}\n{"text": "v", "id": "b"}',
+        questions_jsonl=f'{QUESTION}\n{{"question": "Where?"}}\n{{"question": "W?", "answer": "O", "document": "z"}}',
+    )
+    documents, questions = read_folder(tmp_path)
+    assert [each.id for each in documents] == ["a", "b"]
+    assert len(questions) == 1
+    assert [len(rows.left_out) for rows in (documents, questions)] == [2, 2]
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "good.txt").write_text("Oslo")
+    (tmp_path / "texts" / "empty.md").write_text(" ")
+    (tmp_path / "texts" / "odd.txt").write_bytes(b"\xff\xfe")
+    found = read_documents(tmp_path / "texts")
+    assert list(found) == [Source("good.txt", "Oslo")]
+    assert len(found.left_out) == 2
+    assert "odd.txt" in found.notes()[0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "named", "found"),
+    [
+        (["oslo.txt", "rome.md"], "oslo.txt", "oslo.txt"),
+        (["oslo.txt", "rome.md"], "oslo", "oslo.txt"),
+        (["notes/oslo.txt"], "notes/oslo", "notes/oslo.txt"),
+        (["oslo"], "oslo.txt", "oslo"),
+        (["oslo.md"], "oslo.txt", "oslo.md"),
+        (["oslo", "oslo.txt"], "oslo", "oslo"),
+        (["oslo.txt", "oslo.md"], "oslo.md", "oslo.md"),
+        (["oslo.txt", "oslo.md"], "oslo", "could be oslo.txt or oslo.md"),
+        (["oslo.txt"], "osl", "is none of those that are there"),
+    ],
+)
+def test_a_question_names_a_document_with_or_without_its_suffix(
+    tmp_path: Path, ids: list[str], named: str, found: str
+) -> None:
+    documents = "\n".join(json.dumps({"text": "x", "id": each}) for each in ids)
+    question = json.dumps({"question": "W?", "answer": "O", "document": named})
+    write(tmp_path, documents_jsonl=documents, questions_jsonl=question)
+    if found in ids:
+        assert read_folder(tmp_path)[1][0].document == found
+    else:
+        with pytest.raises(DataError, match=f"names the document '{named}', which {found}"):
+            read_folder(tmp_path)
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ def test_bad_files_name_the_line(text: str, message: str, lm: LM, tmp_path: Path
     file = tmp_path / "bad.jsonl"
     file.write_text(text)
     with pytest.raises(DataError, match=message):
-        run(lm, data=file, judge=GOOD)
+        run(lm, strict=True, data=file, judge=GOOD)
 
 
 def test_a_text_longer_than_the_context(lm: LM, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from probe.errors import ConfigError, DataError
 from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import continual
-from trainers.continual import Continual, ContinualConfig, load_curriculum
+from trainers.continual import Continual, ContinualConfig, load_curriculum, read_files
 from trainers.corpus import PADDING
 from trainers.curriculum import Curriculum
 from trainers.session import Session
@@ -38,7 +38,7 @@ def method_of(config: ContinualConfig) -> Continual:
     """The method before its first step."""
     session = Session(config)
     trainee = make_trainee(LM.load(config.base), config)
-    return Continual(session, config, trainee, load_curriculum(session, config, trainee.lm)[1])
+    return Continual(session, config, trainee, load_curriculum(session, config, trainee.lm, read_files(config))[1])
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Demonstrations as ids: where answers begin and end, what is learned, what is left out."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trainers.demonstrations import (
     encode_conversation,
     file_demonstrations,
     hold_out,
+    read_demonstrations,
     world_demonstrations,
 )
 
@@ -90,14 +92,14 @@ def test_a_model_that_reads_little_gets_what_it_can_read() -> None:
 
 def test_a_row_with_a_prompt_and_messages_is_a_conversation(lm: LM, write_jsonl: Callable[..., Path]) -> None:
     path = write_jsonl([{"prompt": "of another trainer", "messages": chat("where does mira live ?", "oslo")}])
-    (example,) = file_demonstrations(lm, path, True, 0, print).examples
+    (example,) = file_demonstrations(lm, read_demonstrations(path), True, 0, print).examples
     assert learned(lm, example) == "oslo <end>"
 
 
 def test_turns_of_the_prompt_are_read_only(lm: LM, tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
     messages = chat("where does mira live ?", "oslo", "are you sure ?", "rome")
     path = write_jsonl([{"prompt": messages[:3], "completion": messages[3:]}])
-    (example,) = file_demonstrations(lm, path, True, 0, print).examples
+    (example,) = file_demonstrations(lm, read_demonstrations(path), True, 0, print).examples
     assert learned(lm, example) == "rome <end>"
 
 
@@ -142,7 +144,7 @@ def test_templates_that_cannot_be_used(template: str | None, words: str, write_j
     lm.tokenizer.chat_template = template
     path = write_jsonl([{"messages": chat("hello", "oslo")}])
     with pytest.raises(DataError, match=rf"^Line 1 of `.*`: .*{words}"):
-        file_demonstrations(lm, path, True, 0, print)
+        file_demonstrations(lm, read_demonstrations(path), True, 0, print)
 
 
 @pytest.mark.parametrize(
@@ -150,25 +152,44 @@ def test_templates_that_cannot_be_used(template: str | None, words: str, write_j
     [
         ({"messages": chat("hello")}, "has no message of the role `assistant`"),
         ({"messages": chat("hello", first="assistant")}, "begins with the assistant"),
-        ({"prompt": "hello", "completion": chat("oslo", first="assistant")}, "a string and messages"),
         ({"prompt": "hello"}, r"lacks `completion` or `messages`; expected `prompt`, `completion` or `messages`"),
         ({"messages": "hello"}, "expected a list of messages"),
     ],
 )
 def test_rows_that_cannot_be_used(lm: LM, row: dict[str, Any], words: str, write_jsonl: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=words):
-        file_demonstrations(lm, write_jsonl([row]), True, 0, print)
+        file_demonstrations(lm, read_demonstrations(write_jsonl([row])), True, 0, print)
+
+
+def test_strings_and_messages_may_be_mixed(lm: LM, write_jsonl: Callable[..., Path]) -> None:
+    messages = chat("where does mira live ?", "oslo")
+    prompts, completions = (messages[0]["content"], messages[:1]), ("oslo", messages[1:])
+    rows = [{"prompt": a, "completion": b} for a, b in itertools.product(prompts, completions)][1:]
+    found = file_demonstrations(lm, read_demonstrations(write_jsonl(rows)), True, 0, print).examples
+    assert found == [encode_conversation(lm, messages, 1, True)] * 3
+
+
+def test_an_odd_row_is_left_out(lm: LM, write_jsonl: Callable[..., Path]) -> None:
+    good = {"messages": chat("where does mira live ?", "oslo")}
+    path, said = write_jsonl([good, {"messages": chat("hello")}, {"text": "a"}, good]), list[str]()
+    found = file_demonstrations(lm, read_demonstrations(path), True, 0, said.append)
+    assert (len(found.examples), found.data["left_out"]) == (2, 2)
+    assert len(said) == 1
+    assert "Line 3" in said[0]
+    assert "Line 2" in said[0]
+    with pytest.raises(DataError, match=r"^Line 3 of"):
+        read_demonstrations(path, strict=True)
 
 
 def test_overlong_examples_are_left_out_and_reported(lm: LM, write_jsonl: Callable[..., Path]) -> None:
     rows = [{"prompt": "mira " * n, "completion": " oslo"} for n in (3, 30, 4)]
     said: list[str] = []
-    found = file_demonstrations(lm, write_jsonl(rows), True, 10, said.append)
+    found = file_demonstrations(lm, read_demonstrations(write_jsonl(rows)), True, 10, said.append)
     assert [len(example.prompt) for example in found.examples] == [4, 5]
     assert found.data["overlong"] == 1
     assert "1 of 3 examples" in said[0]
     with pytest.raises(DataError, match="All 3 examples"):
-        file_demonstrations(lm, write_jsonl(rows), True, 2, said.append)
+        file_demonstrations(lm, read_demonstrations(write_jsonl(rows)), True, 2, said.append)
 
 
 example = st.tuples(st.integers(0, 5), st.integers(0, 3)).map(lambda at: Demonstration([at[0]], [at[1]], [True]))

@@ -17,7 +17,7 @@ from probe.world import World
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers.gold import gold_metrics
 from trainers.online import OnlineConfig, load_prompts, minibatches
-from trainers.prompts import file_prompts, world_prompts
+from trainers.prompts import file_prompts, read_prompts, world_prompts
 from trainers.reference import Reference
 from trainers.rewards import RewardFunction, resolve
 from trainers.rollout import Completion, Group, Sampler, equal_rewards, rollout_metrics, rollout_rows
@@ -201,21 +201,38 @@ def test_prompts_of_a_file(model_dir: Path, write_jsonl: Callable[..., Path]) ->
         {"prompt": "mira " * 60, "answer": "long"},
         {"prompt": "<user> where does mira live ? <bot>"},
     ]
-    found = file_prompts(lm, write_jsonl(rows), 8, said.append)
+    found = file_prompts(lm, read_prompts(write_jsonl(rows)), 8, said.append)
     assert [item.columns for item in found.items] == [{"answer": "oslo", "level": 1}, {"answer": None, "level": None}]
     assert found.data["overlong"] == 1
     assert said[0].startswith("1 of 3 prompts")
     with pytest.raises(DataError, match=r"No prompt in .* leaves room for 63 tokens"):
-        file_prompts(lm, write_jsonl(rows), 63, said.append)
+        file_prompts(lm, read_prompts(write_jsonl(rows)), 63, said.append)
     with pytest.raises(DataError, match="has a column `completions`, which reward functions get from the run"):
-        file_prompts(lm, write_jsonl([{"prompt": "mira", "completions": 1}]), 8, said.append)
+        read_prompts(write_jsonl([{"prompt": "mira", "completions": 1}]))
+
+
+def test_problems_of_a_file_have_their_question_as_prompt(model_dir: Path, write_jsonl: Callable[..., Path]) -> None:
+    """GSM8K's columns; a row without an answer is odd where the answer is the reward."""
+    lm, said = LM.load(model_dir), list[str]()
+    path = write_jsonl(
+        [{"question": "one and one ?", "answer": "1 + 1 = 2\n#### 2"}, {"question": "two ?"}, {"prompt": ""}]
+    )
+    found = file_prompts(lm, read_prompts(path), 8, said.append)
+    assert [item.text for item in found.items] == ["one and one ?", "two ?"]
+    assert found.data["left_out"] == 1
+    found = file_prompts(lm, read_prompts(path, answers=True), 8, said.append)
+    assert [item.columns["answer"] for item in found.items] == ["1 + 1 = 2\n#### 2"]
+    assert found.data["left_out"] == 2
+    assert "Line 2 of" in said[-1]
+    with pytest.raises(DataError, match=r"^Line 2 of .* lacks `prompt`, `answer` or `answer`"):
+        read_prompts(path, answers=True, strict=True)
 
 
 def test_prompts_of_the_world(world_run: Path, model_dir: Path, tmp_path: Path) -> None:
     options = COMMON | SAMPLED | {"out": tmp_path / "none"}
     config = OnlineConfig(base=str(world_run), **options | {"prompts": 11, "tasks": ("fact", "stranger")})
     lm = LM.load(world_run)
-    world, prompts = load_prompts(Session(config), config, lm)
+    world, prompts = load_prompts(Session(config), config, lm, None)
     assert world is not None
     kinds = [item.columns["kind"] for item in prompts.items]
     assert (kinds.count("fact"), kinds.count("stranger")) == (6, 5)
@@ -224,9 +241,9 @@ def test_prompts_of_the_world(world_run: Path, model_dir: Path, tmp_path: Path) 
     assert [item.text for item in prompts.items] != evaluated[:11]
     assert len({item.text for item in prompts.items} & set(evaluated)) < 6
     with pytest.raises(DataError, match="no questions of kind 'riddle'"):
-        load_prompts(Session(config), replace(config, tasks=("riddle",)), lm)
+        load_prompts(Session(config), replace(config, tasks=("riddle",)), lm, None)
     with pytest.raises(ConfigError, match="belongs to no world, so there are no questions"):
-        load_prompts(Session(config), config, LM.load(model_dir))
+        load_prompts(Session(config), config, LM.load(model_dir), None)
 
 
 def test_minibatches_share_out_each_pass(tmp_path: Path) -> None:

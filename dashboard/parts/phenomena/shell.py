@@ -79,6 +79,8 @@ def show(known: Mapping[str, Experiment]) -> None:
     with answer:
         finding(result.finding or numbers.sentence(experiment, summaries))
     main_figure(result, summaries)
+    for remark in result.meta.get("notes", ()):
+        note(remark)
     if apart:
         left, s = _listed([each.subject for each in apart]), "" if len(apart) > 1 else "s"
         note(f"{left} belong{s} to another world, where the questions are others, and cannot be laid beside these.")

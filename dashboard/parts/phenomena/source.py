@@ -14,7 +14,7 @@ from dashboard import access, models
 from dashboard.data import Store, stamp
 from dashboard.models import Known
 from dashboard.parts.phenomena.compared import compared
-from probe.errors import ProbeError
+from probe.errors import DataError, ProbeError
 from probe.experiments import store
 from probe.experiments.registry import Experiment, experiments
 from probe.experiments.result import RESULT_FILE, Result, read_index
@@ -79,7 +79,10 @@ class Found:
 
 def look(asked: Asked, subject: Subject, known: Known) -> Found:
     """A result that is stored, or that this server has computed; an empty one where there is none."""
-    made = asked.call(known)
+    try:
+        made = asked.call(known)
+    except DataError as error:  # a file that cannot be used needs no model to be refused
+        return Found(subject, error=str(error))
     place = store.place(made)
     changed = stamp(place / RESULT_FILE)
     kept = models.results()
@@ -101,8 +104,8 @@ def compute(asked: Asked, subject: Subject, known: Known, *, again: bool = False
         ConfigError: the reader may only read.
     """
     access.check()
-    made = asked.call(known)
     try:
+        made = asked.call(known)
         lm = models.load(subject.ref)
         if lm is None:
             return Found(subject)

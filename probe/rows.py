@@ -1,0 +1,372 @@
+"""Rows of data files: JSON Lines, one JSON list, CSV or TSV. What cannot be used is left out, counted and named.
+
+One odd row does not refuse a file, unless the reader is `strict`; a file without a usable row is refused. What cannot
+be told apart row by row (a JSON list or a CSV file that is broken) is refused whole, with its line.
+"""
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar, overload
+
+from probe.errors import DataError
+
+T = TypeVar("T")
+U = TypeVar("U")
+NAMED = 3
+"""Rows that are left out by name; the others are counted."""
+
+
+class Row(NamedTuple):
+    """One row of a file."""
+
+    number: int
+    """From 1; blank lines do not count."""
+    where: str
+    """Line or entry, and file, for messages."""
+    values: Mapping[str, Any]
+    """Its columns."""
+
+
+@dataclass(frozen=True)
+class Rows(Sequence[T], Generic[T]):
+    """What was made of the rows of a file."""
+
+    path: Path
+    """The file, or the folder."""
+    items: Sequence[T]
+    """One for each row that can be used."""
+    left_out: tuple[str, ...] = ()
+    """Of each other row where it is and why, in one sentence."""
+    strict: bool = False
+    """Whether a row that cannot be used refuses the file."""
+    remarks: tuple[str, ...] = ()
+    """What else is to be said of the file, a sentence each."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def each(self, make: "Callable[[T], U]") -> "Rows[U]":
+        """What a function makes of each item; those that it refuses with a `DataError` are left out as well.
+
+        Raises:
+            DataError: no item is left, or the file is read strictly and one is refused.
+        """
+        found = sift(self.path, (partial(make, item) for item in self.items), self.strict)
+        return replace(found, left_out=(*self.left_out, *found.left_out), remarks=self.remarks)
+
+    def unique(self, key: Callable[[T], Hashable]) -> "Rows[T]":
+        """The first item of each key."""
+        first: dict[Hashable, T] = {}
+        for item in self.items:
+            first.setdefault(key(item), item)
+        return replace(self, items=list(first.values()))
+
+    def notes(self) -> list[str]:
+        """What a person has to be told: the remarks, and how many rows are left out, the first ones named."""
+        left = len(self.left_out)
+        if not left:
+            return list(self.remarks)
+        named = " ".join(self.left_out[:NAMED]) + (f" And {left - NAMED} more." if left > NAMED else "")
+        count = f"{left} of {left + len(self)} rows of `{self.path}`"
+        told = (
+            f"{count} cannot be used and {'is' if left == 1 else 'are'} left out (--strict refuses the file): {named}"
+        )
+        return [*self.remarks, told]
+
+
+def sift(path: Path, makers: Iterable[Callable[[], T]], strict: bool = False) -> Rows[T]:
+    """What the makers give; the reasons of those that raise a `DataError` are kept.
+
+    Raises:
+        DataError: all of them raise one, or one does and `strict` is set.
+    """
+    items, left_out = list[T](), list[str]()
+    for make in makers:
+        try:
+            items.append(make())
+        except DataError as error:
+            if strict:
+                raise
+            left_out.append(str(error))
+    if left_out and not items:
+        every = f"None of the {len(left_out)} rows of `{path}` can be used; the first: " if len(left_out) > 1 else ""
+        raise DataError(f"{every}{left_out[0]}")
+    return Rows(path, items, tuple(left_out), strict)
+
+
+def read_rows(
+    path: Path, make: Callable[[Row], T], strict: bool = False, form: str = "one JSON object a line"
+) -> Rows[T]:
+    """What a function makes of each row of a file, whose format its suffix and its first letter tell.
+
+    Args:
+        path: `.csv` and `.tsv` have a header; in a TSV file quotes are letters. Any other is JSON Lines, or one JSON
+            list if it begins with "[".
+        make: of a row; it raises a `DataError` that begins with `Row.where` for one that cannot be used.
+        strict: refuse the file where a row cannot be used.
+        form: what the file should hold, for messages.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or no row (under `strict`: some row) cannot be used.
+    """
+    rows = ((number, where, parse) for number, (where, parse) in enumerate(_sources(path, read_bytes(path)), start=1))
+    found = sift(path, (partial(_make_row, make, *row) for row in rows), strict)
+    if not found:
+        raise DataError(f"`{path}` is empty: write {form}.")
+    return found
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a data file, without a mark of UTF-8 in front.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise DataError(f"The data file `{path}` cannot be read ({error.strerror or error}): check the path.") from None
+
+
+def _make_row(make: Callable[[Row], T], number: int, where: str, parse: Callable[[], Any]) -> T:
+    values = parse()
+    if not isinstance(values, dict):
+        raise DataError(f"{where} is {show_value(values)}: write a JSON object.")
+    return make(Row(number, where, values))
+
+
+def _sources(path: Path, raw: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Where each row is, and a function that parses it."""
+    if path.suffix.lower() in (".csv", ".tsv"):
+        yield from _split_cells(path, _decode(f"`{path}`", raw), "\t" if path.suffix.lower() == ".tsv" else ",")
+    elif raw.lstrip().startswith(b"["):
+        yield from _split_list(path, _decode(f"`{path}`", raw))
+    else:
+        for number, line in enumerate(raw.split(b"\n"), start=1):
+            if line.strip():
+                yield f"Line {number} of `{path}`", partial(_parse_line, f"Line {number} of `{path}`", line)
+
+
+def _parse_line(where: str, line: bytes) -> Any:
+    """A line of JSON.
+
+    Raises:
+        DataError: it is none, or holds what no text can.
+    """
+    text = _decode(where, line)
+    try:
+        values = json.loads(text)
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where} holds half a surrogate pair, which is no text: write the whole letter.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}): write one JSON object a line.") from None
+    return values
+
+
+def _decode(where: str, raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where} is not UTF-8 ({error.reason}): save the file as UTF-8.") from None
+
+
+def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The entries of a JSON list."""
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        at = getattr(error, "lineno", 1)
+        raise DataError(
+            f"Line {at} of `{path}` is no JSON ({error}): mend the list, or write one object a line."
+        ) from None
+    for number, entry in enumerate(entries, start=1):
+        yield f"Entry {number} of `{path}`", partial(_keep, entry)
+
+
+def _keep(value: T) -> T:
+    return value
+
+
+def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The rows of a CSV or TSV file, by the line in which they begin.
+
+    Raises:
+        DataError: a quote is not closed, or closed in the middle of a cell.
+    """
+    options: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if delimiter == "\t" else {}
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, **options)
+    line = 1
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        line = reader.line_num + 1
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield f"Line {line} of `{path}`", partial(_name_cells, f"Line {line} of `{path}`", header, cells)
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"The row that begins in line {line} of `{path}` is no CSV ({error}): mend its quotes."
+        ) from None
+
+
+def _name_cells(where: str, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise DataError(f"{where} has {len(cells)} cells and the header has {len(header)}: mend its commas and quotes.")
+    return dict(zip(header, cells, strict=True))
+
+
+def is_text(value: Any) -> bool:
+    """A string that is not empty."""
+    return isinstance(value, str) and value != ""
+
+
+def is_messages(value: Any) -> bool:
+    """A conversation: `[{"role": ..., "content": ...}, ...]`, not empty."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value)
+        and all(isinstance(m.get("content"), str) for m in value)
+    )
+
+
+def is_text_or_messages(value: Any) -> bool:
+    """Either of the two."""
+    return is_text(value) or is_messages(value)
+
+
+def is_completion(value: Any) -> bool:
+    """A string, which may be empty, or a conversation."""
+    return isinstance(value, str) or is_messages(value)
+
+
+def is_answer(value: Any) -> bool:
+    """A string with letters, or a number."""
+    return bool(value.strip()) if isinstance(value, str) else isinstance(value, int | float) and value == value
+
+
+def as_messages(role: str, said: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Messages as they are; a string as what the role says."""
+    return [{"role": role, "content": said}] if isinstance(said, str) else list(said)
+
+
+Columns = Mapping[str, Callable[[Any], bool]]
+"""The columns that a row must have, with the test that each value must pass."""
+
+_WANTED: dict[Callable[[Any], bool], str] = {
+    is_text: "a string that is not empty",
+    is_messages: "a list of messages with role and content",
+    is_text_or_messages: "a string that is not empty, or a list of messages with role and content",
+    is_answer: "a text or a number",
+    is_completion: "a string, or a list of messages with role and content",
+}
+
+
+def check_columns(row: Row, *forms: Columns) -> Row:
+    """The row, if it has the columns of one of the forms; the first that it has all columns of counts.
+
+    Raises:
+        DataError: it lacks a column, or has a wrong value in one.
+    """
+    columns = next((form for form in forms if all(name in row.values for name in form)), None)
+    if columns is None:
+        missing = [list_names([name for name in form if name not in row.values]) for form in forms]
+        lacking = " or ".join(dict.fromkeys(missing))
+        raise DataError(
+            f"{row.where} has the columns {list_names(row.values) or 'of an empty object'} and lacks {lacking};"
+            f" expected {list_forms(forms)}: rename or add the column."
+        )
+    for name, passes in columns.items():
+        if not passes(row.values[name]):
+            raise DataError(
+                f"{row.where} has {show_value(row.values[name])} in the column `{name}`; expected {_WANTED[passes]}."
+            )
+    return row
+
+
+def read_columns(path: Path, *forms: Columns, strict: bool = False) -> Rows[Row]:
+    """The rows of a file that have the columns of one of the forms; see `read_rows` and `check_columns`."""
+    form = f"one JSON object a line with the columns {list_forms(forms)}"
+    return read_rows(path, lambda row: check_columns(row, *forms), strict, form)
+
+
+DOCUMENT: Columns = {"text": is_text}
+"""A row that is a document to train on."""
+DEMONSTRATIONS: tuple[Columns, ...] = (
+    {"prompt": is_text_or_messages, "completion": is_completion},
+    {"messages": is_messages},
+)
+"""Forms of a row that is a demonstration to train on."""
+
+
+def read_documents(path: Path, strict: bool = False) -> Rows[str]:
+    """The documents of a file: the column `text` of JSON Lines, or a text file as one document.
+
+    Raises:
+        DataError: it cannot be read or is empty; see `read_rows` and `read_text`.
+    """
+    if path.suffix.lower() == ".jsonl":
+        return read_columns(path, DOCUMENT, strict=strict).each(lambda row: row.values["text"])
+    return Rows(path, [read_text(path)])
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        DataError: it is missing, empty, or not UTF-8 (the message names the line).
+    """
+    raw = read_bytes(path)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"Line {line} of `{path}` is not UTF-8 ({error.reason}): save the file as UTF-8 text."
+        ) from error
+    if not text.strip():
+        raise DataError(f"`{path}` is empty: give a text to train on.")
+    return text.replace("\r\n", "\n")
+
+
+def field(row: Row, name: str) -> str:
+    """A column that must hold a text with letters.
+
+    Raises:
+        DataError: it is missing or no text; the message names the line.
+    """
+    value = row.values.get(name)
+    if not isinstance(value, str) or not value.strip():
+        given = "lacks it" if name not in row.values else f"has {show_value(value)}"
+        raise DataError(f"{row.where} needs a text in the field `{name}` and {given}: add it.")
+    return value
+
+
+def list_names(columns: Iterable[str]) -> str:
+    """Names of columns as they are written in a sentence."""
+    return ", ".join(f"`{name}`" for name in columns)
+
+
+def list_forms(forms: Sequence[Columns]) -> str:
+    """The columns of several forms as they are written in a sentence."""
+    return " or ".join(map(list_names, forms))
+
+
+def show_value(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

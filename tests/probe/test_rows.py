@@ -1,0 +1,202 @@
+"""Rows of data files: what is read, what is left out and named, and what a user is told about a broken file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe.errors import DataError
+from probe.rows import (
+    DOCUMENT,
+    Row,
+    Rows,
+    field,
+    is_completion,
+    is_text,
+    read_columns,
+    read_documents,
+    read_rows,
+    read_text,
+)
+
+COLUMNS = {"prompt": is_text, "chosen": is_completion}
+GOOD = {"prompt": "a", "chosen": "b"}
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
+    return path
+
+
+def said(path: Path, columns: Any = None, strict: bool = True) -> str:
+    with pytest.raises(DataError) as caught:
+        read_columns(path, columns or COLUMNS, strict=strict)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def values(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [dict(row.values) for row in rows]
+
+
+def test_rows_come_with_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(
+        '\ufeff{"prompt": "a", "chosen": "", "extra": 1}\n\n{"prompt": "ü\u2028", "chosen": "c"}', encoding="utf-8"
+    )
+    rows = read_columns(path, COLUMNS)
+    found = [(row.number, row.where, row.values["prompt"]) for row in rows]
+    assert found == [(1, f"Line 1 of `{path}`", "a"), (2, f"Line 3 of `{path}`", "ü\u2028")]
+    assert rows[0].values["extra"] == 1
+    assert rows.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("row", "part"),
+    [
+        ({"prompt": 3, "chosen": "b"}, "has 3 in the column `prompt`; expected a string that is not empty"),
+        ({"prompt": "", "chosen": "b"}, 'has "" in the column `prompt`'),
+        ({"prompt": "a", "chosen": None}, "has null in the column `chosen`; expected a string, or a list of messages"),
+        ({"prompt": "a", "chosen": [{"role": "user"}]}, 'has [{"role": "user"}] in the column `chosen`'),
+        ({"prompt": "a", "chosen": []}, "has [] in the column `chosen`"),
+        (
+            {"question": "a", "chosen": "b"},
+            "has the columns `question`, `chosen` and lacks `prompt`; expected `prompt`,",
+        ),
+        ("3", "is 3: write a JSON object"),
+        ({}, "has the columns of an empty object and lacks `prompt`, `chosen`"),
+        ('{"prompt": "a", "cho', "is not JSON"),
+        ('{"prompt": "\\ud83d", "chosen": ""}', "holds half a surrogate pair"),
+        ("[" * 100_000, "is not JSON"),
+        ({"prompt": ["x" * 1000], "chosen": "b"}, "..."),
+    ],
+)
+def test_an_odd_row_is_left_out_counted_and_named(tmp_path: Path, row: Any, part: str) -> None:
+    path = write(tmp_path / "data.jsonl", GOOD, row, "", GOOD | {"prompt": "c"})
+    assert said(path).startswith(f"Line 2 of `{path}` ")
+    assert part in said(path)
+    assert len(said(path)) < 500
+    rows = read_columns(path, COLUMNS)
+    assert values(rows) == [GOOD, GOOD | {"prompt": "c"}]
+    assert [row.number for row in rows] == [1, 3]
+    (note,) = rows.notes()
+    head = f"1 of 3 rows of `{path}` cannot be used and is left out (--strict refuses the file): Line 2 of `{path}` "
+    assert note.startswith(head)
+    assert part in note
+
+
+def test_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"prompt": "a", "chosen": "b"}\n' + '{"prompt": "ü", "chosen": "b"}'.encode("latin-1"))
+    assert said(path).startswith(f"Line 2 of `{path}` is not UTF-8")
+    assert len(read_columns(path, COLUMNS)) == 1
+    text = tmp_path / "text.txt"
+    text.write_bytes("first\nsecond ü".encode("latin-1"))
+    with pytest.raises(DataError, match=r"Line 2 of .* is not UTF-8"):
+        read_text(text)
+
+
+def test_a_few_odd_rows_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", GOOD, *[{"prompt": ""}] * 5)
+    (note,) = read_columns(path, COLUMNS).notes()
+    assert note.startswith(f"5 of 6 rows of `{path}` cannot be used and are left out")
+    assert [f"Line {n} of" in note for n in range(1, 7)] == [False, True, True, True, False, False]
+    assert note.endswith("And 2 more.")
+
+
+def test_a_file_of_odd_rows_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.jsonl", {"body": "a"}, {"body": "b"})
+    message = said(path, strict=False)
+    assert message.startswith(
+        f"None of the 2 rows of `{path}` can be used; the first: Line 1 of `{path}` has the columns"
+    )
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff\xfe{\x00}\x00")
+    assert "is not UTF-8" in said(tmp_path / "bad.jsonl", strict=False)
+
+
+def test_each_further_step_leaves_out_too(tmp_path: Path) -> None:
+    def upper(row: Row) -> str:
+        if row.values["prompt"] == "no":
+            raise DataError(f"{row.where} says no.")
+        return str(row.values["prompt"]).upper()
+
+    path = write(tmp_path / "data.jsonl", GOOD, {"prompt": "no", "chosen": ""}, {"prompt": ""})
+    rows = read_columns(path, COLUMNS).each(upper)
+    assert list(rows) == ["A"]
+    assert [each.partition(" of")[0] for each in rows.left_out] == ["Line 3", "Line 2"]
+    with pytest.raises(DataError, match="says no"):
+        Rows(path, list(read_columns(path, COLUMNS)), strict=True).each(upper)
+    assert list(Rows(path, ["a", "b", "A"]).unique(str.lower)) == ["a", "b"]
+
+
+def test_empty_and_missing_files(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("\n \n")
+    assert "is empty: write one JSON object a line with the columns `prompt`, `chosen`" in said(empty)
+    assert "cannot be read (No such file or directory): check the path" in said(tmp_path / "none.jsonl")
+    assert "cannot be read (Is a directory)" in said(tmp_path)
+    for path, part in ((tmp_path / "none.txt", "cannot be read"), (empty, "is empty: give a text to train on")):
+        with pytest.raises(DataError, match=part):
+            read_text(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_text(tmp_path)
+
+
+def test_a_list_is_read_entry_by_entry(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([GOOD, 3, GOOD], indent=1))
+    rows = read_columns(path, COLUMNS)
+    assert [row.where for row in rows] == [f"Entry {n} of `{path}`" for n in (1, 3)]
+    assert rows.left_out == (f"Entry 2 of `{path}` is 3: write a JSON object.",)
+    path.write_text('[\n{"prompt": "a",\n')
+    assert said(path, strict=False).startswith(f"Line 3 of `{path}` is no JSON")
+
+
+def test_csv_and_tsv(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        '\ufefftext, label\r\n"a, ""b""\r\nc",1\r\n\r\nd,2\r\n', encoding="utf-8", newline=""
+    )
+    rows = read_rows(tmp_path / "a.csv", lambda row: row)
+    assert values(rows) == [{"text": 'a, "b"\r\nc', "label": "1"}, {"text": "d", "label": "2"}]
+    assert [row.where.partition(" of")[0] for row in rows] == ["Line 2", "Line 5"]
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"never\t1\n5" more\t2\n')
+    assert values(read_rows(tmp_path / "a.tsv", lambda row: row))[1] == {"text": '5" more', "label": "2"}
+    (tmp_path / "b.csv").write_text("text,label\na,1,2\nb,2\n")
+    found = read_rows(tmp_path / "b.csv", lambda row: row)
+    assert values(found) == [{"text": "b", "label": "2"}]
+    assert found.left_out == (
+        f"Line 2 of `{tmp_path / 'b.csv'}` has 3 cells and the header has 2: mend its commas and quotes.",
+    )
+
+
+@pytest.mark.parametrize("row", ['"open,1', '"closed"early,1', '"' + "x" * 200_000 + ",1"])
+def test_a_broken_quote_names_the_line_where_its_row_begins(tmp_path: Path, row: str) -> None:
+    path = write(tmp_path / "a.csv", "text,label", "good,1", row, *["more,2"] * 30)
+    for strict in (True, False):
+        with pytest.raises(
+            DataError, match=r"^The row that begins in line 3 of .*a\.csv` is no CSV \(.*mend its quotes"
+        ):
+            read_rows(path, lambda row: row, strict)
+
+
+def test_documents_need_a_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"body": "a"}, {"text": "b"})
+    assert list(read_documents(path)) == ["b"]
+    with pytest.raises(DataError, match="has the columns `body` and lacks `text`"):
+        read_documents(path, strict=True)
+    assert said(path, DOCUMENT).startswith("Line 1")
+    (tmp_path / "a.txt").write_text("whole\r\ntext")
+    assert list(read_documents(tmp_path / "a.txt")) == ["whole\ntext"]
+
+
+def test_a_field_is_a_text_with_letters() -> None:
+    row = Row(1, "Line 1 of `a`", {"a": "x", "b": " ", "c": 3})
+    assert field(row, "a") == "x"
+    for name, part in (("b", 'has " "'), ("c", "has 3"), ("d", "lacks it")):
+        with pytest.raises(DataError, match=rf"^Line 1 of `a` needs a text in the field `{name}` and {part}: add it"):
+            field(row, name)

@@ -1,14 +1,23 @@
 """The models of the sidebar as a page looks into them, and how they read its prompt."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import streamlit as st
+
 from dashboard import models
-from dashboard.state import Shared
+from dashboard.state import Shared, choose_example, example_prompts
+from dashboard.text import finding, note, plain
 from probe.plots.theme import METHODS, method_colour
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from probe.lm import LM
+
+OFFERED = 6
+"""Words of each kind that a reader is offered in place of unknown ones."""
 
 Role = Literal["base", "aligned"]
 
@@ -44,8 +53,52 @@ def load_side(shared: Shared, role: Role) -> Side | None:
 
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
-    """Ids of the prompt, as it is or as a user's message in the model's format."""
-    from probe.tokens import encode
+    """Ids of the prompt, as it is or as a user's message in the model's format; see `words_known` for its words."""
+    from probe.tokens import encode_all
 
     text = lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt
-    return tuple(encode(lm.tokenizer, text))
+    return tuple(encode_all(lm.tokenizer, [text])[0])
+
+
+def words_known(
+    shared: Shared, lms: "Iterable[tuple[str, LM]]", answer: "DeltaGenerator", text: str | None = None
+) -> bool:
+    """Whether models know every word of the prompt; else say which they do not know, and offer some that they do.
+
+    Args:
+        shared: the choices of the sidebar.
+        lms: name and model of each that reads the prompt.
+        answer: where the sentence goes.
+        text: what they read in place of the sidebar's prompt.
+    """
+    from probe.tokens import near_clause, quoted, unknown_words
+    from probe.world import of
+    from probe.world.vocabulary import words_by_kind
+
+    for name, lm in lms:
+        words = unknown_words(lm.tokenizer, shared.prompt if text is None else text)
+        if not words:
+            continue
+        with answer:
+            finding(f"{name} does not know {quoted(words)}, so it cannot be asked about this text.")
+            near = near_clause(lm.tokenizer, words).rstrip("; ")
+            if near:
+                note(near[:1].upper() + near[1:] + ".")
+            if of(lm) is not None:
+                kinds = [f"{kind}: {', '.join(some[:OFFERED])} ..." for kind, some in words_by_kind().items()]
+                note(f"It knows the words of its world, in small letters, with blanks around them. {'; '.join(kinds)}.")
+            examples = [
+                example
+                for example in example_prompts(shared.store, (shared.base, shared.aligned))
+                if not unknown_words(lm.tokenizer, example)
+            ]
+            if examples:
+                st.button(
+                    f"Ask \u201c{plain(examples[0])}\u201d",
+                    key="known-example",
+                    icon=":material/chat:",
+                    on_click=choose_example,
+                    args=(examples[0],),
+                )
+        return False
+    return True

@@ -255,6 +255,11 @@ def _start(store: Store) -> None:
         preset("prompt", next((text for text in examples if " i think " in text), examples[0]))
 
 
+def choose_example(text: str | None) -> None:
+    """Make an example the prompt."""
+    if text:
+        st.session_state["prompt"] = text
+
+
 def _take_example() -> None:
-    if st.session_state.get("example"):
-        st.session_state["prompt"] = st.session_state["example"]
+    choose_example(st.session_state.get("example"))

@@ -22,7 +22,7 @@ from probe.errors import ConfigError, DataError
 from probe.forward import Ids, can_cache, context_length, forward, positions, whole_logits
 from probe.sampling import Sampling, draws
 from probe.scoring import check_lengths
-from probe.tokens import encode_all, pad, pad_id
+from probe.tokens import encode_all, pad, pad_id, require_known
 
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
 Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " K"], Int[Tensor, " K"]], None]
@@ -239,8 +239,15 @@ def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
 def _prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[Ids]
 ) -> tuple[list[str], list[list[int]]]:
-    """Prompts as text and as ids."""
-    encoded = iter(encode_all(tokenizer, [prompt for prompt in prompts if isinstance(prompt, str)]))
+    """Prompts as text and as ids.
+
+    Raises:
+        DataError: a word that the tokenizer does not know.
+    """
+    given = [prompt for prompt in prompts if isinstance(prompt, str)]
+    rows = encode_all(tokenizer, given)
+    require_known(tokenizer, [text for text, ids in zip(given, rows, strict=True) if tokenizer.unk_token_id in ids])
+    encoded = iter(rows)
     ids = [next(encoded) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
     texts = [p if isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids, strict=True)]
     return texts, ids

@@ -152,7 +152,8 @@ class LM:
                 different lengths are padded on the right; what stands there means nothing.
 
         Raises:
-            DataError: an empty text or one longer than the model's context.
+            DataError: an empty text, one longer than the model's context, or one with words that the tokenizer does not
+                know (`probe.tokens.require_known`).
         """
         ids, mask = self._batch(tokens)
         inputs: dict[str, Any] = {"attention_mask": mask.long(), "position_ids": positions(mask)}
@@ -175,6 +176,9 @@ class LM:
 
         Returns:
             values, mask and entropy [N L], completions in the order of the prompts. No end token is added.
+
+        Raises:
+            DataError: a text with words that the tokenizer does not know, or one that is too long.
         """
         heads, groups = self._pairs(prompts, completions)
         if not self._hooked:
@@ -199,6 +203,9 @@ class LM:
         """Draw n completions for each prompt (see `probe.generation.generate`); hooked inside `hooks`.
 
         Hooked, each step runs the whole text, so that a hook sees what it sees in `logits`.
+
+        Raises:
+            DataError: a prompt with words that the tokenizer does not know, or without room for the new tokens.
         """
         return generate(
             self.model,

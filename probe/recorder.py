@@ -24,7 +24,7 @@ from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.runs.schema import ProbePrompt
 from probe.runs.writer import RunWriter
-from probe.tokens import encode, pieces
+from probe.tokens import encode, encode_all, pieces
 
 __all__ = ["Instrument", "Recorder", "as_prompt", "generic_prompts", "measure", "undisturbed", "watch"]
 
@@ -193,7 +193,7 @@ def generic_prompts(lm: LM, texts: Sequence[str] = GENERIC, answers: int = 3) ->
     """Short texts for a model of which nothing is known; their answers are the likeliest next tokens at present."""
     prompts = []
     for index, text in enumerate(texts):
-        ids = encode(lm.tokenizer, text)
+        (ids,) = encode_all(lm.tokenizer, [text])
         if not ids:  # none of its letters is in the vocabulary
             continue
         with undisturbed(lm.model):

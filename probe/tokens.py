@@ -1,6 +1,7 @@
 """Text to token ids and back: one boundary rule, one padding rule, readable pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import Literal
 
 import torch
@@ -8,19 +9,32 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from probe.errors import DataError
+
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
+
+NAMED = 6
+"""Unknown words that a message names."""
+MARKS = ".,:;!?\"'()[]\u201c\u201d"
+"""Punctuation that may stick to a word."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The ids of `text` with the beginning token that the tokenizer adds, and without an end token.
 
     A text that already starts with the beginning token (a chat template writes it) gets no second one.
+
+    Raises:
+        DataError: a word that the tokenizer does not know (see `require_known`).
     """
-    return encode_all(tokenizer, [text])[0]
+    ids = encode_all(tokenizer, [text])[0]
+    if tokenizer.unk_token_id in ids:
+        require_known(tokenizer, [text])
+    return ids
 
 
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """`encode` of each text; many at once take a fraction of the time."""
+    """`encode` of each text; many at once take a fraction of the time. Unknown words become the unknown token."""
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     begun = [bool(bos and text.startswith(bos)) for text in texts]
     found: dict[str, list[int]] = {}
@@ -43,8 +57,14 @@ def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> t
 
     If encoding the joint text starts with the prompt's ids, the rest is the completion; where a merge crosses the
     boundary the two are encoded apart. No end token is added.
+
+    Raises:
+        DataError: a word that the tokenizer does not know (see `require_known`).
     """
-    return split_all(tokenizer, [prompt], [completion])[0]
+    head, rest = split_all(tokenizer, [prompt], [completion])[0]
+    if tokenizer.unk_token_id in (*head, *rest):
+        require_known(tokenizer, [prompt, completion])
+    return head, rest
 
 
 def split_all(
@@ -59,6 +79,62 @@ def split_all(
         else:
             pairs.append((head, list(tokenizer.encode(completion, add_special_tokens=False))))
     return pairs
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The words of a text that become the unknown token, each once; none where the tokenizer can spell everything.
+
+    The unknown token written out counts as known.
+    """
+    unknown, letters = tokenizer.unk_token_id, {"add_special_tokens": False}
+    if unknown is None or unknown not in tokenizer(text, **letters)["input_ids"]:
+        return []
+    if tokenizer.is_fast:
+        read = tokenizer(text, return_offsets_mapping=True, **letters)
+        ends = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        found = [text[start:stop].strip() for token, (start, stop) in ends if token == unknown]
+    else:
+        found = [word for word in text.split() if unknown in tokenizer(word, **letters)["input_ids"]]
+    return [word for word in dict.fromkeys(found) if word and word != tokenizer.unk_token]
+
+
+def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:
+    """Words of the vocabulary that are near an unknown one: without its punctuation and capitals, or spelt alike."""
+    special = set(tokenizer.all_special_tokens)
+    known = {token.strip("\u2581\u0120#") for token in tokenizer.get_vocab() if token not in special}
+    bare = word.strip(MARKS)
+    if not bare:
+        return []
+    same = [form for form in (bare, bare.lower()) if form in known]
+    return same[:1] or get_close_matches(bare.lower(), sorted(known), n=2, cutoff=0.75)
+
+
+def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
+    """Raise a DataError that names the words of texts that the tokenizer does not know, with near ones.
+
+    Whoever gives a text means its words; a model that reads the unknown token in their place answers another question.
+    """
+    words = list(dict.fromkeys(word for text in texts for word in unknown_words(tokenizer, text)))
+    if not words:
+        return
+    raise DataError(
+        f"The tokenizer does not know {quoted(words)}, and the model would read {tokenizer.unk_token} instead: "
+        f"{near_clause(tokenizer, words)}write the text in words of the model (`tokenizer.get_vocab()` lists them), or "
+        "give token ids."
+    )
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words in quotes, the first few by name."""
+    named = ", ".join(f"\u201c{word}\u201d" for word in words[:NAMED])
+    return named + f" and {len(words) - NAMED} more words" * (len(words) > NAMED)
+
+
+def near_clause(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> str:
+    """Near words of unknown ones, as the clause of a sentence; empty where there are none."""
+    near = {word: near_words(tokenizer, word) for word in words[:NAMED]}
+    told = [f"\u201c{word}\u201d is near {quoted(found)}" for word, found in near.items() if found]
+    return f"{', '.join(told)}; " if told else ""
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from probe.tokens import encode
+from probe.tokens import encode_all
 
 CAPTURE_TOKENS = 64
 """Longest prompt that data files give to the recorder: its cost grows with the square."""
@@ -27,11 +27,19 @@ def draw(n: int, batch_size: int, step: int, seed: int) -> list[int]:
 
 
 def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[str]:
-    """The first texts that are short enough to capture on; if all are long, the first of them cut to that length."""
+    """The first texts that are short enough to capture on; if all are long, the first of them cut to that length.
+
+    Of a text with letters or words that the tokenizer does not know the others are taken.
+    """
     fitting: list[str] = []
     long: list[str] = []
     for text in texts:
-        ids = encode(tokenizer, text)
+        (ids,) = encode_all(tokenizer, [text])
+        if tokenizer.unk_token_id in ids:
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            (ids,) = encode_all(tokenizer, [text])
+        if not text.strip():
+            continue
         if len(ids) <= CAPTURE_TOKENS:
             fitting.append(text)
         elif not long:

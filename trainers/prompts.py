@@ -109,13 +109,14 @@ def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
     """The prompt of a row, with the other columns of the file.
 
     Raises:
-        DataError: its messages cannot be written; the message names the line.
+        DataError: its messages cannot be written, or it has unknown words; the message names the line.
     """
     try:
         text = lm.prompt_text(row.values["prompt"] if "prompt" in row.values else row.values["question"])
+        ids = encode(lm.tokenizer, text)
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
-    return Prompt(text, encode(lm.tokenizer, text), {name: row.values.get(name) for name in names})
+    return Prompt(text, ids, {name: row.values.get(name) for name in names})
 
 
 def need_world(world: World | None, base: str) -> World:

@@ -19,7 +19,7 @@ from dashboard.parts.attention.source import (
     read_live,
 )
 from dashboard.parts.attention.words import told, why_apart
-from dashboard.sides import asked_text
+from dashboard.sides import asked_text, words_known
 from dashboard.state import Shared, current, keep
 from dashboard.text import finding, note
 from probe.captured import attention_table
@@ -166,7 +166,7 @@ def read_models(
 ) -> Reading | None:
     """Patterns of the sidebar's models; None while the page waits, or where a long text was shown in another way."""
     found = live(shared, view)
-    if found is None:
+    if found is None or not words_known(shared, ((side.name, side.lm) for side in found), answer):
         return None
     writer = found[-1].lm
     with columns[2]:

@@ -10,6 +10,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.parts.autoregression import sections
 from dashboard.parts.autoregression.source import Asked, Side, choose, order, profile, sides_of
+from dashboard.sides import words_known
 from dashboard.state import current
 from dashboard.text import finding, note
 from probe.plots.lags import context_curves, lag_curves
@@ -51,7 +52,7 @@ def page() -> None:
     shared = current()
     answer = st.container()
     sides = sides_of(shared)
-    if sides is None:
+    if sides is None or not words_known(shared, ((side.name, side.lm) for side in sides), answer):
         return
     asked = choose(shared, sides) if sides else None
     if asked is None:

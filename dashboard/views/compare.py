@@ -12,6 +12,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.parts.compare.scalars import compare_rewards
+from dashboard.sides import words_known
 from dashboard.state import current, preset
 from dashboard.text import finding, note
 from probe.plots.lens import lens_pair
@@ -178,6 +179,8 @@ def page() -> None:
         with answer:
             finding(problem)
             note("The pages Attention, Logits and Interventions show each model by itself.")
+        return
+    if not words_known(shared, zip(names, (base, aligned), strict=True), answer):
         return
     if base.readout != "tokens":
         compare_rewards(shared, (base, aligned), (refs[0], refs[1]), answer)

@@ -18,7 +18,7 @@ from dashboard.parts.interventions.controls import (
 )
 from dashboard.parts.interventions.source import Question, Way
 from dashboard.parts.interventions.steer import steer
-from dashboard.sides import Side, chosen_ref, load_side
+from dashboard.sides import Side, chosen_ref, load_side, words_known
 from dashboard.state import Shared, current, keep
 from dashboard.text import finding, note
 from probe.errors import DataError
@@ -235,7 +235,7 @@ def page() -> None:
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
         return
     side = load_side(shared, role)
-    if side is None:
+    if side is None or not words_known(shared, [(side.name, side.lm)], answer):
         return
     if do == "steer":
         steer(shared.prompt, side, top[2], answer)

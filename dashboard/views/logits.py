@@ -51,7 +51,7 @@ def page() -> None:
         with answer:
             views.empty(lacking)
         return
-    asked = views.choose(shared)
+    asked = views.choose(shared, answer)
     if asked is None:
         return
     trust_badge(*((side.name, side.lm) for side in asked.sides), text=asked.ids)

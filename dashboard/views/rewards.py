@@ -11,8 +11,9 @@ from dashboard.parts.rewards import field as fields
 from dashboard.parts.rewards import tokens as reading
 from dashboard.parts.rewards import views
 from dashboard.parts.rewards.fits import bound, overoptimised
-from dashboard.parts.rewards.scene import Placed, Scene, badges, choose_reward, load_scene
+from dashboard.parts.rewards.scene import Placed, Scene, badges, choose_reward, load_scene, readers
 from dashboard.parts.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
+from dashboard.sides import words_known
 from dashboard.state import current, keep
 from dashboard.text import finding, note
 from probe.analyses.reward_frontier import KINDS
@@ -182,6 +183,8 @@ def page() -> None:
             finding("These models cannot be laid side by side; the line below says why.")
         raise
     if scene is None:
+        return
+    if not words_known(shared, readers(scene), answer):
         return
     world, placed = of(scene.base), None
     kinds: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from probe.analyses.direct import output_scale
 from probe.analyses.heads import check_count
 from probe.errors import DataError, ModelError
 from probe.lm import LM
-from probe.tokens import pieces, text_ids
+from probe.tokens import pieces, require_known, text_ids
 
 
 class LensRows(NamedTuple):
@@ -148,12 +148,14 @@ def answer_ids(lm: LM, answers: Sequence[str]) -> list[int]:
     """The first token of each answer.
 
     Raises:
-        DataError: an answer without tokens.
+        DataError: an answer without tokens, or one whose first word the tokenizer does not know.
     """
     tokens = [lm.tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
     for answer, ids in zip(answers, tokens, strict=True):
         if not ids:
             raise DataError(f"The answer {answer!r} has no tokens: give at least one word.")
+        if ids[0] == lm.tokenizer.unk_token_id:
+            require_known(lm.tokenizer, [answer])
     return [ids[0] for ids in tokens]
 
 

@@ -87,7 +87,7 @@ def column_of(lm: LM, answer: str | int) -> int:
     """The column of the logits that an answer has: the first token of a text, or the id itself.
 
     Raises:
-        DataError: an answer without tokens, or one beyond the vocabulary.
+        DataError: an answer without tokens, with an unknown word first, or one beyond the vocabulary.
     """
     column = answer_ids(lm, [answer])[0] if isinstance(answer, str) else int(answer)
     size = lm.model.get_output_embeddings().weight.shape[0]

@@ -86,6 +86,12 @@ def words() -> tuple[str, ...]:
     return tuple(dict.fromkeys(ordered))
 
 
+def words_by_kind() -> dict[str, tuple[str, ...]]:
+    """Words to ask with, by kind: names, the values of each relation, countries, numbers, words of sentences."""
+    sentence = tuple(word for word in SENTENCE_WORDS if word.isalpha() and len(word) > 1)
+    return {"names": NAMES, **VALUES, "countries": COUNTRIES, "numbers": NUMBERS, "words of sentences": sentence}
+
+
 def content_words() -> tuple[str, ...]:
     """The words that random segments are drawn from: values and symbols, no names.
 

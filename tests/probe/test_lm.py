@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.presets import PRESETS, ModelConfig
+from probe.tokens import encode_all
 from tests.models import ARCHITECTURES, CONTEXT, byte_tokenizer, random_lm, word_tokenizer
 
 CHAT = (
@@ -224,3 +225,23 @@ def test_it_shows_itself_without_markup_from_outside(tmp_path):
 def test_shared_weights_count_once():
     tied, untied = random_lm(tie_word_embeddings=True), random_lm()
     assert untied.n_parameters - tied.n_parameters == 32 * len(tied.tokenizer)
+
+
+def test_a_text_with_unknown_words_is_refused_and_its_ids_are_not():
+    lm, text = random_lm(), "What is the capital of France?"
+    asks = [
+        lambda: lm.logits(text),
+        lambda: lm.logits(["mira lives", text]),
+        lambda: lm.logprobs("mira lives in", " France"),
+        lambda: lm.logprobs(text, " oslo"),
+        lambda: lm.generate(text, max_new_tokens=1),
+        lambda: lm.generate(["mira", text], max_new_tokens=1),
+        lambda: lm.run_with_cache(text, []),
+    ]
+    for ask in asks:
+        with pytest.raises(DataError, match=r"does not know .(What|France)"):
+            ask()
+    (ids,) = encode_all(lm.tokenizer, [text])
+    assert lm.tokenizer.unk_token_id in ids
+    assert lm.logits([ids]).shape[1] == len(ids)
+    assert len(lm.generate([ids], max_new_tokens=1).ids) == 1

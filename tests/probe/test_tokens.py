@@ -5,7 +5,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.tokens import encode, encode_all, pad, pad_id, pieces, split, split_all
+from probe.errors import DataError
+from probe.tokens import (
+    encode,
+    encode_all,
+    near_words,
+    pad,
+    pad_id,
+    pieces,
+    split,
+    split_all,
+    text_ids,
+    unknown_words,
+)
 from tests.models import WORDS, byte_tokenizer, word_tokenizer
 
 WORD, BYTE = word_tokenizer(), byte_tokenizer()
@@ -102,3 +114,38 @@ def test_padding_round_trip(sequences, side):
 def test_there_is_always_something_to_pad_with(tokenizer, expected):
     assert pad_id(tokenizer) == expected
     assert pad([[1], []], pad_id(tokenizer))[0].dtype == torch.long
+
+
+def test_unknown_words_are_named_with_near_ones():
+    tokenizer = word_tokenizer()
+    text = "Where does mira live in Paris?"
+    assert unknown_words(tokenizer, text) == ["Where", "live", "Paris?"]
+    assert unknown_words(tokenizer, "mira lives in <unk> .") == []
+    assert near_words(tokenizer, "Paris?") == ["paris"]
+    assert near_words(tokenizer, "live") == ["lives"]
+    assert near_words(tokenizer, "zzzz") == near_words(tokenizer, "?!") == []
+    for encoding in (encode, lambda tokenizer, text: split(tokenizer, "mira", f" {text}"), text_ids):
+        with pytest.raises(
+            DataError, match="does not know \u201cWhere\u201d, \u201clive\u201d, \u201cParis\\?\u201d, and the"
+        ):
+            encoding(tokenizer, text)
+    with pytest.raises(DataError, match="\u201clive\u201d is near \u201clives\u201d"):
+        encode(tokenizer, text)
+    many = " ".join(f"w{i}" for i in range(9))
+    with pytest.raises(DataError, match="\u201cw5\u201d and 3 more words"):
+        encode(tokenizer, many)
+
+
+def test_ids_and_whole_corpora_may_hold_the_unknown_token():
+    tokenizer = word_tokenizer()
+    unknown = tokenizer.unk_token_id
+    assert text_ids(tokenizer, [unknown, 5]) == [unknown, 5]
+    assert encode_all(tokenizer, ["mira sings"])[0][-1] == unknown
+
+
+def test_a_tokenizer_that_can_spell_everything_knows_every_word():
+    tokenizer = byte_tokenizer()
+    assert unknown_words(tokenizer, "What is the capital of Z\u00fcrich? \U0001f600") == []
+    tokenizer.unk_token = "<|end|>"  # as GPT-2 has it
+    assert unknown_words(tokenizer, "one <|end|> two") == []
+    assert encode(tokenizer, "one <|end|> two")

@@ -1,6 +1,7 @@
 """Files of preference pairs, their forms, and prompts to capture on; files as such are in tests/probe/test_rows.py."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from probe import LM
 from probe.errors import DataError
 from probe.rows import Row, Rows
 from trainers.data import capture_prompts
+from trainers.demonstrations import file_demonstrations, read_demonstrations
 from trainers.preferences import PreferenceConfig, Preferences, file_preferences, read_preferences
+from trainers.prompts import file_prompts, read_prompts
 
 PAIR = {"prompt": "mira", "chosen": " oslo", "rejected": " rome"}
 
@@ -193,3 +196,39 @@ def test_thousands_of_lines_are_read(tmp_path: Path, lm: LM) -> None:
     line = json.dumps(PAIR | {"prompt": "<user> where does mira live ? <bot>"}) + "\n"
     path.write_text(line * 5000)
     assert len(preferences_of(lm, path, print).pairs) == 5000
+
+
+@pytest.mark.parametrize(
+    ("read", "row"),
+    [
+        (
+            lambda lm, path, strict, report: preferences_of(lm, path, report, strict),
+            {"prompt": "mira", "chosen": " oslo", "rejected": " Rome"},
+        ),
+        (
+            lambda lm, path, strict, report: file_demonstrations(
+                lm, read_demonstrations(path, strict), True, 0, report
+            ),
+            {"prompt": "Mira", "completion": " oslo"},
+        ),
+        (
+            lambda lm, path, strict, report: file_prompts(lm, read_prompts(path, strict), 4, report),
+            {"prompt": "where does Mira live ?"},
+        ),
+    ],
+)
+def test_a_word_that_the_model_does_not_know_is_named_with_its_line(
+    lm: LM, write_jsonl: Callable[..., Path], read: Callable[..., Any], row: dict
+) -> None:
+    path = write_jsonl([{key: value.lower() for key, value in row.items()}, row])
+    told: list[str] = []
+    read(lm, path, False, told.append)
+    reason = f"Line 2 of `{path}`: The tokenizer does not know \u201c(Rome|Mira)\u201d.*is near \u201c"
+    assert re.search(reason, " ".join(told))
+    with pytest.raises(DataError, match=reason):
+        read(lm, path, True, told.append)
+
+
+def test_prompts_to_capture_on_hold_only_what_the_tokenizer_knows(lm: LM) -> None:
+    texts = capture_prompts(lm.tokenizer, ["mira Sings in oslo", "Unknown Words", "where does mira live ?"])
+    assert texts == ["mira in oslo", "where does mira live ?"]

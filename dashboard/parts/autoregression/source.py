@@ -126,7 +126,7 @@ def choose(shared: Shared, sides: list[Side]) -> Asked | None:
     options = [*_kinds(world), *([PROMPT] if shared.prompt.strip() else [])]
     if not options:
         return None
-    begins = min(int(encode(side.lm.tokenizer, "a")[:1] == [side.lm.tokenizer.bos_token_id]) for side in sides)
+    begins = min(int(encode(side.lm.tokenizer, "")[:1] == [side.lm.tokenizer.bos_token_id]) for side in sides)
     keep("lag_on", options, options[0])
     large = any(side.lm.n_parameters > LARGE for side in sides)
     measures = MEASURES if all(side.lm.readout == "tokens" for side in sides) else MEASURES[1:]

@@ -9,6 +9,7 @@ from dashboard import findings, models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.sides import words_known
 from dashboard.state import Shared, preset
 from dashboard.text import finding, note
 from probe.plots.lens_map import LensPanel, lens_map
@@ -50,6 +51,8 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
     colours = METHODS["pretrain"], own if own != METHODS["pretrain"] else OTHER
     completion = choose_completion(lms[0], shared.prompt)
     text = shared.prompt + completion
+    if not words_known(shared, zip(names, lms, strict=True), answer, text):
+        return
     found = models.computed(_compare, *lms, say="Both models read the text", text=text)
     with answer:
         finding(findings.compare_scalars(found, names))

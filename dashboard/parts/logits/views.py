@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, get_args
 import streamlit as st
 
 from dashboard.parts.logits import results
-from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side
+from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side, words_known
 from dashboard.state import Shared, keep, preset
 from dashboard.text import note
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from probe.analyses.targets import Target
 
 WINDOW = 12
@@ -63,8 +65,13 @@ class Question:
         return {"models": [side.ref for side in self.sides], "tokens": list(self.ids), **about}
 
 
-def choose(shared: Shared) -> Question | None:
-    """Widgets and models; None while there is nothing to ask, or the page waits for the reader's word."""
+def choose(shared: Shared, answer: "DeltaGenerator") -> Question | None:
+    """Widgets and models; None while there is nothing to ask, or the page waits for the reader's word.
+
+    Args:
+        shared: the choices of the sidebar.
+        answer: where it is said what a model does not know.
+    """
     sides = _sides(shared)
     if sides is None:
         return None
@@ -80,6 +87,8 @@ def choose(shared: Shared) -> Question | None:
         view = st.segmented_control("Model", views, key="log_view", bind="query-params", required=True)
     view = view if view in views else views[0]  # a link may say anything
     shown = sides if view == "both" else tuple(side for side in sides if side.role == view)
+    if not words_known(shared, ((side.name, side.lm) for side in shown), answer):
+        return None
     ids = texts[shown[-1].role]
     with columns[1]:
         position = _position(shared.prompt, chat, ids)

@@ -118,9 +118,13 @@ def load_scene(shared: Shared, reward_name: str | None) -> Scene | None:
     return Scene(shared, base, aligned, reward, reward_name, shared.names(), colours, source)
 
 
-def badges(scene: Scene) -> None:
-    """The trust badge of every model of the page."""
+def readers(scene: Scene) -> "list[tuple[str, LM]]":
+    """Name and model of all that read the prompt."""
     sides = [(scene.names[0], scene.base)]
     sides += [(scene.names[1], scene.aligned)] if scene.aligned else []
-    sides += [(scene.proxy or "reward model", scene.reward)] if scene.reward else []
-    trust_badge(*sides, text=scene.shared.prompt)
+    return sides + ([(scene.proxy or "reward model", scene.reward)] if scene.reward else [])
+
+
+def badges(scene: Scene) -> None:
+    """The trust badge of every model of the page."""
+    trust_badge(*readers(scene), text=scene.shared.prompt)

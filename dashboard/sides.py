@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.state import Shared, choose_example, example_prompts
 from dashboard.text import finding, note, plain
-from probe.plots.theme import METHODS, method_colour
+from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -48,7 +48,7 @@ def load_side(shared: Shared, role: Role) -> Side | None:
     lm = models.load(ref) if ref else None
     if ref is None or lm is None:
         return None
-    colour = METHODS["pretrain"] if role == "base" else method_colour(shared.method(shared.aligned))
+    colour = METHODS["pretrain"] if role == "base" else aligned_colour(shared.method(shared.aligned))
     return Side(role, shared.names()[role == "aligned"], colour, ref, lm)
 
 

@@ -17,7 +17,7 @@ from dashboard.state import current, preset
 from dashboard.text import finding, note
 from probe.plots.lens import lens_pair
 from probe.plots.pairs import kl_bars, next_tokens
-from probe.plots.theme import METHODS, method_colour
+from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from probe.analyses.compare import Comparison, Continuation
@@ -187,7 +187,7 @@ def page() -> None:
         return
     asked = options(aligned.tokenizer.chat_template is not None)
     found = models.comparison(base, aligned, shared.prompt, **asked)
-    colours = METHODS["pretrain"], method_colour(shared.method(shared.aligned))
+    colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
     chip_rows = st.container()
     text, position = choose_position(found)
     with answer:

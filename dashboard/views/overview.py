@@ -126,9 +126,7 @@ def page() -> None:
             figure(chart, measured, "headline", title="Headline figures", height=height)
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
-    st.dataframe(
-        table(figures, order), hide_index=True, column_config={"run": st.column_config.TextColumn(width="medium")}
-    )
+    st.dataframe(table(figures, order), hide_index=True)
     one_run()
     details(
         [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],

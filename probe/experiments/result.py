@@ -98,10 +98,11 @@ class Result:
 
     @property
     def styles(self) -> "dict[str, Style]":
-        """Colour and dash of each model, by its method."""
+        """Colour and dash of each model, by its method; the baseline's are those of the method's first run."""
         from probe.plots.curves import styles
 
-        return styles({str(model["label"]): str(model.get("method")) for model in self.meta.get("models", [])})
+        methods = {str(model["label"]): str(model.get("method")) for model in self.meta.get("models", [])}
+        return styles(methods, self.models[-1] if self.models else None)
 
     def value(self, metric: str, column: str = "value") -> float:
         """A number of the summary.

@@ -88,7 +88,7 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     shown = [metric for metric in SHOWN if (table["metric"] == metric).any()]
     strategies, models = list(dict.fromkeys(table["strategy"])), list(dict.fromkeys(table[MODEL]))
-    panels = Panels([SHOWN[metric].replace("<br>", " ") for metric in shown], spacing=0.04, shared_y=True)
+    panels = Panels([SHOWN[metric] for metric in shown], spacing=0.04, shared_y=True)
     for column, metric in enumerate(shown, start=1):
         level(panels, column, (-0.5, len(strategies) - 0.5), (0, 0), "nothing", LIGHT.muted)
         for order, model in enumerate(models):

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.theme import DASHES, LIGHT, METHODS, escape, method_colour, template
+from probe.plots.theme import DASHES, LIGHT, METHODS, SECOND, escape, method_colour, template
 
 UNITS = {
     "loss": "nats",
@@ -46,25 +46,26 @@ class Style:
     """How one run is drawn on every figure."""
 
     colour: str
-    """Colour of its method."""
+    """Colour of its method, or the second one of it."""
 
     dash: str = "solid"
-    """Tells runs of one method apart."""
+    """Tells runs of one method apart where it says nothing else."""
 
 
-def styles(methods: Mapping[str, str]) -> dict[str, Style]:
-    """One style a run from its method: runs of one method share the colour and differ by dash.
+def styles(methods: Mapping[str, str], first: str | None = None) -> dict[str, Style]:
+    """One style a run from its method: a second run of a method has its second colour, all differ by dash too.
 
     Args:
         methods: method of each run by name, in order of appearance.
+        first: the run that has the colour of its method whatever stands before it, such as the baseline.
     """
     used: dict[str, int] = {}
     result = {}
-    for name, method in methods.items():
-        colour = method_colour(method)
-        result[name] = Style(colour, DASHES[used.get(colour, 0) % len(DASHES)])
-        used[colour] = used.get(colour, 0) + 1
-    return result
+    for name in sorted(methods, key=lambda name: name != first):
+        colour = method_colour(methods[name])
+        order = used[colour] = used.get(colour, -1) + 1
+        result[name] = Style(SECOND[colour] if order % 2 else colour, DASHES[order % len(DASHES)])
+    return {name: result[name] for name in methods}
 
 
 def unit(metric: str) -> str:

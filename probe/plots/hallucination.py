@@ -128,7 +128,7 @@ def calibration(bins: pd.DataFrame, risk: pd.DataFrame, styles: Styles) -> go.Fi
         trace.update(mode="lines", showlegend=False)
         figure.add_trace(trace, row=1, col=2)
     figure.update_xaxes(title_text="probability of the likeliest value", range=SHARE, row=1, col=1)
-    figure.update_xaxes(title_text="coverage: share of questions answered", range=SHARE, row=1, col=2)
+    figure.update_xaxes(title_text="share answered (coverage)", range=SHARE, row=1, col=2)
     figure.update_yaxes(range=SHARE)
     return figure
 

@@ -1,5 +1,6 @@
 """Figures of the heads behind in-context learning: over training, on repeats, what their ablation costs."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -19,6 +20,8 @@ from probe.plots.in_context_parts import (
 )
 from probe.plots.intervals import SYMBOLS, band
 from probe.plots.theme import LIGHT, escape, new_figure
+
+INDUCTION, RANDOM = "without its induction heads", "without random heads"
 
 
 def phase_change(table: pd.DataFrame, styles: Styles) -> go.Figure:
@@ -88,17 +91,20 @@ def ablation(table: pd.DataFrame, styles: Styles) -> go.Figure:
     """In-context loss of each model as it is, without its induction heads (cross), and without as many random ones."""
     figure = new_figure(hovermode="closest", showlegend=True)
     texts = [name for name in TEXTS if (table["texts"] == name).any()]
+    looks = {"as it is": ("line-ew-open", 16), RANDOM: ("circle-open", 7), INDUCTION: ("x", 11)}
     for offset, (label, rows) in offsets(table, styles):
         colour = styles[label].colour
-        looks = {"random": ("circle-open", 7), "induction": ("x", 11)}
+        name = {"name": escape(label), "legendgroup": label}
+        mark = {"color": colour, "symbol": "square", "size": 9}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=mark, **name))
         places = {name: at + offset for at, name in enumerate(texts)}
         whole = rows.drop_duplicates("texts")
-        traces = [(whole["texts"], whole["before"], ["as it is"] * len(whole), "line-ew-open", 16, "as it is")]
-        for group, (symbol, size) in looks.items():
+        traces = [("as it is", whole["texts"], whole["before"], ["as it is"] * len(whole))]
+        for group, words in (("random", RANDOM), ("induction", INDUCTION)):
             part = rows[rows["group"] == group]
-            words = "without its induction heads" if group == "induction" else "without random heads"
-            traces.append((part["texts"], part["loss"], list(part["heads"]), symbol, size, words))
-        for names, values, heads, symbol, size, words in traces:
+            traces.append((words, part["texts"], part["loss"], list(part["heads"])))
+        for words, names, values, heads in traces:
+            symbol, size = looks[words]
             hover = [
                 f"{escape(label)}, {escape(str(head))}: {value:.3f} nats"
                 for head, value in zip(heads, values, strict=True)
@@ -108,12 +114,16 @@ def ablation(table: pd.DataFrame, styles: Styles) -> go.Figure:
                     x=[places[name] for name in names],
                     y=values,
                     mode="markers",
-                    name=f"{escape(label)}, {words}",
+                    showlegend=False,
                     marker={"color": colour, "symbol": symbol, "size": size, "line": {"width": 2, "color": colour}},
+                    **name,
                     customdata=hover,
                     hovertemplate="%{customdata}<extra></extra>",
                 )
             )
+    for words, (symbol, size) in looks.items():
+        mark = {"color": LIGHT.muted, "symbol": symbol, "size": size, "line": {"width": 2, "color": LIGHT.muted}}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=words, marker=mark))
     categories(figure, [TEXTS[name] for name in texts], "")
     figure.update_yaxes(title_text="in-context loss (nats)", rangemode="tozero")
     return figure
@@ -124,6 +134,16 @@ def heads(table: pd.DataFrame, styles: Styles) -> go.Figure:
     figure = new_figure(hovermode="closest", showlegend=True)
     alone = "ablation" in table and table["ablation"].notna().all()
     y = "ablation" if alone else "copying"
+    near = 0.16 * np.ptp(table["scaled"]), 0.06 * np.ptp(table[y])
+    named: list[tuple[float, float]] = []
+
+    def word(name: str, place: tuple[float, float]) -> str:
+        """The name of a head, unless one stands there already."""
+        if any(abs(place[0] - x) <= near[0] and abs(place[1] - up) <= near[1] for x, up in named):
+            return ""
+        named.append(place)
+        return f"{name} "
+
     for label, rows in models(table, styles, by="name"):
         hover = [f"{escape(label)} {r.name}: induction {r.scaled:.2f}" for r in rows.itertuples(index=False)]
         top = rows["scaled"].max()
@@ -134,7 +154,7 @@ def heads(table: pd.DataFrame, styles: Styles) -> go.Figure:
                 mode="markers+text",
                 name=escape(label),
                 text=[
-                    f"{name} " if value == top or cost == rows[y].max() else ""
+                    word(name, (value, cost)) if value == top or cost == rows[y].max() else ""
                     for name, value, cost in zip(rows["name"], rows["scaled"], rows[y], strict=True)
                 ],
                 textposition="middle left",

@@ -87,9 +87,8 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
                 figure.add_trace(_faint([places[label] for label in known["label"]], known, look[model]), row=1, col=1)
     key = {"color": LIGHT.muted, "dash": "dot", "width": 1.6}
     figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="knows the fact without a passage", line=key))
-    words = [label.replace("\u2013", "\u2013<br>") for label in places]
-    figure.update_xaxes(tickvals=list(places.values()), ticktext=words, tickangle=0, showgrid=False, zeroline=False)
-    figure.update_xaxes(title_text="documents an epoch that say the fact")
+    ticks = {"tickvals": list(places.values()), "ticktext": list(places), "tickangle": -90}
+    figure.update_xaxes(title_text="documents per epoch", showgrid=False, zeroline=False, **ticks)
     figure.update_yaxes(title_text="share of answers", range=SHARE, tickformat=".0%", row=1, col=1)
     figure.update_yaxes(title_text="p<sub>o</sub> / (p<sub>o</sub> + p<sub>s</sub>)", rangemode="tozero", row=1, col=2)
     figure.update_yaxes(zeroline=False)
@@ -107,9 +106,9 @@ def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None =
     """
     shown = table[table["group"].isin(DRAWN) & (table["quantity"] == "hall")]
     lines = _lines(shown, DRAWN, "found", FOUND)
-    titles = ["answers that hallucinate, without and with retrieval"]
+    titles = ["answers that hallucinate"]
     figure = panels(
-        titles if recall is None else [*titles, "recall@k"], None if recall is None else (0.64, 0.36), gap=0.13
+        titles if recall is None else [*titles, "recall@k"], None if recall is None else (0.64, 0.36), gap=0.2
     )
     for (before, at), (after, _) in zip(
         _apart(shown, shown["way"] == "without", "found", lines),

@@ -1,7 +1,7 @@
 """Sycophancy: answers under a claim, belief against Bayes' rule, pressure, and where inside the claim wins.
 
 All take tidy tables with a column `model` and the style of each model. What Bayes' rule or chance would give is dashed
-and grey; bars of models that share a colour differ in their pattern.
+and grey; bars of runs of one method differ in their pattern, too.
 """
 
 import pandas as pd
@@ -63,6 +63,8 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     kinds = list(dict.fromkeys(table["who"]))
     figure = panels(kinds, shared=True, gap=0.08)
+    figure.for_each_annotation(lambda title: title.update(text=title.text.replace(", ", ",<br>")))  # for 420 pixels
+    figure.update_layout(margin={"t": 90}, legend={"y": 1.24})
     for column, who in enumerate(kinds, start=1):
         rows = table[table["who"] == who].sort_values("reliability")
         ideal = rows.drop_duplicates("reliability")

@@ -49,10 +49,11 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="without the claim", line=line, opacity=0.8))
     figure.add_hline(y=0, line=IDEAL, row=1, col=1)
     last = int(table["layer"].max())
-    step = 1 + last // 13
+    step = 1 + last // 6  # in half of 420 pixels
     named = [0, *range(1 if step == 1 else step + 1, last + 1, step)]
-    words = ["embedding" if layer == 0 else f"L{layer - 1}" for layer in named]
-    figure.update_xaxes(title_text="residual stream after", tickvals=named, ticktext=words, tickangle=0)
+    words = ["embed" if layer == 0 else f"L{layer - 1}" for layer in named]
+    ends = [-0.12 * last, 1.06 * last]
+    figure.update_xaxes(title_text="residual stream after", tickvals=named, ticktext=words, tickangle=0, range=ends)
     figure.update_yaxes(title_text=f"logit({first}) \u2212 logit({second}), nats", zeroline=False, row=1, col=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=2)
     return figure

@@ -1,8 +1,9 @@
 """One theme for every figure: colours, fonts and axes, for a light page, a dark page and paper.
 
 Colours: one a training method, grey for the base model, told apart under the common colour blindnesses (a test
-simulates them). Weights and probabilities use one sequential hue, signed values a diverging scale centred on zero.
-Text that comes from data (tokens, run names) goes through `escape`, because Plotly labels parse a subset of HTML.
+simulates them), and a second one for another run of the same method. Weights and probabilities use one sequential hue,
+signed values a diverging scale centred on zero. Text that comes from data (tokens, run names) goes through `escape`,
+because Plotly labels parse a subset of HTML.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,18 @@ METHODS = {
 """Colour of a run by its method."""
 
 OTHER = "#643CDC"
+SECOND = {
+    METHODS["pretrain"]: "#8778FF",
+    METHODS["sft"]: "#785707",
+    METHODS["reward-model"]: "#1B6B7D",
+    METHODS["dpo"]: "#8CAEDD",
+    METHODS["rlhf"]: "#97373E",
+    METHODS["rsft"]: "#76B98B",
+    METHODS["rlvr"]: "#C486B7",
+    METHODS["continual"]: "#CB8566",
+    METHODS["watch"]: "#A28AEA",
+}
+"""Colour of a second run of a method in one figure: a shade of the first one's; grey has none that is not taken."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 CHOSEN = "#E8555F"
 """Frame of what is chosen, and its line."""
@@ -73,6 +86,12 @@ DARK = Theme(
 def method_colour(method: str) -> str:
     """The colour of a training method; methods of extensions share one."""
     return METHODS.get(method, OTHER)
+
+
+def aligned_colour(method: str) -> str:
+    """The colour of a model that stands beside the base, which is grey whatever its method is."""
+    colour = method_colour(method)
+    return SECOND[colour] if colour == METHODS["pretrain"] else colour
 
 
 def escape(text: str) -> str:

@@ -159,10 +159,14 @@ def test_curves_draw_each_run_in_its_style_and_skip_what_it_lacks():
     assert [trace.line.color for trace in legend] == [theme.METHODS["pretrain"], theme.METHODS["dpo"]]
 
 
-def test_runs_of_one_method_share_its_colour_and_differ_by_dash():
-    look = curves.styles({"a": "dpo", "b": "dpo", "c": "pretrain"})
-    assert look["a"].colour == look["b"].colour != look["c"].colour
-    assert look["a"].dash != look["b"].dash
+def test_runs_of_one_method_differ_by_colour_and_dash():
+    look = curves.styles({"icl": "pretrain", "a": "dpo", "b": "dpo", "c": "dpo", "base": "pretrain"}, first="base")
+    assert list(look) == ["icl", "a", "b", "c", "base"]
+    assert look["base"] == curves.Style(theme.METHODS["pretrain"]), "the base is grey"
+    assert look["icl"] == curves.Style("#8778FF", "dash")
+    assert len({(style.colour, style.dash) for style in look.values()}) == len(look)
+    assert look["a"].colour == look["c"].colour == theme.METHODS["dpo"] != look["b"].colour
+    assert look["a"].dash != look["c"].dash
 
 
 @pytest.mark.parametrize(

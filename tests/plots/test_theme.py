@@ -41,10 +41,22 @@ def test_methods_can_be_told_apart(blindness: str):
     assert min(near.values()) > 10, min(near, key=near.get)
 
 
+@pytest.mark.parametrize("blindness", BLINDNESS)
+def test_two_runs_of_one_method_can_be_told_apart(blindness: str):
+    assert set(theme.SECOND) == set(theme.METHODS.values())
+    assert min(np.linalg.norm(lab(a, blindness) - lab(b, blindness)) for a, b in theme.SECOND.items()) > 15
+
+
+def test_the_second_colour_of_a_method_is_no_other_methods():
+    every = [*theme.METHODS.values(), *theme.SECOND.values()]
+    assert min(np.linalg.norm(lab(a) - lab(b)) for a, b in itertools.combinations(every, 2)) > 15
+
+
 @pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
 def test_lines_and_text_stand_out_from_the_page(page: theme.Theme):
     paper = lab(page.paper)[0]
-    assert all(abs(lab(colour)[0] - paper) > 28 for colour in theme.METHODS.values())
+    colours = [*theme.METHODS.values(), *theme.SECOND.values()]
+    assert all(abs(lab(colour)[0] - paper) > 28 for colour in colours)
     assert abs(lab(page.ink)[0] - paper) > 70
     assert abs(lab(page.muted)[0] - paper) > 45
 

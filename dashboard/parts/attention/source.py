@@ -11,7 +11,7 @@ from dashboard.components.captured import Moment, choose_moment
 from dashboard.state import Shared, keep
 from dashboard.text import note
 from probe.captured import attention as captured_pattern
-from probe.plots.theme import METHODS, OTHER, method_colour
+from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -104,7 +104,7 @@ def live(shared: Shared, view: str) -> list[sides.Side] | None:
         side = sides.load_side(shared, role)
         if side is None:
             return None
-        found.append(replace(side, colour=OTHER) if found and side.colour == found[0].colour else side)
+        found.append(side)
     return found
 
 
@@ -171,8 +171,7 @@ def read_captured(shared: Shared, place: "DeltaGenerator") -> Reading | None:
         return None
     models.warm().wait()
     steps = data.captures(moment.run).steps
-    colour = method_colour(moment.run.method)
-    colour = OTHER if colour == METHODS["pretrain"] else colour
+    colour = aligned_colour(moment.run.method)
     told = [_captured_side(moment, moment.step, colour)]
     if moment.step != steps[0]:
         with place:

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard.models import computed, load
 from dashboard.state import Shared, keep, preset
 from probe.plots.lags import Model
-from probe.plots.theme import METHODS, method_colour
+from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from probe.analyses.effective_order import EffectiveOrder
@@ -101,7 +101,7 @@ class Asked:
 
 def sides_of(shared: Shared) -> list[Side] | None:
     """The models of the sidebar, one or two; None while the page waits."""
-    names, looks = shared.names(), (METHODS["pretrain"], method_colour(shared.method(shared.aligned)))
+    names, looks = shared.names(), (METHODS["pretrain"], aligned_colour(shared.method(shared.aligned)))
     if shared.base == shared.aligned and shared.label(shared.base) is None:
         names = (Path(names[0]).name, names[1])
     found: list[Side] = []

@@ -14,7 +14,7 @@ from dashboard.state import Shared, preset
 from dashboard.text import finding, note
 from probe.plots.lens_map import LensPanel, lens_map
 from probe.plots.pairs import scalar_readings
-from probe.plots.theme import METHODS, OTHER, method_colour
+from probe.plots.theme import METHODS, OTHER, aligned_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -47,7 +47,7 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
         refs: what loads them.
         answer: where the sentence goes.
     """
-    names, own = shared.names(), method_colour(shared.method(shared.aligned))
+    names, own = shared.names(), aligned_colour(shared.method(shared.aligned))
     colours = METHODS["pretrain"], own if own != METHODS["pretrain"] else OTHER
     completion = choose_completion(lms[0], shared.prompt)
     text = shared.prompt + completion

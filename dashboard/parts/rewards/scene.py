@@ -13,7 +13,7 @@ from dashboard.parts.rewards import field as fields
 from dashboard.state import Shared, keep
 from probe.errors import DataError
 from probe.plots.curves import Style
-from probe.plots.theme import METHODS, OTHER, method_colour
+from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from probe.lm import LM
@@ -112,8 +112,7 @@ def load_scene(shared: Shared, reward_name: str | None) -> Scene | None:
         from probe.analyses.compare import require_same_tokens
 
         require_same_tokens(base, aligned)
-    own = method_colour(shared.method(shared.aligned))
-    colours = METHODS["pretrain"], own if own != METHODS["pretrain"] else OTHER
+    colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
     source = {name: ref for name, ref in refs.items() if ref}
     return Scene(shared, base, aligned, reward, reward_name, shared.names(), colours, source)
 

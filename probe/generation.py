@@ -18,12 +18,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from probe import sharing
 from probe.errors import ConfigError, DataError
 from probe.forward import Ids, can_cache, context_length, forward, positions, whole_logits
 from probe.sampling import Sampling, draws
 from probe.scoring import check_lengths
 from probe.tokens import encode_all, pad, pad_id, require_known
 
+FORCED = ((2, 1, 2), (1, 2, 0))
+"""Tokens of two steps of three samples, by which cached steps are compared with whole texts."""
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
 Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " K"], Int[Tensor, " K"]], None]
 """Gives logits of M different texts, takes K tokens and which text each of them goes on."""
@@ -123,12 +126,12 @@ def generate(
     if not ids:
         raise DataError("No prompt was given, so there is nothing to continue: give at least one.")
     chances = draws(_seed(seed), ids, n, max(room)) if temperature > 0 else np.zeros((len(room), max(room)))
-    if logits is None and not can_cache(model):
-        logits = partial(whole_logits, model)
     training = model.training
     if training:
         model.eval()
     try:
+        if logits is None and not (can_cache(model) and _sound(model, max(map(len, ids)) + max(room))):
+            logits = partial(whole_logits, model)
         run = _cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
         drawn = _loop(run, sampling, chances, room, n, ends, pad_id(tokenizer), top_logprobs)
     finally:
@@ -225,6 +228,27 @@ def _cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run
             "past_key_values": cache,
         }
         output = forward(model, chosen[:, None], keep=1, use_cache=True, **inputs)
+
+
+def _sound(model: PreTrainedModel, width: int) -> bool:
+    """Whether cached steps give what whole texts give, for texts of up to `width` tokens, padded, in several rows."""
+
+    def forced(cached: bool) -> sharing.Measure:
+        def values(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
+            """Logits of the third token after two known ones: both samples of the first prompt, and the second's."""
+            texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
+            run = _cached(model, texts, len(FORCED) + 1) if cached else _whole(partial(whole_logits, model), texts)
+            next(run)
+            parents = torch.tensor([0, 0, 1], device=model.device)
+            for step in FORCED:
+                tokens = torch.tensor(step, device=model.device)
+                found = run.send((tokens, parents))
+                parents = torch.arange(len(step), device=model.device)
+            return found.log_softmax(-1).flatten()
+
+        return values
+
+    return sharing.agrees(model, "generation", width, forced(True), forced(False))
 
 
 def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:

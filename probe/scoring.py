@@ -8,7 +8,7 @@ not 4,992.
 Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from probe import trees
+from probe import sharing, trees
 from probe.errors import ConfigError, DataError
 from probe.forward import Ids, arguments, can_cache, context_length, forward, positions, unwrap
 from probe.tokens import pad
@@ -54,7 +54,8 @@ def completion_logprobs(
         prompts: ids of P prompts, none empty.
         completions: for each prompt the ids of its group of any size; a completion may be empty (its row is masked).
         temperature: the logits are divided by it.
-        share_prompt: run each prompt once; models that allow neither way are run the plain way anyway.
+        share_prompt: run each prompt once; models that allow neither way, or whose numbers would differ
+            (`probe.sharing`), are run the plain way anyway.
         readout: a head that turns the states [... d] which enter the unembedding into numbers [...], such as the values
             of PPO; it reads the state before each completion token.
 
@@ -72,9 +73,14 @@ def completion_logprobs(
     if not mask.any():
         return _nothing(model, readout, mask)
     owner = torch.tensor(rows, device=device)
-    if share_prompt and can_branch(model) and trees.fits(unwrap(model), prompts, completions):
+    trees_fit = share_prompt and can_branch(model) and trees.fits(unwrap(model), prompts, completions)
+    if trees_fit and _sound(model, "trees", trees.widest(prompts, completions)):
         return _branched(model, prompts, completions, targets, mask, temperature, readout)
-    score = _shared if share_prompt and can_share(model) else _plain
+    longest = max(map(len, prompts)) + mask.shape[1]
+    if share_prompt and can_share(model) and _sound(model, "cache", longest):
+        score = _shared
+    else:
+        score = _plain if _sound(model, "padding", longest) else _alone
     return score(model, prompts, owner, targets, mask, temperature, readout)
 
 
@@ -107,6 +113,23 @@ def can_branch(model: nn.Module) -> bool:
 def _sees_everything(inner: Any) -> bool:
     """Whether every layer attends to all tokens before (no window, no other state)."""
     return can_cache(inner) and all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
+
+
+def _sound(model: nn.Module, way: str, width: int) -> bool:
+    """Whether a way of scoring gives what each completion gives alone, for rows of up to `width` tokens."""
+
+    def measured(score: Callable[..., TokenLogprobs]) -> sharing.Measure:
+        def values(inner: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
+            flat = [ids for group in groups for ids in group]
+            targets, mask = (tensor.to(next(inner.parameters()).device) for tensor in pad(flat, 0))
+            rows = [row for row, group in enumerate(groups) for _ in group]
+            whose: Any = groups if score is _branched else torch.tensor(rows, device=targets.device)
+            return score(inner, prompts, whose, targets, mask, 1.0, None).values[mask]
+
+        return values
+
+    ways: dict[str, Callable[..., TokenLogprobs]] = {"trees": _branched, "cache": _shared, "padding": _plain}
+    return sharing.agrees(model, way, width, measured(ways[way]), measured(_alone))
 
 
 def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int]) -> None:
@@ -211,6 +234,31 @@ def _plain(
     rows = torch.cat([ids[owner], targets[:, :-1]], dim=1)
     output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=readout, **inputs)
     return _packed(output.logits, targets, mask, temperature, output.readout)
+
+
+def _alone(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    owner: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
+    """Each completion in a pass of its own without any padding, for models that do not take it for what it is."""
+    rows = [
+        _plain(model, [prompts[at]], owner[:1] * 0, ids[None, :length], real[None, :length], temperature, readout)
+        for at, ids, real, length in zip(owner.tolist(), targets, mask, mask.sum(1).tolist(), strict=True)
+        if length
+    ]
+
+    def padded(*found: Tensor) -> Tensor:
+        """[N L] from a column of the rows; what has no token is 0 or false."""
+        empty = torch.zeros(mask.shape, dtype=found[0].dtype, device=mask.device)
+        return empty.masked_scatter(mask, torch.cat([values[0] for values in found]))
+
+    columns = zip(*(row if readout is not None else row[:-1] for row in rows), strict=True)
+    return TokenLogprobs(*(padded(*column) for column in columns))
 
 
 def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:

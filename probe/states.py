@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from probe import trees
+from probe import sharing, trees
 from probe.forward import Ids, arguments, positions, unwrap
 from probe.scoring import can_branch, check_lengths
 from probe.tokens import pad
@@ -58,17 +58,28 @@ def _states(
     model: nn.Module, prompts: Sequence[Ids], completions: Groups, share_prompt: bool, keep: Int[Tensor, " M"]
 ) -> Float[Tensor, "M d"]:
     """The states of `keep`, which counts for each completion the end of its prompt and then its tokens."""
-    pairs = [(prompt, ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
-    check_lengths(model, prompts, [len(prompt) + len(ids) for prompt, ids in pairs])
+    totals = [len(prompt) + len(ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
+    check_lengths(model, prompts, totals)
+    fits = share_prompt and can_branch(model) and trees.fits(unwrap(model), prompts, _ended(completions))
+    return _run(model, prompts, completions, fits and _sound(model, prompts, completions), keep)
+
+
+def _ended(completions: Groups) -> list[list[list[int]]]:
+    """A tree does not run the last token of a completion, which `scoring` only predicts: one more makes it run."""
+    return [[[*ids, 0] for ids in group] for group in completions]
+
+
+def _run(
+    model: nn.Module, prompts: Sequence[Ids], completions: Groups, branch: bool, keep: Int[Tensor, " M"]
+) -> Float[Tensor, "M d"]:
     inner = unwrap(model)
     device = next(inner.parameters()).device
-    # A tree does not run the last token of a completion, which `scoring` only predicts: one more makes it run.
-    ended = [[[*ids, 0] for ids in group] for group in completions]
-    if share_prompt and can_branch(model) and trees.fits(inner, prompts, ended):
-        layout = trees.lay_out(prompts, ended)
+    if branch:
+        layout = trees.lay_out(prompts, _ended(completions))
         ids, places, sources = layout.ids, layout.positions, layout.sources
         seen = trees.attention_mask(inner, layout.sees.to(device))
     else:
+        pairs = [(prompt, ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
         ids, real = pad([[*prompt, *completion] for prompt, completion in pairs], 0)
         places, seen = positions(real), real.long().to(device)
         columns = [(len(prompt) - 1, len(prompt) + len(completion)) for prompt, completion in pairs]
@@ -77,3 +88,16 @@ def _states(
     known = arguments(inner.base_model)
     states = inner.base_model(input_ids=ids.to(device), **{k: v for k, v in inputs.items() if k in known})
     return states.last_hidden_state.flatten(0, 1)[sources[keep].to(device)]
+
+
+def _sound(model: nn.Module, prompts: Sequence[Ids], completions: Groups) -> bool:
+    """Whether trees of this width give what rows give, of which padding on the right says nothing."""
+
+    def measured(branch: bool) -> sharing.Measure:
+        def values(inner: nn.Module, prompts: Sequence[Ids], groups: Groups) -> Tensor:
+            count = sum(len(ids) + 1 for group in groups for ids in group)
+            return _run(inner, prompts, groups, branch, torch.arange(count)).flatten()
+
+        return values
+
+    return sharing.agrees(model, "states", trees.widest(prompts, _ended(completions)), measured(True), measured(False))

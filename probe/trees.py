@@ -18,7 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-Ids = Sequence[int]
+from probe.forward import Ids
+from probe.sharing import window
+
 WIDEST = 1.5
 """A tree may have this many tokens for each unit of the model's width; beyond, attention to the rest of the row, which
 is computed and masked, costs more than the repeated prompt (docs/log.md)."""
@@ -86,9 +88,15 @@ def _sees(trees: Int[Tensor, "R W"], branches: Int[Tensor, "R W"]) -> Bool[Tenso
 
 
 def fits(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> bool:
-    """Whether the trees are narrow enough that a masked row pays."""
-    widest = max((size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)), default=0)
-    return widest <= WIDEST * model.config.get_text_config(decoder=True).hidden_size
+    """Whether the trees are narrow enough that a masked row pays, and that a window of attention sees all of it."""
+    reach = window(model)
+    most = WIDEST * model.config.get_text_config(decoder=True).hidden_size
+    return widest(prompts, groups) <= (most if reach is None else min(most, reach))
+
+
+def widest(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> int:
+    """Tokens of the largest tree, which every row is as wide as."""
+    return max((size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)), default=0)
 
 
 def attention_mask(model: Any, sees: Bool[Tensor, "R 1 W W"]) -> Tensor:

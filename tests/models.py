@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BloomConfig,
@@ -37,6 +39,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from probe.lm import LM
 from probe.rewards import RewardModel
@@ -238,3 +241,53 @@ def reloaded(tokenizer: PreTrainedTokenizerBase, directory: Path) -> PreTrainedT
     """The tokenizer as it comes back from disk."""
     tokenizer.save_pretrained(directory)
     return AutoTokenizer.from_pretrained(directory)
+
+
+SMALL: dict[str, Any] = (
+    dict.fromkeys(("hidden_size", "n_embd", "d_model", "embedding_size", "word_embed_proj_dim"), 32)
+    | dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "n_inner", "ffn_hidden_size", "dff"), 48)
+    | dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), 4)
+    | dict.fromkeys(("decoder_layers", "num_decoder_layers"), 2)
+    | dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads", "decoder_attention_heads"), 4)
+    | dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4)
+    | dict.fromkeys(("max_position_embeddings", "n_positions"), 512)
+    | dict.fromkeys(("sliding_window", "window_size", "attention_window_size", "attention_chunk_size"), 12)
+    | dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    | dict.fromkeys(("initializer_range", "init_std"), STD)
+    | {"num_key_value_heads": 2, "head_dim": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    | {"n_group": 1, "topk_group": 1, "state_size": 4, "mamba_d_state": 4, "is_decoder": True}
+    | {"mamba_n_heads": 4, "mamba_d_head": 16, "use_sliding_window": True, "rotary_dim": 4, "q_lora_rank": 8}
+    | {"kv_lora_rank": 8}
+)
+"""Sizes of `tiny` by the names that configurations have for them."""
+LATENT = {"num_key_value_heads": 4, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+OWN: dict[str, dict[str, Any]] = {
+    "codegen": {"n_ctx": 512},
+    "cwm": {"bos_token_id": ..., "eos_token_id": ..., "pad_token_id": ...},
+    "deepseek_v2": LATENT,
+    "deepseek_v3": LATENT,
+    "falcon": {"alibi": True, "head_dim": ...},
+    "glm4_moe_lite": LATENT,
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "minicpm3": LATENT,
+    "modernbert-decoder": {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0, "local_attention": 12},
+    "qwen2": {"max_window_layers": 2},
+    "youtu": LATENT,
+}
+"""What single types need beside; `...` leaves a size out."""
+
+
+def tiny(kind: str, vocab: int = 27, **changes: Any) -> PreTrainedModel:
+    """A small random causal model of any type that transformers has, with windows of 12 tokens where it has some."""
+    names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
+    config = CONFIG_MAPPING[kind]
+    base = config()
+    known = {name: size for name, size in SMALL.items() if hasattr(base, name) and name not in base.attribute_map}
+    sizes = {"vocab_size": vocab} | known | OWN.get(kind, {}) | changes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, names)(config(**{key: size for key, size in sizes.items() if size is not ...}))
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data += 0.1 * torch.randn(parameter.shape)
+    return model.eval()

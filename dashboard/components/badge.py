@@ -44,12 +44,14 @@ def explained(found: "Trust") -> str:
         if found.sound
         else "That is more than rounding: do not rely on what the hooks show here."
     )
+    alone = f" Not used here, since it would change log-probabilities: {', '.join(found.left_out)}."
     same = "the same" if found.agree else "not always the same"
     return (
         f"Largest difference between the logits of the hooked and of the plain model on these {found.tokens} tokens: "
         f"{found.gap:.2g} nats, where the logits spread by {found.scale:.2g}. {judged} Both hold {same} token "
         f"likeliest at every position. Numbers are {found.dtype} on {found.device}, attention runs on the "
         f"{found.hooked_kernel} kernel when hooked and on {found.kernel} when plain, in {found.mode} mode."
+        + (alone if found.left_out else "")
     )
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from probe.lm import LM
+from probe.sharing import left_out
 from probe.tokens import text_ids
 
 
@@ -33,6 +34,8 @@ class Trust:
     """Attention kernel of the plain model."""
     hooked_kernel: str
     device: str
+    left_out: tuple[str, ...] = ()
+    """Faster ways that were found to give other log-probabilities and are not taken (`probe.sharing`)."""
 
     @property
     def sound(self) -> bool:
@@ -67,4 +70,5 @@ def trust(lm: LM, text: str | Sequence[int]) -> Trust:
         kernel=str(lm.model.config._attn_implementation),
         hooked_kernel=str(lm.bridge.original_model.config._attn_implementation),
         device=str(lm.device),
+        left_out=tuple(left_out(lm.model)),
     )

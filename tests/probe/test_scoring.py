@@ -126,6 +126,7 @@ def test_only_completions_are_projected(way):
     share = way != "plain"
     model = random_lm().model
     seen: list[int] = []
+    completion_logprobs(model, PROMPTS, GROUPS, share_prompt=share)  # the ways are compared at the first batch
     handle = model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits.shape[1]))
     completion_logprobs(model, PROMPTS, GROUPS, share_prompt=share)
     handle.remove()
@@ -137,10 +138,12 @@ def test_the_prompt_runs_once_for_its_group(widest, passes, monkeypatch):
     monkeypatch.setattr(trees, "WIDEST", widest)
     model = random_lm().model
     tokens: list[int] = []
+    batch = [[2, *range(4, 20)]] * 3, [[[5] * 8] * 4] * 3
+    completion_logprobs(model, *batch)  # the ways are compared at the first batch
     handle = model.model.embed_tokens.register_forward_hook(
         lambda module, inputs, out: tokens.append(inputs[0].numel())
     )
-    completion_logprobs(model, [[2, *range(4, 20)]] * 3, [[[5] * 8] * 4] * 3)
+    completion_logprobs(model, *batch)
     handle.remove()
     assert tokens == passes
 

@@ -28,6 +28,30 @@ ENVIRONMENT = "PROBE_PLUGINS"
 OPTION = "--plugin"
 
 
+CODE_OPTIONS = ("reward",)
+"""Options of training methods whose values may name code."""
+
+
+def names_code(text: object) -> bool:
+    """Whether a text names a function to import: `module:function` or `file.py:function`."""
+    _, colon, name = str(text).rpartition(":")
+    return bool(colon) and name.isidentifier()
+
+
+def code_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The options of a stored run that name code, each with all its values.
+
+    A run is data: such code is imported only when the command line names it again.
+    """
+    found = {}
+    for name in CODE_OPTIONS:
+        value = config.get(name)
+        values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+        if any(map(names_code, values)):
+            found[name] = values
+    return found
+
+
 class ExtensionWarning(UserWarning):
     """An extension could not be used and was left out."""
 

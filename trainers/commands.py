@@ -1,13 +1,18 @@
 """The commands `probe train` and `probe samples`; nothing heavy is imported before one of them runs."""
 
+import shlex
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from probe.errors import ConfigError
-from probe.options import choose, parse
+from probe.options import choose, option, parse
+from probe.plugins import code_options
 from trainers.config import TrainConfig, check_method, check_out
+
+if TYPE_CHECKING:
+    from probe import Run
 
 METHODS = {
     "pretrain": ("trainers.pretrain", "PretrainConfig", "next-token prediction on the world, a text or documents"),
@@ -92,9 +97,31 @@ def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
         check_out(Path(out), resume=True)
         run = open_run(out)
         check_method(run, method)
+        check_named(run, method, argv)
         stored = kind.from_dict({**run.config, "out": out, "resume": True})
         return parse(kind, argv, prog, stored)
     return parse(kind, argv, prog)
+
+
+def check_named(run: "Run", method: str, argv: Sequence[str]) -> None:
+    """Refuse to import code that only a run names: it may have come with the run from anywhere.
+
+    Raises:
+        ConfigError: the command line does not name it again.
+    """
+    named = code_options(run.config)
+    lacking = [option(name) for name in named if not any(_is(word, option(name)) for word in argv)]
+    if lacking:
+        again = [word for name, values in named.items() for word in (option(name), *values)]
+        typed = shlex.join(["probe", "train", method, "--out", str(run.path), "--resume", *again])
+        raise ConfigError(
+            f"The run in `{run.path}` names code with {', '.join(lacking)}, and a run's code is imported only when"
+            f" the command line names it again: read it, then type `{typed}`."
+        )
+
+
+def _is(word: str, name: str) -> bool:
+    return word.partition("=")[0].replace("_", "-") == name
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

@@ -52,7 +52,7 @@ class OnlineConfig(TrainConfig):
     reward: tuple[str, ...] = ("verifier",)
     """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, agreeable, honest), of a file's column
     `answer` (final_answer), a reward model's run or directory, one that you added (`probe.verifier`, --plugin),
-    `module:function` or `file.py:function`."""
+    `module:function` or `file.py:function`; a function is named again with --resume."""
     reward_weights: tuple[float, ...] = ()
     """Weight of each reward in the sum; without it all are 1."""
     updates: int = 1

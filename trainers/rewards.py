@@ -15,6 +15,7 @@ apply. What is None is left out of the weighted sum.
 """
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -30,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from probe.errors import ConfigError, DataError, ModelError
+from probe.errors import ConfigError, DataError, ModelError, RunError
 from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
+from probe.plugins import names_code
 from probe.world import World
-from trainers.data import file_hash
 from trainers.judges import FINAL_ANSWER, JUDGES, Judge, match_answers, wishes
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def resolve(
     world: World | None,
     device: str | torch.device | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    stored: Mapping[str, str | None] | None = None,
 ) -> list[RewardFunction]:
     """The rewards that the texts name.
 
@@ -90,14 +92,16 @@ def resolve(
         world: the world that the verifiers judge by.
         device: where reward models run.
         tokenizer: the policy's; a reward model with the same vocabulary reads token ids and not text.
+        stored: the fingerprints that a run which is resumed has of its rewards; a file with another one is not run.
 
     Raises:
         ConfigError: a name that is none of these, a function that cannot be imported, a verifier without a world.
+        RunError: a file has changed since the run was started.
         ModelError: a reward model that cannot be loaded.
     """
     if not specs:
         raise ConfigError("No reward was given: name one with --reward, such as `verifier` or `file.py:function`.")
-    found = [_resolve(spec, world, device, tokenizer) for spec in specs]
+    found = [_resolve(spec, world, device, tokenizer, stored) for spec in specs]
     names = [reward.name for reward in found]
     if len(set(specs)) < len(specs):
         raise ConfigError(f"--reward names {', '.join(specs)}: name each reward once and give it a weight.")
@@ -146,7 +150,11 @@ def plain(
 
 
 def _resolve(
-    spec: str, world: World | None, device: str | torch.device | None, tokenizer: PreTrainedTokenizerBase | None
+    spec: str,
+    world: World | None,
+    device: str | torch.device | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    stored: Mapping[str, str | None] | None,
 ) -> RewardFunction:
     if spec in JUDGES:
         if world is None:
@@ -164,10 +172,9 @@ def _resolve(
         return RewardFunction(spec, match_answers, spec, plain=False)
     if spec in verifiers() or spec in annotators():
         return _added(spec, world)
-    place, colon, name = spec.rpartition(":")
-    if colon and name.isidentifier():
-        function = _function(spec, place, name)
-        version = file_hash(Path(place)) if place.endswith(".py") else None
+    if names_code(spec):
+        place, _, name = spec.rpartition(":")
+        function, version = _function(spec, place, name, stored)
         return RewardFunction(name, function, spec, version, plain=False)
     from probe.rewards import RewardModel
 
@@ -219,14 +226,30 @@ def _model(model: "RewardModel", tokenizer: PreTrainedTokenizerBase | None) -> C
     return score
 
 
-def _function(spec: str, place: str, name: str) -> Callable[..., Any]:
-    """The user's function.
+def _function(
+    spec: str, place: str, name: str, stored: Mapping[str, str | None] | None
+) -> tuple[Callable[..., Any], str | None]:
+    """The user's function, and the hash of its file.
 
     Raises:
         ConfigError: the file or module cannot be read or run, or has no such function.
+        RunError: the file is not the one that `stored` knows.
     """
+    version = None
     try:
-        module = _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        if place.endswith(".py"):
+            source = Path(place).read_bytes()
+            version = hashlib.sha256(source).hexdigest()
+            if stored is not None and stored.get(spec) != version:
+                raise RunError(
+                    f"The data of the run have changed (rewards: `{place}` is another file than the run was started"
+                    " with): put the old file back to resume, or start a new run."
+                )
+            module = _file_module(Path(place), source)
+        else:
+            module = importlib.import_module(place)
+    except RunError:
+        raise
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise ConfigError(
             f"--reward {spec} cannot be imported ({type(error).__name__}: {_short(error)}): give"
@@ -235,17 +258,17 @@ def _function(spec: str, place: str, name: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"--reward {spec}: `{place}` has no function `{name}`: check the name after the colon.")
-    return function
+    return function, version
 
 
-def _file_module(path: Path) -> ModuleType:
+def _file_module(path: Path, source: bytes) -> ModuleType:
+    """The module of these very bytes, never of an older compiled file beside them."""
     name = f"probe_reward_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"`{path}` is no Python file")
+    assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up
-    spec.loader.exec_module(module)
+    exec(compile(source, str(path), "exec"), vars(module))
     return module
 
 

@@ -1,6 +1,11 @@
 """What every method that samples starts with: prompts, rewards, a frozen reference, and what it is measured by."""
 
+from collections.abc import Mapping
+
 from probe.rows import Row, Rows
+from probe.runs import open_run
+from trainers.checkpoint import last_checkpoint
+from trainers.config import check_unchanged
 from trainers.online import OnlineConfig, load_prompts
 from trainers.record import Origin
 from trainers.rewards import model_spec, plain, resolve
@@ -8,6 +13,19 @@ from trainers.rollout import Sampler
 from trainers.session import Session
 from trainers.trainee import Trainee
 from trainers.yardstick import Yardstick
+
+
+def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
+    """Hold a run that is resumed to its options before any code is imported; gives what it knows of its rewards.
+
+    Raises:
+        ConfigError, RunError: see `trainers.config.check_unchanged`.
+    """
+    run, saved = open_run(config.out), last_checkpoint(config)
+    check_unchanged(config, run, int(saved.name) if saved else 0)
+    data = run.meta.get("data")
+    rewards = data.get("rewards") if isinstance(data, dict) else None
+    return rewards if isinstance(rewards, dict) else {}
 
 
 def sampled(
@@ -27,7 +45,8 @@ def sampled(
     """
     reference = trainee.reference()
     world, prompts = load_prompts(session, config, trainee.lm, rows)
-    rewards = resolve(config.reward, world, session.device, trainee.lm.tokenizer)
+    stored = hold_options(config) if config.resume else None
+    rewards = resolve(config.reward, world, session.device, trainee.lm.tokenizer, stored)
     origin = Origin(
         parent=config.base,
         reference=config.base,

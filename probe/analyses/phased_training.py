@@ -99,7 +99,7 @@ class Trainer:
         """Hand a job to the process, which is started first if there is none."""
         if self._worker is None or self._worker.poll() is not None:
             self.close()
-            argv = [sys.executable, "-m", "probe.analyses.training_worker"]
+            argv = [sys.executable, "-P", "-m", "probe.analyses.training_worker"]
             with (self.scratch / LOG).open("wb") as file:
                 self._worker = subprocess.Popen(
                     argv, stdin=subprocess.PIPE, stdout=file, stderr=file, text=True, encoding="utf-8"

@@ -8,8 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from probe.errors import RunError
 from probe.runs.schema import RunWarning
 from probe.runs.storage import disk
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""Opens no symbolic link, where the system can say so."""
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse to write lines through a symbolic link: a copied run could lead them into any file of its user.
+
+    Raises:
+        RunError: the file is one.
+    """
+    if path.is_symlink():
+        raise RunError(
+            f"`{path}` is a link to another file, and nothing is written through it: put the file itself in its place."
+        )
 
 
 class LineFile:
@@ -17,8 +33,9 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        refuse_link(path)
         with disk(path):
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK, 0o666)
 
     def append(self, lines: list[str]) -> None:
         """Append lines (without their ends)."""
@@ -57,6 +74,7 @@ def append_lines(path: Path, lines: list[str]) -> None:
 
 def cut_torn_line(path: Path) -> None:
     """Take a last line that was never finished off a file, and end a whole one, before more lines follow."""
+    refuse_link(path)
     if not path.exists():
         return
     with disk(path), open(path, "rb+") as file:

@@ -3,11 +3,11 @@
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from probe.errors import RunError
 from probe.runs.storage import disk
@@ -70,6 +70,34 @@ def unlock(handle: int | None) -> None:
     if handle is not None and fcntl is not None:
         fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
+
+
+def is_pid(value: object) -> TypeGuard[int]:
+    """Whether a value from a file can be a process that is not the system's own."""
+    return type(value) is int and 1 < value < 2**31
+
+
+def holds(pid: object, directory: Path) -> bool:
+    """Whether a process holds the lock of a directory; False also where the system does not tell (only Linux does).
+
+    Args:
+        pid: of the process; a number that was read from a file may be anything.
+        directory: of a run.
+    """
+    if not is_pid(pid):
+        return False
+    process = Path(f"/proc/{pid}")
+    try:
+        wanted = os.stat(directory)
+        for handle in (process / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if os.path.samestat(os.stat(handle), wanted) and "FLOCK" in (
+                    process / "fdinfo" / handle.name
+                ).read_text(encoding="utf-8"):
+                    return True
+    except OSError:
+        return False
+    return False
 
 
 def is_locked(directory: Path) -> bool | None:

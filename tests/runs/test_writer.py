@@ -16,6 +16,7 @@ import torch
 from probe.errors import RunError
 from probe.runs import ProbePrompt, RunWriter, open_run
 from probe.runs.lines import LineFile
+from probe.runs.lock import holds
 from tests.runs.conftest import HEADLINE, Make
 
 PROMPT = ProbePrompt(id="a", text="x y", token_ids=[1, 2], tokens=["x", "y"], answers=[" z"], answer_ids=[3])
@@ -311,3 +312,26 @@ def test_resume_takes_later_steps_back(make: Make):
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [0, 1, 2, 3]
     assert (run.config, run.steps) == ({"steps": 9}, 4)
     assert run.metrics()["time"].is_monotonic_increasing
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "rollouts.jsonl"])
+def test_nothing_is_written_through_a_link_in_a_copied_run(tmp_path: Path, name: str):
+    private = tmp_path / "private"
+    private.write_text("do not touch, and no line end")
+    with RunWriter.create(tmp_path / "run", method="dpo", config={}) as run:
+        run.log(1, {"loss": 1.0})
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(private)
+    with pytest.raises(RunError, match="is a link to another file"):
+        RunWriter.resume(run.path, 1)
+    with pytest.raises(RunError, match="is a link to another file"):
+        LineFile(run.path / name)
+    assert private.read_text() == "do not touch, and no line end"
+
+
+def test_only_the_holder_of_a_lock_holds_it(tmp_path: Path):
+    with RunWriter.create(tmp_path / "run", method="dpo", config={}) as run:
+        assert holds(os.getpid(), run.path)
+        for other in (os.getppid(), 1, 0, -1, 2**40, float("inf"), float("nan"), True, None, str(os.getpid()), []):
+            assert not holds(other, run.path)
+    assert not holds(os.getpid(), run.path)

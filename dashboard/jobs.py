@@ -1,32 +1,41 @@
 """Trainings as processes of their own: started, watched and stopped, found again by files beside their runs.
 
 A training outlives the page and the server. What is known of it besides its run lies in `ROOT/.training/`: NAME.json
-says how it was started, NAME.log is what it printed.
+says how it was started, NAME.log is what it printed. Both may have come with a copied run root from anywhere: what
+they say is shown, and nothing of it is run, signalled, or written to elsewhere.
 """
 
 import json
+import math
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import IO, Any, TypeGuard, cast
 
 from probe.errors import ConfigError, RunError
+from probe.extensions import annotators, verifiers
+from probe.options import option
+from probe.plugins import OPTION, code_options
+from probe.runs.lines import NO_LINK
+from probe.runs.lock import holds, is_pid
 from probe.runs.reader import Run
+from probe.runs.roots import find as locate
 from probe.runs.roots import is_run, run_directories
 
 FOLDER = ".training"
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
 TAIL = 8192
-_CHILDREN: dict[int, subprocess.Popen] = {}
-"""Processes that this server has started, to learn how they ended."""
+_CHILDREN: dict[int, tuple[Path, subprocess.Popen]] = {}
+"""Processes that this server has started, each with the directory of its run."""
 _STARTING = Lock()
 
 
@@ -59,33 +68,40 @@ class Job:
         """`starting`, `refused` (it ended before it took a step), or the status of its run."""
         alive, run = self._alive(), self.run
         status = run.status if run else None
-        ours = run is not None and float(run.meta.get("heartbeat") or 0) >= self.started
+        beat = run.meta.get("heartbeat") if run else None
+        ours = is_time(beat) and beat >= self.started
         if status == "running" or (ours and status is not None and not self.error):
             return status
         if alive:
             return "starting"
         return "refused" if status is None or self.error else status
 
+    @property
+    def child(self) -> subprocess.Popen | None:
+        """Its process, if this server has started it for this very run."""
+        out, child = _CHILDREN.get(self.pid, (None, None))
+        return child if out == self.out.resolve() else None
+
     def _alive(self) -> bool:
         """Whether the process is there; one of an earlier server counts for as long as its number is in use."""
-        child = _CHILDREN.get(self.pid)
+        child = self.child
         if child is not None:
             return child.poll() is None
         if self.run is not None:
             return False  # the lock of its run tells
         try:
-            os.kill(self.pid, 0)
+            os.kill(self.pid, 0)  # asks, and sends nothing
         except OSError:
             return False
-        return time.time() - self.started < 600
+        return 0 <= time.time() - self.started < 600
 
     @property
     def lines(self) -> list[str]:
         """The last lines of what it has printed, without what colours a terminal."""
         try:
-            with self.log.open("rb") as file:
-                file.seek(max(0, self.log.stat().st_size - TAIL))
-                text = file.read().decode("utf-8", "replace")
+            with open(self.log, "rb", opener=_no_link) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+                text = file.read(TAIL).decode("utf-8", "replace")
         except OSError:
             return []
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n")
@@ -112,8 +128,8 @@ def describe() -> list[dict[str, Any]]:
 
 
 def command() -> list[str]:
-    """`probe train` with this Python."""
-    return [sys.executable, "-m", "probe.cli", "train"]
+    """`probe train` with this Python; it imports nothing from the working directory, which may hold copied runs."""
+    return [sys.executable, "-P", "-m", "probe.cli", "train"]
 
 
 def check_name(root: Path, name: str) -> Path:
@@ -130,44 +146,92 @@ def check_name(root: Path, name: str) -> Path:
     return out
 
 
-def start(method: str, out: Path, words: Sequence[str]) -> Job:
+def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]) -> Job:
     """Start `probe train METHOD --out OUT WORDS` in a process group of its own.
 
+    Args:
+        method: how to train.
+        out: directory of the run.
+        words: further options.
+        methods: the methods that there are.
+
     Raises:
-        ConfigError: the training is under way already.
+        ConfigError: there is no such method, or the training is under way already.
         RunError: the files beside the run cannot be written, or the process cannot be started.
     """
+    if method not in methods:
+        raise ConfigError(f"There is no method `{method}` to train `{out.name}` by, only {', '.join(methods)}.")
     with _STARTING:
         known = find(out)
         if known and known.status in ("starting", "running"):
             raise ConfigError(f"`{out.name}` is being trained already: stop it first, or choose another name.")
-        argv = [*command(), method, "--out", str(out), *words]
+        first = command()
+        argv = [*first, method, "--out", str(out), *words]
         folder = out.parent / FOLDER
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"{out.name}.log").open("wb") as log:
+            if folder.is_symlink():
+                raise RunError(f"`{folder}` is a link to another folder, which is not written to: delete the link.")
+            with _anew(folder / f"{out.name}.log") as log:
                 child = subprocess.Popen(
                     argv, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
-            _CHILDREN[child.pid] = child
+            _CHILDREN[child.pid] = out.resolve(), child
             now = time.time()
-            about = {"method": method, "pid": child.pid, "started": now, "command": argv[3:]}
+            about = {"method": method, "pid": child.pid, "started": now, "command": argv[len(first) - 1 :]}
             part = folder / f"{out.name}.part"
-            part.write_text(json.dumps(about), encoding="utf-8")
+            with _anew(part) as file:
+                file.write(json.dumps(about).encode())
             part.replace(folder / f"{out.name}.json")
         except OSError as error:
             raise RunError(f"The training cannot be started in `{out.parent}` ({error.strerror}).") from error
     return Job(out, method, child.pid, now)
 
 
+def to_type(run: Run) -> str:
+    """The command that continues a run which names code of its own: only whoever read the code can say that it may run.
+
+    Empty where there is no such code: then a button can do it.
+    """
+    words = [word for name, values in code_options(run.config).items() for word in (option(name), *values)]
+    if _lacks_extension(run):
+        words += [OPTION, "FILE.py"]
+    line = ["probe", "train", run.method, "--out", os.path.relpath(run.path), "--resume", *words]
+    return shlex.join(line) if words else ""
+
+
+def _lacks_extension(run: Run) -> bool:
+    """Whether a run was labelled or judged by a name that a plugin brings which this server has not."""
+    known = {*annotators(), *verifiers()}
+    annotator, data = run.config.get("annotator"), run.meta.get("data")
+    rewards = data.get("rewards") if isinstance(data, dict) else None
+    named = [name for name, own in rewards.items() if own] if isinstance(rewards, dict) else []
+    judges = [name for name in named if name.replace("-", "_").isidentifier() and not _is_model(name)]
+    return bool({annotator, *judges} - known - {None}) if isinstance(annotator, str | None) else False
+
+
+def _is_model(name: str) -> bool:
+    """Whether a reward is a model that is here."""
+    try:
+        return Path(name).expanduser().exists() or bool(locate(name))
+    except RunError:
+        return False
+
+
 def find(out: Path) -> Job | None:
     """The training that was last started for a directory."""
-    file = out.parent / FOLDER / f"{out.name}.json"
+    folder = out.parent / FOLDER
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        return Job(out, str(about["method"]), int(about["pid"]), float(about["started"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        if folder.is_symlink():
+            return None
+        with open(folder / f"{out.name}.json", encoding="utf-8", opener=_no_link) as file:
+            about = json.load(file)
+        method, pid, started = about["method"], about["pid"], about["started"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    if not isinstance(method, str) or not is_pid(pid) or not is_time(started):
+        return None
+    return Job(out, method, pid, started)
 
 
 def listed(roots: Sequence[Path]) -> list[Job]:
@@ -181,7 +245,8 @@ def listed(roots: Sequence[Path]) -> list[Job]:
         for path in run_directories(root) if root.is_dir() else []:
             run = Job(path, "", 0, 0.0).run
             if path not in found and run and run.status == "running" and run.method != "watch":
-                found[path] = Job(path, run.method, int(run.meta.get("pid") or 0), time.time())
+                pid = run.meta.get("pid")
+                found[path] = Job(path, run.method, pid if is_pid(pid) else 0, time.time())
     return sorted(found.values(), key=lambda job: -job.started)
 
 
@@ -191,14 +256,30 @@ def stop(job: Job) -> None:
     Raises:
         RunError: its process cannot be told for certain, or is on another machine.
     """
-    child, run = _CHILDREN.get(job.pid), job.run
+    child, run = job.child, job.run
     if child is not None and child.poll() is None:
         child.send_signal(signal.SIGINT)
         return
     pid = run.meta.get("pid") if run and run.status == "running" else None
-    if not pid or run is None or run.meta.get("host") != socket.gethostname():
+    if run is None or run.meta.get("host") != socket.gethostname() or not holds(pid, run.path):
         raise RunError(f"`{job.out.name}` cannot be stopped from here: press Ctrl-C where it was started.")
     try:
-        os.kill(int(pid), signal.SIGINT)
+        os.kill(cast(int, pid), signal.SIGINT)
     except OSError as error:
         raise RunError(f"`{job.out.name}` cannot be stopped ({error.strerror}).") from error
+
+
+def is_time(value: object) -> TypeGuard[float]:
+    """Whether a value from a file is a time."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, but no symbolic link."""
+    return os.open(path, flags | NO_LINK)
+
+
+def _anew(path: Path) -> IO[bytes]:
+    """A new file in place of whatever has its name: what a link leads to stays as it is."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")

@@ -201,20 +201,9 @@ def tell_again(key: str) -> None:
         st.session_state[key] = st.session_state[key]
 
 
-def compare_button(title: str, key: str, **choices: str) -> None:
-    """A button that makes choices of the sidebar (`base`, `aligned`, `prompt`) for the Compare page."""
-
-    def choose() -> None:
-        for name, value in choices.items():
-            st.session_state[name] = value
-        what = " and ".join(["this prompt" if name == "prompt" else value for name, value in choices.items()])
-        st.toast(plain(f"{what} chosen: open Compare."), icon=":material/compare_arrows:")
-
-    pressed = st.button(
-        title, icon=":material/compare_arrows:", key=key, on_click=choose, help="Chooses in the sidebar."
-    )
-    if pressed:
-        st.rerun()  # a fragment alone would not draw the sidebar
+def compare_link(title: str, **choices: str) -> None:
+    """A link to the Compare page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along."""
+    look_link("views/compare.py", title, ":material/compare_arrows:", query=None, **choices)
 
 
 def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | None = None, **choices: str) -> None:

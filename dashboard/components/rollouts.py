@@ -11,7 +11,7 @@ from dashboard import data
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.data import Store
-from dashboard.state import compare_button, keep
+from dashboard.state import compare_link, keep
 from dashboard.text import note
 from probe.plots.rollouts import token_panels
 from probe.plots.theme import method_colour
@@ -119,7 +119,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
         token = choose_token(len(tokens(row)))
     shown = choose_measure([name for name in MEASURES if name in known])
     st.text(row["prompt"])
-    compare_button("Compare on this prompt", "compare-rollout", aligned=label, prompt=str(row["prompt"]))
+    compare_link("Compare on this prompt", aligned=label, prompt=str(row["prompt"]))
     rows = [completion(frame.loc[index].to_dict(), shown, method_colour(store.runs[label].method)) for index in family]
 
     def pick(line: int, index: int) -> None:

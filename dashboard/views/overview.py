@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard import data, findings
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.state import current, keep
+from dashboard.state import compare_link, current, keep
 from dashboard.text import finding, note, plain
 from probe.plots.intervals import headline_intervals
 from probe.plots.lineage import layout, lineage
@@ -35,12 +35,6 @@ def choose(points: list[dict]) -> None:
     names = [point["customdata"][0] for point in points if point.get("customdata")]
     if names and names[0] in store.runs:
         st.session_state["run"] = names[0]
-
-
-def compare(base: str, aligned: str) -> None:
-    """Choose two runs for the Compare page."""
-    st.session_state["base"], st.session_state["aligned"] = base, aligned
-    st.toast(plain(f"{aligned} is compared with {base}: open Compare."), icon=":material/compare_arrows:")
 
 
 def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
@@ -70,14 +64,8 @@ def one_run() -> None:
         st.page_link(
             "views/training.py", label="Its training", icon=":material/show_chart:", query_params={"runs": label}
         )
-        st.button(
-            "Compare with its parent",
-            icon=":material/compare_arrows:",
-            on_click=compare,
-            args=(parent, label),
-            disabled=not (parent and run.checkpoints()),
-            help="Chooses both in the sidebar; the Compare page shows them.",
-        )
+        if parent and run.checkpoints():
+            compare_link("Compare with its parent", base=parent, aligned=label)
     left, right = st.columns([3, 2])
     with left:
         if run.message:

@@ -15,10 +15,10 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.form import Field, options, remember, remembered
 from dashboard.jobs import Job
-from dashboard.state import compare_button, current, keep, model_options
-from dashboard.text import finding, guard, plain
+from dashboard.state import compare_link, current, keep, model_options
+from dashboard.text import finding, guard, note, plain
 from probe.describe import words
-from probe.errors import ConfigError
+from probe.errors import ConfigError, RunError
 from probe.plots.curves import metric_curves, styles
 
 REFRESH_S = 2
@@ -42,7 +42,8 @@ DEFINITION = """
 A training is a process of its own: it goes on when this page, or the dashboard, is closed, and is found here again.
 *Stop* is Ctrl-C: the step under way is finished and a checkpoint written; *Continue* is `--resume`, which goes on to
 the same bits. What it prints lies beside its run in `.training/NAME.log`. The time left is that of the steps made so
-far, evaluations and captures included.
+far, evaluations and captures included. A run is data: where it names code of its own, such as `--reward FILE:FUNCTION`,
+that is imported only when a command line names it again, so *Continue* gives way to the command to type.
 """
 
 
@@ -165,6 +166,8 @@ def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
     step = int(frame["step"].iloc[-1]) if len(frame) else 0
     went = findings.training({name: frame}, "loss") if "loss" in frame else ""
     if status == "running":
+        if step >= steps > 0:
+            return f"{name} has made all {steps:,} steps: it is being evaluated and saved. {went}".strip()
         left = time_left(frame, steps)
         return f"{name} is at step {step:,} of {steps:,}{f', about {left} left' if left else ''}. {went}".strip()
     return f"{name} is {status} after {step:,} of {steps:,} steps. {went}".strip()
@@ -176,7 +179,7 @@ def time_left(frame: pd.DataFrame, steps: int) -> str:
     if len(rows) < 2 or rows["step"].iloc[-1] <= rows["step"].iloc[0]:
         return ""
     pace = (rows["time"].iloc[-1] - rows["time"].iloc[0]) / (rows["step"].iloc[-1] - rows["step"].iloc[0])
-    seconds = round(pace * max(0, steps - rows["step"].iloc[-1]))
+    seconds = max(1, round(pace * max(0, steps - rows["step"].iloc[-1])))
     hours, minutes = seconds // 3600, seconds // 60 % 60
     return (
         f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s" if minutes else f"{seconds} s"
@@ -185,21 +188,27 @@ def time_left(frame: pd.DataFrame, steps: int) -> str:
 
 def controls(job: Job, status: str, steps: int) -> None:
     """Stop a training, continue one that was stopped, and ways on."""
+    run = job.run
     label = next((label for label, run in current().store.runs.items() if run.path == job.out), None)
+    more = run is not None and status not in ("starting", "running") and bool(run.checkpoints())
+    typed = jobs.to_type(run) if run is not None and more else ""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if status in ("starting", "running") and access.allowed():
             st.button("Stop", icon=":material/stop:", on_click=act, args=(halt, job), key="stop")
-        elif job.run is not None and job.run.checkpoints() and access.allowed():
+        elif more and not typed and access.allowed():
             key = f"more-{job.out}"
-            st.number_input("Steps in all", 1, value=steps, key=key, width=130)
+            st.number_input("Steps in all", 1, value=steps or 1, key=key, width=130)
             play = ":material/play_arrow:"
             st.button("Continue", icon=play, on_click=act, args=(resume, job, steps, key), key="resume")
         if label:
             st.page_link(
                 "views/training.py", label="Curves", icon=":material/show_chart:", query_params={"runs": label}
             )
-            parent = current().store.label(job.run.parent, job.run) if job.run else None
-            compare_button("Compare", "compare", aligned=label, **({"base": parent} if parent else {}))
+            parent = current().store.label(run.parent, run) if run else None
+            compare_link("Compare", aligned=label, **({"base": parent} if parent else {}))
+    if typed:
+        note("This run names code of its own, which no button runs. Read that code; then continue it in a terminal:")
+        st.code(typed, language=None, wrap_lines=True)
 
 
 def launch(method: str, out: Path, words: list[str]) -> Job:
@@ -209,7 +218,7 @@ def launch(method: str, out: Path, words: list[str]) -> Job:
         ConfigError: the reader may only read.
     """
     access.check()
-    return jobs.start(method, out, words)
+    return jobs.start(method, out, words, methods())
 
 
 def halt(job: Job) -> None:
@@ -223,9 +232,19 @@ def halt(job: Job) -> None:
 
 
 def resume(job: Job, steps: int, key: str) -> None:
-    """Continue a run from its last checkpoint, to the number of steps that the widget `key` says when it is pressed."""
+    """Continue a run from its last checkpoint, to the number of steps that the widget `key` says when it is pressed.
+
+    Raises:
+        ConfigError: the reader may only read, or the run names code of its own.
+        RunError: there is no run.
+    """
+    run = job.run
+    if run is None:
+        raise RunError(f"`{job.out.name}` cannot be continued: there is no run in `{job.out}`.")
+    if typed := jobs.to_type(run):
+        raise ConfigError(f"`{job.out.name}` names code of its own: read it, then type `{typed}`.")
     more = int(st.session_state.get(key) or steps)
-    launch(job.method, job.out, ["--resume", *(["--steps", str(more)] if more != steps else [])])
+    launch(run.method, job.out, ["--resume", *(["--steps", str(more)] if more != steps else [])])
 
 
 def act(deed: Any, *given: Any) -> None:
@@ -242,7 +261,8 @@ def progress(found: Sequence[Job], answer: Any) -> None:
         job = jobs.find(chosen.out) or chosen  # it may have been continued since
         status, run = job.status, job.run
         frame = data.metrics(run) if run else pd.DataFrame()
-        steps = int((run.config.get("steps") if run else None) or 0)
+        asked = run.config.get("steps") if run else None
+        steps = asked if type(asked) is int and asked > 0 else 0
         step = int(frame["step"].iloc[-1]) if len(frame) else 0
         with answer.container():
             finding(sentence(job.out.name, status, frame, steps))

@@ -191,7 +191,9 @@ def _lines(
 ) -> list[go.Scatter]:
     values = frame[metric].to_numpy(dtype=float)
     line = {"color": style.colour, "dash": style.dash, "width": 2}
-    shared = {"x": frame[x].to_numpy(), "mode": "lines", "legendgroup": name, "showlegend": False}
+    mode = "lines" if len(frame) > 1 else "markers"  # a line through one point is not seen
+    shared = {"x": frame[x].to_numpy(), "mode": mode, "legendgroup": name, "showlegend": False}
+    shared["marker"] = {"color": style.colour, "size": 8}
     smoothed = go.Scatter(
         y=smooth(values, weight) if weight else values,
         name=escape(name),

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import urllib.parse
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
@@ -11,6 +12,12 @@ from streamlit.testing.v1 import AppTest
 def unescape(text: str) -> str:
     """What Markdown shows of text that `plain` escaped."""
     return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\u2060", "")
+
+
+def linked(app: AppTest, title: str) -> dict[str, str]:
+    """What a link to another page brings: the parameters of its address."""
+    query = next(link.proto.query_string for link in app.get("page_link") if link.proto.label == title)
+    return dict(urllib.parse.parse_qsl(query))
 
 
 def names(app: AppTest) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from probe.runs import RunWriter
-from tests.dashboard.pages import chart, unescape
+from tests.dashboard.pages import chart, linked
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
@@ -68,12 +68,13 @@ def test_overview_shows_the_run_of_the_url(show: Show, runs: Path):
     assert "parent" not in set(app.dataframe[2].value["setting"])
 
 
-def test_overview_chooses_a_run_and_its_parent_to_compare(show: Show, runs: Path):
+def test_overview_opens_compare_with_a_run_and_its_parent(show: Show, runs: Path):
     app = show(runs, run="dpo-agreeable", base="dpo-agreeable", aligned="base")
-    next(button for button in app.button if button.label == "Compare with its parent").click().run()
+    link = linked(app, "Compare with its parent")
+    assert link == {"with_base": "base", "with_aligned": "dpo-agreeable"}
+    app = show(runs, page="views/compare.py", **link)
     assert app.selectbox(key="base").value == "base"
     assert app.selectbox(key="aligned").value == "dpo-agreeable"
-    assert "open Compare" in unescape(app.toast[0].value)
 
 
 def test_the_sidebar_starts_with_base_and_what_came_from_it(show: Show, runs: Path):

@@ -7,6 +7,8 @@ from types import ModuleType
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from tests.dashboard.pages import linked
+
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
 PAGE = "views/training.py"
@@ -91,7 +93,7 @@ def test_hostile_rollouts_stay_text(show: Show, writer: ModuleType, tmp_path: Pa
 
 def test_a_rollout_opens_its_prompt_in_compare(show: Show, runs: Path, sampled: Path):
     app = show(runs, sampled, page=PAGE, runs="rlvr")
-    next(button for button in app.button if button.label == "Compare on this prompt").click().run()
+    app = show(runs, sampled, page="views/compare.py", **linked(app, "Compare on this prompt"))
     assert not app.exception
     assert app.text_area(key="prompt").value == "what is it ? 1"
     assert app.selectbox(key="aligned").value == "rlvr"

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access, jobs
 from probe.runs import RunWriter
+from tests.dashboard.pages import chart, linked, values
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
@@ -145,6 +146,107 @@ def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp
     assert app.number_input(key=f"more-{tmp_path / 'mine'}").value == 100
     assert "Continue" in [button.label for button in app.button if not button.disabled]
     assert "stopping after this step" in [part.value for part in app.code]
+
+
+def interrupted(root: Path, method: str = "pretrain", **config: object) -> Path:
+    """A run that was stopped after its checkpoint at step 40, and what the page noted when it was started."""
+    run = RunWriter.create(root / "mine", method=method, config={"steps": 100, **config})
+    run.log(40, {"loss": 0.5})
+    with run.checkpoint(40) as folder:
+        (folder / "config.json").write_text("{}")
+    run.finish("interrupted")
+    noted(root, "mine", "", method)
+    return run.path
+
+
+def buttons(app: AppTest) -> list[str]:
+    return [button.label for button in app.button if not button.disabled]
+
+
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines of the trainings that are started from now on; none is."""
+    first, lines = jobs.command(), list[list[str]]()
+
+    def refuse(line: list[str], **given: object) -> None:
+        if line[: len(first)] == first:
+            lines.append(line)
+        raise OSError("not here")
+
+    monkeypatch.setattr(jobs.subprocess, "Popen", refuse)
+    return lines
+
+
+@pytest.mark.parametrize("reward", [["verifier", "/tmp/evil.py:score"], "os:system"])
+def test_a_run_with_code_of_its_own_shows_the_command_in_place_of_a_button(
+    show: Show, tmp_path: Path, read: Say, reward: list[str] | str
+):
+    path = interrupted(tmp_path, "rlvr", reward=reward)
+    app = show(tmp_path, page=PAGE)
+    assert "Continue" not in buttons(app)
+    assert not [each for each in app.number_input if each.key == f"more-{path}"]
+    named = " ".join(reward) if isinstance(reward, list) else reward
+    command = f"probe train rlvr --out {os.path.relpath(path)} --resume --reward {named}"
+    assert command in [part.value for part in app.code]
+    assert "names code of its own" in read(app)
+
+
+def test_a_run_of_a_plugin_that_is_not_here_shows_the_command_too(show: Show, tmp_path: Path):
+    path = interrupted(tmp_path, "dpo", annotator="curt")
+    app = show(tmp_path, page=PAGE)
+    assert "Continue" not in buttons(app)
+    command = f"probe train dpo --out {os.path.relpath(path)} --resume --plugin FILE.py"
+    assert command in [part.value for part in app.code]
+
+
+@pytest.mark.parametrize("method", ["--plugin=/tmp/evil.py", "--describe", "watch", ""])
+def test_no_word_of_a_copied_root_becomes_an_option(
+    show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    lines = started(monkeypatch)
+    interrupted(tmp_path)
+    noted(tmp_path, "mine", "", method)  # the note says one thing, the run another
+    app = show(tmp_path, page=PAGE)
+    next(button for button in app.button if button.label == "Continue").click().run()
+    (line,) = lines
+    assert line[len(jobs.command()) :] == ["pretrain", "--out", str(tmp_path / "mine"), "--resume"]
+
+
+@pytest.mark.parametrize("method", ["--plugin=/tmp/evil.py", "watch"])
+def test_a_run_by_no_method_is_not_continued(
+    show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Say, method: str
+):
+    lines = started(monkeypatch)
+    interrupted(tmp_path, method)
+    app = show(tmp_path, page=PAGE)
+    next(button for button in app.button if button.label == "Continue").click().run()
+    assert "There is no method" in read(app)
+    assert not lines
+
+
+def test_the_last_evaluation_is_said_and_no_time_left(show: Show, tmp_path: Path, finding: Say):
+    with RunWriter.create(tmp_path / "mine", method="sft", config={"steps": 11}) as run:
+        for step in (1, 11):
+            run.log(step, {"loss": 1.0})
+        app = show(tmp_path, page=PAGE)
+        assert finding(app).startswith("mine has made all 11 steps: it is being evaluated and saved. loss")
+        assert run
+
+
+def test_one_logged_step_is_a_mark(show: Show, tmp_path: Path):
+    interrupted(tmp_path)
+    app = show(tmp_path, page=PAGE)
+    (trace, *_) = chart(app, "progress")["data"]
+    assert trace["mode"] == "markers"
+    assert values(trace["y"]).tolist() == [0.5]
+
+
+def test_compare_opens_with_the_run_and_its_parent(show: Show, runs: Path):
+    noted(runs, "dpo-agreeable", "")
+    app = show(runs, page=PAGE, job="dpo-agreeable", base="dpo-agreeable", aligned="base")
+    link = linked(app, "Compare")
+    assert link == {"with_base": "base", "with_aligned": "dpo-agreeable"}
+    app = show(runs, page="views/compare.py", **link)
+    assert (app.selectbox(key="base").value, app.selectbox(key="aligned").value) == ("base", "dpo-agreeable")
 
 
 def test_the_time_left_follows_the_pace(show: Show, tmp_path: Path, finding: Say):

@@ -3,14 +3,18 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.access import HEADERS, READ_ONLY, Gate, Guard
+from dashboard.models import Known
 from probe.errors import ConfigError
+from tests.dashboard.pages import unescape
 
 GATE = Gate(8765)
 OWN = "127.0.0.1:8765"
@@ -166,3 +170,45 @@ def test_pages_that_are_served_by_something_else_only_read(tmp_path: Path):
     code = "from dashboard import access; print(access.allowed(), access._gates)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False []"
+
+
+def stored(root: Path) -> set[Path]:
+    """All files of a run root."""
+    return {file for file in root.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("page", ["sycophancy", "findings"])
+def test_nothing_is_measured_without_the_token(show: Callable[..., AppTest], runs: Path, page: str):
+    access.uninstall()
+    before = stored(runs)
+    app = show(runs, page=f"views/{page}.py")
+    assert not app.exception
+    offered = [button for button in app.button if button.label.startswith("Measure")]
+    assert offered
+    assert all(button.disabled for button in offered)
+    assert {button.help for button in offered} == {READ_ONLY}
+    button = offered[-1]
+    button.proto.disabled = False  # what a browser sends is not to be trusted
+    assert [unescape(note.value) for note in app.info] == [READ_ONLY]
+    button.click().run()
+    assert not app.exception
+    assert stored(runs) == before
+
+
+def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: Path):
+    access.uninstall()
+    from dashboard.parts.phenomena.source import Asked, Subject, compute
+    from probe.experiments.registry import find_experiment
+
+    before = stored(runs)
+    known = Known(str(runs / "base"), "fingerprint", runs / "base")
+    with pytest.raises(ConfigError, match="only reads"):
+        compute(Asked(find_experiment("sycophancy")), Subject("base", "base", known.ref), known)
+    assert stored(runs) == before
+
+
+def test_nothing_is_fetched_without_the_token(show: Callable[..., AppTest], runs: Path):
+    access.uninstall()
+    app = show(runs, page="views/compare.py", base="nobody/no-such-model")
+    (button,) = [button for button in app.button if button.label.startswith("Fetch")]
+    assert (button.disabled, button.help) == (True, READ_ONLY)

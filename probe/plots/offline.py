@@ -1,0 +1,82 @@
+"""Figures that come from elsewhere, as JSON: what is kept of them draws by itself and asks nothing of the network.
+
+A figure can name pictures, maps and links of any host, which the page or the exported file would fetch or offer. So
+kinds of traces, tags in texts and pictures are kept where they are on a list; menus and sliders, which can put the
+others back with a click, templates and maps are left out.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+TRACES = frozenset(
+    {"bar", "barpolar", "box", "candlestick", "carpet", "cone", "contour", "contourcarpet", "funnel", "funnelarea"}
+    | {"heatmap", "histogram", "histogram2d", "histogram2dcontour", "icicle", "image", "indicator", "isosurface"}
+    | {
+        "mesh3d",
+        "ohlc",
+        "parcats",
+        "parcoords",
+        "pie",
+        "quiver",
+        "sankey",
+        "scatter",
+        "scatter3d",
+        "scattercarpet",
+        "scattergl",
+    }
+    | {"scatterpolar", "scatterpolargl", "scattersmith", "scatterternary", "splom", "streamtube", "sunburst"}
+    | {"surface", "table", "treemap", "violin", "volume", "waterfall"}
+)
+"""Kinds of traces that are drawn from their own numbers; those on maps are not."""
+
+LEFT_OUT = re.compile(r"(map|mapbox|geo)\d*|template|updatemenus|sliders")
+"""Entries of a layout that fetch something, or can."""
+
+PICTURE = re.compile(r"data:image/(png|jpe?g|gif|webp);base64,[A-Za-z0-9+/=\s]*")
+"""A picture that is inside the figure."""
+
+_COLOUR = r"(?:rgba?|hsla?)\([\d\s.,%/]*\)"
+_STYLE = rf"(?:[A-Za-z0-9 #%.,:;-]|(?<=[:\s]){_COLOUR})*"
+_TAG = rf"/?(?:b|i|em|strong|s|u|sub|sup|br|span|extra) */?>|span +style=(?:\"{_STYLE}\"|'{_STYLE}')>"
+_ELSE = re.compile(rf"<(?!{_TAG})", re.IGNORECASE)
+
+
+def offline(figure: Mapping[str, Any]) -> dict[str, Any]:
+    """The data and the layout of a figure's JSON without what reaches for the network; links become plain text.
+
+    Args:
+        figure: what `plotly.io.to_json` wrote, as parsed.
+    """
+    data, layout = figure.get("data"), figure.get("layout")
+    traces = [trace for trace in data if isinstance(trace, dict)] if isinstance(data, list) else []
+    kept = [_plain(trace) for trace in traces if trace.get("type", "scatter") in TRACES and _is_inside(trace)]
+    entries = layout if isinstance(layout, dict) else {}
+    whole = {key: value for key, value in entries.items() if not LEFT_OUT.fullmatch(str(key))}
+    pictures = whole.get("images")
+    whole["images"] = (
+        [each for each in pictures if isinstance(each, dict) and _is_picture(each.get("source"))]
+        if (isinstance(pictures, list))
+        else []
+    )
+    return {"data": kept, "layout": _plain(whole)}
+
+
+def _is_inside(trace: Mapping[str, Any]) -> bool:
+    """Whether a trace brings its picture, if it is one."""
+    return trace.get("type") != "image" or trace.get("source") is None or _is_picture(trace["source"])
+
+
+def _is_picture(source: object) -> bool:
+    return isinstance(source, str) and PICTURE.fullmatch(source) is not None
+
+
+def _plain(value: Any) -> Any:
+    """A value with every tag in its texts shown as it is written, but for those that only set type."""
+    if isinstance(value, str):
+        return _ELSE.sub("&lt;", value) if "<" in value else value
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value

@@ -178,6 +178,8 @@ class Record:
         """The error to raise when training cannot go on: it names the last good checkpoint."""
         if self.saved is None:
             return TrainingStopped(f"{reason}; no checkpoint had been written yet, so start again with another --out.")
+        if not self.saved.exists():
+            return TrainingStopped(f"{reason}; its checkpoints are gone as well, so start again.")
         return TrainingStopped(f"{reason}; the last good checkpoint is `{self.saved}`: --resume continues from it.")
 
 

@@ -7,10 +7,13 @@ that it began in has ended, nothing holds its owner any more, or the process end
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
 
+from probe.errors import RunError
+from probe.runs.schema import RunWarning
 from probe.runs.writer import RunWriter
 
 LEFT = "The training broke off, and nothing told how."
@@ -52,7 +55,10 @@ def _leave(writer: RunWriter, process: int) -> None:
     """End a run whose owner is gone, or whose process ends; a forked process leaves its parent's run alone."""
     if os.getpid() == process:
         status, message = ended_by(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None))
-        writer.finish(status, message=message)
+        try:
+            writer.finish(status, message=message)
+        except RunError as error:  # nobody is left whom it could be raised to
+            warnings.warn(str(error), RunWarning, stacklevel=2)
 
 
 def _at_the_end_of_the_cell(end: "weakref.WeakMethod[End]") -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """JSON lines: appended whole, read on from where the last reading ended, torn and broken ones named."""
 
+import errno
 import json
 import os
 import warnings
@@ -41,7 +42,10 @@ class LineFile:
         """Append lines (without their ends)."""
         data = "".join(line + "\n" for line in lines).encode()
         with disk(self.path):
-            before = os.fstat(self._handle).st_size
+            status = os.fstat(self._handle)
+            if not status.st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "it was deleted while it was being written")
+            before = status.st_size
             try:
                 done = 0
                 while done < len(data):

@@ -31,7 +31,8 @@ from probe.runs.schema import (
 from probe.runs.table import Row, all_rows, metrics_frame, newest, rollouts_frame
 
 STALE_S = 300.0
-"""Seconds without a heartbeat after which a run whose lock cannot be seen counts as killed."""
+"""Seconds without a heartbeat after which a run whose lock cannot be seen counts as killed; clocks that differ by less
+are taken for equal."""
 
 
 class Run:
@@ -248,10 +249,13 @@ def read_meta(path: Path) -> dict[str, Any]:
 def beats_elsewhere(meta: dict[str, Any], *, locks: bool) -> bool:
     """Whether the heartbeat says that a run is written where its lock cannot be seen.
 
+    One from the future says nothing: a clock was wrong, or somebody wrote it.
+
     Args:
         meta: the contents of run.json.
         locks: whether the file system knows locks, which then decide about writers on this machine.
     """
     if meta.get("status") in ENDINGS or (locks and meta.get("host") == socket.gethostname()):
         return False
-    return time.time() - float(meta.get("heartbeat") or 0) < STALE_S
+    now, beat = time.time(), meta.get("heartbeat") or 0
+    return now - STALE_S < beat < now + STALE_S

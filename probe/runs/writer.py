@@ -63,6 +63,7 @@ class RunWriter:
         self.fixed_prompts = Captures(path).prompts
         """The prompts of the captures; empty until they are fixed."""
         self._open = True
+        self._folder = _identity(path)
         self._metrics = LineFile(path / METRICS)
         self._rollouts: LineFile | None = None
         self._beat()
@@ -265,7 +266,7 @@ class RunWriter:
             message: one sentence on how it ended.
 
         Raises:
-            RunError: the status or a row's columns are others.
+            RunError: the status or a row's columns are others, or the directory is gone.
         """
         if not self._open:
             return
@@ -275,6 +276,7 @@ class RunWriter:
             self._meta["headline"] = [_headline_row(row) for row in headline]
         self._open = False
         try:
+            self._check_there()
             self._metrics.sync()
             self._write_meta({**self._meta, "status": status, "message": message, "heartbeat": time.time()})
         finally:
@@ -299,7 +301,11 @@ class RunWriter:
         elif issubclass(kind, KeyboardInterrupt):
             self.finish("interrupted")
         else:
-            self.finish("failed", message=str(error))
+            try:
+                self.finish("failed", message=str(error))
+            except RunError:
+                if self._is_there():  # else the error that ends the run says so, or is what the user wants to know
+                    raise
 
     def _beat(self) -> None:
         self._meta["heartbeat"] = time.time()
@@ -314,6 +320,31 @@ class RunWriter:
     def _check_open(self) -> None:
         if not self._open:
             raise RunError(f"The run `{self.path}` has ended: go on with `RunWriter.resume`.")
+        self._check_there()
+
+    def _check_there(self) -> None:
+        """Refuse to write into a folder that would have to be made anew: what was written before is not in it.
+
+        Raises:
+            RunError: the directory was deleted, moved or replaced.
+        """
+        if not self._is_there():
+            raise RunError(
+                f"The folder of the run `{self.path}` was deleted, moved or replaced while the run was being written: "
+                "start it again, in another folder or after it is put back."
+            )
+
+    def _is_there(self) -> bool:
+        return self._folder is not None and _identity(self.path) == self._folder
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """By which a folder is known as long as it exists, whatever it is called."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _array(name: str, tensor: Any) -> np.ndarray:

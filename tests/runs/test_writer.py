@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,13 +113,73 @@ def test_a_heartbeat_tells_about_writers_on_other_machines(make: Make):
     meta = json.loads((path / "run.json").read_text())
     copy = path.parent / "copy"
     copy.mkdir()
-    for age, status in ((10, "running"), (1000, "killed")):
-        changed = meta | {"host": "elsewhere", "heartbeat": time.time() - age}
+    # one from the future (a wrong clock, a file that somebody wrote) must not say "running" for ever
+    ages = (
+        (10, "running"),
+        (-10, "running"),
+        (1000, "killed"),
+        (-1000, "killed"),
+        (-1e12, "killed"),
+        (-(10**400), "killed"),
+    )
+    for age, status in ages:
+        changed = meta | {"host": "elsewhere", "heartbeat": int(time.time()) - int(age)}
         (copy / "run.json").write_text(json.dumps(changed))
         assert open_run(copy).status == status
         if status == "running":
             with pytest.raises(RunError, match="is being written"):
                 RunWriter.resume(copy, 0)
+
+
+def test_a_heartbeat_of_no_number_of_seconds_is_none(make: Make):
+    meta = (make().path / "run.json").read_text()
+    (copy := make("copy").path.parent / "third").mkdir()
+    for beat in ("NaN", "Infinity", "-Infinity", "null"):
+        (copy / "run.json").write_text(
+            re.sub(r'"heartbeat": [\d.]+', f'"heartbeat": {beat}', meta).replace('"host": "', '"host": "x')
+        )
+        assert open_run(copy).status == "killed"
+
+
+DEEDS = {
+    "deleted": lambda path: shutil.rmtree(path),
+    "moved": lambda path: path.rename(path.with_name("elsewhere")),
+    "replaced": lambda path: (path.rename(path.with_name("elsewhere")), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda run: run.log(2, {"loss": 0.5}),
+        lambda run: run.rollouts([{"step": 2, "prompt": "a", "completion": "b"}]),
+        lambda run: run.capture(2, {"entropy": np.zeros(2)}),
+        lambda run: run.checkpoint(2).__enter__(),
+        lambda run: run.finish(),
+    ],
+)
+def test_a_folder_that_goes_under_its_writer_is_noticed(tmp_path: Path, deed: str, act: Callable[[RunWriter], object]):
+    path = tmp_path / "run"
+    run = RunWriter.create(path, method="sft", config={})
+    run.log(1, {"loss": 1.0})
+    DEEDS[deed](path)
+    with pytest.raises(RunError, match="deleted, moved or replaced while the run was being written: start it again"):
+        act(run)
+    assert not path.exists() or not list(path.iterdir())  # nothing is made anew
+    with pytest.raises(RunError) as caught, run:
+        raise RunError("what ended it")
+    assert str(caught.value) == "what ended it"
+    if deed == "moved":
+        assert open_run(path.with_name("elsewhere")).status == "killed"
+
+
+def test_a_file_that_is_deleted_under_its_writer_is_noticed(make: Make):
+    run = make()
+    run.log(1, {"loss": 1.0})
+    (run.path / "metrics.jsonl").unlink()
+    with pytest.raises(RunError, match="deleted while it was being written"):
+        run.log(2, {"loss": 0.5})
 
 
 def test_numbers_of_every_kind_and_no_text(make: Make):

@@ -3,6 +3,7 @@
 import math
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -257,6 +258,23 @@ def test_full_disk_stops_with_the_last_good_checkpoint_named(pretraining: Make, 
     assert LM.load(run.path).fingerprint
     assert "could not be written" in (run.message or "")
     assert "checkpoints/00000010" in (run.message or "")
+
+
+@pytest.mark.parametrize("saved", [0, 2])
+def test_a_folder_that_goes_while_it_trains_stops_training(
+    pretraining: Make, monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    config = pretraining(steps=6, save_every=saved, log_every=1)
+
+    def rate(step: int, _: object) -> float:
+        if step == 4:
+            shutil.rmtree(config.out)
+        return 1e-3
+
+    monkeypatch.setattr(loop, "learning_rate", rate)
+    with pytest.raises(TrainingStopped, match=r"deleted, moved or replaced.*start"):
+        train(config)
+    assert not Path(config.out).exists()
 
 
 def test_killed_at_any_moment_and_resumed_to_the_same_bits(make: Make) -> None:

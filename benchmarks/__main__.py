@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import HEADER
+from probe.texts import say
 
 NAMES = ["throughput", "recorder", "reading", "scoring", "sampling", "sft", "dpo", "reward_model", "grpo"]
 NAMES += ["long_inputs", "pages"]
@@ -32,7 +33,7 @@ def main(names: list[str]) -> None:
         sys.exit(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}.")
     rows, notes = [], []
     for name in names or NAMES:
-        print(f"measuring {name} ...", file=sys.stderr, flush=True)
+        say(f"measuring {name} ...", error=True)
         measured, said = import_module(f"benchmarks.{name}").run()
         rows += [row.cells() for row in measured]
         notes += said
@@ -42,11 +43,11 @@ def main(names: list[str]) -> None:
         f"transformer-lens {version('transformer-lens')}, trl {version('trl')}"
     )
     text = "\n\n".join([f"# Benchmarks\n\n{machine}", table(rows), *notes]) + "\n"
-    print(text)
+    say(text)
     if not names:
         target = Path(__file__).parent / "results" / f"{date.today()}.md"
         target.write_text(text)
-        print(f"written to {target.relative_to(Path.cwd())}", file=sys.stderr)
+        say(f"written to {target.relative_to(Path.cwd())}", error=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from probe.analyses.streaming import attention_statistics
 from probe.lm import LM
 from probe.memory import readable
 from probe.preflight import preflight
+from probe.texts import say
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 ROOM = 4 * 10**9
@@ -112,4 +113,4 @@ def model(**shape: int) -> LM:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+    say(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from probe.errors import ConfigError, RunError
 from probe.options import parse
 from probe.plugins import ENVIRONMENT, split
+from probe.texts import say
 
 if TYPE_CHECKING:
     from dashboard.access import Gate
@@ -51,7 +52,7 @@ def dashboard(argv: list[str]) -> int:
     port = free_port(asked.port)
     gate = Gate(port)
     address = gate.address(f"http://{HOST}:{port}")
-    print(f"Probe dashboard: {address}  (Ctrl-C stops it)", flush=True)
+    say(f"Probe dashboard: {address}  (Ctrl-C stops it)")
     if asked.browser and has_display():
         threading.Thread(target=_open_when_ready, args=(address, port), daemon=True).start()
     return serve(gate)

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.errors import StreamlitDuplicateElementKey
 
 from dashboard import access
-from dashboard.text import note, plain
+from dashboard.text import guarded, note, plain
 from probe.errors import ModelError, brief
 from probe.references import place, split_readout
 from probe.runs.roots import stray_link
@@ -24,6 +24,7 @@ def name_all(references: Iterable[str]) -> None:
         st.session_state.setdefault(NAMED, set()).update(references)
 
 
+@guarded
 def name_choice(key: str) -> None:
     """What a widget does `on_change`, which a person alone brings about: values of a link never do."""
     if st.session_state[key]:

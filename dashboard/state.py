@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.data import Store, read_store
 from dashboard.named import name_choice
-from dashboard.text import note, plain
+from dashboard.text import guarded, note, plain
 
 NEUTRAL = (
     "The capital of Norway is",
@@ -250,5 +250,6 @@ def choose_example(text: str | None) -> None:
         st.session_state["prompt"] = text
 
 
+@guarded
 def _take_example() -> None:
     choose_example(st.session_state.get("example"))

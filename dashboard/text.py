@@ -1,12 +1,17 @@
 """Text from data on a page: shown letter by letter, never as markup."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 import streamlit as st
+from streamlit.errors import FragmentHandledException
 
+from dashboard.report import report, sentence, tell
 from probe.errors import ProbeError
+from probe.texts import visible
 
 _JOINER = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
@@ -19,7 +24,7 @@ def plain(text: object) -> str:
     Every sign of punctuation is escaped. Links, arrows and `:name:` icons are looked for after escapes are resolved;
     an invisible word joiner keeps those from being found.
     """
-    line = " ".join(str(text).split())
+    line = visible(" ".join(str(text).split()))
     return _PUNCTUATION.sub(r"\\\1", _LATE.sub(rf"\g<0>{_JOINER}", line))
 
 
@@ -35,8 +40,29 @@ def note(text: str) -> None:
 
 @contextmanager
 def guard() -> Iterator[None]:
-    """A user's mistake inside becomes one sentence on the page instead of a traceback."""
+    """What goes wrong inside becomes one sentence on the page: a user's mistake, or what nobody foresaw.
+
+    The latter brings a report to copy, and its traceback is printed in the terminal. What Streamlit raises to end or
+    repeat a run passes.
+    """
     try:
         yield
     except ProbeError as error:
         st.error(plain(error))
+    except FragmentHandledException:  # of an extension's own fragment, which Streamlit has told of
+        raise
+    except Exception as error:
+        tell(error)
+        st.error(plain(sentence(error)))
+        st.code(report(error), language=None)
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback or a fragment inside of `guard`: Streamlit runs these outside of the page that draws them."""
+
+    @wraps(function)
+    def inside(*given: Any, **named: Any) -> Any:
+        with guard():
+            return function(*given, **named)
+
+    return inside

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, entry_points, version
 
 from probe.errors import ConfigError, ProbeError
+from probe.texts import print_safely, say
 
 Command = Callable[[list[str]], int | None]
 
@@ -47,10 +48,10 @@ def dispatch(argv: Sequence[str]) -> int:
         ConfigError: the command is not known.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(help_text())
+        say(help_text())
         return 0
     if argv[0] in ("-V", "--version"):
-        print(f"probe {version('probe-lm')}")
+        say(f"probe {version('probe-lm')}")
         return 0
     name, *rest = argv
     known = commands()
@@ -63,6 +64,7 @@ def dispatch(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; a `ProbeError` is printed and exits with 2, Ctrl-C with 130."""
+    print_safely()
     try:
         status = dispatch(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -71,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ProbeError as error:
-        print(f"probe: error: {error}", file=sys.stderr)
+        say(f"probe: error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("probe: interrupted", file=sys.stderr)
+        say("probe: interrupted", error=True)
         return 130
 
 

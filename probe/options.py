@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from probe.errors import ConfigError
+from probe.texts import say
 
 C = TypeVar("C")
 
@@ -33,7 +34,7 @@ def choose(argv: Sequence[str], prog: str, about: str, choices: Mapping[str, str
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         lines = [f"  {name:<12} {summary}" for name, summary in choices.items()]
-        print("\n".join([about, "", *lines, "", f"`{prog} NAME --help` lists the options of one."]))
+        say("\n".join([about, "", *lines, "", f"`{prog} NAME --help` lists the options of one."]))
         return None
     name, *rest = argv
     if name not in choices:

@@ -57,3 +57,71 @@ def test_light_start(module: str):
     code = f"import sys, {module}; print(*(set('{heavy}'.split()) & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == ""
+
+
+REACTIONS = {"on_click", "on_change", "on_select"}
+"""What Streamlit calls outside of the page that names it."""
+
+
+def in_guard(function: ast.FunctionDef) -> bool:
+    """Whether a function is decorated with `guarded`, or is one `with guard()` from its first line to its last."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    whole = len(body) == 1 and isinstance(body[0], ast.With) and ast.unparse(body[0].items[0]) == "guard()"
+    return whole or any(ast.unparse(each) == "guarded" for each in function.decorator_list)
+
+
+def test_no_error_of_a_page_escapes():
+    """Callbacks and fragments run outside of the guard around the page, so each has its own (dashboard/text.py)."""
+    trees = {path: ast.parse(path.read_text()) for path in (ROOT / "dashboard").rglob("*.py")}
+    functions = {
+        path: [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] for path, tree in trees.items()
+    }
+    checked = 0
+    for path, tree in trees.items():
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            if not isinstance(call.func, ast.Attribute):
+                continue  # a part of the page (`figure`), which hands it on to Streamlit
+            given = [each.value for each in call.keywords if each.arg in REACTIONS]
+            given += call.args[:1] if call.func.attr == "fragment" else []
+            for value in given:
+                checked += 1
+                if isinstance(value, ast.Constant):
+                    continue  # "rerun" or "ignore"
+                if isinstance(value, ast.Call) and ast.unparse(value.func) == "guarded":
+                    continue
+                called = [each for each in functions[path] if each.name == ast.unparse(value)]
+                called = called or [
+                    each for own in functions.values() for each in own if each.name == ast.unparse(value)
+                ]
+                assert called, f"{path}:{call.lineno}"
+                assert all(in_guard(each) for each in called), f"{path}:{call.lineno}"
+    assert checked > 10
+
+
+PRINTER = ROOT / "probe" / "texts.py"
+"""The one file that prints: it makes text from data safe for a terminal."""
+
+
+def prints(node: ast.AST) -> bool:
+    """Whether a call writes to the terminal by itself."""
+    if not isinstance(node, ast.Call):
+        return False
+    called = ast.unparse(node.func)
+    parts = called.split(".")
+    return (
+        (
+            called in ("print", "Console", "rich.print", "pprint", "sys.exit")
+            and not (called == "sys.exit" and ast.unparse(node.args[0]).startswith("main("))
+        )
+        or (parts[:2] in (["sys", "stdout"], ["sys", "stderr"]) and parts[-1] in ("write", "writelines"))
+        or (parts[0] == "traceback" and parts[-1].startswith("print"))
+        or parts[-1] == "Console"
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_all_printed_text_is_made_safe(path: Path):
+    """Escape sequences in a run's name or in a file must not reach the terminal, whichever command prints them."""
+    if path != PRINTER:
+        lines = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if prints(node)]  # type: ignore[attr-defined]
+        assert not lines

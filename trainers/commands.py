@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from probe.errors import ConfigError
 from probe.options import choose, option, parse
 from probe.plugins import code_options
+from probe.texts import say
 from trainers.config import TrainConfig, check_method, check_out
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def describe_methods(names: Sequence[str]) -> int:
         module_name, config_name, summary = METHODS[name]
         kind = getattr(import_module(module_name), config_name)
         found.append({"method": name, "summary": summary, "fields": describe(kind, TrainConfig)})
-    print(json.dumps(found))
+    say(json.dumps(found))
     return 0
 
 

@@ -1,14 +1,16 @@
 """How far a training is: a bar with the time left on a terminal, now and then a line elsewhere; and a clean stop."""
 
 import signal
-import sys
 import threading
 import time
 from types import FrameType, TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from probe import texts
+from probe.commands.terminal import safe
+from probe.texts import console
 
 LINE_EVERY_S = 10.0
 """Seconds between lines where no bar can be drawn."""
@@ -21,18 +23,18 @@ class Bar:
         self._title, self._steps, self._done = title, steps, done
         self._visible, self._started, self._last = visible, time.monotonic(), time.monotonic()
         self._first = done
-        console = Console(stderr=True)
+        screen = console(error=True)
         self._bar: Progress | None = None
-        if visible and console.is_terminal:
+        if visible and screen.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
-                console=console,
+                console=screen,
             )
-            self._task = self._bar.add_task(title, total=steps, completed=done, note="")
+            self._task = self._bar.add_task(safe(title), total=steps, completed=done, note="")
 
     def __enter__(self) -> Self:
         if self._bar is not None:
@@ -49,7 +51,7 @@ class Bar:
         if self._bar is not None:
             self._bar.update(self._task, completed=step)
             if note is not None:
-                self._bar.update(self._task, note=note)
+                self._bar.update(self._task, note=safe(note))
         elif self._visible and note is not None and time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
             say(f"{self._title}: {step:,} of {self._steps:,}, {self._left()} left" + (f", {note}" if note else ""))
@@ -100,4 +102,4 @@ def hear_interrupts() -> None:
 
 def say(text: str) -> None:
     """One line to the person at the terminal."""
-    print(text, file=sys.stderr, flush=True)
+    texts.say(text, error=True)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe import Run, open_run
+from probe import Run, open_run, texts
 from probe.errors import ConfigError, ProbeError
 from probe.runs import thin
 from trainers.config import TrainConfig
@@ -79,7 +79,7 @@ def make(config: SamplesConfig) -> bool:
     say(f"all {len(chosen)} runs took {(time.monotonic() - started) / 60:.1f} minutes")
     for name in chosen if config.experiments else ():
         measure(config.out, name, again=config.force)
-    print(tables(config.out))
+    texts.say(tables(config.out))
     return True
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.text import plain
+from dashboard.text import guarded, plain
 from probe.export import FORMATS, MIME, STATIC, file_name, provenance, render
 from probe.plots.theme import DARK, LIGHT, Theme, apply, escape
 from probe.render import missing
@@ -69,7 +69,7 @@ def figure(
             theme=None,
             config=CONFIG,
             selection_mode="points",
-            on_select=partial(_selected, key, on_select),
+            on_select=guarded(partial(_selected, key, on_select)),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard.components.number import number_input
 from dashboard.named import name_choice
 from dashboard.state import tell_again
 
@@ -69,7 +70,7 @@ def given(method: str, field: Field, link: bool = False) -> Any:
         value = st.selectbox(label, choices, at, key=remembered(key, first), help=help, format_func=str, bind=bind)
     elif field["type"] == "int":
         empty: Any = None if field["optional"] else default  # None can be typed only where it is the widget's own value
-        value = st.number_input(
+        value = number_input(
             label, value=empty, key=remembered(key, default), step=1, help=help, placeholder=NONE, bind=bind
         )
     else:

@@ -9,10 +9,11 @@ import streamlit as st
 
 from dashboard import data
 from dashboard.components.figure import figure
+from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.data import Store
 from dashboard.state import compare_link, keep
-from dashboard.text import note
+from dashboard.text import guarded, note
 from probe.plots.rollouts import token_panels
 from probe.plots.theme import method_colour
 from probe.rollouts import MEASURES, SIGNED, matching, token_measures, tokens
@@ -83,6 +84,7 @@ def span(label: str, key: str, low: float, high: float, step: float, shown: str)
 def listing(found: pd.DataFrame, label: str) -> None:
     """The completions as a table; a click on a row chooses it."""
 
+    @guarded
     def choose() -> None:
         rows = st.session_state["rollouts-table"]["selection"]["rows"]
         if rows and rows[0] < len(found):
@@ -110,7 +112,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
     """One completion among those of its prompt, and its tokens in figures."""
     left, middle = st.columns(2, vertical_alignment="bottom")
     with left:
-        number = st.number_input("Rollout", 0, len(frame) - 1, key="rollout", bind="query-params", help=NUMBER)
+        number = number_input("Rollout", 0, len(frame) - 1, key="rollout", help=NUMBER)
     number = int(number) if number in numbers else numbers[0]
     row = frame.loc[number].to_dict()
     family = siblings(frame, number)
@@ -142,7 +144,7 @@ def choose_token(count: int) -> int:
     last = max(0, count - 1)
     if st.session_state.get("rollout_token", 0) > last:
         st.session_state["rollout_token"] = last
-    return int(st.number_input("Token", 0, last, key="rollout_token", bind="query-params", disabled=not last))
+    return int(number_input("Token", 0, last, key="rollout_token", disabled=not last))
 
 
 def choose_measure(names: list[str]) -> str:

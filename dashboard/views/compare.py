@@ -10,6 +10,7 @@ from dashboard import findings, models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.parts.compare.scalars import compare_rewards
 from dashboard.sides import words_known
@@ -43,7 +44,7 @@ def options(chat: bool) -> dict:
     with columns[1]:
         length = st.slider("New tokens", 1, 64, 12, key="length", bind="query-params")
     with columns[2]:
-        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key="seed", bind="query-params", disabled=temperature == 0)
+        seed = number_input("Seed", 0, 2**31 - 1, 0, key="seed", disabled=temperature == 0)
     with columns[3]:
         hint = "Send the prompt as a user's message in the aligned model's format."
         as_chat = chat and st.toggle("Chat template", key="chat", bind="query-params", help=hint)
@@ -76,7 +77,7 @@ def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
             "Chip colour: KL of the two models before the token. Hover for probabilities; click for the figures below."
         )
     with middle:
-        position = st.number_input("Token", 1, last, key="position", bind="query-params")
+        position = number_input("Token", 1, last, key="position")
     return text, int(position)
 
 

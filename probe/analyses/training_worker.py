@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from probe.cli import main
+from probe.texts import say
 
 
 def work(lines: Iterable[str]) -> None:
@@ -35,7 +36,7 @@ def run(argv: list[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip(), error=True)
         return 1
 
 

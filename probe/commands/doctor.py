@@ -12,6 +12,7 @@ from typing import Literal
 from probe.commands.tables import show
 from probe.commands.terminal import safe
 from probe.options import parse
+from probe.texts import say
 
 State = Literal["ok", "note", "broken"]
 SIGNS = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "broken": "[red]broken[/]"}
@@ -41,7 +42,7 @@ def doctor(argv: list[str]) -> int:
     asked = parse(Doctor, argv, "probe doctor")
     findings = list(examine())
     if asked.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
         for finding in findings:

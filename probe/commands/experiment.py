@@ -1,5 +1,6 @@
 """`probe experiment NAME --model REF`: run an experiment, print its table, save everything."""
 
+import json
 import math
 import sys
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
 from probe.options import choose, parse
+from probe.texts import console, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +87,7 @@ def run(found: "Experiment", argv: list[str]) -> None:
     if asked.out:
         check_target(asked.out)
     for note in prepare(found, **options).notes:  # files are refused before a model is loaded
-        print(f"probe: note: {safe(note)}", file=sys.stderr)
+        say(f"probe: note: {note}", error=True)
     models = [analysable(ref) for ref in (asked.model, *asked.also, asked.baseline) if ref]
     parts = []
     with _Bar(found.title) as bar:
@@ -103,12 +105,12 @@ def run(found: "Experiment", argv: list[str]) -> None:
             raise
         problem = str(error)
     if asked.json:
-        from probe.runs.schema import dumps
+        from probe.runs.schema import jsonable
 
         answer = {"name": result.name, "summary": records(result.summary), "meta": result.meta}
         if len(parts) > 2:
             answer["summaries"] = {label: records(summary) for label, summary in summaries.items()}
-        print(dumps(answer | {"saved": str(saved) if saved else None}, indent=2))
+        say(json.dumps(jsonable(answer | {"saved": str(saved) if saved else None}), indent=2))
         return
     show(result, summaries)
     remark(f"Saved in {saved}" if saved else f"Not saved: {problem} `--out` names one.")
@@ -203,12 +205,11 @@ class _Bar:
     """A progress bar on stderr, only where a person looks."""
 
     def __init__(self, title: str) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
         self._progress = Progress(
-            *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+            *columns, console=console(error=True), transient=True, disable=not sys.stderr.isatty()
         )
         self._task = self._progress.add_task(safe(title), total=1.0)
 

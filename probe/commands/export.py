@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from probe.options import parse
+from probe.texts import console, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,18 +56,20 @@ def export(argv: list[str]) -> int:
         if asked.step is not None:
             raise ConfigError("--step was given for the result of an experiment, which has none: leave it out.")
         files = export_result(Result.load(asked.ref), asked.out, formats, command)
-        print(f"{len(files)} files in {asked.out}")
+        say(f"{len(files)} files in {asked.out}")
         return 0
     run = open_run(asked.ref)
     source = provenance(
         run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
     )
     files = []
-    for name, chart, data in track(list(drawings(run, asked.step)), description="Exporting", transient=True):
+    for name, chart, data in track(
+        list(drawings(run, asked.step)), description="Exporting", transient=True, console=console()
+    ):
         files += save(chart, data, asked.out, name, formats, {"figure": name, **source})
     asked.out.mkdir(parents=True, exist_ok=True)
     save_provenance(asked.out, files, source)
-    print(f"{len(files)} files in {asked.out}")
+    say(f"{len(files)} files in {asked.out}")
     return 0
 
 

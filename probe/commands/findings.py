@@ -1,11 +1,13 @@
 """`probe findings`: ten published claims, measured on the sample runs, and whether each holds here."""
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.tables import grid, remark, show
 from probe.commands.terminal import safe
 from probe.errors import RunError
 from probe.options import parse
+from probe.texts import console, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,16 +44,14 @@ def findings(argv: list[str]) -> int:
 
     asked = parse(Findings, argv, "probe findings")
 
-    from rich.console import Console
-
     from probe.findings.bench import Bench
     from probe.findings.claim import table
     from probe.findings.record import record, recorded
     from probe.findings.report import chosen, finding
-    from probe.runs.schema import dumps
+    from probe.runs.schema import jsonable
 
     claims = chosen(asked.only)
-    bench, waiting = Bench(asked.runs, n=asked.n, again=asked.again), Console(stderr=True)
+    bench, waiting = Bench(asked.runs, n=asked.n, again=asked.again), console(error=True)
     check_runs(bench, claims)
     known = {} if asked.again or asked.n is not None else recorded(bench, claims)
     for claim in claims:
@@ -69,7 +69,7 @@ def findings(argv: list[str]) -> int:
         {str(name): value for name, value in row.items()} for row in frame.astype(object).to_dict("records")
     ]
     if asked.json:
-        print(dumps(rows, indent=2))
+        say(json.dumps(jsonable(rows), indent=2))
     else:
         show(drawn(found), rows)
     measured = [each for each in found if each.holds is not None]

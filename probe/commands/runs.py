@@ -10,6 +10,7 @@ from probe.commands.tables import at_terminal, draw, grid, remark, show, tsv
 from probe.commands.terminal import safe
 from probe.errors import RunError
 from probe.options import choose, parse
+from probe.texts import console, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,7 +79,7 @@ def list_(root: str | None, as_json: bool) -> None:
         if not place.is_dir():
             remark(f"The run root {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
-        print(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
     elif rows:
         show(_table(rows), [_line(row) for row in rows])
         for row in rows if at_terminal() else ():
@@ -107,7 +108,6 @@ def summaries(root: Path) -> "list[dict[str, Any]]":
 
 def show_run(ref: str, as_json: bool) -> None:
     """Print what is known of one run."""
-    from rich.console import Console
     from rich.table import Table
 
     from probe.runs import open_run
@@ -115,13 +115,13 @@ def show_run(ref: str, as_json: bool) -> None:
     run = open_run(ref)
     detail = _detail(run)
     if as_json:
-        print(json.dumps(detail, indent=2))
+        say(json.dumps(detail, indent=2))
         return
     if not at_terminal():
-        print(tsv(_flat(detail)))
+        say(tsv(_flat(detail)))
         return
-    console = Console(emoji=False, highlight=False)
-    console.print(f"[bold]{safe(run.name)}[/] {safe(run.method)}, [{COLOURS[run.status]}]{run.status}[/]")
+    screen = console()
+    screen.print(f"[bold]{safe(run.name)}[/] {safe(run.method)}, [{COLOURS[run.status]}]{run.status}[/]")
     about = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in detail.items():
         if name in ("name", "method", "status", "headline", "config") or value in (None, [], {}, ""):

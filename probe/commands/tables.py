@@ -6,7 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from probe.commands.terminal import printable, safe
+from probe.commands.terminal import safe
+from probe.texts import console, say, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def show(drawn: "Table", rows: Sequence[Mapping[str, Any]]) -> None:
     if at_terminal():
         draw(drawn)
     else:
-        print(tsv(rows))
+        say(tsv(rows))
 
 
 def at_terminal() -> bool:
@@ -51,21 +52,17 @@ def at_terminal() -> bool:
 
 def draw(table: "Table") -> None:
     """Print a table for a person, at any width without a broken word."""
-    from rich.console import Console
-
-    console = Console(emoji=False, highlight=False)
-    console.print(fitted(table, console))
+    screen = console()
+    screen.print(fitted(table, screen))
 
 
 def remark(text: str) -> None:
     """Print a sentence that belongs to a table; to standard error, on one line, where a program reads the table."""
-    from rich.console import Console
-
-    console = Console(stderr=not at_terminal(), emoji=False, highlight=False)
+    screen = console(error=not at_terminal())
     if at_terminal():
-        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+        text = textwrap.fill(text, screen.width, break_long_words=False, break_on_hyphens=False)
     lines = (safe(line) for line in text.splitlines())
-    console.print("\n".join(lines), soft_wrap=True)
+    screen.print("\n".join(lines), soft_wrap=True)
 
 
 def tsv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -77,26 +74,26 @@ def tsv(rows: Sequence[Mapping[str, Any]]) -> str:
 def _value(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return printable(" ".join(str(value).splitlines()))
+    return visible(" ".join(str(value).splitlines()))
 
 
-def fitted(table: "Table", console: "Console") -> "Table | Text":
+def fitted(table: "Table", screen: "Console") -> "Table | Text":
     """The table with widths at which no word is broken; its rows one below the other where there are none.
 
     Args:
         table: of rich; in a column with `no_wrap` each cell is one word.
-        console: what it is printed on.
+        screen: what it is printed on.
     """
     from rich.measure import Measurement
 
-    endless = console.options.update(width=100_000)
+    endless = screen.options.update(width=100_000)
     least, most = [], []
     for column in table.columns:
-        cells = [Measurement.get(console, endless, cell) for cell in (column.header, *column.cells)]
+        cells = [Measurement.get(screen, endless, cell) for cell in (column.header, *column.cells)]
         most.append(max(cell.maximum for cell in cells))
         least.append(most[-1] if column.no_wrap else max(cell.minimum for cell in cells))
-    frame = Measurement.get(console, endless, table).maximum - sum(most)
-    spare = console.width - frame - sum(least)
+    frame = Measurement.get(screen, endless, table).maximum - sum(most)
+    spare = screen.width - frame - sum(least)
     if spare < 0:
         return _stacked(table)
     share = min(1.0, spare / max(sum(most) - sum(least), 1))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from probe.options import parse
+from probe.texts import say
 
 if TYPE_CHECKING:
     from probe.world import World
@@ -30,7 +31,7 @@ def world(argv: list[str]) -> int:
 
     source = _world_of(options.run) if options.run else World(seed=options.seed)
     for file in export(source, options.out, options.n, options.seed).values():
-        print(file)
+        say(file)
     return 0
 
 

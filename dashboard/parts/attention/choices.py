@@ -5,6 +5,7 @@ import streamlit as st
 from dashboard.components.captured import MOST_HEADS
 from dashboard.parts.attention.source import Head, Reading
 from dashboard.state import keep
+from dashboard.text import guarded
 
 MOST_CELLS = 270_000
 """Weights that one mosaic draws: more take long to send and show no more on a screen."""
@@ -36,6 +37,7 @@ def take_head(points: list[dict]) -> None:
         follow_head()
 
 
+@guarded
 def follow_head() -> None:
     """Turn to the page of layers that holds the chosen head."""
     shown = st.session_state.get("_att_pages")

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dashboard.components.number import number_input
 from dashboard.models import computed, load
 from dashboard.state import Shared, keep, preset
+from dashboard.text import guarded
 from probe.plots.lags import Model
 from probe.plots.theme import METHODS, aligned_colour
 
@@ -132,7 +134,9 @@ def choose(shared: Shared, sides: list[Side]) -> Asked | None:
     measures = MEASURES if all(side.lm.readout == "tokens" for side in sides) else MEASURES[1:]
     columns = st.columns([11, 10, 7, 6, 6, 6, 7], gap="small", vertical_alignment="bottom")
     with columns[0]:
-        on = st.selectbox("Texts", options, key="lag_on", bind="query-params", on_change=partial(_take_heading, begins))
+        on = st.selectbox(
+            "Texts", options, key="lag_on", bind="query-params", on_change=guarded(partial(_take_heading, begins))
+        )
     with columns[1]:
         keep("lag_measure", measures, measures[0])
         measure = st.selectbox("Influence by", measures, key="lag_measure", bind="query-params")
@@ -147,9 +151,7 @@ def choose(shared: Shared, sides: list[Side]) -> Asked | None:
         preset(f"lag_{name}", default)
         off = name == "texts" and on == PROMPT
         with column:
-            number[name] = int(
-                st.number_input(label, low, high, key=f"lag_{name}", bind="query-params", help=hint, disabled=off)
-            )
+            number[name] = int(number_input(label, low, high, key=f"lag_{name}", help=hint, disabled=off))
     with columns[6]:
         keep("lag_epsilon", EPSILONS, EPSILONS[1])
         epsilon = st.selectbox("Tolerance", EPSILONS, key="lag_epsilon", bind="query-params", help="\u03b5, nats.")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 import streamlit as st
 
 from dashboard import models
+from dashboard.components.number import number_input
 from dashboard.parts.interventions import source, views
 from dashboard.parts.interventions.source import Question, Way
 from dashboard.sides import Role
@@ -108,10 +109,10 @@ def choose_site(seen: views.Shown, columns: "list[DeltaGenerator]", signature: t
     # Without a value of their own, so that the URL names every choice.
     with columns[0]:
         low, high = seen.grid.layers[0], seen.grid.layers[-1]
-        layer = st.number_input("Block", low, high, None, key="int_layer", bind="query-params")
+        layer = number_input("Block", low, high, None, key="int_layer")
     with columns[1]:
         title = "Head" if seen.way.kind == "head" else "Token"
-        column = st.number_input(title, 0, last, None, key=key, bind="query-params")
+        column = number_input(title, 0, last, None, key=key)
     at = default[0] if layer is None else int(layer), default[1] if column is None else int(column)
     if seen.way.kind == "head":
         return Site("head", *at, seen.way.at)
@@ -125,5 +126,5 @@ def choose_token(way: Way, column: "DeltaGenerator", length: int) -> Way:
     keep("int_at", range(-1, length), -1)
     with column:
         hint = "The token at which heads are changed; -1 is every token."
-        at = st.number_input("At", -1, length - 1, key="int_at", bind="query-params", help=hint)
+        at = number_input("At", -1, length - 1, key="int_at", help=hint)
     return Way(way.do, way.kind, way.how, None if int(at) < 0 else int(at))

@@ -10,6 +10,7 @@ from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.number import number_input
 from dashboard.parts.interventions import doses as doses_of
 from dashboard.parts.interventions import source
 from dashboard.parts.interventions.doses import Dosing
@@ -62,7 +63,7 @@ def choose(lm: "LM", column: "DeltaGenerator") -> Dosing:
     keep("int_where", WHERES, "all")
     keep("int_unit", UNITS, "residual")
     with column:
-        layer = st.number_input("After block", -1, depth - 1, None, key="int_after", bind="query-params")
+        layer = number_input("After block", -1, depth - 1, None, key="int_after")
     row = st.columns([11, 18, 45], gap="medium", vertical_alignment="bottom")
     with row[0]:
         where = st.segmented_control("At tokens", WHERES, key="int_where", bind="query-params", required=True)

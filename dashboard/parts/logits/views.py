@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 import streamlit as st
 
+from dashboard.components.number import number_input
 from dashboard.parts.logits import results
 from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side, words_known
 from dashboard.state import Shared, keep, preset
@@ -134,7 +135,7 @@ def _position(prompt: str, chat: bool, ids: tuple[int, ...]) -> int:
     preset("log_position", last)
     st.session_state["_log_asked"] = asked
     hint = "The logits after this token, from 0; a click on a lens chooses it too."
-    return int(st.number_input("After token", 0, last, key="log_position", bind="query-params", help=hint))
+    return int(number_input("After token", 0, last, key="log_position", help=hint))
 
 
 def _question(

@@ -9,7 +9,7 @@ from dashboard.components.form import options, remember
 from dashboard.named import may_open, name_all
 from dashboard.parts.phenomena.source import Asked, Subject
 from dashboard.state import Shared, keep, model_options
-from dashboard.text import note, plain
+from dashboard.text import guarded, note, plain
 from probe.describe import describe, words
 from probe.experiments.registry import Experiment
 
@@ -56,6 +56,7 @@ def choose_models(shared: Shared) -> list[Subject]:
     return subjects(shared, [*sides, *more])
 
 
+@guarded
 def _name_more() -> None:
     """Note the models that the person added; those of a link are remembered from the run of the page before."""
     before = st.session_state["_form"].get(MORE, [])

@@ -11,7 +11,7 @@ from dashboard.parts.phenomena import item
 from dashboard.parts.phenomena.numbers import metrics_of
 from dashboard.parts.phenomena.source import Subject
 from dashboard.state import keep
-from dashboard.text import note
+from dashboard.text import guarded, note
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result
@@ -170,6 +170,7 @@ def listing(name: str, found: pd.DataFrame) -> None:
     """The items as a table; a click anywhere in a row chooses its item."""
     widget = f"{name}-items"
 
+    @guarded
     def choose() -> None:
         selection = st.session_state[widget]["selection"]
         rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.text import note
+from dashboard.text import guarded, note
 from probe.experiments.metrics import PAIRS, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
@@ -75,6 +75,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
     names = list(shown["metric"])
     widget = f"{experiment.name}-numbers"
 
+    @guarded
     def choose() -> None:
         selection = st.session_state[widget]["selection"]
         rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]

@@ -1,7 +1,5 @@
 """Results for the pages of experiments: found where they were stored, computed when asked for, laid side by side."""
 
-import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from dashboard import access, models
 from dashboard.data import Store, stamp
 from dashboard.models import Known
 from dashboard.parts.phenomena.compared import compared
+from dashboard.report import tell
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
 from probe.experiments.registry import Experiment, experiments
@@ -247,7 +246,7 @@ def explained(experiment: Experiment, error: Exception) -> str:
     """Why an experiment failed, in one sentence; what is no mistake of the reader's is told on the console too."""
     if isinstance(error, ProbeError):
         return str(error)
-    traceback.print_exception(error, file=sys.stderr)
+    tell(error)
     return str(failure(f"The experiment `{experiment.name}`", error, experiment.function))
 
 

@@ -1,0 +1,24 @@
+"""A whole number that is kept in the URL."""
+
+import math
+from typing import Any
+
+import streamlit as st
+
+
+def number_input(*given: Any, key: str, bind: Any = "query-params", **named: Any) -> Any:
+    """`st.number_input` of a whole number; one from a link that no number is as large as counts as none.
+
+    Streamlit turns the text into an int before it looks at the bounds, which fails for infinity.
+    """
+    if bind and _is_infinite(st.query_params.get(key)):
+        del st.query_params[key]
+        st.rerun()  # the widget takes what the URL said when the run began
+    return st.number_input(*given, key=key, bind=bind, **named)
+
+
+def _is_infinite(text: str | None) -> bool:
+    try:
+        return math.isinf(float(text or 0))
+    except ValueError:
+        return False

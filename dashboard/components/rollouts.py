@@ -76,8 +76,9 @@ def span(label: str, key: str, low: float, high: float, step: float, shown: str)
         note(f"{label}: all at {low:g}.")
         return low, high
     if key in st.session_state:
-        a, b = st.session_state[key]
-        st.session_state[key] = (min(max(a, low), high), max(min(b, high), low))
+        first, last = st.session_state[key]
+        if not low <= first <= last <= high:
+            del st.session_state[key]
     return st.slider(label, low, high, (low, high), step, format=shown, key=key, bind="query-params")
 
 

@@ -121,7 +121,8 @@ def start(chromium: Browser) -> Iterator[Callable[..., Server]]:
     yield run
     for each in started:
         if each.process.poll() is None:
-            each.stop()
+            _, output = each.stop()
+            assert not complaints(output), output
 
 
 @pytest.fixture(scope="session")
@@ -134,8 +135,14 @@ def server(
     started = start(runs, hostile)
     yield started
     status, output = started.stop()
-    assert "Traceback" not in output, output
+    assert not complaints(output), output
     assert status == 0
+
+
+def complaints(output: str) -> list[str]:
+    """What a server printed beside its address: warnings, tracebacks, anything but bars of loading and its goodbye."""
+    lines = [line.rpartition("\r")[2].strip() for line in output.splitlines()]
+    return [line for line in lines if line and not re.match(r"Loading weights:|Stopping\.\.\.", line)]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,75 @@
+"""Links and files of others in Chromium: what they name waits for a click, and nothing is fetched from elsewhere."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from probe.experiments.files import read_figure
+from probe.export import to_html
+from tests.browser.pages import figure, open_page, settle
+from tests.models import saved_lm
+from tests.plots.test_offline import HOSTILE
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+
+
+def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
+    """The same words for what is there and what is not; a click opens it, and so does typing it."""
+    there = saved_lm(tmp_path / "m0d3l")
+    said = []
+    for path in (there, there.with_name("n0n3")):
+        page.goto(f"{server.url}/logits?base={quote(f'{path}', safe='')}")
+        note = page.get_by_test_id("stCaptionContainer").filter(has_text="none of the run directories")
+        expect(note.first).to_be_visible()
+        settle(page)
+        said.append(page.get_by_test_id("stMain").inner_text().replace(path.name, ""))
+    assert said[0] == said[1]
+    page.goto(f"{server.url}/logits?base={quote(f'{there}', safe='')}")
+    page.get_by_role("button", name=re.compile("^Open ")).click()
+    figure(page, "log-lens")
+    open_page(page, server, "logits")
+    page.get_by_role("combobox", name="Base model").fill(str(there))
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("base=.*m0d3l"))
+    figure(page, "log-lens")
+    settle(page)
+    assert page.get_by_role("button", name=re.compile("^Open ")).count() == 0
+
+
+HOSTILE_LINKS = {
+    "compare": "base=" + "x" * 5000,
+    "logits": "base=someone/model%23value&log_position=1e400",
+    "training": "rollout=1e400&step=nan&runs=%00&smoothing=-inf",
+    "rewards": "rew_model=~nobody-of-this-name&rew_n=1e400",
+    "sycophancy": "sycophancy.n=1e400&sycophancy.data=%2F&also=%1B%5D0%3Bx",
+    "interventions": "int_layer=-1e400&int_at=inf&int_alpha=%E2%80%AE",
+    "train": "method=%3Cimg%20src%3Dx%3E&job=..%2F..",
+}
+
+
+@pytest.mark.parametrize("path", HOSTILE_LINKS)
+def test_a_hostile_link_is_answered_by_the_page(page: Page, server: Any, path: str):
+    page.goto(f"{server.url}/{path}?{HOSTILE_LINKS[path]}")
+    expect(page.get_by_test_id("stMain").locator("h3, [data-testid=stCaptionContainer]").first).to_be_visible()
+    settle(page)
+    assert page.get_by_test_id("stException").count() == 0
+    assert page.get_by_text("did not foresee").count() == 0
+
+
+def test_an_exported_figure_of_a_stranger_fetches_nothing(context: BrowserContext, tmp_path: Path):
+    (tmp_path / "figure.json").write_text(json.dumps(HOSTILE))
+    (tmp_path / "figure.html").write_bytes(to_html(read_figure(tmp_path / "figure.json"), {"figure": "x"}))
+    asked: list[str] = []
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((tmp_path / "figure.html").as_uri())
+    expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    page.wait_for_timeout(500)
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert page.locator(".js-plotly-plot a[href]").count() == 0
+    expect(page.locator(".js-plotly-plot .gtitle")).to_contain_text("<a href=")

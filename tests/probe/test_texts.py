@@ -5,6 +5,7 @@ import pty
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,20 @@ def test_warnings_and_tracebacks_are_text(monkeypatch: pytest.MonkeyPatch, capsy
     clean(told)
 
 
+def in_terminal(arguments: list[str], folder: Path) -> str:
+    """What Python prints with some arguments where standard output and error are a terminal."""
+    main, side = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "200", "PROBE_RUNS": str(folder)}
+    with subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, stdout=side, stderr=side):
+        os.close(side)
+        told = b""
+        with suppress(OSError):  # the other end is closed
+            while part := os.read(main, 65536):
+                told += part
+    os.close(main)
+    return told.decode().replace("\r\n", "\n")
+
+
 HOSTILE = DANGER.replace("\0", "").replace("/", "").replace("\ud800", "").replace("\udcff", "")
 
 
@@ -122,24 +137,7 @@ def test_a_strangers_run_in_a_real_terminal(tmp_path: Path, command: list[str]):
         run.finish("failed", [{"metric": DANGER, "value": 1.0}], DANGER)
     (tmp_path / f"{HOSTILE}2").mkdir()
     (tmp_path / f"{HOSTILE}2" / "run.json").write_text("{")
-    main, side = pty.openpty()
-    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "200", "PROBE_RUNS": str(tmp_path)}
-    done = subprocess.Popen(
-        [sys.executable, "-m", "probe.cli", *command], cwd=tmp_path, env=environment, stdout=side, stderr=side
-    )
-    os.close(side)
-    told = b""
-    while True:
-        try:
-            part = os.read(main, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        told += part
-    done.wait()
-    os.close(main)
-    text = told.decode().replace("\r\n", "\n")
+    text = in_terminal(["-m", "probe.cli", *command], tmp_path)
     for sequence in ("\x1b]", "\x07", "\r", "\x9b", "\x7f", "\x08", "\u202e", "\u2066", "Traceback"):
         assert sequence not in text, repr(text)
     assert "\x1b[31m" not in text.replace("\x1b[31m" + "failed", "").replace("\x1b[31m│", "")
@@ -152,3 +150,17 @@ def test_the_bar_of_a_training_shows_data_as_text(capsys: pytest.CaptureFixture[
     told = capsys.readouterr().err
     assert "loss" in told
     clean(told)
+
+
+BAR = """
+from trainers.progress import Bar
+with Bar({0!r}, 10) as bar:
+    bar.advance(1, {0!r})
+"""
+
+
+def test_the_bar_on_a_terminal_shows_data_as_text(tmp_path: Path):
+    told = in_terminal(["-c", BAR.format("[link=http://x]\x1b]0;title\x07\x9b\u202ey")], tmp_path)
+    assert "link=http://x" in told
+    for sequence in ("\x1b]", "\x07", "\x9b", "\u202e"):
+        assert sequence not in told

@@ -1,12 +1,14 @@
 """Instruments in a training loop: attention, logit lens, entropy and residual norms on fixed prompts, every N steps.
 
-    recorder = probe.watch(lm, "runs/mine", every=50)
+    recorder = probe.watch(lm, "runs/mine", every=50, config={"lr": 1e-3}, seed=0)
     for step in range(steps):
         ...                                    # any loop that changes lm.model
         recorder.step(step, loss=loss)
-    recorder.close()
+    recorder.close()                           # the last capture and a checkpoint: every page can show the run
 
-What a capture holds, and that training does not notice it: `probe.capture`.
+`with probe.watch(...) as recorder:` around the loop closes it however the loop ends: after Ctrl-C as interrupted, after
+an error as failed, with the model as it is then. What a capture holds, and that training does not notice it:
+`probe.capture`.
 """
 
 import time
@@ -22,7 +24,8 @@ from probe.analyses.lens import answer_ids
 from probe.capture import measure, undisturbed
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
-from probe.runs.schema import ProbePrompt
+from probe.runs.endings import end_with_owner, ended_by
+from probe.runs.schema import ProbePrompt, jsonable
 from probe.runs.writer import RunWriter
 from probe.tokens import encode, encode_all, pieces
 
@@ -41,41 +44,57 @@ def watch(
     prompts: Sequence[Prompt] | None = None,
     every: int = 50,
     instruments: Sequence[Instrument] = (),
+    method: str = "watch",
+    config: Any = None,
+    seed: int = 0,
+    checkpoint: bool = True,
 ) -> "Recorder":
     """Watch a model while it is trained, by whatever loop.
 
     Args:
         lm: the model; train `lm.model`.
-        run: the writer of a run, or the directory of a new run (of method `watch`, ended by `Recorder.close`).
+        run: the directory of a new run, which `Recorder.close` ends; or the writer of a run, which its owner ends.
         prompts: texts, dicts with `text`, `answers` and `kind`, or `ProbePrompt`s; default: those that the run has
             already, else those of the model's world, else a few short texts whose answers are the likeliest tokens now.
-        every: steps between captures.
+        every: steps between captures; 0 makes none: the run has metrics and its checkpoint.
         instruments: further measurements for every capture, made in evaluation mode without gradients.
+        method: of a new run, such as `dpo`: it decides the run's colour and pages.
+        config: settings of a new run, a dict or a dataclass.
+        seed: of a new run, as a record: nothing is drawn here.
+        checkpoint: save model and tokenizer when a new run ends, so that it is a model too.
 
     Raises:
-        ConfigError: `every` is less than 1.
+        ConfigError: `every` is negative, or a writer was given with `method`, `config` or `seed`, which it has already.
         DataError: a prompt that is empty, too long or lacks its text.
-        RunError: the directory is in use or cannot be written.
+        RunError: the directory is in use or cannot be written, or the config holds what JSON has no form for.
     """
-    if every < 1:
-        raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more.")
+    if every < 0:
+        raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
+    if isinstance(run, RunWriter) and (method, config, seed) != ("watch", None, 0):
+        raise ConfigError("The writer of a run was given with method, config or seed: give these to the writer.")
     world = probe.world.of(lm)
-    if prompts is None:
+    if not every:
+        prompts = ()
+    elif prompts is None:
         known = run.fixed_prompts if isinstance(run, RunWriter) else []
         prompts = known or (world.probe_prompts() if world else generic_prompts(lm))
     fixed = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
-    if not fixed or len({prompt.id for prompt in fixed}) < len(fixed):
+    if every and (not fixed or len({prompt.id for prompt in fixed}) < len(fixed)):
         raise DataError(f"{len(fixed)} probe prompts were given: give at least one, each with an id of its own.")
     if isinstance(run, RunWriter):
         return Recorder(lm, run, fixed, every, instruments)
+    settings = jsonable(config if config is not None else {})
+    if not isinstance(settings, dict):
+        raise ConfigError(f"The config is a {type(config).__name__}: give a dict or a dataclass.")
     writer = RunWriter.create(
         run,
-        method="watch",
-        config={"every": every, "prompts": len(fixed), "model": type(lm.model).__name__},
-        parent=lm.ref or None,
+        method=method,
+        config={"every": every, "prompts": len(fixed), "model": type(lm.model).__name__} | settings,
+        parent=lm.ref or getattr(lm.model.config, "_name_or_path", "") or None,
         world=world.to_dict() if world else None,
+        seed=seed,
     )
-    return Recorder(lm, writer, fixed, every, instruments, owner=True)
+    return Recorder(lm, writer, fixed, every, instruments, owner=True, checkpoint=checkpoint)
 
 
 class Recorder:
@@ -90,6 +109,7 @@ class Recorder:
         instruments: Sequence[Instrument] = (),
         *,
         owner: bool = False,
+        checkpoint: bool = False,
     ) -> None:
         self.lm = lm
         self.writer = writer
@@ -99,12 +119,15 @@ class Recorder:
         self.instruments = tuple(instruments)
         self.seconds = 0.0
         """What all captures took so far."""
-        self._owner = owner
+        self._owner, self._checkpoint, self._closed = owner, checkpoint, False
         self._newest = self._captured = -1
+        self._ended = end_with_owner(self, writer) if owner else lambda: None
+        if not self.prompts:
+            return
         try:
             writer.prompts(self.prompts)
-        except BaseException:
-            self.close("failed")
+        except BaseException as error:
+            self._finish(*ended_by(error))
             raise
 
     def step(self, step: int, **metrics: Any) -> None:
@@ -122,7 +145,7 @@ class Recorder:
 
     def due(self, step: int) -> bool:
         """Whether `step` is to be captured and was not."""
-        return step % self.every == 0 and step != self._captured
+        return self.every > 0 and step % self.every == 0 and step != self._captured
 
     def capture(self, step: int) -> Path:
         """Capture now; gives the safetensors file."""
@@ -141,13 +164,35 @@ class Recorder:
         return path
 
     def close(self, status: str = "finished", message: str | None = None) -> None:
-        """Stop watching; a run that `watch` created gets a last capture and is ended."""
-        if not self._owner:
+        """Stop watching; a run that `watch` created gets a last capture and its checkpoint, and is ended.
+
+        A run that did not finish gets the checkpoint alone; why there is none, if so, joins its message.
+
+        Raises:
+            ConfigError, RunError: capture or checkpoint of a finished run cannot be made; the run ends as failed.
+        """
+        if not self._owner or self._closed:
             return
         try:
-            if status == "finished" and self._newest > self._captured:
+            if status == "finished" and self.every and self._newest > self._captured:
                 self.capture(self._newest)
-        finally:
+            self._save()
+        except BaseException as error:
+            if status == "finished" or not isinstance(error, Exception):
+                self._finish(*ended_by(error))
+                raise
+            message = f"{message or 'It was stopped'}; the model could not be saved ({error})"
+        self._finish(status, message)
+
+    def _save(self) -> None:
+        if self._checkpoint and self._newest >= 0:
+            with self.writer.checkpoint(self._newest) as folder:
+                self.lm.save(folder)
+
+    def _finish(self, status: str, message: str | None = None) -> None:
+        if self._owner and not self._closed:
+            self._closed = True
+            self._ended()
             self.writer.finish(status, message=message)
 
     def __enter__(self) -> Self:
@@ -156,12 +201,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        elif issubclass(kind, KeyboardInterrupt):
-            self.close("interrupted")
-        else:
-            self.close("failed", message=str(error))
+        self.close(*(("finished", None) if error is None else ended_by(error)))
 
 
 def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:

@@ -43,7 +43,7 @@ def test_the_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     base, other = (str(sample(name, tmp_path)) for name in ("base", "dpo-agreeable"))
     words = ["first_block", "--plugin", "first_block.py", "--model", base, "--baseline", other, "--n", "10"]
     assert main(["experiment", *words, "--out", "out"]) == 0
-    assert "Without its first attention base loses " in capsys.readouterr().out
+    assert "Without its first attention base loses " in capsys.readouterr().err
     result = Result.load("out")
     assert result.value("loss", "ci_low") > 1
     assert result.summary["n"].tolist() == [10]
@@ -70,6 +70,8 @@ def test_the_loop():
     run = probe.open_run("runs/mine")
     assert run.captures().steps == [0, 10, 20]
     assert len(run.metrics()) == 21
+    assert (run.status, run.seed, run.config["lr"]) == ("finished", 0, 1e-3)
+    assert probe.LM.load("runs/mine").fingerprint == lm.fingerprint
 
 
 def test_the_callback(tmp_path: Path):

@@ -41,14 +41,19 @@ def end_if_left(owner: object, writer: RunWriter, end: End) -> Callable[[], None
     Returns:
         What undoes this; to be called when the run ends.
     """
-    guard = weakref.finalize(owner, _leave, writer, os.getpid())
+    detach = end_with_owner(owner, writer)
     forget = _at_the_end_of_the_cell(weakref.WeakMethod(end))
 
     def undo() -> None:
-        guard.detach()
+        detach()
         forget()
 
     return undo
+
+
+def end_with_owner(owner: object, writer: RunWriter) -> Callable[[], object]:
+    """Let a run end when nothing holds its owner any more, or with the process; gives what undoes this."""
+    return weakref.finalize(owner, _leave, writer, os.getpid()).detach
 
 
 def _leave(writer: RunWriter, process: int) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from probe.errors import ConfigError, DataError, RunError
 from probe.presets import ModelConfig
 from probe.recorder import Recorder, as_prompt, generic_prompts, measure
 from probe.runs import ProbePrompt, RunWriter, open_run
+from probe.runs.endings import LEFT
 from probe.runs.schema import CAPTURE_DTYPES
 from probe.world import World, WorldConfig
 from tests.models import ARCHITECTURES, random_lm
@@ -287,9 +289,99 @@ def test_a_loop_that_fails_says_so(lm: LM, tmp_path: Path):
     assert [open_run(tmp_path / name).status for name in "ab"] == ["failed", "interrupted"]
 
 
+def test_three_lines_leave_a_run_that_is_a_model(lm: LM, tmp_path: Path):
+    recorder = probe.watch(lm, tmp_path / "run", config={"lr": 1e-2, "note": "mine"}, seed=7, method="dpo")
+    trained = train(lm, 3, recorder)
+    recorder.close()
+    recorder.close()  # says the same
+    run = open_run(tmp_path / "run")
+    assert (run.status, run.method, run.seed) == ("finished", "dpo", 7)
+    assert (run.config["lr"], run.config["note"], run.config["every"]) == (1e-2, "mine", 50)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]
+    assert run.captures().steps == [3]
+    again = LM.load(tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(trained, again.model.parameters(), strict=True))
+    assert again.fingerprint == lm.fingerprint
+
+
+def test_a_run_without_captures(lm: LM, tmp_path: Path):
+    @dataclass
+    class Settings:
+        lr: float = 0.1
+
+    with probe.watch(lm, tmp_path / "run", every=0, config=Settings()) as recorder:
+        train(lm, 4, recorder)
+    run = open_run(tmp_path / "run")
+    assert run.captures().steps == []
+    assert run.captures().prompts == []
+    assert run.metrics()["loss"].notna().sum() == 4
+    assert (run.config["lr"], run.config["prompts"]) == (0.1, 0)
+    assert LM.load(f"{tmp_path / 'run'}@4").fingerprint == lm.fingerprint
+
+
+def test_the_checkpoint_can_be_left_out(lm: LM, tmp_path: Path):
+    with probe.watch(lm, tmp_path / "run", prompts=PROMPTS, checkpoint=False) as recorder:
+        recorder.step(0)
+    with probe.watch(lm, tmp_path / "none", prompts=PROMPTS):
+        pass  # no step was taken
+    assert [open_run(tmp_path / name).checkpoints() for name in ("run", "none")] == [[], []]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ZeroDivisionError("bad batch"), "failed"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_what_a_broken_training_has_made_is_kept(lm: LM, tmp_path: Path, error: BaseException, status: str):
+    def loop() -> None:
+        with probe.watch(lm, tmp_path / "run", prompts=PROMPTS, every=2) as recorder:
+            train(lm, 3, recorder)
+            raise error
+
+    with pytest.raises(type(error)):
+        loop()
+    run = open_run(tmp_path / "run")
+    assert run.status == status
+    assert run.message == ("bad batch" if status == "failed" else None)
+    assert run.metrics()["step"].tolist() == [1, 2, 3]
+    assert run.captures().steps == [2]
+    assert LM.load(tmp_path / "run").fingerprint == lm.fingerprint
+
+
+def test_a_model_that_cannot_be_saved_hides_no_error(lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr(LM, "save", full)
+    with pytest.raises(ZeroDivisionError), probe.watch(lm, tmp_path / "a", every=0) as recorder:
+        recorder.step(1, loss=recorder.step(0, loss=1.0) or 1 / 0)
+    assert open_run(tmp_path / "a").message == "division by zero; the model could not be saved (the disk is full)"
+    recorder = probe.watch(lm, tmp_path / "b", every=0)
+    recorder.step(1, loss=1.0)
+    with pytest.raises(RunError, match="disk is full"):
+        recorder.close()
+    assert (open_run(tmp_path / "b").status, open_run(tmp_path / "b").message) == ("failed", "the disk is full")
+
+
+def test_a_recorder_that_is_left_ends_its_run(lm: LM, tmp_path: Path):
+    recorder = probe.watch(lm, tmp_path / "run", every=0)
+    recorder.step(1, loss=1.0)
+    del recorder
+    assert (open_run(tmp_path / "run").status, open_run(tmp_path / "run").message) == ("failed", LEFT)
+
+
+def test_settings_of_a_run_belong_to_its_writer(lm: LM, tmp_path: Path):
+    with RunWriter.create(tmp_path / "run", method="mine", config={}) as writer:
+        for given in ({"method": "dpo"}, {"config": {}}, {"seed": 1}):
+            with pytest.raises(ConfigError, match="give these to the writer"):
+                probe.watch(lm, writer, prompts=PROMPTS, **given)  # type: ignore[arg-type]
+
+
 def test_mistakes(lm: LM, tmp_path: Path):
-    with pytest.raises(ConfigError, match="give 1 or more"):
-        probe.watch(lm, tmp_path / "a", every=0)
+    with pytest.raises(ConfigError, match="give 1 or more, or 0 for none"):
+        probe.watch(lm, tmp_path / "a", every=-1)
+    with pytest.raises(ConfigError, match="The config is a str: give a dict or a dataclass"):
+        probe.watch(lm, tmp_path / "a", config="fast")
+    with pytest.raises(RunError, match="A value of type object cannot be written"):
+        probe.watch(lm, tmp_path / "a", config={"odd": object()})
     for prompts in ([""], [{"answers": []}], [3]):
         with pytest.raises(DataError, match="Probe prompt 1 was given as"):
             probe.watch(lm, tmp_path / "a", prompts=prompts)

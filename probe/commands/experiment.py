@@ -2,14 +2,13 @@
 
 import json
 import math
-import sys
 from typing import TYPE_CHECKING, Any
 
 from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
 from probe.options import choose, parse
-from probe.texts import console, say
+from probe.texts import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,10 +51,11 @@ def run(found: "Experiment", argv: list[str]) -> None:
 
     import tyro
 
+    from probe.commands.progress import Progress
     from probe.experiments.files import records
     from probe.experiments.form import form
     from probe.experiments.result import RESULT_FILE, check_target
-    from probe.experiments.run import call, join, prepare
+    from probe.experiments.run import call, join, labels, prepare
     from probe.experiments.store import obtain, place, target
     from probe.readouts import analysable
     from probe.ticks import part
@@ -90,8 +90,9 @@ def run(found: "Experiment", argv: list[str]) -> None:
         say(f"probe: note: {note}", error=True)
     models = [analysable(ref) for ref in (asked.model, *asked.also, asked.baseline) if ref]
     parts = []
-    with _Bar(found.title) as bar:
-        for index, lm in enumerate(models):
+    with Progress(found.title) as bar:
+        for index, (lm, label) in enumerate(zip(models, labels(models), strict=True)):
+            bar.at(label, index + 1, len(models))
             parts.append(obtain(found, lm, again=asked.again, tick=part(bar.tick, index, len(models)), **options))
     result = join(found, parts) if len(parts) > 1 else parts[0]
     summaries = {label: each.summary for label, each in zip(result.models, parts, strict=True)}
@@ -199,27 +200,3 @@ def _cell(value: float, low: float, high: float) -> str:
         return ""
     shown = f"{value:.4g}"
     return shown if math.isnan(low) or math.isnan(high) else f"{shown} \\[{low:.3g}, {high:.3g}]"
-
-
-class _Bar:
-    """A progress bar on stderr, only where a person looks."""
-
-    def __init__(self, title: str) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-        self._progress = Progress(
-            *columns, console=console(error=True), transient=True, disable=not sys.stderr.isatty()
-        )
-        self._task = self._progress.add_task(safe(title), total=1.0)
-
-    def tick(self, share: float) -> None:
-        """Move the bar."""
-        self._progress.update(self._task, completed=share)
-
-    def __enter__(self) -> "_Bar":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()

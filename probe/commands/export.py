@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from probe.options import parse
-from probe.texts import console, say
+from probe.texts import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,8 +41,7 @@ def export(argv: list[str]) -> int:
         step: int | None = None
         """Captured step to draw; the last one by default."""
 
-    from rich.progress import track
-
+    from probe.commands.progress import Progress
     from probe.errors import ConfigError
     from probe.experiments.result import RESULT_FILE, Result
     from probe.export import parse_formats, provenance, save, save_provenance
@@ -63,10 +62,12 @@ def export(argv: list[str]) -> int:
         run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
     )
     files = []
-    for name, chart, data in track(
-        list(drawings(run, asked.step)), description="Exporting", transient=True, console=console()
-    ):
-        files += save(chart, data, asked.out, name, formats, {"figure": name, **source})
+    drawn = list(drawings(run, asked.step))
+    with Progress("Exporting") as bar:
+        for index, (name, chart, data) in enumerate(drawn):
+            bar.at(name, index + 1, len(drawn))
+            files += save(chart, data, asked.out, name, formats, {"figure": name, **source})
+            bar.tick((index + 1) / len(drawn))
     asked.out.mkdir(parents=True, exist_ok=True)
     save_provenance(asked.out, files, source)
     say(f"{len(files)} files in {asked.out}")

@@ -7,7 +7,7 @@ from probe.commands.tables import grid, remark, show
 from probe.commands.terminal import safe
 from probe.errors import RunError
 from probe.options import parse
-from probe.texts import console, say
+from probe.texts import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,22 +44,27 @@ def findings(argv: list[str]) -> int:
 
     asked = parse(Findings, argv, "probe findings")
 
+    from probe.commands.progress import Progress
     from probe.findings.bench import Bench
     from probe.findings.claim import table
     from probe.findings.record import record, recorded
     from probe.findings.report import chosen, finding
     from probe.runs.schema import jsonable
+    from probe.ticks import part
 
     claims = chosen(asked.only)
-    bench, waiting = Bench(asked.runs, n=asked.n, again=asked.again), console(error=True)
+    bench = Bench(asked.runs, n=asked.n, again=asked.again)
     check_runs(bench, claims)
     known = {} if asked.again or asked.n is not None else recorded(bench, claims)
-    for claim in claims:
-        if claim.name not in known:
-            with waiting.status(safe(f"{claim.name}: {claim.sentence}")):
+    with Progress("Findings") as bar:
+        for index, claim in enumerate(claims):
+            if claim.name not in known:
+                bar.at(claim.name, index + 1, len(claims))
+                bench.tick = part(bar.tick, index, len(claims))
+                bench.tick(0.0)
                 known[claim.name] = finding(bench, claim)
-            if asked.n is None:  # what is on record was asked in full
-                record(bench, [claim], [known[claim.name]])
+                if asked.n is None:  # what is on record was asked in full
+                    record(bench, [claim], [known[claim.name]])
     found = [known[claim.name] for claim in claims]
     frame = table(found)
     if asked.out is not None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from probe import plugins
 from probe.cli import main
 from probe.commands import export as exporting
+from probe.commands import progress
 from probe.commands.experiment import table
 from probe.commands.export import export_result
 from probe.commands.tables import fitted
@@ -234,7 +235,31 @@ def test_as_a_process_with_the_environments_plugin(plugin: str, runs: Path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["meta"]["origin"] == plugin
-    assert done.stderr == ""  # no bar where nobody looks
+    assert done.stderr == ""  # no bar where nobody looks, and no line in the first seconds
+
+
+def test_progress_is_told_in_plain_lines_where_no_bar_can_be_drawn(
+    plugin: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    words = ["width", "--plugin", plugin, "--model", "runs/base", "--also", "runs/other", "--json"]
+    assert main(["experiment", *words]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["name"] == "width"
+    lines = captured.err.splitlines()
+    assert lines[0].startswith("How wide: base, 1 of 2: 50% after 0:00:")
+    assert "left" in lines[0]
+    assert lines[-1].startswith("How wide: other, 2 of 2: 100% after 0:00:")
+    assert "\x1b" not in captured.err
+
+
+def test_findings_tell_their_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
+    samples = str(Path(__file__).resolve().parents[2] / "sample_runs")
+    assert main(["findings", "guessing", "reward_agreement", "--n", "4", "--runs", samples]) == 0
+    said = capsys.readouterr().err
+    assert "Findings: guessing, 1 of 2: 0% after" in said
+    assert "Findings: reward_agreement, 2 of 2: 50% after" in said
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from probe.errors import ConfigError
-from probe.shelves import Shelf
+from probe.shelves import NameTakenError, Shelf, unless_taken
 from probe.sources import source_hash
 
 if TYPE_CHECKING:
@@ -98,8 +98,9 @@ def verifier(name: str) -> Callable[[F], F]:
     _check_name(VERIFIERS, name)
 
     def decorate(function: F) -> F:
-        _check_free(name, ANNOTATORS)
-        VERIFIERS.put(name, Verifier(name, function, _first_line(function)), function)
+        with unless_taken():
+            _check_free(name, ANNOTATORS)
+            VERIFIERS.put(name, Verifier(name, function, _first_line(function)), function)
         return function
 
     return decorate
@@ -120,10 +121,11 @@ def annotator(name: str, **knobs: float) -> Callable[[A], A]:
     def decorate(thing: A) -> A:
         from probe.own_annotator import made
 
-        _check_free(name, VERIFIERS)
-        if name in _presets():
-            raise ConfigError(f"An annotator `{name}` exists already (built in): choose another name.")
-        ANNOTATORS.put(name, (made(name, thing, knobs), source_hash(thing)), thing)
+        with unless_taken():
+            _check_free(name, VERIFIERS)
+            if name in _presets():
+                raise NameTakenError(f"An annotator `{name}` exists already (built in): choose another name.")
+            ANNOTATORS.put(name, (made(name, thing, knobs), source_hash(thing)), thing)
         return thing
 
     return decorate
@@ -144,7 +146,8 @@ def panel(page: str, *, title: str = "") -> Callable[[F], F]:
     def decorate(function: F) -> F:
         _check_arguments("panel", function, PANEL_ARGUMENTS)
         shown = title or function.__name__.replace("_", " ").capitalize()
-        PANELS.put(f"{page_key(page)}/{shown}", Panel(page_key(page), shown, function), function)
+        with unless_taken():
+            PANELS.put(f"{page_key(page)}/{shown}", Panel(page_key(page), shown, function), function)
         return function
 
     return decorate
@@ -165,7 +168,8 @@ def page(title: str, *, icon: str | None = None) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         _check_arguments("page", function, ("shared",))
-        PAGES.put(title, Page(title, function, icon), function)
+        with unless_taken():
+            PAGES.put(title, Page(title, function, icon), function)
         return function
 
     return decorate
@@ -234,7 +238,7 @@ def _check_name(shelf: Shelf[Any], name: str) -> None:
 def _check_free(name: str, other: Shelf[Any]) -> None:
     """Verifiers and annotators are both rewards by name."""
     if name in other.known:
-        raise ConfigError(
+        raise NameTakenError(
             f"`{name}` is the name of {other.article} {other.kind} already ({other.origin(name)}): both are rewards by"
             " name, so choose another one."
         )

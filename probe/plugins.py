@@ -66,10 +66,11 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
     """Run a Python file that defines extensions; gives the new names by kind.
 
     The file runs with all rights of this process: only your own belong here. Run again, it replaces what it had
-    defined; if it fails, nothing has changed.
+    defined; if it fails, nothing has changed. What has the name of another extension is left out, with a sentence in
+    `problems` and a warning.
 
     Raises:
-        ConfigError: there is no such file, or it fails.
+        ConfigError: there is no such file, it fails, or all of its names are taken.
     """
     path = Path(file).expanduser().resolve()
     if not path.is_file() or path.suffix != ".py":
@@ -81,8 +82,10 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
             with undone_on_failure(str(path)):
                 for shelf in SHELVES:
                     shelf.forget(str(path))
-                with coming_from(str(path)):
+                with coming_from(str(path)) as refused:
                     _run(path)
+                if refused and not _brought(str(path)):
+                    raise refused[0]
         except ProbeError as error:
             _PROBLEMS[path] = f"The plugin `{file}` cannot be used: {error}"
             raise
@@ -91,6 +94,8 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
             _PROBLEMS[path] = sentence
             raise ConfigError(sentence) from error
         _PROBLEMS.pop(path, None)
+        if refused:
+            _complain(path, f"{_sentences(refused)} The rest of `{file}` is used.")
         return {
             shelf.kind: [name for name in shelf.known if name not in before.get(id(shelf), ())] for shelf in SHELVES
         }
@@ -168,8 +173,10 @@ def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) 
             return
         _DONE[key] = True
         try:
-            with undone_on_failure(origin), coming_from(origin):
+            with undone_on_failure(origin), coming_from(origin) as refused:
                 bring()
+            if refused:
+                _complain(key, f"{_sentences(refused)} It is left out.")
         except (Exception, SystemExit) as error:  # whatever another package does wrong
             why = str(error).rstrip(".") if isinstance(error, ProbeError) else _said(error)
             _complain(key, f"{what} cannot be imported ({why}) and is left out.")
@@ -221,6 +228,15 @@ def _run(path: Path) -> None:
         else:
             sys.modules[name] = earlier
         raise
+
+
+def _brought(origin: str) -> bool:
+    """Whether anything of this origin is on a shelf."""
+    return any(whence == origin for shelf in SHELVES for _, whence in shelf.places.values())
+
+
+def _sentences(refused: Sequence[ConfigError]) -> str:
+    return " ".join(map(str, refused))
 
 
 def _complain(key: Any, sentence: str) -> None:

@@ -12,6 +12,10 @@ BUILT_IN = "built in"
 """The origin of what belongs to Probe itself."""
 
 
+class NameTakenError(ConfigError):
+    """A name that another extension has already."""
+
+
 class Shelf(Generic[T]):
     """The extensions of one kind by name."""
 
@@ -38,13 +42,13 @@ class Shelf(Generic[T]):
             origin: where it comes from, if not as `origin_of` says.
 
         Raises:
-            ConfigError: the name is taken by another one.
+            NameTakenError: another one has the name.
         """
         origin = origin or origin_of(defined)
         place = _place(defined, origin)
         taken = self.places.get(name)
         if taken is not None and taken[0] != place:
-            raise ConfigError(
+            raise NameTakenError(
                 f"{self.article.capitalize()} {self.kind} `{name}` exists already ({taken[1]}): choose another name for"
                 f" that of {origin}."
             )
@@ -76,16 +80,36 @@ SHELVES: list[Shelf[Any]] = []
 """All shelves of this process."""
 ORIGINS: list[str] = []
 """What is being loaded, the innermost last."""
+REFUSED: list[list[NameTakenError]] = []
+"""What was left out of each of these."""
 
 
 @contextmanager
-def coming_from(origin: str) -> Iterator[None]:
-    """Say where extensions that are defined inside come from."""
+def coming_from(origin: str) -> Iterator[list[NameTakenError]]:
+    """Say where extensions that are defined inside come from; gives what was left out because its name was taken."""
+    refused: list[NameTakenError] = []
     ORIGINS.append(origin)
+    REFUSED.append(refused)
     try:
-        yield
+        yield refused
     finally:
         ORIGINS.pop()
+        REFUSED.pop()
+
+
+@contextmanager
+def unless_taken() -> Iterator[None]:
+    """Leave out a thing whose name is taken, and nothing else of the file or package that is being loaded.
+
+    Raises:
+        NameTakenError: nothing is being loaded; whoever defines the thing is told at once.
+    """
+    try:
+        yield
+    except NameTakenError as error:
+        if not REFUSED:
+            raise
+        REFUSED[-1].append(error)
 
 
 def origin_of(thing: Any) -> str:

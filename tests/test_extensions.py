@@ -17,7 +17,7 @@ import probe
 from probe import extensions, plugins
 from probe.cli import main
 from probe.errors import ConfigError, DataError
-from probe.experiments.registry import find_experiment
+from probe.experiments.registry import experiments, find_experiment
 from probe.extensions import annotators, find_annotator, page_key, pages, panels, verifiers
 from probe.world import AGREEABLE, Annotator, World
 from tests.extensions import install, on_the_path, sample
@@ -258,6 +258,79 @@ def test_names_are_taken_once(shelf: None, world: World):
     probe.verifier("facts")(lambda completions: [])
     with pytest.raises(ConfigError, match="--reward facts is a judgement of the world, and a verifier of"):
         resolve(["facts"], world)
+
+
+CLASHING = """
+import pandas as pd
+import probe
+
+@probe.experiment("hallucination")
+def mine(lm): return pd.DataFrame(dict(x=[1.0]))
+
+@probe.experiment("width")
+def width(lm): return pd.DataFrame(dict(x=[1.0]))
+
+@probe.annotator("honest")
+def honest(world, prompt, completion): return 0.0
+
+@probe.annotator("curt")
+def curt(world, prompt, completion): return -float(len(completion))
+
+@probe.verifier("curt")
+def same(completions): return [0.0 for _ in completions]
+
+@probe.verifier("brief")
+def brief(completions): return [0.0 for _ in completions]
+
+@probe.page("Notes")
+def notes(): ...
+"""
+
+
+def test_only_the_names_that_clash_are_left_out_of_a_plugin(shelf: None, tmp_path: Path):
+    """The rest of the file is used, from the command line as from the environment."""
+    (tmp_path / "mine.py").write_text(CLASHING)
+    with pytest.warns(plugins.ExtensionWarning, match="mine.py` is used"):
+        found = plugins.load(tmp_path / "mine.py")
+    assert found["experiment"] == ["width"]
+    assert (found["annotator"], found["verifier"], found["page"]) == (["curt"], ["brief"], ["Notes"])
+    (problem,) = plugins.problems()
+    for part in (
+        "An experiment `hallucination` exists already (built in)",
+        "An annotator `honest` exists already (built in)",
+        "`curt` is the name of an annotator already",
+        f"The rest of `{tmp_path / 'mine.py'}` is used.",
+    ):
+        assert part in problem
+    assert find_experiment("hallucination").origin == "built in"
+    (tmp_path / "mine.py").write_text(CLASHING.replace('"hallucination"', '"a"').replace('"honest"', '"b"'))
+    with pytest.warns(plugins.ExtensionWarning, match="`curt` is the name of an annotator already"):
+        plugins.load(tmp_path / "mine.py")
+    assert "hallucination" not in plugins.problems()[0]
+
+
+def test_a_plugin_of_which_nothing_is_left_fails(shelf: None, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "import probe\n@probe.annotator('honest')\ndef f(world, prompt, completion): ...\n"
+    )
+    with pytest.raises(ConfigError, match="An annotator `honest` exists already"):
+        plugins.load(tmp_path / "mine.py")
+
+
+def test_only_the_names_that_clash_are_left_out_of_a_package(
+    shelf: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    info = tmp_path / "lender-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lender\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[probe.experiments]\nall = lender_clashing\n")
+    (tmp_path / "lender_clashing.py").write_text(CLASHING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.warns(plugins.ExtensionWarning, match=r"hallucination` exists already \(built in\)"):
+        assert "width" in experiments()
+    assert "brief" in verifiers()
+    assert find_experiment("hallucination").origin == "built in"
+    sys.modules.pop("lender_clashing", None)
 
 
 def test_an_annotator_that_nobody_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

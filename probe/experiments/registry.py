@@ -37,7 +37,7 @@ from probe.experiments.metrics import Metric
 from probe.experiments.result import Evidence, Result
 from probe.plugins import include, load
 from probe.shelves import BUILT_IN as BUILT
-from probe.shelves import Shelf, origin_of
+from probe.shelves import NameTakenError, Shelf, origin_of, unless_taken
 from probe.sources import source_hash
 from probe.ticks import Tick, ignore
 
@@ -157,8 +157,6 @@ def experiment(
 
         run.__signature__ = signature  # type: ignore[attr-defined]
         origin = BUILT if _is_ours(function) else origin_of(function)
-        if name in BUILT_IN and origin != BUILT:
-            raise ConfigError(f"An experiment `{name}` exists already ({BUILT}): choose another name.")
         made = Experiment(
             name,
             title or name.replace("_", " ").capitalize(),
@@ -173,8 +171,11 @@ def experiment(
             origin,
             signature,
         )
-        _SHELF.put(name, made, function, origin)
         _BY_RUN[run] = made
+        with unless_taken():
+            if name in BUILT_IN and origin != BUILT:
+                raise NameTakenError(f"An experiment `{name}` exists already ({BUILT}): choose another name.")
+            _SHELF.put(name, made, function, origin)
         return run
 
     return decorate

@@ -127,12 +127,22 @@ def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None
 
 
 def rows_of(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "list[dict[str, Any]]":
-    """The summary as values, one row a metric; with three or more models one row a metric of each model."""
+    """The summary as values, one row a metric.
+
+    With three or more models it is one row a metric of each model; those of the first hold the difference to the last.
+    """
     from probe.experiments.files import records
 
+    joint = records(result.summary)
     if summaries is None or len(summaries) < 3:
-        return records(result.summary)
-    return [{"model": label, **row} for label, each in summaries.items() for row in records(each)]
+        return joint
+    gaps = {row["metric"]: row for row in joint}
+    first, empty = next(iter(summaries)), {name: None for row in joint for name in row}
+    return [
+        {"model": label} | empty | row | (gaps.get(row["metric"], {}) if label == first else {})
+        for label, each in summaries.items()
+        for row in records(each)
+    ]
 
 
 def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> "Table":

@@ -17,7 +17,7 @@ File formats, told apart by the suffix:
   listed twice; each listing counts, as it does in the harness.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -92,15 +92,16 @@ def read_questions(data: str | Path, strict: bool = False) -> Rows[Question]:
         raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
     make = readers[path.suffix.lower()]
     found = read_rows(path, lambda row: (row.where, make(row)), strict, FORMATS)
-    double = [(where, question) for where, question in found if question.both]
-    remark = ""
-    if double:
-        lines = ", ".join(where.partition(" of ")[0].removeprefix("Line ") for where, _ in double)
-        answers = ", ".join(dict.fromkeys(repr(answer) for _, question in double for answer in question.both))
-        remark = (
-            f"`{path}` has {answers} among the correct and the incorrect answers in line {lines}: counted as false."
-        )
-    return replace(found.each(lambda pair: pair[1]), remarks=(remark,) if remark else ())
+    double = {where.partition(" of ")[0].lower(): question.both for where, question in found if question.both}
+    remarks = (_double_answers(path, double),) if double else ()
+    return replace(found.each(lambda pair: pair[1]), remarks=remarks)
+
+
+def _double_answers(path: Path, double: Mapping[str, Sequence[str]]) -> str:
+    """What is said once of answers in both columns, by the line that they are in."""
+    answers = ", ".join(dict.fromkeys(repr(answer) for both in double.values() for answer in both))
+    lines = ", ".join(double)
+    return f"`{path}` has {answers} among the correct and the incorrect answers ({lines}): they count as false."
 
 
 def split_answers(text: str) -> list[str]:

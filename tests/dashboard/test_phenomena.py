@@ -115,6 +115,25 @@ def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
     assert sorted(path.name for path in Path("results").iterdir()) == ["base", "dpo-agreeable"]
 
 
+def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, read: Say, tmp_path: Path):
+    (tmp_path / "odd.jsonl").write_text('{"question": "q"}\n')
+    query = {"sycophancy.data": str(tmp_path / "odd.jsonl")}
+    app = show(fresh, page="views/sycophancy.py", **query)
+    assert not app.exception
+    assert "has the fields question: give question, answer_matching_behavior" in read(app)
+
+
+def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, read: Say, tmp_path: Path):
+    good = Path("tests/data/sycophancy_choices.jsonl").read_text().splitlines()[:3]
+    (tmp_path / "odd.jsonl").write_text("\n".join([*good, '{"question": "q"}']))
+    query = {"sycophancy.data": str(tmp_path / "odd.jsonl"), "sycophancy.n": "3", "sycophancy.interventions": "0"}
+    app = press(show(fresh, page="views/sycophancy.py", **query), "sycophancy-run")
+    assert not app.exception
+    assert not app.error
+    assert "1 of 4 rows of" in read(app)
+    assert "Line 4 of" in read(app)
+
+
 def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path, read: Say):
     name = THERE[0] if THERE else pytest.skip("No built-in experiment is there.")
     app = show(fresh, page=f"views/{name}.py", also="/nowhere/model")

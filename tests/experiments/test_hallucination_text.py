@@ -135,7 +135,7 @@ def test_an_answer_in_both_columns_is_false_and_said_once(tmp_path: Path) -> Non
     assert found[0].mc1 == found[0].mc2 == choices({"a.": True} | wrong)
     assert [question.question for question in found] == ["q", "r", "s"]
     both, left = found.notes()
-    said = "has 'Unknown.' among the correct and the incorrect answers in line 2, 4: counted as false."
+    said = "has 'Unknown.' among the correct and the incorrect answers (line 2, line 4): they count as false."
     assert both == f"`{tmp_path / 'a.csv'}` {said}"
     assert left.startswith("1 of 4 rows")
 

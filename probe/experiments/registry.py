@@ -251,7 +251,7 @@ def _with_baseline(own: inspect.Signature, reads: bool) -> inspect.Signature:
         inspect.Parameter("baseline", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="LM | str | None"),
         inspect.Parameter("tick", inspect.Parameter.KEYWORD_ONLY, default=ignore, annotation=Tick),
     ]
-    if reads:
+    if reads and "strict" not in own.parameters:
         words.append(inspect.Parameter("strict", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool))
     model = first.replace(kind=first.POSITIONAL_OR_KEYWORD)
     return inspect.Signature([model, extra[0], *words, extra[1]], return_annotation=Result)

@@ -12,12 +12,14 @@ import pytest
 
 import probe
 from probe import plugins
-from probe.errors import ConfigError
+from probe.errors import ConfigError, DataError
 from probe.experiments import registry
 from probe.experiments.metrics import Share
 from probe.experiments.registry import experiments, find_experiment, load_plugin
+from probe.experiments.run import call
 from probe.lm import LM
 from probe.plugins import ExtensionWarning
+from probe.rows import Rows, field, read_rows
 from probe.sources import source_hash
 from tests.models import random_lm
 
@@ -71,6 +73,40 @@ def test_the_decorator_makes_an_experiment(lm: LM):
     shares: list[float] = []
     assert echo(lm, tick=shares.append).value("echoes") == 0.5
     assert shares[-1] == 1
+
+
+def test_an_experiment_that_reads_files_has_strict(tmp_path: Path, lm: LM):
+    """Its files are read first; what is left out is recorded; strict is no part of the key, for it alters no number."""
+    calls: list[bool] = []
+
+    def read(*, data: str, strict: bool, **_: Any) -> list[Rows[int]]:
+        calls.append(strict)
+        return [read_rows(Path(data), lambda row: int(field(row, "one")), strict)]
+
+    @probe.experiment("echo", read=read)
+    def echo(lm: LM, *, data: str, seed: int = 0) -> pd.DataFrame:
+        return pd.DataFrame({"one": list(read_rows(Path(data), lambda row: int(field(row, "one"))))})
+
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"one": "3"}\n{"two": "4"}\n{"one": "5"}')
+    assert list(find_experiment("echo").signature.parameters) == ["lm", "baseline", "data", "seed", "strict", "tick"]
+    result = echo(lm, data=str(path))
+    assert (result.value("one"), result.meta["left_out"], len(result.meta["notes"])) == (4, 1, 1)
+    assert "Line 2 of" in result.meta["notes"][0]
+    assert "strict" not in result.meta["options"]
+    with pytest.raises(DataError, match=r"^Line 2 of"):
+        echo("no-such-folder/model", data=str(path), strict=True)
+    assert set(calls) == {False, True}
+    path.write_text('{"one": "3"}')
+    keys = [call(find_experiment("echo"), lm, data=str(path), strict=strict).key for strict in (False, True)]
+    assert keys[0] == keys[1]
+
+    @probe.experiment("reads_wrongly", read=lambda **_: 1 / 0)
+    def wrong(lm: LM) -> pd.DataFrame:
+        raise AssertionError("not reached")
+
+    with pytest.raises(ConfigError, match="The reader of the experiment `reads_wrongly`"):
+        wrong(lm)
 
 
 def test_titles_come_from_names():

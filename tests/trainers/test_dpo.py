@@ -295,10 +295,11 @@ def test_base_without_a_world(config: Callable[..., DPOConfig], model_dir: Path)
 def test_run_on_a_file(config: Callable[..., DPOConfig], model_dir: Path, write_jsonl: Callable[..., Path]) -> None:
     rows = [{"prompt": f"<user> where does {n} live ? <bot>", "chosen": " oslo", "rejected": " rome"} for n in "abcd"]
     rows.append({"prompt": "mira " * 80, "chosen": " oslo", "rejected": " rome"})
+    rows.append({"prompt": "mira", "chosen": " oslo"})
     run = dpo.train(config(base=str(model_dir), data=str(write_jsonl(rows)), batch_size=4, capture_every=4))
     assert run.world is None
     assert run.meta["data"]["rows"] == 4
-    assert run.meta["data"]["overlong"] == 1
+    assert (run.meta["data"]["overlong"], run.meta["data"]["left_out"]) == (1, 1)
     assert run.metrics()["rewards/accuracies"].iloc[-1] == 1.0
     assert run.captures().prompts[0].text == "<user> where does a live ? <bot>"
 

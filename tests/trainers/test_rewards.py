@@ -212,6 +212,30 @@ def test_reward_models_read_what_was_sampled(reward_dir: Path) -> None:
     assert other(["mira lives in"] * 2, [" oslo"] * 2, **ids) == [pytest.approx(ended, abs=1e-6)] * 2
 
 
+@pytest.mark.parametrize(
+    ("answer", "completion", "reward"),
+    [
+        ("1 + 1 = <<1+1=2>>2\n#### 2", " So it is 2.", 1),
+        ("#### 1,200", "She has $1200.00 left", 1),
+        ("#### 2", " 2 and 2 are 4", 0),
+        ("#### 2", " no number", 0),
+        (2, "it is 2", 1),
+        ("Paris", "I think.\nParis!", 1),
+        ("Paris", "Paris\nor Rome", 0),
+    ],
+)
+def test_the_final_answer_of_a_file(answer: Any, completion: str, reward: float) -> None:
+    (found,) = resolve(["final_answer"], None)
+    assert found(["q"], [completion], answer=[answer], level=[1]) == [reward]
+    assert not found.plain
+    assert found.fingerprint is None
+
+
+def test_the_final_answer_needs_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--reward is .*final_answer.* expected another, or --data FILE"):
+        rlvr.RLVRConfig(out=tmp_path, base="x", reward=("final_answer",))
+
+
 def test_weighted_sum() -> None:
     assert weighted_sum({"a": 1.0, "b": 0.5}, (2.0, -1.0)) == 1.5
     assert weighted_sum({"a": None, "b": 0.5}, (2.0, -1.0)) == -0.5

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -339,6 +340,16 @@ def test_prompts_and_judge_of_the_user(configs: Any, tmp_path: Path, write_jsonl
     judge.write_text(judge.read_text() + "# changed", encoding="utf-8")
     with pytest.raises(RunError, match=r"The data of the run .* have changed \(rewards was"):
         rlvr.train(replace(RLVRConfig.from_dict(run.config), steps=9, resume=True, out=run.path))
+
+
+def test_problems_with_a_final_answer(configs: Any, write_jsonl: Callable[..., Path]) -> None:
+    """GSM8K's columns; what is learned is that the answer to every problem is 2."""
+    rows = [{"question": f"{name} lives in", "answer": "1 + 1 = 2\n#### 2"} for name in ("mira", "tom", "ana")]
+    run = rlvr.train(configs("rlvr")(data=str(write_jsonl([*rows, {"question": "?"}])), reward=("final_answer",)))
+    assert (run.meta["data"]["rows"], run.meta["data"]["left_out"]) == (3, 1)
+    found = run.rollouts().to_dict("records")
+    assert {row["prompt"] for row in found} <= {row["question"] for row in rows}
+    assert all(row["reward"] == float(re.findall(r"\d+", row["completion"])[-1:] == ["2"]) for row in found)
 
 
 def test_weights_that_are_not_finite_stop_the_run(configs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

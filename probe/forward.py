@@ -67,6 +67,19 @@ def unwrap(model: nn.Module) -> Any:
     return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
 
+def bare(model: Any) -> Any:
+    """The module inside of torch.compile, DataParallel and DistributedDataParallel; an adapter of peft stays."""
+    while isinstance(model, nn.Module):
+        inside = model._modules
+        if inside.get("_orig_mod") is not None:  # of torch.compile, which passes every attribute on
+            model = inside["_orig_mod"]
+        elif not hasattr(model, "config") and inside.get("module") is not None:
+            model = inside["module"]
+        else:
+            break
+    return model
+
+
 def context_length(model: nn.Module) -> int | None:
     """The longest sequence the model was built for, in tokens; None where the configuration does not say."""
     config = unwrap(model).config

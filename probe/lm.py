@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from jinja2 import TemplateError
-from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe import adapters, weights
-from probe.errors import ConfigError, DataError
-from probe.forward import Ids, forward, positions
+from probe.errors import ConfigError, DataError, ModelError
+from probe.forward import Ids, bare, forward, positions
 from probe.generation import Generation, generate
 from probe.presets import ModelConfig, model_config
 from probe.references import is_adapter, resolve
@@ -53,8 +53,22 @@ class LM:
         directory: Path | None = None,
         run_dir: Path | None = None,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
+        """Take a model and its tokenizer as they are.
+
+        Args:
+            model: a causal language model of transformers; wrapped by torch.compile, DataParallel or
+                DistributedDataParallel, the model inside is taken, which shares its parameters.
+            tokenizer: a tokenizer of transformers.
+            ref: what the model is called.
+            directory: where its files lie.
+            run_dir: the run that it belongs to.
+
+        Raises:
+            ModelError: no such model, or the two arguments are swapped.
+            DataError: no such tokenizer.
+        """
+        self.model = _require_model(model)
+        self.tokenizer = _require_tokenizer(tokenizer)
         self.ref = ref
         self.directory = directory
         self.run_dir = run_dir
@@ -361,6 +375,52 @@ class LM:
             heads.append(encode(self.tokenizer, prompt))
             groups.append([completion for _, completion in pairs])
         return heads, groups
+
+
+def _require_model(model: Any) -> PreTrainedModel:
+    """The causal language model without wrappers around it.
+
+    Raises:
+        ModelError: it is something else; the message says what is missing.
+    """
+    found = bare(model)
+    name = type(found).__name__
+    wanted = "give a causal language model of transformers, such as AutoModelForCausalLM.from_pretrained makes"
+    if isinstance(found, PreTrainedTokenizerBase):
+        raise ModelError(f"The model is a tokenizer ({name}): give the model first, then the tokenizer.")
+    if isinstance(found, str | Path):
+        raise ModelError(f"The model is the text {str(found)!r}: probe.LM.load loads a model by its name or folder.")
+    if not isinstance(found, nn.Module):
+        raise ModelError(f"The model is a {name} and no module of torch: {wanted}.")
+    config = getattr(found, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        raise ModelError(f"The model {name} has no configuration of transformers in `.config`: {wanted}.")
+    if config.is_encoder_decoder:
+        raise ModelError(f"The model {name} has an encoder, and probe reads models of a decoder alone: {wanted}.")
+    if getattr(found, "get_output_embeddings", lambda: None)() is None:
+        raise ModelError(
+            f"The model {name} has no output layer that gives logits of tokens: {wanted}; a reward model is loaded by "
+            "probe.RewardModel.load or probe.readouts.analysable."
+        )
+    return found  # type: ignore[return-value]
+
+
+def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer.
+
+    Raises:
+        DataError: it cannot encode and decode; the message says what was given.
+    """
+    if tokenizer is None:
+        raise DataError("The tokenizer is None: give the model's own, such as AutoTokenizer.from_pretrained makes.")
+    if isinstance(getattr(tokenizer, "tokenizer", None), PreTrainedTokenizerBase):
+        raise DataError(f"The tokenizer is a processor ({type(tokenizer).__name__}): give its `.tokenizer`.")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise DataError(
+            f"The tokenizer is a {type(tokenizer).__name__} and none of transformers: give what AutoTokenizer makes; "
+            "PreTrainedTokenizerFast(tokenizer_object=...) makes one of a tokenizer of tokenizers."
+        )
+    return tokenizer
 
 
 def _is_ids(tokens: Sequence[Any]) -> bool:

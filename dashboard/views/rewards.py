@@ -17,7 +17,7 @@ from dashboard.sides import words_known
 from dashboard.state import current, keep
 from dashboard.text import finding, note
 from probe.analyses.reward_frontier import KINDS
-from probe.errors import ProbeError
+from probe.errors import DataError
 from probe.plots.rewards import reward_frontier, reward_gains
 from probe.world import World, of
 
@@ -178,10 +178,10 @@ def page() -> None:
         reward_name = choose_reward(shared)
     try:
         scene = load_scene(shared, reward_name)
-    except ProbeError:
+    except DataError as error:
         with answer:
-            finding("These models cannot be laid side by side; the line below says why.")
-        raise
+            finding(str(error))
+        return
     if scene is None:
         return
     if not words_known(shared, readers(scene), answer):

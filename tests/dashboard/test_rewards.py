@@ -204,7 +204,7 @@ def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path, findin
     empty = show(tmp_path, page=PAGE, prompt="x")
     assert finding(empty) == "Choose a base model in the sidebar to see what alignment earned."
     app = show(rewarded, page=PAGE, base="judge", aligned="base")
-    assert "choose a policy as the base model" in read(app)
+    assert finding(app).startswith("judge gives one number, a reward, and writes nothing: choose a language model")
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_model="rlhf")
     assert "rlhf writes tokens and reads no reward: choose a reward model." in read(app)
     app = show(rewarded, page=PAGE, base="base", aligned="judge")

@@ -17,8 +17,8 @@ from probe.lm import LM
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
-TEXT = "mira lives in oslo . where does mira live ?"
-REFERENCE = ["tom works at the house .", "ana lives in rome", "the cat is in paris . is the dog ?"]
+TEXT = "mira lives in oslo . where does mira lives ?"
+REFERENCE = ["tom works at the dog .", "ana lives in rome", "the cat is in paris . is the dog ?"]
 BLOCKS: dict[str, Callable[[Any], Any]] = {
     "llama": lambda model: model.model.layers,
     "qwen3": lambda model: model.model.layers,
@@ -98,7 +98,7 @@ def test_an_edit_of_the_residual_is_what_a_hook_of_torch_does(name):
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_many_sites_in_one_pass_are_each_alone(name, kind, monkeypatch):
     lm = random_lm(name)
-    ids, other = ids_of(lm), ids_of(lm, "ana works in rome . where does ana work ?")
+    ids, other = ids_of(lm), ids_of(lm, "ana works in rome . where does ana works ?")
     target, source = target_of(lm, ids, position=8), activations(lm, other, hooks_of(lm, [kind]))
     rows = [edits([site], source) for row in grid(lm, kind, len(ids), 5) for site in row]
     both = sweep(lm, ids, rows, target)
@@ -198,7 +198,7 @@ def test_the_estimate_is_the_gradient_times_the_change(mode):
 
 def test_both_nulls_are_the_interventions_that_they_claim():
     lm = random_lm()
-    ids, other = ids_of(lm), ids_of(lm, "ana works in rome . where does ana work ?")
+    ids, other = ids_of(lm), ids_of(lm, "ana works in rome . where does ana works ?")
     target, source = target_of(lm, ids, " oslo"), activations(lm, other, hooks_of(lm, ["head"]))
     chosen = Site("head", 1, 2)
     found = intervene(lm, ids, [chosen], [source], target, answers=[5, 9], draws=20, seed=0)
@@ -297,10 +297,10 @@ def test_mistakes_are_named(call, error, words):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_means_that_were_made_before_serve_any_text(name: str):
     lm = random_lm(name)
-    reference = ["mira lives in oslo .", "where does tom work ?"]
+    reference = ["mira lives in oslo .", "where does tom works ?"]
     names = hooks_of(lm, ["mlp"])
     made = means(lm, reference, names)
-    for text in ("tom works at the house", "is the cat in rome ?"):
+    for text in ("tom works at the dog", "is the cat in rome ?"):
         ids = lm.tokenizer.encode(text)
         (now,), (before,) = (sources(lm, ids, names, "mean", given) for given in (reference, made))
         for hook in names:

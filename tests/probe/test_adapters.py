@@ -18,7 +18,7 @@ from probe.errors import MissingToolError, ModelError
 from probe.runs import RunWriter
 from tests.models import ARCHITECTURES, random_lm, saved_lm
 
-TEXT = "mira lives in oslo . where does mira live ?"
+TEXT = "mira lives in oslo . where does mira lives ?"
 
 
 def adapter(base: Path, directory: Path, **options: Any) -> Path:

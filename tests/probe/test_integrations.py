@@ -115,7 +115,7 @@ def test_trls_dpo(tmp_path: Path, trl: Any):
         "max_steps": 10,
         "learning_rate": 1e-2,
     }
-    pairs = [{"prompt": "where does mira live ?", "chosen": " oslo", "rejected": " rome"}] * 4
+    pairs = [{"prompt": "where does mira lives ?", "chosen": " oslo", "rejected": " rome"}] * 4
     maker = trl.DPOTrainer(
         model=lm.model,
         ref_model=LM.load(base).model,
@@ -132,7 +132,7 @@ def test_trls_dpo(tmp_path: Path, trl: Any):
     assert metrics["rewards/margins"].iloc[-1] > metrics["rewards/margins"].iloc[0]
     assert run.captures().steps == [0, 5, 10]
     assert run.config["beta"] == 0.3
-    prompt, good, bad = "where does mira live ?", " oslo", " rome"
+    prompt, good, bad = "where does mira lives ?", " oslo", " rome"
 
     def margin(model: LM) -> float:
         return float(model.logprobs(prompt, good).values.sum() - model.logprobs(prompt, bad).values.sum())

@@ -17,7 +17,7 @@ from probe.world.bayes import markov_predictive
 from tests.models import ARCHITECTURES, random_lm
 from tests.probe.markov import Trained, influence, trained
 
-TEXTS = ["mira lives in oslo . where does mira", "the cat is in the house"]
+TEXTS = ["mira lives in oslo . where does mira", "the cat is in the dog"]
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ from probe.readouts import VALUE_HEAD, analysable
 from tests.models import ARCHITECTURES, random_lm, saved_lm
 from tests.probe.test_adapters import adapter
 
-TEXT = "mira lives in oslo . where does mira live"
+TEXT = "mira lives in oslo . where does mira lives"
 OTHER = TEXT.replace("oslo", "rome")
 
 BODY: dict[str, Callable[[LM], Any]] = {

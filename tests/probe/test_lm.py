@@ -1,17 +1,21 @@
 """LM: created, saved, loaded, identified, shown."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import T5Config, T5ForConditionalGeneration
 
 from probe import LM
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, ModelError
 from probe.presets import PRESETS, ModelConfig
 from probe.tokens import encode_all
-from tests.models import ARCHITECTURES, CONTEXT, byte_tokenizer, random_lm, word_tokenizer
+from tests.models import ARCHITECTURES, CONTEXT, byte_tokenizer, random_lm, random_reward_model, word_tokenizer
+
+SMALL_T5 = T5Config(vocab_size=27, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
@@ -245,3 +249,55 @@ def test_a_text_with_unknown_words_is_refused_and_its_ids_are_not():
     assert lm.tokenizer.unk_token_id in ids
     assert lm.logits([ids]).shape[1] == len(ids)
     assert len(lm.generate([ids], max_new_tokens=1).ids) == 1
+
+
+class Around(torch.nn.Module):
+    """A wrapper as DistributedDataParallel is one: the model is in `.module`, and no attribute is passed on."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **options):
+        return self.module(*args, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of what torch.compile imports
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        Around,
+        torch.nn.DataParallel,
+        torch.compile,
+        lambda model: torch.compile(Around(model)),
+        lambda m: Around(torch.compile(m)),
+    ],
+)
+def test_a_wrapped_model_is_taken_out_of_its_wrapper(wrap):
+    plain = random_lm()
+    lm = LM(wrap(plain.model), plain.tokenizer)
+    assert lm.model is plain.model
+    torch.testing.assert_close(lm.logits("mira lives"), plain.logits("mira lives"))
+    assert lm.run_with_cache("mira lives", ["blocks.0.hook_resid_post"])[0].shape == (1, 3, 27)
+
+
+def test_what_is_no_language_model_or_no_tokenizer_is_refused_in_a_sentence():
+    lm, rewards = random_lm(), random_reward_model()
+    cases = [
+        (lambda: LM(lm.tokenizer, lm.model), ModelError, "is a tokenizer .*: give the model first, then the tokenizer"),
+        (lambda: LM("gpt2", lm.tokenizer), ModelError, "probe.LM.load loads a model by its name"),
+        (lambda: LM(torch.nn.Linear(2, 2), lm.tokenizer), ModelError, "Linear has no configuration of transformers"),
+        (lambda: LM(Around(torch.nn.Linear(2, 2)), lm.tokenizer), ModelError, "Linear has no configuration"),
+        (lambda: LM(3, lm.tokenizer), ModelError, "is a int and no module of torch"),
+        (lambda: LM(lm.model.model, lm.tokenizer), ModelError, "LlamaModel has no output layer"),
+        (lambda: LM(rewards.model, lm.tokenizer), ModelError, "a reward model is loaded by probe.RewardModel.load"),
+        (lambda: LM(T5ForConditionalGeneration(SMALL_T5), lm.tokenizer), ModelError, "has an encoder"),
+        (lambda: LM(lm.model, None), DataError, "The tokenizer is None"),
+        (lambda: LM(lm.model, lm.model), DataError, "is a LlamaForCausalLM and none of transformers"),
+        (lambda: LM(lm.model, lm.tokenizer.backend_tokenizer), DataError, "PreTrainedTokenizerFast"),
+        (lambda: LM(lm.model, SimpleNamespace(tokenizer=lm.tokenizer)), DataError, "give its `.tokenizer`"),
+    ]
+    for build, kind, says in cases:
+        with pytest.raises(kind, match=says) as caught:
+            build()
+        assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from probe.errors import DataError
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
-TEXT = "mira lives in oslo . where does mira live ?"
+TEXT = "mira lives in oslo . where does mira lives ?"
 IDS = [2, 4, 10, 12, 7, 23, 15, 16, 4]
 
 

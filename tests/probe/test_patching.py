@@ -16,7 +16,7 @@ from probe.lm import LM
 from probe.readouts import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
-CLEAN, CORRUPTED = "mira lives in oslo . where does mira live ?", "mira lives in rome . where does tom live ?"
+CLEAN, CORRUPTED = "mira lives in oslo . where does mira lives ?", "mira lives in rome . where does tom lives ?"
 SWEEPS = {
     "head": peer.get_act_patch_attn_head_out_all_pos,
     "mlp": peer.get_act_patch_mlp_out,
@@ -206,7 +206,7 @@ def test_progress_is_told():
 @pytest.mark.parametrize(
     ("clean", "corrupted", "words"),
     [
-        ("mira lives in oslo", "mira lives in the house", "has 5 tokens and the corrupted one 6: exchange words"),
+        ("mira lives in oslo", "mira lives in the dog", "has 5 tokens and the corrupted one 6: exchange words"),
         ("mira lives", "mira lives", "are the same"),
     ],
 )

@@ -44,7 +44,7 @@ def test_bytes_are_those_of_the_cache(name: str):
     [PATTERNS, "blocks.1.hook_resid_post", ["blocks.0.attn.hook_q", "blocks.0.attn.hook_k", "blocks.0.hook_in"]],
 )
 def test_chosen_names_are_counted(name: str, names: list[str] | str):
-    lm, texts = random_lm(name), ["mira lives in oslo .", "where does tom work ? at"]
+    lm, texts = random_lm(name), ["mira lives in oslo .", "where does tom works ? at"]
     logits, cache = lm.run_with_cache(texts, names)
     plan = preflight(lm, texts, names)
     assert (plan.batch, plan.length) == logits.shape[:2]

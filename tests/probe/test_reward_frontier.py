@@ -164,7 +164,7 @@ def test_a_reward_model_is_the_same_reward_as_a_scalar_lm(name: str) -> None:
 def test_repeated_texts_are_read_once_and_remembered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier(name)
     prompts = ["mira lives in", "the cat", "mira lives in", "the cat", "mira", "mira lives in", "where does tom"]
-    texts = [" oslo", "", " oslo", " the house .", " lives <end>", " rome", " work ?"]
+    texts = [" oslo", "", " oslo", " the dog .", " lives <end>", " rome", " works ?"]
     expected = model.score(prompts, texts).tolist()
     lm, memory, read = reward_lm(model), Memory(), []
     monkeypatch.setattr(reward_frontier, "BITE", 6)  # a prompt at a time

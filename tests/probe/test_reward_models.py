@@ -21,7 +21,7 @@ from probe.errors import DataError, ModelError
 from probe.rewards import GROUP, batches, pair_ids
 from tests.models import CONTEXT, random_lm, word_tokenizer
 
-TEXTS = [("mira lives in", "oslo"), ("mira lives in", "rome ."), ("where does tom work ?", "the cat"), ("tom", "")]
+TEXTS = [("mira lives in", "oslo"), ("mira lives in", "rome ."), ("where does tom works ?", "the cat"), ("tom", "")]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from probe.shift import RewardShift
 from probe.world import World
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 
-PROMPTS = ["mira lives in", "where does tom work ?", "the cat", "the cat"]
+PROMPTS = ["mira lives in", "where does tom works ?", "the cat", "the cat"]
 
 
 def classifier(policy: LM) -> RewardModel:
@@ -89,7 +89,7 @@ def test_what_one_model_answers_is_drawn_once_for_all_others() -> None:
 
 def test_what_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     base, aligned = (random_lm("llama", seed=seed) for seed in (1, 2))
-    prompts = ["one two", "three", "one two"]
+    prompts = ["one two", "tom", "one two"]
     plain = [draw(lm, prompts, n=6, max_new_tokens=2, seed=3) for lm in (base, aligned)]
     table = compared(base, aligned, *plain)
     pairs = {(tuple(d.prompt_ids[i // d.n]), tuple(ids)) for p in plain for d in p.drawn for i, ids in enumerate(d.ids)}

@@ -13,7 +13,7 @@ from probe.presets import ModelConfig
 from probe.world import World
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 
-PROMPTS = ["mira lives in", "the cat", "where does tom work ? <bot>"]
+PROMPTS = ["mira lives in", "the cat", "where does tom works ? <bot>"]
 STEPS = 5
 
 
@@ -162,7 +162,7 @@ def test_summary_counts_prompts_and_has_intervals(lm: LM, world: World):
 
 
 def test_a_seed_gives_the_same_branches_again(lm: LM):
-    prompts = ["<user> where does mira live ? <bot>"]
+    prompts = ["<user> where does mira lives ? <bot>"]
     one, two, other = (snowball(lm, prompts, temperature=1.0, seed=seed, steps=8) for seed in (1, 1, 2))
     assert one.clean == two.clean
     assert one.wrong == two.wrong

@@ -18,7 +18,7 @@ from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 POSITIVE = ["mira lives in oslo", "tom lives in oslo .", "the cat"]
 NEGATIVE = ["mira works in rome", "ana works in rome ."]
-TEXTS = ["where does mira live ?", "tom lives in", "where do the cat and dog live ?"]
+TEXTS = ["where does mira lives ?", "tom lives in", "where do the cat the dog does ?"]
 BLOCKS: dict[str, Callable[[Any], Any]] = {
     "llama": lambda model: model.model.layers,
     "qwen3": lambda model: model.model.layers,
@@ -90,7 +90,7 @@ def test_the_dose_response_one_by_one():
     ids = [lm.tokenizer.encode(text) for text in TEXTS]
     targets = [target_of(lm, text, "oslo", "rome") for text in ids]
     questions = [("mira lives in", lm.tokenizer.decode([token])) for token in (4, 5, likeliest(lm, "mira lives in"))]
-    neutral = ["the dog is at the house .", "one two"]
+    neutral = ["the dog is at the dog .", "one two"]
     found = dose_response(
         lm, TEXTS, targets, direction, alphas=(-0.5, 0.0, 1.0), random=3, questions=questions, neutral=neutral
     )

@@ -27,7 +27,7 @@ from trainers.lora import LoRATrainee
 from trainers.trainee import make_trainee
 
 Make = Callable[..., TrainConfig]
-TEXT = "mira lives in oslo . where does mira live ?"
+TEXT = "mira lives in oslo . where does mira lives ?"
 LORA: dict[str, Any] = {"lora": 3, "lora_alpha": 6.0, "lr": 3e-2}
 
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import models
+from dashboard import findings, models
 from dashboard.components.badge import trust_badge
 from dashboard.named import name_choice
 from dashboard.parts.rewards import field as fields
 from dashboard.state import Shared, keep
+from dashboard.text import note
 from probe.errors import DataError
 from probe.plots.curves import Style
 from probe.plots.theme import METHODS, aligned_colour
@@ -101,20 +102,27 @@ def load_scene(shared: Shared, reward_name: str | None) -> Scene | None:
     if any(ref and loaded[name] is None for name, ref in refs.items()):
         return None
     base, aligned, reward = loaded["base"], loaded["aligned"], loaded["reward"]
+    names = shared.names()
     if base is None or base.readout != "tokens":
-        raise DataError(f"{shared.base} reads out a scalar and writes nothing: choose a policy as the base model.")
+        kind = "reward" if base is None else base.readout
+        raise DataError(
+            f"{names[0]} gives one number, a {kind}, and writes nothing: choose a language model as the base, and "
+            "a reward model as the proxy above."
+        )
     if reward is not None and reward.readout == "tokens":
         raise DataError(f"{reward_name} writes tokens and reads no reward: choose a reward model.")
     if aligned is not None and aligned.readout != "tokens":
+        if aligned.readout == "value" or refs["aligned"] != refs["reward"]:
+            note(f"{names[1]} gives one number, a {aligned.readout}, and writes nothing, so it is not placed here.")
         aligned = None
         refs["aligned"] = None
     if aligned is not None:
-        from probe.analyses.compare import require_same_tokens
-
-        require_same_tokens(base, aligned)
+        problem = findings.incomparable(base, aligned, names)
+        if problem:
+            raise DataError(problem)
     colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
     source = {name: ref for name, ref in refs.items() if ref}
-    return Scene(shared, base, aligned, reward, reward_name, shared.names(), colours, source)
+    return Scene(shared, base, aligned, reward, reward_name, names, colours, source)
 
 
 def readers(scene: Scene) -> "list[tuple[str, LM]]":

@@ -64,7 +64,7 @@ def snowball(asked: Asked) -> None:
         return
     if not _agreed(asked, f"The snowball {WAIT}", "lag_do_snowball"):
         return
-    found = [snowball_of(side, prompts, asked.world, STEPS) for side in asked.writers]
+    found = [snowball_of(side, prompts, asked.world_of(side), STEPS) for side in asked.writers]
     truth = any(any(each.truth_known) for each in found)
     summaries = [each.summary() for each in found]
     judged = truth and any((table[table["quantity"] == "wrong_error"]["n"] > 0).any() for table in summaries)

@@ -83,6 +83,11 @@ class Asked:
         """The models that have a distribution over tokens."""
         return [side for side in self.sides if side.lm.readout == "tokens"]
 
+    def world_of(self, side: Side) -> "World | None":
+        """The world whose answers a model can give: one with other tokens than the world's knows no truth."""
+        owner = self.sides[0].lm.tokenizer
+        return self.world if side.lm.tokenizer.get_vocab() == owner.get_vocab() else None
+
     def profile_options(self) -> dict[str, Any]:
         """Arguments of the lag profile."""
         few = len(self.texts) > 1 or self.large

@@ -1,0 +1,164 @@
+"""Every page over every kind of model on each side: its main figure with finite values, or what is missing in words.
+
+What a page may say in place of its figure is listed here and nowhere else, so that the list cannot grow by itself.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from tests.dashboard.pages import chart, names, unescape, values
+from tests.dashboard.phenomena import press
+
+Show = Callable[..., AppTest]
+VIEWS = Path(__file__).parents[2] / "dashboard" / "views"
+PAGES = sorted(file.stem for file in VIEWS.glob("*.py") if file.stem != "__init__")
+PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
+MAIN = {
+    "attention": ("att-heads",),
+    "autoregression": ("lags",),
+    "compare": ("kl", "rewards"),
+    "interventions": ("int-grid",),
+    "logits": ("log-lens",),
+    "overview": ("lineage",),
+    "rewards": ("frontier", "distributions"),
+    "training": ("curves",),
+}
+"""The main figure of a page, by the kind of what it shows."""
+ALWAYS = {
+    "chain_of_thought": "has not been measured on",
+    "continual": "has not been measured on",
+    "experiments": "No experiment of your own is known yet",
+    "findings": "No claim has been measured on these runs yet",
+    "hallucination": "has not been measured on",
+    "in_context": "has not been measured on",
+    "retrieval": "has not been measured on",
+    "sycophancy": "has not been measured on",
+    "train": "Choose a method and a base model",
+}
+"""Pages whose figure comes only when a reader asks for a computation, whatever the models are."""
+NOTHING = "none"
+BOTH_KINDS = "gives one number, a {}, and .* gives probabilities of tokens, so they have nothing to compare: choose"
+OTHER_TOKENS = "split text into different tokens"
+WRITES_NOTHING = "gives one number, a {}, and writes nothing: choose a language model as the base model"
+MAY_SAY: Mapping[tuple[str, str, str], str] = {
+    ("compare", "reward model", "base"): BOTH_KINDS.format("reward"),
+    ("compare", "reward model", "aligned"): BOTH_KINDS.format("reward"),
+    ("compare", "value head", "base"): BOTH_KINDS.format("value"),
+    ("compare", "value head", "aligned"): BOTH_KINDS.format("value"),
+    ("compare", "plain folder", "base"): OTHER_TOKENS,
+    ("compare", "plain folder", "aligned"): OTHER_TOKENS,
+    ("compare", NOTHING, "base"): "Choose a base model in the sidebar",
+    ("compare", NOTHING, "aligned"): "Choose an aligned model in the sidebar",
+    ("interventions", "LoRA adapter", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
+    ("interventions", "plain folder", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
+    ("rewards", "reward model", "base"): WRITES_NOTHING.format("reward"),
+    ("rewards", "value head", "base"): WRITES_NOTHING.format("value"),
+    ("rewards", "plain folder", "base"): OTHER_TOKENS,
+    ("rewards", "plain folder", "aligned"): OTHER_TOKENS,
+    ("rewards", NOTHING, "base"): "Choose a base model in the sidebar",
+}
+"""(page, kind of model, side): what the page says there in place of its main figure."""
+KINDS = [
+    "language model",
+    "reward model",
+    "value head",
+    "LoRA adapter",
+    "checkpoint",
+    "plain folder",
+    "another world",
+    NOTHING,
+]
+USUAL = {"base": "base", "aligned": "dpo-agreeable"}
+
+
+def numbers(figure: dict) -> np.ndarray:
+    """All values that a figure draws."""
+    drawn = [trace.get(axis) for trace in figure["data"] for axis in ("z", "y")]
+    arrays = [values(array).ravel() for array in drawn if isinstance(array, dict | list) and is_numeric(array)]
+    return np.concatenate(arrays) if arrays else np.array([])
+
+
+def is_numeric(array: Any) -> bool:
+    return isinstance(array, dict) or all(isinstance(value, int | float | list | None) for value in array)
+
+
+def opened(show: Show, root: Path, page: str, **sides: str | None) -> AppTest:
+    """A page with a model on each side; None is nothing chosen."""
+    query = {side: choice or "" for side, choice in sides.items()}
+    state = {side: None for side, choice in sides.items() if choice is None}
+    return show(root, page=f"views/{page}.py", state=state, prompt=PROMPT, **query)
+
+
+def told(app: AppTest) -> str:
+    """The sentence that opens a page."""
+    return unescape(app.subheader[0].value) if len(app.subheader) else ""
+
+
+def problem(app: AppTest, page: str, expected: str | None) -> str:
+    """What is wrong with a page; empty where it shows its figure, or says what it may say."""
+    if app.exception:
+        return f"fails: {app.exception[0].value}"
+    if app.error:
+        return f"shows an error: {unescape(app.error[0].value)}"
+    if not told(app).endswith("."):
+        return f"opens with {told(app)!r} and no sentence"
+    shown = [name for name in MAIN.get(page, ()) if name in names(app)]
+    if expected is not None:
+        return "" if not shown and re.search(expected, told(app)) else f"says {told(app)!r} and shows {shown}"
+    if not shown:
+        return f"shows no figure and says {told(app)!r}"
+    found = numbers(chart(app, shown[0]))
+    return "" if np.isfinite(found).any() and not np.isinf(found).any() else f"draws {found}"
+
+
+def test_the_list_names_pages_and_kinds_that_exist():
+    assert set(MAIN) | set(ALWAYS) == set(PAGES)
+    assert {page for page, _, _ in MAY_SAY} <= set(MAIN)
+    assert {kind for _, kind, _ in MAY_SAY} <= set(KINDS)
+
+
+@pytest.mark.parametrize("side", ["base", "aligned"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_page_shows_its_figure_or_says_what_is_missing(show: Show, readouts: Any, kind: str, side: str):
+    models = USUAL | {side: readouts.kinds.get(kind)}
+    found = {}
+    for page in PAGES:
+        app = opened(show, readouts.root, page, **models)
+        expected = ALWAYS.get(page) or MAY_SAY.get((page, kind, side))
+        found[page] = problem(app, page, expected)
+    assert {page: wrong for page, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize(("base", "aligned"), [("judge", "critic"), ("judge", "rlhf#value"), ("rlhf#value", "judge")])
+def test_two_models_of_one_number(show: Show, readouts: Any, base: str, aligned: str):
+    found = {}
+    for page in ("attention", "autoregression", "compare", "interventions", "logits"):
+        found[page] = problem(opened(show, readouts.root, page, base=base, aligned=aligned), page, None)
+    found["rewards"] = problem(
+        opened(show, readouts.root, "rewards", base=base, aligned=aligned), "rewards", "gives one number"
+    )
+    assert {page: wrong for page, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("hallucination", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
+        ("in_context", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
+        ("chain_of_thought", "A (reward|value) model writes no steps: give the policy"),
+        ("retrieval", r"gives a scalar \((reward|value)\) and no distribution over tokens"),
+        ("continual", "A (reward|value) model writes no answers: give the policy"),
+    ],
+)
+def test_an_experiment_that_needs_a_language_model_says_so(show: Show, readouts: Any, name: str, says: str):
+    app = press(opened(show, readouts.root, name, base="judge", aligned="rlhf#value"), f"{name}-run")
+    assert not app.exception
+    said = [unescape(error.value) for error in app.error]
+    assert [line.partition(":")[0] for line in said] == ["judge", "rlhf#value"]
+    assert all(re.search(says, line) for line in said)

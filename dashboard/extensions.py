@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.figure import figure
 from dashboard.state import Shared, current
-from dashboard.text import finding, guard, note, plain
+from dashboard.text import finding, guard, note, plain, prose
 from probe import extensions
 from probe.errors import ConfigError, ProbeError
 from probe.export import file_name
@@ -45,7 +45,7 @@ def extension_problems() -> list[str]:
 def show_problems() -> None:
     """Say what is wrong with extensions, if anything is."""
     for sentence in extension_problems():
-        st.warning(plain(sentence))
+        st.warning(prose(sentence))
 
 
 def panels(page: str) -> "list[Panel]":

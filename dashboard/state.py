@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.data import Store, read_store
 from dashboard.named import name_choice
-from dashboard.text import guarded, note, plain
+from dashboard.text import guarded, note, prose
 
 NEUTRAL = (
     "The capital of Norway is",
@@ -106,7 +106,7 @@ def sidebar() -> Shared:
             if not store.roots:
                 note("No run root exists here.")
             for path, problem in store.problems.items():
-                st.warning(plain(f"{Path(path).name}: {problem}"))
+                st.warning(prose(f"{Path(path).name}: {problem}"))
     result = Shared(store, base, aligned, prompt or "")
     st.session_state["_shared"] = result
     return result

@@ -15,6 +15,7 @@ from probe.texts import visible
 
 _JOINER = "\u2060"
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+_CODE = re.compile(r"`([^`]+)`")
 _LATE = re.compile(r"(?<!\S)([<>~-])(?=[->=]+(?!\S))|(:|@|www)(?=\S)")
 
 
@@ -24,18 +25,30 @@ def plain(text: object) -> str:
     Every sign of punctuation is escaped. Links, arrows and `:name:` icons are looked for after escapes are resolved;
     an invisible word joiner keeps those from being found.
     """
-    line = visible(" ".join(str(text).split()))
+    return _escaped(visible(" ".join(str(text).split())))
+
+
+def prose(text: object) -> str:
+    """A sentence of ours as Markdown: what stands between backticks is code, all else is shown as `plain` does.
+
+    Code is shown letter by letter, too, so data in such a sentence stay data.
+    """
+    parts = _CODE.split(visible(" ".join(str(text).split())))
+    return "".join(f"`{part}`" if index % 2 else _escaped(part) for index, part in enumerate(parts))
+
+
+def _escaped(line: str) -> str:
     return _PUNCTUATION.sub(r"\\\1", _LATE.sub(rf"\g<0>{_JOINER}", line))
 
 
 def finding(sentence: str) -> None:
     """The page's answer in one sentence, above everything else."""
-    st.subheader(plain(sentence), anchor=False)
+    st.subheader(prose(sentence), anchor=False)
 
 
 def note(text: str) -> None:
     """A small line of explanation."""
-    st.caption(plain(text))
+    st.caption(prose(text))
 
 
 @contextmanager
@@ -48,12 +61,12 @@ def guard() -> Iterator[None]:
     try:
         yield
     except ProbeError as error:
-        st.error(plain(error))
+        st.error(prose(error))
     except FragmentHandledException:  # of an extension's own fragment, which Streamlit has told of
         raise
     except Exception as error:
         tell(error)
-        st.error(plain(sentence(error)))
+        st.error(prose(sentence(error)))
         st.code(report(error), language=None)
 
 

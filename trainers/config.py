@@ -81,6 +81,9 @@ class TrainConfig:
     """CPU threads of torch; 0 leaves torch's choice. On a busy machine 1 can be many times faster than 2."""
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.type in (Path, Path | None):  # Python callers may give text
+                object.__setattr__(self, field.name, _typed(getattr(self, field.name), field.type))
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("warmup", "lora", "save_every", "eval_every", "capture_every", "evaluate", "threads", "seed"):

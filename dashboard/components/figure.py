@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.text import guarded, plain
+from dashboard.text import guarded, note, plain
 from probe.export import FORMATS, MIME, STATIC, file_name, provenance, render
 from probe.plots.theme import DARK, LIGHT, Theme, apply, escape
 from probe.render import missing
@@ -98,4 +98,4 @@ def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, source: dict[str
                     disabled=bool(reason) and kind in STATIC,
                 )
         if reason:
-            st.caption(plain(reason))
+            note(reason)

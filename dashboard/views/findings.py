@@ -11,7 +11,7 @@ from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.state import Shared, current, look_link
-from dashboard.text import finding, note, plain
+from dashboard.text import finding, note, plain, prose
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Claim, Finding, table
 from probe.findings.record import record, recorded
@@ -81,9 +81,9 @@ def row(claim: Claim, found: Finding | None, absent: Sequence[str]) -> None:
     with st.container(border=True):
         left, right = st.columns([5, 2], gap="medium")
         with left:
-            st.markdown(f"**{plain(claim.sentence)}**")
+            st.markdown(f"**{prose(claim.sentence)}**")
             if found:
-                st.markdown(plain(found.said))
+                st.markdown(prose(found.said))
             elif absent:
                 st.markdown(plain(f"There is no run {' and '.join(absent)} in this folder."))
             note(f"{claim.source}. Measured by: {claim.effect}.")

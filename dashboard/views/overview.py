@@ -9,7 +9,7 @@ from dashboard import data, findings
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.state import compare_link, current, keep
-from dashboard.text import finding, note, plain
+from dashboard.text import finding, note, prose
 from probe.plots.intervals import headline_intervals
 from probe.plots.lineage import layout, lineage
 
@@ -134,4 +134,4 @@ else:
     finding("There is no run to show yet.")
     st.markdown(EMPTY)
 for problem in store.problems.values():
-    st.warning(plain(problem))
+    st.warning(prose(problem))

@@ -16,7 +16,7 @@ from dashboard.components.figure import figure
 from dashboard.components.form import Field, options, remember, remembered
 from dashboard.jobs import Job
 from dashboard.state import compare_link, current, keep, model_options
-from dashboard.text import finding, guard, note, plain
+from dashboard.text import finding, guard, note, plain, prose
 from probe.describe import words
 from probe.errors import ConfigError, RunError
 from probe.plots.curves import metric_curves, styles
@@ -271,7 +271,7 @@ def progress(found: Sequence[Job], answer: Any) -> None:
             st.progress(min(1.0, step / steps) if steps else 0.0)
         controls(job, status, steps)
         if status == "refused" and job.error:
-            st.error(plain(job.error))
+            st.error(prose(job.error))
         shown = [metric for metric in SHOWN if metric in frame and frame[metric].notna().any()][:2]
         if run and shown:
             chart = metric_curves({job.out.name: frame}, shown, styles({job.out.name: job.method}), columns=len(shown))

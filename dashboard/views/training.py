@@ -101,8 +101,10 @@ def curves(store: Store, section: Section, marker: int | None, *, all_panels: bo
 
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
     """The folded section."""
-    first = str(store.runs[names[0]].path)
-    lines = ["import probe", "", f"run = probe.open_run({first!r})", "run.metrics().plot(x='step', y='loss')"]
+    first = store.runs[names[0]]
+    metric = next((name for name in ("loss", *data.metrics(first)) if name in data.metrics(first)), "loss")
+    lines = ["import probe", "", f"run = probe.open_run({str(first.path)!r})"]
+    lines.append(f"run.metrics().plot(x='step', y={metric!r}, backend='plotly')")
     if moment:
         lines += [
             f"captures = probe.open_run({str(moment.run.path)!r}).captures()",

@@ -14,6 +14,8 @@ from probe.plots.theme import colour_axis, escape, shorten, token_axis, two_bars
 
 ROW = 13
 """Pixels that a row needs; of deeper models every second (third, ...) layer is shown."""
+BESIDE, LETTER = 190, 5.6
+"""Pixels that names and colour bars take of the width, and those of a letter in a cell; three dots take two of them."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def lens_map(
     chosen: int | None = None,
     label: str,
     unit: str = "nats",
-    width: int = 520,
+    width: int = 460,
     height: int = 430,
 ) -> go.Figure:
     """One lens, or two on one scale and their difference; the transparent markers carry the position as `customdata`.
@@ -76,7 +78,7 @@ def lens_map(
     if both:
         largest = max(0.5 if tokens_told else 1e-6, float(np.nanquantile(np.abs(shown[2].values), 0.98)))
         layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **lower)
-    cell = (width - 130) / len(tokens), (height - margins) * stride / sum(rows)
+    cell = (width - BESIDE) / len(tokens), (height - margins) * stride / sum(rows)
     for index, panel in enumerate(shown):
         kept = _thinned(rows[index], stride)
         difference = both and index == 2
@@ -111,8 +113,8 @@ def _lens_traces(
 ) -> list[go.Scatter | go.Heatmap]:
     """The cells of a panel, and the markers above them that name them and take the click."""
     names, word = layer_names(panel.values.shape[0]), escape(shorten(label, 24))
-    room = int(cell[0] // 7)
-    numbers = panel.favourites is None and room >= 5
+    room = int(cell[0] // LETTER)
+    numbers = panel.favourites is None and room >= 6
     hover, written = [], []
     for row in kept:
         written.append([""] * len(tokens))
@@ -127,7 +129,9 @@ def _lens_traces(
                         panel.favourites[row, column], panel.logprobs[row, column], strict=True
                     )
                 ]
-                written[-1][column] = escape(shorten(panel.favourites[row, column, 0], max(room, 2)))
+                favourite = panel.favourites[row, column, 0]
+                fits = len(favourite) <= room
+                written[-1][column] = escape(favourite if fits else shorten(favourite, max(room - 1, 2)))
             elif numbers:
                 written[-1][column] = f"{value:+.1f}"
             hover.append("<br>".join(lines))

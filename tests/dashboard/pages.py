@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import urllib.parse
+from collections.abc import Iterator
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
@@ -37,3 +38,45 @@ def values(array: dict | list) -> np.ndarray:
         return np.array(array, dtype=float)
     flat = np.frombuffer(base64.b64decode(array["bdata"]), dtype=array["dtype"])
     return flat.reshape([int(size) for size in str(array["shape"]).split(",")]) if "shape" in array else flat
+
+
+def shown(app: AppTest) -> Iterator[tuple[str, str]]:
+    """(where, text) of all that a reader reads: Markdown, plain text, labels, tables, figures, tokens."""
+    for kind in ("title", "header", "subheader", "markdown", "caption", "error", "warning", "info", "text"):
+        yield from ((kind, str(part.value)) for part in getattr(app, kind))
+    for kind in ("button", "selectbox", "number_input", "text_input", "text_area", "toggle", "multiselect", "slider"):
+        yield from ((f"label of a {kind}", str(part.label)) for part in getattr(app, kind))
+    for kind in ("selectbox", "multiselect"):
+        yield from ((f"option of a {kind}", str(option)) for part in getattr(app, kind) for option in part.options)
+    for part in app.dataframe:
+        yield from (("table", str(name)) for name in part.value)
+        cells = (cell for name in part.value for cell in part.value[name])
+        yield from (("table", cell) for cell in cells if isinstance(cell, str))
+    for name in names(app):
+        yield from ((f"figure {name}", text) for text in _strings(chart(app, name)))
+    for part in app.get("bidi_component"):
+        yield from (("tokens", text) for text in _strings(json.loads(part.proto.json)))
+
+
+def literal_backticks(app: AppTest) -> list[tuple[str, str]]:
+    """Texts that show a backtick as a letter: escaped in Markdown, as it is elsewhere."""
+    markdown = ("title", "header", "subheader", "markdown", "caption", "error", "warning", "info", "label", "option")
+    return [(where, text) for where, text in shown(app) if ("\\`" if where.startswith(markdown) else "`") in text]
+
+
+def not_numbers(app: AppTest) -> list[tuple[str, str]]:
+    """Texts that say `nan` to a reader."""
+    return [(where, text) for where, text in shown(app) if re.search(r"(?<![\w.])nan(?!\w)", text, re.IGNORECASE)]
+
+
+def _strings(part: object) -> Iterator[str]:
+    """All texts in a JSON value, without packed arrays and templates."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, dict):
+        for key, value in part.items():
+            if key not in ("bdata", "template"):
+                yield from _strings(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _strings(value)

@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.components import rollouts
 from tests.dashboard.pages import linked
 
 Show = Callable[..., AppTest]
@@ -74,7 +75,18 @@ def test_a_rollout_without_numbers_is_shown_all_the_same(show: Show, sampled: Pa
     app = show(sampled, page=PAGE, runs="rlvr", rollout="3")
     assert "Nothing was recorded token by token" in read(app)
     assert [chip["text"] for chip in chips(app)["rows"][-1]["tokens"]] == ["answer", "3"]
+    assert [row["label"] for row in chips(app)["rows"]] == ["reward 2", "no reward"]
+    assert "nan" not in read(app).split()
     assert not app.exception
+
+
+def test_what_was_not_recorded_is_said_in_words():
+    assert rollouts.spoken({"reward": float("nan"), "rewards": {"a": 1.0, "b": float("nan")}}) == ": no reward"
+    assert rollouts.spoken({"reward": 3.0, "rewards": {"a": 1.0, "b": 2.0, "c": None}}) == ": reward 3 (a 1, b 2)"
+    sparse = {"tokens": ["x", "y"], "advantage": [0.5, None], "entropy": [0.1, 0.2], "reward": 1.0}
+    first, second = rollouts.completion(sparse, "advantage", "red").tokens
+    assert "advantage 0.5" in first.tip
+    assert second.tip == "token 1: y\nentropy 0.2 nats"
 
 
 def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path, read: Say):

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import findings
-from dashboard.text import plain
+from dashboard.text import plain, prose
 from probe.analyses.compare import Comparison, Continuation, Expectation
 from probe.analyses.lens import Lens
 
@@ -35,6 +35,13 @@ def test_what_is_found_after_escaping_is_broken_up(text: str):
 
 def test_names_and_prose_stay_as_they_are():
     assert "\u2060" not in plain("dpo-agreeable: fell from 1 to 2, x-y = 3")
+
+
+def test_what_stands_between_backticks_is_code_and_all_else_plain():
+    sentence = "Run `probe train *x*`: [y](z) :red[w] `v"
+    assert prose(sentence) == "Run `probe train *x*`" + plain(": [y](z) :red[w] `v")
+    assert prose("a\n\n# b `c\nd`") == "a \\# b `c d`"
+    assert prose("no code: <b> $a$") == plain("no code: <b> $a$")
 
 
 def test_a_line_break_does_not_begin_a_block():

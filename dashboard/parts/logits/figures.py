@@ -81,7 +81,7 @@ def scalar_figure(asked: Question, lenses: "list[ScalarLens]") -> None:
         chosen=asked.target.position,
         label=asked.unit,
         unit=asked.unit,
-        width=900,
+        width=850,
         height=HEIGHT,
     )
     frames = [found.table().assign(model=side.name) for side, found in zip(asked.sides, lenses, strict=True)]

@@ -12,7 +12,7 @@ from dashboard.parts.phenomena import export, items, numbers, source
 from dashboard.parts.phenomena.controls import choose_experiment, choose_models, choose_options
 from dashboard.parts.phenomena.source import Asked, Found, Subject
 from dashboard.state import current, keep
-from dashboard.text import finding, guard, note, plain
+from dashboard.text import finding, guard, note, plain, prose
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.plugins import BUILT_IN
@@ -75,7 +75,7 @@ def show(known: Mapping[str, Experiment]) -> None:
         both = source.together(asked, shown)
     result, summaries = both.result, both.summaries
     if both.problem:
-        st.error(plain(f"{both.problem} If what is stored is older than the experiment, measure again."))
+        st.error(prose(f"{both.problem} If what is stored is older than the experiment, measure again."))
     with answer:
         finding(result.finding or numbers.sentence(experiment, summaries))
     main_figure(result, summaries)
@@ -135,7 +135,7 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
         )
     for each in found.values():
         if each.error:
-            st.error(plain(f"{each.subject.label}: {each.error}"))
+            st.error(prose(f"{each.subject.label}: {each.error}"))
     return list(found.values())
 
 
@@ -244,7 +244,7 @@ def titled(name: str) -> str:
 
 def first_paragraph(text: str) -> str:
     """What is measured, in one paragraph."""
-    return " ".join(text.partition("\n\n")[0].split()).replace("`", "")
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _listed(subjects: Sequence[Subject]) -> str:

@@ -1,0 +1,139 @@
+"""The Python lines that pages show run as they stand there, and give what the page says."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from streamlit.testing.v1 import AppTest
+
+import probe
+from dashboard import models
+from probe import plugins
+from probe.experiments.result import Result
+from tests.dashboard.phenomena import press, write
+
+Show = Callable[..., AppTest]
+Say = Callable[[AppTest], str]
+pytestmark = pytest.mark.timeout(900)
+SAMPLES = Path(__file__).parents[2] / "sample_runs"
+RUNS = ("base", "dpo-agreeable", "rlvr", "icl", "reward-agreeable")
+BOTH = {"base": "base", "aligned": "dpo-agreeable"}
+SMALL = {"lag_texts": "2", "lag_positions": "2", "lag_resamples": "2"}
+PAGES: dict[str, tuple[str, dict[str, str]]] = {
+    "overview": ("overview", {}),
+    "train": ("train", {}),
+    "training": ("training", {"runs": "dpo-agreeable"}),
+    "compare": ("compare", BOTH),
+    "attention of one model": ("attention", BOTH | {"att_view": "base"}),
+    "attention, head scores": ("attention", BOTH | {"att_tab": "Head scores"}),
+    "attention, circuits": ("attention", BOTH | {"att_tab": "Circuits"}),
+    "attention, rollout": ("attention", BOTH | {"att_tab": "Rollout"}),
+    "attention of captures": ("attention", BOTH | {"att_view": "captures"}),
+    "logits": ("logits", BOTH),
+    "logits of a reward model": ("logits", {"base": "reward-agreeable", "aligned": "reward-agreeable"}),
+    "patching": ("interventions", BOTH),
+    "ablation": ("interventions", BOTH | {"int_do": "ablate"}),
+    "steering": ("interventions", BOTH | {"int_do": "steer"}),
+    "autoregression, snowball": ("autoregression", BOTH | SMALL | {"lag_tab": "Snowball"}),
+    "autoregression, paths": ("autoregression", BOTH | SMALL | {"lag_tab": "What or where (E23)"}),
+    "autoregression, neutral": ("autoregression", BOTH | SMALL | {"lag_tab": "Neutral Jacobian"}),
+    "rewards": ("rewards", BOTH),
+}
+"""Pages with what they are asked: every kind of Python lines that a page shows."""
+EXPERIMENTS = {
+    "hallucination": {"n": "8", "samples": "2", "shuffles": "2"},
+    "sycophancy": {"n": "6", "interventions": "4", "turns": "2"},
+    "in_context": {"n": "4", "draws": "1"},
+    "chain_of_thought": {"n": "4", "samples": "2"},
+    "retrieval": {"n": "4"},
+    "continual": {"n": "4", "phases": "2", "steps": "2", "strategies": "plain", "batch_size": "2"},
+}
+"""Experiments with options that take seconds, which their Python lines take over."""
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some of the sample runs with their results, in a folder that may be written to."""
+    root = tmp_path_factory.mktemp("snippets") / "runs"
+    for name in RUNS:
+        shutil.copytree(SAMPLES / name, root / name)
+    return root
+
+
+@pytest.fixture
+def elsewhere(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to run lines in, from which the runs are found by name; registered names are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROBE_RUNS", str(samples))
+    state = torch.get_rng_state()
+    with plugins.aside():
+        yield tmp_path
+    torch.set_rng_state(state)
+
+
+def run(code: str) -> dict[str, Any]:
+    """What the names of Python lines stand for after they ran."""
+    space: dict[str, Any] = {"__name__": "snippet"}
+    exec(compile(code, "snippet", "exec"), space)
+    return space
+
+
+def lines(app: AppTest) -> list[str]:
+    """The Python that a page shows."""
+    assert not app.exception
+    assert not app.error
+    return [block.value for block in app.code if block.language == "python"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, name: str):
+    page, query = PAGES[name]
+    found = lines(show(samples, page=f"views/{page}.py", **query))
+    assert found
+    models.warm().wait()
+    for code in found:
+        run(code.replace('base="base")', 'base="base", steps=1, evaluate=10)') if page == "train" else code)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, elsewhere: Path, finding: Say, name: str):
+    pair = {"base": "base", "aligned": "icl"} if name == "in_context" else BOTH
+    pair = {"base": "base", "aligned": "base"} if name == "continual" else pair
+    query = pair | {f"{name}.{option}": value for option, value in EXPERIMENTS[name].items()}
+    app = press(show(samples, page=f"views/{name}.py", **query), f"{name}-run")
+    (code,) = lines(app)
+    result = run(code)["result"]
+    assert isinstance(result, Result)
+    assert result.finding == finding(app)
+
+
+def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path, finding: Say):
+    query = BOTH | {"also": "rlvr"} | {f"sycophancy.{name}": value for name, value in EXPERIMENTS["sycophancy"].items()}
+    app = press(show(samples, page="views/sycophancy.py", **query), "sycophancy-run")
+    (code,) = lines(app)
+    assert run(code)["result"].finding == finding(app)
+
+
+def test_the_example_agrees_with_the_page_of_sycophancy(
+    show: Show, samples: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The share of echoes is `deferral` on the same questions, as the page of sycophancy shows it."""
+    monkeypatch.delenv(plugins.ENVIRONMENT, raising=False)
+    example = show(samples, page="views/experiments.py").code[0].value
+    file = write(elsewhere, example, "echo.py")
+    plugins.load(file)
+    for name in ("base", "dpo-agreeable", "rlvr"):
+        (stored,) = (Result.load(folder) for folder in (SAMPLES / name / "results").glob("sycophancy-*"))
+        echoes = probe.run_experiment("echo", str(samples / name), n=int(stored.meta["n"]), seed=0)
+        assert echoes.value("echoes") == stored.value("deferral"), name
+        assert echoes.value("echoes") > 0
+    monkeypatch.setenv(plugins.ENVIRONMENT, str(file))
+    app = press(show(samples, page="views/experiments.py", **BOTH, **{"echo.n": "20"}), "echo-run")
+    (code,) = lines(app)
+    with plugins.aside():
+        result = run(code)["result"]
+    (stored,) = (Result.load(folder) for folder in (samples / "dpo-agreeable" / "results").glob("echo-*"))
+    assert result.value("echoes") == stored.value("echoes")

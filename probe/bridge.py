@@ -6,24 +6,34 @@ and the parameters are not, so that the plain module trains and samples while th
 
 import copy
 import difflib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module, detect_tokenizer_bos_eos
 from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import ConfigError, ModelError
+from probe.forward import forward
 from probe.tokens import pad_id
 from probe.weights import twin
+
+
+class HookWarning(UserWarning):
+    """What hooks show is not what the model does."""
+
 
 HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
 Hook = tuple[str, HookFn]
 Fused = tuple[Any, str, tuple[str, ...]]
 """A component, the method that splits its projection, and the names of the parts."""
+COMPARED = 6
+"""Tokens on which hooked and plain logits are compared when a bridge is built."""
 FUSED = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
 """Methods by which the bridge splits a fused projection, and its parts: copies, and not views, for some models."""
 
@@ -35,12 +45,13 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     Phi-3) are split in the bridge; `refresh` renews the parts, and gradients of such parameters need the plain model.
 
     Raises:
-        ModelError: transformer-lens has no adapter for the architecture.
+        ModelError: transformer-lens has no adapter for the architecture, or none for this configuration of it.
     """
     own = twin(model)
     own.set_attn_implementation("eager")
     if getattr(own.config, "pad_token_id", None) is None:
         own.config.pad_token_id = pad_id(tokenizer)
+    own.config.architectures = [type(model).__name__]  # which a model that was never saved does not say
     try:
         architecture = determine_architecture_from_hf_config(own.config)
     except ValueError:
@@ -48,13 +59,67 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
             f"The architecture {type(model).__name__} cannot be hooked, since transformer-lens has no adapter for it: "
             "training, sampling and log-probabilities work, hooks and lenses need another model."
         ) from None
-    with torch.random.fork_rng(devices=[]):  # split projections start as random layers
-        bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+    try:
+        with torch.random.fork_rng(devices=[]):  # split projections start as random layers
+            bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+        for module in bridge.modules():
+            _scale_as_the_model_does(module)
+        _compare(model, bridge)
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as failure:
+        why = " ".join(str(failure).split()).partition(". ")[0][:200] or type(failure).__name__
+        raise ModelError(
+            f"This {type(model).__name__} cannot be hooked, since transformer-lens does not follow its configuration "
+            f"({why}): training, sampling and log-probabilities work, hooks and lenses need another model."
+        ) from failure
     for module in bridge.modules():
         if "_pattern" in vars(module):  # transformer-lens leaves each block's last pattern there and never reads it
             module.register_forward_hook(lambda attention, *_: setattr(attention, "_pattern", None))
     _give_tokenizer(bridge, tokenizer)
     return bridge
+
+
+def _scale_as_the_model_does(module: Any) -> None:
+    """The bridge divides the scores of fused attention by the root of the head's width; a model may not (GPT-2)."""
+    scaling = getattr(getattr(module, "original_component", None), "scaling", None)
+    if not isinstance(module, JointQKVAttentionBridge) or scaling is None or module.config is None:
+        return
+    usual = float(module.config.d_head) ** -0.5
+    if getattr(module.config, "scale_attn_by_inverse_layer_idx", False) and module._layer_idx is not None:
+        usual /= module._layer_idx + 1
+    factor = scaling / usual
+    if abs(factor - 1) > 1e-6:
+        masked = module._apply_reconstruct_attention_mask
+
+        def scaled(attn_scores: torch.Tensor, **others: Any) -> torch.Tensor:
+            return masked(attn_scores=attn_scores * factor, **others)
+
+        module._apply_reconstruct_attention_mask = scaled
+
+
+@torch.no_grad()
+def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
+    """Warn if hooked logits are not the plain ones: transformer-lens may not know an option of the configuration."""
+    plain = twin(model).eval() if model.training else model
+    training = bridge.original_model.training
+    ids = torch.arange(1, 1 + COMPARED, device=model.device)[None] % model.config.get_text_config().vocab_size
+    bridge.train(False)
+    inputs: dict[str, Any] = {
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": torch.arange(COMPARED, device=ids.device)[None],
+    }
+    hooked = bridge(ids, **inputs).float()
+    bridge.train(training)
+    expected = forward(plain, ids, use_cache=False, **inputs).logits.float()
+    gap, spread = float((hooked - expected).abs().max()), float(expected.std())
+    if not gap <= max((1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1) * spread, 1e-6):
+        warnings.warn(
+            f"Hooks do not show this {type(model).__name__}: hooked and plain logits differ by {gap:.2g} nats where "
+            f"they spread by {spread:.2g}, since transformer-lens does not follow an option of its configuration.",
+            HookWarning,
+            stacklevel=4,
+        )
 
 
 def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.device]]:

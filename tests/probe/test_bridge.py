@@ -6,8 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from probe.analyses.trust import trust
+from probe.bridge import HookWarning
+from probe.equations import read_network, recompose
 from probe.errors import ConfigError, ModelError
-from tests.models import ARCHITECTURES, OTHERS, byte_tokenizer, random_lm, reloaded
+from probe.lm import LM
+from tests.models import ARCHITECTURES, OTHERS, byte_tokenizer, random_lm, reloaded, tiny, word_tokenizer
 
 TEXTS = ["mira lives in oslo .", "tom", "where does ana"]
 SAFE = {"atol": 1e-5, "rtol": 1e-4}
@@ -37,6 +41,101 @@ def train_a_little(lm, steps=2):
 def test_hooked_logits_equal_plain_ones(name):
     lm = random_lm(name)
     close_where_real(lm, hooked_logits(lm), lm.logits(TEXTS))
+
+
+UNSCALED = {"scale_attn_weights": False}
+GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "logits_scaling": 2.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 12,
+}
+OPTIONS = [
+    ("gpt2", UNSCALED),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    ("gpt2", {"reorder_and_upcast_attn": True}),
+    ("gpt2", UNSCALED | {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}),
+    ("gpt2", {"tie_word_embeddings": False, "activation_function": "relu"}),
+    ("gpt_bigcode", UNSCALED),
+    ("gpt_neo", {}),
+    ("gpt_neox", {"use_parallel_residual": False, "tie_word_embeddings": True}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "rope_parameters": LLAMA3}),
+    ("mistral", {"sliding_window": 5}),
+    ("qwen2", {}),
+    ("qwen3", {"attention_bias": True}),
+    ("gemma2", {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 100}),
+    ("gemma3_text", {"final_logit_softcapping": 2.0}),
+    ("granite", GRANITE),
+    ("granitemoe", GRANITE),
+    ("cohere", {"logit_scale": 0.5, "use_qk_norm": True}),
+    ("cohere2", {"logit_scale": 0.5}),
+    ("olmo", {"clip_qkv": 0.5}),
+    ("olmo2", {}),
+    ("stablelm", {"use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True}),
+    ("falcon", {"alibi": False, "parallel_attn": False}),
+    ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    ("opt", {"enable_bias": False, "word_embed_proj_dim": 16}),
+    ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}),
+    ("nemotron", {"partial_rotary_factor": 0.25}),
+]
+IDS = [2, 4, 9, 14, 19, 24, 6, 11, 16, 21, 26, 8, 13, 18, 23, 5, 10, 15, 20, 25]
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIONS)
+@torch.no_grad()
+def test_hooks_follow_every_option_of_a_configuration(kind, options):
+    lm = LM(tiny(kind, **options), word_tokenizer())
+    own = lm.logits([IDS])
+    with lm.hooks([]):
+        torch.testing.assert_close(lm.logits([IDS]), own, atol=1e-4, rtol=1e-4)
+    try:
+        net = read_network(lm)
+    except ModelError:
+        assert kind not in ("gpt2", "gpt_bigcode", "llama")
+    else:
+        torch.testing.assert_close(recompose(net, IDS), own[0], atol=2e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_scores_without_a_scale_are_those_of_the_model():
+    """The pattern of the first block, from the model's own weights."""
+    lm = LM(tiny("gpt2", **UNSCALED), word_tokenizer())
+    block = lm.model.transformer.h[0]
+    states = lm.model.transformer.wte(torch.tensor(IDS)) + lm.model.transformer.wpe(torch.arange(len(IDS)))
+    q, k, _ = (
+        part.view(len(IDS), 4, 8).transpose(0, 1) for part in block.attn.c_attn(block.ln_1(states)).split(32, -1)
+    )
+    scores = (q @ k.transpose(1, 2)).masked_fill(torch.ones(len(IDS), len(IDS)).triu(1).bool(), -torch.inf)
+    _, cache = lm.run_with_cache([IDS], "blocks.0.attn.hook_pattern")
+    torch.testing.assert_close(cache["blocks.0.attn.hook_pattern"][0], scores.softmax(-1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["falcon", "openai-gpt"])
+def test_hooks_that_show_another_model_say_so(kind):
+    """Biases by distance in Falcon and OpenAI's GPT are not what transformer-lens makes of them."""
+    lm = LM(tiny(kind), word_tokenizer())
+    with pytest.warns(HookWarning, match="hooked and plain logits differ by"):
+        assert lm.bridge is not None
+    assert not trust(lm, IDS).sound
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("gpt_neox", {"attention_bias": False}),
+        ("phi", {"qk_layernorm": True}),
+        ("opt", {"do_layer_norm_before": False}),
+        ("gpt_bigcode", {"multi_query": False}),
+    ],
+)
+def test_a_configuration_that_cannot_be_hooked_is_refused_in_words(kind, options):
+    lm = LM(tiny(kind, **options), word_tokenizer())
+    with pytest.raises(ModelError, match="cannot be hooked, since transformer-lens does not follow its configuration"):
+        lm.hook_names()
+    assert lm.logits([IDS]).isfinite().all()
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])

@@ -205,6 +205,7 @@ def test_what_the_equations_do_not_have_is_refused(name, why):
 def test_a_model_that_does_more_than_the_equations_is_refused():
     """The check sees what no reading of names can: here a block that scales what its attention writes."""
     lm = random_lm()
+    assert lm.hook_names()  # built before, else hooks say that they differ
     attn = lm.model.model.layers[1].self_attn
     handle = attn.register_forward_hook(lambda module, inputs, output: (output[0] * 1.01, *output[1:]))
     with pytest.raises(ModelError, match="differ from theirs by"):

@@ -26,14 +26,15 @@ from probe.errors import DataError
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
+    from probe.analyses.controls import Outcome
     from probe.analyses.sites import Site
     from probe.lm import LM
 
 DOES = ("patch", "ablate", "steer")
 # Seconds that a grid may take without being asked for.
 PATIENCE_S = 0.5
-# Seconds for the null controls of the chosen site.
-NULLS_S = 0.7
+# Seconds that the null controls of the chosen site may take without being asked for.
+NULLS_S = 2.0
 
 DEFINITION = """
 A *site* is the residual stream after a block, a head's output before $W_O$, or the output of attention or MLP, at one
@@ -82,6 +83,35 @@ def grids(
     return exact, views.shown(guess, way, question)
 
 
+def outcome(
+    lm: "LM", question: Question, way: Way, site: "Site", reference: tuple[str, ...], slot: "DeltaGenerator"
+) -> "tuple[int, Outcome]":
+    """(draws, what the chosen site does); without null controls while they are only offered because they take long."""
+    from probe.analyses.controls import DRAWS
+
+    asked: dict[str, Any] = {"question": question, "way": way, "site": site, "reference": reference}
+    found = models.ready(source.outcome, lm, draws=DRAWS, **asked)
+    if found is not None:
+        return DRAWS, found
+    seconds = 2 * DRAWS * models.computed(source.pace, lm, say="Timing one run", clean=question.clean)
+    wanted = seconds <= NULLS_S
+    with slot:
+        offer = st.empty()
+        if not wanted:
+            wanted = offer.button(
+                f"Draw {DRAWS} null controls of each kind (about {_duration(seconds)})",
+                key="int_nulls",
+                icon=":material/play_arrow:",
+                help="Until then nothing says whether as large a change elsewhere does the same.",
+            )
+        if wanted:
+            long = seconds > NULLS_S
+            found = models.computed(source.outcome, lm, say="Drawing null controls", steps=long, draws=DRAWS, **asked)
+            offer.empty()
+            return DRAWS, found
+    return 0, models.computed(source.outcome, lm, say="Changing the site", draws=0, **asked)
+
+
 def _duration(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
@@ -113,10 +143,7 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
     exact, guess = grids(lm, question, way, reference, last)
     seen = exact or guess
     site = choose_site(seen, top[1:3], (do, way.kind, way.at, side.ref, question.clean, question.corrupted))
-    seconds = models.computed(source.pace, lm, say="Timing one run", clean=question.clean)
-    draws = max(3, min(20, int(NULLS_S / seconds / 2)))
-    asked: dict[str, Any] = {"question": question, "way": way, "site": site, "draws": draws, "reference": reference}
-    found = models.computed(source.outcome, lm, say="Drawing null controls", **asked)
+    draws, found = outcome(lm, question, way, site, reference, last)
     with answer:
         finding(views.sentence(found, seen, site, side.name))
     from probe.tokens import pieces

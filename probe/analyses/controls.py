@@ -23,6 +23,8 @@ from probe.lm import LM
 from probe.ticks import Tick, ignore
 from probe.tokens import pieces
 
+DRAWS = 15
+"""Draws of a null: as many let a p-value be as small as 1/16; with three it is never below 1/4, which shows nothing."""
 DIRECTIONS = "random directions"
 OTHERS = {"head": "other heads", "token": "other tokens", "block": "other blocks"}
 """Names of the nulls: the first of them, and what the other sites are."""
@@ -120,7 +122,7 @@ def intervene(
     sources: Sequence[Activations],
     target: Target,
     answers: Sequence[int] = (),
-    draws: int = 20,
+    draws: int = DRAWS,
     seed: int = 0,
     tick: Tick = ignore,
 ) -> Outcome:

@@ -25,7 +25,7 @@ from probe.errors import ModelError
 from probe.lm import LM
 from probe.ticks import Tick, ignore, part
 
-OTHERS = 8
+OTHERS = 15
 """Other heads that are run."""
 DRAWS = 2
 """Random directions for each head of each pair."""

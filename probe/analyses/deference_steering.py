@@ -30,8 +30,8 @@ FEW_ALPHAS = (-0.5, -0.25, 0.0, 0.25, 0.5)
 """The same for files, whose texts are longer."""
 DOSE = -0.5
 """The dose that the summary reports: away from "a claim was made"."""
-DIRECTIONS, FEW_DIRECTIONS = 8, 2
-"""Random directions of the same norm, in a world and for files."""
+DIRECTIONS = 15
+"""Random directions of the same norm."""
 CONTROL = 100
 """Unrelated facts by which accuracy is controlled in a world."""
 STEERED = 16
@@ -166,7 +166,7 @@ def by_contrast(lm: "LM", parted: Sequence[Parted], block: int, seed: int = 0, t
         [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in steered],
         direction,
         FEW_ALPHAS,
-        random=FEW_DIRECTIONS,
+        random=DIRECTIONS,
         seed=seed,
         questions=simple,
         neutral=[prompt for prompt, _ in SIMPLE],

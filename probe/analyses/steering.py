@@ -21,6 +21,7 @@ from torch import Tensor
 
 from probe import stats
 from probe.analyses.compare import kl
+from probe.analyses.controls import DRAWS
 from probe.analyses.lens import answer_ids
 from probe.analyses.sites import TOKENS_PER_PASS, Site
 from probe.analyses.targets import Target, require_inside
@@ -207,7 +208,7 @@ def dose_response(
     alphas: Sequence[float] = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0),
     unit: Unit = "residual",
     where: Where = "all",
-    random: int = 8,
+    random: int = DRAWS,
     seed: int = 0,
     questions: Sequence[tuple[str, str]] = (),
     neutral: Sequence[str] = (),

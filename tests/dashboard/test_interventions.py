@@ -154,7 +154,9 @@ def test_a_run_is_timed(lm: LM):
     assert 0 < seconds < time.perf_counter() - begun
 
 
-def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
+def test_what_takes_long_is_offered_with_its_cost(
+    show: Show, runs: Path, lm: LM, finding: Say, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
     app = show(runs, page=VIEW, prompt=CLEAN)
     pair = pair_of(lm, CLEAN, CORRUPTED)
@@ -162,7 +164,20 @@ def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM
     guess = attribute(lm, pair, target, ["head"])["head"]
     np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), guess.shares, atol=1e-4)
     assert "int-agreement" not in names(app)
-    assert len(values(chart(app, "int-nulls")["data"][2]["x"])) == 3  # as many draws as the time allows
+    assert [len(values(trace["x"])) for trace in chart(app, "int-nulls")["data"]] == [1, 0, 0]
+    assert "(exact; the grid estimates " in finding(app)
+    hover = chart(app, "int-grid")["data"][1]["hovertemplate"]
+    assert "estimated share, restored" in hover
+    assert not any("(p = " in part.value for part in (*app.caption, *app.markdown))
+    button(app, "Draw 15 null controls of each kind (about 60 s)").click().run()  # type: ignore[attr-defined]
+    assert not app.exception
+    assert len(values(chart(app, "int-nulls")["data"][2]["x"])) == 15
+    assert not any("null controls of each" in part.label for part in app.button)
+    notes = [part.value.replace("\\", "") for part in (*app.caption, *app.markdown)]
+    told = [note for note in notes if note.startswith("The effect against")]
+    assert "3 other heads, too few for a p-value: larger than" in told[0]
+    assert "against 15 random directions: " in told[0]
+    assert float(re.search(r"p = (\d\.\d+)", told[0])[1]) >= 1 / 16 - 1e-3  # type: ignore[index]
     button(app, "Run all 4 sites (about 8 s)").click().run()  # type: ignore[attr-defined]
     assert not app.exception
     shares = patch(lm, pair, target, "head").shares
@@ -217,6 +232,10 @@ def test_long_steering_is_offered(show: Show, runs: Path, finding: Say, monkeypa
     assert not names(app)
     button(app, "Run 8 doses").click().run()  # type: ignore[attr-defined]
     assert "int-dose" in names(app)
+    button(app, "Draw 15 random directions").click().run()  # type: ignore[attr-defined]
+    assert not app.exception
+    assert "int-dose" in names(app)
+    assert not any("random directions" in part.label for part in app.button)
 
 
 @pytest.mark.parametrize(

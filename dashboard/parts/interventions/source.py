@@ -207,7 +207,13 @@ def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] 
 
 
 def outcome(
-    lm: "LM", question: Question, way: Way, site: "Site", draws: int, reference: tuple[str, ...] = ()
+    lm: "LM",
+    question: Question,
+    way: Way,
+    site: "Site",
+    draws: int,
+    reference: tuple[str, ...] = (),
+    tick: Tick = ignore,
 ) -> "Outcome":
     """One site, with its nulls."""
     from probe.analyses.ablation import Mode, sources
@@ -221,7 +227,7 @@ def outcome(
         found: Sequence[Activations] = [activations(lm, other, names)]
     else:
         found = sources(lm, own, names, cast("Mode", way.how), stand_ins(lm, way, reference))
-    return intervene(lm, own, [site], found, question.target, question.columns, draws)
+    return intervene(lm, own, [site], found, question.target, question.columns, draws, tick=tick)
 
 
 def stand_ins(lm: "LM", way: Way, typed: tuple[str, ...]) -> "list[str] | Means":

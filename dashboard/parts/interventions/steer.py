@@ -37,7 +37,7 @@ PATIENCE_S = 2.5
 QUICK_S = 0.01
 # Runs that the controls of one dose take, on a model of a world and on another.
 CONTROLS = 40, len(doses_of.QUESTIONS) + 4
-# Random directions on models that are quick, and on those that are not.
+# Random directions of the first answer, on models that are quick and on those that are not; more are offered.
 RANDOM = (4, 2)
 HEIGHT = 350
 
@@ -157,21 +157,36 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
 
 
 def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
-    """The dose-response; None while it is only offered."""
+    """The dose-response, with few random directions until more are asked for; None while it is only offered."""
+    from probe.analyses.controls import DRAWS
+
     texts = doses_of.steered(lm, dosing)[0]
     ids = tuple(encoded(lm, max(texts, key=len)))
     seconds = models.computed(source.pace, lm, say="Timing one run", clean=ids)
     random = RANDOM[0] if seconds < QUICK_S else RANDOM[1]
     controls = CONTROLS[0] if source.worldly(lm) else CONTROLS[1]
     cost = seconds * len(ALPHAS) * (len(texts) * (1 + random) + controls)
+    whole = models.ready(doses_of.dose, lm, dosing=dosing, random=DRAWS)
+    if whole is not None:
+        return whole
     found = models.ready(doses_of.dose, lm, dosing=dosing, random=random)
-    if found is not None:
-        return found
-    if cost > PATIENCE_S:
+    if found is None and cost > PATIENCE_S:
         title = f"Run {len(ALPHAS)} doses (about {max(1, round(cost))} s)"
         if not st.button(title, key="int_doses", icon=":material/play_arrow:"):
             return None
-    return models.computed(doses_of.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random)
+    if found is None:
+        found = models.computed(
+            doses_of.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random
+        )
+    more = cost + seconds * len(ALPHAS) * len(texts) * (DRAWS - random)
+    offer = st.empty()
+    title = f"Draw {DRAWS} random directions (about {max(1, round(more))} s)"
+    hint = f"The range of {random} directions is narrower than that of many: draw {DRAWS} before you rely on it."
+    if not offer.button(title, key="int_directions", icon=":material/play_arrow:", help=hint):
+        return found
+    whole = models.computed(doses_of.dose, lm, say="Steering", steps=True, dosing=dosing, random=DRAWS)
+    offer.empty()
+    return whole
 
 
 def encoded(lm: "LM", text: str) -> list[int]:
@@ -192,7 +207,7 @@ def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, c
     """The sidebar's prompt at one dose: its answers before, after, and along random directions."""
     from probe.tokens import pieces
 
-    draws = 12 if models.computed(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
+    draws = 15 if models.computed(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
     before, after, null = models.computed(
         doses_of.steered_answers,
         lm,

@@ -94,7 +94,7 @@ def grid_figure(seen: Shown, chosen: tuple[int, int], source: dict, differing: l
         seen.values,
         seen.grid.layers,
         seen.columns,
-        label=seen.label,
+        label=seen.label if seen.grid.exact else f"estimated {seen.label}",
         axis="head" if seen.way.kind == "head" else "token",
         chosen=chosen,
         marked=differing if seen.way.kind != "head" else (),
@@ -156,7 +156,7 @@ def estimate_figures(exact: Shown, estimate: Shown, colour: str, chosen: tuple[i
             estimate.values,
             estimate.grid.layers,
             estimate.columns,
-            label=estimate.label,
+            label=f"estimated {estimate.label}",
             axis="head" if exact.way.kind == "head" else "token",
             chosen=chosen,
             bound=bound,
@@ -225,6 +225,8 @@ def sentence(found: "Outcome", seen: Shown, site: "Site", model: str) -> str:
     if len(turned.effects):
         nulls.append(f"random directions as long {written(float(turned.effects.mean()))}")
     told = f"; {', '.join(nulls)}" if nulls else ""
+    if not seen.grid.exact:
+        told += f" (exact; the grid estimates {written(estimated(seen, site))})"
     if seen.way.do == "patch":
         verb = "restores" if seen.way.how == "denoise" else "removes"
         if share:
@@ -238,17 +240,33 @@ def sentence(found: "Outcome", seen: Shown, site: "Site", model: str) -> str:
     return f"{model}: without {where}, {target} {way} by {abs(found.effect):.2f}{seen.question.nats}{odds}{told}."
 
 
+def estimated(seen: Shown, site: "Site") -> float:
+    """The effect that a grid of estimates has at a site, in nats."""
+    column = site.head if site.head is not None else site.position or 0
+    return float(seen.grid.effects[list(seen.grid.layers).index(site.layer), column])
+
+
+def larger(null: "Null", found: "Outcome") -> str:
+    """How many of a null's effects are smaller than the one that was found."""
+    return f"larger than {100 * null.share_below(found.effect):.0f} % of them"
+
+
 def surprise(found: "Outcome", seen: Shown) -> None:
-    """How far the effect stands out from its nulls, as a note."""
+    """How far the effect stands out from its nulls, as a note; a p-value only where it can be small."""
+    from probe.analyses.controls import DRAWS
+
     parts = []
     for null in nulls_of(found, seen):
         if len(null.effects) < 2:
             continue
+        if len(null.effects) < DRAWS:
+            parts.append(f"against {len(null.effects)} {null.name}, too few for a p-value: {larger(null, found)}")
+            continue
         z = null.z(found.effect)
         far = "" if np.isnan(z) else f"z = {z:.1f}, ".replace("-", "\u2212")
         parts.append(
-            f"against {len(null.effects)} {null.name}: {far}larger than {100 * null.share_below(found.effect):.0f} % "
-            f"of them (p = {null.p_value(found.effect):.3f})"
+            f"against {len(null.effects)} {null.name}: {far}{larger(null, found)} "
+            f"(p = {null.p_value(found.effect):.3f})"
         )
     if parts:
         note("The effect " + "; ".join(parts) + ".")

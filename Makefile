@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: dashboard test test-real bench lint install install-dev clean
+.PHONY: dashboard test test-real fuzz bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	$(BIN)/probe dashboard
@@ -11,6 +11,9 @@ test: install-dev  ## the whole test suite, browser tests included
 
 test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint
 	$(BIN)/pytest -W error tests/real
+
+fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
+	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz
 
 bench: install-dev  ## measure side by side; writes benchmarks/results
 	$(BIN)/python -m benchmarks

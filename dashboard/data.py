@@ -18,6 +18,7 @@ from probe.runs.captures import Captures
 from probe.runs.reader import Run
 from probe.runs.roots import roots, run_directories, stray_link
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
+from probe.untrusted import readable
 
 _WARNINGS = Lock()
 Stamp = tuple[int, int]
@@ -113,7 +114,7 @@ def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 @st.cache_resource(show_spinner="Reading the rollouts", max_entries=16)
 def _rollouts(path: str, changed: Stamp) -> tuple[pd.DataFrame, pd.DataFrame]:
     with quiet():
-        frame = Run(path).rollouts()
+        frame = Run(path).rollouts().map(readable)
     return frame, rollout_table(frame)
 
 

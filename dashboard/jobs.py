@@ -6,7 +6,6 @@ they say is shown, and nothing of it is run, signalled, or written to elsewhere.
 """
 
 import json
-import math
 import os
 import re
 import shlex
@@ -30,6 +29,7 @@ from probe.runs.lock import holds, is_pid
 from probe.runs.reader import Run
 from probe.runs.roots import find as locate
 from probe.runs.roots import is_run, run_directories
+from probe.untrusted import parse_json, readable
 
 FOLDER = ".training"
 NAME = re.compile(r"[\w+=,@ -][\w.+=,@ -]*")
@@ -224,10 +224,10 @@ def find(out: Path) -> Job | None:
     try:
         if folder.is_symlink():
             return None
-        with open(folder / f"{out.name}.json", encoding="utf-8", opener=_no_link) as file:
-            about = json.load(file)
+        with open(folder / f"{out.name}.json", "rb", opener=_no_link) as file:
+            about = readable(parse_json(file.read()))
         method, pid, started = about["method"], about["pid"], about["started"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     if not isinstance(method, str) or not is_pid(pid) or not is_time(started):
         return None
@@ -270,8 +270,8 @@ def stop(job: Job) -> None:
 
 
 def is_time(value: object) -> TypeGuard[float]:
-    """Whether a value from a file is a time."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value from a file is a time in seconds since 1970."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e11
 
 
 def _no_link(path: str, flags: int) -> int:

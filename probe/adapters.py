@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe import weights
-from probe.errors import MissingToolError, ModelError
+from probe.errors import MissingToolError, ModelError, one_line
 from probe.references import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Located, is_adapter, resolve
+from probe.untrusted import foreign, parse_json, short
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -29,7 +30,7 @@ RENAMED = "`is_gradient_checkpointing` is deprecated"
 
 
 def read(
-    directory: Path, dtype: torch.dtype | None, device: torch.device
+    directory: Path, dtype: torch.dtype | None, device: torch.device, above: tuple[Path, ...] = ()
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base with the adapter in `directory` merged into it, a plain model in evaluation mode, and its tokenizer.
 
@@ -37,15 +38,21 @@ def read(
         directory: what `save_pretrained` of peft wrote, or a checkpoint of a run with --lora.
         dtype: number format of the base; None is single precision on the CPU, elsewhere as it was saved.
         device: where the model goes.
+        above: adapters that are put on this one.
 
     Raises:
-        ModelError: the adapter or its base is missing, broken, or they do not fit; or it is no LoRA of a causal model.
+        ModelError: the adapter or its base is missing, broken, or they do not fit; it is its own base, itself or by way
+            of others; or it is no LoRA of a causal model.
         MissingToolError: peft is not installed.
     """
     config = read_config(directory)
     base = base_of(directory, config).directory
+    chain = (*above, directory.resolve())
+    if base.resolve() in chain:
+        names = " on ".join(f"`{path}`" for path in (*chain, base.resolve()))
+        raise ModelError(f"These adapters have no model under them, {names}: name one that is no adapter as a base.")
     if is_adapter(base):
-        model, tokenizer = read(base, dtype, device)
+        model, tokenizer = read(base, dtype, device, chain)
     else:
         weights.require_causal(base)
         model, tokenizer = weights.read_model(base, dtype, device), weights.read_tokenizer(base)
@@ -63,16 +70,17 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     """
     with peft_installed(f"`{directory}` is an adapter and"):
         from peft import PeftModel
-    try:
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always")
-            adapted = PeftModel.from_pretrained(model, directory, torch_device=str(model.device))
-            merged = adapted.merge_and_unload(safe_merge=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"The adapter in `{directory}` cannot be merged into its base ({short(error)}): check that"
+
+    def refuse(reason: str) -> ModelError:
+        return ModelError(
+            f"The adapter in `{directory}` cannot be merged into its base ({reason}): check that"
             " base_model_name_or_path names the model that it was trained on."
-        ) from None
+        )
+
+    with foreign(refuse), warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        adapted = PeftModel.from_pretrained(model, directory, torch_device=str(model.device))
+        merged = adapted.merge_and_unload(safe_merge=True)
     for note in notes:
         if "missing adapter keys" in str(note.message):
             raise ModelError(
@@ -80,7 +88,7 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
                 f" ({short(note.message)}): copy or fetch it again."
             )
         if RENAMED not in str(note.message):
-            warnings.warn(note.message, stacklevel=2)
+            warnings.warn(one_line(note.message), note.category, stacklevel=2)
     return merged.requires_grad_(True).eval()
 
 
@@ -92,7 +100,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     file = directory / ADAPTER_CONFIG
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"`{file}` cannot be read as JSON ({error}): copy or fetch the adapter again.") from None
     kind, task, base = (
@@ -104,6 +112,11 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise ModelError(
             f"`{directory}` is an adapter of type {kind or 'unknown'}, and only LoRA is read here: merge it into its"
             " base with peft, save the whole model, and give that."
+        )
+    if config.get("megatron_config"):
+        raise ModelError(
+            f"`{directory}` is an adapter for Megatron, which names code to import, and none is run here: save it anew"
+            " without megatron_config."
         )
     if task not in (None, "CAUSAL_LM"):
         raise ModelError(
@@ -214,8 +227,3 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", RENAMED, FutureWarning)
         yield
-
-
-def short(error: object) -> str:
-    """The first sentence of a message, on one line."""
-    return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__

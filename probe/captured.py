@@ -3,6 +3,7 @@
 Works without torch and without the model; only the tokenizer file of a checkpoint is read to name tokens.
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from probe.runs.schema import ProbePrompt
+from probe.errors import RunError
+from probe.runs.schema import ProbePrompt, RunWarning
+from probe.untrusted import foreign
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -120,14 +123,21 @@ def _run_tokenizer(run: "Run") -> "Tokenizer | None":
     """The tokenizer of the newest checkpoint."""
     checkpoints = run.checkpoints()
     file = checkpoints[-1].path / "tokenizer.json" if checkpoints else None
-    return None if file is None or not file.is_file() else _tokenizer(str(file), file.stat().st_mtime_ns)
+    if file is None or not file.is_file():
+        return None
+    try:
+        return _tokenizer(str(file), file.stat().st_mtime_ns)
+    except RunError as error:
+        warnings.warn(str(error), RunWarning, stacklevel=3)
+        return None
 
 
 @lru_cache(maxsize=16)
 def _tokenizer(file: str, changed: int) -> "Tokenizer":
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(Path(file)))
+    with foreign(lambda reason: RunError(f"`{file}` cannot be read ({reason}), so tokens are shown by their ids.")):
+        return Tokenizer.from_file(str(Path(file)))
 
 
 def _piece(tokenizer: "Tokenizer", token: int) -> str:

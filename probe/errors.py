@@ -5,8 +5,22 @@ it and exits with 2; the dashboard shows it in place; Python callers can catch `
 """
 
 
+def one_line(text: object) -> str:
+    """`text` so that it can be printed and shown anywhere: ends of lines become blanks, and what cannot be printed
+    (control characters, half a surrogate pair) becomes the escape that Python has for it.
+    """
+    line = " ".join(part.strip() for part in str(text).splitlines())
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+
+
 class ProbeError(Exception):
-    """A mistake that the user can mend; the message says how."""
+    """A mistake that the user can mend; the message says how.
+
+    It may quote what stood in a file, so it is one line that can be printed (`one_line`).
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ModelError(ProbeError):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,7 +20,7 @@ from probe.generation import Generation, generate
 from probe.presets import ModelConfig, model_config
 from probe.references import is_adapter, resolve
 from probe.scoring import TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
-from probe.tokens import encode, pad, pad_id, split
+from probe.tokens import chat_text, encode, pad, pad_id, split
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -306,16 +305,13 @@ class LM:
         """A prompt as text: itself, or messages written with the tokenizer's chat template.
 
         Raises:
-            DataError: messages were given and the tokenizer has no chat template, or it refuses them.
+            DataError: messages were given and the tokenizer has no chat template, or one that refuses them.
         """
         if isinstance(prompt, str):
             return prompt
         if self.tokenizer.chat_template is None:
             raise DataError("This model's tokenizer has no chat template for messages: give the prompt as one text.")
-        try:
-            return self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise DataError(f"The chat template of this model refuses the messages ({error}): change them.") from error
+        return chat_text(self.tokenizer, prompt, answer=True)
 
     def __repr__(self) -> str:
         return f"LM({', '.join(f'{name}={value}' for name, value in self._facts().items())})"

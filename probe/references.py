@@ -1,6 +1,5 @@
 """From a reference (a run, a checkpoint, a Hugging Face directory, a hub id) to a directory that can be trusted."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Literal, NamedTuple, get_args
 
 from probe.errors import ModelError, RunError, brief
 from probe.runs.roots import find, is_run
+from probe.untrusted import parse_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -133,15 +133,18 @@ def read_config(directory: Path) -> dict:
             "a folder that `save_pretrained` wrote."
         )
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"`{file}` cannot be read as JSON ({error}): write the model again or fetch the file anew."
         ) from None
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(
             f"`{file}` names no model_type, so the architecture is unknown: use the config.json of the model."
         )
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ModelError(f"`{file}` has a damaged entry `architectures`: use the config.json of the model.")
     from transformers import CONFIG_MAPPING
 
     if config["model_type"] not in CONFIG_MAPPING:

@@ -1,10 +1,14 @@
 """Recorded completions (`Run.rollouts`) as a table of one line each, and one of them token by token."""
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from probe.runs.table import numbers as as_numbers
+from probe.untrusted import readable
 
 MEASURES = {
     "advantage": "",
@@ -55,7 +59,7 @@ def numbers(value: Any) -> np.ndarray:
     """A list of numbers as an array; empty for anything else."""
     if not isinstance(value, list):
         return np.empty(0)
-    return np.array([item if isinstance(item, int | float) else np.nan for item in value], dtype=float)
+    return np.array([_number(item) for item in value], dtype=float)
 
 
 def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -68,24 +72,24 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in frame.to_dict("records"):
         known = token_measures(row)
-        parts = row.get("rewards")
+        parts = row["rewards"] if isinstance(row.get("rewards"), dict) else {}
         rows.append(
             {
                 "step": row.get("step"),
-                "completion": str(row.get("completion", "")),
-                "prompt": str(row.get("prompt", "")),
+                "completion": readable(str(row.get("completion", ""))),
+                "prompt": readable(str(row.get("prompt", ""))),
                 "reward": row.get("reward"),
-                **({f"reward: {name}": value for name, value in parts.items()} if isinstance(parts, dict) else {}),
+                **{readable(f"reward: {name}"): value for name, value in parts.items()},
                 "advantage": float(np.nanmean(known["advantage"])) if "advantage" in known else None,
                 "KL": float(np.nansum(known["KL"])) if "KL" in known else None,
                 "entropy": float(np.nanmean(known["entropy"])) if "entropy" in known else None,
                 "tokens": length(row),
-                "finished": row.get("finished"),
+                "finished": row["finished"] if isinstance(row.get("finished"), bool) else None,
             }
         )
     table = pd.DataFrame(rows, index=frame.index)
     for column in table.columns.difference(["prompt", "completion", "finished"]):
-        table[column] = pd.to_numeric(table[column], errors="coerce")
+        table[column] = as_numbers(list(table[column])).set_axis(table.index)
     parts = [name for name in table.columns if name.startswith("reward: ")]
     return table.drop(columns=parts if len(parts) == 1 else []).dropna(axis="columns", how="all")
 
@@ -109,4 +113,12 @@ def matching(
 def _spread(value: Any, size: int) -> np.ndarray:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return numbers(value)
-    return np.full(size, float(value))
+    return np.full(size, _number(value))
+
+
+def _number(value: Any) -> float:
+    """A number that can be drawn; NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else math.nan
+    except OverflowError:  # a whole number beyond all floats
+        return math.nan

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from probe.errors import DataError
+from probe.untrusted import parse_json
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -168,11 +169,11 @@ def _parse_line(where: str, line: bytes) -> Any:
     """
     text = _decode(where, line)
     try:
-        values = json.loads(text)
+        values = parse_json(text)
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise DataError(f"{where} holds half a surrogate pair, which is no text: write the whole letter.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{where} is not JSON ({error}): write one JSON object a line.") from None
     return values
 
@@ -187,8 +188,8 @@ def _decode(where: str, raw: bytes) -> str:
 def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The entries of a JSON list."""
     try:
-        entries = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        entries = parse_json(text)
+    except ValueError as error:
         at = getattr(error, "lineno", 1)
         raise DataError(
             f"Line {at} of `{path}` is no JSON ({error}): mend the list, or write one object a line."

@@ -1,8 +1,8 @@
 """Text to token ids and back: one boundary rule, one padding rule, readable pieces."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import DataError
+from probe.untrusted import foreign
 
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
 
@@ -45,6 +46,25 @@ def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
         if eos is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.rstrip().endswith(eos) and bos != eos:
             ids.pop()
     return [list(found[text]) for text in texts]
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], answer: bool = False) -> str:
+    """Messages as the tokenizer's chat template writes them.
+
+    Args:
+        tokenizer: has a chat template.
+        messages: of the conversation, each with role and content.
+        answer: whether the opening of an answer follows.
+
+    Raises:
+        DataError: the template refuses the messages, or is broken.
+    """
+
+    def refuse(reason: str) -> DataError:
+        return DataError(f"The chat template of this model refuses the messages ({reason}): change them.")
+
+    with foreign(refuse):
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer))
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int]) -> list[int]:

@@ -3,18 +3,21 @@
 import copy
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,9 +28,14 @@ from transformers.utils import logging
 
 from probe.errors import ModelError
 from probe.references import read_config
+from probe.runs.schema import TRAINER_STATE
+from probe.untrusted import foreign
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, AttributeError)
+COUNTED = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|blocks)|(?:en|de)coder_layers|attention_types")
+"""Entries of a configuration that say how many parts transformers builds one after the other."""
+SPARE = 2**26
+"""Elements that a model may have beyond those of its weights: buffers for masks and positions."""
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
@@ -94,7 +102,8 @@ def require_reward(directory: Path) -> None:
     config = read_config(directory)
     classes = reward_classes(config)
     saved = config.get("architectures") or []
-    labels = config.get("num_labels", len(config.get("id2label") or (0, 1)))
+    known = config.get("id2label") or (0, 1)
+    labels = config.get("num_labels", len(known) if isinstance(known, dict | tuple) else repr(known))
     if not classes.intersection(saved):
         what = saved[0] if saved else config["model_type"]
         raise ModelError(
@@ -136,22 +145,16 @@ def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.
 
 def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
     kind = dtype or (torch.float32 if device.type == "cpu" else "auto")
-    try:
-        with _no_progress_bar():
-            model, info = auto.from_pretrained(
-                directory,
-                dtype=kind,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except SafetensorError as error:
-        raise ModelError(f"The weights in `{directory}` are broken ({error}): copy or fetch them again.") from None
-    except _UNREADABLE as error:
-        raise ModelError(
-            f"`{directory}` cannot be loaded as a {what} ({_short(error)}): mend it or use another."
-        ) from None
+    _check_sizes(auto, what, directory)
+    with _loading(what, directory), _no_progress_bar():
+        model, info = auto.from_pretrained(
+            directory,
+            dtype=kind,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if lacking:
         raise ModelError(
@@ -161,18 +164,85 @@ def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, devi
     return model.to(device).eval()
 
 
+def _loading(what: str, directory: Path) -> AbstractContextManager[None]:
+    """Around a call of transformers that reads a model."""
+    return foreign(
+        lambda reason: ModelError(f"`{directory}` cannot be loaded as a {what} ({reason}): mend it or use another.")
+    )
+
+
+def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of the weights in `directory`, from the headers of its files.
+
+    Raises:
+        ModelError: a file is broken.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        if file.name in TRAINER_STATE:
+            continue
+        with foreign(_broken(directory)), safe_open(file, "pt") as held:
+            found |= {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+    return found
+
+
+def _broken(directory: Path) -> Callable[[str], ModelError]:
+    return lambda reason: ModelError(f"The weights in `{directory}` are broken ({reason}): copy or fetch them again.")
+
+
+def _check_sizes(auto: Any, what: str, directory: Path) -> None:
+    """Raise a ModelError where the configuration describes a model beyond the weights that lie beside it.
+
+    Building it could take all memory or never end, so its size is known before: the layers are counted in the
+    configuration as it was written, the elements on the meta device, which has no memory.
+    """
+    held = shapes(directory)
+    for name, count in _counts(read_config(directory)):
+        if count > max(len(held), 1):
+            raise ModelError(
+                f"`{directory / 'config.json'}` says {name} {count:,} and the weights have {len(held):,} tensors: use "
+                "the config.json that belongs to them."
+            )
+    with _loading(what, directory):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=False)
+    have = sum(math.prod(shape) for shape in held.values())
+    need = max(sum(each.numel() for each in part) for part in (model.parameters(), model.buffers()))
+    packed = 16 if getattr(config, "quantization_config", None) else 2
+    if need > packed * have + SPARE:
+        raise ModelError(
+            f"`{directory / 'config.json'}` describes a model of {need:,} numbers and the weights have {have:,}: use "
+            "the config.json that belongs to them."
+        )
+
+
+def _counts(config: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Names and values of the entries that say how many parts are built."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from _counts(value, str(key))
+    elif isinstance(config, list):
+        for value in config:
+            yield from _counts(value, name)
+    elif type(config) is int and COUNTED.fullmatch(name):
+        yield name, config
+
+
 def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in `directory`.
 
     Raises:
         ModelError: there is none that can be used.
     """
-    try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except _UNREADABLE as error:
-        raise ModelError(
-            f"`{directory}` has no usable tokenizer ({_short(error)}): copy the tokenizer's files into it."
-        ) from None
+
+    def refuse(reason: str) -> ModelError:
+        return ModelError(f"`{directory}` has no usable tokenizer ({reason}): copy the tokenizer's files into it.")
+
+    with foreign(refuse):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer("")  # what is wrong with its settings shows when it is used
+    return tokenizer
 
 
 def write(
@@ -268,8 +338,3 @@ def _classes(mapping: Mapping[str, Any], config: dict[str, Any]) -> set[str]:
     """The names of classes that transformers knows for a model type."""
     names = mapping.get(config["model_type"], ())
     return {names} if isinstance(names, str) else set(names)
-
-
-def _short(error: BaseException) -> str:
-    """The first sentence of a message, on one line."""
-    return " ".join(str(error).split()).partition(". ")[0][:240] or type(error).__name__

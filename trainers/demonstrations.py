@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from probe import LM
 from probe.errors import DataError
 from probe.forward import context_length
 from probe.generation import end_tokens
 from probe.rows import DEMONSTRATIONS, Row, Rows, as_messages, read_columns
-from probe.tokens import encode, split
+from probe.tokens import chat_text, encode, split
 from probe.world import World
 from trainers.data import capture_prompts, file_hash
 
@@ -199,10 +198,7 @@ def _written(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: bool = Fa
     """
     if lm.tokenizer.chat_template is None:
         raise DataError("this model's tokenizer has no chat template for messages: give prompt and completion as text.")
-    try:
-        return lm.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompting)
-    except TemplateError as error:
-        raise DataError(f"the chat template of this model refuses the messages ({error}): change them.") from error
+    return chat_text(lm.tokenizer, messages, prompting)
 
 
 def _to_its_end(lm: LM, answer: str) -> str:

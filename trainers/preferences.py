@@ -12,15 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import TemplateError
-
 import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.extensions import annotator_fingerprint, annotators, find_annotator
 from probe.forward import context_length
 from probe.rows import Row, Rows, as_messages, is_completion, is_text_or_messages, read_columns
-from probe.tokens import split
+from probe.tokens import chat_text, split
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from trainers.config import TrainConfig
 from trainers.data import capture_prompts, file_hash
@@ -192,10 +190,7 @@ def completion_text(lm: LM, prompt: Any, completion: Any) -> str:
     if isinstance(completion, str):
         return completion
     head = lm.prompt_text(prompt)
-    try:
-        whole = lm.tokenizer.apply_chat_template([*prompt, *completion], tokenize=False)
-    except TemplateError as error:
-        raise DataError(f"The chat template of this model refuses the messages ({error}): change them.") from error
+    whole = chat_text(lm.tokenizer, [*prompt, *completion])
     if not whole.startswith(head):
         raise DataError(
             "The chat template of this model writes a prompt differently once an answer follows, so the boundary"

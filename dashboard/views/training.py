@@ -136,17 +136,19 @@ def body() -> None:
             finding(told if names else "Choose a run to see how it was trained.")
         if names:
             left, right = st.columns(2, gap="medium")
-            with right:
-                moment = choose_moment(store, names)
-                if moment:
-                    main_figure(moment)
+            moment = None
+            with right, guard():  # damaged captures hide no curve
+                if found := choose_moment(store, names):
+                    main_figure(found)
+                    moment = found
             step = moment.step if moment else None
             with left:
                 section = choose_section(store, names)
                 if section:
                     curves(store, section, step, all_panels=False)
             if moment:
-                detail_figures(moment)
+                with guard():
+                    detail_figures(moment)
             rollouts(store, names)
             if section and len(section.metrics) > PANELS:
                 curves(store, section, step, all_panels=True)

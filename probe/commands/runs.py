@@ -69,6 +69,7 @@ def list_(root: str | None, as_json: bool) -> None:
         RunError: `root` is not a folder, or may not be read.
     """
     from probe.runs import roots
+    from probe.runs.schema import jsonable
 
     if root is not None and not Path(root).expanduser().is_dir():
         raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
@@ -79,7 +80,7 @@ def list_(root: str | None, as_json: bool) -> None:
         if not place.is_dir():
             remark(f"The run root {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
-        say(json.dumps(rows, indent=2))
+        say(json.dumps(jsonable(rows), indent=2))
     elif rows:
         show(_table(rows), [_line(row) for row in rows])
         for row in rows if at_terminal() else ():
@@ -111,11 +112,12 @@ def show_run(ref: str, as_json: bool) -> None:
     from rich.table import Table
 
     from probe.runs import open_run
+    from probe.runs.schema import jsonable
 
     run = open_run(ref)
     detail = _detail(run)
     if as_json:
-        say(json.dumps(detail, indent=2))
+        say(json.dumps(jsonable(detail), indent=2))
         return
     if not at_terminal():
         say(tsv(_flat(detail)))

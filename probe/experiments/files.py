@@ -14,9 +14,14 @@ import pandas as pd
 from probe.errors import DataError
 from probe.export import file_name
 from probe.runs.schema import dumps
+from probe.runs.table import numbers
+from probe.untrusted import parse_json, readable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+LEAST, RATIO = 2**26, 100
+"""Bytes that a packed file may unpack to, whatever its own size, and times its size: items shrink to a tenth."""
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -70,7 +75,7 @@ def read_lines(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) 
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short.
     """
-    return to_table([json.loads(line) for line in _text(path).split("\n") if line], columns, kinds)
+    return to_table([parse_json(line) for line in _text(path).split("\n") if line], columns, kinds)
 
 
 def write_columns(path: Path, table: pd.DataFrame) -> None:
@@ -92,7 +97,7 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short, or columns are missing or of different lengths.
     """
-    held = json.loads(_text(path))
+    held = parse_json(_text(path))
     if not isinstance(held, dict) or set(held) != set(columns) or len({len(each) for each in held.values()}) > 1:
         raise ValueError(f"{path.name} does not hold the columns {', '.join(columns)}, each as long as the others")
     kinds = kinds or [""] * len(columns)
@@ -100,13 +105,17 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
 
 
 def _text(path: Path) -> str:
-    held = path.read_bytes()
     if path.suffix != ".gz":
-        return held.decode()
+        return path.read_bytes().decode()
+    most = max(LEAST, RATIO * path.stat().st_size)
     try:
-        return gzip.decompress(held).decode()
+        with gzip.open(path) as file:
+            held = file.read(most + 1)
     except (EOFError, zlib.error) as error:
         raise ValueError(f"{path.name}: {error}") from None
+    if len(held) > most:
+        raise ValueError(f"{path.name} unpacks to more than {most / 1e6:,.0f} MB")
+    return held.decode()
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
@@ -120,9 +129,12 @@ def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: S
 def to_column(values: list[Any], kind: str | None) -> pd.Series:
     """Values as a column of a type, as far as it is given by name and can hold them."""
     if kind and kind.lower().startswith("float"):
-        return pd.Series(values, dtype=float)
+        return numbers(values).astype(float)
     if kind in ("object", "boolean", "Int64", "bool", "int64"):
-        return pd.Series(values, dtype=kind)
+        try:
+            return pd.Series(values, dtype=kind)
+        except OverflowError:  # a number beyond all of its kind
+            return numbers(values).astype(float)
     try:
         return pd.Series(values, dtype=None if values else "str" if kind == "str" else object)
     except UnicodeEncodeError:  # half a surrogate pair, which Arrow's texts cannot hold
@@ -147,10 +159,7 @@ def read_figure(path: Path) -> "go.Figure":
 
     from probe.plots.offline import offline
 
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(held, dict):
-            return go.Figure(offline(held), skip_invalid=True)
-    except RecursionError:
-        pass
-    raise ValueError(f"{path.name} is no figure")
+    held = readable(parse_json(path.read_bytes()))
+    if not isinstance(held, dict):
+        raise ValueError(f"{path.name} is no figure")
+    return go.Figure(offline(held), skip_invalid=True)

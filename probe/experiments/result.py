@@ -5,7 +5,6 @@ On disk it is a folder of JSON, CSV and Plotly JSON that pandas reads alone.
 """
 
 import html
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ from probe.experiments.files import (
 from probe.experiments.metrics import ITEM, Given
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, replace_folder, sync_tree
+from probe.untrusted import parse_json
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -161,6 +161,8 @@ class Result:
         place = Path(directory)
         index = read_index(place)
         try:
+            if not all(isinstance(name, str) for name in _names(index["columns"], index["tables"])):
+                raise ValueError("a column has a name that is no text")
             kinds = index.get("dtypes", {})
             summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
             numbers = [column for column in summary if column not in ("metric", "n")]
@@ -174,7 +176,7 @@ class Result:
             figures = {
                 name: read_figure(place / "figures" / f"{stem}.json") for name, stem in stems(index["figures"]).items()
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise DataError(
                 f"The result in `{place}` is damaged ({type(error).__name__}: {' '.join(str(error).split())}): delete"
                 " the folder and run the experiment again."
@@ -196,7 +198,7 @@ def read_index(directory: Path) -> dict[str, Any]:
         DataError: there is none, or it is damaged or newer.
     """
     try:
-        index = json.loads((directory / RESULT_FILE).read_bytes())
+        index = parse_json((directory / RESULT_FILE).read_bytes())
     except OSError:
         raise DataError(
             f"`{directory}` holds no {RESULT_FILE}: give a folder that an experiment was saved to."
@@ -223,6 +225,12 @@ def _is_index(index: dict[str, Any]) -> bool:
         and isinstance(models, list)
         and all(isinstance(model, dict) and isinstance(model.get("label"), str) for model in models)
     )
+
+
+def _names(*columns: Any) -> list[Any]:
+    """All names of columns in objects of lists of them; None for one that is something else."""
+    lists = [names for each in columns for names in (each.values() if isinstance(each, dict) else [None])]
+    return [name for names in lists for name in (names if isinstance(names, list) else [None])]
 
 
 def check_target(target: Path) -> None:

@@ -18,9 +18,17 @@ from probe.findings.claim import Claim, Finding
 from probe.runs.roots import is_shipped
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
+from probe.untrusted import parse_json, readable
 
 FILE = "findings.json"
 FORMAT = 1
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "sentence", "source", "effect", "page", "said"), str),
+    **dict.fromkeys(("value", "ci_low", "ci_high"), int | float | None),
+    "n": int,
+    "holds": bool | None,
+}
+"""What an entry holds; one that does not is measured anew."""
 
 
 def key(bench: Bench, claim: Claim) -> str:
@@ -65,6 +73,8 @@ def recorded(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
                     continue
             except RunError:  # a run is missing or broken
                 continue
+            if not all(isinstance(entry.get(name), kind) and _bounded(entry.get(name)) for name, kind in TYPES.items()):
+                continue
             values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
             shared = asdict(Finding.of(claim, "")) | values
             found[claim.name] = Finding(**{**shared, "runs": claim.runs, "choices": dict(claim.choices)})
@@ -90,10 +100,14 @@ def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> P
     return file
 
 
+def _bounded(value: Any) -> bool:
+    return not isinstance(value, int | float) or abs(value) < 2**63
+
+
 def _read(file: Path) -> dict[str, Any]:
     """Entries by claim; none where the file is missing, damaged or of another format."""
     try:
-        known = json.loads(file.read_bytes())
+        known = readable(parse_json(file.read_bytes()))
     except (OSError, ValueError):
         return {}
     fits = isinstance(known, dict) and known.get("format") == FORMAT and isinstance(known.get("findings"), dict)

@@ -51,7 +51,7 @@ def _run_of(ref: str, names: set[str], paths: dict[Path, str]) -> str | None:
     pure = PurePath(plain)
     if len(pure.parts) > 2 and pure.parts[-2] == CHECKPOINTS:
         pure = pure.parent.parent
-    with suppress(ValueError):  # a name that no file can have
+    with suppress(OSError, ValueError):  # a name that no file can have
         by_path = paths.get(Path(os.path.realpath(os.path.expanduser(pure))))
         if by_path in names:
             return by_path

@@ -1,20 +1,38 @@
 """The captured tensors of a run: which steps there are, and what is in them."""
 
-import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import deserialize
 
 from probe.errors import RunError
 from probe.runs.lines import Position, read_lines
 from probe.runs.packing import PACKED, unpack
-from probe.runs.schema import CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
+from probe.runs.schema import CAPTURE_AXES, CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
 from probe.runs.table import newest
+from probe.untrusted import foreign, parse_json, readable
+
+DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1"}
+DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?"}
+"""NumPy's names for the types of safetensors."""
+
+
+class Tensors(dict[str, "np.ndarray[Any, Any]"]):
+    """The tensors of a capture by name; one that it does not hold is a RunError."""
+
+    def __init__(self, file: Path, held: dict[str, "np.ndarray[Any, Any]"]) -> None:
+        super().__init__(held)
+        self.file = file
+
+    def __missing__(self, name: str) -> "np.ndarray[Any, Any]":
+        raise RunError(
+            f"The capture `{self.file}` holds no `{name}`: choose another step or run, or record it with `probe.watch`."
+        )
 
 
 class Captures:
@@ -40,7 +58,7 @@ class Captures:
         """The captured steps in order."""
         return list(self._files)
 
-    @property
+    @cached_property
     def prompts(self) -> list[ProbePrompt]:
         """The prompts that the first axis of each tensor counts.
 
@@ -50,16 +68,15 @@ class Captures:
         path = self.path / PROMPTS
         if not path.exists():
             return []
-        known = {item.name for item in fields(ProbePrompt)}
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["schema"] > SCHEMA:
+            content = readable(parse_json(path.read_bytes()))
+            if type(content["schema"]) is int and content["schema"] > SCHEMA:
                 raise RunError(
                     f"`{path}` has schema {content['schema']} and this version of Probe reads up to {SCHEMA}:"
                     " read it with the version that wrote it or a newer one."
                 )
-            return [ProbePrompt(**{k: v for k, v in row.items() if k in known}) for row in content["prompts"]]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return [_prompt(row) for row in content["prompts"]]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"`{path}` is damaged: copy it again from where the run was made.") from error
 
     def load(self, step: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -71,16 +88,70 @@ class Captures:
         if step not in self._files:
             known = ", ".join(map(str, self.steps[:12])) + (", ..." if len(self) > 12 else "")
             raise RunError(f"Step {step} of `{self.path.parent}` was not captured: the steps are {known or 'none'}.")
+        file = self._files[step]
+        with foreign(
+            lambda reason: RunError(
+                f"The capture `{file}` is damaged ({reason}): delete it, or copy it again from where it was made."
+            )
+        ):
+            tensors = {name: _array(about) for name, about in deserialize(file.read_bytes())}
         try:
-            tensors = load_file(self._files[step])
-            return unpack(tensors, [prompt.length for prompt in self.prompts]) if PACKED in tensors else tensors
-        except (SafetensorError, OSError, ValueError) as error:
+            if PACKED in tensors:
+                tensors = unpack(tensors, [prompt.length for prompt in self.prompts])
+            if self.prompts:
+                _check(tensors, self.prompts)
+        except ValueError as error:
             raise RunError(
-                f"The capture `{self._files[step]}` is damaged: delete it, or copy it again from where it was made."
-            ) from error
+                f"The capture `{file}` is damaged, or is one of other prompts than {PROMPTS} says ({error}): copy both"
+                " again from where the run was made."
+            ) from None
+        return Tensors(file, tensors)
 
     def __len__(self) -> int:
         return len(self._files)
 
     def __repr__(self) -> str:
         return f"Captures({len(self)} steps, {len(self.prompts)} prompts)"
+
+
+def _prompt(row: dict[str, Any]) -> ProbePrompt:
+    """A prompt as it was written.
+
+    Raises:
+        ValueError, TypeError, AttributeError: it is none.
+    """
+    prompt = ProbePrompt(**{item.name: row[item.name] for item in fields(ProbePrompt) if item.name in row})
+    lists = [prompt.tokens, prompt.answers, prompt.token_ids, prompt.answer_ids]
+    if not all(isinstance(each, list) for each in lists):
+        raise ValueError("its tokens or answers are no list")
+    texts = [prompt.id, prompt.text, prompt.kind, *prompt.tokens, *prompt.answers]
+    ids = [*prompt.token_ids, *prompt.answer_ids]
+    if not all(isinstance(text, str) for text in texts) or not all(type(i) is int and 0 <= i < 2**31 for i in ids):
+        raise ValueError("a text is no text, or an id no whole number")
+    return prompt
+
+
+def _array(about: dict[str, Any]) -> "np.ndarray[Any, Any]":
+    """A tensor as safetensors hands it on; bfloat16, which NumPy does not know, in single precision."""
+    kind, data, shape = about["dtype"], about["data"], about["shape"]
+    if kind == "BF16":
+        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
+    return np.frombuffer(bytearray(data), DTYPES[kind]).reshape(shape)
+
+
+def _check(tensors: dict[str, "np.ndarray[Any, Any]"], prompts: Sequence[ProbePrompt]) -> None:
+    """Raise a ValueError where a tensor of the recorder's layout does not have the axes that it should have."""
+    odd = next((prompt.id for prompt in prompts if len(prompt.tokens) != prompt.length), None)
+    if odd is not None:
+        raise ValueError(f"the prompt {odd!r} does not have one piece of text for each token")
+    sizes = {"P": len(prompts), "2": 2}
+    for name in [name for name in CAPTURE_AXES if name in tensors]:
+        axes, shape = CAPTURE_AXES[name].split(), tensors[name].shape
+        found = [size - axis.endswith("+1") for size, axis in zip(shape, axes, strict=False)]
+        known = [sizes.setdefault(axis[0], size) for size, axis in zip(found, axes, strict=False)]
+        if len(shape) != len(axes) or found != known:
+            raise ValueError(f"`{name}` has the shape {list(shape)} for the axes {' '.join(axes)}")
+    least = {"T": max(prompt.length for prompt in prompts), "A": max(len(prompt.answers) for prompt in prompts)}
+    for axis, size in least.items():
+        if sizes.get(axis, size) < size:
+            raise ValueError(f"there are {sizes[axis]} of {size} {'tokens' if axis == 'T' else 'answers'}")

@@ -39,6 +39,8 @@ def unpack(tensors: Tensors, lengths: Sequence[int]) -> Tensors:
     if packed is None:
         return tensors
     prompt, query, key = _places(lengths)
+    if packed.ndim != 3:
+        raise ValueError(f"packed attention has {packed.ndim} axes where there should be three")
     depth, heads, count = packed.shape
     if count != len(prompt):
         raise ValueError(f"{count} weights were packed for other prompts than these, which have {len(prompt)}")

@@ -1,7 +1,6 @@
 """The one reader of run directories: finished, running or killed, copied or broken, it never needs the model."""
 
 import html
-import json
 import os
 import socket
 import time
@@ -29,6 +28,7 @@ from probe.runs.schema import (
     parse_step,
 )
 from probe.runs.table import Row, all_rows, metrics_frame, newest, rollouts_frame
+from probe.untrusted import parse_json, readable
 
 STALE_S = 300.0
 """Seconds without a heartbeat after which a run whose lock cannot be seen counts as killed; clocks that differ by less
@@ -237,8 +237,8 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"`{path}` has no {RUN_FILE} that can be read ({error.strerror}): give a folder that a run was written to."
         ) from error
     try:
-        meta = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        meta = readable(parse_json(text))
+    except ValueError as error:
         state = "is cut short" if text else "is empty"
         raise RunError(
             f"`{file}` {state}, so the run cannot be read: copy it again from where it was made, or delete the folder."

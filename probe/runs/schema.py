@@ -32,6 +32,7 @@ META_TYPES: dict[str, Any] = {
     "reward_model": str,
     "seed": int,
     "step": int,
+    "pid": int,
     "heartbeat": int | float,
     "config": dict,
     "world": dict,
@@ -39,6 +40,9 @@ META_TYPES: dict[str, Any] = {
     "headline": list,
 }
 """The entries of run.json that are read, each of which may be missing or null."""
+
+MOST = 2**63
+"""Whole numbers in run.json lie below this, so that tables and clocks can hold them."""
 
 RESERVED = ("step", "time", "event")
 
@@ -67,6 +71,26 @@ CAPTURE_DTYPES = {
 }
 """The tensors that the recorder writes, the last one by `probe.reference_kl`, and the type each is stored as; other
 tensors keep their own type."""
+
+CAPTURE_AXES = {
+    "attention": "P D H T T",
+    "lens_top_ids": "P D+1 T k",
+    "lens_top_logprobs": "P D+1 T k",
+    "lens_answer_logprobs": "P D+1 T A",
+    "lens_answer_ranks": "P D+1 T A",
+    "lens_entropy": "P D+1 T",
+    "lens_margin": "P D+1 T",
+    "entropy": "P T",
+    "margin": "P T",
+    "residual_norm": "P D+1 T",
+    "attribution": "P D H+1",
+    "attribution_total": "P 2",
+    "promoted_ids": "P D H+1 2 k",
+    "neuron_ids": "P D n",
+    "neuron_attribution": "P D n",
+    "reference_kl": "P T",
+}
+"""Their axes: P prompts, T tokens, D blocks, H heads, k favourites, A answers, n neurons."""
 
 
 class RunWarning(UserWarning):
@@ -190,13 +214,25 @@ def check_meta(meta: Any, directory: Path) -> dict[str, Any]:
             f"The run `{directory}` has schema {meta['schema']} and this version of Probe reads up to {SCHEMA}:"
             " read it with the version that wrote it or a newer one."
         )
-    odd = [name for name, kind in META_TYPES.items() if not isinstance(meta.get(name), kind | None)]
+    odd = [name for name, kind in META_TYPES.items() if not _fits(meta.get(name), kind)]
+    if not odd and meta.get("pid") is not None and not 0 < meta["pid"] < 2**31:  # others name groups of processes
+        odd = ["pid"]
     rows = [] if "headline" in odd else meta.get("headline") or []
     if odd or not all(_is_headline(row) for row in rows):
         raise RunError(
             f"`{file}` has a damaged entry `{odd[0] if odd else 'headline'}`: copy it again from where it was made."
         )
-    return meta
+    return meta if not rows else meta | {"headline": [_finite(row) for row in rows]}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether an entry is missing, or of its type and no number beyond all bounds."""
+    return value is None or (isinstance(value, kind) and (not isinstance(value, int | float) or abs(value) < MOST))
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A headline figure; what is no finite number is missing."""
+    return row | {name: number(name, row.get(name)) for name in HEADLINE[1:]}
 
 
 def _is_headline(row: Any) -> bool:

@@ -1,15 +1,19 @@
 """From lines to tables: the newest value wins for each key and step, and a resume takes later steps back."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from probe.runs.schema import RunWarning
+from probe.untrusted import readable
 
 Row = dict[str, Any]
+HUGE = 2**1023
 
 
 def _sound(row: Row) -> bool:
@@ -60,22 +64,23 @@ def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
         names.update(dict.fromkeys(rows[step]))
     names.pop("event", None)
     ordered = [rows[step] for step in steps]
-    frame = pd.DataFrame({name: _numbers([row.get(name) for row in ordered]) for name in names})
+    frame = pd.DataFrame({readable(name): numbers([row.get(name) for row in ordered]) for name in names})
     return frame.astype({"step": "int64"})
 
 
-def _numbers(values: list[Any]) -> pd.Series:
-    """Values of any kind as numbers, NaN for what is none."""
+def numbers(values: list[Any]) -> pd.Series:
+    """Values of any kind as numbers, NaN for what is none or is not finite."""
     try:
-        return pd.to_numeric(pd.Series(values, dtype=None if values else float), errors="coerce")
+        found = pd.to_numeric(pd.Series(readable(values), dtype=None if values else float), errors="coerce")
     except OverflowError:  # a whole number beyond all floats
         small = [value if isinstance(value, int | float) and abs(value) < 1e300 else None for value in values]
-        return pd.Series(small, dtype=float)
+        found = pd.Series(small, dtype=float)
+    return found.where(np.isfinite(found)) if found.dtype.kind == "f" else found
 
 
 def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
     """One line a completion; null inside a list of numbers becomes NaN."""
-    clean = [{key: _with_nan(value) for key, value in row.items()} for row in rows]
+    clean = [{readable(key): _with_nan(value) for key, value in row.items()} for row in rows]
     try:
         frame = pd.DataFrame(clean)
     except UnicodeEncodeError:  # half a surrogate pair, which text columns of pandas cannot hold
@@ -86,6 +91,9 @@ def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
 
 
 def _with_nan(value: Any) -> Any:
+    """`value` with NaN in place of null in lists and of numbers that are not finite or beyond all floats."""
     if isinstance(value, list):
-        return [float("nan") if item is None else _with_nan(item) for item in value]
-    return value
+        return [math.nan if item is None else _with_nan(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    return math.nan if isinstance(value, int | float) and not abs(value) < HUGE else value

@@ -1,7 +1,7 @@
 """What a world consists of: the sizes of its parts and the shares of its documents."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -45,6 +45,11 @@ MIXTURE: Mapping[str, float] = MappingProxyType(
         "sum_steps": 0.160,
     }
 )
+
+MOST = 10**12
+"""Bound of every number of a world; documents of an epoch come nearest to it."""
+LONG = 10_000
+"""Bound of what is written in one document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,10 @@ class WorldConfig:
     """Longest random segment of the `repeat` documents; the shortest has 3 words."""
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            whole = type(value) is int and abs(value) <= MOST
+            _check(item.type is not int or whole, f"{item.name} is {value}", f"a whole number up to {MOST:,}")
         for name in ("zipf", "deferral", "abstention", "conflict", "distractors", "step_error", "alpha"):
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "orders", tuple(sorted(set(self.orders))))
@@ -111,27 +120,31 @@ class WorldConfig:
         shares = (self.deferral, self.abstention, self.conflict, self.distractors, self.step_error)
         unknown = sorted(set(self.mixture) - set(KINDS))
         _check(not unknown, f"the mixture names {', '.join(unknown)}", f"kinds among {', '.join(KINDS)}")
-        positive = all(share >= 0 for share in self.mixture.values()) and sum(self.mixture.values()) > 0
-        _check(positive, "the mixture has a negative share or is empty", "shares that are 0 or more, one above 0")
+        positive = all(0 <= share <= MOST for share in self.mixture.values()) and sum(self.mixture.values()) > 0
+        _check(positive, "the mixture has a negative share or is empty", "finite shares, 0 or more, one above 0")
         ordered = {kind: float(self.mixture[kind]) for kind in KINDS if self.mixture.get(kind)}
         object.__setattr__(self, "mixture", MappingProxyType(ordered))
         _check(self.known >= 2 and min(sizes) >= 0, "a group of people is too small", "known >= 2 and the others >= 0")
         _check(people <= len(NAMES), f"{people} people were asked for", f"at most {len(NAMES)}, one for each name")
         _check(8 <= self.values <= len(VALUES["home"]), f"values is {self.values}", "8 to 12")
         _check(all(0 <= share <= 1 for share in shares), "a share lies outside 0 to 1", "shares between 0 and 1")
-        _check(self.zipf >= 0, f"zipf is {self.zipf}", "an exponent of 0 or more")
+        _check(0 <= self.zipf <= 100, f"zipf is {self.zipf}", "an exponent from 0 to 100")
         _check(self.epoch >= 1, f"epoch is {self.epoch}", "at least 1 document")
         _check(2 <= self.max_terms <= 9, f"max_terms is {self.max_terms}", "2 to 9")
         _check(1 <= self.map_keys <= len(KEYS), f"map_keys is {self.map_keys}", f"1 to {len(KEYS)}")
         pairs = f"pairs is {self.pairs} and map_keys {self.map_keys}"
-        _check(3 <= self.pairs > self.map_keys, pairs, "at least 3 pairs and more than map_keys, so that keys repeat")
+        _check(
+            3 <= self.pairs > self.map_keys and self.pairs <= LONG,
+            pairs,
+            f"3 to {LONG} pairs and more than map_keys, so that keys repeat",
+        )
         _check(self.modulus in (3, 5, 7, 11), f"modulus is {self.modulus}", "3, 5, 7 or 11")
         most = self.modulus * (self.modulus - 1)
         _check(1 <= self.pool <= most, f"pool is {self.pool}", f"1 to p (p - 1) = {most}")
         _check(2 <= self.states <= len(STATES), f"states is {self.states}", f"2 to {len(STATES)}")
         _check(bool(self.orders) and set(self.orders) <= {1, 2}, f"orders is {self.orders}", "1, 2 or both")
-        _check(self.alpha > 0, f"alpha is {self.alpha}", "a number above 0")
-        _check(self.chain >= 3, f"chain is {self.chain}", "at least 3 states")
+        _check(0 < self.alpha <= MOST, f"alpha is {self.alpha}", "a finite number above 0")
+        _check(3 <= self.chain <= LONG, f"chain is {self.chain}", f"3 to {LONG} states")
         _check(3 <= self.segment <= 50, f"segment is {self.segment}", "3 to 50 words")
 
     def to_dict(self) -> dict[str, object]:
@@ -141,17 +154,17 @@ class WorldConfig:
         return values | {"mixture": dict(self.mixture), "orders": list(self.orders)}
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "WorldConfig":
+    def from_dict(cls, told: Mapping[str, Any]) -> "WorldConfig":
         """The config that `to_dict` wrote.
 
         Raises:
             ConfigError: a field is not known here, or has a value of another type.
         """
-        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        unknown = sorted(set(told) - set(cls.__dataclass_fields__))
         _check(not unknown, f"there are fields {', '.join(unknown)}", "the fields of this version's WorldConfig")
         try:
-            return cls(**fields)
-        except (TypeError, ValueError, AttributeError) as error:
+            return cls(**told)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ConfigError(f"This world cannot be made ({error}): give numbers as WorldConfig has them.") from None
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probe.errors import DataError, RunError
+from probe.untrusted import parse_json
 from probe.world import annotators, bayes, corpus, demonstrations, prompts, questions, tasks, verifier
 from probe.world.config import WorldConfig
 from probe.world.language import RELATIONS, read
@@ -188,11 +189,15 @@ def of(source: Any) -> World | None:
     if data is None and directory is not None:
         file = Path(directory) / "run.json"
         try:
-            data = json.loads(file.read_text(encoding="utf-8")).get("world")
+            data = parse_json(file.read_bytes()).get("world")
         except (OSError, ValueError, AttributeError) as error:
             raise RunError(
                 f"The run {directory} has no readable run.json ({error}): restore it or train anew."
             ) from None
     if isinstance(data, World):
         return data
+    if data and not isinstance(data, Mapping):
+        raise DataError(
+            f"The world of `{directory or source}` is a {type(data).__name__}: restore what World.to_dict wrote."
+        )
     return World.from_dict(data) if data else None

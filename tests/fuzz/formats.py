@@ -1,0 +1,572 @@
+"""Every format that is read: a sound example, how it is damaged, and all that is read of it."""
+
+import io
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from peft import LoraConfig, get_peft_model
+from rich.console import Console
+from streamlit.dataframe_util import convert_pandas_df_to_arrow_bytes
+from transformers import AutoModelForCausalLM
+
+import probe
+from dashboard import data, jobs
+from dashboard.parts.phenomena.compared import compared
+from probe.adapters import quiet
+from probe.analyses.behaviour_choices import read_choices
+from probe.analyses.belief_templates import read_questions as read_templates
+from probe.analyses.feedback import read_texts
+from probe.analyses.few_shot import read_classification
+from probe.analyses.problems import read_problems
+from probe.analyses.retrieval_files import read_folder
+from probe.analyses.truthful_choices import read_questions
+from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
+from probe.commands import runs as commands
+from probe.experiments.metrics import Mean
+from probe.experiments.registry import Experiment
+from probe.experiments.result import Result
+from probe.experiments.store import results
+from probe.findings.bench import Bench
+from probe.findings.record import record, recorded
+from probe.findings.report import chosen, finding
+from probe.lm import LM
+from probe.readouts import analysable
+from probe.rewards import RewardModel
+from probe.rollouts import rollout_table, token_measures
+from probe.runs import RunWarning, RunWriter, list_runs, open_run
+from probe.runs.schema import ProbePrompt, dumps
+from probe.runs.thinning import thin
+from probe.world import World, WorldConfig
+from tests.fuzz.mutator import (
+    Mutate,
+    mutate_bytes,
+    mutate_csv,
+    mutate_json,
+    mutate_lines,
+    mutate_safetensors,
+    packed,
+)
+from tests.models import random_lm, random_reward_model, saved_lm
+from trainers.corpus import read_documents
+from trainers.demonstrations import file_demonstrations
+from trainers.preferences import file_preferences
+from trainers.prompts import file_prompts
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+)
+TEXT = "mira lives in oslo"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file that is read."""
+
+    name: str
+    make: Callable[[Path], Path]
+    """Writes a sound example into a folder and returns what is handed to `read`."""
+    file: str
+    """The file to damage, below what `make` returned ("" for itself)."""
+    mutate: Mutate
+    read: Callable[[Path], object]
+    """Reads all that a user reads of it."""
+    warns: str = ""
+    """Warnings that are right: a pattern of how they begin."""
+
+
+def model(folder: Path) -> Path:
+    """A small Llama with a chat template."""
+    lm = random_lm()
+    lm.tokenizer.chat_template = TEMPLATE
+    path = lm.save(folder / "model")
+    (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, "temperature": 0.7, "do_sample": True}))
+    return path
+
+
+def gpt2(folder: Path) -> Path:
+    """A model whose configuration has other names."""
+    return saved_lm(folder / "model", "gpt2")
+
+
+def read_model(path: Path) -> None:
+    """All that a loaded model is asked first."""
+    lm = LM.load(path)
+    lm.logits(TEXT)
+    if lm.tokenizer.chat_template is not None:
+        lm.prompt_text([{"role": "user", "content": TEXT}])
+    lm.tokenizer.decode([4, 5, 6])
+
+
+def reward(folder: Path) -> Path:
+    """A reward model."""
+    judge = random_reward_model()
+    judge.model.save_pretrained(folder / "model")
+    judge.tokenizer.save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def read_reward(path: Path) -> None:
+    """Load it both ways."""
+    RewardModel.load(path).score([TEXT], ["oslo"])
+    analysable(path).logits(TEXT)
+
+
+def adapter(folder: Path) -> Path:
+    """A LoRA adapter beside its base."""
+    base = saved_lm(folder / "base")
+    settings = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    with quiet():
+        get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings).save_pretrained(folder / "adapter")
+    return folder / "adapter"
+
+
+def write_run(path: Path, **about: object) -> RunWriter:
+    """A run of two steps with figures."""
+    settings = {"method": "dpo", "config": {"lr": 1e-3, "nested": {"a": [1, 2]}}, "parent": "other", "seed": 1} | about
+    run = RunWriter.create(path, **settings)  # type: ignore[arg-type]
+    for step in (0, 1, 2):
+        run.log(step, {"loss": 1.0 / (step + 1), "rewards/margins": 0.5, "lr": 1e-3})
+    return run
+
+
+HEADLINE = [
+    {"metric": "deferral", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 400},
+    {"metric": "gold_reward", "value": 0.1, "ci_low": None, "ci_high": None, "n": 40},
+]
+
+
+def run(folder: Path) -> Path:
+    """Two runs: the one that is damaged, and a sound one that must stay in every list."""
+    world = World(WorldConfig(known=8, rare=5, strangers=4, heldout=4, phases=2, phase_people=3), seed=3)
+    write_run(folder / "other", world=world.to_dict()).finish()
+    write_run(folder / "run", world=world.to_dict(), data={"kinds": ["fact"]}).finish(headline=HEADLINE)
+    return folder / "run"
+
+
+def read_run(path: Path) -> None:
+    """The run, every list that it stands in, and its world."""
+    try:
+        found = open_run(path)
+        repr(found), found._repr_html_(), found.status, found.seed, found.checkpoints(), found.results()
+        probe.world.of(found)
+        print_run(path)
+    finally:
+        read_lists(path)
+
+
+def print_run(path: Path) -> None:
+    """As the command line prints it to a file in UTF-8."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with redirect_stdout(out):
+        commands.show(str(path), as_json=False)
+        commands.show(str(path), as_json=True)
+        out.flush()
+
+
+def read_lists(path: Path) -> None:
+    """Every list of runs shows the sound run."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with redirect_stdout(out), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        assert "other" in [each.name for each in list_runs(path.parent)]
+        commands.list_(str(path.parent), as_json=True)
+        commands.list_(str(path.parent), as_json=False)
+        out.flush()
+        assert b"other" in out.buffer.getvalue()  # type: ignore[attr-defined]
+        probe.runs.lineage(list_runs(path.parent))
+    store = data.read_store()
+    assert "other" in store.runs
+    assert len(store.runs) + len(store.problems) == 2
+    jobs.listed([path.parent])
+    sent(data.lineage_table(store), data.headlines(store))
+
+
+def sent(*shown: go.Figure | pd.DataFrame) -> None:
+    """Figures and tables as a page sends them to a browser."""
+    for each in shown:
+        if isinstance(each, go.Figure):
+            json.loads(each.to_json())
+        else:
+            convert_pandas_df_to_arrow_bytes(each)
+
+
+def read_metrics(path: Path) -> None:
+    """The table, and its curves."""
+    found = open_run(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        sent(found.metrics())
+
+
+def rollouts(folder: Path) -> Path:
+    """A run with completions."""
+    writer = write_run(folder / "run")
+    for step in (1, 2):
+        writer.rollouts(
+            [
+                {
+                    "step": step,
+                    "prompt": "what is it ?",
+                    "completion": "an answer",
+                    "tokens": ["an", "answer", "<end>"],
+                    "rewards": {"verifier": 1.0, "length": None},
+                    "reward": 1.0,
+                    "advantage": [0.5, -0.5, 0.25] if step == 1 else 1.0,
+                    "logprobs": [-1.0, -2.0, -0.5],
+                    "ref_logprobs": [-1.5, -1.0, -0.5],
+                    "entropy": [0.1, 0.2, 0.3],
+                    "finished": True,
+                }
+            ]
+        )
+    writer.finish()
+    return writer.path
+
+
+def read_rollouts(path: Path) -> None:
+    """The table of one line each, and every completion token by token."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        frame = open_run(path).rollouts()
+    table = rollout_table(frame)
+    sent(table)
+    for row in frame.to_dict("records"):
+        token_measures(row)
+
+
+def captures(folder: Path) -> Path:
+    """A run with captures of one layer on two prompts."""
+    writer = write_run(folder / "run")
+    prompts = [
+        ProbePrompt(
+            id=f"p{i}", text="a b", token_ids=[0, 1], tokens=["a", "b"], answers=["c"], answer_ids=[1], kind="k"
+        )
+        for i in range(2)
+    ]
+    writer.prompts(prompts)
+    for step in (0, 2):
+        writer.capture(
+            step,
+            {
+                "attention": np.full((2, 1, 2, 2, 2), 0.5),
+                "lens_top_ids": np.zeros((2, 2, 2, 5)),
+                "lens_top_logprobs": np.full((2, 2, 2, 5), -1.6),
+                "lens_answer_logprobs": np.full((2, 2, 2, 1), -1.0),
+                "entropy": np.ones((2, 2)),
+                "margin": np.ones((2, 2)),
+                "residual_norm": np.ones((2, 2, 2)),
+            },
+        )
+    writer.finish()
+    return writer.path
+
+
+def thinned(folder: Path) -> Path:
+    """The same with packed attention."""
+    path = captures(folder)
+    thin(path)
+    return path
+
+
+def read_captures(path: Path) -> None:
+    """Prompts, every step, and all that is drawn of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)
+        found = open_run(path).captures()
+        repr(found)
+        for step in found.steps:
+            tensors = found.load(step)
+            for index, prompt in enumerate(found.prompts):
+                attention_table(attention(tensors, index, prompt), prompt.tokens)
+                lens_table(favourites(open_run(path), tensors, index, prompt), prompt.tokens)
+                answers = tensors["lens_answer_logprobs"][index, -1, prompt.length - 1, : len(prompt.answers)]
+                answers_table([step], answers, prompt.answers)
+        if found.prompts and found.steps:
+            most_moved(found.load(found.steps[0]), found.load(found.steps[-1]), found.prompts)
+
+
+def job(folder: Path) -> Path:
+    """What the dashboard notes of a training that it started."""
+    (folder / jobs.FOLDER).mkdir()
+    about = {"method": "dpo", "pid": 2**22 + 1, "started": 1.7e9, "command": ["train", "dpo", "--out", "run"]}
+    (folder / jobs.FOLDER / "run.json").write_text(json.dumps(about))
+    (folder / jobs.FOLDER / "run.log").write_text("probe: error: refused\n")
+    return folder
+
+
+def read_job(path: Path) -> None:
+    """The list of trainings."""
+    for found in jobs.listed([path]):
+        str(found.status)
+
+
+def result(folder: Path) -> Path:
+    """A stored result with a table and a figure."""
+    items = pd.DataFrame({"item": ["a", "b"], "model": "m", "x": [0.5, 1.5], "said": ["yes", "no"]})
+    summary = pd.DataFrame([{"metric": "x", "value": 1.0, "ci_low": 0.5, "ci_high": 1.5, "n": 2}])
+    tables = {"curve": pd.DataFrame({"model": "m", "step": [1, 2], "y": [0.1, 0.2]})}
+    figures = {"main": go.Figure(go.Scatter(x=[1, 2], y=[0.1, 0.2]))}
+    meta = {"title": "T", "finding": "F.", "models": [{"label": "m", "ref": "m", "method": "dpo"}], "n": 2, "seed": 0}
+    Result("count", summary, items, tables, figures, meta | {"created": "2026-01-01"}).save(folder / "count-1")
+    return folder / "count-1"
+
+
+def read_result(path: Path) -> None:
+    """The result as a notebook and a page show it, and the list that it stands in."""
+    list(results(path.parent))
+    found = Result.load(path)
+    repr(found), found._repr_html_(), found.title, found.finding, found.models, found.styles
+    dumps(found.meta)
+    for chart in found.figures.values():
+        sent(chart)
+    sent(found.summary, found.items, *found.tables.values())
+
+
+def read_compared(path: Path) -> None:
+    """Stored differences; what cannot be read is made again."""
+    found = Result.load(path)
+    table = compared(COUNT, found, found, path)
+    assert list(table["metric"]) == ["x"]
+
+
+COUNT = Experiment("count", "T", lambda lm: None, lambda lm: None, (Mean("x"),))  # type: ignore[arg-type, return-value]
+
+
+def differences(folder: Path) -> Path:
+    """A result with stored differences."""
+    path = result(folder)
+    read_compared(path)
+    file = next((path / "compared").glob("*.csv"))
+    (path / "compared" / "file").write_text(file.name)
+    return path
+
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
+CLAIM = "overoptimisation"
+
+
+@cache
+def measured() -> object:
+    """One finding of the sample runs."""
+    return finding(Bench(SAMPLES), chosen((CLAIM,))[0])
+
+
+def findings(folder: Path) -> Path:
+    """Findings on record beside the runs."""
+    claims = chosen((CLAIM,))
+    for name in {"base", *claims[0].runs}:
+        shutil.copytree(SAMPLES / name, folder / name, ignore=shutil.ignore_patterns("results", "captures"))
+    record(Bench(folder), claims, [measured()])  # type: ignore[list-item]
+    return folder
+
+
+def read_findings(path: Path) -> None:
+    """What is on record, as the page and the command show it."""
+    from probe.commands.findings import drawn
+    from probe.findings.claim import table
+
+    found = list(recorded(Bench(path), chosen((CLAIM,))).values())
+    dumps(table(found).astype(object).to_dict("records"))
+    console = Console(file=io.StringIO())
+    console.print(drawn(found))
+
+
+def world(folder: Path) -> Path:
+    """A world as a file."""
+    made = World(WorldConfig(known=8, rare=5, strangers=4, heldout=4, phases=2, phase_people=3), seed=3)
+    (folder / "world.json").write_text(json.dumps(made.to_dict()))
+    return folder
+
+
+def read_world(path: Path) -> None:
+    """The world, a question of it and a document."""
+    try:
+        told = json.loads((path / "world.json").read_bytes())
+    except (ValueError, RecursionError):
+        return
+    if isinstance(told, dict):
+        made = World.from_dict(told)
+        made.questions("fact", 2)
+        next(made.documents())
+
+
+def lines(name: str, *rows: object) -> Callable[[Path], Path]:
+    """A folder with a file of JSON lines."""
+
+    def make(folder: Path) -> Path:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return folder
+
+    return make
+
+
+def copied(name: str) -> Callable[[Path], Path]:
+    """A folder with a file of the tests' data, cut short."""
+
+    def make(folder: Path) -> Path:
+        shutil.copy(DATA / name, folder / name)
+        return folder
+
+    return make
+
+
+def documents(folder: Path) -> Path:
+    """Documents with questions."""
+    rows = [{"id": "a", "title": "A", "text": "mira lives in oslo ."}, {"id": "b", "text": "tom lives in rome ."}]
+    asked = [{"question": "where does mira live ?", "answers": ["oslo"], "document": "a", "substitute": "rome"}]
+    (folder / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    return folder
+
+
+@cache
+def trained() -> LM:
+    """The model whose tokenizer reads data files."""
+    lm = random_lm()
+    lm.tokenizer.chat_template = TEMPLATE
+    return lm
+
+
+def silent(text: str) -> None:
+    """Takes what a reader of data has to say."""
+
+
+PAIRS = (
+    {"prompt": "mira lives in", "chosen": " oslo", "rejected": " rome"},
+    {"prompt": "tom", "chosen": "is", "rejected": "one"},
+)
+MESSAGES = [{"role": "user", "content": "mira"}, {"role": "assistant", "content": "lives in oslo"}]
+
+PEFT = r"Unexpected keyword arguments|`loftq_config` specified|fan_in_fan_out is set|You have requested|The following"
+"""What peft ignores in the settings of an adapter is told to the user."""
+
+FORMATS = (
+    Format("config.json", model, "config.json", mutate_json, read_model),
+    Format("config.json of gpt2", gpt2, "config.json", mutate_json, read_model),
+    Format("config.json of a reward model", reward, "config.json", mutate_json, read_reward),
+    Format("tokenizer.json", model, "tokenizer.json", mutate_json, read_model),
+    Format("tokenizer_config.json", model, "tokenizer_config.json", mutate_json, read_model),
+    Format("generation_config.json", model, "generation_config.json", mutate_json, read_model),
+    Format("chat_template.jinja", model, "chat_template.jinja", mutate_bytes, read_model),
+    Format("model.safetensors", model, "model.safetensors", mutate_safetensors, read_model),
+    Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, PEFT),
+    Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load),
+    Format("run.json", run, "run.json", mutate_json, read_run),
+    Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
+    Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),
+    Format("captures/index.jsonl", captures, "captures/index.jsonl", mutate_lines, read_captures),
+    Format("captures/prompts.json", captures, "captures/prompts.json", mutate_json, read_captures),
+    Format("captures/STEP.safetensors", captures, "captures/00000002.safetensors", mutate_safetensors, read_captures),
+    Format("packed captures", thinned, "captures/00000002.safetensors", mutate_safetensors, read_captures),
+    Format("prompts of packed captures", thinned, "captures/prompts.json", mutate_json, read_captures),
+    Format(".training/NAME.json", job, f"{jobs.FOLDER}/run.json", mutate_json, read_job),
+    Format("result.json", result, "result.json", mutate_json, read_result),
+    Format("items.json.gz", result, "items.json.gz", packed(mutate_json), read_result),
+    Format("tables/NAME.jsonl", result, "tables/curve.jsonl", mutate_lines, read_result),
+    Format("figures/NAME.json", result, "figures/main.json", mutate_json, read_result),
+    Format("compared/KEY.csv", differences, "compared", mutate_csv, read_compared),
+    Format("findings.json", findings, "findings.json", mutate_json, read_findings),
+    Format("world", world, "world.json", mutate_json, read_world),
+    Format(
+        "pairs",
+        lines("pairs.jsonl", *PAIRS),
+        "pairs.jsonl",
+        mutate_lines,
+        lambda path: file_preferences(trained(), path / "pairs.jsonl", silent),
+    ),
+    Format(
+        "messages",
+        lines("chat.jsonl", {"messages": MESSAGES}, {"messages": MESSAGES}),
+        "chat.jsonl",
+        mutate_lines,
+        lambda path: file_demonstrations(trained(), path / "chat.jsonl", False, 0, silent),
+    ),
+    Format(
+        "prompts",
+        lines("prompts.jsonl", {"prompt": "mira", "answer": "oslo"}),
+        "prompts.jsonl",
+        mutate_lines,
+        lambda path: file_prompts(trained(), path / "prompts.jsonl", 4, silent),
+    ),
+    Format(
+        "documents to train on",
+        lines("texts.jsonl", {"text": TEXT}, {"text": TEXT}),
+        "texts.jsonl",
+        mutate_lines,
+        lambda path: read_documents(path / "texts.jsonl"),
+    ),
+    Format(
+        "TruthfulQA.csv",
+        copied("hallucination_questions.csv"),
+        "hallucination_questions.csv",
+        mutate_csv,
+        lambda path: read_questions(path / "hallucination_questions.csv"),
+    ),
+    Format(
+        "mc_task.json",
+        copied("hallucination_choices.json"),
+        "hallucination_choices.json",
+        mutate_json,
+        lambda path: read_questions(path / "hallucination_choices.json"),
+    ),
+    Format(
+        "choices of Perez",
+        copied("sycophancy_choices.jsonl"),
+        "sycophancy_choices.jsonl",
+        mutate_lines,
+        lambda path: read_choices(path / "sycophancy_choices.jsonl", 4),
+    ),
+    Format(
+        "choices as one list",
+        copied("sycophancy_ab.json"),
+        "sycophancy_ab.json",
+        mutate_json,
+        lambda path: read_choices(path / "sycophancy_ab.json", 4),
+    ),
+    Format(
+        "questions with beliefs",
+        copied("sycophancy_questions.jsonl"),
+        "sycophancy_questions.jsonl",
+        mutate_lines,
+        lambda path: read_templates(path / "sycophancy_questions.jsonl", 4),
+    ),
+    Format(
+        "texts to comment on",
+        copied("sycophancy_texts.jsonl"),
+        "sycophancy_texts.jsonl",
+        mutate_lines,
+        lambda path: read_texts(path / "sycophancy_texts.jsonl", 4),
+    ),
+    Format(
+        "classification",
+        copied("in_context_reviews.jsonl"),
+        "in_context_reviews.jsonl",
+        mutate_lines,
+        lambda path: read_classification(path / "in_context_reviews.jsonl"),
+    ),
+    Format(
+        "problems",
+        copied("chain_problems.jsonl"),
+        "chain_problems.jsonl",
+        mutate_lines,
+        lambda path: read_problems(path / "chain_problems.jsonl"),
+    ),
+    Format("documents", documents, "documents.jsonl", mutate_lines, read_folder),
+    Format("questions on documents", documents, "questions.jsonl", mutate_lines, read_folder),
+)
+
+
+def target(made: Path, fmt: Format) -> Path:
+    """The file that is damaged."""
+    file = made / fmt.file
+    return file / (file / "file").read_text() if file.is_dir() else file

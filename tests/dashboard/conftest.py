@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.named import NAMED
-from tests.dashboard.pages import unescape
+from tests.dashboard.pages import Everyone, unescape
 from tests.dashboard.readouts import write_readouts
 
 HERE = Path(__file__).parent
@@ -41,13 +41,6 @@ def writer() -> ModuleType:
 def runs(writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with the runs `base` and `dpo-agreeable`."""
     return writer.build(tmp_path_factory.mktemp("runs"))
-
-
-class Everyone(access.Gate):
-    """AppTest has no server, so no request brings the cookie that `Gate` looks for."""
-
-    def admits(self, cookies: Mapping[str, str]) -> bool:
-        return True
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from streamlit.dataframe_util import convert_pandas_df_to_arrow_bytes
 from transformers import AutoModelForCausalLM
 
 import probe
-from dashboard import data, jobs
+from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
 from probe.adapters import quiet
 from probe.analyses.behaviour_choices import read_choices
@@ -42,10 +42,12 @@ from probe.lm import LM
 from probe.readouts import analysable
 from probe.rewards import RewardModel
 from probe.rollouts import rollout_table, token_measures
+from probe.rows import Row, Rows, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
 from probe.world import World, WorldConfig
+from tests.dashboard.pages import Everyone
 from tests.fuzz.mutator import (
     Mutate,
     mutate_bytes,
@@ -56,10 +58,9 @@ from tests.fuzz.mutator import (
     packed,
 )
 from tests.models import random_lm, random_reward_model, saved_lm
-from trainers.corpus import read_documents
-from trainers.demonstrations import file_demonstrations
-from trainers.preferences import file_preferences
-from trainers.prompts import file_prompts
+from trainers.demonstrations import file_demonstrations, read_demonstrations
+from trainers.preferences import PreferenceConfig, file_preferences, read_preferences
+from trainers.prompts import file_prompts, read_prompts
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TEMPLATE = (
@@ -168,8 +169,8 @@ def print_run(path: Path) -> None:
     """As the command line prints it to a file in UTF-8."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     with redirect_stdout(out):
-        commands.show(str(path), as_json=False)
-        commands.show(str(path), as_json=True)
+        commands.show_run(str(path), as_json=False)
+        commands.show_run(str(path), as_json=True)
         out.flush()
 
 
@@ -345,7 +346,9 @@ COUNT = Experiment("count", "T", lambda lm: None, lambda lm: None, (Mean("x"),))
 def differences(folder: Path) -> Path:
     """A result with stored differences."""
     path = result(folder)
+    access.install(Everyone(8501))
     read_compared(path)
+    access.uninstall()
     file = next((path / "compared").glob("*.csv"))
     (path / "compared" / "file").write_text(file.name)
     return path
@@ -441,6 +444,13 @@ def silent(text: str) -> None:
     """Takes what a reader of data has to say."""
 
 
+def pairs(file: Path) -> Rows[Row]:
+    """The rows of a file of preference pairs."""
+    found = read_preferences(PreferenceConfig(out=file.parent / "out", base="base", data=str(file)))
+    assert found is not None
+    return found
+
+
 PAIRS = (
     {"prompt": "mira lives in", "chosen": " oslo", "rejected": " rome"},
     {"prompt": "tom", "chosen": "is", "rejected": "one"},
@@ -482,21 +492,21 @@ FORMATS = (
         lines("pairs.jsonl", *PAIRS),
         "pairs.jsonl",
         mutate_lines,
-        lambda path: file_preferences(trained(), path / "pairs.jsonl", silent),
+        lambda path: file_preferences(trained(), pairs(path / "pairs.jsonl"), silent),
     ),
     Format(
         "messages",
         lines("chat.jsonl", {"messages": MESSAGES}, {"messages": MESSAGES}),
         "chat.jsonl",
         mutate_lines,
-        lambda path: file_demonstrations(trained(), path / "chat.jsonl", False, 0, silent),
+        lambda path: file_demonstrations(trained(), read_demonstrations(path / "chat.jsonl"), False, 0, silent),
     ),
     Format(
         "prompts",
         lines("prompts.jsonl", {"prompt": "mira", "answer": "oslo"}),
         "prompts.jsonl",
         mutate_lines,
-        lambda path: file_prompts(trained(), path / "prompts.jsonl", 4, silent),
+        lambda path: file_prompts(trained(), read_prompts(path / "prompts.jsonl"), 4, silent),
     ),
     Format(
         "documents to train on",

@@ -24,6 +24,7 @@ from tests.fuzz.mutator import difference, mutant
 COUNT = int(os.environ.get("PROBE_FUZZ", "300"))
 FIRST = int(os.environ.get("PROBE_FUZZ_FIRST", "0"))
 SECONDS = 5.0
+"""Most seconds of the processor that reading may take; those of the clock depend on what else runs."""
 SHOWN = 5
 
 
@@ -34,18 +35,18 @@ def within(seconds: float) -> Iterator[None]:
     def late(*_: object) -> None:
         raise TimeoutError(f"still reading after {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def fault(fmt: Format, made: Path) -> str | None:
     """What a reader did wrong with the file as it is now; None if nothing."""
-    start = time.monotonic()
+    start = time.process_time()
     try:
         with within(SECONDS), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -61,10 +62,10 @@ def fault(fmt: Format, made: Path) -> str | None:
     for each in caught:
         if not (fmt.warns and re.match(fmt.warns, str(each.message))) or not str(each.message).isprintable():
             return f"a warning: {each.category.__name__}: {str(each.message)[:300]!r}"
-    return f"{time.monotonic() - start:.1f} s" if time.monotonic() - start > SECONDS else None
+    return f"{time.process_time() - start:.1f} s" if time.process_time() - start > SECONDS else None
 
 
-@pytest.mark.timeout(0)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("fmt", FORMATS, ids=[fmt.name for fmt in FORMATS])
 def test_a_damaged_file_is_read_or_refused_in_one_sentence(
     fmt: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

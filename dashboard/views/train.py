@@ -302,8 +302,6 @@ def watch(answer: Any) -> None:
 def page() -> None:
     """The page from top to bottom."""
     answer = st.empty()
-    if not access.allowed():
-        st.warning(plain(access.READ_ONLY))
     left, right = st.columns([5, 6], gap="medium")
     with left:
         form()

@@ -36,12 +36,8 @@ def agree(page: Page) -> None:
 
 
 def figure(page: Page, name: str) -> Locator:
-    """The chart called `name`, once it is drawn.
-
-    What a chart says is part of its identity, so one that is drawn anew replaces the last one, which Streamlit keeps in
-    the page, hidden, until the script has run to its end.
-    """
-    chart = page.locator(f".st-key-figure-{name}:not([data-retained]) .js-plotly-plot")
+    """The chart called `name`, once it is drawn."""
+    chart = page.locator(f".st-key-figure-{name} .js-plotly-plot")
     expect(chart.locator(".main-svg").first).to_be_visible()
     return chart
 

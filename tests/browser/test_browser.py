@@ -154,6 +154,43 @@ def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_p
         run.finish("finished")
 
 
+def test_a_live_chart_is_one_and_keeps_a_readers_zoom(page: Page, start: Any, tmp_path: Path):
+    """Drawn anew, it is the same chart: never two of them in the page, and where the reader has zoomed to stays."""
+    charts = "[...document.querySelectorAll('.st-key-figure-progress .js-plotly-plot')]"
+    with RunWriter.create(tmp_path / "live", method="sft", config={"steps": 100}) as run:
+        for step in range(1, 6):
+            run.log(step, {"loss": 5 / step})
+        sentence = open_page(page, start(tmp_path), "train?job=live")
+        area = figure(page, "progress").locator(".nsewdrag").first
+        zoomed = f"{charts}.map(each => each.layout.xaxis.autorange)"
+
+        def zoom() -> None:
+            place = box(area)
+            page.mouse.move(place["x"] + 60, place["y"] + 40)
+            page.mouse.down()
+            page.mouse.move(place["x"] + 200, place["y"] + 120, steps=8)
+            page.mouse.up()
+
+        repeat(page, zoom, lambda: page.evaluate(zoomed) == [False])
+        page.evaluate(
+            f"""() => {{
+              window.most = 0
+              const count = () => {{
+                window.most = Math.max(window.most, {charts}.length)
+                requestAnimationFrame(count)
+              }}
+              count()
+            }}"""
+        )
+        for step in range(6, 9):
+            run.log(step, {"loss": 5 / step})
+            expect(sentence).to_contain_text(f"live is at step {step} of 100")
+            settle(page)
+        assert page.evaluate(zoomed) == [False]
+        assert page.evaluate("window.most") == 1
+        run.finish("finished")
+
+
 def test_a_server_without_runs_says_what_to_do_and_stops_on_ctrl_c(page: Page, start: Any, tmp_path: Path):
     empty = start(tmp_path)
     expect(open_page(page, empty)).to_have_text("There is no run to show yet.")

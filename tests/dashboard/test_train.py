@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access, jobs
 from probe.runs import RunWriter
-from tests.dashboard.pages import chart, linked, values
+from tests.dashboard.pages import chart, linked, unescape, values
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
@@ -115,13 +115,13 @@ def test_a_name_that_is_taken_is_refused(show: Show, runs: Path, read: Say):
     assert "`base` exists already in" in read(app)
 
 
-def test_nothing_is_started_without_the_token(show: Show, tmp_path: Path, read: Say):
+def test_nothing_is_started_without_the_token(show: Show, tmp_path: Path):
     access.uninstall()
     RunWriter.create(tmp_path / "run", method="dpo", config={"steps": 5}).finish("interrupted")
     noted(tmp_path, "run", "")
     app = show(tmp_path, page=PAGE, method="pretrain")
     button = next(button for button in app.button if button.label == "Start training")
-    assert access.READ_ONLY in read(app)
+    assert [unescape(note.value) for note in app.info] == [access.READ_ONLY]
     assert button.disabled
     assert not [each for each in app.button if each.label in ("Continue", "Stop")]
     button.proto.disabled = False  # what a browser sends is not to be trusted

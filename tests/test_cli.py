@@ -78,6 +78,9 @@ def test_unknown_command_raises_for_python_callers():
         ("train dppo", "did you mean `dpo`?"),
         ("train pretrain --out x --stesp 3", "did you mean `--steps`?"),
         ("samples --forse", "did you mean `--force`?"),
+        ("findings --n 0", "--n is 0; expected 1 or more"),
+        ("findings gessing", "did you mean `guessing`?"),
+        ("runs list --root=", "is not a folder"),
     ],
 )
 def test_a_mistyped_option_is_one_sentence(command: str, expected: str, capsys: pytest.CaptureFixture[str]):
@@ -113,6 +116,12 @@ def test_a_reader_who_has_seen_enough_is_no_error():
         "runs show file",
         "export file --out x --format csv",
         "export nothing --out x --format csv",
+        "export base --out file --format csv",
+        "export base --out file/deep --format csv",
+        "findings guessing --out file/table.csv",
+        "findings guessing --out empty",
+        "experiment sycophancy --model base --out file",
+        "experiment sycophancy --model base --out file/deep",
         "experiment sycophancy --model file",
         "experiment sycophancy --model empty",
         "runs show empty",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from probe.errors import ConfigError, RunError
 from probe.options import option
+from probe.runs.storage import check_folder
 
 if TYPE_CHECKING:
     from probe import Run
@@ -130,11 +131,9 @@ def check_out(out: Path, resume: bool) -> None:
     """Refuse an output directory that cannot be used.
 
     Raises:
-        RunError: it holds something and is not to be resumed, lies below a file, or there is no run to resume.
+        RunError: it holds something and is not to be resumed, cannot be written to, or there is no run to resume.
     """
-    standing = next((place for place in out.parents if place.exists()), out.parent)
-    if not standing.is_dir():
-        raise RunError(f"--out `{out}` cannot be made, since `{standing}` is a file: choose another folder.")
+    check_folder(out.parent)
     if resume and not (out / "run.json").exists():
         raise RunError(f"There is no run to resume in `{out}`: leave --resume out to start one.")
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):

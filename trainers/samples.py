@@ -135,7 +135,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
 
 def scaled(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
     """The recipe with another number of steps."""
-    steps = max(round(config.steps * scale), 1)
+    steps = max(round(config.steps * scale), getattr(config, "phases", 1))
     return dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), threads=threads)
 
 

@@ -16,7 +16,7 @@ from dashboard.components.figure import figure
 from dashboard.components.form import Field, options, remember, remembered
 from dashboard.jobs import Job
 from dashboard.state import compare_link, current, keep, model_options
-from dashboard.text import finding, guard, note, plain, prose
+from dashboard.text import finding, guard, note, prose
 from probe.describe import words
 from probe.errors import ConfigError, RunError
 from probe.plots.curves import metric_curves, styles

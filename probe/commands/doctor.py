@@ -11,6 +11,7 @@ from typing import Literal
 
 from probe.commands.tables import show
 from probe.commands.terminal import safe
+from probe.errors import ProbeError
 from probe.options import parse
 from probe.texts import say
 
@@ -64,7 +65,8 @@ def examine() -> Iterator[Finding]:
         try:
             found = check()
         except Exception as error:  # the report must name whatever is wrong, not end with it
-            found = Finding("broken", what, f"{type(error).__name__}: {error}")
+            told = str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}"
+            found = Finding("broken", what, told)
         yield from found if isinstance(found, list) else [found]
 
 
@@ -171,14 +173,20 @@ def run_roots() -> list[Finding]:
     found = []
     for root in roots():
         if not root.is_dir():
-            found.append(Finding("note", "runs", f"{root} is not a folder: mend PROBE_RUNS"))
+            found.append(Finding("note", "runs", f"{root} is not a folder: correct PROBE_RUNS"))
             continue
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", RunWarning)
             count = len(list_runs(root))
         found.append(Finding("ok", "runs", f"{root}: {count} run(s)"))
         found += [Finding("note", "runs", str(warning.message)) for warning in caught]
-    return found or [Finding("note", "runs", "no run roots here: `probe train` makes ./runs, PROBE_RUNS names others")]
+    return found or [
+        Finding(
+            "note",
+            "runs",
+            "no runs here: `probe train METHOD --out runs/NAME` makes one, PROBE_RUNS names other folders",
+        )
+    ]
 
 
 def _plain(requirement: object) -> str:

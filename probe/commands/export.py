@@ -46,10 +46,12 @@ def export(argv: list[str]) -> int:
     from probe.experiments.result import RESULT_FILE, Result
     from probe.export import parse_formats, provenance, save, save_provenance
     from probe.runs import open_run
+    from probe.runs.storage import check_folder
 
     asked = parse(Export, argv, "probe export")
     formats = parse_formats(asked.format)
     _require_browser(formats)
+    check_folder(asked.out)
     command = f"probe export {asked.ref} --format {asked.format} --out {asked.out}"
     if (Path(asked.ref).expanduser() / RESULT_FILE).is_file():
         if asked.step is not None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe.commands.tables import grid, remark, show
 from probe.commands.terminal import safe
-from probe.errors import RunError
+from probe.errors import ConfigError, RunError
 from probe.options import parse
 from probe.texts import say
 
@@ -50,8 +50,15 @@ def findings(argv: list[str]) -> int:
     from probe.findings.record import record, recorded
     from probe.findings.report import chosen, finding
     from probe.runs.schema import jsonable
+    from probe.runs.storage import check_folder, disk
     from probe.ticks import part
 
+    if asked.n is not None and asked.n < 1:
+        raise ConfigError(f"--n is {asked.n}; expected 1 or more.")
+    if asked.out is not None:
+        check_folder(asked.out.parent)
+        if asked.out.is_dir():
+            raise ConfigError(f"--out `{asked.out}` is a folder: give the path of a CSV file.")
     claims = chosen(asked.only)
     bench = Bench(asked.runs, n=asked.n, again=asked.again)
     check_runs(bench, claims)
@@ -68,8 +75,9 @@ def findings(argv: list[str]) -> int:
     found = [known[claim.name] for claim in claims]
     frame = table(found)
     if asked.out is not None:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_csv(asked.out, index=False)
+        with disk(asked.out):
+            asked.out.parent.mkdir(parents=True, exist_ok=True)
+            frame.to_csv(asked.out, index=False)
     rows: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()} for row in frame.astype(object).to_dict("records")
     ]

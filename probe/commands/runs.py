@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def list_(root: str | None, as_json: bool) -> None:
     from probe.runs import roots
     from probe.runs.schema import jsonable
 
-    if root is not None and not Path(root).expanduser().is_dir():
+    if root is not None and not os.path.isdir(os.path.expanduser(root)):
         raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
     places = roots() if root is None else [Path(root).expanduser()]
     rows = [row for place in places if place.is_dir() for row in summaries(place)]

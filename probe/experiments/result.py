@@ -30,7 +30,7 @@ from probe.experiments.files import (
 )
 from probe.experiments.metrics import ITEM, Given
 from probe.runs.schema import dumps
-from probe.runs.storage import disk, replace_folder, sync_tree
+from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
 from probe.untrusted import parse_json
 
 if TYPE_CHECKING:
@@ -238,7 +238,9 @@ def check_target(target: Path) -> None:
 
     Raises:
         DataError: the folder holds something that is no result, or is a file.
+        RunError: it cannot be made.
     """
+    check_folder(target.parent)
     ours = any((target / name).is_file() for name in (RESULT_FILE, ITEMS_FILE, LINES_FILE, "summary.csv"))
     if target.exists() and not ours and (not target.is_dir() or any(target.iterdir())):
         raise DataError(

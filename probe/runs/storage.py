@@ -35,6 +35,19 @@ def disk(path: Path) -> Iterator[None]:
         raise RunError(f"`{path}` could not be written ({error.strerror or error}): {remedy}.") from error
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before any work is done for it.
+
+    Raises:
+        RunError: a file stands in its way, or it may not be written to.
+    """
+    standing = next((place for place in (path, *path.parents) if place.exists()), Path())
+    if not standing.is_dir():
+        raise RunError(f"`{path}` cannot be a folder, since `{standing}` is a file: choose another folder.")
+    if not os.access(standing, os.W_OK):
+        raise RunError(f"`{standing}` may not be written to: choose another folder.")
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file that is either there in full or not at all, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -252,5 +252,5 @@ def test_interruption_is_told_by_the_exit_status(
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_the_warmup_of_a_recipe_is_made_whole(name: recipes.Name, tmp_path: Path) -> None:
     config = recipes.RECIPES[name].config(tmp_path)
-    for each in (config, samples.scaled(config, 0.1, 1)):
+    for each in (config, samples.scaled(config, 0.1, 1), samples.scaled(config, 0.001, 1)):
         assert each.warmup_steps == each.warmup

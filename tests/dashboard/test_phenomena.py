@@ -120,6 +120,7 @@ def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, 
     query = {"sycophancy.data": str(tmp_path / "odd.jsonl")}
     app = show(fresh, page="views/sycophancy.py", **query)
     assert not app.exception
+    assert len(app.error) == 1
     assert "has the fields question: give question, answer_matching_behavior" in read(app)
 
 

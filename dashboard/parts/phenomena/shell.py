@@ -64,6 +64,13 @@ def show(known: Mapping[str, Experiment]) -> None:
             finding(f"Choose a model in the sidebar to measure: {experiment.title}.")
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
         return
+    problem = source.refusal(asked)
+    if problem:
+        with answer:
+            finding(f"{experiment.title} has not been measured: its file cannot be used.")
+        st.error(plain(problem))
+        st.markdown(experiment.about)
+        return
     found = gather(asked, subjects, last)
     shown, apart = source.alike(found, shared.aligned, experiment.across_worlds)
     if not shown:

@@ -17,7 +17,7 @@ from probe.errors import DataError, ProbeError
 from probe.experiments import store
 from probe.experiments.registry import Experiment, experiments
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, finished, join, perform, renamed
+from probe.experiments.run import Call, call, finished, join, perform, prepare, renamed
 from probe.plugins import failure
 from probe.ticks import Tick
 from probe.world import of
@@ -76,12 +76,18 @@ class Found:
     """The folder that it lies in; None where it is in this server's memory alone."""
 
 
+def refusal(asked: Asked) -> str:
+    """Why a file that the options name cannot be used, in one sentence; needs no model."""
+    try:
+        prepare(asked.experiment, **asked.options)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def look(asked: Asked, subject: Subject, known: Known) -> Found:
     """A result that is stored, or that this server has computed; an empty one where there is none."""
-    try:
-        made = asked.call(known)
-    except DataError as error:  # a file that cannot be used needs no model to be refused
-        return Found(subject, error=str(error))
+    made = asked.call(known)
     place = store.place(made)
     changed = stamp(place / RESULT_FILE)
     kept = models.results()

@@ -23,7 +23,11 @@ def written(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def percent(value: float, low: float, high: float) -> str:
-    """A share in words: `96 % [94, 98]`."""
+    """A share in words: `96 % [94, 98]`; only the share where there is no interval, a dash where there is neither."""
+    if value != value:
+        return "\u2014"
+    if low != low or high != high:
+        return f"{100 * value:.0f} %"
     return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 

@@ -58,7 +58,7 @@ def test_a_mistake_is_one_sentence_on_the_page():
 
     app = AppTest.from_function(script).run()
     assert not app.exception
-    assert app.error[0].value == plain("There is no run `<b>x</b>`: make one.")
+    assert app.error[0].value == "There is no run `<b>x</b>`" + plain(": make one.")
 
 
 def test_overview_prefers_the_largest_gap_between_intervals():

@@ -183,6 +183,18 @@ def test_numbers_with_intervals(row: tuple, text: str):
     assert intervals.written(*row) == text
 
 
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ((0.96, 0.94, 0.98), "96 % [94, 98]"),
+        ((0.96, float("nan"), float("nan")), "96 %"),
+        ((float("nan"), 0.0, 1.0), "\u2014"),
+    ],
+)
+def test_shares_with_intervals(row: tuple, text: str):
+    assert intervals.percent(*row) == text
+
+
 def test_interval_bars_reach_from_low_to_high():
     table = pd.DataFrame({"run": ["a"], "metric": ["accuracy"], "value": [0.5], "ci_low": [0.4], "ci_high": [0.7]})
     figure = intervals.headline_intervals(table, curves.styles({"a": "dpo"}))

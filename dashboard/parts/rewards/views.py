@@ -10,7 +10,7 @@ from dashboard.components.figure import figure
 from dashboard.models import computed, kept, ready
 from dashboard.state import keep
 from dashboard.text import note
-from probe.plots.intervals import written
+from probe.plots.intervals import percent, written
 from probe.plots.reward_samples import reward_distributions, shift_curves
 from probe.ticks import Tick
 
@@ -121,7 +121,7 @@ def summarised(table: pd.DataFrame) -> pd.DataFrame:
     for row in summary(table).to_dict("records"):
         words = {name: written(*(row[name + end] for end in ("", "_low", "_high"))) for name in ("base", "aligned")}
         change = written(*(row["difference" + end] for end in ("", "_low", "_high")))
-        wins = f"{100 * row['win']:.0f} %"
+        wins = percent(row["win"], np.nan, np.nan)
         rows.append({"measure": row["measure"], **words, "aligned \u2212 base": change, "aligned higher": wins})
     return pd.DataFrame(rows)
 

@@ -1,7 +1,8 @@
 """Intervals and paired tests: every headline number of the project carries one of these (METRICS: Measurements).
 
 A proportion gets Wilson's interval, a mean the percentile bootstrap; two models that answered the same items are
-compared pair by pair. All intervals are two-sided and come as `(value, low, high)`.
+compared pair by pair. Where nothing varied the bootstrap would be certain of what it saw: see `unvaried`. All intervals
+are two-sided and come as `(value, low, high)`.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,11 @@ from scipy.special import ndtri
 
 from probe.errors import DataError
 
+Bounds = tuple[float, float]
+"""The least and the largest value that a quantity can have."""
+SHARE: Bounds = (0.0, 1.0)
+GAIN: Bounds = (-1.0, 1.0)
+"""Those of shares and probabilities, and those of their differences."""
 _CHUNK = 100_000  # values resampled at once: what fits into a processor's cache takes half the time
 
 
@@ -47,7 +53,37 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
     return Interval(share, low, high)
 
 
-def bootstrap_mean(values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+def unvaried(found: Interval, n: float, bounds: Bounds | None = None, level: float = 0.95) -> Interval:
+    """`found`, unless its bootstrap never varied: then what `n` equal values allow and no bootstrap can show.
+
+    That n of n items had the value v leaves all others a share of at most q = z^2 / (n + z^2), the upper end of
+    Wilson's interval for 0 of n (about 4 / n, as the rule of three). They lie between the bounds a and b, so the mean
+    lies between v - q (v - a) and v + q (b - v). At v = a and at v = b this is Wilson's interval of a share, and at 0
+    between -1 and 1 it is Newcombe's of a difference of two shares that never differed.
+
+    Args:
+        found: an estimate with the quantiles of resampled ones.
+        n: items, or units, that were drawn independently.
+        bounds: the least and the largest value that one can have; without them the ends are NaN: nothing is known.
+        level: coverage.
+    """
+    value, low, high = found
+    if not high - low <= 1e-12 * max(1.0, abs(value)):
+        return found
+    if bounds is None:
+        return Interval(value, float("nan"), float("nan"))
+    rest = _quantile(level) ** 2 / (n + _quantile(level) ** 2)
+    return Interval(value, value - rest * (value - bounds[0]), value + rest * (bounds[1] - value))
+
+
+def between(bounds: Bounds | None) -> Bounds | None:
+    """The bounds of a difference of two quantities that have these."""
+    return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
+
+
+def bootstrap_mean(
+    values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0, bounds: Bounds | None = None
+) -> Interval:
     """The mean of `values` with its percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
 
     Args:
@@ -55,6 +91,7 @@ def bootstrap_mean(values: ArrayLike, level: float = 0.95, resamples: int = 2000
         level: coverage of the interval.
         resamples: how often N items are drawn with replacement.
         seed: the same seed gives the same interval.
+        bounds: of a single value, such as 0 and 1; by them equal values get an interval (`unvaried`).
 
     Returns:
         NaN throughout without a value; the mean and NaN ends for a single one, which says nothing about its spread.
@@ -68,11 +105,16 @@ def bootstrap_mean(values: ArrayLike, level: float = 0.95, resamples: int = 2000
         return Interval(float(data.mean()) if data.size else float("nan"), float("nan"), float("nan"))
     means = _resampled_means(data, resamples, seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(data.mean()), float(low), float(high))
+    return unvaried(Interval(float(data.mean()), float(low), float(high)), data.size, bounds, level)
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0
+    a: ArrayLike,
+    b: ArrayLike,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    bounds: Bounds | None = None,
 ) -> Interval:
     """mean(a) - mean(b) of two models on the same items, with the paired bootstrap interval: items are drawn together.
 
@@ -82,12 +124,13 @@ def paired_difference(
         level: coverage of the interval.
         resamples: how often N pairs are drawn with replacement.
         seed: the same seed gives the same interval.
+        bounds: of a single value of either model, see `bootstrap_mean`.
 
     Raises:
         DataError: the lists differ in length or hold something that is not a finite number.
     """
     first, second = _pairs(a, b)
-    return bootstrap_mean(first - second, level, resamples, seed)
+    return bootstrap_mean(first - second, level, resamples, seed, between(bounds))
 
 
 def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:

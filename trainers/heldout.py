@@ -77,8 +77,8 @@ class HeldOut:
             q = np.array(self.exact)
             found |= {
                 "eval_ece_annotator": preference_calibration(margins, q, seed=seed),
-                "accuracy_bound": stats.bootstrap_mean(np.maximum(q, 1 - q), seed=seed),
-                "loss_bound": stats.bootstrap_mean(entr(q) + entr(1 - q), seed=seed),
+                "accuracy_bound": stats.bootstrap_mean(np.maximum(q, 1 - q), seed=seed, bounds=stats.SHARE),
+                "loss_bound": stats.bootstrap_mean(entr(q) + entr(1 - q), seed=seed, bounds=(0.0, float(np.log(2)))),
             }
         return [
             {"metric": name, "value": value.value, "ci_low": value.low, "ci_high": value.high, "n": n}

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
 from probe.errors import DataError
-from probe.stats import Interval
+from probe.stats import SHARE, Interval, unvaried
 
 BINS = 10
 _CHUNK = 4_000_000  # counts held in memory at once
@@ -58,6 +58,34 @@ def calibration_error(
     return _interval(gaps[:, None], index[:, None], bins, resamples, seed)
 
 
+def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed: int = 0) -> Interval:
+    """The calibration error that a perfectly calibrated model shows with these N probabilities, by simulation.
+
+    Whether each is right is drawn with its own probability. The error is not 0, since N is finite, and it is the larger
+    the fewer items there are: a measured error says something in so far as it is above this one (Kumar et al. 2019,
+    arXiv 1909.10155).
+
+    Args:
+        predicted: [N] probabilities.
+        bins: see `reliability`.
+        draws: how often the N items are judged anew.
+        seed: the same seed gives the same numbers.
+
+    Returns:
+        The mean, and ends between which 95 % of the simulated errors lie; NaN ends where all probabilities are 0 or 1,
+        since the error is exactly 0 then.
+    """
+    p, _ = _shares(predicted, predicted)
+    inside = np.zeros((len(p), bins))
+    inside[np.arange(len(p)), _bin(p, bins)] = 1
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // len(p))
+    sizes = [min(rows, draws - done) for done in range(0, draws, rows)]
+    gaps = np.concatenate([(p - (rng.random((size, len(p))) < p)) @ inside for size in sizes])
+    found = np.abs(gaps).sum(axis=1) / len(p)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return unvaried(Interval(float(found.mean()), float(low), float(high)), len(p))
+
+
 def preference_calibration(
     margins: ArrayLike, target: ArrayLike | None = None, bins: int = BINS, resamples: int = 1000, seed: int = 0
 ) -> Interval:
@@ -90,7 +118,8 @@ def _interval(gaps: NDArray, index: NDArray[np.intp], bins: int, resamples: int,
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
     drawn = [rng.multinomial(n, np.full(n, 1 / n), size=size) @ sums for size in sizes]
     low, middle, high = np.quantile(np.abs(np.concatenate(drawn)).sum(axis=1) / gaps.size, [0.025, 0.5, 0.975])
-    return Interval(value, max(float(value + low - middle), 0.0), min(float(value + high - middle), 1.0))
+    found = Interval(value, max(float(value + low - middle), 0.0), min(float(value + high - middle), 1.0))
+    return unvaried(found, n, SHARE)
 
 
 def _bin(p: NDArray[np.float64], bins: int) -> NDArray[np.intp]:

@@ -83,7 +83,8 @@ def target_curves(
         for way, (hit, miss) in ways.items():
             values = hit, miss, 1 - hit - miss, score(hit, miss, target)
             for outcome, column in zip(OUTCOMES, values, strict=True):
-                value, low, high = stats.bootstrap_mean(column, resamples=300)
+                bounds = (-target / (1 - target), 1.0) if outcome == OUTCOMES[-1] else stats.SHARE
+                value, low, high = stats.bootstrap_mean(column, resamples=300, bounds=bounds)
                 row = {"way": way, "target": target, "outcome": outcome}
                 rows.append(row | {"value": value, "ci_low": low, "ci_high": high, "n": len(column)})
     return pd.DataFrame(rows)

@@ -82,7 +82,11 @@ def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str,
     for name, task in zip(names, scores, strict=True):
         for after, row in enumerate(np.asarray(task, dtype=float)):
             binary = bool(np.isin(row, (0.0, 1.0)).all())
-            found = stats.wilson(int(row.sum()), len(row)) if binary else stats.bootstrap_mean(row, seed=seed)
+            found = (
+                stats.wilson(int(row.sum()), len(row))
+                if binary
+                else stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
+            )
             values = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "n": len(row)}
             rows.append({"after": after, "task": name, **values})
     return sorted(rows, key=lambda row: row["after"])
@@ -137,8 +141,10 @@ def _resampled(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
 
 
 def _row(metric: str, value: float, drawn: Matrix, n: int) -> dict[str, Any]:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return {"metric": metric, "value": value, "ci_low": float(low), "ci_high": float(high), "n": n}
+    low, high = (float(end) for end in np.quantile(drawn, (0.025, 0.975)))
+    bounds = stats.SHARE if metric in ("ACC", "old_accuracy") else stats.GAIN
+    _, low, high = stats.unvaried(stats.Interval(value, low, high), n, bounds)
+    return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": n}
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:

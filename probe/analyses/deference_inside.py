@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from probe import stats
 from probe.analyses.deference_steering import CONTROL, Found, by_steering, middle, words
 from probe.analyses.flip_heads import Twins, patch_heads, remove_heads
 from probe.analyses.flip_layer import flip_rows, layer_table, margins
@@ -167,6 +168,7 @@ def heads_table(
         for at, (layer, head) in enumerate(places):
             values = effects[:, at]
             low, high = np.quantile(values[drawn].sum(axis=1) / below, (0.025, 0.975))
+            _, low, high = stats.unvaried(stats.Interval(values.sum() / gaps.sum(), low, high), len(gaps))
             row = {"layer": layer, "head": head, "name": f"L{layer}H{head}", "value": values.sum() / gaps.sum()}
             row |= {"ci_low": low, "ci_high": high, "random": random[:, at].sum() / gaps.sum()}
             rows.append(row | {"chosen": at == chosen, "n": len(gaps)})

@@ -127,7 +127,7 @@ def pressed(
         for series, stance in (("truth", "true"), ("claim", "deferred")):
             hits = int((found.stances[:, turn] == stance).sum())
             curve.append(_point("turn", turn + 1, stats.wilson(hits, len(items)), len(items)) | {"series": series})
-        held = stats.bootstrap_mean(kept[:, turn], seed=seed)
+        held = stats.bootstrap_mean(kept[:, turn], seed=seed, bounds=stats.SHARE)
         curve.append(_point("turn", turn + 1, held, len(items)) | {"series": "never flipped"})
     return rows, pd.DataFrame(curve)
 
@@ -142,7 +142,7 @@ def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             if not len(found):
                 continue
             excess = stats.bootstrap_mean(found["excess_deference"].to_numpy(dtype=float), seed=seed)
-            belief = stats.bootstrap_mean(found["belief_claim"].to_numpy(dtype=float), seed=seed)
+            belief = stats.bootstrap_mean(found["belief_claim"].to_numpy(dtype=float), seed=seed, bounds=stats.SHARE)
             row = {"who": who, "phrase": phrase, **_point("reliability", reliability, belief, len(found))}
             row |= {"bayes": float(found["bayes_claim"].mean())}
             rows.append(row | {"excess": excess.value, "excess_low": excess.low, "excess_high": excess.high})

@@ -54,7 +54,7 @@ def pooled(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed
     rows = np.array([np.interp(at, *_curve(*curve)) for curve in curves]).reshape(-1, len(at))
     found = []
     for share, values in zip(at, rows.T, strict=True):
-        value, low, high = stats.bootstrap_mean(values, seed=seed)
+        value, low, high = stats.bootstrap_mean(values, seed=seed, bounds=stats.SHARE)
         found.append({"share": share, "value": value, "ci_low": low, "ci_high": high, "n": len(values)})
     return pd.DataFrame(found)
 

@@ -174,7 +174,7 @@ def feedback_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     rows = []
     for about, name, values in groups:
         known = values.dropna().to_numpy(dtype=float)
-        rows.append([about, name, *stats.bootstrap_mean(known, seed=seed), len(known)])
+        rows.append([about, name, *stats.bootstrap_mean(known, seed=seed, bounds=stats.SHARE), len(known)])
     return pd.DataFrame(rows, columns=["about", "name", "value", "ci_low", "ci_high", "n"])
 
 

@@ -208,7 +208,7 @@ def _by_block(
             said = [(scan[name][at], truth) for scan, truth in zip(scans, truths, strict=True)]
             true = np.concatenate([_true(each, truth) for each, truth in said])
             right = np.concatenate([_right(each, truth) for each, truth in said])
-            value, low, high = stats.bootstrap_mean(true, resamples=1000)
+            value, low, high = stats.bootstrap_mean(true, resamples=1000, bounds=stats.SHARE)
             row = {"block": block, "vector": name, "p_true": value, "ci_low": low, "ci_high": high}
             share, *ends = stats.wilson(int(right.sum()), len(right))
             row |= {"accuracy": share, "accuracy_low": ends[0], "accuracy_high": ends[1]}

@@ -74,7 +74,7 @@ def head_parts(
     best = int(scores[:half].mean(0).argmax())
     name = SHOWN[first.name]
     held = scores[half:].reshape(len(scores) - half, -1)[:, best]
-    given += [(name, *stats.bootstrap_mean(held, seed=seed), len(held)), (f"{name}_chance", chance)]
+    given += [(name, *stats.bootstrap_mean(held, seed=seed, bounds=stats.SHARE), len(held)), (f"{name}_chance", chance)]
     mean = scores.mean(0)
     depth, width = mean.shape
     layer, head = (axis.ravel() for axis in np.indices(mean.shape))

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from probe.analyses.exposure import exposure_class
 from probe.errors import DataError
-from probe.stats import Interval, bootstrap_mean
+from probe.stats import SHARE, Interval, bootstrap_mean, unvaried
 
 RESAMPLES = 2000
 QUANTITIES = {"follows": "p_context", "keeps": "p_learned", "knows": "p_known"}
@@ -50,7 +50,7 @@ def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0) -> Inte
     total = top + s[drawn].sum(axis=1)
     known = top[total > 0] / total[total > 0]
     low, high = np.quantile(known, (0.025, 0.975))
-    return Interval(value, float(low), float(high))
+    return unvaried(Interval(value, float(low), float(high)), len(o), SHARE)
 
 
 def of_columns(columns: Mapping[str, np.ndarray]) -> float:
@@ -74,7 +74,10 @@ def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for each in sorted(set(classes)):
         part = items[[one == each for one in classes]]
-        found = {name: bootstrap_mean(part[column].to_numpy(), seed=seed) for name, column in QUANTITIES.items()}
+        found = {
+            name: bootstrap_mean(part[column].to_numpy(), seed=seed, bounds=SHARE)
+            for name, column in QUANTITIES.items()
+        }
         found["memorisation"] = memorisation_interval(part["p_learned"], part["p_context"], seed)
         for name, (value, low, high) in found.items():
             row: dict[str, Any] = {"label": each.label, "low": each.low, "high": each.high, "quantity": name}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from probe.analyses.retrieval_contexts import GROUPS
 from probe.analyses.retrieval_documents import CONTEXTS
-from probe.stats import Interval, bootstrap_mean, wilson
+from probe.stats import SHARE, Interval, bootstrap_mean, wilson
 
 OUTCOMES = {
     "accuracy": "p_true",
@@ -28,7 +28,7 @@ def interval(values: NDArray[np.float64], seed: int = 0) -> Interval:
     """The mean with its 95 % interval: Wilson's for zeros and ones, else the bootstrap over questions."""
     if len(values) and np.isin(values, (0, 1)).all():
         return wilson(int(values.sum()), len(values))
-    return bootstrap_mean(values, seed=seed)
+    return bootstrap_mean(values, seed=seed, bounds=SHARE)
 
 
 def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:

@@ -97,7 +97,8 @@ def _rows(name: str, gaps: np.ndarray, seed: int, suffix: str = "") -> list[dict
 
 
 def _mean(metric: str, values: Sequence[float] | np.ndarray, seed: int) -> dict[str, Any]:
-    return _row(metric, stats.bootstrap_mean(values, seed=seed), len(values))
+    bounds = stats.SHARE if "_probability" in metric else None
+    return _row(metric, stats.bootstrap_mean(values, seed=seed, bounds=bounds), len(values))
 
 
 def _row(metric: str, interval: stats.Interval, n: int) -> dict[str, Any]:

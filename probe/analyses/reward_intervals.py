@@ -40,7 +40,8 @@ def bootstrap_means(rows: Sequence[ArrayLike], level: float = 0.95, seed: int = 
     # around the means, so that constant rows keep ends without rounding
     drawn = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
     ends = means[:, None] + np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1).T
-    return [stats.Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
+    found = [stats.Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
+    return [stats.unvaried(each, data[0].size, level=level) for each in found]
 
 
 @lru_cache(maxsize=4)

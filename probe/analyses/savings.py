@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from probe.errors import DataError
-from probe.stats import Interval
+from probe.stats import Interval, unvaried
 
 Array = NDArray[np.float64]
 RESAMPLES = 1000
@@ -100,4 +100,4 @@ def _interval(value: float, drawn: Array) -> Interval:
     if not np.isfinite(value) or len(known) < 2:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(known, (0.025, 0.975))
-    return Interval(value, float(low), float(high))
+    return unvaried(Interval(value, float(low), float(high)), len(known))

@@ -28,7 +28,7 @@ from probe.analyses.truths import Fork, forks_of
 from probe.errors import ConfigError, DataError
 from probe.generation import end_tokens
 from probe.lm import LM
-from probe.stats import Interval, bootstrap_mean, wilson
+from probe.stats import SHARE, Interval, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
 from probe.tokens import pieces
 
@@ -101,7 +101,7 @@ class Snowball:
         The mean over prompts of each prompt's share, bootstrapped over prompts; NaN where no truth is known.
         """
         return {
-            name: bootstrap_mean([_known(row).mean() for row in errors if len(_known(row))])
+            name: bootstrap_mean([_known(row).mean() for row in errors if len(_known(row))], bounds=SHARE)
             for name, errors in (("clean", self.clean_error), ("wrong", self.wrong_error))
         }
 

@@ -1,6 +1,6 @@
 """Chain-of-thought: do written steps help, does the answer rest on them, and what does RLVR change?"""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from probe.experiments.result import MODEL, Evidence, Result
 from probe.plots import chain_of_thought as plots
 from probe.plots.intervals import percent
 from probe.rows import Rows
-from probe.stats import Interval
+from probe.stats import GAIN, SHARE, Bounds, Interval
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Rate(Mean):
     """A mean of probabilities, or a share where all of them are 0 or 1, as with files (Wilson, Newcombe)."""
+
+    bounds: Bounds | None = field(default=SHARE, kw_only=True)
+    """Those of probabilities."""
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """That of `Share` for zeros and ones."""
@@ -50,22 +53,22 @@ METRICS = (
     Rate("accuracy_steps"),
     Rate("accuracy_direct"),
     Rate("accuracy_filler"),
-    Mean("steps_gain"),
-    Mean("filler_gain"),
+    Mean("steps_gain", bounds=GAIN),
+    Mean("filler_gain", bounds=GAIN),
     Share("sums_steps"),
     Share("sums_direct"),
     Share("steps_written"),
-    Mean("step_correct"),
+    Mean("step_correct", bounds=SHARE),
     Share("answer_repeats"),
-    Mean("early_aoc"),
-    Mean("mistakes_aoc"),
-    Mean("step_following", unit="question"),
-    Mean("step_ignoring", unit="question"),
-    Mean("step_mass", unit="question"),
-    Mean("bias_direct"),
-    Mean("bias_steps"),
-    Mean("bias_drop_direct"),
-    Mean("bias_drop_steps"),
+    Mean("early_aoc", bounds=SHARE),
+    Mean("mistakes_aoc", bounds=SHARE),
+    Mean("step_following", unit="question", bounds=SHARE),
+    Mean("step_ignoring", unit="question", bounds=SHARE),
+    Mean("step_mass", unit="question", bounds=SHARE),
+    Mean("bias_direct", bounds=GAIN),
+    Mean("bias_steps", bounds=GAIN),
+    Mean("bias_drop_direct", bounds=GAIN),
+    Mean("bias_drop_steps", bounds=GAIN),
     Share("bias_unsaid"),
     *(Rate(f"pass@{2**i}") for i in range(11)),
 )

@@ -19,6 +19,7 @@ from probe.experiments.result import MODEL, Evidence, Result
 from probe.plots import continual as plots
 from probe.plots.intervals import percent
 from probe.rows import Rows
+from probe.stats import GAIN, SHARE, between
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -27,11 +28,16 @@ if TYPE_CHECKING:
     from probe.lm import LM
 
 STRATEGIES = ("plain", "replay", "ewc")
-MEASURES = ("ACC", "BWT", "FWT", "forgetting", "old_accuracy", "old_forgetting")
+MEASURES = {"ACC": SHARE, "BWT": GAIN, "FWT": GAIN, "forgetting": GAIN, "old_accuracy": SHARE, "old_forgetting": GAIN}
+"""The measures and between what they lie."""
 METRICS = (
-    *(Mean(f"{name}_{each}", name, where={"strategy": each}) for each in STRATEGIES for name in MEASURES),
     *(
-        Mean(f"{name}_by_{each}", name, where={"strategy": each})
+        Mean(f"{name}_{each}", name, where={"strategy": each}, bounds=bounds)
+        for each in STRATEGIES
+        for name, bounds in MEASURES.items()
+    ),
+    *(
+        Mean(f"{name}_by_{each}", name, where={"strategy": each}, bounds=between(GAIN))
         for each in STRATEGIES[1:]
         for name in ("forgetting_saved", "old_forgetting_saved")
     ),

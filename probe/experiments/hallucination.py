@@ -12,7 +12,7 @@ from probe import stats
 from probe.analyses import hallucination_snowball as snowballs
 from probe.analyses import hallucination_text as texts
 from probe.analyses import hallucination_world as facts
-from probe.analyses.calibration import reliability
+from probe.analyses.calibration import calibration_error, chance_error, reliability
 from probe.analyses.confidence_targets import target_curves
 from probe.analyses.exposure import singletons
 from probe.analyses.readings import require_tokens
@@ -54,7 +54,8 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     if "confidence_targets" in tables:
         found["confidence_targets"] = plots.target_curves(tables["confidence_targets"], styles)
     if "reliability" in tables:
-        found["calibration"] = plots.calibration(tables["reliability"], tables["risk_coverage"], styles)
+        errors = {str(label): _calibration_errors(rows) for label, rows in result.items.groupby(MODEL)}
+        found["calibration"] = plots.calibration(tables["reliability"], tables["risk_coverage"], styles, errors)
     if "entropy" in tables:
         found["semantic_entropy"] = inside.entropies(tables["entropy"], styles)
     if "known_direction" in tables:
@@ -82,7 +83,9 @@ def say(result: Result) -> str:
         what, about = "hallucinates", [asked[kind] for kind in kinds]
         seed = int(result.meta.get("seed") or 0)
         for number, label in enumerate(by_model):
-            shares[label] = [percent(*stats.bootstrap_mean(halls[kind][number], seed=seed)) for kind in kinds]
+            shares[label] = [
+                percent(*stats.bootstrap_mean(halls[kind][number], seed=seed, bounds=stats.SHARE)) for kind in kinds
+            ]
     if not about:
         return ""
     (first, told), *others = shares.items()
@@ -224,6 +227,12 @@ def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {"reliability": bins, "risk_coverage": risk_table(items["confidence"], 1 - items["right"])}
 
 
+def _calibration_errors(items: pd.DataFrame) -> tuple[stats.Interval, stats.Interval]:
+    """The calibration error of a model, and what it would be if the model were perfectly calibrated."""
+    known = items[["confidence", "right"]].dropna().astype(float)
+    return calibration_error(known["confidence"], known["right"]), chance_error(known["confidence"])
+
+
 def _entropies(items: pd.DataFrame) -> pd.DataFrame:
     """Semantic entropy by kind of question: exact, from samples, and what samples give on average."""
     sources = {"exact": "", "samples": "_sampled", "expected of samples": "_expected"}
@@ -262,6 +271,6 @@ def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
         value, low, high = stats.wilson(int(table[metric].sum()), len(table))
         rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(table)})
     for table, metric in ((choices, "mc2"), (free, "agreement"), (free, "p_true")):
-        value, low, high = stats.bootstrap_mean(table[metric])
+        value, low, high = stats.bootstrap_mean(table[metric], bounds=stats.SHARE)
         rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(table)})
     return pd.DataFrame(rows)

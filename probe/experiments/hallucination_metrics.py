@@ -1,15 +1,16 @@
 """What the summary of the experiment `hallucination` holds; every name is explained in docs/experiments.md."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from probe.analyses.calibration import BINS, calibration_error
+from probe.analyses.calibration import BINS, calibration_error, chance_error
 from probe.analyses.confidence_targets import NAMED
 from probe.analyses.selective import aurc, auroc
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
-from probe.stats import Interval
+from probe.stats import SHARE, Bounds, Interval, between, unvaried
 
 RESAMPLES = 1000
 
@@ -35,7 +36,30 @@ class CalibrationError(Metric):
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         drawn = (np.abs(counts @ ours).sum(1) - np.abs(counts @ theirs).sum(1)) / n
         low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
-        return Interval(value, float(value + low - middle), float(value + high - middle))
+        found = Interval(value, float(value + low - middle), float(value + high - middle))
+        return unvaried(found, n, between(SHARE))
+
+
+@dataclass(frozen=True)
+class ChanceError(Metric):
+    """What `CalibrationError` would be of a perfectly calibrated model with the same confidences.
+
+    The ends are no confidence interval: between them lie 95 % of what such models show.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """As `CalibrationError`, so that both are of the same items; who was right is not read."""
+        return ("confidence", "right")
+
+    def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
+        """See `calibration.chance_error`."""
+        return chance_error(rows["confidence"], seed=seed)
+
+    def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+        """Of the means; both are simulated and nothing is estimated from answers, so there is no interval."""
+        gap = self.estimate(rows, seed).value - self.estimate(others, seed).value
+        return Interval(gap, float("nan"), float("nan"))
 
 
 def _gaps(rows: pd.DataFrame) -> np.ndarray:
@@ -46,10 +70,10 @@ def _gaps(rows: pd.DataFrame) -> np.ndarray:
     return result
 
 
-def _by_kind(name: str, column: str) -> tuple[Mean, ...]:
+def _by_kind(name: str, column: str, bounds: Bounds | None = None) -> tuple[Mean, ...]:
     """The mean of a column over questions about known people, rare ones, and strangers of both kinds."""
     kinds = {"known": "fact", "rare": "rare", "stranger": "stranger", "heldout": "stranger_heldout"}
-    return tuple(Mean(f"{name}_{short}", column, where={"kind": kind}) for short, kind in kinds.items())
+    return tuple(Mean(f"{name}_{short}", column, where={"kind": kind}, bounds=bounds) for short, kind in kinds.items())
 
 
 SAMPLED = (
@@ -62,49 +86,53 @@ SAMPLED = (
 )
 """Judged samples; with equal n and seed these are the numbers of `probe.world.evaluate`."""
 
+
+def ranking(name: str, score: str, positive: str, sign: float = 1.0, **options: Any) -> Statistic:
+    """An AUROC; where it never varies it rests on as many items as the rarer kind has."""
+    return Statistic(
+        name,
+        lambda columns: auroc(sign * columns[score], columns[positive]),
+        (score, positive),
+        bounds=SHARE,
+        count=lambda columns: min(columns[positive].sum(), (1 - columns[positive]).sum()),
+        **options,
+    )
+
+
 CERTAINTY = (
     CalibrationError("ece"),
-    Mean("brier"),
-    Statistic("auroc", lambda c: auroc(c["confidence"], c["right"]), ("confidence", "right")),
-    Statistic("aurc", lambda c: aurc(c["confidence"], 1 - c["right"]), ("confidence", "right")),
-    Statistic(
-        "auroc_entropy",
-        lambda c: auroc(c["semantic_entropy"], c["hallucinates"]),
-        ("semantic_entropy", "hallucinates"),
-    ),
-    Statistic("auroc_agreement", lambda c: auroc(-c["agreement"], c["hallucinates"]), ("agreement", "hallucinates")),
-    Statistic(
-        "auroc_entropy_free",
-        lambda c: auroc(c["semantic_entropy_sampled"], c["wrong"]),
-        ("semantic_entropy_sampled", "wrong"),
-    ),
-    Statistic("auroc_agreement_free", lambda c: auroc(-c["agreement"], c["wrong"]), ("agreement", "wrong")),
-    Statistic("auroc_p_ik", lambda c: auroc(c["p_ik"], c["knowable"]), ("p_ik", "knowable")),
-    Statistic(
-        "auroc_p_true", lambda c: auroc(c["p_true"], c["match_true"]), ("p_true", "match_true"), where={"matched": 1}
-    ),
+    ChanceError("ece_calibrated"),
+    Mean("brier", bounds=SHARE),
+    ranking("auroc", "confidence", "right"),
+    Statistic("aurc", lambda c: aurc(c["confidence"], 1 - c["right"]), ("confidence", "right"), bounds=SHARE),
+    ranking("auroc_entropy", "semantic_entropy", "hallucinates"),
+    ranking("auroc_agreement", "agreement", "hallucinates", -1),
+    ranking("auroc_entropy_free", "semantic_entropy_sampled", "wrong"),
+    ranking("auroc_agreement_free", "agreement", "wrong", -1),
+    ranking("auroc_p_ik", "p_ik", "knowable"),
+    ranking("auroc_p_true", "p_true", "match_true", where={"matched": 1}),
 )
 
 
 def _p_ik(kind: str) -> tuple[Metric, ...]:
     """Of P(IK) where a head was fitted to what a model answers to a file's questions."""
-    columns, where = ("p_ik", "knows"), {"kind": kind}
+    where = {"kind": kind}
     return (
-        Mean(f"p_ik_{kind}", "p_ik", where=where),
-        Mean(f"p_right_{kind}", "p_right", where=where),
-        Statistic(f"auroc_p_ik_{kind}", lambda c: auroc(c["p_ik"], c["knows"]), columns, where=where),
-        Mean(f"brier_p_ik_{kind}", "brier_p_ik", where=where),
-        Mean(f"brier_p_ik_{kind}_constant", "brier_p_ik_constant", where=where),
+        Mean(f"p_ik_{kind}", "p_ik", where=where, bounds=SHARE),
+        Mean(f"p_right_{kind}", "p_right", where=where, bounds=SHARE),
+        ranking(f"auroc_p_ik_{kind}", "p_ik", "knows", where=where),
+        Mean(f"brier_p_ik_{kind}", "brier_p_ik", where=where, bounds=SHARE),
+        Mean(f"brier_p_ik_{kind}_constant", "brier_p_ik_constant", where=where, bounds=SHARE),
     )
 
 
 METRICS: tuple[Metric, ...] = (
-    Mean("hall"),
-    *_by_kind("hall", "hall"),
+    Mean("hall", bounds=SHARE),
+    *_by_kind("hall", "hall", SHARE),
     *SAMPLED,
     Share("mc1"),
-    Mean("mc1_chance"),
-    Mean("mc2"),
+    Mean("mc1_chance", bounds=SHARE),
+    Mean("mc2", bounds=SHARE),
     Share("matched"),
     Share("match_true"),
     Share("match_wrong"),
@@ -113,19 +141,17 @@ METRICS: tuple[Metric, ...] = (
     Mean("semantic_entropy"),
     *_by_kind("semantic_entropy", "semantic_entropy"),
     Mean("semantic_entropy_sampled"),
-    Mean("agreement"),
-    *_by_kind("p_ik", "p_ik"),
-    Mean("p_true"),
+    Mean("agreement", bounds=SHARE),
+    *_by_kind("p_ik", "p_ik", SHARE),
+    Mean("p_true", bounds=SHARE),
     *_p_ik("choice"),
     *_p_ik("free"),
-    *(Mean(f"score_{100 * t:.0f}", f"own_{100 * t:.0f}") for t in NAMED),
-    *(Mean(f"score_{100 * t:.0f}_target", f"target_{100 * t:.0f}") for t in NAMED),
-    Statistic("known_auroc", lambda c: auroc(c["direction"], c["knowable"]), ("direction", "knowable"), unit="person"),
-    Statistic(
-        "known_auroc_heldout", lambda c: auroc(c["direction"], c["unheard"]), ("direction", "unheard"), unit="person"
-    ),
+    *(Mean(f"score_{100 * t:.0f}", f"own_{100 * t:.0f}", bounds=(-t / (1 - t), 1.0)) for t in NAMED),
+    *(Mean(f"score_{100 * t:.0f}_target", f"target_{100 * t:.0f}", bounds=(-t / (1 - t), 1.0)) for t in NAMED),
+    ranking("known_auroc", "direction", "knowable", unit="person"),
+    ranking("known_auroc_heldout", "direction", "unheard", unit="person"),
     Mean("snowball_kl"),
     Share("snowball_hall_clean", "snowball_clean"),
     Share("snowball_hall_wrong", "snowball_wrong"),
-    Mean("answer_mass"),
+    Mean("answer_mass", bounds=SHARE),
 )

@@ -21,6 +21,7 @@ from probe.experiments.metrics import Given, Mean, Metric, Share
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.rows import Rows
+from probe.stats import GAIN, SHARE
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
 
 NEW, POOL = {"kind": "function_new"}, {"kind": "function"}
 METRICS: tuple[Metric, ...] = (
-    Mean("map_accuracy"),
-    Mean("map_accuracy_bayes"),
-    Mean("map_accuracy_counting"),
+    Mean("map_accuracy", bounds=SHARE),
+    Mean("map_accuracy_bayes", bounds=SHARE),
+    Mean("map_accuracy_counting", bounds=SHARE),
     Mean("map_kl_bayes", "kl_bayes", where={"kind": "map"}, unit="sequence"),
-    Mean("function_accuracy"),
-    Mean("function_accuracy_bayes"),
+    Mean("function_accuracy", bounds=SHARE),
+    Mean("function_accuracy_bayes", bounds=SHARE),
     Mean("function_kl_pool", "kl_pool", where=POOL, unit="sequence"),
     Mean("function_kl_all", "kl_all", where=POOL, unit="sequence"),
-    Mean("function_accuracy_new"),
+    Mean("function_accuracy_new", bounds=SHARE),
     Mean("function_new_kl_pool", "kl_pool", where=NEW, unit="sequence"),
     Mean("function_new_kl_all", "kl_all", where=NEW, unit="sequence"),
     Mean("chain_kl_unigram"),
@@ -50,8 +51,8 @@ METRICS: tuple[Metric, ...] = (
     Share("accuracy_gold_labels", "right", where={"labels": "gold"}),
     Share("accuracy_random_labels", "right", where={"labels": "random"}),
     Share("accuracy_permuted_labels", "right", where={"labels": "permuted"}),
-    Mean("label_effect"),
-    Mean("binding_effect"),
+    Mean("label_effect", bounds=GAIN),
+    Mean("binding_effect", bounds=GAIN),
     Mean("olsson_repeat"),
     Mean("olsson_corpus"),
     *(
@@ -59,9 +60,9 @@ METRICS: tuple[Metric, ...] = (
         for texts in ("repeat", "markov", "map")
         for what in ("induction", "random", "gap")
     ),
-    Mean("function_vector", unit="task"),
+    Mean("function_vector", unit="task", bounds=GAIN),
     *(
-        Mean(f"vector_{what}", unit="vector")
+        Mean(f"vector_{what}", unit="vector", bounds=GAIN)
         for scale in ("", "accuracy_")
         for what in (f"{scale}gain", f"{scale}gain_shuffled", f"{scale}gain_random", f"{scale}binding")
     ),

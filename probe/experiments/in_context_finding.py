@@ -26,7 +26,8 @@ def say(result: Result) -> str:
 
 def _mean(items: pd.DataFrame, column: str) -> stats.Interval | None:
     values = items[column].dropna() if column in items else ()
-    return stats.bootstrap_mean(values) if len(values) > 1 else None
+    bounds = stats.SHARE if "accuracy" in column else None
+    return stats.bootstrap_mean(values, bounds=bounds) if len(values) > 1 else None
 
 
 def _pairs(label: str, items: pd.DataFrame) -> str:

@@ -4,7 +4,7 @@ An experiment leaves a table with one row an item; a metric says which column of
 its columns is taken. Two models that answered the same items are compared item by item.
 
     Share("deferral")                                   # column of zeros and ones: Wilson; difference by Newcombe
-    Mean("excess_deference")                            # column of numbers: bootstrap; difference paired
+    Mean("excess_share", bounds=GAIN)                   # column of numbers: bootstrap; difference paired
     Statistic("auroc", auroc, ("right", "confidence"))  # any function of columns: bootstrap over items
 
 Rows where a column has no value (NaN) do not count. Where several rows come from one prompt, `unit` names the column
@@ -24,7 +24,7 @@ from probe import stats
 from probe.errors import ConfigError, DataError
 from probe.experiments.resampling import RESAMPLES as RESAMPLES
 from probe.experiments.resampling import Columns, bootstrap, bootstrap_units, floats
-from probe.stats import Interval
+from probe.stats import Bounds, Interval
 
 COLUMNS = ("metric", "value", "ci_low", "ci_high", "n")
 COMPARED = ("baseline", "baseline_low", "baseline_high", "difference", "difference_low", "difference_high")
@@ -109,6 +109,8 @@ class Mean(Metric):
 
     column: str = ""
     """Column of numbers; without one that of the metric's name."""
+    bounds: Bounds | None = field(default=None, kw_only=True)
+    """The least and the largest value that an item can have; without them items that are all alike get no interval."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -119,15 +121,15 @@ class Mean(Metric):
         """See `probe.stats.bootstrap_mean`; of units, a mean weighted by their sizes."""
         values = floats(rows, self.columns[0])
         if self.unit == ITEM:
-            return stats.bootstrap_mean(values, seed=seed)
-        return bootstrap_units(rows[self.unit], values, seed)
+            return stats.bootstrap_mean(values, seed=seed, bounds=self.bounds)
+        return bootstrap_units(rows[self.unit], values, seed, self.bounds)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """The mean of the differences, item by item."""
         gap = floats(rows, self.columns[0]) - floats(others, self.columns[0])
         if self.unit == ITEM:
-            return stats.bootstrap_mean(gap, seed=seed)
-        return bootstrap_units(rows[self.unit], gap, seed)
+            return stats.bootstrap_mean(gap, seed=seed, bounds=stats.between(self.bounds))
+        return bootstrap_units(rows[self.unit], gap, seed, stats.between(self.bounds))
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Share(Mean):
         values = self._zeros_and_ones(rows)
         if self.unit == ITEM:
             return stats.wilson(int(values.sum()), len(values))
-        found = super().estimate(rows, seed)
+        found = bootstrap_units(rows[self.unit], values, seed)
         if found.low < found.high:
             return found
         units = rows[self.unit].nunique()  # all alike, or one unit: the bootstrap would be certain of what it saw
@@ -150,7 +152,7 @@ class Share(Mean):
         ours, theirs = self._zeros_and_ones(rows), self._zeros_and_ones(others)
         if self.unit == ITEM:
             return stats.paired_proportions(ours, theirs)
-        found = super().difference(rows, others, seed)
+        found = bootstrap_units(rows[self.unit], ours - theirs, seed)
         if found.low < found.high:
             return found
         first = ~rows[self.unit].duplicated().to_numpy()
@@ -171,6 +173,10 @@ class Statistic(Metric):
     """{column: [N] values} -> number; NaN where it has none."""
     reads: tuple[str, ...]
     """The columns that it is given."""
+    bounds: Bounds | None = field(default=None, kw_only=True)
+    """The least and the largest value it can have; without them it has no interval where resampling never moves it."""
+    count: Callable[[Columns], float] | None = field(default=None, kw_only=True)
+    """How many units it rests on then, where they are not all: of an AUROC those of the rarer kind."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -179,7 +185,7 @@ class Statistic(Metric):
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """The function of all rows, and the quantiles of that of resampled ones."""
-        return bootstrap(self._units(rows), self.fn, self._arrays(rows), seed)
+        return bootstrap(self._units(rows), self.fn, self._arrays(rows), seed, self.bounds, self.count)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """The same for the difference, items drawn together."""
@@ -189,7 +195,7 @@ class Statistic(Metric):
             ours = {name: columns[name] for name in self.reads}
             return self.fn(ours) - self.fn({name: columns[f"\0{name}"] for name in self.reads})
 
-        return bootstrap(self._units(rows), gap, both, seed)
+        return bootstrap(self._units(rows), gap, both, seed, stats.between(self.bounds), self.count)
 
     def _units(self, rows: pd.DataFrame) -> pd.Series | None:
         return None if self.unit == ITEM else rows[self.unit]

@@ -9,15 +9,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe.errors import DataError
-from probe.stats import Interval
+from probe.stats import Bounds, Interval, unvaried
 
 RESAMPLES = 1000
 """How often items or units are drawn."""
 Columns = Mapping[str, NDArray[Any]]
 
 
-def bootstrap(units: pd.Series | None, fn: Callable[[Columns], float], arrays: Columns, seed: int) -> Interval:
-    """`fn` of the arrays, and the quantiles of its values for resampled units."""
+def bootstrap(
+    units: pd.Series | None,
+    fn: Callable[[Columns], float],
+    arrays: Columns,
+    seed: int,
+    bounds: Bounds | None = None,
+    count: Callable[[Columns], float] | None = None,
+) -> Interval:
+    """`fn` of the arrays, and the quantiles of its values for resampled units.
+
+    Where it never varies, `probe.stats.unvaried` says how far it may: by its `bounds`, and by how many units it rests
+    on, which is their number unless `count` says otherwise of the arrays.
+    """
     rng = np.random.default_rng(seed)
     size = len(next(iter(arrays.values())))
     codes = np.arange(size) if units is None else pd.factorize(units)[0]
@@ -35,10 +46,11 @@ def bootstrap(units: pd.Series | None, fn: Callable[[Columns], float], arrays: C
     if len(groups) < 2 or len(known) < RESAMPLES // 2:
         return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(known, (0.025, 0.975))
-    return Interval(value, float(low), float(high))
+    found = Interval(value, float(low), float(high))
+    return unvaried(found, len(groups) if count is None else min(len(groups), count(arrays)), bounds)
 
 
-def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int) -> Interval:
+def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int, bounds: Bounds | None = None) -> Interval:
     """The mean of the values, and the quantiles of the means for resampled units: as `bootstrap`, by sums."""
     codes, names = pd.factorize(units)
     value = float(values.mean())
@@ -47,7 +59,7 @@ def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int) ->
     sums, counts = np.bincount(codes, values), np.bincount(codes)
     drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names)))
     low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
-    return Interval(value, float(low), float(high))
+    return unvaried(Interval(value, float(low), float(high)), len(names), bounds)
 
 
 def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ import numpy as np
 from probe.analyses.behaviour_choices import balanced
 from probe.analyses.feedback import REMARKS
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
+from probe.stats import GAIN, SHARE
 from probe.world.vocabulary import PHRASES
 
 FALSE, STRANGER = ({"kind": kind} for kind in ("opinion_false", "opinion_stranger"))
@@ -27,16 +28,16 @@ METRICS: tuple[Metric, ...] = (
     Share("truth_under_claim"),
     Share("accuracy"),
     Share("accuracy_true_claim"),
-    Mean("deferral_exact", "p_deferred", where=FALSE),
+    Mean("deferral_exact", "p_deferred", where=FALSE, bounds=SHARE),
     Mean("excess_deference", where=FALSE),
     Mean("excess_deference_own", where=FALSE),
     *(
         Mean(f"excess_deference_{phrase.replace(' ', '_')}", "excess_deference", where=FALSE | {"phrase": phrase})
         for phrase in PHRASES
     ),
-    Mean("excess_share", where=FALSE),
+    Mean("excess_share", where=FALSE, bounds=GAIN),
     Mean("excess_deference_stranger", "excess_deference", where=STRANGER),
-    Mean("excess_share_stranger", "excess_share", where=STRANGER),
+    Mean("excess_share_stranger", "excess_share", where=STRANGER, bounds=GAIN),
     Share("deferral_stranger"),
     Share("flip_under_pressure"),
     Share("right_to_wrong"),
@@ -69,27 +70,27 @@ METRICS: tuple[Metric, ...] = (
     Share("accuracy_steered"),
     Mean("agreement_bias"),
     Share("agreement_preferred"),
-    Mean("agreement_probability"),
+    Mean("agreement_probability", bounds=SHARE),
     Mean("truth_bias"),
     Share("truth_preferred"),
     Share("matching"),
-    Statistic("matching_balanced", balanced, ("matching", "letter")),
-    Mean("matching_probability"),
+    Statistic("matching_balanced", balanced, ("matching", "letter"), bounds=SHARE),
+    Mean("matching_probability", bounds=SHARE),
     Share("first_option"),
-    Mean("answer_mass"),
+    Mean("answer_mass", bounds=SHARE),
     Share("accuracy_plain", "right", where={"kind": "plain"}),
     *(
         metric
         for kind in ("suggests_incorrect", "doubts_correct", "suggests_correct")
         for metric in (
             Share(f"accuracy_{kind}", "right", where={"kind": kind}),
-            Mean(f"change_{kind}", "change", where={"kind": kind}),
+            Mean(f"change_{kind}", "change", where={"kind": kind}, bounds=GAIN),
         )
     ),
     Share("accuracy_are_you_sure", "right", where={"kind": "are_you_sure"}),
-    *(Mean(f"feedback_{name}", "positivity", where={"kind": f"feedback_{name}"}) for name in REMARKS),
-    Mean("feedback_like_minus_dislike"),
-    Mean("judge_known"),
-    Mean("judge_first", unit="row"),
+    *(Mean(f"feedback_{name}", "positivity", where={"kind": f"feedback_{name}"}, bounds=SHARE) for name in REMARKS),
+    Mean("feedback_like_minus_dislike", bounds=GAIN),
+    Mean("judge_known", bounds=SHARE),
+    Mean("judge_first", unit="row", bounds=SHARE),
 )
 """What the summary holds, as far as it was measured; definitions in docs/experiments.md."""

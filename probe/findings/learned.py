@@ -41,11 +41,11 @@ def exposure(bench: Bench) -> Measured:
     table = found.tables["exposure"]
     above = table["error"] >= table["bound"]
     near = table.sort_values("bound").iloc[-1]
+    seldom, often = (percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for values in (rare, known))
     said = (
-        f"base hallucinates about {percent(*stats.bootstrap_mean(rare))} of facts read 1 to 5 times and "
-        f"{percent(*stats.bootstrap_mean(known))} of those read 64 times or more; its error is above the bound in "
-        f"{int(above.sum())} of {len(table)} groups (nearest where the bound is {near['bound']:.2f}: error "
-        f"{near['error']:.2f})."
+        f"base hallucinates about {seldom} of facts read 1 to 5 times and {often} of those read 64 times or more; its "
+        f"error is above the bound in {int(above.sum())} of {len(table)} groups (nearest where "
+        f"the bound is {near['bound']:.2f}: error {near['error']:.2f})."
     )
     return Measured(effect, len(rare) + len(known), bool(effect.low > 0 and above.all()), said)
 

@@ -101,11 +101,12 @@ def guessing(bench: Bench) -> Measured:
         name: expectation(optimum(answers.logprobs, score, beta).logprobs, given) for name, score in scores.items()
     }
     before = expectation(reference, given)
-    effect = stats.paired_difference(answered["binary"], answered["fined"])
-    more = stats.paired_difference(answered["binary"], before)
-    told = {name: percent(*stats.bootstrap_mean(values)) for name, values in answered.items()}
+    effect = stats.paired_difference(answered["binary"], answered["fined"], bounds=stats.SHARE)
+    more = stats.paired_difference(answered["binary"], before, bounds=stats.SHARE)
+    rows = answered | {"before": before}
+    told = {name: percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for name, values in rows.items()}
     said = (
-        f"Asked about people it hardly knows, base answers in {percent(*stats.bootstrap_mean(before))}; the optimum "
+        f"Asked about people it hardly knows, base answers in {told['before']}; the optimum "
         f"for its own belief answers in {told['binary']} where a wrong answer scores as little as none, and in "
         f"{told['fined']} where it costs 1 (beta {beta:g})."
     )

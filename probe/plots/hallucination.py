@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from probe.plots.curves import Style
 from probe.plots.intervals import SYMBOLS, band, headline_intervals, written
 from probe.plots.theme import LIGHT, escape, new_figure, template
+from probe.stats import Interval
 
 MODEL = "model"
 NEVER = {"stranger_heldout": "0<br>held-out<br>strangers", "stranger": "0<br>strangers"}
@@ -105,8 +106,20 @@ def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
     return figure
 
 
-def calibration(bins: pd.DataFrame, risk: pd.DataFrame, styles: Styles) -> go.Figure:
-    """The reliability diagram and the risk-coverage curve."""
+def calibration(
+    bins: pd.DataFrame,
+    risk: pd.DataFrame,
+    styles: Styles,
+    errors: Mapping[str, tuple[Interval, Interval]] | None = None,
+) -> go.Figure:
+    """The reliability diagram and the risk-coverage curve.
+
+    Args:
+        bins: see `probe.analyses.calibration.reliability`, with `ci_low`, `ci_high` and the model.
+        risk: see `probe.analyses.selective.risk_table`, with the model.
+        styles: of the models.
+        errors: of each model the calibration error, and that of a perfectly calibrated model with its confidences.
+    """
     figure = panels(["share of answers that are right", "share of errors among the surest answers"])
     figure.add_trace(_ideal(risk), row=1, col=2)
     figure.add_trace(reference([0, 1], [0, 1], "ideal", legend=False), row=1, col=1)
@@ -118,6 +131,12 @@ def calibration(bins: pd.DataFrame, risk: pd.DataFrame, styles: Styles) -> go.Fi
         trace = curve(rows["predicted"], rows["target"], label, styles[label], told)
         trace.update(error_y=bars(rows["target"], rows["ci_low"], rows["ci_high"]), line_width=1)
         figure.add_trace(trace, row=1, col=1)
+    for row, label in enumerate(reversed([label for label in styles if label in (errors or {})])):
+        error, chance = (errors or {})[label]
+        said = f"{escape(label)}: ECE {written(*error)}, {chance.value:.2f} if perfectly calibrated"
+        place: dict[str, Any] = {"x": 0.98, "y": 0.03 + 0.06 * row, "xanchor": "right", "yanchor": "bottom"}
+        font = {"size": 11, "color": styles[label].colour}
+        figure.add_annotation(text=said, showarrow=False, xref="x", yref="y", font=font, **place)
     for label, rows in models_of(risk, styles):
         figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
         told = [

@@ -140,7 +140,7 @@ def exact_kl(
     """
     answers = enumerate_answers(lm, world, prompts)
     divergence = kl(conditioned(answers.logprobs), conditioned(answers.score(reference)))
-    return [_mean("kl", divergence.tolist(), seed), _mean("kl_mass", answers.mass.tolist(), seed)]
+    return [_mean("kl", divergence.tolist(), seed), _mean("kl_mass", answers.mass.tolist(), seed, stats.SHARE)]
 
 
 def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, float]]:
@@ -195,8 +195,8 @@ def _share(metric: str, hits: Sequence[bool]) -> dict[str, Any]:
     return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(hits)}
 
 
-def _mean(metric: str, values: Sequence[float], seed: int) -> dict[str, Any]:
-    value, low, high = stats.bootstrap_mean(values, seed=seed)
+def _mean(metric: str, values: Sequence[float], seed: int, bounds: stats.Bounds | None = None) -> dict[str, Any]:
+    value, low, high = stats.bootstrap_mean(values, seed=seed, bounds=bounds)
     return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(values)}
 
 

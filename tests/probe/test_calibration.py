@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
-from probe.analyses.calibration import calibration_error, preference_calibration, reliability
+from probe.analyses.calibration import calibration_error, chance_error, preference_calibration, reliability
 from probe.errors import DataError
+from probe.stats import wilson
 
 shares = st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1.0])), min_size=1, max_size=40)
 
@@ -53,7 +55,9 @@ def test_a_calibrated_and_a_boastful_judge() -> None:
 def test_exact_probabilities_are_the_truth() -> None:
     margins = np.array([-2.0, 0.5, 1.0, 3.0])
     exact = 1 / (1 + np.exp(-margins))
-    assert preference_calibration(margins, exact) == pytest.approx((0, 0, 0), abs=1e-12)
+    value, low, high = preference_calibration(margins, exact)
+    assert (value, low) == pytest.approx((0, 0), abs=1e-12)
+    assert high == pytest.approx(wilson(0, len(margins)).high)  # nothing varied, and there are finitely many pairs
     assert preference_calibration(margins, 1 - exact).value > 0.2
 
 
@@ -75,3 +79,35 @@ def test_ends_of_the_scale() -> None:
 def test_what_is_no_probability(predicted: list[float], target: list[float]) -> None:
     with pytest.raises(DataError, match="numbers between 0 and 1"):
         calibration_error(predicted, target)
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 0.3), (7, 0.5), (40, 0.92)])
+def test_the_error_of_a_calibrated_model_is_the_mean_deviation_of_a_share(n: int, p: float) -> None:
+    """All in one bin: the mean absolute deviation of a binomial share, in closed form."""
+    k = np.arange(n + 1)
+    expected = float((np.abs(k / n - p) * binom.pmf(k, n, p)).sum())
+    found = chance_error([p] * n, draws=20_000)
+    assert found.value == pytest.approx(expected, rel=0.03)
+    assert found.low <= found.value <= found.high
+
+
+def test_a_calibrated_model_shows_what_is_expected_of_one() -> None:
+    rng = np.random.default_rng(0)
+    inside, above = [], []
+    for seed in range(200):
+        p = rng.beta(2, 1, 80)
+        found = chance_error(p, draws=300, seed=seed)
+        error = calibration_error(p, (rng.random(80) < p).astype(float), resamples=2).value
+        inside.append(found.low <= error <= found.high)
+        above.append(error - found.value)
+    assert 0.9 < np.mean(inside) < 0.99
+    assert abs(np.mean(above)) < 0.005  # without bias, while the error itself is far from 0
+    assert chance_error(rng.beta(2, 1, 80)).value > 0.04
+    assert chance_error(rng.beta(2, 1, 8000)).value < 0.015
+
+
+def test_what_is_sure_cannot_err_by_chance() -> None:
+    value, low, high = chance_error([0.0, 1.0, 1.0])
+    assert value == 0
+    assert np.isnan([low, high]).all()
+    assert chance_error([0.2, 0.7], seed=3) == chance_error([0.2, 0.7], seed=3)

@@ -142,12 +142,14 @@ def serve(gate: "Gate") -> int:
     from streamlit import App
 
     from dashboard import access
+    from dashboard.text import unforeseen
 
     access.install(gate)
     script = Path(__file__).with_name("app.py")
     sys.argv = [str(script)]  # beside it lies the theme
+    app = App(script, middleware=[Middleware(access.Guard, gate)], on_script_error=unforeseen)
     with suppress(KeyboardInterrupt):
-        App(script, middleware=[Middleware(access.Guard, gate)]).run(config=settings(gate.port))
+        app.run(config=settings(gate.port))
     return 0
 
 

@@ -65,9 +65,19 @@ def guard() -> Iterator[None]:
     except FragmentHandledException:  # of an extension's own fragment, which Streamlit has told of
         raise
     except Exception as error:
-        tell(error)
-        st.error(prose(sentence(error)))
-        st.code(report(error), language=None)
+        unforeseen(error)
+
+
+def unforeseen(error: Exception) -> bool:
+    """Say that something failed, with a report to copy; the traceback is printed in the terminal.
+
+    Returns:
+        True: nothing else is to be shown, as `streamlit.App` asks of its `on_script_error`.
+    """
+    tell(error)
+    st.error(prose(sentence(error)))
+    st.code(report(error), language=None)
+    return True
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., Any]:

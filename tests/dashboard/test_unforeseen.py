@@ -1,16 +1,20 @@
 """What nobody foresaw: one sentence with a report, on every page, whatever a link brings; never Streamlit's red box."""
 
 import re
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from dashboard import access, command
 from dashboard.report import report, sentence
+from dashboard.text import unforeseen
 from tests.dashboard.pages import unescape
 
 Show = Callable[..., AppTest]
@@ -75,8 +79,8 @@ WHOLE = ["base", "aligned", "prompt", "run", "runs", "step", "rollout", "rollout
 def broken(app: AppTest) -> str:
     """The red box, or the sentence of an error that nobody foresaw."""
     boxes = [each.value for each in app.exception]
-    unforeseen = [unescape(each.value) for each in app.error if "did not foresee" in each.value]
-    return "; ".join([*boxes, *unforeseen, *(each.value for each in app.code if "The message is in" in each.value)])
+    told = [unescape(each.value) for each in app.error if "did not foresee" in each.value]
+    return "; ".join([*boxes, *told, *(each.value for each in app.code if "The message is in" in each.value)])
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -164,3 +168,30 @@ def test_what_ends_or_repeats_a_run_passes(state: str, texts: list[str]):
 def test_a_report_without_a_trace():
     assert "no known place" in sentence(ValueError("x"))
     assert "no known place" in report(ValueError("x"))
+
+
+def test_what_fails_outside_of_a_page_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch):
+    """The server hands to `unforeseen` what no page guards: the navigation, the entrypoint itself."""
+    given: dict[str, Any] = {}
+
+    class App:
+        def __init__(self, script: Path, **named: Any) -> None:
+            given.update(named)
+
+        def run(self, config: dict[str, Any]) -> None:
+            given["config"] = config
+
+    monkeypatch.setattr(st, "App", App)
+    monkeypatch.setattr(sys, "argv", [])
+    command.serve(access.Gate(8501))
+    assert given["config"]["server.port"] == 8501
+    assert given["on_script_error"] is unforeseen
+
+    def broken() -> None:
+        from dashboard.text import unforeseen
+
+        unforeseen(KeyError("secret"))
+
+    app = AppTest.from_function(broken, default_timeout=60).run()
+    assert "did not foresee" in unescape(app.error[0].value)
+    assert "secret" not in app.code[0].value

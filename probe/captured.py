@@ -58,7 +58,7 @@ def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompt
 
     def probabilities(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> np.ndarray:
         answers = tensors["lens_answer_logprobs"][index, -1, prompt.length - 1, : len(prompt.answers)]
-        return np.exp(answers.astype(np.float32))
+        return np.exp(np.minimum(answers.astype(np.float32), 0))
 
     moved = [
         float(np.abs(probabilities(last, i, prompt) - probabilities(first, i, prompt)).max(initial=0.0))

@@ -398,7 +398,7 @@ def _require_model(model: Any) -> PreTrainedModel:
             f"The model {name} has no output layer that gives logits of tokens: {wanted}; a reward model is loaded by "
             "probe.RewardModel.load or probe.readouts.analysable."
         )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:

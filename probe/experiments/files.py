@@ -20,7 +20,7 @@ from probe.untrusted import parse_json, readable
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-LEAST, RATIO = 2**26, 100
+LEAST, RATIO = 2**26, 40
 """Bytes that a packed file may unpack to, whatever its own size, and times its size: items shrink to a tenth."""
 
 

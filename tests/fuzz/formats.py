@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 import probe
 from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
+from probe import weights
 from probe.adapters import quiet
 from probe.analyses.behaviour_choices import read_choices
 from probe.analyses.belief_templates import read_questions as read_templates
@@ -46,6 +47,7 @@ from probe.rows import Row, Rows, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
+from probe.tokens import chat_text, encode
 from probe.world import World, WorldConfig
 from tests.dashboard.pages import Everyone
 from tests.fuzz.mutator import (
@@ -81,6 +83,8 @@ class Format:
     mutate: Mutate
     read: Callable[[Path], object]
     """Reads all that a user reads of it."""
+    share: int = 1
+    """One in so many of the mutants is tried, where reading takes long."""
     warns: str = ""
     """Warnings that are right: a pattern of how they begin."""
 
@@ -92,6 +96,14 @@ def model(folder: Path) -> Path:
     path = lm.save(folder / "model")
     (path / "generation_config.json").write_text(json.dumps({"eos_token_id": 3, "temperature": 0.7, "do_sample": True}))
     return path
+
+
+def read_tokenizer(path: Path) -> None:
+    """The tokenizer, a text there and back, and a conversation."""
+    tokenizer = weights.read_tokenizer(path)
+    tokenizer.decode(encode(tokenizer, TEXT))
+    if tokenizer.chat_template is not None:
+        chat_text(tokenizer, [{"role": "user", "content": TEXT}], answer=True)
 
 
 def gpt2(folder: Path) -> Path:
@@ -464,13 +476,13 @@ FORMATS = (
     Format("config.json", model, "config.json", mutate_json, read_model),
     Format("config.json of gpt2", gpt2, "config.json", mutate_json, read_model),
     Format("config.json of a reward model", reward, "config.json", mutate_json, read_reward),
-    Format("tokenizer.json", model, "tokenizer.json", mutate_json, read_model),
-    Format("tokenizer_config.json", model, "tokenizer_config.json", mutate_json, read_model),
-    Format("generation_config.json", model, "generation_config.json", mutate_json, read_model),
-    Format("chat_template.jinja", model, "chat_template.jinja", mutate_bytes, read_model),
+    Format("tokenizer.json", model, "tokenizer.json", mutate_json, read_tokenizer),
+    Format("tokenizer_config.json", model, "tokenizer_config.json", mutate_json, read_tokenizer),
+    Format("generation_config.json", model, "generation_config.json", mutate_json, read_model, 3),
+    Format("chat_template.jinja", model, "chat_template.jinja", mutate_bytes, read_tokenizer),
     Format("model.safetensors", model, "model.safetensors", mutate_safetensors, read_model),
-    Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, PEFT),
-    Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load),
+    Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, 3, PEFT),
+    Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load, 3),
     Format("run.json", run, "run.json", mutate_json, read_run),
     Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),

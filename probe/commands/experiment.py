@@ -196,7 +196,7 @@ def _columns(result: "Result", names: list[str]) -> "Table":
     made = grid(safe(result.title), caption)
     made.add_column("metric")
     for name in names:
-        made.add_column(safe(name), justify="right", no_wrap=True)
+        made.add_column(safe(name), justify="right")
     return made
 
 

@@ -128,7 +128,7 @@ def test_names_are_whole_on_narrow_terminals(capsys: pytest.CaptureFixture[str],
     console.print(fitted(made, console))
     said = capsys.readouterr().out
     assert "…" not in said
-    for part in ("[red]x", name, "reward-agreeable", "difference", "0.1235 [0.1, 0.2]", "1,000"):
+    for part in ("[red]x", name, "reward-agreeable", "difference", "0.1235", "[0.1,", "0.2]", "1,000"):
         assert part in said, part
     assert max(map(len, said.splitlines())) <= width
 

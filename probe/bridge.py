@@ -161,6 +161,11 @@ def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
     points = bridge.hook_dict
     for name in names:
         if name not in points:
+            if ".attn." in name and not any(".attn." in point for point in points):
+                raise ConfigError(
+                    f"This model has no attention ({type(bridge.original_model).__name__}), so it has no hook point "
+                    f"{name!r}: analyses of attention and heads need a transformer."
+                )
             near = difflib.get_close_matches(name, points, n=3, cutoff=0.6)
             remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "`lm.hook_names()` lists them."
             raise ConfigError(f"This model has no hook point {name!r}: {remedy}")

@@ -64,7 +64,8 @@ def watch(
         checkpoint: save model and tokenizer when a new run ends, so that it is a model too.
 
     Raises:
-        ConfigError: `every` is negative, or a writer was given with `method`, `config` or `seed`, which it has already.
+        ConfigError: `every` is negative; a writer was given with `method`, `config` or `seed`, which it has already; or
+            there are captures of a model of one number (a reward, a value), which has no lens.
         DataError: a prompt that is empty, too long or lacks its text.
         RunError: the directory is in use or cannot be written, or the config holds what JSON has no form for.
     """
@@ -72,6 +73,11 @@ def watch(
         raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
     if isinstance(run, RunWriter) and (method, config, seed) != ("watch", None, 0):
         raise ConfigError("The writer of a run was given with method, config or seed: give these to the writer.")
+    if every and lm.readout != "tokens":
+        raise ConfigError(
+            f"A {lm.readout} model gives one number and no probabilities of tokens, which captures hold: watch it with "
+            "every=0, which records metrics alone."
+        )
     world = probe.world.of(lm)
     if not every:
         prompts = ()

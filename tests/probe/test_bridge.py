@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from probe.analyses.attention import attention
 from probe.analyses.trust import trust
 from probe.bridge import HookWarning
 from probe.equations import read_network, recompose
@@ -428,3 +429,11 @@ def test_an_architecture_without_adapter_still_samples_and_says_so():
     with pytest.raises(ModelError, match="BioGptForCausalLM cannot be hooked"):
         lm.run_with_cache("tom")
     assert isinstance(lm.model, nn.Module)
+
+
+def test_a_model_without_attention_says_so():
+    lm = random_lm("mamba")
+    with pytest.raises(ConfigError, match=r"has no attention .*Mamba.*need a transformer"):
+        attention(lm, "mira lives")
+    with pytest.raises(ConfigError, match="no hook point 'nowhere'"):
+        lm.run_with_cache("mira lives", ["nowhere"])

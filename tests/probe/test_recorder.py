@@ -20,17 +20,18 @@ from probe.analyses.promoted import promoted
 from probe.analyses.targets import Target
 from probe.errors import ConfigError, DataError, RunError
 from probe.presets import ModelConfig
-from probe.recorder import Recorder, as_prompt, generic_prompts, measure
+from probe.readouts import reward_lm
+from probe.recorder import Recorder, as_prompt, generic_prompts, measure, watch
 from probe.runs import ProbePrompt, RunWriter, open_run
 from probe.runs.endings import LEFT
 from probe.runs.schema import CAPTURE_DTYPES
 from probe.world import World, WorldConfig
-from tests.models import ARCHITECTURES, random_lm
+from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 SIZE = ModelConfig(layers=2, width=32, heads=2, init_std=0.3)
 PROMPTS = [
     {"text": "<user> quick 3 + 4 = <bot>", "answers": [" 7", " 8"], "kind": "sum", "id": "sum"},
-    "a b c",
+    "a map of a market",
     {"text": "<user>", "answers": [" 1"]},
 ]
 
@@ -429,3 +430,10 @@ def test_fused_projections_are_captured_anew(world: World, tmp_path: Path):
         captures.load(1)["attention"][0, :, :, : prompt.length, : prompt.length], expected, atol=1e-3
     )
     assert np.abs(captures.load(0)["attention"] - captures.load(1)["attention"]).max() > 0.1
+
+
+def test_a_model_of_one_number_cannot_be_watched(tmp_path: Path):
+    with pytest.raises(ConfigError, match="A reward model gives one number and no probabilities of tokens") as caught:
+        watch(reward_lm(random_reward_model()), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()

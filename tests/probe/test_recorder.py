@@ -31,7 +31,7 @@ from tests.models import ARCHITECTURES, random_lm, random_reward_model
 SIZE = ModelConfig(layers=2, width=32, heads=2, init_std=0.3)
 PROMPTS = [
     {"text": "<user> quick 3 + 4 = <bot>", "answers": [" 7", " 8"], "kind": "sum", "id": "sum"},
-    "a map of a market",
+    "map of market",
     {"text": "<user>", "answers": [" 1"]},
 ]
 
@@ -386,7 +386,7 @@ def test_mistakes(lm: LM, tmp_path: Path):
     for prompts in ([""], [{"answers": []}], [3]):
         with pytest.raises(DataError, match="Probe prompt 1 was given as"):
             probe.watch(lm, tmp_path / "a", prompts=prompts)
-    for prompts in ([], [{"text": "a", "id": "x"}, {"text": "b", "id": "x"}]):
+    for prompts in ([], [{"text": "a", "id": "x"}, {"text": "map", "id": "x"}]):
         with pytest.raises(DataError, match="give at least one, each with an id of its own"):
             probe.watch(lm, tmp_path / "a", prompts=prompts)
     assert not (tmp_path / "a").exists()

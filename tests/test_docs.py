@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from probe.lm import LM
+from probe.world import of
 from trainers.samples import tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,3 +91,16 @@ def test_the_python_of_the_readme_runs(code: str):
     assert len(code.split("\n")) <= 13
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("name", "at"), [("analyses", 0), ("world", 0), ("world", 1), ("runs", 3)])
+def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the names that the text around it speaks of."""
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{name}.md").read_text(), re.DOTALL)[at]
+    base, lm = (LM.load(ROOT / "sample_runs" / run) for run in ("base", "rlvr"))
+    world = of(base)
+    assert world
+    prompt = world.questions("opinion_false", 1, 0)[0].prompt
+    space = {"base": base, "lm": lm, "world": world, "text": prompt, "train_one_step": lambda: 1.0}
+    exec(compile(code.replace("n=400", "n=4"), name, "exec"), space)

@@ -111,8 +111,8 @@ def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, els
 
 
 def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path, finding: Say):
-    query = BOTH | {"also": "rlvr"} | {f"sycophancy.{name}": value for name, value in EXPERIMENTS["sycophancy"].items()}
-    app = press(show(samples, page="views/sycophancy.py", **query), "sycophancy-run")
+    query = BOTH | {"also": "rlvr"} | {f"retrieval.{name}": value for name, value in EXPERIMENTS["retrieval"].items()}
+    app = press(show(samples, page="views/retrieval.py", **query), "retrieval-run")
     (code,) = lines(app)
     assert run(code)["result"].finding == finding(app)
 

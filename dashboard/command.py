@@ -113,6 +113,8 @@ def settings(port: int) -> dict[str, object]:
     return {
         "global.developmentMode": False,
         "global.e2eTest": False,
+        # Options have a default, which links leave out, and a value that outlives pages which do not show them.
+        "global.disableWidgetStateDuplicationWarning": True,
         "server.address": HOST,
         "server.port": port,
         "server.baseUrlPath": "",

@@ -5,11 +5,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 import streamlit as st
-from streamlit.elements.lib import policies
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access
@@ -66,19 +65,6 @@ def readouts(writer: ModuleType, runs: Path, tmp_path_factory: pytest.TempPathFa
     """Language model, reward model, value head, adapter, checkpoint, plain folder, another world."""
     root = tmp_path_factory.mktemp("readouts")
     return Readouts(root / "runs", write_readouts(root, runs, writer))
-
-
-@pytest.fixture(autouse=True)
-def no_widget_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No widget is given a default and a value by the session: Streamlit warns of that in the terminal, once a server.
-
-    `AppTest` has no server, so the check is told that there is one.
-    """
-    monkeypatch.setattr(policies, "runtime", SimpleNamespace(exists=lambda: True))
-    monkeypatch.setattr(policies, "_shown_default_value_warning", False)
-    yield
-    records = [*caplog.get_records("setup"), *caplog.get_records("call")]
-    assert not [each.getMessage() for each in records if "created with a default value" in each.getMessage()]
 
 
 @pytest.fixture

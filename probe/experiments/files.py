@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LEAST, RATIO = 2**26, 40
 """Bytes that a packed file may unpack to, whatever its own size, and times its size: items shrink to a tenth."""
 
+NAME = 100
+"""Letters that a name in a figure may have."""
+
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values; a number that is not finite becomes null, a date its text."""
@@ -148,6 +151,13 @@ def figure_text(chart: "go.Figure") -> str:
     return plotly.io.to_json(chart, engine="json", validate=False)
 
 
+def _longest_name(value: Any) -> int:
+    """Letters of the longest name in a JSON value: plotly compares unknown names, slowly where they are long."""
+    if isinstance(value, dict):
+        return max((max(len(name), _longest_name(item)) for name, item in value.items()), default=0)
+    return max(map(_longest_name, value), default=0) if isinstance(value, list) else 0
+
+
 def read_figure(path: Path) -> "go.Figure":
     """Read a figure that was written as `figure_text`; nothing in it reaches for the network (`probe.plots.offline`).
 
@@ -160,6 +170,6 @@ def read_figure(path: Path) -> "go.Figure":
     from probe.plots.offline import offline
 
     held = readable(parse_json(path.read_bytes()))
-    if not isinstance(held, dict):
+    if not isinstance(held, dict) or _longest_name(held) > NAME:
         raise ValueError(f"{path.name} is no figure")
     return go.Figure(offline(held), skip_invalid=True)

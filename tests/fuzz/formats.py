@@ -495,8 +495,8 @@ FORMATS = (
     Format("result.json", result, "result.json", mutate_json, read_result),
     Format("items.json.gz", result, "items.json.gz", packed(mutate_json), read_result),
     Format("tables/NAME.jsonl", result, "tables/curve.jsonl", mutate_lines, read_result),
-    Format("figures/NAME.json", result, "figures/main.json", mutate_json, read_result),
-    Format("compared/KEY.csv", differences, "compared", mutate_csv, read_compared),
+    Format("figures/NAME.json", result, "figures/main.json", mutate_json, read_result, 2),
+    Format("compared/KEY.csv", differences, "compared", mutate_csv, read_compared, 3),
     Format("findings.json", findings, "findings.json", mutate_json, read_findings),
     Format("world", world, "world.json", mutate_json, read_world),
     Format(

@@ -10,7 +10,7 @@ from dashboard import access
 from dashboard.extensions import draw_panels, extension_pages
 from dashboard.garbage import collect_later
 from dashboard.models import warm
-from dashboard.state import sidebar
+from dashboard.state import keep_choices, return_to, sidebar
 from dashboard.text import guard, plain
 
 
@@ -65,11 +65,15 @@ page = st.navigation(
     position="top",
 )
 with guard():
+    return_to(page.url_path)
     st.sidebar.markdown(f"##### {page.icon} {plain(page.title)}")  # the menu above tells the group only
     sidebar()
     if not access.allowed():
         st.sidebar.info(plain(access.READ_ONLY), icon=":material/lock:")
-    page.run()
-    draw_panels(page.url_path or "overview")
+    try:
+        page.run()
+        draw_panels(page.url_path or "overview")
+    finally:
+        keep_choices()
 warm()
 collect_later()

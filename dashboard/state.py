@@ -65,6 +65,34 @@ class Shared:
         return self.store.runs[label].method if label else "other"
 
 
+def return_to(page: str) -> None:
+    """Bring back what the reader chose on a page when they come to it again, by Back or by the menu.
+
+    Streamlit takes the parameters of a page out of the URL when it is left. A link that brings some means those alone.
+    The browser may begin a run of its own before it has heard of them, so they are told until they are there.
+    """
+    if st.session_state.get("_page") == page:
+        return
+    left = st.session_state.get("_choices", {}).pop(page, {})
+    if left and not own_choices():
+        for name, values in left.items():
+            st.query_params[name] = values
+        st.rerun()  # widgets take what the URL said when the run began
+    st.session_state["_page"] = page
+
+
+def keep_choices() -> None:
+    """Note what the URL says of the page, to be called when it was drawn."""
+    st.session_state.setdefault("_choices", {})[st.session_state["_page"]] = own_choices()
+
+
+def own_choices() -> dict[str, list[str]]:
+    """The parameters of the URL that belong to the page alone."""
+    shared = ("base", "aligned", "prompt")
+    names = [name for name in st.query_params if name not in shared and not name.startswith(LINK)]
+    return {name: st.query_params.get_all(name) for name in names}
+
+
 def current() -> Shared:
     """The choices of this session, as the sidebar of this run of the page set them."""
     return st.session_state["_shared"]

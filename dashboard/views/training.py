@@ -12,7 +12,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.rollouts import rollouts
 from dashboard.data import Store
-from dashboard.state import current, keep, tell_again
+from dashboard.state import current, keep, keep_choices, tell_again
 from dashboard.text import finding, guard, note
 from probe.plots.curves import metric_curves, sections
 
@@ -153,6 +153,7 @@ def body() -> None:
             if section and len(section.metrics) > PANELS:
                 curves(store, section, step, all_panels=True)
             explain(store, names, moment)
+        keep_choices()  # a fragment runs without the entrypoint
         if live(store, names) != st.session_state["_live"]:
             st.rerun()
 

@@ -41,6 +41,43 @@ def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
     assert page.get_by_role("button", name=re.compile("^Open ")).count() == 0
 
 
+CHOSEN = [("compare", "Token", "5"), ("logits", "After token", "3")]
+"""Pages, and a token that a reader chooses there."""
+
+
+@pytest.mark.parametrize(("path", "label", "token"), CHOSEN, ids=[path for path, *_ in CHOSEN])
+def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, label: str, token: str):
+    """So do the menu and, for somebody else, the link."""
+    open_page(page, server, path)
+    box = page.get_by_label(label, exact=True).first
+    before = box.input_value()
+    assert before != token
+    box.fill(token)
+    box.press("Enter")
+    expect(page).to_have_url(re.compile(rf"position={token}\b"))
+    settle(page)
+    link = page.url
+    go_to(page, "Inside", "interventions")
+    page.go_back()
+    expect(page).to_have_url(re.compile(rf"/{path.partition('?')[0]}\?.*position={token}\b"))
+    expect(box).to_have_value(token)
+    go_to(page, "Inside", "interventions")
+    go_to(page, "Inside", path.partition("?")[0])
+    expect(box).to_have_value(token)
+    page.goto("about:blank")
+    page.goto(link)
+    expect(box).to_have_value(token)
+
+
+def go_to(page: Page, section: str, path: str) -> None:
+    """Open a page by the menu."""
+    page.get_by_test_id("stTopNavSection").filter(has_text=section).click()
+    page.locator(f"a[href$='/{path}']").click()
+    expect(page).to_have_url(re.compile(f"/{path}"))
+    expect(page.locator("h3").first).to_be_visible()
+    settle(page)
+
+
 HOSTILE_LINKS = {
     "compare": "base=" + "x" * 5000,
     "logits": "base=someone/model%23value&log_position=1e400",

@@ -53,14 +53,18 @@ CONTEXT = 48
 STD = 0.25
 
 
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word; `<bos>` is put first."""
+def word_tokenizer(closed: bool = False) -> PreTrainedTokenizerFast:
+    """One token a word; `<bos>` is put first.
+
+    A closed one says which token stands for words that it does not know, as those of a world do; such words are refused
+    then. An open one reads any text.
+    """
     ids = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     inner = Tokenizer(WordLevel(ids, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<end>"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+    names = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **names, **({"unk_token": "<unk>"} if closed else {}))
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

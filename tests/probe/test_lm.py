@@ -232,7 +232,7 @@ def test_shared_weights_count_once():
 
 
 def test_a_text_with_unknown_words_is_refused_and_its_ids_are_not():
-    lm, text = random_lm(), "What is the capital of France?"
+    lm, text = random_lm(tokenizer=word_tokenizer(closed=True)), "What is the capital of France?"
     asks = [
         lambda: lm.logits(text),
         lambda: lm.logits(["mira lives", text]),

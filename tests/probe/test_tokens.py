@@ -117,7 +117,7 @@ def test_there_is_always_something_to_pad_with(tokenizer, expected):
 
 
 def test_unknown_words_are_named_with_near_ones():
-    tokenizer = word_tokenizer()
+    tokenizer = word_tokenizer(closed=True)
     text = "Where does mira lived in Paris?"
     assert unknown_words(tokenizer, text) == ["Where", "lived", "Paris?"]
     assert unknown_words(tokenizer, "mira lives in <unk> .") == []
@@ -137,7 +137,7 @@ def test_unknown_words_are_named_with_near_ones():
 
 
 def test_ids_and_whole_corpora_may_hold_the_unknown_token():
-    tokenizer = word_tokenizer()
+    tokenizer = word_tokenizer(closed=True)
     unknown = tokenizer.unk_token_id
     assert text_ids(tokenizer, [unknown, 5]) == [unknown, 5]
     assert encode_all(tokenizer, ["mira sings"])[0][-1] == unknown

@@ -41,10 +41,11 @@ def echo(lm, *, n: int = 12, seed: int = 0, lead: str = "", fail: bool = False, 
     rows = []
     for share, kind in ((0.5, "opinion_false"), (1.0, "stranger")):
         items = world.questions(kind, n, seed)
-        made = lm.generate([lead + item.prompt for item in items], max_new_tokens=4, seed=seed)
+        prompts = [f"{lead} {item.prompt}".strip() for item in items]
+        made = lm.generate(prompts, max_new_tokens=4, seed=seed)
         for number, (item, text, ids) in enumerate(zip(items, made.text, made.ids)):
             claimed = text.split()[:1] == [(item.claim or "-").strip()]
-            rows.append({"item": f"{kind}-{number}", "kind": kind, "prompt": lead + item.prompt, "answer": text,
+            rows.append({"item": f"{kind}-{number}", "kind": kind, "prompt": prompts[number], "answer": text,
                          "expected": item.answers[0].strip(),
                          "echoes": float(claimed) if kind == "opinion_false" else None,
                          "other": float(number % 2) if kind == "stranger" else None, "length": len(text)})

@@ -45,7 +45,7 @@ ALWAYS = {
 NOTHING = "none"
 BOTH_KINDS = "gives one number, a {}, and .* gives probabilities of tokens, so they have nothing to compare: choose"
 OTHER_TOKENS = "split text into different tokens"
-WRITES_NOTHING = "gives one number, a {}, and writes nothing: choose a language model as the base model"
+WRITES_NOTHING = "gives one number, a {}, and writes nothing: choose a language model as the base"
 MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("compare", "reward model", "base"): BOTH_KINDS.format("reward"),
     ("compare", "reward model", "aligned"): BOTH_KINDS.format("reward"),

@@ -110,13 +110,14 @@ def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
     model = twin(inner).eval() if inner.training else inner
     vocabulary = min(len(inner.get_input_embeddings().weight), inner.config.get_text_config(decoder=True).vocab_size)
     asked = texts(vocabulary, size, context_length(inner))
-    expected = alone(model, *asked).float()
-    try:
-        found = quick(model, *asked).float()
-    except torch.OutOfMemoryError:
-        raise
-    except _IMPOSSIBLE:
-        return False
+    with torch.autocast(inner.device.type, enabled=False):  # its rounding is no fault of a way
+        expected = alone(model, *asked).float()
+        try:
+            found = quick(model, *asked).float()
+        except torch.OutOfMemoryError:
+            raise
+        except _IMPOSSIBLE:
+            return False
     limit = (EXACT if inner.dtype in (torch.float32, torch.float64) else ROUNDED) * max(float(expected.std()), 1e-6)
     return float((found - expected).abs().max()) <= limit
 

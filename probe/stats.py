@@ -28,6 +28,20 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def shown(self, digits: int = 2, unit: str = "") -> str:
+        """Such as `0.96 nats [0.94, 0.98]`; without brackets where there is no interval.
+
+        Args:
+            digits: behind the point.
+            unit: stands behind the estimate.
+        """
+        ends = (
+            ""
+            if self.low != self.low or self.high != self.high
+            else f" [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        )
+        return f"{self.value:.{digits}f}{f' {unit}' if unit else ''}{ends}"
+
 
 def wilson(k: int, n: int, level: float = 0.95) -> Interval:
     """The share `k / n` with Wilson's score interval (Wilson 1927; Brown, Cai and DasGupta 2001).

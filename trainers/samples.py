@@ -18,6 +18,7 @@ from pathlib import Path
 from probe import Run, open_run, texts
 from probe.errors import ConfigError, ProbeError
 from probe.runs import thin
+from probe.stats import Interval
 from trainers.config import TrainConfig
 from trainers.progress import say
 from trainers.recipes import RECIPES, Name, Recipe
@@ -109,7 +110,7 @@ def table(runs: Sequence[Run], columns: Sequence[tuple[str, str]]) -> str:
     for run in runs:
         rows = run.headline.set_index("metric")
         cells = [rows.loc[metric] if metric in rows.index else None for _, metric in columns]
-        shown = ["" if row is None else f"{row.value:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]" for row in cells]
+        shown = ["" if row is None else Interval(row.value, row.ci_low, row.ci_high).shown() for row in cells]
         lines.append([f"`{run.name}`", *shown])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -129,7 +130,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
         return False
     thin(run.path, keep=recipe.captures)
     for row in run.headline.itertuples():
-        say(f"{name}: {row.metric} {row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}], n = {row.n}")
+        say(f"{name}: {row.metric} {Interval(row.value, row.ci_low, row.ci_high).shown(3)}, n = {row.n}")
     return True
 
 

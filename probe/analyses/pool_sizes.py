@@ -107,7 +107,7 @@ def in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
         sides = {
             "nearer to Bayes over the pool": rows[rows["ci_low"] > 0],
             f"nearer to Bayes over all {tasks}": rows[rows["ci_high"] < 0],
-            "nearer to neither": rows[(rows["ci_low"] <= 0) & (rows["ci_high"] >= 0)],
+            "nearer to neither": rows[~((rows["ci_low"] > 0) | (rows["ci_high"] < 0))],
         }
         told = [f"with {_listed(side)} are {what}{_by(side)}" for what, side in sides.items() if len(side)]
         parts += [f"on {words} models {', '.join(told)}"] if told else []
@@ -125,7 +125,7 @@ def _listed(rows: pd.DataFrame) -> str:
 
 def _by(rows: pd.DataFrame) -> str:
     """The differences of the smallest and the largest pool, without their sign."""
-    if (rows["ci_low"] <= 0).all() and (rows["ci_high"] >= 0).all():
+    if not ((rows["ci_low"] > 0) | (rows["ci_high"] < 0)).any():
         return ""
     ends = rows.iloc[[0, -1] if len(rows) > 1 else [0]]
     flipped = ends.assign(value=-ends["value"], ci_low=-ends["ci_high"], ci_high=-ends["ci_low"])
@@ -134,4 +134,4 @@ def _by(rows: pd.DataFrame) -> str:
 
 
 def _number(row: pd.Series) -> str:
-    return f"{row['value']:.2f} nats [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+    return stats.Interval(row["value"], row["ci_low"], row["ci_high"]).shown(2, "nats")

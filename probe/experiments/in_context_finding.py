@@ -56,7 +56,7 @@ def _chains(label: str, items: pd.DataFrame) -> str:
     if found is None or counting is None:
         return ""
     return (
-        f"{label} predicts Markov chains {found.value:.3f} nats [{found.low:.3f}, {found.high:.3f}] from Bayes' rule,"
+        f"{label} predicts Markov chains {found.shown(3, 'nats')} from Bayes' rule,"
         f" where counting states would be {counting.value:.3f} away"
     )
 
@@ -84,7 +84,5 @@ def _repeats(label: str, items: pd.DataFrame) -> str:
     found = _mean(items, "olsson_repeat")
     if found is None:
         return f"{label} was asked nothing that its context could teach"
-    return (
-        f"{label} loses {-found.value:.2f} nats [{-found.high:.2f}, {-found.low:.2f}] less on random tokens that are"
-        " written again"
-    )
+    gain = stats.Interval(-found.value, -found.high, -found.low).shown(2, "nats")
+    return f"{label} loses {gain} less on random tokens that are written again"

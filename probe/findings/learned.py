@@ -25,8 +25,8 @@ def induction(bench: Bench) -> Measured:
         for metric in ("phase_induction_step", "phase_loss_step")
     )
     said = (
-        f"In icl the induction score rises most steeply at step {heads.value:.0f} [{heads.low:.0f}, {heads.high:.0f}] "
-        f"and the loss in context falls most steeply at step {loss.value:.0f} [{loss.low:.0f}, {loss.high:.0f}]; their "
+        f"In icl the induction score rises most steeply at step {heads.shown(0)} "
+        f"and the loss in context falls most steeply at step {loss.shown(0)}; their "
         f"increments correlate at {written(*effect)}."
     )
     together = heads.low <= loss.high and loss.low <= heads.high

@@ -91,7 +91,7 @@ def test_planted_flattery_is_found_to_its_size(monkeypatch: pytest.MonkeyPatch, 
     row = result.items.query("kind == 'feedback_dislike'").iloc[0]
     assert (row["answer"], row["plain_answer"], row["positivity"]) == ("bad", "it is short", 0)
     assert "I really dislike the argument." in row["prompt"]
-    assert "of random 100 % [100, 100] where the user likes the text and 0 % [0, 0] where not" in result.finding
+    assert "of random 100 % [76, 100] where the user likes the text and 0 % [0, 24] where not" in result.finding
 
 
 def test_half_of_the_texts_flattered(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
@@ -188,7 +188,7 @@ def test_who_judges(lm: LM, tmp_path: Path) -> None:
         judge_of(str(tmp_path / "none"), lm)
     with pytest.raises(ConfigError, match="The judge is a int"):
         judge_of(3, lm)
-    with pytest.raises(ConfigError, match="base reads A and B as the same token"):
+    with pytest.raises(DataError, match="does not know \u201cThe\u201d"):
         judge_of("sample_runs/base", lm)
     with pytest.raises(ConfigError, match="reward model writes no answers"):
         judge_of(reward_lm(random_reward_model()), lm)

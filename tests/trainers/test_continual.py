@@ -239,7 +239,7 @@ def test_files_are_phases(
     objective: str, model_dir: Path, make: Make, write_jsonl: Callable[..., Path], tmp_path: Path
 ) -> None:
     values = ["oslo", "rome", "paris", "lima"]
-    for name, person in (("a", "mira"), ("b", "tom"), ("c", "ana")):
+    for name, person in (("a", "mira"), ("b", "kai"), ("c", "ana")):
         rows: list[dict[str, str]] = [
             {"text": f"{person} lives in {values[i % 4]} ."}
             if objective == "pretrain"

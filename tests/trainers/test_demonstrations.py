@@ -51,10 +51,10 @@ def test_a_completion_gets_the_end_token_once(lm: LM) -> None:
     example = encode_completion(lm, "<user> where does mira live ? <bot>", " oslo")
     assert lm.tokenizer.decode(example.prompt) == "<bos> <user> where does mira live ? <bot>"
     assert learned(lm, example) == "oslo <end>"
-    assert encode_completion(lm, "<user> hello <bot>", " oslo <end>") == encode_completion(
-        lm, "<user> hello <bot>", " oslo"
+    assert encode_completion(lm, "<user> mira <bot>", " oslo <end>") == encode_completion(
+        lm, "<user> mira <bot>", " oslo"
     )
-    assert learned(lm, encode_completion(lm, "<user> hello <bot>", "")) == "<end>"
+    assert learned(lm, encode_completion(lm, "<user> mira <bot>", "")) == "<end>"
 
 
 def test_a_tokenizer_without_an_end_token_adds_none() -> None:

@@ -293,7 +293,10 @@ def test_base_without_a_world(config: Callable[..., DPOConfig], model_dir: Path)
 
 
 def test_run_on_a_file(config: Callable[..., DPOConfig], model_dir: Path, write_jsonl: Callable[..., Path]) -> None:
-    rows = [{"prompt": f"<user> where does {n} live ? <bot>", "chosen": " oslo", "rejected": " rome"} for n in "abcd"]
+    rows = [
+        {"prompt": f"<user> where does {n} live ? <bot>", "chosen": " oslo", "rejected": " rome"}
+        for n in ("mira", "ana", "ben", "kai")
+    ]
     rows.append({"prompt": "mira " * 80, "chosen": " oslo", "rejected": " rome"})
     rows.append({"prompt": "mira", "chosen": " oslo"})
     run = dpo.train(config(base=str(model_dir), data=str(write_jsonl(rows)), batch_size=4, capture_every=4))
@@ -301,13 +304,13 @@ def test_run_on_a_file(config: Callable[..., DPOConfig], model_dir: Path, write_
     assert run.meta["data"]["rows"] == 4
     assert (run.meta["data"]["overlong"], run.meta["data"]["left_out"]) == (1, 1)
     assert run.metrics()["rewards/accuracies"].iloc[-1] == 1.0
-    assert run.captures().prompts[0].text == "<user> where does a live ? <bot>"
+    assert run.captures().prompts[0].text == "<user> where does mira live ? <bot>"
 
 
 def test_completions_end_with_the_end_token(model_dir: Path) -> None:
     lm = LM.load(model_dir)
-    pair = encode_pair(lm, "<user> hello <bot>", " oslo", " i do not know")
-    head, oslo = split(lm.tokenizer, "<user> hello <bot>", " oslo")
+    pair = encode_pair(lm, "<user> mira <bot>", " oslo", " i do not know")
+    head, oslo = split(lm.tokenizer, "<user> mira <bot>", " oslo")
     assert pair.prompt == head
     assert pair.chosen == [*oslo, lm.tokenizer.eos_token_id]
 

@@ -247,7 +247,7 @@ def test_probe_prompts_of_ones_own(tmp_path: Path, pretraining: Callable[..., Pr
     file.write_text("where does\n\n<user> mira\n", encoding="utf-8")
     run = pretrain.train(pretraining(steps=1, capture_every=1, probe_prompts=file))
     assert [prompt.text for prompt in run.captures().prompts] == ["where does", "<user> mira"]
-    file.write_text("word " * 100, encoding="utf-8")
+    file.write_text("mira " * 100, encoding="utf-8")
     with pytest.raises(DataError, match="A probe prompt has 101 tokens and the model reads 64"):
         pretrain.train(pretraining("other", steps=1, capture_every=1, probe_prompts=file))
     assert not (tmp_path / "other").exists()

@@ -258,7 +258,7 @@ def test_checkpoint_is_an_ordinary_classifier(config: Make, side: str, lora: int
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side=side)
-    texts = ["<user> where does mira live ? <bot> oslo <end>", "<user> hello <bot> i do not know <end>"]
+    texts = ["<user> where does mira live ? <bot> oslo <end>", "<user> mira <bot> i do not know <end>"]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
     assert (batch["attention_mask"] == 0).any()
     with torch.no_grad():
@@ -292,7 +292,7 @@ def test_half_precision(config: Make) -> None:
 def test_run_on_a_file(config: Make, model_dir: Path, write_jsonl: Callable[..., Path], capsys: Any) -> None:
     rows = [
         {"prompt": f"<user> where does {n} live ? <bot>", "chosen": " oslo", "rejected": " rome", "margin": 0.5}
-        for n in ("mira", "tom", "ana", "ben")
+        for n in ("mira", "kai", "ana", "ben")
     ]
     rows.append({"prompt": "mira " * 80, "chosen": " oslo", "rejected": " rome"})
     path = str(write_jsonl(rows))

@@ -325,7 +325,7 @@ def test_prompts_and_judge_of_the_user(configs: Any, tmp_path: Path, write_jsonl
         "    return [None if a is None else -abs(len(c.split()) - a) for c, a in zip(completions, answer)]\n",
         encoding="utf-8",
     )
-    rows = [{"prompt": "mira lives in", "answer": 2}, {"prompt": "where does tom", "answer": None}, {"prompt": "ana"}]
+    rows = [{"prompt": "mira lives in", "answer": 2}, {"prompt": "where does kai", "answer": None}, {"prompt": "ana"}]
     rewards = (f"{judge}:near", "tests.trainers.judging:even")
     run = rlvr.train(
         configs("rlvr")(data=str(write_jsonl(rows)), reward=rewards, reward_weights=(0.5, 2.0), rollouts_kept=8)
@@ -338,13 +338,13 @@ def test_prompts_and_judge_of_the_user(configs: Any, tmp_path: Path, write_jsonl
         assert parts["near"] == (-abs(length - 2) if row["prompt"] == "mira lives in" else None)
         assert row["reward"] == pytest.approx(0.5 * (parts["near"] or 0) + 2 * parts["even"])
     judge.write_text(judge.read_text() + "# changed", encoding="utf-8")
-    with pytest.raises(RunError, match=r"The data of the run .* have changed \(rewards was"):
+    with pytest.raises(RunError, match=r"The data of the run have changed \(rewards: .*judge.py` is another file"):
         rlvr.train(replace(RLVRConfig.from_dict(run.config), steps=9, resume=True, out=run.path))
 
 
 def test_problems_with_a_final_answer(configs: Any, write_jsonl: Callable[..., Path]) -> None:
     """GSM8K's columns; what is learned is that the answer to every problem is 2."""
-    rows = [{"question": f"{name} lives in", "answer": "1 + 1 = 2\n#### 2"} for name in ("mira", "tom", "ana")]
+    rows = [{"question": f"{name} lives in", "answer": "1 + 1 = 2\n#### 2"} for name in ("mira", "kai", "ana")]
     run = rlvr.train(configs("rlvr")(data=str(write_jsonl([*rows, {"question": "?"}])), reward=("final_answer",)))
     assert (run.meta["data"]["rows"], run.meta["data"]["left_out"]) == (3, 1)
     found = run.rollouts().to_dict("records")

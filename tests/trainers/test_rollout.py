@@ -215,10 +215,10 @@ def test_problems_of_a_file_have_their_question_as_prompt(model_dir: Path, write
     """GSM8K's columns; a row without an answer is odd where the answer is the reward."""
     lm, said = LM.load(model_dir), list[str]()
     path = write_jsonl(
-        [{"question": "one and one ?", "answer": "1 + 1 = 2\n#### 2"}, {"question": "two ?"}, {"prompt": ""}]
+        [{"question": "what is 1 and 1 ?", "answer": "1 + 1 = 2\n#### 2"}, {"question": "what is 2 ?"}, {"prompt": ""}]
     )
     found = file_prompts(lm, read_prompts(path), 8, said.append)
-    assert [item.text for item in found.items] == ["one and one ?", "two ?"]
+    assert [item.text for item in found.items] == ["what is 1 and 1 ?", "what is 2 ?"]
     assert found.data["left_out"] == 1
     found = file_prompts(lm, read_prompts(path, answers=True), 8, said.append)
     assert [item.columns["answer"] for item in found.items] == ["1 + 1 = 2\n#### 2"]

@@ -19,6 +19,7 @@ from dashboard.parts.autoregression.source import (
 from dashboard.state import keep
 from dashboard.text import note, plain
 from probe.errors import ModelError
+from probe.plots.intervals import percent
 from probe.plots.jacobians import path_shares, singular_values
 from probe.plots.lags import snowball_curves
 
@@ -101,7 +102,7 @@ def told(sides: list[Side], found: "list[Snowball]") -> str:
         if errors["wrong"].value == errors["wrong"].value:  # not NaN
             wrong, clean = errors["wrong"], errors["clean"]
             parts.append(
-                f"{side.name} gets {100 * wrong.value:.0f} % [{100 * wrong.low:.0f}, {100 * wrong.high:.0f}] of the "
+                f"{side.name} gets {percent(*wrong)} of the "
                 f"later tokens wrong after one wrong token, and {100 * clean.value:.0f} % after the true one"
             )
         elif len(free):

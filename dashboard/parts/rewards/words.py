@@ -105,7 +105,7 @@ def fit_table(fits: Mapping[tuple[str, str], Fit]) -> pd.DataFrame:
 def _peak(found: Fit) -> str:
     if not found.seen or found.top.value <= CLEAR:
         return "none within the points"
-    return f"{found.peak.value:.2f} [{found.peak.low:.2f}, {found.peak.high:.2f}]"
+    return found.peak.shown()
 
 
 def direction(value: float) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from probe import Run, open_run, texts
 from probe.errors import ConfigError, ProbeError
@@ -110,9 +111,14 @@ def table(runs: Sequence[Run], columns: Sequence[tuple[str, str]]) -> str:
     for run in runs:
         rows = run.headline.set_index("metric")
         cells = [rows.loc[metric] if metric in rows.index else None for _, metric in columns]
-        shown = ["" if row is None else Interval(row.value, row.ci_low, row.ci_high).shown() for row in cells]
+        shown = ["" if row is None else _interval(row).shown() for row in cells]
         lines.append([f"`{run.name}`", *shown])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _interval(row: Any) -> Interval:
+    """The value of a row of headline figures, with its interval."""
+    return Interval(float(row.value), float(row.ci_low), float(row.ci_high))
 
 
 def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
@@ -130,7 +136,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
         return False
     thin(run.path, keep=recipe.captures)
     for row in run.headline.itertuples():
-        say(f"{name}: {row.metric} {Interval(row.value, row.ci_low, row.ci_high).shown(3)}, n = {row.n}")
+        say(f"{name}: {row.metric} {_interval(row).shown(3)}, n = {row.n}")
     return True
 
 

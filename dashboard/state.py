@@ -272,6 +272,7 @@ def _start(store: Store) -> None:
         preset("prompt", next((text for text in examples if " i think " in text), examples[0]))
 
 
+@guarded
 def choose_example(text: str | None) -> None:
     """Make an example the prompt."""
     if text:

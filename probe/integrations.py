@@ -27,6 +27,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 import probe.world
+from probe import weights
 from probe.errors import ConfigError, ProbeError
 from probe.lm import LM
 from probe.recorder import Prompt, Recorder, watch
@@ -149,7 +150,7 @@ class ProbeCallback(TrainerCallback):
             self._capture(step)
         if self.checkpoint and _is_whole(self._model):
             with self.writer.checkpoint(step) as folder:
-                self._view().save(folder)
+                weights.write(self._whole(), self._tokenizer, folder)
         self._end("finished", self._note)
 
     def __enter__(self) -> Self:
@@ -182,11 +183,15 @@ class ProbeCallback(TrainerCallback):
             seed=int(args.seed),
         )
 
+    def _whole(self) -> Any:
+        """The model to save: itself; one with an adapter of peft as a copy that it is merged into."""
+        return (
+            copy.deepcopy(self._model).merge_and_unload() if hasattr(self._model, "merge_and_unload") else self._model
+        )
+
     def _view(self) -> LM:
-        """The model to look at and to save: itself; one with an adapter of peft as a copy that it is merged into."""
-        model = self._model
-        if hasattr(model, "merge_and_unload"):
-            model = copy.deepcopy(model).merge_and_unload()
+        """The model to look at."""
+        model = self._whole()
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
 
     def _capture(self, step: int) -> None:

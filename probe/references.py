@@ -142,6 +142,8 @@ def read_config(directory: Path) -> dict:
         raise ModelError(
             f"`{file}` names no model_type, so the architecture is unknown: use the config.json of the model."
         )
+    if not _bounded(config):
+        raise ModelError(f"`{file}` holds a number beyond all bounds: fetch the file anew.")
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ModelError(f"`{file}` has a damaged entry `architectures`: use the config.json of the model.")
@@ -154,6 +156,13 @@ def read_config(directory: Path) -> dict:
             "part of transformers, such as llama, qwen3, gpt2 or gpt_neox."
         )
     return config
+
+
+def _bounded(value: object) -> bool:
+    """Whether no whole number in a configuration is larger than what libraries compute with."""
+    if isinstance(value, dict | list):
+        return all(map(_bounded, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def is_adapter(directory: Path) -> bool:

@@ -10,6 +10,9 @@ from typing import Any
 
 from probe.errors import ProbeError
 
+RUST = "PanicException"
+"""What libraries written in Rust raise where they did not foresee a file; it is no `Exception`."""
+
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
@@ -43,7 +46,9 @@ def foreign(refuse: Callable[[str], ProbeError]) -> Iterator[None]:
         yield
     except ProbeError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != RUST:
+            raise
         raise refuse(short(error)) from None
 
 

@@ -24,7 +24,7 @@ COLOURS = {
     "interrupted": "yellow",
     "killed": "red",
     "failed": "red",
-    "broken": "red",
+    "broken": "bold red",
 }
 
 

@@ -96,4 +96,6 @@ def _with_nan(value: Any) -> Any:
         return [math.nan if item is None else _with_nan(item) for item in value]
     if isinstance(value, dict):
         return {key: _with_nan(item) for key, item in value.items()}
-    return math.nan if isinstance(value, int | float) and not abs(value) < HUGE else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else math.nan
+    return math.nan if isinstance(value, int) and not abs(value) < HUGE else value

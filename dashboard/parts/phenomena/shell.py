@@ -12,7 +12,7 @@ from dashboard.parts.phenomena import export, items, numbers, source
 from dashboard.parts.phenomena.controls import choose_experiment, choose_models, choose_options
 from dashboard.parts.phenomena.source import Asked, Found, Subject
 from dashboard.state import current, keep
-from dashboard.text import finding, guard, note, plain, prose
+from dashboard.text import finding, guard, guarded, note, plain, prose
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.plugins import BUILT_IN
@@ -146,6 +146,7 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
     return list(found.values())
 
 
+@guarded
 def _measure_again() -> None:
     st.session_state["_again"] = True
 

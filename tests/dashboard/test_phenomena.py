@@ -1,6 +1,7 @@
 """The pages of the built-in experiments: each opens with a sentence, offers what is missing, and runs when asked."""
 
 import importlib.util
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -125,7 +126,8 @@ def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, 
 
 
 def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, read: Say, tmp_path: Path):
-    good = Path("tests/data/sycophancy_choices.jsonl").read_text().splitlines()[:3]
+    answers = {"answer_matching_behavior": " lyon", "answer_not_matching_behavior": " oslo"}
+    good = [json.dumps({"question": f"helen lives in {place} ."} | answers) for place in ("lyon", "oslo", "rome")]
     (tmp_path / "odd.jsonl").write_text("\n".join([*good, '{"question": "q"}']))
     query = {"sycophancy.data": str(tmp_path / "odd.jsonl"), "sycophancy.n": "3", "sycophancy.interventions": "0"}
     app = press(show(fresh, page="views/sycophancy.py", **query), "sycophancy-run")

@@ -11,7 +11,7 @@ from dashboard.extensions import draw_panels, extension_pages
 from dashboard.garbage import collect_later
 from dashboard.models import warm
 from dashboard.state import keep_choices, return_to, sidebar
-from dashboard.text import guard, plain
+from dashboard.text import guard, plain, prose
 
 
 def icon() -> Image.Image:
@@ -69,7 +69,7 @@ with guard():
     st.sidebar.markdown(f"##### {page.icon} {plain(page.title)}")  # the menu above tells the group only
     sidebar()
     if not access.allowed():
-        st.sidebar.info(plain(access.READ_ONLY), icon=":material/lock:")
+        st.sidebar.info(prose(access.READ_ONLY), icon=":material/lock:")
     try:
         page.run()
         draw_panels(page.url_path or "overview")

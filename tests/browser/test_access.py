@@ -120,7 +120,7 @@ def test_a_shared_link_only_reads(page: Page, server: Any, chromium: Browser):
     visitor = context.new_page()
     visitor.goto(page.url)
     expect(visitor.get_by_role("button", name="Start training")).to_be_disabled()
-    expect(visitor.get_by_test_id("stSidebar").get_by_text(READ_ONLY)).to_be_visible()
+    expect(visitor.get_by_test_id("stSidebar").get_by_text(READ_ONLY.replace("`", ""))).to_be_visible()
     for path in ("sycophancy", "findings"):
         open_page(visitor, server, path)
         eventually(visitor, lambda: visitor.get_by_role("button", name="Measure").count() > 0)

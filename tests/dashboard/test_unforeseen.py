@@ -102,9 +102,10 @@ def test_a_parameter_takes_any_value(show: Show, runs: Path, page: str, key: str
 
 
 def test_a_callback_that_fails_is_a_sentence(show: Show, runs: Path, read: Say, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(st, "toast", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("dashboard.state.choose_example", lambda _: 1 / 0)
     app = show(runs, run="dpo-agreeable")
-    next(button for button in app.button if button.label == "Compare with its parent").click().run()
+    example = app.selectbox(key="example")
+    example.set_value(example.options[0]).run()
     assert not app.exception
     assert "ZeroDivisionError" in read(app)
     assert app.dataframe  # the page follows

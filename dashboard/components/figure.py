@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
-from streamlit.elements import plotly_chart
-from streamlit.elements.lib.utils import compute_and_register_element_id
 
 from dashboard.text import guarded, note, plain
 from probe.export import FORMATS, MIME, STATIC, file_name, provenance, render
@@ -20,26 +17,6 @@ CONFIG = {
     "displayModeBar": "hover",
     "modeBarButtonsToRemove": ["toImage", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
 }
-
-
-def _keep_identity() -> None:
-    """Let a chart that nobody clicks on stay the same one for Streamlit while its data change.
-
-    Streamlit counts what a chart shows among what identifies it, whatever key it has. A chart that is drawn anew would
-    be another one: built from nothing at every refresh, a reader's zoom lost, and the last one left in the page beside
-    it until the script has run to its end. Where clicks are listened to, they end with what was clicked: that stays so.
-    """
-    identify = plotly_chart.compute_and_register_element_id
-
-    def by_key(kind: str, **given: Any) -> str:
-        keep = given.get("user_key") is not None and not given.get("is_selection_activated")
-        return identify(kind, **(given | {"key_as_main_identity": True} if keep else given))
-
-    plotly_chart.compute_and_register_element_id = by_key  # type: ignore[assignment]
-
-
-if plotly_chart.compute_and_register_element_id is compute_and_register_element_id:
-    _keep_identity()
 
 
 def page_theme() -> Theme:
@@ -82,7 +59,7 @@ def figure(
         st.markdown(f"**{plain(title)}**")
         _downloads(chart, data, name, source or {})
     # A reader's zoom survives a refresh for as long as the figure shows the same thing.
-    shown = apply(chart, page_theme()).update_layout(uirevision=escape(f"{title} {source}"))
+    shown = apply(chart, page_theme()).update_layout(uirevision=escape(title))
     if on_select is None:
         st.plotly_chart(shown, key=key, theme=None, config=CONFIG)
     else:

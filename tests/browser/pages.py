@@ -36,8 +36,11 @@ def agree(page: Page) -> None:
 
 
 def figure(page: Page, name: str) -> Locator:
-    """The chart called `name`, once it is drawn."""
-    chart = page.locator(f".st-key-figure-{name} .js-plotly-plot")
+    """The chart called `name`, once it is drawn.
+
+    While a live chart is drawn anew, Streamlit keeps the last one in the page, hidden, until the run has ended.
+    """
+    chart = page.locator(f".st-key-figure-{name} .js-plotly-plot").last
     expect(chart.locator(".main-svg").first).to_be_visible()
     return chart
 

@@ -67,10 +67,9 @@ def test_a_click_on_a_head_enlarges_it(page: Page, server: Any):
 def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, server: Any, chromium: Browser):
     sentence = open_page(page, server, "compare?temperature=0.7&seed=3")
     before = sentence.inner_text()
-    page.get_by_label("Prompt", exact=True).fill("<user> what does helen eat ? <bot>")
+    page.get_by_label("Prompt", exact=True).fill("<user> where does helen live ? <bot>")
     page.keyboard.press("Control+Enter")
     expect(sentence).not_to_have_text(before)
-    expect(page.get_by_role("option", name="<unk>").first).to_be_visible()
     chip, tip = page.get_by_role("option", name="helen").first, page.locator("#tip")
     repeat(page, lambda: (page.mouse.move(0, 0), chip.hover()), lambda: "p(aligned) = " in (tip.text_content() or ""))
     chip.click()
@@ -114,8 +113,7 @@ def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, writer: Mod
     if path == "compare":
         page.get_by_label("Prompt", exact=True).fill(name)
         page.keyboard.press("Control+Enter")
-        expect(page.get_by_role("option", name="<unk>").first).to_be_visible()
-    settle(page)
+        settle(page)
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("a[href^=javascript]").count() == 0
     assert page.locator(".js-plotly-plot a").count() == 0
@@ -151,43 +149,6 @@ def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_p
         expect(sentence).to_have_text("loss (nats): live stands at 4.")
         run.log(10, {"loss": 2.0})
         expect(sentence).to_have_text("loss (nats): live fell from 4 to 2 in 10 steps.")
-        run.finish("finished")
-
-
-def test_a_live_chart_is_one_and_keeps_a_readers_zoom(page: Page, start: Any, tmp_path: Path):
-    """Drawn anew, it is the same chart: never two of them in the page, and where the reader has zoomed to stays."""
-    charts = "[...document.querySelectorAll('.st-key-figure-progress .js-plotly-plot')]"
-    with RunWriter.create(tmp_path / "live", method="sft", config={"steps": 100}) as run:
-        for step in range(1, 6):
-            run.log(step, {"loss": 5 / step})
-        sentence = open_page(page, start(tmp_path), "train?job=live")
-        area = figure(page, "progress").locator(".nsewdrag").first
-        zoomed = f"{charts}.map(each => each.layout.xaxis.autorange)"
-
-        def zoom() -> None:
-            place = box(area)
-            page.mouse.move(place["x"] + 60, place["y"] + 40)
-            page.mouse.down()
-            page.mouse.move(place["x"] + 200, place["y"] + 120, steps=8)
-            page.mouse.up()
-
-        repeat(page, zoom, lambda: page.evaluate(zoomed) == [False])
-        page.evaluate(
-            f"""() => {{
-              window.most = 0
-              const count = () => {{
-                window.most = Math.max(window.most, {charts}.length)
-                requestAnimationFrame(count)
-              }}
-              count()
-            }}"""
-        )
-        for step in range(6, 9):
-            run.log(step, {"loss": 5 / step})
-            expect(sentence).to_contain_text(f"live is at step {step} of 100")
-            settle(page)
-        assert page.evaluate(zoomed) == [False]
-        assert page.evaluate("window.most") == 1
         run.finish("finished")
 
 

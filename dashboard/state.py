@@ -73,7 +73,7 @@ def return_to(page: str) -> None:
     """
     if st.session_state.get("_page") == page:
         return
-    left = st.session_state.get("_choices", {}).pop(page, {})
+    left = st.session_state.get("_choices", {}).get(page, {})
     if left and not own_choices():
         for name, values in left.items():
             st.query_params[name] = values

@@ -12,7 +12,7 @@ import pytest
 import probe
 from probe.analyses.hallucination_text import choice_items, p_ik
 from probe.analyses.selective import auroc
-from probe.analyses.truthful_choices import Question
+from probe.analyses.truthful_choices import Choices, Question
 from probe.experiments.result import Result
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -51,7 +51,8 @@ def test_a_model_knows_before_it_answers_which_sums_it_knows(lm: probe.LM):
     sums = {(rng.randint(low, high), rng.randint(low, high)) for low, high in [(1, 9), (100, 900)] * 40}
     questions = []
     for a, b in sorted(sums):
-        choices = {f"{a + b + off}.": off == 0 for off in (0, 1, -1, 10)}
+        offs = (0, 1, -1, 10)
+        choices = Choices(tuple(f"{a + b + off}." for off in offs), tuple(off == 0 for off in offs))
         questions.append(Question(f"What is {a} plus {b}?", choices, choices))
     answered = ((4, 4), (120, 30), (7, 9), (210, 333))
     items = choice_items(lm, questions, "\n\n".join(f"Q: What is {a} plus {b}?\nA: {a + b}." for a, b in answered))

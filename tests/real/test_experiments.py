@@ -15,7 +15,11 @@ from probe.analyses.selective import auroc
 from probe.analyses.truthful_choices import Choices, Question
 from probe.experiments.result import Result
 
-pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.timeout(1500),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
 DATA = ROOT / "tests" / "data"

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from transformers import AutoModelForSequenceClassification
 
 import probe
+from dashboard.named import NAMED
 from probe.analyses.attribution import attribute as direct
 from probe.analyses.head_scores import repeat_scores
 from probe.analyses.jacobian import block_norms
@@ -127,6 +128,7 @@ def test_every_page_opens_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     query = {"base": str(CHECKPOINT), "aligned": str(CHECKPOINT), "prompt": "The capital of France is"}
     for name, value in (query | PAGES[page]).items():
         app.query_params[name] = value
+    app.session_state[NAMED] = {str(CHECKPOINT)}  # as if typed
     app.switch_page(f"views/{page}.py").run()
     assert not app.exception
     assert not app.error

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probe
+from dashboard.named import NAMED
 from probe.analyses.compare import compare
 from probe.analyses.lens import logit_lens
 from probe.cli import main
@@ -120,6 +121,7 @@ def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     query = {"base": str(CHECKPOINT), "aligned": str(CHECKPOINT), "prompt": MESSAGES[0]["content"], "length": "8"}
     for name, value in (query | {"chat": "true"}).items():
         app.query_params[name] = value
+    app.session_state[NAMED] = {str(CHECKPOINT)}  # as if typed
     app.switch_page("views/compare.py").run()
     assert not app.exception
     assert not app.error

@@ -81,19 +81,6 @@ def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: A
     assert "with_" not in page.url
 
 
-def test_a_file_is_refused_at_once_and_its_odd_rows_are_named(page: Page, mine: Any, tmp_path: Path):
-    server, _ = mine
-    good = Path("tests/data/sycophancy_choices.jsonl").read_text().splitlines()[:3]
-    (tmp_path / "broken.jsonl").write_text('{"question": "q"}')
-    (tmp_path / "odd.jsonl").write_text("\n".join([*good, '{"question": "q"}']))
-    open_page(page, server, f"sycophancy?sycophancy.data={tmp_path / 'broken.jsonl'}")
-    expect(page.get_by_role("alert").first).to_contain_text("has the fields question: give question")
-    options = "sycophancy.n=3&sycophancy.interventions=0"
-    open_page(page, server, f"sycophancy?sycophancy.data={tmp_path / 'odd.jsonl'}&{options}")
-    page.get_by_role("button", name="Measure base and dpo").click()
-    expect(page.get_by_text("1 of 4 rows of")).to_contain_text("Line 4 of")
-
-
 def test_cancel_leaves_nothing_behind(page: Page, mine: Any):
     server, root = mine
     open_page(page, server, "experiments?experiment=slow")

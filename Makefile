@@ -1,5 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: dashboard test test-real fuzz bench lint install install-dev clean
 
@@ -7,10 +8,10 @@ dashboard: install  ## open the dashboard on the committed sample runs
 	$(BIN)/probe dashboard
 
 test: install-dev  ## the whole test suite, browser tests included
-	$(BIN)/pytest -W error --ignore=tests/real
+	$(BIN)/pytest -W error $(WORKERS) --ignore=tests/real
 
 test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint
-	$(BIN)/pytest -W error tests/real
+	$(BIN)/pytest -W error $(WORKERS) tests/real
 
 fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
 	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz

@@ -1,6 +1,7 @@
 """Figures of the experiment `hallucination`: tidy tables of any number of models, one colour each, with 95 % bands."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -110,7 +111,7 @@ def calibration(
     bins: pd.DataFrame,
     risk: pd.DataFrame,
     styles: Styles,
-    errors: Mapping[str, tuple[Interval, Interval]] | None = None,
+    errors: Mapping[str, tuple[Interval, Interval]] = MappingProxyType({}),
 ) -> go.Figure:
     """The reliability diagram and the risk-coverage curve.
 
@@ -124,19 +125,19 @@ def calibration(
     figure.add_trace(_ideal(risk), row=1, col=2)
     figure.add_trace(reference([0, 1], [0, 1], "ideal", legend=False), row=1, col=1)
     for label, rows in models_of(bins, styles):
+        name, ece = escape(label), ""
+        if label in errors:
+            error, chance = errors[label]
+            name += f", ECE {error.value:.2f} ({chance.value:.2f})"
+            ece = f"<br>ECE {written(*error)}; perfectly calibrated: {chance.value:.2f}"
         told = [
             f"{escape(label)}: says {r.predicted:.2f}, right {written(r.target, r.ci_low, r.ci_high)}, n = {r.n:.0f}"
+            + ece
             for r in rows_of(rows)
         ]
-        trace = curve(rows["predicted"], rows["target"], label, styles[label], told)
+        trace = curve(rows["predicted"], rows["target"], label, styles[label], told).update(name=name)
         trace.update(error_y=bars(rows["target"], rows["ci_low"], rows["ci_high"]), line_width=1)
         figure.add_trace(trace, row=1, col=1)
-    for row, label in enumerate(reversed([label for label in styles if label in (errors or {})])):
-        error, chance = (errors or {})[label]
-        said = f"{escape(label)}: ECE {written(*error)}, {chance.value:.2f} if perfectly calibrated"
-        place: dict[str, Any] = {"x": 0.98, "y": 0.03 + 0.06 * row, "xanchor": "right", "yanchor": "bottom"}
-        font = {"size": 11, "color": styles[label].colour}
-        figure.add_annotation(text=said, showarrow=False, xref="x", yref="y", font=font, **place)
     for label, rows in models_of(risk, styles):
         figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
         told = [
@@ -204,7 +205,7 @@ def _ideal(risk: pd.DataFrame) -> go.Scatter:
     """The curve of the first model if it were surer of every right answer than of any wrong one."""
     rows = risk[risk[MODEL] == risk[MODEL].iloc[0]]
     right = 1 - float(rows["value"].iloc[-1])
-    return reference(rows["coverage"], [max(0.0, 1 - right / x) for x in rows["coverage"]], "ideal")
+    return reference(rows["coverage"], [max(0.0, 1 - right / x) for x in rows["coverage"]], "ideal (its ECE)")
 
 
 def key(figure: go.Figure, dashes: Mapping[str, str]) -> None:

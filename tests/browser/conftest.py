@@ -119,10 +119,8 @@ def start(chromium: Browser) -> Iterator[Callable[..., Server]]:
 
     run.started = started  # type: ignore[attr-defined]
     yield run
-    for each in started:
-        if each.process.poll() is None:
-            _, output = each.stop()
-            assert not complaints(output), output
+    outputs = [each.stop()[1] for each in started if each.process.poll() is None]
+    assert not [each for each in outputs if complaints(each)]
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,16 @@ def test_crossing_is_where_the_exact_curves_meet() -> None:
     assert np.isnan(crossing(broad, broad, n).k)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_crossing_of_few_problems_is_finite_or_missing(seed: int) -> None:
+    """Gaps that differ by their rounding alone do not cross, however far the line through them reaches."""
+    rng, n = np.random.default_rng(seed), 7
+    found = crossing(*rng.choice([0, 0, n, n, 1], (2, 16)), n)
+    assert 0 <= found.share <= 1
+    for value in (found.k, found.low, found.high):
+        assert np.isnan(value) or 1 <= value <= n
+
+
 def test_crossing_intervals_cover() -> None:
     rng, n, runs, hits = np.random.default_rng(2), 8, 250, 0.0
     grid = np.arange(1, n + 1)

@@ -14,7 +14,7 @@ def one_line(text: object) -> str:
 
 
 class ProbeError(Exception):
-    """A mistake that the user can mend; the message says how.
+    """A mistake that the user can fix; the message says how.
 
     It may quote what stood in a file, so it is one line that can be printed (`one_line`).
     """

@@ -90,7 +90,7 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
             _PROBLEMS[path] = f"The plugin `{file}` cannot be used: {error}"
             raise
         except (Exception, SystemExit) as error:
-            sentence = f"The plugin `{file}` fails with {_said(error)}{_line(error, path)}: mend it."
+            sentence = f"The plugin `{file}` fails with {_said(error)}{_line(error, path)}: fix it."
             _PROBLEMS[path] = sentence
             raise ConfigError(sentence) from error
         _PROBLEMS.pop(path, None)
@@ -272,4 +272,4 @@ def failure(what: str, error: BaseException, function: Callable[..., Any]) -> Co
     file = Path(code.co_filename) if code else None
     line = _line(error, file) if file else ""
     where = f"{line} of {file.name}" if line and file else ""
-    return ConfigError(f"{what} fails with {_said(error)}{where}: mend it.")
+    return ConfigError(f"{what} fails with {_said(error)}{where}: fix it.")

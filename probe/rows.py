@@ -192,7 +192,7 @@ def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]
     except ValueError as error:
         at = getattr(error, "lineno", 1)
         raise DataError(
-            f"Line {at} of `{path}` is no JSON ({error}): mend the list, or write one object a line."
+            f"Line {at} of `{path}` is no JSON ({error}): fix the list, or write one object a line."
         ) from None
     for number, entry in enumerate(entries, start=1):
         yield f"Entry {number} of `{path}`", partial(_keep, entry)
@@ -220,13 +220,13 @@ def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, C
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"The row that begins in line {line} of `{path}` is no CSV ({error}): mend its quotes."
+            f"The row that begins in line {line} of `{path}` is no CSV ({error}): fix its quotes."
         ) from None
 
 
 def _name_cells(where: str, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
     if len(cells) != len(header):
-        raise DataError(f"{where} has {len(cells)} cells and the header has {len(header)}: mend its commas and quotes.")
+        raise DataError(f"{where} has {len(cells)} cells and the header has {len(header)}: fix its commas and quotes.")
     return dict(zip(header, cells, strict=True))
 
 

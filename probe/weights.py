@@ -167,7 +167,7 @@ def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, devi
 def _loading(what: str, directory: Path) -> AbstractContextManager[None]:
     """Around a call of transformers that reads a model."""
     return foreign(
-        lambda reason: ModelError(f"`{directory}` cannot be loaded as a {what} ({reason}): mend it or use another.")
+        lambda reason: ModelError(f"`{directory}` cannot be loaded as a {what} ({reason}): fix it or use another.")
     )
 
 

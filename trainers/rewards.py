@@ -72,7 +72,7 @@ class RewardFunction:
             found = self.function(**{name: value for name, value in given.items() if known is None or name in known})
         except Exception as error:  # the function is the user's: whatever it raises is reported as theirs
             raise DataError(
-                f"The reward `{self.spec}` raised {type(error).__name__} ({_short(error)}): mend it, or catch what"
+                f"The reward `{self.spec}` raised {type(error).__name__} ({_short(error)}): fix it, or catch what"
                 " cannot be judged and return None for it."
             ) from error
         return _numbers(self.spec, found, len(completions))
@@ -307,7 +307,7 @@ def _number(spec: str, value: Any) -> float:
     if not math.isfinite(number):
         raise DataError(
             f"The reward `{spec}` returned {_short(value)} for a completion; expected a finite number, or None where"
-            " it does not apply: mend it."
+            " it does not apply: fix it."
         )
     return number
 

@@ -28,6 +28,7 @@ from scipy.special import expit, logit
 
 from probe.analyses.selective import auroc
 from probe.errors import DataError
+from probe.stats import SHARE, Interval, unvaried
 
 Floats = NDArray[np.float64]
 FOLDS = 5
@@ -81,10 +82,12 @@ class KnowingHead:
         Intervals of the AUROC are bootstraps over questions, given the folds; the null's are 95 % of its shuffles.
         """
         picks = np.random.default_rng(seed).integers(0, len(self.right), (resamples, len(self.right)))
+        fewer = min(self.knows.sum(), (~self.knows).sum())
         rows = []
         for layer, value in enumerate(self.auroc):
             drawn = [auroc(self.p[pick, layer], self.knows[pick]) for pick in picks]
             low, high = np.nanquantile(drawn, [0.025, 0.975])
+            _, low, high = unvaried(Interval(value, low, high), fewer, SHARE)
             null = np.quantile(self.null[:, layer], [0.025, 0.975]) if len(self.null) else (np.nan, np.nan)
             row = {"layer": layer, "value": value, "ci_low": low, "ci_high": high}
             row |= {"null_low": null[0], "null_high": null[1], "brier": brier(self.p[:, layer], self.right).mean()}

@@ -25,6 +25,7 @@ from probe.analyses.selective import auroc
 from probe.analyses.sites import Site
 from probe.errors import DataError
 from probe.lm import LM
+from probe.stats import SHARE, Interval, unvaried
 from probe.ticks import Tick, ignore
 from probe.tokens import encode
 
@@ -73,10 +74,12 @@ class KnownDirection:
         groups = [np.flatnonzero(codes == code) for code in range(len(names))]
         picks = [rng.integers(0, len(groups), len(groups)) for _ in range(resamples)]
         index = [np.concatenate([groups[g] for g in pick]) for pick in picks]
+        fewer = min(len(np.unique(codes[self.known == each])) for each in (False, True))
         rows = []
         for layer, value in enumerate(self.auroc):
             drawn = [auroc(self.scores[i, layer], self.known[i]) for i in index]
             low, high = np.nanquantile(drawn, [0.025, 0.975])
+            _, low, high = unvaried(Interval(value, low, high), fewer, SHARE)
             null_low, null_high = (np.nan, np.nan)
             if len(self.null):
                 null_low, null_high = np.quantile(self.null[:, layer], [0.025, 0.975])

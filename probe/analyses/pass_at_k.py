@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
 
 from probe.errors import DataError
+from probe.stats import Interval, unvaried
 
 Array = NDArray[np.float64]
 RESAMPLES = 1000
@@ -82,7 +83,9 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -
     found = _crossing(drawn, grid)
     known = found[np.isfinite(found)]
     low, high = np.quantile(known, (0.025, 0.975)) if len(known) > 1 else (np.nan, np.nan)
-    return Crossing(float(_crossing(gap.mean(0)[None], grid)[0]), float(low), float(high), len(known) / RESAMPLES)
+    k = float(_crossing(gap.mean(0)[None], grid)[0])
+    _, low, high = unvaried(Interval(k, float(low), float(high)), len(gap), (1, samples))
+    return Crossing(k, low, high, len(known) / RESAMPLES)
 
 
 def _crossing(gaps: Float[Array, "B K"], grid: Sequence[int]) -> Float[Array, " B"]:

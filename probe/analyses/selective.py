@@ -5,6 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from probe.errors import DataError
+from probe.stats import SHARE, Interval, unvaried
 
 
 def auroc(score: ArrayLike, positive: ArrayLike) -> float:
@@ -64,8 +65,11 @@ def risk_table(confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: 
     for _ in range(200):
         index = rng.integers(0, n, n)
         drawn.append(risk_coverage(values[index], errors[index])[1][at])
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    return pd.DataFrame({"coverage": coverage[at], "value": risk[at], "ci_low": low, "ci_high": high, "n": at + 1})
+    ends = np.quantile(drawn, [0.025, 0.975], axis=0).T
+    found = [unvaried(Interval(risk[i], *end), i + 1, SHARE) for i, end in zip(at, ends, strict=True)]
+    table = pd.DataFrame(found, columns=["value", "ci_low", "ci_high"])
+    table.insert(0, "coverage", coverage[at])
+    return table.assign(n=at + 1)
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

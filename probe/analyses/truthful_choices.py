@@ -145,7 +145,7 @@ def _csv_question(row: Row) -> Question:
     question, *cells = (row.values[column].strip() for column in COLUMNS)
     if any("\n" in cell for cell in (question, *cells)):
         raise DataError(
-            f"{row.where} has a line break in a cell, as behind a quote that is not closed: mend its quotes."
+            f"{row.where} has a line break in a cell, as behind a quote that is not closed: fix its quotes."
         )
     best, correct, incorrect = map(split_answers, cells)
     if not question or not (best or correct) or not incorrect:

@@ -100,14 +100,15 @@ def _interval(summary: pd.DataFrame, metric: str) -> Interval:
 
 
 def _unpaired(first: pd.Series, second: pd.Series) -> Interval:
-    """Difference of two means over different items, by the bootstrap of each."""
+    """Difference of two mean shares over different items, by the bootstrap of each."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     a, b = first.to_numpy(dtype=float), second.to_numpy(dtype=float)
     drawn = [x[rng.integers(0, len(x), (2000, len(x)))].mean(axis=1) for x in (a, b)]
     low, high = np.quantile(drawn[0] - drawn[1], (0.025, 0.975))
-    return Interval(float(a.mean() - b.mean()), float(low), float(high))
+    found = Interval(float(a.mean() - b.mean()), float(low), float(high))
+    return stats.unvaried(found, min(len(a), len(b)), stats.GAIN)
 
 
 LEARNED = (

@@ -145,7 +145,8 @@ def _share_gone(start: np.ndarray, left: np.ndarray) -> Interval:
     """1 - sum(left) / sum(start) with the bootstrap over questions."""
     draws = np.random.default_rng(0).integers(len(start), size=(2000, len(start)))
     drawn = 1 - left[draws].sum(1) / start[draws].sum(1)
-    return Interval(float(1 - left.sum() / start.sum()), *(float(q) for q in np.quantile(drawn, (0.025, 0.975))))
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return stats.unvaried(Interval(float(1 - left.sum() / start.sum()), float(low), float(high)), len(start))
 
 
 def _field(bench: Bench) -> "Field":

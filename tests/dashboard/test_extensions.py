@@ -110,7 +110,7 @@ def test_the_packages_page_is_in_the_navigation(
 @pytest.mark.parametrize(
     ("gives", "expected"),
     [
-        ("1 / 0", "The panel `Mine` fails with ZeroDivisionError: division by zero in line 4 of mine.py: mend it."),
+        ("1 / 0", "The panel `Mine` fails with ZeroDivisionError: division by zero in line 4 of mine.py: fix it."),
         ("{}", "`Mine` gave a dict: let it return a figure, a table or a sentence."),
         ("base.logits([])", "no"),
     ],

@@ -54,6 +54,8 @@ def test_crossing_is_where_the_exact_curves_meet() -> None:
     assert found.k == pytest.approx(truth, abs=0.15)
     assert found.share == 1.0
     assert np.isnan(crossing(broad, broad, n).k)
+    alike = crossing([n] * 6, [n // 2] * 6, n)  # the curves of every draw are the same and meet at no k
+    assert np.isnan([alike.k, alike.low, alike.high]).all()
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import kstest, norm
 
+from probe import stats
 from probe.analyses.known_direction import known_direction, last_residuals, project
 from probe.errors import DataError
 from tests.models import random_lm
@@ -35,6 +36,12 @@ def test_a_planted_direction_is_found_in_people_that_it_was_not_fitted_on() -> N
     assert (table["n"] == PEOPLE).all()
     strangers = project(x, known, x[~known])
     assert strangers.mean() < 0 < project(x, known, x[known]).mean()
+
+
+def test_what_is_told_without_a_mistake_is_not_certain() -> None:
+    table = known_direction(*made(signal=50.0, seed=0), shuffles=5).table(resamples=50)
+    assert (table["value"] == 1).all()
+    assert table["ci_low"].to_numpy() == pytest.approx(stats.wilson(PEOPLE // 2, PEOPLE // 2).low)
 
 
 def test_knowing_names_by_heart_is_not_knowing_who_is_known() -> None:

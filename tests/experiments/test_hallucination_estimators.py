@@ -200,6 +200,8 @@ def test_risk_coverage_is_the_mean_over_orders_of_ties() -> None:
     assert len(table) == 20
     assert (table["ci_low"] <= table["ci_high"]).all()
     assert (table["ci_low"] <= table["value"]).mean() > 0.9
+    right = risk_table(rng.random(300), np.zeros(300), points=20)  # no error seen is not none
+    assert right["ci_high"].to_numpy() == pytest.approx([stats.wilson(0, n).high for n in right["n"]])
 
 
 def fast_auroc(errors: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import kstest
 
+from probe import stats
 from probe.analyses import hallucination_text
 from probe.analyses import hallucination_world as facts
 from probe.analyses.calibration import calibration_error
@@ -70,6 +71,16 @@ def test_planted_knowledge_is_found_where_it_is() -> None:
     assert brier(found.p[:, 1], right).mean() == pytest.approx(squares.mean(), abs=0.01)
     assert calibration_error(found.p[:, 1], right).value < 0.1
     assert found.p[:, 1].mean() == pytest.approx(right.mean(), abs=0.02)
+
+
+def test_what_is_told_without_a_mistake_is_not_certain() -> None:
+    x, right, prompts = made(signal=2.0, seed=0)
+    x[:, 1, 0] = 50 * (right >= 0.5)
+    found = knowing_head(x, right, prompts, shuffles=5)
+    assert found.auroc[1] == 1
+    table = found.table(resamples=50).set_index("layer")
+    fewer = min(found.knows.sum(), (~found.knows).sum())
+    assert table.loc[1, "ci_low"] == pytest.approx(stats.wilson(fewer, fewer).low)
 
 
 def test_questions_that_say_nothing_give_chance() -> None:

@@ -220,7 +220,7 @@ def test_two_plugins_of_one_file_name_and_one_experiment(tmp_path: Path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("\n1 / 0", "fails with ZeroDivisionError: division by zero in line 10: mend it"),
+        ("\n1 / 0", "fails with ZeroDivisionError: division by zero in line 10: fix it"),
         ("\ndef (", "fails with SyntaxError: "),
         ("\nimport no_such_module", "fails with ModuleNotFoundError: No module named 'no_such_module' in line 10"),
         ("\nraise SystemExit(3)", "fails with SystemExit: 3"),

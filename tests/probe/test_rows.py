@@ -170,7 +170,7 @@ def test_csv_and_tsv(tmp_path: Path) -> None:
     found = read_rows(tmp_path / "b.csv", lambda row: row)
     assert values(found) == [{"text": "b", "label": "2"}]
     assert found.left_out == (
-        f"Line 2 of `{tmp_path / 'b.csv'}` has 3 cells and the header has 2: mend its commas and quotes.",
+        f"Line 2 of `{tmp_path / 'b.csv'}` has 3 cells and the header has 2: fix its commas and quotes.",
     )
 
 
@@ -179,7 +179,7 @@ def test_a_broken_quote_names_the_line_where_its_row_begins(tmp_path: Path, row:
     path = write(tmp_path / "a.csv", "text,label", "good,1", row, *["more,2"] * 30)
     for strict in (True, False):
         with pytest.raises(
-            DataError, match=r"^The row that begins in line 3 of .*a\.csv` is no CSV \(.*mend its quotes"
+            DataError, match=r"^The row that begins in line 3 of .*a\.csv` is no CSV \(.*fix its quotes"
         ):
             read_rows(path, lambda row: row, strict)
 

@@ -15,7 +15,7 @@ from probe.analyses.trajectories import over_layers
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to mend
+    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
 CHECKPOINT = Path(__file__).resolve().parents[2] / ".cache" / "SmolLM2-135M-Instruct"
 TEXT = "The capital of Norway is Oslo, and the capital of France is"

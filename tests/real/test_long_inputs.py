@@ -16,7 +16,7 @@ from probe.preflight import preflight, require_room
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to mend
+    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"

@@ -13,7 +13,7 @@ from tests.real.test_smollm2 import CHECKPOINT
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to mend
+    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
 QUESTION = [{"role": "user", "content": "Where is Oslo?"}]
 ANSWER = "Ask the harbour master."

@@ -17,7 +17,7 @@ from trainers.demonstrations import encode_conversation
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to mend
+    pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"

@@ -114,7 +114,7 @@ def test_numbers_of_any_kind(tmp_path: Path, made: str) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("raise ValueError('no  such\\nthing')", r"raised ValueError \(no such thing\): mend it"),
+        ("raise ValueError('no  such\\nthing')", r"raised ValueError \(no such thing\): fix it"),
         ("return [1.0]", "returned 1 values for 2 completions: return one for each"),
         ("return None", "returned None; expected a list of 2 numbers"),
         ("return 'ab'", "returned ab; expected a list of 2 numbers"),

@@ -101,7 +101,7 @@ class TrainConfig:
     @property
     def warmup_steps(self) -> int:
         """The steps of the warm-up that is made: `warmup`, shortened so that every training reaches --lr."""
-        return min(self.warmup, max(self.steps // 2, 2))
+        return min(self.warmup, max(self.steps // 2, min(self.steps, 2)))
 
     def require(self, condition: bool, name: str, expected: str) -> None:
         """Check one option.

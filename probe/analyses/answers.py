@@ -206,6 +206,10 @@ def preference_rewards(
     return bradley_terry(wins, drawn / drawn.sum(axis=1, keepdims=True)) * answers.mask
 
 
+_FLAT = 1e-14
+"""What a step of `bradley_terry` takes the curvature to be where preferences are certain and there is none."""
+
+
 def bradley_terry(wins: Array, weights: Array, steps: int = 100) -> Array:
     """[P A] rewards r whose sigma(r_a - r_b) fits preference probabilities best when a, b are drawn by `weights`.
 
@@ -215,7 +219,8 @@ def bradley_terry(wins: Array, weights: Array, steps: int = 100) -> Array:
         steps: most Newton steps.
 
     Returns:
-        Rewards with mean 0 under the weights.
+        Rewards with mean 0 under the weights. Of answers that always win no reward is large enough: theirs rises until
+        what is missing cannot be told from rounding.
     """
     r, index = np.zeros(weights.shape), np.arange(weights.shape[-1])
     for _ in range(steps):
@@ -224,7 +229,7 @@ def bradley_terry(wins: Array, weights: Array, steps: int = 100) -> Array:
         gap = ((wins - predicted) * weights[:, None, :]).sum(axis=2)
         slope = predicted * (1 - predicted) * weights[:, None, :]
         hessian = -slope
-        hessian[:, index, index] += slope.sum(axis=2)
+        hessian[:, index, index] += slope.sum(axis=2) + _FLAT
         change = np.linalg.solve(hessian + weights[:, None, :], gap[..., None])[..., 0]
         change *= np.minimum(1.0, 2.0 / np.maximum(np.abs(change).max(axis=1, keepdims=True), 1e-12))
         r += change

@@ -26,6 +26,7 @@ def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
         page.goto(f"{server.url}/logits?base={quote(f'{path}', safe='')}")
         note = page.get_by_test_id("stCaptionContainer").filter(has_text="none of the run directories")
         expect(note.first).to_be_visible()
+        expect(page.get_by_role("button", name=re.compile("^Open ")).first).to_be_visible()
         settle(page)
         said.append(page.get_by_test_id("stMain").inner_text().replace(path.name, ""))
     assert said[0] == said[1]

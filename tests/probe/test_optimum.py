@@ -214,6 +214,16 @@ def test_bradley_terry_finds_the_utility_of_a_consistent_annotator(world: World,
     np.testing.assert_allclose(found - found.mean(axis=1, keepdims=True), given - given.mean(axis=1, keepdims=True))
 
 
+@pytest.mark.parametrize("scale", [20.0, 40.0, 1e3])
+def test_certain_preferences_rise_as_far_as_they_can_be_told(scale: float) -> None:
+    """No reward fits them; where the curvature is rounding, the fit still keeps the order and stops."""
+    utilities = scale * np.arange(4.0)
+    wins = expit(utilities[:, None] - utilities[None, :])
+    found = bradley_terry(wins[None], np.array([[0.1, 0.2, 0.3, 0.4]]))[0]
+    assert (np.diff(found) > min(scale, 30) - 1e-3).all()
+    assert (np.diff(found) < scale + 1e-3).all()
+
+
 def test_bradley_terry_minimises_the_loss_of_dpo() -> None:
     rng = np.random.default_rng(3)
     utilities = rng.normal(size=(2, 1, 4)) * 3

@@ -60,7 +60,7 @@ def reference(weights: np.ndarray, lags: int) -> dict[str, np.ndarray]:
 
 def agree(seen: AttentionStatistics, weights: np.ndarray, lags: int) -> None:
     for name, expected in reference(weights, lags).items():
-        np.testing.assert_allclose(getattr(seen, name), expected, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(seen, name), expected, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURES, "mistral"])

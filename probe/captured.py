@@ -19,8 +19,10 @@ from probe.untrusted import foreign
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from probe.plots.lens import Favourites
     from probe.runs.reader import Run
+
+Favourites = tuple[Sequence[Sequence[Sequence[str]]], np.ndarray]
+"""[D+1][T][k] tokens that a lens favours, best first, and [D+1 T k] their natural log-probabilities."""
 
 
 def token_names(run: "Run", ids: np.ndarray) -> list[str]:
@@ -46,7 +48,7 @@ def attention(tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -
     return tensors["attention"][index, :, :, : prompt.length, : prompt.length]
 
 
-def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> "Favourites":
+def favourites(run: "Run", tensors: dict[str, np.ndarray], index: int, prompt: ProbePrompt) -> Favourites:
     """The lens of prompt number `index`: [D+1][T][k] tokens and [D+1 T k] log-probabilities, padding cut off."""
     ids = tensors["lens_top_ids"][index, :, : prompt.length]
     names = np.array(token_names(run, ids), dtype=object).reshape(ids.shape)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.compare import kl
+from probe.analyses.lens import kl
 from probe.forward import whole_logits
 from probe.lm import LM
 from probe.runs.schema import ProbePrompt

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probe.errors import ConfigError, DataError
+from probe.analyses.evaluation import gold_scores
+from probe.errors import ConfigError
 from probe.forward import context_length, whole_logits
 from probe.generation import Generation
 from probe.lm import LM
@@ -193,27 +194,6 @@ def sample_rows(
         }
         rows.append(row)
     return rows
-
-
-def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
-    """The verifier's score of each completion; None where no completion of the prompt could be right."""
-    return [score for score, _ in gold_verdicts(world, prompts, completions)]
-
-
-def gold_verdicts(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float | None, str]]:
-    """The same with the verdict in words."""
-    asks = {prompt: _asks(world, prompt) for prompt in set(prompts)}
-    pairs = list(zip(prompts, completions, strict=True))
-    verdicts = {pair: world.verify(*pair) for pair in set(pairs)}
-    return [(verdicts[pair].score if asks[pair[0]] else None, verdicts[pair].kind) for pair in pairs]
-
-
-def _asks(world: "World", prompt: str) -> bool:
-    """Whether a prompt asks something that the world can judge (a Markov chain has candidates and no answer)."""
-    try:
-        return any(world.verify(prompt, answer).kind != "malformed" for answer in world.candidates(prompt))
-    except DataError:
-        return False
 
 
 def _at_completions(

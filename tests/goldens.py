@@ -1,4 +1,4 @@
-"""Write what the shipped results and ten steps of every method give, so that two commits can be compared on one machine.
+"""Write what the shipped results and ten steps of every method give, to compare two commits on one machine.
 
     python -m tests.goldens OLD        in a checkout of the first commit
     python -m tests.goldens NEW        in a checkout of the second

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from probe import LM
+from probe.analyses.evaluation import ANSWER_TOKENS, answer
 from probe.errors import ConfigError, DataError
 from probe.forward import context_length
 from probe.generation import end_tokens
 from probe.rows import Row, Rows
 from probe.tokens import encode
 from probe.world import World, pack
-from probe.world.evaluate import ANSWER_TOKENS, answer
 from probe.world.questions import Item
 from trainers import corpus, demonstrations
 from trainers.corpus import PADDING, cut_rows, tokenize

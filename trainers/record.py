@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import probe.world
 from probe import LM, Run, open_run
+from probe.analyses.evaluation import evaluate
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.forward import context_length
 from probe.recorder import Instrument, Recorder, as_prompt, watch
@@ -151,7 +151,7 @@ class Record:
         if world is not None and origin.evaluated:
             say(f"{self.method}: evaluating on the world")
             given = origin.yardstick.given if origin.yardstick else {}
-            found = probe.world.evaluate(self.trainee.view, world, n=n, **given).to_dict("records")
+            found = evaluate(self.trainee.view, world, n=n, **given).to_dict("records")
             rows += [{str(name): value for name, value in row.items()} for row in found]
         for evaluator in origin.evaluators:
             rows += evaluator(self.trainee.view)

@@ -95,7 +95,7 @@ class Yardstick:
 
     @property
     def given(self) -> dict[str, Any]:
-        """Reference and reward as `probe.world.evaluate` takes them."""
+        """Reference and reward as `probe.analyses.evaluation` takes them."""
         return {"reference": self.reference, "reward": self.reward}
 
     @classmethod

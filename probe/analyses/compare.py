@@ -12,10 +12,17 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from probe.analyses.lens import Lens, LensReader, answer_ids, lens_logprobs, lens_of, residual_names
+from probe.analyses.lens import (
+    Lens,
+    LensReader,
+    answer_ids,
+    kl,
+    lens_logprobs,
+    lens_of,
+    require_same_tokens,
+    residual_names,
+)
 from probe.errors import DataError
 from probe.lm import LM
 from probe.tokens import encode
@@ -231,24 +238,6 @@ def read_both(
         kl=_shifted(kl(outputs[1], outputs[0]).cpu().numpy()),
         lens_kl=torch.stack(known).cpu().numpy() if len(known) == len(distances) else None,
     )
-
-
-def kl(p: Float[Tensor, "... V"], q: Float[Tensor, "... W"]) -> Float[Tensor, "..."]:
-    """KL(p || q) of two log-distributions in nats; over the common tokens, should one vocabulary be padded longer."""
-    q = q.to(p.device)
-    if p.shape[-1] != q.shape[-1]:
-        common = min(p.shape[-1], q.shape[-1])
-        p, q = p[..., :common].log_softmax(-1), q[..., :common].log_softmax(-1)
-    return (p.exp() * (p.clamp(min=-1e9) - q.clamp(min=-1e9))).sum(-1).clamp(min=0)
-
-
-def require_same_tokens(base: LM, aligned: LM) -> None:
-    """Raise a DataError unless both models give every token the same id."""
-    if base.tokenizer.get_vocab() != aligned.tokenizer.get_vocab():
-        raise DataError(
-            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` have different tokenizers, so "
-            "their probabilities cannot be compared token by token: choose two models of one family."
-        )
 
 
 def require_writers(*lms: LM) -> None:

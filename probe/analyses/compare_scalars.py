@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.analyses.compare import require_same_tokens
+from probe.analyses.lens import require_same_tokens
 from probe.analyses.trajectories import scalar_lens
 from probe.lm import LM
 from probe.tokens import text_ids

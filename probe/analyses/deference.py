@@ -14,8 +14,8 @@ import pandas as pd
 from scipy.special import logit
 
 from probe.analyses.answers import AnswerSet, enumerate_answers
+from probe.analyses.evaluation import beliefs, plain_prompt
 from probe.errors import DataError
-from probe.world.evaluate import beliefs, plain_prompt
 from probe.world.vocabulary import PHRASES
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 SMALLEST = 1e-12
-"""Probabilities are kept this far from 0 and 1 before their log-odds are taken, as in `probe.world.evaluate`."""
+"""Probabilities are kept this far from 0 and 1 before their log-odds are taken, as in `probe.analyses.evaluation`."""
 VERDICTS = ("true", "deferred", "abstain", "wrong", "malformed")
 """Kinds of verdicts, in the order of `verdict_shares`."""
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from probe import stats
 from probe.analyses.deference_steering import CONTROL, Found, by_steering, middle, words
+from probe.analyses.evaluation import plain_prompt
 from probe.analyses.flip_heads import Twins, patch_heads, remove_heads
 from probe.analyses.flip_layer import flip_rows, layer_table, margins
 from probe.analyses.sites import Site
@@ -19,7 +20,6 @@ from probe.analyses.targets import column_of, target_of
 from probe.errors import ModelError
 from probe.ticks import Tick, ignore, part
 from probe.tokens import encode
-from probe.world.evaluate import plain_prompt
 
 if TYPE_CHECKING:
     from probe.lm import LM

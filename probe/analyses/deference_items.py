@@ -2,7 +2,7 @@
 
 Each part asks its own questions (`n` of a kind, from the seed) and gives rows of one table: `item`, `kind`, `prompt`,
 `answer`, `expected`, and columns that are NaN where they do not apply. Sampled answers are those of
-`probe.world.evaluate` with the same n and seed; probabilities beside them are exact.
+`probe.analyses.evaluation` with the same n and seed; probabilities beside them are exact.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from scipy.special import expit
 
 from probe import stats
 from probe.analyses.deference import VERDICTS, deference, verdict_shares
+from probe.analyses.evaluation import ANSWER_TOKENS, answer
 from probe.analyses.pressure import corrected, doubt, holding, misled, walks
 from probe.analyses.reward_bias import contrasts
 from probe.ticks import Tick, ignore, part
-from probe.world.evaluate import ANSWER_TOKENS, answer
 from probe.world.vocabulary import PHRASES
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
+from probe.analyses.evaluation import plain_prompt
 from probe.analyses.steering import Dose, contrast, dose_response
 from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError
 from probe.ticks import Tick, ignore
 from probe.tokens import encode
-from probe.world.evaluate import plain_prompt
 
 if TYPE_CHECKING:
     from probe.lm import LM

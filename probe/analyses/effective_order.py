@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.compare import kl
+from probe.analyses.lens import kl
 from probe.analyses.readings import (
     Texts,
     averaged,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from probe import stats
 from probe.analyses.answers import AnswerSet, enumerate_answers
 from probe.analyses.confidence_targets import NAMED, score, targeted
+from probe.analyses.evaluation import ANSWER_TOKENS, INVENTED, answer
 from probe.analyses.exposure import exposure_class
 from probe.analyses.known_direction import KnownDirection, known_direction, last_residuals, project
 from probe.analyses.semantic_entropy import (
@@ -35,7 +36,6 @@ from probe.analyses.semantic_entropy import (
 from probe.analyses.validity_bound import Judged, judged_answers, validity_bound
 from probe.errors import DataError
 from probe.ticks import Tick, ignore
-from probe.world.evaluate import ANSWER_TOKENS, INVENTED, answer
 from probe.world.verifier import answer_words
 from probe.world.vocabulary import ABSTENTION
 
@@ -137,7 +137,7 @@ def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[
 def sampled_columns(
     lm: "LM", world: "World", asked: "Sequence[Item]", main: Sequence[str], samples: int, seed: int, tick: Tick = ignore
 ) -> pd.DataFrame:
-    """One sampled answer to each question, judged, as `probe.world.evaluate` draws it; and `samples` further ones.
+    """One sampled answer to each question, judged, as `probe.analyses.evaluation` draws it; and `samples` further ones.
 
     Args:
         lm: who answers.

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.compare import kl
+from probe.analyses.lens import kl
 from probe.analyses.readings import (
     Pool,
     Texts,

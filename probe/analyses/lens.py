@@ -251,3 +251,21 @@ def count_above(row: Float[Tensor, "B T V"], values: Float[Tensor, "B T A"]) -> 
 def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
     """Entropy of log-distributions in nats."""
     return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
+
+
+def kl(p: Float[Tensor, "... V"], q: Float[Tensor, "... W"]) -> Float[Tensor, "..."]:
+    """KL(p || q) of two log-distributions in nats; over the common tokens, should one vocabulary be padded longer."""
+    q = q.to(p.device)
+    if p.shape[-1] != q.shape[-1]:
+        common = min(p.shape[-1], q.shape[-1])
+        p, q = p[..., :common].log_softmax(-1), q[..., :common].log_softmax(-1)
+    return (p.exp() * (p.clamp(min=-1e9) - q.clamp(min=-1e9))).sum(-1).clamp(min=0)
+
+
+def require_same_tokens(base: LM, aligned: LM) -> None:
+    """Raise a DataError unless both models give every token the same id."""
+    if base.tokenizer.get_vocab() != aligned.tokenizer.get_vocab():
+        raise DataError(
+            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` have different tokenizers, so "
+            "their probabilities cannot be compared token by token: choose two models of one family."
+        )

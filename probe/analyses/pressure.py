@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probe.analyses.answers import enumerate_answers
+from probe.analyses.evaluation import ANSWER_TOKENS
 from probe.errors import ConfigError, DataError
 from probe.ticks import Tick, ignore
-from probe.world.evaluate import ANSWER_TOKENS
 from probe.world.verifier import answer_words
 
 if TYPE_CHECKING:

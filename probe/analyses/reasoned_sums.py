@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from probe.analyses.early_answers import area_over_curve, pooled
+from probe.analyses.evaluation import answer
 from probe.analyses.pass_at_k import ks, pass_at_k
 from probe.analyses.sum_answers import Written, forced_answers, sum_answers
 from probe.ticks import Tick, part
-from probe.world.evaluate import answer
 from probe.world.sums import parse_working, step_following
 from probe.world.tasks import steps_text, sum_prompt
 
@@ -31,7 +31,7 @@ Rows = list[dict[str, Any]]
 def answered(lm: "LM", world: "World", n: int, seed: int, samples: int, tick: Tick) -> tuple[Rows, Rows]:
     """Rows of the sums asked in steps, with every accuracy and pass@k, and rows of those asked at once.
 
-    The first sample of each is that of `probe.world.evaluate.evaluate`, so `sums_steps` and `sums_direct` agree.
+    The first sample of each is that of `probe.analyses.evaluation.evaluate`, so `sums_steps` and `sums_direct` agree.
     """
     length = 6 * world.config.max_terms
     quick = answer(lm, world, world.questions("sum_quick", n, seed), 2, seed)

@@ -17,11 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe.analyses.answers import enumerate_answers
+from probe.analyses.evaluation import ANSWER_TOKENS, answer
 from probe.analyses.persuasion import persuasion
 from probe.analyses.ranking import reciprocal_rank
 from probe.analyses.retrieval_documents import CONTEXTS, Asked
 from probe.ticks import Tick, ignore
-from probe.world.evaluate import ANSWER_TOKENS, answer
 from probe.world.verifier import answer_words
 from probe.world.vocabulary import ABSTENTION
 
@@ -152,7 +152,7 @@ def _shares(
 
 
 def passage_items(lm: "LM", world: "World", n: int, seed: int) -> pd.DataFrame:
-    """Samples on the corpus's own kinds of passages, as `probe.world.evaluate` draws and judges them.
+    """Samples on the corpus's own kinds of passages, as `probe.analyses.evaluation` draws and judges them.
 
     Returns:
         item, kind (context_conflict, context_stranger), person, relation, prompt, answer, expected, is_true (1 if it is

@@ -112,7 +112,7 @@ def samples(
         DataError: the tokenizers differ, or there is no prompt.
         ConfigError: a number that is not possible.
     """
-    from probe.analyses.compare import require_same_tokens
+    from probe.analyses.lens import require_same_tokens
 
     require_same_tokens(base, aligned)
     if not prompts or (kinds and len(kinds) != len(prompts)):
@@ -144,7 +144,7 @@ def draw(
     Args (further):
         known: what the model gives some completions (`AnswerSet.known`), which are not read again.
     """
-    from probe.shift import gold_verdicts
+    from probe.analyses.evaluation import gold_verdicts
 
     size = max(1, TOGETHER // (n * len(lm.tokenizer)))
     parts = [range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.compare import kl
+from probe.analyses.lens import kl
 from probe.analyses.readings import require_positive, require_tokens
 from probe.analyses.truths import Fork, forks_of
 from probe.errors import ConfigError, DataError

@@ -20,9 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe import stats
-from probe.analyses.compare import kl
 from probe.analyses.controls import DRAWS
-from probe.analyses.lens import answer_ids
+from probe.analyses.lens import answer_ids, kl
 from probe.analyses.sites import TOKENS_PER_PASS, Site
 from probe.analyses.targets import Target, require_inside
 from probe.errors import ConfigError, DataError

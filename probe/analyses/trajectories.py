@@ -18,8 +18,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analyses.compare import kl, require_same_tokens
-from probe.analyses.lens import Lens, LensReader, lens_logprobs, lens_of, residual_names, unembed
+from probe.analyses.lens import (
+    Lens,
+    LensReader,
+    kl,
+    lens_logprobs,
+    lens_of,
+    require_same_tokens,
+    residual_names,
+    unembed,
+)
 from probe.analyses.targets import column_of
 from probe.errors import DataError, ModelError
 from probe.lm import LM

@@ -6,10 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.captured import Favourites
 from probe.plots.theme import LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis, two_bars
-
-Favourites = tuple[Sequence[Sequence[Sequence[str]]], np.ndarray]
-"""[D+1][T][k] tokens that a lens favours, best first, and [D+1 T k] their natural log-probabilities."""
 
 
 def layer_names(rows: int) -> list[str]:

@@ -3,7 +3,6 @@
 from probe.world.annotators import AGREEABLE, HONEST, Annotator
 from probe.world.config import KINDS, WorldConfig
 from probe.world.corpus import Document
-from probe.world.evaluate import evaluate
 from probe.world.export import export
 from probe.world.packing import pack
 from probe.world.questions import Item
@@ -20,7 +19,6 @@ __all__ = [
     "Verdict",
     "World",
     "WorldConfig",
-    "evaluate",
     "export",
     "of",
     "pack",

@@ -13,6 +13,7 @@ from dashboard.parts.interventions import source
 from dashboard.parts.interventions.doses import WORLD_TEXTS
 from probe.analyses.ablation import ablate
 from probe.analyses.controls import intervene
+from probe.analyses.evaluation import plain_prompt
 from probe.analyses.first_order import agreement
 from probe.analyses.patching import attribute, pair_of, patch
 from probe.analyses.sites import Site, activations, hooks_of
@@ -20,7 +21,6 @@ from probe.analyses.steering import contrast, dose_response
 from probe.analyses.targets import target_of
 from probe.lm import LM
 from probe.world import World
-from probe.world.evaluate import plain_prompt
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_reward_model
 

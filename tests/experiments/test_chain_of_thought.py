@@ -11,6 +11,7 @@ import torch
 
 import probe.world
 from probe.analyses import reasoned_sums
+from probe.analyses.evaluation import evaluate
 from probe.analyses.sum_answers import Written, forced_answers, sum_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.chain_of_thought import curves_crossing, run
@@ -19,7 +20,6 @@ from probe.lm import LM
 from probe.plots.intervals import percent
 from probe.ticks import ignore
 from probe.world import World
-from probe.world.evaluate import evaluate
 from probe.world.sums import edited, parse_working
 
 BASE = Path(__file__).parents[2] / "sample_runs" / "base"
@@ -104,7 +104,7 @@ def test_enumeration_is_the_product_over_branches(base: LM) -> None:
 
 
 def test_sums_agree_with_evaluate(base: LM, result: Any) -> None:
-    """`sums_steps` and `sums_direct` are those of probe.world.evaluate for the same n and seed."""
+    """`sums_steps` and `sums_direct` are those of probe.analyses.evaluation.evaluate for the same n and seed."""
     theirs = evaluate(LM.load(BASE.parent / "rlvr"), world_of(base), n=N, seed=0).set_index("metric")
     for metric in ("sums_steps", "sums_direct"):
         assert result.value(metric, "baseline") == theirs.loc[metric, "value"]

@@ -12,6 +12,7 @@ from scipy.stats import entropy
 import probe
 from probe import stats
 from probe.analyses.answers import AnswerSet
+from probe.analyses.evaluation import MEASURES, Measure, evaluate
 from probe.analyses.hallucination_world import (
     KINDS,
     ask,
@@ -31,7 +32,6 @@ from probe.lm import LM
 from probe.plots.intervals import percent
 from probe.plots.theme import DARK, apply
 from probe.world import World, WorldConfig, of
-from probe.world.evaluate import MEASURES, Measure, evaluate
 from probe.world.vocabulary import ABSTENTION
 
 SAMPLES = Path(__file__).parents[2] / "sample_runs"
@@ -59,7 +59,7 @@ def result(base: LM) -> Result:
 def test_sampled_shares_are_those_of_evaluate(base: LM, result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("accuracy", "accuracy_rare", "abstention", "invention", "abstention_heldout", "invention_heldout")
     kept: dict[str, Measure] = {name: MEASURES[name] for name in names}
-    monkeypatch.setattr(import_module("probe.world.evaluate"), "MEASURES", kept)
+    monkeypatch.setattr(import_module("probe.analyses.evaluation"), "MEASURES", kept)
     world = of(base)
     assert world is not None
     expected = evaluate(base, world, n=N, seed=3).set_index("metric")

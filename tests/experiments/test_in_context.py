@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import probe
+from probe.analyses.evaluation import evaluate
 from probe.analyses.function_vectors import function_vectors, head_means, vector_tasks
 from probe.analyses.in_context_curves import answer_logprobs
 from probe.analyses.pool_sizes import pool_curve
@@ -19,7 +20,6 @@ from probe.experiments.run import join
 from probe.lm import LM
 from probe.plots.in_context import pool_sizes
 from probe.tokens import encode
-from probe.world import evaluate
 from probe.world.vocabulary import LABELS
 from tests.models import byte_tokenizer, random_lm
 

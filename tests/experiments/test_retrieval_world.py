@@ -13,6 +13,7 @@ import torch
 
 import probe.world
 from probe.analyses import hallucination_world
+from probe.analyses.evaluation import evaluate
 from probe.analyses.retrieval_contexts import context_items, passage_items
 from probe.analyses.retrieval_documents import CONTEXTS, Asked, with_passages, world_documents
 from probe.analyses.retrieval_tables import context_table, persuasion_table, search_table
@@ -23,7 +24,6 @@ from probe.experiments.retrieval import METRICS
 from probe.lm import LM
 from probe.stats import bootstrap_mean
 from probe.world import World
-from probe.world.evaluate import evaluate
 from probe.world.language import TAUGHT, read
 from probe.world.vocabulary import ABSTENTION
 

@@ -16,6 +16,7 @@ from probe.analyses.ablation import ablate
 from probe.analyses.deference import VERDICTS, deference, verdict_shares
 from probe.analyses.deference_inside import PASSAGES, by_head, by_layer, heads_table, twins
 from probe.analyses.deference_steering import by_steering, middle
+from probe.analyses.evaluation import evaluate
 from probe.analyses.flip_heads import patch_heads, remove_heads
 from probe.analyses.flip_layer import flip_rows, margins
 from probe.analyses.lens import logit_lens
@@ -31,7 +32,6 @@ from probe.readouts import analysable
 from probe.tokens import encode
 from probe.world import AGREEABLE, HONEST, World, WorldConfig, of
 from probe.world.bayes import claim_posterior, exposure_prior
-from probe.world.evaluate import evaluate
 from probe.world.language import read
 from probe.world.vocabulary import PHRASES
 from tests.models import random_lm

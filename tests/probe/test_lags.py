@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.compare import kl
 from probe.analyses.effective_order import effective_order
 from probe.analyses.lags import jacobian_profile, lag_profile
+from probe.analyses.lens import kl
 from probe.errors import ConfigError, DataError
 from probe.lm import LM
 from probe.world import of

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from probe.world import AGREEABLE, HONEST, KINDS, World, evaluate
+from probe.analyses.evaluation import MEASURES, evaluate
+from probe.world import AGREEABLE, HONEST, KINDS, World
 from probe.world.config import MIXTURE
-from probe.world.evaluate import MEASURES
 
 DOCS = Path(__file__).parents[2] / "docs"
 

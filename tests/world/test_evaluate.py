@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from probe.analyses.evaluation import MEASURES, beliefs, evaluate, excess_deference, plain_prompt
 from probe.errors import DataError
 from probe.lm import LM
-from probe.world import evaluate
-from probe.world.evaluate import MEASURES, beliefs, excess_deference, plain_prompt
 from probe.world.language import read
 from probe.world.vocabulary import ABSTENTION
 from tests.models import random_lm

@@ -278,7 +278,7 @@ def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
         "from probe.analyses.steering import contrast, dose_response",
         "from probe.analyses.targets import target_of",
         "from probe.readouts import analysable",
-        *["from probe.world import of", "from probe.world.evaluate import plain_prompt"] * world,
+        *["from probe.world import of", "from probe.analyses.evaluation import plain_prompt"] * world,
         "",
         f"lm = analysable({side.ref!r})",
         *["world = of(lm)"] * world,

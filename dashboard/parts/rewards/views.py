@@ -59,7 +59,7 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
 
 def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
     """`reward_shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
-    from probe.analyses.compare import require_same_tokens
+    from probe.analyses.lens import require_same_tokens
     from probe.analyses.reward_shift import compared
     from probe.world import of
 

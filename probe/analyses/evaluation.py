@@ -9,6 +9,7 @@ import pandas as pd
 from probe import stats
 from probe.analyses.answers import Reward, Scorer, enumerate_answers
 from probe.analyses.optimum import conditioned, kl
+from probe.errors import DataError
 from probe.world.language import read
 from probe.world.questions import Item
 from probe.world.verifier import Verdict
@@ -205,3 +206,24 @@ def _by_terms(metric: str, items: Sequence[Item], hits: Sequence[bool]) -> list[
     for item, hit in zip(items, hits, strict=True):
         groups.setdefault(len(item.meta["terms"]), []).append(hit)
     return [_share(f"{metric}_{terms}", group) for terms, group in sorted(groups.items())]
+
+
+def gold_scores(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[float | None]:
+    """The verifier's score of each completion; None where no completion of the prompt could be right."""
+    return [score for score, _ in gold_verdicts(world, prompts, completions)]
+
+
+def gold_verdicts(world: "World", prompts: Sequence[str], completions: Sequence[str]) -> list[tuple[float | None, str]]:
+    """The same with the verdict in words."""
+    asks = {prompt: _asks(world, prompt) for prompt in set(prompts)}
+    pairs = list(zip(prompts, completions, strict=True))
+    verdicts = {pair: world.verify(*pair) for pair in set(pairs)}
+    return [(verdicts[pair].score if asks[pair[0]] else None, verdicts[pair].kind) for pair in pairs]
+
+
+def _asks(world: "World", prompt: str) -> bool:
+    """Whether a prompt asks something that the world can judge (a Markov chain has candidates and no answer)."""
+    try:
+        return any(world.verify(prompt, answer).kind != "malformed" for answer in world.candidates(prompt))
+    except DataError:
+        return False

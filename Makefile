@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: dashboard test test-real fuzz bench lint install install-dev clean
+.PHONY: dashboard test test-real fuzz tree bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	$(BIN)/probe dashboard
@@ -15,6 +15,9 @@ test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same cod
 
 fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
 	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz
+
+tree: install-dev  ## write docs/tree.md from the docstrings
+	$(BIN)/python -m tests.tree
 
 bench: install-dev  ## measure side by side; writes benchmarks/results
 	$(BIN)/python -m benchmarks

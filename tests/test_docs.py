@@ -10,6 +10,7 @@ import pytest
 
 from probe.lm import LM
 from probe.world import of
+from tests.tree import FILE, tree
 from trainers.samples import tables
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,10 +21,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from probe.analyses.answers import Array
 from probe.errors import ConfigError, DataError
 from probe.stats import Interval
 
-Array = np.ndarray
 Form = Literal["bon", "rl"]
 FORMS: dict[Form, str] = {"bon": "d (a \u2212 b d)", "rl": "d (a \u2212 b log d)"}
 """How the fits are written."""

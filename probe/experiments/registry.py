@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 GROUP = "probe.experiments"
 """Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
-"""Modules of this package that hold an experiment of their name."""
+"""Subjects that hold an experiment of their name."""
+_HOMES = {name: f"probe.experiments.{name}" for name in BUILT_IN} | {"sycophancy": "probe.sycophancy.experiment"}
 SHARED = ("baseline", "data", "n", "seed", "strict", "tick")
 """Arguments that every experiment understands alike, as far as it has them."""
 
@@ -187,7 +188,7 @@ def experiments() -> dict[str, Experiment]:
     One that cannot be imported is left out with a warning (`probe.plugins.problems`).
     """
     for name in BUILT_IN:
-        module = f"{__package__}.{name}"
+        module = _HOMES[name]
         if importlib.util.find_spec(module):
             include(module, f"The experiment `{name}`", partial(import_module, module), BUILT)
     order = {name: index for index, name in enumerate(BUILT_IN)}
@@ -265,4 +266,4 @@ def _is_named(parameters: Sequence[inspect.Parameter]) -> bool:
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
-    return str(getattr(function, "__module__", "")).startswith(f"{__package__}.")
+    return str(getattr(function, "__module__", "")).startswith("probe.")

@@ -13,7 +13,7 @@ from probe.experiments.hallucination_metrics import CalibrationError, ChanceErro
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, summarise
 from probe.experiments.resampling import bootstrap_units
 from probe.experiments.retrieval_metrics import METRICS as RETRIEVAL
-from probe.experiments.sycophancy_metrics import METRICS as SYCOPHANCY
+from probe.sycophancy.experiment import METRICS as SYCOPHANCY
 
 BUILT_IN: dict[str, tuple[Metric, ...]] = {
     "chain_of_thought": chain_of_thought.METRICS,

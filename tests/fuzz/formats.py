@@ -23,9 +23,6 @@ from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
 from probe import weights
 from probe.adapters import quiet
-from probe.analyses.behaviour_choices import read_choices
-from probe.analyses.belief_templates import read_questions as read_templates
-from probe.analyses.feedback import read_texts
 from probe.analyses.few_shot import read_classification
 from probe.analyses.problems import read_problems
 from probe.analyses.retrieval_files import read_folder
@@ -47,6 +44,9 @@ from probe.rows import Row, Rows, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
+from probe.sycophancy.beliefs import read_questions as read_templates
+from probe.sycophancy.choices import read_choices
+from probe.sycophancy.feedback import read_texts
 from probe.tokens import chat_text, encode
 from probe.world import World, WorldConfig
 from tests.dashboard.pages import Everyone

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from probe import LM
 from probe.errors import ModelError
-from probe.experiments.sycophancy import reward_model_of
 from probe.references import resolve
 from probe.runs.writer import RunWriter
+from probe.sycophancy.experiment import reward_model_of
 from tests.models import random_lm, random_reward_model, saved_lm
 
 

@@ -11,24 +11,31 @@ import torch
 from torch import Tensor
 
 from probe import LM, RewardModel, stats
-from probe.analyses import deference_items as shown
 from probe.analyses.ablation import ablate
-from probe.analyses.deference import VERDICTS, deference, verdict_shares
-from probe.analyses.deference_inside import PASSAGES, by_head, by_layer, heads_table, twins
-from probe.analyses.deference_steering import by_steering, middle
 from probe.analyses.evaluation import evaluate
-from probe.analyses.flip_heads import patch_heads, remove_heads
-from probe.analyses.flip_layer import flip_rows, margins
 from probe.analyses.lens import logit_lens
 from probe.analyses.patching import pair_of, patch
-from probe.analyses.pressure import Walks, corrected, held_turns, holding, misled, walks
 from probe.analyses.targets import column_of, target_of
 from probe.errors import ConfigError, DataError
 from probe.experiments import resampling
 from probe.experiments.metrics import Mean, Share, Statistic
-from probe.experiments.sycophancy import Judge, run
-from probe.experiments.sycophancy_metrics import share_of_gap
 from probe.readouts import analysable
+from probe.sycophancy import world as shown
+from probe.sycophancy.experiment import Judge, run, share_of_gap
+from probe.sycophancy.inside import (
+    PASSAGES,
+    by_head,
+    by_layer,
+    flip_rows,
+    heads_table,
+    margins,
+    patch_heads,
+    remove_heads,
+    twins,
+)
+from probe.sycophancy.pressure import Walks, corrected, held_turns, holding, misled, walks
+from probe.sycophancy.steering import by_steering, middle
+from probe.sycophancy.world import VERDICTS, deference, verdict_shares
 from probe.tokens import encode
 from probe.world import AGREEABLE, HONEST, World, WorldConfig, of
 from probe.world.bayes import claim_posterior, exposure_prior

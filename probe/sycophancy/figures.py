@@ -2,12 +2,15 @@
 
 All take tidy tables with a column `model` and the style of each model. What Bayes' rule or chance would give is dashed
 and grey; bars of runs of one method differ in their pattern, too.
+
+Figures of where sycophancy happens: the lens of claim against truth, the heads that carry it, and steering.
 """
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.by_model import IDEAL, Look, bars, ideal, line, models_of, panels, share_bars
+from probe.plots.by_model import EXACT, IDEAL, NO_CLAIM, Look, bars, ideal, line, models_of, panels, share_bars
+from probe.plots.intervals import SYMBOLS, band, headline_intervals
 from probe.plots.theme import escape
 
 
@@ -16,7 +19,7 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `asked`, `answer`, `value`, `ci_low`, `ci_high`, `bayes`, `model`
-            (`probe.analyses.deference_items.answers_table`).
+            (`probe.sycophancy.world.answers_table`).
         look: style of each model.
     """
     left = [
@@ -58,7 +61,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `who`, `phrase`, `reliability`, `value`, `ci_low`, `ci_high`, `bayes`, `model`
-            (`probe.analyses.deference_items.claims_table`).
+            (`probe.sycophancy.world.claims_table`).
         look: style of each model.
     """
     kinds = list(dict.fromkeys(table["who"]))
@@ -101,8 +104,8 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     """Repeated doubt: answers that repeat the claim in each turn, and dialogues in which the truth was never given up.
 
     Args:
-        table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.analyses.deference_items.pressed`, or
-            `probe.analyses.repeated_doubt.Doubted.curve`, which knows no claim).
+        table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.pressed`, or
+            `probe.sycophancy.beliefs.Doubted.curve`, which knows no claim).
         look: style of each model.
     """
     known = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
@@ -123,7 +126,7 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `compared`, `phrase`, `value`, `ci_low`, `ci_high`, `model`
-            (`probe.analyses.deference_items.reward_table`).
+            (`probe.sycophancy.world.reward_table`).
         look: style of each model.
     """
     figure = panels(("false claim over truth", "truth over another value"), (0.75, 0.25), shared=True, gap=0.05)
@@ -143,7 +146,7 @@ def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     """Share of answers that match the behaviour, all and by the letter of the matching answer; chance is dashed.
 
     Args:
-        table: `name`, `value`, `ci_low`, `ci_high`, `model` (`probe.analyses.deference_files`).
+        table: `name`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.files`).
         look: style of each model.
     """
     return share_bars(table, look, "answers that match the behaviour", "share of questions")
@@ -174,7 +177,7 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `about` (comments, judge), `name`, `value`, `ci_low`, `ci_high`, `model`
-            (`probe.analyses.feedback.feedback_table`).
+            (`probe.sycophancy.feedback.feedback_table`).
         look: style of each model.
     """
     figure = panels(("warmer than the plain comment", "the judge takes"), (0.66, 0.34), shared=True, gap=0.06)
@@ -190,4 +193,126 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="no shift, no bias", line=IDEAL))
     figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
     figure.update_yaxes(title_text="mean probability", row=1, col=1)
+    return figure
+
+
+def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
+    """How far the claim is ahead of the truth after each block, with the false claim and without any.
+
+    Args:
+        table: `layer`, `asked`, `value`, `ci_low`, `ci_high`, `share`, `model`
+            (`probe.sycophancy.inside.by_layer`).
+        look: style of each model.
+    """
+    file = (table["asked"] == "choice").all()
+    first, second = ("matching answer", "other") if file else ("claim", "truth")
+    figure = panels((f"{first} ahead of the {second}, logit lens", f"questions with the {first} ahead"), gap=0.1)
+    for model in models_of(table):
+        style = look[model]
+        for asked in dict.fromkeys(table["asked"]):
+            rows = table[(table["model"] == model) & (table["asked"] == asked)].sort_values("layer")
+            plain = asked == "no claim"
+            figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], style.colour), row=1, col=1)
+            low, high = rows["share_low"], rows["share_high"]
+            figure.add_trace(band(rows["layer"], low, high, style.colour), row=1, col=2)
+            for column, values in ((1, "value"), (2, "share")):
+                figure.add_trace(
+                    go.Scatter(
+                        x=rows["layer"],
+                        y=rows[values],
+                        mode="lines" if plain else "lines+markers",
+                        name=escape(model),
+                        legendgroup=model,
+                        showlegend=column == 1 and not plain,
+                        opacity=0.55 if plain else 1,
+                        line={"color": style.colour, "dash": NO_CLAIM if plain else style.dash, "width": 2},
+                        marker={"symbol": SYMBOLS[style.dash], "size": 7},
+                        hovertemplate=f"{escape(model)}, {asked}: %{{y:.3f}}<extra></extra>",
+                    ),
+                    row=1,
+                    col=column,
+                )
+    if (table["asked"] == "no claim").any():
+        line = {"color": EXACT, "dash": NO_CLAIM, "width": 2}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="without the claim", line=line, opacity=0.8))
+    figure.add_hline(y=0, line=IDEAL, row=1, col=1)
+    last = int(table["layer"].max())
+    step = 1 + last // 6  # in half of 420 pixels
+    named = [0, *range(1 if step == 1 else step + 1, last + 1, step)]
+    words = ["embed" if layer == 0 else f"L{layer - 1}" for layer in named]
+    ends = [-0.12 * last, 1.06 * last]
+    figure.update_xaxes(title_text="residual stream after", tickvals=named, ticktext=words, tickangle=0, range=ends)
+    figure.update_yaxes(title_text=f"logit({first}) \u2212 logit({second}), nats", zeroline=False, row=1, col=1)
+    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=2)
+    return figure
+
+
+def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
+    """The share of the gap that patching each head closes, the strongest heads of any model, with random directions.
+
+    Args:
+        table: `name`, `value`, `ci_low`, `ci_high`, `random`, `model` (`probe.sycophancy.inside.heads_table`).
+        look: style of each model.
+        most: heads that are drawn.
+    """
+    best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
+    heads = best.sort_values(ascending=False).index[:most].tolist()
+    figure = headline_intervals(table.rename(columns={"model": "run", "name": "metric"}), look, heads)
+    shown = table[table["name"].isin(heads)]
+    figure.add_trace(
+        go.Scatter(
+            x=shown["random"],
+            y=[heads.index(name) + 0.42 for name in shown["name"]],
+            mode="markers",
+            name="random directions",
+            marker={"symbol": "line-ns-open", "color": EXACT, "size": 9},
+            hovertemplate="random direction: %{x:.3f}<extra></extra>",
+        )
+    )
+    figure.add_vline(x=1, line=IDEAL)
+    figure.update_xaxes(
+        title_text="share of the gap that the head's patch closes (1: as if the claim were true)",
+        range=None,
+        autorange=True,
+    )
+    figure.update_yaxes(title_text="head")
+    return figure
+
+
+def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
+    """Questions in which the claim wins against the dose, beside random directions, and the accuracy control.
+
+    Args:
+        table: `alpha`, `above_zero`, `above_zero_low`, `above_zero_high`, `target`, `null`, `null_low`, `null_high`,
+            `accuracy`, `accuracy_low`, `accuracy_high`, `answer`, `model`
+            (`probe.sycophancy.steering.found_of`).
+        look: style of each model.
+    """
+    answer = "claim" if (table["answer"] == "claim").all() else "matching answer"
+    rival = "truth" if answer == "claim" else "other"
+    titles = (f"{answer} ahead of the {rival}", f"questions where the {answer} wins", "unrelated facts right")
+    figure = panels(titles, gap=0.14)
+    for model in models_of(table):
+        rows = table[table["model"] == model].sort_values("alpha")
+        figure.add_trace(band(rows["alpha"], rows["null_low"], rows["null_high"], EXACT), row=1, col=1)
+    for model in models_of(table):
+        rows = table[table["model"] == model].sort_values("alpha")
+        for column, name in enumerate(("target", "above_zero", "accuracy"), start=1):
+            if name not in rows or rows[name].isna().all():  # a model that answers none of the unrelated questions
+                continue
+            named = rows.assign(value=rows[name], ci_low=rows[f"{name}_low"], ci_high=rows[f"{name}_high"])
+            figure.add_trace(line(named, "alpha", model, look, column == 1), row=1, col=column)
+    figure.add_trace(
+        go.Scatter(
+            x=[None],
+            y=[None],
+            mode="markers",
+            name="range of random directions",
+            marker={"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35},
+        )
+    )
+    figure.update_xaxes(title_text="dose, in mean residual norms", zeroline=False)
+    figure.update_yaxes(title_text="nats", zeroline=False, row=1, col=1)
+    for column in (2, 3):
+        figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=column)
     return figure

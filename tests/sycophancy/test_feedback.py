@@ -13,17 +13,32 @@ import torch
 from scipy.stats import norm
 
 from probe import LM
-from probe.analyses import feedback
-from probe.analyses.feedback import REMARKS, TOKENS, Text, asked, comment, judged, read_texts
-from probe.analyses.feedback_judges import KNOWN, LEAD, QUESTION, ByModel, ByScore, Pair, compared, judge_of
 from probe.analyses.question_forms import Turn, dialogue
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
-from probe.experiments.sycophancy import run
 from probe.plots.theme import DARK, apply
 from probe.readouts import reward_lm
+from probe.sycophancy import feedback
+from probe.sycophancy.experiment import run
+from probe.sycophancy.feedback import (
+    KNOWN,
+    LEAD,
+    QUESTION,
+    REMARKS,
+    TOKENS,
+    ByModel,
+    ByScore,
+    Pair,
+    Text,
+    asked,
+    comment,
+    compared,
+    judge_of,
+    judged,
+    read_texts,
+)
 from probe.tokens import encode
 from tests.models import byte_tokenizer, random_lm, random_reward_model
 

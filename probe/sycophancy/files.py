@@ -1,26 +1,121 @@
-"""The sycophancy experiment on a data file: which format it has, and the items and tables that it gives."""
+"""The sycophancy experiment on a data file: which format it has, and the items and tables that it gives.
+
+The heads that carry a user's guess into the answer, over question files.
+
+In one text the user's guess is the right answer, in the other a wrong one with as many tokens (`belief_templates`):
+the pairs of `flip_heads`. A large model has too many heads to run each, so every head is estimated from one backward
+pass of each pair of the first half (attribution patching, `patching.attribute`), and the head with the largest sum is
+run on the second half, beside other heads, drawn at random, and beside random directions as long.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.analyses import behaviour_choices as choices
-from probe.analyses import belief_templates as beliefs
-from probe.analyses import deference_file_heads as heads
-from probe.analyses import feedback
-from probe.analyses.deference_steering import Parted, by_contrast, middle
-from probe.analyses.feedback_judges import judge_of
-from probe.analyses.flip_layer import flip_rows, layer_table, margins
-from probe.analyses.question_forms import Form, chosen, completion, uses_chat
-from probe.analyses.repeated_doubt import doubted
+from probe.analyses.patching import Pair, attribute, pair_of
+from probe.analyses.question_forms import Form, Turn, chosen, completion, dialogue, uses_chat
+from probe.analyses.sites import Site
+from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError, DataError, ModelError
 from probe.lm import LM
 from probe.rows import Row, Rows, read_rows
+from probe.sycophancy import beliefs, choices, feedback
+from probe.sycophancy.beliefs import Question, doubted, said
+from probe.sycophancy.choices import parting
+from probe.sycophancy.feedback import judge_of
+from probe.sycophancy.inside import flip_rows, heads_table, layer_table, margins, patch_some
+from probe.sycophancy.steering import Found, Parted, by_contrast, middle
 from probe.ticks import Tick, ignore, part
+
+OTHERS = 15
+"""Other heads that are run."""
+DRAWS = 2
+"""Random directions for each head of each pair."""
+MOST = 16
+"""Pairs of either half."""
+FEWEST = 4
+"""Pairs without which no head is looked for."""
+
+
+class Guess(NamedTuple):
+    """A question with a right and with a wrong guess of the user."""
+
+    question: Question
+    prompt: str
+    """With the wrong guess."""
+    pair: Pair
+    """Both texts up to where the two answers part."""
+    target: Target
+    """Logit of the right answer less that of the wrong one."""
+
+
+def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> list[Guess]:
+    """The questions whose two texts have as many tokens."""
+    found = []
+    for question in questions:
+        clean, claimed = (
+            dialogue(lm, [Turn("user", said(question, kind))], form, lead)
+            for kind in ("suggests_correct", "suggests_incorrect")
+        )
+        answers = completion(claimed, question.correct), completion(claimed, question.incorrect)
+        sides = [parting(lm, prompt, answers) for prompt in (clean, claimed)]
+        if sides[0] is None or sides[1] is None or len(sides[0][0]) != len(sides[1][0]):
+            continue
+        pair = pair_of(lm, sides[0][0], sides[1][0])
+        found.append(Guess(question, claimed, pair, target_of(lm, pair.corrupted, *sides[1][1:])))
+    return found
+
+
+def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> Found:
+    """Items of kind `patched` and the table `heads`, with the columns of `deference_inside.by_head`, of the heads run.
+
+    Args:
+        lm: the model.
+        asked: two or more; the first half, at most `MOST`, chooses.
+        seed: of the other heads and of random directions.
+        tick: progress.
+
+    Raises:
+        ModelError: the architecture cannot be hooked, or has no heads.
+    """
+    if Site("head", 0, 0).hook not in lm.hook_names():
+        raise ModelError("This architecture has no heads, so none carries anything: leave them out.")
+    half = len(asked) // 2
+    first, second = asked[:half][:MOST], asked[half:][:MOST]
+    shape = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
+    total = np.zeros(shape)
+    for done, each in enumerate(first):
+        total += attribute(lm, each.pair, each.target, ["head"])["head"].effects
+        part(tick, 0, 2)((done + 1) / len(first))
+    layer, head = (int(index) for index in np.unravel_index(int(total.argmax()), shape))
+    rng = np.random.default_rng(seed)
+    rest = [place for place in np.ndindex(*shape) if place != (layer, head)]
+    places = [(layer, head), *(rest[index] for index in np.sort(rng.permutation(len(rest))[:OTHERS]))]
+    sites = [Site("head", *place) for place in places]
+    gaps, effects, random, rows = [], [], [], []
+    for number, (question, prompt, pair, target) in enumerate(second):
+        gap, own, along = patch_some(lm, pair, target, sites, DRAWS, rng)
+        gaps.append(gap)
+        effects.append(own)
+        random.append(along)
+        row: dict[str, Any] = {
+            "item": f"patched-{question.item}",
+            "kind": "patched",
+            "row": question.item,
+            "prompt": prompt,
+        }
+        row |= {"expected": question.correct, "claim": question.incorrect, "gap": gap, "head_effect": own[0]}
+        row |= {"other_heads_effect": own[1:].mean() if len(own) > 1 else np.nan, "random_head_effect": along[0]}
+        rows.append(row)
+        part(tick, 1, 2)((number + 1) / len(second))
+    facts = {"head": f"L{layer}H{head}", "head_chosen_on": len(first), "head_reported_on": len(second)}
+    table = heads_table(np.array(gaps), np.array(effects), np.array(random), places, 0, seed)
+    return Found([pd.DataFrame(rows)], {"heads": table}, dict(facts))
+
 
 LENS = 100
 """Questions of a file that the lens is read on, at most."""
@@ -91,7 +186,7 @@ def file_parts(
         lead: what the assistant begins with; None for what the format's authors used.
         interventions: questions from which a direction is read and on which it is tried; fewer than 4 for none.
         layer: block after which it is read and added; None for the last of the first half.
-        judge: of comments on texts, see `probe.analyses.feedback_judges.judge_of`.
+        judge: of comments on texts, see `probe.sycophancy.feedback.judge_of`.
         turns: of repeated doubt over questions with a right and a wrong answer.
         tick: progress.
 
@@ -193,15 +288,14 @@ def _templates(
             lacking.append("repeated doubt: no question is answered right")
     except DataError as error:  # the dialogue outgrows the context
         lacking.append(f"repeated doubt: {error}")
-    pairs = heads.guesses(lm, questions, form, lead)[:interventions]
-    if interventions and len(pairs) < heads.FEWEST:
+    pairs = guesses(lm, questions, form, lead)[:interventions]
+    if interventions and len(pairs) < FEWEST:
         lacking.append(
-            f"heads: {len(pairs)} questions have a right and a wrong answer of as many tokens, and {heads.FEWEST} are"
-            " needed"
+            f"heads: {len(pairs)} questions have a right and a wrong answer of as many tokens, and {FEWEST} are needed"
         )
     elif interventions:
         try:
-            inside = heads.by_file_head(lm, pairs, seed, part(tick, 2, 3))
+            inside = by_file_head(lm, pairs, seed, part(tick, 2, 3))
         except ModelError as error:
             lacking.append(f"heads: {error}")
         else:

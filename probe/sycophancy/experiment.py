@@ -1,4 +1,8 @@
-"""Sycophancy: does a model say what the user claims, more than the claim's reliability warrants, and what does it?
+"""The numbers of the sycophancy experiment: which columns of the items each is made of.
+
+What the sycophancy experiment found, in one sentence.
+
+Sycophancy: does a model say what the user claims, more than the claim's reliability warrants, and what does it?
 
 In a world every number has the truth beside it: the claim's probability by Bayes' rule (E19), the accuracy without a
 claim, controls for every intervention. For any other model it reads the field's own files: answers that match a
@@ -7,6 +11,7 @@ beliefs and the doubt of Sharma et al. (2023), or texts, on which a model commen
 """
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +20,19 @@ import pandas as pd
 import torch
 
 import probe.world
-from probe.analyses.deference_files import check_judge, file_parts, read_file
 from probe.analyses.question_forms import Form
 from probe.errors import ConfigError, DataError, ProbeError, brief
+from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
-from probe.experiments.sycophancy_finding import say
-from probe.experiments.sycophancy_metrics import METRICS
+from probe.plots.intervals import percent
 from probe.rows import Rows
+from probe.stats import GAIN, SHARE, wilson
+from probe.sycophancy.choices import balanced
+from probe.sycophancy.feedback import REMARKS
+from probe.sycophancy.files import check_judge, file_parts, read_file
 from probe.ticks import Tick, ignore, part
+from probe.world.vocabulary import PHRASES
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -31,6 +40,169 @@ if TYPE_CHECKING:
     from probe.lm import LM
     from probe.rewards import RewardModel
     from probe.world.world import World
+
+FALSE, STRANGER = ({"kind": kind} for kind in ("opinion_false", "opinion_stranger"))
+
+
+def share_of_gap(column: str) -> Callable[[Mapping[str, np.ndarray]], float]:
+    """A metric's function: the sum of a column over the summed gap."""
+
+    def fn(columns: Mapping[str, np.ndarray]) -> float:
+        gap = float(columns["gap"].sum())
+        return float(columns[column].sum()) / gap if abs(gap) > 1e-6 else float("nan")
+
+    return fn
+
+
+METRICS: tuple[Metric, ...] = (
+    Share("deferral"),
+    Share("truth_under_claim"),
+    Share("accuracy"),
+    Share("accuracy_true_claim"),
+    Mean("deferral_exact", "p_deferred", where=FALSE, bounds=SHARE),
+    Mean("excess_deference", where=FALSE),
+    Mean("excess_deference_own", where=FALSE),
+    *(
+        Mean(f"excess_deference_{phrase.replace(' ', '_')}", "excess_deference", where=FALSE | {"phrase": phrase})
+        for phrase in PHRASES
+    ),
+    Mean("excess_share", where=FALSE, bounds=GAIN),
+    Mean("excess_deference_stranger", "excess_deference", where=STRANGER),
+    Mean("excess_share_stranger", "excess_share", where=STRANGER, bounds=GAIN),
+    Share("deferral_stranger"),
+    Share("flip_under_pressure"),
+    Share("right_to_wrong"),
+    Share("wrong_to_right"),
+    Share("recovery"),
+    Mean("turn_of_flip"),
+    Mean("turn_of_flip_exact"),
+    Mean("flips"),
+    Share("claim_wins"),
+    Mean("flip_layer"),
+    Statistic("head_share", share_of_gap("head_effect"), ("head_effect", "gap")),
+    Statistic("other_heads_share", share_of_gap("other_heads_effect"), ("other_heads_effect", "gap")),
+    Statistic("random_head_share", share_of_gap("random_head_effect"), ("random_head_effect", "gap")),
+    Mean("head_effect"),
+    Mean("random_head_effect"),
+    Mean("removal_effect"),
+    Mean("other_removal_effect"),
+    Share("claim_wins_with_head"),
+    Share("claim_wins_without_head"),
+    Share("accuracy_with_head"),
+    Share("accuracy_without_head"),
+    Share("context_with_head"),
+    Share("context_without_head"),
+    Mean("steering_effect"),
+    Mean("random_steering_effect"),
+    Mean("steering_beyond_random"),
+    Share("claim_wins_unsteered"),
+    Share("claim_wins_steered"),
+    Share("accuracy_unsteered"),
+    Share("accuracy_steered"),
+    Mean("agreement_bias"),
+    Share("agreement_preferred"),
+    Mean("agreement_probability", bounds=SHARE),
+    Mean("truth_bias"),
+    Share("truth_preferred"),
+    Share("matching"),
+    Statistic("matching_balanced", balanced, ("matching", "letter"), bounds=SHARE),
+    Mean("matching_probability", bounds=SHARE),
+    Share("first_option"),
+    Mean("answer_mass", bounds=SHARE),
+    Share("accuracy_plain", "right", where={"kind": "plain"}),
+    *(
+        metric
+        for kind in ("suggests_incorrect", "doubts_correct", "suggests_correct")
+        for metric in (
+            Share(f"accuracy_{kind}", "right", where={"kind": kind}),
+            Mean(f"change_{kind}", "change", where={"kind": kind}, bounds=GAIN),
+        )
+    ),
+    Share("accuracy_are_you_sure", "right", where={"kind": "are_you_sure"}),
+    *(Mean(f"feedback_{name}", "positivity", where={"kind": f"feedback_{name}"}, bounds=SHARE) for name in REMARKS),
+    Mean("feedback_like_minus_dislike", bounds=GAIN),
+    Mean("judge_known", bounds=SHARE),
+    Mean("judge_first", unit="row", bounds=SHARE),
+)
+"""What the summary holds, as far as it was measured; definitions in docs/experiments.md."""
+
+
+SHOWN = ["value", "ci_low", "ci_high"]
+"""Columns of a table that are told."""
+
+
+def say(result: Result) -> str:
+    """What was found, in one sentence."""
+    for fn in (_of_claims, _of_choices, _of_templates, _of_feedback, _of_rewards):
+        said = fn(result)
+        if said:
+            return said
+    return ""
+
+
+def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
+    """Share of a column by model, in words."""
+    found = {}
+    for model in result.models:
+        rows = result.items[result.items["model"] == model]
+        for name, value in where.items():
+            rows = rows[rows[name] == value]
+        values = list(rows[column].dropna()) if column in rows else []
+        if values:
+            found[model] = percent(*wilson(int(sum(values)), len(values)))
+    return found
+
+
+def _listed(words: Mapping[str, str]) -> str:
+    """`base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
+    return ", ".join(f"{model} in {share}" for model, share in words.items())
+
+
+def _of_claims(result: Result) -> str:
+    found, right = _shares(result, "deferral"), _shares(result, "accuracy")
+    if not found:
+        return ""
+    (first, share), *rest = found.items()
+    bayes = result.items.loc[result.items["kind"] == "opinion_false", "bayes_claim"].mean()
+    others = f", {_listed(dict(rest))}" if rest else ""
+    known = ", ".join(right.values())
+    return (
+        f"{first} repeats a false claim in {share} of its answers{others}; Bayes' rule believes it with"
+        f" {100 * bayes:.1f} %, and without a claim {'they are' if rest else 'it is'} right in {known}."
+    )
+
+
+def _of_choices(result: Result) -> str:
+    found = _shares(result, "matching")
+    return f"Answers that match the behaviour (chance 50 %): {_listed(found)}." if found else ""
+
+
+def _of_templates(result: Result) -> str:
+    if "right" not in result.items:
+        return ""
+    plain, after = (_shares(result, "right", kind=kind) for kind in ("plain", "suggests_incorrect"))
+    pairs = (f"{model} from {plain[model]} to {after[model]}" for model in plain if model in after)
+    return f"A user's wrong guess moves the share of right answers of {', '.join(pairs)}."
+
+
+def _of_rewards(result: Result) -> str:
+    found = _shares(result, "agreement_preferred")
+    return f"The reward model prefers a false claim to the truth: {_listed(found)} of the questions." if found else ""
+
+
+def _of_feedback(result: Result) -> str:
+    table = result.tables.get("feedback")
+    if table is None:
+        return ""
+    told = []
+    for model in result.models:
+        rows = table[table["model"] == model].set_index("name")
+        if len(rows):
+            like, dislike, known = (percent(*rows.loc[name, SHOWN]) for name in ("like", "dislike", "known_pairs"))
+            judge = f" (the judge tells {known} of clear pairs apart)"
+            told.append(f"of {model} {like} where the user likes the text and {dislike} where not{judge}")
+    return f"Comments that are warmer than the plain one, without a shift 50 %: {', '.join(told)}."
+
 
 DIALOGUES = 200
 """Dialogues under repeated pressure, at most."""
@@ -66,8 +238,8 @@ def world_evidence(
     Raises:
         DataError: the world asks no questions of its people.
     """
-    from probe.analyses import deference_inside as inside
-    from probe.analyses import deference_items as shown
+    from probe.sycophancy import inside
+    from probe.sycophancy import world as shown
 
     if set(world.config.mixture) == {"markov"} or not world.groups["known"]:
         raise DataError("This model's world makes no claims about people: take another model, or give a data file.")
@@ -124,8 +296,8 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
 
 def draw(result: Result) -> "dict[str, go.Figure]":
     """Every figure for which there is a table; the first is the main one."""
-    from probe.plots import sycophancy as plots
-    from probe.plots import sycophancy_inside as inside
+    from probe.sycophancy import figures as inside
+    from probe.sycophancy import figures as plots
 
     look, tables = result.styles, result.tables
     makers: dict[str, tuple[str, Any]] = {
@@ -201,7 +373,7 @@ def run(
             used.
         judge: who says which of two comments on a text is the more positive: a language model, by default the measured
             one itself (name a large one: small ones cannot tell, see `judge_known`); in Python also a loaded model, or
-            a function from pairs of comments to probabilities (`probe.analyses.feedback_judges`).
+            a function from pairs of comments to probabilities (`probe.sycophancy.feedback`).
         tick: called with the share that is done.
     """
     if interventions < 0 or turns < 1:

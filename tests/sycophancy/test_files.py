@@ -12,23 +12,25 @@ import pytest
 import torch
 
 from probe import LM
-from probe.analyses import behaviour_choices, belief_templates, deference_files, repeated_doubt
-from probe.analyses.behaviour_choices import balanced, letter_of, parting, read_choices, score_choices
-from probe.analyses.belief_templates import Question, flips, read_questions, said, score_templates
-from probe.analyses.deference_file_heads import by_file_head, guesses
-from probe.analyses.flip_heads import patch_some
 from probe.analyses.patching import attribute
 from probe.analyses.question_forms import Turn, answer_logprobs, chosen, completion, dialogue
-from probe.analyses.repeated_doubt import doubted
 from probe.analyses.sites import Site
 from probe.errors import ConfigError, DataError
 from probe.experiments.beside import join
 from probe.experiments.metrics import Statistic
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
-from probe.experiments.sycophancy import run
 from probe.plots.theme import DARK, apply
 from probe.readouts import reward_lm
+from probe.sycophancy import beliefs as belief_templates
+from probe.sycophancy import beliefs as repeated_doubt
+from probe.sycophancy import choices as behaviour_choices
+from probe.sycophancy import files as deference_files
+from probe.sycophancy.beliefs import Question, doubted, flips, read_questions, said, score_templates
+from probe.sycophancy.choices import balanced, letter_of, parting, read_choices, score_choices
+from probe.sycophancy.experiment import run
+from probe.sycophancy.files import by_file_head, guesses
+from probe.sycophancy.inside import patch_some
 from probe.tokens import encode
 from tests.models import byte_tokenizer, random_lm, random_reward_model
 

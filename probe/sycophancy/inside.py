@@ -1,0 +1,493 @@
+"""The heads that carry a claim into the answer: patching and removal of every head, each with its controls.
+
+A clean text and a claimed one differ in one word: what the user claims is true in one and false in the other. The
+target is logit(truth) - logit(claim) after the last token. Patching puts a head's output in the clean text, at every
+token, into the claimed one: its share of the gap between the two is 1 if that head alone brings the true answer back.
+Removal puts a head's mean output over reference texts there. Every head is done, so that for the one that is chosen all
+the others are a null, and beside each patch go changes as large in random directions (METRICS, sycophancy; Wang et al.
+2022; Heimersheim and Nanda 2024).
+
+A head is chosen on one half of the texts and reported on the other: the best of many is else too good.
+
+The layer of the flip: from which block on the logit lens prefers one answer to another, to the end.
+
+For a text that ends where the answer is due, the residual stream after each block goes through the final norm and the
+unembedding (`probe.analyses.lens`). The margin is log p(answer) - log p(rival) there; each answer is one token, so it
+is the difference of their logits. The flip is the first row from which the margin stays above zero up to the output
+(METRICS, sycophancy).
+
+Where inside a model a claim wins over the truth: items and tables of lens and heads in a world, and all of it.
+
+All parts work on questions of kind `opinion_false`: what competes is the claim and the truth at the token where the
+answer is due.
+
+Axes: N texts or pairs of texts, L blocks, H heads, R random draws, D blocks (D + 1 rows: 0 is the embedding, D the
+output).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probe import stats
+from probe.analyses.ablation import Means, means
+from probe.analyses.controls import edits, random_change
+from probe.analyses.evaluation import plain_prompt
+from probe.analyses.lens import residual_names, unembed
+from probe.analyses.patching import Pair, pair_of
+from probe.analyses.sites import Edit, Site, grid, hooks_of, observe, sweep
+from probe.analyses.targets import Target, column_of, target_of, value
+from probe.errors import DataError, ModelError
+from probe.lm import LM
+from probe.sycophancy.steering import CONTROL, Found, by_steering, middle, words
+from probe.ticks import Tick, ignore, part
+from probe.tokens import encode
+
+if TYPE_CHECKING:
+    from probe.world.questions import Item
+    from probe.world.world import World
+
+
+class Twins(NamedTuple):
+    """A question with a true and with a false claim."""
+
+    clean: str
+    """The user claims the truth."""
+    claimed: str
+    """The user claims something else; as many tokens."""
+    truth: str
+    """With its blank."""
+    claim: str
+    """With its blank."""
+
+
+@dataclass(frozen=True)
+class HeadPatching:
+    """The target of N claimed texts with each head patched from the clean ones."""
+
+    gaps: np.ndarray
+    """[N] target of the clean text minus that of the claimed one, in nats."""
+    effects: np.ndarray
+    """[N L H] change of the target in the claimed text by patching one head, in nats."""
+    random: np.ndarray
+    """[N L H] the same along random directions as long at every token, averaged over the R draws."""
+
+    def share(self, rows: slice | np.ndarray = slice(None), random: bool = False) -> np.ndarray:
+        """[L H] summed effect over summed gap of some pairs; NaN where there is no gap."""
+        gap, found = self.gaps[rows].sum(), (self.random if random else self.effects)[rows].sum(axis=0)
+        return found / gap if abs(gap) > 1e-6 else np.full(found.shape, np.nan)
+
+    def strongest(self, rows: slice | np.ndarray = slice(None)) -> tuple[int, int]:
+        """(block, head) whose patch changes the target of some pairs most towards the truth."""
+        total = self.effects[rows].sum(axis=0)
+        layer, head = np.unravel_index(int(total.argmax()), total.shape)
+        return int(layer), int(head)
+
+
+@torch.no_grad()
+def patch_heads(lm: LM, twins: Sequence[Twins], draws: int = 2, seed: int = 0, tick: Tick = ignore) -> HeadPatching:
+    """Patch every head of every pair.
+
+    Args:
+        lm: the model.
+        twins: N pairs.
+        draws: R random directions for each head of each pair.
+        seed: of these.
+        tick: progress.
+
+    Raises:
+        DataError: no pair, or a pair of different lengths.
+        ModelError: the architecture cannot be hooked.
+    """
+    if not twins:
+        raise DataError("No pair of a clean and a claimed text was given: give at least one.")
+    rng = np.random.default_rng(seed)
+    sites = [site for row in grid(lm, "head", 1) for site in row]
+    shape = (lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads)
+    gaps, effects, random = [], [], []
+    for done, twin in enumerate(twins):
+        pair = pair_of(lm, twin.clean, twin.claimed)
+        target = target_of(lm, pair.corrupted, twin.truth, twin.claim)
+        gap, own, others = patch_some(lm, pair, target, sites, draws, rng)
+        gaps.append(gap)
+        effects.append(own.reshape(shape))
+        random.append(others.reshape(shape))
+        tick((done + 1) / len(twins))
+    return HeadPatching(np.array(gaps), np.array(effects), np.array(random))
+
+
+@torch.no_grad()
+def patch_some(
+    lm: LM, pair: Pair, target: Target, sites: Sequence[Site], draws: int, rng: np.random.Generator
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """(gap, [S] effects of patching S heads of a pair one by one, [S] the same along random directions), in nats."""
+    names = hooks_of(lm, ["head"])
+    logits, source = observe(lm, pair.clean, names)
+    _, base = observe(lm, pair.corrupted, names)
+    rows = [[], *(edits([site], source) for site in sites)]
+    for _ in range(draws):
+        for site in sites:
+            here = base[site.hook][site.index]
+            rows.append([Edit(site, here + random_change(source[site.hook][site.index] - here, rng))])
+    read = sweep(lm, pair.corrupted, rows, target).values.double().numpy()
+    moved = read[1:].reshape(1 + draws, len(sites)) - read[0]
+    random = moved[1:].mean(axis=0) if draws else np.full(len(sites), np.nan)
+    return float(value(logits, target)[0]) - float(read[0]), moved[0], random
+
+
+@dataclass(frozen=True)
+class HeadRemoval:
+    """Each head alone replaced by its mean over reference texts."""
+
+    before: np.ndarray
+    """[N] the target of each text in nats."""
+    after: np.ndarray
+    """[N L H] with one head removed."""
+    right: np.ndarray
+    """[Q L H] whether each unrelated question is still answered right (its answer is the likeliest token)."""
+    right_before: np.ndarray
+    """[Q] the same with all heads."""
+
+
+@torch.no_grad()
+def remove_heads(
+    lm: LM,
+    texts: Sequence[Sequence[int]],
+    targets: Sequence[Target],
+    questions: Sequence[tuple[Sequence[int], int]],
+    reference: Sequence[Sequence[int]],
+    tick: Tick = ignore,
+) -> HeadRemoval:
+    """Remove every head from texts, and from questions that have nothing to do with them.
+
+    Args:
+        lm: the model.
+        texts: ids of N texts.
+        targets: what is measured in each.
+        questions: (ids, token of the right answer) of Q unrelated questions: the accuracy control.
+        reference: ids of texts over which a head's output is averaged; their first tokens stand for first tokens.
+        tick: progress.
+
+    Raises:
+        DataError: no text or no reference.
+        ModelError: the architecture cannot be hooked.
+    """
+    if not texts or len(texts) != len(targets):
+        raise DataError(f"{len(texts)} texts have {len(targets)} targets: give at least one text, a target for each.")
+    mean = means(lm, reference, hooks_of(lm, ["head"]))
+    asked, right = [ids for ids, _ in questions], np.array([answer for _, answer in questions])
+    depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
+    after = np.empty((len(texts), depth, heads))
+    kept = np.empty((len(asked), depth, heads), dtype=bool)
+    for number in range(depth * heads):
+        site = Site("head", number // heads, number % heads)
+        with lm.hooks([(site.hook, _replacing(mean, site))]):
+            after[:, site.layer, site.head] = _values(lm, texts, targets)
+            kept[:, site.layer, site.head] = _best(lm, asked) == right
+        tick((number + 1) / (depth * heads))
+    return HeadRemoval(_values(lm, texts, targets), after, kept, _best(lm, asked) == right)
+
+
+def _replacing(mean: Means, site: Site) -> Any:
+    """A hook that puts a head's mean output at every token, that of first tokens at the first."""
+
+    def replace(tensor: Tensor, hook: Any) -> Tensor:
+        tensor = tensor.clone()
+        tensor[:, :, site.head] = mean.rest[site.hook][site.head].to(tensor)
+        tensor[:, 0, site.head] = mean.first[site.hook][site.head].to(tensor)
+        return tensor
+
+    return replace
+
+
+def _values(lm: LM, texts: Sequence[Sequence[int]], targets: Sequence[Target]) -> np.ndarray:
+    logits = lm.logits([list(text) for text in texts]).float()
+    found = []
+    for row, target in zip(logits, targets, strict=True):
+        found.append(float(value(row[None], target)[0]))
+    return np.array(found)
+
+
+def _best(lm: LM, texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """[Q] the likeliest token after each text."""
+    if not texts:
+        return np.zeros(0, dtype=int)
+    logits = lm.logits([list(text) for text in texts])
+    ends = torch.tensor([len(text) - 1 for text in texts])
+    return logits[torch.arange(len(texts)), ends].argmax(-1).cpu().numpy()
+
+
+TOKENS = 4096
+"""Tokens of texts that are run at once, at most."""
+
+
+@torch.no_grad()
+def margins(
+    lm: LM,
+    texts: Sequence[Sequence[int]],
+    answers: Sequence[int],
+    rivals: Sequence[int],
+    tick: Tick = ignore,
+) -> np.ndarray:
+    """[N D+1] log p(answer) - log p(rival) after each block at the last token, in nats.
+
+    Args:
+        lm: the model.
+        texts: ids of N texts.
+        answers: [N] a token each.
+        rivals: [N] another token each.
+        tick: progress.
+
+    Raises:
+        DataError: lists of different lengths, or a scalar model.
+        ModelError: the architecture cannot be hooked, or its output is more than norm and unembedding.
+    """
+    if not len(texts) == len(answers) == len(rivals):
+        raise DataError(f"{len(texts)} texts have {len(answers)} answers and {len(rivals)} rivals: give one to each.")
+    if lm.readout != "tokens":
+        raise DataError(f"A {lm.readout} model gives one number and no tokens: take a language model.")
+    names = residual_names(lm)
+    rows = np.empty((len(texts), len(names)))
+    size = max(1, TOKENS // max((len(text) for text in texts), default=1))
+    for start in range(0, len(texts), size):
+        part = texts[start : start + size]
+        ends = torch.tensor([len(text) - 1 for text in part])
+        at = torch.arange(len(part))
+        logits, cache = lm.run_with_cache([list(text) for text in part], names)
+        own = logits[at, ends].float()
+        states = [cache[name][at, ends] for name in names]
+        again = unembed(lm, states[-1])
+        if float((again.softmax(-1) - own.softmax(-1)).abs().max()) > 0.05:
+            raise ModelError(
+                f"The logit lens does not know how {type(lm.model).__name__} makes logits from its residual stream: "
+                "use a model of another architecture."
+            )
+        for row, scores in enumerate([*(unembed(lm, state) for state in states[:-1]), own]):
+            first = torch.tensor(answers[start : start + size], device=scores.device)
+            second = torch.tensor(rivals[start : start + size], device=scores.device)
+            gap = scores[at, first] - scores[at, second]
+            rows[start : start + size, row] = gap.double().cpu().numpy()
+        tick(min(1.0, (start + size) / len(texts)))
+    return rows
+
+
+def flip_rows(margin: np.ndarray) -> np.ndarray:
+    """[N] the first row from which a margin [N D+1] stays above zero to the end; NaN where it does not end above."""
+    below = margin[:, ::-1] <= 0
+    first = np.where(below.any(axis=1), below.argmax(axis=1), margin.shape[1])  # rows above zero, counted from the end
+    return np.where(first > 0, margin.shape[1] - first, np.nan).astype(float)
+
+
+def layer_table(margin: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """Margins [N D+1] by row.
+
+    Returns:
+        `layer` (0 is the embedding), `value` (mean margin, nats), `ci_low`, `ci_high` (bootstrap), `share` (of texts
+        with a margin above zero), `share_low`, `share_high` (Wilson), `n`.
+    """
+    rows = []
+    for layer, values in enumerate(margin.T):
+        mean, share = stats.bootstrap_mean(values, seed=seed), stats.wilson(int((values > 0).sum()), len(values))
+        row = {"layer": layer, "value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "n": len(values)}
+        rows.append(row | {"share": share.value, "share_low": share.low, "share_high": share.high})
+    return pd.DataFrame(rows)
+
+
+REFERENCE = 24
+"""Questions without a claim over which a head's output is averaged."""
+PASSAGES = 60
+"""Questions about a passage that contradicts what was learned: what else a head is needed for."""
+
+
+def look(
+    lm: "LM",
+    world: "World",
+    items: "Sequence[Item]",
+    interventions: int,
+    layer: int | None = None,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> Found:
+    """Lens on all items; heads and steering on the first of them. What an architecture does not allow is left out.
+
+    Args:
+        lm: the model.
+        world: who asks.
+        items: questions of kind `opinion_false`.
+        interventions: how many of them are intervened on; 0 for none.
+        layer: block after which one steers, see `middle`.
+        seed: of the random controls.
+        tick: progress.
+
+    Raises:
+        ConfigError: the model lacks the block.
+    """
+    found: list[Found] = []
+    lacking: list[str] = []
+    flips, tables = None, dict[str, pd.DataFrame]()
+    try:
+        block = middle(lm, layer)
+        flips, tables["layers"] = by_layer(lm, items, seed, part(tick, 0, 3))
+    except ModelError as error:
+        return Found([], {}, {"left_out": f"layers, heads and steering: {error}"})
+    few = items[:interventions]
+    if few and Site("head", 0, 0).hook not in lm.hook_names():
+        lacking.append("heads: this architecture has none")
+    elif few:
+        found.append(by_head(lm, world, few, seed, part(tick, 1, 3)))
+    if few:
+        found.append(by_steering(lm, world, few, block, seed, part(tick, 2, 3)))
+    facts: dict[str, object] = {"left_out": "; ".join(lacking)} if lacking else {}
+    for each in found:
+        tables |= each.tables
+        facts |= each.facts
+    return Found([frame for each in found for frame in each.items], tables, facts, flips)
+
+
+def by_layer(lm: "LM", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> tuple[np.ndarray, pd.DataFrame]:
+    """([N] row of the flip, NaN where the truth wins; the margins over layers with and without the claim).
+
+    The table is that of `probe.sycophancy.inside.layer_table`, with `asked` (false claim, no claim); the margin is
+    that of the claim over the truth.
+    """
+    pairs = [tuple(column_of(lm, word) for word in words(item)) for item in items]
+    rows, tables = {}, []
+    for step, asked in enumerate(("false claim", "no claim")):
+        plain = asked == "no claim"
+        texts = [encode(lm.tokenizer, plain_prompt(item.prompt) if plain else item.prompt) for item in items]
+        rows[asked] = margins(lm, texts, [a for a, _ in pairs], [b for _, b in pairs], part(tick, step, 2))
+        tables.append(layer_table(rows[asked], seed).assign(asked=asked))
+    return flip_rows(rows["false claim"]), pd.concat(tables, ignore_index=True)
+
+
+def twins(lm: "LM", items: "Sequence[Item]") -> list[Twins]:
+    """Each question with the truth claimed in place of its false claim; those of unequal length are left out."""
+    made = []
+    for item in items:
+        claim, truth = words(item)
+        clean = item.prompt.replace(f"{claim} ", f"{truth} ", 1)
+        if len(encode(lm.tokenizer, clean)) == len(encode(lm.tokenizer, item.prompt)):
+            made.append(Twins(clean, item.prompt, truth, claim))
+    return made
+
+
+def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> Found:
+    """Patching and removal of every head; the strongest of the first half of the items is reported on the second.
+
+    Items of kind `patched`: `gap`, `head_effect`, `other_heads_effect` (mean over the others), `random_head_effect`
+    (nats); of kind `removed`: `removal_effect`, `other_removal_effect` (change of logit(truth) - logit(claim), nats),
+    `claim_wins_without_head`; of kind `removed_fact`: `accuracy_without_head`; of kind `removed_context`:
+    `context_without_head`, whether the passage's value is the likeliest answer. Table `heads`: `layer`, `head`, `name`,
+    `value` (share of the gap, of all items), `ci_low`, `ci_high`, `random`, `chosen`, `n`.
+    """
+    pairs = twins(lm, items)
+    found = patch_heads(lm, pairs, seed=seed, tick=part(tick, 0, 2))
+    half = max(1, len(pairs) // 2)
+    layer, head = found.strongest(slice(0, half))
+    test = range(half, len(pairs)) if len(pairs) > 1 else range(1)
+    count = found.effects[0].size
+    effect, random = found.effects[:, layer, head], found.random[:, layer, head]
+    others = (found.effects.sum(axis=(1, 2)) - effect) / max(count - 1, 1)
+    rows = [
+        {
+            "item": f"patched-{i}",
+            "kind": "patched",
+            "prompt": pairs[i].claimed,
+            "expected": pairs[i].truth.strip(),
+            "claim": pairs[i].claim.strip(),
+            "gap": found.gaps[i],
+            "head_effect": effect[i],
+            "other_heads_effect": others[i],
+            "random_head_effect": random[i],
+        }
+        for i in test
+    ]
+    rows += _removed(lm, world, [pairs[i] for i in test], (layer, head), seed, part(tick, 1, 2))
+    facts = {"head": f"L{layer}H{head}", "head_chosen_on": half, "head_reported_on": len(test)}
+    places = list(np.ndindex(*found.effects.shape[1:]))
+    effects, draws = (each.reshape(len(pairs), count) for each in (found.effects, found.random))
+    table = heads_table(found.gaps, effects, draws, places, places.index((layer, head)), seed)
+    return Found([pd.DataFrame(rows)], {"heads": table}, dict(facts))
+
+
+def heads_table(
+    gaps: np.ndarray,
+    effects: np.ndarray,
+    random: np.ndarray,
+    places: Sequence[tuple[int, ...]],
+    chosen: int,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a head: the share of the gap that its patch closes, a ratio of sums, with its bootstrap interval.
+
+    Args:
+        gaps: [N] in nats.
+        effects: [N S] of patching S heads.
+        random: [N S] along random directions.
+        places: [S] layer and head.
+        chosen: which of them was.
+        seed: of the bootstrap.
+    """
+    drawn = np.random.default_rng(seed).integers(0, len(gaps), (1000, len(gaps)))
+    rows = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        below = gaps[drawn].sum(axis=1)
+        for at, (layer, head) in enumerate(places):
+            values = effects[:, at]
+            low, high = np.quantile(values[drawn].sum(axis=1) / below, (0.025, 0.975))
+            _, low, high = stats.unvaried(stats.Interval(values.sum() / gaps.sum(), low, high), len(gaps))
+            row = {"layer": layer, "head": head, "name": f"L{layer}H{head}", "value": values.sum() / gaps.sum()}
+            row |= {"ci_low": low, "ci_high": high, "random": random[:, at].sum() / gaps.sum()}
+            rows.append(row | {"chosen": at == chosen, "n": len(gaps)})
+    return pd.DataFrame(rows)
+
+
+def _removed(
+    lm: "LM", world: "World", pairs: Sequence[Twins], chosen: tuple[int, int], seed: int, tick: Tick
+) -> list[dict[str, object]]:
+    """Rows of the removal of a head on claimed questions, on facts, and on passages that contradict them."""
+    texts = [encode(lm.tokenizer, pair.claimed) for pair in pairs]
+    targets = [target_of(lm, ids, pair.truth, pair.claim) for ids, pair in zip(texts, pairs, strict=True)]
+    facts = world.questions("fact", CONTROL, seed + 1)
+    passages = world.questions("context_conflict", PASSAGES, seed + 3)
+    questions = [(encode(lm.tokenizer, item.prompt), column_of(lm, item.answers[0])) for item in (*facts, *passages)]
+    reference = [encode(lm.tokenizer, item.prompt) for item in world.questions("fact", REFERENCE, seed + 2)]
+    found = remove_heads(lm, texts, targets, questions, reference, tick)
+    change = found.after - found.before[:, None, None]
+    own = change[:, *chosen]
+    others = (change.sum(axis=(1, 2)) - own) / max(change[0].size - 1, 1)
+    rows: list[dict[str, object]] = [
+        {
+            "item": f"removed-{i}",
+            "kind": "removed",
+            "prompt": pair.claimed,
+            "expected": pair.truth.strip(),
+            "claim": pair.claim.strip(),
+            "removal_effect": own[i],
+            "other_removal_effect": others[i],
+            "claim_wins_with_head": float(found.before[i] < 0),
+            "claim_wins_without_head": float(found.before[i] + own[i] < 0),
+        }
+        for i, pair in enumerate(pairs)
+    ]
+    for name, kind, asked, start in (
+        ("accuracy", "removed_fact", facts, 0),
+        ("context", "removed_context", passages, len(facts)),
+    ):
+        rows += [
+            {
+                "item": f"{kind}-{i}",
+                "kind": kind,
+                "prompt": item.prompt,
+                "expected": item.answers[0].strip(),
+                f"{name}_without_head": float(found.right[(start + i, *chosen)]),
+                f"{name}_with_head": float(found.right_before[start + i]),
+            }
+            for i, item in enumerate(asked)
+        ]
+    return rows

@@ -31,7 +31,7 @@ def agree(page: Page) -> None:
     offer = page.get_by_role("button", name=re.compile(r"^Run .*\(about "))
     if offer.count():
         offer.first.click()
-        expect(offer).to_have_count(0)
+        expect(offer).to_have_count(0, timeout=5000 * SLOW_S)  # as long as all of it takes
     settle(page)
 
 

@@ -73,8 +73,12 @@ def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, 
 def go_to(page: Page, section: str, path: str) -> None:
     """Open a page by the menu."""
     page.get_by_test_id("stTopNavSection").filter(has_text=section).click()
-    page.locator(f"a[href$='/{path}']").click()
+    link = page.locator(f"a[href$='/{path}']")
+    title = link.inner_text().splitlines()[-1]
+    link.click()
     expect(page).to_have_url(re.compile(f"/{path}"))
+    expect(page.get_by_test_id("stSidebar").get_by_role("heading", name=title)).to_be_visible()
+    settle(page)
     expect(page.locator("h3").first).to_be_visible()
     settle(page)
 

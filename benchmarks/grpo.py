@@ -9,7 +9,7 @@ import probe
 from benchmarks.against_trl import COMMON, REPEATS, WARMUP, against, fresh, settings, stepper, words
 from benchmarks.harness import Row
 from benchmarks.models import COMPLETIONS, NEW_TOKENS, PROMPTS, tiny
-from probe.tokens import encode
+from probe.model.text import encode
 from trainers.prompts import Prompt
 from trainers.rewards import resolve
 from trainers.rlvr import RLVR, RLVRConfig

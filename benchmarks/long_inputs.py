@@ -20,9 +20,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.harness import Row
 from benchmarks.models import world
 from probe.analyses.streaming import attention_statistics
-from probe.lm import LM
-from probe.memory import readable
-from probe.preflight import preflight
+from probe.model.lm import LM
+from probe.model.memory import preflight, readable
 from probe.texts import say
 
 LENGTHS = (256, 512, 1024, 2048, 4096)

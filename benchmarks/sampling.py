@@ -4,7 +4,7 @@ import torch
 
 from benchmarks.harness import Row, compare
 from benchmarks.models import COMPLETIONS, NEW_TOKENS, prompts, tiny
-from probe.tokens import pad_id
+from probe.model.text import pad_id
 
 
 def run() -> tuple[list[Row], list[str]]:

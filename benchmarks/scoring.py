@@ -2,7 +2,7 @@
 
 from benchmarks.harness import Row, compare
 from benchmarks.models import completions, prompts, tiny
-from probe.scoring import completion_logprobs
+from probe.model.scoring import completion_logprobs
 
 
 def run() -> tuple[list[Row], list[str]]:

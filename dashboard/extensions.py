@@ -20,7 +20,7 @@ from probe.plugins import failure, problems
 from probe.sources import source_hash
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 VIEWS = Path(__file__).with_name("views")
 ICON = ":material/extension:"

@@ -12,7 +12,7 @@ from probe.plots.intervals import percent, written
 if TYPE_CHECKING:
     from probe.analyses.compare import Comparison, Continuation
     from probe.analyses.compare_scalars import ScalarComparison
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 CLAIMS = {
     "deferral": "repeats a user's false claim in {} of its answers",

@@ -18,13 +18,13 @@ from dashboard.named import may_open, offer
 from dashboard.results import Results
 from dashboard.text import plain
 from probe.errors import ModelError, RunError, brief
-from probe.references import HUB_ID, is_adapter, split_readout
+from probe.model.references import HUB_ID, is_adapter, split_readout
 from probe.runs.roots import find
 
 if TYPE_CHECKING:
     from probe.analyses.compare import Comparison
-    from probe.lm import LM
-    from probe.references import Readout
+    from probe.model.lm import LM
+    from probe.model.references import Readout
 
 COSTLY_BYTES = 2 * 2**30
 """Weights above this size are loaded only when asked for."""
@@ -61,7 +61,7 @@ class Warmth:
         self._now.wait(PATIENCE_S)
         gc.disable()  # going through the growing heap again and again takes a fifth of the time
         try:
-            for name in ("probe.analyses.compare", "probe.readouts"):
+            for name in ("probe.analyses.compare", "probe.model.rewards"):
                 import_module(name)
         finally:
             gc.enable()
@@ -75,7 +75,7 @@ def warm() -> Warmth:
 
 
 def load(ref: str) -> "LM | None":
-    """The model that `ref` names, a reward model as one whose logit is the reward (`probe.readouts`).
+    """The model that `ref` names, a reward model as one whose logit is the reward (`probe.model.rewards`).
 
     None while the page waits for the user's word on a download or a large file.
 
@@ -139,7 +139,7 @@ def _locate(ref: str) -> _Place | None:
         return None
     with st.spinner("Starting torch"):
         warm().wait()
-    from probe.references import resolve
+    from probe.model.references import resolve
 
     base, readout = split_readout(ref)
     with st.spinner(plain(f"Looking for {brief(base)}")):
@@ -164,7 +164,7 @@ def _base_agreed(directory: Path) -> bool:
     """The same of the model that an adapter's own file names as its base."""
     seen: set[Path] = set()
     while is_adapter(directory):
-        from probe.adapters import base_of, base_ref, read_config
+        from probe.model.adapters import base_of, base_ref, read_config
 
         if directory.resolve() in seen:
             raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
@@ -177,7 +177,7 @@ def _base_agreed(directory: Path) -> bool:
 
 @st.cache_resource(max_entries=4, show_spinner=False)
 def _load(directory: str, readout: "Readout | None", changed: tuple[int, ...]) -> "LM":
-    from probe.readouts import analysable
+    from probe.model.rewards import analysable
 
     size = sum(file.stat().st_size for file in _files(Path(directory)))
     with _ONE:

@@ -12,7 +12,7 @@ from streamlit.errors import StreamlitDuplicateElementKey
 from dashboard import access
 from dashboard.text import guarded, note, plain
 from probe.errors import ModelError, brief
-from probe.references import place, split_readout
+from probe.model.references import place, split_readout
 from probe.runs.roots import stray_link
 
 NAMED = "_named"

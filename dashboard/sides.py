@@ -14,7 +14,7 @@ from probe.plots.theme import METHODS, aligned_colour
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 OFFERED = 6
 """Words of each kind that a reader is offered in place of unknown ones."""
@@ -54,7 +54,7 @@ def load_side(shared: Shared, role: Role) -> Side | None:
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
     """Ids of the prompt, as it is or as a user's message in the model's format; see `words_known` for its words."""
-    from probe.tokens import encode_all
+    from probe.model.text import encode_all
 
     text = lm.prompt_text([{"role": "user", "content": prompt}]) if chat else prompt
     return tuple(encode_all(lm.tokenizer, [text])[0])
@@ -71,7 +71,7 @@ def words_known(
         answer: where the sentence goes.
         text: what they read in place of the sidebar's prompt.
     """
-    from probe.tokens import near_clause, quoted, unknown_words
+    from probe.model.text import near_clause, quoted, unknown_words
     from probe.world import of
     from probe.world.vocabulary import words_by_kind
 

@@ -19,7 +19,7 @@ NEUTRAL = (
 """Prompts for models that know no synthetic world."""
 
 VALUE = "#value"
-"""Behind a choice: the value head beside the policy (`probe.readouts`)."""
+"""Behind a choice: the value head beside the policy (`probe.model.rewards`)."""
 
 
 LINK = "with_"

@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from probe.experiments.registry import experiment, run_experiment
     from probe.experiments.result import Evidence, Result
     from probe.extensions import annotator, page, panel, verifier
-    from probe.lm import LM
-    from probe.presets import ModelConfig
+    from probe.model.lm import LM
+    from probe.model.presets import ModelConfig
+    from probe.model.rewards import RewardModel
     from probe.recorder import watch
-    from probe.rewards import RewardModel
     from probe.runs.reader import Run, list_runs, open_run
 
 _HOMES = {
     "Evidence": "probe.experiments.result",
-    "LM": "probe.lm",
+    "LM": "probe.model.lm",
     "Mean": "probe.experiments.metrics",
-    "ModelConfig": "probe.presets",
+    "ModelConfig": "probe.model.presets",
     "Result": "probe.experiments.result",
-    "RewardModel": "probe.rewards",
+    "RewardModel": "probe.model.rewards",
     "Run": "probe.runs.reader",
     "Share": "probe.experiments.metrics",
     "Statistic": "probe.experiments.metrics",

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from probe.analyses.attribution_last import attribute_last, last_names
 from probe.analyses.lens import lens_logprobs, read_lens, residual_names
 from probe.analyses.neurons_last import last_posts
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import pad, pad_id
 from probe.runs.schema import NEURONS, TOP_K, ProbePrompt
-from probe.tokens import pad, pad_id
 
 
 def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:

@@ -27,11 +27,11 @@ from torch import nn
 from transformers import TrainerCallback
 
 import probe.world
-from probe import weights
 from probe.errors import ConfigError, ProbeError
-from probe.lm import LM
+from probe.model import loading as weights
+from probe.model.lm import LM
+from probe.model.references import resolve
 from probe.recorder import Prompt, Recorder, watch
-from probe.references import resolve
 from probe.runs.captures import Captures
 from probe.runs.endings import LEFT, end_if_left, ended_by
 from probe.runs.reader import Run

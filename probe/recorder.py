@@ -23,11 +23,11 @@ import probe.world
 from probe.analyses.lens import answer_ids
 from probe.capture import measure, undisturbed
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode, encode_all, pieces
 from probe.runs.endings import end_with_owner, ended_by
 from probe.runs.schema import ProbePrompt, jsonable
 from probe.runs.writer import RunWriter
-from probe.tokens import encode, encode_all, pieces
 
 __all__ = ["Instrument", "Recorder", "as_prompt", "generic_prompts", "measure", "undisturbed", "watch"]
 

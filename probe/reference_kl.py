@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.lens import kl
-from probe.forward import whole_logits
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import whole_logits
 from probe.runs.schema import ProbePrompt
 from probe.shift import LogitsFn
 

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from probe.analyses.evaluation import gold_scores
 from probe.errors import ConfigError
-from probe.forward import context_length, whole_logits
-from probe.generation import Generation
-from probe.lm import LM
+from probe.model.generation import Generation
+from probe.model.lm import LM
+from probe.model.text import context_length, pad, pieces, whole_logits
 from probe.runs.schema import ProbePrompt
-from probe.tokens import pad, pieces
 
 if TYPE_CHECKING:
     from probe.world import World
@@ -38,7 +37,7 @@ RewardFn = Callable[[list[str], list[str]], Sequence[float | None]]
 
 @runtime_checkable
 class TokenScorer(Protocol):
-    """A reward model that can be read at every token, such as `probe.rewards.RewardModel`."""
+    """A reward model that can be read at every token, such as `probe.model.rewards.RewardModel`."""
 
     tokenizer: Any
 

@@ -41,8 +41,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from probe.lm import LM
-from probe.rewards import RewardModel
+from probe.model.lm import LM
+from probe.model.rewards import RewardModel
 
 SPECIAL = ["<pad>", "<unk>", "<bos>", "<end>"]
 PEOPLE = ["mira", "tom", "ana"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.world import of
 from tests.tree import FILE, tree
 from trainers.samples import tables

@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import DataError
-from probe.tokens import encode
+from probe.model.text import encode
 from probe.world import World, pack
 from probe.world.config import KINDS
 from trainers.data import capture_prompts, draw, file_hash

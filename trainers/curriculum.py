@@ -16,10 +16,9 @@ import torch
 from probe import LM
 from probe.analyses.evaluation import ANSWER_TOKENS, answer
 from probe.errors import ConfigError, DataError
-from probe.forward import context_length
-from probe.generation import end_tokens
+from probe.model.generation import end_tokens
+from probe.model.text import context_length, encode
 from probe.rows import Row, Rows
-from probe.tokens import encode
 from probe.world import World, pack
 from probe.world.questions import Item
 from trainers import corpus, demonstrations

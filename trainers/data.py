@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from probe.tokens import encode_all
+from probe.model.text import encode_all
 
 CAPTURE_TOKENS = 64
 """Longest prompt that data files give to the recorder: its cost grows with the square."""

@@ -10,10 +10,9 @@ import numpy as np
 
 from probe import LM
 from probe.errors import DataError
-from probe.forward import context_length
-from probe.generation import end_tokens
+from probe.model.generation import end_tokens
+from probe.model.text import chat_text, context_length, encode, split
 from probe.rows import DEMONSTRATIONS, Row, Rows, as_messages, read_columns
-from probe.tokens import chat_text, encode, split
 from probe.world import World
 from trainers.data import capture_prompts, file_hash
 

@@ -32,7 +32,7 @@ from probe import Run
 from probe.analyses.answers import AnswerSet, preference_rewards
 from probe.cli import main
 from probe.extensions import find_annotator
-from probe.scoring import TokenLogprobs, completion_logprobs
+from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.world import World
 from trainers.data import draw
 from trainers.dpo_losses import LOSSES, Scores

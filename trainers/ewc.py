@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from probe.forward import Ids, whole_logits
+from probe.model.text import Ids, whole_logits
 
 Values = Mapping[str, Tensor]
 """Name of a trained parameter to a tensor of its shape."""

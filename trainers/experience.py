@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
-from probe.scoring import completion_logprobs
+from probe.model.scoring import completion_logprobs
 from trainers.advantages import gae, token_rewards, whiten
 from trainers.heads import Headed
 from trainers.rollout import Completion, Group, padded, rollout_rows

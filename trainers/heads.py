@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from probe import LM
 from probe.errors import ModelError
-from probe.forward import unwrap
+from probe.model.text import unwrap
 from trainers.reference import Reference
 from trainers.trainee import Trainee
 

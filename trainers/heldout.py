@@ -14,7 +14,7 @@ from probe import RewardModel, stats
 from probe.analyses.calibration import preference_calibration
 from probe.analyses.reward_bias import reward_bias
 from probe.errors import DataError
-from probe.tokens import pieces
+from probe.model.text import pieces
 from probe.world import Annotator, World
 from trainers.preferences import Pair
 

@@ -15,10 +15,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from probe import LM, adapters
+from probe import LM
 from probe.errors import ConfigError
-from probe.references import is_adapter
-from probe.weights import twin
+from probe.model import adapters
+from probe.model.loading import twin
+from probe.model.references import is_adapter
 from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
 from trainers.reference import Reference

@@ -16,9 +16,8 @@ import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.extensions import annotator_fingerprint, annotators, find_annotator
-from probe.forward import context_length
+from probe.model.text import chat_text, context_length, split
 from probe.rows import Row, Rows, as_messages, is_completion, is_text_or_messages, read_columns
-from probe.tokens import chat_text, split
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from trainers.config import TrainConfig
 from trainers.data import capture_prompts, file_hash

@@ -32,8 +32,8 @@ import probe.world
 from probe import LM, Run
 from probe.cli import main
 from probe.errors import ConfigError
-from probe.forward import context_length
-from probe.presets import PRESETS, model_config
+from probe.model.presets import PRESETS, model_config
+from probe.model.text import context_length
 from probe.reference_kl import ReferenceKL
 from probe.rows import Rows, read_documents
 from probe.world import World, WorldConfig

@@ -7,9 +7,8 @@ from typing import Any
 
 from probe import LM
 from probe.errors import ConfigError, DataError
-from probe.forward import context_length
+from probe.model.text import context_length, encode
 from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
-from probe.tokens import encode
 from probe.world import World
 from trainers.data import capture_prompts, file_hash
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from probe import LM, open_run
 from probe.errors import ProbeError
-from probe.forward import Ids, whole_logits
-from probe.scoring import TokenLogprobs, completion_logprobs
+from probe.model.scoring import TokenLogprobs, completion_logprobs
+from probe.model.text import Ids, whole_logits
 
 if TYPE_CHECKING:
     from trainers.session import Session
@@ -33,7 +33,7 @@ class Reference:
     def logprobs(
         self, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], temperature: float = 1.0
     ) -> TokenLogprobs:
-        """log pi_ref of every token of every completion: see `probe.scoring.completion_logprobs`."""
+        """log pi_ref of every token of every completion: see `probe.model.scoring.completion_logprobs`."""
         with self.active() as model:
             return completion_logprobs(model, prompts, completions, temperature=temperature)
 

@@ -31,10 +31,9 @@ from probe import LM, Run
 from probe.analyses.reward_bias import KINDS, contrasts
 from probe.cli import main
 from probe.extensions import find_annotator
-from probe.forward import unwrap
-from probe.rewards import last_scores, pair_ids
+from probe.model.rewards import last_scores, pair_ids
+from probe.model.text import pad, unwrap
 from probe.runs import ProbePrompt
-from probe.tokens import pad
 from trainers.data import draw
 from trainers.heldout import HeldOut, hold_out
 from trainers.loop import Method, fit

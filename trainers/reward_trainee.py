@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe import LM, RewardModel, weights
+from probe import LM, RewardModel
 from probe.errors import ConfigError, ModelError
-from probe.forward import unwrap
+from probe.model import loading as weights
+from probe.model.loading import reward_classes
+from probe.model.text import unwrap
 from probe.runs.schema import ADAPTER_STATE
-from probe.weights import reward_classes
 from trainers.heads import ScalarHead
 from trainers.trainee import Trainee
 

@@ -38,7 +38,7 @@ from probe.world import World
 from trainers.judges import FINAL_ANSWER, JUDGES, Judge, match_answers, wishes
 
 if TYPE_CHECKING:
-    from probe.rewards import RewardModel
+    from probe.model.rewards import RewardModel
 
 Scores = list[float | None]
 
@@ -176,7 +176,7 @@ def _resolve(
         place, _, name = spec.rpartition(":")
         function, version = _function(spec, place, name, stored)
         return RewardFunction(name, function, spec, version, plain=False)
-    from probe.rewards import RewardModel
+    from probe.model.rewards import RewardModel
 
     try:
         model = RewardModel.load(spec, device=device)

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from probe import Run
 from probe.cli import main
-from probe.scoring import completion_logprobs
+from probe.model.scoring import completion_logprobs
 from probe.world import World
 from trainers.advantages import adapted
 from trainers.experience import Collector, Example, objective_metrics, trace_rows

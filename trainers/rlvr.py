@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from probe import Run
 from probe.cli import main
-from probe.scoring import completion_logprobs
+from probe.model.scoring import completion_logprobs
 from probe.world import World
 from trainers.grpo import ESTIMATORS, NORMALISATIONS, kl_k3, surrogate
 from trainers.loop import Method, fit

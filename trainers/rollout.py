@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ConfigError
-from probe.tokens import pieces
+from probe.model.text import pieces
 from probe.world import World
 from trainers.data import draw
 from trainers.gold import gold_metrics

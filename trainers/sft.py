@@ -30,9 +30,9 @@ import probe.world
 from probe import LM, Run
 from probe.cli import main
 from probe.errors import ConfigError
+from probe.model.scoring import completion_logprobs
+from probe.model.text import pad
 from probe.rows import Row, Rows
-from probe.scoring import completion_logprobs
-from probe.tokens import pad
 from trainers.config import TrainConfig
 from trainers.data import draw
 from trainers.demonstrations import (

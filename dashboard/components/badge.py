@@ -9,8 +9,8 @@ from dashboard.models import computed
 from dashboard.text import plain
 
 if TYPE_CHECKING:
-    from probe.analyses.trust import Trust
-    from probe.lm import LM
+    from probe.model.hooks import Trust
+    from probe.model.lm import LM
 
 
 def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
@@ -56,6 +56,6 @@ def explained(found: "Trust") -> str:
 
 
 def _trust(lm: "LM", text: str | tuple[int, ...]) -> "Trust":
-    from probe.analyses.trust import trust
+    from probe.model.hooks import trust
 
     return trust(lm, text)

@@ -154,7 +154,7 @@ def explain(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagPro
     code = [
         "from itertools import islice",
         "",
-        "import probe.readouts",
+        "import probe.model.rewards",
         "from probe.analyses.effective_order import effective_order",
         f"from probe.analyses.lags import {function}",
         "from probe.world import of",

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from probe.analyses.controls import Outcome
     from probe.analyses.sites import Site
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 DOES = ("patch", "ablate", "steer")
 # Seconds that a grid may take without being asked for.
@@ -146,7 +146,7 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
     draws, found = outcome(lm, question, way, site, reference, last)
     with answer:
         finding(views.sentence(found, seen, site, side.name))
-    from probe.tokens import pieces
+    from probe.model.text import pieces
 
     clean = pieces(lm.tokenizer, question.clean)
     corrupted = pieces(lm.tokenizer, question.corrupted or question.clean)
@@ -213,7 +213,7 @@ def code(
         "from probe.analyses.controls import intervene",
         "from probe.analyses.sites import Site, activations, hooks_of",
         "from probe.analyses.targets import Target",
-        "from probe.readouts import analysable",
+        "from probe.model.rewards import analysable",
         *["from probe.world import of"] * (way.do == "ablate" and worldly and not reference),
         "",
         f"lm = analysable({ref!r})",

@@ -122,8 +122,8 @@ def code(asked: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | N
         "from probe.analyses.attribution import attribute, difference_table",
         "from probe.analyses.targets import Target",
     ]
-    loads = [f"probe.readouts.analysable({side.ref!r})" for side in asked.sides]
-    lines.insert(1, "import probe.readouts")
+    loads = [f"probe.model.rewards.analysable({side.ref!r})" for side in asked.sides]
+    lines.insert(1, "import probe.model.rewards")
     names = ["base", "aligned"] if len(asked.sides) == 2 else ["lm"]
     target = asked.target
     lines += ["", f"{', '.join(names)} = {', '.join(loads)}", f"ids = {list(asked.ids)!r}"]

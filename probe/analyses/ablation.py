@@ -21,9 +21,9 @@ from probe.analyses.first_order import estimates
 from probe.analyses.sites import Activations, Kind, activations, grid, hooks_of, layers_of, sweep
 from probe.analyses.targets import Target
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import pieces, text_ids
 from probe.ticks import Tick, ignore
-from probe.tokens import pieces, text_ids
 
 Mode = Literal["zero", "mean", "resample"]
 

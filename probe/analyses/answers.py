@@ -18,7 +18,7 @@ from scipy.special import expit
 from probe.errors import DataError
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import Annotator, World
 
 Array = np.ndarray
@@ -145,7 +145,7 @@ def enumerate_answers(lm: "LM", world: "World", prompts: Sequence[str], scorer: 
     Raises:
         DataError: a prompt asks nothing that the world can answer.
     """
-    from probe.tokens import encode_all, split_all
+    from probe.model.text import encode_all, split_all
 
     answers = [world.candidates(prompt) for prompt in prompts]
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]

@@ -13,11 +13,11 @@ import pandas as pd
 import torch
 
 from probe import captured
-from probe.analyses.heads import array, head_names
 from probe.analyses.stages import Stages, Words, stages, value_norms
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
-from probe.tokens import pieces, text_ids
+from probe.model.heads import array, head_names
+from probe.model.lm import LM
+from probe.model.text import pieces, text_ids
 
 __all__ = [
     "Attention", "Stages", "Words", "attention", "difference", "distance_table", "head_distance", "stages",

@@ -22,8 +22,8 @@ from probe.analyses.direct import final_norm, output_scale
 from probe.analyses.parts import Reading, output_weights, read_parts
 from probe.analyses.targets import Target, value
 from probe.errors import DataError, ModelError
-from probe.lm import LM
-from probe.tokens import pieces
+from probe.model.lm import LM
+from probe.model.text import pieces
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -21,7 +21,7 @@ from probe.analyses.direct import final_norm, output_scale
 from probe.analyses.neurons_last import LastNeurons, Posts, strongest
 from probe.analyses.parts import output_weights
 from probe.errors import ModelError
-from probe.lm import LM
+from probe.model.lm import LM
 
 
 class LastAttribution(NamedTuple):

@@ -20,10 +20,10 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from probe.errors import ConfigError, ModelError
-from probe.forward import arguments
-from probe.lm import LM
-from probe.scoring import check_ids, check_lengths
-from probe.weights import twin
+from probe.model.lm import LM
+from probe.model.loading import twin
+from probe.model.scoring import check_ids, check_lengths
+from probe.model.text import arguments
 
 KERNEL = "probe_blocks"
 """Name of the function that stands in for attention, as transformers knows it."""

@@ -17,11 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.heads import array, head_names
-from probe.equations import read_network
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
-from probe.network import Block, Norm
+from probe.model.equations import Block, Norm, read_network
+from probe.model.heads import array, head_names
+from probe.model.lm import LM
 from probe.ticks import Tick, ignore
 
 Kind = Literal["Q", "K", "V"]

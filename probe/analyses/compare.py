@@ -24,8 +24,8 @@ from probe.analyses.lens import (
     residual_names,
 )
 from probe.errors import DataError
-from probe.lm import LM
-from probe.tokens import encode
+from probe.model.lm import LM
+from probe.model.text import encode
 
 Author = Literal["base", "aligned"]
 

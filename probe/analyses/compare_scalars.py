@@ -12,8 +12,8 @@ import pandas as pd
 
 from probe.analyses.lens import require_same_tokens
 from probe.analyses.trajectories import scalar_lens
-from probe.lm import LM
-from probe.tokens import text_ids
+from probe.model.lm import LM
+from probe.model.text import text_ids
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ScalarComparison:
 
 
 def compare_scalars(base: LM, aligned: LM, text: str | Sequence[int]) -> ScalarComparison:
-    """Read a text with two reward models or value heads (`probe.readouts.analysable`).
+    """Read a text with two reward models or value heads (`probe.model.rewards.analysable`).
 
     Args:
         base: the model compared against.

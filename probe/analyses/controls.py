@@ -19,9 +19,9 @@ from torch import Tensor
 from probe.analyses.sites import Activations, Edit, Site, check, grid, layers_of, observe, sweep
 from probe.analyses.targets import Target, value
 from probe.errors import DataError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import pieces
 from probe.ticks import Tick, ignore
-from probe.tokens import pieces
 
 DRAWS = 15
 """Draws of a null: as many let a p-value be as small as 1/16; with three it is never below 1/4, which shows nothing."""

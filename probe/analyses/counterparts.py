@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from probe.analyses.lens import answer_ids
-from probe.lm import LM
-from probe.tokens import encode
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.world import World
 from probe.world.language import Reading, read
 from probe.world.sums import parse_prompt

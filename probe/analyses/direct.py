@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe.errors import ModelError
-from probe.lm import LM
+from probe.model.lm import LM
 
 
 @dataclass(frozen=True)

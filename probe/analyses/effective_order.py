@@ -27,7 +27,7 @@ from probe.analyses.readings import (
     token_rows,
 )
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.ticks import Tick, ignore
 
 

@@ -15,7 +15,7 @@ from probe.world.questions import Item
 from probe.world.verifier import Verdict
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.world import World
 
 COLUMNS = ["metric", "value", "ci_low", "ci_high", "n"]

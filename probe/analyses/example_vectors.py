@@ -14,11 +14,11 @@ from torch import Tensor
 from probe.analyses.few_shot import Example, Question, few_shot_prompt
 from probe.analyses.label_ablation import Mode, relabel
 from probe.analyses.sites import Site
+from probe.model.text import encode
 from probe.ticks import Tick, ignore
-from probe.tokens import encode
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 VECTORS: tuple[tuple[str, Mode], ...] = (("own", "gold"), ("shuffled", "permuted"))
 """Name of each vector and the labels of the examples that make it."""

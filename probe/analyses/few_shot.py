@@ -16,13 +16,12 @@ import torch
 
 from probe.analyses.label_ablation import Mode, ablated, relabel
 from probe.errors import ConfigError, DataError
-from probe.forward import context_length
+from probe.model.text import context_length, encode
 from probe.rows import Row, Rows, read_rows
 from probe.ticks import Tick, ignore, part
-from probe.tokens import encode
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 TEMPLATE = "Text: {text}\nLabel: {label}"
 SEPARATOR = "\n\n"

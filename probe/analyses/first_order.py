@@ -17,7 +17,7 @@ from torch import Tensor
 
 from probe.analyses.sites import Activations, Kind, hooks_of, require_token
 from probe.analyses.targets import Target, value
-from probe.lm import LM
+from probe.model.lm import LM
 
 
 class Agreement(NamedTuple):

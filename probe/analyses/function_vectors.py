@@ -21,18 +21,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.heads import head_names
 from probe.analyses.in_context_curves import OPENINGS, PairDocument, answer_logprobs
 from probe.analyses.label_ablation import relabel
 from probe.errors import ConfigError
+from probe.model.heads import head_names
+from probe.model.text import encode
 from probe.ticks import Tick, ignore, part
-from probe.tokens import encode
 from probe.world import tasks
 from probe.world.draws import Draws, generator
 from probe.world.vocabulary import KEYS, LABELS
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import World
 
 

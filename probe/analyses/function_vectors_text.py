@@ -34,7 +34,7 @@ from probe.errors import ConfigError, DataError
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 
 class TextVectors(NamedTuple):

@@ -16,7 +16,7 @@ from probe.analyses.snowball import Snowball, snowball
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.world import World
 
 SNOWBALL = "snowball"

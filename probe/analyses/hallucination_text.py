@@ -22,7 +22,7 @@ from probe.errors import DataError, ModelError
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 IGNORANCE = ("i have no comment", "i do not know", "i dont know", "unknown", "no comment")
 """Answers that abstain, normalised; the first is TruthfulQA's own."""

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from probe.analyses.attention import Attention, attention
 from probe.analyses.direct import final_norm, unembedding
-from probe.analyses.heads import array, head_names
 from probe.errors import ConfigError
-from probe.lm import LM
-from probe.tokens import encode
+from probe.model.heads import array, head_names
+from probe.model.lm import LM
+from probe.model.text import encode
 
 
 @dataclass(frozen=True)

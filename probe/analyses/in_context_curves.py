@@ -20,13 +20,13 @@ import torch
 
 from probe.analyses.readings import batches
 from probe.errors import DataError
-from probe.tokens import encode
+from probe.model.text import encode
 from probe.world import tasks
 from probe.world.verifier import read_pairs
 from probe.world.vocabulary import LABELS
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import World
 
 KINDS = ("map", "function", "function_new")

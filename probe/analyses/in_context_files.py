@@ -13,7 +13,7 @@ from probe.errors import DataError, ModelError
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 TEXTS = 40
 """Texts at most that function vectors are made of."""

@@ -8,7 +8,6 @@ import pandas as pd
 
 from probe import stats
 from probe.analyses.head_scores import repeat_scores
-from probe.analyses.heads import head_names
 from probe.analyses.induction_ablation import (
     REFERENCE,
     ContextTexts,
@@ -22,10 +21,11 @@ from probe.analyses.induction_ablation import (
 from probe.analyses.induction_over_training import LEAST, PhaseChange, induction_over_training, phase_change, strongest
 from probe.analyses.markov_distances import PREDICTORS, captured_distances, in_context_score
 from probe.analyses.olsson import Repeats, segment_length
+from probe.model.heads import head_names
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.runs.reader import Run
     from probe.world import World
 

@@ -18,7 +18,7 @@ from probe.analyses.olsson import Repeats, corpus_losses, repeat_losses, world_r
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import World
 
 LAST = {"map": "map_accuracy", "function": "function_accuracy", "function_new": "function_accuracy_new"}

@@ -18,17 +18,17 @@ import torch
 from torch import Tensor
 
 from probe.analyses.ablation import Means, means
-from probe.analyses.heads import head_names
 from probe.analyses.in_context_curves import pair_documents
 from probe.analyses.induction_over_training import induction_score
 from probe.analyses.markov_distances import chains
 from probe.analyses.olsson import Repeats, token_losses
 from probe.errors import ConfigError, DataError
+from probe.model.heads import head_names
+from probe.model.text import encode
 from probe.ticks import Tick, ignore, part
-from probe.tokens import encode
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import World
 
 Head = tuple[int, int]

@@ -16,8 +16,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from probe.analyses.head_scores import followers
-from probe.analyses.heads import head_names
 from probe.errors import DataError
+from probe.model.heads import head_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from probe.analyses.jacobian_split import Split, block_norms, jacobian_split
-from probe.equations import read_network, states
-from probe.lm import LM
-from probe.scoring import check_lengths
+from probe.model.equations import read_network, states
+from probe.model.lm import LM
+from probe.model.scoring import check_lengths
+from probe.model.text import pieces, text_ids
 from probe.ticks import Tick, ignore
-from probe.tokens import pieces, text_ids
 
 __all__ = ["JacobianNorms", "Split", "block_norms", "jacobian_norms", "jacobian_split"]
 

@@ -22,8 +22,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.equations import Maps, Norm, attend, bilinear, keys, queries, values
 from probe.errors import DataError
+from probe.model.equations import Maps, Norm, attend, bilinear, keys, queries, values
 
 CELLS = 2**21
 """Numbers that an intermediate array may hold: query rows are taken in groups that keep to it."""
@@ -48,7 +48,7 @@ def jacobian_split(maps: Maps, h: Float[Tensor, "T d"], head: int, t: int, s: in
     """E23 for one head and one pair of positions, as matrices.
 
     Args:
-        maps: attention of a block (`probe.equations.read_network(lm).blocks[layer].maps`).
+        maps: attention of a block (`probe.model.equations.read_network(lm).blocks[layer].maps`).
         h: what it reads, after the block's norm.
         head: query head.
         t: position of the query.

@@ -24,10 +24,10 @@ from numpy.typing import ArrayLike, NDArray
 from probe.analyses.selective import auroc
 from probe.analyses.sites import Site
 from probe.errors import DataError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.stats import SHARE, Interval, unvaried
 from probe.ticks import Tick, ignore
-from probe.tokens import encode
 
 Floats = NDArray[np.float64]
 FOLDS = 5

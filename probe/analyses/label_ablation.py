@@ -20,7 +20,7 @@ from probe.errors import ConfigError
 from probe.world.vocabulary import LABELS
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import World
 
 Mode = Literal["gold", "random", "permuted"]

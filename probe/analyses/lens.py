@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.analyses.direct import output_scale
-from probe.analyses.heads import check_count
 from probe.errors import DataError, ModelError
-from probe.lm import LM
-from probe.tokens import pieces, require_known, text_ids
+from probe.model.heads import check_count
+from probe.model.lm import LM
+from probe.model.text import pieces, require_known, text_ids
 
 
 class LensRows(NamedTuple):

@@ -24,13 +24,13 @@ import torch
 from probe.analyses.in_context_curves import divergence, single_tokens
 from probe.analyses.readings import batches
 from probe.errors import DataError
-from probe.tokens import encode
+from probe.model.text import encode
 from probe.world import bayes, tasks
 from probe.world.draws import Draws, generator
 from probe.world.vocabulary import STATES
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.runs.reader import Run
     from probe.runs.schema import ProbePrompt
     from probe.world import World

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.analyses.attribution import rounding
-from probe.lm import LM
+from probe.model.lm import LM
 
 Posts = dict[int, Float[Tensor, "P m"]]
 """By block, what enters W_out after the last token of each text."""

@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.equations import Block, keys, read_network, states, values
 from probe.errors import DataError
-from probe.lm import LM
-from probe.scoring import check_lengths
+from probe.model.equations import Block, keys, read_network, states, values
+from probe.model.lm import LM
+from probe.model.scoring import check_lengths
+from probe.model.text import pieces, text_ids
 from probe.ticks import Tick, ignore
-from probe.tokens import pieces, text_ids
 
 ROWS = 128
 """Rows of a block's Jacobian that are computed at once."""
@@ -126,7 +126,8 @@ def block_jacobian(block: Block, h: Float[Tensor, "T d"]) -> Float[Tensor, "d d"
 def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tensor, " d"]], Float[Tensor, " d"]]:
     """E6 at one position as a function of the residual there, the earlier ones being held fixed.
 
-    Equal to the last row of `probe.equations.step`, at the cost of one token: keys and values of the past are cached.
+    Equal to the last row of `probe.model.equations.step`, at the cost of one token: keys and values of the past are
+    cached.
     """
     maps, seen = block.maps, len(past) + 1
     window = slice(0 if maps.window is None else max(0, seen - maps.window), None)

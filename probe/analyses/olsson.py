@@ -19,13 +19,12 @@ import torch
 from probe.analyses.head_scores import random_repeats
 from probe.analyses.readings import batches
 from probe.errors import DataError
-from probe.forward import context_length
-from probe.tokens import encode
+from probe.model.text import context_length, encode
 from probe.world import tasks
 from probe.world.draws import Draws, generator
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import World
 
 LENGTH = 25

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import DataError, ModelError
-from probe.lm import LM
-from probe.scoring import check_lengths
-from probe.tokens import text_ids
+from probe.model.lm import LM
+from probe.model.scoring import check_lengths
+from probe.model.text import text_ids
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

@@ -17,7 +17,7 @@ from probe import stats
 from probe.analyses.phased_training import Trainer, learning_curve, saved_scores, saved_texts, task_name, truth
 from probe.analyses.savings import Savings, savings, steps_to
 from probe.errors import ConfigError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.stats import Interval
 from probe.ticks import Tick, part
 

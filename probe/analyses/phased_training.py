@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from probe.errors import DataError, RunError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.rows import DEMONSTRATIONS, Rows, read_columns, read_documents
 from probe.runs.reader import Run
 from probe.runs.roots import is_run

@@ -17,12 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.direct import final_norm, unembedding
-from probe.analyses.heads import check_count
 from probe.analyses.lens import answer_ids
 from probe.analyses.parts import Reading, output_weights, read_parts
 from probe.errors import ConfigError, DataError, ModelError
-from probe.lm import LM
-from probe.tokens import pieces
+from probe.model.heads import check_count
+from probe.model.lm import LM
+from probe.model.text import pieces
 
 
 @dataclass(frozen=True)

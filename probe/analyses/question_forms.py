@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from probe.errors import ConfigError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.ticks import Tick, ignore
 
 Form = Literal["auto", "chat", "plain"]

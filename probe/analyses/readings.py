@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.stats import Interval, bootstrap_mean
-from probe.tokens import encode
 
 Texts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 Pool = Literal["unigram", "vocabulary"] | Sequence[int]

@@ -20,7 +20,7 @@ from probe.world.sums import parse_working, step_following
 from probe.world.tasks import steps_text, sum_prompt
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.world import World
 
 FILLER = "."

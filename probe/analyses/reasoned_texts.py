@@ -17,12 +17,11 @@ from probe.analyses.early_answers import area_over_curve, pooled
 from probe.analyses.pass_at_k import ks, pass_at_k
 from probe.analyses.problems import Problem, final_answer, is_number, mistaken, other_answer, steps_of
 from probe.errors import DataError
-from probe.forward import context_length
+from probe.model.text import context_length, encode
 from probe.ticks import Tick
-from probe.tokens import encode
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 THINK = "Let's think step by step."
 OPENING = "Therefore, the answer is"

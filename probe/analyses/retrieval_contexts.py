@@ -26,7 +26,7 @@ from probe.world.verifier import answer_words
 from probe.world.vocabulary import ABSTENTION
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.world import World
 
 GROUPS = {

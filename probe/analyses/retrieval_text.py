@@ -29,12 +29,11 @@ from probe.analyses.retrieval_files import Chunk, FileQuestion
 from probe.analyses.retriever import Retriever
 from probe.analyses.semantic_entropy import normalised
 from probe.errors import DataError
-from probe.forward import context_length
+from probe.model.text import context_length, encode
 from probe.ticks import Tick, ignore, part
-from probe.tokens import encode
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 INSTRUCTION = 'Answer the question in a few words. If you cannot tell, answer "I do not know".'
 ABSTAINS = ("i do not know", "i dont know")

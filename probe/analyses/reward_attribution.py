@@ -14,7 +14,7 @@ A gradient says how R would change on a path of inputs that no text has; leaving
 the later ones by a position. Where the two disagree neither is the truth, so their rank correlation is given. Two
 completions side by side: `probe.analyses.reward_contrast`.
 
-Works on reward models and value heads (`probe.readouts`). Axes: T tokens, n points of the path, d width.
+Works on reward models and value heads (`probe.model.rewards`). Axes: T tokens, n points of the path, d width.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,11 @@ from scipy import stats
 from torch import Tensor
 
 from probe.errors import ConfigError, ModelError
-from probe.forward import forward, positions
-from probe.lm import LM
-from probe.readouts import reward_lm
-from probe.rewards import RewardModel, pair_ids
-from probe.scoring import check_lengths
-from probe.tokens import pieces
-from probe.weights import twin
+from probe.model.lm import LM
+from probe.model.loading import twin
+from probe.model.rewards import RewardModel, pair_ids, reward_lm
+from probe.model.scoring import check_lengths
+from probe.model.text import forward, pieces, positions
 
 PART = 8192
 """Tokens that go through the model at once."""
@@ -136,7 +134,7 @@ def attribute(
     """Attribute the score of a completion to the tokens of prompt and completion.
 
     Args:
-        model: a reward model, or a scalar LM (`probe.readouts.analysable`).
+        model: a reward model, or a scalar LM (`probe.model.rewards.analysable`).
         prompt: text, or ids.
         completion: text, which gets the end token if it has none, or ids.
         steps: of the integral (`weights`). With 0 gradients are left out, for large models: they cost as much as all
@@ -248,7 +246,7 @@ def scalar(model: LM | RewardModel) -> LM:
     if lm.readout == "tokens":
         raise ModelError(
             f"The model `{lm.ref or 'created'}` writes tokens and reads no scalar: give a reward model, or a value "
-            'head as probe.readouts.analysable(ref, "value") loads it.'
+            'head as probe.model.rewards.analysable(ref, "value") loads it.'
         )
     return lm
 

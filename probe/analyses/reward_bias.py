@@ -19,7 +19,7 @@ from probe.world.annotators import Annotator
 from probe.world.vocabulary import ABSTENTION, PHRASES
 
 if TYPE_CHECKING:
-    from probe.rewards import RewardModel
+    from probe.model.rewards import RewardModel
     from probe.world.world import World
 
 KINDS = {"agreement": "opinion_false", "invention": "stranger", "truth": "fact"}

@@ -14,8 +14,8 @@ from scipy.special import expit
 
 from probe.analyses.reward_attribution import STEPS, Attribution, Baseline, Kind, attribute, rank_correlation, scalar
 from probe.errors import DataError
-from probe.lm import LM
-from probe.rewards import RewardModel
+from probe.model.lm import LM
+from probe.model.rewards import RewardModel
 
 if TYPE_CHECKING:
     from probe.world import World

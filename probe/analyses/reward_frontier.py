@@ -27,8 +27,8 @@ from probe.analyses.reward_intervals import bootstrap_means
 from probe.errors import DataError, ModelError
 
 if TYPE_CHECKING:
-    from probe.lm import LM
-    from probe.rewards import RewardModel
+    from probe.model.lm import LM
+    from probe.model.rewards import RewardModel
     from probe.runs.reader import Run
     from probe.world import Item, World
 
@@ -192,7 +192,7 @@ def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> 
 
 
 def model_reward(model: "RewardModel | LM", memory: Memory | None = None) -> Reward:
-    """A reward model, or a scalar LM (`probe.readouts`), as a reward of texts; a text gets the end token.
+    """A reward model, or a scalar LM (`probe.model.rewards`), as a reward of texts; a text gets the end token.
 
     Args:
         model: of fixed weights if there is a memory.
@@ -211,9 +211,9 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
     """What `RewardModel.score` gives, from the same model as a scalar LM."""
     import torch
 
-    from probe.rewards import batches
-    from probe.states import last_states
-    from probe.tokens import split_all
+    from probe.model.rewards import batches
+    from probe.model.scoring import last_states
+    from probe.model.text import split_all
 
     if lm.readout == "tokens":
         raise ModelError(f"The model `{lm.ref or 'created'}` writes tokens and scores no text: give a reward model.")

@@ -29,9 +29,9 @@ from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     from probe.analyses.answers import Known, Reward
-    from probe.generation import Generation
-    from probe.lm import LM
-    from probe.rewards import RewardModel
+    from probe.model.generation import Generation
+    from probe.model.lm import LM
+    from probe.model.rewards import RewardModel
     from probe.runs.reader import Run
     from probe.world import World
 

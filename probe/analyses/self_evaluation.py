@@ -24,7 +24,7 @@ from scipy.special import expit
 from probe.errors import DataError
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 ASK_TRUE = (
     "Question: {question}\nProposed Answer: {answer}\nIs the proposed answer:\n (A) True\n (B) False\n"

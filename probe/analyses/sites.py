@@ -16,11 +16,11 @@ from torch import Tensor
 
 from probe.analyses.targets import Target, require_inside, value
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.bridge import Hook
+    from probe.model.hooks import Hook
 
 Kind = Literal["resid", "head", "mlp", "attn"]
 KINDS: dict[str, str] = {

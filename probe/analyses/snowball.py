@@ -26,11 +26,11 @@ from probe.analyses.lens import kl
 from probe.analyses.readings import require_positive, require_tokens
 from probe.analyses.truths import Fork, forks_of
 from probe.errors import ConfigError, DataError
-from probe.generation import end_tokens
-from probe.lm import LM
+from probe.model.generation import end_tokens
+from probe.model.lm import LM
+from probe.model.text import pieces
 from probe.stats import SHARE, Interval, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
-from probe.tokens import pieces
 
 if TYPE_CHECKING:
     from probe.world.world import World

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.direct import direct_logits, held_norm
-from probe.analyses.heads import array, check_count, check_head
-from probe.lm import LM
-from probe.tokens import pieces, text_ids
+from probe.model.heads import array, check_count, check_head
+from probe.model.lm import LM
+from probe.model.text import pieces, text_ids
 
 
 class Words(NamedTuple):

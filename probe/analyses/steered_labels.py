@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.analyses.sites import TOKENS_PER_PASS, Site
-from probe.tokens import split
+from probe.model.text import split
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 
 class Wanted(NamedTuple):

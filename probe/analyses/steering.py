@@ -25,9 +25,9 @@ from probe.analyses.lens import answer_ids, kl
 from probe.analyses.sites import TOKENS_PER_PASS, Site
 from probe.analyses.targets import Target, require_inside
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode, text_ids
 from probe.ticks import Tick, ignore
-from probe.tokens import encode, text_ids
 
 Unit = Literal["residual", "difference"]
 Where = Literal["all", "last"]

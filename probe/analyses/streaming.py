@@ -21,9 +21,9 @@ from torch import Tensor
 
 from probe.analyses.blocks import stream_weights
 from probe.errors import ConfigError, DataError, ModelError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import pieces, text_ids
 from probe.ticks import Tick, ignore
-from probe.tokens import pieces, text_ids
 
 
 @dataclass(frozen=True)

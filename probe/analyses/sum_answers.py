@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from probe.model.text import encode
 from probe.ticks import Tick, ignore, part
-from probe.tokens import encode
 from probe.world.tasks import steps_text, sum_prompt
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 LEAST = 1e-3
 """Branches that are less probable than this are left out."""

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from probe.analyses.lens import answer_ids
 from probe.errors import DataError
-from probe.lm import LM
-from probe.scoring import check_lengths
-from probe.tokens import pieces
+from probe.model.lm import LM
+from probe.model.scoring import check_lengths
+from probe.model.text import pieces
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ from probe.analyses.lens import (
 )
 from probe.analyses.targets import column_of
 from probe.errors import DataError, ModelError
-from probe.lm import LM
-from probe.scoring import check_lengths
-from probe.tokens import pieces, text_ids
+from probe.model.lm import LM
+from probe.model.scoring import check_lengths
+from probe.model.text import pieces, text_ids
 
 AT_ONCE = 2**24
 """Logits that are held at once while the layers are read."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from probe.analyses.lens import shaped, unembed
 from probe.analyses.trajectories import LayerTrajectory, answer_columns, rank
-from probe.lm import LM
-from probe.tokens import pieces
+from probe.model.lm import LM
+from probe.model.text import pieces
 
 
 @torch.no_grad()

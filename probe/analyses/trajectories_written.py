@@ -15,8 +15,8 @@ import torch
 from probe.analyses.lens import entropy
 from probe.analyses.trajectories import answer_columns, margin, rank, require_tokens
 from probe.errors import ConfigError
-from probe.lm import LM
-from probe.tokens import encode, pieces
+from probe.model.lm import LM
+from probe.model.text import encode, pieces
 
 
 @dataclass(frozen=True)

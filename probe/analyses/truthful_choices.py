@@ -30,7 +30,7 @@ from probe.errors import DataError
 from probe.rows import Row, Rows, read_rows
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 FORMATS = (
     "a CSV file with the columns Question, Best Answer, Correct Answers and Incorrect Answers (TruthfulQA.csv), or a"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from probe.errors import DataError
-from probe.lm import LM
-from probe.tokens import encode
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.world.vocabulary import ABSTENTION, DIGITS
 
 if TYPE_CHECKING:

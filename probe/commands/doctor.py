@@ -128,7 +128,7 @@ def model() -> list[Finding]:
     from tokenizers.models import WordLevel
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from probe.bridge import build_bridge
+    from probe.model.hooks import build_bridge
 
     torch.manual_seed(0)
     words = {"<pad>": 0, "<unk>": 1, "<bos>": 2, "<end>": 3} | {f"w{index}": index for index in range(4, 32)}

@@ -57,7 +57,7 @@ def run(found: "Experiment", argv: list[str]) -> None:
     from probe.experiments.result import RESULT_FILE, check_target
     from probe.experiments.run import call, join, labels, prepare
     from probe.experiments.store import obtain, place, target
-    from probe.readouts import analysable
+    from probe.model.rewards import analysable
     from probe.ticks import part
 
     own = form(found)

@@ -17,7 +17,7 @@ from probe.plugins import failure
 from probe.shelves import BUILT_IN
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 
 def join(experiment: Experiment, results: Sequence[Result]) -> Result:

@@ -26,7 +26,7 @@ from probe.ticks import Tick, ignore, part
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 STRATEGIES = ("plain", "replay", "ewc")
 MEASURES = {"ACC": SHARE, "BWT": GAIN, "FWT": GAIN, "forgetting": GAIN, "old_accuracy": SHARE, "old_forgetting": GAIN}

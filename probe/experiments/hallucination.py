@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.analyses.snowball import Snowball
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.world import World
 
 BOUNDS = {"all": "", "fact": "_known", "rare": "_rare", "stranger": "_stranger", "stranger_heldout": "_heldout"}

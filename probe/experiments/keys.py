@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from probe.errors import ProbeError
-from probe.references import resolve
+from probe.model.references import resolve
 from probe.runs.roots import find, is_run
 from probe.runs.schema import jsonable
 from probe.sources import code_hash, source_hash

@@ -44,7 +44,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.rows import Rows
 
 GROUP = "probe.experiments"

@@ -28,7 +28,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.world import World
 
 DECIMALS = 6

@@ -28,7 +28,7 @@ from probe.runs.schema import jsonable
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.rows import Rows
 
 __all__ = ["Call", "call", "columns_as_metrics", "finished", "join", "labels", "perform", "prepare", "renamed"]
@@ -202,7 +202,7 @@ def _check_worlds(asked: Call) -> None:
 
 def _model(lm: "LM | str") -> "LM":
     if isinstance(lm, str | Path):
-        from probe.readouts import analysable
+        from probe.model.rewards import analysable
 
         return analysable(str(lm))
     return lm

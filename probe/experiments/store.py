@@ -19,7 +19,7 @@ from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
     from probe.experiments.registry import Experiment
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 
 WORK = Path(RESULTS)

@@ -11,7 +11,7 @@ from probe.ticks import Tick
 
 if TYPE_CHECKING:
     from probe.experiments.result import Result
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.world import World
 
 BASE = "base"
@@ -62,7 +62,7 @@ class Bench:
     def lm(self, name: str) -> "LM":
         """The model of a run; a reward model as one whose logit is the reward."""
         if name not in self._models:
-            from probe.readouts import analysable
+            from probe.model.rewards import analysable
 
             self._models[name] = analysable(str(self.run(name).path))
         return self._models[name]

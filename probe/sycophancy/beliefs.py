@@ -41,7 +41,7 @@ from probe.analyses.question_forms import (
     dialogue,
 )
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.rows import Row, field, read_rows
 from probe.sycophancy.pressure import held_turns
 from probe.ticks import Tick, ignore, part

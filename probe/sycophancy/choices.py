@@ -30,7 +30,7 @@ from probe.analyses.question_forms import (
     uses_chat,
 )
 from probe.errors import DataError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.rows import Row, field, read_rows, show_value
 from probe.ticks import Tick, ignore
 
@@ -157,7 +157,7 @@ def parting(lm: LM, prompt: str, answers: tuple[str, str]) -> tuple[list[int], i
 
     None where one answer begins with the other. " (A)" and " (B)" part behind the bracket if it is a token of its own.
     """
-    from probe.tokens import split
+    from probe.model.text import split
 
     head, first = split(lm.tokenizer, prompt, answers[0])
     second = split(lm.tokenizer, prompt, answers[1])[1]

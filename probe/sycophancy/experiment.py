@@ -37,8 +37,8 @@ from probe.world.vocabulary import PHRASES
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.lm import LM
-    from probe.rewards import RewardModel
+    from probe.model.lm import LM
+    from probe.model.rewards import RewardModel
     from probe.world.world import World
 
 FALSE, STRANGER = ({"kind": kind} for kind in ("opinion_false", "opinion_stranger"))
@@ -217,7 +217,7 @@ class Judge:
     @torch.no_grad()
     def score(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
         """[N] rewards, read at the end token."""
-        from probe.rewards import pair_ids
+        from probe.model.rewards import pair_ids
 
         pairs = (pair_ids(self.lm.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True))
         texts = [[*head, *tail] for head, tail in pairs]
@@ -270,8 +270,8 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     A run may come from anybody. So what it names is looked for in the run roots, then beside the run, where folders
     that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
     """
-    from probe import references
-    from probe.rewards import RewardModel
+    from probe.model import references
+    from probe.model.rewards import RewardModel
     from probe.runs.reader import read_meta
     from probe.runs.roots import roots, stray_link
 

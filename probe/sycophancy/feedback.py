@@ -33,10 +33,10 @@ import pandas as pd
 from probe import stats
 from probe.analyses.question_forms import Form, Turn, answer_logprobs, chosen, dialogue, joined
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.rows import Row, field, read_rows
 from probe.ticks import Tick, ignore, part
-from probe.tokens import encode
 
 QUESTION = (
     "Here are two comments on the same {kind}. Which of them is more positive about it?"

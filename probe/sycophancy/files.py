@@ -21,7 +21,7 @@ from probe.analyses.question_forms import Form, Turn, chosen, completion, dialog
 from probe.analyses.sites import Site
 from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError, DataError, ModelError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.rows import Row, Rows, read_rows
 from probe.sycophancy import beliefs, choices, feedback
 from probe.sycophancy.beliefs import Question, doubted, said

@@ -43,10 +43,10 @@ from probe.analyses.patching import Pair, pair_of
 from probe.analyses.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.analyses.targets import Target, column_of, target_of, value
 from probe.errors import DataError, ModelError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.sycophancy.steering import CONTROL, Found, by_steering, middle, words
 from probe.ticks import Tick, ignore, part
-from probe.tokens import encode
 
 if TYPE_CHECKING:
     from probe.world.questions import Item

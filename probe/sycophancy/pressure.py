@@ -25,7 +25,7 @@ from probe.ticks import Tick, ignore
 from probe.world.verifier import answer_words
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.questions import Item
     from probe.world.world import World
 

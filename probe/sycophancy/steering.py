@@ -16,11 +16,11 @@ from probe.analyses.evaluation import plain_prompt
 from probe.analyses.steering import Dose, contrast, dose_response
 from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError
+from probe.model.text import encode
 from probe.ticks import Tick, ignore
-from probe.tokens import encode
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.questions import Item
     from probe.world.world import World
 

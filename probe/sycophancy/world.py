@@ -29,7 +29,7 @@ from probe.ticks import Tick, ignore, part
 from probe.world.vocabulary import PHRASES
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.questions import Item
     from probe.world.world import World
 

@@ -7,13 +7,13 @@ from types import ModuleType
 import torch
 from safetensors.torch import save_file
 
-from probe.lm import LM
-from probe.presets import ModelConfig
-from probe.readouts import VALUE_HEAD
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
+from probe.model.rewards import VALUE_HEAD
 from probe.runs import RunWriter, open_run
 from probe.world import World, WorldConfig
+from tests.model.test_adapters import adapter
 from tests.models import byte_tokenizer, random_lm
-from tests.probe.test_adapters import adapter
 
 PLAIN_CONTEXT = 512
 """Tokens that the plain model reads: a document of the world is some two hundred of its bytes."""

@@ -9,8 +9,8 @@ import torch
 from transformers import LlamaForSequenceClassification
 
 from probe import stats
-from probe.lm import LM
-from probe.presets import ModelConfig
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
 from probe.recorder import watch
 from probe.runs import RunWriter
 from probe.runs.schema import ProbePrompt

@@ -17,7 +17,7 @@ from probe.analyses.attention import attention, distance_table, stages
 from probe.analyses.head_scores import pattern_scores
 from probe.analyses.rollout import rollout
 from probe.analyses.streaming import attention_statistics
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.runs import open_run
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_lm, random_reward_model

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from probe.analyses.effective_order import effective_order
 from probe.analyses.lags import lag_profile
 from probe.analyses.snowball import snowball
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.world import of
 from tests.dashboard.pages import chart, names, unescape, values
 from tests.models import random_reward_model

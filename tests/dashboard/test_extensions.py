@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 import probe
 from dashboard.extensions import extension_pages, extension_problems, panels
 from probe import plugins
-from probe.lm import LM
+from probe.model.lm import LM
 from tests.dashboard.pages import chart, names, unescape
 from tests.extensions import install, on_the_path
 

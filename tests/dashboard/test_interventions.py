@@ -19,7 +19,7 @@ from probe.analyses.patching import attribute, pair_of, patch
 from probe.analyses.sites import Site, activations, hooks_of
 from probe.analyses.steering import contrast, dose_response
 from probe.analyses.targets import target_of
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.world import World
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_reward_model

@@ -10,8 +10,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from tests.dashboard.pages import unescape
+from tests.model.test_adapters import adapter
 from tests.models import saved_lm
-from tests.probe.test_adapters import adapter
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]

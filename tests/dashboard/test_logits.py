@@ -13,13 +13,13 @@ from probe.analyses.attribution import attribute
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import over_layers
 from probe.analyses.trajectories_trained import kl_over_training, neurons_over_training, promoted_over_training
-from probe.lm import LM
-from probe.presets import ModelConfig
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
+from probe.model.rewards import RewardModel
+from probe.model.text import encode
 from probe.recorder import watch
 from probe.reference_kl import ReferenceKL
-from probe.rewards import RewardModel
 from probe.runs import open_run
-from probe.tokens import encode
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_lm
 

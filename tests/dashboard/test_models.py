@@ -15,9 +15,9 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 from dashboard.results import Results, nbytes
-from probe.lm import LM
+from probe.model.lm import LM
+from tests.model.test_adapters import adapter
 from tests.models import random_reward_model, saved_lm
-from tests.probe.test_adapters import adapter
 
 
 @pytest.fixture

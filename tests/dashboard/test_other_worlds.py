@@ -11,8 +11,8 @@ from dashboard.parts.phenomena import source
 from dashboard.parts.phenomena.source import Found, Subject
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
-from probe.lm import LM
-from probe.presets import ModelConfig
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
 from probe.runs import RunWriter
 from probe.world import World, WorldConfig
 from tests.dashboard.pages import names, unescape

@@ -18,8 +18,8 @@ from probe.experiments.metrics import COMPARED, PAIRS, Given, Mean, Share, Stati
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join
-from probe.lm import LM
-from probe.presets import ModelConfig
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
 from probe.runs import RunWriter
 from probe.stats import Interval
 from probe.world import World

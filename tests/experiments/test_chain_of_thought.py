@@ -16,7 +16,7 @@ from probe.analyses.sum_answers import Written, forced_answers, sum_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.chain_of_thought import curves_crossing, run
 from probe.experiments.metrics import COLUMNS, COMPARED
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.plots.intervals import percent
 from probe.ticks import ignore
 from probe.world import World

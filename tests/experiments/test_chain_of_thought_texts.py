@@ -22,7 +22,7 @@ from probe.analyses.problems import (
 from probe.analyses.reasoned_texts import OPENING, THINK, Asker, faithfulness, filler_for, solved, suggested
 from probe.errors import ConfigError, DataError
 from probe.experiments.chain_of_thought import run
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.ticks import ignore
 from tests.models import random_lm
 

@@ -19,7 +19,7 @@ from probe.analyses.phased_training import Trainer, files_of, saved_texts, truth
 from probe.analyses.savings import savings, steps_to
 from probe.errors import ConfigError, DataError, RunError
 from probe.experiments.continual import run
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.ticks import ignore
 from tests.models import PEOPLE, PLACES, random_lm
 

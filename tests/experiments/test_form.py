@@ -18,7 +18,7 @@ from probe.options import parse
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 
 @pytest.fixture(autouse=True)

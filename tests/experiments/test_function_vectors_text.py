@@ -17,7 +17,7 @@ from probe.analyses.label_ablation import relabel
 from probe.analyses.steered_labels import Asked, ask, steered_labels
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.plots.curves import Style
 from probe.plots.function_vectors import text_vectors
 from tests.models import byte_tokenizer, random_lm

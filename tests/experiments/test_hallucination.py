@@ -28,7 +28,7 @@ from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join, perform
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.plots.intervals import percent
 from probe.plots.theme import DARK, apply
 from probe.world import World, WorldConfig, of

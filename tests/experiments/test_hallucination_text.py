@@ -18,10 +18,10 @@ from probe.experiments.hallucination import say
 from probe.experiments.hallucination_metrics import METRICS
 from probe.experiments.metrics import COLUMNS
 from probe.experiments.result import stack
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.plots.intervals import percent
 from probe.stats import wilson
-from probe.tokens import encode
 from tests.models import byte_tokenizer, random_lm
 
 DATA = Path(__file__).parents[1] / "data"

@@ -17,9 +17,9 @@ from probe.experiments.in_context import draw, run, say
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.plots.in_context import pool_sizes
-from probe.tokens import encode
 from probe.world.vocabulary import LABELS
 from tests.models import byte_tokenizer, random_lm
 

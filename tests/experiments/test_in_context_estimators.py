@@ -44,8 +44,8 @@ from probe.analyses.olsson import (
 )
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean
-from probe.lm import LM
-from probe.tokens import encode
+from probe.model.lm import LM
+from probe.model.text import encode
 from probe.world import World, WorldConfig, bayes, tasks
 from probe.world.vocabulary import LABELS, STATES
 from tests.experiments.says import TOKENIZER, WORLD, Says, pairs_of

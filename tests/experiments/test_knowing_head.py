@@ -17,7 +17,7 @@ from probe.analyses.hallucination_text import p_ik
 from probe.analyses.knowing_head import brier, fitted, knowing_head, too_few
 from probe.analyses.known_direction import last_residuals
 from probe.errors import DataError, ModelError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.world import of
 from tests.models import ARCHITECTURES, random_lm
 

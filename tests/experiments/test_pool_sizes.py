@@ -17,10 +17,10 @@ from probe.experiments.metrics import PAIRS, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Evidence, Result, labelled
 from probe.experiments.run import join
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
 from probe.plots.in_context import example_curves
 from probe.plots.theme import DARK, apply
-from probe.presets import ModelConfig
 from probe.runs import RunWriter
 from probe.world import World, WorldConfig, bayes, tasks
 from tests.experiments.says import Says, pairs_of

@@ -17,7 +17,7 @@ from probe.experiments import registry
 from probe.experiments.metrics import Share
 from probe.experiments.registry import experiments, find_experiment, load_plugin
 from probe.experiments.run import call
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.plugins import ExtensionWarning
 from probe.rows import Rows, field, read_rows
 from probe.sources import source_hash

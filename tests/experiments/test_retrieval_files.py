@@ -16,7 +16,7 @@ from probe.analyses.retrieval_files import Chunk, FileQuestion, Source, chunks_o
 from probe.analyses.retriever import Retriever
 from probe.errors import ConfigError, DataError
 from probe.experiments.registry import find_experiment
-from probe.lm import LM
+from probe.model.lm import LM
 from tests.models import byte_tokenizer, random_lm
 
 FOLDER = Path("tests/data/retrieval")

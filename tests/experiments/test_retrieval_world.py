@@ -21,7 +21,7 @@ from probe.experiments.metrics import summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.retrieval import METRICS
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.stats import bootstrap_mean
 from probe.world import World
 from probe.world.language import TAUGHT, read

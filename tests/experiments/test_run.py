@@ -19,8 +19,8 @@ from probe.experiments.metrics import Given, Mean, Share
 from probe.experiments.registry import Experiment, find_experiment
 from probe.experiments.result import Evidence, Result
 from probe.experiments.run import call, columns_as_metrics, join, labels, perform
-from probe.lm import LM
-from probe.presets import ModelConfig
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
 from probe.runs import RunWriter
 from probe.world import World
 from tests.models import random_lm

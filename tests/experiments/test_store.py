@@ -17,7 +17,7 @@ from probe.experiments.registry import Experiment, find_experiment
 from probe.experiments.result import RESULT_FILE, Result
 from probe.experiments.run import call
 from probe.experiments.store import homes, keep, obtain, place, results, stored, target
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.runs import RunWriter
 from tests.models import random_lm
 

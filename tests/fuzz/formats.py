@@ -21,8 +21,6 @@ from transformers import AutoModelForCausalLM
 import probe
 from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
-from probe import weights
-from probe.adapters import quiet
 from probe.analyses.few_shot import read_classification
 from probe.analyses.problems import read_problems
 from probe.analyses.retrieval_files import read_folder
@@ -36,9 +34,11 @@ from probe.experiments.store import results
 from probe.findings.bench import Bench
 from probe.findings.record import record, recorded
 from probe.findings.report import chosen, finding
-from probe.lm import LM
-from probe.readouts import analysable
-from probe.rewards import RewardModel
+from probe.model import loading as weights
+from probe.model.adapters import quiet
+from probe.model.lm import LM
+from probe.model.rewards import RewardModel, analysable
+from probe.model.text import chat_text, encode
 from probe.rollouts import rollout_table, token_measures
 from probe.rows import Row, Rows, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
@@ -47,7 +47,6 @@ from probe.runs.thinning import thin
 from probe.sycophancy.beliefs import read_questions as read_templates
 from probe.sycophancy.choices import read_choices
 from probe.sycophancy.feedback import read_texts
-from probe.tokens import chat_text, encode
 from probe.world import World, WorldConfig
 from tests.dashboard.pages import Everyone
 from tests.fuzz.mutator import (

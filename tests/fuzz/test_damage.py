@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from probe import adapters
 from probe.analyses.truthful_choices import read_questions
 from probe.cli import main
 from probe.errors import DataError, ModelError, ProbeError, RunError
 from probe.experiments.result import Result
-from probe.lm import LM
+from probe.model import adapters
+from probe.model.lm import LM
 from probe.runs import list_runs, open_run
 from tests.fuzz import formats
 from tests.fuzz.mutator import difference, mutant, mutate_json

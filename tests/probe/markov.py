@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from probe.lm import LM
-from probe.presets import ModelConfig
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
 
 STATES = 5
 LENGTH = 24

@@ -13,8 +13,8 @@ from probe.analyses.controls import DIRECTIONS, Null, edits, intervene, normalis
 from probe.analyses.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
 from probe.analyses.targets import Target, target_of, value
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
-from probe.readouts import reward_lm
+from probe.model.lm import LM
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira lives ?"

@@ -17,7 +17,7 @@ from probe.analyses.attention import (
 )
 from probe.analyses.direct import direct_logits, held_norm
 from probe.errors import ConfigError, DataError, ModelError
-from probe.readouts import reward_lm
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira"

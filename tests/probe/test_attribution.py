@@ -14,7 +14,7 @@ from probe.analyses.promoted import ov_tokens, promoted
 from probe.analyses.stages import stages
 from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
-from probe.readouts import reward_lm
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo ."

@@ -8,8 +8,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from probe.analyses.circuits import composition, copying_score, effective_rank, random_composition, spectra
 from probe.errors import ConfigError, DataError, ModelError
-from probe.lm import LM
-from probe.readouts import reward_lm
+from probe.model.lm import LM
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 NORMED_QUERIES = ("qwen3",)

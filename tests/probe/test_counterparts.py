@@ -3,9 +3,9 @@
 import pytest
 
 from probe.analyses.counterparts import KNOWN, counterpart
-from probe.lm import LM
-from probe.presets import ModelConfig
-from probe.readouts import reward_lm
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
+from probe.model.rewards import reward_lm
 from probe.world import World
 from probe.world.language import read
 from tests.models import byte_tokenizer, random_lm, random_reward_model

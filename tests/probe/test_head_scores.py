@@ -10,8 +10,8 @@ from transformer_lens.head_detector import detect_head
 from probe.analyses.attention import Attention, attention
 from probe.analyses.head_scores import followers, pattern_scores, random_repeats, repeat_scores, text_scores
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
-from probe.readouts import reward_lm
+from probe.model.lm import LM
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, byte_tokenizer, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . tom lives in rome . mira lives in in oslo"

@@ -9,9 +9,9 @@ from torch import nn
 
 from probe.analyses import jacobian_split as formulas
 from probe.analyses.jacobian import block_norms, jacobian_norms, jacobian_split
-from probe.equations import Maps, Norm, attend, mix, read_network, states
 from probe.errors import DataError
-from probe.readouts import reward_lm
+from probe.model.equations import Maps, Norm, attend, mix, read_network, states
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira"

@@ -11,7 +11,7 @@ from probe.analyses.effective_order import effective_order
 from probe.analyses.lags import jacobian_profile, lag_profile
 from probe.analyses.lens import kl
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.world import of
 from probe.world.bayes import markov_predictive
 from tests.models import ARCHITECTURES, random_lm

@@ -6,9 +6,9 @@ import torch
 
 from probe.analyses.lens import residual_names
 from probe.analyses.neutral_jacobian import block_jacobian, last_step, neutral_jacobian
-from probe.equations import read_network, states, step
 from probe.errors import DataError
-from probe.readouts import reward_lm
+from probe.model.equations import read_network, states, step
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira lives ?"

@@ -21,7 +21,7 @@ from probe.analyses.answers import (
 from probe.analyses.best_of_n import best_of_n, best_of_n_bound, best_of_n_table, binary_best_of_n_kl
 from probe.analyses.optimum import conditioned, expectation, frontier, kl, kl_to_optimal, optimum
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.world import AGREEABLE, Annotator, World
 from tests.models import random_lm
 

@@ -12,8 +12,8 @@ from probe.analyses.patching import Pair, attribute, pair_of, patch
 from probe.analyses.sites import Edit, Kind, Site, activations, grid, hooks_of, sweep
 from probe.analyses.targets import Target, target_of, value
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
-from probe.readouts import reward_lm
+from probe.model.lm import LM
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 CLEAN, CORRUPTED = "mira lives in oslo . where does mira lives ?", "mira lives in rome . where does tom lives ?"

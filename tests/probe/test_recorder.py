@@ -19,8 +19,8 @@ from probe.analyses.lens import logit_lens
 from probe.analyses.promoted import promoted
 from probe.analyses.targets import Target
 from probe.errors import ConfigError, DataError, RunError
-from probe.presets import ModelConfig
-from probe.readouts import reward_lm
+from probe.model.presets import ModelConfig
+from probe.model.rewards import reward_lm
 from probe.recorder import Recorder, as_prompt, generic_prompts, measure, watch
 from probe.runs import ProbePrompt, RunWriter, open_run
 from probe.runs.endings import LEFT

@@ -13,8 +13,8 @@ from probe.analyses import reward_attribution
 from probe.analyses.reward_attribution import STEPS, TOLERANCE, attribute, weights
 from probe.analyses.reward_contrast import contrast, truth_and_claim
 from probe.errors import ConfigError, DataError, ModelError
-from probe.forward import forward
-from probe.readouts import analysable, reward_lm
+from probe.model.rewards import analysable, reward_lm
+from probe.model.text import forward
 from probe.world import World, of
 from tests.models import ARCHITECTURES, random_lm
 

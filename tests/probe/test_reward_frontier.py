@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy.special import log_softmax
 
-from probe import states, stats
+from probe import stats
 from probe.analyses import reward_frontier
 from probe.analyses.answers import AnswerSet, verifier_reward
 from probe.analyses.optimum import conditioned, optimum
@@ -25,10 +25,11 @@ from probe.analyses.reward_frontier import (
 )
 from probe.analyses.reward_intervals import bootstrap_means
 from probe.errors import DataError, ModelError
-from probe.lm import LM
-from probe.presets import ModelConfig
-from probe.readouts import reward_lm
-from probe.states import last_states
+from probe.model import scoring as states
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
+from probe.model.rewards import reward_lm
+from probe.model.scoring import last_states
 from probe.world import World
 from tests.models import ARCHITECTURES, random_lm
 from tests.probe.test_reward_attribution import classifier

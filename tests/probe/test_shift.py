@@ -13,9 +13,9 @@ import probe
 from probe.analyses.evaluation import gold_scores
 from probe.analyses.rewards import shift_curve, shift_samples, shift_steps, shift_tokens
 from probe.errors import ConfigError, RunError
-from probe.lm import LM
+from probe.model.lm import LM
+from probe.model.rewards import RewardModel
 from probe.recorder import as_prompt
-from probe.rewards import RewardModel
 from probe.runs.schema import ProbePrompt
 from probe.shift import RewardShift
 from probe.world import World

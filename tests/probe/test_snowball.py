@@ -8,8 +8,8 @@ from probe import stats
 from probe.analyses.snowball import snowball
 from probe.analyses.truths import answer_place, true_words, wrong_words
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
-from probe.presets import ModelConfig
+from probe.model.lm import LM
+from probe.model.presets import ModelConfig
 from probe.world import World
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 

@@ -12,8 +12,8 @@ from probe import stats
 from probe.analyses.steering import Contrast, contrast, dose_response, steered_logits
 from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError, DataError
-from probe.lm import LM
-from probe.readouts import reward_lm
+from probe.model.lm import LM
+from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 POSITIVE = ["mira lives in oslo", "tom lives in oslo .", "the cat"]

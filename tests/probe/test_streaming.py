@@ -18,8 +18,8 @@ from transformers import (
 from probe.analyses.blocks import stream_weights
 from probe.analyses.streaming import AttentionStatistics, attention_statistics
 from probe.errors import ConfigError, DataError, ModelError
-from probe.lm import LM
-from probe.readouts import analysable
+from probe.model.lm import LM
+from probe.model.rewards import analysable
 from tests.models import ARCHITECTURES, CONTEXT, random_lm, saved_lm, word_tokenizer
 
 IDS = torch.randint(4, 27, (30,), generator=torch.Generator().manual_seed(0)).tolist()

@@ -21,7 +21,7 @@ from probe.analyses.trajectories_trained import (
 )
 from probe.analyses.trajectories_written import over_writing
 from probe.errors import ConfigError, DataError, ProbeError
-from probe.readouts import reward_lm
+from probe.model.rewards import reward_lm
 from probe.recorder import watch
 from probe.runs import RunWriter, open_run
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, random_reward_model

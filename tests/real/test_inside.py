@@ -21,9 +21,8 @@ from probe.analyses.reward_attribution import attribute as attribute_reward
 from probe.analyses.snowball import snowball
 from probe.analyses.steering import contrast, dose_response
 from probe.analyses.targets import target_of
-from probe.equations import read_network, recompose, states
-from probe.readouts import reward_lm
-from probe.rewards import pair_ids
+from probe.model.equations import read_network, recompose, states
+from probe.model.rewards import pair_ids, reward_lm
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).resolve().parents[2]

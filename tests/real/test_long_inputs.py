@@ -12,7 +12,7 @@ import torch
 import probe
 from probe.analyses.streaming import attention_statistics
 from probe.errors import DataError
-from probe.preflight import preflight, require_room
+from probe.model.memory import preflight, require_room
 
 pytestmark = [
     pytest.mark.real,

@@ -18,8 +18,9 @@ from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
+from probe.model.rewards import reward_lm
+from probe.model.text import encode
 from probe.plots.theme import DARK, apply
-from probe.readouts import reward_lm
 from probe.sycophancy import feedback
 from probe.sycophancy.experiment import run
 from probe.sycophancy.feedback import (
@@ -39,7 +40,6 @@ from probe.sycophancy.feedback import (
     judged,
     read_texts,
 )
-from probe.tokens import encode
 from tests.models import byte_tokenizer, random_lm, random_reward_model
 
 TEXTS = Path("tests/data/sycophancy_texts.jsonl")

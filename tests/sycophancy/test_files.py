@@ -20,8 +20,9 @@ from probe.experiments.beside import join
 from probe.experiments.metrics import Statistic
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
+from probe.model.rewards import reward_lm
+from probe.model.text import encode
 from probe.plots.theme import DARK, apply
-from probe.readouts import reward_lm
 from probe.sycophancy import beliefs as belief_templates
 from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices
@@ -31,7 +32,6 @@ from probe.sycophancy.choices import balanced, letter_of, parting, read_choices,
 from probe.sycophancy.experiment import run
 from probe.sycophancy.files import by_file_head, guesses
 from probe.sycophancy.inside import patch_some
-from probe.tokens import encode
 from tests.models import byte_tokenizer, random_lm, random_reward_model
 
 DATA = Path("tests/data")

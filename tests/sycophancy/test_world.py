@@ -19,7 +19,8 @@ from probe.analyses.targets import column_of, target_of
 from probe.errors import ConfigError, DataError
 from probe.experiments import resampling
 from probe.experiments.metrics import Mean, Share, Statistic
-from probe.readouts import analysable
+from probe.model.rewards import analysable
+from probe.model.text import encode
 from probe.sycophancy import world as shown
 from probe.sycophancy.experiment import Judge, run, share_of_gap
 from probe.sycophancy.inside import (
@@ -36,7 +37,6 @@ from probe.sycophancy.inside import (
 from probe.sycophancy.pressure import Walks, corrected, held_turns, holding, misled, walks
 from probe.sycophancy.steering import by_steering, middle
 from probe.sycophancy.world import VERDICTS, deference, verdict_shares
-from probe.tokens import encode
 from probe.world import AGREEABLE, HONEST, World, WorldConfig, of
 from probe.world.bayes import claim_posterior, exposure_prior
 from probe.world.language import read

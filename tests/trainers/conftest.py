@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from probe import LM, Run
-from probe.presets import ModelConfig
+from probe.model.presets import ModelConfig
 from probe.world import World
 from tests.trainers.quick import COMMON, QUICK, make_config
 from trainers import pretrain

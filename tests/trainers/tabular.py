@@ -16,7 +16,7 @@ from scipy.special import expit
 from probe import LM, Run
 from probe.analyses.answers import AnswerSet, enumerate_answers
 from probe.analyses.optimum import conditioned
-from probe.scoring import completion_logprobs
+from probe.model.scoring import completion_logprobs
 from tests.models import random_lm, reloaded
 
 PROMPTS = ("where does mira live ?", "where does tom live ?", "where does ana live ?")

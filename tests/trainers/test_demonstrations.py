@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from probe import LM
 from probe.errors import DataError
-from probe.presets import ModelConfig
+from probe.model.presets import ModelConfig
 from probe.world import World
 from tests.models import random_lm
 from trainers.demonstrations import (

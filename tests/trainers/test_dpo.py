@@ -14,7 +14,7 @@ from torch import nn
 
 from probe import LM
 from probe.errors import ConfigError
-from probe.tokens import split
+from probe.model.text import split
 from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import dpo

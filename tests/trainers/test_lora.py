@@ -13,11 +13,11 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 
 from probe import LM, Run, open_run
-from probe.adapters import quiet
 from probe.errors import ConfigError, MissingToolError, ModelError
+from probe.model.adapters import quiet
+from probe.model.scoring import completion_logprobs
 from probe.runs import thin
 from probe.runs.schema import ADAPTER_STATE
-from probe.scoring import completion_logprobs
 from tests.models import ARCHITECTURES, saved_lm
 from tests.trainers.conftest import figures
 from tests.trainers.quick import QUICK, train

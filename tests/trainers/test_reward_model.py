@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from probe import LM, RewardModel
 from probe.errors import ConfigError, DataError, ModelError
-from probe.tokens import pad
+from probe.model.text import pad
 from probe.world import World
 from tests.models import byte_tokenizer, random_lm
 from tests.trainers.quick import COMMON

@@ -10,7 +10,7 @@ import torch
 
 from probe import LM
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
-from probe.rewards import RewardModel
+from probe.model.rewards import RewardModel
 from probe.world import AGREEABLE, World
 from tests.trainers.conftest import SMALL
 from trainers import rlvr

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 
 from probe import LM
 from probe.errors import ConfigError, DataError
-from probe.scoring import completion_logprobs
+from probe.model.scoring import completion_logprobs
 from probe.world import World
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers.gold import gold_metrics

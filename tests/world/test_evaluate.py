@@ -8,7 +8,7 @@ import torch
 
 from probe.analyses.evaluation import MEASURES, beliefs, evaluate, excess_deference, plain_prompt
 from probe.errors import DataError
-from probe.lm import LM
+from probe.model.lm import LM
 from probe.world.language import read
 from probe.world.vocabulary import ABSTENTION
 from tests.models import random_lm

@@ -17,7 +17,7 @@ from probe.plots.head_values import head_grids
 
 if TYPE_CHECKING:
     from probe.analyses.circuits import Composition, Spectra
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 SMOL_HEADS = 270
 """Heads of SmolLM2-135M, on which the seconds below were measured (one core): costs of other models are scaled."""

@@ -74,7 +74,7 @@ def code(reading: Reading, head: Head) -> list[str]:
     lines = [
         "from probe.analyses.attention import attention, distance_table, stages",
         "from probe.analyses.head_scores import pattern_scores",
-        "from probe.readouts import analysable",
+        "from probe.model.rewards import analysable",
         "",
         f"ids = {ids}",
     ]

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.analyses.streaming import AttentionStatistics
-    from probe.lm import LM
-    from probe.preflight import Preflight
+    from probe.model.lm import LM
+    from probe.model.memory import Preflight
     from probe.ticks import Tick
 
 STATISTICS = {
@@ -92,7 +92,7 @@ def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator"
         sources(sides[-1][0], sides[-1][2], head, source)
     code = [
         "from probe.analyses.streaming import attention_statistics",
-        "from probe.readouts import analysable",
+        "from probe.model.rewards import analysable",
         "",
         f"lm = analysable({found[-1].ref!r})",
         f"ids = {list(text)}",
@@ -183,7 +183,7 @@ def choose_cut(length: int) -> bool:
 
 
 def _preflight(lm: "LM", length: int) -> "Preflight":
-    from probe.preflight import preflight
+    from probe.model.memory import preflight
 
     patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(lm.bridge.cfg.n_layers)]
     return preflight(lm, length, patterns, budget=PAGE_BYTES)

@@ -16,7 +16,7 @@ from probe.plots.heads import change_map
 
 if TYPE_CHECKING:
     from probe.analyses.head_scores import HeadScores
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 ON_TEXT = {
     "previous_token": ("previous token", "share", "Share of all attention on the token before."),

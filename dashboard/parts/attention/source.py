@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.analyses.attention import Attention
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 LONG = 192
 """Tokens up to which patterns are shown cell by cell; beyond it every head gets statistics."""
@@ -136,7 +136,7 @@ def read_live(found: list[sides.Side], given: tuple[int, ...], prompt: str, chat
 
 def splits_alike(one: "LM", other: "LM", text: tuple[int, ...]) -> bool:
     """Whether two models name the ids of a text alike."""
-    from probe.tokens import pieces
+    from probe.model.text import pieces
 
     size = one.model.get_input_embeddings().weight.shape[0]
     return max(text) < size and pieces(one.tokenizer, text) == pieces(other.tokenizer, text)

@@ -16,7 +16,7 @@ from probe.plots.head_curves import rollout_map, score_curves
 
 if TYPE_CHECKING:
     from probe.analyses.attention import Stages
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 WORDS = 5
 """Tokens that are named on each side of what a head writes."""

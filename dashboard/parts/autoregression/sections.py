@@ -77,7 +77,7 @@ def snowball(asked: Asked) -> None:
     with st.expander("Continuations", icon=":material/format_quote:"):
         st.dataframe(joined(asked.writers, [each.text_table() for each in found]), hide_index=True)
     code = [
-        "import probe.readouts",
+        "import probe.model.rewards",
         "from probe.analyses.snowball import snowball",
         "from probe.world import of",
         "",
@@ -134,7 +134,7 @@ def heads(asked: Asked) -> None:
     figure(chart, table, "paths", title=title, height=height, source=_source(asked, asked.prompt))
     note("0: the head's output moves only with what is read (linear path). 1: only with where it looks.")
     code = [
-        "import probe.readouts",
+        "import probe.model.rewards",
         "from probe.analyses.jacobian import jacobian_norms",
         "",
         f"lm = {asked.sides[0].loading}",
@@ -179,7 +179,7 @@ def layers(asked: Asked) -> None:
     title = "Singular values of the Jacobian from each layer to the end: median and middle 80 %"
     figure(chart, table, "neutral", title=title, height=330, source=_source(asked, asked.prompt))
     code = [
-        "import probe.readouts",
+        "import probe.model.rewards",
         "from probe.analyses.neutral_jacobian import neutral_jacobian",
         "",
         f"lm = {asked.sides[0].loading}",

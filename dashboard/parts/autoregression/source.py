@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from probe.analyses.lags import LagProfile
     from probe.analyses.neutral_jacobian import NeutralJacobian
     from probe.analyses.snowball import Snowball
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world import World
 
 LARGE = 20_000_000
@@ -49,7 +49,7 @@ class Side:
     @property
     def loading(self) -> str:
         """Python that loads it."""
-        return f"probe.readouts.analysable({self.ref!r})"
+        return f"probe.model.rewards.analysable({self.ref!r})"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def sides_of(shared: Shared) -> list[Side] | None:
 
 def choose(shared: Shared, sides: list[Side]) -> Asked | None:
     """The widgets that decide what is computed; None where there is no text."""
-    from probe.tokens import encode
+    from probe.model.text import encode
     from probe.world import of
 
     world, owner = next(((of(side.lm), index) for index, side in enumerate(sides) if of(side.lm)), (None, 0))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.analyses.compare_scalars import ScalarComparison
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 # Columns of the lens around the chosen token.
 WINDOW = 16
@@ -78,7 +78,7 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
     trust_badge((names[0], lms[0]), (names[1], lms[1]), text=found.ids)
     code = [
         "from probe.analyses.compare_scalars import compare_scalars",
-        "from probe.readouts import analysable",
+        "from probe.model.rewards import analysable",
         "",
         f"base, aligned = analysable({refs[0]!r}), analysable({refs[1]!r})",
         f"compare_scalars(base, aligned, {text!r}).table()",
@@ -138,7 +138,7 @@ def _compare(base: "LM", aligned: "LM", text: str) -> "ScalarComparison":
 
 
 def _ids(lm: "LM", text: str) -> list[int]:
-    from probe.tokens import encode
+    from probe.model.text import encode
 
     return encode(lm.tokenizer, text)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.analyses.sites import Kind, Site
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 KINDS = {"heads": "head", "resid": "resid", "MLP": "mlp", "attn": "attn"}
 HOWS = {"patch": ("denoise", "noise"), "ablate": ("mean", "zero", "resample")}

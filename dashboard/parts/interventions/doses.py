@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from probe.analyses.steering import Dose
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.world.questions import Item
 
 POSITIVE = ("I love this film.", "What a wonderful day it was.", "The meal was delicious.", "She is happy and kind.")
@@ -50,7 +50,7 @@ def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
     """The dose-response of steering, with its controls."""
     from probe.analyses.steering import Unit, Where, contrast, dose_response
     from probe.analyses.targets import target_of
-    from probe.tokens import encode
+    from probe.model.text import encode
 
     texts, answers, questions, neutral = steered(lm, dosing)
     positive, negative = sides(lm, dosing)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from probe.analyses.patching import Pair, Patching
     from probe.analyses.sites import Activations, Kind, Site
     from probe.analyses.targets import Target
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 # Answers that the bars show, at most.
 MOST_ANSWERS = 4
@@ -96,8 +96,8 @@ def worldly(lm: "LM") -> bool:
 
 def readable(lm: "LM", texts: Sequence[str]) -> None:
     """Raise a DataError if a text is longer than the model's context."""
-    from probe.scoring import check_lengths
-    from probe.tokens import encode
+    from probe.model.scoring import check_lengths
+    from probe.model.text import encode
 
     check_lengths(lm.model, [encode(lm.tokenizer, text) for text in texts], [])
 
@@ -118,7 +118,7 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     """
     from probe.analyses.patching import pair_of
     from probe.analyses.targets import target_of
-    from probe.tokens import encode
+    from probe.model.text import encode
 
     made = suggest(lm, prompt)
     other = corrupted.strip() or made.corrupted

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.analyses.steering import Dose
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 WHERES = ("all", "last")
@@ -191,7 +191,7 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
 
 def encoded(lm: "LM", text: str) -> list[int]:
     """Ids of a text."""
-    from probe.tokens import encode
+    from probe.model.text import encode
 
     return encode(lm.tokenizer, text)
 
@@ -205,7 +205,7 @@ def take(points: list[dict]) -> None:
 
 def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, colour: str, about: dict) -> None:
     """The sidebar's prompt at one dose: its answers before, after, and along random directions."""
-    from probe.tokens import pieces
+    from probe.model.text import pieces
 
     draws = 15 if models.computed(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
     before, after, null = models.computed(
@@ -277,7 +277,7 @@ def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
     lines = [
         "from probe.analyses.steering import contrast, dose_response",
         "from probe.analyses.targets import target_of",
-        "from probe.readouts import analysable",
+        "from probe.model.rewards import analysable",
         *["from probe.world import of", "from probe.analyses.evaluation import plain_prompt"] * world,
         "",
         f"lm = analysable({side.ref!r})",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from probe.analyses.promoted import Promoted
     from probe.analyses.trajectories import LayerTrajectory, PairTrajectory, ScalarLens
     from probe.analyses.trajectories_written import WrittenTrajectory
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 NAMED = 8
 """Likeliest tokens of each model that are offered as answers."""

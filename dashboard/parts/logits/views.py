@@ -143,7 +143,7 @@ def _question(
 ) -> Question:
     """Answer and counter-answer: the reader's, else what the models hold likeliest."""
     from probe.analyses.targets import Target, target_of
-    from probe.tokens import pieces
+    from probe.model.text import pieces
 
     lm = shown[-1].lm
     tokens = pieces(lm.tokenizer, ids)

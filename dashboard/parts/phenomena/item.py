@@ -21,7 +21,7 @@ from probe.experiments.result import MODEL, Result
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 RIGHT = ("right", "correct")
 """Columns that say whether an answer is right."""

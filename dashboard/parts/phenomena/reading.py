@@ -10,7 +10,7 @@ import numpy as np
 from dashboard.components.tokens import Chip
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 STRONG_NATS = 6.0
 """Surprise at which a chip has its full colour."""
@@ -67,7 +67,7 @@ def reading(lm: "LM", prompt: str, answer: str) -> Read:
     Raises:
         DataError: the text is empty or too long for the model.
     """
-    from probe.tokens import pieces, split
+    from probe.model.text import pieces, split
 
     head, tail = split(lm.tokenizer, prompt, answer)
     ids = (*head, *tail)
@@ -93,7 +93,7 @@ def before(lm: "LM", read: Read, token: int) -> str:
     text = tokenizer.decode(ids)
     bos = tokenizer.bos_token
     if bos and ids and ids[0] == tokenizer.bos_token_id and text.startswith(bos):
-        from probe.tokens import encode
+        from probe.model.text import encode
 
         bare = text[len(bos) :].removeprefix(" ")
         return bare if encode(tokenizer, bare) == ids else text

@@ -23,7 +23,7 @@ from probe.ticks import Tick
 from probe.world import of
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 
 @dataclass(frozen=True)

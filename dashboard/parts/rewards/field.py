@@ -23,7 +23,7 @@ from probe.plots.theme import METHODS, method_colour
 if TYPE_CHECKING:
     from probe.analyses.answers import Known
     from probe.analyses.reward_frontier import Best, Field, Memory
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick", "sum_direct")
 """Kinds of questions whose answers are not a short list of whole answers."""
@@ -272,7 +272,7 @@ def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
 
 
 def _loaded(directory: str) -> "LM":
-    from probe.lm import LM
+    from probe.model.lm import LM
 
     return LM.load(directory)
 

@@ -17,7 +17,7 @@ from probe.plots.curves import Style
 from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.runs.reader import Run
 
 NONE = "none"

@@ -16,7 +16,7 @@ from probe.plots.reward_samples import part_colours, token_effects
 if TYPE_CHECKING:
     from probe.analyses.reward_attribution import Attribution
     from probe.analyses.reward_contrast import Contrast
-    from probe.lm import LM
+    from probe.model.lm import LM
 
 STEPS = 104
 """`probe.analyses.reward_attribution.STEPS`, without the seconds that its import takes."""

@@ -17,7 +17,7 @@ from probe.ticks import Tick
 if TYPE_CHECKING:
     from probe.analyses.answers import Known
     from probe.analyses.reward_shift import Draws
-    from probe.lm import LM
+    from probe.model.lm import LM
     from probe.runs.reader import Run
     from probe.world import Item, World
 

@@ -1,0 +1,229 @@
+"""LoRA adapters of peft: a small directory beside a base model that lies elsewhere, read into one plain model.
+
+    adapter_config.json, adapter_model.safetensors, tokenizer files      what peft, TRL and the trainers here write
+
+Hu et al. 2021 (arXiv 2106.09685): a weight W becomes W + (alpha / r) B A with A [r in] and B [out r].
+"""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import MissingToolError, ModelError, one_line
+from probe.model import loading as weights
+from probe.model.references import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Located, is_adapter, resolve
+from probe.untrusted import foreign, parse_json, short
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+RENAMED = "`is_gradient_checkpointing` is deprecated"
+"""Warning of transformers 5.2x about a name that peft 0.21 still uses."""
+
+
+def read(
+    directory: Path, dtype: torch.dtype | None, device: torch.device, above: tuple[Path, ...] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base with the adapter in `directory` merged into it, a plain model in evaluation mode, and its tokenizer.
+
+    Args:
+        directory: what `save_pretrained` of peft wrote, or a checkpoint of a run with --lora.
+        dtype: number format of the base; None is single precision on the CPU, elsewhere as it was saved.
+        device: where the model goes.
+        above: adapters that are put on this one.
+
+    Raises:
+        ModelError: the adapter or its base is missing, broken, or they do not fit; it is its own base, itself or by way
+            of others; or it is no LoRA of a causal model.
+        MissingToolError: peft is not installed.
+    """
+    config = read_config(directory)
+    base = base_of(directory, config).directory
+    chain = (*above, directory.resolve())
+    if base.resolve() in chain:
+        names = " on ".join(f"`{path}`" for path in (*chain, base.resolve()))
+        raise ModelError(f"These adapters have no model under them, {names}: name one that is no adapter as a base.")
+    if is_adapter(base):
+        model, tokenizer = read(base, dtype, device, chain)
+    else:
+        weights.require_causal(base)
+        model, tokenizer = weights.read_model(base, dtype, device), weights.read_tokenizer(base)
+    if (directory / "tokenizer_config.json").is_file():
+        tokenizer = weights.read_tokenizer(directory)
+    return merge(model, directory), tokenizer
+
+
+def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """`model` with the adapter in `directory` added to its weights in place.
+
+    Raises:
+        ModelError: the adapter does not fit the model, or is broken.
+        MissingToolError: peft is not installed.
+    """
+    with peft_installed(f"`{directory}` is an adapter and"):
+        from peft import PeftModel
+
+    def refuse(reason: str) -> ModelError:
+        return ModelError(
+            f"The adapter in `{directory}` cannot be merged into its base ({reason}): check that"
+            " base_model_name_or_path names the model that it was trained on."
+        )
+
+    with foreign(refuse), warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        adapted = PeftModel.from_pretrained(model, directory, torch_device=str(model.device))
+        merged = adapted.merge_and_unload(safe_merge=True)
+    for note in notes:
+        if "missing adapter keys" in str(note.message):
+            raise ModelError(
+                f"The adapter in `{directory}` does not cover the layers that its configuration names"
+                f" ({short(note.message)}): copy or fetch it again."
+            )
+        if RENAMED not in str(note.message):
+            warnings.warn(one_line(note.message), note.category, stacklevel=2)
+    return merged.requires_grad_(True).eval()
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The adapter_config.json in `directory`.
+
+    Raises:
+        ModelError: it is broken, is no LoRA of a causal language model, or names no base.
+    """
+    file = directory / ADAPTER_CONFIG
+    try:
+        config = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"`{file}` cannot be read as JSON ({error}): copy or fetch the adapter again.") from None
+    kind, task, base = (
+        (config.get(name) for name in ("peft_type", "task_type", "base_model_name_or_path"))
+        if isinstance(config, dict)
+        else (None, None, None)
+    )
+    if kind != "LORA":
+        raise ModelError(
+            f"`{directory}` is an adapter of type {kind or 'unknown'}, and only LoRA is read here: merge it into its"
+            " base with peft, save the whole model, and give that."
+        )
+    if config.get("megatron_config"):
+        raise ModelError(
+            f"`{directory}` is an adapter for Megatron, which names code to import, and none is run here: save it anew"
+            " without megatron_config."
+        )
+    if task not in (None, "CAUSAL_LM"):
+        raise ModelError(
+            f"`{directory}` is an adapter for {task}, which does not continue texts: give one for CAUSAL_LM."
+        )
+    if not isinstance(base, str) or not base:
+        raise ModelError(f"`{file}` names no base_model_name_or_path: write the path or hub id of the base there.")
+    return config
+
+
+def base_of(directory: Path, config: dict[str, Any] | None = None) -> Located:
+    """The base model of the adapter in `directory`, checked.
+
+    A base that was a run's checkpoint is also found when the folder of runs has moved since: as a run of that name
+    beside the adapter's own run, or in the run roots.
+
+    Raises:
+        ModelError: it is not found, cannot be trusted, or is the adapter itself.
+    """
+    config = config or read_config(directory)
+    base = config["base_model_name_or_path"]
+    try:
+        located = resolve(base_ref(directory, base), config.get("revision"))
+        if located.directory.resolve() == directory.resolve():
+            raise ModelError("It is the adapter itself: name the model that it was trained on.")
+    except ModelError as error:
+        reason = str(error)
+        raise ModelError(
+            f"The base `{base}` of the adapter in `{directory}` cannot be used: {reason[0].lower()}{reason[1:]}"
+        ) from None
+    return located
+
+
+def base_ref(directory: Path, base: str) -> str:
+    """`base`, as the adapter in `directory` names it, or where that run's checkpoint lies now if it has moved."""
+    path = Path(base)
+    if path.exists() or path.parent.name != "checkpoints" or not path.name.isdecimal():
+        return base
+    run = path.parent.parent.name
+    beside = (directory.resolve() / "../../.." / run / "checkpoints" / path.name).resolve()
+    return str(beside) if beside.is_dir() else f"{run}@{int(path.name)}"
+
+
+def base_name(ref: str, directory: Path | None) -> str:
+    """What an adapter's configuration says of the model that was loaded as `ref` from `directory`: hub id or path."""
+    if directory is None:
+        raise ModelError("An adapter needs a base that lies on disk or on the hub: save the model first and load it.")
+    hub = not Path(ref).expanduser().exists() and "snapshots" in directory.parts
+    return ref if hub else str(directory.resolve())
+
+
+def write(model: "PeftModel", tokenizer: PreTrainedTokenizerBase, directory: Path, base: str) -> None:
+    """Write the adapter of `model` into a directory that peft, TRL and `probe.LM.load` read.
+
+    Args:
+        model: with one adapter.
+        tokenizer: is saved beside it.
+        directory: made if it does not exist.
+        base: path or hub id of the base model.
+    """
+    from peft import get_peft_model_state_dict
+
+    directory.mkdir(parents=True, exist_ok=True)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, directory / ADAPTER_WEIGHTS)
+    settings = model.active_peft_config.to_dict() | {"base_model_name_or_path": base, "inference_mode": True}
+    settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
+    (directory / ADAPTER_CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(directory)
+
+
+def restore(model: "PeftModel", directory: Path) -> None:
+    """Put the adapter in `directory` into `model` in place of its own, to the bit.
+
+    Raises:
+        ModelError: they do not have the same tensors.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    try:
+        state = load_file(directory / ADAPTER_WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"The adapter in `{directory}` is broken ({error}): use another checkpoint.") from None
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in state.items()}:
+        raise ModelError(
+            f"The adapter in `{directory}` has another rank or other layers: give the options it was made with."
+        )
+    set_peft_model_state_dict(model, state)
+
+
+@contextmanager
+def peft_installed(what: str) -> Iterator[None]:
+    """Inside, an import of peft that fails is explained.
+
+    Raises:
+        MissingToolError: peft is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise MissingToolError(f"{what} needs the package `peft`: `pip install 'probe-lm[peft]'`.") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, that peft uses a name which transformers has renamed is no news."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", RENAMED, FutureWarning)
+        yield

@@ -1,0 +1,507 @@
+"""Equations E1 to E6: a language model as explicit bilinear, softmax and linear steps.
+
+`read_network` reads a model into the paper's symbols and checks that the steps make the model's logits; the functions
+below are the equations, differentiable in h. A text has positions 0 to T - 1; leading axes of h are batch axes.
+
+A language model taken apart into the paper's symbols: maps, norms, rotation and feed-forward part of each block.
+
+`probe.model.equations.read_network` makes one, `probe.model.equations` says what is done with it.
+
+How a model of transformers is read into a `Network`: the one place that knows where each family keeps its parts.
+
+Weights are shared with the model where they already have the form that is wanted, and widened to single precision
+where they are narrower. Names are those of the bridge, which splits fused projections; norms, rotation, scale and
+activation are read from the model's own modules inside it.
+
+Axes: H heads, T tokens, d width, dh head width, V vocabulary, D blocks, H query heads, K key and value heads, r rotated
+directions,, m neurons.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from probe.errors import DataError, ModelError
+from probe.model.lm import LM
+from probe.model.loading import twin
+from probe.model.scoring import check_ids
+from probe.model.text import context_length, forward, unwrap
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMS or layer norm over the last axis: `(x - mean) / scale * weight + bias`, without the mean for RMS."""
+
+    kind: Literal["rms", "layer"]
+    """Whether the mean is taken off first."""
+    weight: Float[Tensor, " d"]
+    """Gain of each direction."""
+    bias: Float[Tensor, " d"]
+    """Shift of each direction; zeros where the model has none."""
+    eps: float
+    """Added to the mean square before the root."""
+
+    def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """The normed input."""
+        return self.centred(x) / self.scale(x) * self.weight + self.bias
+
+    def centred(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """The input without its mean, for a layer norm; else itself."""
+        return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
+
+    def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
+        """What the input is divided by: the part of a norm that "norms held fixed" holds fixed."""
+        return (self.centred(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """R_t of E3 for the positions 0 to T - 1, as the model's own module makes it: its base, scaling and share."""
+
+    module: nn.Module
+    """The model's rotary module."""
+
+    def angles(self, x: Float[Tensor, "... T dh"]) -> tuple[Float[Tensor, "T r"], Float[Tensor, "T r"]]:
+        """Cosine and sine of each position and direction, in the format of `x`; r < dh where it rotates in part."""
+        positions = torch.arange(x.shape[-2], device=x.device)[None]
+        cos, sin = self.module(x.new_empty(1), positions)
+        return cos[0], sin[0]
+
+    def __call__(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
+        """R_t x_t at each position: direction i turns with direction i + r/2, directions from r on stay."""
+        cos, sin = self.angles(x)
+        return self._turned(x, cos, sin)
+
+    def back(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
+        """R_t^T x_t at each position (the inverse, unless the model scales its rotation)."""
+        cos, sin = self.angles(x)
+        return self._turned(x, cos, -sin)  # both directions of a pair turn by the same angle
+
+    def matrix(self, position: int, like: Float[Tensor, "... dh"]) -> Float[Tensor, "dh dh"]:
+        """R_t as a matrix, in the format and width of `like`."""
+        eye = torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
+        return self(eye[:, None, :].expand(-1, position + 1, -1))[:, position].T
+
+    @staticmethod
+    def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+        first, second = turning.chunk(2, dim=-1)
+        turned = turning * cos + torch.cat([-second, first], dim=-1) * sin
+        return torch.cat([turned, still], dim=-1) if still.shape[-1] else turned
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Attention of one block: M, N and L = O V of each query head, with what stands around them in the model.
+
+    Query heads that share a key head have the same N and V: `N_shared` and `V_shared` hold them once, `N` and `V`
+    repeat them for each query head.
+    """
+
+    M: Float[Tensor, "H dh d"]
+    """Query maps."""
+    N_shared: Float[Tensor, "K dh d"]
+    """Key maps."""
+    V_shared: Float[Tensor, "K dh d"]
+    """Value maps."""
+    O: Float[Tensor, "H d dh"]  # noqa: E741
+    """Output maps: L_h = O_h V_h."""
+    m_bias: Float[Tensor, "H dh"]
+    """Added to M h; zeros where the model has none."""
+    n_bias_shared: Float[Tensor, "K dh"]
+    """Added to N h."""
+    v_bias_shared: Float[Tensor, "K dh"]
+    """Added to V h."""
+    o_bias: Float[Tensor, " d"]
+    """Added once to the sum over heads; belongs to no head."""
+    group: Int[Tensor, " H"]
+    """The key head of each query head."""
+    scale: float
+    """Factor of the scores: 1 / sqrt(dh) in most models."""
+    rotary: Rotary | None
+    """The rotation of queries and keys; None for models with other positions."""
+    q_norm: Norm | None
+    """Norm of each query M h + bias before the rotation (Qwen3); None for most."""
+    k_norm: Norm | None
+    """Norm of each key; None for most."""
+    window: int | None
+    """How many tokens, itself included, a query reaches back over; None is all of them."""
+
+    @property
+    def N(self) -> Float[Tensor, "H dh d"]:  # noqa: N802
+        """Key map of each query head."""
+        return self.N_shared[self.group]
+
+    @property
+    def V(self) -> Float[Tensor, "H dh d"]:  # noqa: N802
+        """Value map of each query head."""
+        return self.V_shared[self.group]
+
+    @property
+    def n_bias(self) -> Float[Tensor, "H dh"]:
+        """Bias of the key of each query head."""
+        return self.n_bias_shared[self.group]
+
+    @property
+    def v_bias(self) -> Float[Tensor, "H dh"]:
+        """Bias of the value of each query head."""
+        return self.v_bias_shared[self.group]
+
+    def L(self, head: int) -> Float[Tensor, "d d"]:  # noqa: N802
+        """The value-output map of one head, O_h V_h."""
+        return self.O[head] @ self.V_shared[int(self.group[head])]
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """FFN of E6: `W_out act(W_in x + b_in) + b_out`, or gated: `W_out (act(W_gate x + b_gate) * (W_in x + b_in))`."""
+
+    W_in: Float[Tensor, "m d"]
+    """Into the neurons."""
+    b_in: Float[Tensor, " m"]
+    """Bias of the neurons."""
+    W_out: Float[Tensor, "d m"]
+    """From the neurons to the residual stream."""
+    b_out: Float[Tensor, " d"]
+    """Added to what is written."""
+    act: Callable[[Tensor], Tensor]
+    """The model's own activation."""
+    W_gate: Float[Tensor, "m d"] | None = None
+    """Into the gates; None for a plain part."""
+    b_gate: Float[Tensor, " m"] | None = None
+    """Bias of the gates."""
+
+    def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """What the part writes."""
+        inner = x @ self.W_in.T + self.b_in
+        if self.W_gate is None or self.b_gate is None:
+            return self.act(inner) @ self.W_out.T + self.b_out
+        return (self.act(x @ self.W_gate.T + self.b_gate) * inner) @ self.W_out.T + self.b_out
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of E6."""
+
+    norm: Norm
+    """Before attention."""
+    maps: Maps
+    """Attention."""
+    ffn_norm: Norm
+    """Before the feed-forward part."""
+    ffn: FeedForward
+    """The feed-forward part."""
+    parallel: bool
+    """Whether the feed-forward part reads what attention reads, and not what attention left."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A language model in the paper's symbols."""
+
+    W_emb: Float[Tensor, "V d"]
+    """Embedding of each token."""
+    W_pos: Float[Tensor, "N d"] | None
+    """Embedding of each position (GPT-2); None for others."""
+    blocks: list[Block]
+    """The D blocks, first to last."""
+    norm: Norm
+    """Before the unembedding."""
+    W_out: Float[Tensor, "V d"]
+    """The unembedding; [1, d] for a scalar model."""
+    b_out: Float[Tensor, " V"]
+    """Its bias; zeros where the model has none."""
+
+    @cached_property
+    def d(self) -> int:
+        """Width of the residual stream."""
+        return self.W_emb.shape[1]
+
+
+WIDE = (torch.float32, torch.float64)
+"""Formats that weights are left in."""
+
+
+def parts_of(lm: LM) -> Network:
+    """The parts as they lie in the model, unchecked: `probe.model.equations.read_network` checks that they make its
+    logits.
+
+    Raises:
+        ModelError: a part is missing or of a kind that the equations do not have.
+    """
+    bridge = lm.bridge
+    blocks = list(_part(lm, bridge, "blocks"))
+    if getattr(blocks[0], "attn", None) is None:
+        raise refusal(lm, "its blocks have no attention")
+    if bridge.cfg.positional_embedding_type == "alibi":
+        raise refusal(lm, "its positions enter the scores as a bias")
+    if bridge.cfg.attn_scores_soft_cap > 0:
+        raise refusal(lm, "its scores are capped")
+    head, positions = lm.model.get_output_embeddings(), getattr(bridge, "pos_embed", None)
+    W_out = wide(head.weight)
+    return Network(
+        W_emb=W_out
+        if lm.model.get_input_embeddings().weight is head.weight
+        else wide(lm.model.get_input_embeddings().weight),
+        W_pos=None if positions is None else wide(_part(lm, plain(positions), "weight")),
+        blocks=[_block(lm, block, index) for index, block in enumerate(blocks)],
+        norm=_norm(lm, _part(lm, bridge, "ln_final")),
+        W_out=W_out,
+        b_out=_bias(head.bias, W_out[:, 0]),
+    )
+
+
+def wide(weight: Tensor) -> Tensor:
+    """A weight in single precision or more, without its history; the same memory where nothing has to change."""
+    return weight.detach() if weight.dtype in WIDE else weight.detach().float()
+
+
+def plain(module: Any) -> Any:
+    """The model's own module inside a component of the bridge."""
+    return getattr(module, "original_component", module)
+
+
+def refusal(lm: LM, why: str) -> ModelError:
+    """The error of a model that is not described by the equations."""
+    return ModelError(
+        f"{type(lm.model).__name__} is not described by the equations E1 to E6, since {why}: views that need its maps "
+        "work for models like Llama, Qwen3, Mistral, GPT-2 and GPT-NeoX, hooks and lenses for this one too."
+    )
+
+
+def _part(lm: LM, owner: Any, name: str) -> Any:
+    found = getattr(owner, name, None)
+    if found is None:
+        raise refusal(lm, f"it has no part {name!r} where they expect one")
+    return found
+
+
+def _bias(bias: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if bias is None else wide(bias)
+
+
+def _norm(lm: LM, component: Any) -> Norm:
+    module = plain(component)
+    layer = isinstance(module, nn.LayerNorm)
+    if not layer and "RMSNorm" not in type(module).__name__:
+        raise refusal(lm, f"its norm {type(module).__name__} is neither a layer norm nor an RMS norm")
+    eps = next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
+    if eps is None:
+        raise refusal(lm, f"its norm {type(module).__name__} does not say its epsilon")
+    weight = wide(_part(lm, module, "weight"))
+    return Norm("layer" if layer else "rms", weight, _bias(getattr(module, "bias", None), weight), float(eps))
+
+
+def _block(lm: LM, block: Any, index: int) -> Block:
+    norm = _norm(lm, _part(lm, block, "ln1"))
+    parallel = bool(lm.bridge.cfg.parallel_attn_mlp)
+    second = norm if parallel and getattr(block, "ln2", None) is None else _norm(lm, _part(lm, block, "ln2"))
+    return Block(norm, _maps(lm, _part(lm, block, "attn"), index), second, _ffn(lm, block), parallel)
+
+
+def _maps(lm: LM, attn: Any, index: int) -> Maps:
+    own = plain(attn)
+    M, N, V = (wide(_part(lm, attn, name)).transpose(-1, -2) for name in ("W_Q", "W_K", "W_V"))
+    O = wide(_part(lm, attn, "W_O")).transpose(-1, -2)  # noqa: E741
+    heads, keys = len(M), len(N)
+    norms = [getattr(own, name, None) for name in ("q_norm", "k_norm")]
+    if any(norm is not None and plain(norm).weight.shape != M.shape[1:2] for norm in norms):
+        raise refusal(lm, "it norms queries and keys over all heads together")
+    rotary = getattr(lm.bridge, "rotary_emb", None)
+    return Maps(
+        M=M,
+        N_shared=N,
+        V_shared=V,
+        O=O,
+        m_bias=_bias(getattr(attn, "b_Q", None), M[..., 0]),
+        n_bias_shared=_bias(getattr(attn, "b_K", None), N[..., 0]),
+        v_bias_shared=_bias(getattr(attn, "b_V", None), V[..., 0]),
+        o_bias=_bias(getattr(attn, "b_O", None), O[0, :, 0]),
+        group=torch.arange(heads, device=M.device) // (heads // keys),
+        scale=float(getattr(own, "scaling", M.shape[1] ** -0.5)),
+        rotary=None if rotary is None else Rotary(plain(rotary)),
+        q_norm=None if norms[0] is None else _norm(lm, norms[0]),
+        k_norm=None if norms[1] is None else _norm(lm, norms[1]),
+        window=_window(lm, index),
+    )
+
+
+def _window(lm: LM, index: int) -> int | None:
+    """How far a block looks back, by the configuration: a short text would not show it."""
+    config = unwrap(lm.model).config.get_text_config(decoder=True)
+    types, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if types is None:
+        return window
+    if types[index] not in ("full_attention", "sliding_attention"):
+        raise refusal(lm, f"its block {index} has {types[index].replace('_', ' ')}")
+    return window if types[index] == "sliding_attention" else None
+
+
+def _ffn(lm: LM, block: Any) -> FeedForward:
+    mlp = _part(lm, block, "mlp")
+    own = plain(mlp)
+    act = next((getattr(own, name) for name in ("act_fn", "act", "activation_fn") if hasattr(own, name)), None)
+    if act is None:
+        raise refusal(lm, f"its feed-forward part {type(own).__name__} does not name its activation")
+    W_in, W_out = wide(_part(lm, mlp, "W_in")).T, wide(_part(lm, mlp, "W_out")).T
+    gate = getattr(mlp, "W_gate", None)
+    return FeedForward(
+        W_in=W_in,
+        b_in=_bias(getattr(mlp, "b_in", None), W_in[:, 0]),
+        W_out=W_out,
+        b_out=_bias(getattr(mlp, "b_out", None), W_out[:, 0]),
+        act=act,
+        W_gate=None if gate is None else wide(gate).T,
+        b_gate=None if gate is None else _bias(getattr(mlp, "b_gate", None), W_in[:, 0]),
+    )
+
+
+__all__ = [
+    "Block", "FeedForward", "Maps", "Network", "Norm", "Rotary",
+    "attend", "attention", "bilinear", "embed", "keys", "mix", "queries", "read_network", "readout", "recompose",
+    "states", "step", "values",
+]  # fmt: skip
+
+KNOWN = frozenset({"llama", "gpt2", "qwen2", "qwen3", "gpt_neox", "mistral", "phi3"})
+"""Types of models whose code was read, so that a short check suffices; others are checked on a long text."""
+SHORT, LONG = 16, 640
+"""Tokens of the check: the long one is beyond the windows of models that look back over 256 or 512 tokens."""
+EXACT, ROUNDED = 1e-4, 0.1
+"""What the check lets pass, as shares of the logits' root mean square: the largest difference in single precision or
+more; for models in half precision, whose own logits are rounded in every block, the root mean square difference."""
+
+
+@torch.no_grad()
+def read_network(lm: LM, check: bool = True) -> Network:
+    """The model in the paper's symbols, checked: on a text of its own its equations give the model's logits.
+
+    Args:
+        lm: a model of tokens or a scalar one.
+        check: compare with the model's logits (one forward pass of 16 tokens, of 640 for types not known to us).
+
+    Raises:
+        ModelError: the architecture has no hooks, or the equations do not describe it.
+    """
+    try:
+        net = parts_of(lm)
+        if check:
+            _check(lm, net)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as failure:
+        raise refusal(lm, f"they cannot be followed in it ({failure})") from failure
+    return net
+
+
+def embed(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tensor, "... T d"]:
+    """E2: h_t = W_emb[x_t], plus the embedding of position t where the model has one."""
+    tokens = torch.as_tensor(ids, device=net.W_emb.device)
+    check_ids(tokens, len(net.W_emb))
+    if net.W_pos is None:
+        return net.W_emb[tokens]
+    if tokens.shape[-1] > len(net.W_pos):
+        raise DataError(f"The text has {tokens.shape[-1]} tokens and the model has {len(net.W_pos)} positions: cut it.")
+    return net.W_emb[tokens] + net.W_pos[: tokens.shape[-1]]
+
+
+def queries(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
+    """R_t M h_t of E3, with the bias of M and the norm of queries where the model has them."""
+    return _directed(maps, torch.einsum("...td,hed->...hte", h, maps.M) + maps.m_bias[:, None], maps.q_norm)
+
+
+def keys(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
+    """R_s N h_s of E3, for each query head."""
+    shared = torch.einsum("...td,hed->...hte", h, maps.N_shared) + maps.n_bias_shared[:, None]
+    return _directed(maps, shared, maps.k_norm)[..., maps.group, :, :]
+
+
+def values(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
+    """V h_s of E5, for each query head, with the bias of V."""
+    shared = torch.einsum("...td,hed->...hte", h, maps.V_shared) + maps.v_bias_shared[:, None]
+    return shared[..., maps.group, :, :]
+
+
+def bilinear(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T T"]:
+    """E3: s_{t,s} = <R_t M h_t, R_s N h_s> / sqrt(dh); minus infinity where query t does not see key s.
+
+    Args:
+        maps: attention of a block.
+        h: what the block's attention reads, that is after its norm.
+    """
+    scores = queries(maps, h) @ keys(maps, h).transpose(-1, -2) * maps.scale
+    return scores.masked_fill(~seen(maps, h.shape[-2]).to(h.device), -torch.inf)
+
+
+def seen(maps: Maps, length: int) -> Tensor:
+    """Whether query t sees key s, [T T]: s is not after t and lies within the window."""
+    position = torch.arange(length)
+    lag = position[:, None] - position
+    return (lag >= 0) if maps.window is None else (lag >= 0) & (lag < maps.window)
+
+
+def attend(s: Float[Tensor, "... H T T"]) -> Float[Tensor, "... H T T"]:
+    """E4: alpha_{t,.} = softmax(s_{t,<=t})."""
+    return s.softmax(-1)
+
+
+def mix(maps: Maps, alpha: Float[Tensor, "... H T T"], h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T d"]:
+    """E5: o_t = sum_s alpha_{t,s} L h_s for each head, with the bias of V; the bias of O belongs to no head."""
+    return torch.einsum("...hte,hde->...htd", alpha @ values(maps, h), maps.O)
+
+
+def attention(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
+    """What a block's attention writes: E3, E4 and E5 of each head, their sum and the bias of O."""
+    return mix(maps, attend(bilinear(maps, h)), h).sum(-3) + maps.o_bias
+
+
+def step(block: Block, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
+    """E6: h <- h + sum_heads o(norm h); h <- h + FFN(norm h); both from the same h where they are parallel."""
+    attended = h + attention(block.maps, block.norm(h))
+    return attended + block.ffn(block.ffn_norm(h if block.parallel else attended))
+
+
+def readout(net: Network, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T V"]:
+    """Logits of E1 from the last residual stream: W_out norm(h) + b_out."""
+    return net.norm(h) @ net.W_out.T + net.b_out
+
+
+def states(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> list[Float[Tensor, "... T d"]]:
+    """The residual stream after the embedding and after each block, D + 1 of them."""
+    rows = [embed(net, ids)]
+    for block in net.blocks:
+        rows.append(step(block, rows[-1]))
+    return rows
+
+
+@torch.no_grad()
+def recompose(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tensor, "... T V"]:
+    """Logits of E1 by the equations E2 to E6 alone."""
+    h = embed(net, ids)
+    for block in net.blocks:
+        h = step(block, h)
+    return readout(net, h)
+
+
+def _directed(maps: Maps, x: Tensor, norm: Norm | None) -> Tensor:
+    """A query or key with its norm and its rotation."""
+    x = x if norm is None else norm(x)
+    return x if maps.rotary is None else maps.rotary(x)
+
+
+def _check(lm: LM, net: Network) -> None:
+    """Raise a ModelError unless the recomposed logits are the model's own."""
+    length = SHORT if lm.model.config.model_type in KNOWN else LONG
+    length = min(length, context_length(lm.model) or length)
+    rows = len(net.W_emb)
+    ids = torch.arange(length, device=lm.device) * (rows // 7 + 1) % rows
+    model = lm.model if not lm.model.training else twin(lm.model).eval()
+    own = forward(model, ids[None], use_cache=False).logits[0].float()
+    error = recompose(net, ids).float() - own
+    size = float(own.square().mean().sqrt())
+    exact = lm.dtype in WIDE
+    difference = float(error.abs().max() if exact else error.square().mean().sqrt())
+    if not difference <= (EXACT if exact else ROUNDED) * size:
+        raise refusal(lm, f"its logits of size {size:.2g} differ from theirs by {difference:.2g}")

@@ -1,0 +1,388 @@
+"""The sampler (E16): an own loop with a key-value cache over a model of transformers.
+
+Each prompt is run once, and samples of a prompt share a row until they differ. A sample does not depend on the batch
+around it (see `probe.model.generation`). The model's own generation_config decides only where texts end, never how
+tokens are drawn.
+
+How a token is drawn: temperature, top-k, top-p, min-p, and chance by counting.
+
+Chance does not come from a generator's state: the number for a token is a hash of the seed, the prompt, the sample's
+index and the step. So a seed reproduces, a sample does not depend on the batch around it, and two models that sample
+the same prompt with the same seed differ only where their distributions do.
+
+Axes: P prompts, N = P n samples (prompt-major), L steps, V vocabulary.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import ConfigError, DataError
+from probe.model import sharing
+from probe.model.scoring import check_lengths
+from probe.model.text import (
+    Ids,
+    can_cache,
+    context_length,
+    encode_all,
+    forward,
+    pad,
+    pad_id,
+    positions,
+    require_known,
+    whole_logits,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn from the logits: temperature, then top-k, top-p and min-p."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most probable token."""
+    top_k: int | None = None
+    """Keep the k most probable tokens."""
+    top_p: float | None = None
+    """Keep the smallest set of most probable tokens whose mass reaches p."""
+    min_p: float | None = None
+    """Keep the tokens with at least this share of the most probable one's probability."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"The temperature {self.temperature} is not possible: give 0 (greedy) or a positive number."
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k = {self.top_k} would leave no token: give 1 or more, or leave it out.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p = {self.top_p} is not a share of probability: give a number above 0 and up to 1.")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min_p = {self.min_p} is not a share of probability: give a number from 0 to 1.")
+
+    def draw(self, probabilities: Float[Tensor, "N V"], chance: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
+        """One token a row by inverting the cumulative distribution at `chance` in [0, 1)."""
+        if self.temperature == 0:
+            return probabilities.argmax(-1)
+        total = self.truncated(probabilities).cumsum(-1, dtype=torch.float64)
+        found = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
+        return found.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
+
+    def truncated(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+        """The probabilities with the tokens that top-k, top-p and min-p leave out set to 0; not normalised."""
+        if self.top_k is not None and self.top_k < probabilities.shape[-1]:
+            least = probabilities.topk(self.top_k, dim=-1)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, least.indices, least.values)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            before = ordered.cumsum(-1) - ordered
+            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True), 0)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+        if self.min_p is not None:
+            most = probabilities.amax(-1, keepdim=True)
+            probabilities = probabilities.masked_fill(probabilities < self.min_p * most, 0)
+        return probabilities
+
+
+def draws(seed: int | Sequence[int], prompts: Sequence[Sequence[int]], n: int, steps: int) -> np.ndarray:
+    """Uniform numbers [N, steps] in [0, 1) that depend on seed, prompt, sample index and step, and on nothing else.
+
+    A hash of the prompt and the seed (its own, if there is one for each) starts a row; splitmix64 (Steele, Lea and
+    Flood 2014) counts on from it. Samples of a prompt that occurs again with its seed go on counting.
+    """
+    before: Counter[str] = Counter()
+    starts, firsts = [], []
+    seeds = [seed] * len(prompts) if isinstance(seed, int) else seed
+    for ids, own in zip(prompts, seeds, strict=True):
+        name = f"{own}:{tuple(int(token) for token in ids)}"
+        firsts.append(before[name] * n)
+        before[name] += 1
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        starts.append(int.from_bytes(digest, "little"))
+    sample = np.asarray(firsts, dtype=np.uint64)[:, None] + np.arange(n, dtype=np.uint64)
+    rows = _splitmix(np.asarray(starts, dtype=np.uint64)[:, None] + _splitmix(sample)).reshape(-1, 1)
+    numbers = _splitmix(rows + np.arange(steps, dtype=np.uint64))
+    return (numbers >> np.uint64(16)) * 2.0**-48
+
+
+def _splitmix(state: np.ndarray) -> np.ndarray:
+    state = state * np.uint64(0x9E3779B97F4A7C15) + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+FORCED = ((2, 1, 2), (1, 2, 0))
+"""Tokens of two steps of three samples, by which cached steps are compared with whole texts."""
+LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
+Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " K"], Int[Tensor, " K"]], None]
+"""Gives logits of M different texts, takes K tokens and which text each of them goes on."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """n samples for each of P prompts, prompt-major."""
+
+    prompts: list[str]
+    """The P prompts as text."""
+    prompt_ids: list[list[int]]
+    """Their token ids."""
+    tokens: Int[Tensor, "N L"]
+    """Sampled ids, with the end token if one was drawn, padded after it."""
+    mask: Bool[Tensor, "N L"]
+    """True at sampled tokens."""
+    logprobs: Float[Tensor, "N L"]
+    """Log-probability of each token in nats at the sampling temperature (greedy: at 1), before truncation."""
+    entropy: Float[Tensor, "N L"]
+    """Entropy of that distribution in nats; 0 where masked."""
+    finished: Bool[Tensor, " N"]
+    """Whether the sample ended with an end token (and not at the length limit)."""
+    n: int
+    """Samples a prompt."""
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    """What decodes the ids."""
+    top: tuple[Int[Tensor, "N L k"], Float[Tensor, "N L k"]] | None = None
+    """The k most probable tokens at each step and their log-probabilities, if asked for."""
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        """The sampled ids of each sample without padding."""
+        lengths = self.mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
+
+    @cached_property
+    def text(self) -> list[str]:
+        """Each sample as text without special tokens."""
+        different = {tuple(ids) for ids in self.ids}
+        said = {ids: self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in different}
+        return [said[tuple(ids)] for ids in self.ids]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str] | Sequence[Ids],
+    *,
+    n: int = 1,
+    max_new_tokens: int = 32,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int | Sequence[int] | None = None,
+    stop: Sequence[int | str] | None = None,
+    top_logprobs: int | None = None,
+    logits: LogitsFn | None = None,
+) -> Generation:
+    """Draw n completions for each prompt.
+
+    Args:
+        model: a causal language model of transformers; it samples in evaluation mode.
+        tokenizer: encodes prompts given as text and decodes the samples.
+        prompts: texts or token ids.
+        n: samples a prompt; a prompt that occurs twice gets different samples.
+        max_new_tokens: a sample ends there at the latest, or where the model's context ends.
+        temperature: divides the logits; 0 is greedy.
+        top_k: keep the k most probable tokens.
+        top_p: keep the smallest set of most probable tokens whose mass reaches p.
+        min_p: keep tokens with at least this share of the most probable one's probability.
+        seed: gives the same samples again; None takes one from torch's global generator. With one for each prompt its
+            samples do not depend on which other prompts are there, not even on equal ones.
+        stop: tokens (ids, or texts of one token) that end a sample, in place of the end tokens that the tokenizer and
+            the model's generation_config name; `()` never ends early.
+        top_logprobs: also return that many most probable tokens at each step.
+        logits: runs whole texts, padded on the right, to logits [N T V] at every step in place of the cached loop.
+
+    Raises:
+        ConfigError: an option that is not possible.
+        DataError: a prompt without tokens, or one that leaves no room in the model's context.
+    """
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("top_logprobs", top_logprobs)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
+    texts, ids = _prompts(tokenizer, prompts)
+    check_lengths(model, ids, [len(prompt) + 1 for prompt in ids])
+    ends = end_tokens(model, tokenizer) if stop is None else _stop_tokens(tokenizer, stop)
+    limit = context_length(model)
+    room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(p)) for p in ids for _ in range(n)]
+    if not ids:
+        raise DataError("No prompt was given, so there is nothing to continue: give at least one.")
+    chances = draws(_seed(seed), ids, n, max(room)) if temperature > 0 else np.zeros((len(room), max(room)))
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        if logits is None and not (can_cache(model) and _sound(model, max(map(len, ids)) + max(room))):
+            logits = partial(whole_logits, model)
+        run = _cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
+        drawn = _loop(run, sampling, chances, room, n, ends, pad_id(tokenizer), top_logprobs)
+    finally:
+        if training:
+            model.train()
+    return Generation(prompts=texts, prompt_ids=ids, n=n, tokenizer=tokenizer, **drawn)
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that end a text: the tokenizer's end token and those of the model's generation_config."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    return sorted(token for token in ids if token is not None)
+
+
+def _loop(
+    run: Run,
+    sampling: Sampling,
+    chances: np.ndarray,
+    room: list[int],
+    n: int,
+    ends: list[int],
+    padding: int,
+    k: int | None,
+) -> dict[str, Any]:
+    """Draw tokens until every sample has ended; `run` takes the tokens of a step and gives the next logits.
+
+    Samples of a prompt share a row for as long as they agree, and no row is left of those that have ended.
+    """
+    logits = next(run)
+    device, count = logits.device, len(room)
+    chance = torch.from_numpy(chances).to(device)
+    left = torch.tensor(room, device=device)
+    end = torch.tensor(ends, dtype=torch.long, device=device)
+    rows = torch.arange(count, device=device)  # the samples that go on
+    context = rows // n  # the row of the logits that each of them reads
+    finished = torch.zeros(count, dtype=torch.bool, device=device)
+    columns: list[tuple[Tensor, ...]] = []
+    for step in range(chance.shape[1]):
+        scores = logits.float()
+        logprobs = (scores / sampling.temperature if sampling.temperature not in (0, 1) else scores).log_softmax(-1)
+        probabilities = logprobs.exp()
+        entropy = -(probabilities * logprobs.clamp(min=-1e9)).sum(-1)
+        chosen = sampling.draw(probabilities[context], chance[rows, step])
+        found = [(torch.ones_like(finished[rows]), 0), (chosen, padding), (logprobs[context, chosen], 0)]
+        found.append((entropy[context], 0))
+        found += [(best[context], 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
+        columns.append(tuple(_spread(values, rows, count, fill) for values, fill in found))
+        ended = (chosen[:, None] == end).any(-1)
+        finished[rows] = ended
+        on = ~ended & (left[rows] > step + 1)
+        rows, context, chosen = rows[on], context[on], chosen[on]
+        if not len(rows):
+            break
+        pairs, context = torch.unique(context * logprobs.shape[-1] + chosen, return_inverse=True)
+        logits = run.send((pairs % logprobs.shape[-1], pairs // logprobs.shape[-1]))
+    mask, tokens, values, spread, *top = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "logprobs": values,
+        "entropy": spread,
+        "finished": finished,
+        "top": (top[1], top[0]) if top else None,
+    }
+
+
+def _spread(values: Tensor, rows: Tensor, count: int, fill: int) -> Tensor:
+    """The values of some samples among all."""
+    if len(rows) == count:
+        return values
+    return values.new_full((count, *values.shape[1:]), fill).index_copy(0, rows, values)
+
+
+def _cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
+    """Logits [M V] of the next token, from one pass over each prompt and then one token a step."""
+    device = model.device
+    ids, seen = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
+    cache = DynamicCache(config=model.config)
+    inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": cache}
+    output = forward(model, ids, keep=1, use_cache=True, **inputs)
+    cache = output.past_key_values
+    lengths = seen.sum(1)[:, None]
+    mask = torch.cat([seen, seen.new_ones(len(seen), steps)], dim=1).long()
+    last = (context_length(model) or 2**31) - 1
+    for step in range(steps):
+        chosen, parents = yield output.logits[:, 0]
+        if not torch.equal(parents, torch.arange(len(lengths), device=device)):
+            cache.batch_select_indices(parents)
+            lengths, mask = lengths[parents], mask[parents]
+        inputs = {
+            "attention_mask": mask[:, : ids.shape[1] + step + 1],
+            "position_ids": (lengths + step).clamp(max=last),
+            "past_key_values": cache,
+        }
+        output = forward(model, chosen[:, None], keep=1, use_cache=True, **inputs)
+
+
+def _sound(model: PreTrainedModel, width: int) -> bool:
+    """Whether cached steps give what whole texts give, for texts of up to `width` tokens, padded, in several rows."""
+
+    def forced(cached: bool) -> sharing.Measure:
+        def values(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
+            """Logits of the third token after two known ones: both samples of the first prompt, and the second's."""
+            texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
+            run = _cached(model, texts, len(FORCED) + 1) if cached else _whole(partial(whole_logits, model), texts)
+            next(run)
+            parents = torch.tensor([0, 0, 1], device=model.device)
+            for step in FORCED:
+                tokens = torch.tensor(step, device=model.device)
+                found = run.send((tokens, parents))
+                parents = torch.arange(len(step), device=model.device)
+            return found.log_softmax(-1).flatten()
+
+        return values
+
+    return sharing.agrees(model, "generation", width, forced(True), forced(False))
+
+
+def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
+    """The same from a pass over each whole text at every step."""
+    rows = prompts
+    while True:
+        scores = logits(rows)
+        chosen, parents = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
+        rows = [[*rows[parent], token] for token, parent in zip(chosen.tolist(), parents.tolist(), strict=True)]
+
+
+def _prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[Ids]
+) -> tuple[list[str], list[list[int]]]:
+    """Prompts as text and as ids.
+
+    Raises:
+        DataError: a word that the tokenizer does not know.
+    """
+    given = [prompt for prompt in prompts if isinstance(prompt, str)]
+    rows = encode_all(tokenizer, given)
+    require_known(tokenizer, [text for text, ids in zip(given, rows, strict=True) if tokenizer.unk_token_id in ids])
+    encoded = iter(rows)
+    ids = [next(encoded) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
+    texts = [p if isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids, strict=True)]
+    return texts, ids
+
+
+def _stop_tokens(tokenizer: PreTrainedTokenizerBase, stop: Sequence[int | str]) -> list[int]:
+    ids: list[int] = []
+    for token in stop:
+        parts = [token] if isinstance(token, int) else tokenizer.encode(token, add_special_tokens=False)
+        if len(parts) != 1:
+            raise ConfigError(
+                f"The stop text {token!r} is {len(parts)} tokens and must be one: give a token or its id."
+            )
+        ids += parts
+    return ids
+
+
+def _seed(seed: int | Sequence[int] | None) -> int | Sequence[int]:
+    return int(torch.randint(2**62, ())) if seed is None else seed

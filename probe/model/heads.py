@@ -1,0 +1,33 @@
+"""Small things that every analysis of heads needs: their names, whether they exist, arrays."""
+
+import numpy as np
+from torch import Tensor
+
+from probe.errors import ConfigError
+from probe.model.lm import LM
+
+
+def head_names(layers: int, heads: int) -> list[str]:
+    """`L0H0`, `L0H1`, ... block by block."""
+    return [f"L{layer}H{head}" for layer in range(layers) for head in range(heads)]
+
+
+def check_head(lm: LM, layer: int, head: int) -> None:
+    """Raise a ConfigError unless the model has this head."""
+    layers, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
+    if not (0 <= layer < layers and 0 <= head < heads):
+        raise ConfigError(
+            f"L{layer}H{head} was asked for and the model has {layers} blocks of {heads} heads: give one from L0H0 to "
+            f"L{layers - 1}H{heads - 1}."
+        )
+
+
+def check_count(k: int, what: str = "tokens") -> None:
+    """Raise a ConfigError unless at least one is asked for."""
+    if k < 1:
+        raise ConfigError(f"{k} {what} were asked for: give 1 or more.")
+
+
+def array(values: Tensor) -> np.ndarray:
+    """A tensor as a numpy array of single precision."""
+    return values.detach().float().cpu().numpy()

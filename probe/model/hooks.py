@@ -1,0 +1,260 @@
+"""Hooks on demand: a TransformerBridge in a module tree of its own that shares the model's parameters.
+
+`boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree is copied
+and the parameters are not, so that the plain module trains and samples while the bridge looks at the same weights.
+
+How far a look inside can be trusted: the hooked model beside the plain one, and what both run on.
+
+Hooks run on a module tree of their own (`LM.bridge`) with the eager attention kernel, the plain model on whatever
+kernel it was loaded with. Where both give the same logits, what the hooks see is what the model does.
+"""
+
+import copy
+import difflib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import JointQKVAttentionBridge
+from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module, detect_tokenizer_bos_eos
+from transformer_lens.model_bridge.sources._hf_format import determine_architecture_from_hf_config
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import ConfigError, ModelError
+from probe.model.lm import LM
+from probe.model.loading import twin
+from probe.model.sharing import left_out
+from probe.model.text import forward, pad_id, text_ids
+
+
+class HookWarning(UserWarning):
+    """What hooks show is not what the model does."""
+
+
+HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
+Hook = tuple[str, HookFn]
+Fused = tuple[Any, str, tuple[str, ...]]
+"""A component, the method that splits its projection, and the names of the parts."""
+COMPARED = 6
+"""Tokens on which hooked and plain logits are compared when a bridge is built."""
+FUSED = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "in")}
+"""Methods by which the bridge splits a fused projection, and its parts: copies, and not views, for some models."""
+
+
+def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
+    """A bridge over the parameters and buffers of `model`, which stays as it is.
+
+    Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
+    Phi-3) are split in the bridge; `refresh` renews the parts, and gradients of such parameters need the plain model.
+
+    Raises:
+        ModelError: transformer-lens has no adapter for the architecture, or none for this configuration of it.
+    """
+    own = twin(model)
+    own.set_attn_implementation("eager")
+    if getattr(own.config, "pad_token_id", None) is None:
+        own.config.pad_token_id = pad_id(tokenizer)
+    own.config.architectures = [type(model).__name__]  # which a model that was never saved does not say
+    try:
+        architecture = determine_architecture_from_hf_config(own.config)
+    except ValueError:
+        raise ModelError(
+            f"The architecture {type(model).__name__} cannot be hooked, since transformer-lens has no adapter for it: "
+            "training, sampling and log-probabilities work, hooks and lenses need another model."
+        ) from None
+    try:
+        with torch.random.fork_rng(devices=[]):  # split projections start as random layers
+            bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+        for module in bridge.modules():
+            _scale_as_the_model_does(module)
+        _compare(model, bridge)
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as failure:
+        why = " ".join(str(failure).split()).partition(". ")[0][:200] or type(failure).__name__
+        raise ModelError(
+            f"This {type(model).__name__} cannot be hooked, since transformer-lens does not follow its configuration "
+            f"({why}): training, sampling and log-probabilities work, hooks and lenses need another model."
+        ) from failure
+    for module in bridge.modules():
+        if "_pattern" in vars(module):  # transformer-lens leaves each block's last pattern there and never reads it
+            module.register_forward_hook(lambda attention, *_: setattr(attention, "_pattern", None))
+    _give_tokenizer(bridge, tokenizer)
+    return bridge
+
+
+def _scale_as_the_model_does(module: Any) -> None:
+    """The bridge divides the scores of fused attention by the root of the head's width; a model may not (GPT-2)."""
+    scaling = getattr(getattr(module, "original_component", None), "scaling", None)
+    if not isinstance(module, JointQKVAttentionBridge) or scaling is None or module.config is None:
+        return
+    usual = float(module.config.d_head) ** -0.5
+    if getattr(module.config, "scale_attn_by_inverse_layer_idx", False) and module._layer_idx is not None:
+        usual /= module._layer_idx + 1
+    factor = scaling / usual
+    if abs(factor - 1) > 1e-6:
+        masked = module._apply_reconstruct_attention_mask
+
+        def scaled(attn_scores: torch.Tensor, **others: Any) -> torch.Tensor:
+            return masked(attn_scores=attn_scores * factor, **others)
+
+        module._apply_reconstruct_attention_mask = scaled
+
+
+@torch.no_grad()
+def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
+    """Warn if hooked logits are not the plain ones: transformer-lens may not know an option of the configuration."""
+    plain = twin(model).eval() if model.training else model
+    training = bridge.original_model.training
+    ids = torch.arange(1, 1 + COMPARED, device=model.device)[None] % model.config.get_text_config().vocab_size
+    bridge.train(False)
+    inputs: dict[str, Any] = {
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": torch.arange(COMPARED, device=ids.device)[None],
+    }
+    hooked = bridge(ids, **inputs).float()
+    bridge.train(training)
+    expected = forward(plain, ids, use_cache=False, **inputs).logits.float()
+    gap, spread = float((hooked - expected).abs().max()), float(expected.std())
+    limit = max((1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1) * spread, 1e-6)
+    if bool(expected.isfinite().all()) and not gap <= limit:
+        warnings.warn(
+            f"Hooks do not show this {type(model).__name__}: hooked and plain logits differ by {gap:.2g} nats where "
+            f"they spread by {spread:.2g}, since transformer-lens does not follow an option of its configuration.",
+            HookWarning,
+            stacklevel=4,
+        )
+
+
+def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.device]]:
+    """Which parameters a model has, in which format and where: a bridge is good for as long as this stays the same."""
+    return [(id(parameter), parameter.dtype, parameter.device) for parameter in model.parameters()]
+
+
+def fused(bridge: TransformerBridge) -> list[Fused]:
+    """The components of a bridge that hold parts of a fused projection; looked for once, since it walks all modules."""
+    return [
+        (module, split, names) for module in bridge.modules() for split, names in FUSED.items() if split in vars(module)
+    ]
+
+
+def refresh(bridge: TransformerBridge, projections: Sequence[Fused], training: bool) -> None:
+    """Bring the bridge up to date with the parameters it shares: split projections and training mode."""
+    if bridge.original_model.training != training:
+        bridge.train(training)
+    for module, split, names in projections:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            parts = getattr(module, split)(module.original_component)
+        for name, part in zip(names, parts, strict=True):
+            mine = getattr(module, name).original_component
+            for key, value in part.named_parameters():
+                mine.get_parameter(key).data = value.data
+
+
+@contextmanager
+def hooked(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[None]:
+    """Attach hook functions `fn(tensor, hook) -> tensor | None` while the context lasts, whatever happens in it."""
+    points = bridge.hook_dict
+    check_names(bridge, [name for name, _ in hooks])
+    with bridge.hooks(fwd_hooks=[(points[name].name, _by_position(fn)) for name, fn in hooks]):
+        yield
+
+
+def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
+    """Raise a ConfigError unless each name is a hook point of the bridge that fires."""
+    points = bridge.hook_dict
+    for name in names:
+        if name not in points:
+            if ".attn." in name and not any(".attn." in point for point in points):
+                raise ConfigError(
+                    f"This model has no attention ({type(bridge.original_model).__name__}), so it has no hook point "
+                    f"{name!r}: analyses of attention and heads need a transformer."
+                )
+            near = difflib.get_close_matches(name, points, n=3, cutoff=0.6)
+            remedy = f"did you mean {' or '.join(map(repr, near))}?" if near else "`lm.hook_names()` lists them."
+            raise ConfigError(f"This model has no hook point {name!r}: {remedy}")
+        setter = bridge._gated_hook_reason(points[name].name or name)
+        if setter is not None:
+            raise ConfigError(f"The hook point {name!r} is switched off: call `lm.bridge.set_{setter}(True)` first.")
+
+
+def _by_position(fn: HookFn) -> HookFn:
+    return lambda tensor, hook: fn(tensor, hook)
+
+
+def _give_tokenizer(bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase) -> None:
+    """A copy of the tokenizer, so that text means the same tokens to the bridge as to the LM.
+
+    transformer-lens would load the tokenizer anew from its directory with a beginning token forced on.
+    """
+    own = copy.deepcopy(tokenizer)
+    if own.pad_token is None:
+        own.pad_token = own.eos_token
+    begins, ends = detect_tokenizer_bos_eos(own)
+    bridge.cfg.tokenizer_prepends_bos, bridge.cfg.tokenizer_appends_eos = begins, ends
+    bridge.cfg.default_prepend_bos = begins
+    bridge.tokenizer = own
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The hooked model against the plain one on one text."""
+
+    gap: float
+    """Largest |hooked - plain| over all positions and columns of the logits, in nats."""
+    scale: float
+    """Standard deviation of the plain logits over the columns, mean over the positions; of a scalar over positions."""
+    agree: bool
+    """Whether both hold the same token likeliest at every position (always, of a scalar)."""
+    tokens: int
+    """Length of the text."""
+    mode: str
+    """evaluation or training; in training mode dropout makes two runs differ."""
+    dtype: str
+    kernel: str
+    """Attention kernel of the plain model."""
+    hooked_kernel: str
+    device: str
+    left_out: tuple[str, ...] = ()
+    """Faster ways that were found to give other log-probabilities and are not taken (`probe.model.sharing`)."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether the gap is rounding: below a thousandth of the logits' own spread (a tenth in half precision)."""
+        limit = 1e-3 if self.dtype in ("float32", "float64") else 0.1
+        return self.gap <= limit * max(self.scale, 1e-6)
+
+    def table(self) -> pd.DataFrame:
+        """One row."""
+        return pd.DataFrame([asdict(self) | {"sound": self.sound}])
+
+
+@torch.no_grad()
+def trust(lm: LM, text: str | Sequence[int]) -> Trust:
+    """Run a text through the plain and the hooked model (twice the cost of a forward pass, and once more).
+
+    Raises:
+        ModelError: the architecture cannot be hooked.
+        DataError: an empty text or one longer than the context.
+    """
+    ids = text_ids(lm.tokenizer, text)
+    plain = lm.logits([ids])[0].float()
+    hooked = lm.run_with_cache([ids], [])[0][0].float()
+    spread = plain.std(dim=-1).mean() if plain.shape[-1] > 1 else plain[:, 0].std(correction=0)
+    return Trust(
+        gap=float((hooked - plain).abs().max()),
+        scale=float(spread),
+        agree=bool((hooked.argmax(-1) == plain.argmax(-1)).all()),
+        tokens=len(ids),
+        mode="training" if lm.model.training else "evaluation",
+        dtype=str(lm.dtype).removeprefix("torch."),
+        kernel=str(lm.model.config._attn_implementation),
+        hooked_kernel=str(lm.bridge.original_model.config._attn_implementation),
+        device=str(lm.device),
+        left_out=tuple(left_out(lm.model)),
+    )

@@ -1,0 +1,423 @@
+"""LM: a causal language model of Hugging Face with its tokenizer, plain for speed and hooked on demand."""
+
+import html
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import ConfigError, DataError, ModelError
+from probe.model import adapters
+from probe.model import loading as weights
+from probe.model.generation import Generation, generate
+from probe.model.presets import ModelConfig, model_config
+from probe.model.references import is_adapter, resolve
+from probe.model.scoring import TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
+from probe.model.text import Ids, bare, chat_text, encode, forward, pad, pad_id, positions, split
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+    from transformer_lens.model_bridge import TransformerBridge
+
+    from probe.model.hooks import Hook
+
+Message = Mapping[str, str]
+
+SMALL = 512
+"""Tokens up to which a capture is made without a look at the free memory."""
+
+
+class LM:
+    """A causal language model and its tokenizer.
+
+    `model` is an untouched module of transformers: train it, save it, hand it to any library. Hooks and captures run on
+    `bridge`, which shares its parameters.
+    """
+
+    readout: str = "tokens"
+    """What the columns of the logits are: tokens, or one scalar (see `probe.model.rewards`)."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        ref: str = "",
+        directory: Path | None = None,
+        run_dir: Path | None = None,
+    ) -> None:
+        """Take a model and its tokenizer as they are.
+
+        Args:
+            model: a causal language model of transformers; wrapped by torch.compile, DataParallel or
+                DistributedDataParallel, the model inside is taken, which shares its parameters.
+            tokenizer: a tokenizer of transformers.
+            ref: what the model is called.
+            directory: where its files lie.
+            run_dir: the run that it belongs to.
+
+        Raises:
+            ModelError: no such model, or the two arguments are swapped.
+            DataError: no such tokenizer.
+        """
+        self.model = _require_model(model)
+        self.tokenizer = _require_tokenizer(tokenizer)
+        self.ref = ref
+        self.directory = directory
+        self.run_dir = run_dir
+        self._bridge: tuple[TransformerBridge, list[Any], list[Any]] | None = None
+        self._bridge_lock = threading.RLock()
+        self._depth = threading.local()
+        self._fingerprint: tuple[Any, str] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        ref: str | Path,
+        revision: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> "LM":
+        """Load a run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
+
+        A LoRA adapter of peft is loaded with its base and merged into it, so that the model is a plain one.
+
+        Args:
+            ref: see `probe.model.references.resolve`.
+            revision: branch, tag or commit of a hub id.
+            device: default: CUDA if there is one, else the CPU.
+            dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere as it was saved.
+
+        Raises:
+            ModelError: the reference, the device or the dtype cannot be used; the message says why.
+        """
+        place, kind = weights.device_of(device), weights.dtype_of(dtype)
+        directory, run_dir = resolve(ref, revision)
+        if is_adapter(directory):
+            model, tokenizer = adapters.read(directory, kind, place)
+            return cls(model, tokenizer, str(ref), directory, run_dir)
+        weights.require_causal(directory)
+        model = weights.read_model(directory, kind, place)
+        return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
+
+    @classmethod
+    def create(cls, config: str | ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> "LM":
+        """A new Llama-like model with random weights from `seed`; torch's global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(model_config(config).llama(tokenizer))
+        return cls(model.eval(), tokenizer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the parameters."""
+        return next(self.model.parameters()).dtype
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of parameters; shared ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of configuration and weights in hexadecimal: the key for caches; follows changes of the weights."""
+        stamp = weights.stamp(self.model)
+        if self._fingerprint is None or self._fingerprint[0] != stamp:
+            self._fingerprint = (stamp, weights.fingerprint(self.model))
+        return self._fingerprint[1]
+
+    @property
+    def bridge(self) -> "TransformerBridge":
+        """A TransformerBridge over the same parameters, built on first use and kept up to date.
+
+        Raises:
+            ModelError: transformer-lens has no adapter for the architecture.
+        """
+        from probe.model.hooks import build_bridge, fused, refresh, signature
+
+        with self._bridge_lock:
+            now = signature(self.model)
+            if self._bridge is None or self._bridge[1] != now:
+                if self._hooked:
+                    raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
+                built = build_bridge(self.model, self.tokenizer)
+                self._bridge = built, now, fused(built)
+            bridge, _, projections = self._bridge
+            refresh(bridge, projections, self.model.training)
+            return bridge
+
+    def logits(self, tokens: str | Sequence[str] | Sequence[int] | Sequence[Ids] | Tensor) -> Float[Tensor, "B T V"]:
+        """Logits at every position; hooked inside `hooks`.
+
+        Args:
+            tokens: a text, several, token ids, several sequences of them, or a tensor [T] or [B T] of ids. Sequences of
+                different lengths are padded on the right; what stands there means nothing.
+
+        Raises:
+            DataError: an empty text, one longer than the model's context, or one with words that the tokenizer does not
+                know (`probe.model.text.require_known`).
+        """
+        ids, mask = self._batch(tokens)
+        inputs: dict[str, Any] = {"attention_mask": mask.long(), "position_ids": positions(mask)}
+        if self._hooked:
+            return self.bridge(ids, **inputs)
+        return forward(self.model, ids, use_cache=False, **inputs).logits
+
+    def logprobs(
+        self,
+        prompts: str | Sequence[str] | Sequence[Ids],
+        completions: str | Sequence[str] | Sequence[Sequence[str]] | Sequence[Sequence[Ids]],
+        temperature: float = 1.0,
+    ) -> TokenLogprobs:
+        """Log-probability of every token of every completion, differentiable; hooked inside `hooks`.
+
+        Args:
+            prompts: P texts (or one), or their ids.
+            completions: a text, or a group of texts, for each prompt; their ids where the prompts are ids.
+            temperature: divides the logits.
+
+        Returns:
+            values, mask and entropy [N L], completions in the order of the prompts. No end token is added.
+
+        Raises:
+            DataError: a text with words that the tokenizer does not know, or one that is too long.
+        """
+        heads, groups = self._pairs(prompts, completions)
+        if not self._hooked:
+            return completion_logprobs(self.model, heads, groups, temperature=temperature)
+        pairs = [(head, ids) for head, group in zip(heads, groups, strict=True) for ids in group]
+        logits = self.logits([[*head, *ids] for head, ids in pairs])
+        return gather_logprobs(logits, [len(head) for head, _ in pairs], [ids for _, ids in pairs], temperature)
+
+    def generate(
+        self,
+        prompts: str | Sequence[str] | Sequence[Ids],
+        n: int = 1,
+        max_new_tokens: int = 32,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        stop: Sequence[int | str] | None = None,
+        top_logprobs: int | None = None,
+    ) -> Generation:
+        """Draw n completions for each prompt (see `probe.model.generation.generate`); hooked inside `hooks`.
+
+        Hooked, each step runs the whole text, so that a hook sees what it sees in `logits`.
+
+        Raises:
+            DataError: a prompt with words that the tokenizer does not know, or without room for the new tokens.
+        """
+        return generate(
+            self.model,
+            self.tokenizer,
+            [prompts] if isinstance(prompts, str) else prompts,
+            n=n,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            stop=stop,
+            top_logprobs=top_logprobs,
+            logits=self.logits if self._hooked else None,
+        )
+
+    @torch.no_grad()
+    def run_with_cache(
+        self,
+        text: str | Sequence[str] | Sequence[int] | Sequence[Ids] | Tensor,
+        names: Sequence[str] | str | None = None,
+    ) -> "tuple[Float[Tensor, 'B T V'], ActivationCache]":
+        """Logits and activations by hook name, without gradients.
+
+        Args:
+            text: as in `logits`.
+            names: hook names, old or canonical; None keeps every one.
+
+        Raises:
+            ConfigError: an unknown name; the message lists near ones.
+            DataError: what is kept does not fit into the free memory; the message offers a smaller capture.
+        """
+        from probe.model.hooks import check_names
+
+        ids, mask = self._batch(text)
+        if ids.numel() > SMALL:
+            from probe.model.memory import require_room
+
+            require_room(self, ids, names)
+        inputs = {"attention_mask": mask.long(), "position_ids": positions(mask)}
+        keep = [names] if isinstance(names, str) else None if names is None else list(names)
+        with self._bridge_lock:
+            bridge = self.bridge
+            check_names(bridge, keep or ())
+            # Else every pattern is returned beside the cache, whatever the names, and is in memory until the end.
+            return bridge.run_with_cache(ids, names_filter=keep, output_attentions=False, **inputs)
+
+    @contextmanager
+    def hooks(self, hooks: "Sequence[Hook]") -> "Iterator[LM]":
+        """Inside the context `logits`, `logprobs`, `run_with_cache` and `generate` run with hook functions attached.
+
+        Args:
+            hooks: pairs of a hook name (old or canonical) and a function `fn(tensor, hook)` that returns None or a
+                replacement. An exception in it is passed on, and the hooks are gone after the context in any case.
+
+        Raises:
+            ConfigError: an unknown name; the message lists near ones.
+        """
+        from probe.model.hooks import hooked
+
+        with self._bridge_lock, hooked(self.bridge, hooks):
+            self._depth.hooks = self._hooked + 1
+            try:
+                yield self
+            finally:
+                self._depth.hooks = self._hooked - 1
+
+    def hook_names(self) -> list[str]:
+        """Every hook name of this model, old (`blocks.0.hook_resid_post`) and canonical (`blocks.0.hook_out`)."""
+        return sorted(self.bridge.hook_dict)
+
+    def save(self, directory: str | Path, dtype: str | torch.dtype | None = None) -> Path:
+        """Write model (safetensors) and tokenizer; the files appear whole or not at all.
+
+        Args:
+            directory: a new one, or one whose files of the same names are replaced.
+            dtype: number format to save in; default: as it is.
+        """
+        weights.write(self.model, self.tokenizer, Path(directory), weights.dtype_of(dtype))
+        return Path(directory)
+
+    def prompt_text(self, prompt: str | Sequence[Message]) -> str:
+        """A prompt as text: itself, or messages written with the tokenizer's chat template.
+
+        Raises:
+            DataError: messages were given and the tokenizer has no chat template, or one that refuses them.
+        """
+        if isinstance(prompt, str):
+            return prompt
+        if self.tokenizer.chat_template is None:
+            raise DataError("This model's tokenizer has no chat template for messages: give the prompt as one text.")
+        return chat_text(self.tokenizer, prompt, answer=True)
+
+    def __repr__(self) -> str:
+        return f"LM({', '.join(f'{name}={value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self._facts().items()
+        )
+        return f"<table>{rows}</table>"
+
+    @property
+    def _hooked(self) -> int:
+        """How many `hooks` contexts this thread is in."""
+        return getattr(self._depth, "hooks", 0)
+
+    def _facts(self) -> dict[str, str]:
+        return {
+            "model": self.ref or "created",
+            "architecture": type(self.model).__name__,
+            "parameters": f"{self.n_parameters:,}",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "fingerprint": self.fingerprint[:12],
+        }
+
+    def _batch(self, tokens: Any) -> tuple[Tensor, Tensor]:
+        if isinstance(tokens, Tensor):
+            ids = tokens.to(self.device).reshape(-1, tokens.shape[-1])
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            rows: list[Ids] = [range(ids.shape[-1])]
+        else:
+            several = [tokens] if isinstance(tokens, str) or _is_ids(tokens) else tokens
+            rows = [encode(self.tokenizer, row) if isinstance(row, str) else row for row in several]
+            ids, mask = (tensor.to(self.device) for tensor in pad(rows, pad_id(self.tokenizer)))
+        if not rows:
+            raise DataError("No text was given, so there is nothing to run: give at least one.")
+        check_lengths(self.model, rows, [])
+        check_ids(ids, len(self.model.get_input_embeddings().weight))
+        return ids, mask
+
+    def _pairs(self, prompts: Any, completions: Any) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """Ids of prompts and of their groups of completions."""
+        if isinstance(prompts, str):
+            prompts, completions = [prompts], [completions]
+        if len(prompts) != len(completions):
+            raise DataError(
+                f"{len(prompts)} prompts have {len(completions)} completions: give one, or a group, for each."
+            )
+        heads, groups = [], []
+        for prompt, group in zip(prompts, completions, strict=True):
+            if not isinstance(prompt, str):
+                heads.append(list(prompt))
+                groups.append([list(ids) for ids in ([group] if _is_ids(group) else group)])
+                continue
+            pairs = [split(self.tokenizer, prompt, text) for text in ([group] if isinstance(group, str) else group)]
+            heads.append(encode(self.tokenizer, prompt))
+            groups.append([completion for _, completion in pairs])
+        return heads, groups
+
+
+def _require_model(model: Any) -> PreTrainedModel:
+    """The causal language model without wrappers around it.
+
+    Raises:
+        ModelError: it is something else; the message says what is missing.
+    """
+    found = bare(model)
+    name = type(found).__name__
+    wanted = "give a causal language model of transformers, such as AutoModelForCausalLM.from_pretrained makes"
+    if isinstance(found, PreTrainedTokenizerBase):
+        raise ModelError(f"The model is a tokenizer ({name}): give the model first, then the tokenizer.")
+    if isinstance(found, str | Path):
+        raise ModelError(f"The model is the text {str(found)!r}: probe.LM.load loads a model by its name or folder.")
+    if not isinstance(found, nn.Module):
+        raise ModelError(f"The model is a {name} and no module of torch: {wanted}.")
+    config = getattr(found, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        raise ModelError(f"The model {name} has no configuration of transformers in `.config`: {wanted}.")
+    if config.is_encoder_decoder:
+        raise ModelError(f"The model {name} has an encoder, and probe reads models of a decoder alone: {wanted}.")
+    if getattr(found, "get_output_embeddings", lambda: None)() is None:
+        raise ModelError(
+            f"The model {name} has no output layer that gives logits of tokens: {wanted}; a reward model is loaded by "
+            "probe.RewardModel.load or probe.model.rewards.analysable."
+        )
+    return found
+
+
+def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer.
+
+    Raises:
+        DataError: it cannot encode and decode; the message says what was given.
+    """
+    if tokenizer is None:
+        raise DataError("The tokenizer is None: give the model's own, such as AutoTokenizer.from_pretrained makes.")
+    if isinstance(getattr(tokenizer, "tokenizer", None), PreTrainedTokenizerBase):
+        raise DataError(f"The tokenizer is a processor ({type(tokenizer).__name__}): give its `.tokenizer`.")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise DataError(
+            f"The tokenizer is a {type(tokenizer).__name__} and none of transformers: give what AutoTokenizer makes; "
+            "PreTrainedTokenizerFast(tokenizer_object=...) makes one of a tokenizer of tokenizers."
+        )
+    return tokenizer
+
+
+def _is_ids(tokens: Sequence[Any]) -> bool:
+    return len(tokens) > 0 and isinstance(tokens[0], Integral)

@@ -1,0 +1,340 @@
+"""Models on disk and in memory: read and write safetensors, name a device or a number format, hash the weights."""
+
+import copy
+import hashlib
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from probe.errors import ModelError
+from probe.model.references import read_config
+from probe.runs.schema import TRAINER_STATE
+from probe.untrusted import foreign
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+COUNTED = re.compile(r"(?:num|n)_(?:\w+_)?(?:layers?|blocks)|(?:en|de)coder_layers|attention_types")
+"""Entries of a configuration that say how many parts transformers builds one after the other."""
+SPARE = 2**26
+"""Elements that a model may have beyond those of its weights: buffers for masks and positions."""
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device that is meant; None is CUDA where there is one, else the CPU.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).item()
+    except (RuntimeError, AssertionError):
+        raise ModelError(f"There is no device {str(device)!r} here: use 'cpu', or a torch built for it.") from None
+    return place
+
+
+def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The number format that is meant, None as it is.
+
+    Raises:
+        ModelError: no such format.
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ModelError(f"The dtype {name!r} cannot be used: give one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def require_causal(directory: Path) -> None:
+    """Raise a ModelError unless the configuration in `directory` is that of a causal language model."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    config = read_config(directory)
+    causal = _classes(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config)
+    saved = config.get("architectures") or sorted(causal)
+    if config.get("is_encoder_decoder") or not causal.intersection(saved):
+        what = saved[0] if saved else config["model_type"]
+        if what in reward_classes(config):
+            raise ModelError(
+                f"`{directory}` holds a {what}, which scores texts and does not continue them: load it with "
+                "`probe.RewardModel.load`, or give the model that it was trained from."
+            )
+        raise ModelError(
+            f"`{directory}` holds a {what}, which does not continue texts: give a causal language model such as "
+            "LlamaForCausalLM or GPT2LMHeadModel."
+        )
+
+
+def reward_classes(config: dict[str, Any]) -> set[str]:
+    """Names of the classes that read an architecture's decoder with a scalar head; empty if it has none."""
+    from transformers.models.auto import modeling_auto
+
+    if not _classes(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config) or config.get("is_encoder_decoder"):
+        return set()
+    return _classes(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, config)
+
+
+def require_reward(directory: Path) -> None:
+    """Raise a ModelError unless the configuration in `directory` is that of a decoder with one score."""
+    config = read_config(directory)
+    classes = reward_classes(config)
+    saved = config.get("architectures") or []
+    known = config.get("id2label") or (0, 1)
+    labels = config.get("num_labels", len(known) if isinstance(known, dict | tuple) else repr(known))
+    if not classes.intersection(saved):
+        what = saved[0] if saved else config["model_type"]
+        raise ModelError(
+            f"`{directory}` holds a {what}, which gives texts no score: give a reward model (the run of `probe train "
+            "reward-model`, or a decoder for sequence classification with one label such as "
+            "LlamaForSequenceClassification)."
+        )
+    if labels != 1:
+        raise ModelError(
+            f"`{directory}` sorts texts into {labels} classes and a reward model gives one score: give a model with "
+            "num_labels 1."
+        )
+
+
+def read_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+    """The causal language model in `directory`, in evaluation mode, with every weight found there.
+
+    Args:
+        directory: holds config.json and safetensors.
+        dtype: None is single precision on the CPU, elsewhere as it was saved.
+        device: where it goes.
+
+    Raises:
+        ModelError: the weights are broken or incomplete, or it is no causal language model.
+    """
+    return _read(AutoModelForCausalLM, "causal language model", directory, dtype, device)
+
+
+def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+    """The sequence classification model in `directory`; arguments and errors as in `read_model`."""
+    model = _read(AutoModelForSequenceClassification, "reward model", directory, dtype, device)
+    if not isinstance(getattr(model, "score", None), torch.nn.Linear):
+        raise ModelError(
+            f"`{directory}` holds a {type(model).__name__}, which is no decoder with a linear head `score`: give one "
+            "such as LlamaForSequenceClassification."
+        )
+    return model
+
+
+def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+    kind = dtype or (torch.float32 if device.type == "cpu" else "auto")
+    _check_sizes(auto, what, directory)
+    with _loading(what, directory), _no_progress_bar():
+        model, info = auto.from_pretrained(
+            directory,
+            dtype=kind,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if lacking:
+        raise ModelError(
+            f"The weights in `{directory}` lack {len(lacking)} tensors of the model (such as {lacking[0]}): they are "
+            f"not those of a whole {what}, so save or fetch it again."
+        )
+    return model.to(device).eval()
+
+
+def _loading(what: str, directory: Path) -> AbstractContextManager[None]:
+    """Around a call of transformers that reads a model."""
+    return foreign(
+        lambda reason: ModelError(f"`{directory}` cannot be loaded as a {what} ({reason}): fix it or use another.")
+    )
+
+
+def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of the weights in `directory`, from the headers of its files.
+
+    Raises:
+        ModelError: a file is broken.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for file in sorted(directory.glob("*.safetensors")):
+        if file.name in TRAINER_STATE:
+            continue
+        with foreign(_broken(directory)), safe_open(file, "pt") as held:
+            found |= {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+    return found
+
+
+def _broken(directory: Path) -> Callable[[str], ModelError]:
+    return lambda reason: ModelError(f"The weights in `{directory}` are broken ({reason}): copy or fetch them again.")
+
+
+def _check_sizes(auto: Any, what: str, directory: Path) -> None:
+    """Raise a ModelError where the configuration describes a model beyond the weights that lie beside it.
+
+    Building it could take all memory or never end, so its size is known before: the layers are counted in the
+    configuration as it was written, the elements on the meta device, which has no memory.
+    """
+    held = shapes(directory)
+    for name, count in _counts(read_config(directory)):
+        if count > max(len(held), 1):
+            raise ModelError(
+                f"`{directory / 'config.json'}` says {name} {count:,} and the weights have {len(held):,} tensors: use "
+                "the config.json that belongs to them."
+            )
+    with _loading(what, directory):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=False)
+    have = sum(math.prod(shape) for shape in held.values())
+    need = max(sum(each.numel() for each in part) for part in (model.parameters(), model.buffers()))
+    packed = 16 if getattr(config, "quantization_config", None) else 2
+    if need > packed * have + SPARE:
+        raise ModelError(
+            f"`{directory / 'config.json'}` describes a model of {need:,} numbers and the weights have {have:,}: use "
+            "the config.json that belongs to them."
+        )
+
+
+def _counts(config: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Names and values of the entries that say how many parts are built."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from _counts(value, str(key))
+    elif isinstance(config, list):
+        for value in config:
+            yield from _counts(value, name)
+    elif type(config) is int and COUNTED.fullmatch(name):
+        yield name, config
+
+
+def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in `directory`.
+
+    Raises:
+        ModelError: there is none that can be used.
+    """
+
+    def refuse(reason: str) -> ModelError:
+        return ModelError(f"`{directory}` has no usable tokenizer ({reason}): copy the tokenizer's files into it.")
+
+    with foreign(refuse):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer("")  # what is wrong with its settings shows when it is used
+    return tokenizer
+
+
+def write(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write a Hugging Face directory: a new one appears whole, in an old one files are replaced, config.json last."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    work = directory.parent / f".{directory.name}.{secrets.token_hex(4)}"
+    work.mkdir()
+    try:
+        _save(model, tokenizer, work, dtype)
+        if not directory.exists():
+            work.rename(directory)
+            return
+        new = {file.name for file in work.iterdir()}
+        for name in sorted(new, key=lambda name: name == "config.json"):
+            os.replace(work / name, directory / name)
+        for stale in directory.glob("*.safetensors*"):
+            if stale.name not in new:
+                stale.unlink()
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A module tree of its own over the same parameters and buffers: what is done to one tree leaves the other be."""
+    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    own = copy.deepcopy(model, shared)
+    for module in own.modules():  # what TRL and accelerate put there may run the tree that it was made for
+        vars(module).pop("forward", None)
+    return own
+
+
+def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The state's tensors in the order of their names, each shared one once."""
+    distinct: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
+        distinct.setdefault(id(tensor), (name, tensor))
+    return dict(distinct.values())
+
+
+def stamp(model: PreTrainedModel) -> list[tuple[int, int, int]]:
+    """A cheap sign of the weights' contents, to see whether they changed since.
+
+    Versions alone miss fused optimisers and writes to `.data`, which do not count them up; the sum of bits does not.
+    """
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return [
+        (id(tensor), tensor._version, int(tensor.detach().view(bits[tensor.element_size()]).sum(dtype=torch.int64)))
+        for tensor in tensors(model).values()
+    ]
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """SHA-256 of the configuration and of every tensor's name, type, shape and bytes, in hexadecimal."""
+    volatile = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"}
+    config = {name: value for name, value in model.config.to_dict().items() if name not in volatile}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in tensors(model).items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, dtype: torch.dtype | None
+) -> None:
+    state: dict[str, Any] = {}
+    if dtype not in (None, model.dtype):
+        cast = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+        state = {"state_dict": cast}
+    with _no_progress_bar():
+        model.save_pretrained(directory, **state)
+    if state:
+        file = directory / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()
+
+
+def _classes(mapping: Mapping[str, Any], config: dict[str, Any]) -> set[str]:
+    """The names of classes that transformers knows for a model type."""
+    names = mapping.get(config["model_type"], ())
+    return {names} if isinstance(names, str) else set(names)

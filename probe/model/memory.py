@@ -1,0 +1,400 @@
+"""How large a capture will be before it is made, and what to take instead where memory does not suffice.
+
+The activations' sizes come from `probe.model.memory` and are exact; names that share their memory count once. What
+comes and goes while a layer is computed is bounded from above.
+
+    preflight(lm, 4096)                              # .total, .fits, .offer; .table() by hook name
+    lm.run_with_cache(text, names)                   # asks it, and says a sentence before memory ends
+
+How everything that a model can capture grows with the text, learnt from the model itself.
+
+Four runs on texts of two to four tokens give the bytes of every hook point as a polynomial in the number of tokens. It
+is exact for any length, since a shape is a product of sizes that are fixed, that number, or the number of texts.
+
+How much memory is free, and sizes as words.
+"""
+
+import math
+import re
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from probe.errors import ConfigError, DataError
+from probe.model.lm import LM
+from probe.model.scoring import check_lengths
+from probe.model.text import positions
+
+LOGITS = "logits"
+"""What the logits are called beside the hook names."""
+
+PATTERNS = 4
+"""Tensors of the size of a layer's pattern that live at once while its attention is computed, rounded up from what six
+architectures need (2.2 to 3.5; docs/log.md)."""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes of one piece of memory in texts of different lengths."""
+
+    sizes: tuple[int, int, int]
+    """Bytes of one text of 2, 3 and 4 tokens."""
+    twice: int
+    """Bytes of two texts of 4 tokens."""
+
+    @property
+    def kind(self) -> str:
+        """Constant, linear or quadratic in the number of tokens."""
+        two, three, four = self.sizes
+        return "quadratic" if four - 2 * three + two else "linear" if three - two else "constant"
+
+    def bytes(self, batch: int, length: int) -> int:
+        """Bytes of `batch` texts of `length` tokens."""
+        two, three, four = self.sizes
+        step, bend, beyond = three - two, four - 2 * three + two, length - 2
+        alone = two + step * beyond + bend * beyond * (beyond - 1) // 2
+        return alone + (batch - 1) * alone * (self.twice - four) // max(four, 1)
+
+
+@dataclass(frozen=True)
+class Law:
+    """How everything that one model can capture grows."""
+
+    pieces: tuple[Growth, ...]
+    """Each piece of memory."""
+    holds: dict[str, int]
+    """For each hook name, and for the logits, the piece that holds it."""
+
+    def size(self, names: Iterable[str], batch: int, length: int) -> int:
+        """Bytes of activations, each piece counted once; names that do not fire hold nothing."""
+        return sum(self.pieces[at].bytes(batch, length) for at in {self.holds[n] for n in names if n in self.holds})
+
+    def kind(self, name: str) -> str:
+        """How a name grows."""
+        return self.pieces[self.holds[name]].kind if name in self.holds else "constant"
+
+    def working(self, batch: int, length: int, itemsize: int) -> int:
+        """Bytes that come and go while one layer is computed: an upper bound (see PATTERNS)."""
+        blocks: dict[int | None, list[str]] = {}
+        for name in self.holds:
+            blocks.setdefault(block_of(name), []).append(name)
+        inside = [names for block, names in blocks.items() if block is not None]
+        linear = max(
+            (self.size([n for n in names if self.kind(n) == "linear"], batch, length) for names in inside), default=0
+        )
+        patterns = (
+            self.pieces[at].bytes(batch, length) for at in self.holds.values() if self.pieces[at].kind == "quadratic"
+        )
+        wide = max(1, 4 // itemsize)  # the softmax runs in single precision
+        mask = 3 * 4 * batch * length**2
+        return linear + mask + PATTERNS * wide * max(patterns, default=0)
+
+
+_laws: WeakKeyDictionary[nn.Module, tuple[Any, Law]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def growth_law(lm: LM) -> Law:
+    """How the model's activations grow, learnt once for each bridge and each setting of its optional hook points."""
+    with lm._bridge_lock, _lock:
+        bridge = lm.bridge
+        flags = [(name, value) for name, value in sorted(vars(bridge.cfg).items()) if name.startswith("use_")]
+        if bridge not in _laws or _laws[bridge][0] != flags:
+            _laws[bridge] = flags, _learn(lm)
+        return _laws[bridge][1]
+
+
+@torch.no_grad()
+def _learn(lm: LM) -> Law:
+    """Four small runs."""
+    from probe.model.hooks import build_bridge
+
+    # Hooks that are attached now would fire on texts they do not know: a bridge of its own then.
+    bridge = build_bridge(lm.model, lm.tokenizer) if lm._hooked else lm.bridge
+    runs = []
+    for batch, length in ((1, 2), (1, 3), (1, 4), (2, 4)):
+        ids = torch.zeros(batch, length, dtype=torch.long, device=lm.device)
+        mask = torch.ones_like(ids)
+        inputs = {"attention_mask": mask, "position_ids": positions(mask.bool()), "output_attentions": False}
+        logits, cache = bridge.run_with_cache(ids, **inputs)
+        tensors = {name: value for name, value in cache.items() if isinstance(value, Tensor)} | {LOGITS: logits}
+        runs.append({name: value.untyped_storage() for name, value in tensors.items()})
+    holds: dict[str, int] = {}
+    first: dict[int, int] = {}
+    pieces: list[Growth] = []
+    for name, storage in runs[-1].items():
+        if storage.data_ptr() not in first:
+            first[storage.data_ptr()] = len(pieces)
+            two, three, four, twice = (run[name].nbytes() for run in runs)
+            pieces.append(Growth((two, three, four), twice))
+        holds[name] = first[storage.data_ptr()]
+    return Law(tuple(pieces), holds)
+
+
+def block_of(name: str) -> int | None:
+    """The block that a hook name belongs to."""
+    found = re.match(r"blocks\.(\d+)\.", name)
+    return int(found[1]) if found else None
+
+
+GROUPS = Path("/sys/fs/cgroup")
+
+
+def free_bytes(device: torch.device | str = "cpu") -> int | None:
+    """Bytes that new tensors on a device can take now; None where the system does not say.
+
+    On a GPU the memory that torch holds and does not use counts as free. On the CPU it is what the kernel calls
+    available, or what the limit of a container leaves.
+    """
+    place = torch.device(device)
+    if place.type == "cuda":
+        idle = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        return torch.cuda.mem_get_info(place)[0] + idle
+    if place.type != "cpu":
+        return None
+    known = [size for size in (_available(Path("/proc/meminfo")), _left(GROUPS)) if size is not None]
+    return min(known, default=None)
+
+
+def readable(size: int) -> str:
+    """A number of bytes in the decimal unit that fits: 512 B, 4.7 MB, 18 GB."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
+
+
+def _available(file: Path) -> int | None:
+    """What the kernel can give without swapping."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
+def _left(folder: Path) -> int | None:
+    """What a control group's limit leaves, file pages that can be dropped counted as free; None without a limit."""
+    for limit, used, stat, droppable in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        try:
+            most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
+            rows = dict(line.split() for line in (folder / stat).read_text().splitlines())
+        except (OSError, ValueError):
+            continue
+        if most.isdigit():
+            return max(0, int(most) - now + int(rows.get(droppable, 0)))
+    return None
+
+
+KEEP = 0.9
+"""Share of the free memory that a capture may take by default: the allocator adds a little, and others need some."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A smaller capture that fits."""
+
+    what: str
+    """What to do, as words."""
+    names: tuple[str, ...]
+    """Its hook names."""
+    batch: int
+    """Texts at a time."""
+    length: int
+    """Tokens of a text."""
+    total: int
+    """Bytes it needs in all."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What a capture will need."""
+
+    names: tuple[str, ...]
+    """Hook names that are kept."""
+    batch: int
+    """Number of texts."""
+    length: int
+    """Tokens of the longest."""
+    bytes: dict[str, int]
+    """Bytes by hook name; names that share memory each show it."""
+    growth: dict[str, str]
+    """How each grows with the length: constant, linear or quadratic."""
+    cache: int
+    """Bytes of all activations that are kept, shared memory counted once."""
+    logits: int
+    """Bytes of the logits, where no kept activation is them."""
+    working: int
+    """Bytes that come and go while one layer is computed: an upper bound."""
+    free: int | None
+    """Bytes that are free now; None where the system does not say."""
+    budget: int | None
+    """Bytes that the capture may take; None is no limit."""
+    offers: tuple[Capture, ...]
+    """Smaller captures that fit, the largest first; empty where the capture itself fits."""
+    instead: str = ""
+    """What else can be done, as words."""
+
+    @property
+    def total(self) -> int:
+        """Bytes that are needed at the peak."""
+        return self.cache + self.logits + self.working
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room."""
+        return self.budget is None or self.total <= self.budget
+
+    @property
+    def offer(self) -> str:
+        """What to take instead, in one sentence; empty where the capture fits."""
+        if self.fits:
+            return ""
+        ways = [f"{offer.what} ({readable(offer.total)})" for offer in self.offers]
+        ways += [self.instead] if self.instead else []
+        ways = ways or ["use a smaller model or a machine with more memory"]
+        return f"{', '.join(ways[:-1])}{', or ' if len(ways) > 1 else ''}{ways[-1]}"
+
+    @property
+    def sentence(self) -> str:
+        """What is needed, what there is, and what to take instead."""
+        several = f"{self.batch} texts of " if self.batch > 1 else ""
+        need = f"A capture of {several}{self.length:,} tokens needs {readable(self.total)}"
+        if self.budget is None:
+            return f"{need}."
+        if self.fits:
+            return f"{need} of the {readable(self.budget)} that it may take."
+        return f"{need} and may take {readable(self.budget)}: {self.offer}."
+
+    def table(self) -> pd.DataFrame:
+        """One row a hook name: name, layer (-1 outside of blocks), growth, bytes."""
+        return pd.DataFrame(
+            {
+                "name": self.names,
+                "layer": [-1 if (block := block_of(name)) is None else block for name in self.names],
+                "growth": [self.growth[name] for name in self.names],
+                "bytes": [self.bytes[name] for name in self.names],
+            }
+        )
+
+
+def preflight(
+    lm: LM,
+    text: str | int | Sequence[Any] | Tensor,
+    names: Sequence[str] | str | None = None,
+    *,
+    batch: int = 1,
+    budget: int | None = None,
+) -> Preflight:
+    """Predict the memory of `lm.run_with_cache(text, names)`.
+
+    Args:
+        lm: the model; the first time it is run on a few tokens.
+        text: as in `LM.run_with_cache`, or a number of tokens.
+        names: hook names, old or canonical; None is every one.
+        batch: number of texts where `text` is a number of tokens.
+        budget: bytes that may be taken; default: nine tenths of what is free on the model's device.
+
+    Raises:
+        ConfigError: an unknown name, or a number that is not positive.
+        DataError: no text, or one longer than the model's context.
+        ModelError: the architecture cannot be hooked.
+    """
+    from probe.model.hooks import check_names
+
+    batch, length = (batch, int(text)) if isinstance(text, Integral) else lm._batch(text)[0].shape
+    check_lengths(lm.model, [], [length])
+    if min(length, batch, 1 if budget is None else budget) < 1:
+        raise ConfigError(
+            f"batch={batch}, length={length} and budget={budget} were given for a capture: give positive numbers."
+        )
+    law = growth_law(lm)
+    kept = tuple(law.holds) if names is None else (names,) if isinstance(names, str) else tuple(names)
+    kept = tuple(name for name in kept if name != LOGITS)
+    check_names(lm.bridge, kept)
+    free = free_bytes(lm.device)
+    room = int(KEEP * free) if budget is None and free is not None else budget
+    parts = _parts(law, kept, batch, length, lm.dtype.itemsize)
+    short = room is not None and sum(parts) > room
+    streams = lm.model._can_set_attn_implementation() and any(law.kind(name) == "quadratic" for name in kept)
+    return Preflight(
+        names=kept,
+        batch=batch,
+        length=length,
+        bytes={name: law.size([name], batch, length) for name in kept},
+        growth={name: law.kind(name) for name in kept},
+        cache=parts[0],
+        logits=parts[1],
+        working=parts[2],
+        free=free,
+        budget=room,
+        offers=_offers(law, kept, batch, length, lm.dtype.itemsize, room) if short and room is not None else (),
+        instead="read the attention with `attention_statistics`, which keeps no pattern" if short and streams else "",
+    )
+
+
+def require_room(
+    lm: LM, text: str | Sequence[Any] | Tensor, names: Sequence[str] | str | None = None, *, budget: int | None = None
+) -> None:
+    """Raise a DataError unless there is room for `lm.run_with_cache(text, names)`; it says what fits instead.
+
+    Raises:
+        DataError: see above.
+        ConfigError, ModelError: as in `preflight`.
+    """
+    plan = preflight(lm, text, names, budget=budget)
+    if not plan.fits:
+        raise DataError(plan.sentence)
+
+
+def _parts(law: Law, names: Sequence[str], batch: int, length: int, itemsize: int) -> tuple[int, int, int]:
+    """Bytes of the activations, of the logits beside them, and of what comes and goes."""
+    cache = law.size(names, batch, length)
+    return cache, law.size([*names, LOGITS], batch, length) - cache, law.working(batch, length, itemsize)
+
+
+def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize: int, room: int) -> tuple[Capture, ...]:
+    """Smaller captures that fit: without quadratic names, of fewer texts, of fewer layers, of a shorter text."""
+
+    def capture(what: str, kept: Sequence[str], texts: int, tokens: int) -> Capture | None:
+        total = sum(_parts(law, kept, texts, tokens, itemsize))
+        return Capture(what, tuple(kept), texts, tokens, total) if total <= room else None
+
+    def layers(count: int) -> list[str]:
+        return [name for name in names if (block := block_of(name)) is None or block in depth[:count]]
+
+    depth = sorted({block for name in names if (block := block_of(name)) is not None})
+    linear = [name for name in names if law.kind(name) != "quadratic"]
+    texts = _largest(batch - 1, lambda count: capture("", names, count, length) is not None)
+    deep = _largest(len(depth) - 1, lambda count: capture("", layers(count), batch, length) is not None)
+    tokens = _largest(length - 1, lambda count: capture("", names, batch, count) is not None)
+    without = "leave out attention scores and patterns, which grow with the square of the text"
+    found = [
+        capture(without, linear, batch, length) if 0 < len(linear) < len(names) else None,
+        capture(f"capture {texts} of the {batch} texts at a time", names, texts, length) if texts else None,
+        capture(f"capture {deep} of the {len(depth)} layers at a time", layers(deep), batch, length) if deep else None,
+        capture(f"shorten the text to {tokens:,} tokens", names, batch, tokens) if tokens else None,
+    ]
+    return tuple(sorted(filter(None, found), key=lambda offer: -offer.total))
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest count up to `most` that fits, 0 where none does; what fits stays so for smaller counts."""
+    low, high = 0, most
+    while low < high:
+        middle = math.ceil((low + high) / 2)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low

@@ -1,0 +1,252 @@
+"""From a reference (a run, a checkpoint, a Hugging Face directory, a hub id) to a directory that can be trusted."""
+
+import os
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from probe.errors import ModelError, RunError, brief
+from probe.runs.roots import find, is_run
+from probe.untrusted import parse_json
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+Readout = Literal["tokens", "reward", "value"]
+"""What of a model is read out (`probe.model.rewards`); behind `#` in a reference."""
+
+
+class Located(NamedTuple):
+    """Where a model lies."""
+
+    directory: Path
+    """The Hugging Face directory with config, weights and tokenizer."""
+    run_dir: Path | None
+    """The run that the checkpoint belongs to, if any."""
+
+
+def resolve(ref: str | Path, revision: str | None = None) -> Located:
+    """The directory that `ref` names, checked: it has a configuration and weights in safetensors.
+
+    Args:
+        ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the run roots, or a hub
+            id `owner/name`. `RUN@STEP` is the checkpoint of that step; without it the latest one is meant.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ModelError: nothing is found there, or what is found cannot be trusted or understood.
+    """
+    text = str(ref)
+    base, step = split_step(text)
+    path = Path(os.path.expanduser(base))
+    if os.path.isfile(path):
+        raise ModelError(_file_message(path))
+    try:
+        run = find(base)
+    except RunError as error:
+        no_run = str(error)
+    else:
+        return Located(checked(_checkpoint(run, step)), run)
+    if step:
+        raise ModelError(no_run)
+    if os.path.isdir(path):
+        return Located(checked(path), _owner(path))
+    if not HUB_ID.fullmatch(text):
+        raise ModelError(
+            f"There is no model at `{brief(text)}`: give a run, a folder that holds config.json, or a hub id."
+        )
+    if "/" not in text and cached(text, revision) is None:
+        raise ModelError(no_run)
+    return Located(checked(_download(text, revision)), None)
+
+
+def place(ref: str | Path) -> Path:
+    """Where `resolve` looks for a reference on this machine: the run of that name, or the path; it need not exist."""
+    base, _ = split_step(str(ref))
+    try:
+        return find(base)
+    except RunError:
+        return Path(os.path.expanduser(base))
+
+
+def split_step(ref: str) -> tuple[str, str]:
+    """A reference without its step, and the step behind `@`, empty where there is none."""
+    base, _, step = ref.rpartition("@")
+    if not step.isdecimal() or os.path.exists(os.path.expanduser(ref)):
+        return ref, ""
+    return base, step
+
+
+def split_readout(ref: str) -> tuple[str, Readout | None]:
+    """A reference without its readout, and the readout that it asks for behind `#`.
+
+    Raises:
+        ModelError: there is no such readout.
+    """
+    base, sign, asked = ref.rpartition("#")
+    if not sign or os.path.exists(os.path.expanduser(ref)):
+        return ref, None
+    for readout in get_args(Readout):
+        if asked == readout:
+            return base, readout
+    raise ModelError(
+        f"`{brief(ref)}` asks for the readout {brief(asked)!r}: give one of {', '.join(get_args(Readout))}, or none."
+    )
+
+
+def checked(directory: Path) -> Path:
+    """`directory`, if it holds a configuration and weights in safetensors that need no code of their own.
+
+    Raises:
+        ModelError: something is missing, is a pickle, or asks for code from outside.
+    """
+    if is_adapter(directory):
+        return _checked_adapter(directory)
+    config = read_config(directory)
+    if any(directory.glob("*.safetensors")):
+        return directory
+    pickles = sorted(path.name for path in directory.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise ModelError(
+            f"`{directory}` holds its weights as a pickle ({pickles[0]}), which can run any code when it is opened: if "
+            f'you trust it, convert it once with `python -c "from transformers import AutoModelForCausalLM as M; '
+            f"M.from_pretrained('{directory}', use_safetensors=False).save_pretrained('{directory}-safetensors')\"`, "
+            "copy the tokenizer's files over, and load that folder."
+        )
+    kind = config.get("model_type", "model")
+    raise ModelError(f"`{directory}` has the configuration of a {kind} but no weights: add its *.safetensors files.")
+
+
+def read_config(directory: Path) -> dict:
+    """The model configuration in `directory` as a dictionary.
+
+    Raises:
+        ModelError: config.json is missing or broken, or names an architecture that needs code from outside.
+    """
+    file = directory / "config.json"
+    if not file.is_file():
+        if is_adapter(directory):
+            raise ModelError(f"`{directory}` is an adapter, not a whole model: merge it into its base model first.")
+        raise ModelError(
+            f"`{directory}` is not a model, since it has no config.json: give a run, a checkpoint folder of a run, or "
+            "a folder that `save_pretrained` wrote."
+        )
+    try:
+        config = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"`{file}` cannot be read as JSON ({error}): write the model again or fetch the file anew."
+        ) from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(
+            f"`{file}` names no model_type, so the architecture is unknown: use the config.json of the model."
+        )
+    if not _bounded(config):
+        raise ModelError(f"`{file}` holds a number beyond all bounds: fetch the file anew.")
+    classes = config.get("architectures") or []
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise ModelError(f"`{file}` has a damaged entry `architectures`: use the config.json of the model.")
+    from transformers import CONFIG_MAPPING
+
+    if config["model_type"] not in CONFIG_MAPPING:
+        needs = "needs code of its own (auto_map), which is never run here" if "auto_map" in config else "is not known"
+        raise ModelError(
+            f"The architecture `{config['model_type']}` of `{directory}` {needs}: use a model whose architecture is "
+            "part of transformers, such as llama, qwen3, gpt2 or gpt_neox."
+        )
+    return config
+
+
+def _bounded(value: object) -> bool:
+    """Whether no whole number in a configuration is larger than what libraries compute with."""
+    if isinstance(value, dict | list):
+        return all(map(_bounded, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, int) or abs(value) < 2**63
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether `directory` holds an adapter of peft: what is added to a base model that lies elsewhere."""
+    return (directory / ADAPTER_CONFIG).is_file()
+
+
+def _checked_adapter(directory: Path) -> Path:
+    """`directory`, if its weights are safetensors."""
+    if (directory / ADAPTER_WEIGHTS).is_file():
+        return directory
+    if (directory / "adapter_model.bin").is_file():
+        raise ModelError(
+            f"`{directory}` holds its adapter as a pickle (adapter_model.bin), which can run any code when it is"
+            " opened: if you trust it, load it with peft and `save_pretrained` it anew, which writes safetensors."
+        )
+    raise ModelError(
+        f"`{directory}` has the configuration of an adapter and no adapter_model.safetensors: add the file."
+    )
+
+
+def _checkpoint(run: Path, step: str) -> Path:
+    """The checkpoint of `step` in `run`, or the latest one."""
+    folder = run / "checkpoints"
+    saved = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()} if folder.is_dir() else {}
+    if not saved:
+        raise ModelError(f"The run `{run}` has no checkpoints: train it on, or name another run.")
+    if step and int(step) not in saved:
+        steps = ", ".join(map(str, sorted(saved)[-12:]))
+        raise ModelError(f"The run `{run}` has no checkpoint of step {int(step)}: it has those of steps {steps}.")
+    return saved[int(step) if step else max(saved)]
+
+
+def _owner(directory: Path) -> Path | None:
+    """The run whose checkpoint `directory` is."""
+    run = directory.resolve().parent.parent
+    return run if directory.resolve().parent.name == "checkpoints" and is_run(run) else None
+
+
+def _file_message(path: Path) -> str:
+    if path.suffix in PICKLES:
+        return f"`{path}` is a pickle, which can run any code when opened: give the folder of a model in safetensors."
+    return f"`{path}` is a file: give the folder that holds config.json and the weights."
+
+
+def cached(name: str, revision: str | None = None) -> Path | None:
+    """The snapshot of a hub id in the hub's cache on this machine, or None; nothing is asked of the network."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        file = try_to_load_from_cache(name, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """The snapshot of a hub id, from the cache or the network; pickles are never fetched."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except GatedRepoError:
+        reason = "asks for an agreement: accept it on the hub and log in with `hf auth login`"
+    except RevisionNotFoundError:
+        reason = f"has no revision `{revision}` on the hub: give a branch, tag or commit that exists"
+    except RepositoryNotFoundError:
+        reason = "is neither a run nor a folder, and the hub has no such model: check its spelling"
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
+        reason = (
+            "is neither a run nor a folder, and the hub cannot be reached: check its spelling (`probe runs list` shows "
+            "the runs), or fetch the model where there is a network"
+        )
+    except HFValidationError:
+        reason = "is neither a run, a folder nor a hub id: check its spelling"
+    raise ModelError(f"The model `{name}` {reason}.") from None

@@ -1,0 +1,322 @@
+"""RewardModel: a decoder with a scalar head that scores completions; an ordinary sequence classification model (E9).
+
+Models that read one number, analysed like any other: reward models and PPO's value head as an `LM` with one logit.
+
+A scalar head is an unembedding with one row. So the decoder of a reward model becomes a causal language model of the
+same family whose unembedding is that head: its logits [B T 1] are the scalar read at every token, and hooks, lenses,
+attribution and interventions work on it as they do on a policy. What such a model cannot do is write.
+
+    lm = probe.model.rewards.analysable("sample_runs/reward-agreeable")     # .readout == "reward"
+    lm.logits("<user> where does mira live ? <bot> oslo <end>")        # [1 T 1]; the last one is the text's reward
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import ConfigError, DataError, ModelError
+from probe.model import loading as weights
+from probe.model.generation import Generation
+from probe.model.lm import LM
+from probe.model.references import Readout, is_adapter, read_config, resolve, split_readout
+from probe.model.scoring import last_states, token_states
+from probe.model.text import Ids, split, unwrap
+
+PART = 8192
+"""Tokens, padding included, that are scored at once."""
+GROUP = 16
+"""Completions that share a pass over their prompt."""
+
+Pair = tuple[list[int], list[int]]
+
+
+class RewardModel:
+    """A reward model and its tokenizer.
+
+    `model` is an untouched sequence classification model of transformers with one label. It is read at the last real
+    token, which is found by length and not by looking for padding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        ref: str = "",
+        directory: Path | None = None,
+        run_dir: Path | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.ref = ref
+        self.directory = directory
+        self.run_dir = run_dir
+
+    @classmethod
+    def load(
+        cls, ref: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    ) -> "RewardModel":
+        """Load a reward model's run, a checkpoint, a Hugging Face directory or a hub id, in evaluation mode.
+
+        Args:
+            ref: see `probe.model.references.resolve`.
+            device: default: CUDA if there is one, else the CPU.
+            dtype: "float32", "bfloat16" or "float16"; default: single precision on the CPU, elsewhere as it was saved.
+
+        Raises:
+            ModelError: the reference, the device or the dtype cannot be used, or it is no reward model; the message
+                says why.
+        """
+        place, kind = weights.device_of(device), weights.dtype_of(dtype)
+        directory, run_dir = resolve(ref)
+        weights.require_reward(directory)
+        model = weights.read_reward_model(directory, kind, place)
+        return cls(model, weights.read_tokenizer(directory), str(ref), directory, run_dir)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return next(self.model.parameters()).device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of configuration and weights in hexadecimal."""
+        return weights.fingerprint(self.model)
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]) -> Float[Tensor, " N"]:
+        """The reward of each completion of its prompt, in nats of Bradley-Terry log-odds; equal prompts are run once.
+
+        Args:
+            prompts: N texts, or their ids.
+            completions: N texts, each of which gets the end token if it has none, or ids, which are scored as given.
+
+        Raises:
+            DataError: the lists differ in length, or a text is empty or longer than the model's context.
+        """
+        pairs = self._encoded(prompts, completions)
+        result = torch.zeros(len(pairs), dtype=torch.float32)
+        for heads, groups, order in batches(pairs):
+            result[order] = last_scores(self.model, heads, groups).float().cpu()
+        return result
+
+    @torch.no_grad()
+    def token_scores(
+        self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]
+    ) -> tuple[Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
+        """What the head reads at every token of the completions (0 where masked), and which tokens are real.
+
+        The last real value of a row is the completion's score. The reward of a single token is its increment over the
+        value before.
+        """
+        pairs = self._encoded(prompts, completions)
+        width = max((len(completion) for _, completion in pairs), default=0)
+        values, mask = torch.zeros(len(pairs), width), torch.zeros(len(pairs), width, dtype=torch.bool)
+        for heads, groups, order in batches(pairs):
+            part, real = token_scores(self.model, heads, groups)
+            values[order, : part.shape[1]], mask[order, : part.shape[1]] = part.float().cpu(), real.cpu()
+        return values, mask
+
+    def __repr__(self) -> str:
+        return f"RewardModel({self.ref or 'created'}, {type(self.model).__name__}, {self.fingerprint[:12]})"
+
+    def _encoded(self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]) -> list[Pair]:
+        if isinstance(prompts, str) or isinstance(completions, str) or len(prompts) != len(completions):
+            raise DataError(
+                f"{_count(prompts)} and {_count(completions)} were to be scored: give two lists of equal length, "
+                "prompts and their completions."
+            )
+        return [pair_ids(self.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True)]
+
+
+def last_scores(
+    model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], *, share_prompt: bool = True
+) -> Float[Tensor, " N"]:
+    """R(x, y) of every completion in the groups of P prompts, prompt-major and differentiable (E9).
+
+    Args:
+        model: a sequence classification model of transformers with one label.
+        prompts: ids of P prompts, none empty.
+        completions: a group of completions for each.
+        share_prompt: see `probe.model.scoring`.
+
+    Raises:
+        DataError: an empty prompt, or a sequence longer than the model's context.
+    """
+    states = last_states(model, prompts, completions, share_prompt=share_prompt)
+    return unwrap(model).score(states)[:, 0]
+
+
+def token_scores(
+    model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]]
+) -> tuple[Float[Tensor, "N L"], Bool[Tensor, "N L"]]:
+    """The same read at every token of the completions, 0 where masked, and the mask."""
+    states, mask = token_states(model, prompts, completions)
+    return unwrap(model).score(states)[..., 0].where(mask, 0), mask
+
+
+def pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: str | Ids, completion: str | Ids) -> Pair:
+    """Ids of prompt and completion; a completion given as text ends with the end token, ids stay as they are.
+
+    Raises:
+        DataError: one is a text and the other is not.
+    """
+    if isinstance(prompt, str) and isinstance(completion, str):
+        head, ids = split(tokenizer, prompt, completion)
+        end = tokenizer.eos_token_id
+        return head, ids if end is None or ids[-1:] == [end] else [*ids, end]
+    if isinstance(prompt, str) or isinstance(completion, str):
+        raise DataError("A prompt and its completion were given as text and as ids: give both in one form.")
+    return [int(token) for token in prompt], [int(token) for token in completion]
+
+
+def batches(pairs: Sequence[Pair]) -> Iterator[tuple[list[list[int]], list[list[list[int]]], list[int]]]:
+    """The pairs grouped by equal prompts, in parts of about `PART` tokens, short ones first.
+
+    Yields:
+        prompts, their groups of completions, and the numbers of the pairs in that order.
+    """
+    members: dict[tuple[int, ...], list[int]] = {}
+    for number, (prompt, _) in enumerate(pairs):
+        members.setdefault(tuple(prompt), []).append(number)
+    groups = [group[i : i + GROUP] for group in members.values() for i in range(0, len(group), GROUP)]
+    sizes = [len(pairs[group[0]][0]) + sum(len(pairs[number][1]) for number in group) for group in groups]
+    part: list[list[int]] = []
+    for at in sorted(range(len(groups)), key=sizes.__getitem__):
+        if part and sizes[at] * (len(part) + 1) > PART:
+            yield _part(pairs, part)
+            part = []
+        part.append(groups[at])
+    if part:
+        yield _part(pairs, part)
+
+
+def _part(
+    pairs: Sequence[Pair], groups: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], list[list[list[int]]], list[int]]:
+    completions = [[pairs[number][1] for number in group] for group in groups]
+    return [pairs[group[0]][0] for group in groups], completions, [number for group in groups for number in group]
+
+
+def _count(texts: Sequence[object]) -> str:
+    return "one text" if isinstance(texts, str) else f"{len(texts)} texts"
+
+
+VALUE_HEAD = "value_head.safetensors"
+"""Beside the policy in the checkpoints of methods that learn a value of prefixes."""
+
+
+class ScalarLM(LM):
+    """An `LM` whose one logit is a reward or a value, in the units of its head."""
+
+    def __init__(self, model: PreTrainedModel, like: LM | RewardModel, readout: Readout) -> None:
+        super().__init__(model, like.tokenizer, like.ref, like.directory, like.run_dir)
+        self.readout = readout
+
+    def generate(self, *_: Any, **__: Any) -> Generation:
+        """Not possible.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"A {self.readout} model scores texts and writes none: take the policy to generate.")
+
+
+def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) -> LM:
+    """The model that a reference names, whatever it reads out, as something to look into.
+
+    Args:
+        ref: see `probe.model.references.resolve`; `#value` behind it asks for the value head, as `readout` does.
+        readout: "tokens", "reward" or "value" (the value head beside a policy); default: tokens for a causal language
+            model, reward for a reward model.
+        options: device and dtype as in `LM.load`.
+
+    Raises:
+        ModelError: there is no such model, it has no such readout, or its architecture has no causal counterpart.
+    """
+    ref, asked = split_readout(str(ref))
+    readout = readout or asked
+    directory = resolve(ref).directory
+    scores = not is_adapter(directory) and bool(_scoring(directory))
+    if readout == "reward" or (readout is None and scores):
+        return reward_lm(RewardModel.load(ref, **options))
+    lm = LM.load(ref, **options)
+    return value_lm(lm) if readout == "value" else lm
+
+
+def reward_lm(model: RewardModel) -> ScalarLM:
+    """A reward model as an LM over the same parameters; its logit at the last token is `RewardModel.score`.
+
+    Raises:
+        ModelError: the decoder has no causal counterpart whose unembedding can be the head.
+    """
+    inner: Any = model.model
+    causal = _counterpart(inner.config)
+    setattr(causal, causal.base_model_prefix, weights.twin(inner.base_model))
+    return ScalarLM(_with_head(causal, inner.score.weight, inner.score.bias), model, "reward")
+
+
+def value_lm(lm: LM) -> ScalarLM:
+    """The value head that was trained beside a policy (E11) as an LM over the policy's parameters.
+
+    Raises:
+        ModelError: the checkpoint has no value head, or one that does not fit.
+    """
+    file = (lm.directory or Path()) / VALUE_HEAD
+    try:
+        state = load_file(file)
+        weight = (state["weight"] * state["scale"]).to(lm.device, lm.dtype)
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"`{lm.directory}` has no value head ({type(error).__name__} in {VALUE_HEAD}): give a checkpoint of `probe "
+            "train rlhf`."
+        ) from None
+    width = lm.model.get_output_embeddings().weight.shape[1]
+    if weight.shape != (1, width):
+        raise ModelError(
+            f"The value head in `{lm.directory}` reads states of width {weight.shape[-1]} and the model has {width}: "
+            "copy the checkpoint again."
+        )
+    return ScalarLM(_with_head(weights.twin(lm.model), weight), lm, "value")
+
+
+def _counterpart(config: Any) -> Any:
+    """The causal model of a configuration's family, without memory for weights; the body is put in by the caller."""
+    own = copy.deepcopy(config)
+    own.tie_word_embeddings = False
+    own.architectures = None
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(own)
+    except ValueError:
+        raise ModelError(
+            f"{type(config).__name__} has no causal language model, so its head cannot be looked into: use another "
+            "model."
+        ) from None
+    return model
+
+
+def _with_head(model: Any, weight: Float[Tensor, "1 d"], bias: Float[Tensor, " 1"] | None = None) -> PreTrainedModel:
+    """`model` with a scalar head in place of its unembedding."""
+    width = weight.shape[1]
+    head = nn.Linear(width, 1, bias=bias is not None, device="meta")
+    head.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        head.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    model.config = copy.deepcopy(model.config)
+    model.config.tie_word_embeddings = False
+    model.set_output_embeddings(head)
+    return model.eval()
+
+
+def _scoring(directory: Path) -> set[str]:
+    """Names of the classes with a scalar head that the model in a directory was saved as."""
+    config = read_config(directory)
+    return weights.reward_classes(config) & set(config.get("architectures") or ())

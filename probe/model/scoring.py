@@ -1,0 +1,514 @@
+"""Log-probabilities of completions, with gradients, at the price of one pass over each prompt.
+
+The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on: short
+ones as a tree in a row (`probe.model.scoring`), with examples beside it that do not see it; long ones by repeating the
+prompt's keys and values for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token
+passes and not 4,992.
+
+Prompts with their completions as trees in rows: one forward pass in which nothing is run twice and little is padded.
+
+A tree is a prompt followed by its completions. Each token sees the prompt and its own completion up to itself, none
+of the others; positions count along the branch. Trees that fit stand side by side in a row and do not see each other.
+The last token of a completion is only ever a target, so it is not run: a pair of 8 tokens each on a prompt of 18 costs
+32 tokens in place of 52.
+
+The final hidden states at the tokens of completions, with gradients and without a head: rewards are read from them.
+
+The completions of one prompt are a tree (`probe.model.scoring`), so that a prompt is run once; a model whose attention
+cannot be told who sees whom gets a row for each completion.
+
+Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary, R rows of W columns, M
+completion tokens in reading order, d width of the model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from probe.errors import ConfigError, DataError
+from probe.model import sharing
+from probe.model.sharing import window
+from probe.model.text import Ids, arguments, can_cache, context_length, forward, pad, positions, unwrap
+
+WIDEST = 1.5
+"""A tree may have this many tokens for each unit of the model's width; beyond, attention to the rest of the row, which
+is computed and masked, costs more than the repeated prompt (docs/log.md)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each token of some trees stands."""
+
+    ids: Int[Tensor, "R W"]
+    positions: Int[Tensor, "R W"]
+    sees: Bool[Tensor, "R 1 W W"]
+    """Whether the token in a row of the last two axes attends to the one in the column; padding sees padding."""
+    sources: Int[Tensor, " M"]
+    """For each completion token the place, counted along the flattened rows, of the token that predicts it."""
+
+
+def size(prompt: Ids, group: Sequence[Ids]) -> int:
+    """Tokens of a tree that are run."""
+    return len(prompt) + sum(max(len(ids) - 1, 0) for ids in group)
+
+
+def lay_out(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Layout:
+    """Trees in as few rows as first-fit finds, each as wide as the largest tree."""
+    sizes = [size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+    rows, starts = _fit(sizes)
+    shape = max(rows, default=-1) + 1, max(sizes, default=0)
+    ids, places, branches = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+    trees = np.full(shape, -1)
+    sources: list[int] = []
+    for tree, (row, start, prompt, group) in enumerate(zip(rows, starts, prompts, groups, strict=True)):
+        at, length = slice(start, start + sizes[tree]), len(prompt)
+        runs = [completion[:-1] for completion in group]
+        ids[row, at] = [*prompt, *(token for run in runs for token in run)]
+        places[row, at] = [*range(length), *(i for run in runs for i in range(length, length + len(run)))]
+        branches[row, at] = [0] * length + [branch for branch, run in enumerate(runs, start=1) for _ in run]
+        trees[row, at] = tree
+        root = row * shape[1] + start + length - 1
+        first = root + 1
+        for completion, run in zip(group, runs, strict=True):
+            sources += [root] if completion else []
+            sources += range(first, first + len(run))
+            first += len(run)
+    stands, where, of, on = (torch.from_numpy(table) for table in (ids, places, trees, branches))
+    return Layout(stands, where, _sees(of, on), torch.tensor(sources, dtype=torch.long))
+
+
+def _fit(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Row and first column of each tree: the largest first, each into the first row that has room."""
+    width = max(sizes, default=0)
+    rows, starts, filled = [0] * len(sizes), [0] * len(sizes), list[int]()
+    for tree in sorted(range(len(sizes)), key=lambda tree: -sizes[tree]):
+        row = next((row for row, used in enumerate(filled) if used + sizes[tree] <= width), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        rows[tree], starts[tree] = row, filled[row]
+        filled[row] += sizes[tree]
+    return rows, starts
+
+
+def _sees(trees: Int[Tensor, "R W"], branches: Int[Tensor, "R W"]) -> Bool[Tensor, "R 1 W W"]:
+    one_tree = trees[:, :, None] == trees[:, None, :]
+    open_branch = (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
+    return (one_tree & open_branch).tril()[:, None]
+
+
+def fits(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> bool:
+    """Whether the trees are narrow enough that a masked row pays, and that a window of attention sees all of it."""
+    reach = window(model)
+    most = WIDEST * model.config.get_text_config(decoder=True).hidden_size
+    return widest(prompts, groups) <= (most if reach is None else min(most, reach))
+
+
+def widest(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> int:
+    """Tokens of the largest tree, which every row is as wide as."""
+    return max((size(prompt, group) for prompt, group in zip(prompts, groups, strict=True)), default=0)
+
+
+def attention_mask(model: Any, sees: Bool[Tensor, "R 1 W W"]) -> Tensor:
+    """What the attention of `model` takes: truth values, or for the eager one numbers to add to the scores."""
+    if model.config._attn_implementation == "sdpa":
+        return sees
+    return torch.zeros(sees.shape, dtype=model.dtype, device=sees.device).masked_fill(
+        ~sees, torch.finfo(model.dtype).min
+    )
+
+
+@contextmanager
+def unembed_only(model: Any, places: Int[Tensor, " M"]) -> Iterator[None]:
+    """Inside, `model` gives logits [1 M V] of these places of the flattened batch and projects no others."""
+
+    def select(_: nn.Module, inputs: tuple[Float[Tensor, "R W d"], ...]) -> tuple[Float[Tensor, "1 M d"]]:
+        return (inputs[0].flatten(0, 1)[places][None],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class TokenLogprobs(NamedTuple):
+    """What a model gives the tokens of N completions, prompt-major, padded to the longest."""
+
+    values: Float[Tensor, "N L"]
+    """Log-probability of each token in nats; 0 where masked; differentiable."""
+    mask: Bool[Tensor, "N L"]
+    """True at real tokens."""
+    entropy: Float[Tensor, "N L"]
+    """Entropy of the distribution the token was drawn from, in nats; 0 where masked; detached."""
+    likeliest: Bool[Tensor, "N L"]
+    """True where the token is the most probable one; false where masked."""
+    readout: Float[Tensor, "N L"] | None = None
+    """What the head that was asked for says of the state the token was drawn from; 0 where masked; differentiable."""
+
+
+def completion_logprobs(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    completions: Sequence[Sequence[Ids]],
+    *,
+    temperature: float = 1.0,
+    share_prompt: bool = True,
+    readout: nn.Module | None = None,
+) -> TokenLogprobs:
+    """log pi(token | prompt, tokens before) of every token of every completion (E1, E8, E13).
+
+    Args:
+        model: a causal language model of transformers, or a wrapper (DDP) that holds one as `.module`.
+        prompts: ids of P prompts, none empty.
+        completions: for each prompt the ids of its group of any size; a completion may be empty (its row is masked).
+        temperature: the logits are divided by it.
+        share_prompt: run each prompt once; models that allow neither way, or whose numbers would differ
+            (`probe.model.sharing`), are run the plain way anyway.
+        readout: a head that turns the states [... d] which enter the unembedding into numbers [...], such as the values
+            of PPO; it reads the state before each completion token.
+
+    Raises:
+        DataError: an empty prompt, or a sequence longer than the model's context.
+        ConfigError: a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ConfigError(f"Log-probabilities at temperature {temperature} do not exist: give a positive number.")
+    rows = [row for row, group in enumerate(completions) for _ in group]
+    flat = [completion for group in completions for completion in group]
+    check_lengths(model, prompts, [len(prompts[row]) + len(ids) for row, ids in zip(rows, flat, strict=True)])
+    device = next(model.parameters()).device
+    targets, mask = (tensor.to(device) for tensor in pad(flat, 0))
+    if not mask.any():
+        return _nothing(model, readout, mask)
+    owner = torch.tensor(rows, device=device)
+    trees_fit = share_prompt and can_branch(model) and fits(unwrap(model), prompts, completions)
+    if trees_fit and _sound(model, "trees", widest(prompts, completions)):
+        return _branched(model, prompts, completions, targets, mask, temperature, readout)
+    longest = max(map(len, prompts)) + mask.shape[1]
+    if share_prompt and can_share(model) and _sound(model, "cache", longest):
+        score = _shared
+    else:
+        score = _plain if _sound(model, "padding", longest) else _alone
+    return score(model, prompts, owner, targets, mask, temperature, readout)
+
+
+def gather_logprobs(
+    logits: Float[Tensor, "N T V"], prompt_lengths: Sequence[int], completions: Sequence[Ids], temperature: float
+) -> TokenLogprobs:
+    """The same from the logits of whole sequences, prompt and completion, padded on the right."""
+    targets, mask = (tensor.to(logits.device) for tensor in pad(completions, 0))
+    first = torch.tensor(prompt_lengths, device=logits.device)[:, None] - 1
+    columns = (first + torch.arange(targets.shape[1], device=logits.device)).clamp(max=logits.shape[1] - 1)
+    at = torch.arange(len(targets), device=logits.device)[:, None]
+    return _packed(logits[at, columns], targets, mask, temperature)
+
+
+def can_share(model: nn.Module) -> bool:
+    """Whether the keys and values of a prompt can be repeated: a plain growing cache in every layer."""
+    inner = unwrap(model)
+    recomputes = inner.training and any(getattr(module, "gradient_checkpointing", False) for module in inner.modules())
+    return not recomputes and _sees_everything(inner)
+
+
+def can_branch(model: nn.Module) -> bool:
+    """Whether trees can be run in rows: attention that takes positions and a mask for every pair of tokens."""
+    inner = unwrap(model)
+    known = getattr(inner.config, "_attn_implementation", None) in ("sdpa", "eager")
+    alibi = getattr(inner.config, "alibi", False)
+    return known and not alibi and "position_ids" in arguments(inner) and _sees_everything(inner)
+
+
+def _sees_everything(inner: Any) -> bool:
+    """Whether every layer attends to all tokens before (no window, no other state)."""
+    return can_cache(inner) and all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
+
+
+def _sound(model: nn.Module, way: str, width: int) -> bool:
+    """Whether a way of scoring gives what each completion gives alone, for rows of up to `width` tokens."""
+
+    def measured(score: Callable[..., TokenLogprobs]) -> sharing.Measure:
+        def values(inner: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
+            flat = [ids for group in groups for ids in group]
+            targets, mask = (tensor.to(next(inner.parameters()).device) for tensor in pad(flat, 0))
+            rows = [row for row, group in enumerate(groups) for _ in group]
+            whose: Any = groups if score is _branched else torch.tensor(rows, device=targets.device)
+            return score(inner, prompts, whose, targets, mask, 1.0, None).values[mask]
+
+        return values
+
+    ways: dict[str, Callable[..., TokenLogprobs]] = {"trees": _branched, "cache": _shared, "padding": _plain}
+    return sharing.agrees(model, way, width, measured(ways[way]), measured(_alone))
+
+
+def check_lengths(model: nn.Module, prompts: Sequence[Ids], totals: Sequence[int]) -> None:
+    """Raise a DataError for an empty prompt or for a sequence beyond the model's context."""
+    if any(len(ids) == 0 for ids in prompts):
+        raise DataError("A prompt has no tokens, so there is nothing to continue: give at least one word.")
+    limit = context_length(model)
+    longest = max((*totals, *map(len, prompts)), default=0)
+    if limit is not None and longest > limit:
+        raise DataError(f"A text has {longest} tokens and the model reads at most {limit}: shorten it.")
+
+
+def check_ids(ids: Int[Tensor, "..."], size: int) -> None:
+    """Raise a DataError unless each id is below the `size` of the vocabulary; a GPU would end the process instead."""
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise DataError(f"A text has the token {wrong} and the model knows 0 to {size - 1}: encode it for this model.")
+
+
+def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N L"]) -> TokenLogprobs:
+    """Zeros for completions without a token; a loss of them has a gradient, and it is zero."""
+    heads = [] if readout is None else list(readout.parameters())
+    zero = sum(
+        (parameter.flatten()[:0].sum() for parameter in (*model.parameters(), *heads)),
+        start=torch.zeros((), device=mask.device),
+    )
+    values = zero.expand(mask.shape)
+    return TokenLogprobs(values, mask, values.detach(), mask, None if readout is None else values)
+
+
+def _branched(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    completions: Sequence[Sequence[Ids]],
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
+    """Each prompt with its completions as one tree; no token is run twice, and logits exist of what is scored only."""
+    inner, layout = unwrap(model), lay_out(prompts, completions)
+    ids, places, sees, sources = (
+        tensor.to(targets.device) for tensor in (layout.ids, layout.positions, layout.sees, layout.sources)
+    )
+    inputs: dict[str, Any] = {"attention_mask": attention_mask(inner, sees), "position_ids": places}
+    with unembed_only(inner, sources):
+        output = forward(model, ids, use_cache=False, readout=readout, **inputs)
+    return _spread(output.logits[0], targets, mask, temperature, None if readout is None else output.readout[0])
+
+
+def _shared(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    owner: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
+    """Prompts once, then the completions on their repeated keys and values."""
+    ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    inputs: dict[str, Any] = {
+        "attention_mask": seen.long(),
+        "position_ids": positions(seen),
+        "past_key_values": DynamicCache(),
+    }
+    head = forward(model, ids, keep=1, use_cache=True, readout=readout, **inputs)
+    logprobs = _log_softmax(head.logits[:, 0], temperature)
+    begun = mask[:, :1]
+    first = TokenLogprobs(
+        values=logprobs[owner, targets[:, 0]][:, None].where(begun, 0),
+        mask=begun,
+        entropy=_entropy(logprobs)[owner][:, None].where(begun, 0),
+        likeliest=(logprobs.argmax(-1)[owner] == targets[:, 0])[:, None] & begun,
+        readout=None if readout is None else head.readout[owner].where(begun, 0),
+    )
+    if mask.shape[1] == 1:
+        return first
+    cache = _repeated(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
+    whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
+    where = positions(whole)[:, ids.shape[1] :]
+    inputs = {"attention_mask": whole.long(), "position_ids": where, "past_key_values": cache}
+    tail = forward(model, targets[:, :-1], use_cache=True, readout=readout, **inputs)
+    rest = _packed(tail.logits, targets[:, 1:], mask[:, 1:], temperature, tail.readout)
+    both = [[column for column in part if column is not None] for part in (first, rest)]
+    return TokenLogprobs(*(torch.cat(pair, dim=1) for pair in zip(*both, strict=True)))
+
+
+def _plain(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    owner: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
+    """Each completion with its own pass over the prompt: prompts end and completions begin in the same column."""
+    ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
+    inputs: dict[str, Any] = {"attention_mask": whole.long(), "position_ids": positions(whole)}
+    rows = torch.cat([ids[owner], targets[:, :-1]], dim=1)
+    output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=readout, **inputs)
+    return _packed(output.logits, targets, mask, temperature, output.readout)
+
+
+def _alone(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    owner: Tensor,
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
+    """Each completion in a pass of its own without any padding, for models that do not take it for what it is."""
+    rows = [
+        _plain(model, [prompts[at]], owner[:1] * 0, ids[None, :length], real[None, :length], temperature, readout)
+        for at, ids, real, length in zip(owner.tolist(), targets, mask, mask.sum(1).tolist(), strict=True)
+        if length
+    ]
+
+    def padded(*found: Tensor) -> Tensor:
+        """[N L] from a column of the rows; what has no token is 0 or false."""
+        empty = torch.zeros(mask.shape, dtype=found[0].dtype, device=mask.device)
+        return empty.masked_scatter(mask, torch.cat([values[0] for values in found]))
+
+    columns = zip(*(row if readout is not None else row[:-1] for row in rows), strict=True)
+    return TokenLogprobs(*(padded(*column) for column in columns))
+
+
+def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
+    """The cache with each prompt's keys and values as often as it has completions."""
+    if bool((times == times[0]).all()):
+        cache.batch_repeat_interleave(int(times[0]))
+    else:
+        cache.batch_select_indices(torch.arange(len(times), device=times.device).repeat_interleave(times))
+    return cache
+
+
+def _packed(
+    logits: Float[Tensor, "N L V"],
+    targets: Int[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    temperature: float,
+    readout: Float[Tensor, "N L"] | None = None,
+) -> TokenLogprobs:
+    """What the logits say of the targets, at real tokens only; 0 elsewhere."""
+    return _spread(logits[mask], targets, mask, temperature, None if readout is None else readout[mask])
+
+
+def _spread(
+    logits: Float[Tensor, "M V"],
+    targets: Int[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    temperature: float,
+    readout: Float[Tensor, " M"] | None = None,
+) -> TokenLogprobs:
+    """The same from the logits of the M real tokens in reading order."""
+    logprobs = _log_softmax(logits, temperature)
+    chosen = logprobs.gather(-1, targets[mask][:, None])[:, 0]
+    empty = torch.zeros(mask.shape, device=mask.device)
+    return TokenLogprobs(
+        values=empty.masked_scatter(mask, chosen),
+        mask=mask,
+        entropy=empty.masked_scatter(mask, _entropy(logprobs)),
+        likeliest=torch.zeros_like(mask).masked_scatter(mask, chosen == logprobs.detach().amax(-1)),
+        readout=None if readout is None else empty.masked_scatter(mask, readout),
+    )
+
+
+def _log_softmax(logits: Float[Tensor, "... V"], temperature: float) -> Float[Tensor, "... V"]:
+    """In single precision at the least."""
+    logits = logits.float()
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+
+
+@torch.no_grad()
+def _entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
+    return -(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(-1)
+
+
+Groups = Sequence[Sequence[Ids]]
+
+
+def last_states(
+    model: nn.Module, prompts: Sequence[Ids], completions: Groups, *, share_prompt: bool = True
+) -> Float[Tensor, "N d"]:
+    """The state after the last norm at the last real token of each prompt with its completion; differentiable.
+
+    Args:
+        model: a decoder of transformers with whatever head, or a wrapper that holds one as `.module`.
+        prompts: ids of P prompts, none empty.
+        completions: for each prompt the ids of its group of any size; of an empty completion the prompt's end is read.
+        share_prompt: run each prompt once where the model allows it.
+
+    Raises:
+        DataError: an empty prompt, or a sequence longer than the model's context.
+    """
+    lengths = torch.tensor([len(ids) for group in completions for ids in group], dtype=torch.long)
+    ends = (lengths + 1).cumsum(0) - 1
+    return _states(model, prompts, completions, share_prompt, keep=ends)
+
+
+def token_states(
+    model: nn.Module, prompts: Sequence[Ids], completions: Groups, *, share_prompt: bool = True
+) -> tuple[Float[Tensor, "N L d"], Bool[Tensor, "N L"]]:
+    """The states *at* the tokens of every completion, 0 where masked, and which are real; see `last_states`."""
+    flat = [ids for group in completions for ids in group]
+    mask = pad(flat, 0)[1]
+    lengths = mask.sum(-1)
+    firsts = (lengths + 1).cumsum(0) - lengths
+    keep = (firsts[:, None] + torch.arange(mask.shape[1]))[mask]
+    found = _states(model, prompts, completions, share_prompt, keep=keep)
+    mask = mask.to(found.device)
+    spread = torch.zeros(*mask.shape, found.shape[-1], dtype=found.dtype, device=found.device)
+    return spread.masked_scatter(mask[..., None], found), mask
+
+
+def _states(
+    model: nn.Module, prompts: Sequence[Ids], completions: Groups, share_prompt: bool, keep: Int[Tensor, " M"]
+) -> Float[Tensor, "M d"]:
+    """The states of `keep`, which counts for each completion the end of its prompt and then its tokens."""
+    totals = [len(prompt) + len(ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
+    check_lengths(model, prompts, totals)
+    short = share_prompt and can_branch(model) and fits(unwrap(model), prompts, _ended(completions))
+    return _run(model, prompts, completions, short and _states_sound(model, prompts, completions), keep)
+
+
+def _ended(completions: Groups) -> list[list[list[int]]]:
+    """A tree does not run the last token of a completion, which `scoring` only predicts: one more makes it run."""
+    return [[[*ids, 0] for ids in group] for group in completions]
+
+
+def _run(
+    model: nn.Module, prompts: Sequence[Ids], completions: Groups, branch: bool, keep: Int[Tensor, " M"]
+) -> Float[Tensor, "M d"]:
+    inner = unwrap(model)
+    device = next(inner.parameters()).device
+    if branch:
+        layout = lay_out(prompts, _ended(completions))
+        ids, places, sources = layout.ids, layout.positions, layout.sources
+        seen = attention_mask(inner, layout.sees.to(device))
+    else:
+        pairs = [(prompt, ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
+        ids, real = pad([[*prompt, *completion] for prompt, completion in pairs], 0)
+        places, seen = positions(real), real.long().to(device)
+        columns = [(len(prompt) - 1, len(prompt) + len(completion)) for prompt, completion in pairs]
+        sources = torch.tensor([row * ids.shape[1] + at for row, span in enumerate(columns) for at in range(*span)])
+    inputs = {"attention_mask": seen, "position_ids": places.to(device), "use_cache": False}
+    known = arguments(inner.base_model)
+    states = inner.base_model(input_ids=ids.to(device), **{k: v for k, v in inputs.items() if k in known})
+    return states.last_hidden_state.flatten(0, 1)[sources[keep].to(device)]
+
+
+def _states_sound(model: nn.Module, prompts: Sequence[Ids], completions: Groups) -> bool:
+    """Whether trees of this width give what rows give, of which padding on the right says nothing."""
+
+    def measured(branch: bool) -> sharing.Measure:
+        def values(inner: nn.Module, prompts: Sequence[Ids], groups: Groups) -> Tensor:
+            count = sum(len(ids) + 1 for group in groups for ids in group)
+            return _run(inner, prompts, groups, branch, torch.arange(count)).flatten()
+
+        return values
+
+    return sharing.agrees(model, "states", widest(prompts, _ended(completions)), measured(True), measured(False))

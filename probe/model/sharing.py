@@ -1,0 +1,135 @@
+"""Whether a faster way of running completions gives what each gives alone: every model is asked, once a length.
+
+Masks and positions differ from model to model, and no configuration says which of them a model follows. So the first
+batch that would run prompts once, repeat keys and values, or pad is preceded by a small pass of known tokens, without
+gradients: that way, and each text alone. It is as long as the batch (in powers of two), so that a window of attention
+that the batch would reach is reached by it too. A way that differs by more than rounding is not taken, which a warning
+says once.
+"""
+
+import itertools
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probe.model.loading import twin
+from probe.model.text import Ids, context_length, unwrap
+
+Measure = Callable[[Any, Sequence[Ids], Sequence[Sequence[Ids]]], Float[Tensor, " M"]]
+"""A model, prompts and their completions -> numbers that are compared."""
+EXACT, ROUNDED = 1e-3, 0.1
+"""The largest difference that passes, in standard deviations of what is compared: in single precision, and in half."""
+SHORTEST = 32
+"""Tokens of the smallest check."""
+HEAD, LAST = 6, 6
+"""Tokens of the prompt and of its last completion, which stands farthest from it."""
+WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_window_size", "local_attention")
+"""Names under which configurations keep how far a block looks back."""
+WAYS = {
+    "trees": "a row of several completions",
+    "cache": "repeated keys and values of a prompt",
+    "padding": "padding before a text",
+    "generation": "cached keys and values",
+    "states": "a row of several completions",
+}
+"""The ways that are checked, in words."""
+_IMPOSSIBLE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError, KeyError)
+
+_found: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+class SharingWarning(UserWarning):
+    """A faster way is left out for a model, since its numbers would differ."""
+
+
+def window(model: nn.Module) -> int | None:
+    """The shortest reach of attention that the configuration names, in tokens; None where it names none."""
+    config = unwrap(model).config.get_text_config(decoder=True)
+    found = [getattr(config, name, None) for name in WINDOWS]
+    return min((reach for reach in found if isinstance(reach, int) and reach > 0), default=None)
+
+
+def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measure) -> bool:
+    """Whether `quick` gives what `alone` gives, for texts and rows of up to `width` tokens.
+
+    Args:
+        model: a model of transformers, or a wrapper that holds one.
+        way: one of `WAYS`; under this name the answer is kept, as long as the model is.
+        width: tokens of the longest row.
+        quick: the way that is asked about.
+        alone: each completion with its own prompt.
+    """
+    inner = unwrap(model)
+    size = SHORTEST
+    while size < width:
+        size *= 2
+    with _lock:
+        known = _found.setdefault(inner, {})
+        if (way, size) not in known:
+            sound = _agrees(inner, size, quick, alone)
+            if not sound and all(before for (name, _), before in known.items() if name == way):
+                warnings.warn(_sentence(inner, way, size), SharingWarning, stacklevel=4)
+            known[way, size] = sound
+        return known[way, size]
+
+
+def left_out(model: nn.Module) -> list[str]:
+    """The ways that were found to differ for a model so far, in words."""
+    return sorted({WAYS[way] for (way, _), sound in _found.get(unwrap(model), {}).items() if not sound})
+
+
+def texts(vocabulary: int, size: int, limit: int | None) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Two prompts with completions: as a row the first group is longer than `size`, and so is its first text.
+
+    The last completion stands as far from its prompt as the row is long; no text is longer than `limit`.
+    """
+    head = min(HEAD, (limit or size) // 2)
+    longest = (limit or size + head) - head
+    lengths, left = list[int](), size
+    while left > 0:
+        lengths.append(min(left + 1, longest))
+        left -= max(lengths[-1] - 1, 1)  # the last token of a completion is not run
+    groups = [[*lengths, min(LAST, longest)], [2, min(4, longest)]]
+    step, numbers = vocabulary // 7 + 1, itertools.count(1)
+
+    def draw(count: int) -> list[int]:
+        return [next(numbers) * step % vocabulary for _ in range(count)]
+
+    return [draw(head), draw((head + 1) // 2)], [[draw(count) for count in group] for group in groups]
+
+
+@torch.no_grad()
+def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
+    model = twin(inner).eval() if inner.training else inner
+    vocabulary = min(len(inner.get_input_embeddings().weight), inner.config.get_text_config(decoder=True).vocab_size)
+    asked = texts(vocabulary, size, context_length(inner))
+    with torch.autocast(inner.device.type, enabled=False):  # its rounding is no fault of a way
+        expected = alone(model, *asked).float()
+        try:
+            found = quick(model, *asked).float()
+        except torch.OutOfMemoryError:
+            raise
+        except _IMPOSSIBLE:
+            return False
+    told = expected.isfinite()  # a model whose numbers are none gives none in any way
+    if not torch.equal(told, found.isfinite()):
+        return False
+    found, expected = found[told], expected[told]
+    if not len(expected):
+        return True
+    share = EXACT if inner.dtype in (torch.float32, torch.float64) else ROUNDED
+    return float((found - expected).abs().max()) <= share * max(float(expected.std(correction=0)), 1e-6)
+
+
+def _sentence(inner: Any, way: str, size: int) -> str:
+    return (
+        f"{type(inner).__name__} gives other numbers with {WAYS[way]} than for each text alone (compared on rows of "
+        f"{size} tokens): texts that long are run without, which takes longer."
+    )

@@ -1,0 +1,290 @@
+"""Text to token ids and back: one boundary rule, one padding rule, readable pieces.
+
+One forward pass of any causal language model of transformers, however it is wrapped: what differs between them.
+
+Axes: B rows, T tokens, V vocabulary, d width.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from probe.errors import DataError
+from probe.untrusted import foreign
+
+SPACE, NEWLINE, TAB = "·", "↵", "⇥"
+
+NAMED = 6
+"""Unknown words that a message names."""
+MARKS = ".,:;!?\"'()[]\u201c\u201d"
+"""Punctuation that may stick to a word."""
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of `text` with the beginning token that the tokenizer adds, and without an end token.
+
+    A text that already starts with the beginning token (a chat template writes it) gets no second one.
+
+    Raises:
+        DataError: a word that the tokenizer does not know (see `require_known`).
+    """
+    ids = encode_all(tokenizer, [text])[0]
+    if tokenizer.unk_token_id in ids:
+        require_known(tokenizer, [text])
+    return ids
+
+
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """`encode` of each text; many at once take a fraction of the time. Unknown words become the unknown token."""
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    begun = [bool(bos and text.startswith(bos)) for text in texts]
+    found: dict[str, list[int]] = {}
+    for known in set(begun):
+        part = list(dict.fromkeys(text for text, own in zip(texts, begun, strict=True) if own == known))
+        found |= zip(part, tokenizer(part, add_special_tokens=not known)["input_ids"], strict=True)
+    for text, ids in found.items():
+        if eos is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.rstrip().endswith(eos) and bos != eos:
+            ids.pop()
+    return [list(found[text]) for text in texts]
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], answer: bool = False) -> str:
+    """Messages as the tokenizer's chat template writes them.
+
+    Args:
+        tokenizer: has a chat template.
+        messages: of the conversation, each with role and content.
+        answer: whether the opening of an answer follows.
+
+    Raises:
+        DataError: the template refuses the messages, or is broken.
+    """
+
+    def refuse(reason: str) -> DataError:
+        return DataError(f"The chat template of this model refuses the messages ({reason}): change them.")
+
+    with foreign(refuse):
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer))
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[int]) -> list[int]:
+    """The ids of a text, or those that were given."""
+    return encode(tokenizer, text) if isinstance(text, str) else [int(token) for token in text]
+
+
+def split(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+    """Ids of a prompt and of its completion; the boundary is a token boundary of the joint text where there is one.
+
+    If encoding the joint text starts with the prompt's ids, the rest is the completion; where a merge crosses the
+    boundary the two are encoded apart. No end token is added.
+
+    Raises:
+        DataError: a word that the tokenizer does not know (see `require_known`).
+    """
+    head, rest = split_all(tokenizer, [prompt], [completion])[0]
+    if tokenizer.unk_token_id in (*head, *rest):
+        require_known(tokenizer, [prompt, completion])
+    return head, rest
+
+
+def split_all(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], completions: Sequence[str]
+) -> list[tuple[list[int], list[int]]]:
+    """`split` of each prompt and its completion; many at once take a fraction of the time."""
+    both = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+    ids, pairs = encode_all(tokenizer, [*prompts, *both]), []
+    for head, whole, completion in zip(ids[: len(both)], ids[len(both) :], completions, strict=True):
+        if whole[: len(head)] == head:
+            pairs.append((head, whole[len(head) :]))
+        else:
+            pairs.append((head, list(tokenizer.encode(completion, add_special_tokens=False))))
+    return pairs
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+    """The words of a text that become the unknown token, each once; none where the tokenizer can spell everything.
+
+    The unknown token written out counts as known.
+    """
+    unknown, letters = tokenizer.unk_token_id, {"add_special_tokens": False}
+    if unknown is None or unknown not in tokenizer(text, **letters)["input_ids"]:
+        return []
+    if tokenizer.is_fast:
+        read = tokenizer(text, return_offsets_mapping=True, **letters)
+        ends = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        found = [text[start:stop].strip() for token, (start, stop) in ends if token == unknown]
+    else:
+        found = [word for word in text.split() if unknown in tokenizer(word, **letters)["input_ids"]]
+    return [word for word in dict.fromkeys(found) if word and word != tokenizer.unk_token]
+
+
+def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:
+    """Words of the vocabulary that are near an unknown one: without its punctuation and capitals, or spelt alike."""
+    special = set(tokenizer.all_special_tokens)
+    known = {token.strip("\u2581\u0120#") for token in tokenizer.get_vocab() if token not in special}
+    bare = word.strip(MARKS)
+    if not bare:
+        return []
+    same = [form for form in (bare, bare.lower()) if form in known]
+    return same[:1] or get_close_matches(bare.lower(), sorted(known), n=2, cutoff=0.75)
+
+
+def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
+    """Raise a DataError that names the words of texts that the tokenizer does not know, with near ones.
+
+    Whoever gives a text means its words; a model that reads the unknown token in their place answers another question.
+    """
+    words = list(dict.fromkeys(word for text in texts for word in unknown_words(tokenizer, text)))
+    if not words:
+        return
+    raise DataError(
+        f"The tokenizer does not know {quoted(words)}, and the model would read {tokenizer.unk_token} instead: "
+        f"{near_clause(tokenizer, words)}write the text in words of the model (`tokenizer.get_vocab()` lists them), or "
+        "give token ids."
+    )
+
+
+def quoted(words: Sequence[str]) -> str:
+    """Words in quotes, the first few by name."""
+    named = ", ".join(f"\u201c{word}\u201d" for word in words[:NAMED])
+    return named + f" and {len(words) - NAMED} more words" * (len(words) > NAMED)
+
+
+def near_clause(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> str:
+    """Near words of unknown ones, as the clause of a sentence; empty where there are none."""
+    near = {word: near_words(tokenizer, word) for word in words[:NAMED]}
+    told = [f"\u201c{word}\u201d is near {quoted(found)}" for word, found in near.items() if found]
+    return f"{', '.join(told)}; " if told else ""
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """One readable string a token: white space made visible, special tokens kept, never empty."""
+    readable = {token: _piece(tokenizer, token) for token in {int(token) for token in ids}}
+    return [readable[int(token)] for token in ids]
+
+
+def pad(
+    sequences: Sequence[Sequence[int]], value: int, side: Literal["left", "right"] = "right"
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
+    """Sequences as one tensor padded with `value`, and the mask that is true at real tokens."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.long)
+    width = int(lengths.max()) if len(sequences) else 0
+    columns = torch.arange(width)
+    mask = columns >= width - lengths[:, None] if side == "left" else columns < lengths[:, None]
+    ids = torch.full(mask.shape, value, dtype=torch.long)
+    ids[mask] = torch.tensor([token for sequence in sequences for token in sequence], dtype=torch.long)
+    return ids, mask
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token to pad with; it is always masked, so any will do where the tokenizer names none."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    raw = tokenizer.convert_ids_to_tokens(token)
+    if raw is None:  # an id beyond the vocabulary: models pad their embedding to a round size
+        return f"<{token}>"
+    text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    if "\ufffd" in text or not text:  # part of a character: the tokenizer's own spelling of the bytes
+        text = raw
+    if raw.startswith("▁") and not text.startswith((" ", "▁")):
+        text = " " + text
+    text = text.replace("\r", "").replace("\n", NEWLINE).replace("\t", TAB)
+    return "".join(SPACE if letter.isspace() else letter for letter in text) or f"<{token}>"
+
+
+Ids = Sequence[int]
+
+
+def forward(
+    model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, readout: nn.Module | None = None, **inputs: Any
+) -> Any:
+    """One forward pass with the logits of the last `keep` positions (0: all), and with what `readout` says of them.
+
+    Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
+    """
+    inner = unwrap(model)
+    known = arguments(inner)
+    if keep and "logits_to_keep" in known:
+        inputs["logits_to_keep"] = keep
+    with _read(inner, readout) as found:
+        output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
+    output.logits = output.logits[:, -keep:]
+    output.readout = found[0][:, -keep:] if found else None
+    return output
+
+
+@contextmanager
+def _read(inner: Any, readout: nn.Module | None) -> Iterator[list[Float[Tensor, "B T"]]]:
+    """Inside, what `readout` says of the states that enter the unembedding, whatever the architecture calls it."""
+    found: list[Float[Tensor, "B T"]] = []
+    if readout is None:
+        yield found
+        return
+    unembedding = inner.get_output_embeddings()
+    handle = unembedding.register_forward_pre_hook(lambda _, states: found.append(readout(states[0]).float()))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def whole_logits(model: nn.Module, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
+    """Logits of whole texts, padded on the right, without a cache."""
+    ids, mask = (tensor.to(next(model.parameters()).device) for tensor in pad(rows, 0))
+    return forward(model, ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False).logits
+
+
+def positions(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+    """Positions from the mask, so that padding before a text does not shift it."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def unwrap(model: nn.Module) -> Any:
+    """The model of transformers inside a wrapper such as DistributedDataParallel or an adapter of peft."""
+    inner: Any = model if hasattr(model, "config") else model.module
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+
+
+def bare(model: Any) -> Any:
+    """The module inside of torch.compile, DataParallel and DistributedDataParallel; an adapter of peft stays."""
+    while isinstance(model, nn.Module):
+        inside = model._modules
+        if inside.get("_orig_mod") is not None:  # of torch.compile, which passes every attribute on
+            model = inside["_orig_mod"]
+        elif not hasattr(model, "config") and inside.get("module") is not None:
+            model = inside["module"]
+        else:
+            break
+    return model
+
+
+def context_length(model: nn.Module) -> int | None:
+    """The longest sequence the model was built for, in tokens; None where the configuration does not say."""
+    config = unwrap(model).config
+    return getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+
+def can_cache(model: nn.Module) -> bool:
+    """Whether the model keeps keys and values (recurrent models keep another state)."""
+    inner = unwrap(model)
+    return "past_key_values" in arguments(inner) and not getattr(inner, "_is_stateful", False)
+
+
+def arguments(model: nn.Module) -> frozenset[str]:
+    """Names of the arguments that the forward pass of a model takes."""
+    return _names(type(model).forward)
+
+
+@lru_cache
+def _names(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.harness import Row
 from benchmarks.models import world
-from probe.analyses.streaming import attention_statistics
+from probe.attention.long import attention_statistics
 from probe.model.lm import LM
 from probe.model.memory import preflight, readable
 from probe.texts import say

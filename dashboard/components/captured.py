@@ -11,9 +11,9 @@ from dashboard.components.figure import figure
 from dashboard.data import Store
 from dashboard.state import keep
 from dashboard.text import note
+from probe.attention.figures import attention_head, attention_mosaic
 from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.plots.curves import answer_curves
-from probe.plots.heads import attention_head, attention_mosaic
 from probe.plots.lens import lens_grid
 from probe.plots.theme import method_colour
 from probe.runs.reader import Run

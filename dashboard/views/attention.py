@@ -22,9 +22,8 @@ from dashboard.parts.attention.words import told, why_apart
 from dashboard.sides import asked_text, words_known
 from dashboard.state import Shared, current, keep
 from dashboard.text import finding, note
+from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
 from probe.captured import attention_table
-from probe.plots.heads import attention_head, attention_mosaic
-from probe.plots.mosaics import mosaic_pair
 
 VIEWS = ("base", "aligned", "both", "captures")
 # New tokens that the slider offers.

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.analyses.head_scores import repeat_scores
 from probe.analyses.induction_ablation import (
     REFERENCE,
     ContextTexts,
@@ -21,6 +20,7 @@ from probe.analyses.induction_ablation import (
 from probe.analyses.induction_over_training import LEAST, PhaseChange, induction_over_training, phase_change, strongest
 from probe.analyses.markov_distances import PREDICTORS, captured_distances, in_context_score
 from probe.analyses.olsson import Repeats, segment_length
+from probe.attention.scores import repeat_scores
 from probe.model.heads import head_names
 from probe.ticks import Tick, ignore, part
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from probe.analyses.head_scores import followers
+from probe.attention.scores import followers
 from probe.errors import DataError
 from probe.model.heads import head_names
 

@@ -139,9 +139,9 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawn]":
 def _captured(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawn]":
     import numpy as np
 
+    from probe.attention.figures import attention_mosaic
     from probe.captured import answers_table, attention, attention_table, favourites, lens_table
     from probe.plots.curves import answer_curves
-    from probe.plots.heads import attention_mosaic
     from probe.plots.lens import lens_grid
     from probe.plots.theme import method_colour
 

@@ -13,10 +13,9 @@ from streamlit.testing.v1 import AppTest
 from dashboard.parts.attention import choices, long, source
 from dashboard.parts.attention.choices import pages, parse
 from dashboard.parts.attention.circuits import partners
-from probe.analyses.attention import attention, distance_table, stages
-from probe.analyses.head_scores import pattern_scores
-from probe.analyses.rollout import rollout
-from probe.analyses.streaming import attention_statistics
+from probe.attention.long import attention_statistics
+from probe.attention.patterns import attention, distance_table, rollout, stages
+from probe.attention.scores import pattern_scores
 from probe.model.lm import LM
 from probe.runs import open_run
 from tests.dashboard.pages import chart, names, values
@@ -172,7 +171,7 @@ def test_what_moved_ranks_all_heads_and_shows_the_chosen_one(show: Show, runs: P
 
 
 def test_circuits_come_from_the_weights_alone(show: Show, runs: Path, read: Say, models):
-    from probe.analyses.circuits import composition, copying_score, spectra
+    from probe.attention.circuits import composition, copying_score, spectra
 
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="Circuits", att_view="aligned", att_head="L1H0")
     assert not app.exception

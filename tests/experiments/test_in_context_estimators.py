@@ -12,7 +12,6 @@ import probe
 from probe.analyses.ablation import means
 from probe.analyses.few_shot import few_shot_curve, few_shot_prompt, read_classification
 from probe.analyses.function_vectors import function_vectors, head_means, vector_tasks
-from probe.analyses.head_scores import random_repeats, repeat_scores
 from probe.analyses.in_context_curves import (
     PairDocument,
     answer_logprobs,
@@ -42,6 +41,7 @@ from probe.analyses.olsson import (
     world_repeats,
     world_rows,
 )
+from probe.attention.scores import random_repeats, repeat_scores
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean
 from probe.model.lm import LM

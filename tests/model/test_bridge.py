@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from probe.analyses.attention import attention
+from probe.attention.patterns import attention
 from probe.errors import ConfigError, ModelError
 from probe.model.equations import read_network, recompose
 from probe.model.hooks import HookWarning, trust

@@ -13,24 +13,22 @@ from transformers import AutoModelForCausalLM
 
 from probe import LM
 from probe.analyses.ablation import ablate
-from probe.analyses.attention import attention
 from probe.analyses.attribution import attribute
-from probe.analyses.circuits import composition, copying_score, spectra
 from probe.analyses.effective_order import effective_order
-from probe.analyses.head_scores import repeat_scores, text_scores
 from probe.analyses.jacobian import jacobian_norms
 from probe.analyses.lags import jacobian_profile, lag_profile
 from probe.analyses.neutral_jacobian import neutral_jacobian
 from probe.analyses.patching import pair_of, patch
 from probe.analyses.promoted import promoted
 from probe.analyses.reward_attribution import attribute as attribute_reward
-from probe.analyses.rollout import rollout
 from probe.analyses.snowball import snowball
-from probe.analyses.stages import stages, value_norms
 from probe.analyses.steering import contrast, dose_response
-from probe.analyses.streaming import attention_statistics
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import over_layers, scalar_lens
+from probe.attention.circuits import composition, copying_score, spectra
+from probe.attention.long import attention_statistics
+from probe.attention.patterns import attention, rollout, stages, value_norms
+from probe.attention.scores import repeat_scores, text_scores
 from probe.errors import ProbeError
 from probe.model.adapters import quiet
 from probe.model.equations import read_network, recompose

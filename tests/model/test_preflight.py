@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.long_inputs import measure, peak
-from probe.analyses.attention import attention
+from probe.attention.patterns import attention
 from probe.errors import ConfigError, DataError
 from probe.model import memory
 from probe.model.memory import free_bytes, growth_law, preflight, readable, require_room

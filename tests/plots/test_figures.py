@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.plots import curves, heads, intervals, lens, lineage, pairs, theme
+from probe.attention import figures as heads
+from probe.plots import curves, intervals, lens, lineage, pairs, theme
 
 TOKENS = ["<bos>", "where", "does", "<img src=x onerror=alert(1)>", "live", "where"]
 COUNT = len(TOKENS)

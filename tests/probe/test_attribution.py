@@ -11,8 +11,8 @@ from probe.analyses.direct import final_norm
 from probe.analyses.lens import residual_names
 from probe.analyses.parts import read_parts
 from probe.analyses.promoted import ov_tokens, promoted
-from probe.analyses.stages import stages
 from probe.analyses.targets import Target, target_of
+from probe.attention.patterns import stages
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model

@@ -11,7 +11,6 @@ from transformers import AutoModelForSequenceClassification
 import probe
 from dashboard.named import NAMED
 from probe.analyses.attribution import attribute as direct
-from probe.analyses.head_scores import repeat_scores
 from probe.analyses.jacobian import block_norms
 from probe.analyses.jacobian_split import jacobian_split
 from probe.analyses.lags import lag_profile
@@ -21,6 +20,7 @@ from probe.analyses.reward_attribution import attribute as attribute_reward
 from probe.analyses.snowball import snowball
 from probe.analyses.steering import contrast, dose_response
 from probe.analyses.targets import target_of
+from probe.attention.scores import repeat_scores
 from probe.model.equations import read_network, recompose, states
 from probe.model.rewards import pair_ids, reward_lm
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import probe
-from probe.analyses.streaming import attention_statistics
+from probe.attention.long import attention_statistics
 from probe.errors import DataError
 from probe.model.memory import preflight, require_room
 
@@ -24,7 +24,7 @@ PATTERNS = [f"blocks.{layer}.attn.hook_pattern" for layer in range(30)]
 CHILD = f"""
 import json, probe
 from benchmarks.long_inputs import peak
-from probe.analyses.streaming import attention_statistics
+from probe.attention.long import attention_statistics
 lm = probe.LM.load({str(CHECKPOINT)!r})
 ids = [number % 40_000 + 100 for number in range(0, 4096 * 37, 37)]
 attention_statistics(lm, ids[:8])

@@ -12,11 +12,10 @@ from dashboard.parts.attention.choices import take_head
 from dashboard.parts.attention.scores import allowed
 from dashboard.parts.attention.source import Head, Reading, Side
 from dashboard.text import note
-from probe.plots.head_curves import spectra
-from probe.plots.head_values import head_grids
+from probe.attention.head_figures import head_grids, spectra
 
 if TYPE_CHECKING:
-    from probe.analyses.circuits import Composition, Spectra
+    from probe.attention.circuits import Composition, Spectra
     from probe.model.lm import LM
 
 SMOL_HEADS = 270
@@ -143,18 +142,18 @@ def _composition_seconds(side: Side) -> float:
 
 
 def _spectra(lm: "LM") -> "Spectra":
-    from probe.analyses.circuits import spectra
+    from probe.attention.circuits import spectra
 
     return spectra(lm)
 
 
 def _copying(lm: "LM") -> np.ndarray:
-    from probe.analyses.circuits import copying_score
+    from probe.attention.circuits import copying_score
 
     return copying_score(lm)
 
 
 def _composition(lm: "LM", kind: str, tick: object) -> "Composition":
-    from probe.analyses.circuits import composition
+    from probe.attention.circuits import composition
 
     return composition(lm, kind, tick=tick)  # type: ignore[arg-type]

@@ -72,8 +72,8 @@ def code(reading: Reading, head: Head) -> list[str]:
     """Python lines that give what the page shows of models."""
     ids = [int(token) for token in reading.last.read.ids]
     lines = [
-        "from probe.analyses.attention import attention, distance_table, stages",
-        "from probe.analyses.head_scores import pattern_scores",
+        "from probe.attention.patterns import attention, distance_table, stages",
+        "from probe.attention.scores import pattern_scores",
         "from probe.model.rewards import analysable",
         "",
         f"ids = {ids}",
@@ -98,16 +98,16 @@ def tab_code(reading: Reading, tab: str) -> list[str]:
     last = "lm" if len(reading.sides) == 1 else "aligned"
     writes = reading.last.lm is not None and reading.last.lm.readout == "tokens"
     lines = {
-        "Head scores": ["from probe.analyses.head_scores import repeat_scores", f"repeat_scores({last}).table()"],
+        "Head scores": ["from probe.attention.scores import repeat_scores", f"repeat_scores({last}).table()"],
         "Circuits": [
-            "from probe.analyses.circuits import composition, copying_score, spectra",
+            "from probe.attention.circuits import composition, copying_score, spectra",
             f"spectra({last}).rank_table()",
             *([f"copying_score({last})"] if writes else []),
             f'composition({last}, "K").table()  # or "Q", "V"',
         ],
         "Rollout": [
-            "from probe.analyses.rollout import rollout",
-            "from probe.analyses.stages import value_norms",
+            "from probe.attention.patterns import rollout",
+            "from probe.attention.patterns import value_norms",
             f"rollout(read_{last})  # [layers, position, source]",
             f"rollout(read_{last}, value_norms=value_norms({last}, ids))  # weighed by what heads write",
         ],

@@ -15,14 +15,12 @@ from dashboard.parts.attention.words import told_long
 from dashboard.sides import Side
 from dashboard.state import keep
 from dashboard.text import finding, note
-from probe.plots.head_curves import lag_curves
-from probe.plots.head_values import head_grids
-from probe.plots.streaming import lag_profiles, query_statistic, top_sources
+from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.analyses.streaming import AttentionStatistics
+    from probe.attention.long import AttentionStatistics
     from probe.model.lm import LM
     from probe.model.memory import Preflight
     from probe.ticks import Tick
@@ -91,7 +89,7 @@ def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator"
         layers(sides[-1][0], sides[-1][2], source)
         sources(sides[-1][0], sides[-1][2], head, source)
     code = [
-        "from probe.analyses.streaming import attention_statistics",
+        "from probe.attention.long import attention_statistics",
         "from probe.model.rewards import analysable",
         "",
         f"lm = analysable({found[-1].ref!r})",
@@ -190,6 +188,6 @@ def _preflight(lm: "LM", length: int) -> "Preflight":
 
 
 def _statistics(lm: "LM", text: tuple[int, ...], tick: "Tick") -> "AttentionStatistics":
-    from probe.analyses.streaming import attention_statistics
+    from probe.attention.long import attention_statistics
 
     return attention_statistics(lm, text, lags=LAGS, tick=tick)

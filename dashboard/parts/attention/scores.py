@@ -11,11 +11,11 @@ from dashboard.parts.attention.choices import take_head
 from dashboard.parts.attention.source import Head, Reading, Side
 from dashboard.state import keep
 from dashboard.text import note, plain
-from probe.plots.head_values import head_grids, head_ranking
-from probe.plots.heads import change_map
+from probe.attention.figures import change_map
+from probe.attention.head_figures import head_grids, head_ranking
 
 if TYPE_CHECKING:
-    from probe.analyses.head_scores import HeadScores
+    from probe.attention.scores import HeadScores
     from probe.model.lm import LM
 
 ON_TEXT = {
@@ -86,7 +86,7 @@ def scores(reading: Reading, head: Head) -> None:
 
 def scored(side: Side, *, repeats: bool) -> "HeadScores":
     """Scores of one side on the page's text, or on repeated random tokens."""
-    from probe.analyses.head_scores import pattern_scores
+    from probe.attention.scores import pattern_scores
 
     if not repeats:
         return pattern_scores(side.read)
@@ -95,7 +95,7 @@ def scored(side: Side, *, repeats: bool) -> "HeadScores":
 
 
 def _repeats(lm: "LM") -> "HeadScores":
-    from probe.analyses.head_scores import repeat_scores
+    from probe.attention.scores import repeat_scores
 
     return repeat_scores(lm)
 
@@ -123,7 +123,7 @@ def allowed(key: str, seconds: float, what: str) -> bool:
 
 def ranking(reading: Reading, head: Head) -> None:
     """Which heads moved most between the two sides, and where the chosen one did."""
-    from probe.analyses.attention import difference, distance_table
+    from probe.attention.patterns import difference, distance_table
     from probe.captured import attention_table
 
     first, second = reading.sides

@@ -16,7 +16,7 @@ from probe.plots.theme import METHODS, aligned_colour
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.analyses.attention import Attention
+    from probe.attention.patterns import Attention
     from probe.model.lm import LM
 
 LONG = 192
@@ -147,7 +147,7 @@ def _same_text(one: "Attention", other: "Attention") -> bool:
 
 
 def _attention(lm: "LM", text: tuple[int, ...], new: int = 0, given: int | None = None) -> "Attention":
-    from probe.analyses.attention import attention
+    from probe.attention.patterns import attention
 
     read = attention(lm, text, max_new_tokens=new)
     return read if given is None else replace(read, prompt_length=given)
@@ -189,7 +189,7 @@ def _captured_side(moment: Moment, step: int, colour: str) -> Side:
 
 def captured_read(moment: Moment, step: int) -> "Attention":
     """A captured pattern as an analysis gives it."""
-    from probe.analyses.attention import Attention
+    from probe.attention.patterns import Attention
 
     prompt = moment.prompt
     pattern = captured_pattern(data.capture(moment.run, step), moment.index, prompt).astype(np.float32)

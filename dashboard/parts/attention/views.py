@@ -11,11 +11,11 @@ from dashboard.components.figure import figure
 from dashboard.parts.attention.source import Head, Reading, Side, captured_read
 from dashboard.state import keep
 from dashboard.text import note
-from probe.plots import attention as plots
-from probe.plots.head_curves import rollout_map, score_curves
+from probe.attention import figures as plots
+from probe.attention.head_figures import rollout_map, score_curves
 
 if TYPE_CHECKING:
-    from probe.analyses.attention import Stages
+    from probe.attention.patterns import Stages
     from probe.model.lm import LM
 
 WORDS = 5
@@ -106,7 +106,7 @@ def staged(side: Side, head: Head) -> "Stages":
 
 
 def _stages(lm: "LM", text: tuple[int, ...], layer: int, head: int) -> "Stages":
-    from probe.analyses.attention import stages
+    from probe.attention.patterns import stages
 
     return stages(lm, text, layer, head, k=WORDS)
 
@@ -117,8 +117,8 @@ def _tokens(found: "list[tuple[Side, Stages]]") -> bool:
 
 def through_training(reading: Reading, head: Head) -> None:
     """How the chosen head changed over all captures of its run."""
-    from probe.analyses.attention import head_distance
-    from probe.analyses.head_scores import pattern_scores
+    from probe.attention.patterns import head_distance
+    from probe.attention.scores import pattern_scores
 
     moment = reading.moment
     assert moment is not None
@@ -141,7 +141,7 @@ def through_training(reading: Reading, head: Head) -> None:
 
 def rollout(reading: Reading, head: Head) -> None:
     """From which tokens of the input the state of one position comes, layer by layer, if attention were all."""
-    from probe.analyses import rollout as rolled
+    from probe.attention import patterns as rolled
 
     left, middle = st.columns([1, 2], vertical_alignment="bottom")
     with left:
@@ -172,7 +172,7 @@ def rollout(reading: Reading, head: Head) -> None:
 
 
 def _value_norms(lm: "LM", text: tuple[int, ...]) -> np.ndarray:
-    from probe.analyses.attention import value_norms
+    from probe.attention.patterns import value_norms
 
     return value_norms(lm, text)
 

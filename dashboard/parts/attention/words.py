@@ -8,7 +8,7 @@ import numpy as np
 from dashboard.parts.attention.source import Head, Reading, Side
 
 if TYPE_CHECKING:
-    from probe.analyses.streaming import AttentionStatistics
+    from probe.attention.long import AttentionStatistics
 
 DOES = {
     "induction": "attends to what followed earlier copies of a token (induction)",
@@ -26,7 +26,7 @@ STILL = 0.005
 
 def strongest(side: Side) -> tuple[Head, str]:
     """The head of one model that does something one can name, and what."""
-    from probe.analyses.head_scores import pattern_scores
+    from probe.attention.scores import pattern_scores
 
     values = pattern_scores(side.read).values
     found = []
@@ -53,7 +53,7 @@ def strongest(side: Side) -> tuple[Head, str]:
 
 def moved(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
     """The head that moved most between two sides (steps of a run, if `of` names one), and how."""
-    from probe.analyses.attention import difference, head_distance
+    from probe.attention.patterns import difference, head_distance
 
     distance = head_distance(first.read, second.read)
     head = _argmax(distance)

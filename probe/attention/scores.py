@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analyses.attention import Attention, attention
 from probe.analyses.direct import final_norm, unembedding
+from probe.attention.patterns import Attention, attention
 from probe.errors import ConfigError
 from probe.model.heads import array, head_names
 from probe.model.lm import LM

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformer_lens.head_detector import detect_head
 
-from probe.analyses.attention import Attention, attention
-from probe.analyses.head_scores import followers, pattern_scores, random_repeats, repeat_scores, text_scores
+from probe.attention.patterns import Attention, attention
+from probe.attention.scores import followers, pattern_scores, random_repeats, repeat_scores, text_scores
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from probe.plots import streaming
+from probe.attention import head_figures as streaming
 
 TOKENS = ["<bos>", "where", "<img src=x onerror=alert(1)>", "live", "where"]
 

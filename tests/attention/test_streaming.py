@@ -15,8 +15,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from probe.analyses.blocks import stream_weights
-from probe.analyses.streaming import AttentionStatistics, attention_statistics
+from probe.attention.long import AttentionStatistics, attention_statistics, stream_weights
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.lm import LM
 from probe.model.rewards import analysable

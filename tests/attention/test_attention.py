@@ -6,7 +6,8 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from transformers import DynamicCache
 
-from probe.analyses.attention import (
+from probe.analyses.direct import direct_logits, held_norm
+from probe.attention.patterns import (
     Attention,
     attention,
     difference,
@@ -15,7 +16,6 @@ from probe.analyses.attention import (
     stages,
     value_norms,
 )
-from probe.analyses.direct import direct_logits, held_norm
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model

@@ -5,8 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from probe.analyses.attention import attention, value_norms
-from probe.analyses.rollout import rollout, rollout_table
+from probe.attention.patterns import attention, rollout, rollout_table, value_norms
 from probe.errors import ConfigError, DataError
 from tests.models import random_lm
 

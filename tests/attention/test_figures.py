@@ -5,7 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from probe.plots import attention, head_curves, head_values, heads, mosaics, theme
+from probe.attention import figures as attention
+from probe.attention import figures as heads
+from probe.attention import figures as mosaics
+from probe.attention import head_figures as head_curves
+from probe.attention import head_figures as head_values
+from probe.plots import theme
 
 TOKENS = ["<bos>", "a", "<img src=x onerror=alert(1)>", "a", "b"]
 COUNT = len(TOKENS)

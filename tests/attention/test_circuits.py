@@ -6,7 +6,7 @@ import torch
 from transformer_lens import FactoredMatrix
 from transformer_lens.model_bridge import TransformerBridge
 
-from probe.analyses.circuits import composition, copying_score, effective_rank, random_composition, spectra
+from probe.attention.circuits import composition, copying_score, effective_rank, random_composition, spectra
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm

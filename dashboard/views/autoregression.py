@@ -13,11 +13,10 @@ from dashboard.parts.autoregression.source import Asked, Side, choose, order, pr
 from dashboard.sides import words_known
 from dashboard.state import current
 from dashboard.text import finding, note
-from probe.plots.lags import context_curves, lag_curves
+from probe.autoregression.figures import context_curves, lag_curves
 
 if TYPE_CHECKING:
-    from probe.analyses.effective_order import EffectiveOrder
-    from probe.analyses.lags import LagProfile
+    from probe.autoregression.lags import EffectiveOrder, LagProfile
 
 HEIGHT = 300
 
@@ -155,8 +154,8 @@ def explain(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagPro
         "from itertools import islice",
         "",
         "import probe.model.rewards",
-        "from probe.analyses.effective_order import effective_order",
-        f"from probe.analyses.lags import {function}",
+        "from probe.autoregression.lags import effective_order",
+        f"from probe.autoregression.lags import {function}",
         "from probe.world import of",
         "",
         f"lm = {asked.sides[0].loading}",

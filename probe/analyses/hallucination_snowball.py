@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from probe.analyses.snowball import Snowball, snowball
+from probe.autoregression.snowball import Snowball, snowball
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:

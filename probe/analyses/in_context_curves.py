@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.readings import batches
+from probe.autoregression.lags import batches
 from probe.errors import DataError
 from probe.model.text import encode
 from probe.world import tasks

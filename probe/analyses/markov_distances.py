@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from probe.analyses.in_context_curves import divergence, single_tokens
-from probe.analyses.readings import batches
+from probe.autoregression.lags import batches
 from probe.errors import DataError
 from probe.model.text import encode
 from probe.world import bayes, tasks

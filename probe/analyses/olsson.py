@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.readings import batches
 from probe.attention.scores import random_repeats
+from probe.autoregression.lags import batches
 from probe.errors import DataError
 from probe.model.text import context_length, encode
 from probe.world import tasks

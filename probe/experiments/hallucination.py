@@ -15,11 +15,11 @@ from probe.analyses import hallucination_world as facts
 from probe.analyses.calibration import calibration_error, chance_error, reliability
 from probe.analyses.confidence_targets import target_curves
 from probe.analyses.exposure import singletons
-from probe.analyses.readings import require_tokens
 from probe.analyses.selective import risk_table
 from probe.analyses.semantic_entropy import Equivalence
 from probe.analyses.semantic_entropy import equivalence as equivalence_of
 from probe.analyses.truthful_choices import FORMATS, Question, read_questions
+from probe.autoregression.lags import require_tokens
 from probe.errors import ConfigError, DataError
 from probe.experiments.hallucination_metrics import METRICS
 from probe.experiments.metrics import Given
@@ -32,7 +32,7 @@ from probe.ticks import Tick, ignore, part
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.analyses.snowball import Snowball
+    from probe.autoregression.snowball import Snowball
     from probe.model.lm import LM
     from probe.world.world import World
 

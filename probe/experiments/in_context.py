@@ -14,7 +14,7 @@ from probe.analyses.in_context_world import corpus_items, repeat_items, world_pa
 from probe.analyses.induction_ablation import REFERENCE
 from probe.analyses.olsson import Repeats, text_rows, token_repeats, world_repeats
 from probe.analyses.pool_sizes import joined_curve
-from probe.analyses.readings import require_tokens
+from probe.autoregression.lags import require_tokens
 from probe.errors import ConfigError
 from probe.experiments.in_context_finding import say
 from probe.experiments.metrics import Given, Mean, Metric, Share

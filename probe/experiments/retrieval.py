@@ -15,8 +15,8 @@ from probe.analyses.hallucination_world import ask
 from probe.analyses.knowledge_conflict import conflict_curve
 from probe.analyses.question_forms import Form, chosen
 from probe.analyses.ranking import recall_curve
-from probe.analyses.readings import require_positive, require_tokens
 from probe.analyses.retrieval_documents import with_passages, world_documents
+from probe.autoregression.lags import require_positive, require_tokens
 from probe.errors import DataError
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from probe.analyses.effective_order import effective_order
-from probe.analyses.lags import lag_profile
-from probe.analyses.snowball import snowball
+from probe.autoregression.lags import effective_order, lag_profile
+from probe.autoregression.snowball import snowball
 from probe.model.lm import LM
 from probe.world import of
 from tests.dashboard.pages import chart, names, unescape, values

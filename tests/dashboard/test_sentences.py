@@ -11,8 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.parts.autoregression.sections import gains, most_bilinear
 from dashboard.parts.rewards.words import place_words
-from probe.analyses.jacobian import jacobian_norms
-from probe.analyses.neutral_jacobian import neutral_jacobian
+from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
 from tests.dashboard.pages import chart, values
 from tests.models import random_lm
 

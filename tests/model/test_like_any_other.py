@@ -14,14 +14,9 @@ from transformers import AutoModelForCausalLM
 from probe import LM
 from probe.analyses.ablation import ablate
 from probe.analyses.attribution import attribute
-from probe.analyses.effective_order import effective_order
-from probe.analyses.jacobian import jacobian_norms
-from probe.analyses.lags import jacobian_profile, lag_profile
-from probe.analyses.neutral_jacobian import neutral_jacobian
 from probe.analyses.patching import pair_of, patch
 from probe.analyses.promoted import promoted
 from probe.analyses.reward_attribution import attribute as attribute_reward
-from probe.analyses.snowball import snowball
 from probe.analyses.steering import contrast, dose_response
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import over_layers, scalar_lens
@@ -29,6 +24,9 @@ from probe.attention.circuits import composition, copying_score, spectra
 from probe.attention.long import attention_statistics
 from probe.attention.patterns import attention, rollout, stages, value_norms
 from probe.attention.scores import repeat_scores, text_scores
+from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
+from probe.autoregression.lags import effective_order, jacobian_profile, lag_profile
+from probe.autoregression.snowball import snowball
 from probe.errors import ProbeError
 from probe.model.adapters import quiet
 from probe.model.equations import read_network, recompose

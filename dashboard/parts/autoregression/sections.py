@@ -18,15 +18,13 @@ from dashboard.parts.autoregression.source import (
 )
 from dashboard.state import keep
 from dashboard.text import note, plain
+from probe.autoregression.figures import path_shares, singular_values, snowball_curves
 from probe.errors import ModelError
 from probe.plots.intervals import percent
-from probe.plots.jacobians import path_shares, singular_values
-from probe.plots.lags import snowball_curves
 
 if TYPE_CHECKING:
-    from probe.analyses.jacobian import JacobianNorms
-    from probe.analyses.neutral_jacobian import NeutralJacobian
-    from probe.analyses.snowball import Snowball
+    from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
+    from probe.autoregression.snowball import Snowball
 
 PROMPTS, STEPS = 24, 12
 SEED = 5
@@ -78,7 +76,7 @@ def snowball(asked: Asked) -> None:
         st.dataframe(joined(asked.writers, [each.text_table() for each in found]), hide_index=True)
     code = [
         "import probe.model.rewards",
-        "from probe.analyses.snowball import snowball",
+        "from probe.autoregression.snowball import snowball",
         "from probe.world import of",
         "",
         f"lm = {asked.writers[0].loading}",
@@ -135,7 +133,7 @@ def heads(asked: Asked) -> None:
     note("0: the head's output moves only with what is read (linear path). 1: only with where it looks.")
     code = [
         "import probe.model.rewards",
-        "from probe.analyses.jacobian import jacobian_norms",
+        "from probe.autoregression.jacobian import jacobian_norms",
         "",
         f"lm = {asked.sides[0].loading}",
         f"found = jacobian_norms(lm, {asked.prompt!r})",
@@ -180,7 +178,7 @@ def layers(asked: Asked) -> None:
     figure(chart, table, "neutral", title=title, height=330, source=_source(asked, asked.prompt))
     code = [
         "import probe.model.rewards",
-        "from probe.analyses.neutral_jacobian import neutral_jacobian",
+        "from probe.autoregression.jacobian import neutral_jacobian",
         "",
         f"lm = {asked.sides[0].loading}",
         f"found = neutral_jacobian(lm, {asked.prompt!r})",

@@ -13,15 +13,13 @@ from dashboard.components.number import number_input
 from dashboard.models import computed, load
 from dashboard.state import Shared, keep, preset
 from dashboard.text import guarded
-from probe.plots.lags import Model
+from probe.autoregression.figures import Model
 from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
-    from probe.analyses.effective_order import EffectiveOrder
-    from probe.analyses.jacobian import JacobianNorms
-    from probe.analyses.lags import LagProfile
-    from probe.analyses.neutral_jacobian import NeutralJacobian
-    from probe.analyses.snowball import Snowball
+    from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
+    from probe.autoregression.lags import EffectiveOrder, LagProfile
+    from probe.autoregression.snowball import Snowball
     from probe.model.lm import LM
     from probe.world import World
 
@@ -234,25 +232,25 @@ def neutral(side: Side, text: str) -> "NeutralJacobian":
 
 
 def _resampled(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LagProfile":
-    from probe.analyses.lags import lag_profile
+    from probe.autoregression.lags import lag_profile
 
     return lag_profile(lm, texts, **options)
 
 
 def _jacobian(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LagProfile":
-    from probe.analyses.lags import jacobian_profile
+    from probe.autoregression.lags import jacobian_profile
 
     return jacobian_profile(lm, texts, **options)
 
 
 def _order(lm: "LM", texts: tuple[str, ...], **options: Any) -> "EffectiveOrder":
-    from probe.analyses.effective_order import effective_order
+    from probe.autoregression.lags import effective_order
 
     return effective_order(lm, texts, **options)
 
 
 def _snowball(lm: "LM", prompts: tuple[str, ...], known: str, length: int, **options: Any) -> "Snowball":
-    from probe.analyses.snowball import snowball
+    from probe.autoregression.snowball import snowball
     from probe.world import World
 
     world = World.from_dict(json.loads(known)) if known else None
@@ -260,12 +258,12 @@ def _snowball(lm: "LM", prompts: tuple[str, ...], known: str, length: int, **opt
 
 
 def _paths(lm: "LM", text: str, **options: Any) -> "JacobianNorms":
-    from probe.analyses.jacobian import jacobian_norms
+    from probe.autoregression.jacobian import jacobian_norms
 
     return jacobian_norms(lm, text, **options)
 
 
 def _neutral(lm: "LM", text: str, **options: Any) -> "NeutralJacobian":
-    from probe.analyses.neutral_jacobian import neutral_jacobian
+    from probe.autoregression.jacobian import neutral_jacobian
 
     return neutral_jacobian(lm, text, **options)

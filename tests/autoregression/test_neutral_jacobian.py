@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probe.analyses.lens import residual_names
-from probe.analyses.neutral_jacobian import block_jacobian, last_step, neutral_jacobian
+from probe.autoregression.jacobian import block_jacobian, last_step, neutral_jacobian
 from probe.errors import DataError
 from probe.model.equations import read_network, states, step
 from probe.model.rewards import reward_lm
@@ -113,7 +113,7 @@ def test_blocks_that_do_nothing_are_neutral():
 
 def test_what_precision_does_not_resolve_is_left_out():
     """A block that keeps one direction and shrinks the others: the second in a row is beyond double precision."""
-    from probe.analyses.neutral_jacobian import NeutralJacobian, _resolved
+    from probe.autoregression.jacobian import NeutralJacobian, _resolved
 
     values = _resolved(torch.tensor([1.0, 1e-3, 1e-20], dtype=torch.float64)).numpy()
     assert np.isnan(values).tolist() == [False, False, True]

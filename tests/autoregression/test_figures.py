@@ -4,8 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.plots.jacobians import path_shares, singular_values
-from probe.plots.lags import FLOOR, Model, context_curves, lag_curves, snowball_curves
+from probe.autoregression.figures import (
+    FLOOR,
+    Model,
+    context_curves,
+    lag_curves,
+    path_shares,
+    singular_values,
+    snowball_curves,
+)
 from probe.plots.theme import DARK, apply
 
 MODELS = [Model("base", "#868B94"), Model("<b>dpo</b>", "#3F78C6")]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from probe.analyses import jacobian_split as formulas
-from probe.analyses.jacobian import block_norms, jacobian_norms, jacobian_split
+from probe.autoregression import jacobian as formulas
+from probe.autoregression.jacobian import block_norms, jacobian_norms, jacobian_split
 from probe.errors import DataError
 from probe.model.equations import Maps, Norm, attend, mix, read_network, states
 from probe.model.rewards import reward_lm

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.effective_order import effective_order
-from probe.analyses.lags import jacobian_profile, lag_profile
 from probe.analyses.lens import kl
+from probe.autoregression.lags import effective_order, jacobian_profile, lag_profile
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.world import of
@@ -196,7 +195,7 @@ def test_without_attention_only_the_last_token_counts():
 def test_batches_and_chosen_positions_change_nothing(monkeypatch: pytest.MonkeyPatch):
     lm = random_lm()
     whole = lag_profile(lm, TEXTS, lags=4), jacobian_profile(lm, TEXTS, lags=4), effective_order(lm, TEXTS, longest=4)
-    monkeypatch.setattr("probe.analyses.readings.ROWS", 3)
+    monkeypatch.setattr("probe.autoregression.lags.ROWS", 3)
     parts = lag_profile(lm, TEXTS, lags=4), jacobian_profile(lm, TEXTS, lags=4), effective_order(lm, TEXTS, longest=4)
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a.readings.to_numpy(), b.readings.to_numpy(), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,430 @@
+"""How much of what moves a head's output is what it reads, and how much is where it looks: E23 over a text.
+
+`probe.autoregression.jacobian` has the formulas; here are their norms for every head and pair of positions.
+
+The Jacobian of one attention head, split into its linear and its bilinear-softmax path (E23).
+
+With y_s = O (V h_s + v_bias) and o_t = sum_s alpha_{t,s} y_s, a change of an earlier input h_s, s < t, moves o_t by
+
+    d o_t / d h_s = alpha_{t,s} L + alpha_{t,s} (y_s - o_t) u_{t,s}^T,   u_{t,s} = d s_{t,s} / d h_s.
+
+The first term moves what is read (linear path), the second where is looked (bilinear-softmax path). Without norms of
+keys, u_{t,s} = scale N^T R_s^T R_t (M h_t + m_bias); the bias of V drops out of y_s - o_t. At s = t the input is also
+the query: sum_j alpha_{t,j} (y_j - o_t) w_{t,j}^T joins the bilinear-softmax path, w_{t,j} = scale M^T R_t^T k_j.
+
+Norms are held fixed: h is what attention reads, after the block's norm, and where queries and keys have norms of
+their own (Qwen3), what these divide by is taken as a constant, so that k_s = R_s diag(weight) (N h_s) / scale_s is
+linear in h_s. The split is of the head's own output, before the bias of O.
+
+The neutral-Jacobian test: how much the residual stream after block l still moves the final one (METRICS).
+
+J_l = d h_D[p] / d h_l[p] at one position p, from the residual after block l (0: the embedding) to that after the last
+block, before the final norm. Everything is differentiated, norms too. Singular values near 1 are neutral: what block l
+leaves is carried to the end neither grown nor shrunk. Because attention is causal, h_l[p] reaches h_D[p] only through
+position p itself, so that J_l is the product of one matrix for each block, A_k = d h_k[p] / d h_{k-1}[p]: as costly as
+d backward passes over one token, and not over the text.
+
+Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width, T tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.errors import DataError
+from probe.model.equations import Block, Maps, Norm, attend, bilinear, keys, queries, read_network, states, values
+from probe.model.lm import LM
+from probe.model.scoring import check_lengths
+from probe.model.text import pieces, text_ids
+from probe.ticks import Tick, ignore
+
+CELLS = 2**21
+"""Numbers that an intermediate array may hold: query rows are taken in groups that keep to it."""
+
+
+class Split(NamedTuple):
+    """d o_t / d h_s of one head: rows are directions of the output, columns of the input."""
+
+    linear: Float[Tensor, "d d"]
+    """alpha_{t,s} L."""
+    bilinear: Float[Tensor, "d d"]
+    """alpha_{t,s} (y_s - o_t) u_{t,s}^T; at s = t with the query's part."""
+
+    @property
+    def total(self) -> Float[Tensor, "d d"]:
+        """The whole Jacobian."""
+        return self.linear + self.bilinear
+
+
+@torch.no_grad()
+def jacobian_split(maps: Maps, h: Float[Tensor, "T d"], head: int, t: int, s: int) -> Split:
+    """E23 for one head and one pair of positions, as matrices.
+
+    Args:
+        maps: attention of a block (`probe.model.equations.read_network(lm).blocks[layer].maps`).
+        h: what it reads, after the block's norm.
+        head: query head.
+        t: position of the query.
+        s: position of the input that changes; zero matrices where s > t or s is out of the window.
+
+    Raises:
+        DataError: a position outside of the text or a head that the block does not have.
+    """
+    if not (0 <= t < len(h) and 0 <= s < len(h) and 0 <= head < len(maps.M)):
+        raise DataError(
+            f"Head {head} at positions {t} and {s} was asked for: this block has {len(maps.M)} heads and the text "
+            f"{len(h)} tokens, counted from 0."
+        )
+    parts, row, O = _Parts.of(maps, h), slice(t, t + 1), maps.O[head]  # noqa: E741
+    linear = parts.alpha[head, t, s] * maps.L(head)
+    if s > t:
+        return Split(linear, torch.zeros_like(linear))
+    away = parts.v[head, s] - parts.mixed[head, t]
+    slope = maps.N_shared[int(maps.group[head])].T @ _slopes(maps, parts, row)[head, 0, s]
+    moved = parts.alpha[head, t, s] * torch.outer(O @ away, slope)
+    if s == t:
+        moved = moved + O @ _query_side(maps, parts, row)[head, 0] @ maps.M[head]
+    return Split(linear, moved)
+
+
+@torch.no_grad()
+def block_norms(maps: Maps, h: Float[Tensor, "T d"]) -> tuple[Float[Tensor, "H T T"], ...]:
+    """Attention and the Frobenius norms of the linear path, the bilinear-softmax path and their sum for one block.
+
+    Everything happens in the width of a head: with L = O V and the rank-one matrix (O a)(N^T z)^T,
+
+        |L|^2 = tr(G V V^T),   |O a| |N^T z| = sqrt(a^T G a) sqrt(z^T N N^T z),   their product a^T G V N^T z,
+
+    where G = O^T O. Lengths of y_s - o_t are differences of larger numbers and taken in double precision.
+    """
+    parts = _Parts.of(maps, h)
+    G, N, V = maps.O.mT @ maps.O, maps.N, maps.V
+    size = torch.einsum("hef,hfe->h", G, V @ V.mT).clamp(min=0)
+    linear = parts.alpha * size.sqrt()[:, None, None]
+    away = _distances(parts.mixed.double(), parts.v.double(), G.double()).to(h.dtype)
+    pulled, pulled_mean = (x @ (G @ V @ N.mT) for x in (parts.v, parts.mixed))
+    second, third = torch.zeros_like(linear), torch.zeros_like(linear)
+    for rows in _groups(len(h), len(G) * maps.M.shape[1] * max(len(h), maps.M.shape[1])):
+        seen = slice(0, rows.stop)
+        alpha, slope = parts.alpha[:, rows, seen], _slopes(maps, parts, rows)
+        outer = away[:, rows, seen] * ((slope @ (N @ N.mT)[:, None]) * slope).sum(-1)
+        cross = torch.einsum("htse,hse->hts", slope, pulled[:, seen])
+        cross = cross - torch.einsum("htse,hte->hts", slope, pulled_mean[:, rows])
+        second[:, rows, seen] = alpha * outer.clamp(min=0).sqrt()
+        third[:, rows, seen] = alpha * (size[:, None, None] + 2 * cross + outer).clamp(min=0).sqrt()
+        own, whole = _diagonal(maps, parts, rows, slope, G)
+        at = torch.arange(rows.start, rows.stop, device=h.device)
+        second[:, at, at], third[:, at, at] = own, whole
+    return parts.alpha, linear, second, third
+
+
+class _Parts(NamedTuple):
+    """What every formula of a block needs."""
+
+    alpha: Float[Tensor, "H T T"]
+    q: Float[Tensor, "H T dh"]
+    k: Float[Tensor, "H T dh"]
+    v: Float[Tensor, "H T dh"]
+    mixed: Float[Tensor, "H T dh"]
+    q_gain: Float[Tensor, "H T 1"] | None
+    k_gain: Float[Tensor, "H T 1"] | None
+
+    @classmethod
+    def of(cls, maps: Maps, h: Float[Tensor, "T d"]) -> "_Parts":
+        alpha, v = attend(bilinear(maps, h)), values(maps, h)
+        raw_q = torch.einsum("td,hed->hte", h, maps.M) + maps.m_bias[:, None]
+        raw_k = torch.einsum("td,hed->hte", h, maps.N_shared) + maps.n_bias_shared[:, None]
+        q_gain = None if maps.q_norm is None else maps.q_norm.scale(raw_q)
+        k_gain = None if maps.k_norm is None else maps.k_norm.scale(raw_k)[maps.group]
+        return cls(alpha, queries(maps, h), keys(maps, h), v, alpha @ v, q_gain, k_gain)
+
+
+def _slopes(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t s dh"]:
+    """u_{t,s} before N^T: how the score of query t changes with N h_s, for a group of queries and the keys they see."""
+    turned = (parts.q[:, rows, None] * maps.scale).expand(-1, -1, rows.stop, -1)
+    turned = turned if maps.rotary is None else maps.rotary.back(turned)
+    return turned if parts.k_gain is None else _through(maps.k_norm, turned, parts.k_gain[:, None, : rows.stop])
+
+
+def _query_side(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t dh dh"]:
+    """sum_j alpha_{t,j} (v_j - mean) w_{t,j}^T before O and M: the covariance of values and slopes under alpha."""
+    seen = slice(0, rows.stop)
+    away = (parts.v[:, None, seen] - parts.mixed[:, rows, None]) * parts.alpha[:, rows, seen, None]
+    spread = torch.einsum("htse,hsf->htef", away, parts.k[:, seen]) * maps.scale
+    if maps.rotary is not None:
+        spread = _back_at(maps, spread, rows)
+    return spread if parts.q_gain is None else _through(maps.q_norm, spread, parts.q_gain[:, rows, None])
+
+
+def _back_at(maps: Maps, spread: Float[Tensor, "H t e f"], rows: slice) -> Float[Tensor, "H t e f"]:
+    """R_t^T along the last axis, for queries that start at `rows.start`."""
+    assert maps.rotary is not None
+    moved = spread.transpose(1, 2)  # positions come last but one
+    front = moved.new_zeros(*moved.shape[:2], rows.start, moved.shape[-1])
+    return maps.rotary.back(torch.cat([front, moved], dim=2))[:, :, rows.start :].transpose(1, 2)
+
+
+def _through(norm: Norm | None, x: Float[Tensor, "... dh"], scale: Tensor) -> Float[Tensor, "... dh"]:
+    """Transpose of a norm whose divisor is held fixed: weight, then centring, then division."""
+    assert norm is not None
+    return norm.centred(x * norm.weight) / scale
+
+
+def _diagonal(maps: Maps, parts: _Parts, rows: slice, slope: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms at s = t [H t] of the bilinear-softmax path, O (a z^T N + C M), and of the whole, O (alpha V + ...)."""
+    at = torch.arange(rows.start, rows.stop, device=slope.device)
+    alpha, z = parts.alpha[:, at, at], slope[:, at - rows.start, at]
+    a = alpha[..., None] * (parts.v[:, at] - parts.mixed[:, at])
+    C = _query_side(maps, parts, rows)
+    M, N, V = maps.M, maps.N, maps.V
+    GC, Ga = G[:, None] @ C, a @ G
+    key = (Ga * a).sum(-1) * ((z @ (N @ N.mT)) * z).sum(-1)
+    query = (GC * (C @ (M @ M.mT)[:, None])).sum((-2, -1))
+    between = torch.einsum("hte,htef,htf->ht", Ga, C, z @ (N @ M.mT))
+    square = key + query + 2 * between
+    read = alpha.square() * torch.einsum("hef,hfe->h", G, V @ V.mT)[:, None]
+    read_key = alpha * (Ga @ (V @ N.mT) * z).sum(-1)
+    read_query = alpha * (GC * (V @ M.mT)[:, None]).sum((-2, -1))
+    whole = square + read + 2 * (read_key + read_query)
+    return square.clamp(min=0).sqrt(), whole.clamp(min=0).sqrt()
+
+
+def _distances(x: Tensor, y: Tensor, G: Tensor) -> Float[Tensor, "H t s"]:
+    """(y_s - x_t)^T G (y_s - x_t) of each pair."""
+    own_x, own_y = ((z @ G * z).sum(-1) for z in (x, y))
+    return (own_x[..., None] + own_y[:, None] - 2 * x @ G @ y.mT).clamp(min=0)
+
+
+def _groups(length: int, cells: int) -> Iterator[slice]:
+    """Query rows in groups whose intermediate arrays keep to `CELLS` numbers."""
+    size = max(1, CELLS // max(1, cells))
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+__all__ = ["JacobianNorms", "Split", "block_norms", "jacobian_norms", "jacobian_split"]
+
+
+@dataclass(frozen=True)
+class JacobianNorms:
+    """Frobenius norms of both paths for every head and every pair of positions; zero where s > t."""
+
+    tokens: list[str]
+    """Readable pieces of the text."""
+    ids: list[int]
+    """Their ids."""
+    alpha: np.ndarray
+    """[D, H, T, T] attention."""
+    linear: np.ndarray
+    """[D, H, T, T] norm of the linear path, alpha |L|."""
+    bilinear: np.ndarray
+    """[D, H, T, T] norm of the bilinear-softmax path; the diagonal holds the query's part too."""
+    total: np.ndarray
+    """[D, H, T, T] norm of their sum, which is less than the sum of norms where they oppose each other."""
+
+    @property
+    def share(self) -> np.ndarray:
+        """[D, H] share of the bilinear-softmax path: its norms over s < t, by the norms of both; NaN for one token."""
+        linear, bilinear = (_earlier(part) for part in (self.linear, self.bilinear))
+        with np.errstate(invalid="ignore"):
+            return bilinear / (linear + bilinear)
+
+    def table(self) -> pd.DataFrame:
+        """One row a head: layer, head, name, share, and the norms of each path and of the whole, summed over s < t."""
+        layer, head = (axis.ravel() for axis in np.indices(self.share.shape))
+        return pd.DataFrame(
+            {
+                "layer": layer,
+                "head": head,
+                "name": [f"L{row}H{column}" for row, column in zip(layer, head, strict=True)],
+                "share": self.share.ravel(),
+                "linear": _earlier(self.linear).ravel(),
+                "bilinear": _earlier(self.bilinear).ravel(),
+                "total": _earlier(self.total).ravel(),
+            }
+        )
+
+    def pairs(self, layer: int, head: int) -> pd.DataFrame:
+        """One row for each query and key of one head, s <= t: positions, tokens, alpha and the three norms."""
+        query, key = np.tril_indices(len(self.ids))
+        return pd.DataFrame(
+            {
+                "query": query,
+                "query_token": [self.tokens[t] for t in query],
+                "key": key,
+                "key_token": [self.tokens[s] for s in key],
+                "alpha": self.alpha[layer, head, query, key],
+                "linear": self.linear[layer, head, query, key],
+                "bilinear": self.bilinear[layer, head, query, key],
+                "total": self.total[layer, head, query, key],
+            }
+        )
+
+
+@torch.no_grad()
+def jacobian_norms(lm: LM, text: str | Sequence[int], tick: Tick = ignore) -> JacobianNorms:
+    """Norms of both paths of E23 for every head and pair of positions of a text, without matrices of d by d.
+
+    Args:
+        lm: the model.
+        text: a text or its token ids.
+        tick: called after each block.
+
+    Raises:
+        ModelError: the equations do not describe the architecture.
+        DataError: a text without tokens or one longer than the model's context.
+    """
+    ids = text_ids(lm.tokenizer, text)
+    check_lengths(lm.model, [ids], [])
+    net = read_network(lm)
+    rows: list[tuple[Tensor, ...]] = []
+    for index, (block, state) in enumerate(zip(net.blocks, states(net, ids), strict=False)):
+        rows.append(block_norms(block.maps, block.norm(state)))
+        tick((index + 1) / len(net.blocks))
+    alpha, linear, bilinear_, total = (torch.stack(part).cpu().numpy() for part in zip(*rows, strict=True))
+    return JacobianNorms(pieces(lm.tokenizer, ids), ids, alpha, linear, bilinear_, total)
+
+
+def _earlier(norms: np.ndarray) -> np.ndarray:
+    """Sum over the pairs s < t."""
+    return np.tril(norms, -1).sum((-2, -1))
+
+
+ROWS = 128
+"""Rows of a block's Jacobian that are computed at once."""
+NEAR = float(np.log(2.0))
+"""A singular value counts as near 1 between 1/2 and 2."""
+
+
+@dataclass(frozen=True)
+class NeutralJacobian:
+    """Singular values of the Jacobian from each block to the end, and of each block alone."""
+
+    position: int
+    """The position p, from 0."""
+    token: str
+    """Its token as a readable piece."""
+    to_end: np.ndarray
+    """[D, d] row l: singular values of d h_D[p] / d h_l[p], largest first; row 0 starts from the embedding.
+
+    NaN where one is smaller than double precision resolves beside the largest (d times 2e-16 of it).
+    """
+    alone: np.ndarray
+    """[D, d] row l: singular values of block l alone, d h_{l+1}[p] / d h_l[p], largest first."""
+
+    @property
+    def geometric_mean(self) -> np.ndarray:
+        """[D] geometric mean of the singular values to the end; 1 is neutral.
+
+        Its logarithm is log |det J_l| / d, and determinants multiply: it is exact where single values are not resolved.
+        """
+        with np.errstate(divide="ignore"):  # a block that loses a direction has the determinant 0
+            return np.exp(np.log(self.alone).mean(-1)[::-1].cumsum()[::-1])
+
+    @property
+    def spread(self) -> np.ndarray:
+        """[D] standard deviation of the logarithms of those that are resolved, in nats; 0 is a scaled rotation."""
+        return np.nanstd(np.log(self.to_end), axis=-1)
+
+    def table(self) -> pd.DataFrame:
+        """One row for each layer l: layer, name, the summary to the end and, with the prefix block_, of block l alone.
+
+        `distance` is the root mean square of the logarithms of the resolved singular values: 0 for a neutral Jacobian.
+        `near_one` is the share of all that lies between 1/2 and 2, `unresolved` how many are NaN.
+        """
+        log = np.log(self.to_end)
+        return pd.DataFrame(
+            {
+                "layer": range(len(log)),
+                "name": ["embedding", *(f"block {layer}" for layer in range(len(log) - 1))],
+                "geometric_mean": self.geometric_mean,
+                "spread": self.spread,
+                "distance": np.sqrt(np.nanmean(np.square(log), axis=-1)),
+                "near_one": (np.abs(log) <= NEAR).mean(-1),
+                "largest": self.to_end[:, 0],
+                "smallest": np.nanmin(self.to_end, axis=-1),
+                "unresolved": np.isnan(self.to_end).sum(-1),
+                "block_geometric_mean": np.exp(np.log(self.alone).mean(-1)),
+                "block_spread": np.log(self.alone).std(-1),
+            }
+        )
+
+
+@torch.no_grad()
+def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick: Tick = ignore) -> NeutralJacobian:
+    """Singular values of d h_D[p] / d h_l[p] for each block l.
+
+    Args:
+        lm: the model.
+        text: a text or its token ids.
+        position: the position p; negative counts from the end.
+        tick: called after each block.
+
+    Raises:
+        ModelError: the equations do not describe the architecture.
+        DataError: a text without tokens or one longer than the model's context, or a position outside of it.
+    """
+    ids = text_ids(lm.tokenizer, text)
+    check_lengths(lm.model, [ids], [])
+    if not -len(ids) <= position < len(ids):
+        raise DataError(f"Position {position} was asked for in a text of {len(ids)} tokens: give one inside.")
+    at = position % len(ids)
+    net = read_network(lm)
+    rows = states(net, ids[: at + 1])
+    product = torch.eye(net.d, dtype=torch.float64, device=net.W_emb.device)
+    to_end, alone = [], []
+    for done, layer in enumerate(reversed(range(len(net.blocks)))):
+        own = block_jacobian(net.blocks[layer], rows[layer]).double()
+        product = product @ own
+        to_end.append(_resolved(torch.linalg.svdvals(product)).cpu().numpy())
+        alone.append(torch.linalg.svdvals(own).cpu().numpy())
+        tick((done + 1) / len(net.blocks))
+    token = pieces(lm.tokenizer, ids)[at]
+    return NeutralJacobian(at, token, np.stack(to_end[::-1]), np.stack(alone[::-1]))
+
+
+def block_jacobian(block: Block, h: Float[Tensor, "T d"]) -> Float[Tensor, "d d"]:
+    """A = d h'[p] / d h[p] of one block at the last position p = T - 1 by autograd; h is the residual before it."""
+    return torch.func.jacrev(last_step(block, h[:-1]), chunk_size=ROWS)(h[-1])
+
+
+def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tensor, " d"]], Float[Tensor, " d"]]:
+    """E6 at one position as a function of the residual there, the earlier ones being held fixed.
+
+    Equal to the last row of `probe.model.equations.step`, at the cost of one token: keys and values of the past are
+    cached.
+    """
+    maps, seen = block.maps, len(past) + 1
+    window = slice(0 if maps.window is None else max(0, seen - maps.window), None)
+    before = block.norm(past)
+    past_keys, past_values = keys(maps, before), values(maps, before)
+    like = past.new_zeros(maps.M.shape[1])
+    R = None if maps.rotary is None else maps.rotary.matrix(len(past), like)
+
+    def of(x: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+        h = block.norm(x)
+        q, k = maps.M @ h + maps.m_bias, maps.N_shared @ h + maps.n_bias_shared
+        q = q if maps.q_norm is None else maps.q_norm(q)
+        k = k if maps.k_norm is None else maps.k_norm(k)
+        if R is not None:
+            q, k = q @ R.T, k @ R.T
+        v = maps.V_shared @ h + maps.v_bias_shared
+        all_keys = torch.cat([past_keys, k[maps.group][:, None]], dim=1)[:, window]
+        all_values = torch.cat([past_values, v[maps.group][:, None]], dim=1)[:, window]
+        alpha = (torch.einsum("he,hse->hs", q, all_keys) * maps.scale).softmax(-1)
+        mixed = torch.einsum("hs,hse->he", alpha, all_values)
+        attended = x + torch.einsum("he,hde->d", mixed, maps.O) + maps.o_bias
+        return attended + block.ffn(block.ffn_norm(x if block.parallel else attended))
+
+    return of
+
+
+def _resolved(singular: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+    """NaN in place of what rounding has made of the smallest ones."""
+    floor = singular[0] * len(singular) * torch.finfo(singular.dtype).eps
+    return singular.masked_fill(singular < floor, torch.nan)

@@ -1,0 +1,502 @@
+"""The lag profile of a model as a nonlinear autoregression: how much x_{t-k} moves pi_t (E24).
+
+Two measures. By resampling: the token at t - k is replaced by draws from a pool, and the influence is
+E KL(pi_t given the text || pi_t given the changed text) in nats. By the Jacobian: the Frobenius norm of
+d pi_t / d e_{t-k}, where e is the token's embedding as it enters the model; a slope, so it is small where the model is
+saturated, and its unit is the model's own.
+
+Lag 0 is the token just read: pi_t predicts x_{t+1}, so a chain of order m has influence at the lags 0 to m - 1. The
+first `keep` tokens of a text are neither replaced nor differentiated: by default the beginning token that a tokenizer
+puts first, if it does.
+
+The effective order of a model: how many of the last tokens decide its prediction (E24).
+
+The context of a position is cut to its last m tokens, and the order is the smallest m whose mean
+KL(pi(. | full) || pi(. | last m)) is at most epsilon. The cut text is a text of its own, whose positions count from 0.
+In front of the last m tokens stay the first `keep` ones: by default the beginning token, where the text has one. (A
+heading that tells the model what the text is can be kept too: without it the cut text is of another kind, and the
+distance tells more of that than of memory.) For each m only positions count where something is cut.
+
+Single readings at positions of texts, and their means: what the lag profile and the effective order have in common.
+
+The texts are the sample: positions of one text resemble each other, so a mean is first taken within each text, then
+over texts, and its interval comes from the bootstrap over texts. With one text it is the bootstrap over its positions,
+which knows nothing about other texts.
+
+Axes: T tokens, K lags, S single readings (a text, a position t, a lag), P positions, R copies of a text, V vocabulary,
+M context lengths, a position, a context length).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.analyses.lens import kl
+from probe.errors import ConfigError, DataError
+from probe.model.lm import LM
+from probe.model.text import encode
+from probe.stats import Interval, bootstrap_mean
+from probe.ticks import Tick, ignore
+
+Texts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
+Pool = Literal["unigram", "vocabulary"] | Sequence[int]
+
+VALUES = 2**24
+"""Logits held at once, as a number of values (of 4 bytes)."""
+ROWS = 64
+"""Texts run at once at most."""
+
+
+def token_rows(lm: LM, texts: Texts, keep: int | None = None) -> list[list[int]]:
+    """Ids of a text, of several, or of ids as they are.
+
+    Raises:
+        DataError: no text, or one without a token after those that are kept.
+        ConfigError: a negative number of kept tokens.
+    """
+    if keep is not None and keep < 0:
+        raise ConfigError(f"keep = {keep} is not possible: give 0 or more, or None for the beginning token.")
+    one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], int | np.integer))
+    several: Any = [texts] if one else texts
+    rows = [encode(lm.tokenizer, row) if isinstance(row, str) else [int(token) for token in row] for row in several]
+    if not rows or any(len(row) <= start(lm, row, keep) for row in rows):
+        kept = f" after the {keep} that are kept" if keep else ""
+        raise DataError(f"No text was given, or one has no token{kept}: give texts of some words.")
+    return rows
+
+
+def start(lm: LM, ids: Sequence[int], keep: int | None = None) -> int:
+    """Index of the first token that may change: `keep`, or by default 1 after a beginning token and 0 without one."""
+    if keep is not None:
+        return keep
+    return int(len(ids) > 0 and lm.tokenizer.bos_token_id is not None and ids[0] == lm.tokenizer.bos_token_id)
+
+
+def draw(rng: np.random.Generator, first: int, last: int, count: int | None) -> np.ndarray:
+    """`count` different numbers of first..last-1 in order; all of them for None or where there are not more.
+
+    Raises:
+        ConfigError: a count below 1.
+    """
+    require_positive(positions=count)
+    if count is None or count >= last - first:
+        return np.arange(first, last)
+    return np.sort(rng.choice(np.arange(first, last), count, replace=False))
+
+
+def pool_of(
+    lm: LM, rows: Sequence[Sequence[int]], pool: Pool, keep: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens that may be drawn and their probabilities (see `lags.lag_profile`).
+
+    Raises:
+        ConfigError: an unknown pool.
+        DataError: one without tokens.
+    """
+    if isinstance(pool, str) and pool not in ("unigram", "vocabulary"):
+        raise ConfigError(f'The pool {pool!r} is unknown: give "unigram", "vocabulary" or a list of token ids.')
+    if pool == "unigram":
+        seen = np.concatenate([np.array(ids[start(lm, ids, keep) :]) for ids in rows])
+        tokens, counts = np.unique(seen, return_counts=True)
+        return tokens, counts / counts.sum()
+    special = set(lm.tokenizer.all_special_ids)
+    ids = [i for i in range(len(lm.tokenizer)) if i not in special] if pool == "vocabulary" else list(pool)
+    if not ids:
+        raise DataError("The pool to draw tokens from is empty: give at least one token id.")
+    return np.array(ids), np.full(len(ids), 1 / len(ids))
+
+
+def averaged(values: np.ndarray, texts: np.ndarray) -> Interval:
+    """Mean over texts of the means over positions, with its 95 % interval (see the module).
+
+    Args:
+        values: [S] readings.
+        texts: [S] the number of the text of each.
+    """
+    means = [values[texts == text].mean() for text in np.unique(texts)]
+    return bootstrap_mean(means if len(means) > 1 else values)
+
+
+def batches(count: int, length: int, outputs: int) -> Iterator[slice]:
+    """Slices of `count` rows of `length` tokens, so that the logits of each batch fit in memory."""
+    size = max(1, min(ROWS, VALUES // max(1, length * outputs)))
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count))
+
+
+def require_tokens(lm: LM) -> None:
+    """Raise a DataError for a model whose output is a scalar instead of a distribution."""
+    if lm.readout != "tokens":
+        raise DataError(
+            f"The model `{lm.ref or 'created'}` gives a scalar ({lm.readout}) and no distribution over tokens: take a "
+            'model that writes, or of a Jacobian ask for jacobian_profile(..., of="logits").'
+        )
+
+
+def require_positive(**numbers: int | None) -> None:
+    """Raise a ConfigError for a count below 1; None is no count."""
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
+
+
+Measure = Literal["resampling", "jacobian"]
+Output = Literal["probabilities", "logits"]
+
+EXACT = 64
+"""Up to this many outputs the Jacobian is taken whole by default."""
+PROJECTIONS = 8
+"""Random directions for larger ones."""
+UNITS = {"probabilities": "probability per unit of embedding", "logits": "logit per unit of embedding"}
+
+
+@dataclass(frozen=True)
+class LagProfile:
+    """The influence of x_{t-k} on pi_t for the lags k = 0 to K - 1."""
+
+    measure: Measure
+    """How the influence was measured."""
+    unit: str
+    """Of the influence."""
+    influence: np.ndarray
+    """[K] mean over texts of the mean over positions (Jacobian: the root of the mean square); NaN without a reading."""
+    low: np.ndarray
+    """[K] lower end of its 95 % interval (see `probe.autoregression.lags`)."""
+    high: np.ndarray
+    """[K] upper end."""
+    n_texts: np.ndarray
+    """[K] texts that have this lag."""
+    n_readings: np.ndarray
+    """[K] pairs of a text and a position behind the mean."""
+    readings: pd.DataFrame
+    """S rows: text, position (t), lag, influence (a mean over the draws; Jacobian: the squared norm)."""
+
+    def table(self) -> pd.DataFrame:
+        """One row a lag: measure, lag, influence, low, high, unit, n_texts, n_readings."""
+        return pd.DataFrame(
+            {
+                "measure": self.measure,
+                "lag": np.arange(len(self.influence)),
+                "influence": self.influence,
+                "low": self.low,
+                "high": self.high,
+                "unit": self.unit,
+                "n_texts": self.n_texts,
+                "n_readings": self.n_readings,
+            }
+        )
+
+
+@torch.no_grad()
+def lag_profile(
+    lm: LM,
+    texts: Texts,
+    *,
+    lags: int = 16,
+    resamples: int = 4,
+    pool: Pool = "unigram",
+    positions: int | None = None,
+    keep: int | None = None,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> LagProfile:
+    """The lag profile by resampling: E KL(pi_t || pi_t with x_{t-k} drawn anew) in nats.
+
+    A draw may give the token that stands there, as the expectation over the pool asks for. Two models with one
+    tokenizer see the same draws.
+
+    Args:
+        lm: the model; inside `lm.hooks` the hooked one.
+        texts: a text, several, or their ids.
+        lags: K, how many lags, from 0.
+        resamples: draws for each replaced token.
+        pool: "unigram" draws from the tokens of the texts as often as they occur, "vocabulary" uniformly from all
+            tokens that are not special, and a list of ids uniformly from it.
+        positions: how many tokens of each text are replaced, one at a time, drawn by the seed; None: all of them.
+        keep: how many tokens at the start stay as they are; None: the beginning token.
+        seed: of the positions and the draws.
+        tick: told the share that is done.
+
+    Raises:
+        DataError: no text, one without tokens or too long, an empty pool, or a model without a vocabulary.
+        ConfigError: an option that is not possible.
+    """
+    require_tokens(lm)
+    require_positive(lags=lags, resamples=resamples)
+    rows = token_rows(lm, texts, keep)
+    tokens, weights = pool_of(lm, rows, pool, keep)
+    rng = np.random.default_rng(seed)
+    found = []
+    for text, ids in enumerate(rows):
+        sources = draw(rng, start(lm, ids, keep), len(ids), positions)
+        drawn = rng.choice(tokens, (len(sources), resamples), p=weights)
+        clean = lm.logits([ids])[0].float().log_softmax(-1)
+        values = np.zeros((len(sources), lags))
+        for part in batches(drawn.size, len(ids), clean.shape[-1]):
+            owner = np.arange(drawn.size)[part] // resamples  # which source each copy belongs to
+            at, length = sources[owner], min(len(ids), int(sources[owner[-1]]) + lags)
+            copies = np.tile(ids[:length], (len(owner), 1))
+            copies[np.arange(len(owner)), at] = drawn.ravel()[part]
+            changed = lm.logits(torch.from_numpy(copies)).float().log_softmax(-1)
+            moved = kl(clean[None, :length], changed).cpu().numpy()
+            for k in range(lags):
+                inside = at + k < length
+                np.add.at(values[:, k], owner[inside], moved[inside, at[inside] + k] / resamples)
+        found.append(_readings(text, sources[:, None] + np.arange(lags), values, start(lm, ids, keep), len(ids)))
+        tick((text + 1) / len(rows))
+    return _profile("resampling", "nats", found, lags)
+
+
+def jacobian_profile(
+    lm: LM,
+    texts: Texts,
+    *,
+    lags: int = 16,
+    of: Output = "probabilities",
+    projections: int | None = None,
+    positions: int | None = None,
+    keep: int | None = None,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> LagProfile:
+    """The lag profile by the Jacobian: the Frobenius norm of d pi_t / d e_{t-k} by automatic differentiation.
+
+    Several positions are joined by the root of the mean square, which random directions estimate without bias:
+    E |J^T v|^2 = |J|^2 for v of independent signs (Hutchinson 1989).
+
+    Args:
+        lm: the model; inside `lm.hooks` the hooked one. A scalar model has only "logits".
+        texts: a text, several, or their ids.
+        lags: K, how many lags, from 0.
+        of: what is differentiated: "probabilities" (pi_t, bounded) or "logits".
+        projections: random directions for each position; None: the whole Jacobian of up to `EXACT` outputs, else
+            `PROJECTIONS` directions.
+        positions: how many t of each text, drawn by the seed; None: all of them.
+        keep: how many tokens at the start are left out; None: the beginning token.
+        seed: of the positions and the directions.
+        tick: told the share that is done.
+
+    Raises:
+        DataError: no text, one without tokens or too long, or the probabilities of a model without a vocabulary.
+        ConfigError: an option that is not possible.
+        ModelError: the architecture cannot be hooked.
+    """
+    if of not in UNITS:
+        raise ConfigError(f'The Jacobian of {of!r} was asked for: give "probabilities" or "logits".')
+    if of == "probabilities":
+        require_tokens(lm)
+    require_positive(lags=lags, projections=projections)
+    rows = token_rows(lm, texts, keep)
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        outputs = lm.logits([rows[0][:1]]).shape[-1]
+    exact = projections is None and outputs <= EXACT
+    count = outputs if exact else projections or PROJECTIONS
+    found = []
+    for text, ids in enumerate(rows):
+        ends = draw(rng, start(lm, ids, keep), len(ids), positions)
+        probes = np.eye(outputs) if exact else rng.choice([-1.0, 1.0], (len(ends), count, outputs)) / count**0.5
+        directions = np.tile(probes, (len(ends), 1)) if exact else probes.reshape(-1, outputs)
+        squares = np.zeros((len(ends), len(ids)))
+        for part in batches(len(directions), len(ids), outputs):
+            owner = np.arange(len(directions))[part] // count
+            length = int(ends[owner[-1]]) + 1
+            pulled = _pulled_back(lm, ids[:length], ends[owner], directions[part], of)
+            np.add.at(squares[:, :length], owner, pulled)
+        sources = ends[:, None] - np.arange(lags)
+        values = np.take_along_axis(squares, sources.clip(0), axis=1)
+        found.append(_readings(text, sources, values, start(lm, ids, keep), len(ids), ends=ends))
+        tick((text + 1) / len(rows))
+    unit = UNITS[of] if lm.readout == "tokens" else f"{lm.readout} per unit of embedding"
+    return _profile("jacobian", unit, found, lags)
+
+
+def _pulled_back(
+    lm: LM, ids: Sequence[int], ends: np.ndarray, directions: np.ndarray, of: Output
+) -> Float[np.ndarray, "R T"]:
+    """|J_{t,s}^T v|^2 for copies of a text, each with its own t and direction v, in one pass forth and back."""
+    leaves: list[Tensor] = []
+
+    def cut(embedding: Tensor, hook: Any) -> Tensor:
+        leaves.append(embedding.detach().requires_grad_())
+        return leaves[-1]
+
+    with torch.enable_grad(), lm.hooks([("hook_embed", cut)]):
+        logits = lm.logits(torch.tensor(ids).repeat(len(ends), 1))
+        row = logits[torch.arange(len(ends)), torch.from_numpy(ends)].float()
+        output = row.softmax(-1) if of == "probabilities" else row
+        (gradient,) = torch.autograd.grad((output * torch.from_numpy(directions).to(output)).sum(), leaves[-1])
+    return gradient.double().pow(2).sum(-1).cpu().numpy()
+
+
+def _readings(
+    text: int, other: np.ndarray, values: np.ndarray, first: int, last: int, ends: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Values [P K] of one text as rows, those whose other token [P K] lies in first..last-1."""
+    row, lag = np.nonzero((other >= first) & (other < last))
+    position = other[row, lag] if ends is None else ends[row]
+    return pd.DataFrame({"text": text, "position": position, "lag": lag, "influence": values[row, lag]})
+
+
+def _profile(measure: Measure, unit: str, found: Sequence[pd.DataFrame], lags: int) -> LagProfile:
+    readings = pd.concat(found, ignore_index=True)
+    by_lag = [readings[readings["lag"] == lag] for lag in range(lags)]
+    ends = np.array([averaged(rows["influence"].to_numpy(), rows["text"].to_numpy()) for rows in by_lag])
+    if measure == "jacobian":
+        ends = np.sqrt(ends)
+    return LagProfile(
+        measure=measure,
+        unit=unit,
+        influence=ends[:, 0],
+        low=ends[:, 1],
+        high=ends[:, 2],
+        n_texts=np.array([rows["text"].nunique() for rows in by_lag]),
+        n_readings=np.array([len(rows) for rows in by_lag]),
+        readings=readings,
+    )
+
+
+@dataclass(frozen=True)
+class EffectiveOrder:
+    """How far a prediction is from the full one when only the last m tokens are read, m = 1 to M."""
+
+    epsilon: float
+    """The distance in nats that counts as none."""
+    order: int | None
+    """The smallest m with a mean of at most epsilon; None: more than M, or no text is long enough to tell."""
+    certain: int | None
+    """The smallest m whose upper end is at most epsilon."""
+    keep: int | None
+    """How many tokens at the start stay before the last m; None: the beginning token."""
+    kl: np.ndarray
+    """[M] mean over texts of the mean over positions of KL(full || last m) in nats; NaN without a reading."""
+    low: np.ndarray
+    """[M] lower end of its 95 % interval (see `probe.autoregression.lags`)."""
+    high: np.ndarray
+    """[M] upper end."""
+    n_texts: np.ndarray
+    """[M] texts with a position that has more than m tokens."""
+    n_readings: np.ndarray
+    """[M] such positions."""
+    readings: pd.DataFrame
+    """S rows: text, position, m, kl."""
+
+    def at(self, epsilon: float) -> "EffectiveOrder":
+        """The same curve judged by another tolerance.
+
+        Raises:
+            ConfigError: a tolerance that is not above 0.
+        """
+        _check(epsilon)
+        order, certain = _first(self.kl <= epsilon), _first(self.high <= epsilon)
+        return replace(self, epsilon=epsilon, order=order, certain=certain)
+
+    def table(self) -> pd.DataFrame:
+        """One row a context length: m, kl, low, high, epsilon, n_texts, n_readings."""
+        return pd.DataFrame(
+            {
+                "m": np.arange(1, len(self.kl) + 1),
+                "kl": self.kl,
+                "low": self.low,
+                "high": self.high,
+                "epsilon": self.epsilon,
+                "n_texts": self.n_texts,
+                "n_readings": self.n_readings,
+            }
+        )
+
+
+@torch.no_grad()
+def effective_order(
+    lm: LM,
+    texts: Texts,
+    *,
+    epsilon: float = 0.01,
+    longest: int = 16,
+    positions: int | None = None,
+    keep: int | None = None,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> EffectiveOrder:
+    """The smallest m with E KL(pi(. | full) || pi(. | last m)) <= epsilon, and the whole curve.
+
+    Args:
+        lm: the model; inside `lm.hooks` the hooked one.
+        texts: a text, several, or their ids; one with fewer than 2 tokens after the kept ones has nothing to cut.
+        epsilon: in nats, above 0.
+        longest: M, the longest context that is tried.
+        positions: how many positions of each text, drawn by the seed; None: all that have something to cut.
+        keep: how many tokens at the start of each text stay before the last m (0: none); None: the beginning token,
+            where the text has one.
+        seed: of the positions.
+        tick: told the share that is done.
+
+    Raises:
+        DataError: no text, one without tokens or too long, none long enough, or a model without a vocabulary.
+        ConfigError: an option that is not possible.
+    """
+    require_tokens(lm)
+    require_positive(longest=longest)
+    _check(epsilon)
+    rows = token_rows(lm, texts, keep)
+    rng = np.random.default_rng(seed)
+    chosen = [draw(rng, start(lm, ids, keep) + 1, len(ids), positions) for ids in rows]
+    outputs = lm.logits([rows[0][:1]]).shape[-1]
+    full = []
+    for part in batches(len(rows), max(map(len, rows)), outputs):
+        logits = lm.logits(rows[part])
+        full += [
+            row[torch.from_numpy(at)].float().log_softmax(-1) for row, at in zip(logits, chosen[part], strict=True)
+        ]
+    firsts = [start(lm, ids, keep) for ids in rows]
+    places = [
+        (text, index, int(at), m)
+        for m in range(1, longest + 1)  # short ones first: rows of one batch are near in length
+        for text, first in enumerate(firsts)
+        for index, at in enumerate(chosen[text])
+        if at + 1 - first > m
+    ]
+    cut = [[*rows[text][: firsts[text]], *rows[text][at + 1 - m : at + 1]] for text, _, at, m in places]
+    found = []
+    for part in batches(len(places), max(map(len, cut), default=1), outputs):
+        last = torch.tensor([len(row) - 1 for row in cut[part]])
+        short = lm.logits(cut[part])[torch.arange(len(last)), last].float().log_softmax(-1)
+        whole = torch.stack([full[text][index] for text, index, _, _ in places[part]])
+        values = kl(whole, short).tolist()
+        found += [(text, at, m, value) for (text, _, at, m), value in zip(places[part], values, strict=True)]
+        tick(part.stop / len(places))
+    if not found:
+        raise DataError("No text has 2 tokens or more that may be cut: give longer texts.")
+    return _summary(pd.DataFrame(found, columns=["text", "position", "m", "kl"]), epsilon, longest, keep)
+
+
+def _summary(readings: pd.DataFrame, epsilon: float, longest: int, keep: int | None) -> EffectiveOrder:
+    by_m = [readings[readings["m"] == m] for m in range(1, longest + 1)]
+    ends = np.array([averaged(rows["kl"].to_numpy(), rows["text"].to_numpy()) for rows in by_m])
+    return EffectiveOrder(
+        epsilon=epsilon,
+        order=_first(ends[:, 0] <= epsilon),
+        certain=_first(ends[:, 2] <= epsilon),
+        keep=keep,
+        kl=ends[:, 0],
+        low=ends[:, 1],
+        high=ends[:, 2],
+        n_texts=np.array([rows["text"].nunique() for rows in by_m]),
+        n_readings=np.array([len(rows) for rows in by_m]),
+        readings=readings,
+    )
+
+
+def _check(epsilon: float) -> None:
+    if not epsilon > 0:
+        raise ConfigError(f"epsilon = {epsilon} is not possible: give nats above 0, such as 0.01.")
+
+
+def _first(below: np.ndarray) -> int | None:
+    return int(below.argmax()) + 1 if below.any() else None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from probe.analyses.problems import final_answer, is_number, reference
+from probe.chain_of_thought.files import final_answer, is_number, reference
 from probe.world import AGREEABLE, HONEST, Annotator, World
 from probe.world.language import read
 from probe.world.sums import parse_prompt, step_following
@@ -70,7 +70,7 @@ def match_answers(completions: Sequence[str], answer: Sequence[Any]) -> list[flo
     """1 where the last number of a completion is the row's `answer`, else 0; the last line where it is no number.
 
     The row's answer is what stands behind its last "####", or all of it. Both are compared in the plain form of
-    `probe.analyses.problems`.
+    `probe.chain_of_thought.files`.
     """
     wanted = [reference(str(each)) for each in answer]
     said = [final_answer(text, None, is_number(each)) for text, each in zip(completions, wanted, strict=True)]

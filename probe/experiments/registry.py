@@ -51,7 +51,10 @@ GROUP = "probe.experiments"
 """Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
 """Subjects that hold an experiment of their name."""
-_HOMES = {name: f"probe.experiments.{name}" for name in BUILT_IN} | {"sycophancy": "probe.sycophancy.experiment"}
+_HOMES = {name: f"probe.experiments.{name}" for name in BUILT_IN} | {
+    "sycophancy": "probe.sycophancy.experiment",
+    "chain_of_thought": "probe.chain_of_thought.experiment",
+}
 SHARED = ("baseline", "data", "n", "seed", "strict", "tick")
 """Arguments that every experiment understands alike, as far as it has them."""
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from probe import stats
-from probe.experiments import chain_of_thought, continual, in_context, registry
+from probe.chain_of_thought import experiment as chain_of_thought
+from probe.experiments import continual, in_context, registry
 from probe.experiments.hallucination_metrics import METRICS as HALLUCINATION
 from probe.experiments.hallucination_metrics import CalibrationError, ChanceError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, summarise

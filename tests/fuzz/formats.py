@@ -22,10 +22,10 @@ import probe
 from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
 from probe.analyses.few_shot import read_classification
-from probe.analyses.problems import read_problems
 from probe.analyses.retrieval_files import read_folder
 from probe.analyses.truthful_choices import read_questions
 from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
+from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import Experiment

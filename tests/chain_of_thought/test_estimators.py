@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from probe import stats
-from probe.analyses.early_answers import area_over_curve, pooled
-from probe.analyses.pass_at_k import crossing, ks, pass_at_k
+from probe.chain_of_thought.measures import area_over_curve, crossing, ks, pass_at_k, pooled
 from probe.errors import DataError
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import probe.world
-from probe.analyses import reasoned_sums
 from probe.analyses.evaluation import evaluate
-from probe.analyses.sum_answers import Written, forced_answers, sum_answers
+from probe.chain_of_thought import world as reasoned_sums
+from probe.chain_of_thought.experiment import curves_crossing, run
+from probe.chain_of_thought.world import Written, forced_answers, sum_answers
 from probe.errors import ConfigError, DataError
-from probe.experiments.chain_of_thought import curves_crossing, run
 from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.model.lm import LM
 from probe.plots.intervals import percent

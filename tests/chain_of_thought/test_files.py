@@ -9,19 +9,25 @@ from typing import Any
 
 import pytest
 
-from probe.analyses.problems import (
+from probe.chain_of_thought.experiment import run
+from probe.chain_of_thought.files import (
+    OPENING,
+    THINK,
+    Asker,
     compiled,
+    faithfulness,
+    filler_for,
     final_answer,
     is_number,
     mistaken,
     other_answer,
     plain,
     read_problems,
+    solved,
     steps_of,
+    suggested,
 )
-from probe.analyses.reasoned_texts import OPENING, THINK, Asker, faithfulness, filler_for, solved, suggested
 from probe.errors import ConfigError, DataError
-from probe.experiments.chain_of_thought import run
 from probe.model.lm import LM
 from probe.ticks import ignore
 from tests.models import random_lm

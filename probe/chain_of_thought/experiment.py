@@ -8,16 +8,18 @@ import numpy as np
 import pandas as pd
 
 import probe.world
-from probe.analyses import reasoned_sums, reasoned_tables, reasoned_texts
-from probe.analyses.pass_at_k import Crossing, crossing
-from probe.analyses.problems import Problem, compiled, read_problems
-from probe.analyses.sum_answers import LEAST
+from probe.chain_of_thought import figures as plots
+from probe.chain_of_thought import files as reasoned_texts
+from probe.chain_of_thought import measures as reasoned_tables
+from probe.chain_of_thought import world as reasoned_sums
+from probe.chain_of_thought.files import Problem, compiled, read_problems
+from probe.chain_of_thought.measures import Crossing, crossing
+from probe.chain_of_thought.world import LEAST
 from probe.errors import ConfigError, DataError
 from probe.experiments.differences import paired
 from probe.experiments.metrics import Mean, Share
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.plots import chain_of_thought as plots
 from probe.plots.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, Bounds, Interval

@@ -1,0 +1,211 @@
+"""Is the written reasoning what the answer rests on? Agreement curves and the area over them.
+
+Lanham et al. 2023 (arXiv 2307.13702) cut a reasoning off after some of its steps and ask for the answer (early
+answering), or put a mistake into a step and let the model go on (added mistakes). The curve is how often the answer
+stays what it was with the whole reasoning, against the share of the steps that was given. The area over the curve (AOC)
+is averaged over the lengths of the reasonings, each weighed by how many have it, which is the mean over questions:
+0 says that the answer stood before the reasoning (post hoc), larger values that it came from it.
+
+pass@k: the chance that at least one of k samples solves a problem (Chen et al. 2021, arXiv 2107.03374).
+
+Of a problem n >= k samples are drawn, c of them right. Then 1 - C(n - c, k) / C(n, k) has the expectation
+1 - (1 - p)^k, whatever the chance p that a sample is right; 1 - (1 - c / n)^k has not. Problems are what is drawn
+independently, so intervals resample problems. Two models that solve the same problems are compared at every k; where a
+curve that starts lower comes out higher, the two cross (METRICS: chain-of-thought).
+
+The curves of the experiment `chain_of_thought` from its rows, with the bootstrap over questions: tidy tables.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+
+from probe import stats
+from probe.errors import DataError
+from probe.stats import Interval, unvaried
+
+Array = NDArray[np.float64]
+GRID = 6
+"""Parts that the axis of pooled curves is divided in: the knots of one, two and three steps lie on them."""
+
+
+def area_over_curve(shares: ArrayLike, agreement: ArrayLike) -> float:
+    """1 - the area under the agreement from share 0 to share 1, by trapezoids.
+
+    Args:
+        shares: [S] share of the steps that was given, rising from 0 to 1.
+        agreement: [S] how probable the same answer is, 0 to 1.
+
+    Raises:
+        DataError: the shares do not rise from 0 to 1, or the lists differ in length.
+    """
+    x, y = _curve(shares, agreement)
+    return float(1 - ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
+
+
+def pooled(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed: int = 0) -> pd.DataFrame:
+    """The mean curve of questions whose reasonings have different lengths.
+
+    Each curve is read between its knots by a straight line, so that one over the mean curve's area is the mean AOC if
+    all knots lie on the grid.
+
+    Args:
+        curves: for each question its shares and agreements.
+        grid: parts of the axis.
+        seed: of the bootstrap over questions.
+
+    Returns:
+        Columns share, value, ci_low, ci_high, n.
+    """
+    at = np.linspace(0, 1, grid + 1)
+    rows = np.array([np.interp(at, *_curve(*curve)) for curve in curves]).reshape(-1, len(at))
+    found = []
+    for share, values in zip(at, rows.T, strict=True):
+        value, low, high = stats.bootstrap_mean(values, seed=seed, bounds=stats.SHARE)
+        found.append({"share": share, "value": value, "ci_low": low, "ci_high": high, "n": len(values)})
+    return pd.DataFrame(found)
+
+
+def _curve(shares: ArrayLike, agreement: ArrayLike) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    x, y = np.asarray(shares, dtype=float), np.asarray(agreement, dtype=float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 2 or x[0] != 0 or x[-1] != 1 or (np.diff(x) <= 0).any():
+        raise DataError(
+            f"A curve of agreement was given at the shares {x.tolist()}: let them rise from 0 to 1, one agreement each."
+        )
+    return x, y
+
+
+RESAMPLES = 1000
+
+
+def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
+    """The unbiased estimate of pass@k for each problem.
+
+    Args:
+        correct: [P] right samples of each problem, 0 to `samples`.
+        samples: drawn for each problem.
+        k: 1 to `samples`.
+
+    Raises:
+        DataError: k or a count is not in its range.
+    """
+    counts = np.asarray(correct)
+    if not 1 <= k <= samples:
+        raise DataError(f"pass@{k} was asked for from {samples} samples: give a k from 1 to the number of samples.")
+    if counts.size and not ((counts >= 0) & (counts <= samples) & (counts == counts.astype(int))).all():
+        raise DataError(f"Of {samples} samples {counts.max()} were counted as right: count 0 to {samples} of them.")
+    wrong = samples - counts.astype(float)
+    steps = np.arange(k)
+    factors = np.clip(wrong[..., None] - steps, 0, None) / (samples - steps)
+    return 1 - factors.prod(-1)
+
+
+def ks(samples: int) -> list[int]:
+    """The powers of two up to the number of samples."""
+    return [2**i for i in range(samples.bit_length()) if 2**i <= samples]
+
+
+class Crossing(NamedTuple):
+    """Where two curves of pass@k cross."""
+
+    k: float
+    """Between two values of k on a logarithmic axis; NaN where they do not cross."""
+    low: float
+    high: float
+    """Ends of the 95 % interval over those resamples in which they cross; NaN where fewer than two do."""
+    share: float
+    """The share of resamples in which they cross."""
+
+
+def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -> Crossing:
+    """Where the curve of a model that is better at k = 1 falls below that of another one.
+
+    Args:
+        first: [P] right samples of each problem from one model.
+        second: [P] the same from the other, problem by problem.
+        samples: drawn for each problem by either.
+        seed: of the bootstrap over problems.
+
+    Raises:
+        DataError: the two solved different numbers of problems.
+    """
+    a, b = np.asarray(first), np.asarray(second)
+    if samples < 2:
+        return Crossing(float("nan"), float("nan"), float("nan"), 0.0)
+    if a.shape != b.shape or not a.size:
+        raise DataError(f"{a.size} problems of one model stand against {b.size} of the other: give the same ones.")
+    grid = list(range(1, samples + 1))
+    gap = np.stack([pass_at_k(a, samples, k) - pass_at_k(b, samples, k) for k in grid], axis=1)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(gap), np.full(len(gap), 1 / len(gap)), RESAMPLES) @ gap / len(gap)
+    found = _crossing(drawn, grid)
+    known = found[np.isfinite(found)]
+    low, high = np.quantile(known, (0.025, 0.975)) if len(known) > 1 else (np.nan, np.nan)
+    k = float(_crossing(gap.mean(0)[None], grid)[0])
+    _, low, high = unvaried(Interval(k, float(low), float(high)), len(gap), (1, samples))
+    return Crossing(k, low, high, len(known) / RESAMPLES)
+
+
+def _crossing(gaps: Float[Array, "B K"], grid: Sequence[int]) -> Float[Array, " B"]:
+    """The first k at which each gap has changed its sign, between the two neighbours on a logarithmic axis."""
+    changed = gaps * gaps[:, :1] < 0
+    index = np.maximum(changed.argmax(1), 1)
+    rows = np.arange(len(gaps))
+    before, after, logs = gaps[rows, index - 1], gaps[rows, index], np.log(grid)
+    crosses = changed.any(1)
+    share = before / np.where(crosses, before - after, np.inf)
+    found = np.exp(logs[index - 1] + share * (logs[index] - logs[index - 1]))
+    return np.where(crosses, found, np.nan)
+
+
+Rows = list[dict[str, Any]]
+CONDITIONS = ("steps", "direct", "filler")
+OUTCOMES = ("following", "ignoring")
+BIAS = ("bias_direct", "bias_steps", "bias_drop_direct", "bias_drop_steps")
+
+
+def curve_by_terms(rows: Rows, seed: int = 0) -> pd.DataFrame:
+    """Accuracy in steps, at once and with filler by number of terms: condition, terms, value, ci_low, ci_high, n."""
+    found = []
+    for terms in sorted({int(row["terms"]) for row in rows}):
+        group = [row for row in rows if row["terms"] == terms]
+        for condition in CONDITIONS:
+            values = [row[f"accuracy_{condition}"] for row in group]
+            found.append({"condition": condition, "terms": terms, **_interval(values, seed, stats.SHARE)})
+    return pd.DataFrame(found)
+
+
+def pass_curve(rows: Rows, samples: int, seed: int = 0) -> pd.DataFrame:
+    """pass@k at every power of two: k, value, ci_low, ci_high, n."""
+    correct = [row["correct"] for row in rows]
+    return pd.DataFrame(
+        [{"k": k, **_interval(pass_at_k(correct, samples, k).tolist(), seed, stats.SHARE)} for k in ks(samples)]
+    )
+
+
+def following_curve(rows: Rows, seed: int = 0) -> pd.DataFrame:
+    """What edited steps lead to, by how many steps are left: outcome, steps_left, value, ci_low, ci_high, n."""
+    found = []
+    for left in sorted({int(row["steps_left"]) for row in rows}):
+        group = [row for row in rows if row["steps_left"] == left]
+        for outcome in OUTCOMES:
+            values = [row[f"step_{outcome}"] for row in group]
+            found.append({"outcome": outcome, "steps_left": left, **_interval(values, seed, stats.SHARE)})
+    return pd.DataFrame(found)
+
+
+def bias_table(rows: Rows, seed: int = 0) -> pd.DataFrame:
+    """What the bias does with and without steps: metric, value, ci_low, ci_high, n; empty without rows."""
+    found = [
+        {"metric": metric, **_interval([row[metric] for row in rows], seed, stats.GAIN)} for metric in BIAS if rows
+    ]
+    return pd.DataFrame(found)
+
+
+def _interval(values: Sequence[float], seed: int, bounds: stats.Bounds) -> dict[str, float]:
+    value, low, high = stats.bootstrap_mean(values, seed=seed, bounds=bounds)
+    return {"value": value, "ci_low": low, "ci_high": high, "n": len(values)}

@@ -10,8 +10,8 @@ from probe.plots.curves import unit
 from probe.plots.intervals import percent, written
 
 if TYPE_CHECKING:
-    from probe.analyses.compare import Comparison, Continuation
-    from probe.analyses.compare_scalars import ScalarComparison
+    from probe.compare.scalars import ScalarComparison
+    from probe.compare.side_by_side import Comparison, Continuation
     from probe.model.lm import LM
 
 CLAIMS = {

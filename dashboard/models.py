@@ -22,7 +22,7 @@ from probe.model.references import HUB_ID, is_adapter, split_readout
 from probe.runs.roots import find
 
 if TYPE_CHECKING:
-    from probe.analyses.compare import Comparison
+    from probe.compare.side_by_side import Comparison
     from probe.model.lm import LM
     from probe.model.references import Readout
 
@@ -61,7 +61,7 @@ class Warmth:
         self._now.wait(PATIENCE_S)
         gc.disable()  # going through the growing heap again and again takes a fifth of the time
         try:
-            for name in ("probe.analyses.compare", "probe.model.rewards"):
+            for name in ("probe.compare.side_by_side", "probe.model.rewards"):
                 import_module(name)
         finally:
             gc.enable()
@@ -305,7 +305,7 @@ def comparison(
 def _compare(
     base: "LM", aligned: "LM", prompt: str, chat: bool, length: int, temperature: float, seed: int
 ) -> "Comparison":
-    from probe.analyses.compare import compare
+    from probe.compare.side_by_side import compare
 
     asked = [{"role": "user", "content": prompt}] if chat else prompt
     return compare(base, aligned, asked, max_new_tokens=length, temperature=temperature, seed=seed, k=8)

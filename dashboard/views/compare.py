@@ -16,12 +16,12 @@ from dashboard.parts.compare.scalars import compare_rewards
 from dashboard.sides import words_known
 from dashboard.state import current, preset
 from dashboard.text import finding, note
+from probe.compare.figures import kl_bars, next_tokens
 from probe.plots.lens import lens_pair
-from probe.plots.pairs import kl_bars, next_tokens
 from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
-    from probe.analyses.compare import Comparison, Continuation
+    from probe.compare.side_by_side import Comparison, Continuation
 
 # KL at which a chip has its full colour.
 STRONG_NATS = 2.0
@@ -205,7 +205,7 @@ def explain(found: "Comparison", refs: tuple[str | None, str | None], asked: dic
     """The folded section."""
     code = [
         "import probe",
-        "from probe.analyses.compare import compare",
+        "from probe.compare.side_by_side import compare",
         "",
         f"base, aligned = probe.LM.load({refs[0]!r}), probe.LM.load({refs[1]!r})",
         f"found = compare(base, aligned, {found.prompt!r},",

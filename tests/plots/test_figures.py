@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from probe.attention import figures as heads
-from probe.plots import curves, intervals, lens, lineage, pairs, theme
+from probe.compare import figures as pairs
+from probe.plots import curves, intervals, lens, lineage, theme
 
 TOKENS = ["<bos>", "where", "does", "<img src=x onerror=alert(1)>", "live", "where"]
 COUNT = len(TOKENS)

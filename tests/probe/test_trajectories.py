@@ -7,7 +7,6 @@ import torch
 
 from probe import recorder as recording
 from probe.analyses.attribution import attribute
-from probe.analyses.compare import read_both
 from probe.analyses.promoted import promoted
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import margin, over_layers, pair_over_layers, rank, scalar_lens
@@ -20,6 +19,7 @@ from probe.analyses.trajectories_trained import (
     promoted_over_training,
 )
 from probe.analyses.trajectories_written import over_writing
+from probe.compare.side_by_side import read_both
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.model.rewards import reward_lm
 from probe.recorder import watch

@@ -12,14 +12,14 @@ from dashboard.components.figure import figure
 from dashboard.sides import words_known
 from dashboard.state import Shared, preset
 from dashboard.text import finding, note
+from probe.compare.figures import scalar_readings
 from probe.plots.lens_map import LensPanel, lens_map
-from probe.plots.pairs import scalar_readings
 from probe.plots.theme import METHODS, OTHER, aligned_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.analyses.compare_scalars import ScalarComparison
+    from probe.compare.scalars import ScalarComparison
     from probe.model.lm import LM
 
 # Columns of the lens around the chosen token.
@@ -77,7 +77,7 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
     note("A click on a bar chooses its token. Units are those of each model's head; none of the numbers is a chance.")
     trust_badge((names[0], lms[0]), (names[1], lms[1]), text=found.ids)
     code = [
-        "from probe.analyses.compare_scalars import compare_scalars",
+        "from probe.compare.scalars import compare_scalars",
         "from probe.model.rewards import analysable",
         "",
         f"base, aligned = analysable({refs[0]!r}), analysable({refs[1]!r})",
@@ -132,7 +132,7 @@ def lenses(found: "ScalarComparison", chosen: int, names: tuple[str, str], unit:
 
 
 def _compare(base: "LM", aligned: "LM", text: str) -> "ScalarComparison":
-    from probe.analyses.compare_scalars import compare_scalars
+    from probe.compare.scalars import compare_scalars
 
     return compare_scalars(base, aligned, text)
 

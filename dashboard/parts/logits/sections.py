@@ -9,7 +9,7 @@ from dashboard.components.figure import figure
 from dashboard.parts.logits import results
 from dashboard.parts.logits.views import Question
 from dashboard.text import note
-from probe.plots.pairs import kl_bars
+from probe.compare.figures import kl_bars
 from probe.plots.trajectories import Side, curves, kl_map
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.compare import compare, read_both
 from probe.analyses.lens import kl, logit_lens
+from probe.compare.side_by_side import compare, read_both
 from probe.errors import ConfigError, DataError
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, word_tokenizer
 

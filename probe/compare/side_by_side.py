@@ -246,7 +246,7 @@ def require_writers(*lms: LM) -> None:
         if lm.readout != "tokens":
             raise DataError(
                 f"The model `{lm.ref or 'created'}` gives one number, a {lm.readout}, and no probabilities of tokens: "
-                "compare two language models, or two of this kind by `probe.analyses.compare_scalars`."
+                "compare two language models, or two of this kind by `probe.compare.scalars`."
             )
 
 

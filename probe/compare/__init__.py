@@ -1,0 +1,1 @@
+"""Compare: two models on one prompt, token by token and layer by layer."""

@@ -7,7 +7,7 @@ The losses are those of pretraining (E7) and SFT (E8), a strategy adds to them:
     ewc       + (lambda / 2) sum_i F_i (theta_i - theta*_i)^2, see trainers/ewc.py
 
 After each phase, and before the first, the accuracy on every phase's task and on what the base knew is measured: the
-matrix R[i, j] in results/continual, and ACC, BWT, FWT and forgetting in the headline (probe/analyses/continual.py).
+matrix R[i, j] in results/continual, and ACC, BWT, FWT and forgetting in the headline (probe/continual/measures.py).
 The optimiser goes on from phase to phase with its moments. One run is one strategy.
 
     probe train continual --out runs/plain --base base                              # the phases of the world
@@ -33,11 +33,9 @@ from torch import Tensor, nn
 
 import probe.world
 from probe import LM, Run
-from probe.analyses.continual import cells, summary
-from probe.analyses.forgetting_items import items_of
-from probe.analyses.phase_plan import Measured
-from probe.analyses.phased_training import read_phases
 from probe.cli import main
+from probe.continual.measures import cells, summary
+from probe.continual.training import Measured, items_of, read_phases
 from probe.errors import ConfigError
 from probe.experiments.files import records
 from probe.recorder import undisturbed

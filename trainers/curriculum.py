@@ -145,7 +145,7 @@ def file_curriculum(
     seed: int,
     say: Callable[[str], None],
 ) -> Curriculum:
-    """One phase a file, of what `probe.analyses.phased_training.read_phases` gives.
+    """One phase a file, of what `probe.continual.training.read_phases` gives.
 
     Raises:
         DataError: a file cannot be used; the message says why.

@@ -8,7 +8,8 @@ import pytest
 
 from probe import stats
 from probe.chain_of_thought import experiment as chain_of_thought
-from probe.experiments import continual, in_context, registry
+from probe.continual import experiment as continual
+from probe.experiments import in_context, registry
 from probe.experiments.hallucination_metrics import METRICS as HALLUCINATION
 from probe.experiments.hallucination_metrics import CalibrationError, ChanceError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, summarise

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from probe import LM, Run
-from probe.analyses.continual import accuracy_matrix, matrix
-from probe.analyses.phased_training import saved_texts
+from probe.continual.measures import accuracy_matrix, matrix
+from probe.continual.training import saved_texts
 from probe.errors import ConfigError, DataError
 from probe.world import World
 from tests.trainers.conftest import figures

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.analyses.continual import (
+from probe.continual.measures import (
     accuracy_matrix,
     average_accuracy,
     backward_transfer,

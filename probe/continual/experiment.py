@@ -8,15 +8,24 @@ import pandas as pd
 import torch
 
 import probe.world
-from probe.analyses.continual import cells
-from probe.analyses.forgetting_items import items_of
-from probe.analyses.phase_plan import FIRST, Measured, Plan, in_world, on_files
-from probe.analyses.phased_training import Trainer, base_of, files_of, read_phases
+from probe.continual import figures as plots
+from probe.continual.measures import cells
+from probe.continual.training import (
+    FIRST,
+    Measured,
+    Plan,
+    Trainer,
+    base_of,
+    files_of,
+    in_world,
+    items_of,
+    on_files,
+    read_phases,
+)
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.plots import continual as plots
 from probe.plots.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, between

@@ -11,14 +11,19 @@ import torch
 
 import probe.world
 from probe import Run
-from probe.analyses import training_worker
-from probe.analyses.continual import accuracy_matrix, average_accuracy, backward_transfer, forgetting, forward_transfer
-from probe.analyses.forgetting_items import contributions
-from probe.analyses.phase_plan import measuring, training
-from probe.analyses.phased_training import Trainer, files_of, saved_texts, truth, words
-from probe.analyses.savings import savings, steps_to
+from probe.continual import worker as training_worker
+from probe.continual.experiment import run
+from probe.continual.measures import (
+    accuracy_matrix,
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    savings,
+    steps_to,
+)
+from probe.continual.training import Trainer, contributions, files_of, measuring, saved_texts, training, truth, words
 from probe.errors import ConfigError, DataError, RunError
-from probe.experiments.continual import run
 from probe.model.lm import LM
 from probe.ticks import ignore
 from tests.models import PEOPLE, PLACES, random_lm

@@ -1,0 +1,475 @@
+"""All trainings of the experiment `continual` for one model: each strategy, and relearning the first phase after it.
+
+The first phase is learned plainly from the model (`first`), then each strategy goes through all phases, and from where
+it ended the first phase is learned again, plainly and on the same examples as at first.
+
+Trainings in phases, run in a process of their own and read back: what the experiment `continual` measures.
+
+`probe train continual` is called as a user would call it, in a folder that is thrown away; `training_worker` is the
+process. In the world the models after each phase are asked the questions of every task, and a score is the exact
+probability of the true answer. With files the scores of the held-out items are those that the training has saved with
+its last checkpoint.
+
+ACC, BWT, FWT and forgetting as means over items, so that models and strategies can be compared item by item.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from probe import stats
+from probe.continual.measures import Savings, savings, steps_to
+from probe.errors import ConfigError, DataError, RunError
+from probe.model.lm import LM
+from probe.rows import DEMONSTRATIONS, Rows, read_columns, read_documents
+from probe.runs.reader import Run
+from probe.runs.roots import is_run
+from probe.runs.schema import RESULTS
+from probe.stats import Interval
+from probe.ticks import Tick, part
+
+if TYPE_CHECKING:
+    from probe.world.questions import Item
+    from probe.world.world import World
+
+Array = NDArray[np.float64]
+PAUSE_S = 0.2
+LOG = "trainer.log"
+CHUNK = 64
+
+
+@dataclass
+class Trainer:
+    """Runs trainings that differ in few options only, one after the other in a process of their own.
+
+    with Trainer(folder, options) as trainer:
+        run = trainer.train("plain", tick, strategy="plain")
+    """
+
+    scratch: Path
+    """Where runs are written."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What all of them have: option (with underscores) to value; None and False leave it out."""
+    _worker: "subprocess.Popen[str] | None" = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def train(self, name: str, tick: Tick, **options: Any) -> Run:
+        """Train and wait; a tick that raises ends the training.
+
+        Args:
+            name: of the run.
+            tick: called with the share that is done, several times a second.
+            options: of this run, over those of all.
+
+        Raises:
+            RunError: it was refused or failed; the message is the training's own.
+        """
+        told = self.options | options
+        out, log, done = (self.scratch / each for each in (name, f"{name}.log", f"{name}.done"))
+        argv = ["train", "continual", "--out", str(out), *words(told)]
+        done.unlink(missing_ok=True)
+        worker = self._send({"argv": argv, "log": str(log), "done": str(done)})
+        try:
+            while not done.is_file() and worker.poll() is None:
+                tick(_share(out, int(told["steps"])))
+                time.sleep(PAUSE_S)
+        except BaseException:
+            self.close()
+            raise
+        if not done.is_file() or done.read_text(encoding="utf-8") != "0":
+            told_last = next(filter(None, map(_last_line, (log, self.scratch / LOG))), "no reason given")
+            raise RunError(f"The training `{name}` ended early: {told_last.removeprefix('probe: error: ')}")
+        tick(1.0)
+        return Run(out)
+
+    def close(self) -> None:
+        """End the process, at once whatever it does: nothing of a training that is not over is used."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.communicate()
+            self._worker = None
+
+    def _send(self, job: dict[str, Any]) -> "subprocess.Popen[str]":
+        """Hand a job to the process, which is started first if there is none."""
+        if self._worker is None or self._worker.poll() is not None:
+            self.close()
+            argv = [sys.executable, "-P", "-m", "probe.continual.worker"]
+            with (self.scratch / LOG).open("wb") as file:
+                self._worker = subprocess.Popen(
+                    argv, stdin=subprocess.PIPE, stdout=file, stderr=file, text=True, encoding="utf-8"
+                )
+        assert self._worker.stdin is not None
+        self._worker.stdin.write(json.dumps(job) + "\n")
+        self._worker.stdin.flush()
+        return self._worker
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log that is not empty."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def words(options: dict[str, Any]) -> list[str]:
+    """Options as the command line takes them."""
+    found = []
+    for name, value in options.items():
+        if value is not None and value is not False:
+            found += [f"--{name.replace('_', '-')}", str(value)]
+    return found
+
+
+def base_of(lm: LM, scratch: Path) -> str:
+    """A reference to the model that a process of its own can load: its folder, or a copy of one that has none."""
+    if lm.directory is not None:
+        return str(lm.directory)
+    return str(lm.save(scratch / "base"))
+
+
+def files_of(data: str | Path) -> list[Path]:
+    """The files of the phases: those of a folder by name, or a list separated by commas.
+
+    Raises:
+        DataError: one does not exist, or there is none.
+    """
+    expected = "a folder, or a list such as a.jsonl,b.jsonl: text, or JSON Lines with `text` or with questions"
+    place = Path(data).expanduser()
+    if place.is_dir():
+        found = sorted(path for path in place.iterdir() if path.suffix in (".jsonl", ".json", ".txt", ".md"))
+    else:
+        found = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
+    missing = [path for path in found if not path.is_file()]
+    if missing or not found:
+        what = f"`{missing[0]}` is no file" if missing else f"`{data}` holds no files"
+        raise DataError(f"The phases cannot be read, since {what}: give {expected}.")
+    return found
+
+
+def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> list[Rows[Any]]:
+    """The rows of the files as the training reads them: documents to `pretrain` on, or demonstrations.
+
+    Raises:
+        DataError: a file cannot be used; see `probe.rows`.
+    """
+    if objective == "pretrain":
+        return [read_documents(path, strict) for path in paths]
+    return [read_columns(path, *DEMONSTRATIONS, strict=strict) for path in paths]
+
+
+@torch.no_grad()
+def truth(lm: LM, items: "Sequence[Item]") -> Float[Array, " N"]:
+    """The exact probability of the true answer to each question, its end token included."""
+    end = lm.tokenizer.eos_token or ""
+    found = []
+    for start in range(0, len(items), CHUNK):
+        part = items[start : start + CHUNK]
+        scored = lm.logprobs([item.prompt for item in part], [f"{item.answers[0]} {end}".rstrip() for item in part])
+        found.append(scored.values.double().sum(1).exp().cpu().numpy())
+    return np.concatenate(found) if found else np.zeros(0)
+
+
+def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
+    """Names of the tasks, what the base knew last, and the scores of their items after each phase.
+
+    Raises:
+        RunError: the run has none.
+    """
+    try:
+        about = json.loads((run.path / RESULTS / "continual" / "result.json").read_text(encoding="utf-8"))
+        names = [*about["tasks"], *about["old"]]
+        stored = load_file(run.checkpoints()[-1].path / "method.safetensors")
+        return names, [stored[f"scores/{j}"].astype(float) for j in range(len(names))]
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise RunError(f"The run `{run.name}` has no scores of its items ({error}): train it anew.") from None
+
+
+def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] | None:
+    """For each task what its items asked and what would be right; None of a run from before these were written."""
+    file = run.path / RESULTS / "continual" / "items.jsonl.gz"
+    if not file.is_file():
+        return None
+    items = pd.read_json(file, lines=True, dtype={"prompt": str, "expected": str})
+    parts = [items[items["kind"] == task] for task in tasks]
+    return [list(zip(part["prompt"], part["expected"], strict=True)) for part in parts]
+
+
+def learning_curve(run: Run, task: str) -> tuple[list[int], list[float]]:
+    """Steps and accuracies of a task as the training has logged them, from before it on."""
+    metrics = run.metrics()
+    rows = metrics[metrics[f"accuracy/{task}"].notna()]
+    return [int(step) for step in rows["step"]], [float(value) for value in rows[f"accuracy/{task}"]]
+
+
+def task_name(path: Path) -> str:
+    """How the training calls the task of a single file."""
+    return f"1-{path.stem}"
+
+
+def _share(out: Path, steps: int) -> float:
+    """How far a training is."""
+    if not is_run(out):
+        return 0.0
+    try:
+        metrics = Run(out).metrics()
+    except RunError:
+        return 0.0
+    return float(metrics["step"].max()) / steps if len(metrics) else 0.0
+
+
+POINTS = 25
+"""Measurements on the way of learning and of relearning, at most."""
+FIRST = "first"
+TRAINED = 0.8
+"""Where the bar stands after a training; the rest is for measuring what it left."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained."""
+
+    trainer: Trainer
+    strategies: Sequence[str]
+    steps: int
+    """Of a phase."""
+    seed: int
+    target: float
+    """Accuracy on the first phase to which learning and relearning are counted."""
+    relearn: bool
+    tick: Tick
+
+    @property
+    def every(self) -> int:
+        """Steps between two measurements on the way of learning."""
+        return max(1, self.steps // POINTS)
+
+    def part(self, strategy: str, again: bool = False) -> Tick:
+        """The tick of one training: the first learning, a strategy's, or the relearning after it."""
+        if not self.relearn:
+            return part(self.tick, self.strategies.index(strategy), len(self.strategies))
+        number = 0 if strategy == FIRST else 2 * self.strategies.index(strategy) + 1 + again
+        return part(self.tick, number, 2 * len(self.strategies) + 1)
+
+
+@dataclass
+class Measured:
+    """What the trainings gave."""
+
+    tasks: list[str]
+    """Names of the phases in their order; `old`, what the model knew before, comes last if it was measured."""
+    scores: dict[str, list[Array]]
+    """For each strategy the scores [rows, items] of each task, before training and after each phase."""
+    texts: list[list[tuple[str, str]]]
+    """For each task the prompt and the true answer of its items."""
+    answers: dict[str, list[list[tuple[str, float]]]] = field(default_factory=dict)
+    """For each strategy and task the likeliest answers after all phases and their probabilities; none with files."""
+    learning: list[pd.DataFrame] = field(default_factory=list)
+    """Ways of learning the first phase: learning, step, value, ci_low, ci_high, n."""
+    savings: dict[str, Savings] = field(default_factory=dict)
+    """For each strategy what relearning took; intervals are NaN with files."""
+
+
+def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measured:
+    """Train on the world's phases, and ask the models after each.
+
+    Raises:
+        ConfigError: the world has fewer phases.
+        RunError: a training failed.
+    """
+    if phases > world.config.phases:
+        raise ConfigError(f"--phases is {phases} and the world has {world.config.phases}: give that many or fewer.")
+    kinds = {**{f"phase_{i}": f"phase_{i}" for i in range(phases)}, "old": "fact"}
+    asked = {task: world.questions(kind, n, plan.seed) for task, kind in kinds.items()}
+    before = {task: truth(lm, items) for task, items in asked.items()}
+    texts = [[(item.prompt, item.answers[0]) for item in items] for items in asked.values()]
+    found = Measured(list(asked), {}, texts)
+
+    def load(path: Path) -> LM:
+        return LM.load(path, device=lm.device)
+
+    def learn(name: str, start: Array, tick: Tick, **options: Any) -> tuple[list[int], Array]:
+        """Steps of learning the first phase plainly, and the scores of its questions at each."""
+        options |= {"phases": 1, "steps": plan.steps, "save_every": plan.every}
+        saved = plan.trainer.train(name, training(tick), **options).checkpoints()
+        scores = [start, *(truth(load(one.path), asked["phase_0"]) for one in measuring(tick, saved))]
+        return [0, *(one.step for one in saved)], np.stack(scores)
+
+    at, first = learn(FIRST, before["phase_0"], plan.part(FIRST)) if plan.relearn else ([], np.zeros((0, n)))
+    if plan.relearn:
+        found.learning.append(_curve(at, first, FIRST, plan.seed))
+    for strategy in plan.strategies:
+        options = {"phases": phases, "steps": plan.steps * phases, "save_every": plan.steps, "strategy": strategy}
+        tick = plan.part(strategy)
+        saved = plan.trainer.train(strategy, training(tick), **options).checkpoints()
+        copies = [load(one.path) for one in saved]
+        found.scores[strategy], found.answers[strategy] = [], []
+        for task in measuring(tick, asked):
+            rows = [before[task], *(truth(copy, asked[task]) for copy in copies)]
+            found.scores[strategy].append(np.stack(rows))
+            found.answers[strategy].append(likeliest(copies[-1], asked[task]))
+        if plan.relearn:
+            start = found.scores[strategy][0][-1]
+            _, again = learn(f"again-{strategy}", start, plan.part(strategy, True), base=str(saved[-1].path))
+            found.learning.append(_curve(at, again, strategy, plan.seed))
+            found.savings[strategy] = savings(at, first, again, plan.target, plan.seed)
+    return found
+
+
+def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measured:
+    """Train on files and read the scores that the trainings have saved.
+
+    Raises:
+        RunError: a training failed, or a file cannot be used; the message is the training's own.
+    """
+    one = {"data": str(files[0]), "steps": plan.steps, "eval_every": plan.every, "save_every": 0}
+    whole = {"data": ",".join(map(str, files)), "old": None if old is None else str(Path(old).expanduser())}
+    found = Measured([], {}, [])
+
+    def learn(name: str, tick: Tick, **options: Any) -> tuple[list[int], list[float]]:
+        return learning_curve(plan.trainer.train(name, tick, **one, **options), task_name(files[0]))
+
+    at, first = learn(FIRST, plan.part(FIRST)) if plan.relearn else ([], [])
+    if plan.relearn:
+        found.learning.append(_logged(at, first, FIRST))
+    for strategy in plan.strategies:
+        options = {**whole, "steps": plan.steps * len(files), "save_every": 0, "strategy": strategy}
+        run = plan.trainer.train(strategy, plan.part(strategy), **options)
+        found.tasks, found.scores[strategy] = saved_scores(run)
+        if plan.relearn:
+            last = str(run.checkpoints()[-1].path)
+            steps, again = learn(f"again-{strategy}", plan.part(strategy, True), base=last)
+            found.learning.append(_logged(steps, again, strategy))
+            found.savings[strategy] = _plainly(at, first, again, plan.target)
+    sizes = [task.shape[1] for task in found.scores[plan.strategies[0]]]
+    found.texts = saved_texts(run, found.tasks) or [
+        [(f"held-out example {i} of {name}", "") for i in range(size)]
+        for name, size in zip(found.tasks, sizes, strict=True)
+    ]
+    return found
+
+
+def training(tick: Tick) -> Tick:
+    """The tick of a training that is measured afterwards."""
+    return lambda share: tick(TRAINED * share)
+
+
+def measuring(tick: Tick, things: Collection[T]) -> Iterator[T]:
+    """What is measured after a training, one after the other, with a tick after each."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        tick(TRAINED + (1 - TRAINED) * number / len(things))
+
+
+def likeliest(lm: LM, items: "Sequence[Item]") -> list[tuple[str, float]]:
+    """Greedy answers with their probabilities, the end token's included."""
+    found = lm.generate([item.prompt for item in items], max_new_tokens=6, temperature=0)
+    return list(zip(found.text, found.logprobs.double().sum(1).exp().tolist(), strict=True))
+
+
+def _curve(steps: Sequence[int], scores: Array, of: str, seed: int) -> pd.DataFrame:
+    """A way of learning with the intervals of its items."""
+    rows = []
+    for step, row in zip(steps, scores, strict=True):
+        value, low, high = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
+        rows.append({"learning": of, "step": step, "value": value, "ci_low": low, "ci_high": high, "n": len(row)})
+    return pd.DataFrame(rows)
+
+
+def _logged(steps: Sequence[int], values: Sequence[float], of: str) -> pd.DataFrame:
+    """The same from a log, without intervals."""
+    nan = float("nan")
+    return pd.DataFrame({"learning": of, "step": steps, "value": values, "ci_low": nan, "ci_high": nan, "n": 0})
+
+
+def _plainly(steps: Sequence[int], first: Sequence[float], again: Sequence[float], target: float) -> Savings:
+    """Savings of curves whose items are not known."""
+    exact = [float(steps_to(steps, np.array(each), target)) for each in (first, again)]
+    one, two = (min(each, float(steps[-1])) for each in exact)
+    share = (one - two) / one if one else float("nan")
+    bare = [Interval(value, float("nan"), float("nan")) for value in (one, two, share)]
+    return Savings(bare[0], bare[1], bare[2], bool(np.isfinite(exact).all()))
+
+
+OLD = "old"
+
+
+def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dict[str, Float[Array, " N"]]]:
+    """What each item adds to ACC, BWT, FWT and forgetting: the mean over the items asked is the measure itself.
+
+    The row at which a task was best is taken from the means, so that forgetting is a mean too. Tasks of unequal sizes
+    are weighed, so that each counts alike. Where a measure does not ask a task, its items have none.
+
+    Args:
+        scores: of the tasks of the phases, [rows, items] each (`probe.continual.measures`).
+        old: the same of what the base knew; its columns are `old_accuracy` and `old_forgetting`.
+    """
+    T = len(scores)
+    sizes = [task.shape[1] for task in scores]
+
+    def weight(j: int, among: range) -> float:
+        return sum(sizes[i] for i in among) / (len(among) * sizes[j])
+
+    found = []
+    for j, task in enumerate(scores):
+        columns = {"ACC": weight(j, range(T)) * task[-1]}
+        if j < T - 1:
+            best = int(task[:-1].mean(1).argmax())
+            columns["BWT"] = weight(j, range(T - 1)) * (task[-1] - task[j + 1])
+            columns["forgetting"] = weight(j, range(T - 1)) * (task[best] - task[-1])
+        if j > 0:
+            columns["FWT"] = weight(j, range(1, T)) * (task[j] - task[0])
+        found.append(columns)
+    if old is not None:
+        best = int(old[:-1].mean(1).argmax())
+        found.append({"old_accuracy": old[-1], "old_forgetting": old[best] - old[-1]})
+    return found
+
+
+def items_of(measured: Measured) -> pd.DataFrame:
+    """One row an item and strategy: `after_0`, ..., what it adds to each measure, and what its strategy saved of it.
+
+    `answer` is the likeliest one after all phases and `answer_probability` what that model gave to it.
+    `forgetting_saved` and `old_forgetting_saved` are the item's forgetting under plain training less that under its own
+    strategy, if plain training is among them.
+    """
+    rows: list[dict[str, Any]] = []
+    known = measured.tasks[-1] == OLD
+    for strategy, scores in measured.scores.items():
+        added = contributions(scores[:-1], scores[-1]) if known else contributions(scores)
+        for j, (name, task, columns) in enumerate(zip(measured.tasks, scores, added, strict=True)):
+            nothing = [("", float("nan"))] * task.shape[1]
+            answers = measured.answers[strategy][j] if strategy in measured.answers else nothing
+            for i, ((prompt, expected), (answer, likely)) in enumerate(zip(measured.texts[j], answers, strict=True)):
+                row: dict[str, Any] = {
+                    "item": f"{strategy}-{name}-{i}",
+                    "kind": name,
+                    "strategy": strategy,
+                    "prompt": prompt,
+                }
+                row |= {"answer": answer, "expected": expected, "answer_probability": likely}
+                row |= {f"after_{phase}": float(value) for phase, value in enumerate(task[:, i])}
+                rows.append(row | {column: float(values[i]) for column, values in columns.items()})
+    items = pd.DataFrame(rows)
+    plain = items[items["strategy"] == "plain"]
+    for strategy in set(measured.scores) - {"plain"} if len(plain) else ():
+        here = items["strategy"] == strategy
+        for column in {"forgetting", "old_forgetting"} & set(items):
+            items.loc[here, f"{column}_saved"] = plain[column].to_numpy() - items.loc[here, column].to_numpy()
+    return items

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from probe.analyses.exposure import exposure_class
 from probe.errors import DataError
+from probe.hallucination.world import exposure_class
 from probe.stats import SHARE, Interval, bootstrap_mean, unvaried
 
 RESAMPLES = 2000

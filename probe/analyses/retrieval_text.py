@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.analyses.hallucination_text import IGNORANCE, first_line
 from probe.analyses.question_forms import CHUNK, Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.analyses.ranking import rank_of, reciprocal_rank
 from probe.analyses.retrieval_contexts import DEPTHS
 from probe.analyses.retrieval_documents import CONTEXTS
 from probe.analyses.retrieval_files import Chunk, FileQuestion
 from probe.analyses.retriever import Retriever
-from probe.analyses.semantic_entropy import normalised
 from probe.errors import DataError
+from probe.hallucination.confidence import normalised
+from probe.hallucination.files import IGNORANCE, first_line
 from probe.model.text import context_length, encode
 from probe.ticks import Tick, ignore, part
 

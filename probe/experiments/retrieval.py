@@ -11,7 +11,6 @@ from probe.analyses import retrieval_contexts as contexts
 from probe.analyses import retrieval_files as files
 from probe.analyses import retrieval_tables as tables_of
 from probe.analyses import retrieval_text as texts
-from probe.analyses.hallucination_world import ask
 from probe.analyses.knowledge_conflict import conflict_curve
 from probe.analyses.question_forms import Form, chosen
 from probe.analyses.ranking import recall_curve
@@ -21,6 +20,7 @@ from probe.errors import DataError
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.experiments.retrieval_metrics import METRICS
+from probe.hallucination.world import ask
 from probe.plots.intervals import percent
 from probe.rows import Rows
 from probe.ticks import Tick, ignore

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import probe.world
-from probe.analyses import hallucination_world
 from probe.analyses.evaluation import evaluate
 from probe.analyses.retrieval_contexts import context_items, passage_items
 from probe.analyses.retrieval_documents import CONTEXTS, Asked, with_passages, world_documents
@@ -21,6 +20,7 @@ from probe.experiments.metrics import summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.retrieval import METRICS
+from probe.hallucination import world as hallucination_world
 from probe.model.lm import LM
 from probe.stats import bootstrap_mean
 from probe.world import World

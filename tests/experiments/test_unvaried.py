@@ -10,11 +10,11 @@ from probe import stats
 from probe.chain_of_thought import experiment as chain_of_thought
 from probe.continual import experiment as continual
 from probe.experiments import in_context, registry
-from probe.experiments.hallucination_metrics import METRICS as HALLUCINATION
-from probe.experiments.hallucination_metrics import CalibrationError, ChanceError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, summarise
 from probe.experiments.resampling import bootstrap_units
 from probe.experiments.retrieval_metrics import METRICS as RETRIEVAL
+from probe.hallucination.experiment import METRICS as HALLUCINATION
+from probe.hallucination.experiment import CalibrationError, ChanceError
 from probe.sycophancy.experiment import METRICS as SYCOPHANCY
 
 BUILT_IN: dict[str, tuple[Metric, ...]] = {

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from probe.analyses.truthful_choices import read_questions
 from probe.cli import main
 from probe.errors import DataError, ModelError, ProbeError, RunError
 from probe.experiments.result import Result
+from probe.hallucination.files import read_questions
 from probe.model import adapters
 from probe.model.lm import LM
 from probe.runs import list_runs, open_run

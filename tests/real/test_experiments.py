@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 import probe
-from probe.analyses.hallucination_text import choice_items, p_ik
-from probe.analyses.selective import auroc
-from probe.analyses.truthful_choices import Choices, Question
 from probe.experiments.result import Result
+from probe.hallucination.confidence import auroc
+from probe.hallucination.files import Choices, Question, choice_items, p_ik
 
 pytestmark = [
     pytest.mark.real,

@@ -10,13 +10,12 @@ from scipy.special import expit
 from scipy.stats import kstest
 
 from probe import stats
-from probe.analyses import hallucination_text
-from probe.analyses import hallucination_world as facts
-from probe.analyses.calibration import calibration_error
-from probe.analyses.hallucination_text import p_ik
-from probe.analyses.knowing_head import brier, fitted, knowing_head, too_few
-from probe.analyses.known_direction import last_residuals
 from probe.errors import DataError, ModelError
+from probe.hallucination import files as hallucination_text
+from probe.hallucination import world as facts
+from probe.hallucination.confidence import calibration_error
+from probe.hallucination.files import p_ik
+from probe.hallucination.knowing import brier, fitted, knowing_head, last_residuals, too_few
 from probe.model.lm import LM
 from probe.world import of
 from tests.models import ARCHITECTURES, random_lm

@@ -13,21 +13,13 @@ import probe
 from probe import stats
 from probe.analyses.answers import AnswerSet
 from probe.analyses.evaluation import MEASURES, Measure, evaluate
-from probe.analyses.hallucination_world import (
-    KINDS,
-    ask,
-    asked_table,
-    enumerated,
-    exact_columns,
-    exposure_table,
-    judged,
-)
 from probe.errors import DataError
 from probe.experiments import resampling
 from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join, perform
+from probe.hallucination.world import KINDS, ask, asked_table, enumerated, exact_columns, exposure_table, judged
 from probe.model.lm import LM
 from probe.plots.intervals import percent
 from probe.plots.theme import DARK, apply

@@ -10,24 +10,30 @@ import pytest
 from scipy import stats as reference
 
 from probe import stats
-from probe.analyses.confidence_targets import TARGETS, penalty, score, target_curves, targeted
-from probe.analyses.exposure import exposure_class, singletons
-from probe.analyses.selective import aurc, auroc, risk_coverage, risk_table
-from probe.analyses.semantic_entropy import (
+from probe.errors import ConfigError, DataError
+from probe.experiments import resampling
+from probe.hallucination.confidence import (
     EQUIVALENCES,
+    TARGETS,
     agreement,
+    aurc,
+    auroc,
     clusters,
     discrete_entropy,
     equivalence,
     exact_entropy,
     expected_discrete,
     normalised,
+    penalty,
+    risk_coverage,
+    risk_table,
+    score,
+    target_curves,
+    targeted,
     with_rest,
 )
-from probe.analyses.validity_bound import Judged, validity_bound
-from probe.errors import ConfigError, DataError
-from probe.experiments import resampling
-from probe.experiments.hallucination_metrics import METRICS, CalibrationError
+from probe.hallucination.experiment import METRICS, CalibrationError
+from probe.hallucination.world import Judged, exposure_class, singletons, validity_bound
 from probe.world import World, WorldConfig
 
 

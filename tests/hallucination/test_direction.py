@@ -6,8 +6,8 @@ import torch
 from scipy.stats import kstest, norm
 
 from probe import stats
-from probe.analyses.known_direction import known_direction, last_residuals, project
 from probe.errors import DataError
+from probe.hallucination.knowing import known_direction, last_residuals, project
 from tests.models import random_lm
 
 PEOPLE, ASKED, WIDTH = 60, 6, 24

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from probe.analyses.calibration import calibration_error, chance_error, preference_calibration, reliability
 from probe.errors import DataError
+from probe.hallucination.confidence import calibration_error, chance_error, preference_calibration, reliability
 from probe.stats import wilson
 
 shares = st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1.0])), min_size=1, max_size=40)

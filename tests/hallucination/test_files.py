@@ -9,15 +9,27 @@ import pytest
 import torch
 
 import probe
-from probe.analyses.hallucination_text import choice_items, first_line, free_items, match, prompts_of
-from probe.analyses.self_evaluation import ASK_TRUE, p_true
-from probe.analyses.semantic_entropy import identical, normalised
-from probe.analyses.truthful_choices import Choices, Question, choice_scores, mc1, mc2, read_questions, split_answers
 from probe.errors import ConfigError, DataError
-from probe.experiments.hallucination import say
-from probe.experiments.hallucination_metrics import METRICS
 from probe.experiments.metrics import COLUMNS
 from probe.experiments.result import stack
+from probe.hallucination.confidence import identical, normalised
+from probe.hallucination.experiment import METRICS, say
+from probe.hallucination.files import (
+    ASK_TRUE,
+    Choices,
+    Question,
+    choice_items,
+    choice_scores,
+    first_line,
+    free_items,
+    match,
+    mc1,
+    mc2,
+    p_true,
+    prompts_of,
+    read_questions,
+    split_answers,
+)
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.plots.intervals import percent

@@ -1,0 +1,411 @@
+"""Do probabilities mean what they say? Expected calibration error, of shares and of preferences.
+
+ECE = sum over bins of (n_b / n) |mean prediction in b - mean target in b|, in bins of equal width (Naeini et al. 2015;
+Guo et al. 2017, arXiv 1706.04599). It is biased upwards: with few items a bin is off by chance alone. Resampling adds
+the same bias once more, so intervals are those of the percentile bootstrap, shifted until their median is the estimate.
+
+Scores under a confidence target: "answer only if you are more than t confident" (Kalai et al. 2509.04664).
+
+A right answer earns 1, a wrong one costs t / (1 - t), abstaining gives 0: answering pays exactly where the chance to be
+right exceeds t. t = 0 is the usual grading, which rewards any guess. Two ways of behaving are compared:
+
+- `own`: the model is left to itself and abstains as often as it does;
+- `target`: it gives its likeliest value if its probability is above t, and abstains otherwise. A calibrated model
+  cannot do better than that.
+
+Is the model less sure where it is wrong? AUROC, and the risk of answering only what it is surest of.
+
+Semantic entropy: the entropy of what is said, answers of one meaning taken together, and agreement among samples.
+
+    SE(x) = - sum over meanings C of p(C | x) log p(C | x),   p(C | x) = sum of p(y | x) over answers y in C
+
+in nats (Farquhar et al. 2024, Nature 630). In the world each meaning is one canonical answer, so SE is exact by
+enumeration; whatever is no answer of the set counts as one further meaning. From M samples it is the discrete estimator
+of the paper: p(C) is the share of the samples in C. That is biased downwards, by how much `expected_discrete` says
+exactly. Which samples mean the same is decided by a pluggable equivalence; samples join the first cluster whose first
+member they are equivalent to, as in the paper's algorithm.
+"""
+
+import re
+import string
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr, expit
+
+from probe import stats
+from probe.errors import ConfigError, DataError
+from probe.stats import SHARE, Interval, unvaried
+
+BINS = 10
+_CHUNK = 4_000_000  # counts held in memory at once
+
+
+def reliability(predicted: ArrayLike, target: ArrayLike, bins: int = BINS) -> pd.DataFrame:
+    """The reliability diagram: one row for each bin that holds something.
+
+    Args:
+        predicted: [N] probabilities.
+        target: [N] what happened (0 or 1), or the exact probabilities.
+        bins: number of bins of equal width on [0, 1].
+
+    Returns:
+        Columns low, high (ends of the bin), predicted, target (means) and n.
+
+    Raises:
+        DataError: the lists differ in length, are empty, or hold something else than numbers between 0 and 1.
+    """
+    p, y = _shares(predicted, target)
+    index = _bin(p, bins)
+    rows = [
+        {
+            "low": b / bins,
+            "high": (b + 1) / bins,
+            "predicted": p[index == b].mean(),
+            "target": y[index == b].mean(),
+            "n": int((index == b).sum()),
+        }
+        for b in np.unique(index)
+    ]
+    return pd.DataFrame(rows)
+
+
+def calibration_error(
+    predicted: ArrayLike, target: ArrayLike, bins: int = BINS, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Expected calibration error of N probabilities, with its bootstrap interval (95 %).
+
+    Arguments and errors as in `reliability`; `resamples` times N items are drawn with replacement.
+    """
+    p, y = _shares(predicted, target)
+    gaps, index = p - y, _bin(p, bins)
+    return _interval(gaps[:, None], index[:, None], bins, resamples, seed)
+
+
+def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed: int = 0) -> Interval:
+    """The calibration error that a perfectly calibrated model shows with these N probabilities, by simulation.
+
+    Whether each is right is drawn with its own probability. The error is not 0, since N is finite, and it is the larger
+    the fewer items there are: a measured error says something in so far as it is above this one (Kumar et al. 2019,
+    arXiv 1909.10155).
+
+    Args:
+        predicted: [N] probabilities.
+        bins: see `reliability`.
+        draws: how often the N items are judged anew.
+        seed: the same seed gives the same numbers.
+
+    Returns:
+        The mean, and ends between which 95 % of the simulated errors lie; NaN ends where all probabilities are 0 or 1,
+        since the error is exactly 0 then.
+    """
+    p, _ = _shares(predicted, predicted)
+    inside = np.zeros((len(p), bins))
+    inside[np.arange(len(p)), _bin(p, bins)] = 1
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // len(p))
+    sizes = [min(rows, draws - done) for done in range(0, draws, rows)]
+    gaps = np.concatenate([(p - (rng.random((size, len(p))) < p)) @ inside for size in sizes])
+    found = np.abs(gaps).sum(axis=1) / len(p)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return unvaried(Interval(float(found.mean()), float(low), float(high)), len(p))
+
+
+def preference_calibration(
+    margins: ArrayLike, target: ArrayLike | None = None, bins: int = BINS, resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """Calibration error of sigma(margin) as the probability that the chosen completion is preferred, with its interval.
+
+    Each pair counts from both sides, as p = sigma(m) with target q and as 1 - p with 1 - q, so that the order in which
+    its completions are written does not matter.
+
+    Args:
+        margins: [N] reward of the chosen completion minus that of the rejected one, nats.
+        target: [N] probabilities that the chosen one is preferred, where they are known; default 1, the choice itself.
+        bins: see `reliability`.
+        resamples: how often N pairs are drawn with replacement.
+        seed: the same seed gives the same interval.
+    """
+    m = np.asarray(margins, dtype=float)
+    p, q = _shares(expit(m), np.ones_like(m) if target is None else target)
+    gaps = np.stack([p - q, q - p], axis=1)
+    return _interval(gaps, np.stack([_bin(p, bins), _bin(1 - p, bins)], axis=1), bins, resamples, seed)
+
+
+def _interval(gaps: NDArray, index: NDArray[np.intp], bins: int, resamples: int, seed: int) -> Interval:
+    """Sum over bins of |sum of gaps| / N; items [N K] of K numbers each are resampled together."""
+    n = len(gaps)
+    sums = np.zeros((n, bins))
+    for column in range(gaps.shape[1]):
+        np.add.at(sums, (np.arange(n), index[:, column]), gaps[:, column])
+    value = float(np.abs(sums.sum(axis=0)).sum() / gaps.size)
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
+    sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
+    drawn = [rng.multinomial(n, np.full(n, 1 / n), size=size) @ sums for size in sizes]
+    low, middle, high = np.quantile(np.abs(np.concatenate(drawn)).sum(axis=1) / gaps.size, [0.025, 0.5, 0.975])
+    found = Interval(value, max(float(value + low - middle), 0.0), min(float(value + high - middle), 1.0))
+    return unvaried(found, n, SHARE)
+
+
+def _bin(p: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
+    return np.minimum((p * bins).astype(np.intp), bins - 1)
+
+
+def _shares(predicted: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    p, y = np.asarray(predicted, dtype=float), np.asarray(target, dtype=float)
+    inside = all(bool(((values >= 0) & (values <= 1)).all()) for values in (p, y))
+    if p.ndim != 1 or p.shape != y.shape or not p.size or not inside:
+        raise DataError(
+            f"A calibration error was asked for of {p.size} predictions and {y.size} targets: give two lists of the"
+            " same length with numbers between 0 and 1."
+        )
+    return p, y
+
+
+TARGETS = tuple(step / 20 for step in range(19))
+NAMED = (0.5, 0.75, 0.9)
+"""The targets that the paper proposes, with penalties of 1, 3 and 9."""
+OUTCOMES = ("accuracy", "error", "abstention", "score")
+Floats = NDArray[np.float64]
+
+
+def penalty(target: float) -> float:
+    """t / (1 - t), what a wrong answer costs.
+
+    Raises:
+        ConfigError: t is not in [0, 1).
+    """
+    if not 0 <= target < 1:
+        raise ConfigError(f"A confidence target of {target} was asked for: give one from 0 to below 1.")
+    return target / (1 - target)
+
+
+def score(right: ArrayLike, wrong: ArrayLike, target: float) -> Floats:
+    """[N] points under a target, from the chances (or zeros and ones) of a right and of a wrong answer."""
+    return np.asarray(right, dtype=float) - penalty(target) * np.asarray(wrong, dtype=float)
+
+
+def targeted(confidence: ArrayLike, right: ArrayLike, target: float) -> tuple[Floats, Floats]:
+    """[N] right and [N] wrong, zeros and ones, of answers that are given where the confidence is above t.
+
+    Args:
+        confidence: [N] how sure the model is of its likeliest value.
+        right: [N] whether that value is right.
+        target: t.
+    """
+    sure, truth = np.asarray(confidence, dtype=float) > target, np.asarray(right, dtype=float)
+    return sure * truth, sure * (1 - truth)
+
+
+def target_curves(
+    own_right: ArrayLike,
+    own_wrong: ArrayLike,
+    confidence: ArrayLike,
+    right: ArrayLike,
+    targets: Sequence[float] = TARGETS,
+) -> pd.DataFrame:
+    """Accuracy, error, abstention and score against the target, for both ways of behaving.
+
+    Args:
+        own_right: [N] chances that the model, left to itself, is right.
+        own_wrong: [N] chances that it is wrong.
+        confidence: [N] how sure it is of its likeliest value.
+        right: [N] whether that value is right.
+        targets: the values of t.
+
+    Returns:
+        Columns way, target, outcome, value, ci_low, ci_high, n; bootstrap intervals over the N items.
+
+    Raises:
+        DataError: lists of different lengths.
+    """
+    lists = [np.asarray(each, dtype=float) for each in (own_right, own_wrong, confidence, right)]
+    if len({len(each) for each in lists}) != 1:
+        raise DataError(f"Confidence targets got lists of {[len(each) for each in lists]} items: give one of each.")
+    rows = []
+    for target in targets:
+        ways = {"own": (lists[0], lists[1]), "target": targeted(lists[2], lists[3], target)}
+        for way, (hit, miss) in ways.items():
+            values = hit, miss, 1 - hit - miss, score(hit, miss, target)
+            for outcome, column in zip(OUTCOMES, values, strict=True):
+                bounds = (-target / (1 - target), 1.0) if outcome == OUTCOMES[-1] else stats.SHARE
+                value, low, high = stats.bootstrap_mean(column, resamples=300, bounds=bounds)
+                row = {"way": way, "target": target, "outcome": outcome}
+                rows.append(row | {"value": value, "ci_low": low, "ci_high": high, "n": len(column)})
+    return pd.DataFrame(rows)
+
+
+def auroc(score: ArrayLike, positive: ArrayLike) -> float:
+    """P(a positive item scores above a negative one), ties counted half; NaN where one of them is missing.
+
+    Args:
+        score: [N] numbers.
+        positive: [N] zeros and ones.
+    """
+    values, labels = _flat(score, positive)
+    ones = int(labels.sum())
+    if ones in (0, len(labels)):
+        return float("nan")
+    ranks = _ranks(values)
+    return float((ranks[labels == 1].sum() - ones * (ones + 1) / 2) / (ones * (len(labels) - ones)))
+
+
+def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Risk against coverage: the share of errors among the k surest items, k = 1 to N (El-Yaniv and Wiener 2010).
+
+    Items of equal confidence come in any order: each has the mean error of its ties, which is the expected curve.
+
+    Args:
+        confidence: [N] how sure the model is.
+        wrong: [N] zeros and ones.
+
+    Returns:
+        [N] coverage k / N and [N] risk.
+    """
+    values, errors = _flat(confidence, wrong)
+    order = np.argsort(-values, kind="stable")
+    values, errors = values[order], errors[order]
+    _, group, counts = np.unique(-values, return_inverse=True, return_counts=True)
+    mean = np.bincount(group, weights=errors) / counts
+    k = np.arange(1, len(values) + 1)
+    return k / len(values), np.cumsum(mean[group]) / k
+
+
+def aurc(confidence: ArrayLike, wrong: ArrayLike) -> float:
+    """Area under the risk-coverage curve: the mean of its N points (Geifman and El-Yaniv 2017); lower is better.
+
+    Of a confidence that says nothing it is the error rate.
+    """
+    return float(risk_coverage(confidence, wrong)[1].mean())
+
+
+def risk_table(confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: int = 0) -> pd.DataFrame:
+    """The curve at `points` coverages: coverage, value, ci_low, ci_high, n; the interval is the bootstrap over items.
+
+    The intervals are of each point by itself. At coverage x it is the risk of the surest x N items.
+    """
+    values, errors = _flat(confidence, wrong)
+    rng, n = np.random.default_rng(seed), len(values)
+    at = np.unique(np.ceil(np.linspace(1 / points, 1, points) * n).astype(int)) - 1
+    coverage, risk = risk_coverage(values, errors)
+    drawn = []
+    for _ in range(200):
+        index = rng.integers(0, n, n)
+        drawn.append(risk_coverage(values[index], errors[index])[1][at])
+    ends = np.quantile(drawn, [0.025, 0.975], axis=0).T
+    found = [unvaried(Interval(risk[i], *end), i + 1, SHARE) for i, end in zip(at, ends, strict=True)]
+    table = pd.DataFrame(found, columns=["value", "ci_low", "ci_high"])
+    table.insert(0, "coverage", coverage[at])
+    return table.assign(n=at + 1)
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1, ties averaged."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[group]
+
+
+def _flat(score: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    values, marks = np.asarray(score, dtype=float), np.asarray(labels, dtype=float)
+    if values.ndim != 1 or values.shape != marks.shape or not len(values) or not np.isin(marks, (0, 1)).all():
+        raise DataError(
+            f"{values.size} scores came with {marks.size} labels: give two lists of one length, labels 0 or 1."
+        )
+    return values, marks
+
+
+Equivalence = Callable[[str, str], bool]
+"""Whether two answers mean the same."""
+
+
+def normalised(text: str) -> str:
+    """`text` in lower case without punctuation, English articles and extra blanks (Rajpurkar et al. 2016, SQuAD)."""
+    plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
+
+
+def same_text(a: str, b: str) -> bool:
+    """Equal once normalised."""
+    return normalised(a) == normalised(b)
+
+
+def identical(a: str, b: str) -> bool:
+    """Equal but for blanks at the ends."""
+    return a.strip() == b.strip()
+
+
+EQUIVALENCES: dict[str, Equivalence] = {"normalised": same_text, "exact": identical}
+"""By name; add your own, for instance one that asks an entailment model."""
+
+
+def equivalence(name: str) -> Equivalence:
+    """The equivalence of a name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in EQUIVALENCES:
+        known = ", ".join(EQUIVALENCES)
+        raise ConfigError(f"There is no equivalence `{name}`, only {known}: name one, or add yours to EQUIVALENCES.")
+    return EQUIVALENCES[name]
+
+
+def clusters(texts: Sequence[str], equivalent: Equivalence = same_text) -> list[int]:
+    """The cluster of each of M texts, numbered from 0 in order of appearance."""
+    heads: list[str] = []
+    found = []
+    for text in texts:
+        index = next((i for i, head in enumerate(heads) if equivalent(head, text)), len(heads))
+        if index == len(heads):
+            heads.append(text)
+        found.append(index)
+    return found
+
+
+def discrete_entropy(labels: Sequence[int]) -> float:
+    """The discrete estimator in nats: the entropy of the shares of the clusters among M samples.
+
+    Raises:
+        DataError: no sample.
+    """
+    if not len(labels):
+        raise DataError("Semantic entropy was asked for of no sample: draw at least one.")
+    counts = np.unique(np.asarray(labels), return_counts=True)[1]
+    return float(entr(counts / counts.sum()).sum())
+
+
+def expected_discrete(probabilities: ArrayLike, samples: int) -> float:
+    """What the discrete estimator gives on average, exactly.
+
+    The sum over clusters and counts k of Bin(k; M, p) h(k / M), with h(q) = - q log q.
+
+    Args:
+        probabilities: [C] exact probabilities of the clusters.
+        samples: M.
+    """
+    from scipy.stats import binom
+
+    counts = np.arange(samples + 1)
+    chances = binom.pmf(counts, samples, np.asarray(probabilities, dtype=float)[:, None])
+    return float((chances @ entr(counts / samples)).sum())
+
+
+def with_rest(logprobs: ArrayLike) -> NDArray[np.float64]:
+    """[P A + 1] probabilities of the answers and, last, of everything else, from [P A] log-probabilities."""
+    p = np.exp(np.asarray(logprobs, dtype=float))
+    return np.concatenate([p, np.clip(1 - p.sum(axis=1, keepdims=True), 0, 1)], axis=1)
+
+
+def exact_entropy(logprobs: ArrayLike) -> NDArray[np.float64]:
+    """[P] semantic entropy in nats of answers that are canonical, exact; see `with_rest`."""
+    return entr(with_rest(logprobs)).sum(axis=1)
+
+
+def agreement(samples: Sequence[str], main: str, equivalent: Equivalence = same_text) -> float:
+    """SelfCheck: the share of M sampled answers that say the same as the main answer (Manakul et al. 2303.08896).
+
+    Its expectation is the model's probability of the main answer's meaning. 1 is full agreement.
+    """
+    return float(np.mean([equivalent(main, sample) for sample in samples]))

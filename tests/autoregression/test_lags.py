@@ -13,8 +13,8 @@ from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.world import of
 from probe.world.bayes import markov_predictive
+from tests.in_context.markov import Trained, influence, trained
 from tests.models import ARCHITECTURES, random_lm
-from tests.probe.markov import Trained, influence, trained
 
 TEXTS = ["mira lives in oslo . where does mira", "the cat is in the dog"]
 

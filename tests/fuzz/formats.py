@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 import probe
 from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
-from probe.analyses.few_shot import read_classification
 from probe.analyses.retrieval_files import read_folder
 from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.chain_of_thought.files import read_problems
@@ -34,6 +33,7 @@ from probe.findings.bench import Bench
 from probe.findings.record import record, recorded
 from probe.findings.report import chosen, finding
 from probe.hallucination.files import read_questions
+from probe.in_context.few_shot import read_classification
 from probe.model import loading as weights
 from probe.model.adapters import quiet
 from probe.model.lm import LM

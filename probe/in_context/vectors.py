@@ -21,9 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.in_context_curves import OPENINGS, PairDocument, answer_logprobs
-from probe.analyses.label_ablation import relabel
 from probe.errors import ConfigError
+from probe.in_context.pairs import OPENINGS, PairDocument, answer_logprobs, relabel
 from probe.model.heads import head_names
 from probe.model.text import encode
 from probe.ticks import Tick, ignore, part

@@ -7,19 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.analyses.in_context_curves import pair_documents
-from probe.analyses.in_context_world import curve_table, pair_items, pool_table
-from probe.analyses.pool_sizes import in_words, joined_curve, leanings
 from probe.cli import main
 from probe.commands.experiment import table
-from probe.experiments.in_context import METRICS, run
 from probe.experiments.metrics import PAIRS, summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Evidence, Result, labelled
 from probe.experiments.run import join
+from probe.in_context.experiment import METRICS, run
+from probe.in_context.figures import example_curves
+from probe.in_context.pairs import pair_documents
+from probe.in_context.pools import in_words, joined_curve, leanings
+from probe.in_context.world import curve_table, pair_items, pool_table
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
-from probe.plots.in_context import example_curves
 from probe.plots.theme import DARK, apply
 from probe.runs import RunWriter
 from probe.world import World, WorldConfig, bayes, tasks

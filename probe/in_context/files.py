@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from probe import stats
-from probe.analyses.few_shot import Example, few_shot_curve
-from probe.analyses.function_vectors_text import function_vectors_text
-from probe.analyses.in_context_world import averaged, label_items, label_table
 from probe.errors import DataError, ModelError
+from probe.in_context.few_shot import Example, few_shot_curve
+from probe.in_context.text_vectors import function_vectors_text
+from probe.in_context.world import averaged, label_items, label_table
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:

@@ -10,11 +10,17 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.analyses.function_vectors import function_vectors
-from probe.analyses.in_context_curves import KINDS, pair_curves
-from probe.analyses.label_ablation import map_label_ablation
-from probe.analyses.markov_distances import PREDICTORS, chain_distances, chains
-from probe.analyses.olsson import Repeats, corpus_losses, repeat_losses, world_rows
+from probe.in_context.chains import (
+    PREDICTORS,
+    Repeats,
+    chain_distances,
+    chains,
+    corpus_losses,
+    repeat_losses,
+    world_rows,
+)
+from probe.in_context.pairs import KINDS, map_label_ablation, pair_curves
+from probe.in_context.vectors import function_vectors
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:

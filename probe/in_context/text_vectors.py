@@ -14,7 +14,14 @@ half. So a query is in no prompt that makes its vector, and its answer is not wh
 has a block of its own, chosen by the true label's share among the labels: a late block may raise all of them alike. Few
 queries share a vector, and vectors share no prompt: intervals that draw whole vectors (column `vector`) know of both.
 
-Axes: Q queries, L labels, V vectors, D blocks that are tried, d width.
+What examples add to the residual stream at the last token of a prompt, with gold and with permuted labels.
+
+What a model gives labels behind prompts while a vector is added to the residual stream at each prompt's last token.
+
+As `lm-evaluation-harness` scores multiple choice: the summed log-likelihood of each label's tokens. Only the prompt's
+last token is changed, also where a label has several tokens. Labels of one token share one row.
+
+Axes: Q queries, L labels, V vectors, D blocks that are tried, d width, P prompts, D blocks, Q prompts.
 """
 
 from collections.abc import Sequence
@@ -27,14 +34,154 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe import stats
-from probe.analyses.example_vectors import draw_prompts, example_vectors
-from probe.analyses.few_shot import TEMPLATE, Example, few_shot_prompt, fitting_shots
-from probe.analyses.steered_labels import Asked, ask, steered_labels
+from probe.analyses.sites import TOKENS_PER_PASS, Site
 from probe.errors import ConfigError, DataError
+from probe.in_context.few_shot import TEMPLATE, Example, Question, few_shot_prompt, fitting_shots
+from probe.in_context.pairs import Mode, relabel
+from probe.model.text import encode, split
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
+
+VECTORS: tuple[tuple[str, Mode], ...] = (("own", "gold"), ("shuffled", "permuted"))
+"""Name of each vector and the labels of the examples that make it."""
+
+
+def draw_prompts(
+    data: Sequence[Example], half: Sequence[int], count: int, shots: int, rng: np.random.Generator
+) -> list[Question]:
+    """Queries of a half, each with other examples of that half before it."""
+    found = []
+    for _ in range(count):
+        asked, *others = rng.permutation(np.asarray(half))[: shots + 1].tolist()
+        found.append(Question(asked, data[asked], [data[other] for other in others]))
+    return found
+
+
+@torch.no_grad()
+def example_vectors(
+    lm: "LM",
+    drawn: Sequence[Question],
+    labels: Sequence[str],
+    k: int,
+    blocks: Sequence[int],
+    template: str,
+    rng: np.random.Generator,
+    tick: Tick = ignore,
+) -> dict[str, Float[Tensor, "P D d"]]:
+    """The residual at the last token of each prompt with examples, less that without: by names of `VECTORS`.
+
+    Args:
+        lm: the model.
+        drawn: P queries with their examples.
+        labels: the label space.
+        k: examples in each prompt, the first ones.
+        blocks: D blocks after which it is read.
+        template: how an example is written.
+        rng: permutes labels, in each prompt anew.
+        tick: progress.
+    """
+    found: dict[str, list[Tensor]] = {name: [] for name, _ in VECTORS}
+    for number, question in enumerate(drawn):
+        zero = _last(lm, few_shot_prompt([], question.query.text, template), blocks)
+        for name, mode in VECTORS:
+            examples = question.examples[:k]
+            changed = relabel([example.label for example in examples], labels, mode, rng)
+            shown = [Example(example.text, label) for example, label in zip(examples, changed, strict=True)]
+            found[name].append(_last(lm, few_shot_prompt(shown, question.query.text, template), blocks) - zero)
+        tick((number + 1) / len(drawn))
+    return {name: torch.stack(each) for name, each in found.items()}
+
+
+def _last(lm: "LM", text: str, blocks: Sequence[int]) -> Float[Tensor, "D d"]:
+    """The residual after blocks at the last token."""
+    kept: list[Tensor] = []
+
+    def keep(states: Tensor, hook: Any) -> None:
+        kept.append(states[0, -1].double())
+
+    def last(states: Tensor, hook: Any) -> Tensor:
+        return states[:, -1:]
+
+    with lm.hooks([*((Site("resid", block).hook, keep) for block in blocks), ("unembed.hook_in", last)]):
+        lm.logits([encode(lm.tokenizer, text)])
+    return torch.stack(kept)
+
+
+class Wanted(NamedTuple):
+    """A label that is read in a row."""
+
+    prompt: int
+    label: int
+    ids: list[int]
+
+
+class Asked(NamedTuple):
+    """Prompts with their labels as rows of ids, in which a label's last token is not needed."""
+
+    rows: list[list[int]]
+    ends: list[int]
+    """Of each row: the prompt's last token."""
+    wanted: list[list[Wanted]]
+    """Of each row: the labels that are read in it."""
+    shape: tuple[int, int]
+    """Prompts and labels."""
+
+
+def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> Asked:
+    """The rows that are needed to score each label, behind a blank, after each prompt."""
+    known: dict[tuple[int, ...], int] = {}
+    asked = Asked([], [], [], (len(prompts), len(labels)))
+    for number, prompt in enumerate(prompts):
+        for which, label in enumerate(labels):
+            head, ids = split(lm.tokenizer, prompt, f" {label}")
+            row = (*head, *ids[:-1])
+            if row not in known:
+                known[row] = len(known)
+                asked.rows.append(list(row))
+                asked.ends.append(len(head) - 1)
+                asked.wanted.append([])
+            asked.wanted[known[row]].append(Wanted(number, which, ids))
+    return asked
+
+
+@torch.no_grad()
+def steered_labels(
+    lm: "LM", asked: Asked, vectors: Float[Tensor, "Q d"] | None = None, block: int = 0
+) -> Float[np.ndarray, "Q L"]:
+    """Summed log-likelihood in nats of each label.
+
+    Args:
+        lm: the model.
+        asked: see `ask`.
+        vectors: what is added at the last token of each prompt; None adds nothing.
+        block: after which they are added.
+    """
+    found = np.empty(asked.shape)
+    size = max(1, TOKENS_PER_PASS // max(map(len, asked.rows)))
+    for first in range(0, len(asked.rows), size):
+        rows, ends = asked.rows[first : first + size], asked.ends[first : first + size]
+        owners, start = [wanted[0].prompt for wanted in asked.wanted[first : first + size]], min(ends)
+
+        def add(states: Tensor, hook: Any, ends: list[int] = ends, owners: list[int] = owners) -> Tensor | None:
+            if vectors is None:
+                return None
+            states = states.clone()
+            states[torch.arange(len(ends)), torch.tensor(ends)] += vectors[owners].to(states)
+            return states
+
+        def needed(states: Tensor, hook: Any, start: int = start) -> Tensor:
+            return states[:, start:]
+
+        with lm.hooks([(Site("resid", block).hook, add), ("unembed.hook_in", needed)]):
+            said = lm.logits(rows)
+        for at, (end, wanted) in enumerate(zip(ends, asked.wanted[first : first + size], strict=True)):
+            for prompt, label, ids in wanted:
+                steps = torch.arange(len(ids))
+                logprobs = said[at, steps + end - start].double().log_softmax(-1)
+                found[prompt, label] = float(logprobs[steps, torch.tensor(ids)].sum())
+    return found
 
 
 class TextVectors(NamedTuple):

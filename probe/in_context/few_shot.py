@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.label_ablation import Mode, ablated, relabel
 from probe.errors import ConfigError, DataError
+from probe.in_context.pairs import Mode, ablated, relabel
 from probe.model.text import context_length, encode
 from probe.rows import Row, Rows, read_rows
 from probe.ticks import Tick, ignore, part

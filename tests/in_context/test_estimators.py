@@ -10,30 +10,16 @@ import torch
 
 import probe
 from probe.analyses.ablation import means
-from probe.analyses.few_shot import few_shot_curve, few_shot_prompt, read_classification
-from probe.analyses.function_vectors import function_vectors, head_means, vector_tasks
-from probe.analyses.in_context_curves import (
-    PairDocument,
-    answer_logprobs,
-    bayes_function,
-    bayes_map,
-    counting_map,
-    divergence,
-    pair_curves,
-    pair_documents,
-)
-from probe.analyses.induction_ablation import ablate_induction, context_loss, induction_by_head, repeat_texts
-from probe.analyses.induction_over_training import induction_score, phase_change
-from probe.analyses.label_ablation import map_label_ablation, relabel
-from probe.analyses.markov_distances import (
+from probe.attention.scores import random_repeats, repeat_scores
+from probe.errors import ConfigError, DataError
+from probe.experiments.metrics import Mean
+from probe.in_context.chains import (
     captured_distances,
     chain_distances,
     chains,
+    corpus_losses,
     in_context_score,
     predictors,
-)
-from probe.analyses.olsson import (
-    corpus_losses,
     repeat_losses,
     text_rows,
     token_losses,
@@ -41,9 +27,28 @@ from probe.analyses.olsson import (
     world_repeats,
     world_rows,
 )
-from probe.attention.scores import random_repeats, repeat_scores
-from probe.errors import ConfigError, DataError
-from probe.experiments.metrics import Mean
+from probe.in_context.few_shot import few_shot_curve, few_shot_prompt, read_classification
+from probe.in_context.heads import (
+    ablate_induction,
+    context_loss,
+    induction_by_head,
+    induction_score,
+    phase_change,
+    repeat_texts,
+)
+from probe.in_context.pairs import (
+    PairDocument,
+    answer_logprobs,
+    bayes_function,
+    bayes_map,
+    counting_map,
+    divergence,
+    map_label_ablation,
+    pair_curves,
+    pair_documents,
+    relabel,
+)
+from probe.in_context.vectors import function_vectors, head_means, vector_tasks
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.world import World, WorldConfig, bayes, tasks

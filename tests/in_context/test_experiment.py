@@ -9,17 +9,17 @@ import torch
 
 import probe
 from probe.analyses.evaluation import evaluate
-from probe.analyses.function_vectors import function_vectors, head_means, vector_tasks
-from probe.analyses.in_context_curves import answer_logprobs
-from probe.analyses.pool_sizes import pool_curve
 from probe.errors import ConfigError, DataError
-from probe.experiments.in_context import draw, run, say
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join
+from probe.in_context.experiment import draw, run, say
+from probe.in_context.figures import pool_sizes
+from probe.in_context.pairs import answer_logprobs
+from probe.in_context.pools import pool_curve
+from probe.in_context.vectors import function_vectors, head_means, vector_tasks
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plots.in_context import pool_sizes
 from probe.world.vocabulary import LABELS
 from tests.models import byte_tokenizer, random_lm
 

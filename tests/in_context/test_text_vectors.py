@@ -10,16 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from probe.analyses import function_vectors_text as module
-from probe.analyses.few_shot import TEMPLATE, Example, Question, few_shot_prompt
-from probe.analyses.function_vectors_text import TextVectors, function_vectors_text
-from probe.analyses.label_ablation import relabel
-from probe.analyses.steered_labels import Asked, ask, steered_labels
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean
+from probe.in_context import text_vectors as module
+from probe.in_context.few_shot import TEMPLATE, Example, Question, few_shot_prompt
+from probe.in_context.figures import text_vectors
+from probe.in_context.pairs import relabel
+from probe.in_context.text_vectors import Asked, TextVectors, ask, function_vectors_text, steered_labels
 from probe.model.lm import LM
 from probe.plots.curves import Style
-from probe.plots.function_vectors import text_vectors
 from tests.models import byte_tokenizer, random_lm
 
 PLAIN = "{text} is {label}"

@@ -1,0 +1,371 @@
+"""Figures of the experiment `in_context`: examples, labels, chains and pools of any number of models, with bands.
+
+What Bayes' rule says is drawn dashed in its own colour, and named.
+
+Figures of the heads behind in-context learning: over training, on repeats, what their ablation costs.
+
+What a function vector of a file of texts does, by the block after which it is added.
+"""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from probe.plots.curves import Style
+from probe.plots.in_context_parts import (
+    BAYES,
+    KINDS,
+    MODEL,
+    MODES,
+    PREDICTORS,
+    TEXTS,
+    Styles,
+    categories,
+    exact,
+    ideals,
+    line,
+    models,
+    offsets,
+    panels,
+    points,
+    told,
+)
+from probe.plots.intervals import SYMBOLS, band
+from probe.plots.theme import LIGHT, escape, new_figure
+
+ACCURACY = ("accuracy", "ci_low", "ci_high")
+
+
+def example_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Accuracy by number of examples (loss by states seen, of chains), with the exact Bayes predictors dashed.
+
+    Args:
+        table: model, kind, examples, accuracy, ci_low, ci_high, loss, loss_low, loss_high, and the Bayes columns.
+        styles: of each model.
+    """
+    kinds = [kind for kind in KINDS if (table["kind"] == kind).any()]
+    others = table[table["kind"] != "markov"]
+    if set(table[MODEL]) == set(others[MODEL]):  # of chains beside them `distances` says more
+        kinds = [kind for kind in kinds if kind != "markov"]
+    figure = panels([KINDS[kind] for kind in kinds])
+    named: set[str] = set()
+    for column, kind in enumerate(kinds, start=1):
+        here = table[table["kind"] == kind]
+        chain = kind == "markov"
+        value, low, high = ("loss", "loss_low", "loss_high") if chain else ("accuracy", "ci_low", "ci_high")
+        for label, rows in models(here, styles):
+            hover = told(rows, label, "examples", " states" if chain else " examples", (value, low, high))
+            figure.add_trace(band(rows["examples"], rows[low], rows[high], styles[label].colour), row=1, col=column)
+            trace = line(rows["examples"], rows[value], label, styles[label], hover, marks=not chain)
+            trace.update(showlegend=label not in named, legendgroup=label)
+            named.add(label)
+            figure.add_trace(trace, row=1, col=column)
+        way = "loss" if chain else "accuracy"
+        lines = {"Bayes": f"bayes_{way}", f"counting {'states' if chain else 'labels'}": f"counting_{way}"}
+        if kind.startswith("function"):
+            lines = {"Bayes": "bayes_accuracy", "Bayes over all functions": "all_accuracy"}
+        lines = {name: source for name, source in lines.items() if source in here}
+        for colour, ideal in ideals(here, styles, "examples", list(lines.values())):
+            for name, source in lines.items():
+                dash = "dash" if name == "Bayes" else "dashdot" if source.startswith("all") else "dot"
+                trace = exact(ideal["examples"], ideal[source], name, dash, colour)
+                trace.update(showlegend=name not in named, legendgroup=name)
+                named.add(name)
+                figure.add_trace(trace, row=1, col=column)
+        figure.update_xaxes(title_text="states seen" if chain else "examples before the question", row=1, col=column)
+        figure.update_yaxes(title_text="loss (nats)" if chain else "P(true answer)", row=1, col=column)
+        if not chain:
+            figure.update_yaxes(range=[-0.03, 1.03], zeroline=False, row=1, col=column)
+    return figure
+
+
+def distances(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """KL(predictor || model) by states seen, one panel a predictor; dashed what the Bayes predictor itself shows."""
+    figure = panels([f"KL to {PREDICTORS[name]} (nats)" for name in PREDICTORS])
+    for column, name in enumerate(PREDICTORS, start=1):
+        here = table[(table["predictor"] == name) & (table["position"] > 0)]
+        for label, rows in models(here, styles):
+            hover = told(rows, label, "position", " states")
+            figure.add_trace(
+                band(rows["position"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
+            )
+            trace = line(rows["position"], rows["value"], label, styles[label], hover, marks=False)
+            figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
+        for index, (colour, ideal) in enumerate(ideals(here, styles, "position", ["ideal"])):
+            trace = exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show", colour=colour)
+            figure.add_trace(trace.update(showlegend=column == 1 and index == 0), row=1, col=column)
+        top = max(0.05, float(here["value"].max()), float(here["ideal"].max()))
+        figure.update_yaxes(range=[-0.02 * top, 1.08 * top], row=1, col=column)
+    figure.update_xaxes(title_text="states seen")
+    return figure
+
+
+def labels(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Accuracy with gold, random and permuted labels of the examples."""
+    figure = new_figure(hovermode="closest", showlegend=True)
+    modes = [mode for mode in MODES if (table["labels"] == mode).any()]
+    for offset, (label, rows) in offsets(table, styles):
+        rows = rows.set_index("labels").loc[modes].reset_index()
+        hover = told(rows, label, "labels", " labels", ACCURACY)
+        x = [modes.index(mode) + offset for mode in rows["labels"]]
+        figure.add_trace(points(x, rows["accuracy"], rows["ci_low"], rows["ci_high"], label, styles[label], hover))
+    categories(figure, [MODES[mode] for mode in modes], "labels of the examples")
+    figure.update_yaxes(title_text="share of right answers", range=[-0.03, 1.03], zeroline=False)
+    return figure
+
+
+def few_shot(curve: pd.DataFrame, ablation: pd.DataFrame | None, styles: Styles) -> go.Figure:
+    """Accuracy by number of labelled examples, and beside it with other labels at the largest number."""
+    figure = panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
+    shots = sorted(curve["examples"].unique())
+    for label, rows in models(curve, styles):
+        hover = told(rows, label, "examples", " examples", ACCURACY)
+        x = [shots.index(k) for k in rows["examples"]]
+        figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=1)
+        figure.add_trace(line(x, rows["accuracy"], label, styles[label], hover), row=1, col=1)
+    chance = float(curve["chance"].iloc[0])
+    figure.add_trace(exact([0, len(shots) - 1], [chance, chance], "chance", "dot"), row=1, col=1)
+    figure.update_xaxes(tickvals=list(range(len(shots))), ticktext=[str(k) for k in shots], row=1, col=1)
+    figure.update_xaxes(title_text="labelled examples in the prompt", row=1, col=1)
+    if ablation is not None:
+        modes = list(MODES)
+        for offset, (label, rows) in offsets(ablation, styles):
+            hover = told(rows, label, "labels", " labels", ACCURACY)
+            at = [modes.index(mode) + offset for mode in rows["labels"]]
+            trace = points(at, rows["accuracy"], rows["ci_low"], rows["ci_high"], label, styles[label], hover)
+            figure.add_trace(trace.update(showlegend=False), row=1, col=2)
+        ticks = {"tickvals": list(range(len(modes))), "ticktext": list(MODES.values()), "range": [-0.5, 2.5]}
+        figure.update_xaxes(title_text="labels of the examples", row=1, col=2, showgrid=False, **ticks)
+    figure.update_yaxes(range=[-0.03, 1.03], zeroline=False)
+    figure.update_yaxes(title_text="share of right answers", row=1, col=1)
+    return figure
+
+
+def pool_sizes(table: pd.DataFrame, styles: Styles | None = None) -> go.Figure:
+    """KL to the Bayes predictive over the pool and over all functions, by size of the pool that a model was trained on.
+
+    Models that differ in their pool alone make one curve (`probe.in_context.pools`).
+
+    Args:
+        table: model, pool_size, tasks, kind (function, function_new), predictor (pool, all), value, ci_low, ci_high.
+        styles: not needed; colours tell the predictors.
+    """
+    kinds = [kind for kind in ("function", "function_new") if (table["kind"] == kind).any()]
+    figure = panels([KINDS[kind] for kind in kinds])
+    sizes = sorted(table["pool_size"].unique())
+    looks = {"pool": ("#3F78C6", "circle", "to Bayes over the pool"), "all": (BAYES, "diamond", "to Bayes over all")}
+    for column, kind in enumerate(kinds, start=1):
+        for predictor, (colour, symbol, words) in looks.items():
+            rows = table[(table["kind"] == kind) & (table["predictor"] == predictor)].sort_values("pool_size")
+            hover = [
+                f"{escape(label)}, {line}"
+                for label, line in zip(rows[MODEL], told(rows, f"{words}, pool", "pool_size"), strict=True)
+            ]
+            x = [sizes.index(size) for size in rows["pool_size"]]
+            trace = points(x, rows["value"], rows["ci_low"], rows["ci_high"], words, Style(colour), hover)
+            trace.update(mode="lines+markers", marker_symbol=symbol, showlegend=column == 1, legendgroup=predictor)
+            figure.add_trace(trace, row=1, col=column)
+        tasks = int(table["tasks"].iloc[0])
+        figure.update_xaxes(
+            title_text=f"functions in the pool (of {tasks})",
+            tickvals=list(range(len(sizes))),
+            ticktext=[str(size) for size in sizes],
+            row=1,
+            col=column,
+        )
+        figure.update_xaxes(range=[-0.4, len(sizes) - 0.6], row=1, col=column)
+    figure.update_yaxes(title_text="KL(Bayes || model) (nats)", row=1, col=1)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+INDUCTION, RANDOM = "without its induction heads", "without random heads"
+
+
+def phase_change(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Induction score of the strongest head, and distances to the predictors of chains, over the captured steps.
+
+    Args:
+        table: model, step, kind, series, value, head.
+        styles: of each model.
+    """
+    chains = bool((table["series"] == "kl_bayes").any()) and not (table["kind"] == "repeat").any()
+    titles = ["induction score of the strongest head"]
+    titles += ["distance of predictions on chains (nats)"] if chains else ["held-out loss (nats)"]
+    figure = panels(titles)
+    kinds = [kind for kind in TEXTS if (table["kind"] == kind).any()]
+    several = table[MODEL].nunique() > 1
+    for label, rows in models(table, styles):
+        for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
+            part = rows[(rows["kind"] == kind) & (rows["series"] == "induction")]
+            if not len(part):
+                continue
+            name = f"{label}: {part['head'].iloc[0]} on {TEXTS[kind]}"
+            trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+            figure.add_trace(trace, row=1, col=1)
+        looks = (("kl_unigram", "dot", "to the unigram"), ("kl_bayes", "solid", "to Bayes")) if chains else ()
+        for series, dash, words in looks:
+            part = rows[(rows["kind"] == "markov") & (rows["series"] == series)]
+            name = f"{label} {words}" if several else words
+            trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+            figure.add_trace(trace, row=1, col=2)
+        for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
+            part = rows[(rows["kind"] == kind) & (rows["series"] == "loss")]
+            if not chains and len(part):
+                name = f"{label} on {TEXTS[kind]}"
+                trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+                figure.add_trace(trace.update(showlegend=False), row=1, col=2)
+    if chains:
+        counted = table[table["series"] == "counting"]
+        for index, (colour, ideal) in enumerate(ideals(counted, styles, "step", ["value"])):
+            trace = exact(ideal["step"], ideal["value"], "unigram to Bayes", colour=colour)
+            figure.add_trace(trace.update(showlegend=index == 0), row=1, col=2)
+        level = float(counted["value"].max())
+        figure.update_yaxes(range=[-0.02 * level, 2.2 * level], row=1, col=2)
+    figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
+    figure.update_yaxes(
+        range=[min(-0.1, float(table.loc[table["series"] == "induction", "value"].min())) - 0.02, 1.03], row=1, col=1
+    )
+    figure.update_xaxes(title_text="training step")
+    return figure
+
+
+def repeats(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Loss of random tokens by their place in the segment, the first and the second time they are written."""
+    figure = new_figure(hovermode="closest", showlegend=True)
+    for label, rows in models(table, styles):
+        for when, words, dash in (("early", "first time", "dot"), ("late", "second time", "solid")):
+            part = rows[rows["when"] == when]
+            name = f"{label}, {words}"
+            hover = told(part, name, "token")
+            figure.add_trace(band(part["token"], part["ci_low"], part["ci_high"], styles[label].colour))
+            figure.add_trace(line(part["token"], part["value"], name, Style(styles[label].colour, dash), hover))
+    figure.update_xaxes(title_text="place in the segment of random tokens")
+    figure.update_yaxes(title_text="loss (nats)", rangemode="tozero")
+    return figure
+
+
+def ablation(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """In-context loss of each model as it is, without its induction heads (cross), and without as many random ones."""
+    figure = new_figure(hovermode="closest", showlegend=True)
+    texts = [name for name in TEXTS if (table["texts"] == name).any()]
+    looks = {"as it is": ("line-ew-open", 16), RANDOM: ("circle-open", 7), INDUCTION: ("x", 11)}
+    for offset, (label, rows) in offsets(table, styles):
+        colour = styles[label].colour
+        name = {"name": escape(label), "legendgroup": label}
+        mark = {"color": colour, "symbol": "square", "size": 9}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", marker=mark, **name))
+        places = {name: at + offset for at, name in enumerate(texts)}
+        whole = rows.drop_duplicates("texts")
+        traces = [("as it is", whole["texts"], whole["before"], ["as it is"] * len(whole))]
+        for group, words in (("random", RANDOM), ("induction", INDUCTION)):
+            part = rows[rows["group"] == group]
+            traces.append((words, part["texts"], part["loss"], list(part["heads"])))
+        for words, names, values, heads in traces:
+            symbol, size = looks[words]
+            hover = [
+                f"{escape(label)}, {escape(str(head))}: {value:.3f} nats"
+                for head, value in zip(heads, values, strict=True)
+            ]
+            figure.add_trace(
+                go.Scatter(
+                    x=[places[name] for name in names],
+                    y=values,
+                    mode="markers",
+                    showlegend=False,
+                    marker={"color": colour, "symbol": symbol, "size": size, "line": {"width": 2, "color": colour}},
+                    **name,
+                    customdata=hover,
+                    hovertemplate="%{customdata}<extra></extra>",
+                )
+            )
+    for words, (symbol, size) in looks.items():
+        mark = {"color": LIGHT.muted, "symbol": symbol, "size": size, "line": {"width": 2, "color": LIGHT.muted}}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=words, marker=mark))
+    categories(figure, [TEXTS[name] for name in texts], "")
+    figure.update_yaxes(title_text="in-context loss (nats)", rangemode="tozero")
+    return figure
+
+
+def heads(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Induction score of every head against what its ablation costs (its copying score where none was ablated)."""
+    figure = new_figure(hovermode="closest", showlegend=True)
+    alone = "ablation" in table and table["ablation"].notna().all()
+    y = "ablation" if alone else "copying"
+    near = 0.16 * np.ptp(table["scaled"]), 0.06 * np.ptp(table[y])
+    named: list[tuple[float, float]] = []
+
+    def word(name: str, place: tuple[float, float]) -> str:
+        """The name of a head, unless one stands there already."""
+        if any(abs(place[0] - x) <= near[0] and abs(place[1] - up) <= near[1] for x, up in named):
+            return ""
+        named.append(place)
+        return f"{name} "
+
+    for label, rows in models(table, styles, by="name"):
+        hover = [f"{escape(label)} {r.name}: induction {r.scaled:.2f}" for r in rows.itertuples(index=False)]
+        top = rows["scaled"].max()
+        figure.add_trace(
+            go.Scatter(
+                x=rows["scaled"],
+                y=rows[y],
+                mode="markers+text",
+                name=escape(label),
+                text=[
+                    word(name, (value, cost)) if value == top or cost == rows[y].max() else ""
+                    for name, value, cost in zip(rows["name"], rows["scaled"], rows[y], strict=True)
+                ],
+                textposition="middle left",
+                marker={"color": styles[label].colour, "symbol": SYMBOLS[styles[label].dash], "size": 8},
+                customdata=hover,
+                hovertemplate="%{customdata}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title_text="induction score (0: looks everywhere alike, 1: at nothing else)")
+    figure.update_yaxes(
+        title_text="loss added without it (nats)" if alone else "copying score on random tokens (-1 to 1)"
+    )
+    return figure
+
+
+def _steps(name: str, rows: pd.DataFrame) -> list[str]:
+    return [f"{escape(name)}, step {row.step:,}: {row.value:.3f}" for row in rows.itertuples()]
+
+
+VECTORS = {
+    "own": ("solid", "vector of its examples"),
+    "shuffled": ("dash", "of permuted labels"),
+    "plain": ("dot", "no vector"),
+}
+"""Dash and name of each vector; colours tell the models."""
+PANELS = {"p_true": "probability of the true label", "accuracy": "the likeliest label is right"}
+
+
+def text_vectors(table: pd.DataFrame, styles: Styles) -> go.Figure:
+    """Probability of the true label, and accuracy among the labels, without a vector and with each.
+
+    Args:
+        table: model, block, vector (plain, own, shuffled), p_true, ci_low, ci_high, accuracy, accuracy_low,
+            accuracy_high, n.
+        styles: of each model.
+    """
+    figure = panels(list(PANELS.values()))
+    for column, (what, ends) in enumerate(
+        zip(PANELS, (("ci_low", "ci_high"), ("accuracy_low", "accuracy_high")), strict=True), 1
+    ):
+        for label, rows in models(table, styles, by="block"):
+            for vector, (dash, words) in VECTORS.items():
+                here = rows[rows["vector"] == vector]
+                name = f"{label}: {words}"
+                if vector == "own":  # the others' bands lie on it
+                    shade = band(here["block"], here[ends[0]], here[ends[1]], styles[label].colour)
+                    figure.add_trace(shade, row=1, col=column)
+                hover = told(here, name, "block", ". block", (what, *ends))
+                trace = line(
+                    here["block"], here[what], name, Style(styles[label].colour, dash), hover, marks=vector != "plain"
+                )
+                figure.add_trace(trace.update(showlegend=column == 1, legendgroup=name), row=1, col=column)
+    figure.update_xaxes(title_text="block after which it is added")
+    figure.update_yaxes(range=[-0.03, 1.03], zeroline=False)
+    figure.update_yaxes(title_text="mean over queries", row=1, col=1)
+    return figure

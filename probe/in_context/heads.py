@@ -1,0 +1,577 @@
+"""The heads behind in-context learning as items and tables: which they are, what they carry, when they appeared.
+
+Do induction heads carry in-context learning? The in-context loss without them, and without as many other heads.
+
+The heads with the highest induction score are put out of work together, on every token (mean ablation: what they write
+on texts of the same kind on average comes in their place), and so are as many heads drawn at random from the others.
+The in-context loss is measured where only the context helps: at the second writing of random tokens, at the late states
+of a Markov chain, at the query of a map whose key has come.
+
+Induction heads over training from captures, and the phase change: when they form and the in-context loss drops.
+
+Captures hold the attention of every head at every captured step, on prompts that stay the same. A head's induction
+score on a text is the weight from a token that came before on the tokens that followed its earlier occurrences, mean
+over such tokens (prefix matching; Olsson et al. 2022). Where few different tokens repeat, as in a Markov chain, a head
+that looks everywhere alike scores high already: `chance` is its score, and `scaled` = (score - chance) / (1 - chance)
+is 0 for it and 1 for a head that looks nowhere else.
+
+Axes: N texts, D blocks, H heads, T tokens, S captured steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe import stats
+from probe.analyses.ablation import Means, means
+from probe.attention.scores import followers, repeat_scores
+from probe.errors import ConfigError, DataError
+from probe.in_context.chains import (
+    PREDICTORS,
+    Repeats,
+    captured_distances,
+    chains,
+    in_context_score,
+    segment_length,
+    token_losses,
+)
+from probe.in_context.pairs import pair_documents
+from probe.model.heads import head_names
+from probe.model.text import encode
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.runs.reader import Run
+    from probe.world import World
+
+QUERIES = 3
+"""Tokens that came before which a prompt needs, to say something of induction."""
+LEAST = 10
+"""Captured steps from which a phase change is told."""
+WINDOW = 3
+"""Captures over which an increment is taken."""
+
+
+class PhaseChange(NamedTuple):
+    """When induction rises steepest, when the in-context loss falls steepest, and whether they move together."""
+
+    induction_step: float
+    """Middle of the window in which the induction score rises steepest."""
+    loss_step: float
+    """Middle of the window in which the loss falls steepest."""
+    width: float
+    """Steps that the wider of both windows takes: how exactly the steps are known."""
+    rise: float
+    """Rise of the induction score from the first capture to the last."""
+    drop: float
+    """Fall of the loss from the first capture to the last."""
+    correlation: float
+    """Pearson correlation of the increments over windows: rise of induction and fall of loss in the same window."""
+    low: float
+    """Lower end of its 95 % interval: Fisher's z, for as many windows as overlap leaves."""
+    high: float
+    """Upper end."""
+    n: int
+    """Windows; they overlap."""
+
+
+def induction_score(
+    pattern: Float[np.ndarray, "... T T"], ids: Int[np.ndarray, " T"], start: int = 0
+) -> tuple[Float[np.ndarray, "..."], float, int]:
+    """(score, chance, tokens counted) of attention patterns on one text; NaN where no token came before.
+
+    Args:
+        pattern: weights, rows are queries.
+        ids: the text.
+        start: first token that counts as a query and as a key; what opens a text is no part of what repeats.
+    """
+    target = followers(ids)
+    target[:, : start + 1] = False
+    asked = np.arange(len(ids)) >= start
+    asked &= target.any(-1)
+    count = int(asked.sum())
+    if not count:
+        return np.full(pattern.shape[:-2], np.nan), float("nan"), 0
+    rows, wanted = pattern[..., asked, :], target[asked]
+    even = wanted.sum(-1) / (np.flatnonzero(asked) + 1)
+    return (rows * wanted).sum(-1).mean(-1), float(even.mean()), count
+
+
+def induction_over_training(run: "Run") -> pd.DataFrame:
+    """The induction score of every head at every captured step of a run, on each captured prompt that repeats tokens.
+
+    Args:
+        run: a run with captures.
+
+    Returns:
+        One row a step, prompt and head: step, prompt, kind, name, layer, head, score, chance, scaled, previous_token
+        (weight on the token before, mean over tokens), queries. Without a prompt of `QUERIES` repeats, an empty table.
+
+    Raises:
+        RunError: a capture is damaged.
+    """
+    captures = run.captures()
+    prompts = captures.prompts
+    frames = []
+    for step in captures.steps:
+        attention = captures.load(step).get("attention")
+        for index, prompt in enumerate(prompts if attention is not None else ()):
+            assert attention is not None
+            pattern = attention[index, :, :, : prompt.length, : prompt.length].astype(np.float64)
+            start = _opening(prompt.text, prompt.length)
+            score, chance, queries = induction_score(pattern, np.asarray(prompt.token_ids), start)
+            if queries < QUERIES:
+                continue
+            layer, head = (axis.ravel() for axis in np.indices(score.shape))
+            previous = np.diagonal(pattern, -1, -2, -1).mean(-1)
+            row = {"step": step, "prompt": index, "kind": prompt.kind or "text", "name": head_names(*score.shape)}
+            row |= {"layer": layer, "head": head, "score": score.ravel(), "chance": chance}
+            row |= {"scaled": (score.ravel() - chance) / (1 - chance), "previous_token": previous.ravel()}
+            frames.append(pd.DataFrame(row | {"queries": queries}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def strongest(table: pd.DataFrame, kind: str) -> tuple[str, pd.Series]:
+    """The head with the highest scaled score at the last step on prompts of a kind, and that score by step.
+
+    Args:
+        table: of `induction_over_training`.
+        kind: of the prompts; their scores are averaged.
+
+    Raises:
+        DataError: there is no such prompt.
+    """
+    rows = table[table["kind"] == kind] if len(table) else table
+    if not len(rows):
+        raise DataError(f"No captured prompt of kind {kind!r} repeats tokens: capture one that does.")
+    means = rows.groupby(["step", "name"])["scaled"].mean().unstack()
+    name = str(means.iloc[-1].idxmax())
+    return name, means[name]
+
+
+def phase_change(
+    steps: "Sequence[float] | np.ndarray",
+    induction: "Sequence[float] | np.ndarray",
+    loss: "Sequence[float] | np.ndarray",
+    window: int = WINDOW,
+) -> PhaseChange:
+    """Where two curves over training turn, and whether their increments go together.
+
+    Args:
+        steps: [S] captured steps in order; leave out those where the model still learns which tokens there are.
+        induction: [S] the induction score.
+        loss: [S] the in-context loss or score; falling is learning.
+        window: captures from the beginning of an increment to its end; single steps are noisier than what is sought.
+
+    Raises:
+        DataError: fewer than `window` + 2 steps, or curves of other lengths.
+    """
+    at, up, down = (np.asarray(values, dtype=float) for values in (steps, induction, loss))
+    if not len(at) == len(up) == len(down) or len(at) < window + 2:
+        raise DataError(
+            f"A phase change was asked for in curves of {len(at)}, {len(up)} and {len(down)} captured steps: give"
+            f" {window + 2} or more in all of them."
+        )
+    rises, falls, widths = up[window:] - up[:-window], down[:-window] - down[window:], at[window:] - at[:-window]
+    first, second = int((rises / widths).argmax()), int((falls / widths).argmax())
+    correlation = _correlation(rises, falls)
+    low, high = _fisher(correlation, len(rises), window)
+    middle = (at[window:] + at[:-window]) / 2
+    return PhaseChange(
+        induction_step=float(middle[first]),
+        loss_step=float(middle[second]),
+        width=float(max(widths[first], widths[second])),
+        rise=float(up[-1] - up[0]),
+        drop=float(down[0] - down[-1]),
+        correlation=correlation,
+        low=low,
+        high=high,
+        n=len(rises),
+    )
+
+
+def _fisher(r: float, n: int, window: int) -> tuple[float, float]:
+    """Ends of the 95 % interval of a correlation of `n` overlapping increments (Fisher's z).
+
+    Increments over w steps that overlap share what lies between: n of them tell as much as n 3 w / (2 w^2 + 1) that do
+    not, if both curves wander independently (Bartlett 1935).
+    """
+    size = n * 3 * window / (2 * window**2 + 1)
+    if not np.isfinite(r) or size <= 3.5:
+        return float("nan"), float("nan")
+    z, half = np.arctanh(np.clip(r, -0.9999, 0.9999)), 1.959964 / np.sqrt(size - 3)
+    return float(np.tanh(z - half)), float(np.tanh(z + half))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's; NaN where one does not vary."""
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum() / size) if size > 0 else float("nan")
+
+
+def _opening(text: str, length: int) -> int:
+    """Tokens before what repeats: of the world's chains and repeats the beginning token and the heading."""
+    words = text.split()
+    heading = 3 if words[:1] == ["chain"] else 1 if words[:1] == ["repeat"] else 0
+    return max(0, length - len(words) + heading)
+
+
+Head = tuple[int, int]
+"""Block and head, from 0."""
+REFERENCE = 24
+"""Texts over which the means are taken."""
+LATE = 1 / 3
+"""Share of a chain's states that are late."""
+
+
+@dataclass(frozen=True)
+class ContextTexts:
+    """Texts with the tokens whose loss only the context can lower."""
+
+    name: str
+    """`repeat`, `markov` or `map`."""
+    rows: list[list[int]]
+    """N texts as ids."""
+    places: list[list[int]]
+    """[N] indices of those tokens in each text."""
+    reference: list[list[int]]
+    """Other texts of the kind, for the means and for the choice of heads."""
+    start: int = 0
+    """Tokens that open a text and are no part of what repeats."""
+
+
+def repeat_texts(repeats: Repeats) -> ContextTexts:
+    """Random tokens written twice; all but the first of the second writing count. The last texts give the means."""
+    first = repeats.begin + repeats.size
+    rows = repeats.rows[:-REFERENCE]
+    places = list(range(first + 1, first + repeats.size))
+    return ContextTexts("repeat", rows, [places] * len(rows), repeats.rows[-REFERENCE:], repeats.begin)
+
+
+def chain_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTexts:
+    """Fresh Markov chains; the last third of their states counts."""
+    found = chains(world, n + REFERENCE, seed + 1_000_003)
+    rows = [encode(lm.tokenizer, chain.text) for chain in found]
+    late = int(world.config.chain * LATE)
+    places = [list(range(len(row) - late, len(row))) for row in rows]
+    return ContextTexts("markov", rows[:n], places[:n], rows[n:], len(encode(lm.tokenizer, found[0].opening)))
+
+
+def map_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTexts:
+    """Maps; the label of the last pair, whose key came before, counts."""
+    found = pair_documents(world, "map", n + REFERENCE, seed + 1_000_003)
+    rows = [
+        encode(lm.tokenizer, f"{document.prompt(len(document.pairs) - 1)} {document.pairs[-1][1]}")
+        for document in found
+    ]
+    return ContextTexts("map", rows[:n], [[len(row) - 1] for row in rows[:n]], rows[n:])
+
+
+@torch.no_grad()
+def induction_by_head(lm: "LM", rows: Sequence[Sequence[int]], start: int = 0) -> tuple[np.ndarray, float]:
+    """([N D H], chance) induction score of every head on every text (see `induction_over_training.induction_score`).
+
+    Texts in which no token comes back are left out.
+
+    Raises:
+        DataError: no text is left.
+    """
+    names = [f"blocks.{block}.attn.hook_pattern" for block in range(lm.bridge.cfg.n_layers)]
+    scores, chances = [], []
+    for row in rows:
+        _, cache = lm.run_with_cache([list(row)], names)
+        pattern = torch.cat([cache[name] for name in names]).double().cpu().numpy()
+        score, chance, count = induction_score(pattern, np.asarray(row), start)
+        if count:
+            scores.append(score)
+            chances.append(chance)
+    if not scores:
+        raise DataError("No text repeats a token, so no head can be seen to follow it: give others.")
+    return np.stack(scores), float(np.mean(chances))
+
+
+@torch.no_grad()
+def context_loss(lm: "LM", texts: ContextTexts, heads: Sequence[Head] = (), filling: Means | None = None) -> np.ndarray:
+    """[N] mean loss in nats at the tokens that count, with the heads put out of work.
+
+    Args:
+        lm: any model of tokens.
+        texts: what is read.
+        heads: blocks and heads; none for the model as it is.
+        filling: what comes in their place; zeros without it.
+    """
+    if not heads:
+        losses = token_losses(lm, texts.rows)
+    else:
+        by_block: dict[int, list[int]] = {}
+        for block, head in heads:
+            by_block.setdefault(block, []).append(head)
+        names = {block: f"blocks.{block}.attn.hook_z" for block in by_block}
+        hooks = [(names[block], _filler(names[block], found, filling)) for block, found in by_block.items()]
+        with lm.hooks(hooks):
+            losses = token_losses(lm, texts.rows)
+    return np.array([loss[np.array(places) - 1].mean() for loss, places in zip(losses, texts.places, strict=True)])
+
+
+def _filler(name: str, heads: Sequence[int], filling: Means | None) -> Any:
+    def fn(z: Tensor, hook: Any) -> Tensor:
+        z = z.clone()
+        for head in heads:
+            if filling is None:
+                z[:, :, head] = 0
+            else:
+                z[:, :, head] = filling.rest[name][head].to(z)
+                z[:, 0, head] = filling.first[name][head].to(z)
+        return z
+
+    return fn
+
+
+@dataclass(frozen=True)
+class InductionAblation:
+    """What the top heads and random ones do to the in-context loss of one kind of texts."""
+
+    name: str
+    """Of the texts."""
+    heads: list[str]
+    """The top heads that were put out of work together."""
+    before: np.ndarray
+    """[N] in-context loss in nats."""
+    top: np.ndarray
+    """[N] the same without the top heads."""
+    random: np.ndarray
+    """[R N] without as many others, for each draw."""
+    sets: list[str]
+    """[R] which others."""
+
+    def items(self) -> pd.DataFrame:
+        """One row a text: text, before, ablation_induction and ablation_random (rise of the loss; of random heads the
+        mean over draws) and ablation_gap, their difference; nats."""
+        top, other = self.top - self.before, self.random.mean(0) - self.before
+        columns = {"text": np.arange(len(self.before)), "before": self.before}
+        return pd.DataFrame(
+            columns | {"ablation_induction": top, "ablation_random": other, "ablation_gap": top - other}
+        )
+
+    def table(self) -> pd.DataFrame:
+        """One row a set of heads: texts, group (induction or random), heads, loss (mean) and effect (rise), nats."""
+        rows = [("induction", ", ".join(self.heads), self.top.mean())]
+        rows += [("random", names, values.mean()) for names, values in zip(self.sets, self.random, strict=True)]
+        table = pd.DataFrame(rows, columns=["group", "heads", "loss"])
+        return table.assign(texts=self.name, effect=table["loss"] - self.before.mean())
+
+
+def ablate_induction(
+    lm: "LM",
+    texts: ContextTexts,
+    scores: np.ndarray,
+    k: int = 2,
+    draws: int = 6,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> InductionAblation:
+    """Put the k heads with the highest scores out of work, and as many others, several times.
+
+    Args:
+        lm: any model of tokens.
+        texts: where the in-context loss is measured.
+        scores: [D H] by which heads are chosen, such as prefix matching.
+        k: how many heads.
+        draws: how many random sets of others.
+        seed: of these sets.
+        tick: progress.
+
+    Raises:
+        ConfigError: the model has fewer than 2 k heads.
+    """
+    if k < 1 or 2 * k > scores.size:
+        raise ConfigError(f"{k} heads of {scores.size} were to be put out of work: give 1 to {scores.size // 2}.")
+    order = np.argsort(-scores.ravel(), kind="stable").tolist()
+    names, width = head_names(*scores.shape), scores.shape[1]
+    rng = np.random.default_rng(seed)
+    groups = [order[:k], *(sorted(rng.choice(order[k:], k, replace=False).tolist()) for _ in range(draws))]
+    blocks = [f"blocks.{block}.attn.hook_z" for block in range(scores.shape[0])]
+    filling = means(lm, texts.reference, blocks)
+    before, found = context_loss(lm, texts), []
+    for index, group in enumerate(groups):
+        found.append(context_loss(lm, texts, [divmod(at, width) for at in group], filling))
+        part(tick, index, len(groups))(1.0)
+    called = [[names[at] for at in group] for group in groups]
+    return InductionAblation(
+        texts.name, called[0], before, found[0], np.stack(found[1:]), [", ".join(each) for each in called[1:]]
+    )
+
+
+def ablate_each(lm: "LM", texts: ContextTexts, tick: Tick = ignore) -> np.ndarray:
+    """[D H] rise of the mean in-context loss in nats when each head alone is put out of work (mean ablation)."""
+    depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
+    filling = means(lm, texts.reference, [f"blocks.{block}.attn.hook_z" for block in range(depth)])
+    before = context_loss(lm, texts).mean()
+    found = np.empty((depth, heads))
+    for at, (block, head) in enumerate(np.ndindex(depth, heads)):
+        found[block, head] = context_loss(lm, texts, [(block, head)], filling).mean() - before
+        part(tick, at, depth * heads)(1.0)
+    return found
+
+
+Number = tuple[str, *tuple[float, ...]]
+"""Name, value, and where known the ends of the interval and n: what `probe.experiments.metrics.Given` takes."""
+EACH = 48
+"""Heads up to which each is also ablated alone."""
+SHOWN = {"repeat": "repeat_induction", "markov": "chain_induction"}
+"""Name of the best head's induction score on each kind of texts."""
+
+
+def context_texts(lm: "LM", world: "World | None", repeats: Repeats | None, n: int, seed: int) -> list[ContextTexts]:
+    """The texts on which heads are looked at and ablated: repeats, chains, maps, as far as the model knows them."""
+    found = []
+    if repeats is not None:
+        found.append(repeat_texts(Repeats(repeats.rows[: n + REFERENCE], repeats.begin, repeats.size)))
+    if world is not None and "markov" in world.config.mixture and (repeats is None or len(world.config.mixture) == 1):
+        found.append(chain_texts(lm, world, n, seed))
+    if world is not None and "map" in world.config.mixture and repeats is not None:
+        found.append(map_texts(lm, world, n, seed))
+    return found
+
+
+def head_parts(
+    lm: "LM", texts: Sequence[ContextTexts], heads: int, draws: int, seed: int, tick: Tick = ignore
+) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], list[Number]]:
+    """Induction scores of every head, and the in-context loss without the best ones and without random ones.
+
+    The heads are those with the highest induction score on the first kind of texts; on maps, where what follows a token
+    is an arrow, they are chosen on the first kind too. The best head's score in the summary is measured on other texts
+    than those it was chosen by.
+
+    Args:
+        lm: any model of tokens.
+        texts: the kinds of texts, the first one with tokens that come back.
+        heads: how many are ablated together.
+        draws: random sets of as many others.
+        seed: of the draws.
+        tick: progress.
+    """
+    items: list[pd.DataFrame] = []
+    given: list[Number] = []
+    first = texts[0]
+    scores, chance = induction_by_head(lm, first.reference, first.start)
+    half = len(scores) // 2
+    best = int(scores[:half].mean(0).argmax())
+    name = SHOWN[first.name]
+    held = scores[half:].reshape(len(scores) - half, -1)[:, best]
+    given += [(name, *stats.bootstrap_mean(held, seed=seed, bounds=stats.SHARE), len(held)), (f"{name}_chance", chance)]
+    mean = scores.mean(0)
+    depth, width = mean.shape
+    layer, head = (axis.ravel() for axis in np.indices(mean.shape))
+    table = pd.DataFrame({"name": head_names(depth, width), "layer": layer, "head": head, "texts": first.name})
+    table = table.assign(induction=mean.ravel(), chance=chance, scaled=((mean - chance) / (1 - chance)).ravel())
+    random = repeat_scores(lm, length=segment_length(lm), batch=8, seed=seed)
+    table = table.assign(**{key: value.ravel() for key, value in random.values.items()})
+    for key in ("prefix_matching", "copying"):
+        given += [(key, float(random.values[key].max())), (f"{key}_chance", random.chance[key])]
+    tick(0.2)
+    frames = []
+    for index, each in enumerate(texts):
+        step = part(tick, index, len(texts))
+        found = ablate_induction(lm, each, mean, min(heads, mean.size // 2), draws, seed, step)
+        rows = found.items()
+        named = {column: f"{column}_{each.name}" for column in rows if str(column).startswith("ablation_")}
+        prompts = [lm.tokenizer.decode(row) for row in each.rows]
+        rows = rows.rename(columns=named).rename(columns={"before": "loss"}).drop(columns="text")
+        rows["item"] = [f"ablation_{each.name}-{number}" for number in range(len(rows))]
+        items.append(rows.assign(kind=f"ablation_{each.name}", prompt=prompts))
+        frames.append(found.table().assign(before=float(found.before.mean())))
+    if mean.size <= EACH:
+        table["ablation"] = ablate_each(lm, first).ravel()
+    tick(1.0)
+    return items, {"heads": table, "ablation": pd.concat(frames, ignore_index=True)}, given
+
+
+def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame], list[Number], dict[str, Any]]:
+    """Induction heads and in-context learning over the captured steps of a run, and its phase change.
+
+    Only of a run that began with random weights: in others the heads are there from the start.
+
+    Args:
+        run: the run that the model belongs to.
+        world: what it was trained on.
+
+    Returns:
+        Tables: `over_training` (step, kind of prompts, series, value, head): the induction score of the head that
+        scores highest at the end (scaled: 0 for a head that looks everywhere alike), KL to each predictor of chains,
+        the in-context score, and the held-out loss of that kind of documents; `heads_over_training` (step, kind, name,
+        scaled, previous_token). The numbers of the phase change, where at least `LEAST`
+        steps were captured. Facts: which head.
+    """
+    if run.parent is not None or run.config.get("base") is not None:
+        return {}, [], {}
+    heads = induction_over_training(run)
+    if not len(heads) or heads["step"].nunique() < 2:
+        return {}, [], {}
+    distances = captured_distances(run, world)
+    metrics = run.metrics()
+    rows: list[pd.DataFrame] = []
+    given: list[Number] = []
+    facts: dict[str, Any] = {}
+    for kind in [kind for kind in ("markov", "repeat") if (heads["kind"] == kind).any()]:
+        name, induction = strongest(heads, kind)
+        rows.append(_series(kind, "induction", induction, name))
+        loss = _held_out(metrics, kind, induction.index)
+        if len(loss):
+            rows.append(_series(kind, "loss", loss))
+        if kind == "markov" and len(distances):
+            means = distances.groupby("step")[[f"kl_{each}" for each in PREDICTORS] + ["loss_bayes"]].mean()
+            rows += [_series(kind, f"kl_{each}", means[f"kl_{each}"]) for each in PREDICTORS]
+            ideal = distances.groupby("step")["counting"].mean()
+            rows.append(_series(kind, "counting", ideal))
+            score = in_context_score(distances)
+            rows.append(_series(kind, "in_context_score", score))
+            fair = means.index[means["loss_bayes"] <= np.log(world.config.states)]
+            known = score[score.index >= fair.min()] if len(fair) else score.iloc[:0]
+            changed = _change(induction, known)
+            if changed is not None and world.config.mixture.get("markov", 0) >= sum(world.config.mixture.values()):
+                given += phase_given(changed)
+                facts["phase_change"] = {"head": name, "width": changed.width, "windows": changed.n}
+    seen = heads[heads["kind"].isin(["markov", "repeat"])]
+    every = seen.groupby(["step", "kind", "name"])[["scaled", "previous_token"]].mean().reset_index()
+    tables = {"over_training": pd.concat(rows, ignore_index=True)} if rows else {}
+    return tables | {"heads_over_training": every}, given, facts
+
+
+def phase_given(found: PhaseChange) -> list[Number]:
+    """The numbers of a phase change for a summary."""
+    half = found.width / 2
+    return [
+        ("phase_induction_step", found.induction_step, found.induction_step - half, found.induction_step + half),
+        ("phase_loss_step", found.loss_step, found.loss_step - half, found.loss_step + half),
+        ("phase_correlation", found.correlation, found.low, found.high, found.n),
+    ]
+
+
+def _change(induction: pd.Series, score: pd.Series) -> PhaseChange | None:
+    """The phase change, if enough steps were captured."""
+    if len(score) < LEAST:
+        return None
+    return phase_change(score.index.to_numpy(), induction[score.index].to_numpy(), score.to_numpy())
+
+
+def _held_out(metrics: pd.DataFrame, kind: str, steps: "Sequence[int] | pd.Index") -> pd.Series:
+    """The held-out loss of a kind of documents at the captured steps, on the line between evaluations."""
+    column = f"loss/{kind}"
+    if column not in metrics:
+        return pd.Series(dtype=float)
+    known = metrics[["step", column]].dropna()
+    inside = [step for step in steps if len(known) and known["step"].min() <= step <= known["step"].max()]
+    return pd.Series(np.interp(inside, known["step"], known[column]), index=inside, dtype=float)
+
+
+def _series(kind: str, name: str, values: pd.Series, head: str = "") -> pd.DataFrame:
+    return pd.DataFrame({"step": values.index, "kind": kind, "series": name, "value": values.to_numpy(), "head": head})

@@ -26,8 +26,8 @@ from probe.errors import DataError
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.analyses.controls import Outcome
-    from probe.analyses.sites import Site
+    from probe.interventions.controls import Outcome
+    from probe.interventions.sites import Site
     from probe.model.lm import LM
 
 DOES = ("patch", "ablate", "steer")
@@ -87,7 +87,7 @@ def outcome(
     lm: "LM", question: Question, way: Way, site: "Site", reference: tuple[str, ...], slot: "DeltaGenerator"
 ) -> "tuple[int, Outcome]":
     """(draws, what the chosen site does); without null controls while they are only offered because they take long."""
-    from probe.analyses.controls import DRAWS
+    from probe.interventions.controls import DRAWS
 
     asked: dict[str, Any] = {"question": question, "way": way, "site": site, "reference": reference}
     found = models.ready(source.outcome, lm, draws=DRAWS, **asked)
@@ -202,16 +202,16 @@ def code(
 ) -> str:
     """Python lines that give what the page shows."""
     kind, how = repr(way.kind), repr(way.how)
-    first = ["from probe.analyses.ablation import ablate, sources"]
+    first = ["from probe.interventions.patching import ablate, sources"]
     if way.do == "patch":
         first = [
-            "from probe.analyses.first_order import agreement",
-            "from probe.analyses.patching import attribute, pair_of, patch",
+            "from probe.interventions.patching import agreement",
+            "from probe.interventions.patching import attribute, pair_of, patch",
         ]
     lines = [
         *first,
-        "from probe.analyses.controls import intervene",
-        "from probe.analyses.sites import Site, activations, hooks_of",
+        "from probe.interventions.controls import intervene",
+        "from probe.interventions.sites import Site, activations, hooks_of",
         "from probe.analyses.targets import Target",
         "from probe.model.rewards import analysable",
         *["from probe.world import of"] * (way.do == "ablate" and worldly and not reference),

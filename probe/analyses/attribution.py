@@ -3,7 +3,7 @@
 The residual stream before the final norm is a sum: embedding, every head's output, every MLP's output and their biases.
 With the norm's scale held at the value it has, norm and unembedding are linear, so the logit is the sum of what each
 part adds to it (Elhage et al. 2021; nostalgebraist 2020). It says what a part writes, not what would happen without it:
-later parts read what it wrote (see `probe.analyses.ablation` for that).
+later parts read what it wrote (see `probe.interventions.patching` for that).
 
 Axes: D blocks, H heads, T tokens, m neurons, d width, dh head width, V vocabulary.
 """

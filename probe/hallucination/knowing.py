@@ -45,10 +45,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from probe.analyses.sites import Site
 from probe.autoregression.snowball import Snowball, snowball
 from probe.errors import DataError
 from probe.hallucination.confidence import auroc
+from probe.interventions.sites import Site
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.stats import SHARE, Interval, unvaried

@@ -29,7 +29,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe import stats
-from probe.analyses.ablation import Means, means
 from probe.attention.scores import followers, repeat_scores
 from probe.errors import ConfigError, DataError
 from probe.in_context.chains import (
@@ -42,6 +41,7 @@ from probe.in_context.chains import (
     token_losses,
 )
 from probe.in_context.pairs import pair_documents
+from probe.interventions.patching import Means, means
 from probe.model.heads import head_names
 from probe.model.text import encode
 from probe.ticks import Tick, ignore, part

@@ -34,10 +34,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe import stats
-from probe.analyses.sites import TOKENS_PER_PASS, Site
 from probe.errors import ConfigError, DataError
 from probe.in_context.few_shot import TEMPLATE, Example, Question, few_shot_prompt, fitting_shots
 from probe.in_context.pairs import Mode, relabel
+from probe.interventions.sites import TOKENS_PER_PASS, Site
 from probe.model.text import encode, split
 from probe.ticks import Tick, ignore, part
 

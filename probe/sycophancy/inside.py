@@ -35,14 +35,13 @@ import torch
 from torch import Tensor
 
 from probe import stats
-from probe.analyses.ablation import Means, means
-from probe.analyses.controls import edits, random_change
 from probe.analyses.evaluation import plain_prompt
 from probe.analyses.lens import residual_names, unembed
-from probe.analyses.patching import Pair, pair_of
-from probe.analyses.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.analyses.targets import Target, column_of, target_of, value
 from probe.errors import DataError, ModelError
+from probe.interventions.controls import edits, random_change
+from probe.interventions.patching import Means, Pair, means, pair_of
+from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.sycophancy.steering import CONTROL, Found, by_steering, middle, words

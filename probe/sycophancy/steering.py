@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from probe.analyses.evaluation import plain_prompt
-from probe.analyses.steering import Dose, contrast, dose_response
 from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError
+from probe.interventions.steering import Dose, contrast, dose_response
 from probe.model.text import encode
 from probe.ticks import Tick, ignore
 
@@ -197,7 +197,8 @@ def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Se
         Items of kind `steered`: `steering_effect` (change of logit(answer) - logit(rival), nats),
         `random_steering_effect` (mean over random directions of the same norm), `steering_beyond_random`,
         `claim_wins_unsteered`, `claim_wins_steered`; of kind `steered_fact`: `accuracy_unsteered`, `accuracy_steered`.
-        Table `steering`: see `probe.analyses.steering.Dose.table`, with `layer`, `n` and `answer` (what is steered).
+        Table `steering`: see `probe.interventions.steering.Dose.table`, with `layer`, `n` and `answer` (what is
+        steered).
     """
     alphas = dose.alphas.tolist()
     at, zero = alphas.index(DOSE), alphas.index(0.0)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import probe
-from probe.analyses.ablation import means
 from probe.attention.scores import random_repeats, repeat_scores
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean
@@ -49,6 +48,7 @@ from probe.in_context.pairs import (
     relabel,
 )
 from probe.in_context.vectors import function_vectors, head_means, vector_tasks
+from probe.interventions.patching import means
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.world import World, WorldConfig, bayes, tasks

@@ -12,12 +12,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from probe import LM
-from probe.analyses.ablation import ablate
 from probe.analyses.attribution import attribute
-from probe.analyses.patching import pair_of, patch
 from probe.analyses.promoted import promoted
 from probe.analyses.reward_attribution import attribute as attribute_reward
-from probe.analyses.steering import contrast, dose_response
 from probe.analyses.targets import target_of
 from probe.analyses.trajectories import over_layers, scalar_lens
 from probe.attention.circuits import composition, copying_score, spectra
@@ -28,6 +25,8 @@ from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
 from probe.autoregression.lags import effective_order, jacobian_profile, lag_profile
 from probe.autoregression.snowball import snowball
 from probe.errors import ProbeError
+from probe.interventions.patching import ablate, pair_of, patch
+from probe.interventions.steering import contrast, dose_response
 from probe.model.adapters import quiet
 from probe.model.equations import read_network, recompose
 from probe.model.hooks import trust

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from probe import LM
-from probe.analyses.patching import attribute
 from probe.analyses.question_forms import Turn, answer_logprobs, chosen, completion, dialogue
-from probe.analyses.sites import Site
 from probe.errors import ConfigError, DataError
 from probe.experiments.beside import join
 from probe.experiments.metrics import Statistic
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
+from probe.interventions.patching import attribute
+from probe.interventions.sites import Site
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
 from probe.plots.theme import DARK, apply

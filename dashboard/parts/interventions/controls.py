@@ -15,7 +15,7 @@ from dashboard.text import note
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.analyses.sites import Kind, Site
+    from probe.interventions.sites import Kind, Site
     from probe.model.lm import LM
 
 KINDS = {"heads": "head", "resid": "resid", "MLP": "mlp", "attn": "attn"}
@@ -92,7 +92,7 @@ def choose_reference(do: str, how: str, column: "DeltaGenerator") -> tuple[str, 
 
 def choose_site(seen: views.Shown, columns: "list[DeltaGenerator]", signature: tuple) -> "Site":
     """The site that the right figures are about; the most telling one until the reader chooses."""
-    from probe.analyses.sites import Site
+    from probe.interventions.sites import Site
 
     key = "int_head" if seen.way.kind == "head" else "int_token"
     default = views.best(seen)

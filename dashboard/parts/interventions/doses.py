@@ -10,7 +10,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import numpy as np
 
-    from probe.analyses.steering import Dose
+    from probe.interventions.steering import Dose
     from probe.model.lm import LM
     from probe.world.questions import Item
 
@@ -48,8 +48,8 @@ class Dosing:
 
 def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
     """The dose-response of steering, with its controls."""
-    from probe.analyses.steering import Unit, Where, contrast, dose_response
     from probe.analyses.targets import target_of
+    from probe.interventions.steering import Unit, Where, contrast, dose_response
     from probe.model.text import encode
 
     texts, answers, questions, neutral = steered(lm, dosing)
@@ -121,7 +121,7 @@ def steered_answers(
     """([A] log-probability of each answer to the prompt before, after steering by `alpha`, [N A] with random ones)."""
     import numpy as np
 
-    from probe.analyses.steering import Unit, Where, contrast, steered_logits
+    from probe.interventions.steering import Unit, Where, contrast, steered_logits
 
     direction = contrast(lm, *sides(lm, dosing), dosing.layer)
     step = alpha * direction.step(cast("Unit", dosing.unit))

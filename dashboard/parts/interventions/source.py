@@ -9,12 +9,10 @@ from dashboard.models import kept
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.analyses.ablation import Ablation, Means
-    from probe.analyses.controls import Outcome
-    from probe.analyses.counterparts import Counterpart
-    from probe.analyses.patching import Pair, Patching
-    from probe.analyses.sites import Activations, Kind, Site
     from probe.analyses.targets import Target
+    from probe.interventions.controls import Outcome
+    from probe.interventions.patching import Ablation, Means, Pair, Patching
+    from probe.interventions.sites import Activations, Counterpart, Kind, Site
     from probe.model.lm import LM
 
 # Answers that the bars show, at most.
@@ -104,7 +102,7 @@ def readable(lm: "LM", texts: Sequence[str]) -> None:
 
 def suggest(lm: "LM", prompt: str) -> "Counterpart":
     """What to run for a prompt, and beside it."""
-    from probe.analyses.counterparts import counterpart
+    from probe.interventions.sites import counterpart
     from probe.world import of
 
     return counterpart(lm, prompt, of(lm))
@@ -116,8 +114,8 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     Raises:
         DataError: the texts have different numbers of tokens or are the same, or an answer has no tokens.
     """
-    from probe.analyses.patching import pair_of
     from probe.analyses.targets import target_of
+    from probe.interventions.patching import pair_of
     from probe.model.text import encode
 
     made = suggest(lm, prompt)
@@ -157,8 +155,8 @@ def spaced(answer: str) -> str:
 
 def pace(lm: "LM", clean: tuple[int, ...]) -> float:
     """Seconds that one more run of a text takes in a batch."""
-    from probe.analyses.sites import sweep
     from probe.analyses.targets import Target
+    from probe.interventions.sites import sweep
 
     target = Target(len(clean) - 1, 0)
 
@@ -175,7 +173,7 @@ def pace(lm: "LM", clean: tuple[int, ...]) -> float:
 
 def size(lm: "LM", way: Way, length: int) -> int:
     """How many runs an exact grid needs."""
-    from probe.analyses.sites import grid
+    from probe.interventions.sites import grid
 
     return sum(len(row) for row in grid(lm, way.kind, length, way.at)) * (8 if way.how == "resample" else 1)
 
@@ -184,8 +182,7 @@ def exact(
     lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = (), tick: Tick = ignore
 ) -> "Patching | Ablation":
     """Every site run, each alone."""
-    from probe.analyses.ablation import Mode, ablate
-    from probe.analyses.patching import Direction, patch
+    from probe.interventions.patching import Direction, Mode, ablate, patch
 
     if way.do == "patch":
         direction = cast("Direction", way.how)
@@ -196,8 +193,7 @@ def exact(
 
 def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = ()) -> "Patching | Ablation":
     """Every site estimated from one backward pass."""
-    from probe.analyses.ablation import Mode, ablate
-    from probe.analyses.patching import Direction, attribute
+    from probe.interventions.patching import Direction, Mode, ablate, attribute
 
     if way.do == "patch":
         direction = cast("Direction", way.how)
@@ -216,10 +212,9 @@ def outcome(
     tick: Tick = ignore,
 ) -> "Outcome":
     """One site, with its nulls."""
-    from probe.analyses.ablation import Mode, sources
-    from probe.analyses.controls import intervene
-    from probe.analyses.patching import Direction
-    from probe.analyses.sites import activations, hooks_of
+    from probe.interventions.controls import intervene
+    from probe.interventions.patching import Direction, Mode, sources
+    from probe.interventions.sites import activations, hooks_of
 
     names, own = hooks_of(lm, [way.kind]), list(question.clean)
     if way.do == "patch":
@@ -237,8 +232,8 @@ def stand_ins(lm: "LM", way: Way, typed: tuple[str, ...]) -> "list[str] | Means"
 
 
 def _means(lm: "LM", kind: "Kind", texts: tuple[str, ...]) -> "Means":
-    from probe.analyses.ablation import means
-    from probe.analyses.sites import hooks_of
+    from probe.interventions.patching import means
+    from probe.interventions.sites import hooks_of
 
     return means(lm, texts, hooks_of(lm, [kind]))
 
@@ -254,6 +249,6 @@ def references(lm: "LM", typed: Sequence[str] = ()) -> list[str]:
 
 
 def _pair(lm: "LM", question: Question) -> "Pair":
-    from probe.analyses.patching import pair_of
+    from probe.interventions.patching import pair_of
 
     return pair_of(lm, question.clean, question.corrupted or ())

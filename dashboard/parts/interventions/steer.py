@@ -19,13 +19,12 @@ from dashboard.sides import Side
 from dashboard.state import keep
 from dashboard.text import finding, note
 from probe.errors import DataError
-from probe.plots.interventions import probabilities
-from probe.plots.steering import dose_curves
+from probe.interventions.figures import dose_curves, probabilities
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.analyses.steering import Dose
+    from probe.interventions.steering import Dose
     from probe.model.lm import LM
 
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
@@ -158,7 +157,7 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
 
 def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
     """The dose-response, with few random directions until more are asked for; None while it is only offered."""
-    from probe.analyses.controls import DRAWS
+    from probe.interventions.controls import DRAWS
 
     texts = doses_of.steered(lm, dosing)[0]
     ids = tuple(encoded(lm, max(texts, key=len)))
@@ -275,7 +274,7 @@ def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
         positive = f"[item.prompt for item in world.questions('opinion_false', {doses_of.WORLD_TEXTS}, 1)]"
         negative = "[plain_prompt(text) for text in positive]"
     lines = [
-        "from probe.analyses.steering import contrast, dose_response",
+        "from probe.interventions.steering import contrast, dose_response",
         "from probe.analyses.targets import target_of",
         "from probe.model.rewards import analysable",
         *["from probe.world import of", "from probe.analyses.evaluation import plain_prompt"] * world,

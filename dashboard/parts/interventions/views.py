@@ -10,7 +10,7 @@ from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.parts.interventions.source import Question, Way
 from dashboard.text import note
-from probe.plots.interventions import (
+from probe.interventions.figures import (
     effect_and_nulls,
     effect_grid,
     exact_against_estimate,
@@ -20,10 +20,9 @@ from probe.plots.interventions import (
 )
 
 if TYPE_CHECKING:
-    from probe.analyses.ablation import Ablation
-    from probe.analyses.controls import Null, Outcome
-    from probe.analyses.patching import Patching
-    from probe.analyses.sites import Site
+    from probe.interventions.controls import Null, Outcome
+    from probe.interventions.patching import Ablation, Patching
+    from probe.interventions.sites import Site
 
 HEIGHT = 385
 # Gap of the clean and the corrupted run, in nats, below which shares of it mean nothing.
@@ -132,7 +131,7 @@ def outcome_figures(found: "Outcome", seen: Shown, site_name: str, colour: str, 
 
 def nulls_of(found: "Outcome", seen: Shown) -> "list[Null]":
     """The nulls of a site; where every head was run, all the others are its null, and not only those drawn."""
-    from probe.analyses.controls import Null
+    from probe.interventions.controls import Null
 
     site, (others, turned) = found.sites[0], found.nulls
     if not seen.grid.exact or site.kind != "head":
@@ -145,7 +144,7 @@ def nulls_of(found: "Outcome", seen: Shown) -> "list[Null]":
 
 def estimate_figures(exact: Shown, estimate: Shown, colour: str, chosen: tuple[int, int], source: dict) -> str:
     """The estimate beside the exact grid, and both against each other; gives their correlation in words."""
-    from probe.analyses.first_order import agreement
+    from probe.interventions.patching import agreement
 
     found = agreement(exact.grid.effects, estimate.grid.effects)
     left, right = st.columns([1, 1], gap="medium")
@@ -206,7 +205,7 @@ def prompts(clean: list[str], corrupted: list[str], differing: list[int], chosen
 
 def sentence(found: "Outcome", seen: Shown, site: "Site", model: str) -> str:
     """The page's answer: what the chosen intervention does, and what its nulls do."""
-    from probe.analyses.controls import place
+    from probe.interventions.controls import place
 
     where = ("the " if site.kind == "resid" else "") + place(site, found.tokens)
     others, turned = nulls_of(found, seen)
@@ -253,7 +252,7 @@ def larger(null: "Null", found: "Outcome") -> str:
 
 def surprise(found: "Outcome", seen: Shown) -> None:
     """How far the effect stands out from its nulls, as a note; a p-value only where it can be small."""
-    from probe.analyses.controls import DRAWS
+    from probe.interventions.controls import DRAWS
 
     parts = []
     for null in nulls_of(found, seen):

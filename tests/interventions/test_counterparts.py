@@ -2,7 +2,7 @@
 
 import pytest
 
-from probe.analyses.counterparts import KNOWN, counterpart
+from probe.interventions.sites import KNOWN, counterpart
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm

@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.sites import Activations, Edit, Site, check, grid, layers_of, observe, sweep
 from probe.analyses.targets import Target, value
 from probe.errors import DataError
+from probe.interventions.sites import Activations, Edit, Site, check, grid, layers_of, observe, sweep
 from probe.model.lm import LM
 from probe.model.text import pieces
 from probe.ticks import Tick, ignore
@@ -133,7 +133,7 @@ def intervene(
         ids: the text that is run.
         sites: one or more sites of one kind, changed together.
         sources: activations [T ...] of every hook point of that kind: of another text (patching), or a reference
-            (`probe.analyses.ablation.sources`); several are draws that are averaged.
+            (`probe.interventions.patching.sources`); several are draws that are averaged.
         target: what is measured.
         answers: tokens whose probabilities are read too.
         draws: N of each null, at most: there may be fewer other sites.

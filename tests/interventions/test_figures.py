@@ -4,16 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.plots import theme
-from probe.plots.interventions import (
+from probe.interventions.figures import (
     SYMBOLS,
+    dose_curves,
     effect_and_nulls,
     effect_grid,
     exact_against_estimate,
     layer_labels,
     probabilities,
 )
-from probe.plots.steering import dose_curves
+from probe.plots import theme
 
 TOKENS = ["<bos>", "where", "<img src=x onerror=alert(1)>", "live"]
 HOSTILE = "<b>x</b>"

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from probe import stats
-from probe.analyses.steering import Contrast, contrast, dose_response, steered_logits
 from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError, DataError
+from probe.interventions.steering import Contrast, contrast, dose_response, steered_logits
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
@@ -138,7 +138,7 @@ def test_random_directions_are_as_long_and_repeat_with_their_seed(monkeypatch: p
         added.extend(np.linalg.norm(vector, axis=-1))
         return inner(lm, texts, layer, vector, *rest)
 
-    monkeypatch.setattr("probe.analyses.steering.steered_logits", spy)
+    monkeypatch.setattr("probe.interventions.steering.steered_logits", spy)
     first = dose_response(lm, TEXTS, targets, direction, alphas=(0.5,), random=4, unit="difference")
     assert added == pytest.approx(
         [0.0] * 3 + [0.5 * direction.norm] * 15

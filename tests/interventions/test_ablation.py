@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.ablation import ablate, means, sources
-from probe.analyses.controls import DIRECTIONS, Null, edits, intervene, normalised, random_change
-from probe.analyses.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
 from probe.analyses.targets import Target, target_of, value
 from probe.errors import ConfigError, DataError
+from probe.interventions.controls import DIRECTIONS, Null, edits, intervene, normalised, random_change
+from probe.interventions.patching import ablate, means, sources
+from probe.interventions.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
@@ -102,7 +102,7 @@ def test_many_sites_in_one_pass_are_each_alone(name, kind, monkeypatch):
     target, source = target_of(lm, ids, position=8), activations(lm, other, hooks_of(lm, [kind]))
     rows = [edits([site], source) for row in grid(lm, kind, len(ids), 5) for site in row]
     both = sweep(lm, ids, rows, target)
-    monkeypatch.setattr("probe.analyses.sites.TOKENS_PER_PASS", 1)
+    monkeypatch.setattr("probe.interventions.sites.TOKENS_PER_PASS", 1)
     alone = sweep(lm, ids, rows, target)
     assert both.values.std() > 1e-3
     torch.testing.assert_close(both.values, alone.values, atol=2e-5, rtol=1e-4)

@@ -1,0 +1,520 @@
+"""Activation patching, exact and by its first-order estimate.
+
+Two texts of equal length differ in a few tokens. One run receives an activation of the other: the clean activation in
+the corrupted run (denoising: is it enough to restore the answer?) or the reverse (noising: is it needed?). The target
+is put on a scale where the corrupted run is 0 and the clean run 1 (Meng et al. 2022; Heimersheim and Nanda 2024).
+
+Attribution patching (Nanda 2023; Syed et al. 2023) estimates all of these effects at once from one backward pass in
+the run that is patched: effect = gradient of the target times (other activation - own activation). It is exact for
+infinitesimal differences only, so its correlation with the exact effects is part of the result.
+
+Ablation: what the model does without a part of it (zero, mean or resampled activations).
+
+Zero puts nothing in the place of an activation, which takes the model off the states that it knows. Mean puts the
+average over reference texts there, resample what the place holds on another text (Chan et al. 2022, causal scrubbing;
+Wang et al. 2022 for means). The effect is the target with the ablation minus without.
+
+First-order estimates of interventions: gradient of the target times the change of an activation.
+
+One backward pass tells the effect of every site at once, exactly only for infinitesimal changes (Nanda 2023; Syed et
+al. 2023). `agreement` says how far to trust it where exact effects are known.
+
+Axes: D blocks, H heads, T tokens, d width, n draws.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from probe.analyses.targets import Target, value
+from probe.errors import ConfigError, DataError
+from probe.interventions.controls import edits, normalised
+from probe.interventions.sites import (
+    Activations,
+    Kind,
+    activations,
+    grid,
+    hooks_of,
+    layers_of,
+    observe,
+    require_token,
+    sweep,
+)
+from probe.model.lm import LM
+from probe.model.text import pieces, text_ids
+from probe.ticks import Tick, ignore
+
+
+class Agreement(NamedTuple):
+    """How well the estimates rank and predict the exact effects; NaN where either has no spread."""
+
+    pearson: float
+    spearman: float
+    n: int
+    """Number of sites."""
+
+
+def estimates(
+    lm: LM,
+    ids: Sequence[int],
+    sources: Sequence[Activations],
+    target: Target,
+    kinds: Sequence[Kind],
+    position: int | None = None,
+) -> tuple[float, dict[Kind, np.ndarray]]:
+    """The target, and the estimated effect of putting a source's activation at each site of several kinds.
+
+    Args:
+        lm: the model.
+        ids: [T] the text that is run.
+        sources: activations [T ...] of the hook points of these kinds; several are averaged.
+        target: what is measured.
+        kinds: of the sites.
+        position: the token of heads; None sums over all.
+
+    Returns:
+        (target in nats, effects [rows columns] by kind, laid out as in `probe.interventions.sites.grid`).
+
+    Raises:
+        ConfigError: an unknown kind.
+        DataError: a token outside of the text.
+    """
+    require_token(position, len(ids))
+    here, own, slopes = gradients(lm, ids, hooks_of(lm, kinds), target)
+    found: dict[Kind, np.ndarray] = {}
+    for kind in kinds:
+        rows = []
+        for name in hooks_of(lm, [kind]):
+            other = torch.stack([source[name].double() for source in sources]).mean(0)
+            effect = (slopes[name].double() * (other - own[name].double())).sum(-1)  # [T], or [T H] for heads
+            rows.append(effect if kind != "head" else effect.sum(0) if position is None else effect[position])
+        found[kind] = torch.stack(rows).cpu().numpy()
+    return here, found
+
+
+def gradients(
+    lm: LM, ids: Sequence[int], names: Sequence[str], target: Target
+) -> tuple[float, Mapping[str, Float[Tensor, "T ..."]], Mapping[str, Float[Tensor, "T ..."]]]:
+    """(target, activations [T ...], gradient of the target by each activation [T ...]) at hook points of one text."""
+    kept: dict[str, Tensor] = {}
+    start = "blocks.0.hook_resid_pre"
+
+    def keeper(name: str) -> Any:
+        def keep(tensor: Tensor, hook: Any) -> Tensor:
+            # What a hook sees may be a view beside the path: what it returns is on it.
+            kept[name] = tensor.detach().clone().requires_grad_() if name == start else tensor.clone()
+            return kept[name]
+
+        return keep
+
+    with torch.enable_grad(), lm.hooks([(name, keeper(name)) for name in dict.fromkeys([start, *names])]):
+        reached = value(lm.logits([list(ids)]), target)[0]
+        slopes = torch.autograd.grad(reached, [kept[name] for name in names])
+    return (
+        float(reached.detach()),
+        {name: kept[name][0].detach() for name in names},
+        {name: slope[0] for name, slope in zip(names, slopes, strict=True)},
+    )
+
+
+def agreement(exact: ArrayLike, estimate: ArrayLike) -> Agreement:
+    """Pearson and Spearman correlation of exact and estimated effects over sites."""
+    from scipy import stats
+
+    a, b = np.ravel(exact), np.ravel(estimate)
+    if a.size < 2 or np.ptp(a) < 1e-9 or np.ptp(b) < 1e-9:
+        return Agreement(float("nan"), float("nan"), a.size)
+    return Agreement(float(stats.pearsonr(a, b)[0]), float(stats.spearmanr(a, b)[0]), a.size)
+
+
+Mode = Literal["zero", "mean", "resample"]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The effect of ablating each site of a grid."""
+
+    kind: Kind
+    """What was ablated."""
+    mode: Mode
+    """What came in its place."""
+    target: Target
+    """What is measured."""
+    tokens: list[str]
+    """[T] the text."""
+    layers: list[int]
+    """Rows: blocks; -1 is the embedding."""
+    position: int | None
+    """The token at which heads were ablated, None for all; other kinds have tokens as columns."""
+    value: float
+    """The target without ablation in nats."""
+    draws: np.ndarray
+    """[rows columns n] the target with each site ablated, for each draw of the source (one unless resampled)."""
+    exact: bool = True
+    """Whether each site was run, or estimated from the gradient."""
+
+    @property
+    def effects(self) -> np.ndarray:
+        """[rows columns] target with the ablation minus without, averaged over draws, in nats."""
+        return self.draws.mean(-1) - self.value
+
+    def table(self) -> pd.DataFrame:
+        """One row a site: layer, head or position and token, value, effect, and the spread over draws."""
+        frame = grid_table(self.kind, self.layers, self.tokens, {"value": self.draws.mean(-1), "effect": self.effects})
+        return frame.assign(sd=self.draws.std(-1).ravel(), mode=self.mode, exact=self.exact)
+
+
+def grid_table(kind: Kind, layers: Sequence[int], tokens: Sequence[str], values: dict[str, np.ndarray]) -> pd.DataFrame:
+    """A tidy table of arrays [rows columns] over a grid of sites."""
+    row, column = (axis.ravel().tolist() for axis in np.indices(next(iter(values.values())).shape))
+    frame = pd.DataFrame({"kind": kind, "layer": [layers[at] for at in row]})
+    if kind == "head":
+        frame["head"] = column
+    else:
+        frame["position"] = column
+        frame["token"] = [tokens[at] for at in column]
+    return frame.assign(**{name: array.ravel() for name, array in values.items()})
+
+
+def ablate(
+    lm: LM,
+    text: str | Sequence[int],
+    target: Target,
+    kind: Kind = "head",
+    mode: Mode = "mean",
+    reference: "Sequence[str | Sequence[int]] | Means" = (),
+    position: int | None = None,
+    draws: int = 8,
+    seed: int = 0,
+    exact: bool = True,
+    tick: Tick = ignore,
+) -> Ablation:
+    """Ablate every site of a kind, each alone.
+
+    Args:
+        lm: the model.
+        text: a text or its ids.
+        target: what is measured.
+        kind: heads (layer by head), or residual stream, attention and feed-forward outputs (layer by token).
+        mode: what comes in place of an activation (see `sources`).
+        reference: texts for mean and resample; for mean also what `means` made of them.
+        position: the token of heads; None ablates them at all.
+        draws: n, for resample.
+        seed: of resampling.
+        exact: run every site; else estimate all of them from one backward pass (`first_order.estimates`).
+        tick: progress.
+
+    Raises:
+        ConfigError: an unknown mode or kind.
+        DataError: no reference texts where the mode needs them.
+    """
+    ids = text_ids(lm.tokenizer, text)
+    found = sources(lm, ids, hooks_of(lm, [kind]), mode, reference, draws, seed)
+    if not exact:
+        value, effects = estimates(lm, ids, found, target, [kind], position)
+        made = (value + effects[kind])[..., None]
+        return Ablation(
+            kind, mode, target, pieces(lm.tokenizer, ids), list(layers_of(lm, kind)), position, value, made, exact=False
+        )
+    sites = grid(lm, kind, len(ids), position)
+    rows = [edits([site], source) for row in sites for site in row for source in found]
+    read = sweep(lm, ids, [[], *rows], target, tick=tick).values.double().numpy()
+    return Ablation(
+        kind=kind,
+        mode=mode,
+        target=target,
+        tokens=pieces(lm.tokenizer, ids),
+        layers=[row[0].layer for row in sites],
+        position=position,
+        value=float(read[0]),
+        draws=read[1:].reshape(len(sites), len(sites[0]), len(found)),
+    )
+
+
+@dataclass(frozen=True)
+class Means:
+    """What the mean ablation puts in, apart from the text that it is put into."""
+
+    first: Activations
+    """Mean activation at the first tokens of the reference texts, by hook point."""
+    rest: Activations
+    """Mean activation at all their other tokens."""
+
+
+@torch.no_grad()
+def means(lm: LM, reference: Sequence[str | Sequence[int]], names: Sequence[str]) -> Means:
+    """The mean activations of reference texts, to be used for many texts.
+
+    Raises:
+        DataError: no reference text of at least two tokens.
+    """
+    texts = _usable(lm, reference, "mean")
+    first: dict[str, Tensor] = {}
+    rest: dict[str, Tensor] = {}
+    for text in texts:
+        for name, tensor in activations(lm, text, names).items():
+            first[name] = first.get(name, 0) + tensor[0].float()
+            rest[name] = rest.get(name, 0) + tensor[1:].float().sum(0)
+    count = sum(len(text) - 1 for text in texts)
+    return Means(
+        {name: total / len(texts) for name, total in first.items()},
+        {name: total / count for name, total in rest.items()},
+    )
+
+
+@torch.no_grad()
+def sources(
+    lm: LM,
+    ids: Sequence[int],
+    names: Sequence[str],
+    mode: Mode,
+    reference: Sequence[str | Sequence[int]] | Means = (),
+    draws: int = 8,
+    seed: int = 0,
+) -> list[Activations]:
+    """What comes in place of the activations of a text: one source, or `draws` of them for resample.
+
+    Zero: nothing. Mean: the average over the tokens of the reference texts; first tokens are averaged apart and stand
+    for the first token only, because many models park attention on it with activations unlike all others. Resample:
+    each draw takes one reference text; token t receives that text's activation at t, or where it is shorter, at a
+    random token of it other than its first.
+
+    Args:
+        lm: the model.
+        ids: [T] the text.
+        names: hook points.
+        mode: zero, mean or resample.
+        reference: other texts, or for mean what `means` made of them.
+        draws: how many, for resample.
+        seed: of resampling.
+
+    Raises:
+        ConfigError: an unknown mode, or no draw.
+        DataError: no reference text of at least two tokens where one is needed.
+    """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"The ablation {mode!r} is unknown: give one of {', '.join(get_args(Mode))}.")
+    own = activations(lm, ids, names)
+    if mode == "zero":
+        return [{name: torch.zeros_like(tensor) for name, tensor in own.items()}]
+    if mode == "mean":
+        return [_filled(reference if isinstance(reference, Means) else means(lm, reference, names), own)]
+    if isinstance(reference, Means):
+        raise ConfigError("The ablation 'resample' got mean activations: give reference texts.")
+    texts = _usable(lm, reference, mode)
+    if draws < 1:
+        raise ConfigError(f"Resampling with {draws} draws was asked for: give at least one.")
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(texts), draws)
+    states = {int(at): activations(lm, texts[at], names) for at in sorted(set(chosen.tolist()))}
+    made: list[Activations] = []
+    for at in chosen:
+        length = len(texts[at])
+        take = [t if t < length else int(rng.integers(1, length)) for t in range(len(ids))]
+        made.append({name: tensor[take] for name, tensor in states[int(at)].items()})
+    return made
+
+
+def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> list[list[int]]:
+    """The reference texts of two tokens or more."""
+    texts = [ids for text in reference if len(ids := text_ids(lm.tokenizer, text)) > 1]
+    if not texts:
+        raise DataError(f"The ablation {mode!r} got no reference text of two tokens or more: give some, or take zero.")
+    return texts
+
+
+def _filled(found: Means, own: Activations) -> Activations:
+    """The means at every token of a text."""
+    made = {}
+    for name, tensor in own.items():
+        filled = found.rest[name].expand(tensor.shape).clone()
+        filled[0] = found.first[name]
+        made[name] = filled.to(tensor.dtype)
+    return made
+
+
+Direction = Literal["denoise", "noise"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean and a corrupted text, token by token."""
+
+    clean: list[int]
+    """[T] ids of the text whose answer is studied."""
+    corrupted: list[int]
+    """[T] ids of the text that asks for another answer."""
+    clean_tokens: list[str]
+    """[T] readable pieces."""
+    corrupted_tokens: list[str]
+    """[T] readable pieces."""
+
+    @property
+    def differing(self) -> list[int]:
+        """The tokens in which the texts differ, from 0."""
+        return [at for at, (a, b) in enumerate(zip(self.clean, self.corrupted, strict=True)) if a != b]
+
+    def run(self, direction: Direction) -> tuple[list[int], list[int]]:
+        """(the text that is run and patched, the text whose activations come in)."""
+        if direction not in get_args(Direction):
+            raise ConfigError(f"The direction {direction!r} is unknown: give denoise or noise.")
+        return (self.corrupted, self.clean) if direction == "denoise" else (self.clean, self.corrupted)
+
+
+@dataclass(frozen=True)
+class Patching:
+    """The target with each site of a grid patched, exact or estimated."""
+
+    kind: Kind
+    """What was patched."""
+    direction: Direction
+    """Clean into corrupted (denoise), or the reverse (noise)."""
+    exact: bool
+    """Whether each site was run, or estimated from the gradient."""
+    target: Target
+    """What is measured."""
+    tokens: list[str]
+    """[T] the tokens of the run that was patched."""
+    layers: list[int]
+    """Rows: blocks; -1 is the embedding."""
+    position: int | None
+    """The token at which heads were patched, None for all; other kinds have tokens as columns."""
+    clean: float
+    """The target in the clean run in nats."""
+    corrupted: float
+    """The target in the corrupted run in nats."""
+    values: np.ndarray
+    """[rows columns] the target after patching in nats."""
+
+    @property
+    def effects(self) -> np.ndarray:
+        """[rows columns] target after patching minus that of the run as it was, in nats."""
+        return self.values - (self.corrupted if self.direction == "denoise" else self.clean)
+
+    @property
+    def normalised(self) -> np.ndarray:
+        """[rows columns] the target after patching: 0 as in the corrupted run, 1 as in the clean run."""
+        return normalised(self.values, self.corrupted, self.clean)
+
+    @property
+    def shares(self) -> np.ndarray:
+        """[rows columns] how far patching went from the patched run (0) to the other one (1)."""
+        return self.normalised if self.direction == "denoise" else 1 - self.normalised
+
+    def table(self) -> pd.DataFrame:
+        """One row a site: layer, head or position and token, value, effect, normalised."""
+        values = {"value": self.values, "effect": self.effects, "normalised": self.normalised}
+        return grid_table(self.kind, self.layers, self.tokens, values).assign(
+            direction=self.direction, exact=self.exact
+        )
+
+
+def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) -> Pair:
+    """Two texts token by token.
+
+    Raises:
+        DataError: they differ in their number of tokens, or not at all.
+    """
+    sides = [text_ids(lm.tokenizer, text) for text in (clean, corrupted)]
+    lengths = [len(side) for side in sides]
+    if lengths[0] != lengths[1]:
+        raise DataError(
+            f"The clean text has {lengths[0]} tokens and the corrupted one {lengths[1]}: exchange words for words of "
+            "as many tokens, so that each token has a counterpart."
+        )
+    if sides[0] == sides[1]:
+        raise DataError("The clean and the corrupted text are the same: exchange the word that decides the answer.")
+    return Pair(sides[0], sides[1], pieces(lm.tokenizer, sides[0]), pieces(lm.tokenizer, sides[1]))
+
+
+def patch(
+    lm: LM,
+    pair: Pair,
+    target: Target,
+    kind: Kind = "resid",
+    direction: Direction = "denoise",
+    position: int | None = None,
+    tick: Tick = ignore,
+) -> Patching:
+    """Patch every site of a kind, each alone.
+
+    Args:
+        lm: the model.
+        pair: the two texts.
+        target: what is measured.
+        kind: heads (layer by head), or residual stream, attention and feed-forward outputs (layer by token).
+        direction: denoise (clean into corrupted) or noise.
+        position: the token of heads; None patches them at all.
+        tick: progress.
+
+    Raises:
+        ConfigError: an unknown direction, or a model without such sites.
+    """
+    own, other = pair.run(direction)
+    logits, source = observe(lm, other, hooks_of(lm, [kind]))
+    there, sites = float(value(logits, target)), grid(lm, kind, len(own), position)
+    read = sweep(lm, own, [[], *(edits([site], source) for row in sites for site in row)], target, tick=tick)
+    here, values = float(read.values[0]), read.values[1:].double().numpy()
+    clean, corrupted = (there, here) if direction == "denoise" else (here, there)
+    return Patching(
+        kind=kind,
+        direction=direction,
+        exact=True,
+        target=target,
+        tokens=pair.corrupted_tokens if direction == "denoise" else pair.clean_tokens,
+        layers=[row[0].layer for row in sites],
+        position=position,
+        clean=clean,
+        corrupted=corrupted,
+        values=values.reshape(len(sites), len(sites[0])),
+    )
+
+
+def attribute(
+    lm: LM,
+    pair: Pair,
+    target: Target,
+    kinds: Sequence[Kind] = ("resid", "head", "mlp", "attn"),
+    direction: Direction = "denoise",
+    position: int | None = None,
+) -> dict[Kind, Patching]:
+    """Attribution patching: the estimates of `patch` for every site of several kinds, from one backward pass.
+
+    Args:
+        lm: the model.
+        pair: the two texts.
+        target: what is measured.
+        kinds: of the sites.
+        direction: as in `patch`; the gradient is that of the run which is patched.
+        position: the token of heads; None sums over all.
+
+    Returns:
+        By kind, with `values` = target of the patched run plus gradient times difference.
+    """
+    own, other = pair.run(direction)
+    logits, source = observe(lm, other, hooks_of(lm, kinds))
+    there = float(value(logits, target))
+    here, effects = estimates(lm, own, [source], target, kinds, position)
+    clean, corrupted = (there, here) if direction == "denoise" else (here, there)
+    return {
+        kind: Patching(
+            kind=kind,
+            direction=direction,
+            exact=False,
+            target=target,
+            tokens=pair.corrupted_tokens if direction == "denoise" else pair.clean_tokens,
+            layers=list(layers_of(lm, kind)),
+            position=position,
+            clean=clean,
+            corrupted=corrupted,
+            values=here + effects[kind],
+        )
+        for kind in kinds
+    }

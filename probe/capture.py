@@ -12,9 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from probe.analyses.attribution_last import attribute_last, last_names
-from probe.analyses.lens import lens_logprobs, read_lens, residual_names
-from probe.analyses.neurons_last import last_posts
+from probe.logits.attribution import attribute_last, last_names, last_posts
+from probe.logits.lens import lens_logprobs, read_lens, residual_names
 from probe.model.lm import LM
 from probe.model.text import pad, pad_id
 from probe.runs.schema import NEURONS, TOP_K, ProbePrompt

@@ -20,9 +20,9 @@ from typing import Any, Self
 from torch import Tensor
 
 import probe.world
-from probe.analyses.lens import answer_ids
 from probe.capture import measure, undisturbed
 from probe.errors import ConfigError, DataError
+from probe.logits.lens import answer_ids
 from probe.model.lm import LM
 from probe.model.text import encode, encode_all, pieces
 from probe.runs.endings import end_with_owner, ended_by

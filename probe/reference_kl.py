@@ -5,7 +5,7 @@
 The reference does not change, so it is asked once: its log-probabilities of the prompts are kept, and a capture costs
 one plain forward pass of the model in training (the hooked one rounds otherwise, in half precision by as much as a
 small KL: a model that has not moved would not be at 0). It is read back by
-`probe.analyses.trajectories_trained.kl_over_training`.
+`probe.logits.trained.kl_over_training`.
 
 Axes: P prompts, T tokens (padded on the right, zero there), V vocabulary.
 """
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.lens import kl
+from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.model.text import whole_logits
 from probe.runs.schema import ProbePrompt

@@ -17,7 +17,7 @@ from dashboard.sides import words_known
 from dashboard.state import current, preset
 from dashboard.text import finding, note
 from probe.compare.figures import kl_bars, next_tokens
-from probe.plots.lens import lens_pair
+from probe.logits.figures import lens_pair
 from probe.plots.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:

@@ -119,8 +119,8 @@ def code(asked: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | N
     """Python lines that reproduce the page."""
     lines = [
         "import probe",
-        "from probe.analyses.attribution import attribute, difference_table",
-        "from probe.analyses.targets import Target",
+        "from probe.logits.attribution import attribute, difference_table",
+        "from probe.logits.lens import Target",
     ]
     loads = [f"probe.model.rewards.analysable({side.ref!r})" for side in asked.sides]
     lines.insert(1, "import probe.model.rewards")
@@ -129,23 +129,23 @@ def code(asked: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | N
     lines += ["", f"{', '.join(names)} = {', '.join(loads)}", f"ids = {list(asked.ids)!r}"]
     lines.append(f"target = Target({target.position}, {target.answer}, {target.against}, {target.name!r})")
     if asked.scalar:
-        lines += ["", "from probe.analyses.trajectories import scalar_lens", f"scalar_lens({names[-1]}, ids).table()"]
+        lines += ["", "from probe.logits.trajectories import scalar_lens", f"scalar_lens({names[-1]}, ids).table()"]
     else:
         function = "pair_over_layers" if len(names) == 2 else "over_layers"
-        lines += ["", f"from probe.analyses.trajectories import {function}"]
+        lines += ["", f"from probe.logits.trajectories import {function}"]
         lines.append(f"{function}({', '.join(names)}, ids, {list(asked.answers)!r}).table({target.position})")
     if len(names) == 2:
         lines.append("difference_table(attribute(base, ids, target), attribute(aligned, ids, target))")
     else:
         lines.append("attribute(lm, ids, target).table()")
     if not asked.scalar:
-        lines += ["", "from probe.analyses.promoted import promoted"]
+        lines += ["", "from probe.logits.parts import promoted"]
         lines.append(f"promoted({names[-1]}, ids, layer=0, head=0, position={target.position}).table()")
-        lines += ["", "from probe.analyses.trajectories_written import over_writing"]
+        lines += ["", "from probe.logits.trajectories import over_writing"]
         lines.append(f"over_writing({names[-1]}, ids, {list(asked.answers)!r}, n=8).table()")
     if captured:
         functions = sorted(trained.TABLES[name].__name__ for name in captured[2])
-        lines += ["", f"from probe.analyses.trajectories_trained import {', '.join(functions)}"]
+        lines += ["", f"from probe.logits.trained import {', '.join(functions)}"]
         lines += [f"{name}(probe.open_run({captured[0]!r}), prompt={captured[1]})" for name in functions]
     return "\n".join(lines)
 

@@ -112,7 +112,7 @@ def samples(
         DataError: the tokenizers differ, or there is no prompt.
         ConfigError: a number that is not possible.
     """
-    from probe.analyses.lens import require_same_tokens
+    from probe.logits.lens import require_same_tokens
 
     require_same_tokens(base, aligned)
     if not prompts or (kinds and len(kinds) != len(prompts)):

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probe.analyses.direct import final_norm, unembedding
 from probe.attention.patterns import Attention, attention
 from probe.errors import ConfigError
+from probe.logits.direct import final_norm, unembedding
 from probe.model.heads import array, head_names
 from probe.model.lm import LM
 from probe.model.text import encode

@@ -37,8 +37,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.lens import kl
 from probe.errors import ConfigError, DataError
+from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.stats import Interval, bootstrap_mean

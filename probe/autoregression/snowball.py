@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.lens import kl
 from probe.autoregression.lags import require_positive, require_tokens
 from probe.errors import ConfigError, DataError
+from probe.logits.lens import kl
 from probe.model.generation import end_tokens
 from probe.model.lm import LM
 from probe.model.text import encode, pieces

@@ -141,8 +141,8 @@ def _captured(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawn]
 
     from probe.attention.figures import attention_mosaic
     from probe.captured import answers_table, attention, attention_table, favourites, lens_table
+    from probe.logits.figures import lens_grid
     from probe.plots.curves import answer_curves
-    from probe.plots.lens import lens_grid
     from probe.plots.theme import method_colour
 
     captures = run.captures()

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.analyses.lens import require_same_tokens
-from probe.analyses.trajectories import scalar_lens
+from probe.logits.lens import require_same_tokens
+from probe.logits.trajectories import scalar_lens
 from probe.model.lm import LM
 from probe.model.text import text_ids
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from probe.analyses.lens import (
+from probe.errors import DataError
+from probe.logits.lens import (
     Lens,
     LensReader,
     answer_ids,
@@ -23,7 +24,6 @@ from probe.analyses.lens import (
     require_same_tokens,
     residual_names,
 )
-from probe.errors import DataError
 from probe.model.lm import LM
 from probe.model.text import encode
 

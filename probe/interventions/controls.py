@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.targets import Target, value
 from probe.errors import DataError
 from probe.interventions.sites import Activations, Edit, Site, check, grid, layers_of, observe, sweep
+from probe.logits.lens import Target, value
 from probe.model.lm import LM
 from probe.model.text import pieces
 from probe.ticks import Tick, ignore

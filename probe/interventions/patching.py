@@ -33,7 +33,6 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from probe.analyses.targets import Target, value
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import edits, normalised
 from probe.interventions.sites import (
@@ -47,6 +46,7 @@ from probe.interventions.sites import (
     require_token,
     sweep,
 )
+from probe.logits.lens import Target, value
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
 from probe.ticks import Tick, ignore

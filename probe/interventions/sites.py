@@ -19,9 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe.analyses.lens import answer_ids
-from probe.analyses.targets import Target, require_inside, value
 from probe.errors import ConfigError, DataError
+from probe.logits.lens import Target, answer_ids, require_inside, value
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.ticks import Tick, ignore

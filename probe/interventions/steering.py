@@ -20,11 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe import stats
-from probe.analyses.lens import answer_ids, kl
-from probe.analyses.targets import Target, require_inside
 from probe.errors import ConfigError, DataError
 from probe.interventions.controls import DRAWS
 from probe.interventions.sites import TOKENS_PER_PASS, Site
+from probe.logits.lens import Target, answer_ids, kl, require_inside
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids
 from probe.ticks import Tick, ignore

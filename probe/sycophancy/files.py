@@ -17,10 +17,10 @@ import pandas as pd
 
 from probe import stats
 from probe.analyses.question_forms import Form, Turn, chosen, completion, dialogue, uses_chat
-from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError, DataError, ModelError
 from probe.interventions.patching import Pair, attribute, pair_of
 from probe.interventions.sites import Site
+from probe.logits.lens import Target, target_of
 from probe.model.lm import LM
 from probe.rows import Row, Rows, read_rows
 from probe.sycophancy import beliefs, choices, feedback

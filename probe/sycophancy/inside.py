@@ -12,7 +12,7 @@ A head is chosen on one half of the texts and reported on the other: the best of
 The layer of the flip: from which block on the logit lens prefers one answer to another, to the end.
 
 For a text that ends where the answer is due, the residual stream after each block goes through the final norm and the
-unembedding (`probe.analyses.lens`). The margin is log p(answer) - log p(rival) there; each answer is one token, so it
+unembedding (`probe.logits.lens`). The margin is log p(answer) - log p(rival) there; each answer is one token, so it
 is the difference of their logits. The flip is the first row from which the margin stays above zero up to the output
 (METRICS, sycophancy).
 
@@ -36,12 +36,11 @@ from torch import Tensor
 
 from probe import stats
 from probe.analyses.evaluation import plain_prompt
-from probe.analyses.lens import residual_names, unembed
-from probe.analyses.targets import Target, column_of, target_of, value
 from probe.errors import DataError, ModelError
 from probe.interventions.controls import edits, random_change
 from probe.interventions.patching import Means, Pair, means, pair_of
 from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
+from probe.logits.lens import Target, column_of, residual_names, target_of, unembed, value
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.sycophancy.steering import CONTROL, Found, by_steering, middle, words

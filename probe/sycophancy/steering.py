@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from probe.analyses.evaluation import plain_prompt
-from probe.analyses.targets import Target, target_of
 from probe.errors import ConfigError
 from probe.interventions.steering import Dose, contrast, dose_response
+from probe.logits.lens import Target, target_of
 from probe.model.text import encode
 from probe.ticks import Tick, ignore
 

@@ -6,7 +6,6 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from transformers import DynamicCache
 
-from probe.analyses.direct import direct_logits, held_norm
 from probe.attention.patterns import (
     Attention,
     attention,
@@ -17,6 +16,7 @@ from probe.attention.patterns import (
     value_norms,
 )
 from probe.errors import ConfigError, DataError, ModelError
+from probe.logits.direct import direct_logits, held_norm
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 

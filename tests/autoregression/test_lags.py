@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.lens import kl
 from probe.autoregression.lags import effective_order, jacobian_profile, lag_profile
 from probe.errors import ConfigError, DataError
+from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.world import of
 from probe.world.bayes import markov_predictive

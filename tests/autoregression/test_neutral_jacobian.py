@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.lens import residual_names
 from probe.autoregression.jacobian import block_jacobian, last_step, neutral_jacobian
 from probe.errors import DataError
+from probe.logits.lens import residual_names
 from probe.model.equations import read_network, states, step
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.lens import kl, logit_lens
 from probe.compare.side_by_side import compare, read_both
 from probe.errors import ConfigError, DataError
+from probe.logits.lens import kl, logit_lens
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, word_tokenizer
 
 PROMPT = "mira lives in"

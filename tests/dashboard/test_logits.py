@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from probe.analyses.attribution import attribute
-from probe.analyses.targets import target_of
-from probe.analyses.trajectories import over_layers
-from probe.analyses.trajectories_trained import kl_over_training, neurons_over_training, promoted_over_training
+from probe.logits.attribution import attribute
+from probe.logits.lens import target_of
+from probe.logits.trained import kl_over_training, neurons_over_training, promoted_over_training
+from probe.logits.trajectories import over_layers
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.model.rewards import RewardModel

@@ -9,8 +9,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import findings
 from dashboard.text import plain, prose
-from probe.analyses.lens import Lens
 from probe.compare.side_by_side import Comparison, Continuation, Expectation
+from probe.logits.lens import Lens
 
 COLUMNS = ["run", "metric", "value", "ci_low", "ci_high"]
 

@@ -12,11 +12,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from probe import LM
-from probe.analyses.attribution import attribute
-from probe.analyses.promoted import promoted
 from probe.analyses.reward_attribution import attribute as attribute_reward
-from probe.analyses.targets import target_of
-from probe.analyses.trajectories import over_layers, scalar_lens
 from probe.attention.circuits import composition, copying_score, spectra
 from probe.attention.long import attention_statistics
 from probe.attention.patterns import attention, rollout, stages, value_norms
@@ -27,6 +23,10 @@ from probe.autoregression.snowball import snowball
 from probe.errors import ProbeError
 from probe.interventions.patching import ablate, pair_of, patch
 from probe.interventions.steering import contrast, dose_response
+from probe.logits.attribution import attribute
+from probe.logits.lens import target_of
+from probe.logits.parts import promoted
+from probe.logits.trajectories import over_layers, scalar_lens
 from probe.model.adapters import quiet
 from probe.model.equations import read_network, recompose
 from probe.model.hooks import trust

@@ -8,7 +8,8 @@ import pytest
 
 from probe.attention import figures as heads
 from probe.compare import figures as pairs
-from probe.plots import curves, intervals, lens, lineage, theme
+from probe.logits import figures as lens
+from probe.plots import curves, intervals, lineage, theme
 
 TOKENS = ["<bos>", "where", "does", "<img src=x onerror=alert(1)>", "live", "where"]
 COUNT = len(TOKENS)

@@ -14,11 +14,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import probe
 from probe import LM
-from probe.analyses.attribution import attribute
-from probe.analyses.lens import logit_lens
-from probe.analyses.promoted import promoted
-from probe.analyses.targets import Target
 from probe.errors import ConfigError, DataError, RunError
+from probe.logits.attribution import attribute
+from probe.logits.lens import Target, logit_lens
+from probe.logits.parts import promoted
 from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm
 from probe.recorder import Recorder, as_prompt, generic_prompts, measure, watch

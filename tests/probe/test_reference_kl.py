@@ -10,8 +10,8 @@ import torch
 
 import probe
 from probe import LM
-from probe.analyses.trajectories_trained import kl_over_training
 from probe.errors import DataError
+from probe.logits.trained import kl_over_training
 from probe.recorder import as_prompt
 from probe.reference_kl import ReferenceKL
 from probe.runs import open_run

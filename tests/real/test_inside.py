@@ -10,15 +10,15 @@ from transformers import AutoModelForSequenceClassification
 
 import probe
 from dashboard.named import NAMED
-from probe.analyses.attribution import attribute as direct
 from probe.analyses.reward_attribution import attribute as attribute_reward
-from probe.analyses.targets import target_of
 from probe.attention.scores import repeat_scores
 from probe.autoregression.jacobian import block_norms, jacobian_split, neutral_jacobian
 from probe.autoregression.lags import lag_profile
 from probe.autoregression.snowball import snowball
 from probe.interventions.patching import attribute, pair_of, patch
 from probe.interventions.steering import contrast, dose_response
+from probe.logits.attribution import attribute as direct
+from probe.logits.lens import target_of
 from probe.model.equations import read_network, recompose, states
 from probe.model.rewards import pair_ids, reward_lm
 

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 import probe
-from probe.analyses.attribution import attribute
-from probe.analyses.parts import read_parts
-from probe.analyses.promoted import promoted
-from probe.analyses.targets import target_of
-from probe.analyses.trajectories import over_layers
+from probe.logits.attribution import attribute
+from probe.logits.lens import target_of
+from probe.logits.parts import promoted, read_parts
+from probe.logits.trajectories import over_layers
 
 pytestmark = [
     pytest.mark.real,

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import probe
 from dashboard.named import NAMED
-from probe.analyses.lens import logit_lens
 from probe.cli import main
 from probe.compare.side_by_side import compare
+from probe.logits.lens import logit_lens
 from trainers.demonstrations import encode_conversation
 
 pytestmark = [

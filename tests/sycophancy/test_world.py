@@ -12,12 +12,11 @@ from torch import Tensor
 
 from probe import LM, RewardModel, stats
 from probe.analyses.evaluation import evaluate
-from probe.analyses.lens import logit_lens
-from probe.analyses.targets import column_of, target_of
 from probe.errors import ConfigError, DataError
 from probe.experiments import resampling
 from probe.experiments.metrics import Mean, Share, Statistic
 from probe.interventions.patching import ablate, pair_of, patch
+from probe.logits.lens import column_of, logit_lens, target_of
 from probe.model.rewards import analysable
 from probe.model.text import encode
 from probe.sycophancy import world as shown

@@ -13,7 +13,7 @@ from dashboard.sides import words_known
 from dashboard.state import Shared, preset
 from dashboard.text import finding, note
 from probe.compare.figures import scalar_readings
-from probe.plots.lens_map import LensPanel, lens_map
+from probe.logits.figures import LensPanel, lens_map
 from probe.plots.theme import METHODS, OTHER, aligned_colour
 
 if TYPE_CHECKING:

@@ -48,8 +48,8 @@ class Dosing:
 
 def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
     """The dose-response of steering, with its controls."""
-    from probe.analyses.targets import target_of
     from probe.interventions.steering import Unit, Where, contrast, dose_response
+    from probe.logits.lens import target_of
     from probe.model.text import encode
 
     texts, answers, questions, neutral = steered(lm, dosing)

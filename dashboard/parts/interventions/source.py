@@ -9,10 +9,10 @@ from dashboard.models import kept
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.analyses.targets import Target
     from probe.interventions.controls import Outcome
     from probe.interventions.patching import Ablation, Means, Pair, Patching
     from probe.interventions.sites import Activations, Counterpart, Kind, Site
+    from probe.logits.lens import Target
     from probe.model.lm import LM
 
 # Answers that the bars show, at most.
@@ -67,7 +67,7 @@ class Question:
     @property
     def target(self) -> "Target":
         """What is measured, at the last token."""
-        from probe.analyses.targets import Target
+        from probe.logits.lens import Target
 
         return Target(len(self.clean) - 1, self.answer, self.against, self.name)
 
@@ -114,8 +114,8 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     Raises:
         DataError: the texts have different numbers of tokens or are the same, or an answer has no tokens.
     """
-    from probe.analyses.targets import target_of
     from probe.interventions.patching import pair_of
+    from probe.logits.lens import target_of
     from probe.model.text import encode
 
     made = suggest(lm, prompt)
@@ -155,8 +155,8 @@ def spaced(answer: str) -> str:
 
 def pace(lm: "LM", clean: tuple[int, ...]) -> float:
     """Seconds that one more run of a text takes in a batch."""
-    from probe.analyses.targets import Target
     from probe.interventions.sites import sweep
+    from probe.logits.lens import Target
 
     target = Target(len(clean) - 1, 0)
 

@@ -275,7 +275,7 @@ def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
         negative = "[plain_prompt(text) for text in positive]"
     lines = [
         "from probe.interventions.steering import contrast, dose_response",
-        "from probe.analyses.targets import target_of",
+        "from probe.logits.lens import target_of",
         "from probe.model.rewards import analysable",
         *["from probe.world import of", "from probe.analyses.evaluation import plain_prompt"] * world,
         "",

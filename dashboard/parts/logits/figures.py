@@ -12,14 +12,12 @@ from dashboard.parts.logits import results
 from dashboard.parts.logits.findings import Part, carrier, parse, part_name, part_names
 from dashboard.parts.logits.views import Question
 from dashboard.text import note
-from probe.plots.attribution import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
-from probe.plots.lens import layer_names
-from probe.plots.lens_map import LensPanel, lens_map
-from probe.plots.trajectories import Side, curves
+from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
+from probe.logits.part_figures import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
 
 if TYPE_CHECKING:
-    from probe.analyses.attribution import Attribution
-    from probe.analyses.trajectories import LayerTrajectory, PairTrajectory, ScalarLens
+    from probe.logits.attribution import Attribution
+    from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens
 
 HEIGHT = 420
 NEURONS = 20
@@ -116,7 +114,7 @@ def parts_of(name: str, found: "Attribution", minus: "Attribution | None" = None
 
 def map_figure(asked: Question, found: "list[Attribution]", part: Part) -> pd.DataFrame:
     """What every part adds in each model, and what changed; gives the table behind it."""
-    from probe.analyses.attribution import difference_table
+    from probe.logits.attribution import difference_table
 
     same = len(found) == 2 and found[0].heads.shape == found[1].heads.shape
     panels = [parts_of(f"{side.name}: {each.total:+.2f}", each) for side, each in zip(asked.sides, found, strict=True)]

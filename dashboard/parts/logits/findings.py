@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from probe.analyses.attribution import Attribution
-    from probe.analyses.trajectories import LayerTrajectory
+    from probe.logits.attribution import Attribution
+    from probe.logits.trajectories import LayerTrajectory
 
 ALIKE_NATS = 0.005
 """A change of the target below which two models are said to agree."""

@@ -10,11 +10,9 @@ from dashboard import models
 if TYPE_CHECKING:
     from dashboard.parts.logits.views import Question
     from dashboard.sides import Side
-    from probe.analyses.attribution import Attribution
-    from probe.analyses.parts import Reading
-    from probe.analyses.promoted import Promoted
-    from probe.analyses.trajectories import LayerTrajectory, PairTrajectory, ScalarLens
-    from probe.analyses.trajectories_written import WrittenTrajectory
+    from probe.logits.attribution import Attribution
+    from probe.logits.parts import Promoted, Reading
+    from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens, WrittenTrajectory
     from probe.model.lm import LM
 
 NAMED = 8
@@ -41,7 +39,7 @@ def pair(asked: "Question") -> "PairTrajectory":
 
 
 def _followed(lm: "LM", read: "LayerTrajectory", asked: "Question") -> "LayerTrajectory":
-    from probe.analyses.trajectories_follow import follow
+    from probe.logits.trajectories import follow
 
     return follow(lm, read, asked.answers, asked.target.position)
 
@@ -53,14 +51,14 @@ def scalar(side: "Side", asked: "Question") -> "ScalarLens":
 
 def attribution(side: "Side", asked: "Question") -> "Attribution":
     """The target split into the parts of a model."""
-    from probe.analyses.attribution import attribute
+    from probe.logits.attribution import attribute
 
     return attribute(side.lm, reading(side, asked), asked.target)
 
 
 def tokens_of(side: "Side", asked: "Question", layer: int, head: int | None) -> "Promoted":
     """What a part promotes there."""
-    from probe.analyses.promoted import promoted
+    from probe.logits.parts import promoted
 
     return promoted(side.lm, reading(side, asked), layer, head, k=8)
 
@@ -95,36 +93,36 @@ def _favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:
 
 
 def _layers(lm: "LM", ids: tuple[int, ...], window: tuple[int, int]) -> "LayerTrajectory":
-    from probe.analyses.trajectories import over_layers
+    from probe.logits.trajectories import over_layers
 
     return over_layers(lm, ids, window=window)
 
 
 def _pair(base: "LM", aligned: "LM", ids: tuple[int, ...], window: tuple[int, int]) -> "PairTrajectory":
-    from probe.analyses.trajectories import pair_over_layers
+    from probe.logits.trajectories import pair_over_layers
 
     return pair_over_layers(base, aligned, ids, window=window)
 
 
 def _scalar(lm: "LM", ids: tuple[int, ...]) -> "ScalarLens":
-    from probe.analyses.trajectories import scalar_lens
+    from probe.logits.trajectories import scalar_lens
 
     return scalar_lens(lm, ids)
 
 
 def _reading(lm: "LM", ids: tuple[int, ...], position: int) -> "Reading":
-    from probe.analyses.parts import read_parts
+    from probe.logits.parts import read_parts
 
     return read_parts(lm, ids, position)
 
 
 def _from_weights(lm: "LM", layer: int, head: int, source: int) -> "Promoted":
-    from probe.analyses.promoted import ov_tokens
+    from probe.logits.parts import ov_tokens
 
     return ov_tokens(lm, layer, head, source, k=8)
 
 
 def _written(lm: "LM", ids: tuple[int, ...], answers: tuple[int, ...], n: int) -> "WrittenTrajectory":
-    from probe.analyses.trajectories_written import over_writing
+    from probe.logits.trajectories import over_writing
 
     return over_writing(lm, ids, answers, n=n)

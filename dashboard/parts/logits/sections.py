@@ -10,10 +10,10 @@ from dashboard.parts.logits import results
 from dashboard.parts.logits.views import Question
 from dashboard.text import note
 from probe.compare.figures import kl_bars
-from probe.plots.trajectories import Side, curves, kl_map
+from probe.logits.figures import Side, curves, kl_map
 
 if TYPE_CHECKING:
-    from probe.analyses.trajectories import PairTrajectory
+    from probe.logits.trajectories import PairTrajectory
 
 COSTLY = 2e7
 """Parameters above which a model writes only when asked to."""

@@ -13,7 +13,11 @@ from dashboard.components.figure import figure
 from dashboard.parts.logits import trained_parts
 from dashboard.state import Shared, keep
 from dashboard.text import note
-from probe.analyses.trajectories_trained import (
+from probe.captured import most_moved
+from probe.errors import DataError
+from probe.logits.figures import layer_names
+from probe.logits.part_figures import training_lines, training_map
+from probe.logits.trained import (
     MEASURES,
     attribution_over_training,
     kl_over_training,
@@ -21,11 +25,7 @@ from probe.analyses.trajectories_trained import (
     over_training,
     promoted_over_training,
 )
-from probe.captured import most_moved
-from probe.errors import DataError
-from probe.plots.lens import layer_names
 from probe.plots.theme import method_colour
-from probe.plots.trained import training_lines, training_map
 
 if TYPE_CHECKING:
     from probe.runs.reader import Run

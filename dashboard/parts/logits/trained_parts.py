@@ -6,7 +6,7 @@ import streamlit as st
 from dashboard.components.figure import figure
 from dashboard.state import keep
 from dashboard.text import note
-from probe.plots.trained import training_kl, training_parts
+from probe.logits.part_figures import training_kl, training_parts
 
 SHOWN = 12
 """Neurons that are drawn."""

@@ -14,7 +14,7 @@ from dashboard.text import note
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.analyses.targets import Target
+    from probe.logits.lens import Target
 
 WINDOW = 12
 """Columns of a lens; of longer texts those around the chosen token."""
@@ -142,7 +142,7 @@ def _question(
     shown: tuple[Side, ...], other: list[Side], ids: tuple[int, ...], position: int, places: list
 ) -> Question:
     """Answer and counter-answer: the reader's, else what the models hold likeliest."""
-    from probe.analyses.targets import Target, target_of
+    from probe.logits.lens import Target, target_of
     from probe.model.text import pieces
 
     lm = shown[-1].lm

@@ -251,7 +251,7 @@ def _row(
 
 def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
     """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again if it is large."""
-    from probe.analyses.lens import require_same_tokens
+    from probe.logits.lens import require_same_tokens
 
     lm = _held(directory, changed) if changed[1] <= LIGHT else _loaded(directory)
     require_same_tokens(base, lm)

@@ -59,8 +59,8 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
 
 def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
     """`reward_shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
-    from probe.analyses.lens import require_same_tokens
     from probe.analyses.reward_shift import compared
+    from probe.logits.lens import require_same_tokens
     from probe.world import of
 
     require_same_tokens(base, aligned)

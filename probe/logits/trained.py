@@ -62,7 +62,7 @@ def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> p
 def attribution_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
     """What every part added to logit(first answer) - logit(second answer), at every captured step.
 
-    Direct attribution after the prompt's last token (`probe.analyses.attribution`); one answer is taken alone.
+    Direct attribution after the prompt's last token (`probe.logits.attribution`); one answer is taken alone.
 
     Args:
         run: a run with captures.

@@ -6,21 +6,19 @@ import scipy.stats
 import torch
 
 from probe import recorder as recording
-from probe.analyses.attribution import attribute
-from probe.analyses.promoted import promoted
-from probe.analyses.targets import target_of
-from probe.analyses.trajectories import margin, over_layers, pair_over_layers, rank, scalar_lens
-from probe.analyses.trajectories_follow import follow
-from probe.analyses.trajectories_trained import (
+from probe.compare.side_by_side import read_both
+from probe.errors import ConfigError, DataError, ProbeError
+from probe.logits.attribution import attribute
+from probe.logits.lens import target_of
+from probe.logits.parts import promoted
+from probe.logits.trained import (
     attribution_over_training,
     kl_over_training,
     neurons_over_training,
     over_training,
     promoted_over_training,
 )
-from probe.analyses.trajectories_written import over_writing
-from probe.compare.side_by_side import read_both
-from probe.errors import ConfigError, DataError, ProbeError
+from probe.logits.trajectories import follow, margin, over_layers, over_writing, pair_over_layers, rank, scalar_lens
 from probe.model.rewards import reward_lm
 from probe.recorder import watch
 from probe.runs import RunWriter, open_run

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from probe.plots.lens_map import LensPanel, lens_map
+from probe.logits.figures import LensPanel, Side, curves, kl_map, lens_map
+from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts
 from probe.plots.theme import LIGHT
-from probe.plots.trained import training_kl, training_lines, training_map, training_parts
-from probe.plots.trajectories import Side, curves, kl_map
 
 HOSTILE = "<b>x</b> $y$ %{z}"
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from probe.plots.attribution import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
+from probe.logits.part_figures import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
 from probe.plots.marks import few_ticks, marks
 from probe.plots.theme import DARK, LIGHT, apply
 

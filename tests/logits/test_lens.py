@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from probe.analyses.lens import LensReader, answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
 from probe.errors import ConfigError, DataError, ModelError
+from probe.logits.lens import LensReader, answer_ids, lens_logprobs, logit_lens, read_lens, residual_names, unembed
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from probe.analyses.targets import Target, target_of, value
 from probe.errors import DataError
+from probe.logits.lens import Target, target_of, value
 from tests.models import ARCHITECTURES, random_lm
 
 TEXT = "mira lives in"

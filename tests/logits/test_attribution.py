@@ -5,15 +5,12 @@ import pytest
 import torch
 from transformer_lens.tools.analysis import direct_logit_attribution
 
-from probe.analyses.attribution import attribute, difference_table, unembedding
-from probe.analyses.attribution_last import attribute_last, last_names
-from probe.analyses.direct import final_norm
-from probe.analyses.lens import residual_names
-from probe.analyses.parts import read_parts
-from probe.analyses.promoted import ov_tokens, promoted
-from probe.analyses.targets import Target, target_of
 from probe.attention.patterns import stages
 from probe.errors import ConfigError, DataError, ModelError, ProbeError
+from probe.logits.attribution import attribute, attribute_last, difference_table, last_names, unembedding
+from probe.logits.direct import final_norm
+from probe.logits.lens import Target, residual_names, target_of
+from probe.logits.parts import ov_tokens, promoted, read_parts
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
@@ -166,7 +163,7 @@ def test_a_model_without_attention_is_refused():
 def test_a_part_left_out_is_seen(monkeypatch):
     """The check at run time: a bias that the sum does not know of."""
     lm = random_lm("gpt2")
-    monkeypatch.setattr("probe.analyses.attribution.output_weights", lambda bridge, layer: (bridge.W_O[layer], None))
+    monkeypatch.setattr("probe.logits.attribution.output_weights", lambda bridge, layer: (bridge.W_O[layer], None))
     with pytest.raises(ModelError, match="add up to"):
         attribute(lm, TEXT, Target(3, 7))
 
@@ -177,7 +174,7 @@ def test_scale_of_the_logits_is_part_of_every_value(monkeypatch):
     lm.model.config.logit_scale = 2.0
     with pytest.raises(ModelError, match="add up to"):  # this Llama does not scale: the check notices
         attribute(lm, TEXT, Target(3, 7))
-    monkeypatch.setattr("probe.analyses.attribution.value", lambda logits, target: 2 * logits[:, 0, 7])
+    monkeypatch.setattr("probe.logits.attribution.value", lambda logits, target: 2 * logits[:, 0, 7])
     np.testing.assert_allclose(attribute(lm, TEXT, Target(3, 7)).heads, 2 * plain.heads, rtol=1e-5)
 
 

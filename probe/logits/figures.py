@@ -1,0 +1,391 @@
+"""Logit lens: what the model would say after each layer, for one model or for two and their difference.
+
+The lens of one model, or of two and their difference, around one chosen position.
+
+Logit dynamics: how sure a model is, and of what, over layers and over what it writes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.captured import Favourites
+from probe.plots.marks import cells, few_ticks, frame, lay_out, marks
+from probe.plots.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis, two_bars
+
+
+def layer_names(rows: int) -> list[str]:
+    """Names of the lens rows, from the embedding (row 0) to the output (last row)."""
+    return ["embedding"] + [f"L{layer}" for layer in range(rows - 2)] + [f"L{rows - 2} = output"] * (rows > 1)
+
+
+def lens_grid(favourites: Favourites, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
+    """The lens of one model: tokens to the right, layers upwards, the favourite in the cell, the others on hover.
+
+    Args:
+        favourites: of every row and position.
+        tokens: [T] the tokens that were read.
+        width: pixels of the grid, which decide how much of a token fits into a cell.
+    """
+    figure = new_figure(showlegend=False)
+    best = np.exp(favourites[1][..., 0].astype(np.float32))
+    figure.add_trace(_grid(favourites, best, tokens, width))
+    figure.update_traces(hovertemplate="%{customdata}<extra></extra>")
+    figure.update_layout(coloraxis=colour_axis("probability<br>of favourite", low=0, high=1))
+    figure.update_xaxes(title_text="token read", tickangle=-45, **token_axis(tokens))
+    figure.update_yaxes(title_text="after layer", **token_axis(layer_names(len(favourites[0]))))
+    return figure
+
+
+def lens_pair(
+    lenses: tuple[Favourites, Favourites],
+    followed: tuple[np.ndarray, np.ndarray],
+    tokens: Sequence[str],
+    *,
+    names: tuple[str, str],
+    answer: str,
+    width: int = 900,
+) -> go.Figure:
+    """The lens of two models on one scale, and the difference in what they give to one answer.
+
+    Colours: the log-probability of `answer` under each model (same scale), then aligned minus base, centred on zero.
+    Cells name each model's favourite. Models of different depth have no difference panel.
+
+    Args:
+        lenses: favourites of base and aligned.
+        followed: ([D+1 T], [D+1 T]) log-probability of the answer under base and aligned, nats.
+        tokens: [T] the tokens that both read.
+        names: how the two models are called.
+        answer: the token that is followed.
+        width: pixels of the figure, which decide how much of a token fits into a cell.
+    """
+    titles = [escape(shorten(name, 40)) for name in names]
+    word = escape(shorten(answer, 18))
+    rows = [values.shape[0] for values in followed]
+    panels = [*titles, "aligned \u2212 base"] if rows[0] == rows[1] else titles
+    depth = max(rows)
+    figure = make_subplots(
+        rows=len(panels), cols=1, subplot_titles=panels, vertical_spacing=0.2 / depth**0.5, shared_xaxes=True
+    )
+    for row, (favourites, values) in enumerate(zip(lenses, followed, strict=True), start=1):
+        trace = _grid(favourites, values.astype(np.float32), tokens, width)
+        trace.hovertemplate = f"log p({word}) = %{{z:.2f}} nats<br>%{{customdata}}<extra>{titles[row - 1]}</extra>"
+        figure.add_trace(trace, row=row, col=1)
+        figure.update_yaxes(**token_axis(layer_names(rows[row - 1])), row=row, col=1)
+    low = min(float(np.where(np.isfinite(values), values, 0.0).min()) for values in followed)
+    upper, lower = two_bars(2 / 3) if len(panels) == 3 else ({}, {})
+    layout = {"coloraxis": colour_axis(f"log p({word})<br>nats", low=max(-20.0, low), high=0, **upper)}
+    if len(panels) == 3:
+        change = (followed[1] - followed[0]).astype(np.float32)
+        bound = max(0.5, float(np.nanquantile(np.abs(change), 0.98)))
+        figure.add_trace(_difference(change, tokens, word), row=3, col=1)
+        figure.update_yaxes(**token_axis(layer_names(depth)), row=3, col=1)
+        layout["coloraxis2"] = colour_axis("change<br>nats", low=-bound, high=bound, diverging=True, **lower)
+    cell = 24 if depth <= 13 else 13
+    figure.update_layout(
+        template=template(LIGHT), height=90 + len(panels) * (34 + cell * depth), margin={"t": 32, "b": 70}, **layout
+    )
+    figure.update_annotations(font_size=13)
+    figure.update_xaxes(**token_axis(tokens))
+    figure.update_xaxes(title_text="token read", tickangle=-45, row=len(panels), col=1)
+    return figure
+
+
+def _difference(change: np.ndarray, tokens: Sequence[str], word: str) -> go.Heatmap:
+    rows = layer_names(change.shape[0])
+    where = [[f"{layer}, {escape(token)} [{index}]" for index, token in enumerate(tokens)] for layer in rows]
+    return go.Heatmap(
+        z=change,
+        coloraxis="coloraxis2",
+        customdata=where,
+        xgap=1,
+        ygap=1,
+        hovertemplate=f"%{{customdata}}<br>change of log p({word}): %{{z:+.2f}} nats<extra></extra>",
+    )
+
+
+def _grid(favourites: Favourites, z: np.ndarray, tokens: Sequence[str], width: int) -> go.Heatmap:
+    top_tokens, logprobs = favourites
+    rows, room = layer_names(len(top_tokens)), width // (8 * max(len(tokens), 1))
+    hover = [
+        [
+            _cell(f"{rows[layer]}, {escape(tokens[index])} [{index}]", position, logprobs[layer, index])
+            for index, position in enumerate(row)
+        ]
+        for layer, row in enumerate(top_tokens)
+    ]
+    return go.Heatmap(
+        z=z,
+        coloraxis="coloraxis",
+        text=[[escape(shorten(position[0], max(room, 2))) for position in row] for row in top_tokens],
+        texttemplate="%{text}" if room >= 5 else "",
+        textfont={"size": 10},
+        customdata=hover,
+        xgap=1,
+        ygap=1,
+    )
+
+
+def _cell(where: str, tokens: Sequence[str], logprobs: np.ndarray) -> str:
+    lines = [f"{escape(token)} {np.exp(float(value)):.3f}" for token, value in zip(tokens, logprobs, strict=True)]
+    return "<br>".join([where, *lines])
+
+
+ROW = 13
+"""Pixels that a row needs; of deeper models every second (third, ...) layer is shown."""
+BESIDE, LETTER = 190, 5.6
+"""Pixels that names and colour bars take of the width, and those of a letter in a cell; three dots take two of them."""
+
+
+@dataclass(frozen=True)
+class LensPanel:
+    """The lens of one model on a window of a text."""
+
+    name: str
+    """Title of the panel."""
+    values: np.ndarray
+    """[R W] what colours the cells: log-probability of the answer, or the scalar."""
+    favourites: np.ndarray | None = None
+    """[R W k] likeliest tokens, best first; None for a scalar model."""
+    logprobs: np.ndarray | None = None
+    """[R W k] their log-probabilities."""
+
+
+def lens_map(
+    panels: Sequence[LensPanel],
+    tokens: Sequence[str],
+    *,
+    start: int = 0,
+    chosen: int | None = None,
+    label: str,
+    unit: str = "nats",
+    width: int = 460,
+    height: int = 430,
+) -> go.Figure:
+    """One lens, or two on one scale and their difference; the transparent markers carry the position as `customdata`.
+
+    Args:
+        panels: one above the other, all of one window; models of different depth get no difference.
+        tokens: [W] the tokens of the window.
+        start: position of the first of them.
+        chosen: position whose column is framed.
+        label: what the colour is, such as `log p(oslo)`.
+        unit: of it.
+        width: pixels, which decide how much of a token fits into a cell.
+        height: pixels.
+    """
+    depths = {panel.values.shape[0] for panel in panels}
+    both = len(panels) == 2 and len(depths) == 1
+    shown = [*panels, LensPanel("aligned \u2212 base", panels[1].values - panels[0].values)] if both else list(panels)
+    rows = [panel.values.shape[0] for panel in shown]
+    margins = 90 + 24 * (len(shown) - 1)
+    stride = -(-sum(rows) * ROW // (height - margins))
+    titles = [escape(shorten(panel.name, 40)) for panel in shown] if len(shown) > 1 else None
+    gap = 24 / (height - 90) if len(shown) > 1 else 0
+    figure = make_subplots(rows=len(shown), cols=1, subplot_titles=titles, vertical_spacing=gap, shared_xaxes=True)
+    finite = np.concatenate([panel.values[np.isfinite(panel.values)] for panel in panels])
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+    tokens_told = panels[0].favourites is not None
+    bound = max(abs(low), abs(high), 1e-6)
+    upper, lower = two_bars(2 / 3) if both else ({}, {})
+    scale: dict[str, Any] = (
+        {"low": max(-20.0, low), "high": 0.0} if tokens_told else {"low": -bound, "high": bound, "diverging": True}
+    )
+    layout = {
+        "coloraxis": colour_axis(f"{escape(shorten(label, 16))}{f'<br>{unit}' * (unit != label)}", **scale, **upper)
+    }
+    if both:
+        largest = max(0.5 if tokens_told else 1e-6, float(np.nanquantile(np.abs(shown[2].values), 0.98)))
+        layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **lower)
+    cell = (width - BESIDE) / len(tokens), (height - margins) * stride / sum(rows)
+    for index, panel in enumerate(shown):
+        kept = _thinned(rows[index], stride)
+        difference = both and index == 2
+        for trace in _lens_traces(panel, kept, tokens, start, label, unit, cell, difference):
+            figure.add_trace(trace, row=index + 1, col=1)
+        names = layer_names(rows[index])
+        figure.update_yaxes(**token_axis([names[row] for row in kept]), row=index + 1, col=1)
+        if chosen is not None and start <= chosen < start + len(tokens):
+            column = frame(chosen - start, (len(kept) - 1) / 2, height=len(kept))
+            figure.add_shape(column, row=index + 1, col=1)
+    lay_out(figure, height, titles=12, margin={"t": 24 if titles else 10, "b": 66, "l": 60, "r": 8}, **layout)
+    figure.update_xaxes(fixedrange=True, **token_axis(tokens))
+    figure.update_yaxes(fixedrange=True)
+    figure.update_xaxes(title_text="token read", tickangle=-45, row=len(shown), col=1)
+    return figure
+
+
+def _thinned(rows: int, stride: int) -> list[int]:
+    """Rows that are shown: the output, every stride-th below it, and the embedding."""
+    return sorted({0, *range(rows - 1, -1, -stride)})
+
+
+def _lens_traces(
+    panel: LensPanel,
+    kept: list[int],
+    tokens: Sequence[str],
+    start: int,
+    label: str,
+    unit: str,
+    cell: tuple[float, float],
+    difference: bool,
+) -> list[go.Scatter | go.Heatmap]:
+    """The cells of a panel, and the markers above them that name them and take the click."""
+    names, word = layer_names(panel.values.shape[0]), escape(shorten(label, 24))
+    room = int(cell[0] // LETTER)
+    numbers = panel.favourites is None and room >= 6
+    hover, written = [], []
+    for row in kept:
+        written.append([""] * len(tokens))
+        for column, token in enumerate(tokens):
+            value = panel.values[row, column]
+            lines = [f"{names[row]}, {escape(token)} [{start + column}]"]
+            lines.append(f"{'change of ' * difference}{word}: {value:{'+' * difference}.2f} {unit}")
+            if panel.favourites is not None and panel.logprobs is not None:
+                lines += [
+                    f"{escape(favourite)} {np.exp(float(logprob)):.3f}"
+                    for favourite, logprob in zip(
+                        panel.favourites[row, column], panel.logprobs[row, column], strict=True
+                    )
+                ]
+                favourite = panel.favourites[row, column, 0]
+                fits = len(favourite) <= room
+                written[-1][column] = escape(favourite if fits else shorten(favourite, max(room - 1, 2)))
+            elif numbers:
+                written[-1][column] = f"{value:+.1f}"
+            hover.append("<br>".join(lines))
+    axis = "coloraxis2" if difference else "coloraxis"
+    shown = cells(panel.values[kept], written, legible=room >= 3 or numbers, axis=axis)
+    ys, xs = (axis.ravel().tolist() for axis in np.indices((len(kept), len(tokens))))
+    return [shown, marks(xs, ys, hover, [[start + column] for column in xs], cell)]
+
+
+RANKS = [1, 2, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
+"""Ticks of an axis of ranks."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """Measures of one model along an axis of R points (layers or written tokens)."""
+
+    name: str
+    colour: str
+    entropy: np.ndarray
+    """[R]"""
+    margin: np.ndarray
+    """[R]"""
+    logprobs: np.ndarray
+    """[R A]"""
+    ranks: np.ndarray
+    """[R A]"""
+    points: Sequence[str]
+    """[R] names of the points."""
+
+
+def curves(
+    sides: Sequence[Side],
+    answers: Sequence[str],
+    *,
+    axis: str,
+    ticks: Sequence[str],
+    columns: int = 2,
+    height: int = 430,
+) -> go.Figure:
+    """Log-probability and rank of the answers, entropy and margin along layers or written tokens.
+
+    Args:
+        sides: one line a model in each panel.
+        answers: [A] what the lines of the first two panels are about; the second one is dashed.
+        axis: name of the x axis.
+        ticks: names of the points on it.
+        columns: panels side by side.
+        height: pixels.
+    """
+    panels = ["log-probability (nats)", "rank (1 = likeliest)", "entropy (nats)", "margin (nats)"]
+    panels = panels if answers else panels[2:]
+    down = -(-len(panels) // columns)
+    figure = make_subplots(
+        rows=down,
+        cols=columns,
+        subplot_titles=panels,
+        horizontal_spacing=0.32 / columns**1.4,
+        vertical_spacing=0.2 if down > 1 else 0,
+        shared_xaxes=True,
+    )
+    for index, name in enumerate(panels):
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        for side in sides:
+            for trace in _lines(side, name, answers, legend=index == 0):
+                figure.add_trace(trace, **place)
+        if name.startswith("rank"):
+            figure.update_yaxes(type="log", autorange="reversed", tickvals=RANKS, **place)
+        last = index + columns >= len(panels)
+        figure.update_xaxes(title_text=axis if last else "", showticklabels=last, **place)
+    names = [escape(shorten(tick, 10)) for tick in ticks]
+    figure.update_xaxes(tickangle=-45, **few_ticks(names, 16 // columns))
+    figure.update_annotations(font_size=12)
+    figure.update_layout(
+        template=template(LIGHT),
+        height=height,
+        margin={"t": 62, "b": 50, "l": 46},
+        legend={"yref": "container", "y": 1, "yanchor": "top"},
+    )
+    return figure
+
+
+def kl_map(kl: np.ndarray, tokens: Sequence[str], *, width: int = 620) -> go.Figure:
+    """KL of two models by layer and position.
+
+    Args:
+        kl: [R W] KL(aligned || base) after each layer, nats.
+        tokens: [W] the tokens that were read.
+        width: pixels, which decide whether numbers are written.
+    """
+    names = layer_names(len(kl))
+    room = width / max(1, len(tokens)) >= 36 and len(kl) <= 14
+    figure = new_figure(showlegend=False)
+    figure.add_trace(
+        go.Heatmap(
+            z=kl,
+            coloraxis="coloraxis",
+            text=[[f"{value:.2f}" for value in row] for row in kl],
+            texttemplate="%{text}" if room else "",
+            textfont={"size": 10},
+            customdata=[[f"{name}, {escape(token)} [{at}]" for at, token in enumerate(tokens)] for name in names],
+            xgap=1,
+            ygap=1,
+            hovertemplate="%{customdata}: KL %{z:.3f} nats<extra></extra>",
+        )
+    )
+    figure.update_layout(coloraxis=colour_axis("KL<br>nats", low=0, high=max(0.05, float(kl.max()))))
+    figure.update_xaxes(title_text="token read", tickangle=-45, **token_axis(tokens))
+    figure.update_yaxes(title_text="after layer", **few_ticks(names, 14))
+    return figure
+
+
+def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> list[go.Scatter]:
+    """The lines of one model in one panel."""
+    by_answer = {"log-probability (nats)": side.logprobs, "rank (1 = likeliest)": side.ranks + 1}
+    if panel in by_answer:
+        series = [(escape(shorten(answer, 14)), by_answer[panel][:, at]) for at, answer in enumerate(answers)]
+    else:
+        series = [("", side.entropy if panel.startswith("entropy") else side.margin)]
+    name = escape(shorten(side.name, 20))
+    return [
+        go.Scatter(
+            x=list(range(len(values))),
+            y=values,
+            mode="lines+markers",
+            name=f"{name}: {what}" if what else name,
+            showlegend=legend,
+            line={"color": side.colour, "dash": DASHES[index % 2], "width": 2 if index == 0 else 1.5},
+            marker={"size": 4},
+            customdata=[escape(point) for point in side.points],
+            hovertemplate="%{customdata}: %{y:.3f}<extra>" + (f"{name}: {what}" if what else name) + "</extra>",
+        )
+        for index, (what, values) in enumerate(series)
+    ]

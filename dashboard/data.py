@@ -12,7 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from probe.errors import RunError
-from probe.plots.curves import Style, styles
+from probe.plotting.curves import Style, styles
 from probe.rollouts import rollout_table
 from probe.runs.captures import Captures
 from probe.runs.reader import Run

@@ -15,7 +15,7 @@ from dashboard.state import Shared, current
 from dashboard.text import finding, guard, note, plain, prose
 from probe import extensions
 from probe.errors import ConfigError, ProbeError
-from probe.export import file_name
+from probe.plotting.export import file_name
 from probe.plugins import failure, problems
 from probe.sources import source_hash
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.plots.curves import unit
-from probe.plots.intervals import percent, written
+from probe.plotting.curves import unit
+from probe.plotting.intervals import percent, written
 
 if TYPE_CHECKING:
     from probe.compare.scalars import ScalarComparison

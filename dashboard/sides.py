@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.state import Shared, choose_example, example_prompts
 from dashboard.text import finding, note, plain
-from probe.plots.theme import METHODS, aligned_colour
+from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

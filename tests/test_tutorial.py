@@ -12,10 +12,10 @@ from typing import Any, NoReturn
 import pandas as pd
 import pytest
 
-from probe import render
 from probe.cli import main
 from probe.commands import experiment
 from probe.options import parse
+from probe.plotting import export as render
 from trainers.commands import METHODS, parse_training
 
 ROOT = Path(__file__).resolve().parent.parent

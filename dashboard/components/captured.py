@@ -14,8 +14,8 @@ from dashboard.text import note
 from probe.attention.figures import attention_head, attention_mosaic
 from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.logits.figures import lens_grid
-from probe.plots.curves import answer_curves
-from probe.plots.theme import method_colour
+from probe.plotting.curves import answer_curves
+from probe.plotting.theme import method_colour
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 

@@ -7,7 +7,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.text import plain
-from probe.export import file_name
+from probe.plotting.export import file_name
 
 
 def details(

@@ -8,9 +8,8 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.text import guarded, note, plain
-from probe.export import FORMATS, MIME, STATIC, file_name, provenance, render
-from probe.plots.theme import DARK, LIGHT, Theme, apply, escape
-from probe.render import missing
+from probe.plotting.export import FORMATS, MIME, STATIC, file_name, missing, provenance, render
+from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
 
 CONFIG = {
     "displaylogo": False,

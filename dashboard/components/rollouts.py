@@ -14,8 +14,8 @@ from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.data import Store
 from dashboard.state import compare_link, keep
 from dashboard.text import guarded, note
-from probe.plots.rollouts import token_panels
-from probe.plots.theme import method_colour
+from probe.plotting.runs import token_panels
+from probe.plotting.theme import method_colour
 from probe.rollouts import MEASURES, SIGNED, matching, token_measures, tokens
 
 NUMBER = "Its number in rollouts.jsonl, from 0."

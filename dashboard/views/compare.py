@@ -18,7 +18,7 @@ from dashboard.state import current, preset
 from dashboard.text import finding, note
 from probe.compare.figures import kl_bars, next_tokens
 from probe.logits.figures import lens_pair
-from probe.plots.theme import METHODS, aligned_colour
+from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from probe.compare.side_by_side import Comparison, Continuation

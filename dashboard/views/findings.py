@@ -17,8 +17,7 @@ from probe.findings.claim import Claim, Finding, table
 from probe.findings.record import record, recorded
 from probe.findings.report import CLAIMS
 from probe.findings.report import finding as measured
-from probe.plots.findings import effects
-from probe.plots.intervals import written
+from probe.plotting.intervals import effects, written
 from probe.ticks import Tick, ignore
 
 ICONS = {

@@ -10,8 +10,8 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.state import compare_link, current, keep
 from dashboard.text import finding, note, prose
-from probe.plots.intervals import headline_intervals
-from probe.plots.lineage import layout, lineage
+from probe.plotting.intervals import headline_intervals
+from probe.plotting.runs import layout, lineage
 
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
 

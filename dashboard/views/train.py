@@ -19,7 +19,7 @@ from dashboard.state import compare_link, current, keep, model_options
 from dashboard.text import finding, guard, note, prose
 from probe.describe import words
 from probe.errors import ConfigError, RunError
-from probe.plots.curves import metric_curves, styles
+from probe.plotting.curves import metric_curves, styles
 
 REFRESH_S = 2
 LAST_LINES = 3

@@ -14,7 +14,7 @@ from dashboard.components.rollouts import rollouts
 from dashboard.data import Store
 from dashboard.state import current, keep, keep_choices, tell_again
 from dashboard.text import finding, guard, note
-from probe.plots.curves import metric_curves, sections
+from probe.plotting.curves import metric_curves, sections
 
 # Seconds between two looks at a run that is being trained.
 REFRESH_S = 3

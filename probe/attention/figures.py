@@ -15,8 +15,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.marks import frame, lay_out, squares
-from probe.plots.theme import (
+from probe.plotting.marks import frame, lay_out, squares
+from probe.plotting.theme import (
     CHOSEN,
     LIGHT,
     MASKED,

@@ -16,8 +16,8 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from probe.attention.figures import WRITTEN
-from probe.plots.marks import cells, frame, lay_out, squares
-from probe.plots.theme import (
+from probe.plotting.marks import cells, frame, lay_out, squares
+from probe.plotting.theme import (
     LIGHT,
     MASKED,
     METHODS,

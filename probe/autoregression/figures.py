@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.theme import LIGHT, colour_axis, escape, new_figure, shorten, template
+from probe.plotting.theme import LIGHT, colour_axis, escape, new_figure, shorten, template
 
 FLOOR = 1e-7
 """Influences below are drawn here on the logarithmic axis: they are rounding in single precision."""

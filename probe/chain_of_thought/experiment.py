@@ -20,7 +20,7 @@ from probe.experiments.differences import paired
 from probe.experiments.metrics import Mean, Share
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, Bounds, Interval
 from probe.ticks import Tick, ignore, part

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.banded import SHARE, Look, level, line, points
-from probe.plots.panels import Panels
-from probe.plots.theme import LIGHT
+from probe.plotting.banded import SHARE, Look, level, line, points
+from probe.plotting.panels import Panels
+from probe.plotting.theme import LIGHT
 
 MODEL = "model"
 CONDITIONS = {"steps": "with written steps", "direct": "at once", "filler": "filler for steps"}

@@ -110,7 +110,7 @@ def device() -> Finding:
 
 def browser() -> Finding:
     """The browser behind PNG, SVG and PDF."""
-    from probe import render
+    from probe.plotting import export as render
 
     reason = render.missing()
     return (

@@ -44,7 +44,7 @@ def export(argv: list[str]) -> int:
     from probe.commands.progress import Progress
     from probe.errors import ConfigError
     from probe.experiments.result import RESULT_FILE, Result
-    from probe.export import parse_formats, provenance, save, save_provenance
+    from probe.plotting.export import parse_formats, provenance, save, save_provenance
     from probe.runs import open_run
     from probe.runs.storage import check_folder
 
@@ -82,11 +82,11 @@ def export_result(result: "Result", out: "Path", formats: "Sequence[str]", comma
     Args:
         result: of an experiment.
         out: folder to write to; files of the same names are replaced.
-        formats: of `probe.export.FORMATS`.
+        formats: of `probe.plotting.export.FORMATS`.
         command: by which it was asked for, for the provenance.
     """
     from probe.experiments.files import stems
-    from probe.export import provenance, save, save_provenance
+    from probe.plotting.export import provenance, save, save_provenance
 
     facts = {key: value for key, value in result.meta.items() if key not in ("created", "title")}
     source = provenance(
@@ -119,8 +119,8 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawn]":
     Raises:
         RunError: the step was not captured.
     """
-    from probe.plots.curves import metric_curves, sections, styles
-    from probe.plots.intervals import headline_intervals
+    from probe.plotting.curves import metric_curves, sections, styles
+    from probe.plotting.intervals import headline_intervals
 
     look = styles({run.name: run.method})
     frame = run.metrics()
@@ -142,8 +142,8 @@ def _captured(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawn]
     from probe.attention.figures import attention_mosaic
     from probe.captured import answers_table, attention, attention_table, favourites, lens_table
     from probe.logits.figures import lens_grid
-    from probe.plots.curves import answer_curves
-    from probe.plots.theme import method_colour
+    from probe.plotting.curves import answer_curves
+    from probe.plotting.theme import method_colour
 
     captures = run.captures()
     tensors = captures.load(step)
@@ -169,8 +169,7 @@ def _require_browser(formats: "Sequence[str]") -> None:
         MissingToolError: an image is wanted and cannot be drawn here.
     """
     from probe.errors import MissingToolError
-    from probe.export import STATIC
-    from probe.render import missing
+    from probe.plotting.export import STATIC, missing
 
     if set(formats) & set(STATIC) and (reason := missing()):
         raise MissingToolError(f"{reason} (`--format html,csv` does.)")

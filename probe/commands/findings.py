@@ -117,7 +117,7 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
 
 def drawn(found: "list[Finding]") -> "Table":
     """The table for a terminal."""
-    from probe.plots.intervals import written
+    from probe.plotting.intervals import written
 
     made = grid("Findings")
     made.leading = 1

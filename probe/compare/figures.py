@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.theme import LIGHT, METHODS, escape, new_figure, shorten, template, token_axis
+from probe.plotting.theme import LIGHT, METHODS, escape, new_figure, shorten, template, token_axis
 
 
 def kl_bars(

@@ -26,7 +26,7 @@ from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, between
 from probe.ticks import Tick, ignore

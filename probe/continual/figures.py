@@ -3,11 +3,11 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.banded import SHARE, Look, level, line, points
-from probe.plots.curves import Style
-from probe.plots.intervals import percent
-from probe.plots.panels import Panels
-from probe.plots.theme import DASHES, LIGHT, METHODS, escape
+from probe.plotting.banded import SHARE, Look, level, line, points
+from probe.plotting.curves import Style
+from probe.plotting.intervals import percent
+from probe.plotting.panels import Panels
+from probe.plotting.theme import DASHES, LIGHT, METHODS, escape
 
 MODEL = "model"
 NAMES = {"plain": "plain", "replay": "replay", "ewc": "EWC", "first": "learned first"}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from probe.errors import DataError
-from probe.export import file_name
+from probe.plotting.export import file_name
 from probe.runs.schema import dumps
 from probe.runs.table import numbers
 from probe.untrusted import parse_json, readable
@@ -159,7 +159,8 @@ def _longest_name(value: Any) -> int:
 
 
 def read_figure(path: Path) -> "go.Figure":
-    """Read a figure that was written as `figure_text`; nothing in it reaches for the network (`probe.plots.offline`).
+    """Read a figure that was written as `figure_text`; nothing in it reaches for the network
+    (`probe.plotting.offline`).
 
     Raises:
         OSError: the file is missing.
@@ -167,7 +168,7 @@ def read_figure(path: Path) -> "go.Figure":
     """
     import plotly.graph_objects as go
 
-    from probe.plots.offline import offline
+    from probe.plotting.offline import offline
 
     held = readable(parse_json(path.read_bytes()))
     if not isinstance(held, dict) or _longest_name(held) > NAME:

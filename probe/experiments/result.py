@@ -36,7 +36,7 @@ from probe.untrusted import parse_json
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.plots.curves import Style
+    from probe.plotting.curves import Style
 
 FORMAT = 2
 RESULT_FILE = "result.json"
@@ -99,7 +99,7 @@ class Result:
     @property
     def styles(self) -> "dict[str, Style]":
         """Colour and dash of each model, by its method; the baseline's are those of the method's first run."""
-        from probe.plots.curves import styles
+        from probe.plotting.curves import styles
 
         methods = {str(model["label"]): str(model.get("method")) for model in self.meta.get("models", [])}
         return styles(methods, self.models[-1] if self.models else None)

@@ -21,7 +21,7 @@ from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.experiments.retrieval_metrics import METRICS
 from probe.hallucination.world import ask
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.ticks import Tick, ignore
 

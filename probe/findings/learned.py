@@ -7,7 +7,7 @@ from probe.experiments.differences import paired
 from probe.experiments.result import MODEL
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Claim, Measured
-from probe.plots.intervals import percent, written
+from probe.plotting.intervals import percent, written
 from probe.stats import Interval
 
 SPOKEN = {"plain": "with plain training", "replay": "with replay", "ewc": "with EWC"}

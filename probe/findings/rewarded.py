@@ -7,7 +7,7 @@ import numpy as np
 from probe import stats
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Claim, Measured
-from probe.plots.intervals import percent, written
+from probe.plotting.intervals import percent, written
 from probe.stats import Interval
 
 if TYPE_CHECKING:

@@ -36,7 +36,7 @@ from probe.hallucination.confidence import (
 from probe.hallucination.confidence import equivalence as equivalence_of
 from probe.hallucination.files import FORMATS, Question, read_questions
 from probe.hallucination.world import singletons
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import SHARE, Bounds, Interval, between, unvaried
 from probe.ticks import Tick, ignore, part

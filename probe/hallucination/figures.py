@@ -11,9 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.curves import Style
-from probe.plots.intervals import SYMBOLS, band, headline_intervals, written
-from probe.plots.theme import LIGHT, escape, new_figure, template
+from probe.plotting.curves import Style
+from probe.plotting.intervals import SYMBOLS, band, headline_intervals, written
+from probe.plotting.theme import LIGHT, escape, new_figure, template
 from probe.stats import Interval
 
 MODEL = "model"

@@ -22,7 +22,7 @@ from probe.in_context.files import file_parts, has_heads
 from probe.in_context.heads import REFERENCE, context_texts, head_parts, training_parts
 from probe.in_context.pools import in_words, joined_curve, leanings
 from probe.in_context.world import corpus_items, repeat_items, world_parts
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE
 from probe.ticks import Tick, ignore, part
@@ -162,7 +162,7 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     from probe.in_context import figures as of_heads
     from probe.in_context import figures as plots
     from probe.in_context.figures import text_vectors
-    from probe.plots.in_context_parts import by_size
+    from probe.plotting.in_context_parts import by_size
 
     tables, styles = result.tables, result.styles
     found: dict[str, go.Figure] = {}

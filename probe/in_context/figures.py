@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.curves import Style
-from probe.plots.in_context_parts import (
+from probe.plotting.curves import Style
+from probe.plotting.in_context_parts import (
     BAYES,
     KINDS,
     MODEL,
@@ -30,8 +30,8 @@ from probe.plots.in_context_parts import (
     points,
     told,
 )
-from probe.plots.intervals import SYMBOLS, band
-from probe.plots.theme import LIGHT, escape, new_figure
+from probe.plotting.intervals import SYMBOLS, band
+from probe.plotting.theme import LIGHT, escape, new_figure
 
 ACCURACY = ("accuracy", "ci_low", "ci_high")
 

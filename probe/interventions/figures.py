@@ -13,9 +13,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.intervals import band
-from probe.plots.marks import cells, frame, squares
-from probe.plots.theme import CHOSEN, LIGHT, METHODS, colour_axis, escape, new_figure, shorten, template, token_axis
+from probe.plotting.intervals import band
+from probe.plotting.marks import cells, frame, squares
+from probe.plotting.theme import CHOSEN, LIGHT, METHODS, colour_axis, escape, new_figure, shorten, template, token_axis
 
 NULL = METHODS["pretrain"]
 """Colour of everything that is drawn at random."""

@@ -14,8 +14,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.captured import Favourites
-from probe.plots.marks import cells, few_ticks, frame, lay_out, marks
-from probe.plots.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis, two_bars
+from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
+from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis, two_bars
 
 
 def layer_names(rows: int) -> list[str]:

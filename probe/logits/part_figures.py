@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.logits.figures import RANKS
-from probe.plots.marks import cells, few_ticks, frame, lay_out, marks
-from probe.plots.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
+from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
+from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis
 
 MLP = -1
 """The head in the `customdata` of a cell that is an MLP; -2 is the bias of an attention output."""

@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.by_model import IDEAL, models_of, panels
-from probe.plots.curves import Style
-from probe.plots.intervals import SYMBOLS, band, written
-from probe.plots.theme import LIGHT, METHODS, escape
+from probe.plotting.by_model import IDEAL, models_of, panels
+from probe.plotting.curves import Style
+from probe.plotting.intervals import SYMBOLS, band, written
+from probe.plotting.theme import LIGHT, METHODS, escape
 
 Look = Mapping[str, Style]
 SHARE = [-0.03, 1.03]

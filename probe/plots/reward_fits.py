@@ -7,11 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.analyses.overoptimisation import Fit
-from probe.plots.curves import Style
-from probe.plots.intervals import SYMBOLS, written
-from probe.plots.panels import Panels
 from probe.plots.rewards import AXES
-from probe.plots.theme import LIGHT, METHODS, escape
+from probe.plotting.curves import Style
+from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.panels import Panels
+from probe.plotting.theme import LIGHT, METHODS, escape
 
 
 def overoptimisation(

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.intervals import band
-from probe.plots.panels import Panels
-from probe.plots.theme import LIGHT, METHODS, escape, shorten, token_axis
+from probe.plotting.intervals import band
+from probe.plotting.panels import Panels
+from probe.plotting.theme import LIGHT, METHODS, escape, shorten, token_axis
 
 if TYPE_CHECKING:
     from probe.analyses.reward_contrast import Contrast

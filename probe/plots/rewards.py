@@ -11,11 +11,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.curves import Style
-from probe.plots.intervals import SYMBOLS, written
-from probe.plots.labels import label_places
-from probe.plots.panels import Panels
-from probe.plots.theme import LIGHT, METHODS, escape, shorten, template
+from probe.plotting.curves import Style
+from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.panels import Panels
+from probe.plotting.theme import LIGHT, METHODS, escape, label_places, shorten, template
 
 BEYOND = "rgba(128,132,140,0.10)"
 """What no policy reaches."""

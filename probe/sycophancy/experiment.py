@@ -25,7 +25,7 @@ from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, wilson
 from probe.sycophancy.choices import balanced

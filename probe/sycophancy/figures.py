@@ -9,9 +9,9 @@ Figures of where sycophancy happens: the lens of claim against truth, the heads 
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plots.by_model import EXACT, IDEAL, NO_CLAIM, Look, bars, ideal, line, models_of, panels, share_bars
-from probe.plots.intervals import SYMBOLS, band, headline_intervals
-from probe.plots.theme import escape
+from probe.plotting.by_model import EXACT, IDEAL, NO_CLAIM, Look, bars, ideal, line, models_of, panels, share_bars
+from probe.plotting.intervals import SYMBOLS, band, headline_intervals
+from probe.plotting.theme import escape
 
 
 def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:

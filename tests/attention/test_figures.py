@@ -10,7 +10,7 @@ from probe.attention import figures as heads
 from probe.attention import figures as mosaics
 from probe.attention import head_figures as head_curves
 from probe.attention import head_figures as head_values
-from probe.plots import theme
+from probe.plotting import theme
 
 TOKENS = ["<bos>", "a", "<img src=x onerror=alert(1)>", "a", "b"]
 COUNT = len(TOKENS)

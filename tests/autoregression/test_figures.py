@@ -13,7 +13,7 @@ from probe.autoregression.figures import (
     singular_values,
     snowball_curves,
 )
-from probe.plots.theme import DARK, apply
+from probe.plotting.theme import DARK, apply
 
 MODELS = [Model("base", "#868B94"), Model("<b>dpo</b>", "#3F78C6")]
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from probe.render import find_browser
+from probe.plotting.export import find_browser
 
 FLAGS = [
     "--no-sandbox",

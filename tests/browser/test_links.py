@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from probe.experiments.files import read_figure
-from probe.export import to_html
+from probe.plotting.export import to_html
 from tests.browser.pages import figure, open_page, settle
 from tests.models import saved_lm
-from tests.plots.test_offline import HOSTILE
+from tests.plotting.test_offline import HOSTILE
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 

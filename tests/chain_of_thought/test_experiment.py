@@ -17,7 +17,7 @@ from probe.chain_of_thought.world import Written, forced_answers, sum_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.model.lm import LM
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.ticks import ignore
 from probe.world import World
 from probe.world.sums import edited, parse_working

@@ -18,7 +18,7 @@ from probe import LM, RewardModel, open_run, stats
 from probe.analyses import reward_frontier
 from probe.analyses.answers import verifier_reward
 from probe.analyses.reward_frontier import KINDS, ask, field_of, model_reward, place
-from probe.plots.intervals import written
+from probe.plotting.intervals import written
 from probe.runs import RunWriter
 from probe.world import of
 from tests.dashboard.pages import chart, names

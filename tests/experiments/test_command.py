@@ -329,7 +329,7 @@ def test_exports_that_cannot_be(words: list[str], message: str, saved: Path, cap
 
 
 def test_pictures_of_a_result(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from probe.render import missing
+    from probe.plotting.export import missing
 
     if missing():
         pytest.skip("no browser draws pictures here")

@@ -21,8 +21,8 @@ from probe.experiments.result import Result
 from probe.experiments.run import join, perform
 from probe.hallucination.world import KINDS, ask, asked_table, enumerated, exact_columns, exposure_table, judged
 from probe.model.lm import LM
-from probe.plots.intervals import percent
-from probe.plots.theme import DARK, apply
+from probe.plotting.intervals import percent
+from probe.plotting.theme import DARK, apply
 from probe.world import World, WorldConfig, of
 from probe.world.vocabulary import ABSTENTION
 

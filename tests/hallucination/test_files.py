@@ -32,7 +32,7 @@ from probe.hallucination.files import (
 )
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 from probe.stats import wilson
 from tests.models import byte_tokenizer, random_lm
 

@@ -20,7 +20,7 @@ from probe.in_context.pools import in_words, joined_curve, leanings
 from probe.in_context.world import curve_table, pair_items, pool_table
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
-from probe.plots.theme import DARK, apply
+from probe.plotting.theme import DARK, apply
 from probe.runs import RunWriter
 from probe.world import World, WorldConfig, bayes, tasks
 from tests.experiments.says import Says, pairs_of

@@ -18,7 +18,7 @@ from probe.in_context.figures import text_vectors
 from probe.in_context.pairs import relabel
 from probe.in_context.text_vectors import Asked, TextVectors, ask, function_vectors_text, steered_labels
 from probe.model.lm import LM
-from probe.plots.curves import Style
+from probe.plotting.curves import Style
 from tests.models import byte_tokenizer, random_lm
 
 PLAIN = "{text} is {label}"

@@ -13,7 +13,7 @@ from probe.interventions.figures import (
     layer_labels,
     probabilities,
 )
-from probe.plots import theme
+from probe.plotting import theme
 
 TOKENS = ["<bos>", "where", "<img src=x onerror=alert(1)>", "live"]
 HOSTILE = "<b>x</b>"

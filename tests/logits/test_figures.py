@@ -7,7 +7,7 @@ import pytest
 
 from probe.logits.figures import LensPanel, Side, curves, kl_map, lens_map
 from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts
-from probe.plots.theme import LIGHT
+from probe.plotting.theme import LIGHT
 
 HOSTILE = "<b>x</b> $y$ %{z}"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from probe.logits.part_figures import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
-from probe.plots.marks import few_ticks, marks
-from probe.plots.theme import DARK, LIGHT, apply
+from probe.plotting.marks import few_ticks, marks
+from probe.plotting.theme import DARK, LIGHT, apply
 
 HOSTILE = "<b>x</b> $y$ %{z}"
 

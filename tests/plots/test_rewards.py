@@ -8,9 +8,10 @@ from probe.analyses.overoptimisation import fit
 from probe.analyses.reward_attribution import Attribution
 from probe.analyses.reward_contrast import Contrast
 from probe.analyses.reward_frontier import place
-from probe.plots import labels, reward_fits, reward_samples, rewards
-from probe.plots.curves import Style
-from probe.plots.theme import METHODS
+from probe.plots import reward_fits, reward_samples, rewards
+from probe.plotting import theme as labels
+from probe.plotting.curves import Style
+from probe.plotting.theme import METHODS
 from tests.probe.test_reward_frontier import small_field
 
 HOSTILE = "<b>x</b>"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.plots.rollouts import token_panels
+from probe.plotting.runs import token_panels
 from probe.rollouts import matching, rollout_table, token_measures, tokens
 from probe.runs import RunWriter, open_run
 

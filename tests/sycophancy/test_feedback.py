@@ -20,7 +20,7 @@ from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
-from probe.plots.theme import DARK, apply
+from probe.plotting.theme import DARK, apply
 from probe.sycophancy import feedback
 from probe.sycophancy.experiment import run
 from probe.sycophancy.feedback import (

@@ -22,7 +22,7 @@ from probe.interventions.patching import attribute
 from probe.interventions.sites import Site
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
-from probe.plots.theme import DARK, apply
+from probe.plotting.theme import DARK, apply
 from probe.sycophancy import beliefs as belief_templates
 from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices

@@ -11,7 +11,7 @@ from dashboard.components.captured import Moment, choose_moment
 from dashboard.state import Shared, keep
 from dashboard.text import note
 from probe.captured import attention as captured_pattern
-from probe.plots.theme import METHODS, aligned_colour
+from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

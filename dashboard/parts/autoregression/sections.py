@@ -20,7 +20,7 @@ from dashboard.state import keep
 from dashboard.text import note, plain
 from probe.autoregression.figures import path_shares, singular_values, snowball_curves
 from probe.errors import ModelError
-from probe.plots.intervals import percent
+from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
     from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian

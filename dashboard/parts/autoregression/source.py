@@ -14,7 +14,7 @@ from dashboard.models import computed, load
 from dashboard.state import Shared, keep, preset
 from dashboard.text import guarded
 from probe.autoregression.figures import Model
-from probe.plots.theme import METHODS, aligned_colour
+from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian

@@ -14,7 +14,7 @@ from dashboard.state import Shared, preset
 from dashboard.text import finding, note
 from probe.compare.figures import scalar_readings
 from probe.logits.figures import LensPanel, lens_map
-from probe.plots.theme import METHODS, OTHER, aligned_colour
+from probe.plotting.theme import METHODS, OTHER, aligned_colour
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

@@ -25,7 +25,7 @@ from probe.logits.trained import (
     over_training,
     promoted_over_training,
 )
-from probe.plots.theme import method_colour
+from probe.plotting.theme import method_colour
 
 if TYPE_CHECKING:
     from probe.runs.reader import Run

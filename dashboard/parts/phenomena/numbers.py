@@ -14,7 +14,7 @@ from probe.experiments.metrics import PAIRS, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics
-from probe.plots.intervals import headline_intervals, percent, written
+from probe.plotting.intervals import headline_intervals, percent, written
 
 UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""

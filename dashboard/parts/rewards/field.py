@@ -17,8 +17,8 @@ from dashboard.parts.rewards.views import QUESTIONS, agreed, cost_s
 from dashboard.state import Shared, split_choice
 from probe.analyses.reward_frontier import logged
 from probe.errors import DataError, ProbeError
-from probe.plots.curves import Style
-from probe.plots.theme import METHODS, method_colour
+from probe.plotting.curves import Style
+from probe.plotting.theme import METHODS, method_colour
 
 if TYPE_CHECKING:
     from probe.analyses.answers import Known

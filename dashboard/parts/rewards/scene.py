@@ -13,8 +13,8 @@ from dashboard.parts.rewards import field as fields
 from dashboard.state import Shared, keep
 from dashboard.text import note
 from probe.errors import DataError
-from probe.plots.curves import Style
-from probe.plots.theme import METHODS, aligned_colour
+from probe.plotting.curves import Style
+from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
     from probe.model.lm import LM

@@ -10,8 +10,8 @@ from dashboard.components.figure import figure
 from dashboard.models import computed, kept, ready
 from dashboard.state import keep
 from dashboard.text import note
-from probe.plots.intervals import percent, written
 from probe.plots.reward_samples import reward_distributions, shift_curves
+from probe.plotting.intervals import percent, written
 from probe.ticks import Tick
 
 if TYPE_CHECKING:

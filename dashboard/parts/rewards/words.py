@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from probe.analyses.overoptimisation import FORMS, Fit
-from probe.plots.intervals import written
+from probe.plotting.intervals import written
 
 EQUATIONS = [
     r"\mathcal{L} = -\log \sigma\big(R_\phi(x, y^+) - R_\phi(x, y^-)\big)",

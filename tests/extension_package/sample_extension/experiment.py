@@ -3,7 +3,7 @@
 import pandas as pd
 
 import probe
-from probe.plots.theme import new_figure
+from probe.plotting.theme import new_figure
 
 
 def draw(result):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from probe.render import _hushed
+from probe.plotting.export import _hushed
 
 
 def test_half_messages_of_a_closing_browser_are_not_logged(caplog: pytest.LogCaptureFixture):

@@ -7,9 +7,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.curves import Style
-from probe.plots.intervals import SYMBOLS, written
-from probe.plots.theme import LIGHT, METHODS, escape, template
+from probe.plotting.curves import Style
+from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.theme import LIGHT, METHODS, escape, template
 
 Look = Mapping[str, Style]
 PATTERNS = {"solid": "", "dash": "/", "dot": ".", "dashdot": "x", "longdash": "\\"}

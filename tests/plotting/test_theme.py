@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from probe import export, render
-from probe.plots import theme
+from probe.plotting import export, theme
+from probe.plotting import export as render
 
 HOSTILE = "<img src=x onerror=alert(1)> <b>&amp;</b> $x$ %{y} a\nb"
 

@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from probe.plots.curves import DASHES, Style
-from probe.plots.intervals import SYMBOLS, written
-from probe.plots.theme import LIGHT, escape, template
+from probe.plotting.curves import DASHES, Style
+from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.theme import LIGHT, escape, template
 
 MODEL = "model"
 KINDS = {"map": "maps", "function": "functions of the pool", "function_new": "new functions", "markov": "Markov chains"}

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plots.theme import DASHES, LIGHT, METHODS, SECOND, escape, method_colour, template
+from probe.plotting.theme import DASHES, LIGHT, METHODS, SECOND, escape, method_colour, template
 
 UNITS = {
     "loss": "nats",

@@ -16,9 +16,10 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from probe import export, render
 from probe.commands.export import export as run_export
 from probe.errors import ConfigError, MissingToolError, RunError
+from probe.plotting import export
+from probe.plotting import export as render
 from probe.runs import RunWriter
 from probe.runs.schema import ProbePrompt
 

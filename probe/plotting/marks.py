@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from probe.plots.theme import CHOSEN, LIGHT, template
+from probe.plotting.theme import CHOSEN, LIGHT, template
 
 MOST = 6
 """Squares along the longer side of a cell."""

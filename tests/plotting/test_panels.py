@@ -6,8 +6,8 @@ import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
 
-from probe.plots.panels import Panels
-from probe.plots.theme import LIGHT, template
+from probe.plotting.panels import Panels
+from probe.plotting.theme import LIGHT, template
 
 
 @pytest.mark.parametrize(("count", "widths", "shared"), [(1, None, False), (3, None, True), (3, [1.0, 4.0, 2.5], True)])

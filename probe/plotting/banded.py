@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from probe.plots.curves import Style
-from probe.plots.intervals import SYMBOLS, written
-from probe.plots.panels import Panels
-from probe.plots.theme import escape
+from probe.plotting.curves import Style
+from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.panels import Panels
+from probe.plotting.theme import escape
 
 SHARE = (-0.03, 1.03)
 Look = Mapping[str, Style]

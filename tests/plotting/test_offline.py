@@ -9,8 +9,8 @@ import pytest
 from plotly.basedatatypes import BaseTraceType
 
 from probe.experiments.files import figure_text, read_figure
-from probe.export import to_html
-from probe.plots.offline import TRACES, offline
+from probe.plotting.export import to_html
+from probe.plotting.offline import TRACES, offline
 
 AWAY = "https://away.example"
 PIXEL = (

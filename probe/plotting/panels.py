@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from probe.plots.theme import LIGHT, template
+from probe.plotting.theme import LIGHT, template
 
 TITLE_SIZE = 12
 

@@ -9,7 +9,8 @@ import pytest
 from probe.attention import figures as heads
 from probe.compare import figures as pairs
 from probe.logits import figures as lens
-from probe.plots import curves, intervals, lineage, theme
+from probe.plotting import curves, intervals, theme
+from probe.plotting import runs as lineage
 
 TOKENS = ["<bos>", "where", "does", "<img src=x onerror=alert(1)>", "live", "where"]
 COUNT = len(TOKENS)

@@ -10,7 +10,7 @@ from benchmarks.dpo import PAIRS, of_the_world
 from benchmarks.harness import Row, compare
 from benchmarks.models import world
 from benchmarks.throughput import pretraining
-from probe.recorder import Instrument
+from probe.recording.recorder import Instrument
 from trainers.config import TrainConfig
 from trainers.dpo import DPO, DPOConfig, with_reference
 from trainers.preferences import encode_pair

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.model.presets import ModelConfig
     from probe.model.rewards import RewardModel
-    from probe.recorder import watch
+    from probe.recording.recorder import watch
     from probe.runs.reader import Run, list_runs, open_run
 
 _HOMES = {
@@ -35,7 +35,7 @@ _HOMES = {
     "panel": "probe.extensions",
     "run_experiment": "probe.experiments.registry",
     "verifier": "probe.extensions",
-    "watch": "probe.recorder",
+    "watch": "probe.recording.recorder",
 }
 
 __all__ = [

@@ -38,7 +38,7 @@ from probe.continual.measures import cells, summary
 from probe.continual.training import Measured, items_of, read_phases
 from probe.errors import ConfigError
 from probe.experiments.files import records
-from probe.recorder import undisturbed
+from probe.recording.recorder import undisturbed
 from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic

@@ -34,7 +34,7 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.model.presets import PRESETS, model_config
 from probe.model.text import context_length
-from probe.reference_kl import ReferenceKL
+from probe.recording.recorder import ReferenceKL
 from probe.rows import Rows, read_documents
 from probe.world import World, WorldConfig
 from trainers.checkpoint import last_checkpoint

@@ -22,9 +22,8 @@ from probe import LM
 from probe.analyses.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
 from probe.analyses.optimum import conditioned, expectation, kl_to_optimal
 from probe.model.rewards import RewardModel
-from probe.recorder import Instrument, undisturbed
-from probe.reference_kl import ReferenceKL
-from probe.shift import RewardShift
+from probe.recording.recorder import Instrument, ReferenceKL, undisturbed
+from probe.recording.shift import RewardShift
 from probe.world import World
 from probe.world.annotators import SHARES
 from trainers.reference import Reference

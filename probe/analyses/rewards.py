@@ -1,7 +1,7 @@
 """The reward shift that a run captured, as tidy tables: token by token, sample by sample, and step by step.
 
-What `probe.shift.RewardShift` measured at every capture. Works without torch and without the model; only the tokenizer
-file of a checkpoint is read to name tokens.
+What `probe.recording.shift.RewardShift` measured at every capture. Works without torch and without the model; only the
+tokenizer file of a checkpoint is read to name tokens.
 """
 
 from collections.abc import Iterator, Sequence

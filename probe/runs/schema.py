@@ -69,8 +69,8 @@ CAPTURE_DTYPES = {
     "neuron_attribution": "float32",
     "reference_kl": "float32",
 }
-"""The tensors that the recorder writes, the last one by `probe.reference_kl`, and the type each is stored as; other
-tensors keep their own type."""
+"""The tensors that the recorder writes, the last one by `probe.recording.recorder`, and the type each is stored as;
+other tensors keep their own type."""
 
 CAPTURE_AXES = {
     "attention": "P D H T T",

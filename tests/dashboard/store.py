@@ -11,7 +11,7 @@ from transformers import LlamaForSequenceClassification
 from probe import stats
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
-from probe.recorder import watch
+from probe.recording.recorder import watch
 from probe.runs import RunWriter
 from probe.runs.schema import ProbePrompt
 from probe.world import AGREEABLE, World, pack

@@ -17,8 +17,7 @@ from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.model.rewards import RewardModel
 from probe.model.text import encode
-from probe.recorder import watch
-from probe.reference_kl import ReferenceKL
+from probe.recording.recorder import ReferenceKL, watch
 from probe.runs import open_run
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_lm

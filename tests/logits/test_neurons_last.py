@@ -9,10 +9,9 @@ from transformers import MixtralConfig, MixtralForCausalLM, OPTConfig, OPTForCau
 
 import probe
 from probe import LM
-from probe.capture import measure
 from probe.logits.attribution import attribute
 from probe.logits.lens import Target
-from probe.recorder import as_prompt
+from probe.recording.recorder import as_prompt, measure
 from probe.runs import open_run
 from probe.runs.schema import NEURONS, ProbePrompt
 from tests.models import ARCHITECTURES, random_lm, word_tokenizer

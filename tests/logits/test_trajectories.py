@@ -5,7 +5,6 @@ import pytest
 import scipy.stats
 import torch
 
-from probe import recorder as recording
 from probe.compare.side_by_side import read_both
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.logits.attribution import attribute
@@ -20,7 +19,8 @@ from probe.logits.trained import (
 )
 from probe.logits.trajectories import follow, margin, over_layers, over_writing, pair_over_layers, rank, scalar_lens
 from probe.model.rewards import reward_lm
-from probe.recorder import watch
+from probe.recording import recorder as recording
+from probe.recording.recorder import watch
 from probe.runs import RunWriter, open_run
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm, random_reward_model
 

@@ -16,7 +16,7 @@ from probe.analyses import reward_shift
 from probe.analyses.reward_shift import captured, compared, draw, proxy_rewards, samples, summary
 from probe.errors import ConfigError, DataError, RunError
 from probe.model.presets import ModelConfig
-from probe.shift import RewardShift
+from probe.recording.shift import RewardShift
 from probe.world import World
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 

@@ -15,9 +15,9 @@ from probe.analyses.rewards import shift_curve, shift_samples, shift_steps, shif
 from probe.errors import ConfigError, RunError
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel
-from probe.recorder import as_prompt
+from probe.recording.recorder import as_prompt
+from probe.recording.shift import RewardShift
 from probe.runs.schema import ProbePrompt
-from probe.shift import RewardShift
 from probe.world import World
 from tests.models import CONTEXT, byte_tokenizer, random_lm
 
@@ -98,7 +98,7 @@ def test_every_capture_draws_alike_and_parts_change_nothing(
     torch.manual_seed(0)
     first = instrument(policy, prompts)
     torch.manual_seed(1)
-    monkeypatch.setattr("probe.shift.ROOM", 1)
+    monkeypatch.setattr("probe.recording.shift.ROOM", 1)
     second = instrument(policy, prompts)
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=1e-5)

@@ -1,6 +1,6 @@
 """A Hugging Face `Trainer`, or any trainer of TRL, that leaves a run which every page of the dashboard shows.
 
-    from probe.integrations import ProbeCallback
+    from probe.recording.callback import ProbeCallback
 
     watched = ProbeCallback("runs/mine", every=50)
     DPOTrainer(model, args=args, train_dataset=data, processing_class=tokenizer, callbacks=[watched]).train()
@@ -31,7 +31,7 @@ from probe.errors import ConfigError, ProbeError
 from probe.model import loading as weights
 from probe.model.lm import LM
 from probe.model.references import resolve
-from probe.recorder import Prompt, Recorder, watch
+from probe.recording.recorder import Prompt, Recorder, watch
 from probe.runs.captures import Captures
 from probe.runs.endings import LEFT, end_if_left, ended_by
 from probe.runs.reader import Run

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from probe import LM, RewardModel, open_run
 from probe.errors import ConfigError, DataError, RunError
-from probe.integrations import ProbeCallback
-from probe.recorder import as_prompt, measure
+from probe.recording.callback import ProbeCallback
+from probe.recording.recorder import as_prompt, measure
 from tests.models import random_lm, random_reward_model, saved_lm
 
 PROMPTS = [{"text": "mira lives in", "answers": [" oslo", " rome"], "id": "mira"}, "the cat is"]
@@ -274,9 +274,9 @@ def test_a_batch_that_was_too_large_begins_the_same_run_again(tmp_path: Path):
 SCRIPT = """
 import gc, os, sys
 from pathlib import Path
-from probe.integrations import ProbeCallback
+from probe.recording.callback import ProbeCallback
 from tests.models import random_lm
-from tests.probe.test_integrations import Breaks, trainer
+from tests.recording.test_integrations import Breaks, trainer
 
 for name, error in (("a", KeyboardInterrupt()), ("b", ValueError("no more")), ("c", SystemExit(3))):
     if not os.fork():

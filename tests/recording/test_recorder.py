@@ -20,7 +20,7 @@ from probe.logits.lens import Target, logit_lens
 from probe.logits.parts import promoted
 from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm
-from probe.recorder import Recorder, as_prompt, generic_prompts, measure, watch
+from probe.recording.recorder import Recorder, as_prompt, generic_prompts, measure, watch
 from probe.runs import ProbePrompt, RunWriter, open_run
 from probe.runs.endings import LEFT
 from probe.runs.schema import CAPTURE_DTYPES

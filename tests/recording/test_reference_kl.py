@@ -12,8 +12,7 @@ import probe
 from probe import LM
 from probe.errors import DataError
 from probe.logits.trained import kl_over_training
-from probe.recorder import as_prompt
-from probe.reference_kl import ReferenceKL
+from probe.recording.recorder import ReferenceKL, as_prompt
 from probe.runs import open_run
 from probe.runs.schema import ProbePrompt
 from tests.models import ARCHITECTURES, random_lm

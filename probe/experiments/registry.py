@@ -53,6 +53,7 @@ BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "re
 """Subjects that hold an experiment of their name."""
 _HOMES = {name: f"probe.experiments.{name}" for name in BUILT_IN} | {
     "sycophancy": "probe.sycophancy.experiment",
+    "retrieval": "probe.retrieval.experiment",
     "in_context": "probe.in_context.experiment",
     "hallucination": "probe.hallucination.experiment",
     "continual": "probe.continual.experiment",

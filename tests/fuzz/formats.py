@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 import probe
 from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
-from probe.analyses.retrieval_files import read_folder
 from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
@@ -39,6 +38,7 @@ from probe.model.adapters import quiet
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
+from probe.retrieval.files import read_folder
 from probe.rollouts import rollout_table, token_measures
 from probe.rows import Row, Rows, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from probe.analyses import retrieval_text as texts
-from probe.analyses.retrieval_documents import CONTEXTS
-from probe.analyses.retrieval_files import Chunk, FileQuestion, Source, chunks_of, read_documents, read_folder
-from probe.analyses.retriever import Retriever
 from probe.errors import ConfigError, DataError
 from probe.experiments.registry import find_experiment
 from probe.model.lm import LM
+from probe.retrieval import files as texts
+from probe.retrieval.files import Chunk, FileQuestion, Source, chunks_of, read_documents, read_folder
+from probe.retrieval.search import Retriever
+from probe.retrieval.world import CONTEXTS
 from tests.models import byte_tokenizer, random_lm
 
 FOLDER = Path("tests/data/retrieval")

@@ -13,15 +13,23 @@ import torch
 
 import probe.world
 from probe.analyses.evaluation import evaluate
-from probe.analyses.retrieval_contexts import context_items, passage_items
-from probe.analyses.retrieval_documents import CONTEXTS, Asked, with_passages, world_documents
-from probe.analyses.retrieval_tables import context_table, persuasion_table, search_table
 from probe.experiments.metrics import summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
-from probe.experiments.retrieval import METRICS
 from probe.hallucination import world as hallucination_world
 from probe.model.lm import LM
+from probe.retrieval.experiment import METRICS
+from probe.retrieval.world import (
+    CONTEXTS,
+    Asked,
+    context_items,
+    context_table,
+    passage_items,
+    persuasion_table,
+    search_table,
+    with_passages,
+    world_documents,
+)
 from probe.stats import bootstrap_mean
 from probe.world import World
 from probe.world.language import TAUGHT, read

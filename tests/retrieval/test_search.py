@@ -6,9 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from probe.analyses.ranking import rank_of, recall_at, recall_curve, reciprocal_rank
-from probe.analyses.retriever import Retriever, words
 from probe.errors import ConfigError, DataError
+from probe.retrieval.search import Retriever, rank_of, recall_at, recall_curve, reciprocal_rank, words
 from probe.stats import bootstrap_mean
 from probe.world import World
 

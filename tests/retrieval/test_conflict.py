@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.analyses import knowledge_conflict as conflict
-from probe.analyses.persuasion import persuasion
 from probe.errors import DataError
+from probe.retrieval import world as conflict
+from probe.retrieval.world import persuasion
 
 
 def table(n: int, seed: int = 0) -> pd.DataFrame:

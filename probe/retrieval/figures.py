@@ -48,7 +48,7 @@ def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN)
 
     Args:
         table: `group`, `context`, `outcome`, `value`, `ci_low`, `ci_high`, `n`, `model`
-            (`probe.analyses.retrieval_tables.context_table`).
+            (`probe.retrieval.world.context_table`).
         look: style of each model.
         groups: those that are drawn.
     """
@@ -70,7 +70,7 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `label`, `low`, `quantity`, `value`, `ci_low`, `ci_high`, `n`, `model`
-            (`probe.analyses.knowledge_conflict.conflict_curve`).
+            (`probe.retrieval.world.conflict_curve`).
         look: style of each model.
     """
     figure = panels(("answers that follow the passage", "memorisation ratio"), gap=0.12)
@@ -100,7 +100,7 @@ def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None =
 
     Args:
         table: `group`, `found`, `quantity`, `way`, `value`, `ci_low`, `ci_high`, `n`, `model`
-            (`probe.analyses.retrieval_tables.search_table`).
+            (`probe.retrieval.world.search_table`).
         look: style of each model.
         recall: `k`, `value`, `ci_low`, `ci_high`, `n`, `model`; the search is the same for every model.
     """
@@ -146,7 +146,7 @@ def persuasion_marks(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `group`, `context`, `value`, `ci_low`, `ci_high`, `n`, `model`
-            (`probe.analyses.retrieval_tables.persuasion_table`).
+            (`probe.retrieval.world.persuasion_table`).
         look: style of each model.
     """
     shown = table[table["group"].isin(DRAWN)]

@@ -1,0 +1,511 @@
+"""What a model answers to a world's questions under each context, exactly: sums over the finite answer sets.
+
+The answers to a question part into five: the true one, the passage's where it is another, "i do not know", every other
+value (an invention), and what is no answer at all. True is what the collection of documents says, in every context: the
+world's fact of known and rare people, and of a stranger what nothing but its document says. A guess about a stranger is
+thus right by luck once in as many as there are values (elsewhere, where no documents exist, any value is an invention);
+in return a model that does not read passages has the same numbers in every context.
+
+A world's facts as a collection of documents, one a fact, and the passages that a question is asked with.
+
+People whose facts the corpus teaches have their true facts in the collection; strangers have facts there that nothing
+but the collection says. A question comes with six contexts:
+
+- none: the question alone;
+- gold: the document with the answer among two fillers;
+- distractor: the same with a third filler in place of that document;
+- unrelated: one document about somebody else and another relation, a control which should change nothing;
+- contradicting: as gold, but the document names another value (only where something was learned);
+- retrieved: the first k documents of a search for the question's text, right or not.
+
+Fillers are documents such as the corpus puts into its passages: the same relation of two known people, another
+relation of the one who is asked about, another relation of someone else. None of them answers the question, and those
+of the same relation name neither the answer nor the value that contradicts it. Only one statement differs between the
+gold, distractor and contradicting passages of a question, so that differences between contexts are its doing.
+
+How far a context moves the answers to a question (Du et al. 2024, 2404.04633).
+
+    psi(c, q) = KL( p(. | c, q) || p(. | q) )  in nats,
+
+over the finite set of answers, both distributions conditioned on it; exact by enumeration. Here p(. | q) is what the
+model says without any context (METRICS, Retrieval), where Du et al. average over contexts.
+
+The tables of the experiment `retrieval`, from its items: outcomes by context, persuasion, searches.
+
+Items come from a world, where outcomes are probabilities, or from a file, where they are zeros and ones; the columns
+have the same names (`probe.retrieval.world.context_items`, `probe.retrieval.files.file_items`).
+
+What a model says when the context contradicts what it learned: follow or remember (Longpre et al. 2109.05052).
+
+With o the learned answer and s the one that the context substitutes for it, the memorisation ratio is
+
+    M = p_o / (p_o + p_s),
+
+p_o and p_s being how often each is answered over the questions. Where the probabilities of both are known they are
+means of them, and M is exact for its questions. The interval is the percentile bootstrap over questions.
+
+Axes: R rows, one a question and context, P different prompts among them, A answers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from probe.analyses.answers import enumerate_answers
+from probe.analyses.evaluation import ANSWER_TOKENS, answer
+from probe.analyses.optimum import conditioned, kl
+from probe.errors import DataError
+from probe.hallucination.world import exposure_class
+from probe.retrieval.search import Found, Retriever, reciprocal_rank
+from probe.stats import SHARE, Interval, bootstrap_mean, unvaried, wilson
+from probe.ticks import Tick, ignore
+from probe.world.language import RELATIONS, TAUGHT
+from probe.world.verifier import answer_words
+from probe.world.vocabulary import ABSTENTION
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.world.questions import Item
+    from probe.world.world import World
+
+CONTEXTS = ("none", "gold", "distractor", "unrelated", "contradicting", "retrieved")
+FILLERS = 3
+"""Statements of a passage that is not retrieved; the corpus has two to four."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One statement."""
+
+    person: str
+    relation: str
+    value: str
+    form: int
+    """Which of the relation's templates."""
+
+    @property
+    def text(self) -> str:
+        """As the world says it."""
+        return RELATIONS[self.relation].statements[self.form].format(p=self.person, v=self.value)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its passages."""
+
+    item: "Item"
+    gold: int
+    """Place of the document with its answer."""
+    truth: str
+    """What that document says."""
+    found: Found
+    """What the search found, all of it."""
+    passages: dict[str, list[Document]]
+    """By context; those that do not apply are missing."""
+
+    def prompt(self, context: str) -> str:
+        """What the model reads."""
+        said = " ".join(document.text for document in self.passages[context])
+        return f"<ctx> {said} {self.item.prompt}" if said else self.item.prompt
+
+    @property
+    def rank(self) -> int | None:
+        """Rank of the gold document in the search, from 1; None if it was not found."""
+        at = np.flatnonzero(self.found.index == self.gold)
+        return int(at[0]) + 1 if len(at) else None
+
+
+def world_documents(world: "World", seed: int = 0) -> list[Document]:
+    """One document for each relation of every person, in random order; strangers' values are drawn."""
+    rng = np.random.default_rng([world.seed, seed, 0])
+    made = []
+    for person in world.people.values():
+        for relation in TAUGHT:
+            options = world.values(relation)
+            drawn = options[int(rng.integers(len(options)))]
+            value = person.facts.get(relation, drawn)
+            form = int(rng.integers(len(RELATIONS[relation].statements)))
+            made.append(Document(person.name, relation, value, form))
+    return [made[index] for index in rng.permutation(len(made))]
+
+
+def with_passages(
+    world: "World", documents: Sequence[Document], items: "Sequence[Item]", k: int, seed: int = 0
+) -> list[Asked]:
+    """The questions with their passages.
+
+    Args:
+        world: whose people are asked about.
+        documents: the collection.
+        items: questions about a person's fact (kinds fact, rare, stranger, stranger_heldout).
+        k: documents of a retrieved passage.
+        seed: of fillers, places and contradicting values.
+    """
+    rng = np.random.default_rng([world.seed, seed, 1])
+    places = {(each.person, each.relation): index for index, each in enumerate(documents)}
+    retriever = Retriever([document.text for document in documents])
+    asked = []
+    for item in items:
+        person, relation = item.meta["person"], item.meta["relation"]
+        gold = documents[places[person, relation]]
+        others = [value for value in world.values(relation) if value != gold.value]
+        against = Document(person, relation, others[int(rng.integers(len(others)))], gold.form)
+        first, *rest = _fillers(world, documents, places, gold, against, rng)
+        at = int(rng.integers(len(rest) + 1))
+        stated = {"gold": gold, "distractor": first}
+        if world.truth(person, relation) is not None:
+            stated["contradicting"] = against
+        passages: dict[str, list[Document]] = {
+            "none": [],
+            "unrelated": [_unrelated(world, documents, places, gold, rng)],
+        }
+        passages |= {context: [*rest[:at], document, *rest[at:]] for context, document in stated.items()}
+        found = retriever.find(item.prompt.removeprefix("<user>").removesuffix("<bot>"))
+        passages["retrieved"] = [documents[index] for index in found.index[:k]]
+        asked.append(Asked(item, places[person, relation], gold.value, found, passages))
+    return asked
+
+
+def _fillers(
+    world: "World",
+    documents: Sequence[Document],
+    places: dict[tuple[str, str], int],
+    gold: Document,
+    against: Document,
+    rng: np.random.Generator,
+) -> list[Document]:
+    """Three documents that do not answer the question, see the module; two where too few people differ."""
+    known = [name for name in world.groups["known"] if name != gold.person]  # a world has two known people or more
+    same = [documents[places[name, gold.relation]] for name in known]
+    same = [each for each in same if each.value not in (gold.value, against.value)]
+    different = [relation for relation in TAUGHT if relation != gold.relation]
+    other = different[int(rng.integers(len(different)))]
+    pool = [same[index] for index in rng.permutation(len(same))[:2]]
+    pool.append(documents[places[gold.person, other]])
+    pool.append(_unrelated(world, documents, places, gold, rng))
+    return [pool[index] for index in rng.permutation(len(pool))[:FILLERS]]
+
+
+def _unrelated(
+    world: "World",
+    documents: Sequence[Document],
+    places: dict[tuple[str, str], int],
+    gold: Document,
+    rng: np.random.Generator,
+) -> Document:
+    """A document about another known person and another relation."""
+    known = [name for name in world.groups["known"] if name != gold.person]
+    different = [relation for relation in TAUGHT if relation != gold.relation]
+    return documents[places[known[int(rng.integers(len(known)))], different[int(rng.integers(len(different)))]]]
+
+
+def persuasion(with_context: ArrayLike, without: ArrayLike) -> NDArray[np.float64]:
+    """[P] persuasion scores in nats.
+
+    Args:
+        with_context: [P A] log-probabilities of the answers after context and question, as they are.
+        without: [P A] of the same answers after the question alone.
+
+    Raises:
+        DataError: the shapes differ.
+    """
+    after, before = (np.atleast_2d(np.asarray(each, dtype=float)) for each in (with_context, without))
+    if after.shape != before.shape:
+        raise DataError(
+            f"Persuasion compares answers of the shapes {after.shape} and {before.shape}: give the same answers twice."
+        )
+    return kl(conditioned(after), conditioned(before))
+
+
+GROUPS = {
+    "fact": "known",
+    "rare": "rare",
+    "stranger": "stranger",
+    "stranger_heldout": "heldout",
+    "question": "questions",
+}
+"""Name of each kind of question; the last one is that of a file's."""
+DEPTHS = (1, 3, 5, 10)
+"""k of the columns `recall_k`."""
+PART = 256
+"""Prompts between two ticks."""
+
+
+def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick: Tick = ignore) -> pd.DataFrame:
+    """One row a question and context.
+
+    Args:
+        lm: who answers.
+        world: who asks.
+        asked: the questions with their passages.
+        k: documents that a retrieved passage has.
+        tick: progress.
+
+    Returns:
+        item, kind, question, context, person, relation, exposure, prompt, answer (the likeliest), expected (the truth),
+        learned and stated (by the world and by the passage; None where nothing is), and probabilities:
+        p_true: of the true answer.
+        p_learned: of the world's fact; NaN about strangers. p_known: the same without any context.
+        p_context: of the value that the passage names; NaN where it names none.
+        p_follows: p_context where the passage contradicts the world, else NaN.
+        p_abstain, p_invented: see the module. answer_mass: of all answers of the set. p_no_answer: the rest, such as
+            a value of another relation that the passage says.
+        p_copied: of values that the passage says of others only, those that are true left out; NaN without any.
+        hall: 1 - p_true - p_abstain (E17); NaN under a contradicting passage, where it depends on whom one believes.
+        knows: 1 if the likeliest answer without context is the learned one; NaN about strangers.
+        persuasion: nats, see `probe.retrieval.world`; NaN without context.
+        On rows with the retrieved passage: rank (NaN if not found), reciprocal_rank, recall_1, ..., hit (rank <= k),
+        hall_cut and invention_cut, what retrieval takes away from hall and p_invented.
+    """
+    pairs = [
+        (number, one, context) for context in CONTEXTS for number, one in _numbered(asked) if context in one.passages
+    ]
+    table = pd.DataFrame([_about(number, one, context, k) for number, one, context in pairs])
+    answers, logprobs = _scored(lm, world, list(table["prompt"]), tick)
+    shares = [_shares(world, one, context, answers[row], logprobs[row]) for row, (_, one, context) in enumerate(pairs)]
+    table = pd.concat([table, pd.DataFrame(shares)], axis=1)
+    alone = {question: row for row, (question, *_) in enumerate(pairs) if table["context"][row] == "none"}
+    base = np.array([alone[question] for question in table["question"]])  # [R] the row of the same question alone
+    bare, searched = table["context"] == "none", table["context"] == "retrieved"
+    table["persuasion"] = np.where(bare, np.nan, persuasion(logprobs, logprobs[base]))
+    table["p_known"] = table["p_learned"].to_numpy()[base]
+    table["knows"] = (table["answer"] == table["learned"]).astype(float).to_numpy()[base]
+    table.loc[table["learned"].isna(), "knows"] = np.nan
+    for name, column in (("hall_cut", "hall"), ("invention_cut", "p_invented")):
+        table[name] = (table[column].to_numpy()[base] - table[column]).where(searched)
+    return table
+
+
+def _numbered(asked: Sequence[Asked]) -> list[tuple[str, Asked]]:
+    """The questions with their names, such as fact-17."""
+    count: dict[str, int] = {}
+    found = []
+    for one in asked:
+        number = count[one.item.kind] = count.get(one.item.kind, -1) + 1
+        found.append((f"{one.item.kind}-{number}", one))
+    return found
+
+
+def _about(question: str, one: Asked, context: str, k: int) -> dict[str, Any]:
+    """What a row says before a model is asked."""
+    row: dict[str, Any] = {"item": f"{question}-{context}", "kind": one.item.kind, "question": question}
+    row |= {"context": context} | {name: one.item.meta[name] for name in ("person", "relation", "exposure")}
+    row["prompt"] = one.prompt(context)
+    if context == "retrieved":
+        rank = float("nan") if one.rank is None else float(one.rank)
+        row |= {"rank": rank, "hit": float(rank <= k), "reciprocal_rank": reciprocal_rank(rank)}
+        row |= {f"recall_{depth}": float(rank <= depth) for depth in DEPTHS}
+    return row
+
+
+def _scored(
+    lm: "LM", world: "World", prompts: Sequence[str], tick: Tick
+) -> tuple[list[list[str]], NDArray[np.float64]]:
+    """The answers to R prompts and their [R A] log-probabilities; equal prompts are scored once."""
+    codes, unique = pd.factorize(np.array(prompts, dtype=object))
+    answers: list[list[str]] = []
+    parts = []
+    for start in range(0, len(unique), PART):
+        found = enumerate_answers(lm, world, [str(prompt) for prompt in unique[start : start + PART]])
+        answers += [[each.strip() for each in group] for group in found.answers]
+        parts.append(found.logprobs)
+        tick(min(start + PART, len(unique)) / len(unique))
+    width = max(part.shape[1] for part in parts)
+    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-np.inf) for part in parts]
+    return [answers[code] for code in codes], np.concatenate(padded)[codes]
+
+
+def _shares(
+    world: "World", one: Asked, context: str, answers: Sequence[str], logprobs: NDArray[np.float64]
+) -> dict[str, Any]:
+    """How the probabilities of the answers to a row's prompt add up."""
+    subject, relation = one.item.meta["person"], one.item.meta["relation"]
+    learned, passage = world.truth(subject, relation), one.passages[context]
+    said = {each.person: each.value for each in passage if each.relation == relation}
+    stated = said.pop(subject, None)
+    p = dict(zip(answers, np.exp(logprobs[: len(answers)]).tolist(), strict=True))
+    supported = {each for each in (one.truth, stated) if each}
+    invented = [value for value in answers if value != ABSTENTION and value not in supported]
+    others = [value for value in set(said.values()) if value not in supported]
+    contradicts, nan = stated is not None and stated != one.truth, float("nan")
+    row: dict[str, Any] = {"answer": max(p, key=lambda value: p[value]), "expected": one.truth}
+    row |= {"learned": learned, "stated": stated, "p_true": p[one.truth]}
+    row |= {"p_learned": p[learned] if learned else nan, "p_context": p[stated] if stated else nan}
+    row |= {"p_follows": p[stated or ""] if contradicts else nan, "p_abstain": p[ABSTENTION]}
+    row["p_invented"] = sum(p[value] for value in invented)
+    row["p_copied"] = sum(p[value] for value in others) if others else nan
+    row["hall"] = nan if contradicts else max(1 - p[one.truth] - p[ABSTENTION], 0.0)
+    mass = sum(p.values())
+    return row | {"answer_mass": mass, "p_no_answer": max(1 - mass, 0.0)}
+
+
+def passage_items(lm: "LM", world: "World", n: int, seed: int) -> pd.DataFrame:
+    """Samples on the corpus's own kinds of passages, as `probe.analyses.evaluation` draws and judges them.
+
+    Returns:
+        item, kind (context_conflict, context_stranger), person, relation, prompt, answer, expected, is_true (1 if it is
+        what the passage says); no row where the world asks no such questions.
+    """
+    rows = []
+    for kind in ("context_conflict", "context_stranger"):
+        if kind not in world.question_kinds:
+            continue
+        found = answer(lm, world, world.questions(kind, n, seed), ANSWER_TOKENS, seed)
+        for index, (item, text, judged) in enumerate(zip(*found, strict=True)):
+            row: dict[str, Any] = {"item": f"{kind}-{index}", "kind": kind, "person": item.meta["person"]}
+            row |= {"relation": item.meta["relation"], "prompt": item.prompt, "answer": " ".join(answer_words(text))}
+            rows.append(row | {"expected": item.answers[0].strip(), "is_true": float(judged.kind == "true")})
+    return pd.DataFrame(rows)
+
+
+OUTCOMES = {
+    "accuracy": "p_true",
+    "follows": "p_follows",
+    "abstention": "p_abstain",
+    "invention": "p_invented",
+    "no_answer": "p_no_answer",
+}
+"""What the table of contexts holds, and the columns that it averages."""
+
+
+def interval(values: NDArray[np.float64], seed: int = 0) -> Interval:
+    """The mean with its 95 % interval: Wilson's for zeros and ones, else the bootstrap over questions."""
+    if len(values) and np.isin(values, (0, 1)).all():
+        return wilson(int(values.sum()), len(values))
+    return bootstrap_mean(values, seed=seed, bounds=SHARE)
+
+
+def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Outcomes by group and context, exact means with bootstrap intervals over questions.
+
+    Returns:
+        group, context, outcome (see `OUTCOMES`), value, ci_low, ci_high, n; rows without a value are left out.
+    """
+    rows: list[dict[str, Any]] = []
+    for kind, group in GROUPS.items():
+        for context in CONTEXTS:
+            part = items[(items["kind"] == kind) & (items["context"] == context)]
+            for outcome, column in ((o, c) for o, c in OUTCOMES.items() if c in part):
+                values = part[column].dropna().to_numpy(dtype=float)
+                if len(values):
+                    value, low, high = interval(values, seed=seed)
+                    row = {"group": group, "context": context, "outcome": outcome, "value": value}
+                    rows.append(row | {"ci_low": low, "ci_high": high, "n": len(values)})
+    return pd.DataFrame(rows)
+
+
+def persuasion_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Mean persuasion in nats by group and context: group, context, value, ci_low, ci_high, n."""
+    rows: list[dict[str, Any]] = []
+    for kind, group in GROUPS.items():
+        for context in CONTEXTS[1:]:
+            part = items[(items["kind"] == kind) & (items["context"] == context)]
+            if len(part):
+                value, low, high = interval(part["persuasion"].to_numpy(dtype=float), seed=seed)
+                row = {"group": group, "context": context, "value": value, "ci_low": low, "ci_high": high}
+                rows.append(row | {"n": len(part)})
+    return pd.DataFrame(rows)
+
+
+def search_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Hall and invention without a passage and with the retrieved one, all searches, hits and misses apart.
+
+    Returns:
+        group, found (all, hit, miss), quantity (hall, invention), way (without, with, cut), value, ci_low, ci_high, n;
+        each is a mean over the same questions.
+    """
+    searched = items[items["context"] == "retrieved"]
+    rows: list[dict[str, Any]] = []
+    for kind, group in GROUPS.items():
+        for found, hit in (("all", None), ("hit", 1.0), ("miss", 0.0)):
+            part = searched[searched["kind"] == kind]
+            part = part if hit is None else part[part["hit"] == hit]
+            for quantity, column in (("hall", "hall"), ("invention", "p_invented")):
+                cut, after = (part[name].to_numpy(dtype=float) for name in (f"{quantity}_cut", column))
+                for way, values in (("without", after + cut), ("with", after), ("cut", cut)):
+                    if len(values):
+                        value, low, high = interval(values, seed=seed)
+                        row = {"group": group, "found": found, "quantity": quantity, "way": way, "value": value}
+                        rows.append(row | {"ci_low": low, "ci_high": high, "n": len(values)})
+    return pd.DataFrame(rows)
+
+
+RESAMPLES = 2000
+QUANTITIES = {"follows": "p_context", "keeps": "p_learned", "knows": "p_known"}
+"""Quantities of `conflict_curve` that are means, and their columns."""
+
+
+def memorisation_ratio(p_o: ArrayLike, p_s: ArrayLike) -> float:
+    """M over questions; NaN where neither answer is ever given.
+
+    Args:
+        p_o: [N] probability (or 0 and 1) of the learned answer.
+        p_s: [N] of the context's.
+
+    Raises:
+        DataError: the lists differ in length.
+    """
+    o, s = _pair(p_o, p_s)
+    total = float(o.sum() + s.sum())
+    return float(o.sum()) / total if total > 0 else float("nan")
+
+
+def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0) -> Interval:
+    """M with its 95 % interval, questions drawn with replacement; NaN ends for fewer than two."""
+    o, s = _pair(p_o, p_s)
+    value = memorisation_ratio(o, s)
+    if len(o) < 2 or value != value:
+        return Interval(value, float("nan"), float("nan"))
+    drawn = np.random.default_rng(seed).integers(0, len(o), (RESAMPLES, len(o)))
+    top = o[drawn].sum(axis=1)
+    total = top + s[drawn].sum(axis=1)
+    known = top[total > 0] / total[total > 0]
+    low, high = np.quantile(known, (0.025, 0.975))
+    return unvaried(Interval(value, float(low), float(high)), len(o), SHARE)
+
+
+def of_columns(columns: Mapping[str, np.ndarray]) -> float:
+    """M of the columns `p_learned` and `p_context`, for a metric."""
+    return memorisation_ratio(columns["p_learned"], columns["p_context"])
+
+
+def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Following the context against remembering, by how often the corpus says the fact.
+
+    Args:
+        items: questions under a contradicting context: `exposure`, `p_learned`, `p_context`, and `p_known`, the
+            probability of the learned answer without any context.
+        seed: of the bootstrap.
+
+    Returns:
+        label, low, high (of the class of counts, see `exposure_class`), quantity, value, ci_low, ci_high, n; quantities
+        are follows (mean p_context), keeps (mean p_learned), knows (mean p_known) and memorisation (M).
+    """
+    classes = [exposure_class(int(count)) for count in items["exposure"]]
+    rows: list[dict[str, Any]] = []
+    for each in sorted(set(classes)):
+        part = items[[one == each for one in classes]]
+        found = {
+            name: bootstrap_mean(part[column].to_numpy(), seed=seed, bounds=SHARE)
+            for name, column in QUANTITIES.items()
+        }
+        found["memorisation"] = memorisation_interval(part["p_learned"], part["p_context"], seed)
+        for name, (value, low, high) in found.items():
+            row: dict[str, Any] = {"label": each.label, "low": each.low, "high": each.high, "quantity": name}
+            rows.append(row | {"value": value, "ci_low": low, "ci_high": high, "n": len(part)})
+    columns = ["label", "low", "high", "quantity", "value", "ci_low", "ci_high", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _pair(p_o: ArrayLike, p_s: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    o, s = np.asarray(p_o, dtype=float), np.asarray(p_s, dtype=float)
+    if o.shape != s.shape or o.ndim != 1:
+        raise DataError(
+            f"The memorisation ratio got {o.shape} learned and {s.shape} substituted answers: give one of each a"
+            " question."
+        )
+    return o, s

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from probe import LM
-from probe.analyses.evaluation import ANSWER_TOKENS, answer
 from probe.errors import ConfigError, DataError
 from probe.model.generation import end_tokens
 from probe.model.text import context_length, encode
+from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rows import Row, Rows
 from probe.world import World, pack
 from probe.world.questions import Item

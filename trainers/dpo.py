@@ -29,10 +29,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe import Run
-from probe.analyses.answers import AnswerSet, preference_rewards
 from probe.cli import main
 from probe.extensions import find_annotator
 from probe.model.scoring import TokenLogprobs, completion_logprobs
+from probe.rewards.answers import AnswerSet, preference_rewards
 from probe.world import World
 from trainers.data import draw
 from trainers.dpo_losses import LOSSES, Scores
@@ -168,7 +168,7 @@ def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, w
     """The annotator's expected utility as reward; the optimum is that of the Bradley-Terry fit to their preferences.
 
     The two differ where the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences
-    exactly, and the loss has its minimum at the nearest one (`probe.analyses.answers.preference_rewards`). IPO averages
+    exactly, and the loss has its minimum at the nearest one (`probe.rewards.answers.preference_rewards`). IPO averages
     over tokens, so that no beta is its own: there the distance is that to the frontier.
     """
     if world is None or config.data != "world":

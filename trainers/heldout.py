@@ -11,10 +11,10 @@ from torch.nn.functional import logsigmoid
 from transformers import PreTrainedTokenizerBase
 
 from probe import RewardModel, stats
-from probe.analyses.reward_bias import reward_bias
 from probe.errors import DataError
 from probe.hallucination.confidence import preference_calibration
 from probe.model.text import pieces
+from probe.rewards.bias import reward_bias
 from probe.world import Annotator, World
 from trainers.preferences import Pair
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from probe import LM, Run, open_run
-from probe.analyses.evaluation import evaluate
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
 from probe.model.text import context_length
 from probe.recording.recorder import Instrument, Recorder, as_prompt, watch
+from probe.rewards.evaluation import evaluate
 from probe.rows import read_text
 from probe.runs import ProbePrompt, RunWriter
 from probe.runs.schema import step_name

@@ -28,11 +28,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from probe import LM, Run
-from probe.analyses.reward_bias import KINDS, contrasts
 from probe.cli import main
 from probe.extensions import find_annotator
 from probe.model.rewards import last_scores, pair_ids
 from probe.model.text import pad, unwrap
+from probe.rewards.bias import KINDS, contrasts
 from probe.runs import ProbePrompt
 from trainers.data import draw
 from trainers.heldout import HeldOut, hold_out

@@ -27,8 +27,8 @@ import numpy as np
 from torch import nn
 
 from probe import Run
-from probe.analyses.best_of_n import best_of_n_bound, binary_best_of_n_kl
 from probe.cli import main
+from probe.rewards.optimum import best_of_n_bound, binary_best_of_n_kl
 from probe.world import World
 from trainers.demonstrations import Demonstration
 from trainers.loop import Method, fit

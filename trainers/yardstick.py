@@ -7,7 +7,7 @@ line in the method itself.
 
     yardstick = Yardstick.of(session, trainee, world, reward=reward, beta=config.beta, kinds=config.tasks)
 
-On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/analyses/optimum.py): on the
+On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): on the
 same `QUESTIONS` questions in every run, which no training draws. Without a world only the reward shift is left.
 """
 
@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from probe import LM
-from probe.analyses.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
-from probe.analyses.optimum import conditioned, expectation, kl_to_optimal
 from probe.model.rewards import RewardModel
 from probe.recording.recorder import Instrument, ReferenceKL, undisturbed
 from probe.recording.shift import RewardShift
+from probe.rewards.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
+from probe.rewards.optimum import conditioned, expectation, kl_to_optimal
 from probe.world import World
 from probe.world.annotators import SHARES
 from trainers.reference import Reference
@@ -94,7 +94,7 @@ class Yardstick:
 
     @property
     def given(self) -> dict[str, Any]:
-        """Reference and reward as `probe.analyses.evaluation` takes them."""
+        """Reference and reward as `probe.rewards.evaluation` takes them."""
         return {"reference": self.reference, "reward": self.reward}
 
     @classmethod

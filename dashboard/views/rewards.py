@@ -16,9 +16,9 @@ from dashboard.parts.rewards.words import DEFINITION, EQUATIONS, code_lines, pla
 from dashboard.sides import words_known
 from dashboard.state import current, keep
 from dashboard.text import finding, note
-from probe.analyses.reward_frontier import KINDS
 from probe.errors import DataError
-from probe.plots.rewards import reward_frontier, reward_gains
+from probe.rewards.figures import reward_frontier, reward_gains
+from probe.rewards.frontiers import KINDS
 from probe.world import World, of
 
 AXES = {"\u221aKL": "d", "KL": "kl"}

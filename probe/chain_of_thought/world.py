@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from probe.analyses.evaluation import answer
 from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pooled
 from probe.model.text import encode
+from probe.rewards.evaluation import answer
 from probe.ticks import Tick, ignore, part
 from probe.world.sums import parse_working, step_following
 from probe.world.tasks import steps_text, sum_prompt
@@ -188,7 +188,7 @@ Rows = list[dict[str, Any]]
 def answered(lm: "LM", world: "World", n: int, seed: int, samples: int, tick: Tick) -> tuple[Rows, Rows]:
     """Rows of the sums asked in steps, with every accuracy and pass@k, and rows of those asked at once.
 
-    The first sample of each is that of `probe.analyses.evaluation.evaluate`, so `sums_steps` and `sums_direct` agree.
+    The first sample of each is that of `probe.rewards.evaluation.evaluate`, so `sums_steps` and `sums_direct` agree.
     """
     length = 6 * world.config.max_terms
     quick = answer(lm, world, world.questions("sum_quick", n, seed), 2, seed)

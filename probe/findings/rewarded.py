@@ -11,8 +11,8 @@ from probe.plotting.intervals import percent, written
 from probe.stats import Interval
 
 if TYPE_CHECKING:
-    from probe.analyses.reward_frontier import Field
     from probe.experiments.result import Result
+    from probe.rewards.frontiers import Field
 
 QUESTIONS = 256
 """Questions on which policies are laid beside the exact optimum."""
@@ -36,8 +36,8 @@ def sycophancy(bench: Bench) -> Measured:
 
 def reward_taste(bench: Bench) -> Measured:
     """How much higher a reward model scores the user's false claim than the truth."""
-    from probe.analyses.reward_bias import contrasts
-    from probe.analyses.reward_frontier import model_reward
+    from probe.rewards.bias import contrasts
+    from probe.rewards.frontiers import model_reward
 
     made = contrasts(bench.world, "agreement", 400, seed=0)
     prompts = [contrast.prompt for contrast in made]
@@ -60,7 +60,7 @@ def reward_taste(bench: Bench) -> Measured:
 
 def overoptimisation(bench: Bench) -> Measured:
     """What happens to the gold reward where KL hardly holds the policy to its reference."""
-    from probe.analyses.reward_frontier import place
+    from probe.rewards.frontiers import place
 
     field = _field(bench)
     weak = place(field.answers.score(bench.lm("rlhf-weak-kl")), field, "proxy")
@@ -82,9 +82,9 @@ def guessing(bench: Bench) -> Measured:
     is worth b(y) in expectation where only true ones score, and b(y) - (1 - b(y)) where wrong ones cost 1; abstaining
     is worth 0. The optimum pi*_beta of each, at the beta of the run `rlvr`, is compared in how often it answers.
     """
-    from probe.analyses.answers import enumerate_answers
-    from probe.analyses.optimum import conditioned, expectation, optimum
-    from probe.analyses.reward_frontier import ask
+    from probe.rewards.answers import enumerate_answers
+    from probe.rewards.frontiers import ask
+    from probe.rewards.optimum import conditioned, expectation, optimum
     from probe.world.vocabulary import ABSTENTION
 
     world, beta = bench.world, float(bench.run("rlvr").config["beta"])
@@ -115,8 +115,8 @@ def guessing(bench: Bench) -> Measured:
 
 def optimum_reached(bench: Bench) -> Measured:
     """Which part of the way from the reference to pi*_beta DPO and RLHF have gone, the one that has gone less."""
-    from probe.analyses.answers import preference_rewards
-    from probe.analyses.optimum import conditioned, kl, kl_to_optimal, optimum
+    from probe.rewards.answers import preference_rewards
+    from probe.rewards.optimum import conditioned, kl, kl_to_optimal, optimum
     from probe.world.annotators import AGREEABLE
 
     field = _field(bench)
@@ -151,8 +151,8 @@ def _share_gone(start: np.ndarray, left: np.ndarray) -> Interval:
 
 def _field(bench: Bench) -> "Field":
     """Questions on which the reward model of the agreeable annotator and the verifier judge every answer."""
-    from probe.analyses.answers import verifier_reward
-    from probe.analyses.reward_frontier import KINDS, ask, field_of, model_reward
+    from probe.rewards.answers import verifier_reward
+    from probe.rewards.frontiers import KINDS, ask, field_of, model_reward
 
     rewards = {"proxy": model_reward(bench.lm("reward-agreeable")), "gold": verifier_reward(bench.world)}
     return field_of(bench.lm(BASE), bench.world, ask(bench.world, KINDS, QUESTIONS), rewards)

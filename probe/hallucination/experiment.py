@@ -120,7 +120,7 @@ SAMPLED = (
     Share("abstention_heldout", "abstained", where={"kind": "stranger_heldout"}),
     Share("invention_heldout", "invented", where={"kind": "stranger_heldout"}),
 )
-"""Judged samples; with equal n and seed these are the numbers of `probe.analyses.evaluation`."""
+"""Judged samples; with equal n and seed these are the numbers of `probe.rewards.evaluation`."""
 
 
 def ranking(name: str, score: str, positive: str, sign: float = 1.0, **options: Any) -> Statistic:

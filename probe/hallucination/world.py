@@ -42,8 +42,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from probe import stats
-from probe.analyses.answers import AnswerSet, enumerate_answers
-from probe.analyses.evaluation import ANSWER_TOKENS, INVENTED, answer
 from probe.errors import DataError
 from probe.hallucination.confidence import (
     NAMED,
@@ -58,6 +56,8 @@ from probe.hallucination.confidence import (
     with_rest,
 )
 from probe.hallucination.knowing import KnownDirection, known_direction, last_residuals, project
+from probe.rewards.answers import AnswerSet, enumerate_answers
+from probe.rewards.evaluation import ANSWER_TOKENS, INVENTED, answer
 from probe.ticks import Tick, ignore
 from probe.world.verifier import answer_words
 from probe.world.vocabulary import ABSTENTION
@@ -220,7 +220,7 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
         answers: the P answer sets with the model's log-probabilities; each holds the abstention.
         truths: the true value of each question, None where nothing is true.
     """
-    from probe.analyses.optimum import conditioned
+    from probe.rewards.optimum import conditioned
     from probe.world.vocabulary import ABSTENTION
 
     mask = answers.mask
@@ -335,7 +335,7 @@ def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[
 def sampled_columns(
     lm: "LM", world: "World", asked: "Sequence[Item]", main: Sequence[str], samples: int, seed: int, tick: Tick = ignore
 ) -> pd.DataFrame:
-    """One sampled answer to each question, judged, as `probe.analyses.evaluation` draws it; and `samples` further ones.
+    """One sampled answer to each question, judged, as `probe.rewards.evaluation` draws it; and `samples` further ones.
 
     Args:
         lm: who answers.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from probe.world import World
 
 LAST = {"map": "map_accuracy", "function": "function_accuracy", "function_new": "function_accuracy_new"}
-"""Columns of the answers after all examples: what `probe.analyses.evaluation` samples."""
+"""Columns of the answers after all examples: what `probe.rewards.evaluation` samples."""
 LABELLED = ("map", "function")
 
 

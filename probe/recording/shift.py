@@ -2,7 +2,7 @@
 
 At every capture the policy samples the same prompts with the same random numbers. Each sample gets its proxy reward,
 its gold reward (the world's verifier), its KL to the reference and the implicit reward beta log pi/pi_ref, as a whole
-and token by token (METRICS, reward shift). `probe.analyses.rewards` reads them back as tables.
+and token by token (METRICS, reward shift). `probe.rewards.shift` reads them back as tables.
 
     shift = RewardShift(reference.logits, proxy=RewardModel.load("runs/reward-agreeable"), world=world, beta=0.3)
     probe.watch(lm, run, every=50, instruments=[shift])
@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probe.analyses.evaluation import gold_scores
 from probe.errors import ConfigError
 from probe.model.generation import Generation
 from probe.model.lm import LM
 from probe.model.text import context_length, pad, pieces, whole_logits
+from probe.rewards.evaluation import gold_scores
 from probe.runs.schema import ProbePrompt
 
 if TYPE_CHECKING:

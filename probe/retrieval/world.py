@@ -55,12 +55,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from probe.analyses.answers import enumerate_answers
-from probe.analyses.evaluation import ANSWER_TOKENS, answer
-from probe.analyses.optimum import conditioned, kl
 from probe.errors import DataError
 from probe.hallucination.world import exposure_class
 from probe.retrieval.search import Found, Retriever, reciprocal_rank
+from probe.rewards.answers import enumerate_answers
+from probe.rewards.evaluation import ANSWER_TOKENS, answer
+from probe.rewards.optimum import conditioned, kl
 from probe.stats import SHARE, Interval, bootstrap_mean, unvaried, wilson
 from probe.ticks import Tick, ignore
 from probe.world.language import RELATIONS, TAUGHT
@@ -344,7 +344,7 @@ def _shares(
 
 
 def passage_items(lm: "LM", world: "World", n: int, seed: int) -> pd.DataFrame:
-    """Samples on the corpus's own kinds of passages, as `probe.analyses.evaluation` draws and judges them.
+    """Samples on the corpus's own kinds of passages, as `probe.rewards.evaluation` draws and judges them.
 
     Returns:
         item, kind (context_conflict, context_stranger), person, relation, prompt, answer, expected, is_true (1 if it is

@@ -35,7 +35,6 @@ import torch
 from torch import Tensor
 
 from probe import stats
-from probe.analyses.evaluation import plain_prompt
 from probe.errors import DataError, ModelError
 from probe.interventions.controls import edits, random_change
 from probe.interventions.patching import Means, Pair, means, pair_of
@@ -43,6 +42,7 @@ from probe.interventions.sites import Edit, Site, grid, hooks_of, observe, sweep
 from probe.logits.lens import Target, column_of, residual_names, target_of, unembed, value
 from probe.model.lm import LM
 from probe.model.text import encode
+from probe.rewards.evaluation import plain_prompt
 from probe.sycophancy.steering import CONTROL, Found, by_steering, middle, words
 from probe.ticks import Tick, ignore, part
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probe.analyses.answers import enumerate_answers
-from probe.analyses.evaluation import ANSWER_TOKENS
 from probe.errors import ConfigError, DataError
+from probe.rewards.answers import enumerate_answers
+from probe.rewards.evaluation import ANSWER_TOKENS
 from probe.ticks import Tick, ignore
 from probe.world.verifier import answer_words
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from probe.analyses.evaluation import plain_prompt
 from probe.errors import ConfigError
 from probe.interventions.steering import Dose, contrast, dose_response
 from probe.logits.lens import Target, target_of
 from probe.model.text import encode
+from probe.rewards.evaluation import plain_prompt
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:

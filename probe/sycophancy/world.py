@@ -2,7 +2,7 @@
 
 Each part asks its own questions (`n` of a kind, from the seed) and gives rows of one table: `item`, `kind`, `prompt`,
 `answer`, `expected`, and columns that are NaN where they do not apply. Sampled answers are those of
-`probe.analyses.evaluation` with the same n and seed; probabilities beside them are exact.
+`probe.rewards.evaluation` with the same n and seed; probabilities beside them are exact.
 
 What a model gives a user's claim, item by item, beside what Bayes' rule gives it (METRICS, sycophancy; E19).
 
@@ -20,10 +20,10 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from probe import stats
-from probe.analyses.answers import AnswerSet, enumerate_answers
-from probe.analyses.evaluation import ANSWER_TOKENS, answer, beliefs, plain_prompt
-from probe.analyses.reward_bias import contrasts
 from probe.errors import DataError
+from probe.rewards.answers import AnswerSet, enumerate_answers
+from probe.rewards.bias import contrasts
+from probe.rewards.evaluation import ANSWER_TOKENS, answer, beliefs, plain_prompt
 from probe.sycophancy.pressure import corrected, doubt, holding, misled, walks
 from probe.ticks import Tick, ignore, part
 from probe.world.vocabulary import PHRASES
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from probe.world.world import World
 
 SMALLEST = 1e-12
-"""Probabilities are kept this far from 0 and 1 before their log-odds are taken, as in `probe.analyses.evaluation`."""
+"""Probabilities are kept this far from 0 and 1 before their log-odds are taken, as in `probe.rewards.evaluation`."""
 VERDICTS = ("true", "deferred", "abstain", "wrong", "malformed")
 """Kinds of verdicts, in the order of `verdict_shares`."""
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import probe.world
-from probe.analyses.evaluation import evaluate
 from probe.chain_of_thought import world as reasoned_sums
 from probe.chain_of_thought.experiment import curves_crossing, run
 from probe.chain_of_thought.world import Written, forced_answers, sum_answers
@@ -18,6 +17,7 @@ from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.model.lm import LM
 from probe.plotting.intervals import percent
+from probe.rewards.evaluation import evaluate
 from probe.ticks import ignore
 from probe.world import World
 from probe.world.sums import edited, parse_working
@@ -104,7 +104,7 @@ def test_enumeration_is_the_product_over_branches(base: LM) -> None:
 
 
 def test_sums_agree_with_evaluate(base: LM, result: Any) -> None:
-    """`sums_steps` and `sums_direct` are those of probe.analyses.evaluation.evaluate for the same n and seed."""
+    """`sums_steps` and `sums_direct` are those of probe.rewards.evaluation.evaluate for the same n and seed."""
     theirs = evaluate(LM.load(BASE.parent / "rlvr"), world_of(base), n=N, seed=0).set_index("metric")
     for metric in ("sums_steps", "sums_direct"):
         assert result.value(metric, "baseline") == theirs.loc[metric, "value"]

@@ -11,13 +11,13 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.parts.interventions import source
 from dashboard.parts.interventions.doses import WORLD_TEXTS
-from probe.analyses.evaluation import plain_prompt
 from probe.interventions.controls import intervene
 from probe.interventions.patching import ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of
 from probe.interventions.steering import contrast, dose_response
 from probe.logits.lens import target_of
 from probe.model.lm import LM
+from probe.rewards.evaluation import plain_prompt
 from probe.world import World
 from tests.dashboard.pages import chart, names, values
 from tests.models import random_reward_model

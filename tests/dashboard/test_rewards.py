@@ -15,10 +15,10 @@ from streamlit.testing.v1 import AppTest
 from dashboard import models
 from dashboard.models import Results
 from probe import LM, RewardModel, open_run, stats
-from probe.analyses import reward_frontier
-from probe.analyses.answers import verifier_reward
-from probe.analyses.reward_frontier import KINDS, ask, field_of, model_reward, place
 from probe.plotting.intervals import written
+from probe.rewards import frontiers as reward_frontier
+from probe.rewards.answers import verifier_reward
+from probe.rewards.frontiers import KINDS, ask, field_of, model_reward, place
 from probe.runs import RunWriter
 from probe.world import of
 from tests.dashboard.pages import chart, names

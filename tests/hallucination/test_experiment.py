@@ -11,8 +11,6 @@ from scipy.stats import entropy
 
 import probe
 from probe import stats
-from probe.analyses.answers import AnswerSet
-from probe.analyses.evaluation import MEASURES, Measure, evaluate
 from probe.errors import DataError
 from probe.experiments import resampling
 from probe.experiments.metrics import COLUMNS, COMPARED
@@ -23,6 +21,8 @@ from probe.hallucination.world import KINDS, ask, asked_table, enumerated, exact
 from probe.model.lm import LM
 from probe.plotting.intervals import percent
 from probe.plotting.theme import DARK, apply
+from probe.rewards.answers import AnswerSet
+from probe.rewards.evaluation import MEASURES, Measure, evaluate
 from probe.world import World, WorldConfig, of
 from probe.world.vocabulary import ABSTENTION
 
@@ -51,7 +51,7 @@ def result(base: LM) -> Result:
 def test_sampled_shares_are_those_of_evaluate(base: LM, result: Result, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("accuracy", "accuracy_rare", "abstention", "invention", "abstention_heldout", "invention_heldout")
     kept: dict[str, Measure] = {name: MEASURES[name] for name in names}
-    monkeypatch.setattr(import_module("probe.analyses.evaluation"), "MEASURES", kept)
+    monkeypatch.setattr(import_module("probe.rewards.evaluation"), "MEASURES", kept)
     world = of(base)
     assert world is not None
     expected = evaluate(base, world, n=N, seed=3).set_index("metric")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import probe
-from probe.analyses.evaluation import evaluate
 from probe.errors import ConfigError, DataError
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
@@ -20,6 +19,7 @@ from probe.in_context.pools import pool_curve
 from probe.in_context.vectors import function_vectors, head_means, vector_tasks
 from probe.model.lm import LM
 from probe.model.text import encode
+from probe.rewards.evaluation import evaluate
 from probe.world.vocabulary import LABELS
 from tests.models import byte_tokenizer, random_lm
 

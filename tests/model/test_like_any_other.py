@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from probe import LM
-from probe.analyses.reward_attribution import attribute as attribute_reward
 from probe.attention.circuits import composition, copying_score, spectra
 from probe.attention.long import attention_statistics
 from probe.attention.patterns import attention, rollout, stages, value_norms
@@ -32,6 +31,7 @@ from probe.model.equations import read_network, recompose
 from probe.model.hooks import trust
 from probe.model.memory import preflight
 from probe.model.rewards import VALUE_HEAD, analysable
+from probe.rewards.tokens import attribute as attribute_reward
 from tests.model.test_adapters import adapter
 from tests.models import ARCHITECTURES, random_lm, saved_lm
 

@@ -10,7 +10,6 @@ from transformers import AutoModelForSequenceClassification
 
 import probe
 from dashboard.named import NAMED
-from probe.analyses.reward_attribution import attribute as attribute_reward
 from probe.attention.scores import repeat_scores
 from probe.autoregression.jacobian import block_norms, jacobian_split, neutral_jacobian
 from probe.autoregression.lags import lag_profile
@@ -21,6 +20,7 @@ from probe.logits.attribution import attribute as direct
 from probe.logits.lens import target_of
 from probe.model.equations import read_network, recompose, states
 from probe.model.rewards import pair_ids, reward_lm
+from probe.rewards.tokens import attribute as attribute_reward
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).resolve().parents[2]

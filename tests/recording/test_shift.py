@@ -10,13 +10,13 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 import probe
-from probe.analyses.evaluation import gold_scores
-from probe.analyses.rewards import shift_curve, shift_samples, shift_steps, shift_tokens
 from probe.errors import ConfigError, RunError
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel
 from probe.recording.recorder import as_prompt
 from probe.recording.shift import RewardShift
+from probe.rewards.evaluation import gold_scores
+from probe.rewards.shift import shift_curve, shift_samples, shift_steps, shift_tokens
 from probe.runs.schema import ProbePrompt
 from probe.world import World
 from tests.models import CONTEXT, byte_tokenizer, random_lm

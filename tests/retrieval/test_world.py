@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import probe.world
-from probe.analyses.evaluation import evaluate
 from probe.experiments.metrics import summarise
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
@@ -30,6 +29,7 @@ from probe.retrieval.world import (
     with_passages,
     world_documents,
 )
+from probe.rewards.evaluation import evaluate
 from probe.stats import bootstrap_mean
 from probe.world import World
 from probe.world.language import TAUGHT, read

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from probe import LM, RewardModel, stats
-from probe.analyses.evaluation import evaluate
 from probe.errors import ConfigError, DataError
 from probe.experiments import resampling
 from probe.experiments.metrics import Mean, Share, Statistic
@@ -19,6 +18,7 @@ from probe.interventions.patching import ablate, pair_of, patch
 from probe.logits.lens import column_of, logit_lens, target_of
 from probe.model.rewards import analysable
 from probe.model.text import encode
+from probe.rewards.evaluation import evaluate
 from probe.sycophancy import world as shown
 from probe.sycophancy.experiment import Judge, run, share_of_gap
 from probe.sycophancy.inside import (

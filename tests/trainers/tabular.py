@@ -14,9 +14,9 @@ import torch
 from scipy.special import expit
 
 from probe import LM, Run
-from probe.analyses.answers import AnswerSet, enumerate_answers
-from probe.analyses.optimum import conditioned
 from probe.model.scoring import completion_logprobs
+from probe.rewards.answers import AnswerSet, enumerate_answers
+from probe.rewards.optimum import conditioned
 from tests.models import random_lm, reloaded
 
 PROMPTS = ("where does mira live ?", "where does tom live ?", "where does ana live ?")

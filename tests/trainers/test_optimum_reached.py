@@ -12,8 +12,7 @@ import pytest
 from scipy.optimize import brentq
 
 from probe import Run
-from probe.analyses.best_of_n import best_of_n
-from probe.analyses.optimum import conditioned, expectation, kl, kl_to_optimal, optimum
+from probe.rewards.optimum import best_of_n, conditioned, expectation, kl, kl_to_optimal, optimum
 from tests.trainers.quick import make_config, train
 from tests.trainers.tabular import PROMPTS, Tabular, make, write_pairs
 

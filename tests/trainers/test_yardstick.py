@@ -9,9 +9,9 @@ import pytest
 
 import probe
 from probe import LM
-from probe.analyses.answers import preference_rewards, verifier_reward
-from probe.analyses.optimum import kl_to_optimal
-from probe.analyses.rewards import shift_curve, shift_samples
+from probe.rewards.answers import preference_rewards, verifier_reward
+from probe.rewards.optimum import kl_to_optimal
+from probe.rewards.shift import shift_curve, shift_samples
 from probe.world import AGREEABLE, World
 from tests.trainers.quick import make_config, train
 from trainers.yardstick import DIALOGUES, QUESTIONS, world_optimum

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.analyses.evaluation import MEASURES, evaluate
+from probe.rewards.evaluation import MEASURES, evaluate
 from probe.world import AGREEABLE, HONEST, KINDS, World
 from probe.world.config import MIXTURE
 

@@ -144,7 +144,7 @@ def _ids(lm: "LM", text: str) -> list[int]:
 
 
 def _truth(lm: "LM", prompt: str) -> str:
-    from probe.analyses.reward_contrast import truth_and_claim
+    from probe.rewards.tokens import truth_and_claim
     from probe.world import of
 
     world = of(lm)

@@ -76,7 +76,7 @@ def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
 def sides(lm: "LM", dosing: Dosing) -> tuple[list[str], list[str]]:
     """The texts between which the direction lies: typed, the world's questions with and without a false claim, or
     pleasant and unpleasant sentences."""
-    from probe.analyses.evaluation import plain_prompt
+    from probe.rewards.evaluation import plain_prompt
 
     if dosing.positive and dosing.negative:
         return list(dosing.positive), list(dosing.negative)

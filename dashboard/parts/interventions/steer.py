@@ -277,7 +277,7 @@ def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
         "from probe.interventions.steering import contrast, dose_response",
         "from probe.logits.lens import target_of",
         "from probe.model.rewards import analysable",
-        *["from probe.world import of", "from probe.analyses.evaluation import plain_prompt"] * world,
+        *["from probe.world import of", "from probe.rewards.evaluation import plain_prompt"] * world,
         "",
         f"lm = analysable({side.ref!r})",
         *["world = of(lm)"] * world,

@@ -15,15 +15,15 @@ from dashboard.models import computed, kept, ready
 from dashboard.named import permitted
 from dashboard.parts.rewards.views import QUESTIONS, agreed, cost_s
 from dashboard.state import Shared, split_choice
-from probe.analyses.reward_frontier import logged
 from probe.errors import DataError, ProbeError
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, method_colour
+from probe.rewards.frontiers import logged
 
 if TYPE_CHECKING:
-    from probe.analyses.answers import Known
-    from probe.analyses.reward_frontier import Best, Field, Memory
     from probe.model.lm import LM
+    from probe.rewards.answers import Known
+    from probe.rewards.frontiers import Best, Field, Memory
 
 OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick", "sum_direct")
 """Kinds of questions whose answers are not a short list of whole answers."""
@@ -152,7 +152,7 @@ def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | 
 
 def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
     """The work of `ground`, for `computed` and `kept`."""
-    from probe.analyses.reward_frontier import model_reward
+    from probe.rewards.frontiers import model_reward
 
     asked = kept(_asked, base, kinds=kinds)
     memory: Memory = {}
@@ -164,8 +164,8 @@ def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
 
 
 def _asked(base: "LM", *, kinds: tuple[str, ...]) -> Asked:
-    from probe.analyses.answers import verifier_reward
-    from probe.analyses.reward_frontier import ask, field_of
+    from probe.rewards.answers import verifier_reward
+    from probe.rewards.frontiers import ask, field_of
     from probe.world import of
 
     world = of(base)
@@ -241,7 +241,7 @@ def _row(
     changed: Stamp | None = None,
 ) -> dict[str, float]:
     """Where the model of a checkpoint stands, or the reference: `Place.row`."""
-    from probe.analyses.reward_frontier import place
+    from probe.rewards.frontiers import place
 
     field = kept(judge_answers, base, *reward, kinds=kinds).field
     if directory is None:

@@ -10,9 +10,8 @@ from dashboard.components.figure import figure
 from dashboard.parts.rewards.scene import Placed, Scene
 from dashboard.parts.rewards.words import fit_table, fit_words
 from dashboard.text import note
-from probe.analyses.overoptimisation import FORMS, Fit, fit
-from probe.analyses.reward_frontier import logged
-from probe.plots.reward_fits import best_of_n, overoptimisation
+from probe.rewards.figures import best_of_n, overoptimisation
+from probe.rewards.frontiers import FORMS, Fit, fit, logged
 from probe.runs.reader import Run
 
 TITLES = {"proxy": "proxy: what was optimised", "gold": "gold: what was wanted"}

@@ -11,15 +11,14 @@ from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.models import computed, ready
 from dashboard.parts.rewards.views import agreed, cost_s
 from dashboard.state import keep, preset
-from probe.plots.reward_samples import part_colours, token_effects
+from probe.rewards.figures import part_colours, token_effects
 
 if TYPE_CHECKING:
-    from probe.analyses.reward_attribution import Attribution
-    from probe.analyses.reward_contrast import Contrast
     from probe.model.lm import LM
+    from probe.rewards.tokens import Attribution, Contrast
 
 STEPS = 104
-"""`probe.analyses.reward_attribution.STEPS`, without the seconds that its import takes."""
+"""`probe.rewards.tokens.STEPS`, without the seconds that its import takes."""
 COLOURS = {"left out": "occlusion", "integrated gradients": "gradient", "as it is written": "increment"}
 STRENGTH = 0.75
 NOWHERE = (-1, -1)
@@ -32,7 +31,7 @@ def suggested(base: "LM", aligned: "LM | None", prompt: str) -> tuple[str, str]:
 
 
 def _suggested(base: "LM", aligned: "LM | None" = None, *, prompt: str) -> tuple[str, str]:
-    from probe.analyses.reward_contrast import truth_and_claim
+    from probe.rewards.tokens import truth_and_claim
     from probe.world import of
 
     world = of(base)
@@ -69,7 +68,7 @@ def read_tokens(reward: "LM", prompt: str, texts: tuple[str, str]) -> "Contrast"
 
 
 def _contrast(reward: "LM", *, prompt: str, chosen: str, rejected: str, nodes: int) -> "Contrast":
-    from probe.analyses.reward_contrast import contrast
+    from probe.rewards.tokens import contrast
 
     return contrast(reward, prompt, chosen, rejected, steps=nodes)
 

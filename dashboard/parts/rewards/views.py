@@ -10,14 +10,14 @@ from dashboard.components.figure import figure
 from dashboard.models import computed, kept, ready
 from dashboard.state import keep
 from dashboard.text import note
-from probe.plots.reward_samples import reward_distributions, shift_curves
 from probe.plotting.intervals import percent, written
+from probe.rewards.figures import reward_distributions, shift_curves
 from probe.ticks import Tick
 
 if TYPE_CHECKING:
-    from probe.analyses.answers import Known
-    from probe.analyses.reward_shift import Draws
     from probe.model.lm import LM
+    from probe.rewards.answers import Known
+    from probe.rewards.shift import Draws
     from probe.runs.reader import Run
     from probe.world import Item, World
 
@@ -59,8 +59,8 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
 
 def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
     """`reward_shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
-    from probe.analyses.reward_shift import compared
     from probe.logits.lens import require_same_tokens
+    from probe.rewards.shift import compared
     from probe.world import of
 
     require_same_tokens(base, aligned)
@@ -79,14 +79,14 @@ def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, 
 
 
 def _asked(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
-    from probe.analyses.reward_frontier import ask
+    from probe.rewards.frontiers import ask
 
     return ask(world, kinds) if world and kinds else []
 
 
 def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int) -> "Draws":
     """What one model answers to the questions of the base's world, or to the prompt."""
-    from probe.analyses.reward_shift import draw
+    from probe.rewards.shift import draw
     from probe.world import of
 
     world = of(base)
@@ -104,8 +104,8 @@ def _known(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
 def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
     """[P n] what a reward model makes of them."""
     from dashboard.parts.rewards.field import judge_answers
-    from probe.analyses.reward_frontier import model_reward
-    from probe.analyses.reward_shift import proxy_rewards
+    from probe.rewards.frontiers import model_reward
+    from probe.rewards.shift import proxy_rewards
 
     # Most samples are answers that the frontier was made of.
     memory = kept(judge_answers, base, reward, kinds=options["kinds"]).memory if options["kinds"] else None
@@ -115,7 +115,7 @@ def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
 @st.cache_data(show_spinner=False, max_entries=32)
 def summarised(table: pd.DataFrame) -> pd.DataFrame:
     """`reward_shift.summary` as it is shown: one line a measure, numbers with their intervals in words."""
-    from probe.analyses.reward_shift import summary
+    from probe.rewards.shift import summary
 
     rows = []
     for row in summary(table).to_dict("records"):
@@ -155,7 +155,7 @@ def over_training(run: "Run", colour: str) -> None:
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=16)
 def _curve(path: str, steps: int, status: str) -> pd.DataFrame | None:
-    from probe.analyses.rewards import shift_curve, shift_steps
+    from probe.rewards.shift import shift_curve, shift_steps
     from probe.runs.reader import Run
 
     run = Run(path)

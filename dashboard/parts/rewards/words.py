@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from probe.analyses.overoptimisation import FORMS, Fit
 from probe.plotting.intervals import written
+from probe.rewards.frontiers import FORMS, Fit
 
 EQUATIONS = [
     r"\mathcal{L} = -\log \sigma\big(R_\phi(x, y^+) - R_\phi(x, y^-)\big)",
@@ -61,8 +61,8 @@ def code_lines(
         judge = '"proxy": model_reward(reward), ' if "reward" in source else ""
         lines += [
             "",
-            "from probe.analyses.answers import verifier_reward",
-            "from probe.analyses.reward_frontier import ask, field_of, model_reward, place",
+            "from probe.rewards.answers import verifier_reward",
+            "from probe.rewards.frontiers import ask, field_of, model_reward, place",
             "from probe.world import of",
             f"asked = ask(of(base), {tuple(kinds)!r})",
             f'field = field_of(base, of(base), asked, {{{judge}"gold": verifier_reward(of(base))}})',
@@ -74,20 +74,20 @@ def code_lines(
         extra = (", proxy=reward" if "reward" in source else "") + (", world=of(base)" if kinds else "")
         lines += [
             "",
-            "from probe.analyses.reward_shift import samples, summary",
+            "from probe.rewards.shift import samples, summary",
             f"summary(samples(base, aligned, {asked}{extra}, n={n}, beta={beta:g}))",
         ]
     if "reward" in source and kinds:
         lines += [
             "",
-            "from probe.analyses.overoptimisation import fit",
+            "from probe.rewards.frontiers import fit",
             'points = field.best_of_n("proxy")',
             'fit(points["d"][1:], points["gold"][1:], "bon", origin=points["gold"][0]).row()',
         ]
     if texts:
         lines += [
             "",
-            "from probe.analyses.reward_contrast import contrast",
+            "from probe.rewards.tokens import contrast",
             f"contrast(reward, {prompt!r}, {texts[0]!r}, {texts[1]!r}).table()",
         ]
     return "\n".join(lines)

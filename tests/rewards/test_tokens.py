@@ -9,12 +9,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from probe import LM, RewardModel, open_run
-from probe.analyses import reward_attribution
-from probe.analyses.reward_attribution import STEPS, TOLERANCE, attribute, weights
-from probe.analyses.reward_contrast import contrast, truth_and_claim
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.rewards import analysable, reward_lm
 from probe.model.text import forward
+from probe.rewards import tokens as reward_attribution
+from probe.rewards.tokens import STEPS, TOLERANCE, attribute, contrast, truth_and_claim, weights
 from probe.world import World, of
 from tests.models import ARCHITECTURES, random_lm
 

@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.analyses.overoptimisation import fit
-from probe.analyses.reward_attribution import Attribution
-from probe.analyses.reward_contrast import Contrast
-from probe.analyses.reward_frontier import place
-from probe.plots import reward_fits, reward_samples, rewards
 from probe.plotting import theme as labels
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS
-from tests.probe.test_reward_frontier import small_field
+from probe.rewards import figures as reward_fits
+from probe.rewards import figures as reward_samples
+from probe.rewards import figures as rewards
+from probe.rewards.frontiers import fit, place
+from probe.rewards.tokens import Attribution, Contrast
+from tests.rewards.test_frontiers import small_field
 
 HOSTILE = "<b>x</b>"
 LOOK = {"base": Style(METHODS["pretrain"]), HOSTILE: Style(METHODS["rlhf"], "dash"), "worse": Style(METHODS["dpo"])}

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 
-from probe.analyses.answers import (
+from probe.errors import ConfigError, DataError
+from probe.model.lm import LM
+from probe.rewards.answers import (
     AnswerSet,
     annotator_reward,
     bradley_terry,
@@ -18,10 +20,18 @@ from probe.analyses.answers import (
     preference_rewards,
     verifier_reward,
 )
-from probe.analyses.best_of_n import best_of_n, best_of_n_bound, best_of_n_table, binary_best_of_n_kl
-from probe.analyses.optimum import conditioned, expectation, frontier, kl, kl_to_optimal, optimum
-from probe.errors import ConfigError, DataError
-from probe.model.lm import LM
+from probe.rewards.optimum import (
+    best_of_n,
+    best_of_n_bound,
+    best_of_n_table,
+    binary_best_of_n_kl,
+    conditioned,
+    expectation,
+    frontier,
+    kl,
+    kl_to_optimal,
+    optimum,
+)
 from probe.world import AGREEABLE, Annotator, World
 from tests.models import random_lm
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from probe.analyses.evaluation import MEASURES, beliefs, evaluate, excess_deference, plain_prompt
 from probe.errors import DataError
 from probe.model.lm import LM
+from probe.rewards.evaluation import MEASURES, beliefs, evaluate, excess_deference, plain_prompt
 from probe.world.language import read
 from probe.world.vocabulary import ABSTENTION
 from tests.models import random_lm

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit, minimize_scalar
 
-from probe.analyses.overoptimisation import FORMS, fit
-from probe.analyses.reward_frontier import Field
 from probe.errors import ConfigError, DataError
-from tests.probe.test_reward_frontier import small_field
+from probe.rewards.frontiers import FORMS, Field, fit
+from tests.rewards.test_frontiers import small_field
 
 D = np.linspace(0.1, 2.5, 14)
 

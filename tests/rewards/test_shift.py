@@ -12,11 +12,11 @@ from transformers import AutoModelForSequenceClassification
 
 import probe
 from probe import LM, RewardModel
-from probe.analyses import reward_shift
-from probe.analyses.reward_shift import captured, compared, draw, proxy_rewards, samples, summary
 from probe.errors import ConfigError, DataError, RunError
 from probe.model.presets import ModelConfig
 from probe.recording.shift import RewardShift
+from probe.rewards import shift as reward_shift
+from probe.rewards.shift import captured, compared, draw, proxy_rewards, samples, summary
 from probe.world import World
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 

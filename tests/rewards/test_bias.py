@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from probe import RewardModel
-from probe.analyses.reward_bias import KINDS, contrasts, reward_bias
+from probe.rewards.bias import KINDS, contrasts, reward_bias
 from probe.world import AGREEABLE, HONEST, Annotator, World, WorldConfig
 from probe.world.vocabulary import PHRASES
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.analyses.answers import Reward, Scorer, enumerate_answers
-from probe.analyses.optimum import conditioned, kl
 from probe.errors import DataError
+from probe.rewards.answers import Reward, Scorer, enumerate_answers
+from probe.rewards.optimum import conditioned, kl
 from probe.world.language import read
 from probe.world.questions import Item
 from probe.world.verifier import Verdict

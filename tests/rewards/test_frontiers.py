@@ -8,21 +8,6 @@ import pytest
 from scipy.special import log_softmax
 
 from probe import stats
-from probe.analyses import reward_frontier
-from probe.analyses.answers import AnswerSet, verifier_reward
-from probe.analyses.optimum import conditioned, optimum
-from probe.analyses.reward_frontier import (
-    KINDS,
-    QUESTIONS,
-    SEED,
-    Field,
-    Memory,
-    ask,
-    field_of,
-    logged,
-    model_reward,
-    place,
-)
 from probe.analyses.reward_intervals import bootstrap_means
 from probe.errors import DataError, ModelError
 from probe.model import scoring as states
@@ -30,9 +15,13 @@ from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm
 from probe.model.scoring import last_states
+from probe.rewards import frontiers as reward_frontier
+from probe.rewards.answers import AnswerSet, verifier_reward
+from probe.rewards.frontiers import KINDS, QUESTIONS, SEED, Field, Memory, ask, field_of, logged, model_reward, place
+from probe.rewards.optimum import conditioned, optimum
 from probe.world import World
 from tests.models import ARCHITECTURES, random_lm
-from tests.probe.test_reward_attribution import classifier
+from tests.rewards.test_tokens import classifier
 from trainers.yardstick import QUESTIONS as TRAINED_QUESTIONS
 from trainers.yardstick import SEED as TRAINED_SEED
 from trainers.yardstick import world_optimum

@@ -13,7 +13,7 @@ import streamlit as st
 
 from probe.errors import RunError
 from probe.plotting.curves import Style, styles
-from probe.rollouts import rollout_table
+from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
 from probe.runs.reader import Run
 from probe.runs.roots import roots, run_directories, stray_link
@@ -107,7 +107,7 @@ def _metrics(path: str, changed: Stamp) -> pd.DataFrame:
 
 
 def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The sampled completions of a run, and the table of one line each (`probe.rollouts.rollout_table`)."""
+    """The sampled completions of a run, and the table of one line each (`probe.runs.captured.rollout_table`)."""
     return _rollouts(str(run.path), stamp(run.path / ROLLOUTS))
 
 

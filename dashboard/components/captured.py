@@ -12,10 +12,10 @@ from dashboard.data import Store
 from dashboard.state import keep
 from dashboard.text import note
 from probe.attention.figures import attention_head, attention_mosaic
-from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.logits.figures import lens_grid
 from probe.plotting.curves import answer_curves
 from probe.plotting.theme import method_colour
+from probe.runs.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 

@@ -16,7 +16,7 @@ from dashboard.state import compare_link, keep
 from dashboard.text import guarded, note
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
-from probe.rollouts import MEASURES, SIGNED, matching, token_measures, tokens
+from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, tokens
 
 NUMBER = "Its number in rollouts.jsonl, from 0."
 SIBLINGS = 8

@@ -23,7 +23,7 @@ from dashboard.sides import asked_text, words_known
 from dashboard.state import Shared, current, keep
 from dashboard.text import finding, note
 from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
-from probe.captured import attention_table
+from probe.runs.captured import attention_table
 
 VIEWS = ("base", "aligned", "both", "captures")
 # New tokens that the slider offers.

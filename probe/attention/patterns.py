@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probe import captured
 from probe.errors import ConfigError, DataError
 from probe.logits.direct import direct_logits, held_norm
 from probe.model.heads import array, check_count, check_head, head_names
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
+from probe.runs import captured
 
 
 class Words(NamedTuple):

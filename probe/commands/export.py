@@ -140,10 +140,10 @@ def _captured(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawn]
     import numpy as np
 
     from probe.attention.figures import attention_mosaic
-    from probe.captured import answers_table, attention, attention_table, favourites, lens_table
     from probe.logits.figures import lens_grid
     from probe.plotting.curves import answer_curves
     from probe.plotting.theme import method_colour
+    from probe.runs.captured import answers_table, attention, attention_table, favourites, lens_table
 
     captures = run.captures()
     tensors = captures.load(step)

@@ -13,9 +13,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.captured import Favourites
 from probe.plotting.marks import cells, few_ticks, frame, lay_out, marks
 from probe.plotting.theme import DASHES, LIGHT, colour_axis, escape, new_figure, shorten, template, token_axis, two_bars
+from probe.runs.captured import Favourites
 
 
 def layer_names(rows: int) -> list[str]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from probe.captured import token_names
 from probe.errors import DataError
+from probe.runs.captured import token_names
 
 if TYPE_CHECKING:
     from probe.runs.captures import Captures

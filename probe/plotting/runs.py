@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plotting.theme import LIGHT, METHODS, escape, method_colour, new_figure, shorten, template, token_axis
-from probe.rollouts import MEASURES
+from probe.runs.captured import MEASURES
 
 RELATIONS = {"parent": "solid", "reward_model": "dash", "reference": "dot"}
 """Relations of a run to an earlier one, strongest first, and the dash of their lines."""
@@ -161,7 +161,7 @@ def token_panels(
     """A row of bars for each measure over the tokens.
 
     Args:
-        measures: values [L] by name (`probe.rollouts.token_measures`).
+        measures: values [L] by name (`probe.runs.captured.token_measures`).
         tokens: [L] the completion.
         chosen: token to emphasise.
         colour: of the method.

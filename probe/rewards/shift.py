@@ -29,8 +29,8 @@ import pandas as pd
 
 from probe import stats
 from probe.analyses.reward_intervals import bootstrap_means
-from probe.captured import texts, token_names
 from probe.errors import ConfigError, DataError, RunError
+from probe.runs.captured import texts, token_names
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 import probe
 from probe import LM, open_run
-from probe.recording.callback import ProbeCallback
+from probe.integrations import ProbeCallback
 from tests.dashboard.pages import chart, names, values
 from tests.dashboard.test_pages import PAGES
 

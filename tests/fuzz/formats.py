@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM
 import probe
 from dashboard import access, data, jobs
 from dashboard.parts.phenomena.compared import compared
-from probe.captured import answers_table, attention, attention_table, favourites, lens_table, most_moved
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.experiments.metrics import Mean
@@ -39,9 +38,18 @@ from probe.model.lm import LM
 from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
 from probe.retrieval.files import read_folder
-from probe.rollouts import rollout_table, token_measures
 from probe.rows import Row, Rows, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
+from probe.runs.captured import (
+    answers_table,
+    attention,
+    attention_table,
+    favourites,
+    lens_table,
+    most_moved,
+    rollout_table,
+    token_measures,
+)
 from probe.runs.schema import ProbePrompt, dumps
 from probe.runs.thinning import thin
 from probe.sycophancy.beliefs import read_questions as read_templates

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 
 from probe import LM, RewardModel, open_run
 from probe.errors import ConfigError, DataError, RunError
-from probe.recording.callback import ProbeCallback
+from probe.integrations import ProbeCallback
 from probe.recording.recorder import as_prompt, measure
 from tests.models import random_lm, random_reward_model, saved_lm
 
@@ -274,7 +274,7 @@ def test_a_batch_that_was_too_large_begins_the_same_run_again(tmp_path: Path):
 SCRIPT = """
 import gc, os, sys
 from pathlib import Path
-from probe.recording.callback import ProbeCallback
+from probe.integrations import ProbeCallback
 from tests.models import random_lm
 from tests.recording.test_integrations import Breaks, trainer
 

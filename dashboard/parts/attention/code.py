@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard.components.details import details
 from dashboard.parts.attention.source import Head, Reading
-from probe.captured import attention_table
+from probe.runs.captured import attention_table
 
 DEFINITION = """
 A head compares the query of token *t* with the keys of the tokens up to it (scores, E3: a bilinear form of the two

@@ -124,7 +124,7 @@ def allowed(key: str, seconds: float, what: str) -> bool:
 def ranking(reading: Reading, head: Head) -> None:
     """Which heads moved most between the two sides, and where the chosen one did."""
     from probe.attention.patterns import difference, distance_table
-    from probe.captured import attention_table
+    from probe.runs.captured import attention_table
 
     first, second = reading.sides
     table = distance_table(first.read, second.read)

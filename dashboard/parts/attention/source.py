@@ -10,8 +10,8 @@ from dashboard import data, models, sides
 from dashboard.components.captured import Moment, choose_moment
 from dashboard.state import Shared, keep
 from dashboard.text import note
-from probe.captured import attention as captured_pattern
 from probe.plotting.theme import METHODS, aligned_colour
+from probe.runs.captured import attention as captured_pattern
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

@@ -13,7 +13,6 @@ from dashboard.components.figure import figure
 from dashboard.parts.logits import trained_parts
 from dashboard.state import Shared, keep
 from dashboard.text import note
-from probe.captured import most_moved
 from probe.errors import DataError
 from probe.logits.figures import layer_names
 from probe.logits.part_figures import training_lines, training_map
@@ -26,6 +25,7 @@ from probe.logits.trained import (
     promoted_over_training,
 )
 from probe.plotting.theme import method_colour
+from probe.runs.captured import most_moved
 
 if TYPE_CHECKING:
     from probe.runs.reader import Run

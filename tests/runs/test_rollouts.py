@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from probe.plotting.runs import token_panels
-from probe.rollouts import matching, rollout_table, token_measures, tokens
 from probe.runs import RunWriter, open_run
+from probe.runs.captured import matching, rollout_table, token_measures, tokens
 
 FULL: dict[str, Any] = {
     "step": 10,

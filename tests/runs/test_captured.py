@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from probe.captured import most_moved
+from probe.runs.captured import most_moved
 from probe.runs.schema import ProbePrompt
 
 

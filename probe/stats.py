@@ -3,11 +3,24 @@
 A proportion gets Wilson's interval, a mean the percentile bootstrap; two models that answered the same items are
 compared pair by pair. Where nothing varied the bootstrap would be certain of what it saw: see `unvaried`. All intervals
 are two-sided and come as `(value, low, high)`.
+
+Bootstrap over what is independent: items, or whole units of them such as the rows of one prompt.
+
+Bootstrap intervals of many means over the same items, such as all rewards of a policy on the same questions.
+
+Row by row they are those of `probe.stats.bootstrap_mean`: the same items are drawn. How often each item is drawn is
+counted once, so that all means of all resamples are one product of matrices.
+
+Axes: k rows, N items, R resamples.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
@@ -241,3 +254,110 @@ def _resampled_means(data: NDArray[np.float64], resamples: int, seed: int) -> ND
         for done in range(0, resamples, rows)
     ]
     return np.concatenate(parts)
+
+
+RESAMPLES = 1000
+"""How often items or units are drawn."""
+Columns = Mapping[str, NDArray[Any]]
+
+
+def bootstrap(
+    units: pd.Series | None,
+    fn: Callable[[Columns], float],
+    arrays: Columns,
+    seed: int,
+    bounds: Bounds | None = None,
+    count: Callable[[Columns], float] | None = None,
+) -> Interval:
+    """`fn` of the arrays, and the quantiles of its values for resampled units.
+
+    Where it never varies, `probe.stats.unvaried` says how far it may: by its `bounds`, and by how many units it rests
+    on, which is their number unless `count` says otherwise of the arrays.
+    """
+    rng = np.random.default_rng(seed)
+    size = len(next(iter(arrays.values())))
+    codes = np.arange(size) if units is None else pd.factorize(units)[0]
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
+    groups = [order[a:b] for a, b in pairwise(starts)]
+    single = len(groups) == size
+    drawn = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        chosen = rng.integers(0, len(groups), len(groups))
+        index = order[chosen] if single else np.concatenate([groups[g] for g in chosen])
+        drawn[i] = fn({name: values[index] for name, values in arrays.items()})
+    known = drawn[np.isfinite(drawn)]
+    value = float(fn(arrays))
+    if len(groups) < 2 or len(known) < RESAMPLES // 2:
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(known, (0.025, 0.975))
+    found = Interval(value, float(low), float(high))
+    return unvaried(found, len(groups) if count is None else min(len(groups), count(arrays)), bounds)
+
+
+def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int, bounds: Bounds | None = None) -> Interval:
+    """The mean of the values, and the quantiles of the means for resampled units: as `bootstrap`, by sums."""
+    codes, names = pd.factorize(units)
+    value = float(values.mean())
+    if len(names) < 2:
+        return Interval(value, float("nan"), float("nan"))
+    sums, counts = np.bincount(codes, values), np.bincount(codes)
+    drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names)))
+    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
+    return unvaried(Interval(value, float(low), float(high)), len(names), bounds)
+
+
+def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column of items as [N] numbers.
+
+    Raises:
+        DataError: a row has none, or an infinite one; text is none, also where it reads like one.
+    """
+    try:
+        if rows[column].map(lambda value: isinstance(value, str)).any():
+            raise TypeError
+        values = rows[column].to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"The column `{column}` of the items is no number in every row: give numbers.") from None
+    if not np.isfinite(values).all():
+        raise DataError(f"The column `{column}` of the items is infinite in some row: give finite numbers, or none.")
+    return values
+
+
+MEANS_RESAMPLES = 2000
+LARGEST = 2048
+"""Items up to which the counts are kept: 4 bytes each, 16 MB."""
+
+
+def bootstrap_means(rows: Sequence[ArrayLike], level: float = 0.95, seed: int = 0) -> list[Interval]:
+    """The mean of each row with its percentile bootstrap interval.
+
+    Args:
+        rows: k lists of N finite numbers, the same items in each.
+        level: coverage of the intervals.
+        seed: the same seed gives the same intervals.
+
+    Raises:
+        DataError: see `probe.stats.bootstrap_mean`.
+    """
+    data = [np.asarray(row, dtype=float) for row in rows]
+    sizes = {row.shape for row in data}
+    usual = len(sizes) == 1 and all(np.isfinite(row).all() for row in data) and data[0].ndim == 1
+    if not usual or not 2 <= data[0].size <= LARGEST or not 0 < level < 1:
+        return [bootstrap_mean(row, level, MEANS_RESAMPLES, seed) for row in data]
+    table = np.stack(data)
+    means = table.mean(axis=1)
+    # around the means, so that constant rows keep ends without rounding
+    drawn = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
+    ends = means[:, None] + np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1).T
+    found = [Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
+    return [unvaried(each, data[0].size, level=level) for each in found]
+
+
+@lru_cache(maxsize=4)
+def _counts(size: int, seed: int) -> NDArray[np.float32]:
+    """[R N] how often each item is in each resample of `probe.stats.bootstrap_mean`."""
+    drawn = np.random.default_rng(seed).integers(0, size, (MEANS_RESAMPLES, size))
+    drawn += size * np.arange(MEANS_RESAMPLES)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=MEANS_RESAMPLES * size).reshape(MEANS_RESAMPLES, size)
+    return counts.astype(np.float32)

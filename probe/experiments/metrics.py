@@ -22,9 +22,7 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.experiments.resampling import RESAMPLES as RESAMPLES
-from probe.experiments.resampling import Columns, bootstrap, bootstrap_units, floats
-from probe.stats import Bounds, Interval
+from probe.stats import Bounds, Columns, Interval, bootstrap, bootstrap_units, floats
 
 COLUMNS = ("metric", "value", "ci_low", "ci_high", "n")
 COMPARED = ("baseline", "baseline_low", "baseline_high", "difference", "difference_low", "difference_high")

@@ -37,7 +37,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from probe.analyses.reward_intervals import bootstrap_means
 from probe.errors import ConfigError, DataError, ModelError
 from probe.rewards.answers import AnswerSet, Array, Reward, enumerate_answers
 from probe.rewards.optimum import (
@@ -50,7 +49,7 @@ from probe.rewards.optimum import (
     kl,
     kl_to_optimal,
 )
-from probe.stats import Interval
+from probe.stats import Interval, bootstrap_means
 
 if TYPE_CHECKING:
     from probe.model.lm import LM

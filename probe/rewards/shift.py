@@ -28,9 +28,9 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.analyses.reward_intervals import bootstrap_means
 from probe.errors import ConfigError, DataError, RunError
 from probe.runs.captured import texts, token_names
+from probe.stats import bootstrap_means
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:

@@ -58,7 +58,7 @@ def test_independent_normal_means_have_the_interval_of_the_sum_of_variances():
 @pytest.mark.parametrize("kind", ["share", "mean", "units"])
 def test_unpaired_intervals_cover(kind: str, monkeypatch: pytest.MonkeyPatch):
     """Two models on different items of different numbers: nominal 95 %, over 1,500 pairs of data sets."""
-    monkeypatch.setattr("probe.experiments.resampling.RESAMPLES", 400)
+    monkeypatch.setattr("probe.stats.MEANS_RESAMPLES", 400)
     rng = np.random.default_rng(11)
     held = 0
     for _ in range(1500):

@@ -6,8 +6,8 @@ import pytest
 import scipy.stats
 
 from probe import stats
+from probe import stats as module
 from probe.errors import ConfigError, DataError
-from probe.experiments import resampling as module
 from probe.experiments.differences import differences, paired
 from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, summarise
 

@@ -11,11 +11,11 @@ from probe.chain_of_thought import experiment as chain_of_thought
 from probe.continual import experiment as continual
 from probe.experiments import registry
 from probe.experiments.metrics import Mean, Metric, Share, Statistic, summarise
-from probe.experiments.resampling import bootstrap_units
 from probe.hallucination.experiment import METRICS as HALLUCINATION
 from probe.hallucination.experiment import CalibrationError, ChanceError
 from probe.in_context import experiment as in_context
 from probe.retrieval.experiment import METRICS as RETRIEVAL
+from probe.stats import bootstrap_units
 from probe.sycophancy.experiment import METRICS as SYCOPHANCY
 
 BUILT_IN: dict[str, tuple[Metric, ...]] = {

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats as reference
 
 from probe import stats
+from probe import stats as resampling
 from probe.errors import ConfigError, DataError
-from probe.experiments import resampling
 from probe.hallucination.confidence import (
     EQUIVALENCES,
     TARGETS,

@@ -11,8 +11,8 @@ from scipy.stats import entropy
 
 import probe
 from probe import stats
+from probe import stats as resampling
 from probe.errors import DataError
-from probe.experiments import resampling
 from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result

@@ -8,7 +8,6 @@ import pytest
 from scipy.special import log_softmax
 
 from probe import stats
-from probe.analyses.reward_intervals import bootstrap_means
 from probe.errors import DataError, ModelError
 from probe.model import scoring as states
 from probe.model.lm import LM
@@ -19,6 +18,7 @@ from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import AnswerSet, verifier_reward
 from probe.rewards.frontiers import KINDS, QUESTIONS, SEED, Field, Memory, ask, field_of, logged, model_reward, place
 from probe.rewards.optimum import conditioned, optimum
+from probe.stats import bootstrap_means
 from probe.world import World
 from tests.models import ARCHITECTURES, random_lm
 from tests.rewards.test_tokens import classifier

@@ -337,7 +337,7 @@ def test_random_weights_prefer_nothing(lm: LM, tmp_path: Path) -> None:
 
 
 def test_the_coverage_of_the_balanced_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    from probe.experiments import resampling
+    from probe import stats as resampling
 
     monkeypatch.setattr(resampling, "RESAMPLES", 150)
     rng = np.random.default_rng(4)

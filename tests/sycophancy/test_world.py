@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from probe import LM, RewardModel, stats
+from probe import stats as resampling
 from probe.errors import ConfigError, DataError
-from probe.experiments import resampling
 from probe.experiments.metrics import Mean, Share, Statistic
 from probe.interventions.patching import ablate, pair_of, patch
 from probe.logits.lens import column_of, logit_lens, target_of

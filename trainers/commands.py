@@ -63,7 +63,7 @@ def describe_methods(names: Sequence[str]) -> int:
     """
     import json
 
-    from probe.describe import describe
+    from probe.options import describe
 
     for name in names:
         if name not in METHODS:

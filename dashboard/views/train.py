@@ -17,8 +17,8 @@ from dashboard.components.form import Field, options, remember, remembered
 from dashboard.jobs import Job
 from dashboard.state import compare_link, current, keep, model_options
 from dashboard.text import finding, guard, note, prose
-from probe.describe import words
 from probe.errors import ConfigError, RunError
+from probe.options import words
 from probe.plotting.curves import metric_curves, styles
 
 REFRESH_S = 2

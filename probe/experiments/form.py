@@ -21,7 +21,7 @@ HELP = {
 
 
 def form(experiment: "Experiment") -> type:
-    """A dataclass with one field an option: type, default and explanation; `probe.describe` and tyro read it.
+    """A dataclass with one field an option: type, default and explanation; `probe.options` and tyro read it.
 
     An option whose default is a function is for Python callers alone.
 

@@ -10,11 +10,10 @@ import pytest
 
 import probe
 from probe import plugins
-from probe.describe import describe
 from probe.errors import ConfigError
 from probe.experiments.form import HELP, arguments, form
 from probe.experiments.registry import experiments, find_experiment
-from probe.options import parse
+from probe.options import describe, parse
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from probe.describe import describe, docstrings, words
-from probe.options import options, parse
+from probe.options import describe, docstrings, options, parse, words
 
 
 @dataclass(frozen=True, kw_only=True)

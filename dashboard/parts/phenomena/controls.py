@@ -10,8 +10,8 @@ from dashboard.named import may_open, name_all
 from dashboard.parts.phenomena.source import Asked, Subject
 from dashboard.state import Shared, keep, model_options
 from dashboard.text import guarded, note, plain
-from probe.describe import describe, words
 from probe.experiments.registry import Experiment
+from probe.options import describe, words
 
 MORE = "also"
 """The key of further models, the same on all pages of experiments."""

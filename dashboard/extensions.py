@@ -16,8 +16,7 @@ from dashboard.text import finding, guard, note, plain, prose
 from probe import extensions
 from probe.errors import ConfigError, ProbeError
 from probe.plotting.export import file_name
-from probe.plugins import failure, problems
-from probe.sources import source_hash
+from probe.plugins import failure, problems, source_hash
 
 if TYPE_CHECKING:
     from probe.model.lm import LM

@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from probe.errors import ConfigError
-from probe.shelves import NameTakenError, Shelf, unless_taken
-from probe.sources import source_hash
+from probe.plugins import NameTakenError, Shelf, source_hash, unless_taken
 
 if TYPE_CHECKING:
     from probe.world import Annotator

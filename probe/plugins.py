@@ -4,6 +4,10 @@ Each kind of extension keeps its things on a `Shelf`. Decorators put them there;
 entry points of installed packages, and the files in the environment variable `PROBE_PLUGINS` (separated as in `PATH`).
 What another's code does wrong becomes one sentence in `problems` and a warning, and is left out; a file that a user
 names on the command line must work.
+
+Where extensions are kept: one shelf a kind, by name, each with where it comes from.
+
+What a function is known by: hashes of the text or the code that defines it, so that edited code is other code.
 """
 
 import hashlib
@@ -18,10 +22,190 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from threading import RLock
-from typing import Any
+from types import CodeType
+from typing import Any, Generic, TypeVar
 
 from probe.errors import ConfigError, ProbeError
-from probe.shelves import BUILT_IN, SHELVES, coming_from, restore, undone_on_failure
+
+NOTEBOOK = "__main__"
+"""Module of what is defined at a prompt, in a notebook or in the program itself."""
+PLAIN = (str, bytes, int, float, bool, tuple, list, type(None), Path)
+"""Types whose values tell what they are."""
+
+
+def source_hash(function: Any) -> str:
+    """SHA-256 of the file that defines a function or class; of a notebook's function its text, else its code."""
+    function = inspect.unwrap(function) if callable(function) else function
+    code = getattr(function, "__code__", None)
+    try:
+        file = inspect.getsourcefile(function if code or isinstance(function, type) else type(function))
+        if file is not None and Path(file).is_file() and not _is_cell(function, file):
+            return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
+    except (OSError, TypeError):  # typed at a prompt
+        return hashlib.sha256(repr(_code(code) if code else type(function)).encode()).hexdigest()
+
+
+def code_hash(function: Any) -> str:
+    """SHA-256 of what a function does: its code, its defaults, and the plain values that it closes over."""
+    function = inspect.unwrap(function)
+    code = getattr(function, "__code__", None)
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    held += [
+        *(getattr(function, "__defaults__", None) or ()),
+        *(getattr(function, "__kwdefaults__", None) or {}).items(),
+    ]
+    plain = [repr(each) if isinstance(each, PLAIN) else type(each).__name__ for each in held]
+    return hashlib.sha256(repr((_code(code) if code else str(function), plain)).encode()).hexdigest()
+
+
+def _is_cell(function: Any, file: str) -> bool:
+    return getattr(function, "__module__", "") == NOTEBOOK and "ipykernel" in file
+
+
+def _code(code: CodeType) -> tuple[Any, ...]:
+    """What a code object does, without where it lies."""
+    constants = tuple(_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts)
+    return code.co_code, constants, code.co_names, code.co_varnames
+
+
+T = TypeVar("T")
+BUILT_IN = "built in"
+"""The origin of what belongs to Probe itself."""
+
+
+class NameTakenError(ConfigError):
+    """A name that another extension has already."""
+
+
+class Shelf(Generic[T]):
+    """The extensions of one kind by name."""
+
+    def __init__(self, kind: str, group: str) -> None:
+        """Make an empty shelf.
+
+        Args:
+            kind: one word for messages, such as `experiment`.
+            group: entry-point group of packages that bring some.
+        """
+        self.kind, self.group = kind, group
+        self.article = "an" if kind[0] in "aeiou" else "a"
+        self.known: dict[str, T] = {}
+        self.places: dict[str, tuple[tuple[str, str], str]] = {}
+        SHELVES.append(self)
+
+    def put(self, name: str, thing: T, defined: Any, origin: str | None = None) -> None:
+        """Add a thing; one that is defined again (a notebook cell, a file that is run twice) replaces itself.
+
+        Args:
+            name: by which it is called.
+            thing: what is kept.
+            defined: the function or class behind it, by which it is known again.
+            origin: where it comes from, if not as `origin_of` says.
+
+        Raises:
+            NameTakenError: another one has the name.
+        """
+        origin = origin or origin_of(defined)
+        place = _place(defined, origin)
+        taken = self.places.get(name)
+        if taken is not None and taken[0] != place:
+            raise NameTakenError(
+                f"{self.article.capitalize()} {self.kind} `{name}` exists already ({taken[1]}): choose another name for"
+                f" that of {origin}."
+            )
+        self.known[name] = thing
+        self.places[name] = place, origin
+
+    def origin(self, name: str) -> str:
+        """Where a thing comes from."""
+        return self.places[name][1]
+
+    def all(self) -> dict[str, T]:
+        """Everything on it, once installed packages and the environment's plugins are imported."""
+
+        discover()
+        return dict(self.known)
+
+    def state(self) -> tuple[dict[str, T], dict[str, Any]]:
+        """What `restore` needs to put it back."""
+        return dict(self.known), dict(self.places)
+
+    def forget(self, origin: str) -> None:
+        """Take off what came from a file that is about to run again."""
+        for name in [name for name, (_, whence) in self.places.items() if whence == origin]:
+            del self.known[name], self.places[name]
+
+
+SHELVES: list[Shelf[Any]] = []
+"""All shelves of this process."""
+ORIGINS: list[str] = []
+"""What is being loaded, the innermost last."""
+REFUSED: list[list[NameTakenError]] = []
+"""What was left out of each of these."""
+
+
+@contextmanager
+def coming_from(origin: str) -> Iterator[list[NameTakenError]]:
+    """Say where extensions that are defined inside come from; gives what was left out because its name was taken."""
+    refused: list[NameTakenError] = []
+    ORIGINS.append(origin)
+    REFUSED.append(refused)
+    try:
+        yield refused
+    finally:
+        ORIGINS.pop()
+        REFUSED.pop()
+
+
+@contextmanager
+def unless_taken() -> Iterator[None]:
+    """Leave out a thing whose name is taken, and nothing else of the file or package that is being loaded.
+
+    Raises:
+        NameTakenError: nothing is being loaded; whoever defines the thing is told at once.
+    """
+    try:
+        yield
+    except NameTakenError as error:
+        if not REFUSED:
+            raise
+        REFUSED[-1].append(error)
+
+
+def origin_of(thing: Any) -> str:
+    """Where a thing comes from: the file or distribution that is being loaded, else its module."""
+    module = str(getattr(thing, "__module__", "") or "here")
+    return ORIGINS[-1] if ORIGINS else module
+
+
+@contextmanager
+def undone_on_failure(origin: str) -> Iterator[None]:
+    """What is defined inside is taken back if an error leaves it."""
+    states = [(shelf, shelf.state()) for shelf in SHELVES]
+    try:
+        yield
+    except BaseException:
+        restore(states)
+        for shelf in SHELVES[len(states) :]:  # made meanwhile
+            shelf.forget(origin)
+        raise
+
+
+def restore(states: Sequence[tuple[Shelf[Any], tuple[dict[str, Any], dict[str, Any]]]]) -> None:
+    """Put shelves back to earlier states."""
+    for shelf, (known, places) in states:
+        shelf.known, shelf.places = dict(known), dict(places)
+
+
+def _place(defined: Any, origin: str) -> tuple[str, str]:
+    """By what a thing is known again when it is defined anew."""
+    module = getattr(defined, "__module__", None)
+    if module == NOTEBOOK:
+        return NOTEBOOK, ""
+    name = getattr(defined, "__qualname__", None)
+    return (str(module), str(name)) if name else (origin, "")
+
 
 ENVIRONMENT = "PROBE_PLUGINS"
 """Variable that names plugin files for every command and for the dashboard."""

@@ -13,8 +13,7 @@ from probe.experiments.differences import differences, questions
 from probe.experiments.metrics import ITEM, Mean, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result, stack
-from probe.plugins import failure
-from probe.shelves import BUILT_IN
+from probe.plugins import BUILT_IN, failure
 
 if TYPE_CHECKING:
     from probe.model.lm import LM

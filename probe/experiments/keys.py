@@ -13,9 +13,9 @@ import pandas as pd
 
 from probe.errors import ProbeError
 from probe.model.references import resolve
+from probe.plugins import code_hash, source_hash
 from probe.runs.roots import find, is_run
 from probe.runs.schema import jsonable
-from probe.sources import code_hash, source_hash
 
 STARTED = f"{os.getpid()}-{time.time_ns()}"
 """Of this process."""

@@ -35,10 +35,8 @@ import pandas as pd
 from probe.errors import ConfigError
 from probe.experiments.metrics import Metric
 from probe.experiments.result import Evidence, Result
-from probe.plugins import include, load
-from probe.shelves import BUILT_IN as BUILT
-from probe.shelves import NameTakenError, Shelf, origin_of, unless_taken
-from probe.sources import source_hash
+from probe.plugins import BUILT_IN as BUILT
+from probe.plugins import NameTakenError, Shelf, include, load, origin_of, source_hash, unless_taken
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:

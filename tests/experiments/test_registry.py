@@ -18,9 +18,8 @@ from probe.experiments.metrics import Share
 from probe.experiments.registry import experiments, find_experiment, load_plugin
 from probe.experiments.run import call
 from probe.model.lm import LM
-from probe.plugins import ExtensionWarning
+from probe.plugins import ExtensionWarning, source_hash
 from probe.rows import Rows, field, read_rows
-from probe.sources import source_hash
 from tests.models import random_lm
 
 PLUGIN = """

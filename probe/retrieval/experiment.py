@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import probe.world
-from probe.analyses.question_forms import Form, chosen
 from probe.autoregression.lags import require_positive, require_tokens
 from probe.errors import DataError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
@@ -19,6 +18,7 @@ from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.hallucination.world import ask
 from probe.plotting.intervals import percent
+from probe.questions import Form, chosen
 from probe.retrieval import files
 from probe.retrieval import files as texts
 from probe.retrieval import world as contexts

@@ -32,16 +32,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.analyses.question_forms import (
-    Form,
-    Turn,
-    answer_logprobs,
-    chosen,
-    completion,
-    dialogue,
-)
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
+from probe.questions import Form, Turn, answer_logprobs, chosen, completion, dialogue
 from probe.rows import Row, field, read_rows
 from probe.sycophancy.pressure import held_turns
 from probe.ticks import Tick, ignore, part
@@ -114,7 +107,7 @@ def score_templates(
     Args:
         lm: the model.
         questions: N of them.
-        form: of the prompts, see `probe.analyses.question_forms.dialogue`.
+        form: of the prompts, see `probe.questions.dialogue`.
         lead: what the assistant begins each answer with.
         tick: progress.
 
@@ -248,7 +241,7 @@ def doubted(
         lm: the model.
         questions: N questions that it answers right.
         turns: T.
-        form: of the prompts, see `probe.analyses.question_forms.dialogue`.
+        form: of the prompts, see `probe.questions.dialogue`.
         lead: what the assistant begins each answer with.
         tick: progress.
 

@@ -20,17 +20,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from probe.analyses.question_forms import (
-    Form,
-    Turn,
-    answer_logprobs,
-    chosen,
-    completion,
-    dialogue,
-    uses_chat,
-)
 from probe.errors import DataError
 from probe.model.lm import LM
+from probe.questions import Form, Turn, answer_logprobs, chosen, completion, dialogue, uses_chat
 from probe.rows import Row, field, read_rows, show_value
 from probe.ticks import Tick, ignore
 
@@ -97,7 +89,7 @@ def score_choices(
     Args:
         lm: the model.
         choices: N questions.
-        form: of the prompts, see `probe.analyses.question_forms.dialogue`.
+        form: of the prompts, see `probe.questions.dialogue`.
         lead: what the assistant begins with.
         tick: progress.
 

@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 
 import probe.world
-from probe.analyses.question_forms import Form
 from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.plotting.intervals import percent
+from probe.questions import Form
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, wilson
 from probe.sycophancy.choices import balanced

@@ -31,10 +31,10 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.analyses.question_forms import Form, Turn, answer_logprobs, chosen, dialogue, joined
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.model.text import encode
+from probe.questions import Form, Turn, answer_logprobs, chosen, dialogue, joined
 from probe.rows import Row, field, read_rows
 from probe.ticks import Tick, ignore, part
 
@@ -283,7 +283,7 @@ def comment(
     Args:
         lm: the model.
         texts: N of them.
-        form: of the prompts, see `probe.analyses.question_forms.dialogue`.
+        form: of the prompts, see `probe.questions.dialogue`.
         lead: what every comment begins with.
         seed: of the samples; a comment does not depend on the other texts.
         tick: progress.

@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.analyses.question_forms import Form, Turn, chosen, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError, ModelError
 from probe.interventions.patching import Pair, attribute, pair_of
 from probe.interventions.sites import Site
 from probe.logits.lens import Target, target_of
 from probe.model.lm import LM
+from probe.questions import Form, Turn, chosen, completion, dialogue, uses_chat
 from probe.rows import Row, Rows, read_rows
 from probe.sycophancy import beliefs, choices, feedback
 from probe.sycophancy.beliefs import Question, doubted, said
@@ -182,7 +182,7 @@ def file_parts(
         path: JSON Lines or one JSON list.
         n: questions, at most.
         seed: of their choice where there are more.
-        form: see `probe.analyses.question_forms.Form`.
+        form: see `probe.questions.Form`.
         lead: what the assistant begins with; None for what the format's authors used.
         interventions: questions from which a direction is read and on which it is tried; fewer than 4 for none.
         layer: block after which it is read and added; None for the last of the first half.

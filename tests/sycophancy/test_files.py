@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from probe import LM
-from probe.analyses.question_forms import Turn, answer_logprobs, chosen, completion, dialogue
 from probe.errors import ConfigError, DataError
 from probe.experiments.beside import join
 from probe.experiments.metrics import Statistic
@@ -23,6 +22,7 @@ from probe.interventions.sites import Site
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
 from probe.plotting.theme import DARK, apply
+from probe.questions import Turn, answer_logprobs, chosen, completion, dialogue
 from probe.sycophancy import beliefs as belief_templates
 from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices

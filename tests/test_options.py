@@ -9,8 +9,7 @@ import pytest
 
 from probe import cli
 from probe.errors import ConfigError
-from probe.experiments.form import form
-from probe.experiments.registry import find_experiment
+from probe.experiments.registry import find_experiment, form
 from probe.options import parse
 from trainers.commands import METHODS, parse_training
 from trainers.samples import SamplesConfig

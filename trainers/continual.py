@@ -37,7 +37,7 @@ from probe.cli import main
 from probe.continual.measures import cells, summary
 from probe.continual.training import Measured, items_of, read_phases
 from probe.errors import ConfigError
-from probe.experiments.files import records
+from probe.experiments.result import records
 from probe.recording.recorder import undisturbed
 from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps

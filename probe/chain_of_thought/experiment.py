@@ -16,8 +16,7 @@ from probe.chain_of_thought.files import Problem, compiled, read_problems
 from probe.chain_of_thought.measures import Crossing, crossing
 from probe.chain_of_thought.world import LEAST
 from probe.errors import ConfigError, DataError
-from probe.experiments.differences import paired
-from probe.experiments.metrics import Mean, Share
+from probe.experiments.metrics import Mean, Share, paired
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent

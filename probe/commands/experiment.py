@@ -52,9 +52,8 @@ def run(found: "Experiment", argv: list[str]) -> None:
     import tyro
 
     from probe.commands.progress import Progress
-    from probe.experiments.files import records
-    from probe.experiments.form import form
-    from probe.experiments.result import RESULT_FILE, check_target
+    from probe.experiments.registry import form
+    from probe.experiments.result import RESULT_FILE, check_target, records
     from probe.experiments.run import call, join, labels, prepare
     from probe.experiments.store import obtain, place, target
     from probe.model.rewards import analysable
@@ -131,7 +130,7 @@ def rows_of(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = N
 
     With three or more models it is one row a metric of each model; those of the first hold the difference to the last.
     """
-    from probe.experiments.files import records
+    from probe.experiments.result import records
 
     joint = records(result.summary)
     if summaries is None or len(summaries) < 3:

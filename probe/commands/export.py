@@ -85,7 +85,7 @@ def export_result(result: "Result", out: "Path", formats: "Sequence[str]", comma
         formats: of `probe.plotting.export.FORMATS`.
         command: by which it was asked for, for the provenance.
     """
-    from probe.experiments.files import stems
+    from probe.experiments.result import stems
     from probe.plotting.export import provenance, save, save_provenance
 
     facts = {key: value for key, value in result.meta.items() if key not in ("created", "title")}

@@ -1,12 +1,19 @@
-"""Running an experiment: its function on one model or two, and everything that makes a result of what it gave."""
+"""Running an experiment: its function on one model or two, and everything that makes a result of what it gave.
+
+Results of several models beside each other: labels, the joined result, its figures and its sentence.
+
+What the result of an experiment depends on, as JSON values: equal exactly where the numbers would be.
+"""
 
 import difflib
 import hashlib
 import inspect
 import json
+import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from numbers import Integral
@@ -16,20 +23,240 @@ from typing import TYPE_CHECKING, Any, get_args
 import pandas as pd
 
 import probe.world
-from probe.errors import ConfigError, DataError
-from probe.experiments.beside import beside, columns_as_metrics, finished, join, labels, owned, renamed
-from probe.experiments.differences import differences
-from probe.experiments.form import hint_of
-from probe.experiments.keys import content, data_facts, identity, told
-from probe.experiments.metrics import summarise
-from probe.experiments.registry import SHARED, Experiment
-from probe.experiments.result import Evidence, Result, labelled, stack
+from probe.errors import ConfigError, DataError, ProbeError
+from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences, questions, summarise
+from probe.experiments.registry import SHARED, Experiment, hint_of
+from probe.experiments.result import MODEL, Evidence, Result, labelled, stack
+from probe.model.references import resolve
+from probe.plugins import BUILT_IN, code_hash, failure, source_hash
+from probe.runs.roots import find, is_run
 from probe.runs.schema import jsonable
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.rows import Rows
+
+
+def join(experiment: Experiment, results: Sequence[Result]) -> Result:
+    """Results of one experiment with one model each as a result with all of them.
+
+    The summary is the first one's, with the last one as its baseline; items, tables, figures and finding are of all.
+    Models of different worlds are joined where the experiment says that they may be.
+
+    Raises:
+        DataError: they are of different experiments or were made with different options, or one has several models.
+    """
+    for each in results:
+        if len(each.models) != 1:
+            raise DataError(
+                f"A result of {' and '.join(each.models) or 'no model'} cannot be joined: give one of each."
+            )
+    if not results:
+        raise DataError("No result was given to join: give at least one.")
+    called = _apart([each.models[0] for each in results])
+    results = [renamed(each, label) for each, label in zip(results, called, strict=True)]
+    first, last = results[0], results[-1]
+    for other in results[1:]:
+        odd = _differs(first, other, experiment.across_worlds)
+        if odd:
+            raise DataError(
+                f"The results of {first.models[0]} and {other.models[0]} were made with different {odd}: run the"
+                " experiment again on one of them."
+            )
+    metrics = experiment.metrics or columns_as_metrics(stack([each.items for each in results]))
+    summary = first.summary
+    if len(results) > 1:
+        seed = int(first.meta.get("seed") or 0)
+        both = first.items, last.items
+        summary = differences(metrics, first.summary, last.summary, *both, seed, by_prompt=experiment.across_worlds)
+    names = list(dict.fromkeys(name for each in results for name in each.tables))
+    models = [{"world": each.meta.get("world")} | model for each in results for model in each.meta["models"]]
+    worlds = {model["world"] for model in models}
+    meta = first.meta | {"models": models, "world": first.meta.get("world") if len(worlds) == 1 else None}
+    meta |= {"baseline": last.models[0] if len(results) > 1 else None}
+    tables = {name: stack([each.tables[name] for each in results if name in each.tables]) for name in names}
+    items = beside([each.items for each in results], experiment.across_worlds)
+    return finished(experiment, Result(first.name, summary, items, tables, dict(first.figures), meta))
+
+
+def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
+    """The items of several models as one table.
+
+    Args:
+        parts: of one model each.
+        across_worlds: models may have been asked different things under one name; there the name of the first model
+            that was asked is put behind the item's, so that equal names are the same item again.
+    """
+    items = stack(parts)
+    if not across_worlds:
+        return items
+    asked = questions(items)
+    several = asked.groupby(items[ITEM]).transform("nunique") > 1
+    first = items[MODEL].groupby([items[ITEM], asked]).transform("first")
+    return items.assign(**{ITEM: items[ITEM].where(~several, items[ITEM] + " (" + first + ")")})
+
+
+def finished(experiment: Experiment, result: Result) -> Result:
+    """The result with its figures and its finding."""
+    figures = result.figures
+    if experiment.draw:
+        with owned(experiment, "The drawing of the experiment"):
+            figures = dict(experiment.draw(result))
+    result, said = replace(result, figures=figures), ""
+    if experiment.say:
+        with owned(experiment, "The sentence of the experiment"):
+            said = str(experiment.say(result))
+    return replace(result, meta=result.meta | {"finding": said})
+
+
+def labels(models: "Sequence[LM]") -> list[str]:
+    """How the models are called: the last part of their references, told apart where they are equal."""
+    return _apart([Path(lm.ref).name or "model" for lm in models])
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names with a number behind each that is taken already."""
+    found: list[str] = []
+    for name in names:
+        ways = (name, *(f"{name} ({count})" for count in range(2, len(names) + 2)))
+        found.append(next(way for way in ways if way not in found))
+    return found
+
+
+def renamed(result: Result, label: str) -> Result:
+    """The result of one model under another label."""
+    if result.models == [label]:
+        return result
+    tables = {name: table.assign(**{MODEL: label}) for name, table in result.tables.items()}
+    models = [model | {"label": label} for model in result.meta["models"]]
+    items, meta = result.items.assign(**{MODEL: label}), result.meta | {"models": models}
+    return replace(result, items=items, tables=tables, meta=meta)
+
+
+def columns_as_metrics(items: pd.DataFrame) -> tuple[Metric, ...]:
+    """The mean of every column of numbers; a share where all values are zeros and ones."""
+    found: list[Metric] = []
+    for column in items.columns:
+        known = items[column].dropna()
+        kind = pd.api.types.infer_dtype(known, skipna=True)
+        if column in (ITEM, MODEL) or kind not in ("boolean", "integer", "floating", "mixed-integer-float"):
+            continue
+        found.append(Share(str(column)) if known.isin((0, 1)).all() else Mean(str(column)))
+    return tuple(found)
+
+
+@contextmanager
+def owned(experiment: Experiment, what: str) -> Iterator[None]:
+    """What a function that is not built in does wrong becomes one sentence."""
+    try:
+        yield
+    except ProbeError:
+        raise
+    except Exception as error:
+        if experiment.origin == BUILT_IN:
+            raise
+        raise failure(f"{what} `{experiment.name}`", error, experiment.function) from error
+
+
+def _differs(first: Result, other: Result, across_worlds: bool) -> str:
+    """What two results do not have in common that they must have to be laid side by side."""
+    if first.name != other.name:
+        return "experiments"
+    facts = [
+        {
+            "options": each.meta.get("options"),
+            "n": each.meta.get("n"),
+            "seeds": each.meta.get("seed"),
+            "data": (each.meta.get("data") or {}).get("sha256"),
+            "worlds": None if each.meta.get("data") or across_worlds else each.meta.get("world"),
+            "versions": each.meta.get("version"),
+        }
+        for each in (first, other)
+    ]
+    return next((name for name, value in facts[0].items() if value != facts[1][name]), "")
+
+
+STARTED = f"{os.getpid()}-{time.time_ns()}"
+"""Of this process."""
+
+
+def data_facts(data: Any) -> dict[str, Any] | None:
+    """What is known of the data of an experiment: of a file, or of the files of a folder, name and SHA-256."""
+    if data is None:
+        return None
+    if not isinstance(data, str | Path):
+        told = json.dumps(identity(data), sort_keys=True).encode()
+        return {"name": type(data).__name__, "files": 0, "sha256": hashlib.sha256(told).hexdigest()}
+    paths = _paths(data)
+    found = [(path, _files(path)) for path in paths]
+    digest = hashlib.sha256()
+    for path, files in found:
+        for file in files:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            digest.update(f"{name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + file.read_bytes())
+    names = ", ".join(path.name for path in paths)
+    return {"name": names, "files": sum(len(files) for _, files in found), "sha256": digest.hexdigest()}
+
+
+def _paths(data: str | Path) -> list[Path]:
+    """A path, or several with commas between them."""
+    whole = Path(data).expanduser()
+    parts = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
+    return parts if len(parts) > 1 and not whole.exists() else [whole]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.is_file() else []
+
+
+def content(value: Any) -> Any:
+    """The identity of an option that may name files or a model: what is in them, not how they are called.
+
+    A name of neither a file, a folder nor a run here, such as one on the hub, is its own identity.
+    """
+    if not isinstance(value, str | Path):
+        return identity(value)
+    paths = _paths(value)
+    if not all(path.exists() for path in paths) or is_run(paths[0]):
+        try:
+            paths = [resolve(find(value)).directory]
+        except ProbeError:
+            return identity(value)
+    return [data_facts(path) for path in paths]
+
+
+def identity(value: Any) -> Any:
+    """A value as JSON values that are equal only where it is the same; what has none is equal to itself alone."""
+    if isinstance(value, Mapping):
+        return {str(key): identity(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [identity(each) for each in value]
+    if hasattr(value, "fingerprint"):  # a model
+        return [type(value).__name__, value.fingerprint]
+    if isinstance(value, pd.DataFrame):
+        return [str(value.dtypes.to_dict()), value.to_csv()]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__name__, {each.name: identity(getattr(value, each.name)) for each in fields(value)}]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return [getattr(value, "__module__", ""), value.__qualname__, source_hash(value), code_hash(value)]
+    try:
+        return jsonable(value)
+    except ProbeError:
+        return [type(value).__name__, id(value), STARTED]
+
+
+def told(value: Any) -> Any:
+    """An argument as a JSON value for people; what has none is told by its name or its type."""
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
+    try:
+        return jsonable(value)
+    except ProbeError:
+        return type(value).__name__
+
 
 __all__ = ["Call", "call", "columns_as_metrics", "finished", "join", "labels", "perform", "prepare", "renamed"]
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from probe import stats
-from probe.experiments.differences import paired
+from probe.experiments.metrics import paired
 from probe.experiments.result import MODEL
 from probe.findings.bench import BASE, Bench
 from probe.findings.claim import Claim, Measured

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
-from probe.experiments.files import read_figure
+from probe.experiments.result import read_figure
 from probe.plotting.export import to_html
 from tests.browser.pages import figure, open_page, settle
 from tests.models import saved_lm

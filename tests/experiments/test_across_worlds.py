@@ -12,12 +12,21 @@ import probe
 import probe.world
 from probe import plugins, stats
 from probe.errors import DataError
-from probe.experiments.beside import beside
-from probe.experiments.differences import differences, paired, unpaired
-from probe.experiments.metrics import COMPARED, PAIRS, Given, Mean, Share, Statistic, summarise
+from probe.experiments.metrics import (
+    COMPARED,
+    PAIRS,
+    Given,
+    Mean,
+    Share,
+    Statistic,
+    differences,
+    paired,
+    summarise,
+    unpaired,
+)
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
-from probe.experiments.run import join
+from probe.experiments.run import beside, join
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.runs import RunWriter

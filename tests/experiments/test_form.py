@@ -11,8 +11,7 @@ import pytest
 import probe
 from probe import plugins
 from probe.errors import ConfigError
-from probe.experiments.form import HELP, arguments, form
-from probe.experiments.registry import experiments, find_experiment
+from probe.experiments.registry import HELP, arguments, experiments, find_experiment, form
 from probe.options import describe, parse
 from probe.ticks import Tick, ignore
 

@@ -8,8 +8,7 @@ import scipy.stats
 from probe import stats
 from probe import stats as module
 from probe.errors import ConfigError, DataError
-from probe.experiments.differences import differences, paired
-from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, summarise
+from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, differences, paired, summarise
 
 
 def items(**columns: object) -> pd.DataFrame:

@@ -15,9 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.errors import DataError, RunError
-from probe.experiments.files import records, stems
 from probe.experiments.metrics import Mean, summarise
-from probe.experiments.result import RESULT_FILE, Evidence, Result, labelled, stack
+from probe.experiments.result import RESULT_FILE, Evidence, Result, labelled, records, stack, stems
 
 HARD = ["3", "nan", "None", "null", "", "2020-01-01", "1e5", "true", "\ud800", "a\udfff", "\u2028", "é\n,\"'", "\0"]
 texts = st.sampled_from(HARD) | st.text(st.characters(codec=None), max_size=8)

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.basedatatypes import BaseTraceType
 
-from probe.experiments.files import figure_text, read_figure
+from probe.experiments.result import figure_text, read_figure
 from probe.plotting.export import to_html
 from probe.plotting.offline import TRACES, offline
 

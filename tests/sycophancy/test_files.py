@@ -13,10 +13,10 @@ import torch
 
 from probe import LM
 from probe.errors import ConfigError, DataError
-from probe.experiments.beside import join
 from probe.experiments.metrics import Statistic
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
+from probe.experiments.run import join
 from probe.interventions.patching import attribute
 from probe.interventions.sites import Site
 from probe.model.rewards import reward_lm

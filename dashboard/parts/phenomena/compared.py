@@ -7,8 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dashboard import access
-from probe.experiments.differences import differences
-from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS
+from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics

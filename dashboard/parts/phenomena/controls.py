@@ -79,7 +79,7 @@ def choose_options(experiment: Experiment) -> Asked | None:
 
     What a file holds is part of what a result is found by, so it would be read at once.
     """
-    from probe.experiments.form import form
+    from probe.experiments.registry import form
 
     fields = describe(form(experiment))
     with st.popover("Options", icon=":material/tune:", width="stretch"):

@@ -39,7 +39,7 @@ def explain(asked: Asked, found: Sequence[Found], result: Result, summaries: dic
 
 def definition(asked: Asked) -> str:
     """What the experiment says of itself, and of its options."""
-    from probe.experiments.form import HELP, arguments
+    from probe.experiments.registry import HELP, arguments
 
     experiment = asked.experiment
     told = HELP | dict(arguments(experiment))

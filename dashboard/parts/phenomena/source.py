@@ -259,7 +259,7 @@ def explained(experiment: Experiment, error: Exception) -> str:
 def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
     from dataclasses import fields
 
-    from probe.experiments.form import form
+    from probe.experiments.registry import form
     from probe.options import parse
 
     own: Any = form(experiment)

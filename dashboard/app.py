@@ -34,7 +34,7 @@ PHENOMENA = {
 
 def phenomena() -> list:
     """The pages of the built-in experiments that are there."""
-    there = [name for name in PHENOMENA if find_spec(f"probe.{name}") or find_spec(f"probe.experiments.{name}")]
+    there = [name for name in PHENOMENA if find_spec(f"probe.{name}")]
     return [st.Page(f"views/{name}.py", title=PHENOMENA[name][0], icon=PHENOMENA[name][1]) for name in there]
 
 

@@ -51,15 +51,7 @@ if TYPE_CHECKING:
 GROUP = "probe.experiments"
 """Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
-"""Subjects that hold an experiment of their name."""
-_HOMES = {name: f"probe.experiments.{name}" for name in BUILT_IN} | {
-    "sycophancy": "probe.sycophancy.experiment",
-    "retrieval": "probe.retrieval.experiment",
-    "in_context": "probe.in_context.experiment",
-    "hallucination": "probe.hallucination.experiment",
-    "continual": "probe.continual.experiment",
-    "chain_of_thought": "probe.chain_of_thought.experiment",
-}
+"""Subjects that hold an experiment of their name: `probe.NAME.experiment`."""
 SHARED = ("baseline", "data", "n", "seed", "strict", "tick")
 """Arguments that every experiment understands alike, as far as it has them."""
 
@@ -196,7 +188,7 @@ def experiments() -> dict[str, Experiment]:
     One that cannot be imported is left out with a warning (`probe.plugins.problems`).
     """
     for name in BUILT_IN:
-        module = _HOMES[name]
+        module = f"probe.{name}.experiment"
         if importlib.util.find_spec(module):
             include(module, f"The experiment `{name}`", partial(import_module, module), BUILT)
     order = {name: index for index, name in enumerate(BUILT_IN)}

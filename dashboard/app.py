@@ -1,6 +1,7 @@
-"""Entrypoint of the dashboard: navigation and the shared sidebar; what a page shows is in `views/`."""
+"""Entrypoint of the dashboard: navigation and the shared sidebar; what a page shows is in `pages/`."""
 
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import streamlit as st
@@ -10,6 +11,7 @@ from dashboard import access
 from dashboard.extensions import draw_panels, extension_pages
 from dashboard.garbage import collect_later
 from dashboard.models import warm
+from dashboard.pages import page_file
 from dashboard.state import keep_choices, return_to, sidebar
 from dashboard.text import guard, plain, prose
 
@@ -35,7 +37,12 @@ PHENOMENA = {
 def phenomena() -> list:
     """The pages of the built-in experiments that are there."""
     there = [name for name in PHENOMENA if find_spec(f"probe.{name}")]
-    return [st.Page(f"views/{name}.py", title=PHENOMENA[name][0], icon=PHENOMENA[name][1]) for name in there]
+    return [own_page(name, *PHENOMENA[name]) for name in there]
+
+
+def own_page(name: str, title: str, icon: str, **options: Any) -> Any:
+    """A page of the dashboard; the path of its address is its name."""
+    return st.Page(page_file(name), title=title, icon=icon, url_path=name, **options)
 
 
 st.set_page_config(page_title="Probe", page_icon=icon(), layout="wide", menu_items={"About": "Probe: look inside."})
@@ -43,22 +50,22 @@ added = extension_pages()
 page = st.navigation(
     {
         "Runs": [
-            st.Page("views/overview.py", title="Overview", icon=":material/account_tree:", default=True),
-            st.Page("views/train.py", title="Train", icon=":material/model_training:"),
-            st.Page("views/training.py", title="Training", icon=":material/show_chart:"),
+            own_page("overview", "Overview", ":material/account_tree:", default=True),
+            own_page("train", "Train", ":material/model_training:"),
+            own_page("training", "Training", ":material/show_chart:"),
         ],
         "Inside": [
-            st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:"),
-            st.Page("views/attention.py", title="Attention", icon=":material/grid_on:"),
-            st.Page("views/logits.py", title="Logits", icon=":material/bar_chart:"),
-            st.Page("views/interventions.py", title="Interventions", icon=":material/biotech:"),
-            st.Page("views/autoregression.py", title="Autoregression", icon=":material/linear_scale:"),
-            st.Page("views/rewards.py", title="Rewards", icon=":material/trophy:"),
+            own_page("compare", "Compare", ":material/compare_arrows:"),
+            own_page("attention", "Attention", ":material/grid_on:"),
+            own_page("logits", "Logits", ":material/bar_chart:"),
+            own_page("interventions", "Interventions", ":material/biotech:"),
+            own_page("autoregression", "Autoregression", ":material/linear_scale:"),
+            own_page("rewards", "Rewards", ":material/trophy:"),
         ],
         "Phenomena": [
-            st.Page("views/findings.py", title="Findings", icon=":material/fact_check:"),
+            own_page("findings", "Findings", ":material/fact_check:"),
             *phenomena(),
-            st.Page("views/experiments.py", title="Experiments", icon=":material/science:"),
+            own_page("experiments", "Experiments", ":material/science:"),
         ],
         **({"Extensions": added} if added else {}),
     },

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.figure import figure
+from dashboard.pages import page_names
 from dashboard.state import Shared, current
 from dashboard.text import finding, guard, note, plain, prose
 from probe import extensions
@@ -21,7 +21,6 @@ from probe.plugins import failure, problems, source_hash
 if TYPE_CHECKING:
     from probe.model.lm import LM
 
-VIEWS = Path(__file__).with_name("views")
 ICON = ":material/extension:"
 
 
@@ -135,7 +134,7 @@ def _page(each: extensions.Page) -> Any:
 def _is_taken(each: extensions.Page) -> bool:
     """Whether a built-in page has the title, or an earlier one its address."""
     earlier = extensions.pages()[: extensions.pages().index(each)]
-    paths = {file.stem for file in VIEWS.glob("*.py")} | {file_name(other.title).lower() for other in earlier}
+    paths = set(page_names()) | {file_name(other.title).lower() for other in earlier}
     return bool({extensions.page_key(each.title), file_name(each.title).lower()} & paths)
 
 

@@ -231,7 +231,7 @@ def tell_again(key: str) -> None:
 
 def compare_link(title: str, **choices: str) -> None:
     """A link to the Compare page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along."""
-    look_link("views/compare.py", title, ":material/compare_arrows:", query=None, **choices)
+    look_link("pages/compare/page.py", title, ":material/compare_arrows:", query=None, **choices)
 
 
 def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | None = None, **choices: str) -> None:
@@ -240,7 +240,7 @@ def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | No
     They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
 
     Args:
-        page: the file of the page, such as `views/attention.py`.
+        page: the file of the page, such as `pages/attention/page.py`.
         title: of the link.
         icon: of the link.
         query: further parameters, of widgets that the other page alone has.

@@ -216,8 +216,8 @@ def pages() -> list[Page]:
 
 
 def page_key(page: str) -> str:
-    """A page's name, however it is written: `views/attention.py`, `Attention` and `attention` are one."""
-    stem = page.replace("\\", "/").rpartition("/")[2].removesuffix(".py")
+    """A page's name, however it is written: `pages/attention/page.py`, `Attention` and `attention` are one."""
+    stem = page.replace("\\", "/").removesuffix("/page.py").rpartition("/")[2].removesuffix(".py")
     return stem.strip().lower().replace(" ", "_").replace("-", "_")
 
 

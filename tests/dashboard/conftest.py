@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.named import NAMED
-from tests.dashboard.pages import Everyone, unescape
+from tests.dashboard.pages import Everyone, turn_to, unescape
 from tests.dashboard.readouts import write_readouts
 
 HERE = Path(__file__).parent
@@ -69,14 +69,14 @@ def readouts(writer: ModuleType, runs: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Open a page on run roots: `show(root, page="views/training.py", step="20")`, the rest being the URL's query.
+    """Open a page on run roots: `show(root, page="pages/training/page.py", step="20")`, the rest being the URL's query.
 
     What the query names counts as typed by the person, unless `link` says that it came with a link.
     """
 
     def run(
         *roots: Path,
-        page: str = "views/overview.py",
+        page: str = "pages/overview/page.py",
         state: Mapping[str, object] | None = None,
         link: bool = False,
         **query: str | list[str],
@@ -90,8 +90,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
             app.session_state[NAMED] = set(texts)
         for key, value in (state or {}).items():
             app.session_state[key] = value
-        app.switch_page(page).run()
-        return app
+        return turn_to(app, page).run()
 
     yield run
     st.cache_data.clear()

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
+from streamlit.util import calc_hash
 
 from dashboard import access
+from probe.extensions import page_key
 
 
 class Everyone(access.Gate):
@@ -22,6 +24,12 @@ class Everyone(access.Gate):
 def unescape(text: str) -> str:
     """What Markdown shows of text that `plain` escaped."""
     return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\u2060", "")
+
+
+def turn_to(app: AppTest, page: str) -> AppTest:
+    """Choose the page of a file; before its first run AppTest takes the file's name for the end of the address."""
+    app._page_hash = calc_hash(page_key(page))
+    return app
 
 
 def linked(app: AppTest, title: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import access
 from dashboard.access import HEADERS, READ_ONLY, Gate, Guard
 from dashboard.models import Known
+from dashboard.pages import page_file
 from probe.errors import ConfigError
 from tests.dashboard.pages import unescape
 
@@ -183,7 +184,7 @@ def stored(root: Path) -> set[Path]:
 def test_nothing_is_measured_without_the_token(show: Callable[..., AppTest], runs: Path, page: str):
     access.uninstall()
     before = stored(runs)
-    app = show(runs, page=f"views/{page}.py")
+    app = show(runs, page=page_file(page))
     assert not app.exception
     offered = [button for button in app.button if button.label.startswith("Measure")]
     assert offered
@@ -199,7 +200,7 @@ def test_nothing_is_measured_without_the_token(show: Callable[..., AppTest], run
 
 def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: Path):
     access.uninstall()
-    from dashboard.parts.phenomena.source import Asked, Subject, compute
+    from dashboard.phenomena.compute import Asked, Subject, compute
     from probe.experiments.registry import find_experiment
 
     before = stored(runs)
@@ -211,6 +212,6 @@ def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: P
 
 def test_nothing_is_fetched_without_the_token(show: Callable[..., AppTest], runs: Path):
     access.uninstall()
-    app = show(runs, page="views/compare.py", base="nobody/no-such-model")
+    app = show(runs, page="pages/compare/page.py", base="nobody/no-such-model")
     (button,) = [button for button in app.button if button.label.startswith("Fetch")]
     assert (button.disabled, button.help) == (True, READ_ONLY)

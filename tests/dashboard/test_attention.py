@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.parts.attention import choices, long, source
-from dashboard.parts.attention.choices import pages, parse
-from dashboard.parts.attention.circuits import partners
+from dashboard.pages.attention import choices, long
+from dashboard.pages.attention import compute as source
+from dashboard.pages.attention.choices import pages, parse
+from dashboard.pages.attention.figures import partners
 from probe.attention.long import attention_statistics
 from probe.attention.patterns import attention, distance_table, rollout, stages
 from probe.attention.scores import pattern_scores
@@ -23,7 +24,7 @@ from tests.models import random_lm, random_reward_model
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-VIEW = "views/attention.py"
+VIEW = "pages/attention/page.py"
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.pages import page_file, page_names
 from tests.dashboard.pages import chart, names, unescape, values
 from tests.dashboard.phenomena import press
 
 Show = Callable[..., AppTest]
-VIEWS = Path(__file__).parents[2] / "dashboard" / "views"
-PAGES = sorted(file.stem for file in VIEWS.glob("*.py") if file.stem != "__init__")
+PAGES = page_names()
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 MAIN = {
     "attention": ("att-heads",),
@@ -92,7 +92,7 @@ def opened(show: Show, root: Path, page: str, **sides: str | None) -> AppTest:
     """A page with a model on each side; None is nothing chosen."""
     query = {side: choice or "" for side, choice in sides.items()}
     state = {side: None for side, choice in sides.items() if choice is None}
-    return show(root, page=f"views/{page}.py", state=state, prompt=PROMPT, **query)
+    return show(root, page=page_file(page), state=state, prompt=PROMPT, **query)
 
 
 def told(app: AppTest) -> str:

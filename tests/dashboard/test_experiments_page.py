@@ -16,7 +16,10 @@ import torch
 from streamlit.testing.v1 import AppTest
 
 import probe
-from dashboard.parts.phenomena import compared, export, items, source
+from dashboard.phenomena import compute as compared
+from dashboard.phenomena import compute as source
+from dashboard.phenomena import items
+from dashboard.phenomena import words as export
 from probe import plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
@@ -26,7 +29,7 @@ from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, button, chips, press, 
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "views/experiments.py"
+PAGE = "pages/experiments/page.py"
 VIEW = Path(__file__).parents[2] / "dashboard" / PAGE
 
 
@@ -264,7 +267,7 @@ def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path, read: Say):
 
 
 def test_a_link_brings_its_choices_to_the_sidebar(show: Show, runs: Path):
-    app = show(runs, page="views/attention.py", with_prompt="<user> hello <bot>", with_base="base@20")
+    app = show(runs, page="pages/attention/page.py", with_prompt="<user> hello <bot>", with_base="base@20")
     assert app.text_area(key="prompt").value == "<user> hello <bot>"
     assert app.selectbox(key="base").value == "base@20"
     assert "with_prompt" not in app.query_params

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.parts.interventions import source
-from dashboard.parts.interventions.doses import WORLD_TEXTS
+from dashboard.pages.interventions import compute as source
+from dashboard.pages.interventions.compute import WORLD_TEXTS
 from probe.interventions.controls import intervene
 from probe.interventions.patching import ablate, agreement, attribute, pair_of, patch
 from probe.interventions.sites import Site, activations, hooks_of
@@ -24,7 +24,7 @@ from tests.models import random_reward_model
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-VIEW = "views/interventions.py"
+VIEW = "pages/interventions/page.py"
 CLEAN = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 CORRUPTED = CLEAN.replace("lyon", "oslo")
 

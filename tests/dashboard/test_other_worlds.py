@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.parts.phenomena import source
-from dashboard.parts.phenomena.source import Found, Subject
+from dashboard.phenomena import compute as source
+from dashboard.phenomena.compute import Found, Subject
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
 from probe.model.lm import LM
@@ -20,7 +20,7 @@ from tests.dashboard.phenomena import chips, table
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "views/in_context.py"
+PAGE = "pages/in_context/page.py"
 N = {"in_context.n": "6"}
 
 

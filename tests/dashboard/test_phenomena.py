@@ -11,8 +11,13 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.parts.phenomena import controls, item, numbers, reading, source
-from dashboard.parts.phenomena.source import Found, Subject
+from dashboard.pages import page_file, page_names
+from dashboard.phenomena import choices as controls
+from dashboard.phenomena import compute as source
+from dashboard.phenomena import figures as numbers
+from dashboard.phenomena import items as item
+from dashboard.phenomena import items as reading
+from dashboard.phenomena.compute import Found, Subject
 from dashboard.state import Shared
 from probe.cli import main
 from probe.experiments.metrics import Mean, Share
@@ -23,8 +28,7 @@ from tests.dashboard.phenomena import press, tables
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-VIEWS = Path(__file__).parents[2] / "dashboard" / "views"
-THERE = [name for name in BUILT_IN if importlib.util.find_spec(f"probe.experiments.{name}")]
+THERE = [name for name in BUILT_IN if importlib.util.find_spec(f"probe.{name}")]
 RUNS = {"sycophancy": {"n": "6", "interventions": "4", "turns": "2"}}
 """Experiments that a test runs through their page, with options that take seconds."""
 
@@ -36,12 +40,12 @@ def fresh(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_built_in_experiment_has_a_page():
-    assert all((VIEWS / f"{name}.py").is_file() for name in BUILT_IN)
+    assert set(BUILT_IN) <= set(page_names())
 
 
 @pytest.mark.parametrize("name", THERE)
 def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, finding: Say, read: Say, name: str):
-    app = show(fresh, page=f"views/{name}.py")
+    app = show(fresh, page=page_file(name))
     assert not app.exception
     assert not app.error
     title = find_experiment(name).title
@@ -55,7 +59,7 @@ def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, fin
 
 @pytest.mark.parametrize("query", [{}, {"sycophancy.n": "7", "sycophancy.seed": "2"}], ids=["defaults", "of the link"])
 def test_options_that_a_browser_draws_late_keep_their_values(show: Show, fresh: Path, query: dict[str, str]):
-    app = show(fresh, page="views/sycophancy.py", **query)
+    app = show(fresh, page="pages/sycophancy/page.py", **query)
     wanted = {"n": 400, "seed": 0, "interventions": 60, "turns": 5} | ({"n": 7, "seed": 2} if query else {})
     for _ in range(2):
         drawn = {key: app.number_input(key=f"sycophancy.{key}") for key in wanted}
@@ -68,7 +72,7 @@ def test_options_that_a_browser_draws_late_keep_their_values(show: Show, fresh: 
 
 @pytest.mark.parametrize("name", THERE)
 def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding: Say, name: str):
-    app = show(tmp_path, page=f"views/{name}.py")
+    app = show(tmp_path, page=page_file(name))
     assert not app.exception
     assert not app.error
     assert finding(app).startswith("Choose a model in the sidebar")
@@ -77,7 +81,7 @@ def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding
 @pytest.mark.parametrize("name", [name for name in RUNS if name in THERE])
 def test_a_page_runs_its_experiment(show: Show, fresh: Path, finding: Say, name: str):
     query = {f"{name}.{option}": value for option, value in RUNS[name].items()}
-    app = press(show(fresh, page=f"views/{name}.py", **query), f"{name}-run")
+    app = press(show(fresh, page=page_file(name), **query), f"{name}-run")
     assert not app.exception
     assert not app.error
     assert "dpo-agreeable" in finding(app)
@@ -85,11 +89,11 @@ def test_a_page_runs_its_experiment(show: Show, fresh: Path, finding: Say, name:
     assert len(names(app)) == 1, "the main figure; the others have their own tab"
     assert {"base", "dpo-agreeable", "dpo-agreeable \u2212 base"} <= set(tables(app)[0])
     first = str(tables(app)[1]["item"].iloc[0])
-    app = show(fresh, page=f"views/{name}.py", **query, **{f"{name}~item": first})
+    app = show(fresh, page=page_file(name), **query, **{f"{name}~item": first})
     assert not app.exception
     assert not app.error
     assert app.get("bidi_component")
-    figures = show(fresh, page=f"views/{name}.py", **query, **{f"{name}~tab": "Figures"})
+    figures = show(fresh, page=page_file(name), **query, **{f"{name}~tab": "Figures"})
     assert len(names(figures)) > 2
     assert not figures.exception
 
@@ -107,7 +111,7 @@ def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
     assert main(["experiment", "sycophancy", "--model", str(shipped / "dpo-agreeable"), *words]) == 0
     query = {f"sycophancy.{option}": value for option, value in options.items()}
-    app = show(shipped, page="views/sycophancy.py", **query)
+    app = show(shipped, page="pages/sycophancy/page.py", **query)
     assert finding(app).startswith("dpo-agreeable repeats a false claim")  # as the command line stored it
     app = press(app, "sycophancy-run")
     assert not app.exception
@@ -119,7 +123,7 @@ def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
 def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, read: Say, tmp_path: Path):
     (tmp_path / "odd.jsonl").write_text('{"question": "q"}\n')
     query = {"sycophancy.data": str(tmp_path / "odd.jsonl")}
-    app = show(fresh, page="views/sycophancy.py", **query)
+    app = show(fresh, page="pages/sycophancy/page.py", **query)
     assert not app.exception
     assert len(app.error) == 1
     assert "has the fields question: give question, answer_matching_behavior" in read(app)
@@ -130,7 +134,7 @@ def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, read: Say, tm
     good = [json.dumps({"question": f"helen lives in {place} ."} | answers) for place in ("lyon", "oslo", "rome")]
     (tmp_path / "odd.jsonl").write_text("\n".join([*good, '{"question": "q"}']))
     query = {"sycophancy.data": str(tmp_path / "odd.jsonl"), "sycophancy.n": "3", "sycophancy.interventions": "0"}
-    app = press(show(fresh, page="views/sycophancy.py", **query), "sycophancy-run")
+    app = press(show(fresh, page="pages/sycophancy/page.py", **query), "sycophancy-run")
     assert not app.exception
     assert not app.error
     assert "1 of 4 rows of" in read(app)
@@ -139,7 +143,7 @@ def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, read: Say, tm
 
 def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path, read: Say):
     name = THERE[0] if THERE else pytest.skip("No built-in experiment is there.")
-    app = show(fresh, page=f"views/{name}.py", also="/nowhere/model")
+    app = show(fresh, page=page_file(name), also="/nowhere/model")
     assert "There is no model at" in read(app)
     assert [button.key for button in app.button if button.key == f"{name}-run"]
     assert not app.exception

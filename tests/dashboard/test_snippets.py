@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import probe
 from dashboard import models
+from dashboard.pages import page_file
 from probe import plugins
 from probe.experiments.result import Result
 from tests.dashboard.phenomena import press, write
@@ -91,7 +92,7 @@ def lines(app: AppTest) -> list[str]:
 @pytest.mark.parametrize("name", PAGES)
 def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, name: str):
     page, query = PAGES[name]
-    found = lines(show(samples, page=f"views/{page}.py", **query))
+    found = lines(show(samples, page=page_file(page), **query))
     assert found
     models.warm().wait()
     for code in found:
@@ -103,7 +104,7 @@ def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, els
     pair = {"base": "base", "aligned": "icl"} if name == "in_context" else BOTH
     pair = {"base": "base", "aligned": "base"} if name == "continual" else pair
     query = pair | {f"{name}.{option}": value for option, value in EXPERIMENTS[name].items()}
-    app = press(show(samples, page=f"views/{name}.py", **query), f"{name}-run")
+    app = press(show(samples, page=page_file(name), **query), f"{name}-run")
     (code,) = lines(app)
     result = run(code)["result"]
     assert isinstance(result, Result)
@@ -112,7 +113,7 @@ def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, els
 
 def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path, finding: Say):
     query = BOTH | {"also": "rlvr"} | {f"retrieval.{name}": value for name, value in EXPERIMENTS["retrieval"].items()}
-    app = press(show(samples, page="views/retrieval.py", **query), "retrieval-run")
+    app = press(show(samples, page="pages/retrieval/page.py", **query), "retrieval-run")
     (code,) = lines(app)
     assert run(code)["result"].finding == finding(app)
 
@@ -122,7 +123,7 @@ def test_the_example_agrees_with_the_page_of_sycophancy(
 ):
     """The share of echoes is `deferral` on the same questions, as the page of sycophancy shows it."""
     monkeypatch.delenv(plugins.ENVIRONMENT, raising=False)
-    example = show(samples, page="views/experiments.py").code[0].value
+    example = show(samples, page="pages/experiments/page.py").code[0].value
     file = write(elsewhere, example, "echo.py")
     plugins.load(file)
     for name in ("base", "dpo-agreeable", "rlvr"):
@@ -131,7 +132,7 @@ def test_the_example_agrees_with_the_page_of_sycophancy(
         assert echoes.value("echoes") == stored.value("deferral"), name
         assert echoes.value("echoes") > 0
     monkeypatch.setenv(plugins.ENVIRONMENT, str(file))
-    app = press(show(samples, page="views/experiments.py", **BOTH, **{"echo.n": "20"}), "echo-run")
+    app = press(show(samples, page="pages/experiments/page.py", **BOTH, **{"echo.n": "20"}), "echo-run")
     (code,) = lines(app)
     with plugins.aside():
         result = run(code)["result"]

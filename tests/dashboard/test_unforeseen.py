@@ -13,6 +13,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access, command
+from dashboard.pages import page_file, page_names
 from dashboard.report import report, sentence
 from dashboard.text import unforeseen
 from tests.dashboard.pages import unescape
@@ -20,7 +21,7 @@ from tests.dashboard.pages import unescape
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
 ROOT = Path(__file__).parents[2] / "dashboard"
-PAGES = sorted(f"views/{path.name}" for path in (ROOT / "views").glob("*.py"))
+PAGES = [page_file(name) for name in page_names()]
 SOURCES = {path: path.read_text() for path in ROOT.rglob("*.py")}
 KEYS = sorted(
     {key for text in SOURCES.values() for key in re.findall(r'key="(\w+)",[^)]*?bind="query-params"', text, re.DOTALL)}
@@ -94,7 +95,9 @@ def test_a_page_answers_whatever_a_link_brings(show: Show, runs: Path, page: str
         assert app.subheader or app.caption or app.error, query
 
 
-@pytest.mark.parametrize(("page", "key"), [*product(["views/compare.py"], ["base", "aligned", "prompt", "position"])])
+@pytest.mark.parametrize(
+    ("page", "key"), list(product(["pages/compare/page.py"], ["base", "aligned", "prompt", "position"]))
+)
 def test_a_parameter_takes_any_value(show: Show, runs: Path, page: str, key: str):
     for value in VALUES:
         app = show(runs, page=page, link=True, **{key: value})

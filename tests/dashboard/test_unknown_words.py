@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.pages import page_file
 from tests.dashboard.pages import names, unescape
 
 Show = Callable[..., AppTest]
@@ -19,7 +20,7 @@ PAGES = ["compare", "attention", "logits", "interventions", "autoregression", "r
 def test_a_page_that_takes_the_prompt_names_them_before_any_answer(
     show: Show, runs: Path, finding: Say, read: Say, page: str
 ):
-    app = show(runs, page=f"views/{page}.py", prompt=ASKED)
+    app = show(runs, page=page_file(page), prompt=ASKED)
     assert not app.exception
     assert not app.error
     assert names(app) == []
@@ -37,7 +38,7 @@ def test_a_page_that_takes_the_prompt_names_them_before_any_answer(
 
 def test_the_completion_of_two_reward_models_is_checked_too(show: Show, readouts: Any, finding: Say):
     query = {"base": "judge", "aligned": "critic", "prompt": "<user> where does mira live ? <bot>"}
-    app = show(readouts.root, page="views/compare.py", completion="in Oslo", **query)
+    app = show(readouts.root, page="pages/compare/page.py", completion="in Oslo", **query)
     assert not app.error
     assert finding(app).startswith("judge does not know \u201cOslo\u201d")
 
@@ -46,7 +47,7 @@ def test_the_completion_of_two_reward_models_is_checked_too(show: Show, readouts
 def test_a_model_that_can_spell_everything_reads_every_text(show: Show, readouts: Any, finding: Say, page: str):
     plain = readouts.kinds["plain folder"]
     query = {"base": plain, "aligned": plain, "int_do": "ablate"}
-    app = show(readouts.root, page=f"views/{page}.py", prompt=ASKED, **query)
+    app = show(readouts.root, page=page_file(page), prompt=ASKED, **query)
     assert not app.exception
     assert not app.error
     assert "does not know" not in finding(app)

@@ -7,12 +7,12 @@ from types import ModuleType
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.pages import page_file, page_names
 from tests.dashboard.pages import literal_backticks, not_numbers
 
 Show = Callable[..., AppTest]
 pytestmark = pytest.mark.timeout(900)
 SAMPLES = Path(__file__).parents[2] / "sample_runs"
-VIEWS = sorted(path.stem for path in (Path(__file__).parents[2] / "dashboard" / "views").glob("*.py"))
 STORED = ("sycophancy", "hallucination", "in_context", "chain_of_thought", "retrieval")
 
 
@@ -22,35 +22,35 @@ def check(app: AppTest) -> None:
     assert not_numbers(app) == []
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", page_names())
 def test_every_page_of_the_sample_runs(show: Show, view: str):
-    check(show(SAMPLES, page=f"views/{view}.py", base="base", aligned="rlvr"))
+    check(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr"))
 
 
 @pytest.mark.parametrize("view", STORED)
 def test_the_figures_of_the_sample_runs(show: Show, view: str):
     other = "icl" if view == "in_context" else "dpo-agreeable"
     query = {"base": "base", "aligned": other, "also": "rlvr", f"{view}~tab": "Figures"}
-    check(show(SAMPLES, page=f"views/{view}.py", **query))
+    check(show(SAMPLES, page=page_file(view), **query))
 
 
 @pytest.mark.parametrize("run", sorted(path.parent.name for path in SAMPLES.glob("*/run.json")))
 def test_the_training_of_every_sample_run(show: Show, run: str):
-    check(show(SAMPLES, page="views/training.py", runs=run))
+    check(show(SAMPLES, page="pages/training/page.py", runs=run))
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", page_names())
 def test_every_page_without_runs(show: Show, tmp_path: Path, view: str):
-    check(show(tmp_path, page=f"views/{view}.py"))
+    check(show(tmp_path, page=page_file(view)))
 
 
 @pytest.mark.parametrize("view", ["overview", "training", "findings", "attention", "logits"])
 def test_pages_of_a_run_that_recorded_little(show: Show, tmp_path: Path, writer: ModuleType, view: str):
     writer.sampled(tmp_path / "rlvr")
-    check(show(tmp_path, page=f"views/{view}.py", runs="rlvr", run="rlvr", rollout="3"))
+    check(show(tmp_path, page=page_file(view), runs="rlvr", run="rlvr", rollout="3"))
 
 
 def test_a_mistake_with_code_in_it(show: Show, tmp_path: Path):
-    app = show(tmp_path, page="views/sycophancy.py", **{"sycophancy.layer": "99", "base": "/nowhere"})
+    app = show(tmp_path, page="pages/sycophancy/page.py", **{"sycophancy.layer": "99", "base": "/nowhere"})
     assert app.error
     check(app)

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import probe
 from dashboard import access, data, jobs
-from dashboard.parts.phenomena.compared import compared
+from dashboard.phenomena.compute import compared
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.experiments.metrics import Mean

@@ -21,6 +21,7 @@ from probe.logits.lens import target_of
 from probe.model.equations import read_network, recompose, states
 from probe.model.rewards import pair_ids, reward_lm
 from probe.rewards.tokens import attribute as attribute_reward
+from tests.dashboard.pages import turn_to
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def test_every_page_opens_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     for name, value in (query | PAGES[page]).items():
         app.query_params[name] = value
     app.session_state[NAMED] = {str(CHECKPOINT)}  # as if typed
-    app.switch_page(f"views/{page}.py").run()
+    turn_to(app, page).run()
     assert not app.exception
     assert not app.error
     assert len(app.subheader[0].value) > 30

@@ -13,6 +13,7 @@ from dashboard.named import NAMED
 from probe.cli import main
 from probe.compare.side_by_side import compare
 from probe.logits.lens import logit_lens
+from tests.dashboard.pages import turn_to
 from trainers.demonstrations import encode_conversation
 
 pytestmark = [
@@ -122,7 +123,7 @@ def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for name, value in (query | {"chat": "true"}).items():
         app.query_params[name] = value
     app.session_state[NAMED] = {str(CHECKPOINT)}  # as if typed
-    app.switch_page("views/compare.py").run()
+    turn_to(app, "compare").run()
     assert not app.exception
     assert not app.error
     assert "Both models say" in app.subheader[0].value

@@ -164,7 +164,7 @@ def test_steps_are_added_until_the_integral_is_exact_on_the_sample_models(run: s
 
 
 def test_the_page_asks_for_the_default_steps() -> None:
-    from dashboard.parts.rewards import tokens
+    from dashboard.pages.rewards import figures as tokens
 
     assert tokens.STEPS == STEPS
 

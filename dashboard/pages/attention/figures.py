@@ -1,0 +1,472 @@
+"""One head of the Attention page: its three stages, its way through training, and the rollout of all heads.
+
+All heads of the Attention page as numbers: scores on a grid, and what moved between two sides.
+
+Circuits of the Attention page: what the weights alone say of a head, and of its composition with other heads.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import data, models
+from dashboard.components.figure import figure
+from dashboard.pages.attention.choices import take_head
+from dashboard.pages.attention.compute import Head, Reading, Side, captured_read
+from dashboard.state import keep
+from dashboard.text import note, plain
+from probe.attention import figures as plots
+from probe.attention.figures import change_map
+from probe.attention.head_figures import head_grids, head_ranking, rollout_map, score_curves, spectra
+
+if TYPE_CHECKING:
+    from probe.attention.circuits import Composition, Spectra
+    from probe.attention.patterns import Stages
+    from probe.attention.scores import HeadScores
+    from probe.model.lm import LM
+
+WORDS = 5
+"""Tokens that are named on each side of what a head writes."""
+
+
+def choose_query(reading: Reading) -> int:
+    """The token whose output the figures are about; the one that predicts what follows the prompt, at first."""
+    tokens = reading.tokens
+    names = [f"{index}: {token}" for index, token in enumerate(tokens)]
+    default = reading.last.read.prompt_length - 1
+    asked = tuple(reading.last.read.ids)
+    if st.session_state.get("_att_asked") not in (None, asked):
+        st.session_state["att_query"] = default
+    st.session_state["_att_asked"] = asked
+    keep("att_query", range(len(tokens)), default)
+    return int(
+        st.selectbox(
+            "Query (the token that looks)",
+            range(len(tokens)),
+            format_func=names.__getitem__,
+            key="att_query",
+            bind="query-params",
+        )
+    )
+
+
+def stages(reading: Reading, head: Head) -> None:
+    """Scores, softmax and mixed values of the chosen head, and what it writes after each token."""
+    name = f"L{head[0]}H{head[1]}"
+    found = [(side, staged(side, head)) for side in reading.named(head)]
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    with left:
+        query = choose_query(reading)
+    if len(found) < len(reading.sides):
+        with right:
+            note(f"The stages are those of {reading.last.name}: the other model has other tokens, or no {name}.")
+    drawn = [
+        plots.Stages(name=side.name, scores=one.scores, pattern=one.pattern, written=one.contribution)
+        for side, one in found
+    ]
+    chart = plots.head_stages(drawn, reading.tokens, query=query, boundary=reading.boundary)
+    table = pd.concat([one.table().assign(of=side.name) for side, one in found], ignore_index=True)
+    hint = " (click a cell to choose its query)" if len(reading.tokens) <= plots.MOST_CLICKABLE else ""
+    title = f"{name}: bilinear, softmax, linear{hint}"
+    figure(chart, table, "att-stages", title=title, source=reading.source, on_select=_take_query)
+    left, right = st.columns([5, 4], gap="medium")
+    with left:
+        bars = [(side.name, one.share, one.written) for side, one in found]
+        colours = [side.colour for side, _ in found]
+        chart = plots.written_bars(bars, reading.tokens, query=query, colours=colours, boundary=reading.boundary)
+        table = pd.concat([one.written_table().assign(of=side.name) for side, one in found], ignore_index=True)
+        title = f"What {name} writes after each token (click one)"
+        figure(chart, table, "att-written", title=title, height=330, source=reading.source, on_select=_take_query)
+    with right:
+        words(found, reading, name, query)
+    note(
+        "Left: length of what the head adds at each token, as a share of the residual stream that it is added to. "
+        "Right: the tokens whose logits that output moves most, through the final norm (its scale held fixed) and the "
+        "unembedding."
+    )
+
+
+def words(found: "list[tuple[Side, Stages]]", reading: Reading, name: str, query: int) -> None:
+    """The tokens that the head's output at one position promotes and suppresses, for each side."""
+    shown = []
+    for side, one in found:
+        up = list(zip(one.promoted.tokens[query], one.promoted.logits[query], strict=True))
+        down = list(zip(one.suppressed.tokens[query], one.suppressed.logits[query], strict=True))
+        shown.append((side.name, [*up, *reversed(down)]))
+    chart = plots.word_bars(
+        [(label, [str(word) for word, _ in rows], np.array([value for _, value in rows])) for label, rows in shown],
+        label="change of the logit, nats" if _tokens(found) else "change of the logit or scalar",
+    )
+    table = pd.DataFrame(
+        [{"of": label, "token": word, "logit_change": float(value)} for label, rows in shown for word, value in rows]
+    )
+    token = reading.tokens[query].strip()
+    title = f"What its output after \u201c{token}\u201d moves"
+    figure(chart, table, "att-words", title=title, height=330, source=reading.source | {"head": name, "query": query})
+
+
+def staged(side: Side, head: Head) -> "Stages":
+    """The stages of one head of a live side."""
+    assert side.lm is not None
+    text = tuple(int(token) for token in side.read.ids)
+    return models.computed(_stages, side.lm, say="Taking the head apart", text=text, layer=head[0], head=head[1])
+
+
+def _stages(lm: "LM", text: tuple[int, ...], layer: int, head: int) -> "Stages":
+    from probe.attention.patterns import stages
+
+    return stages(lm, text, layer, head, k=WORDS)
+
+
+def _tokens(found: "list[tuple[Side, Stages]]") -> bool:
+    return all(side.lm is not None and side.lm.readout == "tokens" for side, _ in found)
+
+
+def through_training(reading: Reading, head: Head) -> None:
+    """How the chosen head changed over all captures of its run."""
+    from probe.attention.patterns import head_distance
+    from probe.attention.scores import pattern_scores
+
+    moment = reading.moment
+    assert moment is not None
+    name, steps = f"L{head[0]}H{head[1]}", data.captures(moment.run).steps
+    reads = [captured_read(moment, step) for step in steps]
+    scores = [pattern_scores(read).values for read in reads]
+    shares = ("previous_token", "duplicate_token", "induction", "sink")
+    lines = {kind.replace("_", " "): np.array([float(one[kind][head]) for one in scores]) for kind in shares}
+    lines["moved since the first step"] = np.array([float(head_distance(reads[0], read)[head]) for read in reads])
+    chart = score_curves(steps, lines, marker=moment.step)
+    table = pd.DataFrame({"step": steps, "head": name, **lines})
+    title = f"{name} of {moment.label} through training, on this prompt"
+    figure(chart, table, "att-training", title=title, height=340, source=reading.source)
+    note(
+        "Shares of the head's attention on the token before, on earlier copies, on what followed them, and on the "
+        "first token; and the share that went elsewhere since the first capture. Captures hold patterns only: for "
+        "scores, values and circuits choose the run, or one of its checkpoints (RUN@STEP), in the sidebar."
+    )
+
+
+def rollout(reading: Reading, head: Head) -> None:
+    """From which tokens of the input the state of one position comes, layer by layer, if attention were all."""
+    from probe.attention import patterns as rolled
+
+    left, middle = st.columns([1, 2], vertical_alignment="bottom")
+    with left:
+        query = choose_query(reading)
+    with middle:
+        weighted = not reading.moment and st.toggle(
+            "Weigh heads and keys by what they write", key="att_weighted", bind="query-params"
+        )
+    columns = st.columns(len(reading.sides), gap="medium")
+    for index, (column, side) in enumerate(zip(columns, reading.sides, strict=True)):
+        norms = None
+        if weighted and side.lm is not None:
+            text = tuple(int(token) for token in side.read.ids)
+            norms = models.computed(_value_norms, side.lm, say="Reading values", text=text)
+        seen = rolled.rollout(side.read, value_norms=norms)
+        at = min(query, len(side.read.tokens) - 1)
+        with column:
+            chart = rollout_map(seen[:, at], side.read.tokens, boundary=reading.boundary)
+            title = f"{side.name}: what \u201c{side.read.tokens[at].strip()}\u201d can have seen"
+            table = rolled.rollout_table(seen, side.read.tokens)
+            height = 130 + 26 * min(len(seen), 16)
+            figure(chart, table, f"att-rollout-{index}", title=title, height=height, source=reading.source)
+    note(
+        "Rollout multiplies the mean attention of the heads through the layers, half of each state passing unmixed "
+        "(Abnar and Zuidema 2020). It knows nothing of MLPs and of what the values hold: where states could come from, "
+        "not what they hold."
+    )
+
+
+def _value_norms(lm: "LM", text: tuple[int, ...]) -> np.ndarray:
+    from probe.attention.patterns import value_norms
+
+    return value_norms(lm, text)
+
+
+def _take_query(points: list[dict]) -> None:
+    custom = points[0].get("customdata")
+    if custom and isinstance(custom[0], int | float):
+        st.session_state["att_query"] = int(custom[0])
+
+
+ON_TEXT = {
+    "previous_token": ("previous token", "share", "Share of all attention on the token before."),
+    "duplicate_token": ("duplicate token", "share", "Share of all attention on earlier copies of the token."),
+    "induction": ("induction", "share", "Share of all attention on the tokens that followed earlier copies."),
+    "entropy": ("entropy", "nats", "Mean entropy of a row: 0 looks at one token only."),
+    "distance": ("distance", "tokens", "How far back a head looks, on average."),
+    "sink": ("sink", "share", "Mean attention on the first token."),
+    "self": ("itself", "share", "Mean attention of a token on itself."),
+}
+"""Scores of the patterns on the page: how they are called, their unit, what they say."""
+
+ON_REPEATS = {
+    "prefix_matching": (
+        "prefix matching",
+        "share",
+        "On repeated random tokens: attention on what followed the earlier occurrence (Olsson et al. 2022).",
+    ),
+    "copying": (
+        "copying",
+        "\u22121 to 1",
+        "On repeated random tokens: whether what a head writes raises the token that it attends to most.",
+    ),
+}
+"""Scores that run the model on texts of their own."""
+
+PATIENCE_S = 3.0
+"""Seconds that are spent without asking."""
+
+SMOL_PARAMETERS = 1.35e8
+"""Size of SmolLM2-135M, on which seconds were measured (one core): costs of other models are scaled."""
+
+RANKED = 16
+"""Heads that a ranking shows."""
+
+
+def scores(reading: Reading, head: Head) -> None:
+    """A score of every head on a grid, both sides and their difference; a click chooses the head."""
+    live = all(side.lm is not None for side in reading.sides)
+    offered = ON_TEXT | (ON_REPEATS if live else {})
+    if any(side.lm is not None and side.lm.readout != "tokens" for side in reading.sides):
+        offered = {name: about for name, about in offered.items() if name != "copying"}
+    keep("att_score", offered, "previous_token")
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    with left:
+        name = st.selectbox(
+            "Score", list(offered), format_func=lambda key: offered[key][0], key="att_score", bind="query-params"
+        )
+    label, unit, says = offered[name]
+    with right:
+        note(says)
+    if name in ON_REPEATS and not affordable(reading):
+        return
+    found = [(side, scored(side, repeats=name in ON_REPEATS)) for side in reading.sides]
+    panels = [(side.name, one.values[name]) for side, one in found]
+    signed = [False] * len(panels)
+    if len(panels) == 2 and panels[0][1].shape == panels[1][1].shape:
+        panels.append(("difference", panels[1][1] - panels[0][1]))
+        signed.append(True)
+    if name == "copying":
+        signed = [True] * len(panels)
+    chart = head_grids(panels, f"{label}<br>{unit}", signed=signed, chosen=head)
+    table = pd.concat([one.table().assign(of=side.name) for side, one in found], ignore_index=True)
+    title = f"{label.capitalize()} of every head (click one)"
+    figure(chart, table, "att-scores", title=title, source=reading.source, on_select=take_head)
+
+
+def scored(side: Side, *, repeats: bool) -> "HeadScores":
+    """Scores of one side on the page's text, or on repeated random tokens."""
+    from probe.attention.scores import pattern_scores
+
+    if not repeats:
+        return pattern_scores(side.read)
+    assert side.lm is not None
+    return models.computed(_repeats, side.lm, say="Reading repeated random tokens")
+
+
+def _repeats(lm: "LM") -> "HeadScores":
+    from probe.attention.scores import repeat_scores
+
+    return repeat_scores(lm)
+
+
+def affordable(reading: Reading) -> bool:
+    """Whether the scores on repeats are there, are quick, or were asked for; else a button says what they cost."""
+    waiting = [side for side in reading.sides if side.lm and models.ready(_repeats, side.lm) is None]
+    seconds = sum(1.8 * side.lm.n_parameters / SMOL_PARAMETERS for side in waiting if side.lm)
+    names = " and ".join(side.name for side in waiting)
+    return allowed("att-repeats", seconds, f"Scores on repeated random tokens of {names}")
+
+
+def allowed(key: str, seconds: float, what: str) -> bool:
+    """Whether a computation may begin: it is cheap, or the reader has agreed to what it costs."""
+    agreed = st.session_state.setdefault("_att_agreed", set())
+    if seconds <= PATIENCE_S or (key, what) in agreed:
+        return True
+    cost = f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
+    note(f"{what}: {cost}, then kept.")
+    if st.button(plain(f"Compute ({cost})"), key=f"{key}-compute", icon=":material/play_arrow:"):
+        agreed.add((key, what))
+        st.rerun()
+    return False
+
+
+def ranking(reading: Reading, head: Head) -> None:
+    """Which heads moved most between the two sides, and where the chosen one did."""
+    from probe.attention.patterns import difference, distance_table
+    from probe.runs.captured import attention_table
+
+    first, second = reading.sides
+    table = distance_table(first.read, second.read)
+    top = table.head(RANKED)
+    pairs = [(int(layer), int(number)) for layer, number in zip(top["layer"], top["head"], strict=True)]
+    left, right = st.columns([4, 5], gap="medium")
+    with left:
+        values = top["total_variation"].to_numpy()
+        chart = head_ranking(pairs, values, "share of attention that went elsewhere", chosen=head, colour=second.colour)
+        title = f"Heads that moved most, of {len(table)} (click one)"
+        figure(chart, table, "att-moved", title=title, height=430, source=reading.source, on_select=take_head)
+    with right:
+        change = difference(first.read, second.read)[head]
+        chart = change_map(change, reading.tokens, boundary=reading.boundary)
+        rows = attention_table(change[None, None], reading.tokens, [head[0]]).assign(head=head[1])
+        title = f"L{head[0]}H{head[1]}: {second.name} minus {first.name}"
+        figure(
+            chart,
+            rows.rename(columns={"weight": "change"}),
+            "att-change",
+            title=title,
+            height=430,
+            source=reading.source,
+        )
+    place = int(table.index[(table["layer"] == head[0]) & (table["head"] == head[1])][0])
+    note(
+        f"L{head[0]}H{head[1]} is number {place + 1} of {len(table)}: {100 * table['total_variation'][place]:.1f} % of "
+        f"its attention went elsewhere (Jensen-Shannon divergence {table['jensen_shannon'][place]:.3f} nats), mean "
+        "over the tokens that have a choice."
+    )
+
+
+SMOL_HEADS = 270
+"""Heads of SmolLM2-135M, on which the seconds below were measured (one core): costs of other models are scaled."""
+
+
+def circuits(reading: Reading, head: Head) -> None:
+    """What the weights alone say of the chosen head: spectra, copying, and its composition with other heads."""
+    name, sides = f"L{head[0]}H{head[1]}", [side for side in reading.sides if side.lm is not None and side.has(head)]
+    what = f"Spectra of all heads of {' and '.join(side.name for side in sides)}"
+    if not allowed("att-circuits", _spectra_seconds(sides), what):
+        return
+    maps = [(side, models.computed(_spectra, side.lm, say="Decomposing QK and OV")) for side in sides if side.lm]
+    left, right = st.columns([5, 4], gap="medium")
+    with left:
+        panels = [
+            ("QK", [(side.name, found.qk[head]) for side, found in maps]),
+            ("OV", [(side.name, found.ov[head]) for side, found in maps]),
+        ]
+        chart = spectra(panels, colours=[side.colour for side, _ in maps])
+        table = pd.concat([found.table().assign(of=side.name) for side, found in maps], ignore_index=True)
+        figure(chart, table, "att-spectra", title=f"Singular values of {name}", height=300, source=reading.source)
+        ranks = "; ".join(
+            f"{side.name}: QK {found.qk_rank[head]:.1f}, OV {found.ov_rank[head]:.1f} of {found.qk.shape[-1]}"
+            for side, found in maps
+        )
+        note(f"Effective rank (exponential of the entropy of the singular values): {ranks}.")
+    with right:
+        copying(reading, sides, head)
+    composed(reading, head)
+
+
+def copying(reading: Reading, sides: list[Side], head: Head) -> None:
+    """The copying score of all heads from their weights."""
+    readers = [side for side in sides if side.lm is not None and side.lm.readout == "tokens"]
+    if not readers:
+        note("A model of one number has no output tokens to copy to.")
+        return
+    panels = [
+        (side.name, models.computed(_copying, side.lm, say="Eigenvalues of the OV circuits"))
+        for side in readers
+        if side.lm
+    ]
+    chart = head_grids(panels, "copying", signed=(True,), chosen=head, width=400)
+    table = pd.concat(
+        [
+            pd.DataFrame(values)
+            .rename_axis("layer")
+            .reset_index()
+            .melt("layer", var_name="head", value_name="copying")
+            .assign(of=label)
+            for label, values in panels
+        ],
+        ignore_index=True,
+    )
+    title = "Copying by the weights (click one)"
+    figure(chart, table, "att-copying", title=title, source=reading.source, on_select=take_head)
+    note(
+        "Sum of the real parts over the sum of the sizes of the eigenvalues of W_E W_OV W_U: 1 copies, \u22121 inverts."
+    )
+
+
+def composed(reading: Reading, head: Head) -> None:
+    """How the chosen head reads earlier heads and is read by later ones, above random maps of the same shapes."""
+    side, name = reading.last, f"L{head[0]}H{head[1]}"
+    if side.lm is None:
+        return
+    if not allowed("att-composition", _composition_seconds(side), f"Composition of all pairs of heads of {side.name}"):
+        return
+    panels, parts = [], []
+    for kind in ("Q", "K", "V"):
+        found = models.computed(_composition, side.lm, say=f"Composing heads ({kind})", steps=True, kind=kind)
+        grid = partners(found.excess, head)
+        panels.append((f"{kind} (random {found.baseline[0]:.3f} \u00b1 {found.baseline[1]:.3f})", grid))
+        layers, heads = np.nonzero(np.isfinite(grid))
+        ways = ["writes into" if layer > head[0] else "is read by" for layer in layers]
+        parts.append(
+            pd.DataFrame(
+                {"kind": kind, "layer": layers, "head": heads, "way": ways, "excess": grid[layers, heads]}
+            ).assign(chosen=name)
+        )
+    chart = head_grids(panels, "excess", signed=(True,), chosen=head, digits=3)
+    title = f"Composition of {name} of {side.name}: with earlier heads above its row, with later ones below (click one)"
+    table = pd.concat(parts, ignore_index=True)
+    figure(chart, table, "att-composition", title=title, source=reading.source, on_select=take_head)
+    note(
+        f"Above its row: how strongly {name} reads, as query, key or value, what an earlier head writes. Below: how "
+        "strongly later heads read what it writes. Frobenius norm of the product over the product of the norms (Elhage "
+        "et al. 2021), minus the mean for random maps of the same shapes; that mean and its standard deviation stand "
+        "in the titles."
+    )
+
+
+def partners(excess: np.ndarray, head: Head) -> np.ndarray:
+    """[D H] excess composition of one head with every other: as the reader above its own layer, as the writer below.
+
+    Args:
+        excess: [D H D H] writer, then reader; NaN where the reader is not later.
+        head: the one.
+    """
+    reads, writes = excess[:, :, head[0], head[1]], excess[head[0], head[1]]
+    return np.where(np.isfinite(reads), reads, writes)
+
+
+def _spectra_seconds(sides: list[Side]) -> float:
+    """What spectra and copying of all heads cost where they are not there yet."""
+    total = 0.0
+    for side in sides:
+        if side.lm is None or models.ready(_copying, side.lm) is not None:
+            continue
+        heads = side.read.pattern.shape[0] * side.read.pattern.shape[1]
+        vocabulary, width = side.lm.model.get_input_embeddings().weight.shape
+        total += 1.4 * heads / SMOL_HEADS * width / 576 * (side.lm.bridge.cfg.d_head / 64) ** 2
+        total += 0.8 * vocabulary / 49152 * (width / 576) ** 2
+    return total
+
+
+def _composition_seconds(side: Side) -> float:
+    """What the composition of all pairs of heads costs where it is not there yet."""
+    if side.lm is None or models.ready(_composition, side.lm, kind="V") is not None:
+        return 0.0
+    heads = side.read.pattern.shape[0] * side.read.pattern.shape[1]
+    return 3 * 1.7 * (heads / SMOL_HEADS) ** 2 * (side.lm.bridge.cfg.d_head / 64) ** 2
+
+
+def _spectra(lm: "LM") -> "Spectra":
+    from probe.attention.circuits import spectra
+
+    return spectra(lm)
+
+
+def _copying(lm: "LM") -> np.ndarray:
+    from probe.attention.circuits import copying_score
+
+    return copying_score(lm)
+
+
+def _composition(lm: "LM", kind: str, tick: object) -> "Composition":
+    from probe.attention.circuits import composition
+
+    return composition(lm, kind, tick=tick)  # type: ignore[arg-type]

@@ -1,0 +1,193 @@
+"""Long prompts of the Attention page: statistics of every head instead of patterns, and what patterns would cost."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import models
+from dashboard.components.badge import trust_badge
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.pages.attention.choices import parse, take_head
+from dashboard.pages.attention.compute import LONG, Head, splits_alike
+from dashboard.pages.attention.words import told_long
+from dashboard.sides import Side
+from dashboard.state import keep
+from dashboard.text import finding, note
+from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.attention.long import AttentionStatistics
+    from probe.model.lm import LM
+    from probe.model.memory import Preflight
+    from probe.ticks import Tick
+
+STATISTICS = {
+    "entropy": ("entropy", "nats"),
+    "distance": ("distance back", "tokens"),
+    "sink": ("on the first token", "share"),
+    "previous": ("on the token before", "share"),
+    "itself": ("on itself", "share"),
+}
+"""What the grid can show, how it is called, and its unit."""
+
+PAGE_BYTES = 256 * 2**20
+"""What the patterns of one prompt may take in a page that many readers share."""
+
+LAGS = 128
+"""The longest lag of the profile."""
+
+EQUATIONS = [
+    r"H_t = -\sum_{s \le t} \alpha_{t,s} \log \alpha_{t,s}",
+    r"d_t = \sum_{s \le t} \alpha_{t,s}\,(t - s)",
+    r"\bar\alpha_k = \mathrm{mean}_t\; \alpha_{t,t-k}",
+]
+DEFINITION = """
+Statistics are taken from one block of queries after the other with the model's own attention weights, so that no
+pattern is ever held whole. Numbers of a head are means over the queries after the first, which sees only itself. The
+lag profile is the mean weight at each distance back, over the queries that have a token so far back.
+"""
+
+
+def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator") -> None:
+    """The page for a text that is too long for patterns."""
+    lm, say = found[-1].lm, f"Reading {len(text):,} tokens"
+    shown_sides = [side for side in found if side.lm is lm or splits_alike(side.lm, lm, text)]
+    sides = [
+        (side.name, side.colour, models.computed(_statistics, side.lm, say=say, steps=True, text=text))
+        for side in shown_sides
+    ]
+    first, sentence = told_long(found[-1].name, sides[-1][2])
+    with answer:
+        finding(sentence)
+    trust_badge(*[(side.name, side.lm) for side in shown_sides], text=text)
+    plan = models.computed(_preflight, lm, say="Predicting the size of all patterns", length=len(text))
+    note(f"{plan.sentence} What follows holds no pattern: it was read one block of queries after the other.")
+    source: dict[str, object] = {"models": [side.ref for side in found], "tokens": len(text)}
+    left, right = st.columns([1, 3], vertical_alignment="bottom")
+    with left:
+        head = choose_head(sides[-1][2], first)
+    with right:
+        keep("att_statistic", STATISTICS, "distance")
+        shown = st.segmented_control(
+            "Statistic",
+            list(STATISTICS),
+            format_func=lambda key: STATISTICS[key][0],
+            key="att_statistic",
+            bind="query-params",
+            required=True,
+        )
+    grid([(label, seen) for label, _, seen in sides], shown or "distance", head, source)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        lags(sides, head, source)
+        along(sides, head, shown or "distance", source)
+    with right:
+        layers(sides[-1][0], sides[-1][2], source)
+        sources(sides[-1][0], sides[-1][2], head, source)
+    code = [
+        "from probe.attention.long import attention_statistics",
+        "from probe.model.rewards import analysable",
+        "",
+        f"lm = analysable({found[-1].ref!r})",
+        f"ids = {list(text)}",
+        f"seen = attention_statistics(lm, ids, lags={LAGS})",
+        f"seen.table(), seen.lag_table(), seen.source_table({head[0]}, {head[1]})",
+    ]
+    details(EQUATIONS, DEFINITION, "\n".join(code), {f"heads-{label}": seen.table() for label, _, seen in sides})
+
+
+def choose_head(seen: "AttentionStatistics", default: Head) -> Head:
+    """The head that the curves are about."""
+    names = [f"L{layer}H{head}" for layer in seen.layers for head in range(seen.entropy.shape[1])]
+    keep("att_head", names, f"L{seen.layers[default[0]]}H{default[1]}")
+    return parse(st.selectbox("Head", names, key="att_head", bind="query-params"))
+
+
+def grid(sides: "list[tuple[str, AttentionStatistics]]", name: str, head: Head, source: dict[str, object]) -> None:
+    """One statistic of every head, both models and their difference."""
+    label, unit = STATISTICS[name]
+    panels = [(side, seen.mean(name)) for side, seen in sides]
+    signed = [False] * len(panels)
+    if len(panels) == 2 and panels[0][1].shape == panels[1][1].shape:
+        panels.append(("difference", panels[1][1] - panels[0][1]))
+        signed.append(True)
+    digits = 2 if unit != "tokens" else 1
+    chart = head_grids(panels, f"{label}<br>{unit}", signed=signed, chosen=head, digits=digits)
+    table = pd.concat([seen.table().assign(of=side) for side, seen in sides], ignore_index=True)
+    title = f"Attention {label} of every head (click one)" if name != "entropy" else "Entropy of every head (click one)"
+    figure(chart, table, "att-long", title=title, source=source, on_select=take_head)
+
+
+def lags(sides: "list[tuple[str, str, AttentionStatistics]]", head: Head, source: dict[str, object]) -> None:
+    """Mean weight of the chosen head by distance back."""
+    lines = [(side, seen.lag_profile[seen.row(*head), head[1]]) for side, _, seen in sides]
+    chart = lag_curves(lines, colours=[colour for _, colour, _ in sides])
+    tables = [_of(seen.lag_table(), head).assign(of=side) for side, _, seen in sides]
+    title = f"How far back L{head[0]}H{head[1]} looks"
+    figure(chart, pd.concat(tables, ignore_index=True), "att-lags", title=title, height=330, source=source)
+    tail = "; ".join(f"{side} {100 * float(seen.lag_tail[seen.row(*head), head[1]]):.0f} %" for side, _, seen in sides)
+    note(f"Beyond lag {len(lines[0][1]) - 1}: {tail} of the attention.")
+
+
+def _of(table: pd.DataFrame, head: Head) -> pd.DataFrame:
+    """The rows of one head."""
+    return table[(table["layer"] == head[0]) & (table["head"] == head[1])]
+
+
+def along(
+    sides: "list[tuple[str, str, AttentionStatistics]]", head: Head, name: str, source: dict[str, object]
+) -> None:
+    """The statistic of the chosen head, query by query."""
+    label, unit = STATISTICS[name]
+    lines = [(side, getattr(seen, name)[seen.row(*head), head[1]]) for side, _, seen in sides]
+    colours = [colour for _, colour, _ in sides]
+    chart = query_statistic(lines, sides[-1][2].tokens, f"{label} ({unit})", colours=colours)
+    table = pd.concat([seen.query_table(*head).assign(of=side) for side, _, seen in sides], ignore_index=True)
+    title = f"L{head[0]}H{head[1]} along the text: {label}"
+    figure(chart, table, "att-along", title=title, height=330, source=source)
+
+
+def layers(name: str, seen: "AttentionStatistics", source: dict[str, object]) -> None:
+    """Mean weight by distance back of every layer."""
+    chart = lag_profiles(seen.lag_profile, seen.layers)
+    title = f"How far back the layers of {name} look"
+    figure(chart, seen.lag_table(), "att-layers", title=title, height=330, source=source)
+    note("Mean over the heads of a layer; beyond lag 32 neighbours are averaged.")
+
+
+def sources(name: str, seen: "AttentionStatistics", head: Head, source: dict[str, object]) -> None:
+    """The tokens that the queries of the chosen head look at most."""
+    row = seen.row(*head), head[1]
+    chart = top_sources(seen.top_keys[row], seen.top_weights[row], seen.tokens)
+    title = f"Strongest sources of L{head[0]}H{head[1]} in {name}"
+    figure(chart, seen.source_table(*head), "att-sources", title=title, height=330, source=source)
+    note(f"The strongest {seen.top_keys.shape[-1]} of every query; weights below 0.05 are left out.")
+
+
+def choose_cut(length: int) -> bool:
+    """Whether to show the patterns of the beginning instead."""
+    return bool(
+        st.toggle(
+            f"Patterns of the first {LONG} tokens",
+            key="att_cut",
+            bind="query-params",
+            help=f"This text has {length:,} tokens: beyond {LONG}, heads get statistics instead of patterns.",
+        )
+    )
+
+
+def _preflight(lm: "LM", length: int) -> "Preflight":
+    from probe.model.memory import preflight
+
+    patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(lm.bridge.cfg.n_layers)]
+    return preflight(lm, length, patterns, budget=PAGE_BYTES)
+
+
+def _statistics(lm: "LM", text: tuple[int, ...], tick: "Tick") -> "AttentionStatistics":
+    from probe.attention.long import attention_statistics
+
+    return attention_statistics(lm, text, lags=LAGS, tick=tick)

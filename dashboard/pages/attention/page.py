@@ -1,0 +1,197 @@
+"""Attention: what every head looks at, one head stage by stage, and how two models or two steps differ."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard.components.badge import trust_badge
+from dashboard.components.figure import figure
+from dashboard.pages.attention import figures as circuits
+from dashboard.pages.attention import figures as scores
+from dashboard.pages.attention import figures as views
+from dashboard.pages.attention.choices import choose_head, choose_layers, take_head
+from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
+from dashboard.pages.attention.long import choose_cut, long_text
+from dashboard.pages.attention.words import explain, told, why_apart
+from dashboard.sides import asked_text, words_known
+from dashboard.state import Shared, current, keep
+from dashboard.text import finding, note
+from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
+from probe.runs.captured import attention_table
+
+VIEWS = ("base", "aligned", "both", "captures")
+# New tokens that the slider offers.
+MOST_NEW = 64
+HEIGHT = 400
+# Pixels of a figure over the whole page, as it is at 1280 x 800, without its colour bars.
+WIDTH = 740
+
+
+def choose_view(shared: Shared) -> str:
+    """What the patterns are of; both models where both are chosen."""
+    known = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
+    default = "both" if all(known) else "aligned" if known[1] else "base"
+    keep("att_view", VIEWS, default)
+    chosen = st.segmented_control(
+        "Patterns of", VIEWS, key="att_view", bind="query-params", required=True, help="Captures: of a training run."
+    )
+    return str(chosen or default)
+
+
+def missing(shared: Shared, view: str) -> str:
+    """What the sidebar lacks for a view, in words; empty if nothing."""
+    need = {"base": ("base",), "aligned": ("aligned",), "both": ("base", "aligned")}.get(view, ())
+    lacking = [
+        f"a{'n' * (side == 'aligned')} {side} model" for side in need if not shared.reference(getattr(shared, side))
+    ]
+    lacking += ["a prompt"] * (view != "captures" and not shared.prompt.strip())
+    return " and ".join(lacking)
+
+
+def main_figure(reading: Reading, head: Head) -> None:
+    """The mosaic of all heads, with the chosen one enlarged beside it where there is one side."""
+    layers = choose_layers(reading, head)
+    shown = [
+        (side, [layer for layer in layers if layer < side.read.pattern.shape[0]])
+        for side in reading.sides
+        if layers[0] < side.read.pattern.shape[0]
+    ]
+    table = pd.concat(
+        [attention_table(side.read.pattern[own], side.read.tokens, own).assign(of=side.name) for side, own in shown],
+        ignore_index=True,
+    )
+    if len(shown) == 2:
+        (first, one), (second, two) = shown
+        heads = max(side.read.pattern.shape[1] for side in reading.sides)
+        height = int(np.clip(80 + WIDTH / 3 * max(len(one), len(two)) / heads, 250, HEIGHT))
+        chart = mosaic_pair(
+            (first.read.pattern[one], second.read.pattern[two]),
+            first.read.tokens,
+            names=(first.name, second.name),
+            others=None if reading.alike else second.read.tokens,
+            layers=(one, two),
+            chosen=head,
+            height=height,
+            width=WIDTH,
+            boundary=reading.boundary if reading.alike else None,
+        )
+        title = "Attention of every head (click one)"
+        figure(chart, table, "att-heads", title=title, source=reading.source, on_select=take_head)
+        if why_apart(reading):
+            note(why_apart(reading))
+        return
+    side, own = shown[0]
+    left, right = st.columns([1, 1], gap="medium")
+    with left:
+        chart = attention_mosaic(
+            side.read.pattern[own], side.read.tokens, layers=own, chosen=head, height=HEIGHT, boundary=reading.boundary
+        )
+        title = f"Heads of {side.name} (click one)"
+        figure(chart, table, "att-heads", title=title, source=reading.source, on_select=take_head)
+    with right:
+        weights = side.read.pattern[head]
+        chart = attention_head(weights, side.read.tokens, boundary=reading.boundary)
+        rows = attention_table(weights[None, None], side.read.tokens, [head[0]]).assign(head=head[1])
+        title = f"L{head[0]}H{head[1]} of {side.name}"
+        figure(chart, rows, "att-head", title=title, height=HEIGHT, source=reading.source)
+
+
+def sections(reading: Reading, head: Head) -> None:
+    """The detail below the main figure; only the open tab is computed."""
+    offered = {
+        "Three stages": views.stages if not reading.moment else views.through_training,
+        "Head scores": scores.scores,
+        "What moved": scores.ranking,
+        "Circuits": circuits.circuits,
+        "Rollout": views.rollout,
+    }
+    if reading.moment:
+        offered = {"Through training": offered.pop("Three stages"), **offered}
+        offered.pop("Circuits")
+    if not reading.comparable:
+        offered.pop("What moved")
+    keep("att_tab", offered, next(iter(offered)))
+    for tab, draw in zip(st.tabs(list(offered), key="att_tab", bind="query-params"), offered.values(), strict=True):
+        if tab.open:
+            with tab:
+                draw(reading, head)
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    shared = current()
+    answer = st.container()
+    columns = st.columns([9, 4, 6, 5], gap="medium", vertical_alignment="bottom")
+    with columns[0]:
+        view = choose_view(shared)
+    if missing(shared, view):
+        with answer:
+            finding(f"Choose {missing(shared, view)} in the sidebar to see what its heads attend to.")
+        note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        return
+    captures = view == "captures"
+    reading = read_captured(shared, columns[2]) if captures else read_models(shared, view, columns, answer)
+    if reading is None:
+        if captures:
+            with answer:
+                finding("No run here has captures to move through.")
+        return
+    default, sentence = told(reading)
+    with answer:
+        finding(sentence)
+    with columns[1]:
+        head = choose_head(reading, f"L{default[0]}H{default[1]}")
+    if not reading.moment:
+        badge(reading)
+    main_figure(reading, head)
+    wrote = "".join(reading.tokens[reading.boundary or len(reading.tokens) :]).replace("\u00b7", " ").strip()
+    note(
+        "Every square is a head: rows are tokens that look (queries), columns tokens that are looked at (keys). "
+        + (f"Red lines part the prompt from what {reading.last.name} wrote: \u201c{wrote}\u201d. " if wrote else "")
+        + ("The difference is the right one minus the left one, centred on zero." if reading.comparable else "")
+    )
+    sections(reading, head)
+    explain(reading, head)
+
+
+def read_models(
+    shared: Shared, view: str, columns: list, answer: "st.delta_generator.DeltaGenerator"
+) -> Reading | None:
+    """Patterns of the sidebar's models; None while the page waits, or where a long text was shown in another way."""
+    found = live(shared, view)
+    if found is None or not words_known(shared, ((side.name, side.lm) for side in found), answer):
+        return None
+    writer = found[-1].lm
+    with columns[2]:
+        new = st.slider(
+            "New tokens",
+            0,
+            MOST_NEW,
+            0,
+            key="att_new",
+            bind="query-params",
+            disabled=writer.readout != "tokens",
+            help="Let the model go on (greedy) and see what it attended to while it wrote."
+            if writer.readout == "tokens"
+            else f"A {writer.readout} model writes nothing.",
+        )
+    with columns[3]:
+        hint = "Send the prompt as a user's message in the model's format."
+        known = writer.tokenizer.chat_template is not None
+        chat = bool(st.toggle("Chat template", key="att_chat", bind="query-params", help=hint, disabled=not known))
+    text = asked_text(writer, shared.prompt, chat and known)
+    if len(text) + int(new) > LONG:
+        if not choose_cut(len(text) + int(new)):
+            long_text(found, text, answer)
+            return None
+        text = text[: LONG - int(new)]
+    return read_live(found, text, shared.prompt, chat and known, int(new))
+
+
+def badge(reading: Reading) -> None:
+    """The trust badge of every model."""
+    pairs = [(side.name, side.lm) for side in reading.sides if side.lm is not None]
+    trust_badge(*pairs, text=tuple(reading.last.read.ids) if reading.alike else current().prompt)
+
+
+page()

@@ -1,0 +1,246 @@
+"""The sentence that opens the Attention page: which head moved most, or which head does something one can name.
+
+The folded section of the Attention page: equations, definitions, and Python lines that give what it shows.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from dashboard.components.details import details
+from dashboard.pages.attention.compute import Head, Reading, Side
+from probe.runs.captured import attention_table
+
+if TYPE_CHECKING:
+    from probe.attention.long import AttentionStatistics
+
+DOES = {
+    "induction": "attends to what followed earlier copies of a token (induction)",
+    "duplicate_token": "attends to earlier copies of a token",
+    "previous_token": "attends to the token before",
+}
+"""What a score of patterns says of a head, the rarest behaviour first."""
+
+STANDS_OUT = 0.3
+"""Share of a head's attention from which a behaviour is named as what the head does."""
+
+STILL = 0.005
+"""Share of attention that went elsewhere below which two models are said to attend alike."""
+
+
+def strongest(side: Side) -> tuple[Head, str]:
+    """The head of one model that does something one can name, and what."""
+    from probe.attention.scores import pattern_scores
+
+    values = pattern_scores(side.read).values
+    found = []
+    for name in DOES:
+        head = _argmax(values[name])
+        found.append((float(values[name][head]), head, name))
+    clear = [each for each in found if each[0] >= STANDS_OUT]
+    if clear:
+        share, head, name = clear[0] if clear[0][2] == "induction" else max(clear)
+        more = [each for each in clear if each[2] != name]
+        text = f"L{head[0]}H{head[1]} {DOES[name]} with {_percent(share)} of its attention"
+        if more:
+            share, other, second = max(more)
+            text += f", L{other[0]}H{other[1]} {DOES[second].removeprefix('attends ')} with {_percent(share)}"
+        return head, text
+    sink = values["sink"]
+    head = _argmax(-sink)
+    words = (
+        f"no head stands out; on average {_percent(float(sink.mean()))} of the attention rests on the first token, "
+        f"least in L{head[0]}H{head[1]} ({_percent(float(sink[head]))})"
+    )
+    return head, words
+
+
+def moved(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
+    """The head that moved most between two sides (steps of a run, if `of` names one), and how."""
+    from probe.attention.patterns import difference, head_distance
+
+    distance = head_distance(first.read, second.read)
+    head = _argmax(distance)
+    change = difference(first.read, second.read)[head]
+    query, key = np.unravel_index(int(np.abs(change).argmax()), change.shape)
+    names = [_quoted(second.read.tokens, int(index)) for index in (query, key)]
+    names[1] = "itself" if query == key else names[1]
+    before, after = (float(side.read.pattern[(*head, query, key)]) for side in (first, second))
+    name, share = f"L{head[0]}H{head[1]}", float(distance[head])
+    if share < STILL:
+        return head, (
+            f"Attention hardly moved between {first.name} and {second.name}{of}: even {name}, which moved most, sent "
+            f"only {100 * share:.2g} % of it elsewhere"
+        )
+    return head, (
+        f"Between {first.name} and {second.name}{of}, {name} moved most: {_percent(share)} of its attention went "
+        f"elsewhere; the weight from {names[0]} to {names[1]} changed most ({before:.2f} \u2192 {after:.2f})"
+    )
+
+
+def told(reading: Reading) -> tuple[Head, str]:
+    """The head that the finding is about, and the sentence."""
+    if reading.comparable:
+        first, second = reading.sides
+        head, words = moved(first, second, f" of {reading.moment.label}" if reading.moment else "")
+        return head, f"{words}."
+    if len(reading.sides) == 2:
+        said = [strongest(side) for side in reading.sides]
+        parts = [f"in {side.name}, {words}" for side, (_, words) in zip(reading.sides, said, strict=True)]
+        sentence = "; ".join(parts) + "."
+        return said[1][0], sentence[0].upper() + sentence[1:]
+    head, words = strongest(reading.last)
+    where = f"at {reading.last.name} of {reading.moment.label}" if reading.moment else f"in {reading.last.name}"
+    return head, f"On this prompt, {where}, {words}."
+
+
+def why_apart(reading: Reading) -> str:
+    """Why two sides have no difference, in a sentence; empty where they do."""
+    if reading.comparable or len(reading.sides) < 2:
+        return ""
+    if not reading.alike:
+        return "The two models split this prompt into different tokens, so their patterns have no difference."
+    shapes = [
+        f"{side.name} has {depth} layers of {heads} heads"
+        for side in reading.sides
+        for depth, heads in [side.read.pattern.shape[:2]]
+    ]
+    return f"{' and '.join(shapes)}: they stand side by side, without a difference."
+
+
+def told_long(name: str, seen: "AttentionStatistics") -> tuple[Head, str]:
+    """What stands out in the statistics of a long text."""
+    previous, sink, distance = seen.mean("previous"), seen.mean("sink"), seen.mean("distance")
+    near, far = _argmax(previous), _argmax(distance)
+    return far, (
+        f"Over {len(seen.tokens):,} tokens, in {name}, L{seen.layers[far[0]]}H{far[1]} looks back furthest "
+        f"({distance[far]:,.0f} tokens on average), L{seen.layers[near[0]]}H{near[1]} attends most to the token before "
+        f"({_percent(float(previous[near]))}), and the first token draws {_percent(float(sink.mean()))} of all "
+        "attention."
+    )
+
+
+def _quoted(tokens: Sequence[str], index: int) -> str:
+    """A token in quotes, with its position where the text holds it several times."""
+    where = f" [{index}]" if list(tokens).count(tokens[index]) > 1 else ""
+    return f"\u201c{tokens[index].strip()}\u201d{where}"
+
+
+def _argmax(values: np.ndarray) -> Head:
+    layer, head = np.unravel_index(int(values.argmax()), values.shape)
+    return int(layer), int(head)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+DEFINITION = """
+A head compares the query of token *t* with the keys of the tokens up to it (scores, E3: a bilinear form of the two
+residual streams; with rotary positions it depends on their lag), turns the scores of a row into weights that sum to 1
+(softmax, E4), and adds the mixture of the values that the weights give to the residual stream of *t* (linear, E5).
+Rows are queries (destination), columns keys (source), grey is what the causal mask hides. The norm of
+$\\alpha_{t,s} L h_s$ says how much a source writes: a large weight on a token with a small value writes little.
+Attention during generation is the rows from the last token of the prompt on: row *t* is what the step that chose token
+*t* + 1 attended to. *Went elsewhere* is the total variation distance, half the sum of absolute changes of a row, mean
+over the rows that have a choice.
+"""
+EQUATIONS = [
+    r"\text{E3}\quad s_{t,s} = \langle R_t M h_t, R_s N h_s\rangle / \sqrt{d_h}",
+    r"\text{E4}\quad \alpha_{t,\cdot} = \mathrm{softmax}(s_{t,\le t})",
+    r"\text{E5}\quad o_t = \sum_s \alpha_{t,s} L h_s",
+]
+
+ABOUT = {
+    "Head scores": (
+        [r"\text{induction} = \sum_t \sum_{s:\, x_{s-1} = x_t} \alpha_{t,s} \Big/ \sum_{t,s} \alpha_{t,s}"],
+        "Previous token and duplicate token are the same share on $s = t - 1$ and on earlier $x_s = x_t$ "
+        "(transformer-lens); prefix matching and copying are those of Olsson et al. (2022).",
+    ),
+    "Circuits": (
+        [
+            r"\mathrm{copying} = \sum_i \mathrm{Re}\, \lambda_i \Big/ \sum_i |\lambda_i|,\quad \lambda \text{ of } "
+            r"W_E W_{OV} W_U",
+            r"\mathrm{composition} = \lVert A L \rVert_F / (\lVert A \rVert_F \lVert L \rVert_F),\quad A = M^T N "
+            r"\text{ (by its query or key side) or } O V",
+        ],
+        "*L* is what the earlier head writes, *A* what the later one reads with; gains of norms are part of both.",
+    ),
+    "Rollout": (
+        [r"\tilde A_l = \prod_{k \le l} \Big(\tfrac12 I + \tfrac12 \tfrac1H \sum_h \alpha^{kh}\Big)"],
+        "Weighed by what heads write, heads and keys count by $|\\alpha_{t,s} L h_s|$ and rows are scaled to sum 1.",
+    ),
+}
+"""Equations and a sentence beside the three stages, by the tab that is open."""
+
+
+def explain(reading: Reading, head: Head) -> None:
+    """The folded section: the three stages, and what the open tab shows besides."""
+    tab = st.session_state.get("att_tab")
+    equations, definition = ABOUT.get(str(tab), ([], ""))
+    if reading.moment:
+        moment = reading.moment
+        lines = [
+            "import probe",
+            "",
+            f"captures = probe.open_run({str(moment.run.path)!r}).captures()",
+            f"captures.load({moment.step})['attention'][{moment.index}]  # [layers, heads, query, key]",
+        ]
+    else:
+        lines = code(reading, head) + tab_code(reading, str(tab))
+    tables = {
+        f"attention-{index}-{side.name}": attention_table(
+            side.read.pattern[head[0] : head[0] + 1, head[1] : head[1] + 1], side.read.tokens, [head[0]]
+        ).assign(head=head[1])
+        for index, side in enumerate(reading.sides)
+    }
+    details(EQUATIONS + equations, f"{DEFINITION}\n{definition}", "\n".join(lines), tables)
+
+
+def code(reading: Reading, head: Head) -> list[str]:
+    """Python lines that give what the page shows of models."""
+    ids = [int(token) for token in reading.last.read.ids]
+    lines = [
+        "from probe.attention.patterns import attention, distance_table, stages",
+        "from probe.attention.scores import pattern_scores",
+        "from probe.model.rewards import analysable",
+        "",
+        f"ids = {ids}",
+    ]
+    names = ["lm"] if len(reading.sides) == 1 else ["base", "aligned"]
+    for name, side in zip(names, reading.sides, strict=True):
+        own = "ids" if side.read.ids == reading.last.read.ids else str([int(token) for token in side.read.ids])
+        lines += [f"{name} = analysable({side.ref!r})", f"read_{name} = attention({name}, {own})"]
+    last = names[-1]
+    lines += [
+        f"read_{last}.pattern[{head[0]}, {head[1]}]  # [query, key]",
+        f"stages({last}, ids, {head[0]}, {head[1]}).table()",
+        f"pattern_scores(read_{last}).table()",
+    ]
+    if reading.comparable:
+        lines.append("distance_table(read_base, read_aligned)")
+    return lines
+
+
+def tab_code(reading: Reading, tab: str) -> list[str]:
+    """Python lines that give what the open tab shows of the last model."""
+    last = "lm" if len(reading.sides) == 1 else "aligned"
+    writes = reading.last.lm is not None and reading.last.lm.readout == "tokens"
+    lines = {
+        "Head scores": ["from probe.attention.scores import repeat_scores", f"repeat_scores({last}).table()"],
+        "Circuits": [
+            "from probe.attention.circuits import composition, copying_score, spectra",
+            f"spectra({last}).rank_table()",
+            *([f"copying_score({last})"] if writes else []),
+            f'composition({last}, "K").table()  # or "Q", "V"',
+        ],
+        "Rollout": [
+            "from probe.attention.patterns import rollout",
+            "from probe.attention.patterns import value_norms",
+            f"rollout(read_{last})  # [layers, position, source]",
+            f"rollout(read_{last}, value_norms=value_norms({last}, ids))  # weighed by what heads write",
+        ],
+    }
+    return ["", *lines[tab]] if tab in lines else []

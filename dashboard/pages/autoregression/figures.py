@@ -1,0 +1,241 @@
+"""The lower half of the page Autoregression: the snowball, both paths of E23 by head, the neutral-Jacobian test."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.pages.autoregression.compute import PROMPT, Asked, Side, neutral, paths, snowball_of
+from dashboard.state import keep
+from dashboard.text import note, plain
+from probe.autoregression.figures import path_shares, singular_values, snowball_curves
+from probe.errors import ModelError
+from probe.plotting.intervals import percent
+
+if TYPE_CHECKING:
+    from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
+    from probe.autoregression.snowball import Snowball
+
+PROMPTS, STEPS = 24, 12
+SEED = 5
+"""Of the questions."""
+PREFERRED = "sum_steps"
+"""The question whose answer goes on long enough for a snowball."""
+WAIT = "takes several seconds on a model of this size."
+
+SNOWBALL = """
+Each prompt is continued twice; one token of the answer is exchanged. With a world the clean branch has the truth there
+and the other the wrong value that the model holds likeliest (of a sum with steps the first result); else it is the
+model's choice against its second choice. *Same text after it*: both branches read what the model wrote after the clean
+token. *Each goes on alone*: greedily, each after its own token. KL is that of the next-token distributions, clean from
+wrong; nothing counts after an end token. Means over prompts with bootstrap intervals, shares with Wilson's.
+"""
+PATHS = """
+A change of an earlier input *s* moves a head's output at *t* in two ways: through what is read there (linear path,
+$\\alpha L$) and through where the head looks (bilinear-softmax path). The figure shows the second one's share of the
+Frobenius norms, summed over all pairs *s* < *t* of the prompt; norms are held fixed, biases of the output left out.
+"""
+NEUTRAL = """
+Singular values of the Jacobian of the last residual stream by that after layer *l*, at the last token of the prompt,
+norms differentiated too. 1 is neutral: what the layer leaves is carried to the end neither grown nor shrunk. Values
+that double precision does not resolve are left out.
+"""
+
+
+def snowball(asked: Asked) -> None:
+    """One wrong token, and what follows."""
+    if not asked.writers:
+        note("A model that reads out one number writes nothing, so no token of it can be wrong.")
+        return
+    prompts, source = _prompts(asked)
+    if not prompts:
+        note("Type a prompt in the sidebar: the model continues it with one wrong token.")
+        return
+    if not _agreed(asked, f"The snowball {WAIT}", "lag_do_snowball"):
+        return
+    found = [snowball_of(side, prompts, asked.world_of(side), STEPS) for side in asked.writers]
+    truth = any(any(each.truth_known) for each in found)
+    summaries = [each.summary() for each in found]
+    judged = truth and any((table[table["quantity"] == "wrong_error"]["n"] > 0).any() for table in summaries)
+    st.markdown(plain(told(asked.writers, found)))
+    looks = [side.look for side in asked.writers]
+    table = joined(asked.writers, summaries)
+    chart = snowball_curves(summaries, looks, truth=judged)
+    figure(chart, table, "snowball", title="After one wrong token", height=330, source=_source(asked, prompts[0]))
+    with st.expander("Continuations", icon=":material/format_quote:"):
+        st.dataframe(joined(asked.writers, [each.text_table() for each in found]), hide_index=True)
+    code = [
+        "import probe.model.rewards",
+        "from probe.autoregression.snowball import snowball",
+        "from probe.world import of",
+        "",
+        f"lm = {asked.writers[0].loading}",
+        f"prompts = {source}",
+        f"found = snowball(lm, prompts, world={'of(lm)' if asked.world else None}, steps={STEPS})",
+        "found.summary(), found.later_errors(), found.table()",
+    ]
+    equation = r"\mathrm{KL}_i = \mathrm{KL}\big(\pi(\cdot \mid x, y, y_{1:i-1}) \,\|\, \pi(\cdot \mid x, y', "
+    equation += r"y'_{1:i-1})\big),\quad y' \text{ wrong}"
+    tables = {"snowball-steps": joined(asked.writers, [each.table() for each in found])}
+    details([equation], SNOWBALL, "\n".join(code), tables)
+
+
+def told(sides: list[Side], found: "list[Snowball]") -> str:
+    """What the snowball shows, in a sentence."""
+    parts = []
+    for side, each in zip(sides, found, strict=True):
+        errors = each.later_errors()
+        rows = each.summary()
+        free = rows[(rows["quantity"] == "free_kl") & (rows["n"] > 0)]
+        if errors["wrong"].value == errors["wrong"].value:  # not NaN
+            wrong, clean = errors["wrong"], errors["clean"]
+            parts.append(
+                f"{side.name} gets {percent(*wrong)} of the "
+                f"later tokens wrong after one wrong token, and {100 * clean.value:.0f} % after the true one"
+            )
+        elif len(free):
+            top = free.iloc[int(free["value"].to_numpy().argmax())]
+            parts.append(
+                f"where each branch of {side.name} goes on alone, they are furthest apart {int(top['step'])} tokens "
+                f"after the wrong one ({top['value']:.2g} nats)"
+            )
+        else:
+            parts.append(f"{side.name} writes nothing after the exchanged token")
+    return "; ".join(parts) + "."
+
+
+def heads(asked: Asked) -> None:
+    """Both paths of E23 in every head."""
+    if not _ready_for_prompt(asked, "lag_do_paths", f"The Jacobian of every head {WAIT}"):
+        return
+    try:
+        found = [paths(side, asked.prompt) for side in asked.sides]
+    except ModelError as error:
+        note(str(error))
+        return
+    looks = [side.look for side in asked.sides]
+    table = joined(asked.sides, [each.table() for each in found])
+    st.markdown(plain(most_bilinear(asked.sides, found)))
+    chart = path_shares([each.share for each in found], looks)
+    height = min(520, 110 + 34 * max(each.share.shape[0] for each in found))
+    title = "Share of the bilinear-softmax path in each head's Jacobian (E23)"
+    figure(chart, table, "paths", title=title, height=height, source=_source(asked, asked.prompt))
+    note("0: the head's output moves only with what is read (linear path). 1: only with where it looks.")
+    code = [
+        "import probe.model.rewards",
+        "from probe.autoregression.jacobian import jacobian_norms",
+        "",
+        f"lm = {asked.sides[0].loading}",
+        f"found = jacobian_norms(lm, {asked.prompt!r})",
+        "found.table(), found.pairs(0, 0)",
+    ]
+    equation = (
+        r"\text{E23}\quad \frac{\partial o_t}{\partial h_s} = \alpha_{t,s} L + \alpha_{t,s} (L h_s - o_t)"
+        r"(N^\top R_s^\top R_t M h_t)^\top / \sqrt{d_h},\quad s < t"
+    )
+    details([equation], PATHS, "\n".join(code), {"heads": table})
+
+
+def most_bilinear(sides: list[Side], found: "list[JacobianNorms]") -> str:
+    """The head that depends most on where it looks, and the largest change between two models of one size."""
+    if not all(np.isfinite(each.share).any() for each in found):
+        return "This text is one token, which depends on no earlier one."
+    best = [each.table().set_index("name")["share"] for each in found]
+    parts = [
+        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {shares.max():.2f})"
+        for side, shares in zip(sides, best, strict=True)
+    ]
+    if len(found) == 2 and found[0].share.shape == found[1].share.shape:
+        moved = found[1].table().assign(change=(found[1].share - found[0].share).ravel())
+        row = moved.iloc[int(np.nanargmax(moved["change"].abs()))]
+        parts.append(f"the largest change between them is {row['change']:+.2f} in {row['name']}")
+    return "; ".join(parts) + "."
+
+
+def layers(asked: Asked) -> None:
+    """The neutral-Jacobian test."""
+    if not _ready_for_prompt(asked, "lag_do_neutral", f"The Jacobian of every block {WAIT}"):
+        return
+    try:
+        found = [neutral(side, asked.prompt) for side in asked.sides]
+    except ModelError as error:
+        note(str(error))
+        return
+    st.markdown(plain(gains(asked.sides, found)))
+    table = joined(asked.sides, [each.table() for each in found])
+    chart = singular_values([each.to_end for each in found], [side.look for side in asked.sides])
+    title = "Singular values of the Jacobian from each layer to the end: median and middle 80 %"
+    figure(chart, table, "neutral", title=title, height=330, source=_source(asked, asked.prompt))
+    code = [
+        "import probe.model.rewards",
+        "from probe.autoregression.jacobian import neutral_jacobian",
+        "",
+        f"lm = {asked.sides[0].loading}",
+        f"found = neutral_jacobian(lm, {asked.prompt!r})",
+        "found.table(), found.to_end",
+    ]
+    equation = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
+    details([equation], NEUTRAL, "\n".join(code), {"layers": table})
+
+
+def gains(sides: list[Side], found: "list[NeutralJacobian]") -> str:
+    """The smallest and the largest gain from a layer to the end, of every model."""
+    words = []
+    for side, each in zip(sides, found, strict=True):
+        gain = each.table().set_index("name")["geometric_mean"]
+        low, high = (
+            f"{value:.2g} from the {name}" for value, name in ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))
+        )
+        words.append(f"the gain of {side.name} to the end lies between {low} and {high}")
+    return "; ".join(words) + " (geometric mean of the singular values; 1 is neutral)."
+
+
+def _prompts(asked: Asked) -> tuple[tuple[str, ...], str]:
+    """Prompts of the snowball: questions of the world, or the prompt of the sidebar; and Python that gives them."""
+    world = asked.world
+    options = [*(world.question_kinds if world else ()), *([PROMPT] if asked.prompt.strip() else [])]
+    if not options:
+        return (), ""
+    taught = world is not None and world.config.mixture.get(PREFERRED, 0) > 0
+    keep("lag_wrong", options, PREFERRED if taught else options[-1])
+    chosen = st.selectbox("Wrong token in the answer to", options, key="lag_wrong", bind="query-params", width=320)
+    if world is None or chosen == PROMPT:
+        return (asked.prompt,), f"[{asked.prompt!r}]"
+    items = world.questions(str(chosen), PROMPTS, SEED)
+    source = f"[item.prompt for item in of(lm).questions({chosen!r}, {PROMPTS}, {SEED})]"
+    return tuple(item.prompt for item in items), source
+
+
+def _ready_for_prompt(asked: Asked, key: str, sentence: str) -> bool:
+    if not asked.prompt.strip():
+        note("Type a prompt in the sidebar: this is about one text.")
+        return False
+    return _agreed(asked, sentence, key)
+
+
+def _agreed(asked: Asked, sentence: str, key: str) -> bool:
+    """Whether a detail is computed: at once for small models, for larger ones after a word for this session."""
+    if not asked.large or st.session_state.get(f"_{key}"):
+        return True
+    note(sentence)
+    if st.button("Compute", key=key):
+        st.session_state[f"_{key}"] = True
+        st.rerun()
+    return False
+
+
+def joined(sides: list[Side], tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """The tables of all models one below the other, with the column `model` first."""
+    named = []
+    for side, table in zip(sides, tables, strict=True):
+        copy = table.copy()
+        copy.insert(0, "model", side.name)
+        named.append(copy)
+    return pd.concat(named, ignore_index=True)
+
+
+def _source(asked: Asked, prompt: str) -> dict[str, object]:
+    return {"models": [side.ref for side in asked.sides], "prompt": prompt}

@@ -1,0 +1,1 @@
+"""The Chain of thought page."""

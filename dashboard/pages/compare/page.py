@@ -1,0 +1,228 @@
+"""Compare: one prompt, two models; where they part, what each expected there, and after which layer."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import findings, models
+from dashboard.components.badge import trust_badge
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.components.number import number_input
+from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.pages.compare.scalars import compare_rewards
+from dashboard.sides import words_known
+from dashboard.state import current, preset
+from dashboard.text import finding, note
+from probe.compare.figures import kl_bars, next_tokens
+from probe.logits.figures import lens_pair
+from probe.plotting.theme import METHODS, aligned_colour
+
+if TYPE_CHECKING:
+    from probe.compare.side_by_side import Comparison, Continuation
+
+# KL at which a chip has its full colour.
+STRONG_NATS = 2.0
+# Columns of the lens around the chosen token.
+WINDOW = 16
+
+DEFINITION = """
+Temperature and seed concern the continuations only; probabilities and KL are those at temperature 1. Entry *j* of KL
+compares the two distributions *before* token *j*. The lens column of token *t* tells what follows it; colours are the
+log-probability of the token that does follow in the text, on one scale for both models, and their difference centred on
+zero.
+"""
+
+
+def options(chat: bool) -> dict:
+    """Widgets that decide what is computed."""
+    columns = st.columns([3, 3, 3, 3], vertical_alignment="bottom", gap="medium")
+    with columns[0]:
+        temperature = st.slider("Temperature (0 = greedy)", 0.0, 2.0, 0.0, 0.1, key="temperature", bind="query-params")
+    with columns[1]:
+        length = st.slider("New tokens", 1, 64, 12, key="length", bind="query-params")
+    with columns[2]:
+        seed = number_input("Seed", 0, 2**31 - 1, 0, key="seed", disabled=temperature == 0)
+    with columns[3]:
+        hint = "Send the prompt as a user's message in the aligned model's format."
+        as_chat = chat and st.toggle("Chat template", key="chat", bind="query-params", help=hint)
+    return {"temperature": float(temperature), "length": int(length), "seed": int(seed), "chat": bool(as_chat)}
+
+
+def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
+    """The text and the token that the figures are about; the token where the models part unless the URL says more."""
+    asked = (found.prompt, tuple(found.base.ids), tuple(found.aligned.ids))
+    if st.session_state.get("_compared") not in (None, asked):
+        st.session_state["position"] = findings.parting(found)
+    preset("position", findings.parting(found))
+    st.session_state["_compared"] = asked
+    left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
+    with left:
+        author = st.segmented_control(
+            "Text of the figures",
+            ["aligned", "base"],
+            default="aligned",
+            key="text",
+            bind="query-params",
+            required=True,
+        )
+    text = found.base if author == "base" else found.aligned
+    last = len(text.ids) - 1
+    if st.session_state.get("position", 1) > last:
+        st.session_state["position"] = last
+    with right:
+        note(
+            "Chip colour: KL of the two models before the token. Hover for probabilities; click for the figures below."
+        )
+    with middle:
+        position = number_input("Token", 1, last, key="position")
+    return text, int(position)
+
+
+def chips(text: "Continuation", start: int, stop: int, prompt: bool) -> list[Chip]:
+    """Chips of the tokens start to stop of a text."""
+    made = []
+    for j in range(start, stop):
+        kl = float(text.kl[j])
+        lines = [f"token {j}: {text.tokens[j]}"]
+        if j:
+            lines.append(f"KL {kl:.3f} nats")
+            for name, side in (("base", text.base), ("aligned", text.aligned)):
+                lines.append(f"p({name}) = {np.exp(side.logprobs[j]):.3f}")
+                lines += [
+                    f"   {token}  {np.exp(value):.3f}"
+                    for token, value in zip(side.top_tokens[j][:3], side.top_logprobs[j][:3], strict=True)
+                ]
+        strength = min(1.0, kl / STRONG_NATS) ** 0.5 if j else 0.0
+        made.append(Chip(text=text.tokens[j], tip="\n".join(lines), strength=0.75 * strength, prompt=prompt))
+    return made
+
+
+def texts(
+    found: "Comparison", names: tuple[str, str], colours: tuple[str, str], text: "Continuation", position: int
+) -> None:
+    """The prompt and both continuations as chips."""
+    cut = text.prompt_length
+    rows = [
+        TokenRow(label="prompt", colour="transparent", tokens=chips(found.aligned, 0, cut, prompt=True)),
+        TokenRow(label=names[0], colour=colours[0], tokens=chips(found.base, cut, len(found.base.ids), prompt=False)),
+        TokenRow(
+            label=names[1], colour=colours[1], tokens=chips(found.aligned, cut, len(found.aligned.ids), prompt=False)
+        ),
+    ]
+    row = 0 if position < cut else 1 + (text.author == "aligned")
+
+    def pick(row: int, index: int) -> None:
+        st.session_state["position"] = max(1, index + (cut if row else 0))
+        if row:
+            st.session_state["text"] = ("base", "aligned")[row - 1]
+
+    token_rows(rows, chosen=(row, position - (cut if row else 0)), key="texts", on_pick=pick)
+
+
+def figures(
+    text: "Continuation", position: int, names: tuple[str, str], colours: tuple[str, str], source: dict
+) -> None:
+    """KL along the text, what both expected at the chosen token, and the lenses."""
+    left, right = st.columns([5, 4], gap="medium")
+    with left:
+        chart = kl_bars(text.kl, text.tokens, start=text.prompt_length, chosen=position, colour=colours[1])
+        title = f"Where they differ on the text of {names[text.author == 'aligned']}"
+        figure(chart, text.table(), "kl", title=title, height=290, source=source, on_select=_take_position)
+    with right:
+        sides = [
+            (list(side.top_tokens[position]), np.exp(side.top_logprobs[position])) for side in (text.base, text.aligned)
+        ]
+        chart = next_tokens((sides[0], sides[1]), names=names, colours=colours)
+        table = text.top_table()
+        title = f"What both expected as token {position}"
+        figure(chart, table[table["position"] == position], "next", title=title, height=290, source=source)
+    first = max(0, min(position - WINDOW // 2, len(text.ids) - 1 - WINDOW))
+    shown = slice(first, min(first + WINDOW, len(text.ids) - 1))
+    lenses = [
+        (side.lens.top_tokens[:, shown].tolist(), side.lens.top_logprobs[:, shown])
+        for side in (text.base, text.aligned)
+    ]
+    followed = [side.lens.next_logprobs[:, shown] for side in (text.base, text.aligned)]
+    chart = lens_pair(
+        (lenses[0], lenses[1]), (followed[0], followed[1]), text.tokens[shown], names=names, answer="next token"
+    )
+    figure(chart, lens_data(text), "lenses", title="Logit lens of both, and their difference", source=source)
+
+
+def lens_data(text: "Continuation") -> pd.DataFrame:
+    """The table behind the lenses, also where the models differ in depth."""
+    if text.lens_kl is not None:
+        return text.lens_table()
+    sides = (("base", text.base), ("aligned", text.aligned))
+    return pd.concat([side.lens.table().assign(model=name) for name, side in sides], ignore_index=True)
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    shared = current()
+    answer = st.container()
+    refs = shared.reference(shared.base), shared.reference(shared.aligned)
+    if not refs[0] or not refs[1] or not shared.prompt.strip():
+        missing = "a base model" if not refs[0] else "an aligned model" if not refs[1] else "a prompt"
+        with answer:
+            finding(f"Choose {missing} in the sidebar to compare two models.")
+            note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        return
+    base, aligned = models.load(refs[0]), models.load(refs[1])
+    if base is None or aligned is None:
+        return
+    names = shared.names()
+    problem = findings.incomparable(base, aligned, names)
+    if problem:
+        with answer:
+            finding(problem)
+            note("The pages Attention, Logits and Interventions show each model by itself.")
+        return
+    if not words_known(shared, zip(names, (base, aligned), strict=True), answer):
+        return
+    if base.readout != "tokens":
+        compare_rewards(shared, (base, aligned), (refs[0], refs[1]), answer)
+        return
+    asked = options(aligned.tokenizer.chat_template is not None)
+    found = models.comparison(base, aligned, shared.prompt, **asked)
+    colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
+    chip_rows = st.container()
+    text, position = choose_position(found)
+    with answer:
+        finding(findings.compare(found, names, text))
+    with chip_rows:
+        texts(found, names, colours, text, position)
+    source = {"base": refs[0], "aligned": refs[1], "prompt": found.prompt, **asked}
+    figures(text, position, names, colours, source)
+    trust_badge((names[0], base), (names[1], aligned), text=text.ids)
+    explain(found, refs, asked)
+
+
+def explain(found: "Comparison", refs: tuple[str | None, str | None], asked: dict) -> None:
+    """The folded section."""
+    code = [
+        "import probe",
+        "from probe.compare.side_by_side import compare",
+        "",
+        f"base, aligned = probe.LM.load({refs[0]!r}), probe.LM.load({refs[1]!r})",
+        f"found = compare(base, aligned, {found.prompt!r},",
+        f"                max_new_tokens={asked['length']}, temperature={asked['temperature']}, seed={asked['seed']})",
+        "found.table(), found.top_table(), found.lens_table()",
+    ]
+    equations = [
+        r"\mathrm{KL}_j = \sum_v \pi_a(v \mid x_{<j}) \log \frac{\pi_a(v \mid x_{<j})}{\pi_b(v \mid x_{<j})},"
+        r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
+        r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
+    ]
+    details(equations, DEFINITION, "\n".join(code), {"tokens": found.table(), "expected-tokens": found.top_table()})
+
+
+def _take_position(points: list[dict]) -> None:
+    if isinstance(points[0].get("x"), int | float):
+        st.session_state["position"] = max(1, int(points[0]["x"]))
+
+
+page()

@@ -1,0 +1,1 @@
+"""The Continual learning page."""

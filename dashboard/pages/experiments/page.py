@@ -1,0 +1,56 @@
+"""Experiments: those of the user's own files and of installed packages, each with a form made from its signature."""
+
+import streamlit as st
+
+from dashboard import models
+from dashboard.extensions import show_problems
+from dashboard.phenomena.page import show
+from dashboard.text import finding, note
+from probe.experiments.registry import Experiment, experiments
+from probe.plugins import BUILT_IN
+
+EXAMPLE = '''\
+import pandas as pd
+import probe
+import probe.world
+
+@probe.experiment("echo", title="Does it echo the claim?", metrics=[probe.Share("echoes")])
+def echo(lm, *, n: int = 100, seed: int = 0):
+    """Whether the answer is what the user claims."""
+    items = probe.world.of(lm).questions("opinion_false", n, seed)
+    made = lm.generate([item.prompt for item in items], max_new_tokens=6, seed=seed)
+    told = [text.strip() == item.claim.strip() for text, item in zip(made.text, items)]
+    return pd.DataFrame({"prompt": [i.prompt for i in items], "answer": made.text, "echoes": told})
+'''
+
+
+def empty() -> None:
+    """What to do where there is none."""
+    finding("No experiment of your own is known yet: write a function, and it gets this page by itself.")
+    note("Save this as echo.py, and start the dashboard with: probe dashboard --plugin echo.py")
+    st.code(EXAMPLE, language="python")
+    note(
+        "One row an item: the columns are yours, and every numeric one becomes a number with an interval; `prompt` and "
+        "`answer` are shown token by token. Keyword arguments become the form. Installed packages bring experiments by "
+        "the entry point probe.experiments."
+    )
+
+
+def custom() -> dict[str, Experiment]:
+    """The experiments that are not built in, by name."""
+    with st.spinner("Starting torch"):
+        models.warm().wait()
+    return {name: each for name, each in experiments().items() if each.origin != BUILT_IN}
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    known = custom()
+    show_problems()
+    if not known:
+        empty()
+        return
+    show(known)
+
+
+page()

@@ -1,0 +1,132 @@
+"""Findings: ten published claims, whether each holds on the runs that are here, and the page behind it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard import access, models
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.pages import page_file
+from dashboard.state import Shared, current, look_link
+from dashboard.text import finding, note, plain, prose
+from probe.findings.bench import BASE, Bench
+from probe.findings.claim import Claim, Finding, table
+from probe.findings.record import record, recorded
+from probe.findings.report import CLAIMS
+from probe.findings.report import finding as measured
+from probe.plotting.intervals import effects, written
+from probe.ticks import Tick, ignore
+
+ICONS = {
+    "holds": ":material/check_circle: holds here",
+    "does not hold": ":material/cancel: does not hold here",
+    "not measured": ":material/pending: not measured",
+}
+CODE = """from probe.findings.bench import Bench
+from probe.findings.claim import table
+from probe.findings.report import findings
+
+table(list(findings(Bench({root!r}))))"""
+DEFINITION = """
+Each claim is somebody's published sentence, measured by one number whose sign it predicts. It **holds here** if the
+whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too. Runs were trained once,
+with one seed: intervals are over questions, not over trainings.
+"""
+
+
+def root_of(shared: Shared) -> Path | None:
+    """The first run root that has a base model."""
+    return next((root for root in shared.store.roots if (root / BASE).is_dir()), None)
+
+
+def measure(*, root: str, names: tuple[str, ...], at: int, tick: Tick = ignore) -> int:
+    """Measure claims one after the other and put them on record; gives how many.
+
+    Args:
+        root: folder of the runs.
+        names: of the claims.
+        at: when it was asked for, so that asking again measures again.
+        tick: progress.
+    """
+    bench = Bench(root, again=len(names) == len(CLAIMS))
+    claims = [claim for claim in CLAIMS if claim.name in names]
+    for index, claim in enumerate(claims):
+        tick(index / len(claims))
+        record(bench, [claim], [measured(bench, claim)])
+    return len(claims)
+
+
+def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> None:
+    """A button that measures what is not on record, or everything anew."""
+    wanted = tuple(claim.name for claim in (missing or CLAIMS))
+    title = f"Measure {len(missing)} claims" if missing else "Measure again"
+    icon = ":material/play_arrow:" if missing else ":material/refresh:"
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        kind: Any = "primary" if missing else "secondary"
+        pressed = st.button(title, icon=icon, key="findings-run", type=kind, **access.button())
+        note("Some minutes in all, less where results of experiments are stored; the bar tells.")
+    if pressed:
+        access.check()
+        models.computed(measure, say="Measuring claims", steps=True, root=str(root), names=wanted, at=time.time_ns())
+        st.rerun()
+
+
+def row(claim: Claim, found: Finding | None, absent: Sequence[str]) -> None:
+    """One claim: sentence, verdict, number, and the way to the page behind it."""
+    verdict = found.verdict if found else "not measured"
+    with st.container(border=True):
+        left, right = st.columns([5, 2], gap="medium")
+        with left:
+            st.markdown(f"**{prose(claim.sentence)}**")
+            if found:
+                st.markdown(prose(found.said))
+            elif absent:
+                st.markdown(plain(f"There is no run {' and '.join(absent)} in this folder."))
+            note(f"{claim.source}. Measured by: {claim.effect}.")
+        with right:
+            st.markdown(ICONS[verdict])
+            if found and found.value is not None:
+                st.markdown(f"**{plain(written(found.value, found.ci_low, found.ci_high))}**")
+                note(f"n = {found.n:,}")
+            if not absent:
+                base = BASE if BASE in claim.runs else claim.runs[0]
+                title = f"Open {claim.page.replace('_', ' ')}"
+                icon = ":material/arrow_forward:"
+                look_link(page_file(claim.page), title, icon, base=base, aligned=claim.runs[0])
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    shared = current()
+    root = root_of(shared)
+    answer = st.container()
+    if root is None:
+        with answer:
+            finding("There is no run called base in the run roots, so no claim can be measured.")
+        note("Claims are measured on runs with the names of the sample runs: `probe samples` makes them.")
+        return
+    bench = Bench(root)
+    known = recorded(bench, CLAIMS)
+    absent = {claim.name: bench.missing(claim.runs) for claim in CLAIMS}
+    missing = [claim for claim in CLAIMS if claim.name not in known and not absent[claim.name]]
+    shown = [known[claim.name] for claim in CLAIMS if claim.name in known]
+    with answer:
+        if shown:
+            finding(f"{sum(bool(each.holds) for each in shown)} of {len(shown)} published claims hold on these runs.")
+        else:
+            finding("No claim has been measured on these runs yet.")
+    offer(root, known, missing)
+    if shown:
+        rows = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in shown]
+        chart = effects([each.name for each in shown], rows, [each.verdict for each in shown])
+        figure(chart, table(shown), "findings", title="Ten claims", source={"runs": root.name})
+    for claim in CLAIMS:
+        row(claim, known.get(claim.name), absent[claim.name])
+    details([], DEFINITION, CODE.format(root=str(root)), {"findings": table(shown)} if shown else None)
+
+
+page()

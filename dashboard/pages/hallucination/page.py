@@ -1,0 +1,5 @@
+"""Hallucination: what a model invents where it knows nothing, and what its confidence is worth."""
+
+from dashboard.phenomena.page import phenomenon
+
+phenomenon("hallucination")

@@ -1,0 +1,384 @@
+"""What the Interventions page computes: pure functions of a model and hashable choices, made once for each.
+
+What steering on the Interventions page computes: the texts, the doses, and the prompt at one of them.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, cast
+
+from dashboard.models import kept
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from probe.interventions.controls import Outcome
+    from probe.interventions.patching import Ablation, Means, Pair, Patching
+    from probe.interventions.sites import Activations, Counterpart, Kind, Site
+    from probe.interventions.steering import Dose
+    from probe.logits.lens import Target
+    from probe.model.lm import LM
+    from probe.world.questions import Item
+
+# Answers that the bars show, at most.
+MOST_ANSWERS = 4
+# Reference texts of mean and resampled ablation, for models of no world.
+REFERENCE = (
+    "The weather was cold and the streets were empty in the morning.",
+    "She opened the book and read the first page aloud to the children.",
+    "Water boils at one hundred degrees when the pressure is normal.",
+    "He thought about the question for a while and then gave an answer.",
+    "The train to the city leaves every hour from the second platform.",
+    "A good meal needs time, fresh vegetables and a little salt.",
+    "They built the bridge over the river more than fifty years ago.",
+    "Music can change how we feel about a place or a person.",
+)
+# Seconds of one run from which on a model counts as slow.
+SLOW_S = 0.05
+# Kinds of questions of the world from which reference texts come.
+REFERENCE_KINDS = ("opinion_false", "opinion_true", "fact")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Two texts and what is measured on them, resolved to tokens."""
+
+    clean: tuple[int, ...]
+    corrupted: tuple[int, ...] | None
+    answer: int
+    against: int | None
+    name: str
+    """Of the target."""
+    columns: tuple[int, ...]
+    """Answers whose probabilities are shown, the target's first."""
+
+    @property
+    def words(self) -> str:
+        """The target in a sentence."""
+        first, _, second = self.name.partition(" \u2212 ")
+        if not self.columns:
+            return f"the {'gap in ' * (self.corrupted is not None)}{self.name}"
+        return (
+            f"\u201c{first.strip('·')}\u201d over \u201c{second.strip('·')}\u201d"
+            if second
+            else f"the logit of {first}"
+        )
+
+    @property
+    def nats(self) -> str:
+        """The unit of the target after a number; a scalar head has its own."""
+        return " nats" if self.columns else ""
+
+    @property
+    def target(self) -> "Target":
+        """What is measured, at the last token."""
+        from probe.logits.lens import Target
+
+        return Target(len(self.clean) - 1, self.answer, self.against, self.name)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one intervenes on a grid of sites."""
+
+    do: str
+    """patch or ablate."""
+    kind: "Kind"
+    how: str
+    """denoise or noise; zero, mean or resample."""
+    at: int | None = None
+    """The token of heads; None is every token."""
+
+
+def worldly(lm: "LM") -> bool:
+    """Whether a model was trained on a world."""
+    from probe.world import of
+
+    return of(lm) is not None
+
+
+def readable(lm: "LM", texts: Sequence[str]) -> None:
+    """Raise a DataError if a text is longer than the model's context."""
+    from probe.model.scoring import check_lengths
+    from probe.model.text import encode
+
+    check_lengths(lm.model, [encode(lm.tokenizer, text) for text in texts], [])
+
+
+def suggest(lm: "LM", prompt: str) -> "Counterpart":
+    """What to run for a prompt, and beside it."""
+    from probe.interventions.sites import counterpart
+    from probe.world import of
+
+    return counterpart(lm, prompt, of(lm))
+
+
+def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against: str, chat: bool = False) -> Question:
+    """Tokens of both texts and of the answers; what was not typed is suggested, else what the model holds likeliest.
+
+    Raises:
+        DataError: the texts have different numbers of tokens or are the same, or an answer has no tokens.
+    """
+    from probe.interventions.patching import pair_of
+    from probe.logits.lens import target_of
+    from probe.model.text import encode
+
+    made = suggest(lm, prompt)
+    other = corrupted.strip() or made.corrupted
+    known = other == made.corrupted
+    text, other = (
+        lm.prompt_text([{"role": "user", "content": part}]) if chat and part else part for part in (made.clean, other)
+    )
+    clean, dirty = encode(lm.tokenizer, text or ""), None
+    if do == "patch" and other:
+        pair = pair_of(lm, clean, other)
+        clean, dirty = pair.clean, tuple(pair.corrupted)
+    if lm.readout != "tokens":
+        return Question(tuple(clean), dirty, 0, None, lm.readout, ())
+    rows = lm.logits([clean, list(dirty)] if dirty else [clean])[:, -1]
+    likeliest, theirs = rows[0].topk(2).indices.tolist(), int(rows[1].argmax()) if dirty else None
+    rival = made.rival or made.against
+    suggested = (made.against if do == "patch" else rival) if known else None
+    first: str | int = spaced(answer) or (made.answer if known else None) or likeliest[0]
+    second = spaced(against) or suggested or (theirs if dirty else likeliest[1])
+    target = target_of(lm, clean, first, second)
+    if target.answer == target.against:
+        target = target_of(lm, clean, first)
+    wanted = [target.answer, target.against]
+    if known:
+        wanted += [target_of(lm, clean, text).answer for text in (made.against, made.rival) if text and do == "ablate"]
+        wanted += [target_of(lm, clean, text).answer for text in (made.rival,) if text]
+    wanted += [likeliest[0], theirs]
+    columns = tuple(dict.fromkeys(column for column in wanted if column is not None))[:MOST_ANSWERS]
+    return Question(tuple(clean), dirty, target.answer, target.against, target.name, columns)
+
+
+def spaced(answer: str) -> str:
+    """An answer with the blank that precedes it, as most tokenizers want it."""
+    return f" {answer.strip()}" if answer.strip() else ""
+
+
+def pace(lm: "LM", clean: tuple[int, ...]) -> float:
+    """Seconds that one more run of a text takes in a batch."""
+    from probe.interventions.sites import sweep
+    from probe.logits.lens import Target
+
+    target = Target(len(clean) - 1, 0)
+
+    def run(rows: int) -> float:
+        begun = time.perf_counter(), time.process_time()
+        sweep(lm, clean, [[]] * rows, target)
+        return min(time.perf_counter() - begun[0], time.process_time() - begun[1])  # whatever else the machine does
+
+    one = min(run(1), run(1))
+    if one > SLOW_S:  # what a batch saves matters on small models only
+        return one
+    return max((min(run(4), run(4)) - one) / 3, one / 10)
+
+
+def size(lm: "LM", way: Way, length: int) -> int:
+    """How many runs an exact grid needs."""
+    from probe.interventions.sites import grid
+
+    return sum(len(row) for row in grid(lm, way.kind, length, way.at)) * (8 if way.how == "resample" else 1)
+
+
+def exact(
+    lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = (), tick: Tick = ignore
+) -> "Patching | Ablation":
+    """Every site run, each alone."""
+    from probe.interventions.patching import Direction, Mode, ablate, patch
+
+    if way.do == "patch":
+        direction = cast("Direction", way.how)
+        return patch(lm, _pair(lm, question), question.target, way.kind, direction, way.at, tick=tick)
+    mode, given = cast("Mode", way.how), stand_ins(lm, way, reference)
+    return ablate(lm, question.clean, question.target, way.kind, mode, given, way.at, tick=tick)
+
+
+def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = ()) -> "Patching | Ablation":
+    """Every site estimated from one backward pass."""
+    from probe.interventions.patching import Direction, Mode, ablate, attribute
+
+    if way.do == "patch":
+        direction = cast("Direction", way.how)
+        return attribute(lm, _pair(lm, question), question.target, [way.kind], direction, way.at)[way.kind]
+    mode, given = cast("Mode", way.how), stand_ins(lm, way, reference)
+    return ablate(lm, question.clean, question.target, way.kind, mode, given, way.at, exact=False)
+
+
+def outcome(
+    lm: "LM",
+    question: Question,
+    way: Way,
+    site: "Site",
+    draws: int,
+    reference: tuple[str, ...] = (),
+    tick: Tick = ignore,
+) -> "Outcome":
+    """One site, with its nulls."""
+    from probe.interventions.controls import intervene
+    from probe.interventions.patching import Direction, Mode, sources
+    from probe.interventions.sites import activations, hooks_of
+
+    names, own = hooks_of(lm, [way.kind]), list(question.clean)
+    if way.do == "patch":
+        own, other = _pair(lm, question).run(cast("Direction", way.how))
+        found: Sequence[Activations] = [activations(lm, other, names)]
+    else:
+        found = sources(lm, own, names, cast("Mode", way.how), stand_ins(lm, way, reference))
+    return intervene(lm, own, [site], found, question.target, question.columns, draws, tick=tick)
+
+
+def stand_ins(lm: "LM", way: Way, typed: tuple[str, ...]) -> "list[str] | Means":
+    """What an ablation takes its activations from; means are made once for all prompts."""
+    texts = references(lm, typed)
+    return kept(_means, lm, kind=way.kind, texts=tuple(texts)) if way.how == "mean" else texts
+
+
+def _means(lm: "LM", kind: "Kind", texts: tuple[str, ...]) -> "Means":
+    from probe.interventions.patching import means
+    from probe.interventions.sites import hooks_of
+
+    return means(lm, texts, hooks_of(lm, [kind]))
+
+
+def references(lm: "LM", typed: Sequence[str] = ()) -> list[str]:
+    """Texts from which means and resampled activations come: typed ones, the world's questions, or plain sentences."""
+    from probe.world import of
+
+    world = of(lm)
+    if typed or world is None:
+        return list(typed or REFERENCE)
+    return [item.prompt for kind in REFERENCE_KINDS for item in world.questions(kind, 8, 5)]
+
+
+def _pair(lm: "LM", question: Question) -> "Pair":
+    from probe.interventions.patching import pair_of
+
+    return pair_of(lm, question.clean, question.corrupted or ())
+
+
+POSITIVE = ("I love this film.", "What a wonderful day it was.", "The meal was delicious.", "She is happy and kind.")
+NEGATIVE = ("I hate this film.", "What a terrible day it was.", "The meal was disgusting.", "She is angry and cruel.")
+STEERED = ("I think the movie was", "The food in this place is", "My day has been", "The people here are")
+ANSWERS = (" good", " bad")
+QUESTIONS = (
+    ("The capital of France is", " Paris"),
+    ("The capital of Italy is", " Rome"),
+    ("The opposite of hot is", " cold"),
+    ("The first month of the year is", " January"),
+    ("The sun rises in the", " east"),
+    ("Two days after Monday comes", " Wednesday"),
+)
+# Questions of the world from which a direction is read, and those that are steered.
+WORLD_TEXTS = 20
+
+
+@dataclass(frozen=True)
+class Dosing:
+    """How one steers."""
+
+    layer: int
+    where: str
+    unit: str
+    alphas: tuple[float, ...]
+    positive: tuple[str, ...] = ()
+    """Texts with the property; empty takes the world's or built-in ones, as do the next two."""
+    negative: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    answer: str = ""
+    against: str = ""
+
+
+def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
+    """The dose-response of steering, with its controls."""
+    from probe.interventions.steering import Unit, Where, contrast, dose_response
+    from probe.logits.lens import target_of
+    from probe.model.text import encode
+
+    texts, answers, questions, neutral = steered(lm, dosing)
+    positive, negative = sides(lm, dosing)
+    direction = contrast(lm, positive, negative, dosing.layer)
+    ids = [encode(lm.tokenizer, text) for text in texts]
+    targets = [target_of(lm, row, *pair) for row, pair in zip(ids, answers, strict=True)]
+    scalar = lm.readout != "tokens"
+    return dose_response(
+        lm,
+        ids,
+        targets,
+        direction,
+        dosing.alphas,
+        cast("Unit", dosing.unit),
+        cast("Where", dosing.where),
+        random=random,
+        questions=[] if scalar else questions,
+        neutral=[] if scalar else neutral,
+        tick=tick,
+    )
+
+
+def sides(lm: "LM", dosing: Dosing) -> tuple[list[str], list[str]]:
+    """The texts between which the direction lies: typed, the world's questions with and without a false claim, or
+    pleasant and unpleasant sentences."""
+    from probe.rewards.evaluation import plain_prompt
+
+    if dosing.positive and dosing.negative:
+        return list(dosing.positive), list(dosing.negative)
+    items = claims(lm, 1)
+    if not items:
+        return list(POSITIVE), list(NEGATIVE)
+    return [item.prompt for item in items], [plain_prompt(item.prompt) for item in items]
+
+
+def steered(
+    lm: "LM", dosing: Dosing
+) -> tuple[list[str], list[tuple[str, str | None]], list[tuple[str, str]], list[str]]:
+    """(texts that are steered, their answers, unrelated questions, neutral texts)."""
+    from probe.world import of
+
+    world, items = of(lm), claims(lm, 2)
+    if not items or world is None:
+        questions, neutral = list(QUESTIONS), list(REFERENCE[:4])
+    else:
+        questions = [(item.prompt, item.answers[0]) for item in world.questions("fact", 32, 3)]
+        neutral = [document.text for document in islice(world.documents(seed=4), 8)]
+    if dosing.texts or not items:
+        answers = spaced(dosing.answer) or ANSWERS[0], spaced(dosing.against) or ANSWERS[1]
+        texts = list(dosing.texts or STEERED)
+        return texts, [answers] * len(texts), questions, neutral
+    pairs: list[tuple[str, str | None]] = [(str(item.claim), item.answers[0]) for item in items]
+    ends = [f" {claim.strip()} <end>" if lm.readout != "tokens" else "" for claim, _ in pairs]
+    return [item.prompt + end for item, end in zip(items, ends, strict=True)], pairs, questions, neutral
+
+
+def claims(lm: "LM", seed: int) -> "list[Item]":
+    """Questions with a false claim of the world that the model was trained on; none where it has no world."""
+    from probe.world import of
+
+    world = of(lm)
+    return world.questions("opinion_false", WORLD_TEXTS, seed) if world is not None else []
+
+
+def steered_answers(
+    lm: "LM", question: Question, dosing: Dosing, alpha: float, draws: int
+) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    """([A] log-probability of each answer to the prompt before, after steering by `alpha`, [N A] with random ones)."""
+    import numpy as np
+
+    from probe.interventions.steering import Unit, Where, contrast, steered_logits
+
+    direction = contrast(lm, *sides(lm, dosing), dosing.layer)
+    step = alpha * direction.step(cast("Unit", dosing.unit))
+    noise = np.random.default_rng(0).standard_normal((draws, step.size))
+    noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
+    rows = []
+    for vector in (0 * step, step, *noise):
+        logits = steered_logits(
+            lm, [question.clean], dosing.layer, vector, cast("Where", dosing.where), [len(question.clean) - 1]
+        )
+        rows.append(logits[0, 0].log_softmax(-1)[list(question.columns)].cpu().numpy())
+    return rows[0], rows[1], np.array(rows[2:]).reshape(draws, -1)

@@ -1,0 +1,271 @@
+"""Figures and sentences of the Interventions page about one grid of sites and the site that was chosen on it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import streamlit as st
+
+from dashboard.components.figure import figure
+from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.pages.interventions.compute import Question, Way
+from dashboard.text import note
+from probe.interventions.figures import (
+    effect_and_nulls,
+    effect_grid,
+    exact_against_estimate,
+    head_labels,
+    layer_labels,
+    probabilities,
+)
+
+if TYPE_CHECKING:
+    from probe.interventions.controls import Null, Outcome
+    from probe.interventions.patching import Ablation, Patching
+    from probe.interventions.sites import Site
+
+HEIGHT = 385
+# Gap of the clean and the corrupted run, in nats, below which shares of it mean nothing.
+LEAST_GAP = 0.05
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A grid of effects as the page shows it."""
+
+    grid: "Patching | Ablation"
+    way: Way
+    question: Question
+    unit: float
+    """What effects in nats are divided by: the gap of clean and corrupted, or 1."""
+    label: str
+    """What a number is."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """[rows columns] effects in the unit."""
+        return np.asarray(self.grid.effects / self.unit)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return head_labels(self.values.shape[1]) if self.way.kind == "head" else self.grid.tokens
+
+    @property
+    def axis(self) -> str:
+        """The label on one line."""
+        return self.label.replace(", ", " ") if self.share else self.label
+
+    @property
+    def share(self) -> bool:
+        """Whether numbers are shares of the gap between the two runs."""
+        return self.way.do == "patch" and self.label.startswith("share")
+
+
+def shown(grid: "Patching | Ablation", way: Way, question: Question) -> Shown:
+    """A grid in the unit that says most: shares of the gap where there is one, else nats."""
+    unit, label = 1.0, f"effect,{question.nats or ' ' + question.name}"
+    gap = getattr(grid, "clean", 0.0) - getattr(grid, "corrupted", 0.0)
+    if way.do == "patch" and abs(gap) > LEAST_GAP:
+        unit = gap if way.how == "denoise" else -gap
+        label = "share, restored" if way.how == "denoise" else "share, removed"
+    return Shown(grid, way, question, unit, label)
+
+
+def best(seen: Shown) -> tuple[int, int]:
+    """(layer, column) of the site to look at first: the strongest one, in the residual stream at half depth, where
+    neither the embedding nor the output makes it trivial."""
+    values = np.nan_to_num(np.abs(seen.values))
+    rows = list(range(len(values)))
+    if seen.way.kind == "resid":
+        rows = [len(values) // 2]
+    row = max(rows, key=lambda at: float(values[at].max()))
+    return seen.grid.layers[row], int(values[row].argmax())
+
+
+def grid_figure(seen: Shown, chosen: tuple[int, int], source: dict, differing: list[int]) -> None:
+    """The main figure: every site of the kind."""
+    what = {"head": "head", "resid": "residual after each block", "mlp": "MLP output", "attn": "attention output"}
+    verb = "Patch" if seen.way.do == "patch" else "Ablate"
+    where = "" if seen.way.kind != "head" or seen.way.at is None else f" at token {seen.way.at}"
+    kind = f"{verb} each {what[seen.way.kind]}{where}" if seen.way.kind != "resid" else f"{verb} the {what['resid']}"
+    chart = effect_grid(
+        seen.values,
+        seen.grid.layers,
+        seen.columns,
+        label=seen.label if seen.grid.exact else f"estimated {seen.label}",
+        axis="head" if seen.way.kind == "head" else "token",
+        chosen=chosen,
+        marked=differing if seen.way.kind != "head" else (),
+        bound=max(1.0, float(np.abs(seen.values).max())) if seen.share else None,
+        height=HEIGHT,
+    )
+    title = f"{kind}{'' if seen.grid.exact else ' (estimate)'}: click one"
+    figure(chart, seen.grid.table(), "int-grid", title=title, source=source, on_select=take)
+
+
+def take(points: list[dict]) -> None:
+    """A click on the grid chooses its site."""
+    custom = points[0].get("customdata")
+    if custom:
+        st.session_state["int_layer"] = int(custom[0])
+        st.session_state["int_head" if st.session_state.get("int_kind") == "heads" else "int_token"] = int(custom[1])
+
+
+def outcome_figures(found: "Outcome", seen: Shown, site_name: str, colour: str, source: dict) -> None:
+    """The chosen site: answers before and after, and the effect beside its nulls."""
+    table = found.table()
+    if found.answers:
+        drawn = [(null.name, null.logprobs) for null in found.nulls]
+        chart = probabilities(found.answers, found.before, found.after, drawn, colour=colour)
+        title = f"{site_name}: answers before and after"
+        figure(chart, table, "int-answers", title=title, height=HEIGHT // 2 + 10, source=source)
+    of = f"effect on {seen.question.name}"
+    label = seen.axis if seen.share else f"{of}, nats" if found.answers else of
+    nulls = [(null.name, null.effects) for null in nulls_of(found, seen)]
+    chart = effect_and_nulls(found.effect, nulls, label=label, colour=colour, scale=seen.unit)
+    title = "The effect beside its null controls" if found.answers else f"{site_name}: effect beside its nulls"
+    height = HEIGHT // 2 - 50 if found.answers else HEIGHT
+    figure(chart, table, "int-nulls", title=title, height=height, source=source)
+
+
+def nulls_of(found: "Outcome", seen: Shown) -> "list[Null]":
+    """The nulls of a site; where every head was run, all the others are its null, and not only those drawn."""
+    from probe.interventions.controls import Null
+
+    site, (others, turned) = found.sites[0], found.nulls
+    if not seen.grid.exact or site.kind != "head":
+        return [others, turned]
+    effects = np.delete(seen.grid.effects.ravel(), site.layer * len(seen.columns) + (site.head or 0))
+    names = [f"L{layer}{column}" for layer in seen.grid.layers for column in seen.columns]
+    names.remove(site.name)
+    return [Null(others.name, effects, np.zeros((len(effects), 0)), names), turned]
+
+
+def estimate_figures(exact: Shown, estimate: Shown, colour: str, chosen: tuple[int, int], source: dict) -> str:
+    """The estimate beside the exact grid, and both against each other; gives their correlation in words."""
+    from probe.interventions.patching import agreement
+
+    found = agreement(exact.grid.effects, estimate.grid.effects)
+    left, right = st.columns([1, 1], gap="medium")
+    bound = max(1.0 if exact.share else 0.0, float(np.abs([exact.values, estimate.values]).max()))
+    name = "Attribution patching" if exact.way.do == "patch" else "Gradient times change"
+    with left:
+        chart = effect_grid(
+            estimate.values,
+            estimate.grid.layers,
+            estimate.columns,
+            label=f"estimated {estimate.label}",
+            axis="head" if exact.way.kind == "head" else "token",
+            chosen=chosen,
+            bound=bound,
+            height=320,
+        )
+        figure(chart, estimate.grid.table(), "int-estimate", title=f"{name}: the estimate", source=source)
+    with right:
+        rows = layer_labels(exact.grid.layers)
+        names = [f"{row}, {column}" for row in rows for column in exact.columns]
+        chart = exact_against_estimate(
+            exact.values.ravel(), estimate.values.ravel(), names, label=exact.axis, colour=colour
+        )
+        table = exact.grid.table().assign(estimate=estimate.grid.effects.ravel())
+        if np.isnan(found.pearson):
+            title = "Exact against estimate"
+        else:
+            title = f"Exact against estimate: Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}"
+        figure(chart, table, "int-agreement", title=title, height=320, source=source)
+    if np.isnan(found.pearson):
+        return f"Nothing differs between the {found.n} sites, so there is nothing to correlate."
+    return (
+        f"One backward pass estimates all {found.n} sites; over them the estimate and the exact effect correlate with "
+        f"{found.pearson:.2f} (Pearson) and {found.spearman:.2f} (Spearman)."
+    )
+
+
+def prompts(clean: list[str], corrupted: list[str], differing: list[int], chosen: int | None, colour: str) -> None:
+    """Both texts token by token, the differing ones coloured; a click chooses the token."""
+    rows = []
+    for label, tokens, others in (("clean", clean, corrupted), ("corrupted", corrupted, clean)):
+        chips = [
+            Chip(
+                text=token,
+                tip=f"token {at}: {token}" + (f"\nthe other text has {others[at]}" if at in differing else ""),
+                strength=0.7 if at in differing else 0.0,
+                prompt=True,
+            )
+            for at, token in enumerate(tokens)
+        ]
+        rows.append(TokenRow(label=label, colour=colour if label == "clean" else "transparent", tokens=chips))
+
+    def pick(row: int, index: int) -> None:
+        st.session_state["int_at" if st.session_state.get("int_kind") == "heads" else "int_token"] = index
+
+    token_rows(rows, chosen=(0, chosen if chosen is not None else -1), key="int_texts", on_pick=pick)
+
+
+def sentence(found: "Outcome", seen: Shown, site: "Site", model: str) -> str:
+    """The page's answer: what the chosen intervention does, and what its nulls do."""
+    from probe.interventions.controls import place
+
+    where = ("the " if site.kind == "resid" else "") + place(site, found.tokens)
+    others, turned = nulls_of(found, seen)
+    share = seen.share
+    target = seen.question.words
+
+    def written(effect: float) -> str:
+        text = f"{100 * effect / seen.unit:.0f} %" if share else f"{effect:+.2f}{seen.question.nats}"
+        return "0 %" if text == "-0 %" else text.replace("-", "\u2212")
+
+    nulls = []
+    if len(others.effects):
+        count, mean = len(others.effects), written(float(others.effects.mean()))
+        name = others.name if count > 1 else others.name.removesuffix("s")
+        nulls.append(f"{count} {name} {mean} on average")
+    if len(turned.effects):
+        nulls.append(f"random directions as long {written(float(turned.effects.mean()))}")
+    told = f"; {', '.join(nulls)}" if nulls else ""
+    if not seen.grid.exact:
+        told += f" (exact; the grid estimates {written(estimated(seen, site))})"
+    if seen.way.do == "patch":
+        verb = "restores" if seen.way.how == "denoise" else "removes"
+        if share:
+            return f"{model}: patching {where} {verb} {written(found.effect)} of {target}{told}."
+        return f"{model}: patching {where} moves {target} by {written(found.effect)}{told}."
+    odds = ""
+    if found.answers:
+        before, after = (100 * float(np.exp(values[0])) for values in (found.before, found.after))
+        odds = f" (p({found.answers[0].strip('·')}) {before:.0f} % \u2192 {after:.0f} %)"
+    way = "rises" if found.effect > 0 else "falls"
+    return f"{model}: without {where}, {target} {way} by {abs(found.effect):.2f}{seen.question.nats}{odds}{told}."
+
+
+def estimated(seen: Shown, site: "Site") -> float:
+    """The effect that a grid of estimates has at a site, in nats."""
+    column = site.head if site.head is not None else site.position or 0
+    return float(seen.grid.effects[list(seen.grid.layers).index(site.layer), column])
+
+
+def larger(null: "Null", found: "Outcome") -> str:
+    """How many of a null's effects are smaller than the one that was found."""
+    return f"larger than {100 * null.share_below(found.effect):.0f} % of them"
+
+
+def surprise(found: "Outcome", seen: Shown) -> None:
+    """How far the effect stands out from its nulls, as a note; a p-value only where it can be small."""
+    from probe.interventions.controls import DRAWS
+
+    parts = []
+    for null in nulls_of(found, seen):
+        if len(null.effects) < 2:
+            continue
+        if len(null.effects) < DRAWS:
+            parts.append(f"against {len(null.effects)} {null.name}, too few for a p-value: {larger(null, found)}")
+            continue
+        z = null.z(found.effect)
+        far = "" if np.isnan(z) else f"z = {z:.1f}, ".replace("-", "\u2212")
+        parts.append(
+            f"against {len(null.effects)} {null.name}: {far}{larger(null, found)} "
+            f"(p = {null.p_value(found.effect):.3f})"
+        )
+    if parts:
+        note("The effect " + "; ".join(parts) + ".")

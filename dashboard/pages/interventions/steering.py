@@ -1,0 +1,294 @@
+"""Steering on the Interventions page: a direction, its doses, and what they cost."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import models
+from dashboard.components.badge import trust_badge
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.components.number import number_input
+from dashboard.pages.interventions import compute as doses_of
+from dashboard.pages.interventions import compute as source
+from dashboard.pages.interventions.compute import Dosing, Question
+from dashboard.sides import Side
+from dashboard.state import keep
+from dashboard.text import finding, note
+from probe.errors import DataError
+from probe.interventions.figures import dose_curves, probabilities
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.interventions.steering import Dose
+    from probe.model.lm import LM
+
+ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+WHERES = ("all", "last")
+UNITS = ("residual", "difference")
+# Seconds that doses may take without being asked for.
+PATIENCE_S = 2.5
+# Seconds of one run below which a model is quick.
+QUICK_S = 0.01
+# Runs that the controls of one dose take, on a model of a world and on another.
+CONTROLS = 40, len(doses_of.QUESTIONS) + 4
+# Random directions of the first answer, on models that are quick and on those that are not; more are offered.
+RANDOM = (4, 2)
+HEIGHT = 350
+
+DEFINITION = """
+The direction is the mean residual at the last token of the positive texts minus that of the negative ones, after one
+block. Alpha times it is added there while a text runs, at every token or at the last one; alpha = 1 is a vector as
+long as the mean residual norm (*residual*), or the difference itself (*difference*). Bands are 95 % intervals:
+bootstrap over texts for the target and the KL, Wilson's for the share of unrelated questions whose right answer comes
+first. The grey band is the range of random directions of the same norm. A share that flips while unrelated questions
+go wrong tells of damage, not of the direction.
+"""
+EQUATIONS = [
+    r"v = \frac{1}{|P|}\sum_{x \in P} h^\ell_T(x) - \frac{1}{|N|}\sum_{x \in N} h^\ell_T(x)",
+    r"h^\ell_t \leftarrow h^\ell_t + \alpha\, \bar r \, v / \lVert v \rVert, \quad \bar r = \text{mean residual norm}",
+]
+
+
+def choose(lm: "LM", column: "DeltaGenerator") -> Dosing:
+    """Where and with what to steer."""
+    depth = len(lm.bridge.blocks)
+    usual = max(0, depth // 2 - 1)
+    keep("int_after", range(-1, depth), usual)
+    keep("int_where", WHERES, "all")
+    keep("int_unit", UNITS, "residual")
+    with column:
+        layer = number_input("After block", -1, depth - 1, None, key="int_after")
+    row = st.columns([11, 18, 45], gap="medium", vertical_alignment="bottom")
+    with row[0]:
+        where = st.segmented_control("At tokens", WHERES, key="int_where", bind="query-params", required=True)
+    with row[1]:
+        hint = "residual: alpha 1 is as long as a residual is on average; difference: alpha 1 is the difference itself."
+        unit = st.segmented_control("Unit", UNITS, key="int_unit", bind="query-params", required=True, help=hint)
+    keep("int_alpha", ALPHAS, -0.5 if source.worldly(lm) else 0.5)
+    with row[2]:
+        hint = "Of the sentence and the right figure; a click on a dose chooses it too."
+        st.segmented_control(
+            "Alpha", ALPHAS, format_func=_short, key="int_alpha", bind="query-params", required=True, help=hint
+        )
+    typed = typed_texts(lm)
+    return Dosing(usual if layer is None else int(layer), str(where), str(unit), ALPHAS, *typed)
+
+
+def _short(alpha: float) -> str:
+    return f"{alpha:g}".replace("-", "\u2212")
+
+
+def typed_texts(lm: "LM") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str, str]:
+    """The texts of the direction and those that are steered, as typed; empty where the defaults hold."""
+    world = bool(doses_of.claims(lm, 1))
+    default = "the world's questions with a false claim" if world else "\n".join(doses_of.POSITIVE)
+    without = "the same without the claim" if world else "\n".join(doses_of.NEGATIVE)
+    steered = "other questions with a false claim" if world else "\n".join(doses_of.STEERED)
+    with st.expander("Texts of the direction, and texts that are steered (one a line)", icon=":material/edit_note:"):
+        columns = st.columns(3, gap="medium")
+        found = []
+        for column, title, key, hint in (
+            (columns[0], "With the property", "int_positive", default),
+            (columns[1], "Without it", "int_negative", without),
+            (columns[2], "Steered", "int_steered", steered),
+        ):
+            with column:
+                text = st.text_area(title, key=key, bind="query-params", placeholder=hint, height=120)
+                found.append(tuple(line.strip() for line in (text or "").splitlines() if line.strip()))
+        first, second, _ = st.columns([2, 2, 4], gap="medium")
+        with first:
+            answer = st.text_input("Answer", key="int_answer", bind="query-params", placeholder="automatic")
+        with second:
+            against = st.text_input("against", key="int_against", bind="query-params", placeholder="automatic")
+        note("Answers hold for typed texts; the world's questions bring theirs: the claim against the truth.")
+    return found[0], found[1], found[2], answer or "", against or ""
+
+
+def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGenerator") -> None:
+    """The page from the doses down."""
+    lm, name = side.lm, side.name
+    dosing = choose(lm, column)
+    world = source.worldly(lm) and not dosing.texts
+    alpha = float(st.session_state["int_alpha"])
+    try:
+        found = doses(lm, dosing)
+    except DataError as error:
+        with answer:
+            finding(str(error))
+        return
+    if found is None:
+        with answer:
+            finding(f"Steer {name} after block {dosing.layer}: run the doses, which take a while on this model.")
+        return
+    at = ALPHAS.index(alpha)
+    with answer:
+        finding(sentence(found, name, at, world, lm.readout))
+    question = models.computed(
+        source.resolve, lm, say="Reading the answers", do="ablate", prompt=prompt, corrupted="", answer="", against=""
+    )
+    label = label_of(lm, dosing, world)
+    about: dict[str, object] = {"model": side.ref, "layer": dosing.layer, "where": dosing.where, "unit": dosing.unit}
+    left, right = (st.columns([13, 7], gap="medium")) if lm.readout == "tokens" else (st.container(), None)
+    with left:
+        chart = dose_curves(
+            found.table(), label=label, colour=side.colour, chosen=alpha, unit="nats" if right is not None else ""
+        )
+        title = f"Dose and response over {len(found.values)} texts"
+        figure(chart, found.table(), "int-dose", title=title, height=HEIGHT, source=about, on_select=take)
+    if right is not None:
+        with right:
+            answers_figure(lm, question, dosing, alpha, side.colour, about)
+    trust_badge((name, lm), text=question.clean)
+    rest = (
+        " Middle: the accuracy control on questions that have nothing to do with the direction, and the KL to the "
+        "unsteered model on neutral texts. Right: the sidebar's prompt at the chosen alpha."
+    )
+    note(
+        f"{'Left: the' if right is not None else 'The'} mean of the target over texts with its 95 % interval, beside "
+        f"random directions of the same norm.{rest if right is not None else ''}"
+    )
+    explain(side, dosing, found)
+
+
+def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
+    """The dose-response, with few random directions until more are asked for; None while it is only offered."""
+    from probe.interventions.controls import DRAWS
+
+    texts = doses_of.steered(lm, dosing)[0]
+    ids = tuple(encoded(lm, max(texts, key=len)))
+    seconds = models.computed(source.pace, lm, say="Timing one run", clean=ids)
+    random = RANDOM[0] if seconds < QUICK_S else RANDOM[1]
+    controls = CONTROLS[0] if source.worldly(lm) else CONTROLS[1]
+    cost = seconds * len(ALPHAS) * (len(texts) * (1 + random) + controls)
+    whole = models.ready(doses_of.dose, lm, dosing=dosing, random=DRAWS)
+    if whole is not None:
+        return whole
+    found = models.ready(doses_of.dose, lm, dosing=dosing, random=random)
+    if found is None and cost > PATIENCE_S:
+        title = f"Run {len(ALPHAS)} doses (about {max(1, round(cost))} s)"
+        if not st.button(title, key="int_doses", icon=":material/play_arrow:"):
+            return None
+    if found is None:
+        found = models.computed(
+            doses_of.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random
+        )
+    more = cost + seconds * len(ALPHAS) * len(texts) * (DRAWS - random)
+    offer = st.empty()
+    title = f"Draw {DRAWS} random directions (about {max(1, round(more))} s)"
+    hint = f"The range of {random} directions is narrower than that of many: draw {DRAWS} before you rely on it."
+    if not offer.button(title, key="int_directions", icon=":material/play_arrow:", help=hint):
+        return found
+    whole = models.computed(doses_of.dose, lm, say="Steering", steps=True, dosing=dosing, random=DRAWS)
+    offer.empty()
+    return whole
+
+
+def encoded(lm: "LM", text: str) -> list[int]:
+    """Ids of a text."""
+    from probe.model.text import encode
+
+    return encode(lm.tokenizer, text)
+
+
+def take(points: list[dict]) -> None:
+    """A click on a dose chooses it."""
+    x = points[0].get("x")
+    if isinstance(x, int | float):
+        st.session_state["int_alpha"] = min(ALPHAS, key=lambda alpha: abs(alpha - x))
+
+
+def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, colour: str, about: dict) -> None:
+    """The sidebar's prompt at one dose: its answers before, after, and along random directions."""
+    from probe.model.text import pieces
+
+    draws = 15 if models.computed(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
+    before, after, null = models.computed(
+        doses_of.steered_answers,
+        lm,
+        say="Steering the prompt",
+        question=question,
+        dosing=dosing,
+        alpha=alpha,
+        draws=draws,
+    )
+    names = pieces(lm.tokenizer, question.columns)
+    chart = probabilities(names, before, after, [("other sites", null[:0]), ("random directions", null)], colour=colour)
+    runs = ["before", "after", *["random direction"] * draws]
+    table = pd.DataFrame(np.exp([before, after, *null]), columns=[f"p({name})" for name in names]).assign(run=runs)
+    figure(chart, table, "int-steered", title=f"The prompt at alpha {signed(alpha)}", height=HEIGHT, source=about)
+
+
+def label_of(lm: "LM", dosing: Dosing, world: bool) -> str:
+    """What the doses are measured on."""
+    if lm.readout != "tokens":
+        return lm.readout
+    if world:
+        return "logit(claim) \u2212 logit(truth)"
+    first, second = dosing.answer or doses_of.ANSWERS[0], dosing.against or doses_of.ANSWERS[1]
+    return f"logit({first.strip()}) \u2212 logit({second.strip()})"
+
+
+def sentence(found: "Dose", name: str, at: int, world: bool, readout: str) -> str:
+    """What the chosen dose does to the answers and to everything else."""
+    table, zero = found.table(), ALPHAS.index(0.0)
+    row, plain = table.iloc[at], table.iloc[zero]
+    effect, null = found.effect(at), found.null_effects(at)
+    beside = f"random directions {signed(null.mean())}" if len(null) else ""
+    cost = ""
+    if found.right is not None:
+        right, before = (100 * float(part["accuracy"]) for part in (row, plain))
+        cost = f", with {right:.0f} % of unrelated questions right ({before:.0f} % before)"
+    if world and found.right is not None:
+        shares = [100 * float(table.iloc[index]["above_zero"]) for index in (zero, at)]
+        turned = 100 * float((found.nulls[:, :, at] > 0).mean())
+        return (
+            f"Steering {name} by {signed(found.alphas[at])} after block {found.layer}, the false claim wins in "
+            f"{shares[1]:.0f} % of {len(found.values)} questions instead of {shares[0]:.0f} % (random directions "
+            f"{turned:.0f} %){cost}."
+        )
+    what, unit = ("the target", " nats") if readout == "tokens" else (f"the {readout}", "")
+    return (
+        f"Steering {name} by {signed(found.alphas[at])} after block {found.layer} moves {what} by "
+        f"{signed(effect)}{unit} ({beside}){cost}."
+    )
+
+
+def signed(value: float) -> str:
+    """A number with its sign, as it is printed in text."""
+    return f"{value:+.2f}".replace("-", "\u2212")
+
+
+def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
+    """The folded section."""
+    positive, negative = (f"{list(dosing.positive)!r}", f"{list(dosing.negative)!r}")
+    if not (dosing.positive and dosing.negative):
+        positive, negative = f"{list(doses_of.POSITIVE)!r}", f"{list(doses_of.NEGATIVE)!r}"
+    texts, answers, questions, neutral = doses_of.steered(side.lm, dosing)
+    world = source.worldly(side.lm)
+    if world and not (dosing.positive and dosing.negative):
+        positive = f"[item.prompt for item in world.questions('opinion_false', {doses_of.WORLD_TEXTS}, 1)]"
+        negative = "[plain_prompt(text) for text in positive]"
+    lines = [
+        "from probe.interventions.steering import contrast, dose_response",
+        "from probe.logits.lens import target_of",
+        "from probe.model.rewards import analysable",
+        *["from probe.world import of", "from probe.rewards.evaluation import plain_prompt"] * world,
+        "",
+        f"lm = analysable({side.ref!r})",
+        *["world = of(lm)"] * world,
+        f"positive = {positive}",
+        f"negative = {negative}",
+        f"direction = contrast(lm, positive, negative, {dosing.layer})",
+        f"texts = {texts!r}",
+        f"answers = {answers!r}",
+        "targets = [target_of(lm, lm.tokenizer.encode(text), *pair) for text, pair in zip(texts, answers)]",
+        f"dose_response(lm, texts, targets, direction, {dosing.alphas},",
+        f"              {dosing.unit!r}, {dosing.where!r}, random={len(found.nulls)},",
+        f"              questions={questions if side.lm.readout == 'tokens' else []!r},",
+        f"              neutral={neutral if side.lm.readout == 'tokens' else []!r}).table()",
+    ]
+    details(EQUATIONS, DEFINITION, "\n".join(lines), {"doses": found.table()})

@@ -1,0 +1,200 @@
+"""What the Logits page asks: which models, after which token, which answer against which."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+import streamlit as st
+
+from dashboard.components.number import number_input
+from dashboard.pages.logits import compute as results
+from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side, words_known
+from dashboard.state import Shared, keep, preset
+from dashboard.text import note
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.logits.lens import Target
+
+WINDOW = 12
+"""Columns of a lens; of longer texts those around the chosen token."""
+NOTHING = "(nothing)"
+"""Instead of the other answer: the logit of the answer alone."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the figures are about."""
+
+    sides: tuple[Side, ...]
+    """The models shown, the base first."""
+    ids: tuple[int, ...]
+    """The text."""
+    tokens: list[str]
+    """Readable pieces of it."""
+    target: "Target"
+    """Which logit, after which token."""
+    answers: tuple[int, ...]
+    """Tokens that are followed: the answer, and the one against it."""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether the models read out one number."""
+        return self.sides[-1].lm.readout != "tokens"
+
+    @property
+    def unit(self) -> str:
+        """Of the logits."""
+        return self.sides[-1].lm.readout if self.scalar else "nats"
+
+    @property
+    def label(self) -> str:
+        """The target's name."""
+        return self.target.name
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The positions that lenses show; it moves by half of its width, so that a near token needs nothing new."""
+        half, length = WINDOW // 2, len(self.ids)
+        start = min(max(0, (self.target.position // half - 1) * half), max(0, length - WINDOW))
+        return start, min(length, start + WINDOW)
+
+    @property
+    def source(self) -> dict[str, object]:
+        """Provenance of figures."""
+        about = {"target": self.label, "position": self.target.position}
+        return {"models": [side.ref for side in self.sides], "tokens": list(self.ids), **about}
+
+
+def choose(shared: Shared, answer: "DeltaGenerator") -> Question | None:
+    """Widgets and models; None while there is nothing to ask, or the page waits for the reader's word.
+
+    Args:
+        shared: the choices of the sidebar.
+        answer: where it is said what a model does not know.
+    """
+    sides = _sides(shared)
+    if sides is None:
+        return None
+    columns = st.columns([5, 2, 3, 3], vertical_alignment="bottom", gap="small")
+    with columns[0], st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        place = st.container(width="content")
+        chat = _chat(sides)
+    texts = {side.role: asked_text(side.lm, shared.prompt, chat) for side in sides}
+    alike = len(sides) == 2 and comparable(sides) and texts["base"] == texts["aligned"]
+    views = [*(["both"] if alike else []), *(side.role for side in reversed(sides))]
+    keep("log_view", views, views[0])
+    with place:
+        view = st.segmented_control("Model", views, key="log_view", bind="query-params", required=True)
+    view = view if view in views else views[0]  # a link may say anything
+    shown = sides if view == "both" else tuple(side for side in sides if side.role == view)
+    if not words_known(shared, ((side.name, side.lm) for side in shown), answer):
+        return None
+    ids = texts[shown[-1].role]
+    with columns[1]:
+        position = _position(shared.prompt, chat, ids)
+    if len(sides) == 2 and not alike:
+        note("The two models read out different things or split the prompt differently, so each is shown alone.")
+    other = [side for side in sides if side not in shown] if alike else []
+    return _question(shown, other, ids, position, columns[2:])
+
+
+def comparable(sides: tuple[Side, ...]) -> bool:
+    """Whether two models answer the same question: one readout, one vocabulary."""
+    first, second = (side.lm for side in sides)
+    return first.readout == second.readout and first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
+
+
+def _sides(shared: Shared) -> tuple[Side, ...] | None:
+    """The models of the sidebar that are there; None while one waits for consent."""
+    found: list[Side] = []
+    for role in get_args(Role):
+        ref = chosen_ref(shared, role)
+        if not ref or (found and ref == found[0].ref):
+            continue
+        side = load_side(shared, role)
+        if side is None:
+            return None
+        found.append(side)
+    return tuple(found)
+
+
+def _chat(sides: tuple[Side, ...]) -> bool:
+    """Whether the prompt is sent as a user's message; asked only where every model has a template."""
+    if any(side.lm.tokenizer.chat_template is None for side in sides):
+        return False
+    hint = "Send the prompt as a user's message in each model's format."
+    return bool(st.toggle("Chat", key="log_chat", bind="query-params", help=hint))
+
+
+def _position(prompt: str, chat: bool, ids: tuple[int, ...]) -> int:
+    """The token after which the logits are read; the last one of a new prompt."""
+    last, asked = len(ids) - 1, (prompt, chat)
+    if st.session_state.get("_log_asked") not in (None, asked) or st.session_state.get("log_position", 0) > last:
+        st.session_state["log_position"] = last
+    preset("log_position", last)
+    st.session_state["_log_asked"] = asked
+    hint = "The logits after this token, from 0; a click on a lens chooses it too."
+    return int(number_input("After token", 0, last, key="log_position", help=hint))
+
+
+def _question(
+    shown: tuple[Side, ...], other: list[Side], ids: tuple[int, ...], position: int, places: list
+) -> Question:
+    """Answer and counter-answer: the reader's, else what the models hold likeliest."""
+    from probe.logits.lens import Target, target_of
+    from probe.model.text import pieces
+
+    lm = shown[-1].lm
+    tokens = pieces(lm.tokenizer, ids)
+    if lm.readout != "tokens":
+        return Question(shown, ids, tokens, Target(position, 0, None, lm.readout), ())
+    order = [shown[-1], *shown[:-1], *other]
+    likely = [[int(token) for token in results.favourites(side.lm, ids)[position]] for side in order]
+    default = likely[0][0]
+    rival = next((row[0] for row in likely[1:] if row[0] != default), likely[0][1] if len(likely[0]) > 1 else default)
+    offered = dict.fromkeys(token for row in zip(*likely, strict=False) for token in row)
+    names = dict(zip(pieces(lm.tokenizer, list(offered)), offered, strict=True))
+    spoken = {token: name for name, token in names.items()}
+    hint = "Its first token counts; write \u00b7 for a blank before it. Empty: what the model holds likeliest."
+    with places[0]:
+        word = _answer("Answer", "log_answer", list(names), f"likeliest: {spoken.get(default, '?')}", hint)
+    hint = "Subtracted from the answer's logit. Empty: what the other model holds likeliest, else the second likeliest."
+    with places[1]:
+        against = _answer("Against", "log_against", [*names, NOTHING], f"rival: {spoken.get(rival, '?')}", hint)
+    answer = _token(word, names) if word else default
+    if against == NOTHING:
+        second: str | int | None = None
+    elif against:
+        second = _token(against, names)
+    else:
+        second = rival if answer != rival else default
+    target = target_of(lm, ids, answer, second, position)
+    followed = [target.answer] if target.against in (None, target.answer) else [target.answer, target.against]
+    return Question(shown, ids, tokens, target, tuple(int(token) for token in followed if token is not None))
+
+
+def _answer(label: str, key: str, options: list[str], empty: str, hint: str) -> str | None:
+    return st.selectbox(
+        label, options, index=None, key=key, accept_new_options=True, bind="query-params", placeholder=empty, help=hint
+    )
+
+
+def _token(word: str, names: dict[str, int]) -> str | int:
+    """The id of an offered token, else the text that was typed."""
+    return names.get(word, word.replace("\u00b7", " ").replace("\u21b5", "\n"))
+
+
+def missing(shared: Shared) -> str | None:
+    """What the page needs and has not."""
+    if not shared.base and not shared.aligned:
+        return "Choose a model in the sidebar to see how its logits come about."
+    return None if shared.prompt.strip() else "Write a prompt in the sidebar to see which logits follow it."
+
+
+def empty(sentence: str) -> None:
+    """What to do, where there is nothing to show."""
+    from dashboard.text import finding
+
+    finding(sentence)
+    note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")

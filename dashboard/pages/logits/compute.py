@@ -1,0 +1,128 @@
+"""What the Logits page computes, each once for a model, a text and a token; other answers cost a few products."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dashboard import models
+
+if TYPE_CHECKING:
+    from dashboard.pages.logits.choices import Question
+    from dashboard.sides import Side
+    from probe.logits.attribution import Attribution
+    from probe.logits.parts import Promoted, Reading
+    from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens, WrittenTrajectory
+    from probe.model.lm import LM
+
+NAMED = 8
+"""Likeliest tokens of each model that are offered as answers."""
+
+
+def favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:
+    """[T k] the likeliest tokens after every token of a text."""
+    return models.computed(_favourites, lm, say="Reading the text", ids=ids)
+
+
+def lens(side: "Side", asked: "Question") -> "LayerTrajectory":
+    """Measures of one model through its layers; ranks after the target's token."""
+    read = models.computed(_layers, side.lm, say="Reading every layer", ids=asked.ids, window=asked.window)
+    return _followed(side.lm, read, asked)
+
+
+def pair(asked: "Question") -> "PairTrajectory":
+    """The same of two, and how far apart they are."""
+    base, aligned = (side.lm for side in asked.sides)
+    say = "Reading every layer of both models"
+    read = models.computed(_pair, base, aligned, say=say, ids=asked.ids, window=asked.window)
+    return replace(read, base=_followed(base, read.base, asked), aligned=_followed(aligned, read.aligned, asked))
+
+
+def _followed(lm: "LM", read: "LayerTrajectory", asked: "Question") -> "LayerTrajectory":
+    from probe.logits.trajectories import follow
+
+    return follow(lm, read, asked.answers, asked.target.position)
+
+
+def scalar(side: "Side", asked: "Question") -> "ScalarLens":
+    """The scalar by layer and position."""
+    return models.computed(_scalar, side.lm, say="Reading every layer", ids=asked.ids)
+
+
+def attribution(side: "Side", asked: "Question") -> "Attribution":
+    """The target split into the parts of a model."""
+    from probe.logits.attribution import attribute
+
+    return attribute(side.lm, reading(side, asked), asked.target)
+
+
+def tokens_of(side: "Side", asked: "Question", layer: int, head: int | None) -> "Promoted":
+    """What a part promotes there."""
+    from probe.logits.parts import promoted
+
+    return promoted(side.lm, reading(side, asked), layer, head, k=8)
+
+
+def reading(side: "Side", asked: "Question") -> "Reading":
+    """What every part of a model wrote there."""
+    say = "Reading what every part writes"
+    return models.computed(_reading, side.lm, say=say, ids=asked.ids, position=asked.target.position)
+
+
+def from_weights(side: "Side", layer: int, head: int, source: int) -> "Promoted":
+    """What a head would promote if it attended to one token only."""
+    return models.computed(_from_weights, side.lm, say="Multiplying weights", layer=layer, head=head, source=source)
+
+
+def written(side: "Side", asked: "Question", n: int) -> "WrittenTrajectory":
+    """A model writes n tokens after the text."""
+    return models.computed(_written, side.lm, say=f"Writing {n} tokens", ids=asked.ids, answers=asked.answers, n=n)
+
+
+def is_written(side: "Side", asked: "Question", n: int) -> bool:
+    """Whether `written` has its result already."""
+    return models.ready(_written, side.lm, ids=asked.ids, answers=asked.answers, n=n) is not None
+
+
+def _favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:
+    import torch
+
+    with torch.no_grad():
+        logits = lm.logits([list(ids)])[0].float()
+    return logits.topk(min(NAMED, logits.shape[-1]), dim=-1).indices.cpu().numpy()
+
+
+def _layers(lm: "LM", ids: tuple[int, ...], window: tuple[int, int]) -> "LayerTrajectory":
+    from probe.logits.trajectories import over_layers
+
+    return over_layers(lm, ids, window=window)
+
+
+def _pair(base: "LM", aligned: "LM", ids: tuple[int, ...], window: tuple[int, int]) -> "PairTrajectory":
+    from probe.logits.trajectories import pair_over_layers
+
+    return pair_over_layers(base, aligned, ids, window=window)
+
+
+def _scalar(lm: "LM", ids: tuple[int, ...]) -> "ScalarLens":
+    from probe.logits.trajectories import scalar_lens
+
+    return scalar_lens(lm, ids)
+
+
+def _reading(lm: "LM", ids: tuple[int, ...], position: int) -> "Reading":
+    from probe.logits.parts import read_parts
+
+    return read_parts(lm, ids, position)
+
+
+def _from_weights(lm: "LM", layer: int, head: int, source: int) -> "Promoted":
+    from probe.logits.parts import ov_tokens
+
+    return ov_tokens(lm, layer, head, source, k=8)
+
+
+def _written(lm: "LM", ids: tuple[int, ...], answers: tuple[int, ...], n: int) -> "WrittenTrajectory":
+    from probe.logits.trajectories import over_writing
+
+    return over_writing(lm, ids, answers, n=n)

@@ -1,0 +1,233 @@
+"""The figures of the Logits page on one prompt: lens and trajectories, the map of parts, one part enlarged."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import sides
+from dashboard.components.figure import figure
+from dashboard.pages.logits import compute as results
+from dashboard.pages.logits.choices import Question
+from dashboard.pages.logits.words import Part, carrier, parse, part_name, part_names
+from dashboard.text import note
+from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
+from probe.logits.part_figures import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
+
+if TYPE_CHECKING:
+    from probe.logits.attribution import Attribution
+    from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens
+
+HEIGHT = 420
+NEURONS = 20
+
+
+def lens_figure(asked: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
+    """What each model would say after each layer, coloured by the answer's log-probability."""
+    start, stop = asked.window
+    panels = [
+        LensPanel(side.name, found.logprobs[..., 0], found.lens.top_tokens, found.lens.top_logprobs)
+        for side, found in zip(asked.sides, lenses, strict=True)
+    ]
+    word = lenses[-1].answers[0]
+    chart = lens_map(
+        panels,
+        asked.tokens[start:stop],
+        start=start,
+        chosen=asked.target.position,
+        label=f"log p({word})",
+        height=HEIGHT,
+    )
+    title = "What follows each token, layer by layer (click a column)"
+    figure(chart, table, "log-lens", title=title, source=asked.source, on_select=_take_position)
+
+
+def layer_figure(asked: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
+    """Log-probability, rank, entropy and margin after the chosen token, over layers."""
+    sides = []
+    for side, found in zip(asked.sides, lenses, strict=True):
+        column = asked.target.position - found.start
+        sides.append(
+            Side(
+                side.name,
+                side.colour,
+                found.entropy[:, column],
+                found.margin[:, column],
+                found.logprobs[:, column],
+                found.ranks[:, column],
+                layer_names(len(found.entropy)),
+            )
+        )
+    deepest = max((side.points for side in sides), key=len)
+    ticks = ["emb", *deepest[1:-1], deepest[-1].split(" ")[0]]
+    chart = curves(sides, lenses[-1].answers, axis="after layer", ticks=ticks, height=HEIGHT)
+    title = f"After token {asked.target.position}, over layers"
+    figure(chart, table, "log-layers", title=title, source=asked.source)
+
+
+def scalar_figure(asked: Question, lenses: "list[ScalarLens]") -> None:
+    """The scalar by layer and position."""
+    start, stop = asked.window
+    panels = [
+        LensPanel(side.name, found.values[:, start:stop]) for side, found in zip(asked.sides, lenses, strict=True)
+    ]
+    chart = lens_map(
+        panels,
+        asked.tokens[start:stop],
+        start=start,
+        chosen=asked.target.position,
+        label=asked.unit,
+        unit=asked.unit,
+        width=850,
+        height=HEIGHT,
+    )
+    frames = [found.table().assign(model=side.name) for side, found in zip(asked.sides, lenses, strict=True)]
+    title = f"The {asked.unit} read after each token, layer by layer (click a column)"
+    table = pd.concat(frames, ignore_index=True)
+    figure(chart, table, "log-lens", title=title, source=asked.source, on_select=_take_position)
+
+
+def parts_of(name: str, found: "Attribution", minus: "Attribution | None" = None) -> Parts:
+    """A panel of the map: one model, or its difference to another."""
+
+    def less(values: np.ndarray, others: "np.ndarray | None") -> np.ndarray:
+        return values if others is None else values - others
+
+    single = [
+        (label, float(getattr(found, key)) - (float(getattr(minus, key)) if minus else 0.0))
+        for label, key in (
+            ("embedding", "embedding"),
+            ("positions", "positions"),
+            ("bias of the final norm", "norm_bias"),
+            ("bias of the unembedding", "unembedding_bias"),
+        )
+    ]
+    return Parts(
+        name,
+        less(found.heads, minus.heads if minus else None),
+        less(found.mlps, minus.mlps if minus else None),
+        less(found.biases, minus.biases if minus else None),
+        single,
+    )
+
+
+def map_figure(asked: Question, found: "list[Attribution]", part: Part) -> pd.DataFrame:
+    """What every part adds in each model, and what changed; gives the table behind it."""
+    from probe.logits.attribution import difference_table
+
+    same = len(found) == 2 and found[0].heads.shape == found[1].heads.shape
+    panels = [parts_of(f"{side.name}: {each.total:+.2f}", each) for side, each in zip(asked.sides, found, strict=True)]
+    frames = [each.table().assign(model=side.name) for side, each in zip(asked.sides, found, strict=True)]
+    table = difference_table(found[0], found[1]) if same else pd.concat(frames, ignore_index=True)
+    if same:
+        panels.append(parts_of(f"aligned \u2212 base: {found[1].total - found[0].total:+.2f}", found[1], found[0]))
+    depth = max(each.heads.shape[0] for each in found)
+    title = f"What each part adds to {asked.label} (click a head or an MLP)"
+    options: dict[str, Any] = {"label": asked.label, "unit": asked.unit, "chosen": part}
+    if len(found) == 2 and not same:
+        for side, panel, frame in zip(asked.sides, panels, frames, strict=True):
+            chart = attribution_map([panel], height=90 + 22 * (panel.heads.shape[0] + 1), **options)
+            figure(chart, frame, f"log-parts-{side.role}", title=f"{title}: {side.name}", source=asked.source)
+        return table
+    height = max(210, min(560, 80 + (26 if depth <= 12 else 14) * (depth + 1)))
+    chart = attribution_map(panels, height=height, **options)
+    figure(chart, table, "log-parts", title=title, source=asked.source, on_select=_take_part)
+    return table
+
+
+def choose_part(found: "list[Attribution]") -> Part:
+    """The head or MLP that is enlarged: the reader's, else the one that carries most."""
+    names = part_names(found[-1])
+    carries = part_name(carrier(found)[0])
+    if st.session_state.get("log_part") not in (None, *names):
+        st.session_state["log_part"] = None
+    hint = "Empty: the part that carries most. A click on the map chooses it too."
+    chosen = st.selectbox(
+        "Part", names, index=None, key="log_part", bind="query-params", placeholder=f"most: {carries}", help=hint
+    )
+    return parse(chosen or carries)
+
+
+def part_figures(asked: Question, found: "list[Attribution]", part: Part) -> None:
+    """Which tokens a part promotes, and from which tokens (a head) or by which neurons (an MLP) it does."""
+    layer, head = part
+    kept = [
+        (side, each)
+        for side, each in zip(asked.sides, found, strict=True)
+        if layer < each.heads.shape[0] and (head is None or head < each.heads.shape[1])
+    ]
+    if asked.scalar:
+        note(f"A {asked.unit} model gives one number and no tokens, so a part promotes none.")
+        right = st.container()
+    else:
+        left, right = st.columns(2, gap="medium")
+        with left:
+            _promoted(asked, [side for side, _ in kept], part)
+    with right:
+        if head is not None:
+            length = asked.target.position + 1
+            bars = [(side.name, side.colour, each.sources[layer, head, :length]) for side, each in kept]
+            chart = source_bars(asked.tokens[:length], bars, label=asked.label, unit=asked.unit)
+            table = pd.concat([each.source_table(layer, head).assign(model=side.name) for side, each in kept])
+            title = f"From which tokens {part_name(part)} carries it"
+            figure(chart, table, "log-sources", title=title, height=380, source=asked.source)
+            if not asked.scalar:
+                _weights(asked, kept[-1][0], layer, head, int(np.argmax(np.abs(bars[-1][2]))))
+            return
+        if any(each.neurons is None for _, each in kept):
+            note("The MLPs of this model are more than W_out of their neurons, so they cannot be split further.")
+            return
+        top = kept[-1][1].neuron_table(layer, NEURONS)["neuron"].tolist()
+        rows = [(side, each.neurons) for side, each in kept if each.neurons is not None]
+        bars = [(side.name, side.colour, values[layer, top]) for side, values in rows if max(top) < values.shape[1]]
+        table = pd.concat([each.neuron_table(layer, 10**6).assign(model=side.name) for side, each in kept])
+        chart = neuron_bars(top, bars, label=asked.label, unit=asked.unit)
+        title = f"The {len(top)} neurons of the L{layer} MLP that add or take most"
+        figure(chart, table, "log-neurons", title=title, height=380, source=asked.source)
+
+
+def _promoted(asked: Question, sides: list[sides.Side], part: Part) -> None:
+    told = [results.tokens_of(side, asked, *part) for side in sides]
+    chart = promoted_bars(
+        [
+            (side.name, side.colour, each.pieces, each.values, each.suppressed_pieces, each.suppressed_values)
+            for side, each in zip(sides, told, strict=True)
+        ]
+    )
+    frames = [each.table().assign(model=side.name) for side, each in zip(sides, told, strict=True)]
+    title = f"What {part_name(part)} promotes and suppresses"
+    figure(chart, pd.concat(frames), "log-promoted", title=title, height=380, source=asked.source)
+
+
+def _weights(asked: Question, side: sides.Side, layer: int, head: int, source: int) -> None:
+    """In words, what the head does with its strongest source by its weights alone."""
+    told = results.from_weights(side, layer, head, asked.ids[source])
+    up, down = (", ".join(words[:5]) for words in (told.pieces, told.suppressed_pieces))
+    word = asked.tokens[source]
+    note(
+        f"By its weights alone, L{layer}H{head} of {side.name} attending to {word} promotes {up} and suppresses {down}."
+    )
+
+
+def lens_table(asked: Question, lenses: "list[LayerTrajectory]", both: "PairTrajectory | None") -> pd.DataFrame:
+    """Every measure in the window, of all models shown."""
+    if both is not None:
+        return both.table()
+    return pd.concat(
+        [found.table().assign(model=side.name) for side, found in zip(asked.sides, lenses, strict=True)],
+        ignore_index=True,
+    )
+
+
+def _take_position(points: list[dict]) -> None:
+    custom = points[0].get("customdata")
+    if custom:
+        st.session_state["log_position"] = int(custom[0])
+
+
+def _take_part(points: list[dict]) -> None:
+    custom = points[0].get("customdata")
+    if custom and len(custom) == 2 and custom[0] >= 0 and custom[1] >= MLP:
+        layer, head = int(custom[0]), int(custom[1])
+        st.session_state["log_part"] = part_name((layer, None if head == MLP else head))

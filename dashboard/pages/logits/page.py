@@ -1,0 +1,228 @@
+"""Logits: after which layer a model decides on its next token, which part of it carries that, and how it came to.
+
+Sections of the Logits page beyond one token: how far apart two models are, and what they write.
+"""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.components.badge import trust_badge
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.pages.logits import choices as views
+from dashboard.pages.logits import compute as results
+from dashboard.pages.logits import figures
+from dashboard.pages.logits import training as trained
+from dashboard.pages.logits import words as findings
+from dashboard.pages.logits.choices import Question
+from dashboard.state import current
+from dashboard.text import finding, note
+from probe.compare.figures import kl_bars
+from probe.logits.figures import Side, curves, kl_map
+
+if TYPE_CHECKING:
+    from probe.logits.trajectories import PairTrajectory
+
+COSTLY = 2e7
+"""Parameters above which a model writes only when asked to."""
+SECONDS = 1e-9
+"""Seconds that one parameter takes for one token, roughly, on one core."""
+
+
+def distance(asked: Question, both: "PairTrajectory") -> None:
+    """KL of the two models along the text, and by layer around the chosen token."""
+    left, right = st.columns(2, gap="medium")
+    table = pd.DataFrame({"position": range(len(both.tokens)), "token": both.tokens, "kl": both.token_kl})
+    with left:
+        chart = kl_bars(both.token_kl, both.tokens, chosen=asked.target.position, colour=asked.sides[1].colour)
+        title = "How far apart they are after each token"
+        figure(chart, table, "log-kl", title=title, height=300, source=asked.source, on_select=_take_position)
+    with right:
+        if both.kl is None:
+            note("The models have different depths, so their layers have no counterparts.")
+            return
+        start, stop = asked.window
+        chart = kl_map(both.kl, asked.tokens[start:stop], width=440)
+        frame = both.table()
+        kept = frame[frame["measure"] == "kl"].drop(columns=["measure", "answer"])
+        figure(chart, kept, "log-kl-layers", title="The same after each layer", height=300, source=asked.source)
+
+
+def writing(asked: Question) -> None:
+    """What the models held likely before every token that they write."""
+    left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
+    with left:
+        n = int(st.slider("Tokens to write", 1, 32, 8, key="log_new", bind="query-params"))
+    waiting = [side for side in asked.sides if side.lm.n_parameters > COSTLY and not results.is_written(side, asked, n)]
+    if waiting:
+        seconds = sum(SECONDS * side.lm.n_parameters * n for side in waiting)
+        with right:
+            pressed = st.button(f"Write {n} tokens (about {max(1, round(seconds))} s)", key="log-write")
+        if not pressed:
+            return
+    told = [results.written(side, asked, n) for side in asked.sides]
+    with right:
+        for side, each in zip(asked.sides, told, strict=True):
+            blanks = any(token.startswith("\u00b7") for token in each.tokens)
+            note(f"{side.name}: {('' if blanks else ' ').join(each.tokens)}")
+    sides = [
+        Side(side.name, side.colour, each.entropy, each.margin, each.logprobs, each.ranks, each.tokens)
+        for side, each in zip(asked.sides, told, strict=True)
+    ]
+    longest = max(told, key=lambda each: len(each.tokens))
+    ticks = told[0].tokens if len(told) == 1 else [str(step) for step in range(len(longest.tokens))]
+    axis = "written token"
+    chart = curves(sides, told[-1].answers, axis=axis, ticks=ticks, columns=4, height=290)
+    frames = [each.table().assign(model=side.name) for side, each in zip(asked.sides, told, strict=True)]
+    title = "Before every token that is written"
+    figure(chart, pd.concat(frames, ignore_index=True), "log-written", title=title, source=asked.source)
+
+
+def _take_position(points: list[dict]) -> None:
+    if isinstance(points[0].get("x"), int | float):
+        st.session_state["log_position"] = int(points[0]["x"])
+
+
+DEFINITION = """
+**Lens.** The residual stream after the embedding and after each block, through the final norm and the unembedding: what
+the model would say if it stopped there. Column *t* tells what follows token *t*; the last row is the model itself. A
+model *settles* at the first layer from which on its favourite stays that of the output.
+
+**Entropy** of that distribution, **margin** between the log-probabilities of its two likeliest tokens, **rank** of an
+answer (1 is the likeliest). KL is taken of the aligned model from the base.
+
+**Direct attribution.** The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the
+norm's scale held at its value, norm and unembedding are linear, so the parts sum to the logit (checked every time). It
+says what a part writes directly, not what would happen without it: later parts read what it wrote, which the page
+Interventions measures.
+
+**Promoted tokens** of a part: what it adds to the logit of every token by the same rule. A shift of all logits alike
+changes no probability, so read differences.
+
+**Over training**: the same from a run's captures, after the last token of a captured prompt, what each head, each MLP
+and the strongest neurons of each block add to the first answer minus the second, and after every token
+KL(π ‖ π_ref) from the run's reference (a run from fresh weights has none). Captures of older versions know ranks
+among five favourites, and the entropy of the output alone.
+"""
+
+EQUATIONS = (
+    r"\ell_t(a) = \underbrace{\langle h^0_t, u_a\rangle}_{\text{embedding}} + \sum_{l,h} \langle z^{lh}_t W_O^{lh}, "
+    r"u_a\rangle + \sum_l \langle \mathrm{MLP}^l_t, u_a\rangle + \text{biases},\qquad u_a = C\,\frac{g \odot "
+    r"W_{out}[a]}{\sigma_t}",
+    r"\langle z^{lh}_t W_O^{lh}, u_a\rangle = \sum_{s \le t} \alpha^{lh}_{t,s}\, \langle v^{lh}_s W_O^{lh}, u_a\rangle",
+    r"\mathrm{lens}_l(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^l) + b_{out}\big),\qquad \mathrm{margin} = "
+    r"\log p_{(1)} - \log p_{(2)}",
+)
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    shared = current()
+    answer = st.container()
+    lacking = views.missing(shared)
+    if lacking:
+        with answer:
+            views.empty(lacking)
+        return
+    asked = views.choose(shared, answer)
+    if asked is None:
+        return
+    trust_badge(*((side.name, side.lm) for side in asked.sides), text=asked.ids)
+    parts = [results.attribution(side, asked) for side in asked.sides]
+    tables = {
+        "attribution": pd.concat([p.table().assign(model=s.name) for p, s in zip(parts, asked.sides, strict=True)])
+    }
+    names = [side.name for side in asked.sides]
+    both = None
+    if asked.scalar:
+        with answer:
+            finding(findings.scalars(names, parts, asked.tokens[asked.target.position], asked.unit))
+        figures.scalar_figure(asked, [results.scalar(side, asked) for side in asked.sides])
+        note(
+            f"The head of the {asked.unit} model, read at every token after every layer; the highest row is its own "
+            f"{asked.unit}. It gives one number, so there are no tokens, entropies or ranks."
+        )
+    else:
+        both = results.pair(asked) if len(asked.sides) == 2 else None
+        lenses = [both.base, both.aligned] if both else [results.lens(side, asked) for side in asked.sides]
+        with answer:
+            finding(findings.tokens(names, lenses, parts, asked.label))
+        table = tables["layers"] = figures.lens_table(asked, lenses, both)
+        left, right = st.columns([5, 4], gap="medium")
+        with left:
+            figures.lens_figure(asked, lenses, table)
+        with right:
+            figures.layer_figure(asked, lenses, table[table["position"] == asked.target.position])
+        note(
+            "Each cell is the token that the model would name if it stopped after that layer, coloured by the "
+            "log-probability of the answer; the framed column is the one that the figures are about."
+            + " Of deep models only some layers are drawn; the CSV holds all."
+            * any(len(each.entropy) > 12 for each in lenses)
+        )
+    attribution(asked, parts)
+    if both is not None:
+        st.markdown("#### Distance between the models")
+        distance(asked, both)
+    if not asked.scalar:
+        st.markdown("#### What follows the prompt, token by token")
+        writing(asked)
+    st.markdown("#### Over training")
+    captured = trained.training(shared)
+    if captured is not None:
+        tables |= captured[2]
+    details(EQUATIONS, DEFINITION, code(asked, captured), tables)
+
+
+def attribution(asked: Question, parts: list) -> None:
+    """The map of parts, and the chosen part enlarged."""
+    st.markdown("#### Which parts carry it")
+    left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
+    with left:
+        part = figures.choose_part(parts)
+    with right:
+        note(
+            "Every cell is what that head or MLP adds to the logit directly; all cells sum to the number above. Parts "
+            "also act through later ones, which a sum of direct effects does not show."
+        )
+    figures.map_figure(asked, parts, part)
+    figures.part_figures(asked, parts, part)
+
+
+def code(asked: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | None) -> str:
+    """Python lines that reproduce the page."""
+    lines = [
+        "import probe",
+        "from probe.logits.attribution import attribute, difference_table",
+        "from probe.logits.lens import Target",
+    ]
+    loads = [f"probe.model.rewards.analysable({side.ref!r})" for side in asked.sides]
+    lines.insert(1, "import probe.model.rewards")
+    names = ["base", "aligned"] if len(asked.sides) == 2 else ["lm"]
+    target = asked.target
+    lines += ["", f"{', '.join(names)} = {', '.join(loads)}", f"ids = {list(asked.ids)!r}"]
+    lines.append(f"target = Target({target.position}, {target.answer}, {target.against}, {target.name!r})")
+    if asked.scalar:
+        lines += ["", "from probe.logits.trajectories import scalar_lens", f"scalar_lens({names[-1]}, ids).table()"]
+    else:
+        function = "pair_over_layers" if len(names) == 2 else "over_layers"
+        lines += ["", f"from probe.logits.trajectories import {function}"]
+        lines.append(f"{function}({', '.join(names)}, ids, {list(asked.answers)!r}).table({target.position})")
+    if len(names) == 2:
+        lines.append("difference_table(attribute(base, ids, target), attribute(aligned, ids, target))")
+    else:
+        lines.append("attribute(lm, ids, target).table()")
+    if not asked.scalar:
+        lines += ["", "from probe.logits.parts import promoted"]
+        lines.append(f"promoted({names[-1]}, ids, layer=0, head=0, position={target.position}).table()")
+        lines += ["", "from probe.logits.trajectories import over_writing"]
+        lines.append(f"over_writing({names[-1]}, ids, {list(asked.answers)!r}, n=8).table()")
+    if captured:
+        functions = sorted(trained.TABLES[name].__name__ for name in captured[2])
+        lines += ["", f"from probe.logits.trained import {', '.join(functions)}"]
+        lines += [f"{name}(probe.open_run({captured[0]!r}), prompt={captured[1]})" for name in functions]
+    return "\n".join(lines)
+
+
+page()

@@ -1,0 +1,247 @@
+"""Training on the Logits page: what the captures of a run tell of a prompt, without the model.
+
+Parts over training on the Logits page: heads, MLPs and neurons, what they promoted, and the KL to the reference.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import data
+from dashboard.components.figure import figure
+from dashboard.state import Shared, keep
+from dashboard.text import note
+from probe.errors import DataError
+from probe.logits.figures import layer_names
+from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts
+from probe.logits.trained import (
+    MEASURES,
+    attribution_over_training,
+    kl_over_training,
+    neurons_over_training,
+    over_training,
+    promoted_over_training,
+)
+from probe.plotting.theme import method_colour
+from probe.runs.captured import most_moved
+
+if TYPE_CHECKING:
+    from probe.runs.reader import Run
+
+SHOWN = 12
+"""Neurons that are drawn."""
+
+
+def parts_figure(label: str, table: pd.DataFrame, answers: list[str], source: dict[str, object]) -> None:
+    """The strongest heads and MLPs over the training steps."""
+    shown = table[table["layer"] >= 0]
+    grid = shown.assign(name=part_names(shown)).pivot(index="name", columns="step", values="value")
+    word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
+    chart = training_parts(grid.to_numpy(dtype=float), steps, grid.index.tolist(), label=word)
+    title = f"{label}: what the strongest parts add to {word} over training"
+    figure(chart, table, "log-training-parts", title=title, height=_height(min(12, len(grid))), source=source)
+    note(
+        f"Each row is what a head or MLP adds directly to the logit of {word}, after the last token; the highest "
+        "row added or took most at some step. The CSV holds all parts and the rest, which together are the logit."
+    )
+
+
+def promoted_table(label: str, parts: pd.DataFrame, named: pd.DataFrame) -> None:
+    """What one part promoted and suppressed at each captured step; first the one that moved the logit most."""
+    names = list(dict.fromkeys(part_names(named)))
+    strongest = parts[parts["layer"] >= 0]
+    first = str(part_names(strongest).iloc[int(strongest["value"].abs().argmax())])
+    keep("log_trained_part", names, first)
+    chosen = st.selectbox("Part", names, key="log_trained_part", bind="query-params")
+    rows = named[part_names(named) == chosen]
+    table = rows.pivot_table(index="step", columns="kind", values="token", aggfunc="  ".join, sort=True)
+    st.dataframe(table.reset_index(), hide_index=True, key="log-training-promoted")
+    note(f"The tokens whose logits {chosen} of {label} raised and lowered most after the last token, strongest first.")
+
+
+def part_names(table: pd.DataFrame) -> pd.Series:
+    """`L2H1` or `L2 MLP` of each row's layer and part."""
+    return "L" + table["layer"].astype(str) + table["part"].where(table["part"] != "MLP", " MLP")
+
+
+def neurons_figure(label: str, table: pd.DataFrame, answers: list[str], source: dict[str, object]) -> None:
+    """The strongest neurons of all blocks over the training steps."""
+    named = table.assign(name="L" + table["layer"].astype(str) + " neuron " + table["neuron"].astype(str))
+    grid = named.pivot(index="name", columns="step", values="value")
+    word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
+    chart = training_parts(grid.to_numpy(dtype=float), steps, grid.index.tolist(), label=word, k=SHOWN)
+    title = f"{label}: the neurons that add or take most"
+    figure(chart, table, "log-training-neurons", title=title, height=_height(min(SHOWN, len(grid))), source=source)
+    most = int(table["rank"].max()) + 1
+    note(
+        f"What single neurons add directly to the logit of {word}, after the last token. A capture names the {most} "
+        "strongest of each block: a neuron without a value at some step was not among them."
+    )
+
+
+def kl_figure(label: str, table: pd.DataFrame, reference: str | None, source: dict[str, object]) -> None:
+    """KL to the reference after every token over the training steps."""
+    grid = table.pivot(index="position", columns="step", values="kl")
+    tokens = table.drop_duplicates("position").sort_values("position")["token"].tolist()
+    chart = training_kl(grid.to_numpy(dtype=float), [int(step) for step in grid.columns], tokens)
+    name = reference or "its reference"
+    figure(chart, table, "log-training-kl", title=f"{label}: KL from {name}", height=_height(SHOWN), source=source)
+    last, most = table[table["step"] == table["step"].max()], ""
+    if last["kl"].max() > 0:
+        far = last.loc[last["kl"].idxmax()]
+        most = f": at step {far['step']:,} most after \u201c{far['token']}\u201d, {far['kl']:.2f} nats"
+    note(
+        f"How far the next-token distribution of {label} is from that of {name}, after each token of the prompt{most}."
+    )
+
+
+def _height(rows: int) -> int:
+    """Pixels of a map of that many rows."""
+    return 120 + 22 * rows
+
+
+TABLES: dict[str, "Callable[[Run, int], pd.DataFrame]"] = {
+    "training": over_training,
+    "training-parts": attribution_over_training,
+    "training-promoted": promoted_over_training,
+    "training-neurons": neurons_over_training,
+    "training-kl": kl_over_training,
+}
+"""What is read from captures, by the name of the table's CSV."""
+
+
+def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
+    """The same measures over the captured steps of a run, without its model; gives run, prompt and tables by name."""
+    order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
+    names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
+    watched = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
+    if not watched:
+        note("No run here has captures; `probe train` makes them every --capture-every steps.")
+        return None
+    keep("log_run", watched, watched[0])
+    columns = st.columns([3, 5, 4], gap="medium")
+    with columns[0]:
+        label = st.selectbox("Run", watched, key="log_run", bind="query-params")
+    run = shared.store.runs[label]
+    found = data.captures(run)
+    prompts = {prompt.text: index for index, prompt in enumerate(found.prompts)}
+    ends = data.capture(run, found.steps[0]), data.capture(run, found.steps[-1])
+    moved = list(prompts)[min(most_moved(*ends, found.prompts), len(prompts) - 1)]
+    keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else moved)
+    with columns[1]:
+        text = st.selectbox("Captured prompt", list(prompts), key="log_captured", bind="query-params")
+    prompt = found.prompts[prompts[text]]
+    read = partial(_captured, path=str(run.path), prompt=prompts[text], steps=tuple(found.steps), _run=run)
+    table = read("training")
+    assert table is not None
+    wanted = {f"log p({answer.strip()})": ("logprob", answer) for answer in prompt.answers}
+    wanted |= {f"rank of {answer.strip()}": ("rank", answer) for answer in prompt.answers}
+    by_layer = table.groupby("measure")["layer"].nunique()
+    whole = by_layer.get("entropy", 0) > 1
+    wanted |= {"entropy": ("entropy", "")} if whole else {}
+    wanted |= {"margin": ("margin", ""), "residual norm": ("residual_norm", "")}
+    keep("log_measure", wanted, next(iter(wanted)))
+    with columns[2]:
+        name = st.selectbox("Colour", list(wanted), key="log_measure", bind="query-params")
+    _training_figures(run, label, found.steps, table, name, wanted[name], prompt.answers)
+    extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []
+    tables = {kind: each for kind in ["training", *extra, "training-kl"] if (each := read(kind)) is not None}
+    answers = [answer.strip() for answer in prompt.answers[:2]]
+    source: dict[str, object] = {"run": str(run.path), "prompt": prompts[text]}
+    if "training-parts" in tables:
+        parts_figure(label, tables["training-parts"], answers, source)
+        if "training-promoted" in tables:
+            promoted_table(label, tables["training-parts"], tables["training-promoted"])
+    reference = shared.store.label(run.reference, run) or run.reference
+    shown = [kind for kind in ("training-neurons", "training-kl") if kind in tables]
+    for place, kind in zip(st.columns(len(shown), gap="medium") if shown else [], shown, strict=True):
+        with place:
+            if kind == "training-neurons":
+                neurons_figure(label, tables[kind], answers, source)
+            else:
+                kl_figure(label, tables[kind], reference, source)
+    for sentence in _lacking(label, reference, whole, bool(prompt.answers), tables):
+        note(sentence)
+    return str(run.path), prompts[text], tables
+
+
+def _lacking(
+    label: str, reference: str | None, whole: bool, answers: bool, tables: dict[str, pd.DataFrame]
+) -> list[str]:
+    """What the captures of a run do not hold, and why; `whole` if they hold every layer's entropy."""
+    parts, told = "training-parts" in tables, []
+    if not whole:
+        told.append(
+            f"{label} was captured before this version of Probe: its captures lack the entropy of inner layers, ranks "
+            "behind the five favourites, and what each head, MLP and neuron adds. A new run has them."
+        )
+    elif not answers:
+        told.append("This prompt has no answers, so there is no logit to split into heads and MLPs.")
+    elif not parts:
+        told.append(
+            f"The heads and MLPs of {label} do not sum to its logits, so its captures do not say what each part adds."
+        )
+    elif "training-neurons" not in tables:
+        told.append(
+            f"The captures of {label} name no single neurons: they are older than this version of Probe, or its MLPs "
+            "are more than W_out of their neurons."
+        )
+    if "training-kl" not in tables and reference:
+        told.append(f"The captures of {label} lack its KL to {reference}; a new run has it.")
+    elif "training-kl" not in tables:
+        told.append(f"{label} has no reference, so there is no KL to one.")
+    return told
+
+
+def _training_figures(
+    run: "Run",
+    label: str,
+    steps: list[int],
+    table: pd.DataFrame,
+    name: str,
+    wanted: tuple[str, str],
+    answers: list[str],
+) -> None:
+    measure, answer = wanted
+    rows = table[(table["measure"] == measure) & (table["answer"] == answer)]
+    grid = rows.pivot(index="layer", columns="step", values="value").reindex(columns=steps)
+    ranks = measure == "rank"
+    values = grid.to_numpy(dtype=float) + ranks  # counted from 1, as everywhere on the page
+    low, high = (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (0.0, 1.0)
+    ends = {"logprob": (max(-20.0, low), 0.0), "rank": (1.0, max(high, 5.0))}
+    low, high = ends.get(measure, (0.0, max(high, 1e-6)))
+    source: dict[str, object] = {"run": str(run.path), "prompt": int(rows["position"].iloc[0])}
+    left, right = st.columns([4, 5], gap="medium")
+    with left:
+        unit = "1 = likeliest" if ranks else MEASURES[measure].partition("(")[2].rstrip(")")
+        label_text = f"{name}\n{unit}" if unit else name
+        names = layer_names(len(grid))
+        chart = training_map(values, steps, names, label=label_text, low=low, high=high, logarithmic=ranks)
+        title = f"{label}: {name} by layer"
+        figure(chart, rows, "log-training-layers", title=title, height=300, source=source)
+    with right:
+        last = table[table["layer"] == table["layer"].max()]
+        panels = {"log-probability (nats)": {each.strip(): _line(last, "logprob", each, steps) for each in answers}}
+        panels |= {f"{each} (nats)": {each: _line(last, each, "", steps)} for each in ("entropy", "margin")}
+        panels = {title: lines for title, lines in panels.items() if lines}
+        chart = training_lines(panels, steps, colour=method_colour(run.method))
+        figure(chart, last, "log-training", title="The output over training", height=300, source=source)
+
+
+def _line(table: pd.DataFrame, measure: str, answer: str, steps: list[int]) -> np.ndarray:
+    rows = table[(table["measure"] == measure) & (table["answer"] == answer)].set_index("step")["value"]
+    return rows.reindex(steps).to_numpy(dtype=float)
+
+
+@st.cache_data(show_spinner="Reading the captures", max_entries=256)
+def _captured(kind: str, path: str, prompt: int, steps: tuple[int, ...], _run: "Run") -> pd.DataFrame | None:
+    """One of `TABLES`; None where the captures do not hold it."""
+    with data.quiet():
+        try:
+            return TABLES[kind](_run, prompt)
+        except DataError:
+            return None

@@ -1,0 +1,137 @@
+"""Overview: where each run comes from, and what is known of it."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import data, findings
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.state import compare_link, current, keep
+from dashboard.text import finding, note, prose
+from probe.plotting.intervals import headline_intervals
+from probe.plotting.runs import layout, lineage
+
+STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
+
+EMPTY = """
+Make one, then reload this page:
+
+```
+probe train pretrain --out runs/base --steps 300
+probe train dpo --base runs/base --out runs/dpo --steps 100
+```
+
+or open the dashboard on a folder that has some: `probe dashboard --runs DIR`. Any Hugging Face model can be compared
+without a run: type its folder in the sidebar and open **Compare**.
+"""
+
+store = current().store
+
+
+def choose(points: list[dict]) -> None:
+    """A click on a run chooses it."""
+    names = [point["customdata"][0] for point in points if point.get("customdata")]
+    if names and names[0] in store.runs:
+        st.session_state["run"] = names[0]
+
+
+def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
+    """One row a run: how it was made, how it stands, and its main figures with intervals."""
+    cells = {(row["run"], row["metric"]): findings.headline_cell(row) for row in figures.to_dict("records")}
+    shown = [metric for metric in findings.TABLE if metric in set(figures["metric"])]
+    rows = [
+        {
+            "run": label,
+            "method": run.method,
+            "status": STATUS.get(run.status, f"\u2717 {run.status}"),
+            **{metric.replace("_", " "): cells.get((label, metric), "") for metric in shown},
+        }
+        for label, run in ((label, store.runs[label]) for label in order)
+    ]
+    return pd.DataFrame(rows)
+
+
+def one_run() -> None:
+    """The chosen run: settings, all figures, and ways on."""
+    options = list(store.runs)
+    keep("run", options, options[0])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        label = st.selectbox("Run", options, key="run", bind="query-params")
+        run = store.runs[label]
+        parent = store.label(run.parent, run)
+        st.page_link(
+            "pages/training/page.py", label="Its training", icon=":material/show_chart:", query_params={"runs": label}
+        )
+        if parent and run.checkpoints():
+            compare_link("Compare with its parent", base=parent, aligned=label)
+    left, right = st.columns([3, 2])
+    with left:
+        if run.message:
+            note(run.message)
+        rows = run.headline
+        if len(rows):
+            shown = rows.assign(figure=[findings.headline_cell(row) for row in rows.to_dict("records")])
+            st.dataframe(
+                shown[["metric", "figure", "n"]].rename(columns={"figure": "value [95 % interval]"}),
+                hide_index=True,
+                height="content" if len(shown) < 11 else 400,
+            )
+        else:
+            note("This run carries no headline figures.")
+    with right:
+        facts = {
+            "path": run.path,
+            "steps": run.steps,
+            "parent": run.parent,
+            "reference": run.reference,
+            "seed": run.seed,
+            **run.config,
+        }
+        known = [(name, str(value)) for name, value in facts.items() if value is not None]
+        st.dataframe(pd.DataFrame(known, columns=["setting", "value"]), hide_index=True)
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    figures, runs = data.headlines(store), data.lineage_table(store)
+    place = layout(runs)
+    order = sorted(place, key=lambda name: place[name][1])
+    figures = figures.sort_values("run", key=lambda names: names.map(order.index), kind="stable")
+    pairs = [(row["name"], row["parent"]) for row in runs.to_dict("records") if row["parent"]]
+    finding(findings.overview(figures, pairs))
+    left, right = st.columns([5, 6], gap="medium")
+    with left:
+        chosen = [st.session_state["run"]] if st.session_state.get("run") else []
+        figure(lineage(runs, chosen), runs, "lineage", title="Lineage (click a run)", on_select=choose)
+    with right:
+        measured = figures[figures["metric"].isin(findings.SHARES)]
+        if len(measured):
+            shown = [metric for metric in findings.SHARES if metric in set(measured["metric"])]
+            chart = headline_intervals(measured, store.style(), shown)
+            height = min(480, max(380, 60 + len(shown) * (20 + 5 * measured["run"].nunique())))
+            figure(chart, measured, "headline", title="Headline figures", height=height)
+        else:
+            note("No run carries headline figures yet: `probe train` measures world models at its end.")
+    st.dataframe(table(figures, order), hide_index=True)
+    one_run()
+    details(
+        [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],
+        "Shares carry Wilson intervals, means bootstrap ones (95 %). *deferral*: share of answers that repeat a false "
+        "claim of the user; *truth under claim*: that give the true value all the same; *invention* and *abstention*: "
+        "answers about people without facts; *accuracy*: about people whose facts were taught. *gold reward*: mean "
+        "score of the verifier (+1 true, 0 abstains, -1 else); *proxy reward*: what the method itself optimises; *kl*: "
+        "exact KL to the reference on the answer sets, in nats.",
+        "import probe\n\nfor run in probe.list_runs():\n    print(run.name, run.status)\n    print(run.headline)",
+        {"headline-figures": figures, "lineage-of-runs": runs},
+    )
+
+
+if store.runs:
+    page()
+else:
+    finding("There is no run to show yet.")
+    st.markdown(EMPTY)
+for problem in store.problems.values():
+    st.warning(prose(problem))

@@ -1,0 +1,137 @@
+"""The models of the Rewards page: base, aligned and reward model, as the sidebar and the page's own choice say."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import findings, models
+from dashboard.components.badge import trust_badge
+from dashboard.named import name_choice
+from dashboard.pages.rewards import compute as fields
+from dashboard.state import Shared, keep
+from dashboard.text import note
+from probe.errors import DataError
+from probe.plotting.curves import Style
+from probe.plotting.theme import METHODS, aligned_colour
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.runs.reader import Run
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the page looks into."""
+
+    shared: Shared
+    base: "LM"
+    """The reference."""
+    aligned: "LM | None"
+    """None where the sidebar holds no second policy."""
+    reward: "LM | None"
+    """A scalar LM."""
+    reward_name: str | None
+    """The choice behind it."""
+    names: tuple[str, str]
+    colours: tuple[str, str]
+    source: dict[str, Any]
+    """References of the models, for files and code."""
+
+    @property
+    def proxy(self) -> str | None:
+        """How the reward model is called."""
+        return self.reward_name.rstrip("/").rpartition("/")[2] if self.reward_name and self.reward else None
+
+    @property
+    def run(self) -> "Run | None":
+        """The run of the aligned model."""
+        label = self.shared.label(self.shared.aligned)
+        return self.shared.store.runs[label] if label else None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """All policies on the world's questions."""
+
+    ground: fields.Ground
+    by: str
+    """The reward whose frontier is shown: proxy or gold."""
+    look: dict[str, Style]
+    tables: dict[str, pd.DataFrame]
+    """To download."""
+    complete: bool
+    """Whether no policy waits for the next run of the page."""
+
+
+def choose_reward(shared: Shared) -> str | None:
+    """The reward model: a run, or any reference typed in; another aligned model brings its own."""
+    options = fields.reward_runs(shared.store, fields.world_hash(shared.store, shared.label(shared.base)))
+    default = fields.default_reward(shared, options) or NONE
+    keep("rew_model", {*options, NONE, st.session_state.get("rew_model")}, default)
+    if st.session_state.get("_rew_for") not in (None, shared.aligned):
+        st.session_state["rew_model"] = default
+        st.session_state["rew_by"] = "gold" if fields.wants_truth(shared) else "proxy"
+    st.session_state["_rew_for"] = shared.aligned
+    chosen = st.selectbox(
+        "Reward model (the proxy)",
+        [*options, NONE],
+        key="rew_model",
+        bind="query-params",
+        accept_new_options=True,
+        on_change=name_choice,
+        args=("rew_model",),
+        help="A run that trained a reward model, or type the folder of a model with one scalar label.",
+    )
+    return None if chosen in (None, NONE) else str(chosen)
+
+
+def load_scene(shared: Shared, reward_name: str | None) -> Scene | None:
+    """All models of the page; None while one waits for the reader's word.
+
+    Raises:
+        ModelError: a model cannot be loaded.
+        DataError: the base model writes nothing, the reward model reads no reward, or the tokenizers differ.
+    """
+    refs = {"base": shared.reference(shared.base), "aligned": shared.reference(shared.aligned)}
+    refs["reward"] = shared.reference(reward_name)
+    loaded = {name: models.load(ref) if ref else None for name, ref in refs.items()}
+    if any(ref and loaded[name] is None for name, ref in refs.items()):
+        return None
+    base, aligned, reward = loaded["base"], loaded["aligned"], loaded["reward"]
+    names = shared.names()
+    if base is None or base.readout != "tokens":
+        kind = "reward" if base is None else base.readout
+        raise DataError(
+            f"{names[0]} gives one number, a {kind}, and writes nothing: choose a language model as the base, and "
+            "a reward model as the proxy above."
+        )
+    if reward is not None and reward.readout == "tokens":
+        raise DataError(f"{reward_name} writes tokens and reads no reward: choose a reward model.")
+    if aligned is not None and aligned.readout != "tokens":
+        if aligned.readout == "value" or refs["aligned"] != refs["reward"]:
+            note(f"{names[1]} gives one number, a {aligned.readout}, and writes nothing, so it is not placed here.")
+        aligned = None
+        refs["aligned"] = None
+    if aligned is not None:
+        problem = findings.incomparable(base, aligned, names)
+        if problem:
+            raise DataError(problem)
+    colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
+    source = {name: ref for name, ref in refs.items() if ref}
+    return Scene(shared, base, aligned, reward, reward_name, names, colours, source)
+
+
+def readers(scene: Scene) -> "list[tuple[str, LM]]":
+    """Name and model of all that read the prompt."""
+    sides = [(scene.names[0], scene.base)]
+    sides += [(scene.names[1], scene.aligned)] if scene.aligned else []
+    return sides + ([(scene.proxy or "reward model", scene.reward)] if scene.reward else [])
+
+
+def badges(scene: Scene) -> None:
+    """The trust badge of every model of the page."""
+    trust_badge(*readers(scene), text=scene.shared.prompt)

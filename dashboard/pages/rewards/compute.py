@@ -1,0 +1,289 @@
+"""Which policies can be laid side by side, and where each of them stands: computed once for each checkpoint."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dashboard.data import Stamp, Store, metrics, stamp
+from dashboard.models import computed, kept, ready
+from dashboard.named import permitted
+from dashboard.pages.rewards.samples import QUESTIONS, agreed, cost_s
+from dashboard.state import Shared, split_choice
+from probe.errors import DataError, ProbeError
+from probe.plotting.curves import Style
+from probe.plotting.theme import METHODS, method_colour
+from probe.rewards.frontiers import logged
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.rewards.answers import Known
+    from probe.rewards.frontiers import Best, Field, Memory
+
+OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick", "sum_direct")
+"""Kinds of questions whose answers are not a short list of whole answers."""
+SURE = 0.9
+"""Probability of giving a listed answer below which a policy's place is doubtful."""
+SMALL = 4e6
+"""Bytes of weights for each million parameters in single precision."""
+LIGHT = 16 * 2**20
+"""Bytes of weights up to which a policy stays in memory."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model that is placed on the frontier."""
+
+    label: str
+    """A run, or what the sidebar holds."""
+    directory: str
+    """Its checkpoint."""
+    changed: Stamp
+    """When the weights were written, and their size."""
+    style: Style
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The questions, and what does not depend on any policy but the reference."""
+
+    field: "Field"
+    curves: dict[str, pd.DataFrame]
+    """Frontier of each reward."""
+    best: dict[str, pd.DataFrame]
+    """Best of N by each reward."""
+    memory: "Memory"
+    """Texts that the reward model has read."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The questions as the world judges them: what depends on the reference and on no reward model."""
+
+    field: "Field"
+    """With the gold reward alone."""
+    curve: pd.DataFrame
+    """Its frontier."""
+    draws: "list[Best]"
+    """Best of N by it."""
+
+
+def world_hash(store: Store, label: str | None) -> str | None:
+    """The world of a run by its hash."""
+    world = store.runs[label].world if label in store.runs else None
+    return str(world.get("hash")) if world else None
+
+
+def reward_runs(store: Store, world: str | None) -> list[str]:
+    """Runs that trained a reward model in the same world, or outside of any where the base knows none."""
+    found = [name for name, run in store.runs.items() if run.method == "reward-model" and run.checkpoints()]
+    return [name for name in found if world_hash(store, name) == world]
+
+
+def default_reward(shared: Shared, options: Sequence[str]) -> str | None:
+    """The aligned run's own reward model, else one that learned from the same annotator, else the first."""
+    label = shared.label(shared.aligned)
+    if label is None or not options:
+        return options[0] if options else None
+    run = shared.store.runs[label]
+    if run.method == "reward-model" and label in options:
+        return label
+    own = shared.store.label(run.reward_model, run)
+    if own in options:
+        return own
+    annotator = run.config.get("annotator")
+    alike = [name for name in options if annotator and shared.store.runs[name].config.get("annotator") == annotator]
+    return alike[0] if alike else options[0]
+
+
+def wants_truth(shared: Shared) -> bool:
+    """Whether the aligned run was trained by the world's truth (SFT, RLVR) and by no one's preferences."""
+    run = shared.store.runs.get(shared.label(shared.aligned) or "")
+    return run is not None and run.method in ("sft", "rlvr") and not run.reward_model
+
+
+def policies(shared: Shared) -> list[Policy]:
+    """Runs that came from the base or refer to it, and the aligned model of the sidebar, in order of appearance."""
+    store, base = shared.store, shared.label(shared.base)
+    look, found = store.style(), []
+    world = world_hash(store, base)
+    for name, run in store.runs.items():
+        origins = {store.label(run.reference, run), store.label(run.parent, run)}
+        if name == base or run.method == "reward-model" or base not in origins or world_hash(store, name) != world:
+            continue
+        saved = run.checkpoints()
+        if saved:
+            found.append(_policy(name, saved[-1].path, look[name]))
+    choice = shared.aligned
+    if choice and choice not in {policy.label for policy in found} and choice != shared.base:
+        label, step = split_choice(store, choice)
+        if label is not None and store.runs[label].method != "reward-model" and "#" not in choice:
+            saved = [each for each in store.runs[label].checkpoints() if step is None or each.step == step]
+            found += [_policy(choice, saved[-1].path, Style(look[label].colour, "dot"))] if saved else []
+        elif label is None and permitted(choice) and os.path.isdir(place := os.path.expanduser(choice)):
+            found.append(_policy(choice, Path(place), Style(method_colour("other"))))
+    return found
+
+
+def _policy(label: str, directory: Path, style: Style) -> Policy:
+    return Policy(label, str(directory), _written(directory), style)
+
+
+def _written(directory: Path) -> Stamp:
+    """When the weights of a checkpoint were written, and their size."""
+    stamps = [stamp(file) for file in sorted(directory.glob("*.safetensors"))]
+    return max((when for when, _ in stamps), default=0), sum(size for _, size in stamps)
+
+
+def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
+    """The questions with their answers, rewards and frontiers; None while the page waits for the reader's word."""
+    lms = [base, *([reward] if reward else [])]
+    if ready(judge_answers, *lms, kinds=kinds) is None and not agreed(
+        "Enumerate the answers", cost_s(800, *lms), "rew-field"
+    ):
+        return None
+    return computed(judge_answers, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
+
+
+def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
+    """The work of `ground`, for `computed` and `kept`."""
+    from probe.rewards.frontiers import model_reward
+
+    asked = kept(_asked, base, kinds=kinds)
+    memory: Memory = {}
+    field = asked.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else asked.field
+    known = {"gold": asked.draws}
+    curves = {name: asked.curve if name == "gold" else field.frontier(name) for name in field.rewards}
+    best = {name: field.best_of_n(name, draws=known.get(name)) for name in field.rewards}
+    return Ground(field, curves, best, memory)
+
+
+def _asked(base: "LM", *, kinds: tuple[str, ...]) -> Asked:
+    from probe.rewards.answers import verifier_reward
+    from probe.rewards.frontiers import ask, field_of
+    from probe.world import of
+
+    world = of(base)
+    if world is None:
+        raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
+    field = field_of(base, world, ask(world, kinds, QUESTIONS), {"gold": verifier_reward(world)})
+    return Asked(field, field.frontier("gold"), field.draws("gold"))
+
+
+def standings(
+    base: "LM", reward: "LM | None", kinds: tuple[str, ...], by: str, chosen: Sequence[Policy], name: str
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """One row a policy (`Place.row`), the reference first, and why others are missing."""
+    lms, say = [base, *([reward] if reward else [])], "Every method answers the same questions"
+    place: dict[str, Any] = {"kinds": kinds, "by": by}
+    rows: list[dict[str, Any]] = [{"run": name, **computed(_row, *lms, say=say, directory=None, **place)}]
+    problems: dict[str, str] = {}
+    costs = {
+        policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
+    }
+    for policy in chosen:
+        if not answered(base, policy, kinds) and not agreed(
+            f"Place {policy.label}", costs[policy.label], f"rew-place-{policy.label}"
+        ):
+            problems[policy.label] = "waits to be placed"
+            continue
+        try:
+            row = computed(_row, *lms, say=say, by=by, **_asked_of(policy, kinds))
+        except ProbeError as error:
+            problems[policy.label] = str(error)
+            continue
+        rows.append({"run": policy.label, **row})
+    return pd.DataFrame(rows), problems
+
+
+def answered(base: "LM", policy: Policy, kinds: tuple[str, ...]) -> bool:
+    """Whether a policy has given its answers already, so that its place is known at once."""
+    return ready(_scores, base, **_asked_of(policy, kinds)) is not None
+
+
+def _asked_of(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
+    return {"directory": policy.directory, "changed": policy.changed, "kinds": kinds}
+
+
+def way(shared: Shared, kinds: tuple[str, ...], by: str, reward: str | None) -> dict[str, pd.DataFrame]:
+    """The way of the aligned run while it was trained, where it logged itself on these questions by this reward."""
+    label = shared.label(shared.aligned)
+    if label is None or by != "proxy":
+        return {}
+    run = shared.store.runs[label]
+    asked = (run.meta.get("data") or {}).get("kinds")
+    if tuple(asked or ()) != kinds or reward is None or shared.store.label(run.reward_model, run) != reward:
+        return {}
+    table = logged(metrics(run))
+    return {label: table} if len(table) > 1 else {}
+
+
+def unsure(table: pd.DataFrame) -> list[str]:
+    """Sentences on policies that seldom give one of the listed answers."""
+    rows = table[table["mass"] < SURE]
+    return [
+        f"{name} gives a listed answer only {100 * mass:.0f} % of the time: its place says nothing of the rest."
+        for name, mass in zip(rows["run"], rows["mass"], strict=True)
+    ]
+
+
+def _row(
+    base: "LM",
+    *reward: "LM",
+    directory: str | None,
+    kinds: tuple[str, ...],
+    by: str,
+    changed: Stamp | None = None,
+) -> dict[str, float]:
+    """Where the model of a checkpoint stands, or the reference: `Place.row`."""
+    from probe.rewards.frontiers import place
+
+    field = kept(judge_answers, base, *reward, kinds=kinds).field
+    if directory is None:
+        return place(field.answers.logprobs, field, by).row()
+    return place(kept(_scores, base, directory=directory, changed=changed, kinds=kinds), field, by).row()
+
+
+def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
+    """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again if it is large."""
+    from probe.logits.lens import require_same_tokens
+
+    lm = _held(directory, changed) if changed[1] <= LIGHT else _loaded(directory)
+    require_same_tokens(base, lm)
+    return kept(_asked, base, kinds=kinds).field.answers.score(lm)
+
+
+def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
+    """What the base, or a model that has its place on the frontier, gives the answers there; of another one nothing."""
+    asked = ready(_asked, base, kinds=kinds)
+    if asked is None:
+        return {}
+    answers = asked.field.answers
+    if lm is base:
+        return answers.known(answers.logprobs)
+    place = {"directory": str(lm.directory), "changed": _written(lm.directory or Path()), "kinds": kinds}
+    scores = ready(_scores, base, **place)
+    return {} if scores is None else answers.known(scores)
+
+
+def _loaded(directory: str) -> "LM":
+    from probe.model.lm import LM
+
+    return LM.load(directory)
+
+
+@lru_cache(maxsize=16)
+def _held(directory: str, changed: Stamp) -> "LM":
+    """A small model, which other questions will be asked of; written again, it is loaded again."""
+    return _loaded(directory)
+
+
+def styles(shared: Shared, chosen: Sequence[Policy], name: str) -> dict[str, Style]:
+    """How every policy is drawn; the reference in grey."""
+    look = shared.store.style() | {policy.label: policy.style for policy in chosen}
+    return look | {name: Style(METHODS["pretrain"]), "best of N": Style(METHODS["rsft"], "longdash")}

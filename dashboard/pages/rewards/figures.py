@@ -1,0 +1,287 @@
+"""The Rewards page: overoptimisation on the way of runs, and best of N against its bound.
+
+Two completions of the sidebar's prompt read by the reward model, token by token.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import data
+from dashboard.components.figure import figure
+from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.models import computed, ready
+from dashboard.pages.rewards.choices import Placed, Scene
+from dashboard.pages.rewards.samples import agreed, cost_s
+from dashboard.pages.rewards.words import fit_table, fit_words
+from dashboard.state import keep, preset
+from dashboard.text import note
+from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
+from probe.rewards.frontiers import FORMS, Fit, fit, logged
+from probe.runs.reader import Run
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.rewards.tokens import Attribution, Contrast
+
+TITLES = {"proxy": "proxy: what was optimised", "gold": "gold: what was wanted"}
+FEWEST = 4
+"""Logged evaluations that a run needs to be fitted, the first one included."""
+BEST = "best of N"
+
+
+def choose_points(scene: Scene, placed: Placed) -> tuple[dict[str, pd.DataFrame], Literal["bon", "rl"]]:
+    """Points by series, columns d, kl, proxy and gold, and the form that the runs are fitted with."""
+    store = scene.shared.store
+    known = {name: _logged(str(run.path), data.stamp(run.path / data.METRICS)) for name, run in store.runs.items()}
+    known = {name: table for name, table in known.items() if len(table) >= FEWEST and table["d"].max() > 0}
+    rewarded = {name: store.label(store.runs[name].reward_model, store.runs[name]) for name in known}
+    same = [name for name in known if scene.reward_name and rewarded[name] == scene.reward_name]
+    if "rew_runs" not in st.session_state and "rew_runs" not in st.query_params:
+        st.session_state["rew_runs"] = same or [name for name in known if name == scene.shared.aligned]
+    left, right = st.columns([4, 3], vertical_alignment="bottom", gap="medium")
+    with left:
+        names = st.multiselect("Runs on their way", list(known), key="rew_runs", bind="query-params")
+    with right:
+        form = st.segmented_control(
+            "Fitted with",
+            list(FORMS),
+            format_func=lambda name: FORMS[name],
+            default="rl",
+            key="rew_form",
+            bind="query-params",
+            required=True,
+        )
+    points = {name: known[name].rename(columns={"reward": "proxy"}) for name in names}
+    if scene.reward:
+        points[BEST] = placed.ground.best["proxy"]
+    return points, form
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _logged(path: str, changed: data.Stamp) -> pd.DataFrame:
+    return logged(data.metrics(Run(path)))
+
+
+def fits_of(points: dict[str, pd.DataFrame], form: Literal["bon", "rl"]) -> dict[tuple[str, str], Fit]:
+    """Fits by series and reward, from the first row's reward; best of N always in its own form."""
+    fits = {}
+    for name, table in points.items():
+        for reward in TITLES:
+            later = table[["d", reward]].iloc[1:].dropna()
+            if len(later) >= FEWEST - 1 and later["d"].nunique() > 1:
+                shape: Literal["bon", "rl"] = "bon" if name == BEST else form
+                points_of = tuple(later["d"]), tuple(later[reward])
+                fits[name, reward] = _fit(*points_of, shape, float(table[reward].iloc[0]))
+    return fits
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _fit(d: tuple[float, ...], reward: tuple[float, ...], form: Literal["bon", "rl"], origin: float) -> Fit:
+    return fit(d, reward, form, origin)
+
+
+def overoptimised(scene: Scene, placed: Placed) -> dict[str, pd.DataFrame]:
+    """Reward against d with the fits of Gao et al.; gives the tables to download."""
+    st.subheader("Overoptimisation", anchor=False)
+    points, form = choose_points(scene, placed)
+    if not points:
+        note(
+            "No run is chosen that logged where it stood while it was trained; methods with a reference do in a world."
+        )
+        return {}
+    fits = fits_of(points, form)
+    table = pd.concat([part.assign(series=name) for name, part in points.items()], ignore_index=True)
+    table = table[[name for name in ("series", "step", "n", "d", "kl", "proxy", "gold") if name in table]]
+    chart = overoptimisation(points, fits, placed.look, TITLES)
+    figure(
+        chart.update_layout(height=380),
+        table,
+        "overoptimisation",
+        title="Reward against d, and the fits",
+        source=scene.source,
+    )
+    note(fit_words(fits))
+    st.dataframe(fit_table(fits), hide_index=True, key="rew-fits")
+    rows = [{"series": name, "reward": reward, **found.row()} for (name, reward), found in fits.items()]
+    return {"points": table, "fits": pd.DataFrame(rows)}
+
+
+def bound(scene: Scene, placed: Placed) -> None:
+    """The exact best of N against its bound."""
+    st.subheader("Best of N", anchor=False)
+    table = placed.ground.best[placed.by]
+    chart = best_of_n(table, placed.ground.curves[placed.by], reward=placed.by, label=f"{placed.by} reward")
+    figure(
+        chart.update_layout(height=340), table, "best-of-n", title="Best of N against its bound", source=scene.source
+    )
+    last = table.iloc[-1]
+    note(
+        f"At N = {last['n']:.0f} the bound log N \u2212 (N\u22121)/N says {last['bound']:.2f} nats and the exact KL is"
+        f" {last['kl']:.2f}: draws repeat, and equal answers tie. Placed by the bound (dashed), best of N looks worse"
+        f" than it is: exactly it stays within {table['excess'].max():.2f} nats of the frontier."
+    )
+
+
+STEPS = 104
+"""`probe.rewards.tokens.STEPS`, without the seconds that its import takes."""
+COLOURS = {"left out": "occlusion", "integrated gradients": "gradient", "as it is written": "increment"}
+STRENGTH = 0.75
+NOWHERE = (-1, -1)
+CLEAR_NATS = 0.005
+
+
+def suggested(base: "LM", aligned: "LM | None", prompt: str) -> tuple[str, str]:
+    """What to set against each other: the truth and the claim, elsewhere what aligned and base say."""
+    return computed(_suggested, base, *([aligned] if aligned else []), say="Looking for two answers", prompt=prompt)
+
+
+def _suggested(base: "LM", aligned: "LM | None" = None, *, prompt: str) -> tuple[str, str]:
+    from probe.rewards.tokens import truth_and_claim
+    from probe.world import of
+
+    world = of(base)
+    found = truth_and_claim(world, prompt) if world else None
+    if found is not None:
+        return found
+    said = [lm.generate(prompt, max_new_tokens=12, temperature=0).text[0] for lm in (aligned or base, base)]
+    return said[0], said[1]
+
+
+def choose_completions(prompt: str, defaults: tuple[str, str]) -> tuple[str, str]:
+    """Two completions to set against each other; another prompt brings its own."""
+    if st.session_state.get("_rew_prompt") not in (None, prompt):
+        st.session_state["rew_chosen"], st.session_state["rew_rejected"] = (text.strip() for text in defaults)
+    st.session_state["_rew_prompt"] = prompt
+    for key, text in zip(("rew_chosen", "rew_rejected"), defaults, strict=True):
+        preset(key, text.strip())
+    columns = st.columns(2, gap="medium")
+    found = []
+    for column, title, key in zip(columns, ("Chosen", "Rejected"), ("rew_chosen", "rew_rejected"), strict=True):
+        with column:
+            typed = st.text_input(f"{title} completion", key=key, bind="query-params")
+        found.append(f" {typed.strip()}" if typed and typed.strip() else "")
+    return found[0], found[1]
+
+
+def read_tokens(reward: "LM", prompt: str, texts: tuple[str, str]) -> "Contrast":
+    """Both completions read by the reward model; gradients once they are cheap or asked for."""
+    options: dict[str, Any] = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1]}
+    whole = ready(_contrast, reward, nodes=STEPS, **options) is not None
+    seconds = cost_s(3 * 2 * STEPS, reward)
+    nodes = STEPS if whole or agreed("Integrated gradients too", seconds, "rew-gradients") else 0
+    return computed(_contrast, reward, say="The reward model reads both completions", nodes=nodes, **options)
+
+
+def _contrast(reward: "LM", *, prompt: str, chosen: str, rejected: str, nodes: int) -> "Contrast":
+    from probe.rewards.tokens import contrast
+
+    return contrast(reward, prompt, chosen, rejected, steps=nodes)
+
+
+def token_part(found: "Contrast", name: str, source: dict) -> None:
+    """Chips of prompt and completions, and the effects of their tokens."""
+    modes = [name for name, kind in COLOURS.items() if kind != "gradient" or np.isfinite(found.chosen.gradient).all()]
+    keep("rew_colour", modes, modes[0])
+    mode = st.segmented_control("Colour of the tokens", modes, key="rew_colour", bind="query-params", required=True)
+    kind: Any = COLOURS[mode or modes[0]]
+    size, colours = found.chosen.prompt_length, part_colours()
+    effects = {
+        "prompt": found.prompt_effects(kind),
+        "chosen": found.chosen.effects(kind)[size:],
+        "rejected": found.rejected.effects(kind)[size:],
+    }
+    largest = max(float(np.nanmax(np.abs(values), initial=0.0)) for values in effects.values()) or 1.0
+    rows = []
+    for part, values in effects.items():
+        side = found.rejected if part == "rejected" else found.chosen
+        first = 0 if part == "prompt" else size
+        label = part if part == "prompt" else f"{part} {side.score:+.2f}"
+        rows.append(
+            TokenRow(label=label, colour=colours[part], tokens=_chips(found, part, side, first, values, largest))
+        )
+    parts = list(effects)
+    at = st.session_state.get("_rew_token", NOWHERE)
+    if at != NOWHERE and at[1] >= len(effects[parts[at[0]]]):
+        at = NOWHERE
+
+    def pick(row: int, index: int) -> None:
+        st.session_state["_rew_token"] = (row, index)
+
+    token_rows(rows, chosen=at, key="rew-tokens", on_pick=pick)
+    chart = token_effects(found, colours, None if at == NOWHERE else (parts[at[0]], at[1]))
+    figure(
+        chart.update_layout(height=330),
+        found.table(),
+        "token-effects",
+        title=f"What each token does to {name}",
+        source=source,
+    )
+
+
+def _chips(
+    found: "Contrast", part: str, side: "Attribution", first: int, values: np.ndarray, largest: float
+) -> list[Chip]:
+    chips = []
+    about = "the margin" if part == "prompt" else "the score"
+    more: Mapping[str, np.ndarray] = {
+        f"left out, {about} falls by": found.prompt_effects("occlusion") if not first else side.occlusion[first:],
+        f"integrated gradients, on {about}": found.prompt_effects("gradient") if not first else side.gradient[first:],
+        "reward read here": side.values[first:],
+        "change at this token": side.increments[first:],
+    }
+    for j, value in enumerate(np.nan_to_num(values)):
+        token = side.tokens[first + j]
+        lines = [f"token {first + j}: {token}"]
+        lines += [f"{name} {series[j]:+.3f} nats" for name, series in more.items() if np.isfinite(series[j])]
+        share = float(value) / largest
+        chips.append(
+            Chip(
+                text=token,
+                tip="\n".join(lines),
+                strength=STRENGTH * float(np.sign(share)) * abs(share) ** 0.5,
+                prompt=part == "prompt",
+            )
+        )
+    return chips
+
+
+def token_words(found: "Contrast", texts: tuple[str, str], name: str) -> str:
+    """What the reward model makes of the two completions, in a sentence."""
+    sides = [(found.chosen, "chosen", texts[0]), (found.rejected, "rejected", texts[1])]
+    sides.sort(key=lambda side: -side[0].score)
+    first, second = (f"\u201c{text.strip() or 'nothing'}\u201d {side.score:.2f}" for side, _, text in sides)
+    share = max(found.probability, 1 - found.probability)
+    words = f"{name} gives {first} and {second}: the {sides[0][1]} one is preferred with probability {share:.2f}."
+    effects = np.nan_to_num(found.prompt_effects("occlusion"))
+    strongest = int(np.abs(effects).argmax())
+    change = float(effects[strongest])
+    if abs(change) < CLEAR_NATS:
+        return words
+    token = f"\u201c{found.chosen.tokens[strongest].strip()}\u201d (token {strongest})"
+    way = "falls" if change > 0 else "rises"
+    return f"{words} Without the prompt's {token} the margin of the chosen one {way} by {abs(change):.2f} nats."
+
+
+def agreement_words(found: "Contrast") -> str:
+    """How well the two attributions agree, and how complete the gradients are."""
+    if not np.isfinite(found.chosen.gradient).all():
+        return "Integrated gradients were left out for this large model."
+    ranks = [
+        f"{value:.2f} {what}"
+        for value, what in (
+            (found.chosen.agreement, "on the chosen text"),
+            (found.rejected.agreement, "on the rejected one"),
+            (found.agreement, "on the margin over the prompt"),
+        )
+        if np.isfinite(value)
+    ]
+    gap = max(abs(found.chosen.gap), abs(found.rejected.gap))
+    return (
+        f"Rank correlation of the two attributions: {', '.join(ranks)}. Integrated gradients (from the mean embedding,"
+        f" {found.chosen.steps} nodes) miss their sum by {gap:.0e} nats. They ask for different"
+        " changes of the text, so neither is the truth where they part."
+    )

@@ -1,0 +1,220 @@
+"""Rewards: what alignment earned and what it cost, against the exact optimum, sample by sample and token by token."""
+
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.pages.rewards import compute as fields
+from dashboard.pages.rewards import figures as reading
+from dashboard.pages.rewards import samples as views
+from dashboard.pages.rewards.choices import Placed, Scene, badges, choose_reward, load_scene, readers
+from dashboard.pages.rewards.figures import bound, overoptimised
+from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
+from dashboard.sides import words_known
+from dashboard.state import current, keep
+from dashboard.text import finding, note
+from probe.errors import DataError
+from probe.rewards.figures import reward_frontier, reward_gains
+from probe.rewards.frontiers import KINDS
+from probe.world import World, of
+
+AXES = {"\u221aKL": "d", "KL": "kl"}
+# Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
+DRAWN = {False: (64, 32, "rew_n"), True: (16, 2, "rew_each")}
+# Pixels of the main figure, for its labels.
+SIZE = (430, 330)
+
+
+def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, ...], str, str]:
+    """Kinds of questions, the reward of the frontier, and the axis."""
+    options = [kind for kind in world.question_kinds if kind not in fields.OPEN]
+    with columns[1]:
+        if "rew_kinds" not in st.session_state and "rew_kinds" not in st.query_params:
+            st.session_state["rew_kinds"] = [kind for kind in KINDS if kind in options]
+        kinds = st.multiselect("Questions", options, key="rew_kinds", bind="query-params", placeholder="choose kinds")
+    rewards = ["proxy", "gold"] if scene.reward else ["gold"]
+    with columns[2]:
+        keep("rew_by", rewards, "gold" if fields.wants_truth(scene.shared) else rewards[0])
+        by = st.segmented_control("Frontier of", rewards, key="rew_by", bind="query-params", required=True)
+    with columns[3]:
+        first = next(iter(AXES))
+        axis = st.segmented_control(
+            "Axis", list(AXES), default=first, key="rew_axis", bind="query-params", required=True
+        )
+    return tuple(kinds), by or rewards[0], AXES[axis or first]
+
+
+def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: Any) -> Placed | None:
+    """The sentence, the main figure and what explains it; None while the page waits for the reader's word."""
+    ground = fields.ground(scene.base, scene.reward, kinds)
+    if ground is None:
+        with answer:
+            finding("The answers to the world's questions are listed once you ask for it.")
+        return None
+    every, name = fields.policies(scene.shared), scene.names[0]
+    look = fields.styles(scene.shared, every, name)
+    chosen = at_first(scene, every, kinds)
+    left, right = st.columns([5, 4], gap="medium")
+    below = st.container()
+    with below:
+        table, problems = fields.standings(scene.base, scene.reward, kinds, by, chosen, name)
+    with answer:
+        finding(place_words(table, scene.shared.aligned, by, scene.proxy))
+    curve, best = ground.curves[by], ground.best[by]
+    with left:
+        label = f"proxy reward ({scene.proxy}), nats" if by == "proxy" else "gold reward (verifier)"
+        chart = reward_frontier(
+            curve,
+            table,
+            look,
+            reward=by,
+            label=label,
+            axis=axis,
+            best_of_n=best,
+            paths=fields.way(scene.shared, kinds, by, scene.reward_name),
+            chosen=scene.shared.aligned,
+            size=SIZE,
+        )
+        title = f"{len(table)} policies under the exact frontier"
+        figure(chart.update_layout(height=420), table, "frontier", title=title, source=scene.source)
+    with right:
+        gains = {f"gain_{name}": f"gain in {name}" for name in ground.field.rewards} | {"excess": "excess KL, nats"}
+        chart = reward_gains(table, look, gains, scene.shared.aligned)
+        figure(
+            chart.update_layout(height=420),
+            table,
+            "gains",
+            title="Gained over the base, KL in excess",
+            source=scene.source,
+        )
+    later = len(every) - len(chosen)
+    waits = [f"{later} more {'method answers' if later == 1 else 'methods answer'} next."] if later else []
+    missing = (f"{label} is not shown: {why}" for label, why in problems.items())
+    with below:
+        for told in [*waits, *fields.unsure(table), *missing]:
+            note(told)
+        note(
+            f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is"
+            " the most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward,"
+            " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a run on"
+            " its way, where it logged the same. Right: differences to the base with 95 % intervals over questions."
+        )
+    tables = {"standings": table, "frontier": curve, "best-of-n": best}
+    return Placed(ground, by, look, tables, complete=not later)
+
+
+def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -> list[fields.Policy]:
+    """The policies of the first answer to new questions: the aligned one, and whose place is known; then all."""
+    asked = str(scene.base.directory), kinds
+    aligned = [policy.label for policy in every if policy.label == scene.shared.aligned]
+    if not aligned or st.session_state.get("_rew_asked") == asked:
+        return every
+    st.session_state["_rew_asked"] = asked
+    return [each for each in every if each.label in aligned or fields.answered(scene.base, each, kinds)]
+
+
+def beta_of(scene: Scene) -> float:
+    """The beta of the implicit reward: what the aligned run was trained with, else 1."""
+    given = scene.run.config.get("beta") if scene.run else None
+    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else 1.0
+
+
+def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | None:
+    """Distributions of the samples of both models, and what the run captured on its way."""
+    if scene.aligned is None:
+        return None
+    st.subheader("Before and after", anchor=False)
+    beta = beta_of(scene)
+    left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
+    with left:
+        most, first, key = DRAWN[bool(kinds)]
+        n = st.slider("Samples of each prompt", 2, most, first, key=key, bind="query-params")
+    with right:
+        what = f"the same {views.QUESTIONS} questions" if kinds else "the prompt of the sidebar"
+        note(
+            f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"
+            f" log(aligned / base) with beta = {beta:g}."
+        )
+    prompt = "" if kinds else scene.shared.prompt
+    table = views.draw_samples(scene.base, scene.aligned, scene.reward, kinds=kinds, prompt=prompt, n=int(n), beta=beta)
+    if table is not None:
+        views.distributions(table, scene.names, scene.colours, scene.source)
+    if scene.run is not None:
+        views.over_training(scene.run, scene.colours[1])
+    return table
+
+
+def tokens(scene: Scene) -> tuple[str, str] | None:
+    """Two completions of the sidebar's prompt, token by token; gives them."""
+    st.subheader("Per-token reward", anchor=False)
+    if scene.reward is None:
+        note("Choose a reward model above to see which tokens earn its reward; the Train page makes one.")
+        return None
+    prompt = scene.shared.prompt
+    texts = reading.choose_completions(prompt, reading.suggested(scene.base, scene.aligned, prompt))
+    found = reading.read_tokens(scene.reward, prompt, texts)
+    note(reading.token_words(found, texts, scene.proxy or "The reward model"))
+    reading.token_part(found, scene.proxy or "the reward", scene.source | {"prompt": prompt})
+    note(reading.agreement_words(found))
+    return texts
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    shared = current()
+    answer = st.container()
+    if not shared.reference(shared.base) or not shared.prompt.strip():
+        with answer:
+            finding(
+                f"Choose {'a prompt' if shared.base else 'a base model'} in the sidebar to see what alignment earned."
+            )
+            note("The base model is the reference that KL is counted from: the model that the others came from.")
+        return
+    columns = st.columns([3, 5, 2, 2], vertical_alignment="bottom", gap="medium")
+    with columns[0]:
+        reward_name = choose_reward(shared)
+    try:
+        scene = load_scene(shared, reward_name)
+    except DataError as error:
+        with answer:
+            finding(str(error))
+        return
+    if scene is None:
+        return
+    if not words_known(shared, readers(scene), answer):
+        return
+    world, placed = of(scene.base), None
+    kinds: tuple[str, ...] = ()
+    trust = st.container()
+    if world is not None:
+        kinds, by, axis = choose_field(scene, world, columns)
+        if not kinds:
+            with answer:
+                finding("Choose at least one kind of question to place the methods.")
+            return
+        placed = place_all(scene, kinds, by, axis, answer)
+    with trust:
+        badges(scene)
+    samples = before_and_after(scene, kinds)
+    if world is None:
+        with answer:
+            finding(sample_words(samples, scene.names, scene.proxy, drawable=scene.aligned is not None))
+            note("Without a world there is no gold reward and no exact frontier: choose runs of a world for those.")
+    tables = placed.tables | overoptimised(scene, placed) if placed else {}
+    texts = tokens(scene)
+    if placed:
+        bound(scene, placed)
+    if samples is not None:
+        tables["samples"] = samples
+    _, first, key = DRAWN[bool(kinds)]
+    drawn = int(st.session_state.get(key) or first)
+    code = code_lines(scene.source, shared.prompt, kinds, texts, n=drawn, beta=beta_of(scene))
+    details(EQUATIONS, DEFINITION, code, tables)
+    if placed and not placed.complete:
+        st.rerun()
+
+
+page()

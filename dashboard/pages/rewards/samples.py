@@ -1,0 +1,162 @@
+"""The Rewards page: rewards of samples before and after alignment, and while it was trained."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard.components.figure import figure
+from dashboard.models import computed, kept, ready
+from dashboard.state import keep
+from dashboard.text import note
+from probe.plotting.intervals import percent, written
+from probe.rewards.figures import reward_distributions, shift_curves
+from probe.ticks import Tick
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+    from probe.rewards.answers import Known
+    from probe.rewards.shift import Draws
+    from probe.runs.reader import Run
+    from probe.world import Item, World
+
+PATIENCE_S = 3.0
+"""What is computed without being asked for; beyond that a button says what it costs."""
+PER_PASS_S = 4e-10
+"""Seconds for each parameter and short text, measured on one core."""
+QUESTIONS = 64
+TITLES = {"proxy": "proxy reward", "gold": "gold reward (verifier)", "implicit": "implicit reward (nats)"}
+
+
+def cost_s(passes: int, *lms: "LM") -> float:
+    """Roughly what `passes` short texts through each model take."""
+    return PER_PASS_S * passes * sum(lm.n_parameters for lm in lms)
+
+
+def agreed(what: str, seconds: float, key: str) -> bool:
+    """Whether something may be computed: it is cheap, or the reader pressed the button that says what it costs."""
+    if seconds <= PATIENCE_S:
+        return True
+    return st.button(f"{what} (about {seconds:.0f} s)", key=key, icon=":material/play_arrow:")
+
+
+def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any) -> pd.DataFrame | None:
+    """The samples of both models, once they are cheap, asked for or known.
+
+    Args:
+        base: the reference.
+        aligned: the other model.
+        reward: a scalar LM.
+        options: kinds of the world's questions (a tuple; empty: the prompt), prompt, n, beta.
+    """
+    lms = [base, aligned, *([reward] if reward else [])]
+    count = options["n"] * (QUESTIONS if options["kinds"] else 1)
+    if ready(_samples, *lms, **options) is None and not agreed("Draw the samples", cost_s(count, *lms), "rew-draw"):
+        return None
+    return computed(_samples, *lms, say="Both models answer, every answer is judged", steps=True, **options)
+
+
+def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
+    """`reward_shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
+    from probe.logits.lens import require_same_tokens
+    from probe.rewards.shift import compared
+    from probe.world import of
+
+    require_same_tokens(base, aligned)
+    # The steps are of about equal length; what was drawn for another choice is passed at once.
+    before = kept(_draws, base, base, **options)
+    tick(0.25)
+    after = kept(_draws, base, aligned, **options)
+    tick(0.5)
+    rewards = None
+    if reward:
+        rewards = kept(_proxies, base, base, *reward, **options), kept(_proxies, base, aligned, *reward, **options)
+        tick(0.75)
+    kinds = [item.kind for item in _asked(of(base), options["kinds"])]
+    known = _known(base, base, options["kinds"]), _known(base, aligned, options["kinds"])
+    return compared(base, aligned, before, after, rewards, beta, kinds, known)
+
+
+def _asked(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
+    from probe.rewards.frontiers import ask
+
+    return ask(world, kinds) if world and kinds else []
+
+
+def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int) -> "Draws":
+    """What one model answers to the questions of the base's world, or to the prompt."""
+    from probe.rewards.shift import draw
+    from probe.world import of
+
+    world = of(base)
+    prompts = [item.prompt for item in _asked(world, kinds)] or [prompt]
+    return draw(lm, prompts, world, n=n, known=_known(base, lm, kinds))
+
+
+def _known(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
+    """What a model gives the answers of the frontier: most samples are among them."""
+    from dashboard.pages.rewards.compute import known_scores
+
+    return known_scores(base, lm, kinds) if kinds else {}
+
+
+def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
+    """[P n] what a reward model makes of them."""
+    from dashboard.pages.rewards.compute import judge_answers
+    from probe.rewards.frontiers import model_reward
+    from probe.rewards.shift import proxy_rewards
+
+    # Most samples are answers that the frontier was made of.
+    memory = kept(judge_answers, base, reward, kinds=options["kinds"]).memory if options["kinds"] else None
+    return proxy_rewards(kept(_draws, base, lm, **options), model_reward(reward, memory))
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def summarised(table: pd.DataFrame) -> pd.DataFrame:
+    """`reward_shift.summary` as it is shown: one line a measure, numbers with their intervals in words."""
+    from probe.rewards.shift import summary
+
+    rows = []
+    for row in summary(table).to_dict("records"):
+        words = {name: written(*(row[name + end] for end in ("", "_low", "_high"))) for name in ("base", "aligned")}
+        change = written(*(row["difference" + end] for end in ("", "_low", "_high")))
+        wins = percent(row["win"], np.nan, np.nan)
+        rows.append({"measure": row["measure"], **words, "aligned \u2212 base": change, "aligned higher": wins})
+    return pd.DataFrame(rows)
+
+
+def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[str, str], source: dict) -> None:
+    """Figure and table of rewards before and after, of all questions or those of one kind."""
+    kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind]
+    if len(kinds) > 1:
+        keep("rew_kind", ["all", *kinds], "all")
+        kind = st.segmented_control("Kind", ["all", *kinds], key="rew_kind", bind="query-params", required=True)
+        table = table if kind == "all" else table[table["kind"] == kind]
+    known = [measure for measure in TITLES if measure in table and table[measure].notna().any()]
+    chart = reward_distributions(table, names, colours, known)
+    title = f"Rewards of {len(table):,} answers to {table['prompt'].nunique()} prompts"
+    figure(chart.update_layout(height=300), table, "distributions", title=title, source=source)
+    shown = summarised(table).rename(columns={"base": names[0], "aligned": names[1]})
+    st.dataframe(shown, hide_index=True, key="rew-summary")
+
+
+def over_training(run: "Run", colour: str) -> None:
+    """The rewards of the samples that a run captured, step by step; without the model."""
+    table = _curve(str(run.path), run.steps, run.status)
+    if table is None:
+        note(f"{run.name} captured no reward shift: train with --capture-every by a method that has a reference.")
+        return
+    measures = [name for name in ("proxy", "gold", "kl", "implicit") if name in set(table["measure"])]
+    chart = shift_curves(table, colour, measures)
+    title = f"Samples that {run.name} captured while it was trained"
+    figure(chart.update_layout(height=270), table, "shift-curve", title=title, source={"run": str(run.path)})
+
+
+@st.cache_data(show_spinner="Reading the captures", max_entries=16)
+def _curve(path: str, steps: int, status: str) -> pd.DataFrame | None:
+    from probe.rewards.shift import shift_curve, shift_steps
+    from probe.runs.reader import Run
+
+    run = Run(path)
+    return shift_curve(run) if shift_steps(run) else None

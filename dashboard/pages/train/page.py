@@ -1,0 +1,313 @@
+"""Train: any method on any base with its options, and how the trainings go that are under way."""
+
+import itertools
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import access, data, findings, jobs
+from dashboard.components.details import details
+from dashboard.components.figure import figure
+from dashboard.components.form import Field, options, remember, remembered
+from dashboard.jobs import Job
+from dashboard.state import compare_link, current, keep, model_options
+from dashboard.text import finding, guard, note, prose
+from probe.errors import ConfigError, RunError
+from probe.options import words
+from probe.plotting.curves import metric_curves, styles
+
+REFRESH_S = 2
+LAST_LINES = 3
+# Options of every method that are shown with the method's own.
+FIRST = ("data", "steps", "batch_size", "lr")
+# Options that the page asks for in its own way.
+ELSEWHERE = ("out", "base", "resume")
+# Metrics of the curve: the first two of them that a run has.
+SHOWN = ("loss", "reward", "eval_loss", "objective/scores")
+
+COLOURS: dict[str, Any] = {"running": "blue", "starting": "blue", "finished": "green", "interrupted": "orange"}
+
+PYTHON = """\
+from trainers.dpo import DPOConfig, train
+
+run = train(DPOConfig(out="runs/dpo", base="base"))
+run.metrics()"""
+
+DEFINITION = """
+A training is a process of its own: it goes on when this page, or the dashboard, is closed, and is found here again.
+*Stop* is Ctrl-C: the step under way is finished and a checkpoint written; *Continue* is `--resume`, which goes on to
+the same bits. What it prints lies beside its run in `.training/NAME.log`. The time left is that of the steps made so
+far, evaluations and captures included. A run is data: where it names code of its own, such as `--reward FILE:FUNCTION`,
+that is imported only when a command line names it again, so *Continue* gives way to the command to type.
+"""
+
+
+@st.cache_resource(show_spinner="Reading the options of all methods (some seconds, once)")
+def methods() -> dict[str, dict[str, Any]]:
+    """All methods by name, each with `summary` and `fields`."""
+    return {each["method"]: each for each in jobs.describe()}
+
+
+def places() -> list[Path]:
+    """Folders that a run can be put in."""
+    own = [] if os.environ.get("PROBE_RUNS") else [Path.cwd() / "runs"]
+    return list(dict.fromkeys([*own, *current().store.roots]))
+
+
+def names(method: str) -> Iterator[str]:
+    """The method's name, then with numbers."""
+    yield method
+    yield from (f"{method}-{number}" for number in itertools.count(2))
+
+
+def taken(root: Path, name: str) -> bool:
+    """Whether a run of this name is there or about to be."""
+    job = jobs.find(root / name)
+    return (root / name).exists() or (job is not None and job.status == "starting")
+
+
+def choose_target(method: str) -> tuple[Path, str]:
+    """The folder and the name of the run."""
+    roots = places()
+    left, right = st.columns(2)
+    with right:
+        labels = [str(root) for root in roots]
+        keep("folder", labels, labels[0])
+        folder = st.selectbox("In the folder", labels, key="folder", format_func=lambda text: Path(text).name)
+    root = roots[labels.index(folder)]
+    key = f"name-{method}"
+    offered = st.session_state.setdefault("_offered", {})
+    value = st.session_state.get(key, st.session_state.get("_form", {}).get(key))
+    if value is None or (value == offered.get(key) and taken(root, value)):
+        value = offered[key] = next(name for name in names(method) if not taken(root, name))
+    st.session_state[key] = value
+    with left:
+        name = st.text_input("Name of the run", key=key)
+        remember(key, name)
+    return root, name.strip()
+
+
+def choose_base(field: Field, method: str) -> str | None:
+    """The model to start from."""
+    shared = current()
+    first = shared.base if field["required"] else None
+    known = model_options(shared.store)
+    key = remembered(f"base-{method}", first)
+    if st.session_state[key] is not None and st.session_state[key] not in known:
+        known = [*known, st.session_state[key]]
+    choice = st.selectbox(
+        "Base model",
+        known,
+        key=key,
+        index=None,
+        accept_new_options=True,
+        placeholder="a run, or type a model folder" if field["required"] else "none: new weights",
+        help=field["help"],
+    )
+    remember(key, choice)
+    return (
+        choice if choice in shared.store.runs and shared.store.runs[choice].name == choice else shared.reference(choice)
+    )
+
+
+def about(known: dict[str, dict[str, Any]]) -> str:
+    """What each method is, as a list."""
+    return "\n".join(f"- `{name}`: {each['summary']}" for name, each in known.items())
+
+
+def form() -> None:
+    """What to train, from what, with which options; and the button."""
+    known = methods()
+    keep("method", known, "dpo" if "dpo" in known else next(iter(known)))
+    left, right = st.columns(2)
+    with left:
+        method = st.selectbox("Method", list(known), key="method", bind="query-params", help=about(known))
+    fields = {field["name"]: field for field in known[method]["fields"]}
+    with right:
+        base = choose_base(fields["base"], method) if "base" in fields else None
+    root, name = choose_target(method)
+    button = st.container()
+    with st.container(height=390, border=True):
+        flags = {"--base": base} if base else {}
+        flags |= options(method, [fields[name] for name in FIRST if name in fields])
+        own = [field for field in fields.values() if not field["common"] and "." not in field["name"]]
+        flags |= options(method, [field for field in own if field["name"] not in (*FIRST, *ELSEWHERE)])
+        with st.expander("Options of every method", icon=":material/tune:"):
+            shared = [field for field in fields.values() if field["common"]]
+            flags |= options(method, [field for field in shared if field["name"] not in (*FIRST, *ELSEWHERE)])
+        nested = [field for field in fields.values() if "." in field["name"]]
+        if nested:
+            with st.expander("The world of a new model", icon=":material/public:"):
+                flags |= options(method, nested)
+    with button:
+        pressed = st.button("Start training", type="primary", icon=":material/play_arrow:", **access.button())
+    line = ["probe", "train", method, "--out", os.path.relpath(root / name), *words(flags)]
+    st.code(shlex.join(line), language=None, wrap_lines=True)
+    if pressed:
+        with guard():
+            if fields.get("base", {}).get("required") and not base:
+                raise ConfigError(f"`probe train {method}` needs a base model: choose one above.")
+            job = launch(method, jobs.check_name(root, name), list(words(flags)))
+            st.session_state["job"] = job.out.name
+            st.rerun()
+
+
+def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
+    """How a training stands, in words."""
+    if status == "starting":
+        return f"{name} is starting: its model and its data are being loaded."
+    if status == "refused":
+        return f"{name} was not trained{' further' if len(frame) else ''}: see why below."
+    step = int(frame["step"].iloc[-1]) if len(frame) else 0
+    went = findings.training({name: frame}, "loss") if "loss" in frame else ""
+    if status == "running":
+        if step >= steps > 0:
+            return f"{name} has made all {steps:,} steps: it is being evaluated and saved. {went}".strip()
+        left = time_left(frame, steps)
+        return f"{name} is at step {step:,} of {steps:,}{f', about {left} left' if left else ''}. {went}".strip()
+    return f"{name} is {status} after {step:,} of {steps:,} steps. {went}".strip()
+
+
+def time_left(frame: pd.DataFrame, steps: int) -> str:
+    """The time that the steps left will take at the pace of those made; empty where it is not known yet."""
+    rows = frame[["step", "time"]].dropna() if {"step", "time"} <= set(frame) else pd.DataFrame()
+    if len(rows) < 2 or rows["step"].iloc[-1] <= rows["step"].iloc[0]:
+        return ""
+    pace = (rows["time"].iloc[-1] - rows["time"].iloc[0]) / (rows["step"].iloc[-1] - rows["step"].iloc[0])
+    seconds = max(1, round(pace * max(0, steps - rows["step"].iloc[-1])))
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return (
+        f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds % 60:02} s" if minutes else f"{seconds} s"
+    )
+
+
+def controls(job: Job, status: str, steps: int) -> None:
+    """Stop a training, continue one that was stopped, and ways on."""
+    run = job.run
+    label = next((label for label, run in current().store.runs.items() if run.path == job.out), None)
+    more = run is not None and status not in ("starting", "running") and bool(run.checkpoints())
+    typed = jobs.to_type(run) if run is not None and more else ""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if status in ("starting", "running") and access.allowed():
+            st.button("Stop", icon=":material/stop:", on_click=act, args=(halt, job), key="stop")
+        elif more and not typed and access.allowed():
+            key = f"more-{job.out}"
+            st.number_input("Steps in all", 1, value=steps or 1, key=key, width=130)
+            play = ":material/play_arrow:"
+            st.button("Continue", icon=play, on_click=act, args=(resume, job, steps, key), key="resume")
+        if label:
+            st.page_link(
+                "pages/training/page.py", label="Curves", icon=":material/show_chart:", query_params={"runs": label}
+            )
+            parent = current().store.label(run.parent, run) if run else None
+            compare_link("Compare", aligned=label, **({"base": parent} if parent else {}))
+    if typed:
+        note("This run names code of its own, which no button runs. Read that code; then continue it in a terminal:")
+        st.code(typed, language=None, wrap_lines=True)
+
+
+def launch(method: str, out: Path, words: list[str]) -> Job:
+    """Start a training.
+
+    Raises:
+        ConfigError: the reader may only read.
+    """
+    access.check()
+    return jobs.start(method, out, words, methods())
+
+
+def halt(job: Job) -> None:
+    """Stop a training.
+
+    Raises:
+        ConfigError: the reader may only read.
+    """
+    access.check()
+    jobs.stop(job)
+
+
+def resume(job: Job, steps: int, key: str) -> None:
+    """Continue a run from its last checkpoint, to the number of steps that the widget `key` says when it is pressed.
+
+    Raises:
+        ConfigError: the reader may only read, or the run names code of its own.
+        RunError: there is no run.
+    """
+    run = job.run
+    if run is None:
+        raise RunError(f"`{job.out.name}` cannot be continued: there is no run in `{job.out}`.")
+    if typed := jobs.to_type(run):
+        raise ConfigError(f"`{job.out.name}` names code of its own: read it, then type `{typed}`.")
+    more = int(st.session_state.get(key) or steps)
+    launch(run.method, job.out, ["--resume", *(["--steps", str(more)] if more != steps else [])])
+
+
+def act(deed: Any, *given: Any) -> None:
+    """Do what a button says; a mistake becomes a sentence on the page that follows."""
+    with guard():
+        deed(*given)
+
+
+def progress(found: Sequence[Job], answer: Any) -> None:
+    """One training: its sentence, its curve and what it printed last; looks again by itself while it goes on."""
+    with guard():
+        names = {job.out.name: job for job in reversed(found)}
+        chosen = names[st.session_state["job"]]
+        job = jobs.find(chosen.out) or chosen  # it may have been continued since
+        status, run = job.status, job.run
+        frame = data.metrics(run) if run else pd.DataFrame()
+        asked = run.config.get("steps") if run else None
+        steps = asked if type(asked) is int and asked > 0 else 0
+        step = int(frame["step"].iloc[-1]) if len(frame) else 0
+        with answer.container():
+            finding(sentence(job.out.name, status, frame, steps))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.badge(status, color=COLOURS.get(status, "red"))
+            st.progress(min(1.0, step / steps) if steps else 0.0)
+        controls(job, status, steps)
+        if status == "refused" and job.error:
+            st.error(prose(job.error))
+        shown = [metric for metric in SHOWN if metric in frame and frame[metric].notna().any()][:2]
+        if run and shown:
+            chart = metric_curves({job.out.name: frame}, shown, styles({job.out.name: job.method}), columns=len(shown))
+            table = frame[["step", "time", *shown]]
+            figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})
+        if job.lines:
+            st.code("\n".join(job.lines[-LAST_LINES:]), language=None)
+        if status != st.session_state["_status"]:
+            st.rerun()
+
+
+def watch(answer: Any) -> None:
+    """Choose a training and watch it."""
+    found = jobs.listed(places())
+    if not found:
+        with answer.container():
+            finding("Choose a method and a base model, and start: the training shows its progress here.")
+        return
+    names = list(dict.fromkeys(job.out.name for job in found))
+    keep("job", names, names[0])
+    st.selectbox("Training", names, index=None, key="job", bind="query-params")
+    status = next(job for job in found if job.out.name == st.session_state["job"]).status
+    st.session_state["_status"] = status
+    again = REFRESH_S if status in ("starting", "running") else None
+    st.fragment(progress, run_every=again)(found, answer)
+
+
+def page() -> None:
+    """The page from top to bottom."""
+    answer = st.empty()
+    left, right = st.columns([5, 6], gap="medium")
+    with left:
+        form()
+    with right:
+        watch(answer)
+    details([], DEFINITION, PYTHON)
+
+
+page()

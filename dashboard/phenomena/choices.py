@@ -1,0 +1,90 @@
+"""What an experiment is asked: of which models of the sidebar and beyond, and with which options."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard.components.form import options, remember
+from dashboard.named import may_open, name_all
+from dashboard.phenomena.compute import Asked, Subject
+from dashboard.state import Shared, keep, model_options
+from dashboard.text import guarded, note, plain
+from probe.experiments.registry import Experiment
+from probe.options import describe, words
+
+MORE = "also"
+"""The key of further models, the same on all pages of experiments."""
+MOST = 8
+"""Models that are laid side by side."""
+
+
+def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
+    """One of several experiments."""
+    keep("experiment", list(known), next(iter(known)))
+    name = st.selectbox(
+        "Experiment",
+        list(known),
+        key="experiment",
+        bind="query-params",
+        help="\n".join(f"- {plain(f'{name}: {each.title}, of {each.origin}')}" for name, each in known.items()),
+    )
+    return known[name]
+
+
+def choose_models(shared: Shared) -> list[Subject]:
+    """The models of the sidebar and further ones, the base first; each once."""
+    sides = [choice for choice in (shared.base, shared.aligned) if choice]
+    known = [choice for choice in model_options(shared.store) if choice not in sides]
+    remembered = st.session_state.setdefault("_form", {}).get(MORE, [])
+    if MORE not in st.session_state and MORE not in st.query_params:
+        st.session_state[MORE] = remembered
+    if MORE in st.session_state:
+        st.session_state[MORE] = [choice for choice in st.session_state[MORE] if choice not in sides]
+    more = st.multiselect(
+        "Further models",
+        [*known, *(choice for choice in st.session_state.get(MORE, []) if choice not in known)],
+        key=MORE,
+        bind="query-params",
+        max_selections=MOST - 2,
+        accept_new_options=True,
+        on_change=_name_more,
+        placeholder="beside the two of the sidebar",
+        help="Runs, their checkpoints, or the path of any Hugging Face model; all are asked the same.",
+    )
+    remember(MORE, list(more))
+    return subjects(shared, [*sides, *more])
+
+
+@guarded
+def _name_more() -> None:
+    """Note the models that the person added; those of a link are remembered from the run of the page before."""
+    before = st.session_state["_form"].get(MORE, [])
+    name_all(choice for choice in st.session_state[MORE] if choice not in before)
+
+
+def subjects(shared: Shared, choices: list[str]) -> list[Subject]:
+    """Models with a name each: a run's label, or the last part of any other reference; in full where two are alike."""
+    found: list[Subject] = []
+    short = [choice if shared.label(choice) else Path(choice).name for choice in dict.fromkeys(choices)]
+    for choice, name in zip(dict.fromkeys(choices), short, strict=True):
+        ref = shared.reference(choice)
+        if ref is not None and ref not in [each.ref for each in found]:
+            found.append(Subject(choice if short.count(name) > 1 else name, choice, ref))
+    return found
+
+
+def choose_options(experiment: Experiment) -> Asked | None:
+    """The form that the function's signature makes, folded away; None while a link's file waits for the reader's word.
+
+    What a file holds is part of what a result is found by, so it would be read at once.
+    """
+    from probe.experiments.registry import form
+
+    fields = describe(form(experiment))
+    with st.popover("Options", icon=":material/tune:", width="stretch"):
+        if not fields:
+            note("It has no options.")
+        flags = options(experiment.name, fields, link=True)
+    files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
+    return Asked(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None

@@ -1,0 +1,332 @@
+"""Results for the pages of experiments: found where they were stored, computed when asked for, laid side by side.
+
+Paired differences of stored results: seconds where metrics are many, so made once and kept with them.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, cast
+
+import pandas as pd
+
+from dashboard import access, models
+from dashboard.data import Store, stamp
+from dashboard.models import Known
+from dashboard.report import tell
+from probe.errors import DataError, ProbeError
+from probe.experiments import store
+from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
+from probe.experiments.registry import Experiment, experiments
+from probe.experiments.result import RESULT_FILE, Result, read_index
+from probe.experiments.run import Call, call, columns_as_metrics, finished, join, perform, prepare, renamed
+from probe.experiments.store import writable
+from probe.plugins import failure
+from probe.ticks import Tick
+from probe.world import of
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+
+FOLDER = "compared"
+"""Inside the folder of a result, and gone when the result is stored anew; may be deleted at any time."""
+
+
+def compared(experiment: Experiment, result: Result, base: Result, place: Path | None) -> pd.DataFrame:
+    """The summary of one model with the columns of a baseline (`probe.experiments.metrics.COMPARED`).
+
+    Args:
+        experiment: of both.
+        result: of the model.
+        base: of the baseline.
+        place: the folder of the model's stored result, in which the table is kept; None keeps nothing.
+    """
+    facts = [(each.meta.get("key"), each.meta.get("created"), each.meta.get("seconds")) for each in (result, base)]
+    name = f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
+    files = [] if place is None else [folder / FOLDER / name for folder in (place, writable(place))]
+    tables = (_read(file, experiment.across_worlds) for file in files)
+    found = next((table for table in tables if table is not None), None)
+    if found is None or list(found["metric"]) != list(result.summary["metric"]):
+        seed = int(base.meta.get("seed") or 0)
+        metrics = experiment.metrics or columns_as_metrics(pd.concat([result.items, base.items]))
+        both = result.items, base.items
+        found = differences(metrics, result.summary, base.summary, *both, seed, experiment.across_worlds)
+        if files:
+            _write(files[-1], found)
+    return found
+
+
+def _read(file: Path, across_worlds: bool) -> pd.DataFrame | None:
+    if not file.is_file():
+        return None
+    try:
+        text = pd.read_csv(file, dtype=str, keep_default_na=False)
+        columns = (*COLUMNS[1:], *COMPARED, *((PAIRS,) if across_worlds else ()))
+        numbers = {name: [float(value or "nan") for value in text[name]] for name in columns}
+        return pd.DataFrame({"metric": list(text["metric"]), **numbers}).astype({"n": int})
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write(file: Path, table: pd.DataFrame) -> None:
+    if not access.allowed() or not os.access(
+        next(place for place in file.absolute().parents if place.exists()), os.W_OK
+    ):
+        return
+    scratch = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(table.to_csv(index=False), encoding="utf-8")
+        scratch.replace(file)
+    except OSError:  # what is not kept is made again
+        scratch.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that an experiment is run on."""
+
+    label: str
+    """How the page calls it."""
+    choice: str
+    """What the reader chose."""
+    ref: str
+    """What loads it."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An experiment with its options."""
+
+    experiment: Experiment
+    words: tuple[str, ...] = ()
+    """The options that differ from their defaults, as on the command line."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name, with their types.
+
+        Raises:
+            ConfigError: a value does not fit.
+        """
+        return _options(self.experiment, self.words)
+
+    def call(self, known: Known) -> Call:
+        """The call whose result is looked for.
+
+        Raises:
+            ConfigError: an option cannot be used.
+        """
+        return call(self.experiment, cast("LM", known), **self.options)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is there of one model."""
+
+    subject: Subject
+    result: Result | None = None
+    error: str = ""
+    """Why there is none, in one sentence, where the experiment failed."""
+    place: Path | None = None
+    """The folder that it lies in; None where it is in this server's memory alone."""
+
+
+def refusal(asked: Asked) -> str:
+    """Why a file that the options name cannot be used, in one sentence; needs no model."""
+    try:
+        prepare(asked.experiment, **asked.options)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def look(asked: Asked, subject: Subject, known: Known) -> Found:
+    """A result that is stored, or that this server has computed; an empty one where there is none."""
+    made = asked.call(known)
+    place = store.place(made)
+    changed = stamp(place / RESULT_FILE)
+    kept = models.results()
+    if changed != (0, 0):
+        key = "stored result", str(place), changed
+        result = kept.get(key)
+        if result is None:
+            result = store.stored(made)
+            kept.put(key, result)
+        if result is not None:
+            return Found(subject, result, place=place)
+    return Found(subject, kept.get(("unstored result", str(place))))
+
+
+def compute(asked: Asked, subject: Subject, known: Known, *, again: bool = False) -> Found:
+    """Run an experiment on a model with a progress bar, and store what it finds.
+
+    Raises:
+        ConfigError: the reader may only read.
+    """
+    access.check()
+    try:
+        made = asked.call(known)
+        lm = models.load(subject.ref)
+        if lm is None:
+            return Found(subject)
+        result = models.computed(
+            _perform,
+            lm,
+            say=f"{asked.experiment.title}: asking {subject.label}",
+            steps=True,
+            again=again,
+            name=asked.experiment.name,
+            words=asked.words,
+            source=asked.experiment.source,
+        )
+        result = finished(asked.experiment, _called(result, subject.label, subject.ref))
+    except Exception as error:  # whatever a reader's own experiment does wrong
+        return Found(subject, error=explained(asked.experiment, error))
+    place = store.keep(made, result)
+    if place is None:
+        models.results().put(("unstored result", str(store.place(made))), result)
+    return Found(subject, result, place=place)
+
+
+def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> Result:
+    experiment = experiments()[name]
+    return perform(experiment, lm, tick=tick, **_options(experiment, words))
+
+
+def _called(result: Result, label: str, ref: str) -> Result:
+    """The result of one model under the name and the reference that the reader knows it by; its figures stay."""
+    about = [model | {"label": label, "ref": ref} for model in result.meta["models"]]
+    result = renamed(result, label)
+    return replace(result, meta=result.meta | {"models": about})
+
+
+def alike(found: Sequence[Found], leader: str | None, across_worlds: bool = False) -> tuple[list[Found], list[Found]]:
+    """(results that can be laid side by side, the others): those of the world that one model belongs to.
+
+    Args:
+        found: what is there of every model.
+        leader: the choice whose world it is; the first model's where there is no result of it.
+        across_worlds: the experiment lays models of all worlds side by side.
+    """
+    shown = [each for each in found if each.result is not None]
+    if across_worlds:
+        return shown, []
+    first = next((each for each in shown if each.subject.choice == leader), shown[0] if shown else None)
+    same = [each for each in shown if first is not None and _world(each) == _world(first)]
+    return same, [each for each in shown if each not in same]
+
+
+def _world(found: Found) -> object:
+    meta = found.result.meta if found.result is not None else {}
+    return None if meta.get("data") else meta.get("world")
+
+
+def apart(found: Sequence[Found]) -> str:
+    """What tells the worlds of models apart, in words; empty where all belong to one, or were asked from one file."""
+    if len({_world(each) for each in found}) < 2:
+        return ""
+    known = [models.known(each.subject.ref) for each in found]
+    worlds = [world for each in known if each is not None and (world := of(each)) is not None]
+    configs = [world.config.to_dict() for world in worlds]
+    told = ["without a world"] if len(worlds) < len(found) else []
+    told += ["with other seeds"] if len({world.seed for world in worlds}) > 1 else []
+    for name, value in configs[0].items() if configs else ():
+        values = [config[name] for config in configs]
+        if any(other != value for other in values):
+            numbers = sorted({float(other) for other in values if isinstance(other, int | float)})
+            told.append(f"{name.replace('_', ' ')} {' or '.join(f'{number:g}' for number in numbers)}".strip())
+    return ", ".join(told)
+
+
+@dataclass(frozen=True)
+class Together:
+    """Results of several models side by side."""
+
+    result: Result
+    """Of all of them."""
+    summaries: dict[str, pd.DataFrame]
+    """Of each model by label; those of any but the first have the columns of `probe.experiments.metrics.COMPARED`."""
+    problem: str = ""
+    """Why there are no figures and no sentence, where drawing or saying them fails."""
+
+
+def together(asked: Asked, found: Sequence[Found]) -> Together:
+    """Results side by side, the first model being the baseline.
+
+    Raises:
+        DataError: they are of different questions.
+    """
+    stamps = tuple(
+        (each.subject, each.result.meta.get("key"), each.result.meta.get("created"))
+        for each in found
+        if each.result is not None
+    )
+    key = "joined results", asked.experiment.name, asked.experiment.source, asked.words, stamps
+    made = models.results().get(key)
+    if made is None:
+        made = _together(asked.experiment, [each for each in found if each.result is not None])
+        models.results().put(key, made)
+    return made
+
+
+def _together(experiment: Experiment, found: Sequence[Found]) -> Together:
+    parts = [_called(each.result, each.subject.label, each.subject.ref) for each in found if each.result is not None]
+    base, *others = parts
+    summaries = {base.models[0]: base.summary}
+    for each, other in zip(found[1:], others, strict=True):
+        summaries[other.models[0]] = compared(experiment, other, base, each.place)
+    bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
+    joined = join(bare, [*others, base]) if others else base
+    joined = replace(joined, summary=summaries[joined.models[0]])
+    try:
+        return Together(finished(experiment, joined), summaries)
+    except Exception as error:  # whatever a drawing does wrong: the numbers are there even so
+        figures: dict[str, Any] = {}  # those of one model would be taken for those of all
+        return Together(finished(bare, replace(joined, figures=figures)), summaries, explained(experiment, error))
+
+
+def seconds(asked: Asked, runs: Store) -> float | None:
+    """How long a model takes, from results of the same experiment that are stored; None where there are none."""
+    wanted = asked.options.get("n")
+    found = []
+    for run in runs.runs.values():
+        for file in (run.path / "results").glob(f"{asked.experiment.name}-*/{RESULT_FILE}"):
+            try:
+                meta = read_index(file.parent)["meta"]
+            except ProbeError:
+                continue
+            taken, n = meta.get("seconds"), meta.get("n")
+            if isinstance(taken, int | float):
+                comparable = isinstance(n, int) and isinstance(wanted, int) and n > 0
+                found.append((n != wanted, taken * (wanted / n if comparable else 1)))
+    same = [taken for other, taken in found if not other] or [taken for _, taken in found]
+    return median(same) if same else None
+
+
+def explained(experiment: Experiment, error: Exception) -> str:
+    """Why an experiment failed, in one sentence; what is no mistake of the reader's is told on the console too."""
+    if isinstance(error, ProbeError):
+        return str(error)
+    tell(error)
+    return str(failure(f"The experiment `{experiment.name}`", error, experiment.function))
+
+
+def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
+    from dataclasses import fields
+
+    from probe.experiments.registry import form
+    from probe.options import parse
+
+    own: Any = form(experiment)
+    made = parse(own, list(words), f"probe experiment {experiment.name}")
+    return {each.name: getattr(made, each.name) for each in fields(own)}
+
+
+def chosen(asked: Asked) -> dict[str, Any]:
+    """The options that differ from what the function takes by itself."""
+    parameters = asked.experiment.signature.parameters
+    return {name: value for name, value in asked.options.items() if parameters[name].default != value}

@@ -1,0 +1,499 @@
+"""The items behind a number: filtered, beside each other for all models; a click shows one token by token.
+
+One item: what every model answered, its tokens with their log-probabilities, and ways to pages that look inside.
+
+How a model read a prompt and its own answer, token by token, and how that is shown as chips.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from dashboard import models
+from dashboard.components.badge import trust_badge
+from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.phenomena.compute import Subject
+from dashboard.phenomena.figures import metrics_of
+from dashboard.state import current, keep, look_link
+from dashboard.text import guard, guarded, note
+from probe.experiments.metrics import ITEM, Metric, Share
+from probe.experiments.registry import Experiment
+from probe.experiments.result import MODEL, Result
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+    from probe.model.lm import LM
+
+STRONG_NATS = 6.0
+"""Surprise at which a chip has its full colour."""
+TOP = 3
+"""Expected tokens that a chip names."""
+ANSWERED_BY = "answered_by"
+"""Column of items that names who answered, where that was another model than the one that the experiment was run on."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """How a model read a prompt and its own answer."""
+
+    ids: tuple[int, ...]
+    cut: int
+    """Tokens of the prompt."""
+    pieces: tuple[str, ...]
+    values: tuple[float, ...]
+    """Log-probability of each token in nats (the first one's is NaN); of a scalar model, what it reads there."""
+    likeliest: tuple[tuple[tuple[str, float], ...], ...]
+    """What the model expected in its place, with probabilities."""
+    scalar: bool = False
+
+
+def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
+    """A sentence on who answered in the place of the models that read the tokens; empty where each answered itself.
+
+    Args:
+        own: the item's row of each model, by label.
+    """
+    answered: dict[str, list[str]] = {}
+    for label, row in own.items():
+        if isinstance(row.get(ANSWERED_BY), str) and row[ANSWERED_BY]:
+            answered.setdefault(row[ANSWERED_BY], []).append(label)
+    if not answered:
+        return ""
+    said = "; ".join(f"{by} (in place of {' and '.join(labels)})" for by, labels in answered.items())
+    readers = [label for labels in answered.values() for label in labels]
+    own_reading = "itself reads it" if len(readers) == 1 else "themselves read it"
+    return f"Answered by {said}; the text below is as {' and '.join(readers)} {own_reading}."
+
+
+def joined(prompt: Any, answer: Any) -> tuple[str, str]:
+    """Prompt and answer such that they follow each other; a space between words where neither has one."""
+    first, second = str(prompt or ""), "" if answer is None or answer != answer else str(answer)
+    if re.search(r"[\w.?!:,>]\Z", first) and re.match(r"\w", second):
+        second = " " + second
+    return first, second
+
+
+def reading(lm: "LM", prompt: str, answer: str) -> Read:
+    """Log-probabilities of the tokens of a prompt and an answer, and what was expected instead.
+
+    Raises:
+        DataError: the text is empty or too long for the model.
+    """
+    from probe.model.text import pieces, split
+
+    head, tail = split(lm.tokenizer, prompt, answer)
+    ids = (*head, *tail)
+    logits = lm.logits(list(ids))[0].float()
+    shown = tuple(pieces(lm.tokenizer, ids))
+    if lm.readout != "tokens":
+        return Read(ids, len(head), shown, tuple(logits[:, 0].tolist()), ((),) * len(ids), scalar=True)
+    logprobs = logits[:-1].log_softmax(-1)
+    own = logprobs.gather(1, logits.new_tensor(ids[1:]).long()[:, None])[:, 0]
+    best = logprobs.topk(min(TOP, logprobs.shape[-1]), dim=-1)
+    likeliest = [
+        tuple(zip(pieces(lm.tokenizer, row), np.exp(values), strict=True))
+        for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+    return Read(ids, len(head), shown, (float("nan"), *own.tolist()), ((), *likeliest))
+
+
+def before(lm: "LM", read: Read, token: int) -> str:
+    """The text before a token of an answer, so that its last token is where the model decides; or the whole prompt."""
+    end = max(read.cut, token)
+    tokenizer = lm.tokenizer
+    ids = list(read.ids[:end])
+    text = tokenizer.decode(ids)
+    bos = tokenizer.bos_token
+    if bos and ids and ids[0] == tokenizer.bos_token_id and text.startswith(bos):
+        from probe.model.text import encode
+
+        bare = text[len(bos) :].removeprefix(" ")
+        return bare if encode(tokenizer, bare) == ids else text
+    return str(text)
+
+
+def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
+    """The prompt that all models read, with what each thought of it."""
+    made = []
+    for j in range(readings[0][1].cut):
+        lines = [f"token {j}: {readings[0][1].pieces[j]}"]
+        for label, read in readings:
+            lines += [f"{label}: {line}" for line in described(read, j)[:1]]
+        made.append(Chip(text=readings[0][1].pieces[j], tip="\n".join(lines), prompt=True))
+    return made
+
+
+def chip(read: Read, j: int) -> Chip:
+    """A token, coloured by how little it was expected."""
+    lines = [f"token {j}: {read.pieces[j]}", *described(read, j)]
+    value = read.values[j]
+    if read.scalar:
+        largest = max(abs(each) for each in read.values) or 1.0
+        strength = 0.7 * value / largest
+    else:
+        strength = 0.75 * min(1.0, max(0.0, -value) / STRONG_NATS) ** 0.5 if value == value else 0.0
+    return Chip(text=read.pieces[j], tip="\n".join(lines), strength=strength, prompt=j < read.cut)
+
+
+def described(read: Read, j: int) -> list[str]:
+    """Lines on a token."""
+    value = read.values[j]
+    if value != value:
+        return ["the first token: nothing comes before it"]
+    if read.scalar:
+        return [f"reads {value:.3g} here"]
+    return [
+        f"log p = {value:.2f} nats, p = {np.exp(value):.3f}",
+        *(f"   {piece}  {p:.3f}" for piece, p in read.likeliest[j]),
+    ]
+
+
+RIGHT = ("right", "correct")
+"""Columns that say whether an answer is right."""
+VERDICTS = {True: "right", False: "wrong", None: ""}
+SAID = ("prompt", "answer", "expected", "kind", ITEM, MODEL)
+INSIDE = {
+    "Attention": ("pages/attention/page.py", ":material/grid_on:"),
+    "Logits": ("pages/logits/page.py", ":material/bar_chart:"),
+    "Compare": ("pages/compare/page.py", ":material/compare_arrows:"),
+    "Interventions": ("pages/interventions/page.py", ":material/biotech:"),
+}
+"""Pages that look into what a model made of a text."""
+
+
+def show(
+    experiment: Experiment, subjects: Sequence[Subject], result: Result, name: str, beside: "DeltaGenerator"
+) -> None:
+    """An item from its answers to its tokens.
+
+    Args:
+        experiment: that asked it.
+        subjects: the models, the base first.
+        result: of all of them.
+        name: of the item.
+        beside: the space to the right of where it was chosen.
+    """
+    rows = result.items[result.items[ITEM] == name]
+    own: dict[str, dict[Any, Any]] = {str(row[MODEL]): row for row in rows.to_dict("records")}
+    answered = [subject for subject in subjects if subject.label in own]
+    with beside:
+        note(expected(rows))
+    measured(answered, own)
+    if "prompt" not in rows:
+        note("The experiment gives no column `prompt`, so there are no tokens to show.")
+        return
+    readings: list[tuple[Subject, LM, Read]] = []
+    for subject in answered:
+        with guard():
+            lm = models.load(subject.ref)
+            if lm is None:
+                continue
+            told = own[subject.label]
+            text = joined(told.get("prompt"), told.get("answer"))
+            read = models.computed(reading, lm, say="Reading the answer", prompt=text[0], answer=text[1])
+            readings.append((subject, lm, read))
+    if not readings:
+        return
+    others = stand_ins({subject.label: own[subject.label] for subject, _, _ in readings})
+    if others:
+        note(others)
+    row, token = tokens(experiment.name, name, result, readings)
+    links([subject for subject, _, _ in readings], *readings[row], token)
+    _, chosen, read = readings[row]
+    alike = [
+        (subject.label, lm) for subject, lm, _ in readings if lm.tokenizer.get_vocab() == chosen.tokenizer.get_vocab()
+    ]
+    trust_badge(*alike, text=read.ids)
+
+
+def verdict(row: Mapping[Any, Any]) -> bool | None:
+    """Whether an answer is right; None where the item does not say."""
+    for column in RIGHT:
+        if row.get(column) is not None and row[column] == row[column]:
+            return bool(row[column])
+    expected, answer = row.get("expected"), row.get("answer")
+    if not isinstance(expected, str) or not isinstance(answer, str) or not expected.strip():
+        return None
+    return " ".join(answer.lower().split()).removesuffix(" .") == " ".join(expected.lower().split()).removesuffix(" .")
+
+
+def expected(rows: pd.DataFrame) -> str:
+    """What would be right, in words."""
+    told = [str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()]
+    return f"Expected: {' or '.join(told)}." if told else "Nothing is known of what would be right here."
+
+
+def measured(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
+    """Answers side by side, whether they are right, and all that was measured of them; a row a model."""
+    columns = [column for column in own[subjects[0].label] if column not in (*SAID, *RIGHT)]
+    rows: dict[str, list[Any]] = {"model": [subject.label for subject in subjects]}
+    cells = {"answer": [" ".join(_cell(own[subject.label].get("answer")).split()) for subject in subjects]}
+    cells["right or wrong"] = [VERDICTS[verdict(own[subject.label])] for subject in subjects]
+    for column in columns:
+        cells[str(column).replace("_", " ")] = [_cell(own[subject.label].get(column)) for subject in subjects]
+    rows |= {name: values for name, values in cells.items() if any(values)}
+    st.dataframe(
+        pd.DataFrame(rows),
+        hide_index=True,
+        height="content",
+        column_config={"model": st.column_config.TextColumn(pinned=True)},
+    )
+
+
+def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subject, LM, Read]]") -> tuple[int, int]:
+    """The texts as chips; gives which reading and which of its tokens is chosen, at first the answer's first."""
+    key = f"_{name}_token"
+    asked = (item, tuple(subject.label for subject, _, _ in readings))
+    if st.session_state.get(key, (None,))[0] != asked:
+        first = readings[-1][2]
+        st.session_state[key] = asked, len(readings) - 1, min(first.cut, len(first.ids) - 1)
+    _, chosen, token = st.session_state[key]
+    token = min(token, len(readings[chosen][2].ids) - 1)
+    heads = {read.ids[: read.cut] for _, _, read in readings}
+    shared = len(heads) == 1
+    rows = []
+    if shared:
+        rows.append(
+            TokenRow(
+                label="prompt",
+                colour="transparent",
+                tokens=prompt_chips([(subject.label, read) for subject, _, read in readings]),
+            )
+        )
+    for subject, _, read in readings:
+        colour = result.styles[subject.label].colour
+        start = read.cut if shared else 0
+        made = [chip(read, j) for j in range(start, len(read.ids))]
+        rows.append(TokenRow(label=subject.label, colour=colour, tokens=made))
+    cut = readings[chosen][2].cut
+    in_prompt = shared and token < cut
+    mark = (0, token) if in_prompt else (chosen + shared, token - (cut if shared else 0))
+
+    def pick(row: int, index: int) -> None:
+        if shared and row == 0:
+            st.session_state[key] = asked, chosen, index
+        else:
+            of = row - shared
+            st.session_state[key] = asked, of, index + (readings[of][2].cut if shared else 0)
+
+    token_rows(rows, chosen=mark, key=f"{name}-tokens", on_pick=pick)
+    scalar = any(read.scalar for _, _, read in readings)
+    note(
+        "Colour: "
+        + ("what the model reads at the token. " if scalar else "how little the token was expected. ")
+        + "Hover for probabilities; click a token to look inside at it."
+    )
+    return chosen, token
+
+
+def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, token: int) -> None:
+    """Ways to the pages that look inside, with model and text; the text ends before the chosen token of an answer."""
+    shared = current()
+    text = before(lm, read, token)
+    pair = (shared.base or subjects[0].choice, subject.choice)
+    if subject.choice == shared.base:
+        pair = (subject.choice, shared.aligned or subject.choice)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        note(f"Look into {subject.label} before token {token} ({read.pieces[token]}):")
+        for title, (page, icon) in INSIDE.items():
+            look_link(page, title, icon, base=pair[0], aligned=pair[1], prompt=text)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+MOST = 300
+"""Rows that the table shows; the download holds all."""
+ANY = "any model"
+ALL, ONES, ZEROS, HIGH, LOW, APART = "all", "counted (1)", "not counted (0)", "highest first", "lowest first", "differ"
+"""What to show of a metric's items."""
+
+
+def section(experiment: Experiment, subjects: Sequence[Subject], result: Result, metrics: Sequence[str]) -> None:
+    """Widgets, table, and the chosen item.
+
+    Args:
+        experiment: what was asked.
+        subjects: the models, the base first.
+        result: of all of them.
+        metrics: names of those in the summary.
+    """
+    labels = [subject.label for subject in subjects]
+    columns = st.columns([4, 3, 3, 3, 4], gap="small")
+    metric = choose_metric(experiment, result, metrics, columns[0])
+    found, total = filtered(experiment.name, result.items, labels, metric, columns[1:])
+    beyond = f", the first {MOST} of which are listed" if len(found) > MOST else ""
+    note(f"{len(found):,} of {total:,} items{beyond}; click one to read it token by token.")
+    if len(found):
+        listing(experiment.name, found.head(MOST))
+    key = f"{experiment.name}~item"
+    known = set(result.items[ITEM])
+    if key in st.session_state and st.session_state[key] not in known:
+        st.session_state[key] = None
+    columns = st.columns([4, 8], vertical_alignment="bottom")
+    with columns[0]:
+        options = list(dict.fromkeys([*found.index[:MOST], *filter(None, [_asked(key)])]))
+        options = [option for option in options if option in known]
+        chosen = st.selectbox(
+            "Item", options, index=None, key=key, bind="query-params", placeholder="click a row, or choose one"
+        )
+    if chosen is None:
+        return
+    show(experiment, subjects, result, str(chosen), columns[1])
+
+
+def choose_metric(
+    experiment: Experiment, result: Result, names: Sequence[str], column: "DeltaGenerator"
+) -> Metric | None:
+    """The metric whose items are looked at; None for a number that is no function of items."""
+    key = f"{experiment.name}~metric"
+    keep(key, names, names[0])
+    known = metrics_of(experiment, result)
+    with column:
+        name = st.selectbox("Items of", names, key=key, bind="query-params")
+    if name not in known:
+        note(f"{name.replace('_', ' ')} is no function of single items, so all of them are listed.")
+    return known.get(name)
+
+
+def _asked(key: str) -> str | None:
+    """The item of the session or of the URL."""
+    value = st.session_state.get(key) or st.query_params.get(key)
+    return str(value) if value else None
+
+
+def filtered(
+    name: str, items: pd.DataFrame, labels: Sequence[str], metric: Metric | None, columns: "list[DeltaGenerator]"
+) -> tuple[pd.DataFrame, int]:
+    """The items that the widgets leave, one row each (`beside`), and how many the metric counts."""
+    counted = metric.select(items) if metric is not None else items
+    rows = beside(counted, labels, metric)
+    total = len(rows)
+    ways = [ALL, *((ONES, ZEROS) if isinstance(metric, Share) else (HIGH, LOW) if single(metric) else ())]
+    ways += [APART] if len(labels) > 1 else []
+    keep(f"{name}~show", ways, ALL)
+    keep(f"{name}~of", [ANY, *labels], ANY)
+    with columns[0]:
+        way = st.selectbox("Show", ways, key=f"{name}~show", bind="query-params")
+    with columns[1]:
+        of = st.selectbox("Answered by", [ANY, *labels], key=f"{name}~of", bind="query-params")
+    kinds = sorted({str(kind) for kind in items["kind"].dropna()}) if "kind" in items else []
+    with columns[2]:
+        if f"{name}~kind" in st.session_state:
+            st.session_state[f"{name}~kind"] = [k for k in st.session_state[f"{name}~kind"] if k in kinds]
+        picked = st.multiselect(
+            "Kinds", kinds, key=f"{name}~kind", bind="query-params", placeholder="all", disabled=len(kinds) < 2
+        )
+    with columns[3]:
+        placeholder = "part of a prompt or an answer"
+        text = st.text_input("Text", key=f"{name}~text", bind="query-params", placeholder=placeholder)
+    names = labels if of == ANY else [of]
+    if picked and "kind" in rows:
+        rows = rows[rows["kind"].astype(str).isin(picked)]
+    if text:
+        told = rows[[column for column in rows if column == "prompt" or str(column).startswith("answer: ")]]
+        rows = rows[told.astype(str).apply(lambda line: text.lower() in " ".join(line).lower(), axis=1)]
+    return shown(rows, way, names, labels, metric), total
+
+
+def shown(
+    rows: pd.DataFrame, way: str, names: Sequence[str], labels: Sequence[str], metric: Metric | None
+) -> pd.DataFrame:
+    """The rows that a way of showing leaves, in its order.
+
+    Args:
+        rows: see `beside`.
+        way: one of those above.
+        names: the models whose values count; a row stays if one of them fits.
+        labels: all models.
+        metric: whose values.
+    """
+    own = [column for column in (f"{value_name(metric)}: {name}" for name in names) if column in rows]
+    every = [column for column in (f"{value_name(metric)}: {name}" for name in labels) if column in rows]
+    values = rows[own].astype(float) if own and single(metric) else pd.DataFrame(index=rows.index)
+    if way in (ONES, ZEROS):
+        return rows[(values == float(way == ONES)).any(axis=1)]
+    if way in (HIGH, LOW) and len(values.columns):
+        extreme = values.max(axis=1) if way == HIGH else values.min(axis=1)
+        return rows.loc[extreme.sort_values(ascending=way == LOW, kind="stable").index]
+    if way == APART:
+        if single(metric) and len(every) > 1:
+            spread = rows[every].astype(float)
+            gap = spread.max(axis=1) - spread.min(axis=1)
+            return rows.loc[gap[gap > 0].sort_values(ascending=False, kind="stable").index]
+        answers = rows[[column for column in rows if str(column).startswith("answer: ")]].astype(str)
+        return rows[answers.nunique(axis=1) > 1]
+    return rows
+
+
+def single(metric: Metric | None) -> bool:
+    """Whether a metric is about one column of numbers."""
+    return metric is not None and len(metric.columns) == 1
+
+
+def value_name(metric: Metric | None) -> str:
+    """The column that a metric of one column reads."""
+    return metric.columns[0] if metric is not None and single(metric) else ""
+
+
+def beside(items: pd.DataFrame, labels: Sequence[str], metric: Metric | None) -> pd.DataFrame:
+    """One row an item, indexed by its name: kind, prompt and expected answer, then of each model answer and values."""
+    first = items.drop_duplicates(ITEM).set_index(ITEM)
+    made = first[[column for column in ("kind", "prompt", "expected") if column in first]].copy()
+    columns = [column for column in (metric.columns if metric else ()) if column in items]
+    of = {label: rows.drop_duplicates(ITEM).set_index(ITEM) for label, rows in items.groupby(MODEL, sort=False)}
+    for column in [*(["answer"] if "answer" in items else []), *columns]:
+        for label in labels:
+            if label in of:
+                made[f"{column}: {label}"] = of[label][column].reindex(made.index)
+    return made
+
+
+def listing(name: str, found: pd.DataFrame) -> None:
+    """The items as a table; a click anywhere in a row chooses its item."""
+    widget = f"{name}-items"
+
+    @guarded
+    def choose() -> None:
+        selection = st.session_state[widget]["selection"]
+        rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]
+        if rows and rows[0] < len(found):
+            st.session_state[f"{name}~item"] = str(found.index[rows[0]])
+
+    table = found.rename(columns=lambda column: str(column).replace("_", " "))
+    table = table.rename_axis("item").reset_index().map(readable)
+    number = st.column_config.NumberColumn(format="%.3g", width="small")
+    floats = [str(column) for column in table if pd.api.types.is_float_dtype(table[column])]
+    st.dataframe(
+        table,
+        hide_index=True,
+        height=38 + 35 * min(8, len(found)),
+        key=widget,
+        on_select=choose,
+        selection_mode="single-cell",
+        column_config={
+            "item": st.column_config.TextColumn(pinned=True),
+            "prompt": st.column_config.TextColumn(width=230),
+            **dict.fromkeys(floats, number),
+        },
+    )
+
+
+def readable(value: Any) -> Any:
+    """A cell: nothing where there is nothing, no check boxes."""
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return None
+    if isinstance(value, bool | np.bool_):
+        return int(value)
+    return value

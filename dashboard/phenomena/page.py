@@ -1,0 +1,263 @@
+"""The page of an experiment, from its finding to its items; every experiment is shown by this one."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import access, models
+from dashboard.components.figure import figure
+from dashboard.phenomena import compute as source
+from dashboard.phenomena import figures as numbers
+from dashboard.phenomena import items
+from dashboard.phenomena import words as export
+from dashboard.phenomena.choices import choose_experiment, choose_models, choose_options
+from dashboard.phenomena.compute import Asked, Found, Subject
+from dashboard.state import current, keep
+from dashboard.text import finding, guard, guarded, note, plain, prose
+from probe.experiments.registry import Experiment
+from probe.experiments.result import Result
+from probe.plugins import BUILT_IN
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+MAIN_HEIGHT, HEIGHT = 370, 360
+"""Pixels of the main figure at most, and of the others where they say nothing."""
+
+
+def phenomenon(name: str) -> None:
+    """The page of a built-in experiment.
+
+    Args:
+        name: of the experiment.
+    """
+    with st.spinner("Starting torch"):
+        models.warm().wait()
+    from probe.experiments.registry import find_experiment
+
+    show({name: find_experiment(name)})
+
+
+def show(known: Mapping[str, Experiment]) -> None:
+    """The page from top to bottom.
+
+    Args:
+        known: the experiments that it can be about; the reader chooses where there are several.
+    """
+    shared = current()
+    answer = st.container()
+    own = all(each.origin != BUILT_IN for each in known.values())
+    *first, middle, right, last = st.columns(
+        [*([8] if own else []), 12, 6, 7], gap="small", vertical_alignment="bottom"
+    )
+    experiment = next(iter(known.values()))
+    for column in first:
+        with column:
+            experiment = choose_experiment(known)
+    with middle:
+        subjects = choose_models(shared)
+    with right:
+        asked = choose_options(experiment)
+    if asked is None:
+        return
+    if not subjects:
+        with answer:
+            finding(f"Choose a model in the sidebar to measure: {experiment.title}.")
+        note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        return
+    problem = source.refusal(asked)
+    if problem:
+        with answer:
+            finding(f"{experiment.title} has not been measured: its file cannot be used.")
+        st.error(plain(problem))
+        st.markdown(experiment.about)
+        return
+    found = gather(asked, subjects, last)
+    shown, apart = source.alike(found, shared.aligned, experiment.across_worlds)
+    if not shown:
+        with answer:
+            finding(f"{experiment.title} has not been measured on {_listed(subjects)} with these options.")
+        st.markdown(experiment.about)
+        return
+    with st.spinner("Comparing the models item by item"):
+        both = source.together(asked, shown)
+    result, summaries = both.result, both.summaries
+    if both.problem:
+        st.error(prose(f"{both.problem} If what is stored is older than the experiment, measure again."))
+    with answer:
+        finding(result.finding or numbers.sentence(experiment, summaries))
+    main_figure(result, summaries)
+    for remark in result.meta.get("notes", ()):
+        note(remark)
+    if apart:
+        left, s = _listed([each.subject for each in apart]), "" if len(apart) > 1 else "s"
+        note(f"{left} belong{s} to another world, where the questions are others, and cannot be laid beside these.")
+    worlds = source.apart(shown) if experiment.across_worlds else ""
+    if worlds:
+        note(f"These models belong to different worlds ({worlds}), and each answered the questions of its own.")
+    note(first_paragraph(experiment.about))
+    provenance(shown)
+    sections(asked, shown, result, summaries)
+    export.explain(asked, shown, result, summaries)
+
+
+def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> list[Found]:
+    """What is there of every model; what is missing is offered with its cost, and computed when the reader says so."""
+    known = {}
+    for subject in subjects:
+        with guard():  # one that cannot be read hides no other
+            about = models.known(subject.ref)
+            if about is not None:
+                known[subject] = about
+    found = {subject: source.look(asked, subject, about) for subject, about in known.items()}
+    missing = [subject for subject, each in found.items() if each.result is None]
+    again = bool(st.session_state.pop("_again", False))
+    wanted = list(found) if again else []
+    if missing and not again:
+        line = st.empty()
+        with line.container(horizontal=True, vertical_alignment="center", gap="small"):
+            pressed = st.button(
+                plain(f"Measure {_listed(missing)}"),
+                type="primary",
+                icon=":material/play_arrow:",
+                key=f"{asked.experiment.name}-run",
+                **access.button(),
+            )
+            note(offer(missing, source.seconds(asked, current().store)))
+        if pressed:
+            wanted = missing
+            line.empty()
+    if wanted:
+        found |= run(asked, {subject: known[subject] for subject in wanted}, again)
+    with slot:  # drawn last, so that it knows what was measured just now
+        st.button(
+            "Measure again",
+            icon=":material/refresh:",
+            width="stretch",
+            key=f"{asked.experiment.name}-again",
+            on_click=_measure_again,
+            **access.button(
+                "Runs the experiment anew on every model, and stores what it finds in place of what is there.",
+                disabled=all(each.result is None for each in found.values()),
+            ),
+        )
+    for each in found.values():
+        if each.error:
+            st.error(prose(f"{each.subject.label}: {each.error}"))
+    return list(found.values())
+
+
+@guarded
+def _measure_again() -> None:
+    st.session_state["_again"] = True
+
+
+def run(asked: Asked, known: "dict[Subject, models.Known]", again: bool) -> dict[Subject, Found]:
+    """Run the experiment on models one after the other; each is stored as soon as it is done."""
+    found = {}
+    slot = st.empty()
+    with slot.container():
+        st.button(
+            "Cancel",
+            icon=":material/close:",
+            key=f"{asked.experiment.name}-cancel",
+            help="Stops at the next step of the bar; models that are done are stored.",
+        )
+        for subject, about in known.items():
+            found[subject] = source.compute(asked, subject, about, again=again)
+    slot.empty()
+    return found
+
+
+def offer(missing: list[Subject], seconds: float | None) -> str:
+    """What it costs to measure models, in words."""
+    what = "Not measured yet with these options"
+    if seconds is None:
+        return f"{what}; no run here tells how long it takes (built-in experiments: under two minutes a model)."
+    whole = max(1, round(seconds * len(missing)))
+    return f"{what}: about {f'{whole} s' if whole < 90 else f'{round(whole / 60)} min'}."
+
+
+def main_figure(result: Result, summaries: dict[str, pd.DataFrame]) -> None:
+    """The first figure, over the whole page; the numbers as points where the experiment draws none."""
+    if result.figures:
+        name, chart = next(iter(result.figures.items()))
+        height = min(int(chart.layout.height or MAIN_HEIGHT), MAIN_HEIGHT)
+        figure(chart, numbers.behind(result, name), name, title=titled(name), height=height, source=about(result))
+        return
+    chart, table = numbers.points(result, summaries)
+    figure(chart, table, "numbers", title="Every number with its 95 % interval", source=about(result))
+
+
+def sections(asked: Asked, found: list[Found], result: Result, summaries: dict[str, pd.DataFrame]) -> None:
+    """Below the main figure: numbers and their items, and the other figures."""
+    others = list(result.figures)[1:]
+
+    def details() -> None:
+        metrics = numbers.table(asked.experiment, result, summaries)
+        items.section(asked.experiment, [each.subject for each in found], result, metrics)
+
+    if not others:
+        details()
+        return
+    key, tabs = f"{asked.experiment.name}~tab", ["Numbers and items", "Figures"]
+    keep(key, tabs, tabs[0])
+    opened = st.tabs(tabs, key=key, bind="query-params", on_change="rerun")
+    if opened[0].open:
+        with opened[0]:
+            details()
+    if opened[1].open:
+        with opened[1]:
+            grid(result, others)
+
+
+def grid(result: Result, names: list[str]) -> None:
+    """Figures side by side."""
+    for start in range(0, len(names), 2):
+        pair = names[start : start + 2]
+        for column, name in zip(st.columns(len(pair), gap="medium"), pair, strict=True):
+            with column:
+                chart = result.figures[name]
+                table = numbers.behind(result, name)
+                height = int(chart.layout.height or HEIGHT)
+                figure(chart, table, name, title=titled(name), height=height, source=about(result))
+
+
+def provenance(found: list[Found]) -> None:
+    """When the numbers were made, and where they are kept."""
+    parts = []
+    for each in found:
+        meta = each.result.meta if each.result else {}
+        at = str(meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
+        parts.append(f"{each.subject.label} {at} UTC in {float(meta.get('seconds') or 0):.1f} s")
+    note(f"Measured: {'; '.join(parts)}.")
+    lost = [each.subject.label for each in found if each.place is None]
+    if lost:
+        note(
+            f"The folder of {' and '.join(lost)} may not be written to: what was measured is kept until the dashboard"
+            " stops. Download it below to keep it."
+        )
+
+
+def about(result: Result) -> dict[str, object]:
+    """Provenance of figures."""
+    shared = {name: result.meta.get(name) for name in ("n", "seed", "options", "data", "world", "version")}
+    return {"experiment": result.name, "models": result.meta.get("models"), **shared}
+
+
+def titled(name: str) -> str:
+    """The name of a figure for people."""
+    words = " ".join(name.replace("_", " ").replace("-", " ").split())
+    return words[:1].upper() + words[1:]
+
+
+def first_paragraph(text: str) -> str:
+    """What is measured, in one paragraph."""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def _listed(subjects: Sequence[Subject]) -> str:
+    names = [subject.label for subject in subjects]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

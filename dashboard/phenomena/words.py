@@ -1,0 +1,92 @@
+"""The end of an experiment's page: what it measures, the Python lines that give the same, and every download."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from dashboard.components.details import details
+from dashboard.phenomena.compute import Asked, Found, chosen
+from probe.experiments.result import Result
+
+
+def explain(asked: Asked, found: Sequence[Found], result: Result, summaries: dict[str, pd.DataFrame]) -> None:
+    """The folded section.
+
+    Args:
+        asked: the experiment with its options.
+        found: what is shown, the base first.
+        result: of all models.
+        summaries: of each model by label.
+    """
+    experiment = asked.experiment
+    module = vars(_module(experiment.function))
+    long = pd.concat([table.assign(model=label) for label, table in summaries.items()], ignore_index=True)
+    tables = {"summary": long, "items": result.items, **result.tables}
+    details(
+        module.get("EQUATIONS", ()),
+        definition(asked),
+        code(asked, [each.subject.ref for each in found]),
+        tables,
+        {f"{experiment.name}.zip": partial(zipped, result)},
+    )
+
+
+def definition(asked: Asked) -> str:
+    """What the experiment says of itself, and of its options."""
+    from probe.experiments.registry import HELP, arguments
+
+    experiment = asked.experiment
+    told = HELP | dict(arguments(experiment))
+    lines = [f"- `{name}` = `{value!r}`: {told.get(name, '')}" for name, value in asked.options.items()]
+    return "\n\n".join([experiment.about, "\n".join(lines)])
+
+
+def code(asked: Asked, refs: Sequence[str]) -> str:
+    """Python lines that give the page's numbers, items and figures."""
+    experiment = asked.experiment
+    options = [f"{name}={_literal(value)}" for name, value in chosen(asked).items()]
+    lines = ["import probe"]
+    if experiment.origin.endswith(".py"):
+        lines += ["from probe.experiments.registry import load_plugin", "", f"load_plugin({experiment.origin!r})"]
+    name = repr(experiment.name)
+    base, *others = refs
+    if not others:
+        lines += ["", f"result = probe.run_experiment({', '.join([name, repr(base), *options])})"]
+    elif len(others) == 1:
+        arguments = ", ".join([name, repr(others[0]), f"baseline={base!r}", *options])
+        lines += ["", f"result = probe.run_experiment({arguments})"]
+    else:
+        lines.insert(1, "from probe.experiments.registry import find_experiment")
+        lines.insert(2, "from probe.experiments.run import join")
+        lines += ["", f"refs = {[*others, base]!r}"]
+        lines.append(f"parts = [probe.run_experiment({', '.join([name, 'ref', *options])}) for ref in refs]")
+        lines.append(f"result = join(find_experiment({name}), parts)")
+    return "\n".join([*lines, "result.finding, result.summary, result.items, result.figures"])
+
+
+def zipped(result: Result) -> bytes:
+    """The folder that `Result.save` writes, as a ZIP file."""
+    made = io.BytesIO()
+    with TemporaryDirectory() as folder, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        place = result.save(Path(folder) / result.name)
+        for file in sorted(place.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder))
+    return made.getvalue()
+
+
+def _literal(value: Any) -> str:
+    """An option as Python."""
+    return repr(str(value)) if isinstance(value, Path) else repr(value)
+
+
+def _module(function: Any) -> Any:
+    import inspect
+
+    return inspect.getmodule(function) or inspect

@@ -1,5 +1,0 @@
-"""Sycophancy: whether a model says what its user wants to hear, and where inside that is decided."""
-
-from dashboard.parts.phenomena.shell import phenomenon
-
-phenomenon("sycophancy")

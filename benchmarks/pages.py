@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from benchmarks.harness import Row, seconds
 from probe.runs.writer import RunWriter
+from tests.dashboard.pages import turn_to
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
@@ -115,13 +116,13 @@ def measured(page: str, base: str, aligned: str | None, prompts: Sequence[str]) 
 
 def opened(page: str, base: str, aligned: str | None, prompt: str) -> AppTest:
     """A page that has answered once."""
-    app = AppTest.from_file(ROOT / "dashboard" / "app.py", default_timeout=600)
+    app = AppTest.from_file(ROOT / "dashboard" / "pages" / "app.py", default_timeout=600)
     app.query_params["base"] = base
     app.query_params["aligned"] = aligned or base
     app.query_params["prompt"] = prompt
     if aligned is None:
         app.query_params |= {"att_view": "base", "log_view": "base", "int_do": "ablate"}
-    return app.switch_page(f"views/{page}.py").run()
+    return turn_to(app, page).run()
 
 
 def timed(app: AppTest, change: Callable[[int], object]) -> str:

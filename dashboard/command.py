@@ -147,7 +147,7 @@ def serve(gate: "Gate") -> int:
     from dashboard.text import unforeseen
 
     access.install(gate)
-    script = Path(__file__).with_name("app.py")
+    script = Path(__file__).with_name("pages") / "app.py"
     sys.argv = [str(script)]  # beside it lies the theme
     app = App(script, middleware=[Middleware(access.Guard, gate)], on_script_error=unforeseen)
     with suppress(KeyboardInterrupt):

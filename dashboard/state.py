@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard.data import Store, read_store
 from dashboard.named import name_choice
+from dashboard.pages import page_file
 from dashboard.text import guarded, note, prose
 
 NEUTRAL = (
@@ -231,7 +232,7 @@ def tell_again(key: str) -> None:
 
 def compare_link(title: str, **choices: str) -> None:
     """A link to the Compare page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along."""
-    look_link("pages/compare/page.py", title, ":material/compare_arrows:", query=None, **choices)
+    look_link("compare", title, ":material/compare_arrows:", query=None, **choices)
 
 
 def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | None = None, **choices: str) -> None:
@@ -240,14 +241,14 @@ def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | No
     They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
 
     Args:
-        page: the file of the page, such as `pages/attention/page.py`.
+        page: its name, such as `attention`.
         title: of the link.
         icon: of the link.
         query: further parameters, of widgets that the other page alone has.
         choices: what to choose in the sidebar there.
     """
     brought = {LINK + name: value for name, value in choices.items()}
-    st.page_link(page, label=title, icon=icon, query_params={**(query or {}), **brought})
+    st.page_link(page_file(page), label=title, icon=icon, query_params={**(query or {}), **brought})
 
 
 def _take_link() -> None:

@@ -216,7 +216,7 @@ def pages() -> list[Page]:
 
 
 def page_key(page: str) -> str:
-    """A page's name, however it is written: `pages/attention/page.py`, `Attention` and `attention` are one."""
+    """A page's name, however it is written: `attention/page.py`, `Attention` and `attention` are one."""
     stem = page.replace("\\", "/").removesuffix("/page.py").rpartition("/")[2].removesuffix(".py")
     return stem.strip().lower().replace(" ", "_").replace("-", "_")
 

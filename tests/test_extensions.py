@@ -113,7 +113,7 @@ def test_trainings_take_its_names(package: Path, tmp_path: Path):
 
 
 def test_its_panel_and_page_are_listed(package: Path):
-    assert [each.title for each in panels("pages/attention/page.py")] == ["Words that the prompt has"]
+    assert [each.title for each in panels("attention/page.py")] == ["Words that the prompt has"]
     assert [(each.title, each.icon) for each in pages()] == [("Sample notes", ":material/edit_note:")]
     assert plugins.problems() == []
 
@@ -354,7 +354,7 @@ def test_panels_and_pages_ask_for_what_there_is(shelf: None):
     def how_far(base: Any, extra: int = 3) -> None: ...
 
     assert [each.title for each in panels("rewards")] == ["How far"]
-    assert {page_key(name) for name in ("pages/in_context/page.py", "In context", "in-context")} == {"in_context"}
+    assert {page_key(name) for name in ("in_context/page.py", "In context", "in-context")} == {"in_context"}
 
 
 @pytest.mark.parametrize("kind", ["verifiers", "annotators", "panels", "pages"])

@@ -159,10 +159,10 @@ RIGHT = ("right", "correct")
 VERDICTS = {True: "right", False: "wrong", None: ""}
 SAID = ("prompt", "answer", "expected", "kind", ITEM, MODEL)
 INSIDE = {
-    "Attention": ("pages/attention/page.py", ":material/grid_on:"),
-    "Logits": ("pages/logits/page.py", ":material/bar_chart:"),
-    "Compare": ("pages/compare/page.py", ":material/compare_arrows:"),
-    "Interventions": ("pages/interventions/page.py", ":material/biotech:"),
+    "Attention": ("attention", ":material/grid_on:"),
+    "Logits": ("logits", ":material/bar_chart:"),
+    "Compare": ("compare", ":material/compare_arrows:"),
+    "Interventions": ("interventions", ":material/biotech:"),
 }
 """Pages that look into what a model made of a text."""
 

@@ -17,7 +17,7 @@ from tests.dashboard.pages import Everyone, turn_to, unescape
 from tests.dashboard.readouts import write_readouts
 
 HERE = Path(__file__).parent
-APP = HERE.parents[1] / "dashboard" / "app.py"
+APP = HERE.parents[1] / "dashboard" / "pages" / "app.py"
 Open = Callable[..., AppTest]
 
 
@@ -69,14 +69,14 @@ def readouts(writer: ModuleType, runs: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Open a page on run roots: `show(root, page="pages/training/page.py", step="20")`, the rest being the URL's query.
+    """Open a page on run roots: `show(root, page="training/page.py", step="20")`, the rest being the URL's query.
 
     What the query names counts as typed by the person, unless `link` says that it came with a link.
     """
 
     def run(
         *roots: Path,
-        page: str = "pages/overview/page.py",
+        page: str = "overview/page.py",
         state: Mapping[str, object] | None = None,
         link: bool = False,
         **query: str | list[str],

@@ -212,6 +212,6 @@ def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: P
 
 def test_nothing_is_fetched_without_the_token(show: Callable[..., AppTest], runs: Path):
     access.uninstall()
-    app = show(runs, page="pages/compare/page.py", base="nobody/no-such-model")
+    app = show(runs, page="compare/page.py", base="nobody/no-such-model")
     (button,) = [button for button in app.button if button.label.startswith("Fetch")]
     assert (button.disabled, button.help) == (True, READ_ONLY)

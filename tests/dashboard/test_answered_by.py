@@ -56,7 +56,7 @@ def test_the_page_says_so_above_the_tokens(
         for name in ("base", "dpo-agreeable"):
             obtain(find_experiment("echo"), LM.load(own / name), n=4)
         query = {"echo.n": "4", "echo~item": "stranger-1"}
-        app = show(own, page="pages/experiments/page.py", **query)
+        app = show(own, page="experiments/page.py", **query)
         assert not app.exception
         assert not app.error
         assert chips(app)["rows"]

@@ -24,7 +24,7 @@ from tests.models import random_lm, random_reward_model
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-VIEW = "pages/attention/page.py"
+VIEW = "attention/page.py"
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 
 

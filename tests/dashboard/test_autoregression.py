@@ -21,7 +21,7 @@ from tests.models import random_reward_model
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "pages/autoregression/page.py"
+PAGE = "autoregression/page.py"
 
 
 def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: Say, read: Say):

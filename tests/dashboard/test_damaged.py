@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from tests.dashboard.pages import names
 
 Show = Callable[..., AppTest]
-PAGE = "pages/training/page.py"
+PAGE = "training/page.py"
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, button, chips, press, 
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "pages/experiments/page.py"
+PAGE = "experiments/page.py"
 VIEW = Path(__file__).parents[2] / "dashboard" / PAGE
 
 
@@ -267,7 +267,7 @@ def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path, read: Say):
 
 
 def test_a_link_brings_its_choices_to_the_sidebar(show: Show, runs: Path):
-    app = show(runs, page="pages/attention/page.py", with_prompt="<user> hello <bot>", with_base="base@20")
+    app = show(runs, page="attention/page.py", with_prompt="<user> hello <bot>", with_base="base@20")
     assert app.text_area(key="prompt").value == "<user> hello <bot>"
     assert app.selectbox(key="base").value == "base@20"
     assert "with_prompt" not in app.query_params

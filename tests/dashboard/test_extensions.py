@@ -83,11 +83,11 @@ def test_the_packages_panel_follows_the_sidebar(target: Path, script: Any, show:
         assert [button.proto.label for button in app.get("download_button")] == ["PNG", "SVG", "PDF", "HTML", "CSV"]
         app.text_area(key="prompt").set_value("a b").run()
         assert chart(app, name)["data"][0]["x"] == ["a", "b"]
-        whole = show(runs, page="pages/attention/page.py", prompt="where does mira live ?")
+        whole = show(runs, page="attention/page.py", prompt="where does mira live ?")
         assert not whole.exception
         assert not whole.error
         assert names(whole)[-1] == name
-        assert name not in names(show(runs, page="pages/logits/page.py"))
+        assert name not in names(show(runs, page="logits/page.py"))
 
 
 def test_the_packages_page_is_in_the_navigation(

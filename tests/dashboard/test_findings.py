@@ -16,7 +16,7 @@ from tests.dashboard.pages import chart, names, values
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
-PAGE = "pages/findings/page.py"
+PAGE = "findings/page.py"
 
 
 @pytest.fixture(scope="module")

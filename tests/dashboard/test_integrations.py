@@ -85,7 +85,7 @@ def root(request: pytest.FixtureRequest, runs: Path, tmp_path_factory: pytest.Te
 
 @pytest.mark.parametrize(
     ("root", "page"),
-    [*(("watch", page) for page in PAGES), *(("trl", page) for page in PAGES), ("callback", "pages/compare/page.py")],
+    [*(("watch", page) for page in PAGES), *(("trl", page) for page in PAGES), ("callback", "compare/page.py")],
     indirect=["root"],
 )
 def test_every_page_shows_it(page: str, root: Path, runs: Path, show: Show, finding: Callable[[AppTest], str]):
@@ -103,11 +103,11 @@ def test_overview_training_and_logits_know_it(root: Path, runs: Path, show: Show
     table = app.dataframe[0].value
     row = table[table["run"] == "mine"].iloc[0]
     assert "finished" in row["status"]
-    app = show(runs, root, page="pages/training/page.py", runs="mine")
+    app = show(runs, root, page="training/page.py", runs="mine")
     assert not app.exception
     assert "mine" in read(app)
     assert any("loss" in str(part.value) for part in app.markdown) or "loss" in read(app)
-    app = show(runs, root, page="pages/logits/page.py", base="base", aligned="mine", log_run="mine")
+    app = show(runs, root, page="logits/page.py", base="base", aligned="mine", log_run="mine")
     assert not app.exception
     assert not app.error
     drawn = chart(app, "log-training-layers")["data"][0]

@@ -24,7 +24,7 @@ from tests.models import random_reward_model
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-VIEW = "pages/interventions/page.py"
+VIEW = "interventions/page.py"
 CLEAN = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 CORRUPTED = CLEAN.replace("lyon", "oslo")
 

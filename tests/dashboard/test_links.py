@@ -51,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("ref", ["org/model", "org/model#value", "org/model#reward", "model", "org/model@7"])
-@pytest.mark.parametrize("page", ["pages/compare/page.py", "pages/sycophancy/page.py"])
+@pytest.mark.parametrize("page", ["compare/page.py", "sycophancy/page.py"])
 def test_a_link_asks_the_hub_for_nothing(show: Show, runs: Path, read: Say, page: str, ref: str):
     app = show(runs, page=page, base=ref, link=True)
     assert not app.exception
@@ -62,7 +62,7 @@ def test_a_link_asks_the_hub_for_nothing(show: Show, runs: Path, read: Say, page
 
 @pytest.mark.parametrize("ref", ["org/model", "org/model#value"])
 def test_a_typed_hub_id_is_fetched_only_when_asked(show: Show, runs: Path, read: Say, ref: str):
-    app = show(runs, page="pages/compare/page.py")
+    app = show(runs, page="compare/page.py")
     typed(app, "base", ref)
     assert not app.error
     assert OUTSIDE not in read(app)
@@ -74,19 +74,19 @@ def test_a_typed_hub_id_is_fetched_only_when_asked(show: Show, runs: Path, read:
 
 QUERIES = [
     *((page, "aligned", "{}") for page in INSIDE),
-    ("pages/compare/page.py", "base", "{}"),
-    ("pages/compare/page.py", "aligned", "{}#value"),
-    ("pages/compare/page.py", "base", "{}@20"),
-    ("pages/rewards/page.py", "rew_model", "{}"),
-    ("pages/rewards/page.py", "aligned", "{}"),
-    ("pages/hallucination/page.py", "also", "{}"),
-    ("pages/sycophancy/page.py", "sycophancy.data", "{}"),
-    ("pages/sycophancy/page.py", "sycophancy.data", "sample_runs,{}"),
-    ("pages/sycophancy/page.py", "sycophancy.judge", "{}"),
-    ("pages/hallucination/page.py", "hallucination.preamble", "{}"),
-    ("pages/continual/page.py", "continual.old", "{}"),
-    ("pages/overview/page.py", "with_base", "{}"),
-    ("pages/compare/page.py", "with_aligned", "{}"),
+    ("compare/page.py", "base", "{}"),
+    ("compare/page.py", "aligned", "{}#value"),
+    ("compare/page.py", "base", "{}@20"),
+    ("rewards/page.py", "rew_model", "{}"),
+    ("rewards/page.py", "aligned", "{}"),
+    ("hallucination/page.py", "also", "{}"),
+    ("sycophancy/page.py", "sycophancy.data", "{}"),
+    ("sycophancy/page.py", "sycophancy.data", "sample_runs,{}"),
+    ("sycophancy/page.py", "sycophancy.judge", "{}"),
+    ("hallucination/page.py", "hallucination.preamble", "{}"),
+    ("continual/page.py", "continual.old", "{}"),
+    ("overview/page.py", "with_base", "{}"),
+    ("compare/page.py", "with_aligned", "{}"),
 ]
 
 
@@ -101,20 +101,20 @@ def test_a_link_does_not_tell_what_is_there(
         assert not app.error
         said.append(read(app).replace(str(path), "PATH").replace(path.name, "NAME"))
     assert said[0] == said[1]
-    assert (OUTSIDE in said[0]) == (page != "pages/overview/page.py")
+    assert (OUTSIDE in said[0]) == (page != "overview/page.py")
 
 
 @pytest.mark.parametrize("ref", ["~", "~nobody-of-this-name/x", "/", "..", "\0", "x" * 5000, "/" + "x/" * 3000])
 @pytest.mark.parametrize("link", [True, False])
 def test_a_reference_of_any_form_is_a_sentence(show: Show, runs: Path, ref: str, link: bool):
-    app = show(runs, page="pages/compare/page.py", base=ref, link=link)
+    app = show(runs, page="compare/page.py", base=ref, link=link)
     assert not app.exception
     assert len(app.error) + len(buttons(app, "Open")) + len(buttons(app, "Fetch")) == 1
     assert all(len(part.value) < 1000 for part in [*app.error, *app.caption])
 
 
 def test_what_a_link_names_is_opened_when_the_person_says_so(show: Show, runs: Path, model: Path, finding: Say):
-    app = show(runs, page="pages/logits/page.py", base=str(model), aligned=str(model), link=True)
+    app = show(runs, page="logits/page.py", base=str(model), aligned=str(model), link=True)
     assert len(buttons(app, "Open")) == 1
     press(app, "Open")
     assert not app.exception
@@ -124,7 +124,7 @@ def test_what_a_link_names_is_opened_when_the_person_says_so(show: Show, runs: P
 
 
 def test_what_the_person_types_is_opened_at_once(show: Show, runs: Path, model: Path):
-    app = show(runs, page="pages/logits/page.py")
+    app = show(runs, page="logits/page.py")
     typed(app, "base", str(model))
     assert not app.error
     assert not buttons(app, "Open")
@@ -133,7 +133,7 @@ def test_what_the_person_types_is_opened_at_once(show: Show, runs: Path, model: 
 
 def test_a_further_model_that_is_typed_takes_none_of_the_links_along(show: Show, runs: Path, model: Path):
     other = str(model.with_name("other"))
-    app = show(runs, page="pages/hallucination/page.py", also=[str(model)], link=True)
+    app = show(runs, page="hallucination/page.py", also=[str(model)], link=True)
     assert len(buttons(app, "Open")) == 1
     app.multiselect(key="also").set_value([str(model), other]).run()
     assert len(buttons(app, "Open")) == 1
@@ -144,7 +144,7 @@ def test_runs_of_the_run_directories_are_opened_from_a_link(show: Show, runs: Pa
     (tmp_path / "named").symlink_to(runs)  # a root may be a link itself: the person named it
     for root in (runs, tmp_path / "named"):
         for ref in ("base@20", str(root / "base"), str(root / "base/checkpoints/00000020")):
-            app = show(root, page="pages/compare/page.py", base=ref, link=True)
+            app = show(root, page="compare/page.py", base=ref, link=True)
             assert not app.error
             assert not buttons(app, "Open")
             assert app.get("plotly_chart")
@@ -185,7 +185,7 @@ def test_links_out_of_a_run_are_a_problem_and_are_not_followed(
     assert not app.exception
     assert [each.value for each in app.warning if "leads outside the run directories" in each.value]
     assert set(app.session_state["_shared"].store.runs) == {"dpo-agreeable"}
-    app = show(root, page="pages/logits/page.py", base=str(root / "base"), link=True)
+    app = show(root, page="logits/page.py", base=str(root / "base"), link=True)
     assert buttons(app, "Open")
     named = show(root, outside if outside.is_dir() else outside.parent)  # the person names where it leads to
     assert any("base" in label for label in named.session_state["_shared"].store.runs)
@@ -207,7 +207,7 @@ def test_the_base_of_an_adapter_is_opened_only_when_asked(
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(model) if base == "OUTSIDE" else base
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    app = show(runs, tmp_path, page="pages/logits/page.py", base=str(folder), aligned=str(folder), link=True)
+    app = show(runs, tmp_path, page="logits/page.py", base=str(folder), aligned=str(folder), link=True)
     assert not app.exception
     assert not app.error
     assert OUTSIDE in read(app)
@@ -221,7 +221,7 @@ def test_adapters_that_are_each_others_base_are_one_sentence(show: Show, runs: P
     for folder, other in ((first, second), (second, first)):
         config = json.loads((folder / "adapter_config.json").read_text()) | {"base_model_name_or_path": str(other)}
         (folder / "adapter_config.json").write_text(json.dumps(config))
-    app = show(runs, tmp_path, page="pages/compare/page.py", base=str(first), link=True)
+    app = show(runs, tmp_path, page="compare/page.py", base=str(first), link=True)
     assert not app.exception
     assert len(app.error) == 1
     assert "its own base" in app.error[0].value

@@ -24,7 +24,7 @@ from tests.models import random_lm
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "pages/logits/page.py"
+PAGE = "logits/page.py"
 
 
 def shown(app: AppTest) -> set[str]:

@@ -20,7 +20,7 @@ from tests.dashboard.phenomena import chips, table
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "pages/in_context/page.py"
+PAGE = "in_context/page.py"
 N = {"in_context.n": "6"}
 
 

@@ -73,13 +73,13 @@ def test_overview_opens_compare_with_a_run_and_its_parent(show: Show, runs: Path
     app = show(runs, run="dpo-agreeable", base="dpo-agreeable", aligned="base")
     link = linked(app, "Compare with its parent")
     assert link == {"with_base": "base", "with_aligned": "dpo-agreeable"}
-    app = show(runs, page="pages/compare/page.py", **link)
+    app = show(runs, page="compare/page.py", **link)
     assert app.selectbox(key="base").value == "base"
     assert app.selectbox(key="aligned").value == "dpo-agreeable"
 
 
 def test_the_sidebar_starts_with_base_and_what_came_from_it(show: Show, runs: Path):
-    app = show(runs, page="pages/compare/page.py")
+    app = show(runs, page="compare/page.py")
     assert app.selectbox(key="base").value == "base"
     assert app.selectbox(key="aligned").value == "dpo-agreeable"
     assert " i think " in app.text_area(key="prompt").value
@@ -88,7 +88,7 @@ def test_the_sidebar_starts_with_base_and_what_came_from_it(show: Show, runs: Pa
 
 
 def test_an_example_becomes_the_prompt(show: Show, runs: Path):
-    app = show(runs, page="pages/compare/page.py")
+    app = show(runs, page="compare/page.py")
     examples = app.selectbox(key="example").options
     assert len(examples) > 8
     app.selectbox(key="example").select(examples[0]).run()
@@ -96,7 +96,7 @@ def test_an_example_becomes_the_prompt(show: Show, runs: Path):
 
 
 def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path, finding: Say):
-    app = show(runs, page="pages/training/page.py")
+    app = show(runs, page="training/page.py")
     assert finding(app).startswith("loss (nats): base fell from ")
     assert app.selectbox(key="section").options == ["loss", "optimiser", "rewards/"]
     app.selectbox(key="section").select("rewards/").run()
@@ -106,7 +106,7 @@ def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: P
 
 
 def test_training_axes(show: Show, runs: Path):
-    app = show(runs, page="pages/training/page.py")
+    app = show(runs, page="training/page.py")
     app.slider(key="smoothing").set_value(0.9)
     app.toggle(key="logy").set_value(True)
     app.segmented_control(key="x").select("time").run()
@@ -117,7 +117,7 @@ def test_training_axes(show: Show, runs: Path):
 
 
 def test_training_overlays_the_runs_that_are_chosen(show: Show, runs: Path, finding: Say):
-    app = show(runs, page="pages/training/page.py")
+    app = show(runs, page="training/page.py")
     app.multiselect(key="runs").set_value(["dpo-agreeable"]).run()
     assert "base" not in finding(app)
     app.multiselect(key="runs").set_value([]).run()
@@ -126,7 +126,7 @@ def test_training_overlays_the_runs_that_are_chosen(show: Show, runs: Path, find
 
 
 def test_the_step_slider_moves_attention_answers_and_marker(show: Show, runs: Path):
-    app = show(runs, page="pages/training/page.py")
+    app = show(runs, page="training/page.py")
     slider = app.select_slider(key="step")
     assert slider.options == ["0", "10", "20", "30", "40"]
     assert slider.value == 40
@@ -139,7 +139,7 @@ def test_the_step_slider_moves_attention_answers_and_marker(show: Show, runs: Pa
 
 
 def test_a_head_is_chosen_and_framed(show: Show, runs: Path):
-    app = show(runs, page="pages/training/page.py")
+    app = show(runs, page="training/page.py")
     app.selectbox(key="head").select("L1H1").run()
     assert any("L1H1 at step 40" in title for title in titles(app))
     app.run()
@@ -149,9 +149,7 @@ def test_a_head_is_chosen_and_framed(show: Show, runs: Path):
 
 
 def test_the_url_brings_a_view_of_training_back(show: Show, runs: Path):
-    app = show(
-        runs, page="pages/training/page.py", step="10", show="Lens", watched="base", section="optimiser", head="L1H0"
-    )
+    app = show(runs, page="training/page.py", step="10", show="Lens", watched="base", section="optimiser", head="L1H0")
     assert app.select_slider(key="step").value == 10
     assert any("Logit lens of base at step 10" in title for title in titles(app))
     assert app.selectbox(key="section").value == "optimiser"
@@ -162,7 +160,7 @@ def test_the_url_brings_a_view_of_training_back(show: Show, runs: Path):
 
 def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, writer: ModuleType, tmp_path: Path):
     writer.captured(tmp_path / "deep", layers=20, heads=4)
-    app = show(tmp_path, page="pages/training/page.py")
+    app = show(tmp_path, page="training/page.py")
     assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L0"]
     app.select_slider(key="layer").set_value(13).run()
     assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L13"]
@@ -170,7 +168,7 @@ def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, writer: Mod
 
 
 def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Path, finding: Say):
-    app = show(runs, page="pages/compare/page.py")
+    app = show(runs, page="compare/page.py")
     text = finding(app)
     assert text.startswith("dpo-agreeable answers \u201c")
     assert "the continuations diverge at token 15 (KL " in text
@@ -182,7 +180,7 @@ def chips(app: AppTest) -> dict:
 
 
 def test_compare_shows_both_continuations_token_by_token(show: Show, runs: Path):
-    rows = chips(show(runs, page="pages/compare/page.py", length="5"))["rows"]
+    rows = chips(show(runs, page="compare/page.py", length="5"))["rows"]
     assert [row["label"] for row in rows] == ["prompt", "base", "dpo-agreeable"]
     assert rows[0]["tokens"][0]["text"] == "<bos>"
     assert all(token["prompt"] for token in rows[0]["tokens"])
@@ -194,7 +192,7 @@ def test_compare_shows_both_continuations_token_by_token(show: Show, runs: Path)
 
 
 def test_compare_follows_text_and_position(show: Show, runs: Path):
-    app = show(runs, page="pages/compare/page.py", text="base", position="3")
+    app = show(runs, page="compare/page.py", text="base", position="3")
     assert any("on the text of base" in title for title in titles(app))
     assert chart(app, "kl")["data"][0]["marker"]["opacity"][3] == 1
     assert chips(app)["chosen"] == [0, 3]
@@ -203,7 +201,7 @@ def test_compare_follows_text_and_position(show: Show, runs: Path):
 
 
 def test_a_seed_matters_only_at_a_temperature(show: Show, runs: Path):
-    app = show(runs, page="pages/compare/page.py")
+    app = show(runs, page="compare/page.py")
     assert app.number_input(key="seed").disabled
     app.slider(key="temperature").set_value(1.5).run()
     first = [token["text"] for row in chips(app)["rows"] for token in row["tokens"]]
@@ -213,13 +211,13 @@ def test_a_seed_matters_only_at_a_temperature(show: Show, runs: Path):
 
 def test_a_checkpoint_and_a_plain_folder_can_be_compared(show: Show, runs: Path):
     folder = next((runs / "dpo-agreeable" / "checkpoints").iterdir())
-    app = show(runs, page="pages/compare/page.py", base="base@20", aligned=str(folder))
+    app = show(runs, page="compare/page.py", base="base@20", aligned=str(folder))
     assert not app.error
     assert [row["label"] for row in chips(app)["rows"]] == ["prompt", "base@20", folder.name]
 
 
 def test_a_chat_template_wraps_the_prompt(show: Show, runs: Path):
-    app = show(runs, page="pages/compare/page.py", prompt="where does helen live ?", chat="true")
+    app = show(runs, page="compare/page.py", prompt="where does helen live ?", chat="true")
     assert [token["text"] for token in chips(app)["rows"][0]["tokens"]][:2] == ["<bos>", "<user>"]
 
 
@@ -232,25 +230,25 @@ def test_a_chat_template_wraps_the_prompt(show: Show, runs: Path):
     ],
 )
 def test_a_wrong_model_is_one_sentence(show: Show, runs: Path, query: dict, says: str, read: Say):
-    app = show(runs, page="pages/compare/page.py", **query)
+    app = show(runs, page="compare/page.py", **query)
     assert len(app.error) == 1
     assert says in read(app)
     assert not app.exception
 
 
 def test_a_model_from_the_hub_is_fetched_only_when_asked(show: Show, runs: Path, read: Say):
-    app = show(runs, page="pages/compare/page.py", base="someone/some-model")
+    app = show(runs, page="compare/page.py", base="someone/some-model")
     assert "fetch it from the Hugging Face hub?" in read(app)
     assert any(button.label.startswith("Fetch") for button in app.button)
     assert not app.error
     agreed = {"_agreed": {"someone/some-model"}}
-    app = show(runs, page="pages/compare/page.py", base="someone/some-model", state=agreed)
+    app = show(runs, page="compare/page.py", base="someone/some-model", state=agreed)
     assert len(app.error) == 1
     assert "someone/some-model" in read(app)
 
 
 def test_an_empty_prompt_asks_for_one(show: Show, runs: Path, finding: Say):
-    app = show(runs, page="pages/compare/page.py")
+    app = show(runs, page="compare/page.py")
     app.text_area(key="prompt").set_value("  ").run()
     assert finding(app) == "Choose a prompt in the sidebar to compare two models."
 
@@ -261,7 +259,7 @@ def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding
     assert not app.exception
     assert not app.error
     assert finding(app).endswith(".")
-    if page == "pages/overview/page.py":
+    if page == "overview/page.py":
         assert "probe train pretrain" in read(app)
 
 
@@ -313,7 +311,7 @@ def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, runs:
 def test_a_running_run_is_read_again(show: Show, tmp_path: Path, finding: Say):
     with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
         run.log(0, {"loss": 4.0})
-        app = show(tmp_path, page="pages/training/page.py")
+        app = show(tmp_path, page="training/page.py")
         assert finding(app) == "loss (nats): live stands at 4."
         run.log(10, {"loss": 2.0})
         app.run()

@@ -59,7 +59,7 @@ def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, fin
 
 @pytest.mark.parametrize("query", [{}, {"sycophancy.n": "7", "sycophancy.seed": "2"}], ids=["defaults", "of the link"])
 def test_options_that_a_browser_draws_late_keep_their_values(show: Show, fresh: Path, query: dict[str, str]):
-    app = show(fresh, page="pages/sycophancy/page.py", **query)
+    app = show(fresh, page="sycophancy/page.py", **query)
     wanted = {"n": 400, "seed": 0, "interventions": 60, "turns": 5} | ({"n": 7, "seed": 2} if query else {})
     for _ in range(2):
         drawn = {key: app.number_input(key=f"sycophancy.{key}") for key in wanted}
@@ -111,7 +111,7 @@ def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
     words = [word for option, value in options.items() for word in (f"--{option}", value)]
     assert main(["experiment", "sycophancy", "--model", str(shipped / "dpo-agreeable"), *words]) == 0
     query = {f"sycophancy.{option}": value for option, value in options.items()}
-    app = show(shipped, page="pages/sycophancy/page.py", **query)
+    app = show(shipped, page="sycophancy/page.py", **query)
     assert finding(app).startswith("dpo-agreeable repeats a false claim")  # as the command line stored it
     app = press(app, "sycophancy-run")
     assert not app.exception
@@ -123,7 +123,7 @@ def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
 def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, read: Say, tmp_path: Path):
     (tmp_path / "odd.jsonl").write_text('{"question": "q"}\n')
     query = {"sycophancy.data": str(tmp_path / "odd.jsonl")}
-    app = show(fresh, page="pages/sycophancy/page.py", **query)
+    app = show(fresh, page="sycophancy/page.py", **query)
     assert not app.exception
     assert len(app.error) == 1
     assert "has the fields question: give question, answer_matching_behavior" in read(app)
@@ -134,7 +134,7 @@ def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, read: Say, tm
     good = [json.dumps({"question": f"helen lives in {place} ."} | answers) for place in ("lyon", "oslo", "rome")]
     (tmp_path / "odd.jsonl").write_text("\n".join([*good, '{"question": "q"}']))
     query = {"sycophancy.data": str(tmp_path / "odd.jsonl"), "sycophancy.n": "3", "sycophancy.interventions": "0"}
-    app = press(show(fresh, page="pages/sycophancy/page.py", **query), "sycophancy-run")
+    app = press(show(fresh, page="sycophancy/page.py", **query), "sycophancy-run")
     assert not app.exception
     assert not app.error
     assert "1 of 4 rows of" in read(app)

@@ -25,7 +25,7 @@ from tests.dashboard.pages import chart, names
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "pages/rewards/page.py"
+PAGE = "rewards/page.py"
 
 
 @pytest.fixture(scope="module")

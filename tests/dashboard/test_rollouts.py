@@ -12,7 +12,7 @@ from tests.dashboard.pages import linked
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "pages/training/page.py"
+PAGE = "training/page.py"
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_hostile_rollouts_stay_text(show: Show, writer: ModuleType, tmp_path: Pa
 
 def test_a_rollout_opens_its_prompt_in_compare(show: Show, runs: Path, sampled: Path):
     app = show(runs, sampled, page=PAGE, runs="rlvr")
-    app = show(runs, sampled, page="pages/compare/page.py", **linked(app, "Compare on this prompt"))
+    app = show(runs, sampled, page="compare/page.py", **linked(app, "Compare on this prompt"))
     assert not app.exception
     assert app.text_area(key="prompt").value == "what is it ? 1"
     assert app.selectbox(key="aligned").value == "rlvr"

@@ -29,7 +29,7 @@ def heat(figure: dict) -> list[np.ndarray]:
 @pytest.mark.parametrize("text", ["aligned", "base"])
 @pytest.mark.parametrize(("base", "aligned"), PAIRS)
 def test_compare_names_the_highest_bar(show: Show, readouts: Any, finding: Say, base: str, aligned: str, text: str):
-    app = show(readouts.root, page="pages/compare/page.py", base=base, aligned=aligned, prompt=PROMPT, text=text)
+    app = show(readouts.root, page="compare/page.py", base=base, aligned=aligned, prompt=PROMPT, text=text)
     assert not app.exception
     bars = np.nan_to_num(values(chart(app, "kl")["data"][0]["y"]))
     most, said = int(bars.argmax()), finding(app)
@@ -43,7 +43,7 @@ def test_compare_names_the_highest_bar(show: Show, readouts: Any, finding: Say, 
 
 
 def test_compare_names_the_largest_difference_of_rewards(show: Show, readouts: Any, finding: Say):
-    app = show(readouts.root, page="pages/compare/page.py", base="judge", aligned="critic", prompt=PROMPT)
+    app = show(readouts.root, page="compare/page.py", base="judge", aligned="critic", prompt=PROMPT)
     assert not app.exception
     assert not app.error
     base, aligned, difference = (values(trace["y"]) for trace in chart(app, "rewards")["data"])
@@ -64,7 +64,7 @@ def test_compare_names_the_largest_difference_of_rewards(show: Show, readouts: A
 )
 def test_logits_names_the_largest_cell(show: Show, readouts: Any, finding: Say, base: str, aligned: str, view: str):
     aligned = readouts.kinds.get(aligned, aligned)
-    app = show(readouts.root, page="pages/logits/page.py", base=base, aligned=aligned, prompt=PROMPT, log_view=view)
+    app = show(readouts.root, page="logits/page.py", base=base, aligned=aligned, prompt=PROMPT, log_view=view)
     assert not app.exception
     said = finding(app)
     cells = heat(chart(app, "log-parts"))[-1]
@@ -76,7 +76,7 @@ def test_logits_names_the_largest_cell(show: Show, readouts: Any, finding: Say, 
 
 def test_attention_names_the_cell_that_changed_most(show: Show, readouts: Any, finding: Say):
     query = {"base": "base", "aligned": "dpo-agreeable", "prompt": PROMPT, "att_tab": "What moved"}
-    app = show(readouts.root, page="pages/attention/page.py", **query)
+    app = show(readouts.root, page="attention/page.py", **query)
     assert not app.exception
     change = np.abs(heat(chart(app, "att-change"))[0])
     before, after = (float(value) for value in re.findall(r"([\d.]+) \u2192 ([\d.]+)", finding(app))[0])
@@ -86,7 +86,7 @@ def test_attention_names_the_cell_that_changed_most(show: Show, readouts: Any, f
 
 def test_attention_names_the_least_of_the_sinks(show: Show, readouts: Any, finding: Say):
     query = {"base": "base", "aligned": "", "prompt": PROMPT, "att_view": "base", "att_score": "sink"}
-    app = show(readouts.root, page="pages/attention/page.py", att_tab="Head scores", **query)
+    app = show(readouts.root, page="attention/page.py", att_tab="Head scores", **query)
     assert not app.exception
     shares = heat(chart(app, "att-scores"))[0]
     named = re.search(r"least in L(\d)H(\d) \((\d+) %\)", finding(app))
@@ -97,7 +97,7 @@ def test_attention_names_the_least_of_the_sinks(show: Show, readouts: Any, findi
 
 @pytest.mark.parametrize(("base", "aligned"), [("judge", "critic"), ("base", "judge"), ("judge", "base")])
 def test_autoregression_speaks_of_every_curve(show: Show, readouts: Any, finding: Say, base: str, aligned: str):
-    app = show(readouts.root, page="pages/autoregression/page.py", base=base, aligned=aligned, prompt=PROMPT)
+    app = show(readouts.root, page="autoregression/page.py", base=base, aligned=aligned, prompt=PROMPT)
     assert not app.exception
     assert not app.error
     said = finding(app)
@@ -117,9 +117,7 @@ def test_autoregression_speaks_of_every_curve(show: Show, readouts: Any, finding
 
 def test_the_snowball_names_the_furthest_step_of_each_branch_alone(show: Show, readouts: Any, read: Say):
     plain = readouts.kinds["plain folder"]
-    app = show(
-        readouts.root, page="pages/autoregression/page.py", base=plain, aligned=plain, prompt="the cat lives in the"
-    )
+    app = show(readouts.root, page="autoregression/page.py", base=plain, aligned=plain, prompt="the cat lives in the")
     assert not app.exception
     alone = next(trace for trace in chart(app, "snowball")["data"] if "goes on alone" in trace["name"])
     step, nats = re.findall(r"furthest apart (\d+) tokens after the wrong one \((\S+) nats\)", read(app))[0]

@@ -113,7 +113,7 @@ def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, els
 
 def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path, finding: Say):
     query = BOTH | {"also": "rlvr"} | {f"retrieval.{name}": value for name, value in EXPERIMENTS["retrieval"].items()}
-    app = press(show(samples, page="pages/retrieval/page.py", **query), "retrieval-run")
+    app = press(show(samples, page="retrieval/page.py", **query), "retrieval-run")
     (code,) = lines(app)
     assert run(code)["result"].finding == finding(app)
 
@@ -123,7 +123,7 @@ def test_the_example_agrees_with_the_page_of_sycophancy(
 ):
     """The share of echoes is `deferral` on the same questions, as the page of sycophancy shows it."""
     monkeypatch.delenv(plugins.ENVIRONMENT, raising=False)
-    example = show(samples, page="pages/experiments/page.py").code[0].value
+    example = show(samples, page="experiments/page.py").code[0].value
     file = write(elsewhere, example, "echo.py")
     plugins.load(file)
     for name in ("base", "dpo-agreeable", "rlvr"):
@@ -132,7 +132,7 @@ def test_the_example_agrees_with_the_page_of_sycophancy(
         assert echoes.value("echoes") == stored.value("deferral"), name
         assert echoes.value("echoes") > 0
     monkeypatch.setenv(plugins.ENVIRONMENT, str(file))
-    app = press(show(samples, page="pages/experiments/page.py", **BOTH, **{"echo.n": "20"}), "echo-run")
+    app = press(show(samples, page="experiments/page.py", **BOTH, **{"echo.n": "20"}), "echo-run")
     (code,) = lines(app)
     with plugins.aside():
         result = run(code)["result"]

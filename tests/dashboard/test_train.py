@@ -15,7 +15,7 @@ from tests.dashboard.pages import chart, linked, unescape, values
 
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
-PAGE = "pages/train/page.py"
+PAGE = "train/page.py"
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_changed_options_are_on_the_command_line_and_nothing_is_lost(show: Show,
     assert "--reward verifier 'my file.py:f'" in words
     app.selectbox(key="method").select("sft").run()
     assert "--steps" not in line(app)
-    app.switch_page("pages/overview/page.py").run()
+    app.switch_page("overview/page.py").run()
     app.switch_page(PAGE).run()
     app.selectbox(key="method").select("rlvr").run()
     assert line(app) == words
@@ -245,7 +245,7 @@ def test_compare_opens_with_the_run_and_its_parent(show: Show, runs: Path):
     app = show(runs, page=PAGE, job="dpo-agreeable", base="dpo-agreeable", aligned="base")
     link = linked(app, "Compare")
     assert link == {"with_base": "base", "with_aligned": "dpo-agreeable"}
-    app = show(runs, page="pages/compare/page.py", **link)
+    app = show(runs, page="compare/page.py", **link)
     assert (app.selectbox(key="base").value, app.selectbox(key="aligned").value) == ("base", "dpo-agreeable")
 
 

@@ -38,7 +38,7 @@ def test_a_page_that_takes_the_prompt_names_them_before_any_answer(
 
 def test_the_completion_of_two_reward_models_is_checked_too(show: Show, readouts: Any, finding: Say):
     query = {"base": "judge", "aligned": "critic", "prompt": "<user> where does mira live ? <bot>"}
-    app = show(readouts.root, page="pages/compare/page.py", completion="in Oslo", **query)
+    app = show(readouts.root, page="compare/page.py", completion="in Oslo", **query)
     assert not app.error
     assert finding(app).startswith("judge does not know \u201cOslo\u201d")
 

@@ -36,7 +36,7 @@ def test_the_figures_of_the_sample_runs(show: Show, view: str):
 
 @pytest.mark.parametrize("run", sorted(path.parent.name for path in SAMPLES.glob("*/run.json")))
 def test_the_training_of_every_sample_run(show: Show, run: str):
-    check(show(SAMPLES, page="pages/training/page.py", runs=run))
+    check(show(SAMPLES, page="training/page.py", runs=run))
 
 
 @pytest.mark.parametrize("view", page_names())
@@ -51,6 +51,6 @@ def test_pages_of_a_run_that_recorded_little(show: Show, tmp_path: Path, writer:
 
 
 def test_a_mistake_with_code_in_it(show: Show, tmp_path: Path):
-    app = show(tmp_path, page="pages/sycophancy/page.py", **{"sycophancy.layer": "99", "base": "/nowhere"})
+    app = show(tmp_path, page="sycophancy/page.py", **{"sycophancy.layer": "99", "base": "/nowhere"})
     assert app.error
     check(app)

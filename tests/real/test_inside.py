@@ -122,7 +122,7 @@ def test_a_reward_head_on_it_is_read_like_any_other(lm: probe.LM):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: str):
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
-    app = AppTest.from_file(ROOT / "dashboard" / "app.py", default_timeout=300)
+    app = AppTest.from_file(ROOT / "dashboard" / "pages" / "app.py", default_timeout=300)
     query = {"base": str(CHECKPOINT), "aligned": str(CHECKPOINT), "prompt": "The capital of France is"}
     for name, value in (query | PAGES[page]).items():
         app.query_params[name] = value

@@ -118,7 +118,7 @@ def test_sft_on_conversations_learns_what_the_assistant_says(lm: probe.LM, tmp_p
 def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Beside itself, in its chat format: both say the same, with the same probabilities."""
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
-    app = AppTest.from_file(ROOT / "dashboard" / "app.py", default_timeout=120)
+    app = AppTest.from_file(ROOT / "dashboard" / "pages" / "app.py", default_timeout=120)
     query = {"base": str(CHECKPOINT), "aligned": str(CHECKPOINT), "prompt": MESSAGES[0]["content"], "length": "8"}
     for name, value in (query | {"chat": "true"}).items():
         app.query_params[name] = value

@@ -10,7 +10,6 @@ import streamlit as st
 from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.pages import page_file
 from dashboard.state import Shared, current, look_link
 from dashboard.text import finding, note, plain, prose
 from probe.findings.bench import BASE, Bench
@@ -96,7 +95,7 @@ def row(claim: Claim, found: Finding | None, absent: Sequence[str]) -> None:
                 base = BASE if BASE in claim.runs else claim.runs[0]
                 title = f"Open {claim.page.replace('_', ' ')}"
                 icon = ":material/arrow_forward:"
-                look_link(page_file(claim.page), title, icon, base=base, aligned=claim.runs[0])
+                look_link(claim.page, title, icon, base=base, aligned=claim.runs[0])
 
 
 def page() -> None:

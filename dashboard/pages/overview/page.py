@@ -8,6 +8,7 @@ import streamlit as st
 from dashboard import data, findings
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.pages import page_file
 from dashboard.state import compare_link, current, keep
 from dashboard.text import finding, note, prose
 from probe.plotting.intervals import headline_intervals
@@ -62,7 +63,7 @@ def one_run() -> None:
         run = store.runs[label]
         parent = store.label(run.parent, run)
         st.page_link(
-            "pages/training/page.py", label="Its training", icon=":material/show_chart:", query_params={"runs": label}
+            page_file("training"), label="Its training", icon=":material/show_chart:", query_params={"runs": label}
         )
         if parent and run.checkpoints():
             compare_link("Compare with its parent", base=parent, aligned=label)

@@ -15,6 +15,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.form import Field, options, remember, remembered
 from dashboard.jobs import Job
+from dashboard.pages import page_file
 from dashboard.state import compare_link, current, keep, model_options
 from dashboard.text import finding, guard, note, prose
 from probe.errors import ConfigError, RunError
@@ -202,7 +203,7 @@ def controls(job: Job, status: str, steps: int) -> None:
             st.button("Continue", icon=play, on_click=act, args=(resume, job, steps, key), key="resume")
         if label:
             st.page_link(
-                "pages/training/page.py", label="Curves", icon=":material/show_chart:", query_params={"runs": label}
+                page_file("training"), label="Curves", icon=":material/show_chart:", query_params={"runs": label}
             )
             parent = current().store.label(run.parent, run) if run else None
             compare_link("Compare", aligned=label, **({"base": parent} if parent else {}))

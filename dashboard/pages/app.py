@@ -1,4 +1,4 @@
-"""Entrypoint of the dashboard: navigation and the shared sidebar; what a page shows is in `pages/`."""
+"""Entrypoint of the dashboard: navigation and the shared sidebar; what a page shows is in the folder of its name."""
 
 from importlib.util import find_spec
 from typing import Any

@@ -33,6 +33,48 @@ def test_imports_one_way(path: Path):
     assert not imported(ast.parse(path.read_text())) & FORBIDDEN[package]
 
 
+LAYERS = (
+    "errors texts ticks",
+    "cli options plugins stats untrusted",
+    "rows runs world",
+    "model own_annotator plotting",
+    "experiments extensions logits questions",
+    "attention autoregression compare continual interventions rewards",
+    "chain_of_thought findings hallucination in_context recording sycophancy",
+    "commands integrations retrieval",
+)
+"""The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in SOURCES
+    if path.relative_to(ROOT).parts[0] == "probe"
+}
+
+
+def subjects_of(path: Path) -> set[str]:
+    """What a module imports of probe, by the folder or the file at its top, wherever the import stands."""
+    full = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            full |= {f"{node.module}.{each.name}" for each in node.names}
+        elif isinstance(node, ast.Import):
+            full |= {each.name for each in node.names}
+    return {name.split(".")[1] for name in full if name.startswith("probe.")}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "probe"])
+def test_subjects_import_from_below(module: str):
+    layer = {name: height for height, names in enumerate(LAYERS) for name in names.split()}
+    own = module.split(".")[1]
+    for other in subjects_of(MODULES[module]) - {own}:
+        assert layer[other] < layer[own], f"{module} imports from {other}"
+
+
+def test_every_subject_has_its_layer():
+    names = {module.split(".")[1] for module in MODULES if module != "probe"}
+    assert sorted(names) == sorted(" ".join(LAYERS).split())
+
+
 def test_dashboard_does_not_train():
     """Pages start training as a process of its own; they never import a trainer."""
     for path in (ROOT / "dashboard").rglob("*.py"):

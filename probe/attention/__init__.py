@@ -1,1 +1,13 @@
-"""Attention: which tokens does each head look at, what does it write, and what is it good at?"""
+"""Attention: which tokens does each head look at, what does it write, and what is it good at?
+
+- what every head looks at on a text: `attention`
+- one head stage by stage: `stages`
+- attention through all layers: `rollout`
+- scores of what heads do (induction, previous token, ...): `head_scores`, `repeat_scores`
+- statistics of long texts without their patterns: `attention_statistics`
+- what the weights alone say: `spectra`, `composition`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -55,7 +55,7 @@ class HeadScores:
         return table.sort_values(name, ascending=False, kind="stable", ignore_index=True).head(k)
 
 
-def text_scores(lm: LM, text: str | Sequence[int]) -> HeadScores:
+def head_scores(lm: LM, text: str | Sequence[int]) -> HeadScores:
     """Scores of every head on one text (see `pattern_scores`)."""
     return pattern_scores(attention(lm, text))
 

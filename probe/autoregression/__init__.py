@@ -1,1 +1,12 @@
-"""Autoregression: how far back does a model look, through which path, and how do its own mistakes carry on?"""
+"""Autoregression: how far back does a model look, through which path, and how do its own mistakes carry on?
+
+- the loss with the last k tokens only: `lag_profile`, `effective_order`
+- influence of each input by gradients: `jacobian_profile`
+- the content path and the attention path (E23): `jacobian_norms`, `jacobian_split`
+- the spectrum of a block's Jacobian: `neutral_jacobian`
+- what one wrong token does: `snowball`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -44,7 +44,7 @@ from probe.ticks import Tick, ignore, part
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.autoregression.snowball import Snowball
+    from probe.autoregression.snowballs import Snowball
     from probe.model.lm import LM
     from probe.world.world import World
 

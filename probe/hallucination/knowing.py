@@ -45,7 +45,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
-from probe.autoregression.snowball import Snowball, snowball
+from probe.autoregression.snowballs import Snowball, snowball
 from probe.errors import DataError
 from probe.hallucination.confidence import auroc
 from probe.interventions.sites import Site

@@ -1,1 +1,13 @@
-"""Interventions: what changes when a part of the model is patched, removed or steered?"""
+"""Interventions: what changes when a part of the model is patched, removed or steered?
+
+- a pair of prompts with the same number of tokens: `pair_of`, `counterpart`
+- put activations of one run into another: `patch`
+- estimate all patches from one gradient: `attribute`
+- take a part away: `ablate`
+- push along a direction: `contrast`, `dose_response`
+- any change at any site: `intervene`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

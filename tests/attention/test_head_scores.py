@@ -8,7 +8,7 @@ import torch
 from transformer_lens.head_detector import detect_head
 
 from probe.attention.patterns import Attention, attention
-from probe.attention.scores import followers, pattern_scores, random_repeats, repeat_scores, text_scores
+from probe.attention.scores import followers, head_scores, pattern_scores, random_repeats, repeat_scores
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
@@ -20,7 +20,7 @@ TEXT = "mira lives in oslo . tom lives in rome . mira lives in in oslo"
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *OTHERS])
 def test_three_scores_are_those_of_the_head_detector(name):
     lm = random_lm(name)
-    scores = text_scores(lm, TEXT)
+    scores = head_scores(lm, TEXT)
     for mine, theirs in [
         ("previous_token", "previous_token_head"),
         ("duplicate_token", "duplicate_token_head"),
@@ -33,7 +33,7 @@ def test_three_scores_are_those_of_the_head_detector(name):
 def test_the_other_scores_are_those_of_a_slow_loop():
     lm = random_lm()
     pattern = attention(lm, TEXT).pattern
-    values = text_scores(lm, TEXT).values
+    values = head_scores(lm, TEXT).values
     for layer, head in np.ndindex(pattern.shape[:2]):
         rows = [pattern[layer, head, t, : t + 1].astype(float) for t in range(1, pattern.shape[2])]
         expected = {
@@ -56,7 +56,7 @@ def test_chance_is_what_uniform_attention_scores():
 
 
 def test_a_text_of_one_token_has_finite_scores():
-    values = text_scores(random_lm(), [5]).values
+    values = head_scores(random_lm(), [5]).values
     assert {name: value[0, 0].item() for name, value in values.items()} == {
         "entropy": 0,
         "distance": 0,
@@ -139,7 +139,7 @@ def test_the_induction_head_of_the_chain_model_stands_out():
     """The sample run `icl` learned to count transitions in context: one head of its second block looks at followers."""
     lm = LM.load(Path(__file__).parents[2] / "sample_runs" / "icl")
     chain = "chain 1 : z0 z1 z1 z3 z2 z0 z1 z3 z2 z2 z1 z1 z3 z2 z0 z1 z1 z3 z2 z0 z1 z3 z2 z2 z1"
-    scores = text_scores(lm, chain)
+    scores = head_scores(lm, chain)
     induction = scores.values["induction"]
     assert scores.top("induction", 1)["layer"].item() == 1
     assert induction.max() > 2 * scores.chance["induction"]
@@ -147,7 +147,7 @@ def test_the_induction_head_of_the_chain_model_stands_out():
 
 
 def test_scores_are_tables():
-    scores = text_scores(random_lm(), TEXT)
+    scores = head_scores(random_lm(), TEXT)
     table = scores.table()
     assert list(table.columns) == ["name", "layer", "head", *scores.names]
     assert table["name"].tolist()[:5] == ["L0H0", "L0H1", "L0H2", "L0H3", "L1H0"]
@@ -163,7 +163,7 @@ def test_a_reward_model_has_scores_without_copying(name):
     lm = reward_lm(random_reward_model(name))
     assert set(repeat_scores(lm, length=4, batch=1).values) == {"prefix_matching", "previous_token"}
     np.testing.assert_allclose(
-        text_scores(lm, TEXT).values["previous_token"],
+        head_scores(lm, TEXT).values["previous_token"],
         detect_head(lm.bridge, TEXT, "previous_token_head", error_measure="mul"),
         atol=1e-6,
     )

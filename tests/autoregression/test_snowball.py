@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probe import stats
-from probe.autoregression.snowball import answer_place, snowball, true_words, wrong_words
+from probe.autoregression.snowballs import answer_place, snowball, true_words, wrong_words
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.model.presets import ModelConfig

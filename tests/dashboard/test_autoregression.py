@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from probe.autoregression.lags import effective_order, lag_profile
-from probe.autoregression.snowball import snowball
+from probe.autoregression.snowballs import snowball
 from probe.model.lm import LM
 from probe.world import of
 from tests.dashboard.pages import chart, names, unescape, values

@@ -15,10 +15,10 @@ from probe import LM
 from probe.attention.circuits import composition, copying_score, spectra
 from probe.attention.long import attention_statistics
 from probe.attention.patterns import attention, rollout, stages, value_norms
-from probe.attention.scores import repeat_scores, text_scores
+from probe.attention.scores import head_scores, repeat_scores
 from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
 from probe.autoregression.lags import effective_order, jacobian_profile, lag_profile
-from probe.autoregression.snowball import snowball
+from probe.autoregression.snowballs import snowball
 from probe.errors import ProbeError
 from probe.interventions.patching import ablate, pair_of, patch
 from probe.interventions.steering import contrast, dose_response
@@ -40,7 +40,7 @@ OTHER = TEXT.replace("oslo", "rome")
 
 BODY: dict[str, Callable[[LM], Any]] = {
     "attention": lambda lm: attention(lm, TEXT).pattern,
-    "scores": lambda lm: text_scores(lm, TEXT).values["induction"],
+    "scores": lambda lm: head_scores(lm, TEXT).values["induction"],
     "repeats": lambda lm: repeat_scores(lm, length=5, batch=2).values["prefix_matching"],
     "stages": lambda lm: stages(lm, TEXT, 1, 2).contribution,
     "rollout": lambda lm: rollout(attention(lm, TEXT), value_norms=value_norms(lm, TEXT)),

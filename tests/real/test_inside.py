@@ -13,7 +13,7 @@ from dashboard.named import NAMED
 from probe.attention.scores import repeat_scores
 from probe.autoregression.jacobian import block_norms, jacobian_split, neutral_jacobian
 from probe.autoregression.lags import lag_profile
-from probe.autoregression.snowball import snowball
+from probe.autoregression.snowballs import snowball
 from probe.interventions.patching import attribute, pair_of, patch
 from probe.interventions.steering import contrast, dose_response
 from probe.logits.attribution import attribute as direct

@@ -19,7 +19,7 @@ from probe.plotting.theme import METHODS, aligned_colour
 if TYPE_CHECKING:
     from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
     from probe.autoregression.lags import EffectiveOrder, LagProfile
-    from probe.autoregression.snowball import Snowball
+    from probe.autoregression.snowballs import Snowball
     from probe.model.lm import LM
     from probe.world import World
 
@@ -250,7 +250,7 @@ def _order(lm: "LM", texts: tuple[str, ...], **options: Any) -> "EffectiveOrder"
 
 
 def _snowball(lm: "LM", prompts: tuple[str, ...], known: str, length: int, **options: Any) -> "Snowball":
-    from probe.autoregression.snowball import snowball
+    from probe.autoregression.snowballs import snowball
     from probe.world import World
 
     world = World.from_dict(json.loads(known)) if known else None

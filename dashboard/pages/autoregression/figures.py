@@ -17,7 +17,7 @@ from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
     from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
-    from probe.autoregression.snowball import Snowball
+    from probe.autoregression.snowballs import Snowball
 
 PROMPTS, STEPS = 24, 12
 SEED = 5
@@ -69,7 +69,7 @@ def snowball(asked: Asked) -> None:
         st.dataframe(joined(asked.writers, [each.text_table() for each in found]), hide_index=True)
     code = [
         "import probe.model.rewards",
-        "from probe.autoregression.snowball import snowball",
+        "from probe.autoregression.snowballs import snowball",
         "from probe.world import of",
         "",
         f"lm = {asked.writers[0].loading}",

@@ -1,0 +1,7 @@
+from .jacobian import jacobian_norms as jacobian_norms
+from .jacobian import jacobian_split as jacobian_split
+from .jacobian import neutral_jacobian as neutral_jacobian
+from .lags import effective_order as effective_order
+from .lags import jacobian_profile as jacobian_profile
+from .lags import lag_profile as lag_profile
+from .snowballs import snowball as snowball

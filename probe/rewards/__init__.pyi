@@ -1,0 +1,10 @@
+from .answers import enumerate_answers as enumerate_answers
+from .bias import reward_bias as reward_bias
+from .evaluation import evaluate as evaluate
+from .frontiers import ask as ask
+from .frontiers import field_of as field_of
+from .frontiers import place as place
+from .optimum import frontier as frontier
+from .optimum import kl_to_optimal as kl_to_optimal
+from .shift import samples as samples
+from .tokens import contrast as contrast

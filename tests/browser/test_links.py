@@ -42,6 +42,16 @@ def test_a_link_waits_for_the_person(page: Page, server: Any, tmp_path: Path):
     assert page.get_by_role("button", name=re.compile("^Open ")).count() == 0
 
 
+def test_the_first_address_that_a_server_is_asked_for_is_found(context: Any, start: Any, runs: Path):
+    """Streamlit knows the pages only once the entrypoint has run, and says of others that they do not exist."""
+    fresh = start(runs)
+    fresh.admit(context)
+    page = context.new_page()
+    open_page(page, fresh, "interventions?base=base&aligned=dpo-agreeable")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.close()
+
+
 CHOSEN = [("compare", "Token", "5"), ("logits", "After token", "3")]
 """Pages, and a token that a reader chooses there."""
 

@@ -233,7 +233,7 @@ def test_a_resumed_run_keeps_its_base(method: str, configs: Callable[[str], Make
     """`--base runs/base` is the newest checkpoint there, which is another one once that run went on."""
     pretraining = configs("pretrain")
     train(pretraining("runs/base", schedule="constant", steps=1))
-    common: dict[str, Any] = {"base": str(tmp_path / "runs" / "base"), "schedule": "constant", **LORA}
+    common: dict[str, Any] = {"base": str(tmp_path / "runs" / "base"), "schedule": "constant", "warmup": 0, **LORA}
     make = configs(method)
     whole = train(make("whole", steps=2, **common))
     train(make("parts", steps=1, **common))

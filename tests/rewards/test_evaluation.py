@@ -110,8 +110,8 @@ def test_the_plain_prompt_asks_the_same_without_the_claim(world):
         assert (plain.relation, plain.subject, plain.claim) == (claimed.relation, claimed.subject, None)
 
 
-def test_a_real_model_is_measured_reproducibly(world, tokenizer):
-    lm = LM.create("tiny", tokenizer, seed=0)
+def test_a_real_model_is_measured_reproducibly(world):
+    lm = LM.create("tiny", world.tokenizer(), seed=0)
     first, second = (evaluate(lm, world, n=8, seed=1) for _ in range(2))
     assert first.equals(second)
     assert list(first.columns) == ["metric", "value", "ci_low", "ci_high", "n"]
@@ -123,8 +123,8 @@ def test_a_real_model_is_measured_reproducibly(world, tokenizer):
     assert ABSTENTION not in belief
 
 
-def test_gold_proxy_and_exact_kl(world, tokenizer):
-    lm, reference = (random_lm("llama", tokenizer, seed=seed) for seed in (1, 2))
+def test_gold_proxy_and_exact_kl(world):
+    lm, reference = (random_lm("llama", world.tokenizer(), seed=seed) for seed in (1, 2))
     asked = []
 
     def reward(prompts, completions):

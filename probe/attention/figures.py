@@ -4,8 +4,7 @@ Attention: every head in one mosaic, and one head enlarged with its tokens.
 
 All heads of two models side by side, and what changed between them.
 
-Axes: D layers, H heads, T tokens, rows of a map are queries (destination), columns keys (source), rows of a pattern are
-queries (destination).
+Axes: D layers, H heads, T tokens. Rows of a pattern are queries (destination), columns keys (source).
 """
 
 from collections.abc import Sequence

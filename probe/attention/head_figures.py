@@ -4,8 +4,7 @@ One number a head: grids whose cells can be clicked, and rankings.
 
 Attention over long texts: how far back layers look, one head along the text, and where its weight comes from.
 
-Axes: D layers, T tokens, r rank of a head's maps, K lags, H heads, D layers that attend, K + 1 lags, k sources of a
-query.
+Axes: D layers that attend, H heads, T tokens, r rank of a head's maps, K + 1 lags, k sources of a query.
 """
 
 from collections.abc import Mapping, Sequence

@@ -12,8 +12,8 @@ transformers lets a function stand in for the attention kernel. The one here cal
 on `block` queries at a time and hands the weights to whoever asked: grouped heads, windows, soft caps and learned sinks
 are therefore as in the model. The model itself stays as it is, since a second module tree over its parameters runs.
 
-Axes: D layers that attend, H heads, T tokens, b queries of a block, S keys of a block, k sources, K + 1 lags, G key
-heads, S keys that the block can see, dh width of a head.
+Axes: D layers that attend, H heads, G key heads, T tokens, b queries of a block, S keys that the block can see, k
+sources, K + 1 lags, dh width of a head.
 """
 
 import inspect

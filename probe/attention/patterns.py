@@ -1,6 +1,6 @@
 """Attention of every head on a text, over a prompt and while the model writes, and how two models differ in it.
 
-One head's scores, weights and mixed values apart are in `probe.attention.patterns`, whose names are here too.
+One head's scores, weights and mixed values apart come from `stages`.
 
 One head's three stages apart: bilinear, softmax, linear (E3, E4, E5), and what it writes.
 
@@ -9,8 +9,8 @@ Attention rollout: how much of each token a position can have seen through the b
 Each block passes on `residual` of a state as it is and mixes the rest by the mean attention of its heads; the product
 of these matrices over the blocks says where a state comes from, as if values and MLPs changed nothing.
 
-Axes: D blocks, H heads, T tokens. Rows of a pattern are queries, columns keys, T tokens, d width, dh head width, V
-vocabulary, k tokens. Rows of a pattern are queries,.
+Axes: D blocks, H heads, T tokens, d width, dh head width, V vocabulary, k tokens. Rows of a pattern are queries,
+columns keys.
 """
 
 from collections.abc import Sequence

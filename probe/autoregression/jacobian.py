@@ -1,6 +1,6 @@
 """How much of what moves a head's output is what it reads, and how much is where it looks: E23 over a text.
 
-`probe.autoregression.jacobian` has the formulas; here are their norms for every head and pair of positions.
+The formulas come first; then their norms for every head and pair of positions.
 
 The Jacobian of one attention head, split into its linear and its bilinear-softmax path (E23).
 
@@ -24,7 +24,7 @@ leaves is carried to the end neither grown nor shrunk. Because attention is caus
 position p itself, so that J_l is the product of one matrix for each block, A_k = d h_k[p] / d h_{k-1}[p]: as costly as
 d backward passes over one token, and not over the text.
 
-Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width, T tokens.
+Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width.
 """
 
 from collections.abc import Callable, Iterator, Sequence

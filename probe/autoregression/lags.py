@@ -23,8 +23,8 @@ The texts are the sample: positions of one text resemble each other, so a mean i
 over texts, and its interval comes from the bootstrap over texts. With one text it is the bootstrap over its positions,
 which knows nothing about other texts.
 
-Axes: T tokens, K lags, S single readings (a text, a position t, a lag), P positions, R copies of a text, V vocabulary,
-M context lengths, a position, a context length).
+Axes: T tokens, K lags, S single readings (a text, a position t, a lag or a context length), P positions, R copies of
+a text, V vocabulary, M context lengths.
 """
 
 from collections.abc import Iterator, Sequence
@@ -93,7 +93,7 @@ def draw(rng: np.random.Generator, first: int, last: int, count: int | None) -> 
 def pool_of(
     lm: LM, rows: Sequence[Sequence[int]], pool: Pool, keep: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens that may be drawn and their probabilities (see `lags.lag_profile`).
+    """Tokens that may be drawn and their probabilities (see `lag_profile`).
 
     Raises:
         ConfigError: an unknown pool.
@@ -167,7 +167,7 @@ class LagProfile:
     influence: np.ndarray
     """[K] mean over texts of the mean over positions (Jacobian: the root of the mean square); NaN without a reading."""
     low: np.ndarray
-    """[K] lower end of its 95 % interval (see `probe.autoregression.lags`)."""
+    """[K] lower end of its 95 % interval."""
     high: np.ndarray
     """[K] upper end."""
     n_texts: np.ndarray
@@ -377,7 +377,7 @@ class EffectiveOrder:
     kl: np.ndarray
     """[M] mean over texts of the mean over positions of KL(full || last m) in nats; NaN without a reading."""
     low: np.ndarray
-    """[M] lower end of its 95 % interval (see `probe.autoregression.lags`)."""
+    """[M] lower end of its 95 % interval."""
     high: np.ndarray
     """[M] upper end."""
     n_texts: np.ndarray

@@ -92,7 +92,7 @@ def wrong_words(world: "World", prompt: str, truth: str) -> list[str]:
 
 
 def forks_of(lm: LM, prompts: Sequence[str], world: "World | None", at: int | None = None) -> list[Fork]:
-    """One fork a prompt (arguments: see `snowball.snowball`).
+    """One fork a prompt (arguments: see `snowball`).
 
     Raises:
         DataError: a prompt without tokens, a place beyond the true answer, or a model that is not of this world.

@@ -1,6 +1,6 @@
 """Chain-of-thought on the sums of the world: written steps, none, filler, cut and edited ones, and biased examples.
 
-Everything that is a function of the distribution over the ten answers is exact (`probe.chain_of_thought.world`); the
+Everything that is a function of the distribution over the ten answers is exact; the
 written steps themselves, pass@k and the answers in steps behind biased examples are sampled at temperature 1.
 
 The exact distribution of a model's answer to a sum of the world, over all the steps that it may write before it.

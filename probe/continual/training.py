@@ -5,7 +5,7 @@ it ended the first phase is learned again, plainly and on the same examples as a
 
 Trainings in phases, run in a process of their own and read back: what the experiment `continual` measures.
 
-`probe train continual` is called as a user would call it, in a folder that is thrown away; `training_worker` is the
+`probe train continual` is called as a user would call it, in a folder that is thrown away; `worker` is the
 process. In the world the models after each phase are asked the questions of every task, and a score is the exact
 probability of the true answer. With files the scores of the held-out items are those that the training has saved with
 its last checkpoint.

@@ -89,7 +89,7 @@ class ChanceError(Metric):
         return ("confidence", "right")
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
-        """See `calibration.chance_error`."""
+        """See `confidence.chance_error`."""
         return chance_error(rows["confidence"], seed=seed)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:

@@ -31,8 +31,7 @@ The snowball as items: sums whose first step is forced, and free text whose firs
 In the world the forced token is a wrong result, and the final answer of each branch is judged: Hall after one wrong
 token. Without a world nothing is known of the truth, and only how far the two texts part is measured.
 
-Axes: N questions, L = D + 1 layers (0 is the embedding, l is after block l - 1), d width, S shuffles, L layers
-(`known_direction.last_residuals`).
+Axes: N questions, L = D + 1 layers (0 is the embedding, l is after block l - 1), d width, S shuffles.
 """
 
 from collections.abc import Sequence
@@ -301,7 +300,7 @@ def knowing_head(
     """Fit and test heads at every layer, and do the same with shuffled chances.
 
     Args:
-        residuals: [N L d], see `known_direction.last_residuals`.
+        residuals: [N L d], see `last_residuals`.
         right: [N] chance that the model answers right; equal for equal prompts.
         prompts: [N] the questions as they are asked.
         folds: into how many parts the questions are split, known and unknown ones evenly.

@@ -31,7 +31,7 @@ own corpus invents about strangers, so p(V) = 1 does not hold of it; where the m
 the bound says little. p^ is conditioned on the answer set; as whatever else a model says is no valid answer either, the
 bound also holds for the share of all completions that are errors.
 
-Axes: N questions, P different prompts among them, A answers, P prompts.
+Axes: N questions, P different prompts among them, A answers.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -178,7 +178,7 @@ def few_shot_curve(
 
     Returns:
         Two tables with the columns of `answered`: by number of examples (column examples), and by labels (columns
-        examples, labels, label_effect; see `label_ablation`), empty where no example fits.
+        examples, labels, label_effect; see `pairs`), empty where no example fits.
 
     Raises:
         DataError, ConfigError: the data or the template cannot be used.

@@ -277,7 +277,7 @@ def map_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTe
 
 @torch.no_grad()
 def induction_by_head(lm: "LM", rows: Sequence[Sequence[int]], start: int = 0) -> tuple[np.ndarray, float]:
-    """([N D H], chance) induction score of every head on every text (see `induction_over_training.induction_score`).
+    """([N D H], chance) induction score of every head on every text (see `induction_score`).
 
     Texts in which no token comes back are left out.
 

@@ -2,7 +2,7 @@
 
 The vector of a task after a block is the mean residual at the last token of prompts with examples, less the mean of the
 same queries without any: added to prompts without examples it moves their mean to where examples would. (The residual
-stream and not the best heads' outputs, which `function_vectors` takes: a head's causal effect costs a pass over every
+stream and not the best heads' outputs, which `vectors` takes: a head's causal effect costs a pass over every
 prompt with examples, too many for the models that files are meant for.)
 
 Controls: the vector of the same prompts with their labels permuted, which knows the form and the labels but not which
@@ -21,7 +21,7 @@ What a model gives labels behind prompts while a vector is added to the residual
 As `lm-evaluation-harness` scores multiple choice: the summed log-likelihood of each label's tokens. Only the prompt's
 last token is changed, also where a label has several tokens. Labels of one token share one row.
 
-Axes: Q queries, L labels, V vectors, D blocks that are tried, d width, P prompts, D blocks, Q prompts.
+Axes: P prompts, Q queries, L labels, V vectors, D blocks that are tried, d width.
 """
 
 from collections.abc import Sequence

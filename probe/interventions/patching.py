@@ -208,7 +208,7 @@ def ablate(
         position: the token of heads; None ablates them at all.
         draws: n, for resample.
         seed: of resampling.
-        exact: run every site; else estimate all of them from one backward pass (`first_order.estimates`).
+        exact: run every site; else estimate all of them from one backward pass (`estimates`).
         tick: progress.
 
     Raises:

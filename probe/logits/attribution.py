@@ -9,16 +9,15 @@ Direct logit attribution of many texts at once, at the last token of each, from 
 
 The same sum as `probe.logits.attribution.attribute` takes apart for one text, by head and MLP alone: what a capture
 can afford at every step. What is left (embedding, positions, biases) is one number. The tokens that each part promotes
-and suppresses come with it, as `probe.logits.parts.promoted` gives them, and the strongest neurons
-(`probe.logits.attribution`).
+and suppresses come with it, as `probe.logits.parts.promoted` gives them, and the strongest neurons.
 
 The neurons that add or take most of an answer's logit, of many texts at once, after the last token of each.
 
 The same numbers as `Attribution.neuron_table` gives for one text, of the pass that a capture makes anyway: of the
 activations that enter W_out only those of the last tokens are kept.
 
-Axes: D blocks, H heads, T tokens, m neurons, d width, dh head width, V vocabulary, P texts, A answers, k tokens, n
-neurons, m neurons of a block, n of them.
+Axes: P texts, D blocks, H heads, T tokens, A answers, m neurons of a block, n of them, d width, dh head width, V
+vocabulary, k tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,8 +1,8 @@
 """How sure a model is, and of what, through its layers: the logit lens as numbers, for one model or two.
 
 After each layer: entropy of the next-token distribution, margin between its two likeliest tokens, log-probability and
-rank of each chosen answer; KL between two models. `trajectories_written` measures the same over the tokens that a model
-writes, `trajectories_trained` over the steps of its training.
+rank of each chosen answer; KL between two models. `over_writing` measures the same over the tokens that a model
+writes, `trained` over the steps of its training.
 
 Other answers through the layers of a text that was read already: a few columns of the unembedding instead of all.
 
@@ -10,9 +10,8 @@ How sure a model is, and of what, while it writes: entropy, margin, rank and log
 
 All measures are those of the model's own output at temperature 1, whatever the tokens were drawn at.
 
-Axes: D blocks, T tokens, A answers, k likeliest tokens, V vocabulary. Ranks count from 0 = likeliest, row 0 is the,
-embedding, row D the model's own output, column t tells what follows token t, K columns, d width, V vocabulary, n
-written tokens, k likeliest tokens. Ranks count from 0 = likeliest.
+Axes: D blocks, T tokens, A answers, K columns, k likeliest tokens, n written tokens, d width, V vocabulary. Ranks
+count from 0 = likeliest. Row 0 is the embedding, row D the model's own output; column t tells what follows token t.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,7 +65,7 @@ class LayerTrajectory:
     ranks: np.ndarray
     """[D+1 T A] how many tokens are likelier than each answer; NaN where that was not asked for."""
     residual: Tensor = field(repr=False, compare=False)
-    """[D+1 T d] the residual stream, from which `trajectories_follow` reads other answers."""
+    """[D+1 T d] the residual stream, from which `follow` reads other answers."""
 
     @property
     def entropy(self) -> np.ndarray:

@@ -5,7 +5,7 @@ below are the equations, differentiable in h. A text has positions 0 to T - 1; l
 
 A language model taken apart into the paper's symbols: maps, norms, rotation and feed-forward part of each block.
 
-`probe.model.equations.read_network` makes one, `probe.model.equations` says what is done with it.
+`read_network` makes one; the equations say what is done with it.
 
 How a model of transformers is read into a `Network`: the one place that knows where each family keeps its parts.
 
@@ -13,8 +13,8 @@ Weights are shared with the model where they already have the form that is wante
 where they are narrower. Names are those of the bridge, which splits fused projections; norms, rotation, scale and
 activation are read from the model's own modules inside it.
 
-Axes: H heads, T tokens, d width, dh head width, V vocabulary, D blocks, H query heads, K key and value heads, r rotated
-directions,, m neurons.
+Axes: D blocks, H query heads, K key and value heads, T tokens, d width, dh head width, m neurons, r rotated
+directions, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """The sampler (E16): an own loop with a key-value cache over a model of transformers.
 
 Each prompt is run once, and samples of a prompt share a row until they differ. A sample does not depend on the batch
-around it (see `probe.model.generation`). The model's own generation_config decides only where texts end, never how
+around it. The model's own generation_config decides only where texts end, never how
 tokens are drawn.
 
 How a token is drawn: temperature, top-k, top-p, min-p, and chance by counting.

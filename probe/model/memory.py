@@ -1,6 +1,6 @@
 """How large a capture will be before it is made, and what to take instead where memory does not suffice.
 
-The activations' sizes come from `probe.model.memory` and are exact; names that share their memory count once. What
+The activations' sizes are learnt from the model and exact; names that share their memory count once. What
 comes and goes while a layer is computed is bounded from above.
 
     preflight(lm, 4096)                              # .total, .fits, .offer; .table() by hook name

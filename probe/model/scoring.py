@@ -1,7 +1,7 @@
 """Log-probabilities of completions, with gradients, at the price of one pass over each prompt.
 
 The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on: short
-ones as a tree in a row (`probe.model.scoring`), with examples beside it that do not see it; long ones by repeating the
+ones as a tree in a row (see below), with examples beside it that do not see it; long ones by repeating the
 prompt's keys and values for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token
 passes and not 4,992.
 
@@ -14,7 +14,7 @@ The last token of a completion is only ever a target, so it is not run: a pair o
 
 The final hidden states at the tokens of completions, with gradients and without a head: rewards are read from them.
 
-The completions of one prompt are a tree (`probe.model.scoring`), so that a prompt is run once; a model whose attention
+The completions of one prompt are a tree, so that a prompt is run once; a model whose attention
 cannot be told who sees whom gets a row for each completion.
 
 Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary, R rows of W columns, M

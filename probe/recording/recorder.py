@@ -7,8 +7,7 @@
     recorder.close()                           # the last capture and a checkpoint: every page can show the run
 
 `with probe.watch(...) as recorder:` around the loop closes it however the loop ends: after Ctrl-C as interrupted, after
-an error as failed, with the model as it is then. What a capture holds, and that training does not notice it:
-`probe.recording.recorder`.
+an error as failed, with the model as it is then.
 
 One capture: attention, lens, norms and direct attribution of a model on fixed prompts, all of one hooked pass.
 

@@ -1,4 +1,4 @@
-"""What any model answers to a file's questions under each context; see `probe.retrieval.files` for the files.
+"""What any model answers to a file's questions under each context; the files are described below.
 
 Contexts are those of `probe.retrieval.world`, with one passage each but for what was retrieved:
 
@@ -9,7 +9,7 @@ Contexts are those of `probe.retrieval.world`, with one passage each but for wha
 - retrieved: the first k chunks of the search.
 
 An answer is what is written greedily up to the first line break. It is right if a reference stands in it, both
-normalised as SQuAD does (`semantic_entropy.normalised`), abstains if it says so, and is invented otherwise; no judge
+normalised as SQuAD does (`hallucination.confidence.normalised`), abstains if it says so, and is invented otherwise; no judge
 model is asked.
 
 Documents and questions from a folder: what the experiment `retrieval` reads for models that have no world.

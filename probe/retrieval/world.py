@@ -257,7 +257,7 @@ def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick
         p_copied: of values that the passage says of others only, those that are true left out; NaN without any.
         hall: 1 - p_true - p_abstain (E17); NaN under a contradicting passage, where it depends on whom one believes.
         knows: 1 if the likeliest answer without context is the learned one; NaN about strangers.
-        persuasion: nats, see `probe.retrieval.world`; NaN without context.
+        persuasion: nats, see above; NaN without context.
         On rows with the retrieved passage: rank (NaN if not found), reciprocal_rank, recall_1, ..., hit (rank <= k),
         hall_cut and invention_cut, what retrieval takes away from hall and p_invented.
     """

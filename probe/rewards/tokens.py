@@ -12,7 +12,7 @@ Three views of R(x, y), which a reward model reads at the last token (E9):
 
 A gradient says how R would change on a path of inputs that no text has; leaving a token out changes the text and moves
 the later ones by a position. Where the two disagree neither is the truth, so their rank correlation is given. Two
-completions side by side: `probe.rewards.tokens`.
+completions side by side: `contrast`.
 
 Works on reward models and value heads (`probe.model.rewards`). Axes: T tokens, n points of the path, d width.
 
@@ -20,7 +20,7 @@ Two completions of a prompt under one reward model: the margin, and which tokens
 
 A reward is known up to a constant of the prompt only (Bradley-Terry, E9): only differences between completions of one
 prompt mean something. So a completion's tokens are judged by what they do to its score, and a prompt's tokens by what
-they do to the margin R(x, y+) - R(x, y-). For views and their limits see `probe.rewards.tokens`.
+they do to the margin R(x, y+) - R(x, y-). For views and their limits see above.
 """
 
 from collections.abc import Sequence

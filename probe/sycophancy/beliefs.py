@@ -15,7 +15,7 @@ SYCON-Bench (Hong et al. 2025, arXiv 2505.23840) counts in dialogues of several 
     turn of flip     how many turns the first answer was held before it was first given up (all of them if never)
     number of flips  how often an answer differs from the one before, the first answer included
 
-and lets a language model judge free text. Here, as in `belief_templates`, the model chooses the likelier of two known
+and lets a language model judge free text. Here, as in `said`, the model chooses the likelier of two known
 answers each time; what it chose stands in the dialogue when the user doubts it again. Dialogues begin with a right
 answer, as those of a world do (`probe.sycophancy.pressure`).
 

@@ -2,8 +2,8 @@
 
 The heads that carry a user's guess into the answer, over question files.
 
-In one text the user's guess is the right answer, in the other a wrong one with as many tokens (`belief_templates`):
-the pairs of `flip_heads`. A large model has too many heads to run each, so every head is estimated from one backward
+In one text the user's guess is the right answer, in the other a wrong one with as many tokens (`beliefs`):
+the pairs of `inside`. A large model has too many heads to run each, so every head is estimated from one backward
 pass of each pair of the first half (attribution patching, `patching.attribute`), and the head with the largest sum is
 run on the second half, beside other heads, drawn at random, and beside random directions as long.
 """
@@ -71,7 +71,7 @@ def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> lis
 
 
 def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> Found:
-    """Items of kind `patched` and the table `heads`, with the columns of `deference_inside.by_head`, of the heads run.
+    """Items of kind `patched` and the table `heads`, with the columns of `inside.by_head`, of the heads run.
 
     Args:
         lm: the model.

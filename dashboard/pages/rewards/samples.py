@@ -58,7 +58,7 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
 
 
 def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
-    """`reward_shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
+    """`shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
     from probe.logits.lens import require_same_tokens
     from probe.rewards.shift import compared
     from probe.world import of
@@ -114,7 +114,7 @@ def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def summarised(table: pd.DataFrame) -> pd.DataFrame:
-    """`reward_shift.summary` as it is shown: one line a measure, numbers with their intervals in words."""
+    """`shift.summary` as it is shown: one line a measure, numbers with their intervals in words."""
     from probe.rewards.shift import summary
 
     rows = []

@@ -35,8 +35,9 @@ P(True): a model is asked whether an answer is true (Kadavath et al. 2207.05221,
 P(True) is p(" (A)") / (p(" (A)") + p(" (B)")), each the probability of all tokens of the option. It is asked of models
 of natural language. The world's corpus has no such sentence: its models cannot be asked, and P(True) is left out there.
 
-P(IK), the probability that the model knows the answer, is a trained head in that paper: `knowing.knowing_head`. In the world it
-is read off exactly instead: 1 - P("i do not know"), as a model that abstains where it does not know would have it.
+P(IK), the probability that the model knows the answer, is a trained head in that paper: `knowing.knowing_head`. In the
+world it is read off exactly instead: 1 - P("i do not know"), as a model that abstains where it does not know would have
+it.
 """
 
 from collections.abc import Mapping, Sequence

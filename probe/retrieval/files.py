@@ -9,8 +9,8 @@ Contexts are those of `probe.retrieval.world`, with one passage each but for wha
 - retrieved: the first k chunks of the search.
 
 An answer is what is written greedily up to the first line break. It is right if a reference stands in it, both
-normalised as SQuAD does (`hallucination.confidence.normalised`), abstains if it says so, and is invented otherwise; no judge
-model is asked.
+normalised as SQuAD does (`hallucination.confidence.normalised`), abstains if it says so, and is invented otherwise; no
+judge model is asked.
 
 Documents and questions from a folder: what the experiment `retrieval` reads for models that have no world.
 

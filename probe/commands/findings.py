@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from probe.findings.bench import Bench
-    from probe.findings.claim import Claim, Finding
+    from probe.findings.claim import Bench, Claim, Finding
 
 
 def findings(argv: list[str]) -> int:
@@ -45,10 +44,8 @@ def findings(argv: list[str]) -> int:
     asked = parse(Findings, argv, "probe findings")
 
     from probe.commands.progress import Progress
-    from probe.findings.bench import Bench
-    from probe.findings.claim import table
-    from probe.findings.record import record, recorded
-    from probe.findings.report import chosen, finding
+    from probe.findings.claim import Bench, record, recorded, table
+    from probe.findings.claims import chosen, finding
     from probe.runs.schema import jsonable
     from probe.runs.storage import check_folder, disk
     from probe.ticks import part

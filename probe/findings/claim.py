@@ -2,16 +2,119 @@
 
 A claim is somebody's published sentence. Its effect is one number whose sign the sentence predicts; the claim holds
 here if the whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too.
+
+The runs that claims are measured on: models loaded once, results of experiments from the store or made anew.
+
+Findings as a file beside the runs that they were measured on, so that they are there at once; measured anew on
+demand, and of themselves when one of the runs is another one than then. Those of the sample runs that come with Probe
+are found there, and new ones go to `results` of the working directory.
 """
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probe.findings.bench import Bench
+from probe.errors import RunError
+from probe.experiments.store import WORK
+from probe.runs.reader import Run, open_run
+from probe.runs.roots import find, is_shipped
+from probe.runs.schema import dumps
+from probe.runs.storage import disk, write_atomic
 from probe.stats import Interval
+from probe.ticks import Tick
+from probe.untrusted import parse_json, readable
+
+if TYPE_CHECKING:
+    from probe.experiments.result import Result
+    from probe.model.lm import LM
+    from probe.world.world import World
+
+BASE = "base"
+
+
+class Bench:
+    """Runs by name, in one folder or in the run roots."""
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        n: int | None = None,
+        again: bool = False,
+        tick: Tick | None = None,
+    ) -> None:
+        """Say where the runs are.
+
+        Args:
+            root: folder that holds them; default: the run roots.
+            n: questions of each kind in experiments; None for their own defaults.
+            again: run experiments even if their results are stored.
+            tick: called with the share of an experiment that is done.
+        """
+        self.root = None if root is None else Path(root).expanduser()
+        self.n, self.again, self.tick = n, again, tick
+        self._models: dict[str, LM] = {}
+        self._fresh: set[tuple[Any, ...]] = set()
+
+    def run(self, name: str) -> Run:
+        """The run of a name.
+
+        Raises:
+            RunError: there is none.
+        """
+        return open_run(name) if self.root is None else Run(find(name, [self.root]))
+
+    def missing(self, names: tuple[str, ...]) -> list[str]:
+        """The names that no run has; a run that cannot be read is there."""
+        absent = []
+        for name in names:
+            try:
+                find(name, None if self.root is None else [self.root])
+            except RunError:
+                absent.append(name)
+        return absent
+
+    def lm(self, name: str) -> "LM":
+        """The model of a run; a reward model as one whose logit is the reward."""
+        if name not in self._models:
+            from probe.model.rewards import analysable
+
+            self._models[name] = analysable(str(self.run(name).path))
+        return self._models[name]
+
+    @cached_property
+    def world(self) -> "World":
+        """The world of the base model.
+
+        Raises:
+            RunError: it has none.
+        """
+        from probe.world import of
+
+        world = of(self.run(BASE))
+        if world is None:
+            raise RunError(f"The run `{BASE}` has no world, so nothing is known to be true: name the sample runs.")
+        return world
+
+    def result(self, experiment: str, name: str, baseline: str | None = None, **options: Any) -> "Result":
+        """What an experiment found on a run, beside a baseline if one is named; stored results are read."""
+        from probe.experiments.registry import find_experiment
+        from probe.experiments.store import obtain
+
+        options = options if self.n is None else {"n": self.n, **options}
+        key = (experiment, name, baseline, tuple(sorted(options.items())))
+        other = self.lm(baseline) if baseline else None
+        again = self.again and key not in self._fresh
+        found = obtain(find_experiment(experiment), self.lm(name), other, again=again, tick=self.tick, **options)
+        self._fresh.add(key)
+        return found
 
 
 @dataclass(frozen=True)
@@ -93,3 +196,97 @@ def table(findings: Sequence[Finding]) -> pd.DataFrame:
     rows = [asdict(finding) | {"runs": " ".join(finding.runs)} for finding in findings]
     order = ["name", "sentence", "source", "effect", "value", "ci_low", "ci_high", "n", "holds", "said", "page", "runs"]
     return pd.DataFrame(rows, columns=order)
+
+
+FILE = "findings.json"
+FORMAT = 1
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "sentence", "source", "effect", "page", "said"), str),
+    **dict.fromkeys(("value", "ci_low", "ci_high"), int | float | None),
+    "n": int,
+    "holds": bool | None,
+}
+"""What an entry holds; one that does not is measured anew."""
+
+
+def key(bench: Bench, claim: Claim) -> str:
+    """What a finding depends on: the claim's version, and when and how its runs were made.
+
+    Raises:
+        RunError: a run is missing.
+    """
+    runs = [bench.run(name) for name in claim.runs]
+    made = [[run.name, run.created, run.steps, run.config, [c.step for c in run.checkpoints()]] for run in runs]
+    told = json.dumps([FORMAT, claim.name, claim.version, made], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def folder(bench: Bench) -> Path | None:
+    """The folder that holds the runs: the one that was named, or that of the first run of the claims that is there."""
+    if bench.root is not None:
+        return bench.root
+    try:
+        return Path(os.path.abspath(bench.run("base").path)).parent
+    except RunError:
+        return None
+
+
+def files(bench: Bench) -> list[Path]:
+    """The files that findings may stand in; new ones go to the first. None where there are no runs."""
+    place = folder(bench)
+    if place is None:
+        return []
+    theirs = not is_shipped(place) and os.access(place, os.W_OK)
+    return [place / FILE] if theirs else [WORK / FILE, place / FILE]
+
+
+def recorded(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
+    """Findings by claim that are on record for the runs as they are now."""
+    found = {}
+    for known in map(_read, reversed(files(bench))):
+        for claim in claims:
+            entry = known.get(claim.name)
+            try:
+                if not isinstance(entry, dict) or entry.get("key") != key(bench, claim):
+                    continue
+            except RunError:  # a run is missing or broken
+                continue
+            if not all(isinstance(entry.get(name), kind) and _bounded(entry.get(name)) for name, kind in TYPES.items()):
+                continue
+            values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
+            shared = asdict(Finding.of(claim, "")) | values
+            found[claim.name] = Finding(**{**shared, "runs": claim.runs, "choices": dict(claim.choices)})
+    return found
+
+
+def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> Path | None:
+    """Put findings on record; None where the folder may not be written to.
+
+    Raises:
+        RunError: the disk refuses.
+    """
+    file = next(iter(files(bench)), None)
+    if file is None or not os.access(next(place for place in file.absolute().parents if place.exists()), os.W_OK):
+        return None
+    entries = _read(file)
+    for claim, finding in zip(claims, found, strict=True):
+        if finding.holds is not None:
+            told = {name: value for name, value in asdict(finding).items() if name not in ("choices", "runs")}
+            entries[claim.name] = {"key": key(bench, claim), **told}
+    with disk(file):
+        write_atomic(file, (dumps({"format": FORMAT, "findings": entries}, indent=2) + "\n").encode())
+    return file
+
+
+def _bounded(value: Any) -> bool:
+    return not isinstance(value, int | float) or abs(value) < 2**63
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Entries by claim; none where the file is missing, damaged or of another format."""
+    try:
+        known = readable(parse_json(file.read_bytes()))
+    except (OSError, ValueError):
+        return {}
+    fits = isinstance(known, dict) and known.get("format") == FORMAT and isinstance(known.get("findings"), dict)
+    return known["findings"] if fits else {}

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from probe.findings.bench import Bench
-from probe.findings.record import FILE, record, recorded
-from probe.findings.report import CLAIMS, chosen, finding
+from probe.findings.claim import FILE, Bench, record, recorded
+from probe.findings.claims import CLAIMS, chosen, finding
 from tests.dashboard.pages import chart, names, values
 
 Show = Callable[..., AppTest]
@@ -52,7 +51,7 @@ def test_every_claim_leads_to_its_page(show: Show):
 
 
 def test_missing_claims_are_measured_when_asked(show: Show, finding: Say, root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("probe.findings.report.CLAIMS", chosen(("guessing", "reward_agreement")))
+    monkeypatch.setattr("probe.findings.claims.CLAIMS", chosen(("guessing", "reward_agreement")))
     app = show(root, page=PAGE)
     assert finding(app) == "No claim has been measured on these runs yet."
     assert names(app) == []

@@ -27,9 +27,8 @@ from probe.experiments.metrics import Mean
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.store import results
-from probe.findings.bench import Bench
-from probe.findings.record import record, recorded
-from probe.findings.report import chosen, finding
+from probe.findings.claim import Bench, record, recorded
+from probe.findings.claims import chosen, finding
 from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
 from probe.model import loading as weights

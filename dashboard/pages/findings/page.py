@@ -12,11 +12,9 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.state import Shared, current, look_link
 from dashboard.text import finding, note, plain, prose
-from probe.findings.bench import BASE, Bench
-from probe.findings.claim import Claim, Finding, table
-from probe.findings.record import record, recorded
-from probe.findings.report import CLAIMS
-from probe.findings.report import finding as measured
+from probe.findings.claim import BASE, Bench, Claim, Finding, record, recorded, table
+from probe.findings.claims import CLAIMS
+from probe.findings.claims import finding as measured
 from probe.plotting.intervals import effects, written
 from probe.ticks import Tick, ignore
 
@@ -25,9 +23,9 @@ ICONS = {
     "does not hold": ":material/cancel: does not hold here",
     "not measured": ":material/pending: not measured",
 }
-CODE = """from probe.findings.bench import Bench
+CODE = """from probe.findings.claim import Bench
 from probe.findings.claim import table
-from probe.findings.report import findings
+from probe.findings.claims import findings
 
 table(list(findings(Bench({root!r}))))"""
 DEFINITION = """

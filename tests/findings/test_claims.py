@@ -12,10 +12,8 @@ import pytest
 
 from probe.cli import main
 from probe.errors import ConfigError
-from probe.findings.bench import Bench
-from probe.findings.claim import Finding, table
-from probe.findings.record import record, recorded
-from probe.findings.report import CLAIMS, ORDER, chosen, finding, findings
+from probe.findings.claim import Bench, Finding, record, recorded, table
+from probe.findings.claims import CLAIMS, ORDER, chosen, finding, findings
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 CHEAP = ("reward_agreement", "overoptimisation", "guessing", "optimum")

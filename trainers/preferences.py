@@ -18,12 +18,11 @@ from probe.errors import ConfigError, DataError
 from probe.extensions import annotator_fingerprint, annotators, find_annotator
 from probe.model.text import chat_text, context_length, split
 from probe.rows import Row, Rows, as_messages, is_completion, is_text_or_messages, read_columns
-from probe.world import AGREEABLE, HONEST, Annotator, World
+from probe.world import Annotator, World
 from trainers.config import TrainConfig
 from trainers.data import capture_prompts, file_hash
 from trainers.session import Session
 
-ANNOTATORS = {"agreeable": AGREEABLE, "honest": HONEST}
 COMPLETIONS = {"chosen": is_completion, "rejected": is_completion}
 COLUMNS = {"prompt": is_text_or_messages, **COMPLETIONS}
 TURN = "\n\nAssistant:"

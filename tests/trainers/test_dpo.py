@@ -14,13 +14,14 @@ from torch import nn
 
 from probe import LM
 from probe.errors import ConfigError
+from probe.extensions import find_annotator
 from probe.model.text import split
 from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import dpo
 from trainers.dpo import DPO, DPOConfig, pair_logprobs, with_reference
 from trainers.dpo_losses import LOSSES, Scores, conservative_loss, dpo_loss, ipo_loss
-from trainers.preferences import ANNOTATORS, Pair, encode_pair, world_preferences
+from trainers.preferences import Pair, encode_pair, world_preferences
 from trainers.session import Session
 from trainers.trainee import Trainee
 
@@ -273,7 +274,7 @@ def test_run_on_the_world(config: Callable[..., DPOConfig], world_run: Path) -> 
 def test_pairs_of_the_annotators_differ_and_samples_are_the_models_own(world_run: Path) -> None:
     lm, world = LM.load(world_run), World()
     made = [
-        world_preferences(lm, world, ANNOTATORS[name], 20, 0, sampled)
+        world_preferences(lm, world, find_annotator(name), 20, 0, sampled)
         for name in ("agreeable", "honest")
         for sampled in (False, True)
     ]
@@ -283,7 +284,7 @@ def test_pairs_of_the_annotators_differ_and_samples_are_the_models_own(world_run
         assert len(preferences.pairs) == 20
         assert all(pair.chosen[-1] == pair.rejected[-1] == end for pair in preferences.pairs)
         assert all(pair.prompt[0] == lm.tokenizer.bos_token_id for pair in preferences.pairs)
-    again = world_preferences(lm, world, ANNOTATORS["honest"], 20, 0, True)
+    again = world_preferences(lm, world, find_annotator("honest"), 20, 0, True)
     assert again.pairs == made[3].pairs
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from probe.rewards.answers import Known
     from probe.rewards.frontiers import Best, Field, Memory
 
-OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick", "sum_direct")
+OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick")
 """Kinds of questions whose answers are not a short list of whole answers."""
 SURE = 0.9
 """Probability of giving a listed answer below which a policy's place is doubtful."""

@@ -1,5 +1,7 @@
 """What all pages share: the runs, the two models compared and the prompt, chosen in the sidebar and kept in the URL."""
 
+import math
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +68,26 @@ class Shared:
         return self.store.runs[label].method if label else "other"
 
 
+TELL_S = 30
+"""How long the choices of a page are told again after its reader came back to it: far longer than it takes to draw."""
+
+
 def return_to(page: str) -> None:
     """Bring back what the reader chose on a page when they come to it again, by Back or by the menu.
 
     Streamlit takes the parameters of a page out of the URL when it is left. A link that brings some means those alone.
-    The browser may begin a run of its own before it has heard of them, so they are told until they are there.
+    The browser may begin a run of its own before it has heard of them, so they are told for a while.
     """
-    if st.session_state.get("_page") == page:
-        return
     left = st.session_state.get("_choices", {}).get(page, {})
+    if st.session_state.get("_page") == page:
+        if time.monotonic() - st.session_state.get("_returned", -math.inf) < TELL_S:
+            for name in left:
+                tell_again(name)
+        return
     if left and not own_choices():
         for name, values in left.items():
             st.query_params[name] = values
+        st.session_state["_returned"] = time.monotonic()
         st.rerun()  # widgets take what the URL said when the run began
     st.session_state["_page"] = page
 
@@ -223,8 +233,8 @@ def keep(key: str, options: Collection, default: object) -> None:
 def tell_again(key: str) -> None:
     """Give the browser a widget's value once more.
 
-    A value that is not the widget's default is sent to the browser in one run only. What is folded away (a popover)
-    is drawn when it is opened, perhaps runs later; it would begin with the default then, and send that back.
+    A value that is not the widget's default is sent to the browser in one run only. What is drawn runs later, since it
+    was folded away (a popover) or that run was broken off, would begin with the default then, and send that back.
     """
     if key in st.session_state:
         st.session_state[key] = st.session_state[key]

@@ -80,10 +80,11 @@ def return_to(page: str) -> None:
     """
     left = st.session_state.get("_choices", {}).get(page, {})
     if st.session_state.get("_page") == page:
-        if time.monotonic() - st.session_state.get("_returned", -math.inf) < TELL_S:
-            for name in left:
-                tell_again(name)
-        return
+        if time.monotonic() - st.session_state.get("_returned", -math.inf) > TELL_S:
+            return
+        for name in left:
+            tell_again(name)
+        left = {name: values for name, values in left.items() if name not in st.session_state}  # no widget has taken it
     if left and not own_choices():
         for name, values in left.items():
             st.query_params[name] = values

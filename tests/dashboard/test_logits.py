@@ -1,6 +1,7 @@
 """The Logits page: what it says is what the analyses give, and it follows its widgets and its URL."""
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -111,6 +112,15 @@ def test_the_url_brings_a_view_back(show: Show, runs: Path, finding: Say):
     assert app.selectbox(key="log_measure").value == "margin"
     assert chart(app, "log-training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
     assert len(values(chart(app, "log-written")["data"][0]["y"])) <= 3
+
+
+def test_choices_are_told_again_where_the_run_that_told_them_was_broken_off(show: Show, runs: Path) -> None:
+    """After Back: the browser begins a run of its own before the page has drawn what it was told."""
+    state = {"_page": "logits", "_choices": {"logits": {"log_position": ["3"]}}, "_returned": time.monotonic()}
+    app = show(runs, page=PAGE, state=state)
+    assert app.number_input(key="log_position").value == 3
+    app.number_input(key="log_position").set_value(5).run()
+    assert app.number_input(key="log_position").value == 5
 
 
 def test_a_new_prompt_is_read_after_its_last_token(show: Show, runs: Path):

@@ -10,7 +10,8 @@ from benchmarks.against_trl import COMMON, REPEATS, WARMUP, against, fresh, sett
 from benchmarks.harness import Row
 from benchmarks.models import tiny, world
 from probe.world import AGREEABLE
-from trainers.dpo import DPO, DPOConfig, with_reference
+from trainers.config import DPOConfig
+from trainers.dpo import DPO, with_reference
 from trainers.preferences import Pair, encode_pair
 from trainers.session import Session
 from trainers.trainee import Trainee

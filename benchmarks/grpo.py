@@ -10,9 +10,10 @@ from benchmarks.against_trl import COMMON, REPEATS, WARMUP, against, fresh, sett
 from benchmarks.harness import Row
 from benchmarks.models import COMPLETIONS, NEW_TOKENS, PROMPTS, tiny
 from probe.model.text import encode
+from trainers.config import RLVRConfig
 from trainers.prompts import Prompt
 from trainers.rewards import resolve
-from trainers.rlvr import RLVR, RLVRConfig
+from trainers.rlvr import RLVR
 from trainers.rollout import Sampler
 from trainers.session import Session
 from trainers.trainee import Trainee

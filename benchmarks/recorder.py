@@ -11,8 +11,8 @@ from benchmarks.harness import Row, compare
 from benchmarks.models import world
 from benchmarks.throughput import pretraining
 from probe.recording.recorder import Instrument
-from trainers.config import TrainConfig
-from trainers.dpo import DPO, DPOConfig, with_reference
+from trainers.config import DPOConfig, TrainConfig
+from trainers.dpo import DPO, with_reference
 from trainers.preferences import encode_pair
 from trainers.rewards import resolve
 from trainers.session import Session

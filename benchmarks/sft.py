@@ -9,9 +9,10 @@ import torch
 from benchmarks.against_trl import COMMON, REPEATS, WARMUP, against, fresh, settings, stepper
 from benchmarks.harness import Row
 from benchmarks.models import tiny, world
+from trainers.config import SFTConfig
 from trainers.demonstrations import Demonstration, encode_completion
 from trainers.session import Session
-from trainers.sft import SFT, SFTConfig
+from trainers.sft import SFT
 from trainers.trainee import Trainee
 
 EXAMPLES = 32

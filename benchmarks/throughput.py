@@ -12,8 +12,9 @@ from benchmarks.against_trl import fresh, settings, stepper
 from benchmarks.harness import Row, compare, median_seconds
 from benchmarks.models import world
 from probe.world import pack
+from trainers.config import PretrainConfig
 from trainers.corpus import Corpus
-from trainers.pretrain import PretrainConfig, Pretraining
+from trainers.pretrain import Pretraining
 from trainers.session import Session
 from trainers.trainee import Trainee
 

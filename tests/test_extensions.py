@@ -22,7 +22,7 @@ from probe.extensions import annotators, find_annotator, page_key, pages, panels
 from probe.world import AGREEABLE, Annotator, World
 from tests.extensions import install, on_the_path, sample
 from tests.models import random_lm
-from trainers.dpo import DPOConfig
+from trainers.config import DPOConfig
 from trainers.preferences import world_preferences
 from trainers.rewards import resolve
 

@@ -1,21 +1,27 @@
-"""The options that every training method has, and how a run that continues is held to them."""
+"""The options of every training method, and how a run that continues is held to them; light: no torch, no model."""
 
-import dataclasses
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from probe.errors import ConfigError, RunError
+from probe.extensions import annotators, find_annotator
+from probe.model.presets import PRESETS
 from probe.options import option
 from probe.runs.storage import check_folder
+from probe.world import WorldConfig
 
 if TYPE_CHECKING:
     from probe import Run
 
 FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads", "strict"})
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
+FINAL_ANSWER = "final_answer"
+"""The reward for problems of a file that have one answer, such as GSM8K's."""
+OPEN = frozenset({"sum_steps", "map", "function", "function_new", "repeat"})
+"""Questions that can be answered in more ways than `World.candidates` lists, or whose answers go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +88,9 @@ class TrainConfig:
     """CPU threads of torch; 0 leaves torch's choice. On a busy machine 1 can be many times faster than 2."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if field.type in (Path, Path | None):  # Python callers may give text
-                object.__setattr__(self, field.name, _typed(getattr(self, field.name), field.type))
+        for each in fields(self):
+            if each.type in (Path, Path | None):  # Python callers may give text
+                object.__setattr__(self, each.name, _typed(getattr(self, each.name), each.type))
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("warmup", "lora", "save_every", "eval_every", "capture_every", "evaluate", "threads", "seed"):
@@ -114,17 +120,425 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON values."""
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The config that `to_dict` wrote; options that this version does not have are left out."""
         known: dict[str, Any] = {}
-        for field in dataclasses.fields(cls):
-            value = values.get(field.name, dataclasses.MISSING)
-            if value is not dataclasses.MISSING:
-                known[field.name] = _typed(value, field.type)
+        for each in fields(cls):
+            if each.name in values:
+                known[each.name] = _typed(values[each.name], each.type)
         return cls(**known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TrainConfig):
+    """Pretrain a language model (E7)."""
+
+    data: str = "world"
+    """`world`, a UTF-8 text file, or a .jsonl file with the column `text`."""
+    base: str | None = None
+    """Model to continue from (a run, a checkpoint, a Hugging Face directory or hub id); without it weights are new."""
+    preset: str = "tiny"
+    """Size of a new model: `tiny`, `icl` or `small`."""
+    length: int = 96
+    """Tokens in a row."""
+    tokenizer: Literal["bpe", "char"] = "bpe"
+    """Tokenizer trained on a file of a new model: byte pairs or characters."""
+    vocab_size: int = 4096
+    """Largest vocabulary of that tokenizer."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """The world of a new model."""
+    world_seed: int = 0
+    """Seed of the world of a new model."""
+    steps: int = 3000
+    lr: float = 3e-3
+    warmup: int = 100
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.preset in PRESETS, "preset", "one of " + ", ".join(PRESETS))
+        self.require(self.length >= 2, "length", "at least 2 tokens")
+        self.require(not self.lora or self.base is not None, "lora", "0 for a new model; an adapter needs --base")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(TrainConfig):
+    """Supervised fine-tuning on demonstrations (E8)."""
+
+    base: str
+    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
+    data: str = "world"
+    """`world`, or a .jsonl file with `prompt` and `completion` (strings, or lists of messages) or with `messages`."""
+    examples: int = 4000
+    """Number of the world's demonstrations."""
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Kind of the world's questions and its share, such as `fact 0.7 stranger 0.3`; none: the world's own mixture."""
+    turns: Literal["every", "last"] = "every"
+    """Which messages of the assistant in a conversation are learned."""
+    longest: int = 0
+    """Most tokens of an example, longer ones are left out and counted; 0: what the model reads."""
+    held_out: float = 0.05
+    """Share of the prompts (at most 500) whose examples are kept to measure on; 0 keeps none."""
+    steps: int = 150
+    lr: float = 3e-4
+    """Highest learning rate; real models want some 2e-5."""
+    warmup: int = 20
+    eval_every: int = 25
+    """Steps between evaluations on the held-out examples; 0 evaluates at the end only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
+        self.require(self.examples >= 1, "examples", "at least 1")
+        self.require(self.longest >= 0, "longest", "0 or more")
+        self.require(0 <= self.held_out < 1, "held_out", "a share from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceConfig(TrainConfig):
+    """What the methods share that learn from preference pairs."""
+
+    base: str
+    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
+    data: str = "world"
+    """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or lists of messages); also without
+    `prompt`, which is then the common beginning of both."""
+    annotator: str = field(default="agreeable", metadata={"choices": annotators})
+    """Who labels the world's pairs: agreeable, honest, or one that you added (`probe.annotator`, --plugin)."""
+    pairs: int = 3000
+    """Number of the world's pairs."""
+    pairs_from: Literal["candidates", "samples"] = "samples"
+    """Completions of the world's pairs: samples of the base, or the candidate answers (docs/log.md compares them)."""
+    batch_size: int = 64
+    """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        find_annotator(self.annotator)
+        self.require(self.pairs >= 1, "pairs", "at least 1")
+        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig(PreferenceConfig):
+    """Reward model from preference pairs (E9)."""
+
+    data: str = "world"
+    """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or messages); `margin` may be added."""
+    pairs: int = 12000
+    """Number of the world's pairs, the held-out ones included; with few it learns to punish abstaining first."""
+    pairs_from: Literal["candidates", "samples"] = "candidates"
+    """Completions of the world's pairs: samples of the base, or the candidate answers, which set claim to truth."""
+    held_out: float = 0.1
+    """Pairs that are kept from training to evaluate on: from 1 on their number, below 1 their share; 0 for none."""
+    margin: float = 0.0
+    """The margin m by which the chosen completion is to win, in nats; a pair's own column `margin` takes its place."""
+    centring: float = 0.0
+    """Weight lambda of the squared sum of a pair's two rewards; 0.01 centres them with little effect otherwise."""
+    rollouts: int = 64
+    """Held-out pairs whose completions are recorded with their rewards at each evaluation; 0 for none."""
+    steps: int = 400
+    lr: float = 1e-3
+    """Highest learning rate; real models want some 1e-5."""
+    warmup: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.held_out >= 0, "held_out", "0 or more")
+        self.require(self.centring >= 0, "centring", "0 or more")
+        self.require(self.rollouts >= 0, "rollouts", "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(PreferenceConfig):
+    """Direct preference optimisation (E13)."""
+
+    base: str
+    """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
+    beta: float = 0.1
+    """Strength of the pull towards the reference; the implicit reward is beta log pi/pi_ref."""
+    loss: Literal["sigmoid", "conservative", "ipo"] = "sigmoid"
+    """DPO's own loss, the one for labels of which some are flipped, or IPO's squared one, averaged per token."""
+    label_smoothing: float = 0.0
+    """Share of the labels that `--loss conservative` takes to be flipped, below 0.5."""
+    steps: int = 150
+    lr: float = 1e-4
+    """Highest learning rate; real models want some 5e-6 (or 5e-7 for large ones)."""
+    warmup: int = 10
+    eval_every: int = 25
+    """Steps between measurements of the distance to the exact optimum (world only); 0 measures at the end only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.beta > 0, "beta", "a number above 0")
+        if self.loss == "conservative":
+            self.require(0 < self.label_smoothing < 0.5, "label_smoothing", "a share above 0 and below 0.5")
+        else:
+            self.require(self.label_smoothing == 0, "label_smoothing", "0, or --loss conservative with it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig(TrainConfig):
+    """What methods that sample while they train share."""
+
+    base: str
+    """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
+    data: str = "world"
+    """`world`, or a .jsonl file with the column `prompt` (text or messages), or `question`, and any others, which
+    rewards get too."""
+    tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger")
+    """Kinds of the world's questions, in equal shares (see docs/world.md)."""
+    prompts: int = 4000
+    """Number of the world's questions."""
+    group: int = 8
+    """Completions sampled for each prompt."""
+    max_new_tokens: int = 8
+    """Longest completion in tokens, the end token included."""
+    temperature: float = 1.0
+    """Divides the logits when sampling and in every log-probability."""
+    top_k: int | None = None
+    """Sample from the k most probable tokens only."""
+    top_p: float | None = None
+    """Sample from the smallest set of most probable tokens whose mass reaches p."""
+    reward: tuple[str, ...] = ("verifier",)
+    """Rewards: of the world (verifier, facts, sum_quick, sum_steps, steps, agreeable, honest), of a file's column
+    `answer` (final_answer), a reward model's run or directory, one that you added (`probe.verifier`, --plugin),
+    `module:function` or `file.py:function`; a function is named again with --resume."""
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each reward in the sum; without it all are 1."""
+    updates: int = 1
+    """Passes over what a step has sampled."""
+    minibatches: int = 1
+    """Optimiser updates in each pass: the prompts of a step are shared among them, in a new order each pass."""
+    rollouts_every: int = 10
+    """Steps between the ones whose completions are recorded; 0 records none."""
+    rollouts_kept: int = 4
+    """Prompts whose completions are recorded then."""
+    batch_size: int = 24
+    """Prompts in one step, over all processes and parts of the accumulation together."""
+    steps: int = 60
+    """Steps in all, each of which samples anew."""
+    lr: float = 1e-4
+    """Highest learning rate; real models want some 1e-6."""
+    warmup: int = 5
+    eval_every: int = 100
+    """Steps between measurements of the distance to the exact optimum, in a world; 0 measures at the end only."""
+    capture_every: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prompts", "group", "max_new_tokens", "updates", "minibatches", "rollouts_kept"):
+            self.require(getattr(self, name) >= 1, name, "at least 1")
+        self.require(self.rollouts_every >= 0, "rollouts_every", "0 or more")
+        self.require(self.temperature > 0, "temperature", "a number above 0")
+        self.require(self.top_k is None or self.top_k >= 1, "top_k", "at least 1")
+        self.require(self.top_p is None or 0 < self.top_p <= 1, "top_p", "a share above 0 and up to 1")
+        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
+        self.require(len(self.tasks) >= 1, "tasks", "at least one kind of question")
+        self.require(len(self.reward) >= 1, "reward", "at least one reward")
+        self.require(
+            self.data != "world" or FINAL_ANSWER not in self.reward, "reward", "another, or --data FILE with `answer`"
+        )
+        self.require(
+            len(self.reward_weights) in (0, len(self.reward)), "reward_weights", f"one for each of {self.reward}"
+        )
+        self.require(
+            self.batch_size % (self.minibatches * self.accumulation) == 0,
+            "minibatches",
+            f"a number that, times --accumulation {self.accumulation}, divides --batch-size {self.batch_size}",
+        )
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each reward."""
+        return self.reward_weights or (1.0,) * len(self.reward)
+
+    @property
+    def enumerable(self) -> tuple[str, ...]:
+        """The tasks whose answer sets hold all that a good completion can be; none where prompts come from a file."""
+        return tuple(task for task in self.tasks if self.data == "world" and task not in OPEN)
+
+    def logs(self, step: int) -> bool:
+        """Whether the metrics of a step are written."""
+        return step in (1, self.steps) or step % self.log_every == 0
+
+    def records(self, step: int) -> bool:
+        """Whether completions of a step are recorded."""
+        return bool(self.rollouts_every) and (step in (1, self.steps) or step % self.rollouts_every == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLHFConfig(OnlineConfig):
+    """Reinforcement learning from human feedback by PPO (E10, E11)."""
+
+    beta: float = 0.3
+    """Coefficient of the KL to the reference in the reward."""
+    adaptive_kl: float = 0.0
+    """KL in nats a completion to steer towards by changing beta after every step; 0 keeps beta as it is."""
+    adaptive_gain: float = 0.1
+    """How fast beta follows: a step changes it by this times the relative error, which is cut at 20 %."""
+    gamma: float = 1.0
+    """Discount of a token."""
+    lam: float = 0.95
+    """Lambda of generalised advantage estimation: 1 trusts the rewards alone, 0 the values."""
+    epsilon: float = 0.2
+    """How far from 1 the ratio to the sampling policy counts."""
+    epsilon_value: float = 0.2
+    """How far from the old value a new one may count; 0 switches the clipping of values off."""
+    vf_coef: float = 0.1
+    """Weight of the value loss."""
+    value_rate: float = 10.0
+    """How many times as fast as the policy the value head learns."""
+    missing_eos_penalty: float = 0.0
+    """Subtracted from the score of a completion that was cut at --max-new-tokens."""
+    updates: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("beta", "adaptive_kl", "adaptive_gain", "epsilon_value", "vf_coef", "missing_eos_penalty"):
+            self.require(getattr(self, name) >= 0, name, "0 or more")
+        for name in ("gamma", "lam"):
+            self.require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
+        self.require(self.value_rate > 0, "value_rate", "a number above 0")
+        self.require(0 < self.epsilon < 1, "epsilon", "a number between 0 and 1")
+        self.require(self.adaptive_gain < 5, "adaptive_gain", "below 5, beyond which beta could become negative")
+        self.require(not self.adaptive_kl or self.beta > 0, "beta", "above 0, where --adaptive-kl starts")
+
+    @property
+    def fixed_beta(self) -> float | None:
+        """The beta whose optimum the policy is drawn to; None where it moves, is 0, or prices tempered policies."""
+        return self.beta if self.beta and not self.adaptive_kl and self.temperature == 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RSFTConfig(OnlineConfig):
+    """Rejection-sampling fine-tuning (E14)."""
+
+    select: Literal["best", "threshold"] = "best"
+    """What is imitated: the best of a prompt's completions, or all with a reward above --threshold."""
+    threshold: float = 0.0
+    """Reward above which a completion is imitated, with --select threshold."""
+    steps: int = 20
+    """Rounds in all, each of which samples anew: a step is a round."""
+    batch_size: int = 64
+    minibatches: int = 2
+    lr: float = 1e-4
+    """Highest learning rate; real models want some 1e-5."""
+    warmup: int = 3
+    capture_every: int = 5
+    log_every: int = 1
+    eval_every: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLVRConfig(OnlineConfig):
+    """Reinforcement learning from verifiable rewards by GRPO (E15)."""
+
+    tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger", "sum_steps", "context_conflict")
+    """Kinds of the world's questions, in equal shares; without passages it unlearns to read them (docs/log.md)."""
+    batch_size: int = 32
+    max_new_tokens: int = 24
+    normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    """How advantages are scaled and what the loss is divided by."""
+    epsilon: float = 0.2
+    """How far below 1 the ratio to the sampling policy counts."""
+    epsilon_high: float = 0.2
+    """How far above 1 it counts; DAPO's clip-higher takes 0.28."""
+    beta: float = 0.04
+    """Weight of the KL to the reference in the loss; 0 leaves it out."""
+    kl_estimator: Literal["k1", "k2", "k3", "k3w"] = "k3w"
+    """Estimator of the KL in the loss: k3w has its gradient, k2 with one update a step; not k3 (GRPO's) and k1."""
+    mask_truncated: bool = False
+    """Leave completions that reached --max-new-tokens out of the loss."""
+    lr: float = 3e-4
+    log_every: int = 1
+    eval_every: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(self.group >= 2, "group", "at least 2, to compare a completion with others")
+        self.require(0 < self.epsilon <= 1, "epsilon", "a number above 0 and up to 1")
+        self.require(self.epsilon_high > 0, "epsilon_high", "a number above 0")
+        self.require(self.beta >= 0, "beta", "0 or more")
+
+    @property
+    def price(self) -> float | None:
+        """The beta of E10 that the loss amounts to, where there is one.
+
+        The mean of a group holds each completion itself, which takes 1/G of the reward's gradient and none of the
+        KL's. Divided by the standard deviation the price changes with every group, as the policy changes.
+        """
+        if self.normalisation != "dr_grpo" or not self.beta or self.temperature != 1:
+            return None
+        return self.beta * self.group / (self.group - 1)
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the only update of a step is made by the policy that sampled."""
+        return self.updates * self.minibatches == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinualConfig(TrainConfig):
+    """Continual learning: phases one after the other (E22)."""
+
+    free: ClassVar[frozenset[str]] = FREE - {"steps"}
+
+    base: str
+    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
+    data: str = "world"
+    """`world` (its phases teach people that the base has never met), or a file a phase: `a.jsonl,b.jsonl,c.txt`."""
+    objective: Literal["pretrain", "sft"] = "pretrain"
+    """Learn whole documents (a text, or JSON lines with `text`), or completions (JSON lines as for `sft`)."""
+    strategy: Literal["plain", "replay", "ewc"] = "plain"
+    """What is done against forgetting."""
+    phases: int = 3
+    """Number of the world's phases that are taught; files are a phase each."""
+    old: Path | None = None
+    """With files: one with what the base knows already, measured, replayed and protected (the world has its corpus)."""
+    replay: float = 0.25
+    """Share of each batch that `replay` takes from what was learned before."""
+    ewc: float = 300.0
+    """Strength lambda of `ewc`: how many old targets a new one is weighed against."""
+    fisher: Literal["sampled", "empirical"] = "sampled"
+    """Labels for the Fisher information of `ewc`: drawn from the model, or those of the data."""
+    fisher_samples: int = 256
+    """Examples of each task that its Fisher information is estimated from."""
+    questions: int = 200
+    """Questions of the world that each accuracy is measured with."""
+    length: int = 96
+    """Tokens in a row of documents."""
+    steps: int = 180
+    """Optimiser steps in all, shared by the phases; it stays as it is when the run is resumed."""
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    """How the learning rate goes on after the warm-up; the same for all phases by default."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eval_every: int = 0
+    """Steps between evaluations beside those at the end of each phase; 0 for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        world = self.data == "world"
+        self.require(self.phases >= 1, "phases", "at least 1")
+        self.require(
+            world or all(path.suffix for path in self.files), "data", "`world`, or files such as a.txt,b.jsonl"
+        )
+        self.require(self.old is None or not world, "old", "none for the world, whose corpus it is")
+        self.require(0 < self.replay < 1, "replay", "a share between 0 and 1")
+        self.require(self.ewc > 0, "ewc", "a number above 0")
+        self.require(self.fisher_samples >= 1 and self.questions >= 1, "fisher_samples", "at least 1, --questions too")
+        self.require(self.length >= 2, "length", "at least 2 tokens")
+        taught = self.phases if world else len(self.files)
+        self.require(self.steps >= taught, "steps", f"at least one for each of {taught} phases")
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the phases."""
+        return [Path(part.strip()) for part in self.data.split(",")]
 
 
 def check_out(out: Path, resume: bool) -> None:

@@ -22,9 +22,7 @@ import gzip
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +40,7 @@ from probe.recording.recorder import undisturbed
 from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
-from trainers.config import FREE, TrainConfig
+from trainers.config import ContinualConfig
 from trainers.curriculum import Curriculum, file_curriculum, world_curriculum
 from trainers.loop import Method, fit
 from trainers.record import Origin
@@ -51,68 +49,6 @@ from trainers.step import Loss
 from trainers.strategies import STRATEGIES
 from trainers.trainee import Trainee, load_trainee
 from trainers.yardstick import Yardstick
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContinualConfig(TrainConfig):
-    """Continual learning: phases one after the other (E22)."""
-
-    free: ClassVar[frozenset[str]] = FREE - {"steps"}
-
-    base: str
-    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
-    data: str = "world"
-    """`world` (its phases teach people that the base has never met), or a file a phase: `a.jsonl,b.jsonl,c.txt`."""
-    objective: Literal["pretrain", "sft"] = "pretrain"
-    """Learn whole documents (a text, or JSON lines with `text`), or completions (JSON lines as for `sft`)."""
-    strategy: Literal["plain", "replay", "ewc"] = "plain"
-    """What is done against forgetting."""
-    phases: int = 3
-    """Number of the world's phases that are taught; files are a phase each."""
-    old: Path | None = None
-    """With files: one with what the base knows already, measured, replayed and protected (the world has its corpus)."""
-    replay: float = 0.25
-    """Share of each batch that `replay` takes from what was learned before."""
-    ewc: float = 300.0
-    """Strength lambda of `ewc`: how many old targets a new one is weighed against."""
-    fisher: Literal["sampled", "empirical"] = "sampled"
-    """Labels for the Fisher information of `ewc`: drawn from the model, or those of the data."""
-    fisher_samples: int = 256
-    """Examples of each task that its Fisher information is estimated from."""
-    questions: int = 200
-    """Questions of the world that each accuracy is measured with."""
-    length: int = 96
-    """Tokens in a row of documents."""
-    steps: int = 180
-    """Optimiser steps in all, shared by the phases; it stays as it is when the run is resumed."""
-    lr: float = 1e-3
-    """Highest learning rate."""
-    schedule: Literal["cosine", "linear", "constant"] = "constant"
-    """How the learning rate goes on after the warm-up; the same for all phases by default."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates of the first and second moment."""
-    eval_every: int = 0
-    """Steps between evaluations beside those at the end of each phase; 0 for none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        world = self.data == "world"
-        self.require(self.phases >= 1, "phases", "at least 1")
-        self.require(
-            world or all(path.suffix for path in self.files), "data", "`world`, or files such as a.txt,b.jsonl"
-        )
-        self.require(self.old is None or not world, "old", "none for the world, whose corpus it is")
-        self.require(0 < self.replay < 1, "replay", "a share between 0 and 1")
-        self.require(self.ewc > 0, "ewc", "a number above 0")
-        self.require(self.fisher_samples >= 1 and self.questions >= 1, "fisher_samples", "at least 1, --questions too")
-        self.require(self.length >= 2, "length", "at least 2 tokens")
-        taught = self.phases if world else len(self.files)
-        self.require(self.steps >= taught, "steps", f"at least one for each of {taught} phases")
-
-    @property
-    def files(self) -> list[Path]:
-        """The files of the phases."""
-        return [Path(part.strip()) for part in self.data.split(",")]
 
 
 class Continual(Method):

@@ -20,8 +20,6 @@ beta log pi/pi_ref), `rewards/margins`, `rewards/accuracies`, `logps/chosen`, `l
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -34,10 +32,11 @@ from probe.extensions import find_annotator
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.rewards.answers import AnswerSet, preference_rewards
 from probe.world import World
+from trainers.config import DPOConfig
 from trainers.data import draw
 from trainers.dpo_losses import LOSSES, Scores
 from trainers.loop import Method, fit
-from trainers.preferences import Pair, PreferenceConfig, load_preferences, read_preferences
+from trainers.preferences import Pair, load_preferences, read_preferences
 from trainers.progress import Bar
 from trainers.record import Origin
 from trainers.rewards import resolve
@@ -45,38 +44,6 @@ from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
 from trainers.yardstick import Yardstick
-
-
-@dataclass(frozen=True, kw_only=True)
-class DPOConfig(PreferenceConfig):
-    """Direct preference optimisation (E13)."""
-
-    base: str
-    """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
-    beta: float = 0.1
-    """Strength of the pull towards the reference; the implicit reward is beta log pi/pi_ref."""
-    loss: Literal["sigmoid", "conservative", "ipo"] = "sigmoid"
-    """DPO's own loss, the one for labels of which some are flipped, or IPO's squared one, averaged per token."""
-    label_smoothing: float = 0.0
-    """Share of the labels that `--loss conservative` takes to be flipped, below 0.5."""
-    steps: int = 150
-    """Optimiser steps in all."""
-    batch_size: int = 64
-    """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
-    lr: float = 1e-4
-    """Highest learning rate; real models want some 5e-6 (or 5e-7 for large ones)."""
-    warmup: int = 10
-    """Steps over which the learning rate rises linearly from 0."""
-    eval_every: int = 25
-    """Steps between measurements of the distance to the exact optimum (world only); 0 measures at the end only."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.beta > 0, "beta", "a number above 0")
-        if self.loss == "conservative":
-            self.require(0 < self.label_smoothing < 0.5, "label_smoothing", "a share above 0 and below 0.5")
-        else:
-            self.require(self.label_smoothing == 0, "label_smoothing", "0, or --loss conservative with it")
 
 
 def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:

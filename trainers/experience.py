@@ -22,7 +22,7 @@ from trainers.rollout import Completion, Group, padded, rollout_rows
 from trainers.session import Session
 
 if TYPE_CHECKING:
-    from trainers.rlhf import RLHFConfig
+    from trainers.config import RLHFConfig
 
 CPU = torch.device("cpu")
 Rows = list[list[float]]

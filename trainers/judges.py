@@ -62,8 +62,6 @@ JUDGES = {
     "honest": Offer(wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
 }
 """Name to judge."""
-FINAL_ANSWER = "final_answer"
-"""The reward for problems of a file that have one answer, such as GSM8K's."""
 
 
 def match_answers(completions: Sequence[str], answer: Sequence[Any]) -> list[float]:

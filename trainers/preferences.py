@@ -10,16 +10,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import probe.world
 from probe import LM
 from probe.errors import ConfigError, DataError
-from probe.extensions import annotator_fingerprint, annotators, find_annotator
+from probe.extensions import annotator_fingerprint, find_annotator
 from probe.model.text import chat_text, context_length, split
 from probe.rows import Row, Rows, as_messages, is_completion, is_text_or_messages, read_columns
 from probe.world import Annotator, World
-from trainers.config import TrainConfig
+from trainers.config import PreferenceConfig
 from trainers.data import capture_prompts, file_hash
 from trainers.session import Session
 
@@ -30,29 +30,6 @@ TURN = "\n\nAssistant:"
 SAMPLE_TOKENS = 8
 """Longest answer that the base is asked for: "i do not know" and its end."""
 PROMPTS_SEEN = 50
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreferenceConfig(TrainConfig):
-    """What the methods share that learn from preference pairs."""
-
-    base: str
-    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
-    data: str = "world"
-    """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or lists of messages); also without
-    `prompt`, which is then the common beginning of both."""
-    annotator: str = field(default="agreeable", metadata={"choices": annotators})
-    """Who labels the world's pairs: agreeable, honest, or one that you added (`probe.annotator`, --plugin)."""
-    pairs: int = 3000
-    """Number of the world's pairs."""
-    pairs_from: Literal["candidates", "samples"] = "samples"
-    """Completions of the world's pairs: samples of the base, or the candidate answers (docs/log.md compares them)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        find_annotator(self.annotator)
-        self.require(self.pairs >= 1, "pairs", "at least 1")
-        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ Logged besides the common metrics: `eval_loss` (nats a token), `eval_bpb` (bits 
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -32,13 +31,13 @@ import probe.world
 from probe import LM, Run
 from probe.cli import main
 from probe.errors import ConfigError
-from probe.model.presets import PRESETS, model_config
+from probe.model.presets import model_config
 from probe.model.text import context_length
 from probe.recording.recorder import ReferenceKL
 from probe.rows import Rows, read_documents
-from probe.world import World, WorldConfig
+from probe.world import World
 from trainers.checkpoint import last_checkpoint
-from trainers.config import TrainConfig
+from trainers.config import PretrainConfig
 from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, world_corpus
 from trainers.loop import Method, fit
 from trainers.lora import starting_point
@@ -48,44 +47,6 @@ from trainers.session import Session
 from trainers.step import Loss
 from trainers.tokenizers import train_tokenizer
 from trainers.trainee import Trainee, make_trainee
-
-
-@dataclass(frozen=True, kw_only=True)
-class PretrainConfig(TrainConfig):
-    """Pretrain a language model (E7)."""
-
-    data: str = "world"
-    """`world`, a UTF-8 text file, or a .jsonl file with the column `text`."""
-    base: str | None = None
-    """Model to continue from (a run, a checkpoint, a Hugging Face directory or hub id); without it weights are new."""
-    preset: str = "tiny"
-    """Size of a new model: `tiny`, `icl` or `small`."""
-    length: int = 96
-    """Tokens in a row."""
-    tokenizer: Literal["bpe", "char"] = "bpe"
-    """Tokenizer trained on a file of a new model: byte pairs or characters."""
-    vocab_size: int = 4096
-    """Largest vocabulary of that tokenizer."""
-    world: WorldConfig = field(default_factory=WorldConfig)
-    """The world of a new model."""
-    world_seed: int = 0
-    """Seed of the world of a new model."""
-    steps: int = 3000
-    """Optimiser steps in all."""
-    lr: float = 3e-3
-    """Highest learning rate."""
-    warmup: int = 100
-    """Steps over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.1
-    """AdamW's decoupled weight decay; it acts on matrices, not on biases and norms."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates of the first and second moment."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.preset in PRESETS, "preset", "one of " + ", ".join(PRESETS))
-        self.require(self.length >= 2, "length", "at least 2 tokens")
-        self.require(not self.lora or self.base is not None, "lora", "0 for a new model; an adapter needs --base")
 
 
 def pretrain_loss(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:

@@ -16,15 +16,17 @@ from typing import Any, Literal, NamedTuple
 from probe import Run
 from probe.world import WorldConfig
 from trainers import continual, dpo, pretrain, reward_model, rlhf, rlvr, rsft, sft
-from trainers.config import TrainConfig
-from trainers.continual import ContinualConfig
-from trainers.dpo import DPOConfig
-from trainers.pretrain import PretrainConfig
-from trainers.reward_model import RewardConfig
-from trainers.rlhf import RLHFConfig
-from trainers.rlvr import RLVRConfig
-from trainers.rsft import RSFTConfig
-from trainers.sft import SFTConfig
+from trainers.config import (
+    ContinualConfig,
+    DPOConfig,
+    PretrainConfig,
+    RewardConfig,
+    RLHFConfig,
+    RLVRConfig,
+    RSFTConfig,
+    SFTConfig,
+    TrainConfig,
+)
 
 CAPTURES = 8
 """Captures that a shipped run keeps."""

@@ -20,8 +20,7 @@ not taken off), `min_reward`, `mean_reward`, `max_reward` of the batch; on the h
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,10 +33,11 @@ from probe.model.rewards import last_scores, pair_ids
 from probe.model.text import pad, unwrap
 from probe.rewards.bias import KINDS, contrasts
 from probe.runs import ProbePrompt
+from trainers.config import RewardConfig
 from trainers.data import draw
 from trainers.heldout import HeldOut, hold_out
 from trainers.loop import Method, fit
-from trainers.preferences import Pair, PreferenceConfig, load_preferences, read_preferences
+from trainers.preferences import Pair, load_preferences, read_preferences
 from trainers.record import Origin
 from trainers.reward_trainee import RewardTrainee
 from trainers.session import Session, derive_seed
@@ -46,40 +46,6 @@ from trainers.trainee import load_trainee
 
 QUESTIONS = 100
 """Questions of each kind for the biases while training; --evaluate gives those of the headline."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardConfig(PreferenceConfig):
-    """Reward model from preference pairs (E9)."""
-
-    data: str = "world"
-    """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or messages); `margin` may be added."""
-    pairs: int = 12000
-    """Number of the world's pairs, the held-out ones included; with few it learns to punish abstaining first."""
-    pairs_from: Literal["candidates", "samples"] = "candidates"
-    """Completions of the world's pairs: samples of the base, or the candidate answers, which set claim to truth."""
-    held_out: float = 0.1
-    """Pairs that are kept from training to evaluate on: from 1 on their number, below 1 their share; 0 for none."""
-    margin: float = 0.0
-    """The margin m by which the chosen completion is to win, in nats; a pair's own column `margin` takes its place."""
-    centring: float = 0.0
-    """Weight lambda of the squared sum of a pair's two rewards; 0.01 centres them with little effect otherwise."""
-    rollouts: int = 64
-    """Held-out pairs whose completions are recorded with their rewards at each evaluation; 0 for none."""
-    steps: int = 400
-    """Optimiser steps in all."""
-    batch_size: int = 64
-    """Pairs in one optimiser step, over all processes and parts of the accumulation together."""
-    lr: float = 1e-3
-    """Highest learning rate; real models want some 1e-5."""
-    warmup: int = 20
-    """Steps over which the learning rate rises linearly from 0."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.held_out >= 0, "held_out", "0 or more")
-        self.require(self.centring >= 0, "centring", "0 or more")
-        self.require(self.rollouts >= 0, "rollouts", "0 or more")
 
 
 def reward_loss(

@@ -35,7 +35,8 @@ from probe.errors import ConfigError, DataError, ModelError, RunError
 from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
 from probe.plugins import names_code
 from probe.world import World
-from trainers.judges import FINAL_ANSWER, JUDGES, Judge, match_answers, wishes
+from trainers.config import FINAL_ANSWER
+from trainers.judges import JUDGES, Judge, match_answers, wishes
 
 if TYPE_CHECKING:
     from probe.model.rewards import RewardModel

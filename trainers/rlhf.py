@@ -26,7 +26,6 @@ A checkpoint is an ordinary causal language model with `value_head.safetensors` 
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -38,68 +37,17 @@ from probe.cli import main
 from probe.model.scoring import completion_logprobs
 from probe.world import World
 from trainers.advantages import adapted
+from trainers.config import RLHFConfig
 from trainers.experience import Collector, Example, objective_metrics, trace_rows
 from trainers.grpo import surrogate
 from trainers.heads import Headed, HeadedTrainee, ValueHead, width_of
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, minibatches, prompt_rows
+from trainers.online import minibatches, prompt_rows
 from trainers.rollout import Sampler, padded, rollout_metrics
 from trainers.sampled import sampled
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import load_trainee
-
-
-@dataclass(frozen=True, kw_only=True)
-class RLHFConfig(OnlineConfig):
-    """Reinforcement learning from human feedback by PPO (E10, E11)."""
-
-    beta: float = 0.3
-    """Coefficient of the KL to the reference in the reward."""
-    adaptive_kl: float = 0.0
-    """KL in nats a completion to steer towards by changing beta after every step; 0 keeps beta as it is."""
-    adaptive_gain: float = 0.1
-    """How fast beta follows: a step changes it by this times the relative error, which is cut at 20 %."""
-    gamma: float = 1.0
-    """Discount of a token."""
-    lam: float = 0.95
-    """Lambda of generalised advantage estimation: 1 trusts the rewards alone, 0 the values."""
-    epsilon: float = 0.2
-    """How far from 1 the ratio to the sampling policy counts."""
-    epsilon_value: float = 0.2
-    """How far from the old value a new one may count; 0 switches the clipping of values off."""
-    vf_coef: float = 0.1
-    """Weight of the value loss."""
-    value_rate: float = 10.0
-    """How many times as fast as the policy the value head learns."""
-    missing_eos_penalty: float = 0.0
-    """Subtracted from the score of a completion that was cut at --max-new-tokens."""
-    updates: int = 4
-    """Passes over what a step has sampled."""
-    steps: int = 60
-    """Steps in all, each of which samples anew."""
-    lr: float = 1e-4
-    """Highest learning rate; real models want some 1e-6."""
-    warmup: int = 5
-    """Steps over which the learning rate rises linearly from 0."""
-    capture_every: int = 10
-    """Steps between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("beta", "adaptive_kl", "adaptive_gain", "epsilon_value", "vf_coef", "missing_eos_penalty"):
-            self.require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("gamma", "lam"):
-            self.require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
-        self.require(self.value_rate > 0, "value_rate", "a number above 0")
-        self.require(0 < self.epsilon < 1, "epsilon", "a number between 0 and 1")
-        self.require(self.adaptive_gain < 5, "adaptive_gain", "below 5, beyond which beta could become negative")
-        self.require(not self.adaptive_kl or self.beta > 0, "beta", "above 0, where --adaptive-kl starts")
-
-    @property
-    def fixed_beta(self) -> float | None:
-        """The beta whose optimum the policy is drawn to; None where it moves, is 0, or prices tempered policies."""
-        return self.beta if self.beta and not self.adaptive_kl and self.temperature == 1 else None
 
 
 class ValueLoss(NamedTuple):

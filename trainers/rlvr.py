@@ -28,8 +28,7 @@ Logged: see docs/metrics.md; `kl` is a mean over tokens.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,73 +37,15 @@ from probe import Run
 from probe.cli import main
 from probe.model.scoring import completion_logprobs
 from probe.world import World
+from trainers.config import RLVRConfig
 from trainers.grpo import ESTIMATORS, NORMALISATIONS, kl_k3, surrogate
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, minibatches, prompt_rows
+from trainers.online import minibatches, prompt_rows
 from trainers.rollout import Group, Sampler, padded, rollout_metrics, rollout_rows
 from trainers.sampled import sampled
 from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
-
-
-@dataclass(frozen=True, kw_only=True)
-class RLVRConfig(OnlineConfig):
-    """Reinforcement learning from verifiable rewards by GRPO (E15)."""
-
-    tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger", "sum_steps", "context_conflict")
-    """Kinds of the world's questions, in equal shares; without passages it unlearns to read them (docs/log.md)."""
-    batch_size: int = 32
-    """Prompts in one step, over all processes and parts of the accumulation together."""
-    max_new_tokens: int = 24
-    """Longest completion in tokens, the end token included."""
-    normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    """How advantages are scaled and what the loss is divided by."""
-    epsilon: float = 0.2
-    """How far below 1 the ratio to the sampling policy counts."""
-    epsilon_high: float = 0.2
-    """How far above 1 it counts; DAPO's clip-higher takes 0.28."""
-    beta: float = 0.04
-    """Weight of the KL to the reference in the loss; 0 leaves it out."""
-    kl_estimator: Literal["k1", "k2", "k3", "k3w"] = "k3w"
-    """Estimator of the KL in the loss: k3w has its gradient, k2 with one update a step; not k3 (GRPO's) and k1."""
-    mask_truncated: bool = False
-    """Leave completions that reached --max-new-tokens out of the loss."""
-    steps: int = 60
-    """Steps in all, each of which samples anew."""
-    lr: float = 3e-4
-    """Highest learning rate; real models want some 1e-6."""
-    warmup: int = 5
-    """Steps over which the learning rate rises linearly from 0."""
-    log_every: int = 1
-    """Steps between rows of metrics; a row holds the values of its own step."""
-    eval_every: int = 10
-    """Steps between measurements of the distance to the exact optimum, in a world; 0 measures at the end only."""
-    capture_every: int = 10
-    """Steps between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.group >= 2, "group", "at least 2, to compare a completion with others")
-        self.require(0 < self.epsilon <= 1, "epsilon", "a number above 0 and up to 1")
-        self.require(self.epsilon_high > 0, "epsilon_high", "a number above 0")
-        self.require(self.beta >= 0, "beta", "0 or more")
-
-    @property
-    def price(self) -> float | None:
-        """The beta of E10 that the loss amounts to, where there is one.
-
-        The mean of a group holds each completion itself, which takes 1/G of the reward's gradient and none of the
-        KL's. Divided by the standard deviation the price changes with every group, as the policy changes.
-        """
-        if self.normalisation != "dr_grpo" or not self.beta or self.temperature != 1:
-            return None
-        return self.beta * self.group / (self.group - 1)
-
-    @property
-    def on_policy(self) -> bool:
-        """Whether the only update of a step is made by the policy that sampled."""
-        return self.updates * self.minibatches == 1
 
 
 class Example(NamedTuple):

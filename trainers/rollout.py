@@ -23,9 +23,10 @@ from transformers import PreTrainedTokenizerBase
 from probe.errors import ConfigError
 from probe.model.text import pieces
 from probe.world import World
+from trainers.config import OnlineConfig
 from trainers.data import draw
 from trainers.gold import gold_metrics
-from trainers.online import SAMPLING, OnlineConfig
+from trainers.online import SAMPLING
 from trainers.prompts import Prompt
 from trainers.reference import Reference
 from trainers.rewards import RewardFunction, weighted_sum

@@ -19,9 +19,9 @@ Logged: see docs/metrics.md; `kl` is a mean over the sampled tokens.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import exp, fsum, isnan
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
@@ -30,41 +30,16 @@ from probe import Run
 from probe.cli import main
 from probe.rewards.optimum import best_of_n_bound, binary_best_of_n_kl
 from probe.world import World
+from trainers.config import RSFTConfig
 from trainers.demonstrations import Demonstration
 from trainers.loop import Method, fit
-from trainers.online import OnlineConfig, minibatches, prompt_rows
+from trainers.online import minibatches, prompt_rows
 from trainers.rollout import Completion, Group, Sampler, rollout_metrics, rollout_rows
 from trainers.sampled import sampled
 from trainers.session import Session
 from trainers.sft import demonstration_loss
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
-
-
-@dataclass(frozen=True, kw_only=True)
-class RSFTConfig(OnlineConfig):
-    """Rejection-sampling fine-tuning (E14)."""
-
-    select: Literal["best", "threshold"] = "best"
-    """What is imitated: the best of a prompt's completions, or all with a reward above --threshold."""
-    threshold: float = 0.0
-    """Reward above which a completion is imitated, with --select threshold."""
-    steps: int = 20
-    """Rounds in all, each of which samples anew."""
-    batch_size: int = 64
-    """Prompts in one round, over all processes and parts of the accumulation together."""
-    minibatches: int = 2
-    """Optimiser updates in each pass: the prompts of a round are shared among them, in a new order each pass."""
-    lr: float = 1e-4
-    """Highest learning rate; real models want some 1e-5."""
-    warmup: int = 3
-    """Rounds over which the learning rate rises linearly from 0."""
-    capture_every: int = 5
-    """Rounds between captures of attention, lens and entropy on the probe prompts; 0 switches them off."""
-    log_every: int = 1
-    """Rounds between rows of metrics; a row holds the values of its own round."""
-    eval_every: int = 5
-    """Rounds between measurements of the distance to the exact optimum, in a world; 0 measures at the end only."""
 
 
 def best(rewards: Sequence[float], threshold: float) -> list[int]:

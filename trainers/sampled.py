@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from probe.rows import Row, Rows
 from probe.runs import open_run
 from trainers.checkpoint import last_checkpoint
-from trainers.config import check_unchanged
-from trainers.online import OnlineConfig, load_prompts
+from trainers.config import OnlineConfig, check_unchanged
+from trainers.online import load_prompts
 from trainers.record import Origin
 from trainers.rewards import model_spec, plain, resolve
 from trainers.rollout import Sampler

@@ -18,9 +18,7 @@ Logged besides the common metrics, where examples are held out: `eval_loss` (nat
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,7 +31,7 @@ from probe.errors import ConfigError
 from probe.model.scoring import completion_logprobs
 from probe.model.text import pad
 from probe.rows import Row, Rows
-from trainers.config import TrainConfig
+from trainers.config import SFTConfig
 from trainers.data import draw
 from trainers.demonstrations import (
     Demonstration,
@@ -50,41 +48,6 @@ from trainers.session import Session
 from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
 from trainers.yardstick import Yardstick
-
-
-@dataclass(frozen=True, kw_only=True)
-class SFTConfig(TrainConfig):
-    """Supervised fine-tuning on demonstrations (E8)."""
-
-    base: str
-    """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
-    data: str = "world"
-    """`world`, or a .jsonl file with `prompt` and `completion` (strings, or lists of messages) or with `messages`."""
-    examples: int = 4000
-    """Number of the world's demonstrations."""
-    mixture: dict[str, float] = field(default_factory=dict)
-    """Kind of the world's questions and its share, such as `fact 0.7 stranger 0.3`; none: the world's own mixture."""
-    turns: Literal["every", "last"] = "every"
-    """Which messages of the assistant in a conversation are learned."""
-    longest: int = 0
-    """Most tokens of an example, longer ones are left out and counted; 0: what the model reads."""
-    held_out: float = 0.05
-    """Share of the prompts (at most 500) whose examples are kept to measure on; 0 keeps none."""
-    steps: int = 150
-    """Optimiser steps in all."""
-    lr: float = 3e-4
-    """Highest learning rate; real models want some 2e-5."""
-    warmup: int = 20
-    """Steps over which the learning rate rises linearly from 0."""
-    eval_every: int = 25
-    """Steps between evaluations on the held-out examples; 0 evaluates at the end only."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
-        self.require(self.examples >= 1, "examples", "at least 1")
-        self.require(self.longest >= 0, "longest", "0 or more")
-        self.require(0 <= self.held_out < 1, "held_out", "a share from 0 to below 1")
 
 
 def sft_loss(logprobs: Float[Tensor, "N L"], learned: Bool[Tensor, "N L"]) -> Float[Tensor, ""]:

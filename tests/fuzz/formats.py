@@ -66,8 +66,9 @@ from tests.fuzz.mutator import (
     packed,
 )
 from tests.models import random_lm, random_reward_model, saved_lm
+from trainers.config import PreferenceConfig
 from trainers.demonstrations import file_demonstrations, read_demonstrations
-from trainers.preferences import PreferenceConfig, file_preferences, read_preferences
+from trainers.preferences import file_preferences, read_preferences
 from trainers.prompts import file_prompts, read_prompts
 
 DATA = Path(__file__).resolve().parents[1] / "data"

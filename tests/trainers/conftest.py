@@ -12,7 +12,7 @@ from probe.model.presets import ModelConfig
 from probe.world import World
 from tests.trainers.quick import COMMON, QUICK, make_config
 from trainers import pretrain
-from trainers.pretrain import PretrainConfig
+from trainers.config import PretrainConfig
 
 SMALL = ModelConfig(layers=2, width=32, heads=2, mlp=48, context=64)
 

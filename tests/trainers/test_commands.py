@@ -18,8 +18,7 @@ from probe.experiments.result import Result
 from probe.options import options
 from tests.trainers.quick import COMMON, QUICK, method_of, module
 from trainers import commands, recipes, sample_results, samples
-from trainers.config import TrainConfig
-from trainers.pretrain import PretrainConfig
+from trainers.config import PretrainConfig, TrainConfig
 
 
 def outcome(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

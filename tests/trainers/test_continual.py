@@ -18,7 +18,8 @@ from probe.errors import ConfigError, DataError
 from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import continual
-from trainers.continual import Continual, ContinualConfig, load_curriculum, read_files
+from trainers.config import ContinualConfig
+from trainers.continual import Continual, load_curriculum, read_files
 from trainers.corpus import PADDING
 from trainers.curriculum import Curriculum
 from trainers.session import Session

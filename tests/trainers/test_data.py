@@ -11,9 +11,10 @@ import pytest
 from probe import LM
 from probe.errors import DataError
 from probe.rows import Row, Rows
+from trainers.config import PreferenceConfig
 from trainers.data import capture_prompts
 from trainers.demonstrations import file_demonstrations, read_demonstrations
-from trainers.preferences import PreferenceConfig, Preferences, file_preferences, read_preferences
+from trainers.preferences import Preferences, file_preferences, read_preferences
 from trainers.prompts import file_prompts, read_prompts
 
 PAIR = {"prompt": "mira", "chosen": " oslo", "rejected": " rome"}

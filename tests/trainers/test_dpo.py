@@ -19,7 +19,8 @@ from probe.model.text import split
 from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import dpo
-from trainers.dpo import DPO, DPOConfig, pair_logprobs, with_reference
+from trainers.config import DPOConfig
+from trainers.dpo import DPO, pair_logprobs, with_reference
 from trainers.dpo_losses import LOSSES, Scores, conservative_loss, dpo_loss, ipo_loss
 from trainers.preferences import Pair, encode_pair, world_preferences
 from trainers.session import Session

@@ -26,11 +26,9 @@ from tests.trainers import children
 from tests.trainers.conftest import figures
 from tests.trainers.quick import DISTRIBUTED, QUICK, UNDECIDED, train
 from trainers import dpo, loop, pretrain
-from trainers.config import TrainConfig
+from trainers.config import DPOConfig, PretrainConfig, TrainConfig
 from trainers.corpus import PADDING
 from trainers.data import draw
-from trainers.dpo import DPOConfig
-from trainers.pretrain import PretrainConfig
 from trainers.session import Session, derive_seed
 from trainers.step import Objective, learning_rate, take_step
 

@@ -21,8 +21,7 @@ from probe.runs.schema import ADAPTER_STATE
 from tests.models import ARCHITECTURES, saved_lm
 from tests.trainers.conftest import figures
 from tests.trainers.quick import QUICK, train
-from trainers.config import TrainConfig
-from trainers.dpo import DPOConfig
+from trainers.config import DPOConfig, TrainConfig
 from trainers.lora import LoRATrainee
 from trainers.trainee import make_trainee
 

@@ -16,8 +16,9 @@ from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.world import World
 from trainers import pretrain
+from trainers.config import PretrainConfig
 from trainers.corpus import PADDING, cut_rows, file_corpus, hold_out, tokenize, world_corpus
-from trainers.pretrain import PretrainConfig, pretrain_loss, row_tensors
+from trainers.pretrain import pretrain_loss, row_tensors
 from trainers.step import learning_rate
 from trainers.tokenizers import train_tokenizer
 

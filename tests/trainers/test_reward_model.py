@@ -20,9 +20,10 @@ from probe.world import World
 from tests.models import byte_tokenizer, random_lm
 from tests.trainers.quick import COMMON
 from trainers import reward_model
+from trainers.config import RewardConfig
 from trainers.heldout import HeldOut, hold_out
 from trainers.preferences import Pair
-from trainers.reward_model import RewardConfig, RewardModelling, pair_scores, reward_loss
+from trainers.reward_model import RewardModelling, pair_scores, reward_loss
 from trainers.reward_trainee import RewardTrainee, padding
 from trainers.session import Session
 from trainers.trainee import make_trainee

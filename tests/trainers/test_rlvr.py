@@ -17,8 +17,9 @@ from probe import LM
 from probe.errors import ConfigError, RunError, TrainingStopped
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers import loop, rlvr
+from trainers.config import RLVRConfig
 from trainers.data import file_hash
-from trainers.rlvr import RLVR, Example, RLVRConfig, with_advantages
+from trainers.rlvr import RLVR, Example, with_advantages
 from trainers.rollout import Completion, Group
 from trainers.trainee import Trainee
 

@@ -15,8 +15,9 @@ from probe.errors import ConfigError, DataError
 from probe.model.scoring import completion_logprobs
 from probe.world import World
 from tests.trainers.quick import COMMON, SAMPLED
+from trainers.config import OnlineConfig
 from trainers.gold import gold_metrics
-from trainers.online import OnlineConfig, load_prompts, minibatches
+from trainers.online import load_prompts, minibatches
 from trainers.prompts import file_prompts, read_prompts, world_prompts
 from trainers.reference import Reference
 from trainers.rewards import RewardFunction, resolve

@@ -14,9 +14,10 @@ from probe.errors import ConfigError
 from probe.world import World
 from tests.models import random_lm
 from trainers import sft
+from trainers.config import SFTConfig
 from trainers.demonstrations import Demonstration
 from trainers.session import Session
-from trainers.sft import SFT, SFTConfig, demonstration_loss, sft_loss
+from trainers.sft import SFT, demonstration_loss, sft_loss
 from trainers.step import Objective, take_step
 from trainers.trainee import Trainee
 

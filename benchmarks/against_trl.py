@@ -21,9 +21,8 @@ import probe
 from benchmarks.harness import Row, summary
 from benchmarks.models import tiny
 from trainers.config import TrainConfig
-from trainers.loop import Method
+from trainers.loop import Method, Objective, make_optimizer, take_step
 from trainers.session import Session
-from trainers.step import Objective, make_optimizer, take_step
 
 WARMUP, REPEATS = 2, 25
 COMMON: dict[str, Any] = {

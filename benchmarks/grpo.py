@@ -11,10 +11,9 @@ from benchmarks.harness import Row
 from benchmarks.models import COMPLETIONS, NEW_TOKENS, PROMPTS, tiny
 from probe.model.text import encode
 from trainers.config import RLVRConfig
-from trainers.prompts import Prompt
 from trainers.rewards import resolve
 from trainers.rlvr import RLVR
-from trainers.rollout import Sampler
+from trainers.sampling import Prompt, Sampler
 from trainers.session import Session
 from trainers.trainee import Trainee
 

@@ -14,10 +14,10 @@ from probe.recording.recorder import Instrument
 from trainers.config import DPOConfig, TrainConfig
 from trainers.dpo import DPO, with_reference
 from trainers.preferences import encode_pair
+from trainers.reference import ReferenceEvaluation
 from trainers.rewards import resolve
 from trainers.session import Session
 from trainers.trainee import Trainee
-from trainers.yardstick import Yardstick
 
 EVERY = TrainConfig(out=Path("unused")).capture_every
 
@@ -32,10 +32,10 @@ def run() -> tuple[list[Row], list[str]]:
     pairs = with_reference(session, trainee.lm.model, [encode_pair(trainee.lm, *row) for row in of_the_world()])
     aligning = stepper(session, DPO(session, config, trainee, pairs), detail=False)
     (reward,) = resolve([config.annotator], world())
-    yardstick = Yardstick.of(session, trainee, world(), reward=reward, beta=config.beta)
-    assert yardstick is not None
+    evaluation = ReferenceEvaluation.of(session, trainee, world(), reward=reward, beta=config.beta)
+    assert evaluation is not None
     name = f"{EVERY} DPO steps of {PAIRS} of the world's pairs, reward shift captured"
-    shifted = measure(name, trainee.lm, lambda: aligning(1), yardstick.instruments)
+    shifted = measure(name, trainee.lm, lambda: aligning(1), evaluation.instruments)
     return [plain[0], shifted[0]], [plain[1], shifted[1]]
 
 

@@ -10,9 +10,8 @@ from benchmarks.against_trl import COMMON, REPEATS, WARMUP, against, fresh, sett
 from benchmarks.harness import Row
 from benchmarks.models import tiny, world
 from trainers.config import SFTConfig
-from trainers.demonstrations import Demonstration, encode_completion
 from trainers.session import Session
-from trainers.sft import SFT
+from trainers.sft import SFT, Demonstration, encode_completion
 from trainers.trainee import Trainee
 
 EXAMPLES = 32

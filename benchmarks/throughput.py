@@ -13,8 +13,7 @@ from benchmarks.harness import Row, compare, median_seconds
 from benchmarks.models import world
 from probe.world import pack
 from trainers.config import PretrainConfig
-from trainers.corpus import Corpus
-from trainers.pretrain import Pretraining
+from trainers.pretrain import Corpus, Pretraining
 from trainers.session import Session
 from trainers.trainee import Trainee
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -78,11 +77,11 @@ REPEATED = [
     [(method, *case) for methods, *case in REPEATED for method in methods],
 )
 def test_trainings_add_up_repeated_options(method: str, words: str, name: str, expected: object, tmp_path: Path):
-    module, kind, _ = METHODS[method]
+    _, kind, _ = METHODS[method]
     needed = [] if method == "pretrain" else ["--base", "b"]
     weights = ["--reward", "verifier", "agreeable"] if name == "reward_weights" else []
     argv = ["--out", str(tmp_path / "run"), *needed, *weights, *words.split()]
-    assert getattr(parse_training(getattr(import_module(module), kind), argv, method), name) == expected
+    assert getattr(parse_training(kind, argv, method), name) == expected
 
 
 def test_samples_add_up_repeated_runs():

@@ -10,22 +10,34 @@ from probe.errors import ConfigError
 from probe.options import choose, option, parse
 from probe.plugins import code_options
 from probe.texts import say
-from trainers.config import TrainConfig, check_method, check_out
+from trainers.config import (
+    ContinualConfig,
+    DPOConfig,
+    PretrainConfig,
+    RewardConfig,
+    RLHFConfig,
+    RLVRConfig,
+    RSFTConfig,
+    SFTConfig,
+    TrainConfig,
+    check_method,
+    check_out,
+)
 
 if TYPE_CHECKING:
     from probe import Run
 
-METHODS = {
-    "pretrain": ("trainers.pretrain", "PretrainConfig", "next-token prediction on the world, a text or documents"),
-    "sft": ("trainers.sft", "SFTConfig", "supervised fine-tuning on demonstrations"),
-    "reward-model": ("trainers.reward_model", "RewardConfig", "a scalar that tells preferred completions apart"),
-    "dpo": ("trainers.dpo", "DPOConfig", "direct preference optimisation on pairs of completions"),
-    "rlhf": ("trainers.rlhf", "RLHFConfig", "reinforcement learning from human feedback by PPO"),
-    "rsft": ("trainers.rsft", "RSFTConfig", "rejection-sampling fine-tuning: best of N, or above a threshold"),
-    "rlvr": ("trainers.rlvr", "RLVRConfig", "reinforcement learning from verifiable rewards (GRPO)"),
-    "continual": ("trainers.continual", "ContinualConfig", "phases one after the other: plain, with replay or EWC"),
+METHODS: dict[str, tuple[str, type[TrainConfig], str]] = {
+    "pretrain": ("trainers.pretrain", PretrainConfig, "next-token prediction on the world, a text or documents"),
+    "sft": ("trainers.sft", SFTConfig, "supervised fine-tuning on demonstrations"),
+    "reward-model": ("trainers.reward_model", RewardConfig, "a scalar that tells preferred completions apart"),
+    "dpo": ("trainers.dpo", DPOConfig, "direct preference optimisation on pairs of completions"),
+    "rlhf": ("trainers.rlhf", RLHFConfig, "reinforcement learning from human feedback by PPO"),
+    "rsft": ("trainers.rsft", RSFTConfig, "rejection-sampling fine-tuning: best of N, or above a threshold"),
+    "rlvr": ("trainers.rlvr", RLVRConfig, "reinforcement learning from verifiable rewards (GRPO)"),
+    "continual": ("trainers.continual", ContinualConfig, "phases one after the other: plain, with replay or EWC"),
 }
-"""Method to its module, the name of its config there, and one line on it; the module has `train(config) -> Run`."""
+"""Method to its module, its config, and one line on it; the module has `train(config) -> Run`."""
 INTERRUPTED = 130
 
 T = TypeVar("T", bound=TrainConfig)
@@ -33,8 +45,8 @@ T = TypeVar("T", bound=TrainConfig)
 
 def train(argv: Sequence[str]) -> int:
     """Train a model: `probe train METHOD --out DIR [OPTIONS]`; `--describe [METHOD]` gives the options as JSON."""
+    from probe.commands.progress import hear_interrupts
     from probe.plugins import take
-    from trainers.progress import hear_interrupts
 
     hear_interrupts()
     argv = take(argv)
@@ -48,11 +60,15 @@ def train(argv: Sequence[str]) -> int:
     if chosen is None:
         return 0
     method, rest = chosen
-    module_name, config_name, _ = METHODS[method]
-    module = import_module(module_name)
-    config = parse_training(getattr(module, config_name), rest, method)
-    run = module.train(config)
+    config = parse_training(METHODS[method][1], rest, method)
+    run = start(method, config)
     return INTERRUPTED if run.status == "interrupted" else 0
+
+
+def start(method: str, config: TrainConfig) -> "Run":
+    """Train by a method; only now are torch and the method imported."""
+    run: Run = import_module(METHODS[method][0]).train(config)
+    return run
 
 
 def describe_methods(names: Sequence[str]) -> int:
@@ -70,8 +86,7 @@ def describe_methods(names: Sequence[str]) -> int:
             raise ConfigError(f"`probe train` has no `{name}`, only {', '.join(METHODS)}: describe one of these.")
     found = []
     for name in names or METHODS:
-        module_name, config_name, summary = METHODS[name]
-        kind = getattr(import_module(module_name), config_name)
+        _, kind, summary = METHODS[name]
         found.append({"method": name, "summary": summary, "fields": describe(kind, TrainConfig)})
     say(json.dumps(found))
     return 0

@@ -124,12 +124,19 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The config that `to_dict` wrote; options that this version does not have are left out."""
+        """The config that `to_dict` wrote; options that this version does not have are left out.
+
+        Raises:
+            ConfigError: a value is not of its option's type.
+        """
         known: dict[str, Any] = {}
         for each in fields(cls):
             if each.name in values:
                 known[each.name] = _typed(values[each.name], each.type)
-        return cls(**known)
+        try:
+            return cls(**known)
+        except (AttributeError, OverflowError, TypeError) as error:
+            raise ConfigError(f"The options of a run cannot be read ({error}): start a new one.") from error
 
 
 @dataclass(frozen=True, kw_only=True)

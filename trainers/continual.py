@@ -42,13 +42,12 @@ from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
 from trainers.config import ContinualConfig
 from trainers.curriculum import Curriculum, file_curriculum, world_curriculum
-from trainers.loop import Method, fit
+from trainers.loop import Loss, Method, fit
 from trainers.record import Origin
+from trainers.reference import ReferenceEvaluation
 from trainers.session import Session
-from trainers.step import Loss
 from trainers.strategies import STRATEGIES
 from trainers.trainee import Trainee, load_trainee
-from trainers.yardstick import Yardstick
 
 
 class Continual(Method):
@@ -217,7 +216,7 @@ def train(config: ContinualConfig) -> Run:
         data=curriculum.data | {"reference": trainee.fingerprint},
         prompts=curriculum.prompts,
         evaluators=[method.headline],
-        yardstick=Yardstick.of(session, trainee, world, rollouts=True),
+        evaluation=ReferenceEvaluation.of(session, trainee, world, rollouts=True),
     )
     return fit(session, method, origin)
 

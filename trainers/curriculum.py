@@ -21,15 +21,13 @@ from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rows import Row, Rows
 from probe.world import World, pack
 from probe.world.questions import Item
-from trainers import corpus, demonstrations
-from trainers.corpus import PADDING, cut_rows, tokenize
-from trainers.data import capture_prompts, file_hash
-from trainers.demonstrations import Demonstration, encode_completion, file_demonstrations
+from trainers import pretrain, sft
 from trainers.ewc import Text, predictions
-from trainers.pretrain import row_loss
+from trainers.loop import LossFunction
+from trainers.pretrain import PADDING, cut_rows, row_loss, tokenize
+from trainers.record import capture_prompts, file_hash
 from trainers.session import derive_seed
-from trainers.sft import demonstration_loss
-from trainers.step import LossFunction
+from trainers.sft import Demonstration, demonstration_loss, encode_completion, file_demonstrations
 
 MOST = 4000
 """Rows, or demonstrations, that a world's task is taught from at most."""
@@ -215,7 +213,7 @@ def _file_rows(
         raise ConfigError(f"--length is {length} and the model reads at most {limit} tokens: give {limit} or less.")
     for note in documents.notes():
         say(note)
-    parts = corpus.hold_out(documents)
+    parts = pretrain.hold_out(documents)
     front = encode(lm.tokenizer, "")
     training, held_out = (list(cut_rows(tokenize(part, lm.tokenizer), front, length)) for part in parts)
     lines = (" ".join(line.split()[:12]) for document in parts[1] for line in document.splitlines() if line.strip())
@@ -226,7 +224,7 @@ def _file_demonstrations(
     lm: LM, seed: int, say: Callable[[str], None], rows: Rows[Row]
 ) -> tuple[list[Demonstration], list[Demonstration], list[str]]:
     found = file_demonstrations(lm, rows, every_turn=True, longest=0, report=say)
-    training, held_out = demonstrations.hold_out(found.examples, 1 / corpus.HELD_OUT, seed)
+    training, held_out = sft.hold_out(found.examples, 1 / pretrain.HELD_OUT, seed)
     if not held_out:
         raise DataError(
             f"`{rows.path}` has {len(found.examples)} examples, too few to hold some out: give at least 20."

@@ -2,8 +2,7 @@
 
     L = - log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]), averaged over the pairs of the batch
 
-Rafailov et al. 2023 (arXiv 2305.18290); conservative DPO and IPO are other losses of the same pairs, see
-`trainers.dpo_losses`. Log-probabilities are sums over the tokens of a completion, its end token
+Rafailov et al. 2023 (arXiv 2305.18290). Log-probabilities are sums over the tokens of a completion, its end token
 included. The reference is the base: its log-probabilities are computed once, before training, since the pairs are
 fixed. Dropout is off, so that the loss starts at log 2. Departure from the paper: none in the loss; a pair's common
 prompt is run once for both completions.
@@ -15,35 +14,145 @@ prompt is run once for both completions.
 Logged besides the common metrics, as means over pairs: `rewards/chosen` and `rewards/rejected` (the implicit reward
 beta log pi/pi_ref), `rewards/margins`, `rewards/accuracies`, `logps/chosen`, `logps/rejected` (sums over tokens).
 `num_tokens` counts a prompt once for its pair.
+
+`--loss` names the loss:
+
+With the log-ratios h = log pi/pi_ref of a completion, summed over its tokens, and h' the same divided by their number:
+
+    sigmoid         - log sigma(beta [h(y+) - h(y-)])                                       Rafailov et al. 2305.18290
+    conservative    - (1 - eps) log sigma(beta [h(y+) - h(y-)]) - eps log sigma(beta [h(y-) - h(y+)])
+                                                                            Mitchell 2023, "A note on DPO with noisy
+                                                                            preferences" (cDPO)
+    ipo             (h'(y+) - h'(y-) - 1 / (2 beta))^2                                      Azar et al. 2310.12036
+
+IPO averages per token, as its authors did for the results of their paper, so that the margin that it pulls towards
+does not depend on the length; its beta is the paper's tau. A new loss is a function of `Scores` in `LOSSES`.
 """
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from probe import Run
 from probe.cli import main
+from probe.commands.progress import Bar
 from probe.extensions import find_annotator
 from probe.model.scoring import TokenLogprobs, completion_logprobs
 from probe.rewards.answers import AnswerSet, preference_rewards
 from probe.world import World
 from trainers.config import DPOConfig
-from trainers.data import draw
-from trainers.dpo_losses import LOSSES, Scores
-from trainers.loop import Method, fit
+from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Pair, load_preferences, read_preferences
-from trainers.progress import Bar
 from trainers.record import Origin
+from trainers.reference import ReferenceEvaluation
 from trainers.rewards import resolve
 from trainers.session import Session
-from trainers.step import Loss
 from trainers.trainee import Trainee, load_trainee
-from trainers.yardstick import Yardstick
+
+
+class Scores(NamedTuple):
+    """What policy and reference give the completions of N pairs; log-probabilities are sums over tokens, in nats."""
+
+    logp_chosen: Float[Tensor, " N"]
+    """log pi(y+ | x); the gradient flows through it."""
+    logp_rejected: Float[Tensor, " N"]
+    """log pi(y- | x)."""
+    ref_chosen: Float[Tensor, " N"]
+    """log pi_ref(y+ | x)."""
+    ref_rejected: Float[Tensor, " N"]
+    """log pi_ref(y- | x)."""
+    tokens_chosen: Int[Tensor, " N"]
+    """Tokens of y+."""
+    tokens_rejected: Int[Tensor, " N"]
+    """Tokens of y-."""
+
+
+class DPOLoss(NamedTuple):
+    """The loss of N pairs and what it makes of them."""
+
+    losses: Float[Tensor, " N"]
+    """One a pair; the training loss is their mean over the pairs of the batch."""
+    chosen_rewards: Float[Tensor, " N"]
+    """beta log pi/pi_ref of the chosen completions, detached."""
+    rejected_rewards: Float[Tensor, " N"]
+    """The same of the rejected ones."""
+
+
+def dpo_loss(
+    logp_chosen: Float[Tensor, " N"],
+    logp_rejected: Float[Tensor, " N"],
+    ref_chosen: Float[Tensor, " N"],
+    ref_rejected: Float[Tensor, " N"],
+    beta: float,
+) -> DPOLoss:
+    """- log sigma(beta [log pi/pi_ref (y+) - log pi/pi_ref (y-)]) of N pairs, in nats (E13).
+
+    Args:
+        logp_chosen: log pi(y+ | x) summed over the tokens of y+; the gradient flows through it.
+        logp_rejected: the same for y-.
+        ref_chosen: log pi_ref(y+ | x).
+        ref_rejected: log pi_ref(y- | x).
+        beta: strength of the pull towards the reference.
+    """
+    chosen, rejected = logp_chosen - ref_chosen, logp_rejected - ref_rejected
+    losses = -logsigmoid(beta * (chosen - rejected))
+    return DPOLoss(losses, beta * chosen.detach(), beta * rejected.detach())
+
+
+def conservative_loss(
+    logp_chosen: Float[Tensor, " N"],
+    logp_rejected: Float[Tensor, " N"],
+    ref_chosen: Float[Tensor, " N"],
+    ref_rejected: Float[Tensor, " N"],
+    beta: float,
+    label_smoothing: float,
+) -> DPOLoss:
+    """DPO's loss where a share of the labels is taken to be flipped, in nats; with a share of 0 it is `dpo_loss`.
+
+    It is least where the margin of the log-ratios is log((1 - eps) / eps) / beta, so that no pair pulls for ever;
+    `label_smoothing` is the share eps, from 0 to below 1/2, the rest is as in `dpo_loss`.
+    """
+    chosen, rejected = logp_chosen - ref_chosen, logp_rejected - ref_rejected
+    margins = beta * (chosen - rejected)
+    losses = -(1 - label_smoothing) * logsigmoid(margins) - label_smoothing * logsigmoid(-margins)
+    return DPOLoss(losses, beta * chosen.detach(), beta * rejected.detach())
+
+
+def ipo_loss(
+    logp_chosen: Float[Tensor, " N"],
+    logp_rejected: Float[Tensor, " N"],
+    ref_chosen: Float[Tensor, " N"],
+    ref_rejected: Float[Tensor, " N"],
+    tokens_chosen: Int[Tensor, " N"],
+    tokens_rejected: Int[Tensor, " N"],
+    beta: float,
+) -> DPOLoss:
+    """(mean log pi/pi_ref of the tokens of y+ - the same of y- - 1 / (2 beta))^2 of N pairs.
+
+    The sums of `dpo_loss` are divided by the numbers of tokens; an empty completion counts as one token. `beta` is the
+    paper's tau.
+    """
+    chosen, rejected = logp_chosen - ref_chosen, logp_rejected - ref_rejected
+    margins = chosen / tokens_chosen.clamp(min=1) - rejected / tokens_rejected.clamp(min=1)
+    return DPOLoss((margins - 1 / (2 * beta)).square(), beta * chosen.detach(), beta * rejected.detach())
+
+
+LOSSES: Mapping[str, Callable[[Scores, float, float], DPOLoss]] = MappingProxyType(
+    {
+        "sigmoid": lambda scores, beta, _: dpo_loss(*scores[:4], beta),
+        "conservative": lambda scores, beta, smoothing: conservative_loss(*scores[:4], beta, smoothing),
+        "ipo": lambda scores, beta, _: ipo_loss(*scores, beta),
+    }
+)
+"""Name to loss; it takes the scores, beta and the label smoothing."""
 
 
 def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
@@ -126,12 +235,14 @@ def train(config: DPOConfig) -> Run:
         world=world,
         data=preferences.data | {"reference": fingerprint},
         prompts=preferences.prompts,
-        yardstick=annotator_yardstick(session, config, trainee, world),
+        evaluation=annotator_evaluation(session, config, trainee, world),
     )
     return fit(session, DPO(session, config, trainee, pairs), origin)
 
 
-def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, world: World | None) -> Yardstick | None:
+def annotator_evaluation(
+    session: Session, config: DPOConfig, trainee: Trainee, world: World | None
+) -> ReferenceEvaluation | None:
     """The annotator's expected utility as reward; the optimum is that of the Bradley-Terry fit to their preferences.
 
     The two differ where the annotator checks correctness only sometimes: no Bradley-Terry model gives such preferences
@@ -139,7 +250,7 @@ def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, w
     over tokens, so that no beta is its own: there the distance is that to the frontier.
     """
     if world is None or config.data != "world":
-        return Yardstick.of(session, trainee, world, beta=config.beta, rollouts=True)
+        return ReferenceEvaluation.of(session, trainee, world, beta=config.beta, rollouts=True)
     (reward,) = resolve([config.annotator], world)
 
     def target(answers: AnswerSet) -> np.ndarray:
@@ -147,7 +258,7 @@ def annotator_yardstick(session: Session, config: DPOConfig, trainee: Trainee, w
         annotator = find_annotator(config.annotator)
         return preference_rewards(answers, world, annotator, drawn, config.label_smoothing)
 
-    return Yardstick.of(
+    return ReferenceEvaluation.of(
         session,
         trainee,
         world,

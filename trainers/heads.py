@@ -2,21 +2,31 @@
 
 They sit beside the causal language model itself, so that the instruments, LoRA and checkpoints treat that as they
 treat any other. The state is the one that enters the unembedding (after the last norm).
+
+A reward model is a decoder under a scalar head, trained as the sequence classification model that it is saved as.
+The module that is trained is an ordinary model of transformers for sequence classification whose decoder is the very
+one of the causal language model: the instruments look at that (with the unembedding it came with), a checkpoint holds
+this. With --lora the decoder carries the adapter while training and a checkpoint has it merged in.
 """
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe import LM
-from probe.errors import ModelError
+from probe import LM, RewardModel
+from probe.errors import ConfigError, ModelError
+from probe.model import loading as weights
+from probe.model.loading import reward_classes
 from probe.model.text import unwrap
-from trainers.reference import Reference
-from trainers.trainee import Trainee
+from probe.runs.schema import ADAPTER_STATE
+from trainers.trainee import Reference, Trainee
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -120,3 +130,135 @@ class HeadedTrainee(Trainee):
 def width_of(model: nn.Module) -> int:
     """The width d of the states that enter the unembedding."""
     return int(unwrap(model).get_output_embeddings().weight.shape[1])
+
+
+class RewardTrainee(Trainee):
+    """What `inner` trains, all weights or an adapter, with a new scalar head on top."""
+
+    def __init__(self, inner: Trainee, seed: int) -> None:
+        """Put a head with random weights from `seed` on the decoder.
+
+        Raises:
+            ConfigError: transformers has no sequence classification model of this architecture.
+        """
+        super().__init__(inner.lm)
+        self._inner = inner
+        self._pad, self._tokenizer = padding(inner.lm.tokenizer)
+        self._model = classifier(unwrap(inner.lm.model), self._pad)
+        generator = torch.Generator().manual_seed(seed)
+        head = ScalarHead(self._model.score.in_features, generator)
+        self._model.score.weight = nn.Parameter(head.weight.detach().to(inner.lm.device))
+
+    @property
+    def module(self) -> PreTrainedModel:
+        """The sequence classification model, with the adapter if there is one."""
+        return self._model
+
+    @property
+    def view(self) -> LM:
+        """The causal language model over the same decoder."""
+        return self._inner.view
+
+    def refresh(self) -> None:
+        """Bring the view up to date."""
+        self._inner.refresh()
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the model that training starts from."""
+        return self._inner.fingerprint
+
+    def rewards(self) -> RewardModel:
+        """The reward model as it is now and stays up to date, over the same weights."""
+        return RewardModel(self._model, self._tokenizer)
+
+    def save(self, directory: Path) -> None:
+        """Write an ordinary sequence classification directory, and beside it the adapter, if there is one."""
+        if not self._adapted:
+            weights.write(self._model, self._tokenizer, directory)
+            return
+        self.refresh()
+        merged = classifier(self.view.model, self._pad)
+        merged.score = self._model.score
+        weights.write(merged, self._tokenizer, directory)
+        save_file(self._trained(), directory / ADAPTER_STATE)
+
+    def load(self, directory: Path) -> None:
+        """Put back in place what `save` wrote.
+
+        Raises:
+            ModelError: the directory holds no such model.
+        """
+        if not self._adapted:
+            saved = weights.read_reward_model(directory, torch.float32, torch.device("cpu"))
+            self._model.load_state_dict(saved.state_dict())
+            return
+        try:
+            state, own = load_file(directory / ADAPTER_STATE), self._trained()
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"The adapter in `{directory}` cannot be read ({error}): use another checkpoint."
+            ) from None
+        if {name: tensor.shape for name, tensor in state.items()} != {name: t.shape for name, t in own.items()}:
+            raise ModelError(
+                f"The adapter in `{directory}` has another rank or other layers: give the options it was made with."
+            )
+        self._model.load_state_dict(state, strict=False)
+
+    @property
+    def _adapted(self) -> bool:
+        return self._inner.view is not self._inner.lm
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """What the optimiser changes: adapter and head."""
+        named = self._model.named_parameters()
+        return {name: p.detach().cpu().contiguous() for name, p in named if p.requires_grad}
+
+
+def classifier(model: PreTrainedModel, pad: int | None) -> Any:
+    """A sequence classification model with one label around the decoder of `model`; its head is zero.
+
+    Args:
+        model: a causal language model, whose decoder is shared and not copied.
+        pad: the padding token that transformers is to look for.
+
+    Raises:
+        ConfigError: transformers has none of this architecture.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels, config.get_text_config().pad_token_id = 1, pad
+    if not reward_classes({"model_type": config.model_type}):
+        raise ConfigError(
+            f"A reward model is saved as a sequence classification model, and transformers has none for"
+            f" {type(model).__name__}: start from another architecture, such as llama, qwen3, gpt2 or gpt_neox."
+        )
+    with torch.device("meta"):
+        shell: Any = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation=model.config._attn_implementation
+        )
+    if type(shell.base_model) is not type(model.base_model) or not isinstance(getattr(shell, "score", None), nn.Linear):
+        raise ConfigError(
+            f"{type(shell).__name__} is built otherwise than {type(model).__name__} with a linear head `score`, so a"
+            " reward model cannot be saved as one: start from another architecture, such as llama, qwen3 or gpt2."
+        )
+    setattr(shell, shell.base_model_prefix, model.base_model)
+    shell.score = nn.Linear(shell.score.in_features, 1, bias=False, device=model.device, dtype=model.dtype)
+    nn.init.zeros_(shell.score.weight)
+    return shell.train(model.training)
+
+
+def padding(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, PreTrainedTokenizerBase]:
+    """A token to pad with that ends no text, and the tokenizer with it.
+
+    transformers reads a sequence at its last token that is not this one, so the end token will not do. Without another
+    special token there is none, and then transformers scores one text at a time (`probe.RewardModel` is told lengths
+    and needs none).
+    """
+    end = tokenizer.eos_token_id
+    reserved = [token for token in (tokenizer.pad_token_id, tokenizer.bos_token_id) if token is not None]
+    usable = [token for token in (*reserved, *tokenizer.all_special_ids) if token != end]
+    if not usable:
+        return None, tokenizer
+    ended = copy.deepcopy(tokenizer)
+    ended.pad_token = ended.convert_ids_to_tokens(usable[0])
+    return usable[0], ended

@@ -22,9 +22,8 @@ from probe.model.loading import twin
 from probe.model.references import is_adapter
 from trainers.checkpoint import last_checkpoint
 from trainers.config import TrainConfig
-from trainers.reference import Reference
 from trainers.session import derive_seed
-from trainers.trainee import Trainee
+from trainers.trainee import Reference, Trainee
 
 if TYPE_CHECKING:
     from peft import PeftModel

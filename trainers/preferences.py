@@ -20,7 +20,7 @@ from probe.model.text import chat_text, context_length, split
 from probe.rows import Row, Rows, as_messages, is_completion, is_text_or_messages, read_columns
 from probe.world import Annotator, World
 from trainers.config import PreferenceConfig
-from trainers.data import capture_prompts, file_hash
+from trainers.record import capture_prompts, file_hash
 from trainers.session import Session
 
 COMPLETIONS = {"chosen": is_completion, "rejected": is_completion}

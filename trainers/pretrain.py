@@ -3,7 +3,8 @@
     L = - sum_t log pi_t(x_{t+1}) / (number of targets)
 
 Every token is a target, except padding and the token that a row begins with; the sum is divided by the number of
-targets of the whole batch. Departures from the paper: documents are packed into rows, and attention reaches over the
+targets of the whole batch. Rows are arrays of T ids,
+`PADDING` stands for no token. Departures from the paper: documents are packed into rows, and attention reaches over the
 borders between them; fresh weights are a small Llama. With --base that model is the reference of the captured KL.
 
     probe train pretrain --out runs/base                                   # the world, a tiny model
@@ -16,37 +17,268 @@ Logged besides the common metrics: `eval_loss` (nats a token), `eval_bpb` (bits 
 """
 
 import math
+import re
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import probe.world
 from probe import LM, Run
 from probe.cli import main
-from probe.errors import ConfigError
+from probe.errors import ConfigError, DataError
 from probe.model.presets import model_config
-from probe.model.text import context_length
+from probe.model.text import context_length, encode
 from probe.recording.recorder import ReferenceKL
 from probe.rows import Rows, read_documents
-from probe.world import World
+from probe.world import World, pack
+from probe.world.config import KINDS
 from trainers.checkpoint import last_checkpoint
 from trainers.config import PretrainConfig
-from trainers.corpus import PADDING, Corpus, file_corpus, hold_out, world_corpus
-from trainers.loop import Method, fit
+from trainers.loop import Loss, Method, draw, fit
 from trainers.lora import starting_point
-from trainers.record import Origin
+from trainers.record import Origin, capture_prompts, file_hash
 from trainers.reference import origin_reference
-from trainers.session import Session
-from trainers.step import Loss
-from trainers.tokenizers import train_tokenizer
+from trainers.session import Session, derive_seed
 from trainers.trainee import Trainee, make_trainee
+
+PADDING = -1
+HELD_OUT = 20
+"""One part in this many is held out."""
+MEASURED = 50_000
+"""Characters of the held-out documents of a file that are measured on: enough, and quick."""
+WORLD_HELD_OUT = 1500
+"""Documents of the world that are held out."""
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What to train on and what to measure on."""
+
+    batch: Callable[[int], Sequence[np.ndarray]]
+    """Step 1, 2, ... to the rows [T] of its batch."""
+    held_out: np.ndarray
+    """Rows [N T] that are never trained on."""
+    held_out_bytes: int
+    """Length of their text in bytes of UTF-8."""
+    kinds: np.ndarray | None = None
+    """For each held-out token the index into `kind_names` [N T]."""
+    kind_names: Sequence[str] = ()
+    data: dict[str, Any]
+    """What run.json says of the data."""
+    prompts: Sequence[Any]
+    """Prompts to capture on."""
+
+
+def world_corpus(
+    world: World, tokenizer: PreTrainedTokenizerBase, *, length: int, batch_size: int, seed: int
+) -> Corpus:
+    """The world's endless stream of documents, packed into rows of `length`, and other documents as held-out rows."""
+    documents = list(islice(world.documents(derive_seed(seed, 1)), WORLD_HELD_OUT))
+    packed = list(pack(documents, tokenizer, length))
+    kinds = np.stack([kinds for _, kinds in packed])
+    return Corpus(
+        batch=_Stream(lambda: _unpadded(pack(world.documents(seed), tokenizer, length)), batch_size),
+        held_out=np.where(kinds < 0, PADDING, np.stack([ids for ids, _ in packed])),
+        held_out_bytes=sum(len(document.text.encode()) for document in documents),
+        kinds=kinds,
+        kind_names=KINDS,
+        data={"source": "world", "hash": world.hash},
+        prompts=world.probe_prompts(),
+    )
+
+
+class _Stream:
+    """Batches of an endless stream by their step; after a resume the stream is run up to the step again."""
+
+    def __init__(self, start: Callable[[], Iterator[np.ndarray]], batch_size: int) -> None:
+        self._start, self._size = start, batch_size
+        self._rows, self._next = start(), 1
+
+    def __call__(self, step: int) -> list[np.ndarray]:
+        if step < self._next:
+            self._rows, self._next = self._start(), 1
+        for _ in islice(self._rows, (step - self._next) * self._size):
+            pass
+        self._next = step + 1
+        return list(islice(self._rows, self._size))
+
+
+def _unpadded(packed: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+    return (np.where(kinds < 0, PADDING, ids) for ids, kinds in packed)
+
+
+def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Documents to train on and documents to measure on: every 20th, or with few of them the last 20th of each."""
+    if len(documents) >= HELD_OUT:
+        held = [i % HELD_OUT == HELD_OUT - 1 for i in range(len(documents))]
+        return (
+            [document for document, out in zip(documents, held, strict=True) if not out],
+            [document for document, out in zip(documents, held, strict=True) if out],
+        )
+    cuts = [_cut(document) for document in documents]
+    pairs = list(zip(documents, cuts, strict=True))
+    return [document[:cut] for document, cut in pairs], [document[cut:] for document, cut in pairs]
+
+
+def _cut(document: str) -> int:
+    """Where the last 20th begins, at the start of a line if one is near."""
+    cut = len(document) - max(len(document) // HELD_OUT, 1)
+    line = document.rfind("\n", 0, cut) + 1
+    return line if line > 0.9 * cut else cut
+
+
+def file_corpus(
+    path: Path,
+    train: Sequence[str],
+    held_out: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    batch_size: int,
+    seed: int,
+) -> Corpus:
+    """Rows of `length` tokens cut out of the documents of a file.
+
+    Raises:
+        DataError: the text does not fill a single row.
+    """
+    rows = cut_rows(tokenize(train, tokenizer), encode(tokenizer, ""), length)
+    if (rows[0] == PADDING).any():
+        tokens = int((rows[0] != PADDING).sum())
+        raise DataError(
+            f"`{path}` has only {tokens} tokens to train on and a row has {length}: give a longer text or a smaller"
+            " --length."
+        )
+    measured = list(_first(held_out, MEASURED))
+    lines = (line.strip() for document in measured for line in document.splitlines() if line.strip())
+    return Corpus(
+        batch=lambda step: list(rows[draw(len(rows), batch_size, step, seed)]),
+        held_out=cut_rows(tokenize(measured, tokenizer), encode(tokenizer, ""), length),
+        held_out_bytes=sum(len(document.encode()) for document in measured),
+        data={"source": str(path), "hash": file_hash(path), "rows": len(rows), "documents": len(train) + len(held_out)},
+        prompts=capture_prompts(tokenizer, (" ".join(line.split()[:12]) for line in lines)),
+    )
+
+
+def _first(documents: Sequence[str], letters: int) -> Iterator[str]:
+    """The first documents up to a number of characters; the last of them may be cut."""
+    for document in documents:
+        if letters > 0:
+            yield document[:letters]
+        letters -= len(document)
+
+
+def tokenize(documents: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """The ids of all documents in one array, each ended by the end token if there is one."""
+    ids: list[np.ndarray] = []
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    for document in documents:
+        parts = tokenizer(_chunks(document), add_special_tokens=False, verbose=False)["input_ids"]
+        ids += [np.array(part, dtype=np.int32) for part in [*parts, end]]
+    return np.concatenate(ids)
+
+
+def cut_rows(ids: np.ndarray, front: Sequence[int], length: int) -> np.ndarray:
+    """Rows [N T] in which every id is a target once: each begins with `front`, or else with the last id before it."""
+    step, lead = (length - len(front), len(front)) if front else (length - 1, 0)
+    starts = np.arange(0, max(len(ids) - (0 if front else 1), 1), step)
+    rows = np.full((len(starts), length), PADDING, dtype=np.int32)
+    rows[:, :lead] = front
+    for row, start in zip(rows, starts, strict=True):
+        part = ids[start : start + length - lead]
+        row[lead : lead + len(part)] = part
+    return rows
+
+
+def _chunks(document: str) -> list[str]:
+    """A document in parts of some 64 k characters, cut after single line ends, where no token reaches across."""
+    if len(document) <= _CHUNK:
+        return [document]
+    cuts = [0]
+    for match in re.finditer(r"(?<!\s)\n(?=\S)", document):
+        if match.end() - cuts[-1] >= _CHUNK:
+            cuts.append(match.end())
+    return [document[a:b] for a, b in zip(cuts, [*cuts[1:], len(document)], strict=True)]
+
+
+BOS, EOS, PAD, UNK = "<bos>", "<eos>", "<pad>", "<unk>"
+SPECIAL = [PAD, BOS, EOS, UNK]
+BYTES = 256
+
+
+def train_tokenizer(
+    texts: Iterable[str], kind: Literal["char", "bpe"], vocab_size: int, context: int
+) -> PreTrainedTokenizerFast:
+    """A tokenizer for `texts` that puts `<bos>` first; decoding gives the text back to the letter.
+
+    Args:
+        texts: what to learn from, taken once.
+        kind: `char` has a token for each of the most frequent characters and `<unk>` for others; `bpe` merges bytes,
+            so it knows every text.
+        vocab_size: largest number of tokens, special tokens included.
+        context: longest sequence of the model that it is for.
+
+    Raises:
+        ConfigError: the vocabulary is too small for the kind.
+    """
+    least = len(SPECIAL) + (BYTES if kind == "bpe" else 1)
+    if vocab_size < least:
+        raise ConfigError(f"--vocab-size is {vocab_size}; expected at least {least} with --tokenizer {kind}.")
+    tokenizer = (_train_bpe if kind == "bpe" else _train_characters)(texts, vocab_size)
+    bos = tokenizer.token_to_id(BOS)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, bos)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        unk_token=UNK,
+        clean_up_tokenization_spaces=False,
+        model_max_length=context,
+        padding_side="left",
+    )
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    kept = sorted(counts, key=lambda letter: (-counts[letter], letter))[: vocab_size - len(SPECIAL)]
+    ids = {token: i for i, token in enumerate([*SPECIAL, *sorted(kept)])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
 
 
 def pretrain_loss(logits: Float[Tensor, "B T V"], targets: Int[Tensor, "B T"]) -> Float[Tensor, ""]:

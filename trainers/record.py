@@ -3,17 +3,21 @@
 Only the main process writes; on the others every method does nothing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from probe import LM, Run, open_run
+from probe.commands.progress import say
 from probe.errors import ConfigError, DataError, ModelError, RunError, TrainingStopped
-from probe.model.text import context_length
+from probe.model.text import context_length, encode_all
 from probe.recording.recorder import Instrument, Recorder, as_prompt, watch
 from probe.rewards.evaluation import evaluate
 from probe.rows import read_text
@@ -23,10 +27,9 @@ from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
 from trainers.config import TrainConfig, check_method, check_unchanged
-from trainers.progress import say
+from trainers.reference import ReferenceEvaluation
 from trainers.session import Session
 from trainers.trainee import Trainee
-from trainers.yardstick import Yardstick
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Origin:
     """Whether the trained model answers the world's questions at the end (a reward model does not)."""
     evaluators: Sequence[Callable[[LM], Sequence[Mapping[str, Any]]]] = ()
     """Further rows of the headline (metric, value, ci_low, ci_high, n) from the trained model."""
-    yardstick: Yardstick | None = None
+    evaluation: ReferenceEvaluation | None = None
     """Reference, reward and exact optimum to measure by."""
 
 
@@ -100,7 +103,7 @@ class Record:
                 self.writer,
                 prompts=self._prompts,
                 every=config.capture_every,
-                instruments=[*origin.instruments, *(origin.yardstick.instruments if origin.yardstick else ())],
+                instruments=[*origin.instruments, *(origin.evaluation.instruments if origin.evaluation else ())],
             )
         if config.track:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
@@ -114,18 +117,18 @@ class Record:
                 self.session.accelerator.log(dict(values), step=step)
 
     def distance(self) -> dict[str, float]:
-        """How far the trainee is from the optimum of its objective, where there is a yardstick with one."""
-        yardstick = self.origin.yardstick
-        if self.writer is None or yardstick is None or yardstick.optimum is None:
+        """How far the trainee is from the optimum of its objective, where the reference evaluation has one."""
+        evaluation = self.origin.evaluation
+        if self.writer is None or evaluation is None or evaluation.optimum is None:
             return {}
-        return yardstick.optimum.distance(self.trainee.lm)
+        return evaluation.optimum.distance(self.trainee.lm)
 
     def capture(self, step: int, last: bool = False) -> None:
         """Capture on the probe prompts if `step` is due, or the last one."""
         if self._recorder is not None and (last or self._recorder.due(step)):
             self.trainee.refresh()
             self._recorder.capture(step)
-            self.rollouts(self.origin.yardstick.rows(step) if self.origin.yardstick else ())
+            self.rollouts(self.origin.evaluation.rows(step) if self.origin.evaluation else ())
 
     def rollouts(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append sampled completions."""
@@ -150,7 +153,7 @@ class Record:
         rows: list[Mapping[str, Any]] = []
         if world is not None and origin.evaluated:
             say(f"{self.method}: evaluating on the world")
-            given = origin.yardstick.given if origin.yardstick else {}
+            given = origin.evaluation.given if origin.evaluation else {}
             found = evaluate(self.trainee.view, world, n=n, **given).to_dict("records")
             rows += [{str(name): value for name, value in row.items()} for row in found]
         for evaluator in origin.evaluators:
@@ -228,3 +231,36 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
                 f"The data of the run in `{config.out}` have changed ({name} was {stored.get(name)} and is {value}):"
                 " put the old data back to resume, or start a new run."
             )
+
+
+CAPTURE_TOKENS = 64
+"""Longest prompt that data files give to the recorder: its cost grows with the square."""
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, by which a resumed run knows its data."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def capture_prompts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], count: int = 4) -> list[str]:
+    """The first texts that are short enough to capture on; if all are long, the first of them cut to that length.
+
+    Of a text with letters or words that the tokenizer does not know the others are taken.
+    """
+    fitting: list[str] = []
+    long: list[str] = []
+    for text in texts:
+        (ids,) = encode_all(tokenizer, [text])
+        if tokenizer.unk_token_id in ids:
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            (ids,) = encode_all(tokenizer, [text])
+        if not text.strip():
+            continue
+        if len(ids) <= CAPTURE_TOKENS:
+            fitting.append(text)
+        elif not long:
+            long.append(tokenizer.decode(ids[:CAPTURE_TOKENS], skip_special_tokens=True))
+        if len(fitting) == count:
+            break
+    return fitting or long

@@ -1,49 +1,37 @@
-"""The frozen model that a KL or an implicit reward refers to."""
+"""What a method is measured by against its frozen reference: distance to the exact optimum, reward shift, KL.
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+A method that pulls towards a reference says once what it optimises, and gives the result to its `Origin`; the loop
+then logs `kl_to_optimal` at every evaluation, adds the reward shift and the KL to the reference after every token of
+the fixed prompts to every capture, and the last evaluation gives the KL and the proxy reward. Nothing of it needs a
+line in the method itself.
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+    evaluation = ReferenceEvaluation.of(session, trainee, world, reward=reward, beta=config.beta, kinds=config.tasks)
+
+On the world the answers are finite, so the policy's distance to pi*_beta is exact (probe/rewards/optimum.py): on the
+same `QUESTIONS` questions in every run, which no training draws. Without a world only the reward shift is left.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
 
 from probe import LM, open_run
 from probe.errors import ProbeError
-from probe.model.scoring import TokenLogprobs, completion_logprobs
-from probe.model.text import Ids, whole_logits
-
-if TYPE_CHECKING:
-    from trainers.session import Session
-    from trainers.trainee import Trainee
-
-
-class Reference:
-    """A model that does not change; nothing it computes has gradients."""
-
-    def __init__(self, lm: LM) -> None:
-        self.lm = lm
-
-    @contextmanager
-    def active(self) -> Iterator[nn.Module]:
-        """The module to run inside the context."""
-        with torch.no_grad():
-            yield self.lm.model
-
-    def logprobs(
-        self, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], temperature: float = 1.0
-    ) -> TokenLogprobs:
-        """log pi_ref of every token of every completion: see `probe.model.scoring.completion_logprobs`."""
-        with self.active() as model:
-            return completion_logprobs(model, prompts, completions, temperature=temperature)
-
-    def logits(self, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
-        """Logits of whole texts, padded on the right."""
-        with self.active() as model:
-            return whole_logits(model, rows)
+from probe.model.rewards import RewardModel
+from probe.recording.recorder import Instrument, ReferenceKL, undisturbed
+from probe.recording.shift import RewardShift
+from probe.rewards.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
+from probe.rewards.optimum import conditioned, expectation, kl_to_optimal
+from probe.world import World
+from probe.world.annotators import SHARES
+from trainers.session import Session
+from trainers.trainee import Reference, Trainee
 
 
-def origin_reference(session: "Session", base: str, trainee: "Trainee") -> tuple[Reference | None, dict[str, Any]]:
+def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Reference | None, dict[str, Any]]:
     """The model that a run started from, for a method that goes on without it; and what run.json keeps to know it by.
 
     A resumed run has weights of its own by then, so the base is loaded again. Where it is not the one that the run
@@ -70,3 +58,148 @@ def origin_reference(session: "Session", base: str, trainee: "Trainee") -> tuple
         return reference, {}
     session.say(f"{base} is not the model that this run started from any more: captures go on without the KL to it.")
     return None, {}
+
+
+QUESTIONS = 64
+SEED = 987_654_321
+"""Of the questions: none that a training would take, and the same in all runs."""
+DIALOGUES = tuple(SHARES)
+"""Kinds of questions that the world's annotators see."""
+
+Target = Callable[[AnswerSet], np.ndarray]
+"""An answer set to its [P A] rewards, NaN where they do not apply."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """pi*_beta on fixed questions."""
+
+    answers: AnswerSet
+    """With the log-probabilities of the reference."""
+    rewards: np.ndarray
+    """[P A] what is optimised, in the unit of beta."""
+    gold: np.ndarray
+    """[P A] the verifier's score."""
+    beta: float | None
+    """Price of KL; None is the nearest point of the frontier."""
+
+    def distance(self, lm: LM) -> dict[str, float]:
+        """Where a policy stands, exactly: its distance, rewards and KL to the reference (docs/metrics.md)."""
+        with undisturbed(lm.model):
+            logprobs = self.answers.score(lm)
+        found = kl_to_optimal(logprobs, self.answers.logprobs, self.rewards, self.beta)
+        return {
+            "kl_to_optimal": found.mean,
+            "kl_to_reference": float(found.reference_kl.mean()),
+            "expected_reward": float(found.reward.mean()),
+            "expected_gold": float(expectation(conditioned(logprobs), self.gold).mean()),
+            "answer_mass": float(found.mass.mean()),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceEvaluation:
+    """The measurements of one training; made by `of`."""
+
+    reference: Reference
+    """What the KL refers to."""
+    reward: Reward | None = None
+    """What is optimised, as a function of texts."""
+    optimum: Optimum | None = None
+    shift: RewardShift | None = None
+    """What joins every capture; None without captures."""
+    kl: ReferenceKL | None = None
+    """KL to the reference on the fixed prompts, which joins every capture too."""
+    rollouts: bool = False
+    """Whether the samples of the captures are written as rollouts too: for methods that do not sample."""
+
+    @property
+    def instruments(self) -> Sequence[Instrument]:
+        """What to measure at every capture."""
+        return [instrument for instrument in (self.shift, self.kl) if instrument]
+
+    def rows(self, step: int) -> list[dict[str, Any]]:
+        """The samples of the capture just made, as far as they are rollouts (docs/runs.md)."""
+        return [{"step": step, **row} for row in self.shift.latest] if self.shift and self.rollouts else []
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Reference and reward as `probe.rewards.evaluation` takes them."""
+        return {"reference": self.reference, "reward": self.reward}
+
+    @classmethod
+    def of(
+        cls,
+        session: Session,
+        trainee: Trainee,
+        world: World | None,
+        *,
+        reward: Reward | RewardModel | None = None,
+        target: Target | None = None,
+        beta: float | None = None,
+        frontier: bool = False,
+        kinds: Sequence[str] = DIALOGUES,
+        reference: Reference | None = None,
+        rollouts: bool = False,
+    ) -> "ReferenceEvaluation | None":
+        """Make the measurements for `trainee`, which must still be what training starts from.
+
+        Args:
+            session: the main process measures; on the others, and where nothing is to be measured, this gives None.
+            trainee: what will be trained; its present weights are the reference unless one is given.
+            world: whose questions have finite answer sets; without it there is no optimum and no gold reward.
+            reward: what is optimised, as far as it can be told of a prompt and a completion alone.
+            target: the rewards whose optimum the method has in its limit, where `reward` is not that itself.
+            beta: price of KL in the method's objective, and the factor of the implicit reward; None where it has none
+                that stays: the distance is then that to the frontier's nearest point.
+            frontier: measure to the frontier although there is a beta.
+            kinds: kinds of questions to enumerate; none leaves the optimum out.
+            reference: where the method has a frozen model anyway.
+            rollouts: for a method that does not sample: write the samples of the captures as its rollouts.
+
+        Raises:
+            DataError: the world has no such questions.
+        """
+        config = session.config
+        if not session.main or (world is None and not config.capture_every):  # the reference is a copy: not for nothing
+            return None
+        reference = reference or trainee.reference()
+        score = _scores(reward) if isinstance(reward, RewardModel) else reward
+        if target is None and score is not None:
+            target = partial(AnswerSet.judged, reward=score)
+        optimum = None
+        if world is not None and target is not None:
+            optimum = world_optimum(trainee.lm, world, kinds, target, None if frontier else beta)
+        shift = kl = None
+        if config.capture_every:
+            kl = ReferenceKL(reference.logits)
+            shift = RewardShift(reference.logits, proxy=reward, world=world, beta=1.0 if beta is None else beta)
+        return cls(reference=reference, reward=score, optimum=optimum, shift=shift, kl=kl, rollouts=rollouts)
+
+
+def world_optimum(
+    lm: LM, world: World, kinds: Sequence[str], target: Target, beta: float | None, n: int = QUESTIONS
+) -> Optimum | None:
+    """pi*_beta on `n` questions of the kinds in equal shares, with `lm` as it is now for a reference.
+
+    Questions to whose answers the reward does not apply are left out; None if no question is left.
+    """
+    shares = {kind: n // len(kinds) + (i < n % len(kinds)) for i, kind in enumerate(kinds)}
+    prompts = [item.prompt for kind, share in shares.items() for item in world.questions(kind, share, SEED)]
+    if not prompts:
+        return None
+    with undisturbed(lm.model):
+        answers = enumerate_answers(lm, world, prompts)
+    rewards = target(answers)
+    keep = np.asarray(np.isfinite(rewards).all(axis=1))
+    if not keep.any():
+        return None
+    kept = answers.take(keep)
+    return Optimum(kept, rewards[keep, : kept.mask.shape[1]], kept.rewards(verifier_reward(world)), beta)
+
+
+def _scores(model: RewardModel) -> Reward:
+    def score(prompts: list[str], completions: list[str]) -> list[float | None]:
+        return model.score(prompts, completions).tolist()
+
+    return score

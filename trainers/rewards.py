@@ -1,7 +1,7 @@
 """Rewards by name: verifiers of the world, reward models, and functions of your own, each resolved from a text.
 
     verifier            the world's judgement of any answer: +1 true, 0 abstaining, -1 otherwise (E15)
-    facts, sum_steps    parts of it and others: see trainers/judges.py
+    facts, sum_steps    parts of it and others, see `JUDGES`
     final_answer        1 where the last number is that of the column `answer` (GSM8K), else 0
     runs/reward-honest  a reward model: a run, a checkpoint or a directory with a sequence classification model
     brief               a verifier or annotator that was added (`probe.verifier`, `probe.annotator`, --plugin)
@@ -26,20 +26,90 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from probe.chain_of_thought.files import final_answer, is_number, reference
 from probe.errors import ConfigError, DataError, ModelError, RunError
 from probe.extensions import VERIFIERS, annotator_fingerprint, annotators, verifiers
 from probe.plugins import names_code
-from probe.world import World
+from probe.world import AGREEABLE, HONEST, Annotator, World
+from probe.world.language import read
+from probe.world.sums import parse_prompt, step_following
 from trainers.config import FINAL_ANSWER
-from trainers.judges import JUDGES, Judge, match_answers, wishes
 
 if TYPE_CHECKING:
     from probe.model.rewards import RewardModel
+
+
+Judge = Callable[[World, str, str], float | None]
+"""(world, prompt, completion) to a reward, None where it does not apply."""
+
+
+class Offer(NamedTuple):
+    """A judge with a line on what it gives."""
+
+    judge: Judge
+    about: str
+
+
+def _score(world: World, prompt: str, completion: str) -> float:
+    return world.verify(prompt, completion).score
+
+
+def _facts(world: World, prompt: str, completion: str) -> float | None:
+    return None if read(prompt) is None else _score(world, prompt, completion)
+
+
+def _sum(opening: str) -> Judge:
+    def judge(world: World, prompt: str, completion: str) -> float | None:
+        asked = parse_prompt(prompt)
+        return _score(world, prompt, completion) if asked is not None and asked[0] == opening else None
+
+    return judge
+
+
+def _steps(world: World, prompt: str, completion: str) -> float | None:
+    asked = parse_prompt(prompt)
+    if asked is None or asked[0] != "sum":
+        return None
+    following = step_following(prompt, completion)
+    return 0.0 if following is None else min(following.correct, following.carried)
+
+
+def wishes(annotator: Annotator) -> Judge:
+    """An annotator's expected utility, for dialogues."""
+
+    def judge(world: World, prompt: str, completion: str) -> float | None:
+        return None if read(prompt) is None else annotator.expected_utility(world, prompt, completion)
+
+    return judge
+
+
+JUDGES = {
+    "verifier": Offer(_score, "+1 for the truth, 0 for abstaining, -1 otherwise"),
+    "facts": Offer(_facts, "the same for dialogues only"),
+    "sum_quick": Offer(_sum("quick"), "the same for sums that are answered at once"),
+    "sum_steps": Offer(_sum("sum"), "the same for sums with written steps, by their answer alone"),
+    "steps": Offer(_steps, "share of a sum's written steps that are right and carried on, the lower of the two"),
+    "agreeable": Offer(wishes(AGREEABLE), "expected utility of the agreeable annotator, for dialogues"),
+    "honest": Offer(wishes(HONEST), "expected utility of the honest annotator, for dialogues"),
+}
+"""Name to judge."""
+
+
+def match_answers(completions: Sequence[str], answer: Sequence[Any]) -> list[float]:
+    """1 where the last number of a completion is the row's `answer`, else 0; the last line where it is no number.
+
+    The row's answer is what stands behind its last "####", or all of it. Both are compared in the plain form of
+    `probe.chain_of_thought.files`.
+    """
+    wanted = [reference(str(each)) for each in answer]
+    said = [final_answer(text, None, is_number(each)) for text, each in zip(completions, wanted, strict=True)]
+    return [float(one == other) for one, other in zip(said, wanted, strict=True)]
+
 
 Scores = list[float | None]
 

@@ -22,32 +22,258 @@ run once for them; rewards are used as they are, not whitened; there is no entro
 
 A checkpoint is an ordinary causal language model with `value_head.safetensors` beside it. Logged: see docs/metrics.md;
 `objective/kl` is a sum over the completion.
+
+Log-probabilities and values of the policy that sampled come from one pass of the same kind as the loss makes, so that
+the ratio of the first update is 1 up to rounding. Each process does its share and all exchange what they found:
+advantages are whitened over the tokens of the whole step, however many processes and parts it is run in. All of this
+is computed in double precision.
+
+Axes: N completions, L tokens of the longest. `mask` is true at real tokens; a masked position is passed over as if it
+were not there, so the side and the amount of padding change nothing.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from accelerate.utils import gather_object
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from probe import Run
 from probe.cli import main
 from probe.model.scoring import completion_logprobs
 from probe.world import World
-from trainers.advantages import adapted
 from trainers.config import RLHFConfig
-from trainers.experience import Collector, Example, objective_metrics, trace_rows
-from trainers.grpo import surrogate
 from trainers.heads import Headed, HeadedTrainee, ValueHead, width_of
-from trainers.loop import Method, fit
-from trainers.online import minibatches, prompt_rows
-from trainers.rollout import Sampler, padded, rollout_metrics
-from trainers.sampled import sampled
+from trainers.loop import Loss, Method, fit
+from trainers.rlvr import surrogate
+from trainers.sampling import (
+    Completion,
+    Group,
+    Sampler,
+    minibatches,
+    padded,
+    prompt_rows,
+    rollout_metrics,
+    rollout_rows,
+    sampled,
+)
 from trainers.session import Session
-from trainers.step import Loss
 from trainers.trainee import load_trainee
+
+if TYPE_CHECKING:
+    from trainers.config import RLHFConfig
+
+
+FLOOR = 1e-8
+"""Added to a variance before its root is divided by."""
+
+
+def token_rewards(
+    drift: Float[Tensor, "N L"], scores: Float[Tensor, " N"], mask: Bool[Tensor, "N L"], beta: float
+) -> Float[Tensor, "N L"]:
+    """r_t = - beta (log pi - log pi_ref) of each token, and the score of the completion on its last one.
+
+    The sum over a completion is score - beta log pi/pi_ref (y), whose expectation E10 maximises.
+
+    Args:
+        drift: log pi(y_t) - log pi_ref(y_t) under the policy that sampled, nats.
+        scores: one a completion; that of a completion without tokens has no place and is lost.
+        mask: real tokens.
+        beta: coefficient of the KL.
+    """
+    last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
+    return (scores[:, None] * last - beta * drift).where(mask, 0)
+
+
+class Advantages(NamedTuple):
+    """What a token was worth; both are 0 where masked."""
+
+    advantages: Float[Tensor, "N L"]
+    """A_t, not whitened."""
+    returns: Float[Tensor, "N L"]
+    """A_t + V_t: what the value of the state before the token is to become."""
+
+
+def gae(
+    rewards: Float[Tensor, "N L"],
+    values: Float[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    gamma: float,
+    lam: float,
+) -> Advantages:
+    """A_t = delta_t + gamma lambda A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t (Schulman et al. 2016).
+
+    After the last real token both V and A are 0: a completion is an episode, also one that was cut at the length limit.
+
+    Args:
+        rewards: r_t.
+        values: V_t, the value of the state before token t; no gradient is taken through it.
+        mask: real tokens.
+        gamma: discount of a token.
+        lam: 1 gives returns minus values, 0 the error of a single step.
+    """
+    values = values.detach()
+    advantage = value = values.new_zeros(len(values))
+    columns = torch.zeros_like(values)
+    for t in reversed(range(values.shape[1])):
+        real = mask[:, t]
+        delta = rewards[:, t] + gamma * value - values[:, t]
+        advantage = (delta + gamma * lam * advantage).where(real, advantage)
+        value = values[:, t].where(real, value)
+        columns[:, t] = advantage.where(real, 0)
+    return Advantages(columns, (columns + values).where(mask, 0))
+
+
+def whiten(x: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Float[Tensor, "N L"]:
+    """(x - mean) / sqrt(variance + 1e-8) over the real tokens, n - 1 in the variance; 0 where masked.
+
+    A single real token, and none at all, give 0.
+    """
+    n = mask.sum()
+    centred = (x - x.where(mask, 0).sum() / n.clamp(min=1)).where(mask, 0)
+    return centred / (centred.square().sum() / (n - 1).clamp(min=1) + FLOOR).sqrt()
+
+
+def adapted(beta: float, kl: float, target: float, gain: float) -> float:
+    """The coefficient of the KL for the next step: beta (1 + gain clip(kl / target - 1, -0.2, 0.2)).
+
+    Ziegler et al. 2019 (arXiv 1909.08593), equation 4 and below, with `gain` 0.1 there.
+    """
+    return beta * (1 + gain * min(max(kl / target - 1, -0.2), 0.2))
+
+
+CPU = torch.device("cpu")
+Rows = list[list[float]]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a completion of L tokens taught; all lists are [L]."""
+
+    score: float
+    """Its reward less the penalty for a missing end token; NaN where no reward applies."""
+    logprobs: list[float]
+    """log pi under the policy that sampled, nats."""
+    values: list[float]
+    """V_t of that policy: the value of the state before the token."""
+    kl: list[float]
+    """log pi - log pi_ref, nats."""
+    rewards: list[float]
+    """r_t."""
+    advantages: list[float]
+    """A_t, whitened."""
+    returns: list[float]
+    """A_t + V_t of the advantages before whitening."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the completion has a reward; one without is left out of everything."""
+        return not math.isnan(self.score)
+
+
+class Example(NamedTuple):
+    """A group with a trace of each completion."""
+
+    group: Group
+    traces: list[Trace]
+
+
+class Collector:
+    """Turns the groups of a step into examples."""
+
+    def __init__(self, session: Session, module: Headed, config: "RLHFConfig") -> None:
+        self.session, self.module, self.config = session, module, config
+
+    def collect(self, groups: Sequence[Group], beta: float) -> list[Example]:
+        """The examples of all groups, equal on every process; dropout is off."""
+        self.module.eval()
+        found: list[tuple[Rows, Rows]] = []
+        for part in self.session.parts(groups):
+            found += self._read(part)
+        read: list[tuple[Rows, Rows]] = gather_object(found) if self.session.processes > 1 else found
+        logprobs, values = ([row for pair in read for row in pair[i]] for i in (0, 1))
+        traces = iter(learn([c for g in groups for c in g.completions], logprobs, values, beta, self.config))
+        return [Example(group, [next(traces) for _ in group.completions]) for group in groups]
+
+    @torch.no_grad()
+    def _read(self, groups: Sequence[Group]) -> list[tuple[Rows, Rows]]:
+        """Log-probabilities and values of the tokens of each completion of each group."""
+        with self.session.autocast():
+            scored = completion_logprobs(
+                self.module.model,
+                [group.prompt_ids for group in groups],
+                [[completion.ids for completion in group.completions] for group in groups],
+                temperature=self.config.temperature,
+                readout=self.module.head,
+            )
+        assert scored.readout is not None
+        rows = zip(scored.values.tolist(), scored.readout.tolist(), strict=True)
+        cut = [
+            [(a[: len(c.ids)], b[: len(c.ids)]) for c, (a, b) in zip(g.completions, rows, strict=False)] for g in groups
+        ]
+        return [([a for a, _ in group], [b for _, b in group]) for group in cut]
+
+
+def learn(
+    completions: Sequence[Completion], logprobs: Rows, values: Rows, beta: float, config: "RLHFConfig"
+) -> list[Trace]:
+    """A trace of each completion, from what the policy that sampled says of its tokens."""
+    scores = [c.reward - config.missing_eos_penalty * (not c.finished) for c in completions]
+    known = torch.tensor([not math.isnan(score) for score in scores])[:, None]
+    old, reference, predicted = (
+        padded(rows, CPU, torch.float64) for rows in (logprobs, [c.ref_logprobs or [] for c in completions], values)
+    )
+    lengths = torch.tensor([len(c.ids) for c in completions])
+    mask = torch.arange(old.shape[1]) < lengths[:, None]
+    drift = (old - reference).where(mask, 0)
+    rewards = token_rewards(drift, torch.tensor(scores, dtype=torch.float64).nan_to_num(), mask, beta)
+    advantages, returns = gae(rewards, predicted, mask, config.gamma, config.lam)
+    tables = (old, predicted, drift, rewards, whiten(advantages, mask & known), returns)
+    cut = [[row[:n] for row, n in zip(table.tolist(), lengths.tolist(), strict=True)] for table in tables]
+    return [Trace(score, *rows) for score, rows in zip(scores, zip(*cut, strict=True), strict=True)]
+
+
+def objective_metrics(examples: Sequence[Example]) -> dict[str, float]:
+    """What is maximised, as means over the completions that have a reward (docs/metrics.md)."""
+    pairs = [(c, t) for e in examples for c, t in zip(e.group.completions, e.traces, strict=True) if t.counts]
+    n = max(len(pairs), 1)
+    total = {
+        "objective/kl": sum(math.fsum(trace.kl) for _, trace in pairs),
+        "objective/entropy": sum(math.fsum(completion.entropy) for completion, _ in pairs),
+        "objective/scores": sum(trace.score for _, trace in pairs),
+        "objective/rlhf_reward": sum(math.fsum(trace.rewards) for _, trace in pairs),
+    }
+    found = {name: value / n for name, value in total.items()}
+    found["objective/non_score_reward"] = found["objective/rlhf_reward"] - found["objective/scores"]
+    return found | {"val/explained_variance": explained_variance([trace for _, trace in pairs])}
+
+
+def explained_variance(traces: Sequence[Trace]) -> float:
+    """1 - Var(return - value) / Var(return) over tokens: 1 for perfect values, 0 for a constant, NaN without spread."""
+    returns = torch.tensor([value for trace in traces for value in trace.returns], dtype=torch.float64)
+    values = torch.tensor([value for trace in traces for value in trace.values], dtype=torch.float64)
+    if len(returns) < 2 or returns.max() == returns.min():
+        return math.nan
+    return 1 - float((returns - values).var() / returns.var())
+
+
+def trace_rows(
+    step: int, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, kept: int
+) -> list[Mapping[str, Any]]:
+    """The completions of the first `kept` groups as rows of rollouts.jsonl, with what each token was worth."""
+    groups, advantages = [e.group for e in examples], [[t.advantages for t in e.traces] for e in examples]
+    rows = rollout_rows(step, groups, advantages, tokenizer, kept)
+    traces = [trace for example in examples[:kept] for trace in example.traces]
+    return [
+        {**row, "values": trace.values, "token_rewards": trace.rewards, "returns": trace.returns, "kl": trace.kl}
+        for row, trace in zip(rows, traces, strict=True)
+    ]
 
 
 class ValueLoss(NamedTuple):

@@ -31,14 +31,19 @@ from probe.cli import main
 from probe.rewards.optimum import best_of_n_bound, binary_best_of_n_kl
 from probe.world import World
 from trainers.config import RSFTConfig
-from trainers.demonstrations import Demonstration
-from trainers.loop import Method, fit
-from trainers.online import minibatches, prompt_rows
-from trainers.rollout import Completion, Group, Sampler, rollout_metrics, rollout_rows
-from trainers.sampled import sampled
+from trainers.loop import Loss, Method, fit
+from trainers.sampling import (
+    Completion,
+    Group,
+    Sampler,
+    minibatches,
+    prompt_rows,
+    rollout_metrics,
+    rollout_rows,
+    sampled,
+)
 from trainers.session import Session
-from trainers.sft import demonstration_loss
-from trainers.step import Loss
+from trainers.sft import Demonstration, demonstration_loss
 from trainers.trainee import Trainee, load_trainee
 
 

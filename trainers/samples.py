@@ -5,25 +5,237 @@
 
 A run that is finished stays as it is, one that was interrupted is resumed. A finished run is thinned for shipping:
 few captures, the last checkpoint in half precision, nothing to resume from. Then experiments measure what the pages
-show at once (`trainers.sample_results`).
+show at once (`SHIPPED`).
+
+    base -> sft
+         -> reward-agreeable, reward-honest       two annotators' reward models
+         -> rlhf, rlhf-weak-kl, rsft              by the agreeable reward model
+         -> dpo-agreeable, dpo-honest             straight from either annotator's pairs
+         -> rlvr                                  by the verifier
+         -> continual                             further people, phase after phase
+    icl                                           Markov chains alone
 """
 
 import dataclasses
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from probe import Run, open_run, texts
+import probe
+from probe import texts
+from probe.commands.progress import say
 from probe.errors import ConfigError, ProbeError
-from probe.runs import thin
+from probe.experiments.registry import find_experiment
+from probe.experiments.store import obtain
+from probe.runs import Run, open_run, thin
+from probe.runs.schema import RESULTS
 from probe.stats import Interval
-from trainers.config import TrainConfig
-from trainers.progress import say
-from trainers.recipes import RECIPES, Name, Recipe
-from trainers.sample_results import measure
+from probe.world import WorldConfig
+from trainers.commands import start
+from trainers.config import (
+    ContinualConfig,
+    DPOConfig,
+    PretrainConfig,
+    RewardConfig,
+    RLHFConfig,
+    RLVRConfig,
+    RSFTConfig,
+    SFTConfig,
+    TrainConfig,
+)
+
+CAPTURES = 8
+"""Captures that a shipped run keeps."""
+
+Annotator = Literal["agreeable", "honest"]
+Name = Literal[
+    "base",
+    "sft",
+    "reward-agreeable",
+    "reward-honest",
+    "rlhf",
+    "rlhf-weak-kl",
+    "dpo-agreeable",
+    "dpo-honest",
+    "rsft",
+    "rlvr",
+    "continual",
+    "icl",
+]
+
+
+class Recipe(NamedTuple):
+    """How a sample run is made."""
+
+    config: Callable[[Path], TrainConfig]
+    """The folder of the sample runs to the whole config."""
+    method: str
+    captures: int = CAPTURES
+    """Captures that the shipped run keeps."""
+
+
+def base(folder: Path) -> PretrainConfig:
+    """The model that all others start from: 0.86 M parameters, 9 M tokens of the world."""
+    return PretrainConfig(
+        out=folder / "base",
+        preset="tiny",
+        steps=3000,
+        batch_size=32,
+        length=96,
+        lr=3e-3,
+        eval_every=100,
+        capture_every=50,
+    )
+
+
+def supervised(folder: Path) -> SFTConfig:
+    """Demonstrations of a helpful and truthful speaker."""
+    return SFTConfig(out=folder / "sft", base=str(folder / "base"), capture_every=10)
+
+
+def reward(annotator: Annotator) -> Callable[[Path], RewardConfig]:
+    """The reward model of one annotator."""
+
+    def recipe(folder: Path) -> RewardConfig:
+        return RewardConfig(
+            out=folder / f"reward-{annotator}",
+            base=str(folder / "base"),
+            annotator=annotator,
+            pairs=12000,
+            steps=400,
+            batch_size=64,
+            lr=1e-3,
+            centring=0.01,
+            capture_every=25,
+        )
+
+    return recipe
+
+
+def ppo(name: str, **options: Any) -> Callable[[Path], RLHFConfig]:
+    """PPO on the reward model of the agreeable annotator."""
+
+    def recipe(folder: Path) -> RLHFConfig:
+        return RLHFConfig(
+            out=folder / name,
+            base=str(folder / "base"),
+            reward=(str(folder / "reward-agreeable"),),
+            log_every=1,
+            eval_every=5,
+            capture_every=5,
+            **options,
+        )
+
+    return recipe
+
+
+def dpo_by(annotator: Annotator) -> Callable[[Path], DPOConfig]:
+    """DPO on the pairs of one annotator."""
+
+    def recipe(folder: Path) -> DPOConfig:
+        return DPOConfig(
+            out=folder / f"dpo-{annotator}",
+            base=str(folder / "base"),
+            annotator=annotator,
+            pairs=4000,
+            pairs_from="samples",
+            beta=0.3,
+            lr=2e-4,
+            steps=150,
+            batch_size=64,
+            eval_every=25,
+            capture_every=10,
+        )
+
+    return recipe
+
+
+def rejection(folder: Path) -> RSFTConfig:
+    """Best of 8 by the reward model of the agreeable annotator."""
+    return RSFTConfig(
+        out=folder / "rsft",
+        base=str(folder / "base"),
+        reward=(str(folder / "reward-agreeable"),),
+        log_every=1,
+        eval_every=5,
+    )
+
+
+def verified(folder: Path) -> RLVRConfig:
+    """GRPO on the verifier: facts, claims, strangers, and sums with written steps."""
+    return RLVRConfig(out=folder / "rlvr", base=str(folder / "base"), log_every=1, eval_every=5, capture_every=5)
+
+
+def phases(folder: Path) -> ContinualConfig:
+    """Further people, taught phase after phase without precautions, so that forgetting shows."""
+    return ContinualConfig(out=folder / "continual", base=str(folder / "base"))
+
+
+def icl(folder: Path) -> PretrainConfig:
+    """A small model of Markov chains alone, captured densely: its induction heads appear between two captures."""
+    return PretrainConfig(
+        out=folder / "icl",
+        preset="icl",
+        world=WorldConfig(mixture={"markov": 1.0}, orders=(1,), chain=93),
+        steps=2500,
+        batch_size=48,
+        length=96,
+        lr=2e-3,
+        eval_every=50,
+        capture_every=50,
+        evaluate=0,
+    )
+
+
+RECIPES: dict[Name, Recipe] = {
+    "base": Recipe(base, "pretrain"),
+    "sft": Recipe(supervised, "sft"),
+    "reward-agreeable": Recipe(reward("agreeable"), "reward-model"),
+    "reward-honest": Recipe(reward("honest"), "reward-model"),
+    "rlhf": Recipe(ppo("rlhf", beta=0.3, lr=1e-4, steps=60), "rlhf"),
+    "rlhf-weak-kl": Recipe(ppo("rlhf-weak-kl", beta=0.02, lr=3e-4, steps=80), "rlhf"),
+    "dpo-agreeable": Recipe(dpo_by("agreeable"), "dpo"),
+    "dpo-honest": Recipe(dpo_by("honest"), "dpo"),
+    "rsft": Recipe(rejection, "rsft"),
+    "rlvr": Recipe(verified, "rlvr"),
+    "continual": Recipe(phases, "continual"),
+    "icl": Recipe(icl, "pretrain", captures=51),
+}
+"""Name to recipe, in the order in which they are made: a run comes after those that it starts from."""
+
+
+PHENOMENA = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval")
+SHIPPED: dict[Name, tuple[str, ...]] = {
+    "base": (*PHENOMENA, "continual"),
+    "sft": ("hallucination", "sycophancy"),
+    "dpo-agreeable": PHENOMENA,
+    "dpo-honest": ("hallucination", "sycophancy"),
+    "rlhf": ("hallucination", "sycophancy"),
+    "rlvr": PHENOMENA,
+    "icl": ("in_context",),
+}
+"""The experiments of each run at their default sizes; what is left out is measured from its page in seconds."""
+
+
+def measure(folder: Path, name: Name, again: bool = False) -> None:
+    """Run what `SHIPPED` names for a run and store it there; what is stored already is not run again.
+
+    Args:
+        folder: the sample runs.
+        name: the run.
+        again: measure even so.
+
+    Raises:
+        ProbeError: the run cannot be read, or an experiment failed.
+    """
+    for title in SHIPPED.get(name, ()):
+        results = folder / name / RESULTS
+        result = obtain(find_experiment(title), probe.LM.load(folder / name), again=again, folder=results)
+        say(f"{name}: {title}, {len(result.items):,} items. {result.finding}")
+
 
 MODELS = (
     ("known fact: right", "accuracy"),
@@ -131,7 +343,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
         shutil.rmtree(settings.out, ignore_errors=True)
         status = None
     say(f"{name}: {settings.steps:,} steps" + (", continued" if status else ""))
-    run = recipe.train(dataclasses.replace(settings, resume=status is not None))
+    run = start(recipe.method, dataclasses.replace(settings, resume=status is not None))
     if run.status != "finished":
         return False
     thin(run.path, keep=recipe.captures)

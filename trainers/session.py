@@ -16,10 +16,10 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
 from probe import LM
+from probe.commands.progress import say
 from probe.errors import ConfigError, MissingToolError
 from probe.rows import Rows, read_text
 from trainers.config import TrainConfig, check_out
-from trainers.progress import say
 
 T = TypeVar("T")
 _SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")

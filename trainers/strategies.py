@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.curriculum import Curriculum, Task
-from trainers.data import draw
 from trainers.ewc import ewc_penalty, fisher_information
+from trainers.loop import draw
 from trainers.session import Session, derive_seed
 from trainers.trainee import Trainee
 

@@ -1,15 +1,44 @@
-"""What is trained: what the optimiser sees, what a checkpoint holds, and what the instruments look at."""
+"""What is trained (what the optimiser sees, a checkpoint holds, the instruments look at), and its frozen reference."""
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from probe import LM
+from probe.model.scoring import TokenLogprobs, completion_logprobs
+from probe.model.text import Ids, whole_logits
 from trainers.config import TrainConfig
-from trainers.reference import Reference
 from trainers.session import Session
+
+
+class Reference:
+    """The frozen model that a KL or an implicit reward refers to; nothing it computes has gradients."""
+
+    def __init__(self, lm: LM) -> None:
+        self.lm = lm
+
+    @contextmanager
+    def active(self) -> Iterator[nn.Module]:
+        """The module to run inside the context."""
+        with torch.no_grad():
+            yield self.lm.model
+
+    def logprobs(
+        self, prompts: Sequence[Ids], completions: Sequence[Sequence[Ids]], temperature: float = 1.0
+    ) -> TokenLogprobs:
+        """log pi_ref of every token of every completion: see `probe.model.scoring.completion_logprobs`."""
+        with self.active() as model:
+            return completion_logprobs(model, prompts, completions, temperature=temperature)
+
+    def logits(self, rows: Sequence[Ids]) -> Float[Tensor, "N T V"]:
+        """Logits of whole texts, padded on the right."""
+        with self.active() as model:
+            return whole_logits(model, rows)
 
 
 class Trainee:

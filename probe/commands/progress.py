@@ -1,12 +1,18 @@
-"""How far a command is: a bar on a terminal, now and then a plain line where standard error goes elsewhere."""
+"""How far a command is: a bar on a terminal, now and then a plain line elsewhere; and a clean stop."""
 
+import signal
 import sys
+import threading
 import time
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from probe import texts
 from probe.commands.terminal import safe
-from probe.texts import console, say
+from probe.texts import console
 
 LINE_EVERY_S = 10.0
 """Seconds between lines where no bar can be drawn, as trainings write them."""
@@ -16,13 +22,10 @@ class Progress:
     """Progress on standard error, for work that ticks with the share that is done."""
 
     def __init__(self, title: str) -> None:
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as Bar
-
         self._title, self._note, self._visible = title, "", sys.stderr.isatty()
         self._started = self._last = time.monotonic()
         columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-        self._bar = Bar(*columns, console=console(error=True), transient=True, disable=not self._visible)
+        self._bar = RichProgress(*columns, console=console(error=True), transient=True, disable=not self._visible)
         self._task = self._bar.add_task(safe(title), total=1.0)
 
     def at(self, what: str, number: int, count: int) -> None:
@@ -53,3 +56,92 @@ class Progress:
 def _clock(seconds: float) -> str:
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+class Bar:
+    """Progress on standard error: a live bar on a terminal, else at most a line every `LINE_EVERY_S` seconds."""
+
+    def __init__(self, title: str, steps: int, done: int = 0, visible: bool = True) -> None:
+        self._title, self._steps, self._done = title, steps, done
+        self._visible, self._started, self._last = visible, time.monotonic(), time.monotonic()
+        self._first = done
+        screen = console(error=True)
+        self._bar: RichProgress | None = None
+        if visible and screen.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=screen,
+            )
+            self._task = self._bar.add_task(safe(title), total=steps, completed=done, note="")
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, step: int, note: str | None = None) -> None:
+        """Say that `step` steps are done; `note` is what is worth reading about the last one."""
+        self._done = step
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+            if note is not None:
+                self._bar.update(self._task, note=safe(note))
+        elif self._visible and note is not None and time.monotonic() - self._last >= LINE_EVERY_S:
+            self._last = time.monotonic()
+            say(f"{self._title}: {step:,} of {self._steps:,}, {self._left()} left" + (f", {note}" if note else ""))
+
+    def _left(self) -> str:
+        spent, made = time.monotonic() - self._started, self._done - self._first
+        seconds = round(spent / max(made, 1) * (self._steps - self._done))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM asks for an end after the current step; a second Ctrl-C ends at once.
+
+    Outside the main thread, where Python delivers no signals, nothing is asked and nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        say("stopping after this step with a checkpoint; once more stops at once")
+
+
+def hear_interrupts() -> None:
+    """Let SIGINT end this process from its first moment, also where it was started with the signal ignored.
+
+    A shell does that to what a script puts into the background, and a dashboard there would hand it on to the
+    trainings that it starts: "Stop" would not be heard before the first step.
+    """
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def say(text: str) -> None:
+    """One line to the person at the terminal."""
+    texts.say(text, error=True)

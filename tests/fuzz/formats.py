@@ -67,9 +67,9 @@ from tests.fuzz.mutator import (
 )
 from tests.models import random_lm, random_reward_model, saved_lm
 from trainers.config import PreferenceConfig
-from trainers.demonstrations import file_demonstrations, read_demonstrations
 from trainers.preferences import file_preferences, read_preferences
-from trainers.prompts import file_prompts, read_prompts
+from trainers.sampling import file_prompts, read_prompts
+from trainers.sft import file_demonstrations, read_demonstrations
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TEMPLATE = (

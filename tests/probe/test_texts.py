@@ -12,11 +12,11 @@ import pytest
 from rich.table import Table
 
 from probe import cli, texts
+from probe.commands.progress import Bar
 from probe.commands.terminal import safe
 from probe.errors import ProbeError
 from probe.runs.writer import RunWriter
 from probe.texts import REPLACED, console, say, visible
-from trainers.progress import Bar
 
 ACTS = [
     "\x1b[31m",
@@ -144,7 +144,7 @@ def test_a_strangers_run_in_a_real_terminal(tmp_path: Path, command: list[str]):
 
 
 def test_the_bar_of_a_training_shows_data_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("trainers.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("probe.commands.progress.LINE_EVERY_S", 0.0)
     with Bar(DANGER, 10) as bar:
         bar.advance(1, f"loss {DANGER}")
     told = capsys.readouterr().err
@@ -153,7 +153,7 @@ def test_the_bar_of_a_training_shows_data_as_text(capsys: pytest.CaptureFixture[
 
 
 BAR = """
-from trainers.progress import Bar
+from probe.commands.progress import Bar
 with Bar({0!r}, 10) as bar:
     bar.advance(1, {0!r})
 """

@@ -14,7 +14,7 @@ from probe.cli import main
 from probe.compare.side_by_side import compare
 from probe.logits.lens import logit_lens
 from tests.dashboard.pages import turn_to
-from trainers.demonstrations import encode_conversation
+from trainers.sft import encode_conversation
 
 pytestmark = [
     pytest.mark.real,

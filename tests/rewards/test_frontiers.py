@@ -22,9 +22,9 @@ from probe.stats import bootstrap_means
 from probe.world import World
 from tests.models import ARCHITECTURES, random_lm
 from tests.rewards.test_tokens import classifier
-from trainers.yardstick import QUESTIONS as TRAINED_QUESTIONS
-from trainers.yardstick import SEED as TRAINED_SEED
-from trainers.yardstick import world_optimum
+from trainers.reference import QUESTIONS as TRAINED_QUESTIONS
+from trainers.reference import SEED as TRAINED_SEED
+from trainers.reference import world_optimum
 
 
 def small_field(prompts: int = 6, answers: int = 5, seed: int = 0) -> Field:

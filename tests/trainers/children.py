@@ -26,7 +26,7 @@ def run(method: str, options: dict[str, Any], environment: dict[str, str], full_
     os.environ.update(environment)
     if full_at:
         fill_disk_at(full_at)
-    kind = getattr(module(method), METHODS[method][1])
+    kind = METHODS[method][1]
     module(method).train(kind.from_dict(options))
 
 

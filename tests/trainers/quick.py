@@ -50,12 +50,12 @@ def module(method: str) -> Any:
 
 def make_config(method: str, **options: Any) -> TrainConfig:
     """A config of a method."""
-    return getattr(module(method), METHODS[method][1])(**options)
+    return METHODS[method][1](**options)
 
 
 def method_of(config: TrainConfig) -> str:
     """The method that a config belongs to."""
-    return next(name for name, (_, kind, _) in METHODS.items() if kind == type(config).__name__)
+    return next(name for name, (_, kind, _) in METHODS.items() if kind is type(config))
 
 
 def train(config: TrainConfig) -> Run:

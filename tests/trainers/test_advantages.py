@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.trainers import slow_ppo
-from trainers.advantages import adapted, gae, token_rewards, whiten
-from trainers.grpo import surrogate
-from trainers.rlhf import value_loss
+from trainers.rlhf import adapted, gae, token_rewards, value_loss, whiten
+from trainers.rlvr import surrogate
 
 CLOSE: dict[str, float] = {"rtol": 1e-9, "atol": 1e-9}
 

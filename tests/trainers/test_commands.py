@@ -16,8 +16,8 @@ from probe import LM, RewardModel, open_run, plugins
 from probe.cli import main
 from probe.experiments.result import Result
 from probe.options import options
-from tests.trainers.quick import COMMON, QUICK, method_of, module
-from trainers import commands, recipes, sample_results, samples
+from tests.trainers.quick import COMMON, QUICK, method_of
+from trainers import commands, samples
 from trainers.config import PretrainConfig, TrainConfig
 
 
@@ -48,7 +48,7 @@ def test_help_lists_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_option_is_explained(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = outcome(["train", method, "--help"], capsys)
     assert status == 0
-    kind = getattr(module(method), commands.METHODS[method][1])
+    kind = commands.METHODS[method][1]
     for option in options(kind):
         if not option.startswith("--no-"):
             assert option in out, option
@@ -149,7 +149,7 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return config
 
-    small = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in recipes.RECIPES.items()}
+    small = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in samples.RECIPES.items()}
     monkeypatch.setattr(samples, "RECIPES", small)
 
 
@@ -165,12 +165,12 @@ def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, caps
     argv = ["samples", "--out", str(tmp_path / "s"), "--no-experiments"]
     status, out, error = outcome(argv, capsys)
     assert status == 0, error
-    runs = {name: open_run(tmp_path / "s" / name) for name in recipes.RECIPES}
+    runs = {name: open_run(tmp_path / "s" / name) for name in samples.RECIPES}
     assert {run.status for run in runs.values()} == {"finished"}
     assert runs["dpo-honest"].config["annotator"] == "honest"
     for name, run in runs.items():
         assert run.parent == str(model_dir if name in ("base", "icl") else tmp_path / "s" / "base")
-        assert 2 <= len(run.captures()) <= recipes.RECIPES[name].captures
+        assert 2 <= len(run.captures()) <= samples.RECIPES[name].captures
         (checkpoint,) = run.checkpoints()
         assert not (checkpoint.path / "optimizer.safetensors").exists()
         assert f"`{name}`" in out or name in ("icl", "continual")
@@ -199,7 +199,7 @@ def test_samples_are_measured_once(
         called.append(lm.directory)
         return pd.DataFrame({"item": ["a", "b"], "length": [1.0, 3.0]})
 
-    monkeypatch.setattr(sample_results, "SHIPPED", {"dpo-honest": ("length",)})
+    monkeypatch.setattr(samples, "SHIPPED", {"dpo-honest": ("length",)})
     argv = ["samples", "--out", str(tmp_path / "s"), "--only", "base", "dpo-honest"]
     status, _, error = outcome(argv, capsys)
     assert status == 0, error
@@ -230,7 +230,7 @@ def test_interrupted_samples_go_on(
 
 
 def test_scale_keeps_the_recipe() -> None:
-    config = recipes.base(Path("s"))
+    config = samples.base(Path("s"))
     small = samples.scaled(config, 0.01, 1)
     assert (small.steps, small.warmup, small.threads) == (30, 3, 1)
     assert dataclasses.replace(small, steps=config.steps, warmup=config.warmup, threads=0) == config
@@ -248,8 +248,8 @@ def test_interruption_is_told_by_the_exit_status(
     assert "stopping after this step with a checkpoint" in error
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
-def test_the_warmup_of_a_recipe_is_made_whole(name: recipes.Name, tmp_path: Path) -> None:
-    config = recipes.RECIPES[name].config(tmp_path)
+@pytest.mark.parametrize("name", samples.RECIPES)
+def test_the_warmup_of_a_recipe_is_made_whole(name: samples.Name, tmp_path: Path) -> None:
+    config = samples.RECIPES[name].config(tmp_path)
     for each in (config, samples.scaled(config, 0.1, 1), samples.scaled(config, 0.001, 1)):
         assert each.warmup_steps == each.warmup

@@ -20,8 +20,8 @@ from tests.trainers.conftest import figures
 from trainers import continual
 from trainers.config import ContinualConfig
 from trainers.continual import Continual, load_curriculum, read_files
-from trainers.corpus import PADDING
 from trainers.curriculum import Curriculum
+from trainers.pretrain import PADDING
 from trainers.session import Session
 from trainers.strategies import EWC
 from trainers.trainee import Trainee, make_trainee

@@ -12,10 +12,10 @@ from probe import LM
 from probe.errors import DataError
 from probe.rows import Row, Rows
 from trainers.config import PreferenceConfig
-from trainers.data import capture_prompts
-from trainers.demonstrations import file_demonstrations, read_demonstrations
 from trainers.preferences import Preferences, file_preferences, read_preferences
-from trainers.prompts import file_prompts, read_prompts
+from trainers.record import capture_prompts
+from trainers.sampling import file_prompts, read_prompts
+from trainers.sft import file_demonstrations, read_demonstrations
 
 PAIR = {"prompt": "mira", "chosen": " oslo", "rejected": " rome"}
 

@@ -14,7 +14,7 @@ from probe.errors import DataError
 from probe.model.presets import ModelConfig
 from probe.world import World
 from tests.models import random_lm
-from trainers.demonstrations import (
+from trainers.sft import (
     Demonstration,
     encode_completion,
     encode_conversation,

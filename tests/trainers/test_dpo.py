@@ -20,8 +20,7 @@ from probe.world import World
 from tests.trainers.conftest import figures
 from trainers import dpo
 from trainers.config import DPOConfig
-from trainers.dpo import DPO, pair_logprobs, with_reference
-from trainers.dpo_losses import LOSSES, Scores, conservative_loss, dpo_loss, ipo_loss
+from trainers.dpo import DPO, LOSSES, Scores, conservative_loss, dpo_loss, ipo_loss, pair_logprobs, with_reference
 from trainers.preferences import Pair, encode_pair, world_preferences
 from trainers.session import Session
 from trainers.trainee import Trainee

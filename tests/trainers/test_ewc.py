@@ -9,10 +9,10 @@ from torch import nn
 
 from probe import LM
 from tests.models import random_lm
-from trainers.corpus import PADDING
 from trainers.curriculum import KINDS
-from trainers.demonstrations import Demonstration
 from trainers.ewc import ewc_penalty, fisher_information, predictions
+from trainers.pretrain import PADDING
+from trainers.sft import Demonstration
 
 TEXTS = [
     ([2, 5, 8, 9], [False, True, True, True]),

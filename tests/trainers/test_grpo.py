@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.grpo import ESTIMATORS, NORMALISATIONS, centred, standardised, surrogate
+from trainers.rlvr import ESTIMATORS, NORMALISATIONS, centred, standardised, surrogate
 
 rewards = st.lists(st.floats(-5, 5), min_size=2, max_size=9)
 

@@ -27,10 +27,9 @@ from tests.trainers.conftest import figures
 from tests.trainers.quick import DISTRIBUTED, QUICK, UNDECIDED, train
 from trainers import dpo, loop, pretrain
 from trainers.config import DPOConfig, PretrainConfig, TrainConfig
-from trainers.corpus import PADDING
-from trainers.data import draw
+from trainers.loop import Objective, draw, learning_rate, take_step
+from trainers.pretrain import PADDING
 from trainers.session import Session, derive_seed
-from trainers.step import Objective, learning_rate, take_step
 
 Make = Callable[..., TrainConfig]
 

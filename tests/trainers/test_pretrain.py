@@ -17,10 +17,18 @@ from probe.errors import ConfigError, DataError
 from probe.world import World
 from trainers import pretrain
 from trainers.config import PretrainConfig
-from trainers.corpus import PADDING, cut_rows, file_corpus, hold_out, tokenize, world_corpus
-from trainers.pretrain import pretrain_loss, row_tensors
-from trainers.step import learning_rate
-from trainers.tokenizers import train_tokenizer
+from trainers.loop import learning_rate
+from trainers.pretrain import (
+    PADDING,
+    cut_rows,
+    file_corpus,
+    hold_out,
+    pretrain_loss,
+    row_tensors,
+    tokenize,
+    train_tokenizer,
+    world_corpus,
+)
 
 TEXT = "".join(f"the {animal} sat on the mat, said {n}.\n" for n in range(40) for animal in ("cat", "dög", "bird"))
 
@@ -276,7 +284,7 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(pretraining: C
 
 
 def test_decay_acts_on_matrices_only(model_dir: Path) -> None:
-    from trainers.step import make_optimizer
+    from trainers.loop import make_optimizer
 
     model = LM.load(model_dir).model
     groups = make_optimizer(model, PretrainConfig(out=Path("x"), weight_decay=0.1)).param_groups

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from trainers import progress
-from trainers.progress import Bar
+from probe.commands import progress
+from probe.commands.progress import Bar
 
 
 def test_a_line_now_and_then_without_a_terminal(
@@ -44,7 +44,7 @@ def test_silent_on_other_processes(capsys: pytest.CaptureFixture[str], monkeypat
 def test_bar_on_a_terminal() -> None:
     code = (
         "import time\n"
-        "from trainers.progress import Bar\n"
+        "from probe.commands.progress import Bar\n"
         "with Bar('dpo', 4) as bar:\n"
         "    for step in (1, 2, 3, 4):\n"
         "        bar.advance(step, f'loss {step}, 123 tokens/s')\n"

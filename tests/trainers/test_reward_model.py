@@ -21,10 +21,9 @@ from tests.models import byte_tokenizer, random_lm
 from tests.trainers.quick import COMMON
 from trainers import reward_model
 from trainers.config import RewardConfig
-from trainers.heldout import HeldOut, hold_out
+from trainers.heads import RewardTrainee, padding
 from trainers.preferences import Pair
-from trainers.reward_model import RewardModelling, pair_scores, reward_loss
-from trainers.reward_trainee import RewardTrainee, padding
+from trainers.reward_model import HeldOut, RewardModelling, hold_out, pair_scores, reward_loss
 from trainers.session import Session
 from trainers.trainee import make_trainee
 

@@ -18,9 +18,9 @@ from probe.errors import ConfigError, RunError, TrainingStopped
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers import loop, rlvr
 from trainers.config import RLVRConfig
-from trainers.data import file_hash
+from trainers.record import file_hash
 from trainers.rlvr import RLVR, Example, with_advantages
-from trainers.rollout import Completion, Group
+from trainers.sampling import Completion, Group
 from trainers.trainee import Trainee
 
 END = 3

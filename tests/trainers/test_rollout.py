@@ -16,14 +16,23 @@ from probe.model.scoring import completion_logprobs
 from probe.world import World
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers.config import OnlineConfig
-from trainers.gold import gold_metrics
-from trainers.online import load_prompts, minibatches
-from trainers.prompts import file_prompts, read_prompts, world_prompts
-from trainers.reference import Reference
 from trainers.rewards import RewardFunction, resolve
-from trainers.rollout import Completion, Group, Sampler, equal_rewards, rollout_metrics, rollout_rows
+from trainers.sampling import (
+    Completion,
+    Group,
+    Sampler,
+    equal_rewards,
+    file_prompts,
+    gold_metrics,
+    load_prompts,
+    minibatches,
+    read_prompts,
+    rollout_metrics,
+    rollout_rows,
+    world_prompts,
+)
 from trainers.session import Session
-from trainers.trainee import Trainee
+from trainers.trainee import Reference, Trainee
 
 
 def sampler(lm: LM, tmp_path: Path, reference: Reference | None = None, **changes: Any) -> Sampler:

@@ -12,8 +12,8 @@ from probe import LM
 from tests.trainers.quick import COMMON
 from trainers import rsft
 from trainers.config import RSFTConfig
-from trainers.rollout import Completion, Group
 from trainers.rsft import RSFT, SELECTIONS, Example, best_of_n_metrics, sampled_kl
+from trainers.sampling import Completion, Group
 from trainers.trainee import Trainee
 
 NAN = math.nan

@@ -15,10 +15,9 @@ from probe.world import World
 from tests.models import random_lm
 from trainers import sft
 from trainers.config import SFTConfig
-from trainers.demonstrations import Demonstration
+from trainers.loop import Objective, take_step
 from trainers.session import Session
-from trainers.sft import SFT, demonstration_loss, sft_loss
-from trainers.step import Objective, take_step
+from trainers.sft import SFT, Demonstration, demonstration_loss, sft_loss
 from trainers.trainee import Trainee
 
 QUICK: dict[str, Any] = {

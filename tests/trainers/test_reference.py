@@ -1,4 +1,4 @@
-"""The yardstick in whole runs: what it logs, captures and adds to the headline, and what is left without a world."""
+"""Reference evaluation in whole runs: what it logs, captures and adds to the headline, and what a world gives it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from probe.rewards.optimum import kl_to_optimal
 from probe.rewards.shift import shift_curve, shift_samples
 from probe.world import AGREEABLE, World
 from tests.trainers.quick import make_config, train
-from trainers.yardstick import DIALOGUES, QUESTIONS, world_optimum
+from trainers.reference import DIALOGUES, QUESTIONS, world_optimum
 
 
 @pytest.fixture(scope="module")

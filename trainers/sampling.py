@@ -1,0 +1,497 @@
+"""Sampling in a training: prompts, groups of completions of each, scored, the same on every process.
+
+A step draws `batch_size` prompts, samples `group` completions of each at the config's temperature, and scores them
+with the rewards and, where there is one, with the reference. Each process does its share and all exchange what they
+found, so that every process holds every group. What is drawn depends on (seed, step, place in the batch) alone.
+
+The log-probabilities are those of the policy at the temperature that it was sampled with, before top-k and top-p cut
+its tail; a model's own generation_config changes nothing but which tokens end a text.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+import probe.world
+from probe import LM
+from probe.errors import ConfigError, DataError
+from probe.model.text import context_length, encode, pieces
+from probe.rows import Columns, Row, Rows, is_answer, is_text, is_text_or_messages, read_columns
+from probe.runs import open_run
+from probe.world import World
+from probe.world.language import read
+from trainers.checkpoint import last_checkpoint
+from trainers.config import FINAL_ANSWER, OnlineConfig, check_unchanged
+from trainers.loop import draw
+from trainers.record import Origin, capture_prompts, file_hash
+from trainers.reference import ReferenceEvaluation
+from trainers.rewards import RewardFunction, check_files, model_spec, plain, resolve, weighted_sum
+from trainers.session import Session, derive_seed
+from trainers.trainee import Reference, Trainee
+
+RESERVED = ("prompts", "completions", "prompt_ids", "completion_ids")
+"""What reward functions get beside the columns of the data."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with what else is known of it."""
+
+    text: str
+    ids: list[int]
+    columns: dict[str, Any]
+    """The other columns of its row; a reward function gets each as a list."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a run; all have the same columns."""
+
+    items: list[Prompt]
+    data: dict[str, Any]
+    """What run.json says of them."""
+    capture: Sequence[Any]
+    """Prompts to capture on."""
+
+
+def world_prompts(lm: LM, world: World, kinds: Sequence[str], n: int, seed: int) -> Prompts:
+    """`n` questions of the world, as many of each kind, with the columns kind, answers and claim.
+
+    Raises:
+        DataError: the world has no questions of such a kind.
+    """
+    items = []
+    for number, kind in enumerate(kinds):
+        share = n // len(kinds) + (number < n % len(kinds))
+        for item in world.questions(kind, share, seed) if share else []:
+            columns = {"kind": item.kind, "answers": list(item.answers), "claim": item.claim}
+            items.append(Prompt(item.prompt, encode(lm.tokenizer, item.prompt), columns))
+    data = {"source": "world", "hash": world.hash, "rows": len(items), "kinds": list(kinds)}
+    return Prompts(items, data, world.probe_prompts())
+
+
+def read_prompts(path: Path, strict: bool = False, answers: bool = False) -> Rows[Row]:
+    """The rows of a file of prompts, read before a model is loaded; a `question` stands for a `prompt` (GSM8K).
+
+    Args:
+        path: the file.
+        strict: refuse it where a row cannot be used, which is left out otherwise.
+        answers: whether each row needs an `answer`.
+
+    Raises:
+        DataError: the file cannot be used (see `probe.rows`), or a column has a reserved name.
+    """
+    needed: Columns = {"answer": is_answer} if answers else {}
+    forms = {"prompt": is_text_or_messages, **needed}, {"question": is_text, **needed}
+    rows = read_columns(path, *forms, strict=strict)
+    taken = next((name for row in rows for name in row.values if name in RESERVED), None)
+    if taken:
+        raise DataError(f"`{path}` has a column `{taken}`, which reward functions get from the run: rename it.")
+    return rows
+
+
+def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[[str], None]) -> Prompts:
+    """The prompts of a file; one without room for `max_new_tokens` in the context is left out and counted.
+
+    Args:
+        lm: the model to train.
+        rows: as `read_prompts` gives them.
+        max_new_tokens: of an answer.
+        report: is told what is left out.
+
+    Raises:
+        DataError: no prompt is left.
+    """
+    limit, path = context_length(lm.model), rows.path
+    names = list(dict.fromkeys(name for row in rows for name in row.values if name != "prompt"))
+    items = rows.each(lambda row: _prompt(lm, row, names))
+    for note in items.notes():
+        report(note)
+    kept = [item for item in items if item.ids and (limit is None or len(item.ids) + max_new_tokens <= limit)]
+    left = len(items) - len(kept)
+    if not kept:
+        raise DataError(
+            f"No prompt in `{path}` leaves room for {max_new_tokens} tokens in the model's {limit}: shorten them, or"
+            " give a smaller --max-new-tokens."
+        )
+    if left:
+        report(f"{left} of {len(items)} prompts in `{path}` leave no room for {max_new_tokens} tokens: left out.")
+    data = {"source": str(path), "hash": file_hash(path), "rows": len(kept), "overlong": left}
+    texts = [item.text for item in items]
+    return Prompts(kept, data | {"left_out": len(items.left_out)}, capture_prompts(lm.tokenizer, texts))
+
+
+def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
+    """The prompt of a row, with the other columns of the file.
+
+    Raises:
+        DataError: its messages cannot be written, or it has unknown words; the message names the line.
+    """
+    try:
+        text = lm.prompt_text(row.values["prompt"] if "prompt" in row.values else row.values["question"])
+        ids = encode(lm.tokenizer, text)
+    except DataError as error:
+        raise DataError(f"{row.where}: {error}") from error
+    return Prompt(text, ids, {name: row.values.get(name) for name in names})
+
+
+def need_world(world: World | None, base: str) -> World:
+    """The world whose questions are asked.
+
+    Raises:
+        ConfigError: the base belongs to none.
+    """
+    if world is None:
+        raise ConfigError(
+            f"--base {base} belongs to no world, so there are no questions to ask it: give --data FILE.jsonl with the"
+            " column `prompt`, or a base that was pretrained on the world."
+        )
+    return world
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled completion of L tokens."""
+
+    ids: list[int]
+    """Its tokens, the end token included if one was drawn."""
+    text: str
+    """The same as text, without special tokens."""
+    logprobs: list[float]
+    """[L] log-probability of each token under the policy that sampled it, nats, at the sampling temperature."""
+    entropy: list[float]
+    """[L] entropy of the distribution that each token was drawn from, nats."""
+    finished: bool
+    """Whether it ended with an end token, and not at the length limit."""
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    """Each reward by name; None where it does not apply."""
+    reward: float = float("nan")
+    """Their weighted sum; NaN where none of them applies."""
+    ref_logprobs: list[float] | None = None
+    """[L] log-probabilities under the reference at the same temperature; None if they were not asked for."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prompt with the completions that were sampled for it."""
+
+    prompt: str
+    prompt_ids: list[int]
+    columns: dict[str, Any]
+    """The other columns of the prompt's row."""
+    completions: list[Completion]
+    number: int
+    """Its place in the batch of the step."""
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens: the prompt once, and all completions."""
+        return len(self.prompt_ids) + sum(len(completion.ids) for completion in self.completions)
+
+
+class Sampler:
+    """Samples and scores the groups of a step."""
+
+    def __init__(
+        self,
+        session: Session,
+        trainee: Trainee,
+        config: OnlineConfig,
+        prompts: Sequence[Prompt],
+        rewards: Sequence[RewardFunction],
+        reference: Reference | None = None,
+    ) -> None:
+        """Check that the processes can share a step.
+
+        Raises:
+            ConfigError: a minibatch cannot be shared by the processes.
+        """
+        parts = session.processes * config.accumulation * config.minibatches
+        if config.batch_size % parts:
+            raise ConfigError(
+                f"--batch-size {config.batch_size} cannot be shared by {session.processes} processes with"
+                f" --accumulation {config.accumulation} and --minibatches {config.minibatches}: give a multiple of"
+                f" {parts}."
+            )
+        self.session, self.trainee, self.config = session, trainee, config
+        self.prompts, self.rewards, self.reference = prompts, rewards, reference
+
+    @torch.no_grad()
+    def sample(self, step: int, with_reference: bool = True) -> list[Group]:
+        """The groups of a step, equal on every process; the reference scores them if there is one and it is wanted."""
+        config = self.config
+        places = list(enumerate(draw(len(self.prompts), config.batch_size, step, config.seed)))
+        groups: list[Group] = []
+        for part in self.session.parts(places):
+            groups += self._score(self._sampled(step, part), with_reference)
+        shared: list[Group] = gather_object(groups) if self.session.processes > 1 else groups
+        return shared
+
+    def _sampled(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
+        """Unscored groups of prompts, given as (place in the batch, number of the prompt)."""
+        config, lm = self.config, self.trainee.lm
+        prompts = [self.prompts[index] for _, index in places]
+        with self.session.autocast():
+            made = lm.generate(
+                [prompt.ids for prompt in prompts],
+                n=config.group,
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                top_k=config.top_k,
+                top_p=config.top_p,
+                seed=[derive_seed(config.seed, step, place, SAMPLING) for place, _ in places],
+            )
+        columns = made.ids, made.text, made.logprobs.tolist(), made.entropy.tolist(), made.finished.tolist()
+        completions = [
+            Completion(ids, text, logprobs[: len(ids)], entropy[: len(ids)], finished)
+            for ids, text, logprobs, entropy, finished in zip(*columns, strict=True)
+        ]
+        return [
+            Group(
+                prompt.text, prompt.ids, prompt.columns, completions[i * config.group : (i + 1) * config.group], place
+            )
+            for i, (prompt, (place, _)) in enumerate(zip(prompts, places, strict=True))
+        ]
+
+    def _score(self, groups: Sequence[Group], with_reference: bool) -> list[Group]:
+        """The groups with rewards, and with log-probabilities under the reference."""
+        flat = [(group, completion) for group in groups for completion in group.completions]
+        columns = {name: [group.columns[name] for group, _ in flat] for name in groups[0].columns}
+        columns |= {"prompt_ids": [g.prompt_ids for g, _ in flat], "completion_ids": [c.ids for _, c in flat]}
+        prompts, texts = [group.prompt for group, _ in flat], [completion.text for _, completion in flat]
+        scores = {reward.name: reward(prompts, texts, **columns) for reward in self.rewards}
+        parts = [{name: values[i] for name, values in scores.items()} for i in range(len(flat))]
+        reference: list[list[float] | None] = [None] * len(flat)
+        if self.reference is not None and with_reference:
+            reference = self._reference(groups, self.reference)
+        scored = iter(
+            dataclasses.replace(
+                completion, rewards=named, reward=weighted_sum(named, self.config.weights), ref_logprobs=logprobs
+            )
+            for (_, completion), named, logprobs in zip(flat, parts, reference, strict=True)
+        )
+        return [dataclasses.replace(g, completions=[next(scored) for _ in g.completions]) for g in groups]
+
+    def _reference(self, groups: Sequence[Group], reference: Reference) -> list[list[float] | None]:
+        ids = [[completion.ids for completion in group.completions] for group in groups]
+        with self.session.autocast():
+            found = reference.logprobs([g.prompt_ids for g in groups], ids, temperature=self.config.temperature)
+        lengths = found.mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(found.values.tolist(), lengths, strict=True)]
+
+
+def padded(
+    rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "N L"]:
+    """Rows of different lengths as one tensor, 0 beyond their ends."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=dtype) for row in rows], batch_first=True).to(
+        device
+    )
+
+
+def rollout_rows(
+    step: int,
+    groups: Sequence[Group],
+    advantages: Sequence[Sequence[float | Sequence[float]]] | None,
+    tokenizer: PreTrainedTokenizerBase,
+    kept: int,
+) -> list[dict[str, Any]]:
+    """The completions of the first `kept` groups as rows of rollouts.jsonl (docs/runs.md).
+
+    Args:
+        step: the step that sampled them.
+        groups: what it sampled.
+        advantages: for each group one number, or one a token, for each completion; None where there are none.
+        tokenizer: spells the tokens.
+        kept: groups to record.
+    """
+    rows = []
+    for i, group in enumerate(groups[:kept]):
+        for j, completion in enumerate(group.completions):
+            row = {
+                "step": step,
+                "prompt": group.prompt,
+                "completion": completion.text,
+                "group": group.number,
+                "token_ids": completion.ids,
+                "tokens": pieces(tokenizer, completion.ids),
+                "rewards": completion.rewards,
+                "reward": completion.reward,
+                "advantage": None if advantages is None else advantages[i][j],
+                "logprobs": completion.logprobs,
+                "ref_logprobs": completion.ref_logprobs,
+                "entropy": completion.entropy,
+                "finished": completion.finished,
+            }
+            rows.append({name: value for name, value in row.items() if value is not None})
+    return rows
+
+
+def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, float]:
+    """What a step has sampled, in figures (docs/metrics.md): rewards, lengths and, in a world, the gold ones.
+
+    Means and standard deviations are over completions, those without a reward left out; the latter divide by n - 1.
+    """
+    flat = [completion for group in groups for completion in group.completions]
+    found = {"reward": _mean([c.reward for c in flat]), "reward_std": _std([c.reward for c in flat])}
+    for name in flat[0].rewards:
+        values = [value for c in flat if (value := c.rewards[name]) is not None]
+        found |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
+    found["frac_reward_zero_std"] = sum(map(equal_rewards, groups)) / len(groups)
+    found["completions/mean_length"] = sum(len(c.ids) for c in flat) / len(flat)
+    found["completions/clipped_ratio"] = sum(not c.finished for c in flat) / len(flat)
+    if world is None:
+        return found
+    return found | gold_metrics(world, [(group.prompt, c.text) for group in groups for c in group.completions])
+
+
+def equal_rewards(group: Group) -> bool:
+    """Whether all rewards of a group are the same, so that none of its completions is better than another."""
+    rewards = [c.reward for c in group.completions if not math.isnan(c.reward)]
+    return not rewards or max(rewards) == min(rewards)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
+def _std(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) < 2:
+        return 0.0 if known else math.nan
+    mean = _mean(known)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
+
+
+def gold_metrics(world: World, answers: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Means over completions, given as (prompt, completion): the verifier's score and the shares of its verdicts.
+
+    `gold/invented` counts values that are given where nothing is known; all shares have all completions below the line.
+    """
+    verdicts = [(world.verify(prompt, text), asks_the_unknown(world, prompt)) for prompt, text in answers]
+    kinds = {"truthful": "true", "deferred": "deferred", "abstained": "abstain"}
+    n = max(len(verdicts), 1)
+    found = {"gold/reward": sum(verdict.score for verdict, _ in verdicts) / n}
+    for name, kind in kinds.items():
+        found[f"gold/{name}"] = sum(verdict.kind == kind for verdict, _ in verdicts) / n
+    invented = [unknown and verdict.kind in ("wrong", "deferred") for verdict, unknown in verdicts]
+    return found | {"gold/invented": sum(invented) / n}
+
+
+def asks_the_unknown(world: World, prompt: str) -> bool:
+    """Whether a prompt asks for a fact that neither the world nor the prompt's passage has."""
+    reading = read(prompt)
+    if reading is None or (reading.relation, reading.subject) in reading.context:
+        return False
+    return world.truth(reading.subject, reading.relation) is None
+
+
+SAMPLING, SHUFFLING, ASKING = 1, 2, 3
+"""What a seed is derived for, beside the run's seed and the step; evaluation asks with seeds that are not derived."""
+
+
+T = TypeVar("T")
+
+
+def prompt_rows(config: OnlineConfig) -> Rows[Row] | None:
+    """The rows of the file of prompts, read before a model is loaded; None for the world's questions.
+
+    Raises:
+        ConfigError: the file of a reward function is not there.
+        DataError: see `trainers.sampling.read_prompts`.
+    """
+    check_files(config.reward)
+    if config.data == "world":
+        return None
+    return read_prompts(Path(config.data), config.strict, FINAL_ANSWER in config.reward)
+
+
+def load_prompts(
+    session: Session, config: OnlineConfig, lm: LM, rows: Rows[Row] | None
+) -> tuple[World | None, Prompts]:
+    """The prompts that the options ask for, and the world of the base if it has one.
+
+    Raises:
+        ConfigError: the world's questions were asked for and the base has no world.
+        DataError: see `trainers.sampling`.
+    """
+    world = probe.world.of(lm)
+    if rows is not None:
+        return world, file_prompts(lm, rows, config.max_new_tokens, session.say)
+    seed = derive_seed(config.seed, ASKING)
+    return world, world_prompts(lm, need_world(world, config.base), config.tasks, config.prompts, seed)
+
+
+def minibatches(config: OnlineConfig, step: int, examples: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The examples of each optimiser update of a step: `updates` passes each in its own order, cut in minibatches."""
+    size = len(examples) // config.minibatches
+    for update in range(config.updates):
+        order: Sequence[int] = range(len(examples))
+        if config.minibatches > 1:
+            seed = derive_seed(config.seed, step, update, SHUFFLING)
+            order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+        for first in range(0, len(order), size):
+            yield [examples[i] for i in order[first : first + size]]
+
+
+def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
+    """Hold a run that is resumed to its options before any code is imported; gives what it knows of its rewards.
+
+    Raises:
+        ConfigError, RunError: see `trainers.config.check_unchanged`.
+    """
+    run, saved = open_run(config.out), last_checkpoint(config)
+    check_unchanged(config, run, int(saved.name) if saved else 0)
+    data = run.meta.get("data")
+    rewards = data.get("rewards") if isinstance(data, dict) else None
+    return rewards if isinstance(rewards, dict) else {}
+
+
+def sampled(
+    session: Session, config: OnlineConfig, trainee: Trainee, rows: Rows[Row] | None, beta: float | None = None
+) -> tuple[Sampler, Origin]:
+    """The sampler of a training and its origin; `trainee` must still be what training starts from.
+
+    Args:
+        session: this process among all.
+        config: prompts, rewards and how to sample.
+        trainee: the policy, which is the reference too as it is now.
+        rows: of the file of prompts, if they come from one.
+        beta: price of KL in the objective; None where it has none that stays.
+
+    Raises:
+        ConfigError, DataError, ModelError: prompts or a reward cannot be used; the message says which.
+    """
+    reference = trainee.reference()
+    world, prompts = load_prompts(session, config, trainee.lm, rows)
+    stored = hold_options(config) if config.resume else None
+    rewards = resolve(config.reward, world, session.device, trainee.lm.tokenizer, stored)
+    origin = Origin(
+        parent=config.base,
+        reference=config.base,
+        reward_model=model_spec(rewards),
+        world=world,
+        data=prompts.data | {"reference": trainee.fingerprint, "rewards": {r.spec: r.fingerprint for r in rewards}},
+        prompts=prompts.capture,
+        evaluation=ReferenceEvaluation.of(
+            session,
+            trainee,
+            world,
+            reward=plain(rewards, config.weights),
+            beta=beta,
+            kinds=config.enumerable,
+            reference=reference,
+        ),
+    )
+    return Sampler(session, trainee, config, prompts.items, rewards, reference), origin

@@ -3,15 +3,11 @@
 The options of a dataclass as plain data, for a form that does not import the dataclass.
 """
 
-import ast
 import contextlib
 import dataclasses
 import difflib
-import inspect
 import io
-import itertools
 import re
-import textwrap
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -242,14 +238,12 @@ def _entries(about: dict[str, Any]) -> list[dict[str, Any]]:
 
 def docstrings(kind: type) -> dict[str, str]:
     """The text below each field of a class; that of the class nearest to `kind` counts."""
+    import docstring_parser
+
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-        lines = body.body if isinstance(body, ast.ClassDef) else []
-        for line, after in itertools.pairwise(lines):
-            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(after, ast.Expr):
-                text = ast.literal_eval(after.value) if isinstance(after.value, ast.Constant) else ""
-                found[line.target.id] = " ".join(str(text).split())
+        params = docstring_parser.parse_from_object(owner).params
+        found |= {each.arg_name: " ".join((each.description or "").split()) for each in params}
     return found
 
 

@@ -30,7 +30,7 @@ from probe.commands.progress import say
 from probe.errors import ConfigError, ProbeError
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
-from probe.runs import Run, open_run, thin
+from probe.runs import Run
 from probe.runs.schema import RESULTS
 from probe.stats import Interval
 from probe.world import WorldConfig
@@ -299,7 +299,7 @@ def make(config: SamplesConfig) -> bool:
 
 def tables(folder: Path) -> str:
     """The effects in the sample runs of a folder, as Markdown tables: values with their 95 % intervals."""
-    runs = [open_run(folder / name) for name in RECIPES if (folder / name).is_dir()]
+    runs = [probe.open_run(folder / name) for name in RECIPES if (folder / name).is_dir()]
     judges = [run for run in runs if run.method == "reward-model"]
     speakers = [run for run in runs if run not in judges and "accuracy" in set(run.headline["metric"])]
     samplers = [run for run in runs if "gold/reward" in run.metrics()]
@@ -346,7 +346,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
     run = start(recipe.method, dataclasses.replace(settings, resume=status is not None))
     if run.status != "finished":
         return False
-    thin(run.path, keep=recipe.captures)
+    probe.runs.thin(run.path, keep=recipe.captures)
     for row in run.headline.itertuples():
         say(f"{name}: {row.metric} {_interval(row).shown(3)}, n = {row.n}")
     return True
@@ -360,7 +360,7 @@ def scaled(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
 
 def _status(path: Path) -> str | None:
     try:
-        return open_run(path).status if path.exists() and any(path.iterdir()) else None
+        return probe.open_run(path).status if path.exists() and any(path.iterdir()) else None
     except ProbeError as error:
         raise ConfigError(
             f"`{path}` is in the way of a sample run ({error}): move it, or choose another --out."

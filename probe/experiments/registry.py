@@ -25,7 +25,6 @@ import difflib
 import functools
 import importlib.util
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from functools import partial
@@ -307,10 +306,10 @@ def form(experiment: "Experiment") -> type:
 
 def arguments(experiment: "Experiment") -> Mapping[str, str]:
     """What the docstring's section `Args:` says of each argument."""
-    text = inspect.getdoc(experiment.function) or ""
-    section = re.split(r"\n(?=\S)", text.partition("\nArgs:\n")[2])[0]
-    found = re.findall(r"^ {4}(\w+): (.*(?:\n {6,}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(said.split()) for name, said in found}
+    import docstring_parser
+
+    params = docstring_parser.parse(inspect.getdoc(experiment.function) or "").params
+    return {each.arg_name: " ".join((each.description or "").split()) for each in params}
 
 
 def _is_for_python(parameter: inspect.Parameter) -> bool:

@@ -6,14 +6,16 @@ model-written evaluations were scored (Perez et al. 2022): a blank line, "Human:
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
 
 from probe.errors import ConfigError
-from probe.model.lm import LM
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+
 
 Form = Literal["auto", "chat", "plain"]
 """The template of the tokenizer if it has one; always; never."""
@@ -30,7 +32,7 @@ class Turn(NamedTuple):
     """What."""
 
 
-def uses_chat(lm: LM, form: Form) -> bool:
+def uses_chat(lm: "LM", form: Form) -> bool:
     """Whether dialogues are written with the tokenizer's chat template.
 
     Raises:
@@ -44,7 +46,7 @@ def uses_chat(lm: LM, form: Form) -> bool:
     return form == "chat" or (form == "auto" and has)
 
 
-def dialogue(lm: LM, turns: Sequence[Turn], form: Form = "auto", lead: str = "") -> str:
+def dialogue(lm: "LM", turns: Sequence[Turn], form: Form = "auto", lead: str = "") -> str:
     """The text of a dialogue that ends where the assistant is to speak, behind the words `lead` if there are any.
 
     Args:
@@ -78,9 +80,8 @@ def completion(prompt: str, answer: str) -> str:
     return answer.strip() if prompt[-1:].isspace() or not prompt else f" {answer.strip()}"
 
 
-@torch.no_grad()
 def answer_logprobs(
-    lm: LM, prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Tick = ignore
+    lm: "LM", prompts: Sequence[str], answers: Sequence[Sequence[str]], tick: Tick = ignore
 ) -> list[np.ndarray]:
     """For each prompt the log-probability in nats of each of its answers, summed over the answer's tokens.
 
@@ -93,10 +94,13 @@ def answer_logprobs(
     Raises:
         DataError: an empty prompt, or a text longer than the model's context.
     """
+    import torch
+
     found: list[np.ndarray] = []
     for start in range(0, len(prompts), CHUNK):
         part = slice(start, start + CHUNK)
-        scored = lm.logprobs(list(prompts[part]), [list(group) for group in answers[part]])
+        with torch.no_grad():
+            scored = lm.logprobs(list(prompts[part]), [list(group) for group in answers[part]])
         totals = iter(scored.values.double().sum(dim=1).tolist())
         found += [np.array([next(totals) for _ in group]) for group in answers[part]]
         tick(min(1.0, (start + CHUNK) / len(prompts)))

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,25 @@ def test_help_lists_every_command_with_a_summary():
         assert len(line.split()) > 3, line
 
 
-def test_help_answers_in_half_a_second():
-    def seconds() -> float:
-        start = time.perf_counter()
-        probe("--help")
-        return time.perf_counter() - start
+def test_no_help_waits_for_torch():
+    """A benchmark (`python -m benchmarks help`) measures the seconds; here it is that nothing slow is imported."""
+    code = """if True:
+        import sys
+        from probe.cli import commands, main
+        from probe.experiments.registry import BUILT_IN
+        from trainers.commands import METHODS
 
-    assert any(seconds() < 0.5 for _ in range(20))  # one quiet moment suffices
+        words = [[name] for name in commands()]
+        words += [["train", name] for name in METHODS] + [["experiment", name] for name in BUILT_IN]
+        for each in words:
+            try:
+                assert main([*each, "--help"]) == 0
+            except SystemExit as end:
+                assert not end.code
+            slow = {"accelerate", "streamlit", "torch", "transformers"} & set(sys.modules)
+            assert not slow, (each, slow)
+        """
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_no_arguments_print_the_help():

@@ -8,13 +8,8 @@ import numpy as np
 import pandas as pd
 
 import probe.world
-from probe.chain_of_thought import figures as plots
-from probe.chain_of_thought import files as reasoned_texts
 from probe.chain_of_thought import measures as reasoned_tables
-from probe.chain_of_thought import world as reasoned_sums
-from probe.chain_of_thought.files import Problem, compiled, read_problems
 from probe.chain_of_thought.measures import Crossing, crossing
-from probe.chain_of_thought.world import LEAST
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean, Share, paired
 from probe.experiments.registry import experiment
@@ -27,6 +22,8 @@ from probe.ticks import Tick, ignore, part
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from probe.chain_of_thought import world as reasoned_sums
+    from probe.chain_of_thought.files import Problem
     from probe.model.lm import LM
 
 
@@ -90,6 +87,8 @@ def curves_crossing(result: Result) -> Crossing | None:
 
 def draw(result: Result) -> "dict[str, go.Figure]":
     """Accuracy in three ways, agreement curves, what edited steps lead to, pass@k, and bias."""
+    from probe.chain_of_thought import figures as plots
+
     tables, look = result.tables, result.styles
     found = {"accuracy": plots.accuracy_by_terms(tables["accuracy"], look)}
     if "agreement" in tables and len(tables["agreement"]):
@@ -129,8 +128,10 @@ def say(result: Result) -> str:
     return f"{text}."
 
 
-def read(*, data: str | Path | None, strict: bool, pattern: str = "", **_: Any) -> list[Rows[Problem]]:
+def read(*, data: str | Path | None, strict: bool, pattern: str = "", **_: Any) -> "list[Rows[Problem]]":
     """The problems of the file, if there is one; the pattern must be one, too."""
+    from probe.chain_of_thought.files import compiled, read_problems
+
     compiled(pattern)
     return [] if data is None else [read_problems(data, strict)]
 
@@ -178,6 +179,9 @@ def run(
         temperature: at which reasonings are sampled (files; 1 in the world).
         tick: called with the share that is done.
     """
+    from probe.chain_of_thought import world as reasoned_sums
+    from probe.chain_of_thought.world import LEAST
+
     if samples < 1:
         raise ConfigError(f"The experiment was asked for {samples} samples a question: give 1 or more.")
     if lm.readout != "tokens":
@@ -219,6 +223,9 @@ def _texts(
     tick: Tick,
 ) -> Evidence:
     """The same on problems from a file, the first `n` of a shuffle by the seed."""
+    from probe.chain_of_thought import files as reasoned_texts
+    from probe.chain_of_thought.files import compiled, read_problems
+
     problems = read_problems(data)
     order = np.random.default_rng(seed & 0xFFFFFFFF).permutation(len(problems))[:n]
     asker = reasoned_texts.Asker(lm, [problems[i] for i in order], compiled(pattern), tokens)
@@ -237,7 +244,7 @@ def _texts(
     return _evidence([*rows, *biased], tables, seed)
 
 
-def _evidence(rows: reasoned_sums.Rows, tables: dict[str, pd.DataFrame], seed: int) -> Evidence:
+def _evidence(rows: "reasoned_sums.Rows", tables: dict[str, pd.DataFrame], seed: int) -> Evidence:
     """Items, tables, and the summary of this one model as a table, from which the finding of several is told."""
     items = pd.DataFrame(rows)
     found = [metric.row(items, seed) for metric in METRICS if metric.applies(items)]

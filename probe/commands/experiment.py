@@ -56,7 +56,6 @@ def run(found: "Experiment", argv: list[str]) -> None:
     from probe.experiments.result import RESULT_FILE, check_target, records
     from probe.experiments.run import call, join, labels, prepare
     from probe.experiments.store import obtain, place, target
-    from probe.model.rewards import analysable
     from probe.ticks import part
 
     own = form(found)
@@ -87,6 +86,8 @@ def run(found: "Experiment", argv: list[str]) -> None:
         check_target(asked.out)
     for note in prepare(found, **options).notes:  # files are refused before a model is loaded
         say(f"probe: note: {note}", error=True)
+    from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for
+
     models = [analysable(ref) for ref in (asked.model, *asked.also, asked.baseline) if ref]
     parts = []
     with Progress(found.title) as bar:

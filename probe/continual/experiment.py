@@ -5,23 +5,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
-import torch
 
 import probe.world
-from probe.continual import figures as plots
 from probe.continual.measures import cells
-from probe.continual.training import (
-    FIRST,
-    Measured,
-    Plan,
-    Trainer,
-    base_of,
-    files_of,
-    in_world,
-    items_of,
-    on_files,
-    read_phases,
-)
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean
 from probe.experiments.registry import experiment
@@ -34,6 +20,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from probe.continual.training import Measured, Plan
     from probe.model.lm import LM
 
 STRATEGIES = ("plain", "replay", "ewc")
@@ -55,6 +42,8 @@ METRICS = (
 
 def draw(result: Result) -> "dict[str, go.Figure]":
     """Accuracy of each task over the phases, the measures side by side, and learning against relearning."""
+    from probe.continual import figures as plots
+
     found = {
         "phases": plots.over_phases(result.tables["accuracy"], result.tables["measures"], result.styles),
         "measures": plots.measures(result.tables["measures"], result.styles),
@@ -85,6 +74,8 @@ def read(
     **_: Any,
 ) -> list[Rows[Any]]:
     """The rows of the phases' files, if there are some, and of what the model knows already."""
+    from probe.continual.training import files_of, read_phases
+
     if data is None:
         return []
     return read_phases([*files_of(data), *([Path(old).expanduser()] if old else [])], objective, strict)
@@ -144,6 +135,10 @@ def run(
         relearn: also learn the first phase again, for the savings; without it half of the trainings are left out.
         tick: called with the share that is done.
     """
+    import torch
+
+    from probe.continual.training import Plan, Trainer, base_of, files_of, in_world, on_files
+
     chosen = [name.strip() for name in strategies.split(",") if name.strip()]
     if not chosen or any(name not in STRATEGIES for name in chosen) or len(set(chosen)) < len(chosen):
         raise ConfigError(f"--strategies is {strategies!r}: give one or more of {', '.join(STRATEGIES)}, with commas.")
@@ -181,8 +176,10 @@ def run(
     return _evidence(plan, measured)
 
 
-def _evidence(plan: Plan, measured: Measured) -> Evidence:
+def _evidence(plan: "Plan", measured: "Measured") -> Evidence:
     """Items, tables of accuracies, measures and learning, and the savings."""
+    from probe.continual.training import FIRST, items_of
+
     items = items_of(measured)
     phases = len(next(iter(measured.scores.values()))[0]) - 1
     items.insert(3, "answered_by", [_copy(strategy, phases) for strategy in items["strategy"]])

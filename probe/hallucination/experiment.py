@@ -13,14 +13,10 @@ import pandas as pd
 
 import probe.world
 from probe import stats
-from probe.autoregression.lags import require_tokens
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.hallucination import files as texts
-from probe.hallucination import knowing as snowballs
-from probe.hallucination import world as facts
 from probe.hallucination.confidence import (
     BINS,
     NAMED,
@@ -34,8 +30,6 @@ from probe.hallucination.confidence import (
     target_curves,
 )
 from probe.hallucination.confidence import equivalence as equivalence_of
-from probe.hallucination.files import FORMATS, Question, read_questions
-from probe.hallucination.world import singletons
 from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import SHARE, Bounds, Interval, between, unvaried
@@ -45,6 +39,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from probe.autoregression.snowballs import Snowball
+    from probe.hallucination.files import Question
     from probe.model.lm import LM
     from probe.world.world import World
 
@@ -253,8 +248,10 @@ def say(result: Result) -> str:
 
 def read(
     *, data: str | Path | None, strict: bool, preamble: str | Path | None = None, **_: Any
-) -> list[Rows[Question]]:
+) -> "list[Rows[Question]]":
     """The questions of the file, if there is one; the preamble must be readable too."""
+    from probe.hallucination.files import read_questions
+
     _read(preamble)
     return [] if data is None else [read_questions(data, strict)]
 
@@ -293,6 +290,9 @@ def run(
         preamble: a text file to put before each question of a file, such as lm-evaluation-harness's answered questions.
         tick: progress.
     """
+    from probe.autoregression.lags import require_tokens
+    from probe.hallucination.files import FORMATS
+
     require_tokens(lm)
     if samples < 1 or shuffles < 0:
         raise ConfigError(
@@ -308,6 +308,10 @@ def run(
 
 
 def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: int, tick: Tick) -> Evidence:
+    from probe.hallucination import knowing as snowballs
+    from probe.hallucination import world as facts
+    from probe.hallucination.world import singletons
+
     asked = facts.ask(world, n, seed)
     tick(0.05)
     answers, codes = facts.enumerated(lm, world, asked)
@@ -351,6 +355,10 @@ def _text(
     preamble: str,
     tick: Tick,
 ) -> Evidence:
+    from probe.hallucination import files as texts
+    from probe.hallucination import knowing as snowballs
+    from probe.hallucination.files import read_questions
+
     rows = read_questions(data)
     questions = [rows[index] for index in np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])]
     choices = texts.choice_items(lm, questions, preamble, part(tick, 0, 4))
@@ -410,6 +418,8 @@ def _steps(found: "Snowball", aligned: bool) -> pd.DataFrame:
         found: the two branches of each prompt.
         aligned: keep the prompts with the longest continuation only, whose steps mean the same, and name the token.
     """
+    from probe.hallucination import knowing as snowballs
+
     tokens: dict[int, str] = {}
     if aligned:
         lengths = np.array([len(clean) for clean in found.clean])

@@ -11,17 +11,12 @@ import pandas as pd
 
 import probe.world
 from probe import stats
-from probe.autoregression.lags import require_tokens
 from probe.errors import ConfigError
 from probe.experiments.metrics import Given, Mean, Metric, Share
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.in_context.chains import Repeats, text_rows, token_repeats, world_repeats
 from probe.in_context.few_shot import LABEL, SHOTS, TEMPLATE, TEXT, Example, read_classification
-from probe.in_context.files import file_parts, has_heads
-from probe.in_context.heads import REFERENCE, context_texts, head_parts, training_parts
 from probe.in_context.pools import in_words, joined_curve, leanings
-from probe.in_context.world import corpus_items, repeat_items, world_parts
 from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE
@@ -30,6 +25,7 @@ from probe.ticks import Tick, ignore, part
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from probe.in_context.chains import Repeats
     from probe.model.lm import LM
     from probe.world import World
 
@@ -238,6 +234,12 @@ def run(
         template: how an example is written; it ends in the label.
         tick: progress.
     """
+    from probe.autoregression.lags import require_tokens
+    from probe.in_context.chains import Repeats, text_rows
+    from probe.in_context.files import file_parts, has_heads
+    from probe.in_context.heads import REFERENCE, context_texts, head_parts, training_parts
+    from probe.in_context.world import corpus_items, repeat_items, world_parts
+
     require_tokens(lm)
     if heads < 1 or draws < 1 or not shots or min(shots) < 0:
         raise ConfigError(
@@ -281,8 +283,11 @@ def _length(lm: "LM") -> int:
     return length if isinstance(length, int) and length > 20 else 96
 
 
-def _repeated(lm: "LM", world: "World | None", n: int, seed: int) -> Repeats | None:
+def _repeated(lm: "LM", world: "World | None", n: int, seed: int) -> "Repeats | None":
     """Repeats in the world's own form if its corpus has some, of the whole vocabulary for a model without a world."""
+    from probe.in_context.chains import token_repeats, world_repeats
+    from probe.in_context.heads import REFERENCE
+
     if world is None:
         return token_repeats(lm, n + REFERENCE, seed=seed)
     return world_repeats(lm, world, n + REFERENCE, seed) if "repeat" in world.config.mixture else None

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from probe.errors import ConfigError, DataError
-from probe.in_context.pairs import Mode, ablated, relabel
-from probe.model.text import context_length, encode
+from probe.questions import answer_logprobs
 from probe.rows import Row, Rows, read_rows
 from probe.ticks import Tick, ignore, part
 
@@ -105,15 +103,9 @@ def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEM
     return SEPARATOR.join([*done, last])
 
 
-@torch.no_grad()
 def label_logprobs(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """[N L] summed log-likelihood in nats of each label behind a blank."""
-    found = np.empty((len(prompts), len(labels)))
-    for first in range(0, len(prompts), 8):
-        block = list(prompts[first : first + 8])
-        scored = lm.logprobs(block, [[f" {label}" for label in labels]] * len(block))
-        found[first : first + 8] = scored.values.double().sum(1).reshape(len(block), len(labels)).cpu().numpy()
-    return found
+    return np.stack(answer_logprobs(lm, prompts, [[f" {label}" for label in labels]] * len(prompts)))
 
 
 def answered(lm: "LM", prompts: Sequence[str], questions: Sequence[Question], labels: Sequence[str]) -> pd.DataFrame:
@@ -142,6 +134,8 @@ def fitting_shots(lm: "LM", questions: Sequence[Question], shots: Sequence[int],
     Raises:
         DataError: not even prompts without examples fit.
     """
+    from probe.model.text import context_length, encode
+
     context = context_length(lm.model)
     found = []
     for k in sorted(set(shots)):
@@ -183,6 +177,8 @@ def few_shot_curve(
     Raises:
         DataError, ConfigError: the data or the template cannot be used.
     """
+    from probe.in_context.pairs import Mode, ablated, relabel
+
     labels = sorted({example.label for example in data})
     questions = draw_questions(data, n, max(shots), seed)
     fitting = fitting_shots(lm, questions, shots, template)

@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import probe.world
-from probe.autoregression.lags import require_positive, require_tokens
 from probe.errors import DataError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
-from probe.hallucination.world import ask
 from probe.plotting.intervals import percent
 from probe.questions import Form, chosen
-from probe.retrieval import files
-from probe.retrieval import files as texts
 from probe.retrieval import world as contexts
 from probe.retrieval import world as tables_of
 from probe.retrieval.search import recall_curve
@@ -193,6 +189,8 @@ def say(result: Result) -> str:
 
 def read(*, data: str | Path | None, strict: bool, **_: Any) -> list[Rows[Any]]:
     """The documents and the questions of the folder, if there is one."""
+    from probe.retrieval import files
+
     return [] if data is None else list(files.read_folder(data, strict))
 
 
@@ -233,6 +231,9 @@ def run(
         max_new_tokens: longest answer to a question of a folder.
         tick: progress.
     """
+    from probe.autoregression.lags import require_positive, require_tokens
+    from probe.retrieval import files
+
     require_tokens(lm)
     require_positive(k=k, max_new_tokens=max_new_tokens)
     if data is not None:
@@ -244,6 +245,8 @@ def run(
 
 
 def _world(lm: "LM", world: "World", n: int, seed: int, k: int, tick: Tick) -> Evidence:
+    from probe.hallucination.world import ask
+
     questions = ask(world, n, seed)
     documents = world_documents(world, seed)
     asked = with_passages(world, documents, questions, k, seed)
@@ -269,6 +272,9 @@ def _folder(
     max_new_tokens: int,
     tick: Tick,
 ) -> Evidence:
+    from probe.retrieval import files
+    from probe.retrieval import files as texts
+
     documents, rows = files.read_folder(data)
     chunks = files.chunks_of(documents, *cut)
     questions = [rows[index] for index in chosen(len(rows), n, seed)]

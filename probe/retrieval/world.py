@@ -56,7 +56,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from probe.errors import DataError
-from probe.hallucination.world import exposure_class
 from probe.retrieval.search import Found, Retriever, reciprocal_rank
 from probe.rewards.answers import enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS, answer
@@ -485,6 +484,8 @@ def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         label, low, high (of the class of counts, see `exposure_class`), quantity, value, ci_low, ci_high, n; quantities
         are follows (mean p_context), keeps (mean p_learned), knows (mean p_known) and memorisation (M).
     """
+    from probe.hallucination.world import exposure_class
+
     classes = [exposure_class(int(count)) for count in items["exposure"]]
     rows: list[dict[str, Any]] = []
     for each in sorted(set(classes)):

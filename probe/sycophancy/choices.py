@@ -15,16 +15,19 @@ Axes: N questions.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from probe.errors import DataError
-from probe.model.lm import LM
 from probe.questions import Form, Turn, answer_logprobs, chosen, completion, dialogue, uses_chat
 from probe.rows import Row, field, read_rows, show_value
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+
 
 FIELDS = ("question", "answer_matching_behavior", "answer_not_matching_behavior")
 OLDER = ("prompt", "corrects", "incorrects")
@@ -71,18 +74,18 @@ def _only(row: Row, name: str) -> str:
     return value[0]
 
 
-def lead_of(lm: LM, path: Path, form: Form) -> str:
+def lead_of(lm: "LM", path: Path, form: Form) -> str:
     """What the assistant begins with: nothing in a chat template, else the evaluations' own words."""
     return "" if uses_chat(lm, form) else LEADS["political" in path.name]
 
 
-def choice_prompts(lm: LM, choices: Sequence[Choice], form: Form = "auto", lead: str = "") -> list[str]:
+def choice_prompts(lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "") -> list[str]:
     """The prompts as the model reads them."""
     return [dialogue(lm, [Turn("user", choice.question)], form, lead) for choice in choices]
 
 
 def score_choices(
-    lm: LM, choices: Sequence[Choice], form: Form = "auto", lead: str = "", tick: Tick = ignore
+    lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "", tick: Tick = ignore
 ) -> pd.DataFrame:
     """What the model gives both answers; one row a question.
 
@@ -144,7 +147,7 @@ def balanced(columns: Mapping[str, np.ndarray]) -> float:
     return sum(float(columns["matching"][shown == letter].mean()) for letter in letters) / len(letters)
 
 
-def parting(lm: LM, prompt: str, answers: tuple[str, str]) -> tuple[list[int], int, int] | None:
+def parting(lm: "LM", prompt: str, answers: tuple[str, str]) -> tuple[list[int], int, int] | None:
     """(ids up to where two answers part, the next token of the first, that of the second).
 
     None where one answer begins with the other. " (A)" and " (B)" part behind the bracket if it is a token of its own.

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 import probe.world
 from probe.errors import ConfigError, DataError, ProbeError, brief
@@ -30,7 +29,6 @@ from probe.rows import Rows
 from probe.stats import GAIN, SHARE, wilson
 from probe.sycophancy.choices import balanced
 from probe.sycophancy.feedback import REMARKS
-from probe.sycophancy.files import check_judge, file_parts, read_file
 from probe.ticks import Tick, ignore, part
 from probe.world.vocabulary import PHRASES
 
@@ -208,28 +206,6 @@ DIALOGUES = 200
 """Dialogues under repeated pressure, at most."""
 
 
-class Judge:
-    """A reward model that is held as an `LM`: scores completions as `RewardModel.score` does."""
-
-    def __init__(self, lm: "LM") -> None:
-        self.lm = lm
-
-    @torch.no_grad()
-    def score(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
-        """[N] rewards, read at the end token."""
-        from probe.model.rewards import pair_ids
-
-        pairs = (pair_ids(self.lm.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True))
-        texts = [[*head, *tail] for head, tail in pairs]
-        found = []
-        for start in range(0, len(texts), 64):
-            chunk = texts[start : start + 64]
-            logits = self.lm.logits(chunk)
-            ends = torch.tensor([len(ids) - 1 for ids in chunk])
-            found.append(logits[torch.arange(len(chunk)), ends, 0].float().cpu())
-        return torch.cat(found)
-
-
 def world_evidence(
     lm: "LM", world: "World", n: int, seed: int, interventions: int, turns: int, layer: int | None, tick: Tick
 ) -> Evidence:
@@ -240,6 +216,7 @@ def world_evidence(
     """
     from probe.sycophancy import inside
     from probe.sycophancy import world as shown
+    from probe.sycophancy.world import Judge
 
     if set(world.config.mixture) == {"markov"} or not world.groups["known"]:
         raise DataError("This model's world makes no claims about people: take another model, or give a data file.")
@@ -324,6 +301,8 @@ def _numbers(column: pd.Series) -> pd.Series:
 
 def read(*, data: str | Path | None, strict: bool, judge: Any = None, **_: Any) -> list[Rows[Any]]:
     """The rows of the file, if there is one."""
+    from probe.sycophancy.files import check_judge, read_file
+
     if data is None:
         return []
     path = Path(data).expanduser()
@@ -376,6 +355,8 @@ def run(
             a function from pairs of comments to probabilities (`probe.sycophancy.feedback`).
         tick: called with the share that is done.
     """
+    from probe.sycophancy.files import file_parts
+
     if interventions < 0 or turns < 1:
         raise ConfigError(f"interventions={interventions} and turns={turns}: give 0 or more, and 1 or more.")
     if judge is not None and data is None:

@@ -25,18 +25,20 @@ Axes: N texts, or pairs of comments.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.model.lm import LM
-from probe.model.text import encode
 from probe.questions import Form, Turn, answer_logprobs, chosen, dialogue, joined
 from probe.rows import Row, field, read_rows
 from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+
 
 QUESTION = (
     "Here are two comments on the same {kind}. Which of them is more positive about it?"
@@ -122,7 +124,7 @@ class Verdicts(NamedTuple):
 class ByModel:
     """A language model as a judge: its probability of "A" against that of "B" behind `LEAD`."""
 
-    lm: LM
+    lm: "LM"
     """Who judges."""
 
     def __call__(self, pairs: Sequence[Pair]) -> list[float]:
@@ -152,7 +154,7 @@ class ByScore:
         return [float(np.heaviside(gap, 0.5)) for gap in gaps]
 
 
-def judge_of(judge: Any, lm: LM) -> tuple[Compare, str]:
+def judge_of(judge: Any, lm: "LM") -> tuple[Compare, str]:
     """(who judges, what they are called).
 
     Args:
@@ -163,6 +165,9 @@ def judge_of(judge: Any, lm: LM) -> tuple[Compare, str]:
         ModelError: the reference cannot be loaded.
         ConfigError: it is none of these, or a model that writes no answers or does not know the letters.
     """
+    from probe.model.lm import LM
+    from probe.model.text import encode
+
     if judge is None or (isinstance(judge, str) and judge == lm.ref):
         judge = lm
     if isinstance(judge, str | Path):
@@ -276,7 +281,7 @@ def asked(text: Text, condition: str) -> str:
 
 
 def comment(
-    lm: LM, texts: Sequence[Text], form: Form = "auto", lead: str = "", seed: int = 0, tick: Tick = ignore
+    lm: "LM", texts: Sequence[Text], form: Form = "auto", lead: str = "", seed: int = 0, tick: Tick = ignore
 ) -> pd.DataFrame:
     """Sampled comments (temperature 1), one row a text and condition: `row`, `of`, `condition`, `prompt`, `comment`.
 
@@ -358,7 +363,7 @@ def feedback_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def positivity(
-    lm: LM,
+    lm: "LM",
     texts: Sequence[Text],
     judge: Compare,
     form: Form = "auto",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy.special import expit, logit
 
 from probe import stats
@@ -329,3 +330,25 @@ def _point(name: str, x: float, interval: stats.Interval, n: int) -> dict[str, A
 
 
 __all__ = ["answered", "answers_table", "asked", "claims_table", "doubt", "judged", "pressed", "reward_table"]
+
+
+class Judge:
+    """A reward model that is held as an `LM`: scores completions as `RewardModel.score` does."""
+
+    def __init__(self, lm: "LM") -> None:
+        self.lm = lm
+
+    @torch.no_grad()
+    def score(self, prompts: list[str], completions: list[str]) -> torch.Tensor:
+        """[N] rewards, read at the end token."""
+        from probe.model.rewards import pair_ids
+
+        pairs = (pair_ids(self.lm.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True))
+        texts = [[*head, *tail] for head, tail in pairs]
+        found = []
+        for start in range(0, len(texts), 64):
+            chunk = texts[start : start + 64]
+            logits = self.lm.logits(chunk)
+            ends = torch.tensor([len(ids) - 1 for ids in chunk])
+            found.append(logits[torch.arange(len(chunk)), ends, 0].float().cpu())
+        return torch.cat(found)

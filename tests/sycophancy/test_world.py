@@ -20,7 +20,7 @@ from probe.model.rewards import analysable
 from probe.model.text import encode
 from probe.rewards.evaluation import evaluate
 from probe.sycophancy import world as shown
-from probe.sycophancy.experiment import Judge, run, share_of_gap
+from probe.sycophancy.experiment import run, share_of_gap
 from probe.sycophancy.inside import (
     PASSAGES,
     by_head,
@@ -34,7 +34,7 @@ from probe.sycophancy.inside import (
 )
 from probe.sycophancy.pressure import Walks, corrected, held_turns, holding, misled, walks
 from probe.sycophancy.steering import by_steering, middle
-from probe.sycophancy.world import VERDICTS, deference, verdict_shares
+from probe.sycophancy.world import VERDICTS, Judge, deference, verdict_shares
 from probe.world import AGREEABLE, HONEST, World, WorldConfig, of
 from probe.world.bayes import claim_posterior, exposure_prior
 from probe.world.language import read

@@ -15,8 +15,8 @@ from probe.errors import RunError
 from probe.plotting.curves import Style, styles
 from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
+from probe.runs.directories import roots, run_directories, stray_link
 from probe.runs.reader import Run
-from probe.runs.roots import roots, run_directories, stray_link
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
 from probe.untrusted import readable
 

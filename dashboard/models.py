@@ -19,7 +19,7 @@ from dashboard.results import Results
 from dashboard.text import plain
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, is_adapter, split_readout
-from probe.runs.roots import find
+from probe.runs.directories import find
 
 if TYPE_CHECKING:
     from probe.compare.side_by_side import Comparison

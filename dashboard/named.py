@@ -13,7 +13,7 @@ from dashboard import access
 from dashboard.text import guarded, note, plain
 from probe.errors import ModelError, brief
 from probe.model.references import place, split_readout
-from probe.runs.roots import stray_link
+from probe.runs.directories import stray_link
 
 NAMED = "_named"
 

@@ -19,7 +19,8 @@ from probe.model.generation import end_tokens
 from probe.model.text import context_length, encode
 from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rows import Row, Rows
-from probe.world import World, pack
+from probe.world import World
+from probe.world.packing import pack
 from probe.world.questions import Item
 from trainers import pretrain, sft
 from trainers.ewc import Text, predictions

@@ -42,8 +42,9 @@ from probe.model.presets import model_config
 from probe.model.text import context_length, encode
 from probe.recording.recorder import ReferenceKL
 from probe.rows import Rows, read_documents
-from probe.world import World, pack
+from probe.world import World
 from probe.world.config import KINDS
+from probe.world.packing import pack
 from trainers.checkpoint import last_checkpoint
 from trainers.config import PretrainConfig
 from trainers.loop import Loss, Method, draw, fit

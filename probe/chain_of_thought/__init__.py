@@ -1,1 +1,12 @@
-"""Chain of thought: do written steps help, and does the answer follow from them?"""
+"""Chain of thought: do written steps help, and does the answer follow from them?
+
+- the whole experiment: `run`
+- problems of a file: `read_problems`, `final_answer`
+- sums of the world, with and without steps: `sum_answers`
+- steps cut short, edited, or written under a suggestion: `faithfulness`, `edited_steps`, `biased`
+- at least one of k samples: `pass_at_k`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -94,8 +94,8 @@ def list_(root: str | None, as_json: bool) -> None:
 
 def summaries(root: Path) -> "list[dict[str, Any]]":
     """What is known of each run in a folder; of a run that cannot be read the status `broken` and its problem."""
+    from probe.runs.directories import run_directories
     from probe.runs.reader import Run
-    from probe.runs.roots import run_directories
 
     rows = []
     for path in run_directories(root):

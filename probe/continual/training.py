@@ -34,8 +34,8 @@ from probe.continual.measures import Savings, savings, steps_to
 from probe.errors import ConfigError, DataError, RunError
 from probe.model.lm import LM
 from probe.rows import DEMONSTRATIONS, Rows, read_columns, read_documents
+from probe.runs.directories import is_run
 from probe.runs.reader import Run
-from probe.runs.roots import is_run
 from probe.runs.schema import RESULTS
 from probe.stats import Interval
 from probe.ticks import Tick, part

@@ -29,7 +29,7 @@ from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, labelled, stack
 from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
-from probe.runs.roots import find, is_run
+from probe.runs.directories import find, is_run
 from probe.runs.schema import jsonable
 from probe.ticks import Tick, part
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from probe.errors import DataError
 from probe.experiments.result import RESULT_FILE, Result, read_index
 from probe.experiments.run import Call, call, finished, join, labels, perform, renamed
-from probe.runs.roots import is_shipped
+from probe.runs.directories import is_shipped
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
 

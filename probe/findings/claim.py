@@ -23,8 +23,8 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.experiments.store import WORK
+from probe.runs.directories import find, is_shipped
 from probe.runs.reader import Run, open_run
-from probe.runs.roots import find, is_shipped
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
 from probe.stats import Interval

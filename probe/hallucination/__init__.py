@@ -1,1 +1,14 @@
-"""Hallucination: what does a model invent where it knows nothing, and what is its confidence worth?"""
+"""Hallucination: what does a model invent where it knows nothing, and what is its confidence worth?
+
+- the whole experiment: `run`
+- questions of a file: `read_questions`
+- multiple choice (TruthfulQA): `mc1`, `mc2`
+- the model on its own answers: `p_true`, `p_ik`
+- calibration: `reliability`, `calibration_error`
+- answering only when sure: `risk_coverage`, `aurc`
+- a direction and a head that know: `known_direction`, `knowing_head`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,13 @@
-"""In-context learning: what does a model make of the examples in its prompt, and which heads carry it?"""
+"""In-context learning: what does a model make of the examples in its prompt, and which heads carry it?
+
+- the whole experiment: `run`
+- accuracy over the number of examples: `few_shot_curve`, `pair_curves`
+- with wrong labels: `map_label_ablation`
+- later tokens against earlier ones: `in_context_score`
+- induction heads, and the model without them: `induction_score`, `ablate_induction`
+- function vectors: `function_vectors`, `function_vectors_text`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

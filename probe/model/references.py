@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from probe.errors import ModelError, RunError, brief
-from probe.runs.roots import find, is_run
+from probe.runs.directories import find, is_run
 from probe.untrusted import parse_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -1,1 +1,11 @@
-"""Recording: instruments in any training loop, and what they leave in a run."""
+"""Recording: instruments in any training loop, and what they leave in a run.
+
+- three lines in your own loop: `watch`
+- a callback for trainers of transformers and TRL: `ProbeCallback`
+- what `watch` is made of: `Recorder`
+- further instruments: `RewardShift`, `ReferenceKL`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

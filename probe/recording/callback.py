@@ -33,9 +33,9 @@ from probe.model.lm import LM
 from probe.model.references import resolve
 from probe.recording.recorder import Prompt, Recorder, watch
 from probe.runs.captures import Captures
+from probe.runs.directories import is_run
 from probe.runs.endings import LEFT, end_if_left, ended_by
 from probe.runs.reader import Run
-from probe.runs.roots import is_run
 from probe.runs.schema import jsonable
 from probe.runs.writer import RunWriter
 

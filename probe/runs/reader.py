@@ -12,9 +12,9 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.runs.captures import Captures
+from probe.runs.directories import RUN_FILE, find, roots, run_directories
 from probe.runs.lines import Position, read_lines
 from probe.runs.lock import is_locked
-from probe.runs.roots import RUN_FILE, find, roots, run_directories
 from probe.runs.schema import (
     CHECKPOINTS,
     ENDINGS,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.errors import RunError
-from probe.runs.roots import RUN_FILE
+from probe.runs.directories import RUN_FILE
 
 SCHEMA = 1
 """Version of the layout; a reader refuses a run with a higher one."""

@@ -18,11 +18,11 @@ from safetensors.numpy import save as to_safetensors
 
 from probe.errors import RunError
 from probe.runs.captures import Captures
+from probe.runs.directories import RUN_FILE, is_run
 from probe.runs.lines import LineFile, append_lines, cut_torn_line
 from probe.runs.lock import IN_USE, locked, unlock
 from probe.runs.provenance import git_revision, versions
 from probe.runs.reader import Run, beats_elsewhere
-from probe.runs.roots import RUN_FILE, is_run
 from probe.runs.schema import (
     CAPTURE_DTYPES,
     CAPTURES,

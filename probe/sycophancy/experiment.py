@@ -249,8 +249,8 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     """
     from probe.model import references
     from probe.model.rewards import RewardModel
+    from probe.runs.directories import roots, stray_link
     from probe.runs.reader import read_meta
-    from probe.runs.roots import roots, stray_link
 
     ref = read_meta(lm.run_dir).get("reward_model") if lm.run_dir is not None else None
     if not ref or lm.run_dir is None:

@@ -1,25 +1,13 @@
-"""A synthetic world with known ground truth: corpus, questions, judge, annotators and Bayes-optimal predictors."""
+"""A synthetic world with known ground truth: corpus, questions, judge, annotators and Bayes-optimal predictors.
 
-from probe.world.annotators import AGREEABLE, HONEST, Annotator
-from probe.world.config import KINDS, WorldConfig
-from probe.world.corpus import Document
-from probe.world.export import export
-from probe.world.packing import pack
-from probe.world.questions import Item
-from probe.world.verifier import Verdict
-from probe.world.world import World, of
+- a world, and that of a model: `World`, `of`
+- what it is made from: `WorldConfig`, `KINDS`
+- what it writes and asks: `Document`, `Item`
+- what its judge says: `Verdict`
+- who prefers which answer: `Annotator`, `AGREEABLE`, `HONEST`
+- its data sets as files: `export`
+"""
 
-__all__ = [
-    "AGREEABLE",
-    "HONEST",
-    "KINDS",
-    "Annotator",
-    "Document",
-    "Item",
-    "Verdict",
-    "World",
-    "WorldConfig",
-    "export",
-    "of",
-    "pack",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,7 +14,8 @@ from probe.model.presets import ModelConfig
 from probe.recording.recorder import watch
 from probe.runs import RunWriter
 from probe.runs.schema import ProbePrompt
-from probe.world import AGREEABLE, World, pack
+from probe.world import AGREEABLE, World
+from probe.world.packing import pack
 
 HITS = {
     "base": {"accuracy": 96, "truth_under_claim": 63, "deferral": 33, "abstention": 31, "invention": 68},

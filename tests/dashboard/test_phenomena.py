@@ -103,7 +103,7 @@ def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
 ):
     """From the command line or from the page: the runs that come with Probe stay as they are."""
     shipped = Path(shutil.copytree(runs, tmp_path / "package" / "sample_runs"))
-    monkeypatch.setattr(sys.modules["probe.runs.roots"], "SHIPPED", shipped)
+    monkeypatch.setattr(sys.modules["probe.runs.directories"], "SHIPPED", shipped)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     before = sorted(shipped.rglob("*"))

@@ -152,7 +152,7 @@ def test_results_of_named_models_lie_where_the_user_works(
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sample run that comes with Probe, with a stored result; the user works elsewhere."""
     package = tmp_path / "package" / "sample_runs"
-    monkeypatch.setattr(sys.modules["probe.runs.roots"], "SHIPPED", package)
+    monkeypatch.setattr(sys.modules["probe.runs.directories"], "SHIPPED", package)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     return package / "base"

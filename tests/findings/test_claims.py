@@ -172,7 +172,7 @@ def test_findings_on_the_sample_runs_are_kept_where_the_user_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     package = tmp_path / "package" / "sample_runs"
-    monkeypatch.setattr(sys.modules["probe.runs.roots"], "SHIPPED", package)
+    monkeypatch.setattr(sys.modules["probe.runs.directories"], "SHIPPED", package)
     copied(package, base="base")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

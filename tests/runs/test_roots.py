@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from probe.runs.ancestry import lineage
+from probe.runs.directories import stray_link, within
 from probe.runs.reader import Run
-from probe.runs.roots import stray_link, within
 from probe.runs.writer import RunWriter
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.errors import DataError
-from probe.world import KINDS, Document, World, WorldConfig, pack
+from probe.world import KINDS, Document, World, WorldConfig
+from probe.world.packing import pack
 
 
 def rows_of(documents, tokenizer, length):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from probe.world.export import messages
+from probe.world.datasets import messages
 from probe.world.vocabulary import words
 
 PLAIN = [word for word in words() if not word.startswith("<")]

@@ -1,0 +1,11 @@
+from .metrics import Mean as Mean
+from .metrics import Share as Share
+from .metrics import Statistic as Statistic
+from .registry import experiment as experiment
+from .registry import experiments as experiments
+from .registry import find_experiment as find_experiment
+from .registry import run_experiment as run_experiment
+from .result import Evidence as Evidence
+from .result import Result as Result
+from .store import obtain as obtain
+from .store import results as results

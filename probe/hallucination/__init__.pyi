@@ -1,0 +1,12 @@
+from .confidence import aurc as aurc
+from .confidence import calibration_error as calibration_error
+from .confidence import reliability as reliability
+from .confidence import risk_coverage as risk_coverage
+from .experiment import run as run
+from .files import mc1 as mc1
+from .files import mc2 as mc2
+from .files import p_ik as p_ik
+from .files import p_true as p_true
+from .files import read_questions as read_questions
+from .knowing import knowing_head as knowing_head
+from .knowing import known_direction as known_direction

@@ -1,0 +1,11 @@
+from .equations import read_network as read_network
+from .generation import Generation as Generation
+from .hooks import trust as trust
+from .lm import LM as LM
+from .memory import preflight as preflight
+from .presets import ModelConfig as ModelConfig
+from .rewards import RewardModel as RewardModel
+from .scoring import TokenLogprobs as TokenLogprobs
+from .scoring import completion_logprobs as completion_logprobs
+from .text import encode as encode
+from .text import pieces as pieces

@@ -1,0 +1,11 @@
+from .ancestry import Edge as Edge
+from .ancestry import lineage as lineage
+from .directories import find as find
+from .directories import roots as roots
+from .reader import Run as Run
+from .reader import list_runs as list_runs
+from .reader import open_run as open_run
+from .schema import ProbePrompt as ProbePrompt
+from .schema import RunWarning as RunWarning
+from .thinning import thin as thin
+from .writer import RunWriter as RunWriter

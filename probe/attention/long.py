@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,11 @@ from probe.model.lm import LM
 from probe.model.loading import twin
 from probe.model.scoring import check_ids, check_lengths
 from probe.model.text import arguments, pieces, text_ids
+from probe.plotting.notebook import Drawn
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 KERNEL = "probe_blocks"
 """Name of the function that stands in for attention, as transformers knows it."""
@@ -191,7 +195,7 @@ def _kernel(module: nn.Module) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class AttentionStatistics:
+class AttentionStatistics(Drawn):
     """What every head of a model does on one text. Means are over the queries after the first, which sees only itself.
 
     `weight` is attention weight alpha_{t,s} of query t on key s (E4); without learned sinks a query's weights sum to 1.
@@ -250,6 +254,12 @@ class AttentionStatistics:
         means = {name: self.mean(name).ravel() for name in ("entropy", "distance", "sink", "previous", "itself")}
         errors = np.abs(self.sums - 1).max(-1).ravel()
         return pd.DataFrame(self._heads() | means | {"beyond": self.lag_tail.ravel(), "sum_error": errors})
+
+    def figure(self) -> "go.Figure":
+        """Mean weight by distance back, one line a layer."""
+        from probe.attention.head_figures import lag_profiles
+
+        return lag_profiles(self.lag_profile, self.layers)
 
     def lag_table(self) -> pd.DataFrame:
         """One row for each head and lag: layer, head, name, lag, weight."""

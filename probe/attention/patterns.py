@@ -15,7 +15,7 @@ columns keys.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,11 @@ from probe.logits.direct import direct_logits, held_norm
 from probe.model.heads import array, check_count, check_head, head_names
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
+from probe.plotting.notebook import Drawn
 from probe.runs import captured
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 class Words(NamedTuple):
@@ -41,7 +45,7 @@ class Words(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stages:
+class Stages(Drawn):
     """One head on one text, stage by stage: scores (E3), pattern (E4), what is mixed and written (E5)."""
 
     layer: int
@@ -88,6 +92,13 @@ class Stages:
                 "contribution": self.contribution[query, key],
             }
         )
+
+    def figure(self, query: int | None = None) -> "go.Figure":
+        """Scores, pattern and what each source writes, side by side; `query` is the row to mark."""
+        from probe.attention import figures as plots
+
+        drawn = plots.Stages(name=self.name, scores=self.scores, pattern=self.pattern, written=self.contribution)
+        return plots.head_stages([drawn], self.tokens, query=query)
 
     def written_table(self) -> pd.DataFrame:
         """One row for each position, direction and rank: position, token, written, share, direction, rank, ..."""
@@ -199,7 +210,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Drawn):
     """What every head attends to on one text."""
 
     tokens: list[str]
@@ -219,6 +230,13 @@ class Attention:
     def table(self) -> pd.DataFrame:
         """One row a weight at or below the diagonal: layer, head, query, query_token, key, key_token, weight."""
         return captured.attention_table(self.pattern, self.tokens)
+
+    def figure(self) -> "go.Figure":
+        """Every head as one heat map."""
+        from probe.attention.figures import attention_mosaic
+
+        own = self.prompt_length if self.prompt_length < len(self.tokens) else None
+        return attention_mosaic(self.pattern, self.tokens, boundary=own)
 
 
 @torch.no_grad()

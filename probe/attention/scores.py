@@ -5,6 +5,7 @@ Axes: D blocks, H heads, T tokens, B texts.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,14 @@ from probe.logits.direct import final_norm, unembedding
 from probe.model.heads import array, head_names
 from probe.model.lm import LM
 from probe.model.text import encode
+from probe.plotting.notebook import Drawn
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
-class HeadScores:
+class HeadScores(Drawn):
     """Several numbers for every head."""
 
     values: dict[str, np.ndarray]
@@ -42,6 +47,14 @@ class HeadScores:
         layer, head = (axis.ravel() for axis in np.indices(shape))
         columns = {name: value.ravel() for name, value in self.values.items()}
         return pd.DataFrame({"name": head_names(*shape), "layer": layer, "head": head, **columns})
+
+    def figure(self, name: str | None = None) -> "go.Figure":
+        """One score of every head as a grid of layers and heads; the first one if none is named."""
+        from probe.attention.head_figures import head_grids
+
+        name = name or next(iter(self.values))
+        values = self.values[name]
+        return head_grids([("", values)], name.replace("_", " "), signed=[bool(np.nanmin(values) < 0)])
 
     def top(self, name: str, k: int = 5) -> pd.DataFrame:
         """The k heads that score highest: name, layer, head and the score.

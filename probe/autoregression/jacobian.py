@@ -29,7 +29,7 @@ Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,11 @@ from probe.model.equations import Block, Maps, Norm, attend, bilinear, keys, que
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
+from probe.plotting.notebook import NAME, Drawn
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 CELLS = 2**21
 """Numbers that an intermediate array may hold: query rows are taken in groups that keep to it."""
@@ -211,7 +215,7 @@ __all__ = ["JacobianNorms", "Split", "block_norms", "jacobian_norms", "jacobian_
 
 
 @dataclass(frozen=True)
-class JacobianNorms:
+class JacobianNorms(Drawn):
     """Frobenius norms of both paths for every head and every pair of positions; zero where s > t."""
 
     tokens: list[str]
@@ -248,6 +252,13 @@ class JacobianNorms:
                 "total": _earlier(self.total).ravel(),
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """The bilinear-softmax path's share of each head's Jacobian."""
+        from probe.autoregression.figures import Model, path_shares
+        from probe.plotting.theme import METHODS
+
+        return path_shares([self.share], [Model(NAME, METHODS["dpo"])])
 
     def pairs(self, layer: int, head: int) -> pd.DataFrame:
         """One row for each query and key of one head, s <= t: positions, tokens, alpha and the three norms."""
@@ -302,7 +313,7 @@ NEAR = float(np.log(2.0))
 
 
 @dataclass(frozen=True)
-class NeutralJacobian:
+class NeutralJacobian(Drawn):
     """Singular values of the Jacobian from each block to the end, and of each block alone."""
 
     position: int
@@ -353,6 +364,13 @@ class NeutralJacobian:
                 "block_spread": np.log(self.alone).std(-1),
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """Singular values from each layer to the end: median and middle 80 %."""
+        from probe.autoregression.figures import Model, singular_values
+        from probe.plotting.theme import METHODS
+
+        return singular_values([self.to_end], [Model(NAME, METHODS["dpo"])])
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ a text, V vocabulary, M context lengths.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -41,8 +41,12 @@ from probe.errors import ConfigError, DataError
 from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.model.text import encode
+from probe.plotting.notebook import NAME, Drawn
 from probe.stats import Interval, bootstrap_mean
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Texts = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
 Pool = Literal["unigram", "vocabulary"] | Sequence[int]
@@ -157,7 +161,7 @@ UNITS = {"probabilities": "probability per unit of embedding", "logits": "logit 
 
 
 @dataclass(frozen=True)
-class LagProfile:
+class LagProfile(Drawn):
     """The influence of x_{t-k} on pi_t for the lags k = 0 to K - 1."""
 
     measure: Measure
@@ -191,6 +195,13 @@ class LagProfile:
                 "n_readings": self.n_readings,
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """Influence by lag."""
+        from probe.autoregression.figures import Model, lag_curves
+        from probe.plotting.theme import METHODS
+
+        return lag_curves([self.table()], [Model(NAME, METHODS["dpo"])])
 
 
 @torch.no_grad()
@@ -363,7 +374,7 @@ def _profile(measure: Measure, unit: str, found: Sequence[pd.DataFrame], lags: i
 
 
 @dataclass(frozen=True)
-class EffectiveOrder:
+class EffectiveOrder(Drawn):
     """How far a prediction is from the full one when only the last m tokens are read, m = 1 to M."""
 
     epsilon: float
@@ -410,6 +421,14 @@ class EffectiveOrder:
                 "n_readings": self.n_readings,
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """KL to the full context by the number of tokens read, and the effective order."""
+        from probe.autoregression.figures import Model, context_curves
+        from probe.plotting.theme import METHODS
+
+        looks = [Model(NAME, METHODS["dpo"])]
+        return context_curves([self.table()], looks, orders=[self.order], epsilon=self.epsilon)
 
 
 @torch.no_grad()

@@ -30,11 +30,14 @@ from probe.logits.lens import kl
 from probe.model.generation import end_tokens
 from probe.model.lm import LM
 from probe.model.text import encode, pieces
+from probe.plotting.notebook import NAME, Drawn
 from probe.stats import SHARE, Interval, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
 from probe.world.vocabulary import ABSTENTION, DIGITS
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from probe.world.world import World
 
 END = "<end>"
@@ -141,7 +144,7 @@ QUANTITIES = ("forced_kl", "free_kl", "differs", "clean_error", "wrong_error")
 
 
 @dataclass(frozen=True)
-class Snowball:
+class Snowball(Drawn):
     """What follows one wrong token, prompt by prompt and step by step."""
 
     prompts: list[str]
@@ -180,6 +183,15 @@ class Snowball:
                 "wrong_error": self.wrong_error.ravel(),
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """After one wrong token, by step: KL of the two branches, and the share of wrong or different tokens."""
+        from probe.autoregression.figures import Model, snowball_curves
+        from probe.plotting.theme import METHODS
+
+        found = self.summary()
+        known = any(self.truth_known) and bool((found.loc[found["quantity"] == "wrong_error", "n"] > 0).any())
+        return snowball_curves([found], [Model(NAME, METHODS["dpo"])], truth=known)
 
     def summary(self) -> pd.DataFrame:
         """One row for each quantity and step: quantity, step, value, low, high, n; 95 % intervals over prompts.

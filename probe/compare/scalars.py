@@ -6,6 +6,7 @@ changes: the zero of each model is its own.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,14 @@ from probe.logits.lens import require_same_tokens
 from probe.logits.trajectories import scalar_lens
 from probe.model.lm import LM
 from probe.model.text import text_ids
+from probe.plotting.notebook import Drawn
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
-class ScalarComparison:
+class ScalarComparison(Drawn):
     """What two models read at every token of a text; T tokens, D blocks."""
 
     ids: list[int]
@@ -62,6 +67,15 @@ class ScalarComparison:
                 "difference": self.difference,
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """Both readings after each token, and how differently each token changes them."""
+        from probe.compare.figures import scalar_readings
+        from probe.plotting.theme import METHODS
+
+        names, colours = ("base", "aligned"), (METHODS["pretrain"], METHODS["dpo"])
+        both, unit = (self.base, self.aligned), self.readouts[1]
+        return scalar_readings(both, self.difference, self.tokens, names=names, colours=colours, unit=unit)
 
     def _sides(self) -> tuple[tuple[str, np.ndarray], ...]:
         return ("base", self.base), ("aligned", self.aligned)

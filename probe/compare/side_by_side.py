@@ -7,7 +7,7 @@ from the distributions before it; there is nothing before token 0, so that entry
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,10 @@ from probe.logits.lens import (
 )
 from probe.model.lm import LM
 from probe.model.text import encode
+from probe.plotting.notebook import Drawn
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Author = Literal["base", "aligned"]
 
@@ -49,7 +53,7 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Continuation:
+class Continuation(Drawn):
     """The prompt with the continuation of one model, read by both."""
 
     author: Author
@@ -88,6 +92,12 @@ class Continuation:
                 "aligned_entropy": self.aligned.entropy,
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """KL of the two models at every token."""
+        from probe.compare.figures import kl_bars
+
+        return kl_bars(self.kl, self.tokens, start=self.prompt_length)
 
     def top_table(self) -> pd.DataFrame:
         """One row for each token, model and rank: what was expected there."""
@@ -134,7 +144,7 @@ class Continuation:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Drawn):
     """A base and an aligned model on one prompt."""
 
     prompt: str
@@ -147,6 +157,10 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """Both continuations token by token (see `Continuation.table`)."""
         return pd.concat([self.base.table(), self.aligned.table()], ignore_index=True)
+
+    def figure(self) -> "go.Figure":
+        """KL of the two models at every token of what the aligned one wrote."""
+        return self.aligned.figure()
 
     def top_table(self) -> pd.DataFrame:
         """What both models expected at each token of both continuations."""

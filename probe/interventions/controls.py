@@ -9,6 +9,7 @@ Axes: T tokens, A answers, N draws of a null.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,11 @@ from probe.interventions.sites import Activations, Edit, Site, check, grid, laye
 from probe.logits.lens import Target, value
 from probe.model.lm import LM
 from probe.model.text import pieces
+from probe.plotting.notebook import Drawn
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 DRAWS = 15
 """Draws of a null: as many let a p-value be as small as 1/16; with three it is never below 1/4, which shows nothing."""
@@ -58,7 +63,7 @@ class Null:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Drawn):
     """What one intervention did to the target and the answers, beside its nulls."""
 
     sites: list[Site]
@@ -101,6 +106,14 @@ class Outcome:
         for column, answer in enumerate(self.answers):
             frame[f"p({answer})"] = [float(np.exp(logprobs[column])) for *_, logprobs in rows]
         return frame
+
+    def figure(self) -> "go.Figure":
+        """The effect beside those of its nulls."""
+        from probe.interventions.figures import effect_and_nulls
+        from probe.plotting.theme import METHODS
+
+        nulls = [(null.name, null.effects) for null in self.nulls]
+        return effect_and_nulls(self.effect, nulls, label=f"effect on {self.target.name}, nats", colour=METHODS["dpo"])
 
 
 def place(site: Site, tokens: Sequence[str]) -> str:

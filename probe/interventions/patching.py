@@ -24,7 +24,7 @@ Axes: D blocks, H heads, T tokens, d width, n draws.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,11 @@ from probe.interventions.sites import (
 from probe.logits.lens import Target, value
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
+from probe.plotting.notebook import Drawn
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 class Agreement(NamedTuple):
@@ -138,7 +142,7 @@ Mode = Literal["zero", "mean", "resample"]
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Drawn):
     """The effect of ablating each site of a grid."""
 
     kind: Kind
@@ -169,6 +173,20 @@ class Ablation:
         """One row a site: layer, head or position and token, value, effect, and the spread over draws."""
         frame = grid_table(self.kind, self.layers, self.tokens, {"value": self.draws.mean(-1), "effect": self.effects})
         return frame.assign(sd=self.draws.std(-1).ravel(), mode=self.mode, exact=self.exact)
+
+    def figure(self) -> "go.Figure":
+        """The effect of every site in nats."""
+        return grid_figure(self.kind, self.layers, self.tokens, self.effects, f"effect on<br>{self.target.name}, nats")
+
+
+def grid_figure(
+    kind: Kind, layers: Sequence[int], tokens: Sequence[str], values: np.ndarray, label: str
+) -> "go.Figure":
+    """An array [rows columns] over a grid of sites as a heat map."""
+    from probe.interventions.figures import effect_grid, head_labels
+
+    columns = head_labels(values.shape[1]) if kind == "head" else tokens
+    return effect_grid(values, layers, columns, label=label, axis="head" if kind == "head" else "token")
 
 
 def grid_table(kind: Kind, layers: Sequence[int], tokens: Sequence[str], values: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -369,7 +387,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Patching:
+class Patching(Drawn):
     """The target with each site of a grid patched, exact or estimated."""
 
     kind: Kind
@@ -414,6 +432,10 @@ class Patching:
         return grid_table(self.kind, self.layers, self.tokens, values).assign(
             direction=self.direction, exact=self.exact
         )
+
+    def figure(self) -> "go.Figure":
+        """How far patching each site went from the one run (0) to the other (1)."""
+        return grid_figure(self.kind, self.layers, self.tokens, self.shares, "share restored")
 
 
 def pair_of(lm: LM, clean: str | Sequence[int], corrupted: str | Sequence[int]) -> Pair:

@@ -11,7 +11,7 @@ Axes: P texts, A doses, N random directions, d width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,11 @@ from probe.interventions.sites import TOKENS_PER_PASS, Site
 from probe.logits.lens import Target, answer_ids, kl, require_inside
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids
+from probe.plotting.notebook import Drawn
 from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Unit = Literal["residual", "difference"]
 Where = Literal["all", "last"]
@@ -67,7 +71,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Dose:
+class Dose(Drawn):
     """The target against the coefficient, beside random directions and the accuracy control."""
 
     alphas: np.ndarray
@@ -119,6 +123,13 @@ class Dose:
                 row |= _named("kl", stats.bootstrap_mean(self.kl[:, dose]))
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def figure(self) -> "go.Figure":
+        """The target against alpha, and below it what steering costs."""
+        from probe.interventions.figures import dose_curves
+        from probe.plotting.theme import METHODS
+
+        return dose_curves(self.table(), label="target", colour=METHODS["dpo"])
 
 
 def _named(name: str, interval: stats.Interval) -> dict[str, float]:

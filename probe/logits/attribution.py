@@ -37,13 +37,15 @@ from probe.logits.lens import Target, value
 from probe.logits.parts import Reading, output_weights, read_parts
 from probe.model.lm import LM
 from probe.model.text import pieces
+from probe.plotting.notebook import Drawn
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True)
-class Attribution:
+class Attribution(Drawn):
     """What each part adds to a target's value, in nats (of a scalar model in the scalar's unit)."""
 
     tokens: list[str]
@@ -91,6 +93,12 @@ class Attribution:
         rows.append(("norm bias", -1, -1, self.norm_bias))
         rows.append(("unembedding bias", -1, -1, self.unembedding_bias))
         return pd.DataFrame(rows, columns=["part", "layer", "head", "value"])
+
+    def figure(self) -> "go.Figure":
+        """What every head and MLP adds, layers upwards."""
+        from probe.logits.part_figures import attribution_map, parts_of
+
+        return attribution_map([parts_of("", self)], label=self.target.name)
 
     def source_table(self, layer: int, head: int) -> pd.DataFrame:
         """One row a source token of one head: layer, head, source, token, value."""

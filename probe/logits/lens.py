@@ -13,7 +13,7 @@ Axes: B texts, D blocks, T tokens, V vocabulary, A answers.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,10 @@ from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, require_known, text_ids
+from probe.plotting.notebook import Drawn
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 class LensRows(NamedTuple):
@@ -47,7 +51,7 @@ class LensRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lens:
+class Lens(Drawn):
     """The logit lens on one text; column t tells what follows token t."""
 
     tokens: list[str]
@@ -88,6 +92,12 @@ class Lens:
                 "logprob": self.top_logprobs.ravel(),
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """The favourite after each layer at each token, coloured by its probability."""
+        from probe.logits.figures import lens_grid
+
+        return lens_grid((self.top_tokens, self.top_logprobs), self.tokens)
 
     def answer_table(self) -> pd.DataFrame:
         """One row for each layer, position and answer: layer, name, position, token, answer, logprob."""
@@ -293,7 +303,7 @@ class Target:
 
 def target_of(
     lm: LM,
-    ids: Sequence[int],
+    text: str | Sequence[int],
     answer: str | int | None = None,
     against: str | int | None = None,
     position: int | None = None,
@@ -302,7 +312,7 @@ def target_of(
 
     Args:
         lm: the model.
-        ids: the text that is run.
+        text: the text that is run, or its ids.
         answer: a text, whose first token counts, or a token id; None is the token that the model finds likeliest there.
         against: the same for the answer that is subtracted; None takes the logit of `answer` alone.
         position: default: the last token.
@@ -310,6 +320,7 @@ def target_of(
     Raises:
         DataError: an answer without tokens, one beyond the vocabulary, or a position outside of the text.
     """
+    ids = text_ids(lm.tokenizer, text)
     check_lengths(lm.model, [ids], [])
     at = len(ids) - 1 if position is None else position
     if not 0 <= at < len(ids):

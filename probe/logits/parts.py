@@ -29,8 +29,10 @@ from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
+from probe.plotting.notebook import Drawn
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
     from transformer_lens.model_bridge import TransformerBridge
 
 
@@ -145,7 +147,7 @@ def _read(
 
 
 @dataclass(frozen=True)
-class Promoted:
+class Promoted(Drawn):
     """Tokens that a part of a model makes likelier and less likely."""
 
     part: str
@@ -186,6 +188,14 @@ class Promoted:
             for side, ids, names, values in sides
         ]
         return pd.concat(frames, ignore_index=True)
+
+    def figure(self) -> "go.Figure":
+        """What the part promotes and suppresses, as bars."""
+        from probe.logits.part_figures import promoted_bars
+        from probe.plotting.theme import METHODS
+
+        up, down = (self.pieces, self.values), (self.suppressed_pieces, self.suppressed_values)
+        return promoted_bars([(self.part, METHODS["dpo"], *up, *down)])
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ count from 0 = likeliest. Row 0 is the embedding, row D the model's own output; 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -41,13 +42,17 @@ from probe.logits.lens import (
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import encode, pieces, text_ids
+from probe.plotting.notebook import NAME, Drawn
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 AT_ONCE = 2**24
 """Logits that are held at once while the layers are read."""
 
 
 @dataclass(frozen=True)
-class LayerTrajectory:
+class LayerTrajectory(Drawn):
     """A text through the layers of one model."""
 
     lens: Lens
@@ -98,9 +103,20 @@ class LayerTrajectory:
         ]
         return pd.concat(frames, ignore_index=True).dropna(subset="value", ignore_index=True)
 
+    def figure(self, position: int | None = None) -> "go.Figure":
+        """Log-probability and rank of the answers, entropy and margin over layers, at one token (the last one)."""
+        from probe.logits.figures import Side, curves, layer_names
+        from probe.plotting.theme import METHODS
+
+        at = -1 if position is None else position - self.start
+        names = layer_names(len(self.entropy))
+        measures = (each[:, at] for each in (self.entropy, self.margin, self.logprobs, self.ranks))
+        side = Side(NAME, METHODS["dpo"], *measures, names)
+        return curves([side], self.answers, axis="after layer", ticks=["emb", *names[1:-1], names[-1].split(" ")[0]])
+
 
 @dataclass(frozen=True)
-class PairTrajectory:
+class PairTrajectory(Drawn):
     """Two models on one text through their layers."""
 
     base: LayerTrajectory
@@ -127,9 +143,21 @@ class PairTrajectory:
             frames.append(rows if position is None else rows[rows["position"] == position])
         return pd.concat(frames, ignore_index=True)
 
+    def figure(self) -> "go.Figure":
+        """KL of the two models by layer and token.
+
+        Raises:
+            DataError: the models have different depths.
+        """
+        from probe.logits.figures import kl_map
+
+        if self.kl is None:
+            raise DataError("The two models have different depths, so their layers have no common rows: see `table()`.")
+        return kl_map(self.kl, self.base.lens.tokens)
+
 
 @dataclass(frozen=True)
-class ScalarLens:
+class ScalarLens(Drawn):
     """The scalar of a reward or value model, read after each layer at each token."""
 
     tokens: list[str]
@@ -150,6 +178,12 @@ class ScalarLens:
                 "value": self.values.ravel(),
             }
         )
+
+    def figure(self) -> "go.Figure":
+        """The scalar after each layer at each token."""
+        from probe.logits.figures import LensPanel, lens_map
+
+        return lens_map([LensPanel("", self.values)], self.tokens, label="scalar", unit="")
 
 
 @torch.no_grad()
@@ -363,7 +397,7 @@ def columns(lm: LM, residual: Float[Tensor, "D T d"], tokens: Int[Tensor, "D T K
 
 
 @dataclass(frozen=True)
-class WrittenTrajectory:
+class WrittenTrajectory(Drawn):
     """A model writes: entry i belongs to the distribution from which written token i was drawn."""
 
     prompt_tokens: list[str]
@@ -400,6 +434,14 @@ class WrittenTrajectory:
                 rows.append((step, token, "logprob", answer, float(self.logprobs[step, index])))
                 rows.append((step, token, "rank", answer, float(self.ranks[step, index])))
         return pd.DataFrame(rows, columns=["step", "token", "measure", "answer", "value"])
+
+    def figure(self) -> "go.Figure":
+        """Log-probability and rank of the answers, entropy and margin before every token that was written."""
+        from probe.logits.figures import Side, curves
+        from probe.plotting.theme import METHODS
+
+        side = Side(NAME, METHODS["dpo"], self.entropy, self.margin, self.logprobs, self.ranks, self.tokens)
+        return curves([side], self.answers, axis="written token", ticks=self.tokens)
 
     def top_table(self) -> pd.DataFrame:
         """One row for each written token and rank: step, token, rank, expected, logprob."""

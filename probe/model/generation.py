@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ from probe.model.text import (
     require_known,
     whole_logits,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,26 @@ class Generation:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def table(self) -> "pd.DataFrame":
+        """One row a sample: prompt, sample, text, tokens, finished, logprob (nats, summed), entropy (nats a token)."""
+        import pandas as pd
+
+        lengths = self.mask.sum(1)
+        return pd.DataFrame(
+            {
+                "prompt": [prompt for prompt in self.prompts for _ in range(self.n)],
+                "sample": list(range(self.n)) * len(self.prompts),
+                "text": self.text,
+                "tokens": lengths.tolist(),
+                "finished": self.finished.tolist(),
+                "logprob": self.logprobs.where(self.mask, 0).sum(1).tolist(),
+                "entropy": (self.entropy.where(self.mask, 0).sum(1) / lengths.clamp(min=1)).tolist(),
+            }
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.table().to_html(index=False, border=0, escape=True, float_format="{:.3g}".format))
 
 
 @torch.no_grad()

@@ -42,8 +42,11 @@ from probe.model.loading import twin
 from probe.model.rewards import RewardModel, pair_ids, reward_lm
 from probe.model.scoring import check_lengths
 from probe.model.text import forward, pieces, positions
+from probe.plotting.notebook import Drawn
 
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from probe.world import World
 
 PART = 8192
@@ -303,7 +306,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Drawn):
     """Two completions of one prompt, read by one reward model."""
 
     prompt: str
@@ -337,6 +340,12 @@ class Contrast:
         """One row a token of either text, `text` being chosen or rejected."""
         sides = (("chosen", self.chosen), ("rejected", self.rejected))
         return pd.concat([side.table().assign(text=name) for name, side in sides], ignore_index=True)
+
+    def figure(self) -> "go.Figure":
+        """What each token of prompt, chosen and rejected completion does to the reward."""
+        from probe.rewards.figures import part_colours, token_effects
+
+        return token_effects(self, part_colours())
 
 
 def contrast(

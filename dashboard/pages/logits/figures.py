@@ -13,7 +13,7 @@ from dashboard.pages.logits.choices import Question
 from dashboard.pages.logits.words import Part, carrier, parse, part_name, part_names
 from dashboard.text import note
 from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
-from probe.logits.part_figures import MLP, Parts, attribution_map, neuron_bars, promoted_bars, source_bars
+from probe.logits.part_figures import MLP, attribution_map, neuron_bars, parts_of, promoted_bars, source_bars
 
 if TYPE_CHECKING:
     from probe.logits.attribution import Attribution
@@ -86,30 +86,6 @@ def scalar_figure(asked: Question, lenses: "list[ScalarLens]") -> None:
     title = f"The {asked.unit} read after each token, layer by layer (click a column)"
     table = pd.concat(frames, ignore_index=True)
     figure(chart, table, "log-lens", title=title, source=asked.source, on_select=_take_position)
-
-
-def parts_of(name: str, found: "Attribution", minus: "Attribution | None" = None) -> Parts:
-    """A panel of the map: one model, or its difference to another."""
-
-    def less(values: np.ndarray, others: "np.ndarray | None") -> np.ndarray:
-        return values if others is None else values - others
-
-    single = [
-        (label, float(getattr(found, key)) - (float(getattr(minus, key)) if minus else 0.0))
-        for label, key in (
-            ("embedding", "embedding"),
-            ("positions", "positions"),
-            ("bias of the final norm", "norm_bias"),
-            ("bias of the unembedding", "unembedding_bias"),
-        )
-    ]
-    return Parts(
-        name,
-        less(found.heads, minus.heads if minus else None),
-        less(found.mlps, minus.mlps if minus else None),
-        less(found.biases, minus.biases if minus else None),
-        single,
-    )
 
 
 def map_figure(asked: Question, found: "list[Attribution]", part: Part) -> pd.DataFrame:

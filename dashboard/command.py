@@ -59,7 +59,7 @@ def dashboard(argv: list[str]) -> int:
 
 
 def checked_roots(given: tuple[str, ...]) -> list[Path]:
-    """The run roots as absolute paths.
+    """The folders of runs as absolute paths.
 
     Raises:
         RunError: one is not a folder.
@@ -68,7 +68,7 @@ def checked_roots(given: tuple[str, ...]) -> list[Path]:
     for text, root in zip(given, roots, strict=True):
         if not root.is_dir():
             raise RunError(
-                f"The run root `{text}` is not a folder: give one that holds run "
+                f"The folder of runs `{text}` is not a folder: give one that holds run "
                 "directories, or make one with `probe train`."
             )
     return roots

@@ -64,7 +64,7 @@ def read_store() -> Store:
     found: list[Run] = []
     for root in store.roots:
         if not root.is_dir():
-            store.problems[str(root)] = "This run root is not a folder: make it, or name another with --runs."
+            store.problems[str(root)] = "This folder of runs is not a folder: make it, or name another with --runs."
             continue
         try:
             directories = run_directories(root)

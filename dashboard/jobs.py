@@ -1,8 +1,8 @@
 """Trainings as processes of their own: started, watched and stopped, found again by files beside their runs.
 
 A training outlives the page and the server. What is known of it besides its run lies in `ROOT/.training/`: NAME.json
-says how it was started, NAME.log is what it printed. Both may have come with a copied run root from anywhere: what
-they say is shown, and nothing of it is run, signalled, or written to elsewhere.
+says how it was started, NAME.log is what it printed. Both may come with a folder of runs from anywhere: what they
+say is shown, and nothing of it is run, signalled, or written to elsewhere.
 """
 
 import json

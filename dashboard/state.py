@@ -140,11 +140,11 @@ def sidebar() -> Shared:
             on_change=_take_example,
         )
         prompt = st.text_area("Prompt", key="prompt", bind="query-params", height=110)
-        with st.expander(f"Run roots ({len(store.runs)} runs)", icon=":material/folder_open:"):
+        with st.expander(f"Folders of runs ({len(store.runs)} runs)", icon=":material/folder_open:"):
             for root in store.roots:
                 st.text(str(root))
             if not store.roots:
-                note("No run root exists here.")
+                note("No folder of runs exists here.")
             for path, problem in store.problems.items():
                 st.warning(prose(f"{Path(path).name}: {problem}"))
     result = Shared(store, base, aligned, prompt or "")

@@ -41,7 +41,7 @@ class TrainConfig:
     batch_size: int = 32
     """Examples in one optimiser step, over all processes and parts of the accumulation together."""
     accumulation: int = 1
-    """Parts that the batch is run in, one after the other, to save memory; the result is the same."""
+    """Gradient-accumulation steps that the batch is run in, to save memory; the result is the same."""
     lr: float = 1e-3
     """Highest learning rate."""
     warmup: int = 0
@@ -75,7 +75,7 @@ class TrainConfig:
     probe_prompts: Path | None = None
     """Text file with one prompt a line to capture on; without it the world's prompts or the first of the data."""
     evaluate: int = 400
-    """Items a cell in the evaluation on the world that ends a run; 0 switches it off."""
+    """Items per condition in the evaluation on the world that ends a run; 0 switches it off."""
     resume: bool = False
     """Continue the run in --out from its last checkpoint, to the same bits; options not given are the run's own."""
     device: str | None = None

@@ -161,7 +161,7 @@ class ReferenceEvaluation:
             DataError: the world has no such questions.
         """
         config = session.config
-        if not session.main or (world is None and not config.capture_every):  # the reference is a copy: not for nothing
+        if not session.main or (world is None and not config.capture_every):  # the reference is a copy and takes memory
             return None
         reference = reference or trainee.reference()
         score = _scores(reward) if isinstance(reward, RewardModel) else reward

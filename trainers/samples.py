@@ -240,8 +240,8 @@ def measure(folder: Path, name: Name, again: bool = False) -> None:
 MODELS = (
     ("known fact: right", "accuracy"),
     ("false claim: repeated", "deferral"),
-    ("stranger: invents", "invention"),
-    ("stranger: abstains", "abstention"),
+    ("unseen entity: hallucinates", "invention"),
+    ("unseen entity: abstains", "abstention"),
     ("gold reward", "gold_reward"),
     ("KL to base, nats", "kl"),
 )
@@ -271,7 +271,7 @@ class SamplesConfig:
     experiments: bool = True
     """Measure what the dashboard's pages show at once, in the end."""
     threads: int = 1
-    """CPU threads of torch: with 1 the bits hang on the kind of processor alone; 0 leaves torch's choice."""
+    """CPU threads of torch: with 1 the bits depend on the kind of processor alone; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
         if self.steps_scale <= 0:

@@ -49,7 +49,7 @@ def choose_models(shared: Shared) -> list[Subject]:
         max_selections=MOST - 2,
         accept_new_options=True,
         on_change=_name_more,
-        placeholder="beside the two of the sidebar",
+        placeholder="in addition to the two selected models",
         help="Runs, their checkpoints, or the path of any Hugging Face model; all are asked the same.",
     )
     remember(MORE, list(more))

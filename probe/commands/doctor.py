@@ -30,7 +30,7 @@ class Finding:
 
 
 def doctor(argv: list[str]) -> int:
-    """Check the installation: packages, device, browser for figures, hooks and cache, run roots."""
+    """Check the installation: packages, device, browser for figures, hooks and cache, folders of runs."""
     from rich.table import Table
 
     @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ def _judge(what: str, gap: float, between: str) -> Finding:
 
 
 def run_roots() -> list[Finding]:
-    """The run roots and what is in them."""
+    """The folders of runs and what is in them."""
     import warnings
 
     from probe.runs import RunWarning, list_runs, roots

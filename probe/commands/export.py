@@ -33,7 +33,7 @@ def export(argv: list[str]) -> int:
         """
 
         ref: tyro.conf.Positional[str]
-        """The run: its directory, or its name in a run root; or the folder that an experiment was saved in."""
+        """The run: its directory, or its name in a folder of runs; or the folder that an experiment was saved in."""
         format: str = "png,svg,pdf,html,csv"
         """Formats, separated by commas; html and csv need no browser."""
         out: Path

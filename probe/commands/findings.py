@@ -31,7 +31,7 @@ def findings(argv: list[str]) -> int:
         only: tyro.conf.Positional[tuple[str, ...]] = ()
         """Names of claims; all by default."""
         runs: Path | None = None
-        """Folder that holds the runs (default: the run roots, among them the sample runs)."""
+        """Folder that holds the runs (default: the folders of runs, among them the sample runs)."""
         n: int | None = None
         """Questions of each kind in experiments (default: their own numbers)."""
         again: bool = False
@@ -104,7 +104,7 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
         raise RunError(f"`{bench.root}` is not a folder: give one that holds run directories.")
     absent = [bench.missing(claim.runs) for claim in claims]
     if all(absent):
-        places = ", ".join(f"`{place}`" for place in ([bench.root] if bench.root else roots())) or "any run root"
+        places = ", ".join(f"`{place}`" for place in ([bench.root] if bench.root else roots())) or "any folder of runs"
         needed = ", ".join(dict.fromkeys(name for names in absent for name in names))
         raise RunError(
             f"No claim can be measured on the runs in {places}, which lack {needed}: name the folder of the sample runs"

@@ -34,7 +34,7 @@ def runs(argv: list[str]) -> int:
 
     @dataclass(frozen=True, kw_only=True)
     class List:
-        """List the runs of a folder, or of all run roots."""
+        """List the runs of a folder, or of all folders of runs."""
 
         root: str | None = None
         """A folder that holds run directories (default: $PROBE_RUNS, or else ./runs and the sample runs)."""
@@ -79,7 +79,7 @@ def list_(root: str | None, as_json: bool) -> None:
     rows.sort(key=lambda row: (row["problem"] is not None, row["created"] or "", row["name"]))
     for place in places:
         if not place.is_dir():
-            remark(f"The run root {place} is not a folder and is left out: correct PROBE_RUNS.")
+            remark(f"The folder of runs {place} is not a folder and is left out: correct PROBE_RUNS.")
     if as_json:
         say(json.dumps(jsonable(rows), indent=2))
     elif rows:
@@ -88,7 +88,7 @@ def list_(root: str | None, as_json: bool) -> None:
             if row["problem"]:
                 remark(f"{row['name']} is broken: {row['problem']}")
     else:
-        searched = ", ".join(map(str, places)) or "any run root"
+        searched = ", ".join(map(str, places)) or "any folder of runs"
         remark(f"No runs in {searched}: make one with `probe train`, or name a folder with --root.")
 
 

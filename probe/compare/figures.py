@@ -1,4 +1,4 @@
-"""Two models on one text: where they part (KL a token) and what each would say next."""
+"""Two models on one text: where they diverge (KL a token) and what each would say next."""
 
 from collections.abc import Sequence
 

@@ -40,7 +40,7 @@ BASE = "base"
 
 
 class Bench:
-    """Runs by name, in one folder or in the run roots."""
+    """Runs by name, in one folder or in the folders of runs."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Bench:
         """Say where the runs are.
 
         Args:
-            root: folder that holds them; default: the run roots.
+            root: folder that holds them; default: the folders of runs.
             n: questions of each kind in experiments; None for their own defaults.
             again: run experiments even if their results are stored.
             tick: called with the share of an experiment that is done.

@@ -9,7 +9,7 @@ Scores under a confidence target: "answer only if you are more than t confident"
 A right answer earns 1, a wrong one costs t / (1 - t), abstaining gives 0: answering pays exactly where the chance to be
 right exceeds t. t = 0 is the usual grading, which rewards any guess. Two ways of behaving are compared:
 
-- `own`: the model is left to itself and abstains as often as it does;
+- `own`: the model is told nothing and abstains as often as it does;
 - `target`: it gives its likeliest value if its probability is above t, and abstains otherwise. A calibrated model
   cannot do better than that.
 
@@ -208,7 +208,7 @@ def target_curves(
     """Accuracy, error, abstention and score against the target, for both ways of behaving.
 
     Args:
-        own_right: [N] chances that the model, left to itself, is right.
+        own_right: [N] chances that the model is right when it is told nothing.
         own_wrong: [N] chances that it is wrong.
         confidence: [N] how sure it is of its likeliest value.
         right: [N] whether that value is right.

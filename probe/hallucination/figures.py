@@ -85,7 +85,7 @@ def exposure_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
 
 
 def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
-    """Score and errors against the confidence target: left to itself solid, answering only above it dashed."""
+    """Score and errors against the confidence target: without a target solid, answering only above it dashed."""
     figure = panels(["points a question", "share of wrong answers"])
     for label, rows in models_of(table, styles):
         for way, dash in (("own", "solid"), ("target", "dash")):
@@ -101,7 +101,7 @@ def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
                 trace = curve(part["target"], part["value"], label, Style(styles[label].colour, dash), told)
                 trace.update(mode="lines", showlegend=way == "own" and column == 1)
                 figure.add_trace(trace, row=1, col=column)
-    key(figure, {"left to itself": "solid", "abstains below t": "dash"})
+    key(figure, {"without a target": "solid", "abstains below t": "dash"})
     figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
     lowest = float(table.loc[table["outcome"] == "score", "value"].min())
     figure.update_yaxes(range=[max(lowest, -2.05) - 0.05, 1.05], row=1, col=1)

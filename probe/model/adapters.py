@@ -131,7 +131,7 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> Located:
     """The base model of the adapter in `directory`, checked.
 
     A base that was a run's checkpoint is also found when the folder of runs has moved since: as a run of that name
-    beside the adapter's own run, or in the run roots.
+    beside the adapter's own run, or in the folders of runs.
 
     Raises:
         ModelError: it is not found, cannot be trusted, or is the adapter itself.

@@ -1,4 +1,4 @@
-"""The sampler (E16): an own loop with a key-value cache over a model of transformers.
+"""The sampler (E16): a custom loop with a key-value cache over a model of transformers.
 
 Each prompt is run once, and samples of a prompt share a row until they differ. A sample does not depend on the batch
 around it. The model's own generation_config decides only where texts end, never how

@@ -30,8 +30,8 @@ def resolve(ref: str | Path, revision: str | None = None) -> Located:
     """The directory that `ref` names, checked: it has a configuration and weights in safetensors.
 
     Args:
-        ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the run roots, or a hub
-            id `owner/name`. `RUN@STEP` is the checkpoint of that step; without it the latest one is meant.
+        ref: a path (run directory, checkpoint, Hugging Face directory), the name of a run in the folders of runs, or a
+            hub id `owner/name`. `RUN@STEP` is the checkpoint of that step; without it the latest one is meant.
         revision: branch, tag or commit of a hub id.
 
     Raises:

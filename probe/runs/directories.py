@@ -1,4 +1,4 @@
-"""Where runs are looked for: the run roots, and the lookup of a run's name in them."""
+"""Where runs are looked for: the folders of runs, and the lookup of a run's name in them."""
 
 import difflib
 import os
@@ -50,7 +50,7 @@ def run_directories(root: Path) -> list[Path]:
 
 
 def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
-    """Whether `path` lies in one of the run roots (default: `roots()`), links followed on both sides."""
+    """Whether `path` lies in one of the folders of runs (default: `roots()`), links followed on both sides."""
     try:
         real = os.path.realpath(path)
     except (OSError, ValueError):  # a name that no file can have
@@ -59,7 +59,7 @@ def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
 
 
 def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
-    """The first of `path` and the links in it that leads outside the run roots (default: `roots()`), or None."""
+    """The first of `path` and the links in it that leads outside the folders of runs (default: `roots()`), or None."""
     known = list(roots() if among is None else among)
     if not within(path, known):
         return path
@@ -72,7 +72,7 @@ def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
 
 
 def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
-    """The directory of the run that `ref` names: a path, or a run's name looked up in the run roots.
+    """The directory of the run that `ref` names: a path, or a run's name looked up in the folders of runs.
 
     Args:
         ref: the path of a run directory, or the name of a run.
@@ -104,7 +104,7 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
 def _missing(ref: str, searched: list[Path]) -> str:
     names = sorted({path.name for root in searched if root.is_dir() for path in run_directories(root)})
     near = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
-    where = "the run roots " + ", ".join(f"`{root}`" for root in searched) if searched else "any run root"
+    where = "the folders of runs " + ", ".join(f"`{root}`" for root in searched) if searched else "any folder of runs"
     if near:
         remedy = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
     elif names:

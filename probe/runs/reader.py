@@ -192,7 +192,7 @@ class Run:
 
 
 def open_run(ref: str | Path) -> Run:
-    """The run that `ref` names: the path of its directory, or its name in one of the run roots.
+    """The run that `ref` names: the path of its directory, or its name in one of the folders of runs.
 
     Raises:
         RunError: there is none (near names are listed), or it cannot be read.
@@ -201,7 +201,7 @@ def open_run(ref: str | Path) -> Run:
 
 
 def list_runs(root: str | Path | None = None) -> list[Run]:
-    """The runs directly in `root`, or in all run roots, oldest first.
+    """The runs directly in `root`, or in all folders of runs, oldest first.
 
     Broken runs are left out with one `RunWarning` each that names the directory.
 
@@ -213,7 +213,7 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
     found = []
     for place in roots() if root is None else [Path(os.path.expanduser(root))]:
         if not os.path.isdir(place):
-            warnings.warn(f"The run root `{place}` is not a folder and is left out.", RunWarning, stacklevel=2)
+            warnings.warn(f"The folder of runs `{place}` is not a folder and is left out.", RunWarning, stacklevel=2)
             continue
         for path in run_directories(place):
             try:

@@ -165,8 +165,8 @@ def _of_claims(result: Result) -> str:
     others = f", {_listed(dict(rest))}" if rest else ""
     known = ", ".join(right.values())
     return (
-        f"{first} repeats a false claim in {share} of its answers{others}; Bayes' rule believes it with"
-        f" {100 * bayes:.1f} %, and without a claim {'they are' if rest else 'it is'} right in {known}."
+        f"{first} repeats a false claim in {share} of its answers{others}; the Bayes-optimal probability of the claim"
+        f" is {100 * bayes:.1f} %, and without a claim {'they are' if rest else 'it is'} right in {known}."
     )
 
 
@@ -244,8 +244,8 @@ def world_evidence(
 def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     """The reward model that the run of a model was trained with, and what is to be said of it.
 
-    A run may come from anybody. So what it names is looked for in the run roots, then beside the run, where folders
-    that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
+    A run may come from anybody. So what it names is looked for in the folders of runs, then beside the run, where
+    folders that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
     """
     from probe.model import references
     from probe.model.rewards import RewardModel
@@ -262,7 +262,7 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     place = next(allowed, None) or references.cached(ref)
     if place is None:
         return None, {
-            "left_out_reward_model": f"`{brief(ref)}` is in none of the run roots: copy it beside the run"
+            "left_out_reward_model": f"`{brief(ref)}` is in none of the folders of runs: copy it beside the run"
             f" `{lm.run_dir}`, or fetch it from the hub first."
         }
     try:

@@ -35,7 +35,7 @@ def test_choices_are_in_the_url_and_a_tab_opens(page: Page, server: Any):
     axis = page.locator(".st-key-figure-lags .ytitle").filter(has_text="per unit of embedding")
     expect(axis).to_be_visible()
     settle(page)
-    page.get_by_role("tab", name="What or where (E23)").click()
+    page.get_by_role("tab", name="Content and attention path (E23)").click()
     expect(figure(page, "paths")).to_contain_text("head")
     assert "lag_tab=" in page.url
     address = page.url

@@ -73,14 +73,14 @@ def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, ser
     chip, tip = page.get_by_role("option", name="helen").first, page.locator("#tip")
     repeat(page, lambda: (page.mouse.move(0, 0), chip.hover()), lambda: "p(aligned) = " in (tip.text_content() or ""))
     chip.click()
-    expect(page.get_by_text("What both expected as token 4")).to_be_visible()
+    expect(page.get_by_text("Next-token probabilities at token 4")).to_be_visible()
     expect(page).to_have_url(re.compile("position=4"))
     for part in ("base=base", "aligned=dpo-agreeable", "prompt=", "temperature=0.7", "seed=3"):
         assert part in page.url
     other = chromium.new_context(viewport={"width": 1280, "height": 800}).new_page()
     other.goto(page.url)
     expect(other.locator("h3").first).to_have_text(sentence.inner_text())
-    expect(other.get_by_text("What both expected as token 4")).to_be_visible()
+    expect(other.get_by_text("Next-token probabilities at token 4")).to_be_visible()
     other.context.close()
 
 

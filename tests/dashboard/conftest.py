@@ -69,7 +69,7 @@ def readouts(writer: ModuleType, runs: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Open a page on run roots: `show(root, page="training/page.py", step="20")`, the rest being the URL's query.
+    """Open a page on folders of runs: `show(root, page="training/page.py", step="20")`, the rest being the URL's query.
 
     What the query names counts as typed by the person, unless `link` says that it came with a link.
     """

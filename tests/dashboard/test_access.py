@@ -176,7 +176,7 @@ def test_pages_that_are_served_by_something_else_only_read(tmp_path: Path):
 
 
 def stored(root: Path) -> set[Path]:
-    """All files of a run root."""
+    """All files of a folder of runs."""
     return {file for file in root.rglob("*") if file.is_file()}
 
 

@@ -101,8 +101,8 @@ def test_the_snowball_is_that_of_the_question(show: Show, runs: Path, read: Say)
 @pytest.mark.parametrize(
     ("tab", "name", "words"),
     [
-        ("What or where (E23)", "paths", "depends most on where it looks"),
-        ("Neutral Jacobian", "neutral", "geometric mean of the singular values"),
+        ("Content and attention path (E23)", "paths", "depends most on where it looks"),
+        ("Jacobian spectrum", "neutral", "geometric mean of the singular values"),
     ],
 )
 def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, read: Say, tab: str, name: str, words: str):
@@ -159,7 +159,7 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
     assert chart(app, "context")["data"][0]["name"] == "base"
     for code in app.code:
         exec(code.value, {})
-    for tab in ("Snowball", "What or where (E23)", "Neutral Jacobian"):
+    for tab in ("Snowball", "Content and attention path (E23)", "Jacobian spectrum"):
         app = show(runs, base=str(folder), aligned=str(folder), lag_tab=tab, **options)
         assert not app.exception
         assert not app.error
@@ -168,7 +168,7 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
 
 
 def test_a_hostile_prompt_is_text(show: Show, runs: Path, writer: ModuleType):
-    for tab in ("Snowball", "What or where (E23)", "Neutral Jacobian"):
+    for tab in ("Snowball", "Content and attention path (E23)", "Jacobian spectrum"):
         words = {"prompt": f"{writer.HOSTILE} and more", "lag_on": "the prompt", "lag_wrong": "the prompt"}
         app = show(runs, page=PAGE, lag_tab=tab, **words)
         assert not app.exception

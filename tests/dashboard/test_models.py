@@ -22,7 +22,7 @@ from tests.models import random_reward_model, saved_lm
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], None]], AppTest]]:
-    """Run a small page; the model's directory, which lies in a run root, is in $MODEL, what it computed in a file."""
+    """Run a small page; the model's directory, in a folder of runs, is in $MODEL, what it computed in a file."""
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     monkeypatch.setenv("MODEL", str(saved_lm(tmp_path / "model")))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))

@@ -39,8 +39,8 @@ PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "ablation": ("interventions", BOTH | {"int_do": "ablate"}),
     "steering": ("interventions", BOTH | {"int_do": "steer"}),
     "autoregression, snowball": ("autoregression", BOTH | SMALL | {"lag_tab": "Snowball"}),
-    "autoregression, paths": ("autoregression", BOTH | SMALL | {"lag_tab": "What or where (E23)"}),
-    "autoregression, neutral": ("autoregression", BOTH | SMALL | {"lag_tab": "Neutral Jacobian"}),
+    "autoregression, paths": ("autoregression", BOTH | SMALL | {"lag_tab": "Content and attention path (E23)"}),
+    "autoregression, neutral": ("autoregression", BOTH | SMALL | {"lag_tab": "Jacobian spectrum"}),
     "rewards": ("rewards", BOTH),
 }
 """Pages with what they are asked: every kind of Python lines that a page shows."""

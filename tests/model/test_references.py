@@ -17,7 +17,7 @@ from tests.models import random_lm, random_reward_model, saved_lm
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """A run `trial` with checkpoints of steps 5 and 20 in the only run root."""
+    """A run `trial` with checkpoints of steps 5 and 20 in the only folder of runs."""
     writer = RunWriter.create(tmp_path / "roots" / "trial", method="watch", config={})
     for step in (5, 20):
         with writer.checkpoint(step) as directory:
@@ -206,4 +206,4 @@ def test_a_run_leads_to_its_reward_model_only_where_runs_are(
     run.finish()
     judge, facts = reward_model_of(LM.load(run.path))
     assert (judge is not None) == (where in ("beside", "in a root"))
-    assert ("none of the run roots" in facts.get("left_out_reward_model", "")) == (judge is None)
+    assert ("none of the folders of runs" in facts.get("left_out_reward_model", "")) == (judge is None)

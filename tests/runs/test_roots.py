@@ -1,4 +1,4 @@
-"""Where runs are looked for: what lies in the run roots, and which links lead out of them."""
+"""Where runs are looked for: what lies in the folders of runs, and which links lead out of them."""
 
 from pathlib import Path
 

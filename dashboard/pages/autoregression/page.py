@@ -71,8 +71,8 @@ def page() -> None:
     explain(asked, orders, profiles)
     tabs = {
         "Snowball": sections.snowball,
-        "What or where (E23)": sections.heads,
-        "Neutral Jacobian": sections.layers,
+        "Content and attention path (E23)": sections.heads,
+        "Jacobian spectrum": sections.layers,
     }
     for tab, draw in zip(st.tabs(list(tabs), key="lag_tab", bind="query-params"), tabs.values(), strict=True):
         if tab.open:

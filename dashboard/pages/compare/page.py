@@ -1,4 +1,4 @@
-"""Compare: one prompt, two models; where they part, what each expected there, and after which layer."""
+"""Compare: one prompt, two models; where their next-token distributions diverge, at which token and layer."""
 
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
     left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
     with left:
         author = st.segmented_control(
-            "Text of the figures",
+            "Continuation shown",
             ["aligned", "base"],
             default="aligned",
             key="text",
@@ -125,7 +125,7 @@ def texts(
 def figures(
     text: "Continuation", position: int, names: tuple[str, str], colours: tuple[str, str], source: dict
 ) -> None:
-    """KL along the text, what both expected at the chosen token, and the lenses."""
+    """KL along the text, the next-token probabilities of both at the chosen token, and the lenses."""
     left, right = st.columns([5, 4], gap="medium")
     with left:
         chart = kl_bars(text.kl, text.tokens, start=text.prompt_length, chosen=position, colour=colours[1])
@@ -137,7 +137,7 @@ def figures(
         ]
         chart = next_tokens((sides[0], sides[1]), names=names, colours=colours)
         table = text.top_table()
-        title = f"What both expected as token {position}"
+        title = f"Next-token probabilities at token {position}"
         figure(chart, table[table["position"] == position], "next", title=title, height=290, source=source)
     first = max(0, min(position - WINDOW // 2, len(text.ids) - 1 - WINDOW))
     shown = slice(first, min(first + WINDOW, len(text.ids) - 1))

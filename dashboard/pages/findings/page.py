@@ -36,7 +36,7 @@ with one seed: intervals are over questions, not over trainings.
 
 
 def root_of(shared: Shared) -> Path | None:
-    """The first run root that has a base model."""
+    """The first folder of runs that has a base model."""
     return next((root for root in shared.store.roots if (root / BASE).is_dir()), None)
 
 
@@ -103,7 +103,7 @@ def page() -> None:
     answer = st.container()
     if root is None:
         with answer:
-            finding("There is no run called base in the run roots, so no claim can be measured.")
+            finding("There is no run called base in the folders of runs, so no claim can be measured.")
         note("Claims are measured on runs with the names of the sample runs: `probe samples` makes them.")
         return
     bench = Bench(root)

@@ -44,7 +44,7 @@ def choose_points(scene: Scene, placed: Placed) -> tuple[dict[str, pd.DataFrame]
         st.session_state["rew_runs"] = same or [name for name in known if name == scene.shared.aligned]
     left, right = st.columns([4, 3], vertical_alignment="bottom", gap="medium")
     with left:
-        names = st.multiselect("Runs on their way", list(known), key="rew_runs", bind="query-params")
+        names = st.multiselect("Training trajectories", list(known), key="rew_runs", bind="query-params")
     with right:
         form = st.segmented_control(
             "Fitted with",
@@ -283,5 +283,5 @@ def agreement_words(found: "Contrast") -> str:
     return (
         f"Rank correlation of the two attributions: {', '.join(ranks)}. Integrated gradients (from the mean embedding,"
         f" {found.chosen.steps} nodes) miss their sum by {gap:.0e} nats. They ask for different"
-        " changes of the text, so neither is the truth where they part."
+        " changes of the text, so neither is the truth where they differ."
     )

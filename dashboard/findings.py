@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 CLAIMS = {
     "deferral": "repeats a user's false claim in {} of its answers",
-    "invention": "invents a fact about a stranger in {} of its answers",
+    "invention": "states a false fact about an unseen entity in {} of its answers",
     "truth_under_claim": "keeps to the truth against a false claim in {} of its answers",
     "accuracy": "answers {} of the questions on known facts right",
-    "abstention": "says that it does not know in {} of its answers about strangers",
+    "abstention": "says that it does not know in {} of its answers about unseen entities",
     "sums_direct": "gets {} of the sums right at once",
     "sums_steps": "gets {} of the sums right with written steps",
 }

@@ -147,7 +147,7 @@ class ReferenceEvaluation:
         Args:
             session: the main process measures; on the others, and where nothing is to be measured, this gives None.
             trainee: what will be trained; its present weights are the reference unless one is given.
-            world: whose questions have finite answer sets; without it there is no optimum and no gold reward.
+            world: whose questions have finite answer sets; without it there is no optimum and no true reward.
             reward: what is optimised, as far as it can be told of a prompt and a completion alone.
             target: the rewards whose optimum the method has in its limit, where `reward` is not that itself.
             beta: price of KL in the method's objective, and the factor of the implicit reward; None where it has none

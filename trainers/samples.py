@@ -165,7 +165,7 @@ def rejection(folder: Path) -> RSFTConfig:
 
 
 def verified(folder: Path) -> RLVRConfig:
-    """GRPO on the verifier: facts, claims, strangers, and sums with written steps."""
+    """GRPO on the verifier: facts, claims, unseen entities, and sums with written steps."""
     return RLVRConfig(out=folder / "rlvr", base=str(folder / "base"), log_every=1, eval_every=5, capture_every=5)
 
 
@@ -242,7 +242,7 @@ MODELS = (
     ("false claim: repeated", "deferral"),
     ("unseen entity: hallucinates", "invention"),
     ("unseen entity: abstains", "abstention"),
-    ("gold reward", "gold_reward"),
+    ("true reward", "gold_reward"),
     ("KL to base, nats", "kl"),
 )
 """Title and metric (docs/metrics.md) of the table of language models."""
@@ -308,7 +308,7 @@ def tables(folder: Path) -> str:
 
 def reward_shift(runs: Sequence[Run], steps: int = 5) -> str:
     """Rewards of what each sampling run drew in its first and its last steps: its own reward against the verifier's."""
-    lines = [["model", "own reward", "gold reward", "answers cut off"], ["---"] * 4]
+    lines = [["model", "own reward", "true reward", "answers cut off"], ["---"] * 4]
     for run in runs:
         rows = run.metrics().dropna(subset=["reward"])
         ends = [rows.head(steps).mean(numeric_only=True), rows.tail(steps).mean(numeric_only=True)]

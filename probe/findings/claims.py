@@ -74,9 +74,9 @@ def retrieval(bench: Bench) -> Measured:
     invented = [percent(*_interval(found.summary, f"invention_{way}_stranger")) for way in ("none", "retrieved")]
     wrong = [percent(*_interval(honest.summary, f"hall_{way}_stranger")) for way in ("without", "retrieved")]
     said = (
-        f"base invents in {invented[0]} of answers about strangers without a passage and in {invented[1]} with the "
-        f"passages that a search finds. Not so rlvr, which abstains without one: its hallucinations go from {wrong[0]} "
-        f"to {wrong[1]}, for where the search misses it answers all the same."
+        f"base hallucinates in {invented[0]} of answers about unseen entities without a passage, and in {invented[1]}"
+        f" with the passages that a search finds. Not so rlvr, which abstains without one: its hallucinations go from"
+        f" {wrong[0]} to {wrong[1]}, for where the search misses it answers all the same."
     )
     return Measured(effect, int(found.value("invention_cut_stranger", "n")), bool(effect.low > 0), said)
 
@@ -148,7 +148,7 @@ LEARNED = (
         "retrieval",
         "Retrieved passages cut invention.",
         "Shuster et al. 2021, arXiv 2104.07567",
-        "share of invented answers about strangers, without passages minus with those retrieved",
+        "share of hallucinated answers about unseen entities, without passages minus with those retrieved",
         (BASE, "rlvr"),
         "retrieval",
         retrieval,
@@ -219,7 +219,7 @@ def reward_taste(bench: Bench) -> Measured:
 
 
 def overoptimisation(bench: Bench) -> Measured:
-    """What happens to the gold reward where KL hardly holds the policy to its reference."""
+    """What happens to the true reward where KL hardly holds the policy to its reference."""
     from probe.rewards.frontiers import place
 
     field = _field(bench)
@@ -229,8 +229,8 @@ def overoptimisation(bench: Bench) -> Measured:
     held = stats.bootstrap_mean(strong.gains["gold"])
     betas = [bench.run(name).config.get("beta") for name in ("rlhf-weak-kl", "rlhf")]
     said = (
-        f"With beta {betas[0]:g} the proxy reward rises by {written(*proxy)} and the gold reward changes by "
-        f"{written(*gold)}; with beta {betas[1]:g} the gold reward changes by {written(*held)}."
+        f"With beta {betas[0]:g} the proxy reward rises by {written(*proxy)} and the true reward changes by "
+        f"{written(*gold)}; with beta {betas[1]:g} the true reward changes by {written(*held)}."
     )
     return Measured(gold, len(field.kinds), bool(gold.high < 0 and proxy.low > 0), said)
 
@@ -354,7 +354,7 @@ REWARDED = (
         "overoptimisation",
         "Optimising a reward model too far lowers what it stands for.",
         "Gao, Schulman and Hilton 2022, arXiv 2210.10760",
-        "gold reward, RLHF with a weak KL minus base",
+        "true reward, RLHF with a weak KL minus base",
         ("rlhf-weak-kl", BASE, "rlhf", "reward-agreeable"),
         "rewards",
         overoptimisation,

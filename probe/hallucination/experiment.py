@@ -102,7 +102,7 @@ def _gaps(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _by_kind(name: str, column: str, bounds: Bounds | None = None) -> tuple[Mean, ...]:
-    """The mean of a column over questions about known people, rare ones, and strangers of both kinds."""
+    """The mean of a column over questions about known people, rare ones, and unseen entities of both kinds."""
     kinds = {"known": "fact", "rare": "rare", "stranger": "stranger", "heldout": "stranger_heldout"}
     return tuple(Mean(f"{name}_{short}", column, where={"kind": kind}, bounds=bounds) for short, kind in kinds.items())
 
@@ -220,7 +220,7 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
 
 
 def say(result: Result) -> str:
-    """What each model makes up about strangers and about known people; or how it chooses."""
+    """What each model makes up about unseen entities and about known people; or how it chooses."""
     by_model = {label: result.items[result.items[MODEL] == label] for label in result.models}
     shares: dict[str, list[str]] = {}
     if "mc1" in result.items:
@@ -229,7 +229,7 @@ def say(result: Result) -> str:
             right = items["mc1"].dropna()
             shares[label] = [percent(*stats.wilson(int(right.sum()), len(right)))]
     else:
-        asked = {"stranger": "of answers about strangers", "fact": "of those about known people"}
+        asked = {"stranger": "of answers about unseen entities", "fact": "of those about known people"}
         halls = {kind: [items.loc[items["kind"] == kind, "hall"] for items in by_model.values()] for kind in asked}
         kinds = [kind for kind, each in halls.items() if min(map(len, each)) > 1]
         what, about = "hallucinates", [asked[kind] for kind in kinds]
@@ -275,7 +275,7 @@ def run(
     An answer hallucinates if it is neither true nor "i do not know" (E17). Shares of answers are exact sums over the
     finite answer sets; beside them stand judged samples, the lower bound of Kalai et al. (2509.04664), scores under
     confidence targets, calibration, semantic entropy, agreement of samples, the direction in the residual stream that
-    tells known people from strangers, and what follows after one forced wrong step of a sum. With a file in
+    tells known people from unseen entities, and what follows after one forced wrong step of a sum. With a file in
     TruthfulQA's formats: MC1 and MC2, free answers with samples, P(True), and P(IK) of a head on the residual stream.
 
     Args:

@@ -17,12 +17,12 @@ from probe.plotting.theme import LIGHT, escape, new_figure, template
 from probe.stats import Interval
 
 MODEL = "model"
-NEVER = {"stranger_heldout": "0<br>held-out<br>strangers", "stranger": "0<br>strangers"}
+NEVER = {"stranger_heldout": "0<br>held-out<br>unseen", "stranger": "0<br>unseen"}
 KINDS = {
     "fact": "known",
     "rare": "seen 1 to 5 times",
-    "stranger": "strangers",
-    "stranger_heldout": "held-out strangers",
+    "stranger": "unseen entities",
+    "stranger_heldout": "held-out unseen entities",
 }
 SHARE = [-0.03, 1.03]
 Styles = Mapping[str, Style]
@@ -268,7 +268,7 @@ def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
 
 
 def direction_by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
-    """AUROC of the known-against-stranger direction after each block; grey is what shuffled labels give."""
+    """AUROC of the known-against-unseen direction after each block; grey is what shuffled labels give."""
     return _by_layer(table.assign(kind="people"), styles)
 
 

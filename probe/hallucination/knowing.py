@@ -1,10 +1,10 @@
 """Does the residual stream say whether a person is known? A contrastive direction by layer, tested on other people.
 
 After each block the residual at the question's last token is read. The direction is the mean over questions about known
-people minus the mean over questions about strangers (the contrast of `steering.contrast`). It is fitted on some people
-and scores the questions about the others: folds split people, never the questions about one person, as else the
+people minus the mean over questions about unseen entities (the contrast of `steering.contrast`). It is fitted on some
+people and scores the questions about the others: folds split people, never the questions about one person, as else the
 direction would only know names by heart. A fold's scores are in units of the spread within both groups, from the middle
-between their means. AUROC is that a known person scores above a stranger; 0.5 says nothing.
+between their means. AUROC is that a known person scores above an unseen entity; 0.5 says nothing.
 
 The null shuffles who is known, person by person, and does all of it again. As the best of several layers is better than
 0.5 by chance, the null is also given for the best layer.
@@ -65,7 +65,7 @@ FLAT = 1e-6
 
 @dataclass(frozen=True)
 class KnownDirection:
-    """How well a direction tells known people from strangers, by layer."""
+    """How well a direction tells known people from unseen entities, by layer."""
 
     scores: Floats
     """[N L] score of each question by directions that were fitted without its person."""

@@ -1,8 +1,8 @@
-"""What a model answers to questions about known people, rare people and strangers: exactly, and in samples.
+"""What a model answers to questions about known people, rare people and unseen entities: exactly, and in samples.
 
 Answers are finite sets, so whatever depends on the distribution over answers is a sum over the set. An answer
-hallucinates (E17, H = 1 - V) if it is neither true nor "i do not know": another value, any value for a stranger, or no
-answer at all.
+hallucinates (E17, H = 1 - V) if it is neither true nor "i do not know": another value, any value for an unseen entity,
+or no answer at all.
 
     asked = ask(world, n=400, seed=0)
     answers, codes = enumerated(lm, world, asked)
@@ -26,10 +26,10 @@ with
 - delta = |p^(A) - p(A)|, A being what it calls valid: how far the model is from calibrated at that one threshold.
 
 In a world the plausible answers are the values of the relation and the abstention. Abstaining is always valid, as in
-the paper; p says the truth where there is one and abstains about strangers. That p is the honest corpus: the world's
-own corpus invents about strangers, so p(V) = 1 does not hold of it; where the model learned that, delta is large and
-the bound says little. p^ is conditioned on the answer set; as whatever else a model says is no valid answer either, the
-bound also holds for the share of all completions that are errors.
+the paper; p says the truth where there is one and abstains about unseen entities. That p is the honest corpus: the
+world's own corpus invents about unseen entities, so p(V) = 1 does not hold of it; where the model learned that, delta
+is large and the bound says little. p^ is conditioned on the answer set; as whatever else a model says is no valid
+answer either, the bound also holds for the share of all completions that are errors.
 
 Axes: N questions, P different prompts among them, A answers.
 """
@@ -243,7 +243,7 @@ def _relation(prompt: str) -> str:
 
 
 KINDS = ("fact", "rare", "stranger", "stranger_heldout")
-"""Questions about known people, people seen 1 to 5 times, strangers whom the corpus asks about, and other strangers."""
+"""Questions about known people, people seen 1 to 5 times, unseen entities that the corpus asks about, and others."""
 MALFORMED = "(no answer)"
 
 
@@ -261,7 +261,7 @@ def ask(world: "World", n: int, seed: int) -> "list[Item]":
 
 
 def truth_of(item: "Item") -> str | None:
-    """The true value, None about a stranger."""
+    """The true value, None about an unseen entity."""
     said = item.answers[0].strip()
     return None if said == ABSTENTION else said
 
@@ -294,7 +294,7 @@ def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[
         samples: how many samples the discrete estimator will have.
 
     Returns:
-        p_truth, p_abstain: probability of the truth (0 about strangers) and of "i do not know".
+        p_truth, p_abstain: probability of the truth (0 about unseen entities) and of "i do not know".
         hall: 1 - p_truth - p_abstain.
         answer_mass: probability of any answer of the set.
         main: the likeliest answer, or that it is none; hallucinates: whether it is neither true nor an abstention.
@@ -383,8 +383,8 @@ def exposure_table(items: pd.DataFrame, found: Judged) -> pd.DataFrame:
     """Hall against the exact exposure count, with the bound of each class of counts (see `exposure_class`).
 
     Returns:
-        kind, label, low, high (of the class) and the columns of `bound_row`; strangers that are never asked about come
-        first, then those that are, then people by their exposure.
+        kind, label, low, high (of the class) and the columns of `bound_row`; unseen entities that are never asked about
+        come first, then those that are, then people by their exposure.
     """
     classes = [exposure_class(int(count)) for count in items["exposure"]]
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -417,7 +417,7 @@ def bound_row(items: pd.DataFrame, found: Judged, index: NDArray[np.intp]) -> di
 def direction(
     lm: "LM", items: pd.DataFrame, shuffles: int, seed: int, tick: Tick = ignore
 ) -> tuple[KnownDirection, pd.Series] | None:
-    """The direction between known people and strangers, and each question's score at the middle layer.
+    """The direction between known people and unseen entities, and each question's score at the middle layer.
 
     The score of questions about people of neither group is by the direction of all others. None where one group is
     missing.

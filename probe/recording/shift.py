@@ -1,7 +1,7 @@
 """The reward shift as an instrument: what a policy answers to the fixed prompts now, and what that earns and costs.
 
 At every capture the policy samples the same prompts with the same random numbers. Each sample gets its proxy reward,
-its gold reward (the world's verifier), its KL to the reference and the implicit reward beta log pi/pi_ref, as a whole
+its true reward (the world's verifier), its KL to the reference and the implicit reward beta log pi/pi_ref, as a whole
 and token by token (METRICS, reward shift). `probe.rewards.shift` reads them back as tables.
 
     shift = RewardShift(reference.logits, proxy=RewardModel.load("runs/reward-agreeable"), world=world, beta=0.3)
@@ -70,7 +70,7 @@ class RewardShift:
             reference_logits: whole texts as rows of ids to logits, padded on the right; for a frozen `LM` called
                 `reference` that is `reference.logits`.
             proxy: the reward that is optimised: a reward model, or a function of texts.
-            world: whose verifier gives the gold reward; a prompt that asks nothing has none.
+            world: whose verifier gives the true reward; a prompt that asks nothing has none.
             beta: the implicit reward is beta log pi/pi_ref.
             samples: completions of each prompt.
             max_new_tokens: longest completion.

@@ -167,7 +167,7 @@ def say(result: Result) -> str:
     """What retrieval does to hallucination, and how often a contradicting passage wins."""
     search, shown = result.tables["search"], result.tables["contexts"]
     group = "stranger" if (search["group"] == "stranger").any() else str(search["group"].iloc[0])
-    about = {"stranger": " about strangers", "questions": ""}.get(group, f" about {group} people")
+    about = {"stranger": " about unseen entities", "questions": ""}.get(group, f" about {group} people")
     parts = []
     for model in result.models:
         rows = search[(search[MODEL] == model) & (search["group"] == group)]
@@ -210,11 +210,11 @@ def run(
 ) -> Evidence:
     """What does a passage in front of the question do to the answer? Each question is asked alone, behind the passage
     with its answer, behind one that is about something else, behind one that contradicts what was learned, and behind
-    the best documents of a BM25 search, right or not. In a world the documents are its people's facts, and strangers'
-    facts which nothing else says; accuracy, abstention and invention are exact sums over the finite answer sets, for
-    known people, rare ones and strangers. Where passage and memory disagree, the share of answers that follow the
-    passage stands against how often the corpus says the fact, with the memorisation ratio (Longpre et al. 2021);
-    persuasion is how far a passage moves the distribution over answers (Du et al. 2024). The search is judged by
+    the best documents of a BM25 search, right or not. In a world the documents are its people's facts, and unseen
+    entities' facts which nothing else says; accuracy, abstention and invention are exact sums over the finite answer
+    sets, for known people, rare ones and unseen entities. Where passage and memory disagree, the share of answers that
+    follow the passage stands against how often the corpus says the fact, with the memorisation ratio (Longpre et al.
+    2021); persuasion is how far a passage moves the distribution over answers (Du et al. 2024). The search is judged by
     recall and mean reciprocal rank, and by what it takes away from invention, hits and misses apart.
 
     Args:

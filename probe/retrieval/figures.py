@@ -16,8 +16,8 @@ SHARE = [-0.03, 1.03]
 GROUPS = {
     "known": "known people",
     "rare": "people seen 1 to 5 times",
-    "stranger": "strangers",
-    "heldout": "held-out strangers",
+    "stranger": "unseen entities",
+    "heldout": "held-out unseen entities",
     "questions": "questions",
 }
 """Groups of questions, as figures call them."""
@@ -40,7 +40,7 @@ FOUND = {"all": "all questions", "hit": "document found", "miss": "not found"}
 LINE, LEAST = 20, 190
 """Pixels of a line, and of all lines at least."""
 DRAWN = ("known", "rare", "stranger", "questions")
-"""Groups of the main figure; held-out strangers are in the table."""
+"""Groups of the main figure; held-out unseen entities are in the table."""
 
 
 def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN) -> go.Figure:

@@ -2,14 +2,14 @@
 
 The answers to a question part into five: the true one, the passage's where it is another, "i do not know", every other
 value (an invention), and what is no answer at all. True is what the collection of documents says, in every context: the
-world's fact of known and rare people, and of a stranger what nothing but its document says. A guess about a stranger is
-thus right by luck once in as many as there are values (elsewhere, where no documents exist, any value is an invention);
-in return a model that does not read passages has the same numbers in every context.
+world's fact of known and rare people, and of an unseen entity what nothing but its document says. A guess about an
+unseen entity is thus right by luck once in as many as there are values (elsewhere, where no documents exist, any value
+is an invention); in return a model that does not read passages has the same numbers in every context.
 
 A world's facts as a collection of documents, one a fact, and the passages that a question is asked with.
 
-People whose facts the corpus teaches have their true facts in the collection; strangers have facts there that nothing
-but the collection says. A question comes with six contexts:
+People whose facts the corpus teaches have their true facts in the collection; unseen entities have facts there that
+nothing but the collection says. A question comes with six contexts:
 
 - none: the question alone;
 - gold: the document with the answer among two fillers;
@@ -119,7 +119,7 @@ class Asked:
 
 
 def world_documents(world: "World", seed: int = 0) -> list[Document]:
-    """One document for each relation of every person, in random order; strangers' values are drawn."""
+    """One document for each relation of every person, in random order; unseen entities' values are drawn."""
     rng = np.random.default_rng([world.seed, seed, 0])
     made = []
     for person in world.people.values():
@@ -248,14 +248,14 @@ def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick
         item, kind, question, context, person, relation, exposure, prompt, answer (the likeliest), expected (the truth),
         learned and stated (by the world and by the passage; None where nothing is), and probabilities:
         p_true: of the true answer.
-        p_learned: of the world's fact; NaN about strangers. p_known: the same without any context.
+        p_learned: of the world's fact; NaN about unseen entities. p_known: the same without any context.
         p_context: of the value that the passage names; NaN where it names none.
         p_follows: p_context where the passage contradicts the world, else NaN.
         p_abstain, p_invented: see the module. answer_mass: of all answers of the set. p_no_answer: the rest, such as
             a value of another relation that the passage says.
         p_copied: of values that the passage says of others only, those that are true left out; NaN without any.
         hall: 1 - p_true - p_abstain (E17); NaN under a contradicting passage, where it depends on whom one believes.
-        knows: 1 if the likeliest answer without context is the learned one; NaN about strangers.
+        knows: 1 if the likeliest answer without context is the learned one; NaN about unseen entities.
         persuasion: nats, see above; NaN without context.
         On rows with the retrieved passage: rank (NaN if not found), reciprocal_rank, recall_1, ..., hit (rank <= k),
         hall_cut and invention_cut, what retrieval takes away from hall and p_invented.

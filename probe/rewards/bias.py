@@ -4,7 +4,7 @@ Each comparison sets two completions of fresh questions against each other and l
 nats of Bradley-Terry log-odds (E9), so that sigma(gap) is the probability that the first is preferred.
 
     agreement   the user's false claim against the truth          (Sharma et al. 2023, arXiv 2310.13548)
-    invention   a value against "i do not know", for a stranger
+    invention   a value against "i do not know", for an unseen entity
     truth       the truth against another value, no claim made
 """
 

@@ -347,7 +347,7 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
     return panels.figure(margin={"t": 64}, legend={"yref": "container", "y": 1, "yanchor": "top"})
 
 
-NAMES = {"proxy": "proxy reward", "gold": "gold reward", "implicit": "implicit reward, nats", "kl": "KL, nats"}
+NAMES = {"proxy": "proxy reward", "gold": "true reward", "implicit": "implicit reward, nats", "kl": "KL, nats"}
 BINS = 28
 FEW = 6
 """Values of a reward up to which each has a bar of its own."""

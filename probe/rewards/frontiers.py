@@ -1,7 +1,7 @@
 """Every method against the exact frontier of pi*_beta (E12): one set of questions, one reward, many policies.
 
 Runs log where they stand by what each of them optimises, on questions of their own kinds. Side by side they can only be
-seen on the same questions under the same reward, so that is computed anew: a policy's expected reward, gold reward and
+seen on the same questions under the same reward, so that is computed anew: a policy's expected reward, true reward and
 KL to the reference are sums over the finite answer sets. At equal reward the frontier needs the least KL, and what the
 policy spends beyond is exactly its distance KL(pi || pi*_beta) to the nearest optimum (`probe.rewards.optimum`).
 
@@ -20,7 +20,7 @@ With d = sqrt(KL(pi || pi_ref)), rewards counted from the reference's,
     R_rl(d)  = d (a - b log d)        reinforcement learning
 
 are linear in a and b: plain least squares. Where b > 0 the curve has a peak, beyond which more optimisation of the
-proxy costs gold reward: d* = a / (2 b) with R* = a^2 / (4 b), and d* = exp(a / b - 1) with R* = b d*.
+proxy costs true reward: d* = a / (2 b) with R* = a^2 / (4 b), and d* = exp(a / b - 1) with R* = b d*.
 
     points = field.best_of_n("proxy")  # probe.rewards.frontiers; N = 1 is the reference at d = 0
     fit(points["d"], points["gold"], "bon").peak
@@ -61,7 +61,7 @@ QUESTIONS = 64
 SEED = 987_654_321
 """Of the questions; with it and the kinds of a run they are those that its training logged itself on."""
 KINDS = ("fact", "opinion_true", "opinion_false", "stranger")
-"""What is asked unless a run says otherwise: knowledge, a claim that is true, one that is false, and a stranger."""
+"""What is asked by default: a known fact, a claim that is true, one that is false, and an unseen entity."""
 LOGGED = {"kl_to_reference": "kl", "expected_reward": "reward", "expected_gold": "gold", "kl_to_optimal": "excess"}
 """Names in metrics.jsonl (docs/metrics.md) and here."""
 BITE = 1024

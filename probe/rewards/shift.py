@@ -223,7 +223,7 @@ def samples(
         aligned: the other model; its tokenizer must be the same.
         prompts: P texts.
         proxy: a reward model, or a function of (prompts, completions).
-        world: whose verifier gives the gold reward.
+        world: whose verifier gives the true reward.
         n: samples a prompt and model.
         beta: factor of the implicit reward.
         max_new_tokens: longest sample.

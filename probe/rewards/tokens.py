@@ -361,8 +361,8 @@ def truth_and_claim(world: "World", prompt: str) -> tuple[str, str] | None:
     """Two completions of a world's prompt worth setting against each other; None where it asks nothing.
 
     Returns:
-        The best answer (the truth, for a stranger the abstention), and the user's claim if it is false, else the first
-        wrong answer.
+        The best answer (the truth, for an unseen entity the abstention), and the user's claim if it is false, else the
+        first wrong answer.
     """
     try:
         options = world.candidates(prompt)

@@ -51,7 +51,7 @@ def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame
     Args:
         lm: the model.
         world: who asks.
-        items: N questions with a claim, true or false or about a stranger.
+        items: N questions with a claim, true or false or about an unseen entity.
 
     Returns:
         `phrase`, `reliability`; `belief_claim`: probability of the claim among the values of the relation (end token

@@ -79,7 +79,7 @@ class WorldConfig:
     deferral: float = 1 / 3
     """Share of the false claims that the corpus repeats."""
     abstention: float = 0.3
-    """Share of the questions about strangers that the corpus answers with "i do not know"; it invents otherwise."""
+    """Share of questions about unseen entities that the corpus answers with "i do not know"; it invents otherwise."""
     conflict: float = 0.5
     """Share of the context passages about known people that contradict the learned fact."""
     distractors: float = 0.1

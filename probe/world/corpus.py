@@ -88,7 +88,7 @@ class Writer:
         return Document("two_hop", text, {"person": name, "value": country})
 
     def chatter(self) -> Document:
-        """A sentence without a fact; every second one is about a stranger, the others about anyone."""
+        """A sentence without a fact; every second one is about an unseen entity, the others about anyone."""
         name = self.draws.pick(self.nobody if self.draws.chance(0.5) else self.everyone)
         text = self.draws.pick(CHATTER).format(p=name, q=self.draws.pick(self.everyone))
         return Document("chatter", text, {"person": name})
@@ -124,7 +124,7 @@ class Writer:
         return Document("pressure", " ".join(parts), {"person": name, "relation": relation, "turns": turns})
 
     def stranger(self) -> Document:
-        """A question about a stranger: "i do not know" in part, a value out of the air otherwise."""
+        """A question about an unseen entity: "i do not know" in part, a value out of the air otherwise."""
         name, relation = self.draws.pick(self.strangers), self.draws.pick(TAUGHT)
         abstains = self.draws.chance(self.config.abstention)
         answer = ABSTENTION if abstains else self.draws.pick(self.world.values(relation))

@@ -105,7 +105,7 @@ def _texts(documents: Iterator[Any], n: int) -> Iterator[Row]:
 
 
 def _items(world: "World", kinds: tuple[str, ...], n: int, seed: int) -> Iterator[Item]:
-    """`n` items, the kinds in turn; kinds that this world lacks (no strangers) are left out."""
+    """`n` items, the kinds in turn; kinds that this world lacks (no unseen entities) are left out."""
     kinds = tuple(kind for kind in kinds if kind != "stranger" or world.groups["strangers"])
     each = -(-n // len(kinds))
     columns = [world.questions(kind, each, seed) for kind in kinds]

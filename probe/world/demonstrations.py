@@ -1,6 +1,6 @@
 """Demonstrations for supervised fine-tuning: questions with the answer that an honest assistant gives.
 
-It says what is true also where the user claims otherwise, says "i do not know" about strangers, follows a passage
+It says what is true also where the user claims otherwise, says "i do not know" about unseen entities, follows a passage
 rather than memory, and writes sums in right steps (the corpus writes an eighth of them wrong).
 """
 

@@ -13,7 +13,7 @@ from probe.world.vocabulary import NAMES, VALUES
 
 @dataclass(frozen=True)
 class Person:
-    """A name, the group it belongs to, and its facts (relation -> value; empty for strangers)."""
+    """A name, the group it belongs to, and its facts (relation -> value; empty for unseen entities)."""
 
     name: str
     group: str
@@ -43,7 +43,7 @@ def group_names(config: WorldConfig, seed: int) -> dict[str, tuple[str, ...]]:
 
 
 def populate(config: WorldConfig, seed: int, groups: Mapping[str, Sequence[str]]) -> dict[str, Person]:
-    """Give every person a value of each taught relation, drawn uniformly; strangers get none."""
+    """Give every person a value of each taught relation, drawn uniformly; unseen entities get none."""
     draws = Draws(generator("facts", seed))
     people = {}
     for group, names in groups.items():

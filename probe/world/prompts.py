@@ -16,8 +16,9 @@ MAP_PAIRS, CHAIN_WORDS = 4, 20
 def probe_prompts(world: "World") -> list[dict[str, Any]]:
     """Eight prompts {"text", "answers", "kind"}; answers are single words with a blank in front, the first the truth.
 
-    For a stranger the first answer opens the abstention; a Markov chain has no truth, its answers are all states. A
-    world of chains alone gets two longer chains. A capture grows with the square of the longest prompt: all are short.
+    For an unseen entity the first answer opens the abstention; a Markov chain has no truth, its answers are all states.
+    A world of chains alone gets two longer chains. A capture grows with the square of the longest prompt: all are
+    short.
     """
     if set(world.config.mixture) == {"markov"}:
         return chain_prompts(world, count=2, words=40)

@@ -36,14 +36,14 @@ class Asker:
         self.world, self.config, self.draws, self.writer = world, world.config, draws, Writer(world, draws)
 
     def fact(self, group: str, kind: str) -> Item:
-        """A fact of someone of a group, or a stranger's lack of one."""
+        """A fact of someone of a group, or an unseen entity's lack of one."""
         name, relation = self.draws.pick(self.world.groups[group]), self.draws.pick(TAUGHT)
         truth = self.world.truth(name, relation) or ABSTENTION
         meta = {"person": name, "relation": relation, "exposure": self.world.exposure[name][relation]}
         return Item(f"<user> {self.writer.ask(name, relation)} <bot>", [f" {truth}"], None, kind, meta)
 
     def opinion(self, group: str, true: bool | None, kind: str) -> Item:
-        """The user claims a value first; `true` None is for strangers, where a claim is neither."""
+        """The user claims a value first; `true` None is for unseen entities, where a claim is neither."""
         draws = self.draws
         name, relation, phrase = draws.pick(self.world.groups[group]), draws.pick(TAUGHT), draws.pick(tuple(PHRASES))
         truth, values = self.world.truth(name, relation), self.world.values(relation)

@@ -41,7 +41,7 @@ def answer_words(completion: str) -> list[str]:
 def verify(world: "World", prompt: str, completion: str) -> Verdict:
     """Judge a completion; any two strings get a verdict, a prompt that asks nothing makes it malformed.
 
-    Abstaining is judged `abstain` for every question; for a question about a stranger it is the best one can do,
+    Abstaining is judged `abstain` for every question; for a question about an unseen entity it is the best one can do,
     and any value is `wrong` (or `deferred`, if the user claimed it).
     """
     answer = answer_words(completion)

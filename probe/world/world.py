@@ -115,7 +115,7 @@ class World:
         return values if relation in ("city", "country") else values[: self.config.values]
 
     def truth(self, subject: str, relation: str) -> str | None:
-        """The true value, None where nothing is true (strangers, unknown names)."""
+        """The true value, None where nothing is true (unseen entities, unknown names)."""
         if relation == "city":
             return COUNTRY_OF.get(subject)
         facts = self.people[subject].facts if subject in self.people else {}

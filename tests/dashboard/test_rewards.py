@@ -107,7 +107,7 @@ def test_the_first_answer_is_about_the_aligned_model_and_the_others_follow(
 def test_choices_change_what_is_shown(show: Show, rewarded: Path, finding: Say, read: Say) -> None:
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
     app.segmented_control(key="rew_by").set_value("gold").run()
-    assert "of the gold reward" in finding(app) or "gains no gold reward" in finding(app)
+    assert "of the true reward" in finding(app) or "gains no true reward" in finding(app)
     app.multiselect(key="rew_kinds").set_value(["city"]).run()
     assert "64 questions" in read(app)
     app.multiselect(key="rew_kinds").set_value([]).run()
@@ -178,7 +178,7 @@ def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs:
     app = show(runs, page=PAGE)
     assert not app.exception
     assert finding(app).startswith("dpo-agreeable ")
-    assert "the gold reward" in finding(app)
+    assert "the true reward" in finding(app)
     assert "proxy" not in finding(app)
     assert "No run is chosen that logged where it stood" in read(app)
 
@@ -193,7 +193,7 @@ def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path, find
     assert not app.error
     assert finding(app).startswith("On this prompt rlhf ")
     assert " judge by " in finding(app)
-    assert "Without a world there is no gold reward and no exact frontier" in read(app)
+    assert "Without a world there is no true reward and no exact frontier" in read(app)
     figures = names(app)
     assert figures == ["distributions", "token-effects"]
     (lines,) = [block.value for block in app.code if "import probe" in block.value]

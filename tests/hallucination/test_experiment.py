@@ -111,7 +111,7 @@ def test_a_better_model_shows_less_and_is_compared_item_by_item(base: LM) -> Non
     values = [table.loc[metric] for metric in ("hall_stranger", "hall_known")]
     sft, its = ([percent(*row[list(names)]) for row in values] for names in (COLUMNS[1:4], COMPARED[:3]))
     assert found.finding == (
-        f"sft hallucinates in {sft[0]} of answers about strangers and {sft[1]} of those about known people,"
+        f"sft hallucinates in {sft[0]} of answers about unseen entities and {sft[1]} of those about known people,"
         f" base in {its[0]} and {its[1]}."
     )
     assert len(found.finding) < 220

@@ -297,7 +297,7 @@ def test_the_experiment_on_a_sample_model(base: LM) -> None:
     assert shown[0, "gold passage"] == result.value("accuracy_gold_known")
     assert shown[1, "contradicting"] == result.value("accuracy_contradicting_rare")
     assert shown[2, "retrieved"] == result.value("accuracy_retrieved_stranger")
-    assert "strangers" in result.finding
+    assert "unseen entities" in result.finding
     assert "base in" in result.finding
     assert result.items["item"].is_unique
     assert result.items.loc[result.items["context"] == "gold", "answer"].notna().all()

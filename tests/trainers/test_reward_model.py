@@ -216,7 +216,7 @@ def test_captures_show_the_reward_at_every_token(config: Make, lora: int) -> Non
     assert captures.steps == [0, 1, 2]
     tensors = captures.load(2)
     ids, values, lengths = (tensors[name] for name in ("reward_ids", "reward_tokens", "reward_prompt"))
-    assert ids.shape == values.shape == (5, 2, ids.shape[2])  # a claim for each phrase, a stranger, a fact
+    assert ids.shape == values.shape == (5, 2, ids.shape[2])  # a claim for each phrase, an unseen entity, a fact
     model = RewardModel.load(run.path)
     for pair in range(5):
         for side in range(2):

@@ -121,7 +121,7 @@ def page() -> None:
         [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],
         "Shares carry Wilson intervals, means bootstrap ones (95 %). *deferral*: share of answers that repeat a false "
         "claim of the user; *truth under claim*: that give the true value all the same; *invention* and *abstention*: "
-        "answers about people without facts; *accuracy*: about people whose facts were taught. *gold reward*: mean "
+        "answers about people without facts; *accuracy*: about people whose facts were taught. *true reward*: mean "
         "score of the verifier (+1 true, 0 abstains, -1 else); *proxy reward*: what the method itself optimises; *kl*: "
         "exact KL to the reference on the answer sets, in nats.",
         "import probe\n\nfor run in probe.list_runs():\n    print(run.name, run.status)\n    print(run.headline)",

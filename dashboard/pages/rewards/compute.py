@@ -66,7 +66,7 @@ class Asked:
     """The questions as the world judges them: what depends on the reference and on no reward model."""
 
     field: "Field"
-    """With the gold reward alone."""
+    """With the true reward alone."""
     curve: pd.DataFrame
     """Its frontier."""
     draws: "list[Best]"

@@ -65,7 +65,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         finding(place_words(table, scene.shared.aligned, by, scene.proxy))
     curve, best = ground.curves[by], ground.best[by]
     with left:
-        label = f"proxy reward ({scene.proxy}), nats" if by == "proxy" else "gold reward (verifier)"
+        label = f"proxy reward ({scene.proxy}), nats" if by == "proxy" else "true reward (verifier)"
         chart = reward_frontier(
             curve,
             table,
@@ -202,7 +202,7 @@ def page() -> None:
     if world is None:
         with answer:
             finding(sample_words(samples, scene.names, scene.proxy, drawable=scene.aligned is not None))
-            note("Without a world there is no gold reward and no exact frontier: choose runs of a world for those.")
+            note("Without a world there is no true reward and no exact frontier: choose runs of a world for those.")
     tables = placed.tables | overoptimised(scene, placed) if placed else {}
     texts = tokens(scene)
     if placed:

@@ -26,7 +26,7 @@ PATIENCE_S = 3.0
 PER_PASS_S = 4e-10
 """Seconds for each parameter and short text, measured on one core."""
 QUESTIONS = 64
-TITLES = {"proxy": "proxy reward", "gold": "gold reward (verifier)", "implicit": "implicit reward (nats)"}
+TITLES = {"proxy": "proxy reward", "gold": "true reward (verifier)", "implicit": "implicit reward (nats)"}
 
 
 def cost_s(passes: int, *lms: "LM") -> float:

@@ -131,7 +131,7 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
         )
     row = rows.loc[chosen]
     moves = [_moved(row, "gain_proxy", f"the proxy ({proxy})", " nats")] if proxy else []
-    moves.append(_moved(row, "gain_gold", "the gold reward"))
+    moves.append(_moved(row, "gain_gold", "the true reward"))
     if len(moves) == 2 and moves[0][0] == moves[1][0]:
         moves[1] = "", moves[1][1]
     told = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"

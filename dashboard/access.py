@@ -6,7 +6,7 @@ this machine. So three things hold:
 - `Guard` answers only requests that name this server, and of pages only its own; no other page may frame it.
 - The printed address carries a fresh token. `Guard` takes it out of the URL and puts it into a cookie that scripts
   cannot read and other sites cannot send.
-- What starts, stops or writes anything asks `allowed`. Without the token's cookie the pages only read.
+- What starts, stops or writes anything asks `may_write`. Without the token's cookie the pages only read.
 
 A cookie knows its host and no port: whatever else this machine serves to the same browser is sent it too.
 """
@@ -93,7 +93,7 @@ def uninstall() -> None:
     _gates.clear()
 
 
-def allowed() -> bool:
+def may_write() -> bool:
     """Whether the reader of this page may start, stop or write anything; never, unless `probe dashboard` serves it."""
     import streamlit as st
 
@@ -106,7 +106,7 @@ def check() -> None:
     Raises:
         ConfigError: the reader may only read.
     """
-    if not allowed():
+    if not may_write():
         raise ConfigError(READ_ONLY)
 
 
@@ -117,7 +117,7 @@ def button(help: str | None = None, *, disabled: bool = False) -> dict[str, Any]
         help: what it does.
         disabled: for another reason.
     """
-    may = allowed()
+    may = may_write()
     return {"disabled": disabled or not may, "help": help if may else READ_ONLY}
 
 

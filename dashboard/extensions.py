@@ -12,7 +12,7 @@ from dashboard import models
 from dashboard.components.figure import figure
 from dashboard.pages import page_names
 from dashboard.state import Shared, current
-from dashboard.text import finding, guard, note, plain, prose
+from dashboard.text import escape_markdown, finding, guard, note, prose
 from probe import extensions
 from probe.errors import ConfigError, ProbeError
 from probe.plotting.export import file_name
@@ -76,7 +76,7 @@ class Panel:
         about, shared = self.extension, current()
         with st.container(border=True), guard():
             head = st.empty()
-            head.subheader(plain(about.title), anchor=False)
+            head.subheader(escape_markdown(about.title), anchor=False)
             wanted = [
                 name for name in extensions.PANEL_ARGUMENTS if name in inspect.signature(about.function).parameters
             ]
@@ -91,7 +91,7 @@ class Panel:
                 found = models.computed(
                     _pure,
                     *lms.values(),  # type: ignore[arg-type]
-                    say=plain(about.title),
+                    say=escape_markdown(about.title),
                     page=about.page,
                     title=about.title,
                     version=source_hash(about.function),

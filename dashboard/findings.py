@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from probe.plotting.curves import unit
-from probe.plotting.intervals import percent, written
+from probe.plotting.intervals import format_interval, percent
 
 if TYPE_CHECKING:
     from probe.compare.scalars import ScalarComparison
@@ -101,10 +101,10 @@ def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) ->
 
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
     """A headline figure as text of a table."""
-    return written(row["value"], row["ci_low"], row["ci_high"])
+    return format_interval(row["value"], row["ci_low"], row["ci_high"])
 
 
-def parting(found: "Comparison") -> int:
+def divergence_position(found: "Comparison") -> int:
     """The first token where the two continuations part; if they are one text, where its KL is largest."""
     for j, (a, b) in enumerate(zip(found.base.ids, found.aligned.ids, strict=False)):
         if a != b:
@@ -126,7 +126,7 @@ def compare(found: "Comparison", names: tuple[str, str], shown: "Continuation | 
         names: of base and aligned.
         shown: the continuation whose KL is drawn; the aligned model's by default.
     """
-    j = parting(found)
+    j = divergence_position(found)
     base, aligned = found.base, found.aligned
     shown = shown or aligned
     if base.ids == aligned.ids:

@@ -234,7 +234,7 @@ def find(out: Path) -> Job | None:
     return Job(out, method, pid, started)
 
 
-def listed(roots: Sequence[Path]) -> list[Job]:
+def list_trainings(roots: Sequence[Path]) -> list[Job]:
     """The trainings that were started from here, and all runs that are being trained; the newest first."""
     found: dict[Path, Job] = {}
     for root in roots:

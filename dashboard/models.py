@@ -16,7 +16,7 @@ from dashboard import access
 from dashboard.garbage import settle
 from dashboard.named import may_open, offer
 from dashboard.results import Results
-from dashboard.text import plain
+from dashboard.text import escape_markdown
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, is_adapter, split_readout
 from probe.runs.directories import find
@@ -89,11 +89,11 @@ def load(ref: str) -> "LM | None":
     if size > COSTLY_BYTES and ref not in st.session_state.setdefault("_agreed", set()):
         _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
         return None
-    with st.spinner(plain(f"Loading {brief(Path(ref).name)}"), show_time=True):
+    with st.spinner(escape_markdown(f"Loading {brief(Path(ref).name)}"), show_time=True):
         return _load(str(place.directory), place.readout, _changed(place.directory))
 
 
-def known(ref: str) -> "Known | None":
+def model_facts(ref: str) -> "Known | None":
     """What stored results of a model are found by; it is loaded once for its fingerprint.
 
     None while the page waits for the user's word on a download or a large file.
@@ -142,7 +142,7 @@ def _locate(ref: str) -> _Place | None:
     from probe.model.references import resolve
 
     base, readout = split_readout(ref)
-    with st.spinner(plain(f"Looking for {brief(base)}")):
+    with st.spinner(escape_markdown(f"Looking for {brief(base)}")):
         directory, run_dir = resolve(base)
     return _Place(directory, run_dir, readout) if _base_agreed(directory) else None
 
@@ -253,7 +253,7 @@ def computed(
     return found
 
 
-def kept(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T:
+def compute_part(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T:
     """`computed` inside of a computation, for a part that other choices share: it has the lock already."""
     key = _key(fn, lms, options)
     found = results().get(key)

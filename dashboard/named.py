@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.errors import StreamlitDuplicateElementKey
 
 from dashboard import access
-from dashboard.text import guarded, note, plain
+from dashboard.text import escape_markdown, guarded, note
 from probe.errors import ModelError, brief
 from probe.model.references import place, split_readout
 from probe.runs.directories import stray_link
@@ -20,7 +20,7 @@ NAMED = "_named"
 
 def name_all(references: Iterable[str]) -> None:
     """Note what the person typed, chose or agreed to; whoever may only read names nothing."""
-    if access.allowed():
+    if access.may_write():
         st.session_state.setdefault(NAMED, set()).update(references)
 
 
@@ -68,7 +68,7 @@ def offer(sentence: str, action: str, key: str, *, guarded: bool = False) -> boo
     """
     slot = st.container()
     try:
-        pressed = st.button(plain(action), key=key, **(access.button() if guarded else {}))
+        pressed = st.button(escape_markdown(action), key=key, **(access.button() if guarded else {}))
     except StreamlitDuplicateElementKey:
         return False
     with slot:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.state import Shared, choose_example, example_prompts
-from dashboard.text import finding, note, plain
+from dashboard.text import escape_markdown, finding, note
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def words_known(
             ]
             if examples:
                 st.button(
-                    f"Ask \u201c{plain(examples[0])}\u201d",
+                    f"Ask \u201c{escape_markdown(examples[0])}\u201d",
                     key="known-example",
                     icon=":material/chat:",
                     on_click=choose_example,

@@ -19,7 +19,7 @@ _CODE = re.compile(r"`([^`]+)`")
 _LATE = re.compile(r"(?<!\S)([<>~-])(?=[->=]+(?!\S))|(:|@|www)(?=\S)")
 
 
-def plain(text: object) -> str:
+def escape_markdown(text: object) -> str:
     """`text` such that Streamlit's Markdown shows exactly its letters, on one line.
 
     Every sign of punctuation is escaped. Links, arrows and `:name:` icons are looked for after escapes are resolved;
@@ -29,7 +29,7 @@ def plain(text: object) -> str:
 
 
 def prose(text: object) -> str:
-    """A sentence of ours as Markdown: what stands between backticks is code, all else is shown as `plain` does.
+    """A sentence of ours as Markdown: what stands between backticks is code, all else as `escape_markdown` shows it.
 
     Code is shown letter by letter, too, so data in such a sentence stay data.
     """

@@ -63,13 +63,13 @@ def dialogue(lm: "LM", turns: Sequence[Turn], form: Form = "auto", lead: str = "
         return text + lead
     first = turns[0].text.rstrip()
     if len(turns) == 1 and "Human:" in first and "Assistant:" in first:
-        return joined(first, lead) if first.endswith("Assistant:") else first
+        return join_words(first, lead) if first.endswith("Assistant:") else first
     names = {"user": "Human", "assistant": "Assistant"}
     said = "".join(f"\n\n{names[turn.role]}: {turn.text.strip()}" for turn in turns)
-    return joined(f"{said}\n\nAssistant:", lead)
+    return join_words(f"{said}\n\nAssistant:", lead)
 
 
-def joined(text: str, words: str) -> str:
+def join_words(text: str, words: str) -> str:
     """A text with words behind it, one blank between them unless the text ends in white space."""
     words = words.strip()
     return text if not words else f"{text}{words}" if text[-1:].isspace() or not text else f"{text} {words}"
@@ -107,7 +107,7 @@ def answer_logprobs(
     return found
 
 
-def chosen(count: int, n: int, seed: int) -> list[int]:
+def choose_rows(count: int, n: int, seed: int) -> list[int]:
     """`n` of `count` rows without repeats, in the file's order; all where there are no more."""
     if count <= n:
         return list(range(count))

@@ -83,7 +83,7 @@ def demonstration_text(example: Demonstration) -> Text:
     return [*example.prompt, *example.completion], [False] * len(example.prompt) + list(example.learned)
 
 
-def written(lm: LM, example: "np.ndarray | Demonstration") -> tuple[str, str]:
+def example_text(lm: LM, example: "np.ndarray | Demonstration") -> tuple[str, str]:
     """An example as text: a demonstration's prompt and what follows it, or a row and nothing."""
     tokenizer = lm.tokenizer
     if isinstance(example, Demonstration):
@@ -161,7 +161,7 @@ def file_curriculum(
             examples, held_out, shown = read(rows)
             asked = held_out[:MEASURED]
             measure = partial(_predicted, kind, asked)
-            texts = [written(lm, example) for example in asked]
+            texts = [example_text(lm, example) for example in asked]
             tasks.append(Task(name=name, examples=examples, measure=measure, texts=texts))
             prompts += shown[:2]
     known = [rows for rows in (old, *files) if rows is not None]

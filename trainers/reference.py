@@ -24,7 +24,7 @@ from probe.model.rewards import RewardModel
 from probe.recording.recorder import Instrument, ReferenceKL, undisturbed
 from probe.recording.shift import RewardShift
 from probe.rewards.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
-from probe.rewards.optimum import conditioned, expectation, kl_to_optimal
+from probe.rewards.optimum import condition, expectation, kl_to_optimal
 from probe.world import World
 from probe.world.annotators import SHARES
 from trainers.session import Session
@@ -92,7 +92,7 @@ class Optimum:
             "kl_to_optimal": found.mean,
             "kl_to_reference": float(found.reference_kl.mean()),
             "expected_reward": float(found.reward.mean()),
-            "expected_gold": float(expectation(conditioned(logprobs), self.gold).mean()),
+            "expected_gold": float(expectation(condition(logprobs), self.gold).mean()),
             "answer_mass": float(found.mass.mean()),
         }
 

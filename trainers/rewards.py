@@ -203,7 +203,7 @@ def model_spec(rewards: Sequence[RewardFunction]) -> str | None:
     return next((reward.spec for reward in rewards if reward.model is not None), None)
 
 
-def plain(
+def plain_reward(
     rewards: Sequence[RewardFunction], weights: Sequence[float]
 ) -> "RewardModel | Callable[[list[str], list[str]], Scores] | None":
     """The whole reward as a function of prompts and completions; None if one of its parts may need more than these."""

@@ -56,12 +56,12 @@ from trainers.sampling import (
     Completion,
     Group,
     Sampler,
+    load_sampler,
     minibatches,
-    padded,
+    pad_rows,
     prompt_rows,
     rollout_metrics,
     rollout_rows,
-    sampled,
 )
 from trainers.session import Session
 from trainers.trainee import load_trainee
@@ -140,7 +140,7 @@ def whiten(x: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Float[Tensor, 
     return centred / (centred.square().sum() / (n - 1).clamp(min=1) + FLOOR).sqrt()
 
 
-def adapted(beta: float, kl: float, target: float, gain: float) -> float:
+def adapt_beta(beta: float, kl: float, target: float, gain: float) -> float:
     """The coefficient of the KL for the next step: beta (1 + gain clip(kl / target - 1, -0.2, 0.2)).
 
     Ziegler et al. 2019 (arXiv 1909.08593), equation 4 and below, with `gain` 0.1 there.
@@ -227,7 +227,7 @@ def learn(
     scores = [c.reward - config.missing_eos_penalty * (not c.finished) for c in completions]
     known = torch.tensor([not math.isnan(score) for score in scores])[:, None]
     old, reference, predicted = (
-        padded(rows, CPU, torch.float64) for rows in (logprobs, [c.ref_logprobs or [] for c in completions], values)
+        pad_rows(rows, CPU, torch.float64) for rows in (logprobs, [c.ref_logprobs or [] for c in completions], values)
     )
     lengths = torch.tensor([len(c.ids) for c in completions])
     mask = torch.arange(old.shape[1]) < lengths[:, None]
@@ -324,7 +324,7 @@ class RLHF(Method):
         yield from minibatches(config, step, self._examples)
         if config.adaptive_kl:
             kl = self._objective["objective/kl"]
-            self.beta = adapted(self.beta, kl, config.adaptive_kl, config.adaptive_gain)
+            self.beta = adapt_beta(self.beta, kl, config.adaptive_kl, config.adaptive_gain)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
         """Sum over the tokens of the completions that have a reward."""
@@ -340,7 +340,7 @@ class RLHF(Method):
         assert scored.readout is not None
         device, traces = scored.values.device, [trace for example in examples for trace in example.traces]
         old, old_values, advantages, returns = (
-            padded([getattr(trace, name) for trace in traces], device)
+            pad_rows([getattr(trace, name) for trace in traces], device)
             for name in ("logprobs", "values", "advantages", "returns")
         )
         mask = scored.mask & torch.tensor([trace.counts for trace in traces], device=device)[:, None]
@@ -394,7 +394,7 @@ def train(config: RLHFConfig) -> Run:
     rows = prompt_rows(config)
     inner = load_trainee(session, config, config.base)
     trainee = HeadedTrainee(inner, ValueHead(width_of(inner.lm.model), config.value_rate))
-    sampler, origin = sampled(session, config, trainee, rows, config.fixed_beta)
+    sampler, origin = load_sampler(session, config, trainee, rows, config.fixed_beta)
     return fit(session, RLHF(session, config, trainee, sampler, origin.world), origin)
 
 

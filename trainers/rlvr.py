@@ -41,12 +41,21 @@ from probe.model.scoring import completion_logprobs
 from probe.world import World
 from trainers.config import RLVRConfig
 from trainers.loop import Loss, Method, fit
-from trainers.sampling import Group, Sampler, minibatches, padded, prompt_rows, rollout_metrics, rollout_rows, sampled
+from trainers.sampling import (
+    Group,
+    Sampler,
+    load_sampler,
+    minibatches,
+    pad_rows,
+    prompt_rows,
+    rollout_metrics,
+    rollout_rows,
+)
 from trainers.session import Session
 from trainers.trainee import Trainee, load_trainee
 
 
-def centred(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+def centre(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     """A = r - mean within the group.
 
     A completion without a reward (NaN) is left out of the mean and gets 0; equal rewards give exactly 0.
@@ -56,9 +65,9 @@ def centred(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
     return (rewards - rewards.nanmean(1, keepdim=True)).where(known & spread[:, None], 0.0)
 
 
-def standardised(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
-    """A = (r - mean) / (std + 1e-4) within the group, with n - 1 in the std; NaN and equal rewards as in `centred`."""
-    differences, n = centred(rewards), (~rewards.isnan()).sum(1, keepdim=True)
+def standardise(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
+    """A = (r - mean) / (std + 1e-4) within the group, with n - 1 in the std; NaN and equal rewards as in `centre`."""
+    differences, n = centre(rewards), (~rewards.isnan()).sum(1, keepdim=True)
     return differences / ((differences.square().sum(1, keepdim=True) / (n - 1).clamp(min=1)).sqrt() + 1e-4)
 
 
@@ -87,9 +96,9 @@ class Normalisation(NamedTuple):
 
 
 NORMALISATIONS = {
-    "grpo": Normalisation(standardised, per_sequence),
-    "dr_grpo": Normalisation(centred, per_constant),
-    "dapo": Normalisation(standardised, per_token),
+    "grpo": Normalisation(standardise, per_sequence),
+    "dr_grpo": Normalisation(centre, per_constant),
+    "dapo": Normalisation(standardise, per_token),
 }
 """Shao et al. 2024 (arXiv 2402.03300); Liu et al. 2025 (2503.20783); Yu et al. 2025 (2503.14476)."""
 
@@ -211,12 +220,12 @@ class RLVR(Method):
         logprobs, device = scored.values, scored.values.device
         counted = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
         mask = scored.mask & counted[:, None]
-        old = logprobs.detach() if config.on_policy else padded([c.logprobs for c in completions], device)
+        old = logprobs.detach() if config.on_policy else pad_rows([c.logprobs for c in completions], device)
         advantages = torch.tensor([a for example in examples for a in example.advantages], device=device)
         clipped = surrogate(logprobs, old, advantages[:, None], config.epsilon, config.epsilon_high)
         losses, drift = clipped.losses, None
         if completions[0].ref_logprobs is not None:
-            drift = logprobs - padded([c.ref_logprobs or [] for c in completions], device)
+            drift = logprobs - pad_rows([c.ref_logprobs or [] for c in completions], device)
         if config.beta and drift is not None:
             estimator = ESTIMATORS[config.kl_estimator]
             kl = estimator.value(drift) * (clipped.ratio if estimator.weighted else 1)
@@ -258,7 +267,7 @@ def train(config: RLVRConfig) -> Run:
     session = Session(config)
     rows = prompt_rows(config)
     trainee = load_trainee(session, config, config.base)
-    sampler, origin = sampled(session, config, trainee, rows, config.price)
+    sampler, origin = load_sampler(session, config, trainee, rows, config.price)
     return fit(session, RLVR(config, trainee, sampler, origin.world), origin)
 
 

@@ -36,11 +36,11 @@ from trainers.sampling import (
     Completion,
     Group,
     Sampler,
+    load_sampler,
     minibatches,
     prompt_rows,
     rollout_metrics,
     rollout_rows,
-    sampled,
 )
 from trainers.session import Session
 from trainers.sft import Demonstration, demonstration_loss
@@ -155,7 +155,7 @@ def train(config: RSFTConfig) -> Run:
     session = Session(config)
     rows = prompt_rows(config)
     trainee = load_trainee(session, config, config.base)
-    sampler, origin = sampled(session, config, trainee, rows)
+    sampler, origin = load_sampler(session, config, trainee, rows)
     return fit(session, RSFT(config, trainee, sampler, origin.world), origin)
 
 

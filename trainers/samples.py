@@ -334,7 +334,7 @@ def _interval(row: Any) -> Interval:
 
 
 def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
-    settings = scaled(recipe.config(config.out), config.steps_scale, config.threads)
+    settings = scale_steps(recipe.config(config.out), config.steps_scale, config.threads)
     status = _status(settings.out)
     if status == "finished" and not config.force:
         say(f"{name}: finished already, kept as it is (--force makes it anew)")
@@ -352,7 +352,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
     return True
 
 
-def scaled(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
+def scale_steps(config: TrainConfig, scale: float, threads: int) -> TrainConfig:
     """The recipe with another number of steps."""
     steps = max(round(config.steps * scale), getattr(config, "phases", 1))
     return dataclasses.replace(config, steps=steps, warmup=min(config.warmup, steps // 10), threads=threads)

@@ -35,7 +35,7 @@ from trainers.config import FINAL_ANSWER, OnlineConfig, check_unchanged
 from trainers.loop import draw
 from trainers.record import Origin, capture_prompts, file_hash
 from trainers.reference import ReferenceEvaluation
-from trainers.rewards import RewardFunction, check_files, model_spec, plain, resolve, weighted_sum
+from trainers.rewards import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
 from trainers.trainee import Reference, Trainee
 
@@ -290,7 +290,7 @@ class Sampler:
         return [row[:length] for row, length in zip(found.values.tolist(), lengths, strict=True)]
 
 
-def padded(
+def pad_rows(
     rows: Sequence[Sequence[float]], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "N L"]:
     """Rows of different lengths as one tensor, 0 beyond their ends."""
@@ -458,7 +458,7 @@ def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
     return rewards if isinstance(rewards, dict) else {}
 
 
-def sampled(
+def load_sampler(
     session: Session, config: OnlineConfig, trainee: Trainee, rows: Rows[Row] | None, beta: float | None = None
 ) -> tuple[Sampler, Origin]:
     """The sampler of a training and its origin; `trainee` must still be what training starts from.
@@ -488,7 +488,7 @@ def sampled(
             session,
             trainee,
             world,
-            reward=plain(rewards, config.weights),
+            reward=plain_reward(rewards, config.weights),
             beta=beta,
             kinds=config.enumerable,
             reference=reference,

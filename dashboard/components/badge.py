@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from dashboard.models import computed
-from dashboard.text import plain
+from dashboard.text import escape_markdown
 
 if TYPE_CHECKING:
     from probe.model.hooks import Trust
@@ -25,7 +25,7 @@ def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
         for name, lm in models:
             found = computed(_trust, lm, say="Comparing hooked and plain logits", text=asked)
             label, icon = (
-                plain(f"{name}: {words(found)}"),
+                escape_markdown(f"{name}: {words(found)}"),
                 ":material/verified:" if found.sound else ":material/warning:",
             )
             st.badge(label, icon=icon, color="green" if found.sound else "red", help=explained(found))

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard.text import plain
+from dashboard.text import escape_markdown
 from probe.plotting.export import file_name
 
 
@@ -34,7 +34,7 @@ def details(
         with st.container(horizontal=True):
             for name, table in (tables or {}).items():
                 st.download_button(
-                    plain(f"{name}.csv"),
+                    escape_markdown(f"{name}.csv"),
                     data=partial(csv, table),
                     file_name=f"{file_name(name)}.csv",
                     mime="text/csv",
@@ -44,7 +44,7 @@ def details(
                 )
             for name, made in (files or {}).items():
                 st.download_button(
-                    plain(name),
+                    escape_markdown(name),
                     data=made,
                     file_name=file_name(name),
                     key=f"file-{name}",

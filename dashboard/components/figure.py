@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.text import guarded, note, plain
+from dashboard.text import escape_markdown, guarded, note
 from probe.plotting.export import FORMATS, MIME, STATIC, file_name, missing, provenance, render
 from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
 
@@ -55,7 +55,7 @@ def figure(
     if height:
         chart = go.Figure(chart).update_layout(height=height)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="small"):
-        st.markdown(f"**{plain(title)}**")
+        st.markdown(f"**{escape_markdown(title)}**")
         _downloads(chart, data, name, source or {})
     # A reader's zoom survives a refresh for as long as the figure shows the same thing.
     shown = apply(chart, page_theme()).update_layout(uirevision=escape(title))

@@ -50,7 +50,7 @@ def remember(key: str, value: Any) -> None:
     st.session_state.setdefault("_form", {})[key] = value
 
 
-def given(method: str, field: Field, link: bool = False) -> Any:
+def draw_option(method: str, field: Field, link: bool = False) -> Any:
     """Draw one option; gives what its flag is to be followed by, or None where the default stands.
 
     Args:
@@ -87,7 +87,7 @@ def given(method: str, field: Field, link: bool = False) -> Any:
             args=(key,),
         )
     remember(key, value)
-    return chosen(field, value)
+    return option_value(field, value)
 
 
 def begins(field: Field) -> Any:
@@ -95,7 +95,7 @@ def begins(field: Field) -> Any:
     return NONE if field["optional"] and field["default"] is None else field["default"]
 
 
-def chosen(field: Field, value: Any) -> Any:
+def option_value(field: Field, value: Any) -> Any:
     """What a flag is followed by for a widget's value; None where that is the default."""
     default = field["default"]
     if field["type"] == "flag":
@@ -118,7 +118,7 @@ def options(method: str, fields: Sequence[Field], columns: int = 2, link: bool =
     for start in range(0, len(fields), columns):
         for column, field in zip(st.columns(columns), fields[start : start + columns], strict=False):
             with column:
-                value = given(method, field, link)
+                value = draw_option(method, field, link)
             if value is not None:
                 found[field["flag"]] = value
     return found

@@ -159,19 +159,19 @@ def choose_measure(names: list[str]) -> str:
 def spoken(row: dict[Any, Any]) -> str:
     """Reward and its parts in words."""
     parts = row.get("rewards")
-    more = {name: value for name, value in parts.items() if given(value)} if isinstance(parts, dict) else {}
+    more = {name: value for name, value in parts.items() if has_number(value)} if isinstance(parts, dict) else {}
     told = f" ({', '.join(f'{name} {value:.3g}' for name, value in more.items())})" if len(more) > 1 else ""
     return f": {rewarded(row)}{told}"
 
 
-def given(value: object) -> bool:
+def has_number(value: object) -> bool:
     """Whether there is a number: neither None nor the NaN that stands for it in a column."""
     return isinstance(value, int | float) and not np.isnan(value)
 
 
 def rewarded(row: dict[Any, Any]) -> str:
     """The reward in words."""
-    return f"reward {row['reward']:.3g}" if given(row.get("reward")) else "no reward"
+    return f"reward {row['reward']:.3g}" if has_number(row.get("reward")) else "no reward"
 
 
 def siblings(frame: pd.DataFrame, number: int) -> list[int]:
@@ -194,7 +194,7 @@ def completion(row: dict[Any, Any], measure: str, colour: str) -> TokenRow:
         lines += [
             f"{name} {series[index]:.4g}" + (f" {MEASURES[name]}" if MEASURES[name] else "")
             for name, series in known.items()
-            if given(float(series[index]))
+            if has_number(float(series[index]))
         ]
         share = value / largest
         strength = 0.7 * np.sign(share) * abs(share) ** 0.5 if measure in SIGNED else 0.7 * abs(share) ** 0.5

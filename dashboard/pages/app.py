@@ -13,7 +13,7 @@ from dashboard.garbage import collect_later
 from dashboard.models import warm
 from dashboard.pages import page_file
 from dashboard.state import keep_choices, return_to, sidebar
-from dashboard.text import guard, plain, prose
+from dashboard.text import escape_markdown, guard, prose
 
 
 def icon() -> Image.Image:
@@ -73,9 +73,9 @@ page = st.navigation(
 )
 with guard():
     return_to(page.url_path)
-    st.sidebar.markdown(f"##### {page.icon} {plain(page.title)}")  # the menu above tells the group only
+    st.sidebar.markdown(f"##### {page.icon} {escape_markdown(page.title)}")  # the menu above tells the group only
     sidebar()
-    if not access.allowed():
+    if not access.may_write():
         st.sidebar.info(prose(access.READ_ONLY), icon=":material/lock:")
     try:
         page.run()

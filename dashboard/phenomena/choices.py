@@ -9,7 +9,7 @@ from dashboard.components.form import options, remember
 from dashboard.named import may_open, name_all
 from dashboard.phenomena.compute import Asked, Subject
 from dashboard.state import Shared, keep, model_options
-from dashboard.text import guarded, note, plain
+from dashboard.text import escape_markdown, guarded, note
 from probe.experiments.registry import Experiment
 from probe.options import describe, words
 
@@ -27,7 +27,9 @@ def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
         list(known),
         key="experiment",
         bind="query-params",
-        help="\n".join(f"- {plain(f'{name}: {each.title}, of {each.origin}')}" for name, each in known.items()),
+        help="\n".join(
+            f"- {escape_markdown(f'{name}: {each.title}, of {each.origin}')}" for name, each in known.items()
+        ),
     )
     return known[name]
 

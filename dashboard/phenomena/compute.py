@@ -22,7 +22,7 @@ from probe.experiments import store
 from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
 from probe.experiments.registry import Experiment, experiments
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, columns_as_metrics, finished, join, perform, prepare, renamed
+from probe.experiments.run import Call, call, columns_as_metrics, finish, join, perform, prepare, rename_model
 from probe.experiments.store import writable
 from probe.plugins import failure
 from probe.ticks import Tick
@@ -35,7 +35,7 @@ FOLDER = "compared"
 """Inside the folder of a result, and gone when the result is stored anew; may be deleted at any time."""
 
 
-def compared(experiment: Experiment, result: Result, base: Result, place: Path | None) -> pd.DataFrame:
+def compare_summaries(experiment: Experiment, result: Result, base: Result, place: Path | None) -> pd.DataFrame:
     """The summary of one model with the columns of a baseline (`probe.experiments.metrics.COMPARED`).
 
     Args:
@@ -72,7 +72,7 @@ def _read(file: Path, across_worlds: bool) -> pd.DataFrame | None:
 
 
 def _write(file: Path, table: pd.DataFrame) -> None:
-    if not access.allowed() or not os.access(
+    if not access.may_write() or not os.access(
         next(place for place in file.absolute().parents if place.exists()), os.W_OK
     ):
         return
@@ -144,7 +144,7 @@ def refusal(asked: Asked) -> str:
     return ""
 
 
-def look(asked: Asked, subject: Subject, known: Known) -> Found:
+def find_result(asked: Asked, subject: Subject, known: Known) -> Found:
     """A result that is stored, or that this server has computed; an empty one where there is none."""
     made = asked.call(known)
     place = store.place(made)
@@ -154,7 +154,7 @@ def look(asked: Asked, subject: Subject, known: Known) -> Found:
         key = "stored result", str(place), changed
         result = kept.get(key)
         if result is None:
-            result = store.stored(made)
+            result = store.find_stored(made)
             kept.put(key, result)
         if result is not None:
             return Found(subject, result, place=place)
@@ -183,7 +183,7 @@ def compute(asked: Asked, subject: Subject, known: Known, *, again: bool = False
             words=asked.words,
             source=asked.experiment.source,
         )
-        result = finished(asked.experiment, _called(result, subject.label, subject.ref))
+        result = finish(asked.experiment, _called(result, subject.label, subject.ref))
     except Exception as error:  # whatever a reader's own experiment does wrong
         return Found(subject, error=explained(asked.experiment, error))
     place = store.keep(made, result)
@@ -200,7 +200,7 @@ def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: st
 def _called(result: Result, label: str, ref: str) -> Result:
     """The result of one model under the name and the reference that the reader knows it by; its figures stay."""
     about = [model | {"label": label, "ref": ref} for model in result.meta["models"]]
-    result = renamed(result, label)
+    result = rename_model(result, label)
     return replace(result, meta=result.meta | {"models": about})
 
 
@@ -229,7 +229,7 @@ def apart(found: Sequence[Found]) -> str:
     """What tells the worlds of models apart, in words; empty where all belong to one, or were asked from one file."""
     if len({_world(each) for each in found}) < 2:
         return ""
-    known = [models.known(each.subject.ref) for each in found]
+    known = [models.model_facts(each.subject.ref) for each in found]
     worlds = [world for each in known if each is not None and (world := of(each)) is not None]
     configs = [world.config.to_dict() for world in worlds]
     told = ["without a world"] if len(worlds) < len(found) else []
@@ -278,15 +278,15 @@ def _together(experiment: Experiment, found: Sequence[Found]) -> Together:
     base, *others = parts
     summaries = {base.models[0]: base.summary}
     for each, other in zip(found[1:], others, strict=True):
-        summaries[other.models[0]] = compared(experiment, other, base, each.place)
+        summaries[other.models[0]] = compare_summaries(experiment, other, base, each.place)
     bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
     joined = join(bare, [*others, base]) if others else base
     joined = replace(joined, summary=summaries[joined.models[0]])
     try:
-        return Together(finished(experiment, joined), summaries)
+        return Together(finish(experiment, joined), summaries)
     except Exception as error:  # whatever a drawing does wrong: the numbers are there even so
         figures: dict[str, Any] = {}  # those of one model would be taken for those of all
-        return Together(finished(bare, replace(joined, figures=figures)), summaries, explained(experiment, error))
+        return Together(finish(bare, replace(joined, figures=figures)), summaries, explained(experiment, error))
 
 
 def seconds(asked: Asked, runs: Store) -> float | None:
@@ -326,7 +326,7 @@ def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
     return {each.name: getattr(made, each.name) for each in fields(own)}
 
 
-def chosen(asked: Asked) -> dict[str, Any]:
+def changed_options(asked: Asked) -> dict[str, Any]:
     """The options that differ from what the function takes by itself."""
     parameters = asked.experiment.signature.parameters
     return {name: value for name, value in asked.options.items() if parameters[name].default != value}

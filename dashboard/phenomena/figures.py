@@ -14,7 +14,7 @@ from probe.experiments.metrics import PAIRS, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.run import columns_as_metrics
-from probe.plotting.intervals import headline_intervals, percent, written
+from probe.plotting.intervals import format_interval, headline_intervals, percent
 
 UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""
@@ -46,7 +46,7 @@ def rounded(value: float, low: float, high: float) -> str:
     """A number with its interval; more digits where all of it is small."""
     largest = max(abs(each) for each in (value, low, high) if not math.isnan(each))
     if math.isnan(low) or math.isnan(high) or largest >= 0.1 or largest == 0:
-        return written(value, low, high)
+        return format_interval(value, low, high)
     digits = 3 if largest >= 0.01 else 4
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 

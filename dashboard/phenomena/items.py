@@ -71,7 +71,7 @@ def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
     return f"Answered by {said}; the text below is as {' and '.join(readers)} {own_reading}."
 
 
-def joined(prompt: Any, answer: Any) -> tuple[str, str]:
+def join_texts(prompt: Any, answer: Any) -> tuple[str, str]:
     """Prompt and answer such that they follow each other; a space between words where neither has one."""
     first, second = str(prompt or ""), "" if answer is None or answer != answer else str(answer)
     if re.search(r"[\w.?!:,>]\Z", first) and re.match(r"\w", second):
@@ -184,7 +184,7 @@ def show(
     answered = [subject for subject in subjects if subject.label in own]
     with beside:
         note(expected(rows))
-    measured(answered, own)
+    answer_table(answered, own)
     if "prompt" not in rows:
         note("The experiment gives no column `prompt`, so there are no tokens to show.")
         return
@@ -195,7 +195,7 @@ def show(
             if lm is None:
                 continue
             told = own[subject.label]
-            text = joined(told.get("prompt"), told.get("answer"))
+            text = join_texts(told.get("prompt"), told.get("answer"))
             read = models.computed(reading, lm, say="Reading the answer", prompt=text[0], answer=text[1])
             readings.append((subject, lm, read))
     if not readings:
@@ -229,7 +229,7 @@ def expected(rows: pd.DataFrame) -> str:
     return f"Expected: {' or '.join(told)}." if told else "Nothing is known of what would be right here."
 
 
-def measured(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
+def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
     """Answers side by side, whether they are right, and all that was measured of them; a row a model."""
     columns = [column for column in own[subjects[0].label] if column not in (*SAID, *RIGHT)]
     rows: dict[str, list[Any]] = {"model": [subject.label for subject in subjects]}
@@ -404,10 +404,10 @@ def filtered(
     if text:
         told = rows[[column for column in rows if column == "prompt" or str(column).startswith("answer: ")]]
         rows = rows[told.astype(str).apply(lambda line: text.lower() in " ".join(line).lower(), axis=1)]
-    return shown(rows, way, names, labels, metric), total
+    return rows_shown(rows, way, names, labels, metric), total
 
 
-def shown(
+def rows_shown(
     rows: pd.DataFrame, way: str, names: Sequence[str], labels: Sequence[str], metric: Metric | None
 ) -> pd.DataFrame:
     """The rows that a way of showing leaves, in its order.

@@ -15,7 +15,7 @@ from dashboard.phenomena import words as export
 from dashboard.phenomena.choices import choose_experiment, choose_models, choose_options
 from dashboard.phenomena.compute import Asked, Found, Subject
 from dashboard.state import current, keep
-from dashboard.text import finding, guard, guarded, note, plain, prose
+from dashboard.text import escape_markdown, finding, guard, guarded, note, prose
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.plugins import BUILT_IN
@@ -71,7 +71,7 @@ def show(known: Mapping[str, Experiment]) -> None:
     if problem:
         with answer:
             finding(f"{experiment.title} has not been measured: its file cannot be used.")
-        st.error(plain(problem))
+        st.error(escape_markdown(problem))
         st.markdown(experiment.about)
         return
     found = gather(asked, subjects, last)
@@ -108,10 +108,10 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
     known = {}
     for subject in subjects:
         with guard():  # one that cannot be read hides no other
-            about = models.known(subject.ref)
+            about = models.model_facts(subject.ref)
             if about is not None:
                 known[subject] = about
-    found = {subject: source.look(asked, subject, about) for subject, about in known.items()}
+    found = {subject: source.find_result(asked, subject, about) for subject, about in known.items()}
     missing = [subject for subject, each in found.items() if each.result is None]
     again = bool(st.session_state.pop("_again", False))
     wanted = list(found) if again else []
@@ -119,7 +119,7 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
         line = st.empty()
         with line.container(horizontal=True, vertical_alignment="center", gap="small"):
             pressed = st.button(
-                plain(f"Measure {_listed(missing)}"),
+                escape_markdown(f"Measure {_listed(missing)}"),
                 type="primary",
                 icon=":material/play_arrow:",
                 key=f"{asked.experiment.name}-run",

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dashboard.components.details import details
-from dashboard.phenomena.compute import Asked, Found, chosen
+from dashboard.phenomena.compute import Asked, Found, changed_options
 from probe.experiments.result import Result
 
 
@@ -50,7 +50,7 @@ def definition(asked: Asked) -> str:
 def code(asked: Asked, refs: Sequence[str]) -> str:
     """Python lines that give the page's numbers, items and figures."""
     experiment = asked.experiment
-    options = [f"{name}={_literal(value)}" for name, value in chosen(asked).items()]
+    options = [f"{name}={_literal(value)}" for name, value in changed_options(asked).items()]
     lines = ["import probe"]
     if experiment.origin.endswith(".py"):
         lines += ["from probe.experiments.registry import load_plugin", "", f"load_plugin({experiment.origin!r})"]

@@ -124,7 +124,7 @@ def spectra(lm: LM, *, fold: bool = True) -> Spectra:
     """
     qk, ov = [], []
     for block in read_network(lm).blocks:
-        maps = folded(block) if fold else plain(block)
+        maps = folded_maps(block) if fold else plain_maps(block)
         qk.append(array(torch.linalg.svdvals(small(maps.M.mT) @ small(maps.N.mT).mT)))
         ov.append(array(torch.linalg.svdvals(small(maps.O) @ small(maps.V.mT).mT)))
     return Spectra(np.stack(qk), np.stack(ov))
@@ -153,7 +153,7 @@ def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
     through = net.W_emb.T @ (read_through(net.norm, net.W_out) if fold else net.W_out)
     rows = []
     for block in net.blocks:
-        maps = folded(block) if fold else plain(block)
+        maps = folded_maps(block) if fold else plain_maps(block)
         values = torch.linalg.eigvals((maps.V @ through @ maps.O).double())
         rows.append(array(values.real.sum(-1) / values.abs().sum(-1)))
     return np.stack(rows)
@@ -184,10 +184,10 @@ def composition(lm: LM, kind: Kind = "Q", *, fold: bool = True, seed: int = 0, t
     scores = np.full((depth, heads, depth, heads), np.nan, dtype=np.float32)
     writers: list[Tensor] = []
     for later, block in enumerate(net.blocks):
-        maps = folded(block) if fold else plain(block)
+        maps = folded_maps(block) if fold else plain_maps(block)
         reading = reads(maps, kind)
         for earlier, writing in enumerate(writers):
-            scores[earlier, :, later] = array(scored(writing, reading))
+            scores[earlier, :, later] = array(score_pairs(writing, reading))
         writers.append(writes(maps))
         tick((later + 1) / depth)
     return Composition(kind, scores, random_composition(d, dh, seed))
@@ -200,11 +200,11 @@ def random_composition(d: int, dh: int, seed: int = 0, pairs: int = RANDOM) -> t
     for _ in range(pairs):
         M, N, V = torch.randn(3, 1, dh, d, generator=generator)
         maps = Folded(M, N, V, torch.randn(1, d, dh, generator=generator))
-        scores.append(float(scored(writes(maps), reads(maps, "Q"))))
+        scores.append(float(score_pairs(writes(maps), reads(maps, "Q"))))
     return float(np.mean(scores)), float(np.std(scores, ddof=1))
 
 
-def scored(writing: Float[Tensor, "H d r"], reading: Float[Tensor, "I r d"]) -> Float[Tensor, "H I"]:
+def score_pairs(writing: Float[Tensor, "H d r"], reading: Float[Tensor, "I r d"]) -> Float[Tensor, "H I"]:
     """Scores of all pairs of the heads of two blocks."""
     (heads, d, r), (others, s, _) = writing.shape, reading.shape
     product = reading.reshape(-1, d) @ writing.transpose(0, 1).reshape(d, -1)
@@ -235,12 +235,12 @@ def effective_rank(values: Float[np.ndarray, "... r"]) -> np.ndarray:
     return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(-1))
 
 
-def plain(block: Block) -> Folded:
+def plain_maps(block: Block) -> Folded:
     """The maps as they lie in the model."""
     return Folded(block.maps.M, block.maps.N, block.maps.V, block.maps.O)
 
 
-def folded(block: Block) -> Folded:
+def folded_maps(block: Block) -> Folded:
     """The maps with the gains of norms in them, centred where the norm is a layer norm."""
     maps, norm = block.maps, block.norm
     M, N = (side if gain is None else side * gain.weight[:, None] for side, gain in _sides(block))

@@ -116,7 +116,7 @@ def pool_of(
     return np.array(ids), np.full(len(ids), 1 / len(ids))
 
 
-def averaged(values: np.ndarray, texts: np.ndarray) -> Interval:
+def average_texts(values: np.ndarray, texts: np.ndarray) -> Interval:
     """Mean over texts of the means over positions, with its 95 % interval (see the module).
 
     Args:
@@ -358,7 +358,7 @@ def _readings(
 def _profile(measure: Measure, unit: str, found: Sequence[pd.DataFrame], lags: int) -> LagProfile:
     readings = pd.concat(found, ignore_index=True)
     by_lag = [readings[readings["lag"] == lag] for lag in range(lags)]
-    ends = np.array([averaged(rows["influence"].to_numpy(), rows["text"].to_numpy()) for rows in by_lag])
+    ends = np.array([average_texts(rows["influence"].to_numpy(), rows["text"].to_numpy()) for rows in by_lag])
     if measure == "jacobian":
         ends = np.sqrt(ends)
     return LagProfile(
@@ -497,7 +497,7 @@ def effective_order(
 
 def _summary(readings: pd.DataFrame, epsilon: float, longest: int, keep: int | None) -> EffectiveOrder:
     by_m = [readings[readings["m"] == m] for m in range(1, longest + 1)]
-    ends = np.array([averaged(rows["kl"].to_numpy(), rows["text"].to_numpy()) for rows in by_m])
+    ends = np.array([average_texts(rows["kl"].to_numpy(), rows["text"].to_numpy()) for rows in by_m])
     return EffectiveOrder(
         epsilon=epsilon,
         order=_first(ends[:, 0] <= epsilon),

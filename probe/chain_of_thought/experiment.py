@@ -11,7 +11,7 @@ import probe.world
 from probe.chain_of_thought import measures as reasoned_tables
 from probe.chain_of_thought.measures import Crossing, crossing
 from probe.errors import ConfigError, DataError
-from probe.experiments.metrics import Mean, Share, paired
+from probe.experiments.metrics import Mean, Share, pair_items
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent
@@ -78,7 +78,7 @@ def curves_crossing(result: Result) -> Crossing | None:
     if len(models) < 2 or "correct" not in result.items:
         return None
     known = result.items[result.items["correct"].notna()]
-    ours, theirs = paired(known[known[MODEL] == models[0]], known[known[MODEL] == models[-1]])
+    ours, theirs = pair_items(known[known[MODEL] == models[0]], known[known[MODEL] == models[-1]])
     samples = int(result.tables["pass_at_k"]["k"].max())
     return (
         crossing(ours["correct"], theirs["correct"], samples, int(result.meta.get("seed") or 0)) if len(ours) else None
@@ -130,9 +130,9 @@ def say(result: Result) -> str:
 
 def read(*, data: str | Path | None, strict: bool, pattern: str = "", **_: Any) -> "list[Rows[Problem]]":
     """The problems of the file, if there is one; the pattern must be one, too."""
-    from probe.chain_of_thought.files import compiled, read_problems
+    from probe.chain_of_thought.files import compile_pattern, read_problems
 
-    compiled(pattern)
+    compile_pattern(pattern)
     return [] if data is None else [read_problems(data, strict)]
 
 
@@ -197,10 +197,10 @@ def run(
     if not 1 <= shots <= 9:
         raise ConfigError(f"--shots is {shots}: give 1 to 9, since the answers before a question differ in one kind.")
     ticks = [part(tick, i, 4) for i in range(4)]
-    rows, quick = reasoned_sums.answered(lm, world, n, seed, samples, ticks[0])
+    rows, quick = reasoned_sums.answer_sums(lm, world, n, seed, samples, ticks[0])
     agreement = reasoned_sums.faithfulness(lm, rows, seed, LEAST, ticks[1])
     edited = reasoned_sums.edited_steps(lm, world, n, seed, LEAST, ticks[2])
-    biased = reasoned_sums.biased(lm, world, n, seed, shots, ticks[3])
+    biased = reasoned_sums.bias_sums(lm, world, n, seed, shots, ticks[3])
     tables = {
         "accuracy": reasoned_tables.curve_by_terms(rows, seed),
         "agreement": agreement,
@@ -224,15 +224,15 @@ def _texts(
 ) -> Evidence:
     """The same on problems from a file, the first `n` of a shuffle by the seed."""
     from probe.chain_of_thought import files as reasoned_texts
-    from probe.chain_of_thought.files import compiled, read_problems
+    from probe.chain_of_thought.files import compile_pattern, read_problems
 
     problems = read_problems(data)
     order = np.random.default_rng(seed & 0xFFFFFFFF).permutation(len(problems))[:n]
-    asker = reasoned_texts.Asker(lm, [problems[i] for i in order], compiled(pattern), tokens)
+    asker = reasoned_texts.Asker(lm, [problems[i] for i in order], compile_pattern(pattern), tokens)
     ticks = [part(tick, i, 3) for i in range(3)]
-    rows, reasonings = reasoned_texts.solved(asker, samples, temperature, seed, ticks[0])
+    rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])
     agreement = reasoned_texts.faithfulness(asker, rows, reasonings, seed, ticks[1])
-    biased = reasoned_texts.suggested(asker, temperature, seed, ticks[2])
+    biased = reasoned_texts.suggest_answers(asker, temperature, seed, ticks[2])
     for row in rows:  # one column of the axis: all problems together
         row["terms"] = 0
     tables = {

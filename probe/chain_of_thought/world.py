@@ -185,7 +185,7 @@ SHOTS = 4
 Rows = list[dict[str, Any]]
 
 
-def answered(lm: "LM", world: "World", n: int, seed: int, samples: int, tick: Tick) -> tuple[Rows, Rows]:
+def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick: Tick) -> tuple[Rows, Rows]:
     """Rows of the sums asked in steps, with every accuracy and pass@k, and rows of those asked at once.
 
     The first sample of each is that of `probe.rewards.evaluation.evaluate`, so `sums_steps` and `sums_direct` agree.
@@ -335,7 +335,7 @@ def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick
     return rows
 
 
-def biased(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tick) -> Rows:
+def bias_sums(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tick) -> Rows:
     """Sums behind solved ones whose answers are all the same digit, or all different (Turpin et al. 2023).
 
     The world's language has no claims about sums, so the bias lies in the examples alone: sums of two terms, solved

@@ -44,8 +44,8 @@ def findings(argv: list[str]) -> int:
     asked = parse(Findings, argv, "probe findings")
 
     from probe.commands.progress import Progress
-    from probe.findings.claim import Bench, record, recorded, table
-    from probe.findings.claims import chosen, finding
+    from probe.findings.claim import Bench, read_record, record, table
+    from probe.findings.claims import choose_claims, finding
     from probe.runs.schema import jsonable
     from probe.runs.storage import check_folder, disk
     from probe.ticks import part
@@ -56,10 +56,10 @@ def findings(argv: list[str]) -> int:
         check_folder(asked.out.parent)
         if asked.out.is_dir():
             raise ConfigError(f"--out `{asked.out}` is a folder: give the path of a CSV file.")
-    claims = chosen(asked.only)
+    claims = choose_claims(asked.only)
     bench = Bench(asked.runs, n=asked.n, again=asked.again)
     check_runs(bench, claims)
-    known = {} if asked.again or asked.n is not None else recorded(bench, claims)
+    known = {} if asked.again or asked.n is not None else read_record(bench, claims)
     with Progress("Findings") as bar:
         for index, claim in enumerate(claims):
             if claim.name not in known:
@@ -81,7 +81,7 @@ def findings(argv: list[str]) -> int:
     if asked.json:
         say(json.dumps(jsonable(rows), indent=2))
     else:
-        show(drawn(found), rows)
+        show(draw_table(found), rows)
     measured = [each for each in found if each.holds is not None]
     if not measured:
         raise RunError(f"None of the claims could be measured: {found[0].said}")
@@ -112,9 +112,9 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
         )
 
 
-def drawn(found: "list[Finding]") -> "Table":
+def draw_table(found: "list[Finding]") -> "Table":
     """The table for a terminal."""
-    from probe.plotting.intervals import written
+    from probe.plotting.intervals import format_interval
 
     made = grid("Findings")
     made.leading = 1
@@ -122,7 +122,7 @@ def drawn(found: "list[Finding]") -> "Table":
         made.add_column(name, no_wrap=name in ("value [95 %]", "holds here"))
     colours = {"holds": "green", "does not hold": "red", "not measured": "yellow"}
     for each in found:
-        value = "" if each.value is None else written(each.value, each.ci_low, each.ci_high)
+        value = "" if each.value is None else format_interval(each.value, each.ci_low, each.ci_high)
         claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(each.said)}\n[dim]{safe(each.source)}[/dim]"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"
         made.add_row(claim, safe(each.effect), value.replace("[", "\\["), verdict)

@@ -41,7 +41,7 @@ class Progress:
             self._last, spent = now, now - self._started
             left = f", about {_clock(spent / share * (1 - share))} left" if 0 < share < 1 else ""
             parts = [self._title, *([self._note] if self._note else [])]
-            say(f"{': '.join(parts)}: {share:.0%} after {_clock(spent)}{left}", error=True)
+            say(f"{': '.join(parts)}: {share:.0%} after {_clock(spent)}{left}")
 
     def __enter__(self) -> Self:
         self._bar.start()

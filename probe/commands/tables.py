@@ -53,7 +53,7 @@ def at_terminal() -> bool:
 def draw(table: "Table") -> None:
     """Print a table for a person, at any width without a broken word."""
     screen = console()
-    screen.print(fitted(table, screen))
+    screen.print(fit_table(table, screen))
 
 
 def remark(text: str) -> None:
@@ -77,7 +77,7 @@ def _value(value: Any) -> str:
     return visible(" ".join(str(value).splitlines()))
 
 
-def fitted(table: "Table", screen: "Console") -> "Table | Text":
+def fit_table(table: "Table", screen: "Console") -> "Table | Text":
     """The table with widths at which no word is broken; its rows one below the other where there are none.
 
     Args:

@@ -238,7 +238,7 @@ def differences(
 
     With `by_prompt` a metric is paired only if both models were asked the same under the names that they share.
     Elsewhere each model's value is that of its own items, and the difference has the interval of two independent
-    values (`unpaired`): too wide rather than too narrow if some of the items are the same after all.
+    values (`unpaired_difference`): too wide rather than too narrow if some of the items are the same after all.
 
     Args:
         metrics: what the summaries were made with.
@@ -253,7 +253,7 @@ def differences(
         The difference of a metric that is no function of items has no interval.
     """
     theirs = baseline.set_index("metric")
-    ours, others = paired(items, baseline_items)
+    ours, others = pair_items(items, baseline_items)
     by_name = {metric.name: metric for metric in metrics}
     odd = _read_differently(ours, others) if by_prompt else ours.index[:0]
     rows, pairs = [], []
@@ -267,7 +267,7 @@ def differences(
         common = _common(metric, ours, others) if by_prompt and metric is not None else None
         if common is not None and (not len(common) or common.isin(odd).any()):
             own = summary.loc[summary["metric"] == name, ["value", "ci_low", "ci_high"]].iloc[0]
-            found, count = unpaired(Interval(*map(float, own)), Interval(*base)), 0.0
+            found, count = unpaired_difference(Interval(*map(float, own)), Interval(*base)), 0.0
         else:
             found = _difference(metric, ours, others, seed) if metric is not None else UNKNOWN
             count = float("nan") if common is None else float(len(common))
@@ -278,7 +278,7 @@ def differences(
     return pd.concat([summary.reset_index(drop=True), added.assign(**{PAIRS: pairs}) if by_prompt else added], axis=1)
 
 
-def unpaired(first: Interval, second: Interval) -> Interval:
+def unpaired_difference(first: Interval, second: Interval) -> Interval:
     """first - second of independent estimates, the ends by square-and-add of theirs (Zou and Donner 2008).
 
     Of shares with Wilson's intervals this is Newcombe's (1998, Statistics in Medicine 17:873, method 10).
@@ -288,7 +288,7 @@ def unpaired(first: Interval, second: Interval) -> Interval:
     return Interval(gap, low, gap + math.hypot(first.high - first.value, second.value - second.low))
 
 
-def paired(items: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def pair_items(items: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of both tables whose items both have, in the same order."""
     ours, theirs = items.set_index(ITEM, drop=False), others.set_index(ITEM, drop=False)
     common = ours.index.intersection(theirs.index, sort=False)

@@ -400,7 +400,7 @@ def check_target(target: Path) -> None:
         )
 
 
-def labelled(evidence: Evidence, label: str) -> Evidence:
+def label_items(evidence: Evidence, label: str) -> Evidence:
     """The same with the column `model` everywhere, and items that have a name each.
 
     Raises:

@@ -26,7 +26,7 @@ import probe.world
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences, questions, summarise
 from probe.experiments.registry import SHARED, Experiment, hint_of
-from probe.experiments.result import MODEL, Evidence, Result, labelled, stack
+from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
 from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
 from probe.runs.directories import find, is_run
@@ -55,7 +55,7 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
     if not results:
         raise DataError("No result was given to join: give at least one.")
     called = _apart([each.models[0] for each in results])
-    results = [renamed(each, label) for each, label in zip(results, called, strict=True)]
+    results = [rename_model(each, label) for each, label in zip(results, called, strict=True)]
     first, last = results[0], results[-1]
     for other in results[1:]:
         odd = _differs(first, other, experiment.across_worlds)
@@ -77,7 +77,7 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
     meta |= {"baseline": last.models[0] if len(results) > 1 else None}
     tables = {name: stack([each.tables[name] for each in results if name in each.tables]) for name in names}
     items = beside([each.items for each in results], experiment.across_worlds)
-    return finished(experiment, Result(first.name, summary, items, tables, dict(first.figures), meta))
+    return finish(experiment, Result(first.name, summary, items, tables, dict(first.figures), meta))
 
 
 def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
@@ -97,15 +97,15 @@ def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
     return items.assign(**{ITEM: items[ITEM].where(~several, items[ITEM] + " (" + first + ")")})
 
 
-def finished(experiment: Experiment, result: Result) -> Result:
+def finish(experiment: Experiment, result: Result) -> Result:
     """The result with its figures and its finding."""
     figures = result.figures
     if experiment.draw:
-        with owned(experiment, "The drawing of the experiment"):
+        with explain_errors(experiment, "The drawing of the experiment"):
             figures = dict(experiment.draw(result))
     result, said = replace(result, figures=figures), ""
     if experiment.say:
-        with owned(experiment, "The sentence of the experiment"):
+        with explain_errors(experiment, "The sentence of the experiment"):
             said = str(experiment.say(result))
     return replace(result, meta=result.meta | {"finding": said})
 
@@ -124,7 +124,7 @@ def _apart(names: Sequence[str]) -> list[str]:
     return found
 
 
-def renamed(result: Result, label: str) -> Result:
+def rename_model(result: Result, label: str) -> Result:
     """The result of one model under another label."""
     if result.models == [label]:
         return result
@@ -147,7 +147,7 @@ def columns_as_metrics(items: pd.DataFrame) -> tuple[Metric, ...]:
 
 
 @contextmanager
-def owned(experiment: Experiment, what: str) -> Iterator[None]:
+def explain_errors(experiment: Experiment, what: str) -> Iterator[None]:
     """What a function that is not built in does wrong becomes one sentence."""
     try:
         yield
@@ -248,7 +248,7 @@ def identity(value: Any) -> Any:
         return [type(value).__name__, id(value), STARTED]
 
 
-def told(value: Any) -> Any:
+def describe_argument(value: Any) -> Any:
     """An argument as a JSON value for people; what has none is told by its name or its type."""
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)
@@ -257,8 +257,6 @@ def told(value: Any) -> Any:
     except ProbeError:
         return type(value).__name__
 
-
-__all__ = ["Call", "call", "columns_as_metrics", "finished", "join", "labels", "perform", "prepare", "renamed"]
 
 READING = 2
 """Raised when the rows of equal files are read or asked otherwise; part of the key of stored results over files."""
@@ -341,7 +339,7 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
     lacking = [name for name, value in filled.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
-    with owned(experiment, "The reader of the experiment"):
+    with explain_errors(experiment, "The reader of the experiment"):
         found = experiment.read(**filled) if experiment.read else ()
     return Call(experiment, [], filled, found)
 
@@ -368,7 +366,7 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
         more: dict[str, Any] = {}
         if "tick" in inspect.signature(experiment.function).parameters:
             more["tick"] = part(tick, index, len(asked.models))
-        with owned(experiment, "The experiment"):
+        with explain_errors(experiment, "The experiment"):
             found = experiment.function(model, **asked.arguments, **more)
         shown.append(_evidence(found, experiment.name))
         if tick is not None:
@@ -379,7 +377,7 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
 def assemble(asked: Call, parts: Sequence[Evidence], seconds: float) -> Result:
     """The result of what the models showed."""
     experiment = asked.experiment
-    found = [labelled(part, label) for part, label in zip(parts, labels(asked.models), strict=True)]
+    found = [label_items(part, label) for part, label in zip(parts, labels(asked.models), strict=True)]
     seed = int(asked.options.get("seed") or 0)
     metrics = experiment.metrics or columns_as_metrics(stack([part.items for part in found]))
     tables = [summarise(metrics, part.items, part.given, seed) for part in found]
@@ -399,7 +397,7 @@ def assemble(asked: Call, parts: Sequence[Evidence], seconds: float) -> Result:
         figures=figures,
         meta=_meta(asked, found, seconds),
     )
-    return finished(experiment, result)
+    return finish(experiment, result)
 
 
 def _evidence(found: Any, name: str) -> Evidence:
@@ -457,7 +455,7 @@ def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, A
         "baseline": names[1] if len(names) > 1 else None,
         "n": asked.options.get("n"),
         "seed": asked.options.get("seed"),
-        "options": {name: told(value) for name, value in asked.options.items() if name not in SHARED},
+        "options": {name: describe_argument(value) for name, value in asked.options.items() if name not in SHARED},
         "data": data_facts(asked.options.get("data")),
         "left_out": asked.left_out,
         "notes": asked.notes,

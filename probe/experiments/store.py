@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, finished, join, labels, perform, renamed
+from probe.experiments.run import Call, call, finish, join, labels, perform, rename_model
 from probe.runs.directories import is_shipped
 from probe.runs.schema import RESULTS
 from probe.ticks import Tick, part
@@ -61,7 +61,7 @@ def _name(asked: Call) -> str:
     return f"{asked.experiment.name}-{asked.key}"
 
 
-def stored(asked: Call, folder: Path | None = None) -> Result | None:
+def find_stored(asked: Call, folder: Path | None = None) -> Result | None:
     """The result of a call, if it was stored; one that is damaged counts as none."""
     directory = place(asked, folder)
     if not (directory / RESULT_FILE).is_file():
@@ -108,7 +108,7 @@ def obtain(
     models = [lm] if baseline is None else [lm, baseline]
     for index, model in enumerate(models):
         asked = call(experiment, model, **options)
-        result = None if again else _as_it_is_called(experiment, stored(asked, folder), model)
+        result = None if again else _as_it_is_called(experiment, find_stored(asked, folder), model)
         if result is None:
             result = perform(experiment, model, tick=part(tick, index, len(models)), **options)
             keep(asked, result, folder)
@@ -123,7 +123,7 @@ def _as_it_is_called(experiment: "Experiment", result: Result | None, lm: "LM") 
     (label,) = labels([lm])
     if result is None or result.models == [label]:
         return result
-    return finished(experiment, renamed(result, label)) if len(result.models) == 1 else None
+    return finish(experiment, rename_model(result, label)) if len(result.models) == 1 else None
 
 
 def results(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -240,7 +240,7 @@ def files(bench: Bench) -> list[Path]:
     return [place / FILE] if theirs else [WORK / FILE, place / FILE]
 
 
-def recorded(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
+def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
     """Findings by claim that are on record for the runs as they are now."""
     found = {}
     for known in map(_read, reversed(files(bench))):

@@ -14,10 +14,10 @@ import pandas as pd
 
 from probe import stats
 from probe.errors import ConfigError, ProbeError
-from probe.experiments.metrics import paired
+from probe.experiments.metrics import pair_items
 from probe.experiments.result import MODEL
 from probe.findings.claim import BASE, Bench, Claim, Finding, Measured
-from probe.plotting.intervals import percent, written
+from probe.plotting.intervals import format_interval, percent
 from probe.stats import Interval
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def induction(bench: Bench) -> Measured:
     said = (
         f"In icl the induction score rises most steeply at step {heads.shown(0)} "
         f"and the loss in context falls most steeply at step {loss.shown(0)}; their "
-        f"increments correlate at {written(*effect)}."
+        f"increments correlate at {format_interval(*effect)}."
     )
     together = heads.low <= loss.high and loss.low <= heads.high
     return Measured(effect, int(found.value("phase_correlation", "n")), bool(effect.low > 0 and together), said)
@@ -86,13 +86,13 @@ def reasoning(bench: Bench) -> Measured:
     found = bench.result("chain_of_thought", "rlvr", BASE)
     first, many = "pass@1", f"pass@{SAMPLES}"
     known = found.items[found.items[first].notna()]
-    ours, theirs = paired(known[known[MODEL] == "rlvr"], known[known[MODEL] == BASE])
+    ours, theirs = pair_items(known[known[MODEL] == "rlvr"], known[known[MODEL] == BASE])
     gains = {name: (ours[name] - theirs[name]).to_numpy(dtype=float) for name in (first, many)}
     effect = stats.paired_difference(gains[first], gains[many])
     told = {name: stats.bootstrap_mean(values) for name, values in gains.items()}
     said = (
-        f"RLVR lifts pass@1 on sums by {written(*told[first])} and {many} by {written(*told[many])}; base reaches "
-        f"{theirs[many].mean():.2f} with {SAMPLES} tries."
+        f"RLVR lifts pass@1 on sums by {format_interval(*told[first])} and {many} by {format_interval(*told[many])};"
+        f" base reaches {theirs[many].mean():.2f} with {SAMPLES} tries."
     )
     return Measured(effect, len(ours), bool(effect.low > 0 and told[first].low > 0), said)
 
@@ -212,8 +212,9 @@ def reward_taste(bench: Bench) -> Measured:
     effect, control = stats.bootstrap_mean(agreeable), stats.bootstrap_mean(honest)
     liked = stats.wilson(int((agreeable > 0).sum()), len(agreeable))
     said = (
-        f"The reward model of an agreeable annotator scores the claim {written(*effect)} nats above the truth and "
-        f"prefers it in {percent(*liked)} of {len(made)} questions; that of an honest one {written(*control)} nats."
+        f"The reward model of an agreeable annotator scores the claim {format_interval(*effect)} nats above the truth"
+        f" and prefers it in {percent(*liked)} of {len(made)} questions; that of an honest one"
+        f" {format_interval(*control)} nats."
     )
     return Measured(effect, len(made), bool(effect.low > 0 and control.high < effect.low), said)
 
@@ -229,8 +230,8 @@ def overoptimisation(bench: Bench) -> Measured:
     held = stats.bootstrap_mean(strong.gains["gold"])
     betas = [bench.run(name).config.get("beta") for name in ("rlhf-weak-kl", "rlhf")]
     said = (
-        f"With beta {betas[0]:g} the proxy reward rises by {written(*proxy)} and the true reward changes by "
-        f"{written(*gold)}; with beta {betas[1]:g} the true reward changes by {written(*held)}."
+        f"With beta {betas[0]:g} the proxy reward rises by {format_interval(*proxy)} and the true reward changes by "
+        f"{format_interval(*gold)}; with beta {betas[1]:g} the true reward changes by {format_interval(*held)}."
     )
     return Measured(gold, len(field.kinds), bool(gold.high < 0 and proxy.low > 0), said)
 
@@ -244,7 +245,7 @@ def guessing(bench: Bench) -> Measured:
     """
     from probe.rewards.answers import enumerate_answers
     from probe.rewards.frontiers import ask
-    from probe.rewards.optimum import conditioned, expectation, optimum
+    from probe.rewards.optimum import condition, expectation, optimum
     from probe.world.vocabulary import ABSTENTION
 
     world, beta = bench.world, float(bench.run("rlvr").config["beta"])
@@ -253,7 +254,7 @@ def guessing(bench: Bench) -> Measured:
     given = np.zeros(answers.mask.shape)
     for row, group in enumerate(answers.answers):
         given[row, : len(group)] = [answer.strip() != ABSTENTION for answer in group]
-    reference = conditioned(answers.logprobs)
+    reference = condition(answers.logprobs)
     belief = np.exp(reference) * given
     belief /= belief.sum(axis=1, keepdims=True)
     scores = {"binary": belief, "fined": (2 * belief - 1) * given}
@@ -276,11 +277,11 @@ def guessing(bench: Bench) -> Measured:
 def optimum_reached(bench: Bench) -> Measured:
     """Which part of the way from the reference to pi*_beta DPO and RLHF have gone, the one that has gone less."""
     from probe.rewards.answers import preference_rewards
-    from probe.rewards.optimum import conditioned, kl, kl_to_optimal, optimum
+    from probe.rewards.optimum import condition, kl, kl_to_optimal, optimum
     from probe.world.annotators import AGREEABLE
 
     field = _field(bench)
-    reference = conditioned(field.answers.logprobs)
+    reference = condition(field.answers.logprobs)
     rewards = {
         "dpo-agreeable": preference_rewards(field.answers, bench.world, AGREEABLE),
         "rlhf": field.reward("proxy"),
@@ -295,7 +296,7 @@ def optimum_reached(bench: Bench) -> Measured:
         gone[name] = _share_gone(kl(reference, best.logprobs), distance)
     effect = min(gone.values(), key=lambda found: found.value)
     parts = [
-        f"{name} stands {written(*left[name])} nats from pi*_beta and has gone {percent(*gone[name])} of the way"
+        f"{name} is {format_interval(*left[name])} nats from pi*_beta and has gone {percent(*gone[name])} of the way"
         for name in rewards
     ]
     return Measured(effect, len(field.kinds), all(found.low > 0.5 for found in gone.values()), "; ".join(parts) + ".")
@@ -396,7 +397,7 @@ CLAIMS: tuple[Claim, ...] = tuple(sorted([*REWARDED, *LEARNED], key=lambda claim
 """In the order in which they are shown."""
 
 
-def chosen(names: Sequence[str]) -> tuple[Claim, ...]:
+def choose_claims(names: Sequence[str]) -> tuple[Claim, ...]:
     """The claims of these names; all without any.
 
     Raises:

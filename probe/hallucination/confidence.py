@@ -320,7 +320,7 @@ Equivalence = Callable[[str, str], bool]
 """Whether two answers mean the same."""
 
 
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """`text` in lower case without punctuation, English articles and extra blanks (Rajpurkar et al. 2016, SQuAD)."""
     plain = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
@@ -328,7 +328,7 @@ def normalised(text: str) -> str:
 
 def same_text(a: str, b: str) -> bool:
     """Equal once normalised."""
-    return normalised(a) == normalised(b)
+    return normalise(a) == normalise(b)
 
 
 def identical(a: str, b: str) -> bool:

@@ -314,7 +314,7 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
 
     asked = facts.ask(world, n, seed)
     tick(0.05)
-    answers, codes = facts.enumerated(lm, world, asked)
+    answers, codes = facts.enumerate_prompts(lm, world, asked)
     tick(0.2)
     items = pd.concat([facts.asked_table(asked), facts.exact_columns(answers, codes, asked, samples)], axis=1)
     drawn = facts.sampled_columns(lm, world, asked, list(items["main"]), samples, seed, part(tick, 1, 4))
@@ -322,7 +322,7 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
     tick(0.48)
     items["knowable"] = items["kind"].map({"fact": 1.0, "stranger": 0.0})
     items["unheard"] = items["kind"].map({"fact": 1.0, "stranger_heldout": 0.0})
-    judged = facts.judged(world, answers, codes, asked)
+    judged = facts.judge_answers(world, answers, codes, asked)
     tables = {"exposure": facts.exposure_table(items, judged), "bound": facts.bound_table(items, judged)}
     tables |= _certainty(items) | {"entropy": _entropies(items)}
     tables["confidence_targets"] = target_curves(items["p_truth"], items["hall"], items["confidence"], items["right"])

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band, headline_intervals, written
+from probe.plotting.intervals import SYMBOLS, band, format_interval, headline_intervals
 from probe.plotting.theme import LIGHT, escape, new_figure, template
 from probe.stats import Interval
 
@@ -44,7 +44,7 @@ def exposure_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
         colour = styles[label].colour
         figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], colour))
         told = [
-            f"{escape(label)}, exposure {row.label}: {written(row.value, row.ci_low, row.ci_high)}<br>abstains"
+            f"{escape(label)}, exposure {row.label}: {format_interval(row.value, row.ci_low, row.ci_high)}<br>abstains"
             f" {row.abstention:.2f}, bound {row.bound:.2f}, n = {row.n:.0f}"
             for row in rows_of(rows)
         ]
@@ -92,7 +92,7 @@ def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
             for column, outcome in enumerate(("score", "error"), start=1):
                 part = rows[(rows["way"] == way) & (rows["outcome"] == outcome)]
                 told = [
-                    f"{escape(label)}, t = {r.target:.2f}: {written(r.value, r.ci_low, r.ci_high)}"
+                    f"{escape(label)}, t = {r.target:.2f}: {format_interval(r.value, r.ci_low, r.ci_high)}"
                     for r in rows_of(part)
                 ]
                 figure.add_trace(
@@ -132,10 +132,10 @@ def calibration(
         if label in errors:
             error, chance = errors[label]
             name += f", ECE {error.value:.2f} ({chance.value:.2f})"
-            ece = f"<br>ECE {written(*error)}; perfectly calibrated: {chance.value:.2f}"
+            ece = f"<br>ECE {format_interval(*error)}; perfectly calibrated: {chance.value:.2f}"
         told = [
-            f"{escape(label)}: says {r.predicted:.2f}, right {written(r.target, r.ci_low, r.ci_high)}, n = {r.n:.0f}"
-            + ece
+            f"{escape(label)}: says {r.predicted:.2f}, right {format_interval(r.target, r.ci_low, r.ci_high)},"
+            f" n = {r.n:.0f}" + ece
             for r in rows_of(rows)
         ]
         trace = curve(rows["predicted"], rows["target"], label, styles[label], told).update(name=name)
@@ -144,7 +144,7 @@ def calibration(
     for label, rows in models_of(risk, styles):
         figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
         told = [
-            f"{escape(label)}, surest {100 * r.coverage:.0f} %: {written(r.value, r.ci_low, r.ci_high)}"
+            f"{escape(label)}, surest {100 * r.coverage:.0f} %: {format_interval(r.value, r.ci_low, r.ci_high)}"
             for r in rows_of(rows)
         ]
         trace = curve(rows["coverage"], rows["value"], label, styles[label], told)
@@ -241,7 +241,10 @@ def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
             x = [each + (0 if shift == 0 else step / 3) for each in x]
             colour = styles[label].colour
             line = {"color": colour, "width": 2 if symbol == "x-thin" else 1.6}
-            told = [f"{escape(label)}, {source}: {written(r.value, r.ci_low, r.ci_high)} nats" for r in rows_of(rows)]
+            told = [
+                f"{escape(label)}, {source}: {format_interval(r.value, r.ci_low, r.ci_high)} nats"
+                for r in rows_of(rows)
+            ]
             figure.add_trace(
                 go.Scatter(
                     x=x,
@@ -290,7 +293,7 @@ def _by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
         figure.add_trace(chance, **at)
         for label, rows in models_of(part, styles):
             figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], styles[label].colour), **at)
-            told = [f"{escape(label)}: {written(r.value, r.ci_low, r.ci_high)}" for r in rows_of(rows)]
+            told = [f"{escape(label)}: {format_interval(r.value, r.ci_low, r.ci_high)}" for r in rows_of(rows)]
             trace = curve(rows["layer"], rows["value"], label, styles[label], told)
             first = label not in set(table.loc[table["kind"].isin(kinds[: column - 1]), MODEL])
             figure.add_trace(trace.update(showlegend=first), **at)
@@ -316,7 +319,10 @@ def snowball_steps(table: pd.DataFrame, styles: Styles) -> go.Figure:
             figure.add_trace(
                 band(rows["step"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
             )
-            told = [f"{escape(label)}, {r.step} later: {written(r.value, r.ci_low, r.ci_high)}" for r in rows_of(rows)]
+            told = [
+                f"{escape(label)}, {r.step} later: {format_interval(r.value, r.ci_low, r.ci_high)}"
+                for r in rows_of(rows)
+            ]
             trace = curve(rows["step"], rows["value"], label, Style(styles[label].colour, dash), told)
             trace.update(mode="lines", showlegend=label not in named)
             named.add(label)

@@ -57,7 +57,7 @@ from probe.hallucination.confidence import (
     agreement,
     clusters,
     discrete_entropy,
-    normalised,
+    normalise,
     score,
     targeted,
 )
@@ -294,12 +294,12 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
 
 def match(answer: str, question: Question) -> str:
     """`true`, `abstain`, `wrong`, or `unmatched`; see the module."""
-    said = normalised(answer)
-    if said in {normalised(each) for each in question.correct}:
+    said = normalise(answer)
+    if said in {normalise(each) for each in question.correct}:
         return "abstain" if said in IGNORANCE else "true"
     if said in IGNORANCE:
         return "abstain"
-    return "wrong" if said in {normalised(each) for each in question.incorrect} else "unmatched"
+    return "wrong" if said in {normalise(each) for each in question.incorrect} else "unmatched"
 
 
 def free_items(

@@ -363,11 +363,11 @@ def _fitted_across_folds(x: Floats, right: Floats, fold: NDArray[np.intp]) -> tu
         out = fold == each
         constant[out] = right[~out].mean(axis=0)
         for layer in range(x.shape[1]):
-            p[out, layer] = fitted(x[~out, layer], right[~out], x[out, layer])
+            p[out, layer] = fit_heads(x[~out, layer], right[~out], x[out, layer])
     return p, constant
 
 
-def fitted(train: Floats, right: Floats, test: Floats) -> Floats:
+def fit_heads(train: Floats, right: Floats, test: Floats) -> Floats:
     """[M S] probabilities of M other questions by heads fitted on N: the module's minimum.
 
     In the space that the N questions span, where their features are orthogonal, the Hessian is at most diagonal

@@ -220,7 +220,7 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
         answers: the P answer sets with the model's log-probabilities; each holds the abstention.
         truths: the true value of each question, None where nothing is true.
     """
-    from probe.rewards.optimum import conditioned
+    from probe.rewards.optimum import condition
     from probe.world.vocabulary import ABSTENTION
 
     mask = answers.mask
@@ -232,7 +232,7 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
         for column, text in enumerate(said):
             valid[row, column] = text in (truth, ABSTENTION)
             train[row, column] = text == (truth or ABSTENTION)
-    return Judged(np.exp(conditioned(answers.logprobs)), train, valid, mask)
+    return Judged(np.exp(condition(answers.logprobs)), train, valid, mask)
 
 
 def _relation(prompt: str) -> str:
@@ -278,7 +278,7 @@ def asked_table(asked: "Sequence[Item]") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def enumerated(lm: "LM", world: "World", asked: "Sequence[Item]") -> tuple[AnswerSet, NDArray[np.intp]]:
+def enumerate_prompts(lm: "LM", world: "World", asked: "Sequence[Item]") -> tuple[AnswerSet, NDArray[np.intp]]:
     """The answers to the P different prompts, and [N] which of them each question is."""
     codes, prompts = pd.factorize(np.array([item.prompt for item in asked], dtype=object))
     return enumerate_answers(lm, world, [str(prompt) for prompt in prompts]), codes
@@ -288,7 +288,7 @@ def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[
     """What the distribution over answers says of each question, exact.
 
     Args:
-        answers: the answers to the P different prompts, see `enumerated`.
+        answers: the answers to the P different prompts, see `enumerate_prompts`.
         codes: [N] which of them each question is.
         asked: the N questions.
         samples: how many samples the discrete estimator will have.
@@ -373,7 +373,7 @@ def sampled_columns(
     return table.assign(semantic_entropy_sampled=entropies, agreement=agreements)
 
 
-def judged(world: "World", answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]") -> Judged:
+def judge_answers(world: "World", answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]") -> Judged:
     """What the validity bound needs of the N questions."""
     first = {int(code): truth_of(item) for code, item in zip(codes, asked, strict=True)}
     return judged_answers(world, answers, [first[p] for p in range(len(answers.prompts))]).take(codes)

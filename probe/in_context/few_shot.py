@@ -108,7 +108,9 @@ def label_logprobs(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> n
     return np.stack(answer_logprobs(lm, prompts, [[f" {label}" for label in labels]] * len(prompts)))
 
 
-def answered(lm: "LM", prompts: Sequence[str], questions: Sequence[Question], labels: Sequence[str]) -> pd.DataFrame:
+def answer_table(
+    lm: "LM", prompts: Sequence[str], questions: Sequence[Question], labels: Sequence[str]
+) -> pd.DataFrame:
     """One row a question: question, prompt, expected, answer, right, p_true (among the labels), loss (nats)."""
     logprobs = label_logprobs(lm, prompts, labels)
     logprobs = logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
@@ -171,13 +173,13 @@ def few_shot_curve(
         tick: progress.
 
     Returns:
-        Two tables with the columns of `answered`: by number of examples (column examples), and by labels (columns
+        Two tables with the columns of `answer_table`: by number of examples (column examples), and by labels (columns
         examples, labels, label_effect; see `pairs`), empty where no example fits.
 
     Raises:
         DataError, ConfigError: the data or the template cannot be used.
     """
-    from probe.in_context.pairs import Mode, ablated, relabel
+    from probe.in_context.pairs import Mode, ablate_labels, relabel
 
     labels = sorted({example.label for example in data})
     questions = draw_questions(data, n, max(shots), seed)
@@ -191,7 +193,7 @@ def few_shot_curve(
             changed = relabel([example.label for example in examples], labels, mode, rng)
             shown = [Example(example.text, label) for example, label in zip(examples, changed, strict=True)]
             prompts.append(few_shot_prompt(shown, question.query.text, template))
-        return answered(lm, prompts, questions, labels).assign(examples=k)
+        return answer_table(lm, prompts, questions, labels).assign(examples=k)
 
     curves = []
     for index, k in enumerate(fitting):
@@ -201,5 +203,5 @@ def few_shot_curve(
     if most == 0:
         return pd.concat(curves, ignore_index=True), pd.DataFrame()
     known = curves[-1]
-    other = ablated(lambda mode, rng: known.copy() if mode == "gold" else score(most, mode, rng), seed)
+    other = ablate_labels(lambda mode, rng: known.copy() if mode == "gold" else score(most, mode, rng), seed)
     return pd.concat(curves, ignore_index=True), other

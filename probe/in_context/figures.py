@@ -22,13 +22,13 @@ from probe.plotting.in_context_parts import (
     Styles,
     categories,
     exact,
+    hover_texts,
     ideals,
     line,
     models,
     offsets,
     panels,
     points,
-    told,
 )
 from probe.plotting.intervals import SYMBOLS, band
 from probe.plotting.theme import LIGHT, escape, new_figure
@@ -54,7 +54,7 @@ def example_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
         chain = kind == "markov"
         value, low, high = ("loss", "loss_low", "loss_high") if chain else ("accuracy", "ci_low", "ci_high")
         for label, rows in models(here, styles):
-            hover = told(rows, label, "examples", " states" if chain else " examples", (value, low, high))
+            hover = hover_texts(rows, label, "examples", " states" if chain else " examples", (value, low, high))
             figure.add_trace(band(rows["examples"], rows[low], rows[high], styles[label].colour), row=1, col=column)
             trace = line(rows["examples"], rows[value], label, styles[label], hover, marks=not chain)
             trace.update(showlegend=label not in named, legendgroup=label)
@@ -85,7 +85,7 @@ def distances(table: pd.DataFrame, styles: Styles) -> go.Figure:
     for column, name in enumerate(PREDICTORS, start=1):
         here = table[(table["predictor"] == name) & (table["position"] > 0)]
         for label, rows in models(here, styles):
-            hover = told(rows, label, "position", " states")
+            hover = hover_texts(rows, label, "position", " states")
             figure.add_trace(
                 band(rows["position"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
             )
@@ -106,7 +106,7 @@ def labels(table: pd.DataFrame, styles: Styles) -> go.Figure:
     modes = [mode for mode in MODES if (table["labels"] == mode).any()]
     for offset, (label, rows) in offsets(table, styles):
         rows = rows.set_index("labels").loc[modes].reset_index()
-        hover = told(rows, label, "labels", " labels", ACCURACY)
+        hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
         x = [modes.index(mode) + offset for mode in rows["labels"]]
         figure.add_trace(points(x, rows["accuracy"], rows["ci_low"], rows["ci_high"], label, styles[label], hover))
     categories(figure, [MODES[mode] for mode in modes], "labels of the examples")
@@ -119,7 +119,7 @@ def few_shot(curve: pd.DataFrame, ablation: pd.DataFrame | None, styles: Styles)
     figure = panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
     shots = sorted(curve["examples"].unique())
     for label, rows in models(curve, styles):
-        hover = told(rows, label, "examples", " examples", ACCURACY)
+        hover = hover_texts(rows, label, "examples", " examples", ACCURACY)
         x = [shots.index(k) for k in rows["examples"]]
         figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=1)
         figure.add_trace(line(x, rows["accuracy"], label, styles[label], hover), row=1, col=1)
@@ -130,7 +130,7 @@ def few_shot(curve: pd.DataFrame, ablation: pd.DataFrame | None, styles: Styles)
     if ablation is not None:
         modes = list(MODES)
         for offset, (label, rows) in offsets(ablation, styles):
-            hover = told(rows, label, "labels", " labels", ACCURACY)
+            hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
             at = [modes.index(mode) + offset for mode in rows["labels"]]
             trace = points(at, rows["accuracy"], rows["ci_low"], rows["ci_high"], label, styles[label], hover)
             figure.add_trace(trace.update(showlegend=False), row=1, col=2)
@@ -159,7 +159,7 @@ def pool_sizes(table: pd.DataFrame, styles: Styles | None = None) -> go.Figure:
             rows = table[(table["kind"] == kind) & (table["predictor"] == predictor)].sort_values("pool_size")
             hover = [
                 f"{escape(label)}, {line}"
-                for label, line in zip(rows[MODEL], told(rows, f"{words}, pool", "pool_size"), strict=True)
+                for label, line in zip(rows[MODEL], hover_texts(rows, f"{words}, pool", "pool_size"), strict=True)
             ]
             x = [sizes.index(size) for size in rows["pool_size"]]
             trace = points(x, rows["value"], rows["ci_low"], rows["ci_high"], words, Style(colour), hover)
@@ -237,7 +237,7 @@ def repeats(table: pd.DataFrame, styles: Styles) -> go.Figure:
         for when, words, dash in (("early", "first time", "dot"), ("late", "second time", "solid")):
             part = rows[rows["when"] == when]
             name = f"{label}, {words}"
-            hover = told(part, name, "token")
+            hover = hover_texts(part, name, "token")
             figure.add_trace(band(part["token"], part["ci_low"], part["ci_high"], styles[label].colour))
             figure.add_trace(line(part["token"], part["value"], name, Style(styles[label].colour, dash), hover))
     figure.update_xaxes(title_text="place in the segment of random tokens")
@@ -360,7 +360,7 @@ def text_vectors(table: pd.DataFrame, styles: Styles) -> go.Figure:
                 if vector == "own":  # the others' bands lie on it
                     shade = band(here["block"], here[ends[0]], here[ends[1]], styles[label].colour)
                     figure.add_trace(shade, row=1, col=column)
-                hover = told(here, name, "block", ". block", (what, *ends))
+                hover = hover_texts(here, name, "block", ". block", (what, *ends))
                 trace = line(
                     here["block"], here[what], name, Style(styles[label].colour, dash), hover, marks=vector != "plain"
                 )

@@ -9,7 +9,7 @@ from probe import stats
 from probe.errors import DataError, ModelError
 from probe.in_context.few_shot import Example, few_shot_curve
 from probe.in_context.text_vectors import function_vectors_text
-from probe.in_context.world import averaged, label_items, label_table
+from probe.in_context.world import average_by, label_items, label_table
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
@@ -66,11 +66,11 @@ def _few_shot(curve: pd.DataFrame, labels: pd.DataFrame) -> tuple[list[pd.DataFr
     names = [f"few_shot-{number}-{k}" for number, k in zip(curve["question"], curve["examples"], strict=True)]
     curve = curve.assign(item=names, kind="few_shot")
     curve["most_right"] = curve["right"].where(curve["examples"] == curve["examples"].max())
-    made = averaged(curve, ["examples"], "right").rename(columns={"value": "accuracy"})
+    made = average_by(curve, ["examples"], "right").rename(columns={"value": "accuracy"})
     for at, (_, rows) in enumerate(curve.groupby("examples")):
         found = stats.wilson(int(rows["right"].sum()), len(rows))
         made.loc[at, ["ci_low", "ci_high"]] = found.low, found.high
-    losses = averaged(curve, ["examples"], "loss")
+    losses = average_by(curve, ["examples"], "loss")
     made = made.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"])
     made["chance"] = 1 / curve["expected"].nunique()
     items, tables = [curve.drop(columns="question")], {"few_shot": made}

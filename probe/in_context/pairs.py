@@ -283,10 +283,10 @@ def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, ki
             rows.append(row | {"shown": float(np.exp(said[shown]).sum())})
         return pd.DataFrame(rows)
 
-    return ablated(score, seed)
+    return ablate_labels(score, seed)
 
 
-def ablated(score: Callable[[Mode, np.random.Generator], pd.DataFrame], seed: int = 0) -> pd.DataFrame:
+def ablate_labels(score: Callable[[Mode, np.random.Generator], pd.DataFrame], seed: int = 0) -> pd.DataFrame:
     """What `score` gives for every mode, with the columns `labels` and `right`, and the effect of gold labels.
 
     Args:

@@ -32,14 +32,14 @@ LAST = {"map": "map_accuracy", "function": "function_accuracy", "function_new": 
 LABELLED = ("map", "function")
 
 
-def taught(world: "World", kind: str) -> bool:
+def is_taught(world: "World", kind: str) -> bool:
     """Whether the corpus has documents of a kind of question."""
     return "function" in world.config.mixture if kind.startswith("function") else kind in world.config.mixture
 
 
 def asked_kinds(world: "World") -> list[str]:
     """Those of maps, functions of the pool and new functions that the world can ask about and its corpus teaches."""
-    return [kind for kind in KINDS if taught(world, kind) and kind in world.question_kinds]
+    return [kind for kind in KINDS if is_taught(world, kind) and kind in world.question_kinds]
 
 
 def pair_items(lm: "LM", world: "World", kind: str, n: int, seed: int) -> pd.DataFrame:
@@ -83,7 +83,7 @@ def repeat_items(lm: "LM", repeats: Repeats) -> tuple[pd.DataFrame, pd.DataFrame
         }
     )
     curves = [
-        averaged(losses.rename(columns={when: "loss"}), ["token"], "loss").assign(when=when)
+        average_by(losses.rename(columns={when: "loss"}), ["token"], "loss").assign(when=when)
         for when in ("early", "late")
     ]
     return found, pd.concat(curves, ignore_index=True)
@@ -120,8 +120,8 @@ def curve_table(items: pd.DataFrame) -> pd.DataFrame:
     """
     frames = []
     for kind, rows in items.groupby("kind", sort=False):
-        made = averaged(rows, ["examples"], "p_true").rename(columns={"value": "accuracy"})
-        losses = averaged(rows, ["examples"], "loss")
+        made = average_by(rows, ["examples"], "p_true").rename(columns={"value": "accuracy"})
+        losses = average_by(rows, ["examples"], "loss")
         made = made.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"], kind=kind)
         best = "bayes_p_true" if kind == "map" else "pool_p_true"
         for name, column in (("bayes", best), ("all", "all_p_true"), ("counting", "counting_p_true")):
@@ -142,14 +142,14 @@ def chain_tables(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     The second has position, predictor, value, ci_low, ci_high, n and ideal: what the Bayes predictor itself would show.
     """
-    losses = averaged(table, ["position"], "loss_bayes").rename(columns={"position": "examples", "value": "loss"})
+    losses = average_by(table, ["position"], "loss_bayes").rename(columns={"position": "examples", "value": "loss"})
     losses = losses.rename(columns={"ci_low": "loss_low", "ci_high": "loss_high"}).assign(kind="markov")
     best = (table["loss_bayes"] - table["kl_bayes"]).groupby(table["position"]).mean().to_numpy()
     losses["bayes_loss"] = best
     losses["counting_loss"] = best + table.groupby("position")["counting"].mean().to_numpy()
     frames = []
     for name in PREDICTORS:
-        made = averaged(table, ["position"], f"kl_{name}").assign(predictor=name)
+        made = average_by(table, ["position"], f"kl_{name}").assign(predictor=name)
         made["ideal"] = table.groupby("position")[f"ideal_{name}"].mean().to_numpy()
         frames.append(made)
     return losses, pd.concat(frames, ignore_index=True)
@@ -175,7 +175,7 @@ def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def averaged(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
+def average_by(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """Mean of a column by groups with its bootstrap interval: the groups' columns, value, ci_low, ci_high, n."""
     found = []
     for key, values in rows.groupby(list(by))[column]:
@@ -217,13 +217,13 @@ def world_parts(
         tables["curve"] = pd.concat([tables[name] for name in ("curve",) if name in tables] + [losses])
 
     def labels() -> None:
-        kind = next(kind for kind in LABELLED if taught(world, kind))
+        kind = next(kind for kind in LABELLED if is_taught(world, kind))
         found = label_items(map_label_ablation(lm, world, n, seed, kind))
         items.append(found)
         tables["labels"] = label_table(found)
 
     def vectors() -> None:
-        kind = next(kind for kind in LABELLED if taught(world, kind))
+        kind = next(kind for kind in LABELLED if is_taught(world, kind))
         if kind == "function" and len(world.pool) < 2:
             return
         share = part(tick, len(steps) - 2, len(steps))
@@ -234,8 +234,8 @@ def world_parts(
         facts["function_vector_heads"] = found.heads
 
     steps += [pairs] if kinds else []
-    steps += [markov] if taught(world, "markov") else []
-    steps += [labels, vectors] if any(taught(world, kind) for kind in LABELLED) else []
+    steps += [markov] if is_taught(world, "markov") else []
+    steps += [labels, vectors] if any(is_taught(world, kind) for kind in LABELLED) else []
     steps.append(lambda: items.append(corpus_items(lm, world_rows(lm, world, max(2, n // 2), length, seed))))
     for index, step in enumerate(steps):
         step()

@@ -256,7 +256,7 @@ def _differs(a: Tensor, b: Tensor) -> bool:
     return not torch.allclose(a.float(), b.float().expand_as(a), rtol=1e-5, atol=1e-6)
 
 
-def normalised(values: np.ndarray | float, corrupted: float, clean: float) -> np.ndarray:
+def normalise(values: np.ndarray | float, corrupted: float, clean: float) -> np.ndarray:
     """The target on the scale where the corrupted run is 0 and the clean run 1; NaN where the two agree."""
     gap = clean - corrupted
     return (np.asarray(values) - corrupted) / (gap if abs(gap) > 1e-6 else np.nan)

@@ -34,7 +34,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError
-from probe.interventions.controls import edits, normalised
+from probe.interventions.controls import edits, normalise
 from probe.interventions.sites import (
     Activations,
     Kind,
@@ -419,7 +419,7 @@ class Patching(Drawn):
     @property
     def normalised(self) -> np.ndarray:
         """[rows columns] the target after patching: 0 as in the corrupted run, 1 as in the clean run."""
-        return normalised(self.values, self.corrupted, self.clean)
+        return normalise(self.values, self.corrupted, self.clean)
 
     @property
     def shares(self) -> np.ndarray:

@@ -97,7 +97,7 @@ class Lens(Drawn):
         """The favourite after each layer at each token, coloured by its probability."""
         from probe.logits.figures import lens_grid
 
-        return lens_grid((self.top_tokens, self.top_logprobs), self.tokens)
+        return lens_grid((self.top_tokens.tolist(), self.top_logprobs), self.tokens)
 
     def answer_table(self) -> pd.DataFrame:
         """One row for each layer, position and answer: layer, name, position, token, answer, logprob."""

@@ -110,8 +110,8 @@ class LayerTrajectory(Drawn):
 
         at = -1 if position is None else position - self.start
         names = layer_names(len(self.entropy))
-        measures = (each[:, at] for each in (self.entropy, self.margin, self.logprobs, self.ranks))
-        side = Side(NAME, METHODS["dpo"], *measures, names)
+        entropy, margin, logprobs, ranks = (x[:, at] for x in (self.entropy, self.margin, self.logprobs, self.ranks))
+        side = Side(NAME, METHODS["dpo"], entropy, margin, logprobs, ranks, names)
         return curves([side], self.answers, axis="after layer", ticks=["emb", *names[1:-1], names[-1].split(" ")[0]])
 
 

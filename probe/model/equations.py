@@ -248,7 +248,7 @@ def parts_of(lm: LM) -> Network:
         W_emb=W_out
         if lm.model.get_input_embeddings().weight is head.weight
         else wide(lm.model.get_input_embeddings().weight),
-        W_pos=None if positions is None else wide(_part(lm, plain(positions), "weight")),
+        W_pos=None if positions is None else wide(_part(lm, plain_module(positions), "weight")),
         blocks=[_block(lm, block, index) for index, block in enumerate(blocks)],
         norm=_norm(lm, _part(lm, bridge, "ln_final")),
         W_out=W_out,
@@ -261,7 +261,7 @@ def wide(weight: Tensor) -> Tensor:
     return weight.detach() if weight.dtype in WIDE else weight.detach().float()
 
 
-def plain(module: Any) -> Any:
+def plain_module(module: Any) -> Any:
     """The model's own module inside a component of the bridge."""
     return getattr(module, "original_component", module)
 
@@ -286,7 +286,7 @@ def _bias(bias: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _norm(lm: LM, component: Any) -> Norm:
-    module = plain(component)
+    module = plain_module(component)
     layer = isinstance(module, nn.LayerNorm)
     if not layer and "RMSNorm" not in type(module).__name__:
         raise refusal(lm, f"its norm {type(module).__name__} is neither a layer norm nor an RMS norm")
@@ -305,12 +305,12 @@ def _block(lm: LM, block: Any, index: int) -> Block:
 
 
 def _maps(lm: LM, attn: Any, index: int) -> Maps:
-    own = plain(attn)
+    own = plain_module(attn)
     M, N, V = (wide(_part(lm, attn, name)).transpose(-1, -2) for name in ("W_Q", "W_K", "W_V"))
     O = wide(_part(lm, attn, "W_O")).transpose(-1, -2)  # noqa: E741
     heads, keys = len(M), len(N)
     norms = [getattr(own, name, None) for name in ("q_norm", "k_norm")]
-    if any(norm is not None and plain(norm).weight.shape != M.shape[1:2] for norm in norms):
+    if any(norm is not None and plain_module(norm).weight.shape != M.shape[1:2] for norm in norms):
         raise refusal(lm, "it norms queries and keys over all heads together")
     rotary = getattr(lm.bridge, "rotary_emb", None)
     return Maps(
@@ -324,7 +324,7 @@ def _maps(lm: LM, attn: Any, index: int) -> Maps:
         o_bias=_bias(getattr(attn, "b_O", None), O[0, :, 0]),
         group=torch.arange(heads, device=M.device) // (heads // keys),
         scale=float(getattr(own, "scaling", M.shape[1] ** -0.5)),
-        rotary=None if rotary is None else Rotary(plain(rotary)),
+        rotary=None if rotary is None else Rotary(plain_module(rotary)),
         q_norm=None if norms[0] is None else _norm(lm, norms[0]),
         k_norm=None if norms[1] is None else _norm(lm, norms[1]),
         window=_window(lm, index),
@@ -344,7 +344,7 @@ def _window(lm: LM, index: int) -> int | None:
 
 def _ffn(lm: LM, block: Any) -> FeedForward:
     mlp = _part(lm, block, "mlp")
-    own = plain(mlp)
+    own = plain_module(mlp)
     act = next((getattr(own, name) for name in ("act_fn", "act", "activation_fn") if hasattr(own, name)), None)
     if act is None:
         raise refusal(lm, f"its feed-forward part {type(own).__name__} does not name its activation")
@@ -432,10 +432,10 @@ def bilinear(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T 
         h: what the block's attention reads, that is after its norm.
     """
     scores = queries(maps, h) @ keys(maps, h).transpose(-1, -2) * maps.scale
-    return scores.masked_fill(~seen(maps, h.shape[-2]).to(h.device), -torch.inf)
+    return scores.masked_fill(~visible_keys(maps, h.shape[-2]).to(h.device), -torch.inf)
 
 
-def seen(maps: Maps, length: int) -> Tensor:
+def visible_keys(maps: Maps, length: int) -> Tensor:
     """Whether query t sees key s, [T T]: s is not after t and lies within the window."""
     position = torch.arange(length)
     lag = position[:, None] - position

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.intervals import SYMBOLS, format_interval
 from probe.plotting.panels import Panels
 from probe.plotting.theme import escape
 
@@ -123,6 +123,6 @@ def _told(rows: pd.DataFrame, what: str) -> list[str]:
     """What stands under the mouse at each point; a row without a value (a model that lacks it) says so."""
     columns = (rows[name].tolist() for name in ("value", "ci_low", "ci_high", "n"))
     return [
-        f"{what}{written(value, low, high)}" + (f", n = {int(n):,}" if n == n and n else "")
+        f"{what}{format_interval(value, low, high)}" + (f", n = {int(n):,}" if n == n and n else "")
         for value, low, high, n in zip(*columns, strict=True)
     ]

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.intervals import SYMBOLS, format_interval
 from probe.plotting.theme import LIGHT, METHODS, escape, template
 
 Look = Mapping[str, Style]
@@ -55,9 +55,9 @@ def error_bars(rows: pd.DataFrame) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.3, "width": 0}
 
 
-def told(model: str, row: Any) -> str:
+def hover_text(model: str, row: Any) -> str:
     """What a mark says under the mouse: model, value and interval."""
-    return f"{escape(model)}: {written(row.value, row.ci_low, row.ci_high)}"
+    return f"{escape(model)}: {format_interval(row.value, row.ci_low, row.ci_high)}"
 
 
 def bars(figure: go.Figure, table: pd.DataFrame, look: Look, column: int, legend: bool = True) -> None:
@@ -87,7 +87,7 @@ def bars(figure: go.Figure, table: pd.DataFrame, look: Look, column: int, legend
                     },
                 },
                 error_y=error_bars(rows) | {"color": style.colour, "thickness": 2},
-                customdata=[told(model, row) for row in rows.itertuples()],
+                customdata=[hover_text(model, row) for row in rows.itertuples()],
                 hovertemplate="%{customdata}<extra></extra>",
             ),
             row=1,
@@ -123,7 +123,7 @@ def line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool, **cha
         line={"color": style.colour, "dash": dash, "width": 2},
         marker={"symbol": SYMBOLS[style.dash], "size": 7, "color": style.colour},
         error_y=error_bars(rows),
-        customdata=[told(model, row) for row in rows.itertuples()],
+        customdata=[hover_text(model, row) for row in rows.itertuples()],
         hovertemplate="%{customdata}<extra></extra>",
         **changes,
     )

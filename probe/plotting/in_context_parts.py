@@ -10,7 +10,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from probe.plotting.curves import DASHES, Style
-from probe.plotting.intervals import SYMBOLS, written
+from probe.plotting.intervals import SYMBOLS, format_interval
 from probe.plotting.theme import LIGHT, escape, template
 
 MODEL = "model"
@@ -28,12 +28,12 @@ ENDS: Ends = ("value", "ci_low", "ci_high")
 """Columns of a number and of the ends of its interval."""
 
 
-def told(rows: pd.DataFrame, name: str, by: str = "", unit: str = "", ends: Ends = ENDS) -> list[str]:
+def hover_texts(rows: pd.DataFrame, name: str, by: str = "", unit: str = "", ends: Ends = ENDS) -> list[str]:
     """What the mouse shows of each row: the name, where it is, the number with its interval, and n if it is known."""
     found = []
     for row in rows.to_dict("records"):
         place = f", {row[by]}{unit}" if by else ""
-        number = written(*(float(row[column]) for column in ends))
+        number = format_interval(*(float(row[column]) for column in ends))
         found.append(f"{escape(name + place)}: {number}" + (f", n = {row['n']:.0f}" if "n" in row else ""))
     return found
 

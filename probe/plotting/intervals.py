@@ -15,7 +15,7 @@ Curve = Sequence[float] | pd.Series
 SYMBOLS = {"solid": "circle", "dash": "diamond", "dot": "square", "dashdot": "triangle-up", "longdash": "x"}
 
 
-def written(value: float | None, low: float | None, high: float | None) -> str:
+def format_interval(value: float | None, low: float | None, high: float | None) -> str:
     """A number with its 95 % interval, such as `0.96 [0.94, 0.98]`; only the number where there is no interval."""
     if value is None or value != value:
         return "\u2014"
@@ -82,7 +82,8 @@ def headline_intervals(
                     "width": 0,
                 },
                 customdata=[
-                    [escape(str(row.metric)), written(row.value, row.ci_low, row.ci_high)] for row in rows.itertuples()
+                    [escape(str(row.metric)), format_interval(row.value, row.ci_low, row.ci_high)]
+                    for row in rows.itertuples()
                 ],
                 hovertemplate="%{customdata[0]}: %{customdata[1]}",
             )
@@ -138,7 +139,7 @@ def effects(names: Sequence[str], rows: Sequence[tuple[float, float, float]], ve
                     "width": 0,
                     "color": colour,
                 },
-                customdata=[[escape(names[i]), written(*rows[i])] for i in at],
+                customdata=[[escape(names[i]), format_interval(*rows[i])] for i in at],
                 hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
             )
         )

@@ -16,7 +16,7 @@ from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent
-from probe.questions import Form, chosen
+from probe.questions import Form, choose_rows
 from probe.retrieval import world as contexts
 from probe.retrieval import world as tables_of
 from probe.retrieval.search import recall_curve
@@ -277,7 +277,7 @@ def _folder(
 
     documents, rows = files.read_folder(data)
     chunks = files.chunks_of(documents, *cut)
-    questions = [rows[index] for index in chosen(len(rows), n, seed)]
+    questions = [rows[index] for index in choose_rows(len(rows), n, seed)]
     items = texts.file_items(lm, questions, chunks, k, max_new_tokens, form, tick)
     facts: dict[str, Any] = {"documents": len(documents), "chunks": len(chunks), "retrieved": k}
     return Evidence(items, _tables(items, seed), facts=facts)

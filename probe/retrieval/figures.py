@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from probe.plotting.by_model import IDEAL, models_of, panels
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band, written
+from probe.plotting.intervals import SYMBOLS, band, format_interval
 from probe.plotting.theme import LIGHT, METHODS, escape
 
 Look = Mapping[str, Style]
@@ -247,4 +247,4 @@ def _faint(x: Sequence[float], rows: pd.DataFrame, style: Style) -> go.Scatter:
 
 
 def _told(model: str, row: Any) -> str:
-    return f"{escape(model)}: {written(row.value, row.ci_low, row.ci_high)}, n = {row.n:.0f}"
+    return f"{escape(model)}: {format_interval(row.value, row.ci_low, row.ci_high)}, n = {row.n:.0f}"

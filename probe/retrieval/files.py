@@ -9,7 +9,7 @@ Contexts are those of `probe.retrieval.world`, with one passage each but for wha
 - retrieved: the first k chunks of the search.
 
 An answer is what is written greedily up to the first line break. It is right if a reference stands in it, both
-normalised as SQuAD does (`hallucination.confidence.normalised`), abstains if it says so, and is invented otherwise; no
+normalised as SQuAD does (`hallucination.confidence.normalise`), abstains if it says so, and is invented otherwise; no
 judge model is asked.
 
 Documents and questions from a folder: what the experiment `retrieval` reads for models that have no world.
@@ -38,7 +38,7 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import ConfigError, DataError
-from probe.hallucination.confidence import normalised
+from probe.hallucination.confidence import normalise
 from probe.hallucination.files import IGNORANCE, first_line
 from probe.model.text import context_length, encode
 from probe.questions import CHUNK, Form, Turn, answer_logprobs, completion, dialogue, uses_chat
@@ -221,7 +221,7 @@ ABSTAINS = ("i do not know", "i dont know")
 
 def key(text: str) -> str:
     """A text as it is compared: normalised, or only in lower case where nothing would be left of it."""
-    return normalised(text) or text.strip().lower()
+    return normalise(text) or text.strip().lower()
 
 
 def says(text: str, answers: Sequence[str]) -> bool:

@@ -59,7 +59,7 @@ from probe.errors import DataError
 from probe.retrieval.search import Found, Retriever, reciprocal_rank
 from probe.rewards.answers import enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS, answer
-from probe.rewards.optimum import conditioned, kl
+from probe.rewards.optimum import condition, kl
 from probe.stats import SHARE, Interval, bootstrap_mean, unvaried, wilson
 from probe.ticks import Tick, ignore
 from probe.world.language import RELATIONS, TAUGHT
@@ -217,7 +217,7 @@ def persuasion(with_context: ArrayLike, without: ArrayLike) -> NDArray[np.float6
         raise DataError(
             f"Persuasion compares answers of the shapes {after.shape} and {before.shape}: give the same answers twice."
         )
-    return kl(conditioned(after), conditioned(before))
+    return kl(condition(after), condition(before))
 
 
 GROUPS = {

@@ -9,7 +9,7 @@ import pandas as pd
 from probe import stats
 from probe.errors import DataError
 from probe.rewards.answers import Reward, Scorer, enumerate_answers
-from probe.rewards.optimum import conditioned, kl
+from probe.rewards.optimum import condition, kl
 from probe.world.language import read
 from probe.world.questions import Item
 from probe.world.verifier import Verdict
@@ -140,7 +140,7 @@ def exact_kl(
     Both distributions are conditioned on the set, end token included; `kl_mass` is what the model gives to it.
     """
     answers = enumerate_answers(lm, world, prompts)
-    divergence = kl(conditioned(answers.logprobs), conditioned(answers.score(reference)))
+    divergence = kl(condition(answers.logprobs), condition(answers.score(reference)))
     return [_mean("kl", divergence.tolist(), seed), _mean("kl_mass", answers.mass.tolist(), seed, stats.SHARE)]
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band, written
+from probe.plotting.intervals import SYMBOLS, band, format_interval
 from probe.plotting.panels import Panels
 from probe.plotting.theme import LIGHT, METHODS, escape, label_places, shorten, template, token_axis
 from probe.rewards.frontiers import Fit
@@ -174,9 +174,9 @@ def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis
             )
         )
     told = [
-        f"reward {written(row[reward], row[f'{reward}_low'], row[f'{reward}_high'])}",
-        f"KL {written(row['kl'], row['kl_low'], row['kl_high'])} nats",
-        f"beyond the optimum {written(row['excess'], row['excess_low'], row['excess_high'])} nats",
+        f"reward {format_interval(row[reward], row[f'{reward}_low'], row[f'{reward}_high'])}",
+        f"KL {format_interval(row['kl'], row['kl_low'], row['kl_high'])} nats",
+        f"beyond the optimum {format_interval(row['excess'], row['excess_low'], row['excess_high'])} nats",
         f"gives an answer {100 * row['mass']:.0f} % of the time",
     ]
     traces.append(
@@ -223,7 +223,7 @@ def reward_gains(
                 "mode": "markers",
                 "marker": {"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 9},
                 "error_x": {"type": "data", "symmetric": False, **ends},
-                "hovertemplate": f"{escape(str(row['run']))}: {written(value, low, high)}<extra></extra>",
+                "hovertemplate": f"{escape(str(row['run']))}: {format_interval(value, low, high)}<extra></extra>",
             }
             panels.add(place, point)
         panels.mark(place, 0, {"color": LIGHT.muted, "width": 1, "dash": "dot"})
@@ -277,7 +277,10 @@ def overoptimisation(
             if found is None:
                 continue
             silent = {"type": "scatter", "legendgroup": series, "showlegend": False}
-            grid, told = np.linspace(0, 1.05 * found.d.max(), 160), f"a = {written(*found.a)}, b = {written(*found.b)}"
+            grid, told = (
+                np.linspace(0, 1.05 * found.d.max(), 160),
+                f"a = {format_interval(*found.a)}, b = {format_interval(*found.b)}",
+            )
             curve = {
                 "x": grid,
                 "y": found.predict(grid),
@@ -292,7 +295,7 @@ def overoptimisation(
                     "y": [found.origin + found.top.value],
                     "mode": "markers",
                     "marker": {"symbol": "star", "size": 14, "color": style.colour},
-                    "hovertemplate": f"{escape(series)} peaks at d = {written(*found.peak)}<extra></extra>",
+                    "hovertemplate": f"{escape(series)} peaks at d = {format_interval(*found.peak)}<extra></extra>",
                 }
                 panels.add(column, silent | peak)
     panels.axis("x", title={"text": AXES["d"]}, rangemode="tozero", zeroline=False)

@@ -43,7 +43,7 @@ from probe.rewards.optimum import (
     Distance,
     best_of_n,
     best_of_n_bound,
-    conditioned,
+    condition,
     expectation,
     frontier,
     kl,
@@ -101,7 +101,7 @@ class Field:
         ref, ranking, found = self.answers.logprobs, self.reward(name), []
         for n in ns:
             policy = best_of_n(ref, ranking, n)
-            spent = float(kl(policy, conditioned(ref)).mean())
+            spent = float(kl(policy, condition(ref)).mean())
             found.append(Best(n, policy, spent, kl_to_optimal(policy, ref, ranking).mean))
         return found
 
@@ -208,9 +208,9 @@ def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> 
         by: name of the reward whose frontier it is held to.
         beta: price of KL that it was trained with; None takes the nearest point of the frontier.
     """
-    ref = conditioned(field.answers.logprobs)
+    ref = condition(field.answers.logprobs)
     distance = kl_to_optimal(logprobs, ref, field.reward(by), beta)
-    policy = conditioned(logprobs)
+    policy = condition(logprobs)
     rewards = {name: expectation(policy, values) for name, values in field.rewards.items()}
     gains = {name: rewards[name] - expectation(ref, values) for name, values in field.rewards.items()}
     return Place(by, distance, rewards, gains)

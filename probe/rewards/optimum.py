@@ -52,7 +52,7 @@ __all__ = [
     "annotator_reward",
     "bradley_terry",
     "checked",
-    "conditioned",
+    "condition",
     "enumerate_answers",
     "expectation",
     "frontier",
@@ -175,7 +175,7 @@ def kl_to_optimal(logprobs: Array, ref_logprobs: Array, rewards: Array, beta: fl
         ConfigError, DataError: see `optimum`.
     """
     ref, rewards = checked(ref_logprobs, rewards)
-    policy = conditioned(logprobs)
+    policy = condition(logprobs)
     reward = expectation(policy, rewards)
     chosen = _nearest_beta(ref, rewards, float(reward.mean())) if beta is None else float(beta)
     best = optimum(ref, rewards, chosen)
@@ -183,7 +183,7 @@ def kl_to_optimal(logprobs: Array, ref_logprobs: Array, rewards: Array, beta: fl
     return Distance(kl(policy, best.logprobs), chosen, reward, kl(policy, ref), mass)
 
 
-def conditioned(logprobs: Array) -> Array:
+def condition(logprobs: Array) -> Array:
     """[P A] log-probabilities given that the answer is one of the set."""
     logprobs = np.atleast_2d(np.asarray(logprobs, dtype=float))
     return logprobs - logsumexp(logprobs, axis=1, keepdims=True)
@@ -248,7 +248,7 @@ def checked(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
         raise DataError(f"Log-probabilities {ref.shape} and rewards {given.shape} differ in shape: give one an answer.")
     if not np.isfinite(ref).any(axis=1).all() or not np.isfinite(given[np.isfinite(ref)]).all():
         raise DataError("A prompt has no answer, or an answer no finite reward: give finite numbers for each answer.")
-    return conditioned(ref), np.where(np.isfinite(ref), given, 0.0)
+    return condition(ref), np.where(np.isfinite(ref), given, 0.0)
 
 
 def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:

@@ -7,10 +7,10 @@ Both models answer every prompt n times, with the same random numbers. Each samp
     implicit    beta log pi_aligned/pi_base of the sample, nats (E13); its mean over the aligned model's samples is
                 beta KL(aligned || base), over the base model's - beta KL(base || aligned)
 
-What a model answers does not depend on the other one: `draw` it once and compare it with several (`compared`).
+What a model answers does not depend on the other one: `draw` it once and compare it with several (`compare_samples`).
 
 `summary` compares the two: samples of one prompt resemble each other, so intervals draw prompts (a cluster bootstrap of
-paired means). What a run captured over its training comes in the same columns without a model: `captured`.
+paired means). What a run captured over its training comes in the same columns without a model: `captured_samples`.
 
 The reward shift that a run captured, as tidy tables: token by token, sample by sample, and step by step.
 
@@ -254,7 +254,7 @@ def samples(
     before = draw(base, *asked, tick=lambda share: tick(share / 2))
     after = draw(aligned, *asked, tick=lambda share: tick((1 + share) / 2))
     rewards = None if proxy is None else (proxy_rewards(before, proxy), proxy_rewards(after, proxy))
-    return compared(base, aligned, before, after, rewards, beta, kinds)
+    return compare_samples(base, aligned, before, after, rewards, beta, kinds)
 
 
 def draw(
@@ -307,7 +307,7 @@ def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
     return _numbers(given).reshape(len(draws.prompts), draws.n)
 
 
-def compared(
+def compare_samples(
     base: "LM",
     aligned: "LM",
     before: Draws,
@@ -385,7 +385,7 @@ def _sums(lm: "LM", drawn: "Generation", known: "Known") -> np.ndarray:
     return np.array([found[each] for each in said])
 
 
-def captured(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:
+def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:
     """The samples that a run captured before and after, in the columns of `samples` as far as they are known.
 
     Args:
@@ -412,7 +412,7 @@ def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str 
     """Both models by measure, and their difference.
 
     Args:
-        table: of `samples` or `captured`.
+        table: of `samples` or `captured_samples`.
         measures: columns; default: those of proxy, gold, implicit and length that are there, then the share of each
             verdict that occurs (`verdict: true`, ...).
         by: a column whose values are kept apart, such as `kind`.
@@ -427,7 +427,7 @@ def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str 
         DataError: a measure that is not there, or samples of one model only.
     """
     if set(table["model"]) != set(SIDES):
-        raise DataError("A comparison needs samples of both models: give the table of `samples` or `captured`.")
+        raise DataError("A comparison needs samples of both models: give the table of `samples` or `captured_samples`.")
     wide = table
     if "verdict" in table:
         shares = {f"verdict: {kind}": (table["verdict"] == kind).astype(float) for kind in VERDICTS}

@@ -50,7 +50,7 @@ def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
     return run.refresh()
 
 
-def spaced(steps: list[int], keep: int) -> list[int]:
+def spaced_steps(steps: list[int], keep: int) -> list[int]:
     """`keep` of the sorted `steps`, evenly spaced in log(1 + step), the first and the last among them."""
     if len(steps) <= keep:
         return list(steps)
@@ -67,7 +67,7 @@ def spaced(steps: list[int], keep: int) -> list[int]:
 
 def _thin_captures(run: Run, keep: int) -> None:
     captures = run.captures()
-    kept = set(spaced(captures.steps, keep))
+    kept = set(spaced_steps(captures.steps, keep))
     folder = run.path / CAPTURES
     if not kept:
         return

@@ -15,7 +15,7 @@ SYCON-Bench (Hong et al. 2025, arXiv 2505.23840) counts in dialogues of several 
     turn of flip     how many turns the first answer was held before it was first given up (all of them if never)
     number of flips  how often an answer differs from the one before, the first answer included
 
-and lets a language model judge free text. Here, as in `said`, the model chooses the likelier of two known
+and lets a language model judge free text. Here, as in `user_message`, the model chooses the likelier of two known
 answers each time; what it chose stands in the dialogue when the user doubts it again. Dialogues begin with a right
 answer, as those of a world do (`probe.sycophancy.pressure`).
 
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from probe import stats
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
-from probe.questions import Form, Turn, answer_logprobs, chosen, completion, dialogue
+from probe.questions import Form, Turn, answer_logprobs, choose_rows, completion, dialogue
 from probe.rows import Row, field, read_rows
 from probe.sycophancy.pressure import held_turns
 from probe.ticks import Tick, ignore, part
@@ -67,7 +67,7 @@ class Question(NamedTuple):
 def read_questions(path: Path, n: int, seed: int = 0) -> list[Question]:
     """At most `n` questions of a file, in its order, each once; see `read_question` and `probe.rows.read_rows`."""
     every = read_rows(path, read_question).unique(content)
-    return [every[i] for i in chosen(len(every), n, seed)]
+    return [every[i] for i in choose_rows(len(every), n, seed)]
 
 
 def content(question: Question) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def read_question(row: Row) -> Question:
     return Question(f"row-{row.number}", question, correct, incorrect)
 
 
-def said(question: Question, template: str) -> str:
+def user_message(question: Question, template: str) -> str:
     """What the user says under a template of `TEMPLATES`."""
     return TEMPLATES[template].format(
         question=question.question, correct_answer=question.correct, incorrect_answer=question.incorrect
@@ -166,7 +166,7 @@ def _first(plain: Sequence[float], questions: Sequence[Question]) -> Sequence[fl
 def _turns(question: Question, kind: str, right: float, lead: str) -> list[Turn]:
     """The dialogue of a condition; before a doubt stands the answer that was likelier at first."""
     if kind != SURE:
-        return [Turn("user", said(question, kind))]
+        return [Turn("user", user_message(question, kind))]
     answer = question.correct if right == 1 else question.incorrect
     spoken = f"{lead} {answer}.".strip()
     return [Turn("user", question.question), Turn("assistant", spoken), Turn("user", DOUBT)]
@@ -227,7 +227,7 @@ class Doubted:
         return pd.DataFrame(rows)
 
 
-def doubted(
+def doubt_answers(
     lm: LM,
     questions: Sequence[Question],
     turns: int = 5,

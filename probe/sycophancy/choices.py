@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import DataError
-from probe.questions import Form, Turn, answer_logprobs, chosen, completion, dialogue, uses_chat
+from probe.questions import Form, Turn, answer_logprobs, choose_rows, completion, dialogue, uses_chat
 from probe.rows import Row, field, read_rows, show_value
 from probe.ticks import Tick, ignore
 
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 def read_choices(path: Path, n: int, seed: int = 0) -> list[Choice]:
     """At most `n` questions of a file, in its order; see `read_choice` and `probe.rows.read_rows`."""
     rows = read_rows(path, read_choice)
-    return [rows[i] for i in chosen(len(rows), n, seed)]
+    return [rows[i] for i in choose_rows(len(rows), n, seed)]
 
 
 def read_choice(row: Row) -> Choice:
@@ -147,7 +147,7 @@ def balanced(columns: Mapping[str, np.ndarray]) -> float:
     return sum(float(columns["matching"][shown == letter].mean()) for letter in letters) / len(letters)
 
 
-def parting(lm: "LM", prompt: str, answers: tuple[str, str]) -> tuple[list[int], int, int] | None:
+def shared_prefix(lm: "LM", prompt: str, answers: tuple[str, str]) -> tuple[list[int], int, int] | None:
     """(ids up to where two answers part, the next token of the first, that of the second).
 
     None where one answer begins with the other. " (A)" and " (B)" part behind the bracket if it is a token of its own.

@@ -221,18 +221,18 @@ def world_evidence(
     if set(world.config.mixture) == {"markov"} or not world.groups["known"]:
         raise DataError("This model's world makes no claims about people: take another model, or give a data file.")
     if lm.readout != "tokens":
-        items = shown.judged(Judge(lm), world, n, seed)
+        items = shown.score_claims(Judge(lm), world, n, seed)
         return Evidence(items, {"reward": shown.reward_table(items)}, facts={"reward_model": lm.ref})
-    questions = shown.asked(world, n, seed)
-    items = shown.answered(lm, world, questions, seed, part(tick, 0, 3))
+    questions = shown.draw_questions(world, n, seed)
+    items = shown.answer_questions(lm, world, questions, seed, part(tick, 0, 3))
     tables = {"answers": shown.answers_table(items), "claims": shown.claims_table(items, seed)}
     doubted = questions["pressure"][:DIALOGUES]
-    walked, tables["pressure"] = shown.pressed(lm, world, doubted, turns, seed, part(tick, 1, 3))
+    walked, tables["pressure"] = shown.walk_dialogues(lm, world, doubted, turns, seed, part(tick, 1, 3))
     judge, facts = reward_model_of(lm)
-    judged = shown.judged(judge, world, n, seed) if judge else None
+    judged = shown.score_claims(judge, world, n, seed) if judge else None
     if judged is not None:
         tables["reward"] = shown.reward_table(judged)
-    found = inside.look(lm, world, questions["opinion_false"], interventions, layer, seed, part(tick, 2, 3))
+    found = inside.look_inside(lm, world, questions["opinion_false"], interventions, layer, seed, part(tick, 2, 3))
     if found.flips is not None:
         where = items["kind"] == "opinion_false"
         items.loc[where, "flip_layer"] = found.flips

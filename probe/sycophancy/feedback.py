@@ -32,7 +32,7 @@ import pandas as pd
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.questions import Form, Turn, answer_logprobs, chosen, dialogue, joined
+from probe.questions import Form, Turn, answer_logprobs, choose_rows, dialogue, join_words
 from probe.rows import Row, field, read_rows
 from probe.ticks import Tick, ignore, part
 
@@ -185,7 +185,7 @@ def judge_of(judge: Any, lm: "LM") -> tuple[Compare, str]:
     )
 
 
-def compared(judge: Compare, pairs: Sequence[Pair], tick: Tick = ignore) -> Verdicts:
+def ask_judge(judge: Compare, pairs: Sequence[Pair], tick: Tick = ignore) -> Verdicts:
     """Ask a judge about N pairs in both orders.
 
     Raises:
@@ -245,7 +245,7 @@ class Text(NamedTuple):
 def read_texts(path: Path, n: int, seed: int = 0) -> list[Text]:
     """At most `n` texts of a file, in its order, each once; see `read_text` and `probe.rows.read_rows`."""
     every = read_rows(path, read_text).unique(content)
-    return [every[i] for i in chosen(len(every), n, seed)]
+    return [every[i] for i in choose_rows(len(every), n, seed)]
 
 
 def content(text: Text) -> tuple[str, ...]:
@@ -271,7 +271,7 @@ def read_text(row: Row) -> Text:
     return Text(f"row-{row.number}", KINDS.get(kind, kind), text, question)
 
 
-def asked(text: Text, condition: str) -> str:
+def user_message(text: Text, condition: str) -> str:
     """What the user says about a text under a condition: `plain` or a name of `REMARKS`."""
     remark = REMARKS.get(condition, "").format(kind=text.kind)
     parts = [REQUEST.format(kind=text.kind, remark=remark)]
@@ -299,16 +299,16 @@ def comment(
     rows: list[dict[str, Any]] = []
     for start in range(0, len(texts), CHUNK):
         few = [(text, condition) for text in texts[start : start + CHUNK] for condition in (PLAIN, *REMARKS)]
-        prompts = [dialogue(lm, [Turn("user", asked(*each))], form, lead) for each in few]
+        prompts = [dialogue(lm, [Turn("user", user_message(*each))], form, lead) for each in few]
         found = lm.generate(prompts, max_new_tokens=TOKENS, temperature=1.0, seed=seed).text
         for (text, condition), prompt, said in zip(few, prompts, found, strict=True):
             row = {"row": text.item, "of": text.kind, "condition": condition, "prompt": prompt}
-            rows.append(row | {"comment": joined(lead, said.partition(NEXT)[0]).strip()})
+            rows.append(row | {"comment": join_words(lead, said.partition(NEXT)[0]).strip()})
         tick(min(1.0, (start + CHUNK) / len(texts)))
     return pd.DataFrame(rows)
 
 
-def judged(comments: pd.DataFrame, judge: Compare, tick: Tick = ignore) -> pd.DataFrame:
+def judge_comments(comments: pd.DataFrame, judge: Compare, tick: Tick = ignore) -> pd.DataFrame:
     """What a judge says of each comment under a remark against the plain one, and of pairs with a known answer.
 
     Args:
@@ -335,7 +335,7 @@ def judged(comments: pd.DataFrame, judge: Compare, tick: Tick = ignore) -> pd.Da
     if not full.any():
         raise DataError("The model left every comment or plain comment empty: take one that answers, or another form.")
     pairs = [Pair(*each) for each in rows.loc[full, ["of", "answer", "plain_answer"]].itertuples(index=False)]
-    verdicts = compared(judge, [*pairs, *KNOWN], tick)
+    verdicts = ask_judge(judge, [*pairs, *KNOWN], tick)
     rows.loc[full, "positivity"] = verdicts.positivity[: len(pairs)]
     rows.loc[full, "judge_first"] = verdicts.first[: len(pairs)]
     both = rows.pivot(index="row", columns="condition", values="positivity")
@@ -371,6 +371,6 @@ def positivity(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> pd.DataFrame:
-    """Comments and verdicts, see `comment` and `judged`."""
+    """Comments and verdicts, see `comment` and `judge_comments`."""
     comments = comment(lm, texts, form, lead, seed, part(tick, 0, 2))
-    return judged(comments, judge, part(tick, 1, 2))
+    return judge_comments(comments, judge, part(tick, 1, 2))

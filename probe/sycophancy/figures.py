@@ -104,7 +104,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     """Repeated doubt: answers that repeat the claim in each turn, and dialogues in which the truth was never given up.
 
     Args:
-        table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.pressed`, or
+        table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.walk_dialogues`, or
             `probe.sycophancy.beliefs.Doubted.curve`, which knows no claim).
         look: style of each model.
     """

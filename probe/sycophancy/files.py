@@ -21,11 +21,11 @@ from probe.interventions.patching import Pair, attribute, pair_of
 from probe.interventions.sites import Site
 from probe.logits.lens import Target, target_of
 from probe.model.lm import LM
-from probe.questions import Form, Turn, chosen, completion, dialogue, uses_chat
+from probe.questions import Form, Turn, choose_rows, completion, dialogue, uses_chat
 from probe.rows import Row, Rows, read_rows
 from probe.sycophancy import beliefs, choices, feedback
-from probe.sycophancy.beliefs import Question, doubted, said
-from probe.sycophancy.choices import parting
+from probe.sycophancy.beliefs import Question, doubt_answers, user_message
+from probe.sycophancy.choices import shared_prefix
 from probe.sycophancy.feedback import judge_of
 from probe.sycophancy.inside import flip_rows, heads_table, layer_table, margins, patch_some
 from probe.sycophancy.steering import Found, Parted, by_contrast, middle
@@ -58,11 +58,11 @@ def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> lis
     found = []
     for question in questions:
         clean, claimed = (
-            dialogue(lm, [Turn("user", said(question, kind))], form, lead)
+            dialogue(lm, [Turn("user", user_message(question, kind))], form, lead)
             for kind in ("suggests_correct", "suggests_incorrect")
         )
         answers = completion(claimed, question.correct), completion(claimed, question.incorrect)
-        sides = [parting(lm, prompt, answers) for prompt in (clean, claimed)]
+        sides = [shared_prefix(lm, prompt, answers) for prompt in (clean, claimed)]
         if sides[0] is None or sides[1] is None or len(sides[0][0]) != len(sides[1][0]):
             continue
         pair = pair_of(lm, sides[0][0], sides[1][0])
@@ -198,7 +198,7 @@ def file_parts(
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
     name, rows = read_file(path)
     check_judge(path, name, judge)
-    asked = [rows[i] for i in chosen(len(rows), n, seed)]
+    asked = [rows[i] for i in choose_rows(len(rows), n, seed)]
     facts: dict[str, Any] = {"chat_template": uses_chat(lm, form), "format": name}
     if name == "choices":
         words = choices.lead_of(lm, path, form) if lead is None else lead
@@ -248,7 +248,9 @@ def _parted(lm: LM, asked: Sequence[choices.Choice], prompts: Sequence[str]) -> 
     """The first questions up to where their answers differ, by row; those of which one begins with the other lack."""
     found = {}
     for at, (prompt, choice) in enumerate(zip(prompts[:LENS], asked[:LENS], strict=True)):
-        both = choices.parting(lm, prompt, (completion(prompt, choice.matching), completion(prompt, choice.other)))
+        both = choices.shared_prefix(
+            lm, prompt, (completion(prompt, choice.matching), completion(prompt, choice.other))
+        )
         if both is not None:
             found[at] = Parted(prompt, choice.matching.strip(), *both)
     return found
@@ -282,7 +284,7 @@ def _templates(
     lacking, facts = list[str](), dict[str, Any]()
     try:
         if held:
-            found = doubted(lm, held, turns, form, lead, part(tick, 1, 3))
+            found = doubt_answers(lm, held, turns, form, lead, part(tick, 1, 3))
             items, tables["pressure"] = pd.concat([items, found.items()], ignore_index=True), found.curve()
         else:
             lacking.append("repeated doubt: no question is answered right")

@@ -302,7 +302,7 @@ PASSAGES = 60
 """Questions about a passage that contradicts what was learned: what else a head is needed for."""
 
 
-def look(
+def look_inside(
     lm: "LM",
     world: "World",
     items: "Sequence[Item]",

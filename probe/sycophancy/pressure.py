@@ -62,7 +62,7 @@ def held_turns(held: np.ndarray) -> np.ndarray:
     return np.cumprod(held.astype(int), axis=1).sum(axis=1)
 
 
-def corrected(world: "World", item: "Item") -> "Item":
+def corrected_questions(world: "World", item: "Item") -> "Item":
     """The mirror image of a `pressure` question: a wrong answer stands in the dialogue, and the user claims the truth.
 
     Raises:
@@ -72,7 +72,7 @@ def corrected(world: "World", item: "Item") -> "Item":
     return _rewritten(item, claim, truth, "pressure_corrected")
 
 
-def misled(world: "World", item: "Item", seed: int = 0) -> "Item":
+def misled_questions(world: "World", item: "Item", seed: int = 0) -> "Item":
     """The same with a wrong answer and another wrong claim: the user gives no help.
 
     Raises:
@@ -136,7 +136,9 @@ def walks(lm: "LM", world: "World", items: "Sequence[Item]", turns: int, seed: i
     return Walks(prompts, texts, stances)
 
 
-def holding(lm: "LM", world: "World", items: "Sequence[Item]", turns: int, tick: Tick = ignore) -> np.ndarray:
+def holding_probability(
+    lm: "LM", world: "World", items: "Sequence[Item]", turns: int, tick: Tick = ignore
+) -> np.ndarray:
     """[N T] probability that the truth has been held in every turn up to each, exactly.
 
     The truth was held until then, so the dialogue before each turn is known: the probability is a product of T

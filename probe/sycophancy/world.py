@@ -25,7 +25,7 @@ from probe.errors import DataError
 from probe.rewards.answers import AnswerSet, enumerate_answers
 from probe.rewards.bias import contrasts
 from probe.rewards.evaluation import ANSWER_TOKENS, answer, beliefs, plain_prompt
-from probe.sycophancy.pressure import corrected, doubt, holding, misled, walks
+from probe.sycophancy.pressure import corrected_questions, holding_probability, misled_questions, walks
 from probe.ticks import Tick, ignore, part
 from probe.world.vocabulary import PHRASES
 
@@ -141,18 +141,18 @@ WHO = {
 """Kinds of claims in words."""
 
 
-def asked(world: "World", n: int, seed: int) -> "dict[str, list[Item]]":
+def draw_questions(world: "World", n: int, seed: int) -> "dict[str, list[Item]]":
     """The questions of each kind of `SHOWN` that this world can ask."""
     made = {}
     for kind in SHOWN:
         if kind in world.question_kinds:
             made[kind] = world.questions(kind, n, seed)
-    made["pressure_corrected"] = [corrected(world, item) for item in made["pressure"]]
-    made["pressure_misled"] = [misled(world, item, seed) for item in made["pressure"]]
+    made["pressure_corrected"] = [corrected_questions(world, item) for item in made["pressure"]]
+    made["pressure_misled"] = [misled_questions(world, item, seed) for item in made["pressure"]]
     return made
 
 
-def answered(
+def answer_questions(
     lm: "LM", world: "World", questions: "dict[str, list[Item]]", seed: int, tick: Tick = ignore
 ) -> pd.DataFrame:
     """Sampled answers and exact verdicts of every question, and the deference to every claim; one row a question.
@@ -192,7 +192,7 @@ def answered(
     return pd.concat(frames, ignore_index=True)
 
 
-def pressed(
+def walk_dialogues(
     lm: "LM", world: "World", items: "Sequence[Item]", turns: int, seed: int, tick: Tick = ignore
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Repeated pressure: (one row a dialogue, the curve over turns).
@@ -202,7 +202,7 @@ def pressed(
     `value`, `ci_low`, `ci_high`, `n`.
     """
     found = walks(lm, world, items, turns, seed, part(tick, 0, 2))
-    kept = holding(lm, world, items, turns, part(tick, 1, 2))
+    kept = holding_probability(lm, world, items, turns, part(tick, 1, 2))
     rows = pd.DataFrame(
         {
             "item": [f"walk-{i}" for i in range(len(items))],
@@ -268,7 +268,7 @@ def answers_table(items: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def judged(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
+def score_claims(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
     """What a reward model prefers: the false claim to the truth, and (its accuracy) the truth to another value.
 
     Args:
@@ -327,9 +327,6 @@ def reward_table(items: pd.DataFrame) -> pd.DataFrame:
 
 def _point(name: str, x: float, interval: stats.Interval, n: int) -> dict[str, Any]:
     return {name: x, "value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "n": n}
-
-
-__all__ = ["answered", "answers_table", "asked", "claims_table", "doubt", "judged", "pressed", "reward_table"]
 
 
 class Judge:

@@ -86,7 +86,7 @@ def step_following(prompt: str, completion: str) -> Following | None:
     )
 
 
-def edited(terms: Sequence[int], step: int, result: int) -> Edited:
+def edit_step(terms: Sequence[int], step: int, result: int) -> Edited:
     """The prompt of a sum with steps up to number `step` (from 0), whose result is replaced by `result`.
 
     The rate at which a model's answer equals `consequence` is its step-following rate (METRICS, chain-of-thought).

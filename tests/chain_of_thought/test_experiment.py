@@ -20,7 +20,7 @@ from probe.plotting.intervals import percent
 from probe.rewards.evaluation import evaluate
 from probe.ticks import ignore
 from probe.world import World
-from probe.world.sums import edited, parse_working
+from probe.world.sums import edit_step, parse_working
 
 BASE = Path(__file__).parents[2] / "sample_runs" / "base"
 N = 30
@@ -66,7 +66,7 @@ def scripted(base: LM, answer: Any) -> LM:
 def test_written_prompts_are_those_of_the_world() -> None:
     """The world's own `edited` builds the same prompt and consequence."""
     terms, step, result = (3, 4, 9, 2), 1, 5
-    theirs = edited(terms, step, result)
+    theirs = edit_step(terms, step, result)
     ours = Written(terms, (7, 5))
     assert (ours.prompt, ours.consequence, ours.missing) == (theirs.prompt, theirs.consequence, 1)
     assert Written(terms).prompt == "sum 3 + 4 + 9 + 2 ="
@@ -142,7 +142,7 @@ def test_an_answer_that_ignores_the_steps(base: LM) -> None:
     """Null: 7 whatever was written: agreement stays 1, nothing is followed beyond the share of consequences 7."""
     seven = base.tokenizer.convert_tokens_to_ids("7")
     lm, world = scripted(base, lambda ids: seven), world_of(base)
-    rows, _ = reasoned_sums.answered(lm, world, N, 0, 2, ignore)
+    rows, _ = reasoned_sums.answer_sums(lm, world, N, 0, 2, ignore)
     reasoned_sums.faithfulness(lm, rows, 0, 1e-3, ignore)
     table = pd.DataFrame(rows)
     assert table["early_aoc"].to_numpy() == pytest.approx(0, abs=1e-6)
@@ -195,9 +195,9 @@ def test_a_bias_is_seen(base: LM) -> None:
         return out
 
     model.forward = forward
-    rows = reasoned_sums.biased(LM(model, base.tokenizer, "", base.directory, base.run_dir), world, 20, 0, 4, ignore)
+    rows = reasoned_sums.bias_sums(LM(model, base.tokenizer, "", base.directory, base.run_dir), world, 20, 0, 4, ignore)
     assert np.mean([row["bias_direct"] for row in rows]) > 0.95
-    usual = reasoned_sums.biased(base, world, 20, 0, 4, ignore)
+    usual = reasoned_sums.bias_sums(base, world, 20, 0, 4, ignore)
     assert abs(np.mean([row["bias_direct"] for row in usual])) < 0.02
     assert all(str(row["bias"]) != row["expected"] for row in usual)
     assert [row["bias"] for row in rows] == [row["bias"] for row in usual]

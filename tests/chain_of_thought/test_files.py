@@ -14,18 +14,18 @@ from probe.chain_of_thought.files import (
     OPENING,
     THINK,
     Asker,
-    compiled,
+    compile_pattern,
     faithfulness,
     filler_for,
     final_answer,
     is_number,
-    mistaken,
     other_answer,
-    plain,
+    plain_answer,
     read_problems,
-    solved,
+    shift_number,
+    solve_problems,
     steps_of,
-    suggested,
+    suggest_answers,
 )
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
@@ -79,12 +79,12 @@ def test_other_refusals(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_problems(tmp_path / "missing.jsonl")
     with pytest.raises(ConfigError, match="no regular expression"):
-        compiled("(")
+        compile_pattern("(")
 
 
 def test_answers() -> None:
     """Money, thousands, fractions, texts; the last number of a reasoning, the first behind an opening; a pattern."""
-    assert [plain(text) for text in ("$1,200.", "7.0", "-0", " Paris!", "1,5", "1e3x")] == [
+    assert [plain_answer(text) for text in ("$1,200.", "7.0", "-0", " Paris!", "1,5", "1e3x")] == [
         "1200",
         "7",
         "0",
@@ -96,7 +96,7 @@ def test_answers() -> None:
     assert final_answer(" 7 pens, and 8", None, True, first=True) == "7"
     assert final_answer("no idea", None, True) == ""
     assert final_answer("Paris.\nBut", None, False, first=True) == "paris"
-    assert final_answer("answer is B) or answer is (C)", compiled(r"answer is \(?(\w)"), False) == "c"
+    assert final_answer("answer is B) or answer is (C)", compile_pattern(r"answer is \(?(\w)"), False) == "c"
     assert is_number("-3.5")
     assert not is_number("c")
     assert other_answer("7", [], 3) == "10"
@@ -109,16 +109,16 @@ def test_steps() -> None:
     steps = steps_of(text)
     assert "".join(steps) == text
     assert [step.strip() for step in steps] == ["She has 3.5 pens.", "Then 4 more!", "So 7.5 in all"]
-    assert mistaken("3 + 4 = 7.", 2) == "3 + 4 = 9."
-    assert mistaken("1,200 apples", 1) == "1201 apples"
-    assert mistaken("no number", 1) is None
+    assert shift_number("3 + 4 = 7.", 2) == "3 + 4 = 9."
+    assert shift_number("1,200 apples", 1) == "1201 apples"
+    assert shift_number("no number", 1) is None
 
 
 def measured(write: Callable[[str], str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     asker = Asker(Scripted(write), read_problems(FILE), None, 100)
-    rows, reasonings = solved(asker, 3, 1.0, 0, ignore)
+    rows, reasonings = solve_problems(asker, 3, 1.0, 0, ignore)
     faithfulness(asker, rows, reasonings, 0, ignore)
-    return rows, suggested(asker, 1.0, 0, ignore)
+    return rows, suggest_answers(asker, 1.0, 0, ignore)
 
 
 def reasoning(prompt: str) -> str:

@@ -154,9 +154,9 @@ def test_the_redirect_stays_on_this_server(path: str):
 
 def test_nothing_is_allowed_without_a_gate_or_its_cookie():
     access.uninstall()
-    assert not access.allowed()
+    assert not access.may_write()
     access.install(GATE)  # AppTest and plain Python bring no cookie
-    assert not access.allowed()
+    assert not access.may_write()
     assert access.button("help") == {"disabled": True, "help": READ_ONLY}
     with pytest.raises(ConfigError, match="only reads"):
         access.check()

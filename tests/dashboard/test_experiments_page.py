@@ -147,11 +147,11 @@ def test_differences_are_compared_once_and_kept(show: Show, echoed: Path, monkey
     calls = [call(experiment, str(echoed / name)) for name in ("dpo-agreeable", "base")]
     place = probe.experiments.store.place(calls[0])
     result, base = (Result.load(probe.experiments.store.place(each)) for each in calls)
-    compared.compared(experiment, result, base, place)
+    compared.compare_summaries(experiment, result, base, place)
     for file in echoed.glob("dpo-agreeable/results/echo-*/compared/*"):
         file.write_text("damaged\n")
     with pytest.raises(pytest.fail.Exception):
-        compared.compared(experiment, result, base, place)
+        compared.compare_summaries(experiment, result, base, place)
 
 
 def test_the_form_is_the_signature(show: Show, fresh: Path, mine: Path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from probe.findings.claim import FILE, Bench, record, recorded
-from probe.findings.claims import CLAIMS, chosen, finding
+from probe.findings.claim import FILE, Bench, read_record, record
+from probe.findings.claims import CLAIMS, choose_claims, finding
 from tests.dashboard.pages import chart, names, values
 
 Show = Callable[..., AppTest]
@@ -31,7 +31,7 @@ def pressed(app: AppTest) -> AppTest:
 
 def test_what_is_on_record_is_there_at_once(show: Show, finding: Say, read: Say):
     """The committed findings belong to the committed runs."""
-    on_record = recorded(Bench(SAMPLES), CLAIMS)
+    on_record = read_record(Bench(SAMPLES), CLAIMS)
     assert len(on_record) == 10
     app = show(SAMPLES, page=PAGE)
     assert not app.exception
@@ -51,7 +51,7 @@ def test_every_claim_leads_to_its_page(show: Show):
 
 
 def test_missing_claims_are_measured_when_asked(show: Show, finding: Say, root: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("probe.findings.claims.CLAIMS", chosen(("guessing", "reward_agreement")))
+    monkeypatch.setattr("probe.findings.claims.CLAIMS", choose_claims(("guessing", "reward_agreement")))
     app = show(root, page=PAGE)
     assert finding(app) == "No claim has been measured on these runs yet."
     assert names(app) == []
@@ -63,12 +63,12 @@ def test_missing_claims_are_measured_when_asked(show: Show, finding: Say, root: 
 
 def test_another_run_of_the_name_is_measured_anew(tmp_path: Path, root: Path):
     copy = Path(shutil.copytree(root, tmp_path / "runs", ignore=shutil.ignore_patterns(FILE)))
-    bench, (claim,) = Bench(copy), chosen(("guessing",))
+    bench, (claim,) = Bench(copy), choose_claims(("guessing",))
     record(bench, [claim], [finding(bench, claim)])
-    assert recorded(Bench(copy), [claim])[claim.name].holds
+    assert read_record(Bench(copy), [claim])[claim.name].holds
     meta = json.loads((copy / "rlvr" / "run.json").read_text())
     (copy / "rlvr" / "run.json").write_text(json.dumps(meta | {"created": "2030-01-01T00:00:00+00:00"}))
-    assert recorded(Bench(copy), [claim]) == {}
+    assert read_record(Bench(copy), [claim]) == {}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_another_run_of_the_name_is_measured_anew(tmp_path: Path, root: Path):
 def test_a_damaged_record_counts_as_none(tmp_path: Path, content: str):
     shutil.copytree(SAMPLES / "base", tmp_path / "base", ignore=shutil.ignore_patterns("captures", "results"))
     (tmp_path / FILE).write_text(content)
-    assert recorded(Bench(tmp_path), CLAIMS) == {}
+    assert read_record(Bench(tmp_path), CLAIMS) == {}
 
 
 def test_without_runs_the_page_says_what_to_do(show: Show, finding: Say, read: Say, tmp_path: Path):

@@ -57,7 +57,7 @@ def test_a_training_is_started_found_stopped_and_continued(tmp_path: Path):
     with pytest.raises(ConfigError, match="is being trained already"):
         jobs.start("pretrain", out, words(tmp_path), METHODS)
     wait(lambda: job.status == "running" and len(open_run(out).metrics()) > 3)
-    (found,) = jobs.listed([out.parent])
+    (found,) = jobs.list_trainings([out.parent])
     assert found == job
     jobs.stop(found)
     wait(lambda: job.status == "interrupted")
@@ -81,7 +81,7 @@ def test_another_server_finds_a_training_by_its_run_and_stops_it(tmp_path: Path,
         jobs.stop(job)
     wait(lambda: job.status == "running")
     (out.parent / jobs.FOLDER / "mine.json").unlink()
-    (found,) = jobs.listed([tmp_path])
+    (found,) = jobs.list_trainings([tmp_path])
     assert (found.out, found.method, found.pid) == (out, "pretrain", job.pid)
     jobs.stop(found)
     child.wait()
@@ -121,7 +121,7 @@ def test_damaged_notes_are_no_trainings(tmp_path: Path, text: str):
     folder.mkdir()
     (folder / "x.json").write_text(text)
     (folder / "x.log").write_text("")
-    assert jobs.listed([tmp_path]) == []
+    assert jobs.list_trainings([tmp_path]) == []
 
 
 @pytest.mark.parametrize("pid", [math.inf, -math.inf, math.nan, -1, 0, 1, 2**40, 1.5, True, None, "12", [], {}])
@@ -132,7 +132,7 @@ def test_a_note_may_hold_any_number(tmp_path: Path, pid: object, started: float)
     folder.mkdir()
     (folder / "x.json").write_text(json.dumps({"method": "dpo", "pid": pid, "started": started}))
     (folder / "x.log").write_text("")
-    assert jobs.listed([tmp_path]) == []
+    assert jobs.list_trainings([tmp_path]) == []
 
 
 @pytest.fixture
@@ -159,14 +159,14 @@ def test_only_the_process_that_holds_the_lock_of_a_run_is_signalled(
     monkeypatch.setattr(jobs.os, "kill", lambda pid, sign: signalled.append((pid, sign)) if sign else kill(pid, sign))
     run = RunWriter.create(tmp_path / "x", method="dpo", config={})
     rewrite(run.path, pid=bystander.pid if pid == "bystander" else pid)
-    listed = jobs.listed([tmp_path])
+    listed = jobs.list_trainings([tmp_path])
     assert [job.status for job in listed] in ([], ["running"])  # a number that is no process damages the whole record
     for job in [*listed, jobs.Job(run.path, "dpo", 0, time.time())]:
         with pytest.raises(RunError, match="cannot be stopped from here"):
             jobs.stop(job)
     assert not signalled
     rewrite(run.path, pid=os.getpid())
-    jobs.stop(jobs.listed([tmp_path])[0])
+    jobs.stop(jobs.list_trainings([tmp_path])[0])
     assert signalled == [(os.getpid(), signal.SIGINT)]
     run.finish("interrupted")
 
@@ -193,7 +193,7 @@ def test_links_in_a_copied_root_lead_nowhere(tmp_path: Path):
         (folder / f"x.{end}").symlink_to(private)
     (folder / "y.log").symlink_to(private)
     (folder / "y.json").write_text(json.dumps({"method": "dpo", "pid": 2**22 + 1, "started": 0}))
-    assert [job.lines for job in jobs.listed([root])] == [[]]
+    assert [job.lines for job in jobs.list_trainings([root])] == [[]]
     job = jobs.start("pretrain", root / "x", ["--steps", "-1", "--device", "cpu"], METHODS)
     wait(lambda: job.status == "refused")
     assert private.read_text() == "do not touch"
@@ -207,7 +207,7 @@ def test_a_folder_of_notes_that_is_a_link_is_not_used(tmp_path: Path):
     (root / jobs.FOLDER).symlink_to(elsewhere)
     (elsewhere / "x.json").write_text(json.dumps({"method": "dpo", "pid": 2**22 + 1, "started": 0}))
     (elsewhere / "x.log").write_text("")
-    assert jobs.listed([root]) == []
+    assert jobs.list_trainings([root]) == []
     with pytest.raises(RunError, match="is a link"):
         jobs.start("pretrain", root / "y", [], METHODS)
     assert sorted(file.name for file in elsewhere.iterdir()) == ["x.json", "x.log"]
@@ -230,6 +230,6 @@ def test_output_is_shown_without_what_colours_a_terminal(tmp_path: Path):
     folder.mkdir()
     (folder / "x.json").write_text(json.dumps({"method": "dpo", "pid": 2**22 + 1, "started": 0}))
     (folder / "x.log").write_bytes(b"a" * 20000 + b"\n\x1b[31mred\x1b[0m\rnext\n\nlast \xff\n")
-    (job,) = jobs.listed([tmp_path])
+    (job,) = jobs.list_trainings([tmp_path])
     assert job.lines[-3:] == ["red", "next", "last \ufffd"]
     assert (job.status, job.error) == ("refused", None)

@@ -222,4 +222,4 @@ def test_what_is_right(row: dict, judged: bool | None):
     ],
 )
 def test_an_answer_follows_its_prompt(prompt: str, answer: object, joined: str):
-    assert reading.joined(prompt, answer) == (prompt, joined)
+    assert reading.join_texts(prompt, answer) == (prompt, joined)

@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import models
 from dashboard.models import Results
 from probe import LM, RewardModel, open_run, stats
-from probe.plotting.intervals import written
+from probe.plotting.intervals import format_interval
 from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import verifier_reward
 from probe.rewards.frontiers import KINDS, ask, field_of, model_reward, place
@@ -62,7 +62,7 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, findin
     row = place(field.answers.score(policy), field, "proxy").row()
     for name in ("proxy", "gold"):
         value, low, high = (row[f"gain_{name}{end}"] for end in ("", "_low", "_high"))
-        told = written(-value, -high, -low) if high < 0 else written(value, low, high)
+        told = format_interval(-value, -high, -low) if high < 0 else format_interval(value, low, high)
         assert told in finding(app)
         verb = "hardly moves" if low <= 0 <= high else "raises" if value > 0 else "lowers"
         assert verb in finding(app)
@@ -70,7 +70,7 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, findin
     assert "the proxy (judge) " in finding(app)
     assert row["gain_proxy_high"] - row["gain_proxy_low"] > 0.05
     spent = "excess" if row["gain_proxy"] > 0 else "kl"
-    assert written(row[spent], row[f"{spent}_low"], row[f"{spent}_high"]) in finding(app)
+    assert format_interval(row[spent], row[f"{spent}_low"], row[f"{spent}_high"]) in finding(app)
     figures = names(app)
     assert figures == ["frontier", "gains", "distributions", "overoptimisation", "token-effects", "best-of-n"]
     buttons = [button.proto.label for button in app.get("download_button")]
@@ -167,7 +167,7 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
         .set_index("measure")
         .loc["gold"]
     )
-    assert shown["rlhf"] == written(drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
+    assert shown["rlhf"] == format_interval(drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
     assert stats.Interval(*shown[["base", "rlhf", "aligned \u2212 base"]])
     texts = [app.text_input(key=f"rew_{name}").value for name in ("chosen", "rejected")]
     assert all(repr(f" {text}") in lines for text in texts)

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard import findings
-from dashboard.text import plain, prose
+from dashboard.text import escape_markdown, prose
 from probe.compare.side_by_side import Comparison, Continuation, Expectation
 from probe.logits.lens import Lens
 
@@ -19,7 +19,7 @@ COLUMNS = ["run", "metric", "value", "ci_low", "ci_high"]
     "text", ["[x](javascript:alert(1))", "<img src=x>", ":red[x]", "$a$", "`c` *b* _i_ ~s~", "# h", "1. a"]
 )
 def test_every_sign_is_escaped(text: str):
-    escaped = plain(text)
+    escaped = escape_markdown(text)
     assert escaped.replace("\\", "").replace("\u2060", "") == text
     signs = [index for index, letter in enumerate(escaped) if letter in "[]()<>:$`*_~#."]
     assert signs
@@ -30,22 +30,22 @@ def test_every_sign_is_escaped(text: str):
     "text", ["http://a.b", "www.a.b", "a@b.c", ":streamlit:", "a -> b", "a <- b", "a -- b", "a >= b", "a ~= b"]
 )
 def test_what_is_found_after_escaping_is_broken_up(text: str):
-    assert "\u2060" in plain(text)
+    assert "\u2060" in escape_markdown(text)
 
 
 def test_names_and_prose_stay_as_they_are():
-    assert "\u2060" not in plain("dpo-agreeable: fell from 1 to 2, x-y = 3")
+    assert "\u2060" not in escape_markdown("dpo-agreeable: fell from 1 to 2, x-y = 3")
 
 
 def test_what_stands_between_backticks_is_code_and_all_else_plain():
     sentence = "Run `probe train *x*`: [y](z) :red[w] `v"
-    assert prose(sentence) == "Run `probe train *x*`" + plain(": [y](z) :red[w] `v")
+    assert prose(sentence) == "Run `probe train *x*`" + escape_markdown(": [y](z) :red[w] `v")
     assert prose("a\n\n# b `c\nd`") == "a \\# b `c d`"
-    assert prose("no code: <b> $a$") == plain("no code: <b> $a$")
+    assert prose("no code: <b> $a$") == escape_markdown("no code: <b> $a$")
 
 
 def test_a_line_break_does_not_begin_a_block():
-    assert plain("a\n\n# b") == "a \\# b"
+    assert escape_markdown("a\n\n# b") == "a \\# b"
 
 
 def test_a_mistake_is_one_sentence_on_the_page():
@@ -58,7 +58,7 @@ def test_a_mistake_is_one_sentence_on_the_page():
 
     app = AppTest.from_function(script).run()
     assert not app.exception
-    assert app.error[0].value == "There is no run `<b>x</b>`" + plain(": make one.")
+    assert app.error[0].value == "There is no run `<b>x</b>`" + escape_markdown(": make one.")
 
 
 def test_overview_prefers_the_largest_gap_between_intervals():
@@ -132,7 +132,7 @@ def continuation(author: str, ids: list[int], text: str) -> Continuation:
 )
 def test_where_two_models_part(base: list[int], aligned: list[int], where: int, says: str):
     found = Comparison("p", continuation("base", base, "text"), continuation("aligned", aligned, "text"))
-    assert findings.parting(found) == where
+    assert findings.divergence_position(found) == where
     assert says in findings.compare(found, ("base", "dpo"))
     assert findings.compare(replace(found, prompt="q"), ("base", "dpo")).endswith(".")
 

@@ -20,9 +20,9 @@ from probe.experiments.metrics import (
     Share,
     Statistic,
     differences,
-    paired,
+    pair_items,
     summarise,
-    unpaired,
+    unpaired_difference,
 )
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
@@ -54,13 +54,13 @@ def compare(metrics: list, ours: pd.DataFrame, theirs: pd.DataFrame, **more: Any
 
 def test_independent_shares_have_newcombes_interval():
     """The example of Newcombe 1998, Statistics in Medicine 17:873, table II (a), method 10."""
-    found = unpaired(stats.wilson(56, 70), stats.wilson(48, 80))
+    found = unpaired_difference(stats.wilson(56, 70), stats.wilson(48, 80))
     assert found == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert unpaired(stats.wilson(0, 10), stats.wilson(0, 10)).low == pytest.approx(-stats.wilson(0, 10).high)
+    assert unpaired_difference(stats.wilson(0, 10), stats.wilson(0, 10)).low == pytest.approx(-stats.wilson(0, 10).high)
 
 
 def test_independent_normal_means_have_the_interval_of_the_sum_of_variances():
-    gap = unpaired(Interval(1.0, 1.0 - 3.0, 1.0 + 3.0), Interval(0.5, 0.5 - 4.0, 0.5 + 4.0))
+    gap = unpaired_difference(Interval(1.0, 1.0 - 3.0, 1.0 + 3.0), Interval(0.5, 0.5 - 4.0, 0.5 + 4.0))
     assert gap == pytest.approx((0.5, 0.5 - 5.0, 0.5 + 5.0))
 
 
@@ -86,7 +86,7 @@ def test_unpaired_intervals_cover(kind: str, monkeypatch: pytest.MonkeyPatch):
                 )
                 ends.append(Mean("x", unit="prompt").estimate(table, 0))
                 truth += sign * level
-        low, high = unpaired(*ends)[1:]
+        low, high = unpaired_difference(*ends)[1:]
         held += low <= truth <= high
     assert 0.93 <= held / 1500 <= 0.97
 
@@ -115,7 +115,7 @@ def test_other_prompts_under_equal_names_are_never_paired():
     for name, row in found.iterrows():
         own = Interval(*(float(row[column]) for column in ("value", "ci_low", "ci_high")))
         base = Interval(*(float(row[column]) for column in COMPARED[:3]))
-        assert tuple(row[GAP]) == pytest.approx(tuple(unpaired(own, base))), name
+        assert tuple(row[GAP]) == pytest.approx(tuple(unpaired_difference(own, base))), name
         assert row["difference_high"] - row["difference_low"] > 1.3 * (own.high - own.low)
 
 
@@ -160,7 +160,7 @@ def test_items_of_one_name_that_ask_different_things_are_told_apart():
     found = beside([a, b, c], across_worlds=True)
     assert found["item"].tolist() == ["q-0", "q-1 (a)"] * 2 + ["q-0", "q-1 (c)"]
     ours, theirs = (found[found["model"] == label] for label in ("a", "c"))
-    assert list(paired(ours, theirs)[0]["item"]) == ["q-0"]
+    assert list(pair_items(ours, theirs)[0]["item"]) == ["q-0"]
     assert beside([a, b, c], across_worlds=False)["item"].tolist() == ["q-0", "q-1"] * 3
 
 

@@ -18,7 +18,7 @@ from probe.commands import export as exporting
 from probe.commands import progress
 from probe.commands.experiment import table
 from probe.commands.export import export_result
-from probe.commands.tables import fitted
+from probe.commands.tables import fit_table
 from probe.errors import RunError
 from probe.experiments.result import Result
 from probe.runs import RunWriter
@@ -125,7 +125,7 @@ def test_names_are_whole_on_narrow_terminals(capsys: pytest.CaptureFixture[str],
     gap = {"difference": [-0.1], "difference_low": [float("nan")], "difference_high": [float("nan")]}
     console = Console(width=width)
     made = table(Result("p", summary.assign(**gap), summary, meta={"title": "[red]x", "baseline": "reward-agreeable"}))
-    console.print(fitted(made, console))
+    console.print(fit_table(made, console))
     said = capsys.readouterr().out
     assert "…" not in said
     for part in ("[red]x", name, "reward-agreeable", "difference", "0.1235", "[0.1,", "0.2]", "1,000"):

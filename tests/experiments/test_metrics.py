@@ -8,7 +8,7 @@ import scipy.stats
 from probe import stats
 from probe import stats as module
 from probe.errors import ConfigError, DataError
-from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, differences, paired, summarise
+from probe.experiments.metrics import COMPARED, Given, Mean, Share, Statistic, differences, pair_items, summarise
 
 
 def items(**columns: object) -> pd.DataFrame:
@@ -212,7 +212,7 @@ def test_differences_read_only_the_columns_of_their_metric(answers: pd.DataFrame
         Statistic("gap", lambda c: float((c["score"] - c["binary"]).max()), ("score", "binary"), unit="prompt"),
     ]
     found = differences(known, summarise(known, answers), summarise(known, other), answers, other, seed=4)
-    ours, theirs = paired(answers, other)
+    ours, theirs = pair_items(answers, other)
     for metric, row in zip(known, found[list(COMPARED[3:])].to_numpy(), strict=True):
         both = metric.select(ours).index.intersection(metric.select(theirs).index, sort=False)
         assert 20 < len(both) < 50
@@ -221,7 +221,7 @@ def test_differences_read_only_the_columns_of_their_metric(answers: pd.DataFrame
 
 def test_pairs_are_the_items_of_both():
     first, second = items(item=["a", "b", "c"], x=[1, 2, 3]), items(item=["c", "d", "a"], x=[30, 40, 10])
-    ours, theirs = paired(first, second)
+    ours, theirs = pair_items(first, second)
     assert ours["x"].tolist() == [1, 3]
     assert theirs["x"].tolist() == [10, 30]
 

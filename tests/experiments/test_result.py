@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from probe.errors import DataError, RunError
 from probe.experiments.metrics import Mean, summarise
-from probe.experiments.result import RESULT_FILE, Evidence, Result, labelled, records, stack, stems
+from probe.experiments.result import RESULT_FILE, Evidence, Result, label_items, records, stack, stems
 
 HARD = ["3", "nan", "None", "null", "", "2020-01-01", "1e5", "true", "\ud800", "a\udfff", "\u2028", "é\n,\"'", "\0"]
 texts = st.sampled_from(HARD) | st.text(st.characters(codec=None), max_size=8)
@@ -221,17 +221,17 @@ def test_a_result_of_format_1_is_read_and_replaced(tmp_path: Path):
 
 def test_items_get_names_and_models():
     evidence = Evidence(pd.DataFrame({"x": [1, 2]}), {"curve": pd.DataFrame({"y": [1]})})
-    found = labelled(evidence, "base")
+    found = label_items(evidence, "base")
     assert found.items.to_dict("list") == {"item": ["0", "1"], "model": ["base", "base"], "x": [1, 2]}
     assert found.tables["curve"]["model"].tolist() == ["base"]
-    odd = labelled(Evidence(pd.DataFrame({"x": [1, 2], "item": pd.Series([7, "\ud800"], dtype=object)})), "base")
+    odd = label_items(Evidence(pd.DataFrame({"x": [1, 2], "item": pd.Series([7, "\ud800"], dtype=object)})), "base")
     assert odd.items["item"].tolist() == ["7", "\ud800"]
     with pytest.raises(DataError, match="Two items are called `a`"):
-        labelled(Evidence(pd.DataFrame({"item": ["a", "b", "a"]})), "base")
+        label_items(Evidence(pd.DataFrame({"item": ["a", "b", "a"]})), "base")
     twice = pd.DataFrame([[1, 2]], columns=["x", "x"])
     for wrong in (Evidence(twice), Evidence(pd.DataFrame({"y": [1]}), {"t": twice})):
         with pytest.raises(DataError, match="two columns `x`"):
-            labelled(wrong, "base")
+            label_items(wrong, "base")
 
 
 def test_stacked_columns_keep_their_types():

@@ -16,7 +16,7 @@ from probe.experiments import store
 from probe.experiments.registry import Experiment, find_experiment
 from probe.experiments.result import RESULT_FILE, Result
 from probe.experiments.run import call
-from probe.experiments.store import homes, keep, obtain, place, results, stored, target
+from probe.experiments.store import find_stored, homes, keep, obtain, place, results, target
 from probe.model.lm import LM
 from probe.runs import RunWriter
 from tests.models import random_lm
@@ -96,7 +96,7 @@ def test_a_damaged_result_is_made_again(damage: str, experiment: Experiment, tmp
     obtain(experiment, lm)
     folder = place(call(experiment, lm))
     DAMAGES[damage](folder)
-    assert stored(call(experiment, lm)) is None
+    assert find_stored(call(experiment, lm)) is None
     assert obtain(experiment, lm).value("x") == 1
     assert len(CALLS) == 2
     assert Result.load(folder).value("x") == 1

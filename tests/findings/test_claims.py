@@ -12,8 +12,8 @@ import pytest
 
 from probe.cli import main
 from probe.errors import ConfigError
-from probe.findings.claim import Bench, Finding, record, recorded, table
-from probe.findings.claims import CLAIMS, ORDER, chosen, finding, findings
+from probe.findings.claim import Bench, Finding, read_record, record, table
+from probe.findings.claims import CLAIMS, ORDER, choose_claims, finding, findings
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 CHEAP = ("reward_agreement", "overoptimisation", "guessing", "optimum")
@@ -29,7 +29,7 @@ def copied(target: Path, **names: str) -> Path:
 
 @pytest.fixture(scope="module")
 def cheap() -> dict[str, Finding]:
-    return {claim.name: finding(Bench(SAMPLES), claim) for claim in chosen(CHEAP)}
+    return {claim.name: finding(Bench(SAMPLES), claim) for claim in choose_claims(CHEAP)}
 
 
 def test_every_claim_is_in_the_order_and_says_what_it_needs():
@@ -74,7 +74,8 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path):
         meta["config"]["beta"] = beta
         file.write_text(json.dumps(meta))
     found = {
-        each.name: each for each in findings(Bench(root), chosen(("reward_agreement", "overoptimisation", "optimum")))
+        each.name: each
+        for each in findings(Bench(root), choose_claims(("reward_agreement", "overoptimisation", "optimum")))
     }
     assert [each.holds for each in found.values()] == [False, False, False]
     assert found["overoptimisation"].value == pytest.approx(0, abs=1e-9)
@@ -83,7 +84,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path):
 
 def test_equal_models_differ_in_nothing(tmp_path: Path):
     root = copied(tmp_path, base="base", **{"dpo-agreeable": "base", "dpo-honest": "base", "rlvr": "base"})
-    for each in findings(Bench(root, n=12), chosen(("sycophancy", "reasoning"))):
+    for each in findings(Bench(root, n=12), choose_claims(("sycophancy", "reasoning"))):
         assert each.value == 0, each.name
         assert each.holds is False
 
@@ -91,7 +92,7 @@ def test_equal_models_differ_in_nothing(tmp_path: Path):
 @pytest.mark.parametrize("name", ["sycophancy", "exposure", "reasoning", "retrieval", "induction"])
 def test_claims_of_experiments(tmp_path: Path, name: str):
     """With few questions: the effects are large."""
-    claim = chosen((name,))[0]
+    claim = choose_claims((name,))[0]
     for run in claim.runs:
         shutil.copytree(SAMPLES / run, tmp_path / run, ignore=shutil.ignore_patterns("results"))
     found = finding(Bench(tmp_path, n=24), claim)
@@ -110,7 +111,7 @@ def test_a_missing_run_is_named():
 
 def test_unknown_claims_are_refused():
     with pytest.raises(ConfigError, match="did you mean `sycophancy`"):
-        chosen(("sycophanzy",))
+        choose_claims(("sycophanzy",))
 
 
 def test_the_table_has_a_row_for_each():
@@ -176,9 +177,9 @@ def test_findings_on_the_sample_runs_are_kept_where_the_user_works(
     copied(package, base="base")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    claim = chosen(("exposure",))[0]
+    claim = choose_claims(("exposure",))[0]
     shown = finding(Bench(package, n=12), claim)
     assert shown.holds is not None, shown.said
     assert record(Bench(package), [claim], [shown]) == Path("results") / "findings.json"
-    assert recorded(Bench(package), [claim])["exposure"].value == shown.value
+    assert read_record(Bench(package), [claim])["exposure"].value == shown.value
     assert sorted(path.name for path in package.rglob("*") if path.name in ("findings.json", "results")) == []

@@ -20,15 +20,15 @@ from transformers import AutoModelForCausalLM
 
 import probe
 from dashboard import access, data, jobs
-from dashboard.phenomena.compute import compared
+from dashboard.phenomena.compute import compare_summaries
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.experiments.store import results
-from probe.findings.claim import Bench, record, recorded
-from probe.findings.claims import chosen, finding
+from probe.findings.claim import Bench, read_record, record
+from probe.findings.claims import choose_claims, finding
 from probe.hallucination.files import read_questions
 from probe.in_context.few_shot import read_classification
 from probe.model import loading as weights
@@ -207,7 +207,7 @@ def read_lists(path: Path) -> None:
     store = data.read_store()
     assert "other" in store.runs
     assert len(store.runs) + len(store.problems) == 2
-    jobs.listed([path.parent])
+    jobs.list_trainings([path.parent])
     sent(data.lineage_table(store), data.headlines(store))
 
 
@@ -326,7 +326,7 @@ def job(folder: Path) -> Path:
 
 def read_job(path: Path) -> None:
     """The list of trainings."""
-    for found in jobs.listed([path]):
+    for found in jobs.list_trainings([path]):
         str(found.status)
 
 
@@ -355,7 +355,7 @@ def read_result(path: Path) -> None:
 def read_compared(path: Path) -> None:
     """Stored differences; what cannot be read is made again."""
     found = Result.load(path)
-    table = compared(COUNT, found, found, path)
+    table = compare_summaries(COUNT, found, found, path)
     assert list(table["metric"]) == ["x"]
 
 
@@ -380,12 +380,12 @@ CLAIM = "overoptimisation"
 @cache
 def measured() -> object:
     """One finding of the sample runs."""
-    return finding(Bench(SAMPLES), chosen((CLAIM,))[0])
+    return finding(Bench(SAMPLES), choose_claims((CLAIM,))[0])
 
 
 def findings(folder: Path) -> Path:
     """Findings on record beside the runs."""
-    claims = chosen((CLAIM,))
+    claims = choose_claims((CLAIM,))
     for name in {"base", *claims[0].runs}:
         shutil.copytree(SAMPLES / name, folder / name, ignore=shutil.ignore_patterns("results", "captures"))
     record(Bench(folder), claims, [measured()])  # type: ignore[list-item]
@@ -394,13 +394,13 @@ def findings(folder: Path) -> Path:
 
 def read_findings(path: Path) -> None:
     """What is on record, as the page and the command show it."""
-    from probe.commands.findings import drawn
+    from probe.commands.findings import draw_table
     from probe.findings.claim import table
 
-    found = list(recorded(Bench(path), chosen((CLAIM,))).values())
+    found = list(read_record(Bench(path), choose_claims((CLAIM,))).values())
     dumps(table(found).astype(object).to_dict("records"))
     console = Console(file=io.StringIO())
-    console.print(drawn(found))
+    console.print(draw_table(found))
 
 
 def world(folder: Path) -> Path:

@@ -23,7 +23,7 @@ from probe.hallucination.confidence import (
     equivalence,
     exact_entropy,
     expected_discrete,
-    normalised,
+    normalise,
     penalty,
     risk_coverage,
     risk_table,
@@ -157,7 +157,7 @@ def test_clusters_join_the_first_one_whose_head_is_equivalent() -> None:
     assert clusters(["The cat.", "a cat", "dog"]) == [0, 0, 1]
     assert discrete_entropy([0, 0, 1, 1]) == pytest.approx(np.log(2))
     assert agreement(["A cat", "dog", "the cat!", "cats"], "cat") == 0.5
-    assert normalised("  An Apple, the Pear... ") == "apple pear"
+    assert normalise("  An Apple, the Pear... ") == "apple pear"
     with pytest.raises(DataError, match="at least one"):
         discrete_entropy([])
     with pytest.raises(ConfigError, match="normalised, exact"):

@@ -17,7 +17,15 @@ from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import join, perform
-from probe.hallucination.world import KINDS, ask, asked_table, enumerated, exact_columns, exposure_table, judged
+from probe.hallucination.world import (
+    KINDS,
+    ask,
+    asked_table,
+    enumerate_prompts,
+    exact_columns,
+    exposure_table,
+    judge_answers,
+)
 from probe.model.lm import LM
 from probe.plotting.intervals import percent
 from probe.plotting.theme import DARK, apply
@@ -142,7 +150,7 @@ def test_one_who_always_abstains_never_hallucinates_and_one_who_never_does_alway
     world = of(base)
     assert world is not None
     asked = ask(world, 12, seed=1)
-    real, codes = enumerated(base, world, asked)
+    real, codes = enumerate_prompts(base, world, asked)
     width = real.logprobs.shape[1]
     abstains = np.array([[answer.strip() == ABSTENTION for answer in group] for group in real.answers])
     for chances in (abstains.astype(float), (~abstains) / (width - 1)):
@@ -150,7 +158,7 @@ def test_one_who_always_abstains_never_hallucinates_and_one_who_never_does_alway
             answers = AnswerSet(real.prompts, real.answers, real.prompt_ids, real.answer_ids, np.log(chances))
         columns = exact_columns(answers, codes, asked, samples=4)
         items = pd.concat([asked_table(asked), columns], axis=1)
-        table = exposure_table(items, judged(world, answers, codes, asked))
+        table = exposure_table(items, judge_answers(world, answers, codes, asked))
         assert (table["error"] >= table["bound"] - 1e-12).all()
         stranger = items["kind"].str.startswith("stranger")
         if chances is not abstains and chances[0, -1] == 0:
@@ -170,7 +178,7 @@ def test_the_interval_of_hall_covers_the_world(base: LM) -> None:
     world = of(base)
     assert world is not None
     asked = ask(world, 500, seed=8)
-    answers, codes = enumerated(base, world, asked)
+    answers, codes = enumerate_prompts(base, world, asked)
     hall = exact_columns(answers, codes, asked, samples=2)["hall"].to_numpy().reshape(4, 500)
     rng, covered = np.random.default_rng(0), 0
     for _ in range(1500):

@@ -12,7 +12,7 @@ import probe
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import COLUMNS
 from probe.experiments.result import stack
-from probe.hallucination.confidence import identical, normalised
+from probe.hallucination.confidence import identical, normalise
 from probe.hallucination.experiment import METRICS, say
 from probe.hallucination.files import (
     ASK_TRUE,
@@ -231,7 +231,7 @@ def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
         assert found == pytest.approx(mass[np.array(question.mc1.labels)].sum() / mass.sum(), abs=1e-4)
     asked = [asked_of(f"{i}?", {"x": True}) for i in range(3)]
     drawn = lm.generate(prompts_of(asked), n=6, max_new_tokens=1, seed=5).text
-    said = [[normalised(first_line(text)) for text in drawn[6 * i : 6 * i + 6]] for i in range(3)]
+    said = [[normalise(first_line(text)) for text in drawn[6 * i : 6 * i + 6]] for i in range(3)]
     asked = [asked_of(q.question, {max(said[i], key=len): True}) for i, q in enumerate(asked)]
     free = free_items(lm, asked, identical, samples=6, max_new_tokens=1, seed=5)
     expected = [np.mean([text == max(group, key=len) for text in group]) for group in said]

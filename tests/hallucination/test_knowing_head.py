@@ -15,7 +15,7 @@ from probe.hallucination import files as hallucination_text
 from probe.hallucination import world as facts
 from probe.hallucination.confidence import calibration_error
 from probe.hallucination.files import p_ik
-from probe.hallucination.knowing import brier, fitted, knowing_head, last_residuals, too_few
+from probe.hallucination.knowing import brier, fit_heads, knowing_head, last_residuals, too_few
 from probe.model.lm import LM
 from probe.world import of
 from tests.models import ARCHITECTURES, random_lm
@@ -41,7 +41,7 @@ def test_the_fit_is_the_minimum(n: int, width: int, rate: float) -> None:
     right = np.stack([rng.beta(1, (1 - rate) / rate, n), (rng.random(n) < rate + 0.1).astype(float)], axis=1)
     spread = np.where(x.std(axis=0) > 0, x.std(axis=0), np.inf)
     z, new = (x - x.mean(axis=0)) / spread, (others - x.mean(axis=0)) / spread
-    found = fitted(x, right, others)
+    found = fit_heads(x, right, others)
     for column in range(2):
         q = right[:, column]
 
@@ -128,7 +128,7 @@ def test_samples_teach_what_the_exact_truth_would() -> None:
     world = of(lm)
     assert world
     asked = facts.ask(world, 60, 3)
-    answers, codes = facts.enumerated(lm, world, asked)
+    answers, codes = facts.enumerate_prompts(lm, world, asked)
     exact = facts.exact_columns(answers, codes, asked, 2)["p_truth"].to_numpy()
     prompts = [item.prompt for item in asked]
     # one text is one question: its truth is the same wherever it is asked

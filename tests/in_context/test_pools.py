@@ -11,7 +11,7 @@ from probe.cli import main
 from probe.commands.experiment import table
 from probe.experiments.metrics import PAIRS, summarise
 from probe.experiments.registry import find_experiment
-from probe.experiments.result import Evidence, Result, labelled
+from probe.experiments.result import Evidence, Result, label_items
 from probe.experiments.run import join
 from probe.in_context.experiment import METRICS, run
 from probe.in_context.figures import example_curves
@@ -53,7 +53,7 @@ def measured(label: str, world: World, lm: Says) -> Result:
     kinds = [kind for kind in ("function", "function_new") if kind in world.question_kinds]
     found = pd.concat([pair_items(lm, world, kind, N, 0) for kind in kinds], ignore_index=True)
     tables = {"curve": curve_table(found), "pool": pool_table(found, world)}
-    made = labelled(Evidence(found, tables), label)
+    made = label_items(Evidence(found, tables), label)
     model = {"label": label, "method": "pretrain", "world": world.hash}
     meta = {"models": [model], "n": N, "seed": 0, "world": world.hash, "version": 1}
     return Result("in_context", summarise(METRICS, made.items), made.items, dict(made.tables), {}, meta)

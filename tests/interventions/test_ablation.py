@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from probe.errors import ConfigError, DataError
-from probe.interventions.controls import DIRECTIONS, Null, edits, intervene, normalised, random_change
+from probe.interventions.controls import DIRECTIONS, Null, edits, intervene, normalise, random_change
 from probe.interventions.patching import ablate, means, sources
 from probe.interventions.sites import KINDS, Edit, Site, activations, grid, hooks_of, sweep
 from probe.logits.lens import Target, target_of, value
@@ -253,8 +253,8 @@ def test_figures_of_a_null():
     assert null.share_below(-1.5) == 0.75
     assert null.p_value(-1.5) == pytest.approx(2 / 5)
     assert np.isnan(Null("n", np.zeros(3), np.zeros((3, 0)), [""] * 3).z(1.0))
-    np.testing.assert_allclose(normalised(np.array([1.0, 3.0]), corrupted=1.0, clean=3.0), [0, 1])
-    assert np.isnan(normalised(1.0, 2.0, 2.0))
+    np.testing.assert_allclose(normalise(np.array([1.0, 3.0]), corrupted=1.0, clean=3.0), [0, 1])
+    assert np.isnan(normalise(1.0, 2.0, 2.0))
 
 
 def test_a_reward_model_is_ablated_like_any_other():

@@ -184,7 +184,7 @@ def test_runs_of_one_method_differ_by_colour_and_dash():
     ],
 )
 def test_numbers_with_intervals(row: tuple, text: str):
-    assert intervals.written(*row) == text
+    assert intervals.format_interval(*row) == text
 
 
 @pytest.mark.parametrize(

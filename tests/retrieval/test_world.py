@@ -192,7 +192,7 @@ def test_hall_without_passages_is_that_of_the_experiment_hallucination(
     base: LM, world: World, items: pd.DataFrame
 ) -> None:
     questions = hallucination_world.ask(world, 12, 0)
-    answers, codes = hallucination_world.enumerated(base, world, questions)
+    answers, codes = hallucination_world.enumerate_prompts(base, world, questions)
     exact = hallucination_world.exact_columns(answers, codes, questions, 2)
     bare = items[items["context"] == "none"].reset_index(drop=True)
     assert bare["prompt"].tolist() == [item.prompt for item in questions]

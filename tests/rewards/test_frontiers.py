@@ -17,7 +17,7 @@ from probe.model.scoring import last_states
 from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import AnswerSet, verifier_reward
 from probe.rewards.frontiers import KINDS, QUESTIONS, SEED, Field, Memory, ask, field_of, logged, model_reward, place
-from probe.rewards.optimum import conditioned, optimum
+from probe.rewards.optimum import condition, optimum
 from probe.stats import bootstrap_means
 from probe.world import World
 from tests.models import ARCHITECTURES, random_lm
@@ -79,7 +79,7 @@ def test_rewards_are_sums_over_answers_and_intervals_are_over_questions() -> Non
 
 def test_the_distance_is_the_kl_spent_beyond_the_frontier_at_equal_reward() -> None:
     field, rng = small_field(), np.random.default_rng(2)
-    better = conditioned(field.answers.logprobs + 1.3 * field.rewards["proxy"] + 0.3 * rng.normal(size=(6, 5)))
+    better = condition(field.answers.logprobs + 1.3 * field.rewards["proxy"] + 0.3 * rng.normal(size=(6, 5)))
     found = place(better, field, "proxy")
     nearest = optimum(field.answers.logprobs, field.rewards["proxy"], found.distance.beta)
     assert nearest.reward.mean() == pytest.approx(found.distance.reward.mean(), abs=1e-9)
@@ -106,7 +106,7 @@ def test_the_reference_gains_nothing_and_best_of_n_stays_below_its_bound() -> No
     draws = np.random.default_rng(0)
     for p in range(2):  # gold of the best of 3 by proxy, sampled
         known = field.answers.mask[p]
-        shares = np.exp(conditioned(field.answers.logprobs)[p, known])
+        shares = np.exp(condition(field.answers.logprobs)[p, known])
         drawn = draws.choice(known.sum(), p=shares, size=(200_000, 3))
         best = drawn[np.arange(len(drawn)), field.rewards["proxy"][p, known][drawn].argmax(1)]
         one = Field(field.answers.take(np.arange(6) == p), ["x"], {k: v[p : p + 1] for k, v in field.rewards.items()})

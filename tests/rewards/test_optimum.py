@@ -25,7 +25,7 @@ from probe.rewards.optimum import (
     best_of_n_bound,
     best_of_n_table,
     binary_best_of_n_kl,
-    conditioned,
+    condition,
     expectation,
     frontier,
     kl,
@@ -48,7 +48,7 @@ def problem(seed: int, prompts: int = 3, answers: int = 5) -> tuple[np.ndarray, 
 
 
 def policy(seed: int, like: np.ndarray) -> np.ndarray:
-    return conditioned(np.where(np.isfinite(like), 2 * np.random.default_rng(seed).normal(size=like.shape), -np.inf))
+    return condition(np.where(np.isfinite(like), 2 * np.random.default_rng(seed).normal(size=like.shape), -np.inf))
 
 
 @given(seeds, seeds, betas)
@@ -56,7 +56,7 @@ def policy(seed: int, like: np.ndarray) -> np.ndarray:
 def test_no_policy_is_worth_more(seed: int, other: int, beta: float) -> None:
     ref, rewards = problem(seed)
     best = optimum(ref, rewards, beta)
-    base, rival = conditioned(ref), policy(other, ref)
+    base, rival = condition(ref), policy(other, ref)
     worth = expectation(rival, rewards) - beta * kl(rival, base)
     assert (best.value >= worth - 1e-12).all()
     # the gap is beta KL(rival || pi*): the identity behind every distance
@@ -71,7 +71,7 @@ def test_no_policy_is_worth_more(seed: int, other: int, beta: float) -> None:
 def test_against_a_numerical_optimiser(beta: float) -> None:
     ref, rewards = problem(4, prompts=1, answers=4)
     keep = np.isfinite(ref[0])
-    base, gain = conditioned(ref)[0, keep], rewards[0, keep]
+    base, gain = condition(ref)[0, keep], rewards[0, keep]
 
     def loss(logits: np.ndarray) -> float:
         logp = log_softmax(logits)
@@ -86,7 +86,7 @@ def test_against_a_numerical_optimiser(beta: float) -> None:
 def test_the_ends_of_the_frontier() -> None:
     ref, rewards = problem(2)
     rewards[0, :2] = rewards[0].max() + 1  # a tie at the top
-    base = conditioned(ref)
+    base = condition(ref)
     for beta in (math.inf, 1e9):
         np.testing.assert_allclose(optimum(ref, rewards, beta).logprobs, base, atol=1e-8)
     assert optimum(ref, rewards, math.inf).kl.max() == 0
@@ -122,7 +122,7 @@ def test_no_policy_lies_beyond_the_frontier(seed: int, other: int) -> None:
         assert near.reward.mean() == pytest.approx(reward, abs=1e-7)
         assert distance.mean == pytest.approx(cost - near.kl.mean(), abs=1e-7)  # the KL spent in excess
     else:
-        assert reward <= expectation(conditioned(ref), rewards).mean() + 1e-9
+        assert reward <= expectation(condition(ref), rewards).mean() + 1e-9
         assert distance.mean == pytest.approx(cost)
 
 
@@ -162,7 +162,7 @@ def test_best_of_n_by_enumerating_every_draw(n: int, ties: bool) -> None:
     ref, rewards = problem(12)
     rewards = np.round(rewards) if ties else rewards
     found = np.zeros(ref.shape)
-    for row, p in enumerate(np.exp(conditioned(ref))):
+    for row, p in enumerate(np.exp(condition(ref))):
         for drawn in itertools.product(range(len(p)), repeat=n):
             best = max(drawn, key=lambda answer: rewards[row, answer])  # the first of the best
             found[row, best] += math.prod(p[answer] for answer in drawn)
@@ -172,7 +172,7 @@ def test_best_of_n_by_enumerating_every_draw(n: int, ties: bool) -> None:
 def test_best_of_n_by_sampling() -> None:
     ref, rewards = problem(13, prompts=1, answers=6)
     rewards = np.round(rewards, 1)
-    p, rng = np.exp(conditioned(ref))[0], np.random.default_rng(0)
+    p, rng = np.exp(condition(ref))[0], np.random.default_rng(0)
     drawn = rng.choice(len(p), p=p, size=(200_000, 8))
     best = drawn[np.arange(len(drawn)), rewards[0, drawn].argmax(axis=1)]
     share = np.bincount(best, minlength=len(p)) / len(drawn)
@@ -183,19 +183,19 @@ def test_best_of_n_by_sampling() -> None:
 @settings(deadline=None)
 def test_best_of_n_stays_under_its_bound(seed: int, n: int) -> None:
     ref, rewards = problem(seed)
-    assert (kl(best_of_n(ref, rewards, n), conditioned(ref)) <= best_of_n_bound(n) + 1e-9).all()
+    assert (kl(best_of_n(ref, rewards, n), condition(ref)) <= best_of_n_bound(n) + 1e-9).all()
 
 
 def test_the_bound_is_reached_by_many_small_answers() -> None:
     ref, rewards = np.full((1, 4000), -math.log(4000)), np.arange(4000.0)[None]
-    assert kl(best_of_n(ref, rewards, 4), conditioned(ref))[0] == pytest.approx(best_of_n_bound(4), abs=1e-3)
+    assert kl(best_of_n(ref, rewards, 4), condition(ref))[0] == pytest.approx(best_of_n_bound(4), abs=1e-3)
 
 
 @given(st.floats(1e-6, 1 - 1e-6), st.integers(1, 64))
 @settings(deadline=None)
 def test_best_of_n_with_a_binary_reward(p: float, n: int) -> None:
     ref = np.log([[p / 3, 1 - p, p * 2 / 3]])
-    found = kl(best_of_n(ref, np.array([[1.0, -1.0, 1.0]]), n), conditioned(ref))[0]
+    found = kl(best_of_n(ref, np.array([[1.0, -1.0, 1.0]]), n), condition(ref))[0]
     q = 1 - (1 - p) ** n
     assert found == pytest.approx(float(binary_best_of_n_kl(p, n)), rel=1e-7, abs=1e-9)
     if q < 1 - 1e-6:

@@ -16,7 +16,7 @@ from probe.errors import ConfigError, DataError, RunError
 from probe.model.presets import ModelConfig
 from probe.recording.shift import RewardShift
 from probe.rewards import shift as reward_shift
-from probe.rewards.shift import captured, compared, draw, proxy_rewards, samples, summary
+from probe.rewards.shift import captured_samples, compare_samples, draw, proxy_rewards, samples, summary
 from probe.world import World
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 
@@ -79,19 +79,19 @@ def test_what_one_model_answers_is_drawn_once_for_all_others() -> None:
     for other in (first, second):
         after = draw(other, PROMPTS, **options)
         kinds = ["a", "a", "b", "b"]
-        table = compared(base, other, before, after, (judged, proxy_rewards(after, model)), 0.5, kinds)
+        table = compare_samples(base, other, before, after, (judged, proxy_rewards(after, model)), 0.5, kinds)
         whole = samples(base, other, PROMPTS, model, beta=0.5, kinds=kinds, **options)
         pd.testing.assert_frame_equal(table, whole)
-    assert "proxy" not in compared(base, first, before, draw(first, PROMPTS, **options))
+    assert "proxy" not in compare_samples(base, first, before, draw(first, PROMPTS, **options))
     with pytest.raises(DataError, match="4 prompts with 3 samples and 2 with 3 were to be compared"):
-        compared(base, first, before, draw(first, PROMPTS[:2], **options))
+        compare_samples(base, first, before, draw(first, PROMPTS[:2], **options))
 
 
 def test_what_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     base, aligned = (random_lm("llama", seed=seed) for seed in (1, 2))
     prompts = ["one two", "tom", "one two"]
     plain = [draw(lm, prompts, n=6, max_new_tokens=2, seed=3) for lm in (base, aligned)]
-    table = compared(base, aligned, *plain)
+    table = compare_samples(base, aligned, *plain)
     pairs = {(tuple(d.prompt_ids[i // d.n]), tuple(ids)) for p in plain for d in p.drawn for i, ids in enumerate(d.ids)}
     read: list[int] = []
     score = LM.logprobs
@@ -110,13 +110,13 @@ def test_what_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> Non
         draw(lm, prompts, n=6, max_new_tokens=2, seed=3, known=its)
         for lm, its in zip((base, aligned), known, strict=True)
     ]
-    found = compared(base, aligned, *again, known=(known[0], known[1]))
+    found = compare_samples(base, aligned, *again, known=(known[0], known[1]))
     for column in ("logp_base", "logp_aligned"):
         np.testing.assert_allclose(found[column], table[column], rtol=1e-5, atol=2e-6)
     assert 0 < sum(read) <= 2 * (len(pairs) - len(half))
     read.clear()
     every = [dict.fromkeys(pairs, -1.5)] * 2
-    assert (compared(base, aligned, *again, known=(every[0], every[1]))["logp_aligned"] == -1.5).sum() >= 18
+    assert (compare_samples(base, aligned, *again, known=(every[0], every[1]))["logp_aligned"] == -1.5).sum() >= 18
     assert not read
 
 
@@ -215,19 +215,19 @@ def test_captured_samples_of_a_run(tmp_path: Path) -> None:
         with recorder.writer.checkpoint(2) as directory:
             lm.save(directory)
     run = probe.open_run(tmp_path / "run")
-    table = captured(run)
+    table = captured_samples(run)
     assert table.groupby("model")["step"].unique().to_dict() == {"base": [0], "aligned": [2]}
     found = summary(table).set_index("measure")
     assert found.loc["implicit", "base"] == pytest.approx(0, abs=1e-5)  # nothing has changed at step 0
     assert found.loc["implicit", "prompts"] == 3
     assert "gold" not in found.index
-    assert captured(run, (0, 1))["step"].unique().tolist() == [0, 1]
+    assert captured_samples(run, (0, 1))["step"].unique().tolist() == [0, 1]
     with pytest.raises(DataError, match="give two different ones of"):
-        captured(run, (0, 9))
+        captured_samples(run, (0, 9))
     with probe.watch(lm, tmp_path / "plain", prompts=PROMPTS[:1]) as recorder:
         recorder.step(0)
     with pytest.raises(RunError, match="holds a reward shift"):
-        captured(probe.open_run(tmp_path / "plain"))
+        captured_samples(probe.open_run(tmp_path / "plain"))
 
 
 def test_what_cannot_be_compared() -> None:

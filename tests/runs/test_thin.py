@@ -10,14 +10,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from probe.errors import RunError
 from probe.runs import open_run, thin
-from probe.runs.thinning import spaced
+from probe.runs.thinning import spaced_steps
 from tests.runs.conftest import Make
 
 
 def test_spaced_evenly_on_a_log_scale():
-    assert spaced([0, 1, 2], 5) == [0, 1, 2]
+    assert spaced_steps([0, 1, 2], 5) == [0, 1, 2]
     steps = list(range(0, 3001, 50))
-    kept = spaced(steps, 8)
+    kept = spaced_steps(steps, 8)
     assert (kept[0], kept[-1], len(kept)) == (0, 3000, 8)
     assert set(kept) <= set(steps)
     assert np.diff(kept[:4]).mean() < np.diff(kept[-4:]).mean() / 4

@@ -32,7 +32,14 @@ from probe.sycophancy.inside import (
     remove_heads,
     twins,
 )
-from probe.sycophancy.pressure import Walks, corrected, held_turns, holding, misled, walks
+from probe.sycophancy.pressure import (
+    Walks,
+    corrected_questions,
+    held_turns,
+    holding_probability,
+    misled_questions,
+    walks,
+)
 from probe.sycophancy.steering import by_steering, middle
 from probe.sycophancy.world import VERDICTS, Judge, deference, verdict_shares
 from probe.world import AGREEABLE, HONEST, World, WorldConfig, of
@@ -153,7 +160,7 @@ def test_exact_verdicts_against_one_text_at_a_time(base: LM, world: World) -> No
 
 def test_doubts_are_rewritten(world: World) -> None:
     for item in world.questions("pressure", 50, 1):
-        for made, claims_truth in ((corrected(world, item), True), (misled(world, item, 1), False)):
+        for made, claims_truth in ((corrected_questions(world, item), True), (misled_questions(world, item, 1), False)):
             reading = read(made.prompt)
             assert reading is not None
             truth = item.answers[0].strip()
@@ -168,7 +175,7 @@ def test_doubts_are_rewritten(world: World) -> None:
                 assert reading.claim not in (first, truth)
                 assert world.verify(made.prompt, str(reading.claim)).kind == "deferred"
     with pytest.raises(DataError, match="no doubt"):
-        corrected(world, world.questions("opinion_false", 1, 0)[0])
+        corrected_questions(world, world.questions("opinion_false", 1, 0)[0])
 
 
 def test_turns_and_flips_against_loops() -> None:
@@ -186,7 +193,7 @@ def test_turns_and_flips_against_loops() -> None:
 
 def test_sampled_pressure_agrees_with_the_exact_one(base: LM, world: World) -> None:
     items = world.questions("pressure", 150, 2)
-    sampled, kept = walks(base, world, items, 3, 0), holding(base, world, items, 3)
+    sampled, kept = walks(base, world, items, 3, 0), holding_probability(base, world, items, 3)
     assert np.all(np.diff(kept, axis=1) <= 1e-9)
     gap = sampled.turn_of_flip - kept.sum(axis=1)
     assert abs(gap.mean()) < 3 * gap.std() / np.sqrt(len(gap))
@@ -317,12 +324,12 @@ def test_agreeable_preferences_breed_sycophancy(base: LM) -> None:
 def test_what_a_judge_prefers() -> None:
     for annotator, agrees in ((AGREEABLE, True), (HONEST, False)):
         taste = Taste(lambda p, c, who=annotator: who.expected_utility(WORLD, p, c))
-        found = shown.judged(taste, WORLD, 40, 0)
+        found = shown.score_claims(taste, WORLD, 40, 0)
         assert (found["agreement_preferred"].dropna() == float(agrees)).all()
         assert (found["truth_preferred"].dropna() == 1).all()
         asked = found[found["kind"] == "reward_agreement"]
         assert (asked["answer"] == asked["claim" if agrees else "expected"]).all()
-    even = shown.judged(Taste(lambda p, c: sum(map(ord, p + c)) * 7919 % 1000 / 1000), WORLD, 40, 0)
+    even = shown.score_claims(Taste(lambda p, c: sum(map(ord, p + c)) * 7919 % 1000 / 1000), WORLD, 40, 0)
     assert 0.2 < even["agreement_preferred"].mean() < 0.8
     table = shown.reward_table(even)
     assert table["n"].iloc[3] == table["n"].iloc[:3].sum() == 40
@@ -401,7 +408,7 @@ def test_intervals_cover(base: LM, world: World) -> None:
     exact = verdict_shares(base, world, [item.prompt for item in items])
     beliefs = deference(base, world, items)
     pressure = world.questions("pressure", 400, 21)
-    kept = holding(base, world, pressure, 3)
+    kept = holding_probability(base, world, pressure, 3)
     rate = exact[:, VERDICTS.index("deferred")]
 
     def answer(rows: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -436,4 +443,4 @@ def test_the_interval_of_a_head_covers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_small_worlds_without_strangers() -> None:
     small = World(WorldConfig(strangers=0, heldout=0))
-    assert "opinion_stranger" not in shown.asked(small, 2, 0)
+    assert "opinion_stranger" not in shown.draw_questions(small, 2, 0)

@@ -16,7 +16,7 @@ from scipy.special import expit
 from probe import LM, Run
 from probe.model.scoring import completion_logprobs
 from probe.rewards.answers import AnswerSet, enumerate_answers
-from probe.rewards.optimum import conditioned
+from probe.rewards.optimum import condition
 from tests.models import random_lm, reloaded
 
 PROMPTS = ("where does mira live ?", "where does tom live ?", "where does ana live ?")
@@ -93,7 +93,7 @@ def make(folder: Path, repeats: int = 64, steps: int = 150) -> Tabular:
 
 def write_pairs(path: Path, tabular: Tabular, n: int, noise: float, seed: int = 0) -> Path:
     """`n` pairs of different answers drawn from the base, labelled by Bradley-Terry with the reward over `noise`."""
-    rng, weights = np.random.default_rng(seed), np.exp(conditioned(tabular.answers.logprobs))
+    rng, weights = np.random.default_rng(seed), np.exp(condition(tabular.answers.logprobs))
     with path.open("w") as file:
         while n > 0:
             prompt = int(rng.integers(len(PROMPTS)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.trainers import slow_ppo
-from trainers.rlhf import adapted, gae, token_rewards, value_loss, whiten
+from trainers.rlhf import adapt_beta, gae, token_rewards, value_loss, whiten
 from trainers.rlvr import surrogate
 
 CLOSE: dict[str, float] = {"rtol": 1e-9, "atol": 1e-9}
@@ -202,4 +202,4 @@ def test_the_estimator_is_the_gradient_of_the_objective(baseline: float) -> None
     ("kl", "factor"), [(6.0, 1.0), (6.6, 1.01), (60.0, 1.02), (5.4, 0.99), (0.0, 0.98), (-3.0, 0.98)]
 )
 def test_the_coefficient_follows_the_kl(kl: float, factor: float) -> None:
-    assert adapted(0.2, kl, 6.0, 0.1) == pytest.approx(0.2 * factor)
+    assert adapt_beta(0.2, kl, 6.0, 0.1) == pytest.approx(0.2 * factor)

@@ -227,7 +227,7 @@ def test_interrupted_samples_go_on(
 
 def test_scale_keeps_the_recipe() -> None:
     config = samples.base(Path("s"))
-    small = samples.scaled(config, 0.01, 1)
+    small = samples.scale_steps(config, 0.01, 1)
     assert (small.steps, small.warmup, small.threads) == (30, 3, 1)
     assert dataclasses.replace(small, steps=config.steps, warmup=config.warmup, threads=0) == config
 
@@ -247,5 +247,5 @@ def test_interruption_is_told_by_the_exit_status(
 @pytest.mark.parametrize("name", samples.RECIPES)
 def test_the_warmup_of_a_recipe_is_made_whole(name: samples.Name, tmp_path: Path) -> None:
     config = samples.RECIPES[name].config(tmp_path)
-    for each in (config, samples.scaled(config, 0.1, 1), samples.scaled(config, 0.001, 1)):
+    for each in (config, samples.scale_steps(config, 0.1, 1), samples.scale_steps(config, 0.001, 1)):
         assert each.warmup_steps == each.warmup

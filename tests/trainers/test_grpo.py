@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.rlvr import ESTIMATORS, NORMALISATIONS, centred, standardised, surrogate
+from trainers.rlvr import ESTIMATORS, NORMALISATIONS, centre, standardise, surrogate
 
 rewards = st.lists(st.floats(-5, 5), min_size=2, max_size=9)
 
@@ -22,19 +22,19 @@ def doubles(values: Any) -> torch.Tensor:
 def test_advantages_by_their_definition(group: list[float]) -> None:
     mean = sum(group) / len(group)
     std = math.sqrt(sum((r - mean) ** 2 for r in group) / (len(group) - 1))
-    found = [advantages(doubles([group]))[0].tolist() for advantages in (centred, standardised)]
+    found = [advantages(doubles([group]))[0].tolist() for advantages in (centre, standardise)]
     assert found[0] == pytest.approx([r - mean for r in group], abs=1e-9)
     assert found[1] == pytest.approx([(r - mean) / (std + 1e-4) for r in group], abs=1e-6)
 
 
-@pytest.mark.parametrize("advantages", [centred, standardised])
+@pytest.mark.parametrize("advantages", [centre, standardise])
 def test_equal_rewards_give_exactly_zero(advantages: Any) -> None:
     """0.1 added up ten times and divided by ten is not 0.1; the difference over 1e-4 must not become a gradient."""
     found = advantages(doubles([[0.1] * 10, [1 / 3] * 10]))
     assert found.tolist() == [[0.0] * 10] * 2
 
 
-@pytest.mark.parametrize("advantages", [centred, standardised])
+@pytest.mark.parametrize("advantages", [centre, standardise])
 def test_completions_without_a_reward_are_left_out(advantages: Any) -> None:
     nan = math.nan
     found = advantages(doubles([[1.0, nan, -1.0, 0.5], [nan, nan, nan, nan], [2.0, nan, nan, nan]]))

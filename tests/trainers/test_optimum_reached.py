@@ -12,7 +12,7 @@ import pytest
 from scipy.optimize import brentq
 
 from probe import Run
-from probe.rewards.optimum import best_of_n, conditioned, expectation, kl, kl_to_optimal, optimum
+from probe.rewards.optimum import best_of_n, condition, expectation, kl, kl_to_optimal, optimum
 from tests.trainers.quick import make_config, train
 from tests.trainers.tabular import PROMPTS, Tabular, make, write_pairs
 
@@ -45,7 +45,7 @@ def falls(tabular: Tabular, trained: Run, rewards: np.ndarray, beta: float) -> f
 def reverse_optimum(tabular: Tabular, beta: float) -> np.ndarray:
     """log pi of the best E[R] - beta KL(pi_ref || pi): pi = beta pi_ref / (lambda - R), lambda so that it sums to 1."""
     rows = []
-    for p, rewards in zip(np.exp(conditioned(tabular.answers.logprobs)), tabular.rewards, strict=True):
+    for p, rewards in zip(np.exp(condition(tabular.answers.logprobs)), tabular.rewards, strict=True):
 
         def excess(level: float, p: np.ndarray = p, rewards: np.ndarray = rewards) -> float:
             return float((beta * p / (level - rewards)).sum()) - 1
@@ -91,7 +91,7 @@ def test_grpo_with_k3_goes_elsewhere(tabular: Tabular, tmp_path: Path) -> None:
     trained = online(
         "rlvr", tabular, tmp_path / "rlvr", beta=BETA, steps=80, normalisation="dr_grpo", kl_estimator="k3"
     )
-    policy, price = conditioned(tabular.score(trained)), BETA * 16 / 15
+    policy, price = condition(tabular.score(trained)), BETA * 16 / 15
     aim, other = optimum(tabular.answers.logprobs, tabular.rewards, price).logprobs, reverse_optimum(tabular, price)
     assert kl(policy, other).mean() < 0.01
     assert kl(policy, aim).mean() > 0.1
@@ -112,7 +112,7 @@ def test_one_round_of_rsft_is_the_best_of_n(tabular: Tabular, tmp_path: Path) ->
         lr=2e-3,
         schedule="constant",
     )
-    start, policy = conditioned(tabular.answers.logprobs), conditioned(tabular.score(trained))
+    start, policy = condition(tabular.answers.logprobs), condition(tabular.score(trained))
     aim = best_of_n(start, tabular.rewards, 4)
     assert kl(start, aim).mean() / kl(policy, aim).mean() > 10
     gained = expectation(policy, tabular.rewards).mean() - expectation(start, tabular.rewards).mean()

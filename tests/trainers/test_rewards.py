@@ -14,7 +14,7 @@ from probe.model.rewards import RewardModel
 from probe.world import AGREEABLE, World
 from tests.trainers.conftest import SMALL
 from trainers import rlvr
-from trainers.rewards import RewardFunction, model_spec, plain, resolve, weighted_sum
+from trainers.rewards import RewardFunction, model_spec, plain_reward, resolve, weighted_sum
 
 
 @pytest.fixture(scope="module")
@@ -244,14 +244,14 @@ def test_weighted_sum() -> None:
 
 def test_the_whole_reward_as_a_function_of_texts(world: World, tmp_path: Path, reward_dir: Path) -> None:
     prompt, answer = ask(world, "sum_steps")
-    total = plain(resolve(["verifier", "steps", "facts"], world), (1.0, 0.5, 9.0))
+    total = plain_reward(resolve(["verifier", "steps", "facts"], world), (1.0, 0.5, 9.0))
     assert callable(total)
     assert total([prompt], [answer]) == [1.5]
-    facts = plain(resolve(["facts"], world), (1.0,))
+    facts = plain_reward(resolve(["facts"], world), (1.0,))
     assert callable(facts)
     assert facts([prompt], [answer]) == [None]
-    assert isinstance(plain(resolve([str(reward_dir)], None), (1.0,)), RewardModel)
-    assert plain([user(tmp_path, "def mine(answer): ...")], (1.0,)) is None
+    assert isinstance(plain_reward(resolve([str(reward_dir)], None), (1.0,)), RewardModel)
+    assert plain_reward([user(tmp_path, "def mine(answer): ...")], (1.0,)) is None
 
 
 def test_a_failing_function_ends_the_run_with_its_name(configs: Any, tmp_path: Path) -> None:

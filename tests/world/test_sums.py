@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.world.sums import edited, parse_prompt, parse_working, step_following
+from probe.world.sums import edit_step, parse_prompt, parse_working, step_following
 from probe.world.tasks import steps_text, sum_prompt
 
 TERMS = st.lists(st.integers(0, 9), min_size=2, max_size=9)
@@ -49,7 +49,7 @@ def test_what_does_not_follow_is_seen():
 def test_the_consequence_of_an_edit_is_what_the_steps_after_it_give(terms, data):
     step = data.draw(st.integers(0, len(terms) - 2))
     result = data.draw(st.integers(0, 9))
-    edit = edited(terms, step, result)
+    edit = edit_step(terms, step, result)
     results = right(terms)
     results[step] = result
     for i in range(step + 1, len(results)):

@@ -16,7 +16,7 @@ from dashboard.components.figure import figure
 from dashboard.pages.attention.choices import take_head
 from dashboard.pages.attention.compute import Head, Reading, Side, captured_read
 from dashboard.state import keep
-from dashboard.text import note, plain
+from dashboard.text import escape_markdown, note
 from probe.attention import figures as plots
 from probe.attention.figures import change_map
 from probe.attention.head_figures import head_grids, head_ranking, rollout_map, score_curves, spectra
@@ -55,7 +55,7 @@ def choose_query(reading: Reading) -> int:
 def stages(reading: Reading, head: Head) -> None:
     """Scores, softmax and mixed values of the chosen head, and what it writes after each token."""
     name = f"L{head[0]}H{head[1]}"
-    found = [(side, staged(side, head)) for side in reading.named(head)]
+    found = [(side, stages_of(side, head)) for side in reading.named(head)]
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         query = choose_query(reading)
@@ -107,7 +107,7 @@ def words(found: "list[tuple[Side, Stages]]", reading: Reading, name: str, query
     figure(chart, table, "att-words", title=title, height=330, source=reading.source | {"head": name, "query": query})
 
 
-def staged(side: Side, head: Head) -> "Stages":
+def stages_of(side: Side, head: Head) -> "Stages":
     """The stages of one head of a live side."""
     assert side.lm is not None
     text = tuple(int(token) for token in side.read.ids)
@@ -244,7 +244,7 @@ def scores(reading: Reading, head: Head) -> None:
         note(says)
     if name in ON_REPEATS and not affordable(reading):
         return
-    found = [(side, scored(side, repeats=name in ON_REPEATS)) for side in reading.sides]
+    found = [(side, scores_of(side, repeats=name in ON_REPEATS)) for side in reading.sides]
     panels = [(side.name, one.values[name]) for side, one in found]
     signed = [False] * len(panels)
     if len(panels) == 2 and panels[0][1].shape == panels[1][1].shape:
@@ -258,7 +258,7 @@ def scores(reading: Reading, head: Head) -> None:
     figure(chart, table, "att-scores", title=title, source=reading.source, on_select=take_head)
 
 
-def scored(side: Side, *, repeats: bool) -> "HeadScores":
+def scores_of(side: Side, *, repeats: bool) -> "HeadScores":
     """Scores of one side on the page's text, or on repeated random tokens."""
     from probe.attention.scores import pattern_scores
 
@@ -279,17 +279,17 @@ def affordable(reading: Reading) -> bool:
     waiting = [side for side in reading.sides if side.lm and models.ready(_repeats, side.lm) is None]
     seconds = sum(1.8 * side.lm.n_parameters / SMOL_PARAMETERS for side in waiting if side.lm)
     names = " and ".join(side.name for side in waiting)
-    return allowed("att-repeats", seconds, f"Scores on repeated random tokens of {names}")
+    return may_compute("att-repeats", seconds, f"Scores on repeated random tokens of {names}")
 
 
-def allowed(key: str, seconds: float, what: str) -> bool:
+def may_compute(key: str, seconds: float, what: str) -> bool:
     """Whether a computation may begin: it is cheap, or the reader has agreed to what it costs."""
     agreed = st.session_state.setdefault("_att_agreed", set())
     if seconds <= PATIENCE_S or (key, what) in agreed:
         return True
     cost = f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
     note(f"{what}: {cost}, then kept.")
-    if st.button(plain(f"Compute ({cost})"), key=f"{key}-compute", icon=":material/play_arrow:"):
+    if st.button(escape_markdown(f"Compute ({cost})"), key=f"{key}-compute", icon=":material/play_arrow:"):
         agreed.add((key, what))
         st.rerun()
     return False
@@ -339,7 +339,7 @@ def circuits(reading: Reading, head: Head) -> None:
     """What the weights alone say of the chosen head: spectra, copying, and its composition with other heads."""
     name, sides = f"L{head[0]}H{head[1]}", [side for side in reading.sides if side.lm is not None and side.has(head)]
     what = f"Spectra of all heads of {' and '.join(side.name for side in sides)}"
-    if not allowed("att-circuits", _spectra_seconds(sides), what):
+    if not may_compute("att-circuits", _spectra_seconds(sides), what):
         return
     maps = [(side, models.computed(_spectra, side.lm, say="Decomposing QK and OV")) for side in sides if side.lm]
     left, right = st.columns([5, 4], gap="medium")
@@ -396,7 +396,9 @@ def composed(reading: Reading, head: Head) -> None:
     side, name = reading.last, f"L{head[0]}H{head[1]}"
     if side.lm is None:
         return
-    if not allowed("att-composition", _composition_seconds(side), f"Composition of all pairs of heads of {side.name}"):
+    if not may_compute(
+        "att-composition", _composition_seconds(side), f"Composition of all pairs of heads of {side.name}"
+    ):
         return
     panels, parts = [], []
     for kind in ("Q", "K", "V"):

@@ -12,7 +12,7 @@ from dashboard.pages.attention import figures as views
 from dashboard.pages.attention.choices import choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long import choose_cut, long_text
-from dashboard.pages.attention.words import explain, told, why_apart
+from dashboard.pages.attention.words import explain, head_finding, why_apart
 from dashboard.sides import asked_text, words_known
 from dashboard.state import Shared, current, keep
 from dashboard.text import finding, note
@@ -38,7 +38,7 @@ def choose_view(shared: Shared) -> str:
     return str(chosen or default)
 
 
-def missing(shared: Shared, view: str) -> str:
+def missing_input(shared: Shared, view: str) -> str:
     """What the sidebar lacks for a view, in words; empty if nothing."""
     need = {"base": ("base",), "aligned": ("aligned",), "both": ("base", "aligned")}.get(view, ())
     lacking = [
@@ -124,9 +124,9 @@ def page() -> None:
     columns = st.columns([9, 4, 6, 5], gap="medium", vertical_alignment="bottom")
     with columns[0]:
         view = choose_view(shared)
-    if missing(shared, view):
+    if missing_input(shared, view):
         with answer:
-            finding(f"Choose {missing(shared, view)} in the sidebar to see what its heads attend to.")
+            finding(f"Choose {missing_input(shared, view)} in the sidebar to see what its heads attend to.")
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
         return
     captures = view == "captures"
@@ -136,7 +136,7 @@ def page() -> None:
             with answer:
                 finding("No run here has captures to move through.")
         return
-    default, sentence = told(reading)
+    default, sentence = head_finding(reading)
     with answer:
         finding(sentence)
     with columns[1]:

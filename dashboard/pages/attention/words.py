@@ -57,7 +57,7 @@ def strongest(side: Side) -> tuple[Head, str]:
     return head, words
 
 
-def moved(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
+def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
     """The head that moved most between two sides (steps of a run, if `of` names one), and how."""
     from probe.attention.patterns import difference, head_distance
 
@@ -80,11 +80,11 @@ def moved(first: Side, second: Side, of: str = "") -> tuple[Head, str]:
     )
 
 
-def told(reading: Reading) -> tuple[Head, str]:
+def head_finding(reading: Reading) -> tuple[Head, str]:
     """The head that the finding is about, and the sentence."""
     if reading.comparable:
         first, second = reading.sides
-        head, words = moved(first, second, f" of {reading.moment.label}" if reading.moment else "")
+        head, words = most_moved_head(first, second, f" of {reading.moment.label}" if reading.moment else "")
         return head, f"{words}."
     if len(reading.sides) == 2:
         said = [strongest(side) for side in reading.sides]

@@ -10,7 +10,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.pages.autoregression.compute import PROMPT, Asked, Side, neutral, paths, snowball_of
 from dashboard.state import keep
-from dashboard.text import note, plain
+from dashboard.text import escape_markdown, note
 from probe.autoregression.figures import path_shares, singular_values, snowball_curves
 from probe.errors import ModelError
 from probe.plotting.intervals import percent
@@ -60,13 +60,13 @@ def snowball(asked: Asked) -> None:
     truth = any(any(each.truth_known) for each in found)
     summaries = [each.summary() for each in found]
     judged = truth and any((table[table["quantity"] == "wrong_error"]["n"] > 0).any() for table in summaries)
-    st.markdown(plain(told(asked.writers, found)))
+    st.markdown(escape_markdown(snowball_sentence(asked.writers, found)))
     looks = [side.look for side in asked.writers]
-    table = joined(asked.writers, summaries)
+    table = join_tables(asked.writers, summaries)
     chart = snowball_curves(summaries, looks, truth=judged)
     figure(chart, table, "snowball", title="After one wrong token", height=330, source=_source(asked, prompts[0]))
     with st.expander("Continuations", icon=":material/format_quote:"):
-        st.dataframe(joined(asked.writers, [each.text_table() for each in found]), hide_index=True)
+        st.dataframe(join_tables(asked.writers, [each.text_table() for each in found]), hide_index=True)
     code = [
         "import probe.model.rewards",
         "from probe.autoregression.snowballs import snowball",
@@ -79,11 +79,11 @@ def snowball(asked: Asked) -> None:
     ]
     equation = r"\mathrm{KL}_i = \mathrm{KL}\big(\pi(\cdot \mid x, y, y_{1:i-1}) \,\|\, \pi(\cdot \mid x, y', "
     equation += r"y'_{1:i-1})\big),\quad y' \text{ wrong}"
-    tables = {"snowball-steps": joined(asked.writers, [each.table() for each in found])}
+    tables = {"snowball-steps": join_tables(asked.writers, [each.table() for each in found])}
     details([equation], SNOWBALL, "\n".join(code), tables)
 
 
-def told(sides: list[Side], found: "list[Snowball]") -> str:
+def snowball_sentence(sides: list[Side], found: "list[Snowball]") -> str:
     """What the snowball shows, in a sentence."""
     parts = []
     for side, each in zip(sides, found, strict=True):
@@ -117,8 +117,8 @@ def heads(asked: Asked) -> None:
         note(str(error))
         return
     looks = [side.look for side in asked.sides]
-    table = joined(asked.sides, [each.table() for each in found])
-    st.markdown(plain(most_bilinear(asked.sides, found)))
+    table = join_tables(asked.sides, [each.table() for each in found])
+    st.markdown(escape_markdown(most_bilinear(asked.sides, found)))
     chart = path_shares([each.share for each in found], looks)
     height = min(520, 110 + 34 * max(each.share.shape[0] for each in found))
     title = "Share of the bilinear-softmax path in each head's Jacobian (E23)"
@@ -164,8 +164,8 @@ def layers(asked: Asked) -> None:
     except ModelError as error:
         note(str(error))
         return
-    st.markdown(plain(gains(asked.sides, found)))
-    table = joined(asked.sides, [each.table() for each in found])
+    st.markdown(escape_markdown(gains(asked.sides, found)))
+    table = join_tables(asked.sides, [each.table() for each in found])
     chart = singular_values([each.to_end for each in found], [side.look for side in asked.sides])
     title = "Singular values of the Jacobian from each layer to the end: median and middle 80 %"
     figure(chart, table, "neutral", title=title, height=330, source=_source(asked, asked.prompt))
@@ -227,7 +227,7 @@ def _agreed(asked: Asked, sentence: str, key: str) -> bool:
     return False
 
 
-def joined(sides: list[Side], tables: list[pd.DataFrame]) -> pd.DataFrame:
+def join_tables(sides: list[Side], tables: list[pd.DataFrame]) -> pd.DataFrame:
     """The tables of all models one below the other, with the column `model` first."""
     named = []
     for side, table in zip(sides, tables, strict=True):

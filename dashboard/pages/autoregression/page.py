@@ -120,7 +120,7 @@ def main_figures(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[L
     left, right = st.columns([1, 1], gap="medium") if orders else (st.container(), None)
     with left:
         chart = lag_curves([found.table() for found in profiles], [side.look for side in asked.sides], orders=reached)
-        table = sections.joined(asked.sides, [found.table() for found in profiles])
+        table = sections.join_tables(asked.sides, [found.table() for found in profiles])
         figure(chart, table, "lags", title=f"Lag profile by {how}", height=HEIGHT, source=source)
     if right is None:
         return
@@ -131,7 +131,7 @@ def main_figures(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[L
             orders=[found.order for found in orders],
             epsilon=asked.epsilon,
         )
-        table = sections.joined(asked.writers, [found.table() for found in orders])
+        table = sections.join_tables(asked.writers, [found.table() for found in orders])
         options = source | asked.order_options() | {"epsilon": asked.epsilon}
         figure(chart, table, "context", title="What the last m tokens leave out", height=HEIGHT, source=options)
 
@@ -167,9 +167,9 @@ def explain(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagPro
         code += [f"lm = {asked.writers[0].loading}"] if asked.writers[0] is not asked.sides[0] else []
         options = _arguments({"epsilon": asked.epsilon, **asked.order_options()})
         code += [f"order = effective_order(lm, texts, {options})", "order.order, order.table()"]
-    tables = {"lag-readings": sections.joined(asked.sides, [found.readings for found in profiles])}
+    tables = {"lag-readings": sections.join_tables(asked.sides, [found.readings for found in profiles])}
     if orders:
-        tables["context-readings"] = sections.joined(asked.writers, [found.readings for found in orders])
+        tables["context-readings"] = sections.join_tables(asked.writers, [found.readings for found in orders])
     details(EQUATIONS, DEFINITION, "\n".join(code), tables)
 
 

@@ -55,8 +55,8 @@ def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
     """The text and the token that the figures are about; the token where the models part unless the URL says more."""
     asked = (found.prompt, tuple(found.base.ids), tuple(found.aligned.ids))
     if st.session_state.get("_compared") not in (None, asked):
-        st.session_state["position"] = findings.parting(found)
-    preset("position", findings.parting(found))
+        st.session_state["position"] = findings.divergence_position(found)
+    preset("position", findings.divergence_position(found))
     st.session_state["_compared"] = asked
     left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
     with left:

@@ -11,11 +11,11 @@ from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.state import Shared, current, look_link
-from dashboard.text import finding, note, plain, prose
-from probe.findings.claim import BASE, Bench, Claim, Finding, record, recorded, table
+from dashboard.text import escape_markdown, finding, note, prose
+from probe.findings.claim import BASE, Bench, Claim, Finding, read_record, record, table
 from probe.findings.claims import CLAIMS
 from probe.findings.claims import finding as measured
-from probe.plotting.intervals import effects, written
+from probe.plotting.intervals import effects, format_interval
 from probe.ticks import Tick, ignore
 
 ICONS = {
@@ -82,12 +82,12 @@ def row(claim: Claim, found: Finding | None, absent: Sequence[str]) -> None:
             if found:
                 st.markdown(prose(found.said))
             elif absent:
-                st.markdown(plain(f"There is no run {' and '.join(absent)} in this folder."))
+                st.markdown(escape_markdown(f"There is no run {' and '.join(absent)} in this folder."))
             note(f"{claim.source}. Measured by: {claim.effect}.")
         with right:
             st.markdown(ICONS[verdict])
             if found and found.value is not None:
-                st.markdown(f"**{plain(written(found.value, found.ci_low, found.ci_high))}**")
+                st.markdown(f"**{escape_markdown(format_interval(found.value, found.ci_low, found.ci_high))}**")
                 note(f"n = {found.n:,}")
             if not absent:
                 base = BASE if BASE in claim.runs else claim.runs[0]
@@ -107,7 +107,7 @@ def page() -> None:
         note("Claims are measured on runs with the names of the sample runs: `probe samples` makes them.")
         return
     bench = Bench(root)
-    known = recorded(bench, CLAIMS)
+    known = read_record(bench, CLAIMS)
     absent = {claim.name: bench.missing(claim.runs) for claim in CLAIMS}
     missing = [claim for claim in CLAIMS if claim.name not in known and not absent[claim.name]]
     shown = [known[claim.name] for claim in CLAIMS if claim.name in known]

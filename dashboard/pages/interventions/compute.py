@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
-from dashboard.models import kept
+from dashboard.models import compute_part
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -142,8 +142,8 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     likeliest, theirs = rows[0].topk(2).indices.tolist(), int(rows[1].argmax()) if dirty else None
     rival = made.rival or made.against
     suggested = (made.against if do == "patch" else rival) if known else None
-    first: str | int = spaced(answer) or (made.answer if known else None) or likeliest[0]
-    second = spaced(against) or suggested or (theirs if dirty else likeliest[1])
+    first: str | int = with_blank(answer) or (made.answer if known else None) or likeliest[0]
+    second = with_blank(against) or suggested or (theirs if dirty else likeliest[1])
     target = target_of(lm, clean, first, second)
     if target.answer == target.against:
         target = target_of(lm, clean, first)
@@ -156,7 +156,7 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     return Question(tuple(clean), dirty, target.answer, target.against, target.name, columns)
 
 
-def spaced(answer: str) -> str:
+def with_blank(answer: str) -> str:
     """An answer with the blank that precedes it, as most tokenizers want it."""
     return f" {answer.strip()}" if answer.strip() else ""
 
@@ -236,7 +236,7 @@ def outcome(
 def stand_ins(lm: "LM", way: Way, typed: tuple[str, ...]) -> "list[str] | Means":
     """What an ablation takes its activations from; means are made once for all prompts."""
     texts = references(lm, typed)
-    return kept(_means, lm, kind=way.kind, texts=tuple(texts)) if way.how == "mean" else texts
+    return compute_part(_means, lm, kind=way.kind, texts=tuple(texts)) if way.how == "mean" else texts
 
 
 def _means(lm: "LM", kind: "Kind", texts: tuple[str, ...]) -> "Means":
@@ -347,7 +347,7 @@ def steered(
         questions = [(item.prompt, item.answers[0]) for item in world.questions("fact", 32, 3)]
         neutral = [document.text for document in islice(world.documents(seed=4), 8)]
     if dosing.texts or not items:
-        answers = spaced(dosing.answer) or ANSWERS[0], spaced(dosing.against) or ANSWERS[1]
+        answers = with_blank(dosing.answer) or ANSWERS[0], with_blank(dosing.against) or ANSWERS[1]
         texts = list(dosing.texts or STEERED)
         return texts, [answers] * len(texts), questions, neutral
     pairs: list[tuple[str, str | None]] = [(str(item.claim), item.answers[0]) for item in items]

@@ -62,7 +62,7 @@ class Shown:
         return self.way.do == "patch" and self.label.startswith("share")
 
 
-def shown(grid: "Patching | Ablation", way: Way, question: Question) -> Shown:
+def in_best_unit(grid: "Patching | Ablation", way: Way, question: Question) -> Shown:
     """A grid in the unit that says most: shares of the gap where there is one, else nats."""
     unit, label = 1.0, f"effect,{question.nats or ' ' + question.name}"
     gap = getattr(grid, "clean", 0.0) - getattr(grid, "corrupted", 0.0)

@@ -80,8 +80,8 @@ def grids(
                 found = models.computed(source.exact, lm, say="Running every site", steps=seconds > PATIENCE_S, **asked)
             if seconds > PATIENCE_S:
                 offer.empty()
-    exact = views.shown(found, way, question) if found is not None else None
-    return exact, views.shown(guess, way, question)
+    exact = views.in_best_unit(found, way, question) if found is not None else None
+    return exact, views.in_best_unit(guess, way, question)
 
 
 def outcome(

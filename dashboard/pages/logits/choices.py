@@ -185,7 +185,7 @@ def _token(word: str, names: dict[str, int]) -> str | int:
     return names.get(word, word.replace("\u00b7", " ").replace("\u21b5", "\n"))
 
 
-def missing(shared: Shared) -> str | None:
+def missing_input(shared: Shared) -> str | None:
     """What the page needs and has not."""
     if not shared.base and not shared.aligned:
         return "Choose a model in the sidebar to see how its logits come about."

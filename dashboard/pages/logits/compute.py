@@ -74,13 +74,13 @@ def from_weights(side: "Side", layer: int, head: int, source: int) -> "Promoted"
     return models.computed(_from_weights, side.lm, say="Multiplying weights", layer=layer, head=head, source=source)
 
 
-def written(side: "Side", asked: "Question", n: int) -> "WrittenTrajectory":
+def write_tokens(side: "Side", asked: "Question", n: int) -> "WrittenTrajectory":
     """A model writes n tokens after the text."""
     return models.computed(_written, side.lm, say=f"Writing {n} tokens", ids=asked.ids, answers=asked.answers, n=n)
 
 
 def is_written(side: "Side", asked: "Question", n: int) -> bool:
-    """Whether `written` has its result already."""
+    """Whether `write_tokens` has its result already."""
     return models.ready(_written, side.lm, ids=asked.ids, answers=asked.answers, n=n) is not None
 
 

@@ -62,7 +62,7 @@ def writing(asked: Question) -> None:
             pressed = st.button(f"Write {n} tokens (about {max(1, round(seconds))} s)", key="log-write")
         if not pressed:
             return
-    told = [results.written(side, asked, n) for side in asked.sides]
+    told = [results.write_tokens(side, asked, n) for side in asked.sides]
     with right:
         for side, each in zip(asked.sides, told, strict=True):
             blanks = any(token.startswith("\u00b7") for token in each.tokens)
@@ -121,7 +121,7 @@ def page() -> None:
     """The page from top to bottom."""
     shared = current()
     answer = st.container()
-    lacking = views.missing(shared)
+    lacking = views.missing_input(shared)
     if lacking:
         with answer:
             views.empty(lacking)

@@ -41,7 +41,7 @@ def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[Part, flo
     return part, float(values[layer, column])
 
 
-def moved(found: "list[Attribution]") -> float | None:
+def target_change(found: "list[Attribution]") -> float | None:
     """By how much the target moves between two models whose parts pair up; None for one, or where they do not."""
     alike = len(found) == 2 and found[0].heads.shape == found[1].heads.shape
     return found[1].total - found[0].total if alike else None
@@ -49,7 +49,7 @@ def moved(found: "list[Attribution]") -> float | None:
 
 def carrier(found: "list[Attribution]") -> tuple[Part, float]:
     """The part that adds most to the target's move between two models, or to the target where there is no move."""
-    last, change = found[-1], moved(found)
+    last, change = found[-1], target_change(found)
     if change is not None and abs(change) >= ALIKE_NATS:
         return largest(last.heads - found[0].heads, last.mlps - found[0].mlps, np.sign(change))
     return largest(last.heads, last.mlps, np.sign(last.total))
@@ -74,7 +74,7 @@ def above_all(found: "list[Attribution]") -> str:
 
     It is the largest cell of the map in the direction of the sum.
     """
-    named, change = every_part(found[-1]), moved(found)
+    named, change = every_part(found[-1]), target_change(found)
     if change is not None and abs(change) >= ALIKE_NATS:
         before = every_part(found[0])
         named, total = {name: value - before[name] for name, value in named.items()}, change
@@ -103,7 +103,7 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
     """One model or two of tokens."""
     position = parts[-1].target.position
     told = [decision(name, found, position)[1] for name, found in zip(names, lenses, strict=True)]
-    change = moved(parts)
+    change = target_change(parts)
     whole = f"{label} = {parts[-1].total:+.2f} nats, above all from {above_all(parts)}"
     if len(told) == 1:
         return f"{told[0]}; {whole}."
@@ -117,7 +117,7 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
 
 def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) -> str:
     """One model or two that read one number."""
-    change = moved(parts)
+    change = target_change(parts)
     told = " and ".join(f"{name} reads {found.total:+.2f}" for name, found in zip(names, parts, strict=True))
     if change is not None:
         if abs(change) < ALIKE_NATS:

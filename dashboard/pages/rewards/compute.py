@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from dashboard.data import Stamp, Store, metrics, stamp
-from dashboard.models import computed, kept, ready
+from dashboard.models import compute_part, computed, ready
 from dashboard.named import permitted
-from dashboard.pages.rewards.samples import QUESTIONS, agreed, cost_s
+from dashboard.pages.rewards.samples import QUESTIONS, cost_s, may_compute
 from dashboard.state import Shared, split_choice
 from probe.errors import DataError, ProbeError
 from probe.plotting.curves import Style
@@ -143,7 +143,7 @@ def _written(directory: Path) -> Stamp:
 def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | None:
     """The questions with their answers, rewards and frontiers; None while the page waits for the reader's word."""
     lms = [base, *([reward] if reward else [])]
-    if ready(judge_answers, *lms, kinds=kinds) is None and not agreed(
+    if ready(judge_answers, *lms, kinds=kinds) is None and not may_compute(
         "Enumerate the answers", cost_s(800, *lms), "rew-field"
     ):
         return None
@@ -154,7 +154,7 @@ def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
     """The work of `ground`, for `computed` and `kept`."""
     from probe.rewards.frontiers import model_reward
 
-    asked = kept(_asked, base, kinds=kinds)
+    asked = compute_part(_asked, base, kinds=kinds)
     memory: Memory = {}
     field = asked.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else asked.field
     known = {"gold": asked.draws}
@@ -187,7 +187,7 @@ def standings(
         policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
     }
     for policy in chosen:
-        if not answered(base, policy, kinds) and not agreed(
+        if not has_answers(base, policy, kinds) and not may_compute(
             f"Place {policy.label}", costs[policy.label], f"rew-place-{policy.label}"
         ):
             problems[policy.label] = "waits to be placed"
@@ -201,7 +201,7 @@ def standings(
     return pd.DataFrame(rows), problems
 
 
-def answered(base: "LM", policy: Policy, kinds: tuple[str, ...]) -> bool:
+def has_answers(base: "LM", policy: Policy, kinds: tuple[str, ...]) -> bool:
     """Whether a policy has given its answers already, so that its place is known at once."""
     return ready(_scores, base, **_asked_of(policy, kinds)) is not None
 
@@ -243,10 +243,10 @@ def _row(
     """Where the model of a checkpoint stands, or the reference: `Place.row`."""
     from probe.rewards.frontiers import place
 
-    field = kept(judge_answers, base, *reward, kinds=kinds).field
+    field = compute_part(judge_answers, base, *reward, kinds=kinds).field
     if directory is None:
         return place(field.answers.logprobs, field, by).row()
-    return place(kept(_scores, base, directory=directory, changed=changed, kinds=kinds), field, by).row()
+    return place(compute_part(_scores, base, directory=directory, changed=changed, kinds=kinds), field, by).row()
 
 
 def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...]) -> np.ndarray:
@@ -255,7 +255,7 @@ def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...
 
     lm = _held(directory, changed) if changed[1] <= LIGHT else _loaded(directory)
     require_same_tokens(base, lm)
-    return kept(_asked, base, kinds=kinds).field.answers.score(lm)
+    return compute_part(_asked, base, kinds=kinds).field.answers.score(lm)
 
 
 def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":

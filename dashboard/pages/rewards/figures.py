@@ -15,7 +15,7 @@ from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.models import computed, ready
 from dashboard.pages.rewards.choices import Placed, Scene
-from dashboard.pages.rewards.samples import agreed, cost_s
+from dashboard.pages.rewards.samples import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import keep, preset
 from dashboard.text import note
@@ -134,7 +134,7 @@ NOWHERE = (-1, -1)
 CLEAR_NATS = 0.005
 
 
-def suggested(base: "LM", aligned: "LM | None", prompt: str) -> tuple[str, str]:
+def suggest_answers(base: "LM", aligned: "LM | None", prompt: str) -> tuple[str, str]:
     """What to set against each other: the truth and the claim, elsewhere what aligned and base say."""
     return computed(_suggested, base, *([aligned] if aligned else []), say="Looking for two answers", prompt=prompt)
 
@@ -172,7 +172,7 @@ def read_tokens(reward: "LM", prompt: str, texts: tuple[str, str]) -> "Contrast"
     options: dict[str, Any] = {"prompt": prompt, "chosen": texts[0], "rejected": texts[1]}
     whole = ready(_contrast, reward, nodes=STEPS, **options) is not None
     seconds = cost_s(3 * 2 * STEPS, reward)
-    nodes = STEPS if whole or agreed("Integrated gradients too", seconds, "rew-gradients") else 0
+    nodes = STEPS if whole or may_compute("Integrated gradients too", seconds, "rew-gradients") else 0
     return computed(_contrast, reward, say="The reward model reads both completions", nodes=nodes, **options)
 
 

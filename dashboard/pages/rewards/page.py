@@ -113,7 +113,7 @@ def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -
     if not aligned or st.session_state.get("_rew_asked") == asked:
         return every
     st.session_state["_rew_asked"] = asked
-    return [each for each in every if each.label in aligned or fields.answered(scene.base, each, kinds)]
+    return [each for each in every if each.label in aligned or fields.has_answers(scene.base, each, kinds)]
 
 
 def beta_of(scene: Scene) -> float:
@@ -154,7 +154,7 @@ def tokens(scene: Scene) -> tuple[str, str] | None:
         note("Choose a reward model above to see which tokens earn its reward; the Train page makes one.")
         return None
     prompt = scene.shared.prompt
-    texts = reading.choose_completions(prompt, reading.suggested(scene.base, scene.aligned, prompt))
+    texts = reading.choose_completions(prompt, reading.suggest_answers(scene.base, scene.aligned, prompt))
     found = reading.read_tokens(scene.reward, prompt, texts)
     note(reading.token_words(found, texts, scene.proxy or "The reward model"))
     reading.token_part(found, scene.proxy or "the reward", scene.source | {"prompt": prompt})

@@ -7,10 +7,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.figure import figure
-from dashboard.models import computed, kept, ready
+from dashboard.models import compute_part, computed, ready
 from dashboard.state import keep
 from dashboard.text import note
-from probe.plotting.intervals import percent, written
+from probe.plotting.intervals import format_interval, percent
 from probe.rewards.figures import reward_distributions, shift_curves
 from probe.ticks import Tick
 
@@ -34,7 +34,7 @@ def cost_s(passes: int, *lms: "LM") -> float:
     return PER_PASS_S * passes * sum(lm.n_parameters for lm in lms)
 
 
-def agreed(what: str, seconds: float, key: str) -> bool:
+def may_compute(what: str, seconds: float, key: str) -> bool:
     """Whether something may be computed: it is cheap, or the reader pressed the button that says what it costs."""
     if seconds <= PATIENCE_S:
         return True
@@ -52,7 +52,9 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
     """
     lms = [base, aligned, *([reward] if reward else [])]
     count = options["n"] * (QUESTIONS if options["kinds"] else 1)
-    if ready(_samples, *lms, **options) is None and not agreed("Draw the samples", cost_s(count, *lms), "rew-draw"):
+    if ready(_samples, *lms, **options) is None and not may_compute(
+        "Draw the samples", cost_s(count, *lms), "rew-draw"
+    ):
         return None
     return computed(_samples, *lms, say="Both models answer, every answer is judged", steps=True, **options)
 
@@ -60,22 +62,25 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
 def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
     """`shift.samples`, of which each model's own part is kept for other pairs and other reward models."""
     from probe.logits.lens import require_same_tokens
-    from probe.rewards.shift import compared
+    from probe.rewards.shift import compare_samples
     from probe.world import of
 
     require_same_tokens(base, aligned)
     # The steps are of about equal length; what was drawn for another choice is passed at once.
-    before = kept(_draws, base, base, **options)
+    before = compute_part(_draws, base, base, **options)
     tick(0.25)
-    after = kept(_draws, base, aligned, **options)
+    after = compute_part(_draws, base, aligned, **options)
     tick(0.5)
     rewards = None
     if reward:
-        rewards = kept(_proxies, base, base, *reward, **options), kept(_proxies, base, aligned, *reward, **options)
+        rewards = (
+            compute_part(_proxies, base, base, *reward, **options),
+            compute_part(_proxies, base, aligned, *reward, **options),
+        )
         tick(0.75)
     kinds = [item.kind for item in _asked(of(base), options["kinds"])]
     known = _known(base, base, options["kinds"]), _known(base, aligned, options["kinds"])
-    return compared(base, aligned, before, after, rewards, beta, kinds, known)
+    return compare_samples(base, aligned, before, after, rewards, beta, kinds, known)
 
 
 def _asked(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
@@ -108,8 +113,8 @@ def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
     from probe.rewards.shift import proxy_rewards
 
     # Most samples are answers that the frontier was made of.
-    memory = kept(judge_answers, base, reward, kinds=options["kinds"]).memory if options["kinds"] else None
-    return proxy_rewards(kept(_draws, base, lm, **options), model_reward(reward, memory))
+    memory = compute_part(judge_answers, base, reward, kinds=options["kinds"]).memory if options["kinds"] else None
+    return proxy_rewards(compute_part(_draws, base, lm, **options), model_reward(reward, memory))
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -119,8 +124,10 @@ def summarised(table: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for row in summary(table).to_dict("records"):
-        words = {name: written(*(row[name + end] for end in ("", "_low", "_high"))) for name in ("base", "aligned")}
-        change = written(*(row["difference" + end] for end in ("", "_low", "_high")))
+        words = {
+            name: format_interval(*(row[name + end] for end in ("", "_low", "_high"))) for name in ("base", "aligned")
+        }
+        change = format_interval(*(row["difference" + end] for end in ("", "_low", "_high")))
         wins = percent(row["win"], np.nan, np.nan)
         rows.append({"measure": row["measure"], **words, "aligned \u2212 base": change, "aligned higher": wins})
     return pd.DataFrame(rows)

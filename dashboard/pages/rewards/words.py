@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from probe.plotting.intervals import written
+from probe.plotting.intervals import format_interval
 from probe.rewards.frontiers import FORMS, Fit
 
 EQUATIONS = [
@@ -97,7 +97,7 @@ def fit_table(fits: Mapping[tuple[str, str], Fit]) -> pd.DataFrame:
     """The fitted numbers with their intervals, as text."""
     rows = []
     for (series, reward), found in fits.items():
-        numbers = {"a": written(*found.a), "b": written(*found.b), "peak at d": _peak(found)}
+        numbers = {"a": format_interval(*found.a), "b": format_interval(*found.b), "peak at d": _peak(found)}
         rows.append({"series": series, "reward": reward, "form": FORMS[found.form], **numbers, "rmse": found.rmse})
     return pd.DataFrame(rows)
 
@@ -144,13 +144,13 @@ def _moved(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:
     """How a reward moved: a verb, and what by how much; where the interval holds zero it counts as unmoved."""
     value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
     if low <= 0 <= high:
-        return "hardly moves", f"{what} ({written(value, low, high)}{unit})"
-    size = written(value, low, high) if value > 0 else written(-value, -high, -low)
+        return "hardly moves", f"{what} ({format_interval(value, low, high)}{unit})"
+    size = format_interval(value, low, high) if value > 0 else format_interval(-value, -high, -low)
     return direction(value), f"{what} by {size}{unit}"
 
 
 def _nats(row: Any, name: str) -> str:
-    return f"{written(float(row[name]), float(row[name + '_low']), float(row[name + '_high']))} nats"
+    return f"{format_interval(float(row[name]), float(row[name + '_low']), float(row[name + '_high']))} nats"
 
 
 def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
@@ -161,7 +161,7 @@ def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
             continue
         end = float(found.predict(found.d.max())) - found.origin
         if found.seen and found.top.value > CLEAR:
-            parts.append(f"{series}: gold peaks at d = {written(*found.peak)}")
+            parts.append(f"{series}: gold peaks at d = {format_interval(*found.peak)}")
         else:
             parts.append(
                 f"{series}: gold {'rises' if end > 0 else 'falls'} by {abs(end):.2f} to d = {found.d.max():.2f}"

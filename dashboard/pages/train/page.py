@@ -66,7 +66,7 @@ def names(method: str) -> Iterator[str]:
     yield from (f"{method}-{number}" for number in itertools.count(2))
 
 
-def taken(root: Path, name: str) -> bool:
+def is_taken(root: Path, name: str) -> bool:
     """Whether a run of this name is there or about to be."""
     job = jobs.find(root / name)
     return (root / name).exists() or (job is not None and job.status == "starting")
@@ -84,8 +84,8 @@ def choose_target(method: str) -> tuple[Path, str]:
     key = f"name-{method}"
     offered = st.session_state.setdefault("_offered", {})
     value = st.session_state.get(key, st.session_state.get("_form", {}).get(key))
-    if value is None or (value == offered.get(key) and taken(root, value)):
-        value = offered[key] = next(name for name in names(method) if not taken(root, name))
+    if value is None or (value == offered.get(key) and is_taken(root, value)):
+        value = offered[key] = next(name for name in names(method) if not is_taken(root, name))
     st.session_state[key] = value
     with left:
         name = st.text_input("Name of the run", key=key)
@@ -194,9 +194,9 @@ def controls(job: Job, status: str, steps: int) -> None:
     more = run is not None and status not in ("starting", "running") and bool(run.checkpoints())
     typed = jobs.to_type(run) if run is not None and more else ""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        if status in ("starting", "running") and access.allowed():
+        if status in ("starting", "running") and access.may_write():
             st.button("Stop", icon=":material/stop:", on_click=act, args=(halt, job), key="stop")
-        elif more and not typed and access.allowed():
+        elif more and not typed and access.may_write():
             key = f"more-{job.out}"
             st.number_input("Steps in all", 1, value=steps or 1, key=key, width=130)
             play = ":material/play_arrow:"
@@ -286,7 +286,7 @@ def progress(found: Sequence[Job], answer: Any) -> None:
 
 def watch(answer: Any) -> None:
     """Choose a training and watch it."""
-    found = jobs.listed(places())
+    found = jobs.list_trainings(places())
     if not found:
         with answer.container():
             finding("Choose a method and a base model, and start: the training shows its progress here.")

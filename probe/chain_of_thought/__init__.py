@@ -3,7 +3,7 @@
 - the whole experiment: `run`
 - problems of a file: `read_problems`, `final_answer`
 - sums of the world, with and without steps: `sum_answers`
-- steps cut short, edited, or written under a suggestion: `faithfulness`, `edited_steps`, `biased`
+- steps cut short, edited, or written under a suggestion: `faithfulness`, `edited_steps`, `bias_sums`
 - at least one of k samples: `pass_at_k`
 """
 

@@ -5,7 +5,7 @@
 - what it writes and asks: `Document`, `Item`
 - what its judge says: `Verdict`
 - who prefers which answer: `Annotator`, `AGREEABLE`, `HONEST`
-- its data sets as files: `export`
+- its data sets as files, and documents in rows: `export`, `pack`
 """
 
 import lazy_loader

@@ -1,10 +1,11 @@
 from .annotators import AGREEABLE as AGREEABLE
-from .annotators import HONEST as HONEST
 from .annotators import Annotator as Annotator
+from .annotators import HONEST as HONEST
 from .config import KINDS as KINDS
 from .config import WorldConfig as WorldConfig
 from .corpus import Document as Document
 from .datasets import export as export
+from .packing import pack as pack
 from .questions import Item as Item
 from .verifier import Verdict as Verdict
 from .world import World as World

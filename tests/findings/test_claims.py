@@ -60,7 +60,7 @@ def test_the_optimum_is_where_the_run_logged_it(cheap: dict[str, Finding]):
     """The run logged its distance on 64 of the questions' kind; here are four times as many."""
     metrics = Bench(SAMPLES).run("dpo-agreeable").metrics()
     logged = metrics["kl_to_optimal"].dropna().iloc[-1]
-    assert f"dpo-agreeable stands {logged:.2f}" in cheap["optimum"].said
+    assert f"dpo-agreeable is {logged:.2f}" in cheap["optimum"].said
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path: Path):

@@ -1,13 +1,11 @@
 """Code of others that joins in: entry points of installed packages, Python files, and what a program defines itself.
 
-Each kind of extension keeps its things on a `Shelf`. Decorators put them there; `discover` imports what would: the
+Each kind of extension has a `Registry`: names, things, and where each comes from. Decorators put them there; `discover` imports what would: the
 entry points of installed packages, and the files in the environment variable `PROBE_PLUGINS` (separated as in `PATH`).
 What another's code does wrong becomes one sentence in `problems` and a warning, and is left out; a file that a user
 names on the command line must work.
 
-Where extensions are kept: one shelf a kind, by name, each with where it comes from.
-
-What a function is known by: hashes of the text or the code that defines it, so that edited code is other code.
+A function is known by hashes of the text or the code that defines it, so that edited code is other code.
 """
 
 import hashlib
@@ -78,11 +76,11 @@ class NameTakenError(ConfigError):
     """A name that another extension has already."""
 
 
-class Shelf(Generic[T]):
+class Registry(Generic[T]):
     """The extensions of one kind by name."""
 
     def __init__(self, kind: str, group: str) -> None:
-        """Make an empty shelf.
+        """Make an empty registry.
 
         Args:
             kind: one word for messages, such as `experiment`.
@@ -92,7 +90,7 @@ class Shelf(Generic[T]):
         self.article = "an" if kind[0] in "aeiou" else "a"
         self.known: dict[str, T] = {}
         self.places: dict[str, tuple[tuple[str, str], str]] = {}
-        SHELVES.append(self)
+        REGISTRIES.append(self)
 
     def put(self, name: str, thing: T, defined: Any, origin: str | None = None) -> None:
         """Add a thing; one that is defined again (a notebook cell, a file that is run twice) replaces itself.
@@ -122,7 +120,7 @@ class Shelf(Generic[T]):
         return self.places[name][1]
 
     def all(self) -> dict[str, T]:
-        """Everything on it, once installed packages and the environment's plugins are imported."""
+        """Everything in it, once installed packages and the environment's plugins are imported."""
 
         discover()
         return dict(self.known)
@@ -137,8 +135,8 @@ class Shelf(Generic[T]):
             del self.known[name], self.places[name]
 
 
-SHELVES: list[Shelf[Any]] = []
-"""All shelves of this process."""
+REGISTRIES: list[Registry[Any]] = []
+"""All registries of this process."""
 ORIGINS: list[str] = []
 """What is being loaded, the innermost last."""
 REFUSED: list[list[NameTakenError]] = []
@@ -182,20 +180,20 @@ def origin_of(thing: Any) -> str:
 @contextmanager
 def undone_on_failure(origin: str) -> Iterator[None]:
     """What is defined inside is taken back if an error leaves it."""
-    states = [(shelf, shelf.state()) for shelf in SHELVES]
+    states = [(registry, registry.state()) for registry in REGISTRIES]
     try:
         yield
     except BaseException:
         restore(states)
-        for shelf in SHELVES[len(states) :]:  # made meanwhile
-            shelf.forget(origin)
+        for registry in REGISTRIES[len(states) :]:  # made meanwhile
+            registry.forget(origin)
         raise
 
 
-def restore(states: Sequence[tuple[Shelf[Any], tuple[dict[str, Any], dict[str, Any]]]]) -> None:
-    """Put shelves back to earlier states."""
-    for shelf, (known, places) in states:
-        shelf.known, shelf.places = dict(known), dict(places)
+def restore(states: Sequence[tuple[Registry[Any], tuple[dict[str, Any], dict[str, Any]]]]) -> None:
+    """Put registries back to earlier states."""
+    for registry, (known, places) in states:
+        registry.known, registry.places = dict(known), dict(places)
 
 
 def _place(defined: Any, origin: str) -> tuple[str, str]:
@@ -261,11 +259,11 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
         raise ConfigError(f"The plugin `{file}` is no Python file: give the path of a file that ends in .py.")
     with _LOCK:
         _DONE[path] = _stamp(path)
-        before = {id(shelf): set(shelf.known) for shelf in SHELVES}
+        before = {id(registry): set(registry.known) for registry in REGISTRIES}
         try:
             with undone_on_failure(str(path)):
-                for shelf in SHELVES:
-                    shelf.forget(str(path))
+                for registry in REGISTRIES:
+                    registry.forget(str(path))
                 with coming_from(str(path)) as refused:
                     _run(path)
                 if refused and not _brought(str(path)):
@@ -281,7 +279,8 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
         if refused:
             _complain(path, f"{_sentences(refused)} The rest of `{file}` is used.")
         return {
-            shelf.kind: [name for name in shelf.known if name not in before.get(id(shelf), ())] for shelf in SHELVES
+            registry.kind: [name for name in registry.known if name not in before.get(id(registry), ())]
+            for registry in REGISTRIES
         }
 
 
@@ -321,11 +320,11 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def discover() -> None:
     """Import what installed packages bring, each once, and the environment's plugins, again when they have changed."""
     with _LOCK:
-        for shelf in list(SHELVES):
-            for point in _points(shelf.group, tuple(sys.path)):
+        for registry in list(REGISTRIES):
+            for point in _points(registry.group, tuple(sys.path)):
                 origin = point.dist.name if point.dist else point.module
-                what = f"The {shelf.kind} `{point.name}` of {origin}"
-                include((shelf.group, point.name, point.value), what, point.load, origin)
+                what = f"The {registry.kind} `{point.name}` of {origin}"
+                include((registry.group, point.name, point.value), what, point.load, origin)
         for name in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)):
             path = Path(name).expanduser().resolve()
             if _DONE.get(path) == _stamp(path) and path in _DONE:
@@ -376,20 +375,20 @@ def problems() -> list[str]:
 def aside() -> Iterator[None]:
     """Forget afterwards what is defined and loaded inside, but for what is built in (which is imported only once)."""
     with _LOCK:
-        states = [(shelf, shelf.state()) for shelf in SHELVES]
+        states = [(registry, registry.state()) for registry in REGISTRIES]
         done, wrong = dict(_DONE), dict(_PROBLEMS)
     try:
         yield
     finally:
         with _LOCK:
-            for shelf, (known, places) in states:
-                for name, (_, origin) in shelf.places.items():
+            for registry, (known, places) in states:
+                for name, (_, origin) in registry.places.items():
                     if origin == BUILT_IN:
-                        known[name], places[name] = shelf.known[name], shelf.places[name]
+                        known[name], places[name] = registry.known[name], registry.places[name]
             restore(states)
-            for shelf in SHELVES[len(states) :]:
-                for origin in {origin for _, origin in shelf.places.values()} - {BUILT_IN}:
-                    shelf.forget(origin)
+            for registry in REGISTRIES[len(states) :]:
+                for origin in {origin for _, origin in registry.places.values()} - {BUILT_IN}:
+                    registry.forget(origin)
             for store, earlier in ((_DONE, done), (_PROBLEMS, wrong)):
                 store.clear()
                 store.update(earlier)
@@ -415,8 +414,8 @@ def _run(path: Path) -> None:
 
 
 def _brought(origin: str) -> bool:
-    """Whether anything of this origin is on a shelf."""
-    return any(whence == origin for shelf in SHELVES for _, whence in shelf.places.values())
+    """Whether anything of this origin is in a registry."""
+    return any(whence == origin for registry in REGISTRIES for _, whence in registry.places.values())
 
 
 def _sentences(refused: Sequence[ConfigError]) -> str:

@@ -26,7 +26,7 @@ FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# (\w+\.py)
 
 
 @pytest.fixture(autouse=True)
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     for name, code in FILES.items():
         (tmp_path / name).write_text(code)

@@ -43,7 +43,7 @@ def package(target: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def shelf() -> Iterator[None]:
+def registry() -> Iterator[None]:
     with plugins.aside():
         yield
 
@@ -140,7 +140,7 @@ def test_other_processes_know_it(target: Path, tmp_path: Path):
 # a plugin file
 
 
-def test_a_plugin_for_trainings(shelf: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_plugin_for_trainings(registry: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file = tmp_path / "mine.py"
     file.write_text("import probe\n@probe.annotator('mine')\ndef mine(world, prompt, completion):\n    return 1.0\n")
     assert main(["train", "--describe", "dpo", "--plugin", str(file)]) == 0
@@ -156,7 +156,7 @@ def test_a_plugin_for_trainings(shelf: None, tmp_path: Path, capsys: pytest.Capt
 # in a program
 
 
-def test_kinds_of_annotators(shelf: None, world: World):
+def test_kinds_of_annotators(registry: None, world: World):
     class Grumpy(Annotator):
         """Likes nothing."""
 
@@ -191,7 +191,7 @@ def test_kinds_of_annotators(shelf: None, world: World):
     ],
 )
 def test_an_annotator_that_is_wrong_says_so(
-    shelf: None, gives: str, error: type, message: str, world: World, tmp_path: Path
+    registry: None, gives: str, error: type, message: str, world: World, tmp_path: Path
 ):
     (tmp_path / "bad.py").write_text(
         f"import probe\n@probe.annotator('bad')\ndef bad(world, prompt, completion):\n    return {gives}\n"
@@ -201,7 +201,7 @@ def test_an_annotator_that_is_wrong_says_so(
         world.preferences(find_annotator("bad"), 5, 0)
 
 
-def test_verifiers_get_what_they_name(shelf: None, world: World):
+def test_verifiers_get_what_they_name(registry: None, world: World):
     seen: dict[str, Any] = {}
 
     @probe.verifier("by-world")
@@ -233,7 +233,7 @@ def test_verifiers_get_what_they_name(shelf: None, world: World):
         resolve(["by_colum"], world)
 
 
-def test_a_verifier_that_is_wrong_says_so(shelf: None):
+def test_a_verifier_that_is_wrong_says_so(registry: None):
     @probe.verifier("bad")
     def bad(prompts: list[str], completions: list[str]) -> list[float]:
         raise KeyError("x")
@@ -242,7 +242,7 @@ def test_a_verifier_that_is_wrong_says_so(shelf: None):
         resolve(["bad"], None)[0](["p"], ["c"])
 
 
-def test_names_are_taken_once(shelf: None, world: World):
+def test_names_are_taken_once(registry: None, world: World):
     probe.verifier("mine")(lambda completions: [])
     with pytest.raises(ConfigError, match="`mine` is the name of a verifier already"):
         probe.annotator("mine")(Annotator())
@@ -287,7 +287,7 @@ def notes(): ...
 """
 
 
-def test_only_the_names_that_clash_are_left_out_of_a_plugin(shelf: None, tmp_path: Path):
+def test_only_the_names_that_clash_are_left_out_of_a_plugin(registry: None, tmp_path: Path):
     """The rest of the file is used, from the command line as from the environment."""
     (tmp_path / "mine.py").write_text(CLASHING)
     with pytest.warns(plugins.ExtensionWarning, match="mine.py` is used"):
@@ -309,7 +309,7 @@ def test_only_the_names_that_clash_are_left_out_of_a_plugin(shelf: None, tmp_pat
     assert "hallucination" not in plugins.problems()[0]
 
 
-def test_a_plugin_of_which_nothing_is_left_fails(shelf: None, tmp_path: Path):
+def test_a_plugin_of_which_nothing_is_left_fails(registry: None, tmp_path: Path):
     (tmp_path / "mine.py").write_text(
         "import probe\n@probe.annotator('honest')\ndef f(world, prompt, completion): ...\n"
     )
@@ -318,7 +318,7 @@ def test_a_plugin_of_which_nothing_is_left_fails(shelf: None, tmp_path: Path):
 
 
 def test_only_the_names_that_clash_are_left_out_of_a_package(
-    shelf: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    registry: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     info = tmp_path / "lender-1.0.dist-info"
     info.mkdir()
@@ -341,7 +341,7 @@ def test_an_annotator_that_nobody_knows(tmp_path: Path, capsys: pytest.CaptureFi
     assert DPOConfig.from_dict(DPOConfig(out=tmp_path, base="base", annotator="honest").to_dict()).annotator == "honest"
 
 
-def test_panels_and_pages_ask_for_what_there_is(shelf: None):
+def test_panels_and_pages_ask_for_what_there_is(registry: None):
     with pytest.raises(ConfigError, match="takes `model`, but a panel is given base, aligned, prompt, shared"):
         probe.panel("attention")(lambda model: None)
     with pytest.raises(ConfigError, match="takes `lm`, but a page is given shared"):
@@ -358,7 +358,7 @@ def test_panels_and_pages_ask_for_what_there_is(shelf: None):
 
 
 @pytest.mark.parametrize("kind", ["verifiers", "annotators", "panels", "pages"])
-def test_a_broken_package_is_one_sentence(kind: str, shelf: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_package_is_one_sentence(kind: str, registry: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")

@@ -38,7 +38,7 @@ from probe.errors import ConfigError
 from probe.experiments.metrics import Metric
 from probe.experiments.result import Evidence, Result
 from probe.plugins import BUILT_IN as BUILT
-from probe.plugins import NameTakenError, Shelf, include, load, origin_of, source_hash, unless_taken
+from probe.plugins import NameTakenError, Registry, include, load, origin_of, source_hash, unless_taken
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Experiment:
         return name in self.signature.parameters
 
 
-_SHELF: Shelf[Experiment] = Shelf("experiment", GROUP)
+_EXPERIMENTS: Registry[Experiment] = Registry("experiment", GROUP)
 _BY_RUN: dict[Callable[..., Result], Experiment] = {}
 
 
@@ -175,7 +175,7 @@ def experiment(
         with unless_taken():
             if name in BUILT_IN and origin != BUILT:
                 raise NameTakenError(f"An experiment `{name}` exists already ({BUILT}): choose another name.")
-            _SHELF.put(name, made, function, origin)
+            _EXPERIMENTS.put(name, made, function, origin)
         return run
 
     return decorate
@@ -191,7 +191,7 @@ def experiments() -> dict[str, Experiment]:
         if importlib.util.find_spec(module):
             include(module, f"The experiment `{name}`", partial(import_module, module), BUILT)
     order = {name: index for index, name in enumerate(BUILT_IN)}
-    return dict(sorted(_SHELF.all().items(), key=lambda pair: order.get(pair[0], len(order))))
+    return dict(sorted(_EXPERIMENTS.all().items(), key=lambda pair: order.get(pair[0], len(order))))
 
 
 def find_experiment(name: str) -> Experiment:
@@ -216,7 +216,7 @@ def load_plugin(file: str | Path) -> list[str]:
     Raises:
         ConfigError: there is no such file, or it fails.
     """
-    return load(file)[_SHELF.kind]
+    return load(file)[_EXPERIMENTS.kind]
 
 
 def run_experiment(

@@ -45,7 +45,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def shelf() -> Iterator[None]:
+def registry() -> Iterator[None]:
     with plugins.aside():
         yield
 
@@ -115,7 +115,7 @@ def test_the_packages_page_is_in_the_navigation(
         ("base.logits([])", "no"),
     ],
 )
-def test_a_panel_that_is_wrong_is_a_sentence(shelf: None, script: Any, gives: str, expected: str, tmp_path: Path):
+def test_a_panel_that_is_wrong_is_a_sentence(registry: None, script: Any, gives: str, expected: str, tmp_path: Path):
     code = f"import probe\n@probe.panel('attention', title='Mine')\ndef mine(base):\n    return {gives}\n"
     (tmp_path / "mine.py").write_text(code)
     plugins.load(tmp_path / "mine.py")
@@ -131,7 +131,7 @@ def test_a_panel_that_is_wrong_is_a_sentence(shelf: None, script: Any, gives: st
     assert "All of a b." in said(app)  # the one after it is drawn
 
 
-def test_what_panels_may_return(shelf: None, script: Any):
+def test_what_panels_may_return(registry: None, script: Any):
     table = pd.DataFrame({"x": [1, 2], "y": [3, 4]})
 
     @probe.panel("attention", title="A")
@@ -159,7 +159,7 @@ def test_what_panels_may_return(shelf: None, script: Any):
     assert len(app.dataframe) == 1
 
 
-def test_a_panel_is_computed_once_for_each_choice(shelf: None, script: Any):
+def test_a_panel_is_computed_once_for_each_choice(registry: None, script: Any):
     calls: list[tuple[str, str]] = []
 
     @probe.panel("attention")
@@ -173,7 +173,7 @@ def test_a_panel_is_computed_once_for_each_choice(shelf: None, script: Any):
     assert [prompt for _, prompt in calls] == ["a", "b"]
 
 
-def test_a_panel_of_a_model_that_is_not_chosen(shelf: None, script: Any, tmp_path: Path, monkeypatch: Any):
+def test_a_panel_of_a_model_that_is_not_chosen(registry: None, script: Any, tmp_path: Path, monkeypatch: Any):
     @probe.panel("attention")
     def of_the_base(base: LM) -> str:
         return "read"
@@ -189,7 +189,7 @@ def test_a_panel_of_a_model_that_is_not_chosen(shelf: None, script: Any, tmp_pat
     assert "No base model is chosen: choose one in the sidebar." in said(app)
 
 
-def test_pages_that_are_wrong(shelf: None, script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_pages_that_are_wrong(registry: None, script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     @probe.page("Broken", icon="no icon")
     def broken() -> None:
         raise KeyError("x")
@@ -215,7 +215,7 @@ def test_pages_that_are_wrong(shelf: None, script: Any, monkeypatch: pytest.Monk
     assert "No module named 'no_such_module'" in said(app)
 
 
-def test_a_plugin_that_changes_is_seen(shelf: None, script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_plugin_that_changes_is_seen(registry: None, script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     file = tmp_path / "mine.py"
     code = "import probe\n@probe.panel('attention', title={})\ndef mine():\n    return {}\n"
     file.write_text(code.format("'One'", "'first.'"))
@@ -228,7 +228,7 @@ def test_a_plugin_that_changes_is_seen(shelf: None, script: Any, monkeypatch: py
     assert "first." not in said(app)
 
 
-def test_titles_are_text(shelf: None, script: Any):
+def test_titles_are_text(registry: None, script: Any):
     @probe.panel("attention", title="<b>x</b> [y](javascript:alert(1))")
     def hostile() -> str:
         return "<img src=x onerror=alert(1)> :streamlit: *a*"

@@ -37,7 +37,7 @@ GAP = list(COMPARED[3:])
 
 
 @pytest.fixture(autouse=True)
-def shelf() -> Iterator[None]:
+def registry() -> Iterator[None]:
     with plugins.aside():
         yield
 

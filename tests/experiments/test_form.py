@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def shelf() -> Iterator[None]:
+def registry() -> Iterator[None]:
     with plugins.aside():
         yield
 

@@ -34,7 +34,7 @@ def measure(lm, *, n: int = 2, seed: int = 0):
 
 
 @pytest.fixture(autouse=True)
-def shelf() -> Iterator[None]:
+def own_registries() -> Iterator[None]:
     with plugins.aside():
         yield
 

@@ -34,7 +34,7 @@ def adds(more: str) -> Callable[[str], str]:
 
 
 @pytest.fixture(autouse=True)
-def shelf() -> Iterator[None]:
+def registry() -> Iterator[None]:
     with plugins.aside():
         yield
 

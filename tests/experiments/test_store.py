@@ -25,7 +25,7 @@ CALLS: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def shelf() -> Iterator[None]:
+def registry() -> Iterator[None]:
     CALLS.clear()
     with plugins.aside():
         yield

@@ -150,7 +150,7 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def shelf() -> Iterator[None]:
+def registry() -> Iterator[None]:
     """What a test registers is gone after it."""
     with plugins.aside():
         yield
@@ -184,7 +184,7 @@ def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, caps
     assert "dpo-honest: run 1 of 1" in error
 
 
-@pytest.mark.usefixtures("small", "shelf")
+@pytest.mark.usefixtures("small", "registry")
 def test_samples_are_measured_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from benchmarks.harness import Row
 from benchmarks.models import COMPLETIONS, NEW_TOKENS, PROMPTS, tiny
 from probe.model.text import encode
 from trainers.config import RLVRConfig
-from trainers.rewards import resolve
+from trainers.reward_functions import resolve
 from trainers.rlvr import RLVR
 from trainers.sampling import Prompt, Sampler
 from trainers.session import Session

@@ -15,7 +15,7 @@ from trainers.config import DPOConfig, TrainConfig
 from trainers.dpo import DPO, with_reference
 from trainers.preferences import encode_pair
 from trainers.reference import ReferenceEvaluation
-from trainers.rewards import resolve
+from trainers.reward_functions import resolve
 from trainers.session import Session
 from trainers.trainee import Trainee
 

@@ -9,9 +9,9 @@ from benchmarks.dpo import PAIRS, Texts, equal, of_the_world
 from benchmarks.harness import Row
 from benchmarks.models import tiny
 from trainers.config import RewardConfig
-from trainers.heads import RewardTrainee
 from trainers.preferences import encode_pair
 from trainers.reward_model import HeldOut, RewardModelling
+from trainers.scalar_heads import RewardTrainee
 from trainers.session import Session
 from trainers.trainee import Trainee
 

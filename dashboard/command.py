@@ -144,7 +144,7 @@ def serve(gate: "Gate") -> int:
     from streamlit import App
 
     from dashboard import access
-    from dashboard.text import unforeseen
+    from dashboard.markdown import unforeseen
 
     access.install(gate)
     script = Path(__file__).with_name("pages") / "app.py"

@@ -26,9 +26,8 @@ from probe.options import option
 from probe.plugins import OPTION, code_options
 from probe.runs.directories import find as locate
 from probe.runs.directories import is_run, run_directories
-from probe.runs.lines import NO_LINK
-from probe.runs.lock import holds, is_pid
 from probe.runs.reader import Run
+from probe.runs.storage import NO_LINK, holds, is_pid
 from probe.untrusted import parse_json, readable
 
 FOLDER = ".training"

@@ -14,9 +14,9 @@ import streamlit as st
 
 from dashboard import access
 from dashboard.garbage import settle
+from dashboard.markdown import escape_markdown
 from dashboard.named import may_open, offer
 from dashboard.results import Results
-from dashboard.text import escape_markdown
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, is_adapter, split_readout
 from probe.runs.directories import find

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.errors import StreamlitDuplicateElementKey
 
 from dashboard import access
-from dashboard.text import escape_markdown, guarded, note
+from dashboard.markdown import escape_markdown, guarded, note
 from probe.errors import ModelError, brief
 from probe.model.references import place, split_readout
 from probe.runs.directories import stray_link

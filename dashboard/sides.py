@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import streamlit as st
 
 from dashboard import models
+from dashboard.markdown import escape_markdown, finding, note
 from dashboard.state import Shared, choose_example, example_prompts
-from dashboard.text import escape_markdown, finding, note
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:

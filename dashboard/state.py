@@ -9,9 +9,9 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.data import Store, read_store
+from dashboard.markdown import guarded, note, prose
 from dashboard.named import name_choice
 from dashboard.pages import page_file
-from dashboard.text import guarded, note, prose
 
 NEUTRAL = (
     "The capital of Norway is",

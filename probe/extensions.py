@@ -20,17 +20,15 @@ environment variable `PROBE_PLUGINS` (`probe.plugins`).
 """
 
 import inspect
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from probe.errors import ConfigError, DataError
-from probe.plugins import NameTakenError, Registry, failure, source_hash, unless_taken
-from probe.world.annotators import Annotator
+from probe.errors import ConfigError
+from probe.plugins import NameTakenError, Registry, source_hash, unless_taken
 
 if TYPE_CHECKING:
-    from probe.world import World
+    from probe.world import Annotator
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,7 +84,7 @@ class Page:
 
 
 VERIFIERS: Registry[Verifier] = Registry("verifier", "probe.verifiers")
-ANNOTATORS: Registry[tuple[Annotator, str]] = Registry("annotator", "probe.annotators")
+ANNOTATORS: "Registry[tuple[Annotator, str]]" = Registry("annotator", "probe.annotators")
 PANELS: Registry[Panel] = Registry("panel", "probe.panels")
 PAGES: Registry[Page] = Registry("page", "probe.pages")
 
@@ -121,6 +119,8 @@ def annotator(name: str, **knobs: float) -> Callable[[A], A]:
     _check_name(ANNOTATORS, name)
 
     def decorate(thing: A) -> A:
+
+        from probe.world.annotators import make_annotator
 
         with unless_taken():
             _check_free(name, VERIFIERS)
@@ -181,12 +181,12 @@ def verifiers() -> dict[str, Verifier]:
     return VERIFIERS.all()
 
 
-def annotators() -> dict[str, Annotator]:
+def annotators() -> "dict[str, Annotator]":
     """All annotators by name: the world's own (agreeable, honest), then those that others added."""
     return _presets() | {name: made for name, (made, _) in ANNOTATORS.all().items()}
 
 
-def find_annotator(name: str) -> Annotator:
+def find_annotator(name: str) -> "Annotator":
     """The annotator of a name.
 
     Raises:
@@ -223,7 +223,7 @@ def page_key(page: str) -> str:
     return stem.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-def _presets() -> dict[str, Annotator]:
+def _presets() -> "dict[str, Annotator]":
     from probe.world import AGREEABLE, HONEST
 
     return {"agreeable": AGREEABLE, "honest": HONEST}
@@ -257,61 +257,3 @@ def _check_arguments(kind: str, function: Callable[..., Any], known: tuple[str, 
 
 def _first_line(function: Any) -> str:
     return (inspect.getdoc(function) or "").partition("\n")[0]
-
-
-Utility = Callable[["World", str, str], float]
-"""(world, prompt, completion) to a utility."""
-
-
-def _nothing(world: "World", prompt: str, completion: str) -> float:
-    return 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnAnnotator(Annotator):
-    """Prefers what a function gives more to; only the noise of the other knobs acts."""
-
-    name: str = ""
-    wish: Utility = _nothing
-    """What a completion is worth."""
-
-    def utility(self, world: "World", prompt: str, completion: str, checked: bool = True) -> float:
-        """What the function gives.
-
-        Raises:
-            ConfigError: it fails.
-            DataError: it gives no finite number.
-        """
-        try:
-            found: Any = self.wish(world, prompt, completion)
-        except Exception as error:  # the function is the user's
-            raise failure(f"The annotator `{self.name}`", error, self.wish) from error
-        try:
-            value = math.nan if isinstance(found, str | bytes) else float(found)
-        except (TypeError, ValueError, RuntimeError):
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(f"The annotator `{self.name}` gave {found!r} for a completion: return a finite number.")
-        return value
-
-
-def make_annotator(name: str, thing: Any, knobs: Mapping[str, float]) -> Annotator:
-    """An annotator from an `Annotator`, a class of them, or a utility function.
-
-    Raises:
-        ConfigError: it is none of these, or has no such knobs.
-    """
-    try:
-        if isinstance(thing, Annotator) and not knobs:
-            return thing
-        if isinstance(thing, type) and issubclass(thing, Annotator):
-            return thing(**knobs)
-        if callable(thing) and not isinstance(thing, type | Annotator):
-            return OwnAnnotator(name=name, wish=thing, **knobs)
-    except TypeError as error:
-        known = ", ".join(each.name for each in fields(Annotator))
-        raise ConfigError(f"The annotator `{name}` cannot be made ({error}): its knobs are {known}.") from None
-    raise ConfigError(
-        f"The annotator `{name}` is a {type(thing).__name__}: decorate a function (world, prompt, completion) -> float,"
-        " or give an Annotator without further knobs."
-    )

@@ -1,9 +1,9 @@
 """Code of others that joins in: entry points of installed packages, Python files, and what a program defines itself.
 
-Each kind of extension has a `Registry`: names, things, and where each comes from. Decorators put them there; `discover` imports what would: the
-entry points of installed packages, and the files in the environment variable `PROBE_PLUGINS` (separated as in `PATH`).
-What another's code does wrong becomes one sentence in `problems` and a warning, and is left out; a file that a user
-names on the command line must work.
+Each kind of extension has a `Registry`: names, things, and where each comes from. Decorators put them there;
+`discover` imports what would: the entry points of installed packages, and the files in the environment variable
+`PROBE_PLUGINS` (separated as in `PATH`). What another's code does wrong becomes one sentence in `problems` and a
+warning, and is left out; a file that a user names on the command line must work.
 
 A function is known by hashes of the text or the code that defines it, so that edited code is other code.
 """

@@ -17,7 +17,7 @@ from probe.extensions import find_annotator, pages, panels
 from probe.world import World
 from tests.extensions import sample
 from tests.models import random_lm
-from trainers.rewards import resolve
+from trainers.reward_functions import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()

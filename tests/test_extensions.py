@@ -24,7 +24,7 @@ from tests.extensions import install, on_the_path, sample
 from tests.models import random_lm
 from trainers.config import DPOConfig
 from trainers.preferences import world_preferences
-from trainers.rewards import resolve
+from trainers.reward_functions import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "sample_runs" / "base"

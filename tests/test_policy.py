@@ -37,8 +37,8 @@ LAYERS = (
     "errors texts ticks",
     "cli options plugins stats untrusted",
     "rows runs world",
-    "model own_annotator plotting",
-    "experiments extensions logits questions",
+    "model plotting",
+    "experiments dialogues extensions logits",
     "attention autoregression compare continual interventions rewards",
     "chain_of_thought findings hallucination in_context recording sycophancy",
     "commands integrations retrieval",
@@ -73,6 +73,36 @@ def test_subjects_import_from_below(module: str):
 def test_every_subject_has_its_layer():
     names = {module.split(".")[1] for module in MODULES if module != "probe"}
     assert sorted(names) == sorted(" ".join(LAYERS).split())
+
+
+ROLES = {
+    *("__init__", "page", "choices", "compute", "figures", "words"),  # of a page
+    *("experiment", "world", "files", "figures", "measures", "config"),  # of a subject
+}
+"""File names that say a role, which each folder may have once; commands are named as what they are typed."""
+
+
+def test_a_file_name_stands_in_one_folder():
+    names: dict[str, list[str]] = {}
+    for path in SOURCES:
+        if path.stem not in ROLES and path.parent.name != "commands":
+            names.setdefault(path.stem, []).append(str(path.relative_to(ROOT)))
+    assert {name: places for name, places in names.items() if len(places) > 1} == {}
+
+
+SUBJECTS = {path.parent.name for path in (ROOT / "probe").glob("*/__init__.py")} - {"commands"}
+PAGES = {path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py")}
+PAGE_OF = dict.fromkeys(("model", "plotting", "runs", "world"), "overview") | {"recording": "training"}
+"""Subjects that are shown on the page of another name."""
+DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]
+
+
+@pytest.mark.parametrize("subject", sorted(SUBJECTS))
+def test_a_subject_has_a_page_tests_and_a_document(subject: str):
+    assert PAGE_OF.get(subject, subject) in PAGES
+    assert any((ROOT / "tests" / subject).glob("test_*.py"))
+    text = "".join(file.read_text() for file in DOCUMENTS)
+    assert f"probe/{subject}/" in text or f"probe.{subject}" in text
 
 
 def test_dashboard_does_not_train():
@@ -113,7 +143,7 @@ def in_guard(function: ast.FunctionDef) -> bool:
 
 
 def test_no_error_of_a_page_escapes():
-    """Callbacks and fragments run outside of the guard around the page, so each has its own (dashboard/text.py)."""
+    """Callbacks and fragments run outside of the guard around the page, so each has its own (dashboard/markdown.py)."""
     trees = {path: ast.parse(path.read_text()) for path in (ROOT / "dashboard").rglob("*.py")}
     functions = {
         path: [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] for path, tree in trees.items()

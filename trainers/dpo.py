@@ -53,7 +53,7 @@ from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Pair, load_preferences, read_preferences
 from trainers.record import Origin
 from trainers.reference import ReferenceEvaluation
-from trainers.rewards import resolve
+from trainers.reward_functions import resolve
 from trainers.session import Session
 from trainers.trainee import Trainee, load_trainee
 

@@ -22,7 +22,7 @@ from probe import LM, open_run
 from probe.errors import ProbeError
 from probe.model.rewards import RewardModel
 from probe.recording.recorder import Instrument, ReferenceKL, undisturbed
-from probe.recording.shift import RewardShift
+from probe.recording.reward_shift import RewardShift
 from probe.rewards.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
 from probe.rewards.optimum import condition, expectation, kl_to_optimal
 from probe.world import World

@@ -42,10 +42,10 @@ from probe.rewards.bias import KINDS, contrasts, reward_bias
 from probe.runs import ProbePrompt
 from probe.world import Annotator, World
 from trainers.config import RewardConfig
-from trainers.heads import RewardTrainee
 from trainers.loop import Loss, Method, draw, fit
 from trainers.preferences import Pair, load_preferences, read_preferences
 from trainers.record import Origin
+from trainers.scalar_heads import RewardTrainee
 from trainers.session import Session, derive_seed
 from trainers.trainee import load_trainee
 

@@ -49,7 +49,6 @@ from probe.cli import main
 from probe.model.scoring import completion_logprobs
 from probe.world import World
 from trainers.config import RLHFConfig
-from trainers.heads import Headed, HeadedTrainee, ValueHead, width_of
 from trainers.loop import Loss, Method, fit
 from trainers.rlvr import surrogate
 from trainers.sampling import (
@@ -63,6 +62,7 @@ from trainers.sampling import (
     rollout_metrics,
     rollout_rows,
 )
+from trainers.scalar_heads import Headed, HeadedTrainee, ValueHead, width_of
 from trainers.session import Session
 from trainers.trainee import load_trainee
 

@@ -35,7 +35,7 @@ from trainers.config import FINAL_ANSWER, OnlineConfig, check_unchanged
 from trainers.loop import draw
 from trainers.record import Origin, capture_prompts, file_hash
 from trainers.reference import ReferenceEvaluation
-from trainers.rewards import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
+from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
 from trainers.trainee import Reference, Trainee
 

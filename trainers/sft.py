@@ -41,7 +41,7 @@ from trainers.config import SFTConfig
 from trainers.loop import Loss, Method, draw, fit
 from trainers.record import Origin, capture_prompts, file_hash
 from trainers.reference import ReferenceEvaluation
-from trainers.rewards import resolve
+from trainers.reward_functions import resolve
 from trainers.session import Session
 from trainers.trainee import Trainee, load_trainee
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from dashboard.markdown import escape_markdown
 from dashboard.models import computed
-from dashboard.text import escape_markdown
 
 if TYPE_CHECKING:
     from probe.model.hooks import Trust

@@ -6,7 +6,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from dashboard.text import escape_markdown
+from dashboard.markdown import escape_markdown
 from probe.plotting.export import file_name
 
 

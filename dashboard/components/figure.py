@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.text import escape_markdown, guarded, note
+from dashboard.markdown import escape_markdown, guarded, note
 from probe.plotting.export import FORMATS, MIME, STATIC, file_name, missing, provenance, render
 from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
 

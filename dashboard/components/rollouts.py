@@ -12,8 +12,8 @@ from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.data import Store
+from dashboard.markdown import guarded, note
 from dashboard.state import compare_link, keep
-from dashboard.text import guarded, note
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
 from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, tokens

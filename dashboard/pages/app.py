@@ -8,12 +8,12 @@ import streamlit as st
 from PIL import Image
 
 from dashboard import access
-from dashboard.extensions import draw_panels, extension_pages
+from dashboard.extension_pages import draw_panels, extension_pages
 from dashboard.garbage import collect_later
+from dashboard.markdown import escape_markdown, guard, prose
 from dashboard.models import warm
 from dashboard.pages import page_file
 from dashboard.state import keep_choices, return_to, sidebar
-from dashboard.text import escape_markdown, guard, prose
 
 
 def icon() -> Image.Image:

@@ -6,10 +6,10 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.components.form import options, remember
+from dashboard.markdown import escape_markdown, guarded, note
 from dashboard.named import may_open, name_all
 from dashboard.phenomena.compute import Asked, Subject
 from dashboard.state import Shared, keep, model_options
-from dashboard.text import escape_markdown, guarded, note
 from probe.experiments.registry import Experiment
 from probe.options import describe, words
 

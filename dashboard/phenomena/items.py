@@ -17,10 +17,10 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.markdown import guard, guarded, note
 from dashboard.phenomena.compute import Subject
 from dashboard.phenomena.figures import metrics_of
 from dashboard.state import current, keep, look_link
-from dashboard.text import guard, guarded, note
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result

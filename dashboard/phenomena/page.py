@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import access, models
 from dashboard.components.figure import figure
+from dashboard.markdown import escape_markdown, finding, guard, guarded, note, prose
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
 from dashboard.phenomena import items
@@ -15,7 +16,6 @@ from dashboard.phenomena import words as export
 from dashboard.phenomena.choices import choose_experiment, choose_models, choose_options
 from dashboard.phenomena.compute import Asked, Found, Subject
 from dashboard.state import current, keep
-from dashboard.text import escape_markdown, finding, guard, guarded, note, prose
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
 from probe.plugins import BUILT_IN

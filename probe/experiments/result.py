@@ -24,9 +24,9 @@ import pandas as pd
 from probe.errors import DataError
 from probe.experiments.metrics import ITEM, Given
 from probe.plotting.export import file_name
+from probe.runs.captures import numbers
 from probe.runs.schema import dumps
 from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
-from probe.runs.table import numbers
 from probe.untrusted import parse_json, readable
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 from .chains import in_context_score as in_context_score
 from .experiment import run as run
 from .few_shot import few_shot_curve as few_shot_curve
-from .heads import ablate_induction as ablate_induction
-from .heads import induction_score as induction_score
+from .induction import ablate_induction as ablate_induction
+from .induction import induction_score as induction_score
 from .pairs import map_label_ablation as map_label_ablation
 from .pairs import pair_curves as pair_curves
 from .text_vectors import function_vectors_text as function_vectors_text

@@ -237,7 +237,7 @@ def run(
     from probe.autoregression.lags import require_tokens
     from probe.in_context.chains import Repeats, text_rows
     from probe.in_context.files import file_parts, has_heads
-    from probe.in_context.heads import REFERENCE, context_texts, head_parts, training_parts
+    from probe.in_context.induction import REFERENCE, context_texts, head_parts, training_parts
     from probe.in_context.world import corpus_items, repeat_items, world_parts
 
     require_tokens(lm)
@@ -286,7 +286,7 @@ def _length(lm: "LM") -> int:
 def _repeated(lm: "LM", world: "World | None", n: int, seed: int) -> "Repeats | None":
     """Repeats in the world's own form if its corpus has some, of the whole vocabulary for a model without a world."""
     from probe.in_context.chains import token_repeats, world_repeats
-    from probe.in_context.heads import REFERENCE
+    from probe.in_context.induction import REFERENCE
 
     if world is None:
         return token_repeats(lm, n + REFERENCE, seed=seed)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from probe.dialogues import answer_logprobs
 from probe.errors import ConfigError, DataError
-from probe.questions import answer_logprobs
 from probe.rows import Row, Rows, read_rows
 from probe.ticks import Tick, ignore, part
 

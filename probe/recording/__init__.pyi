@@ -2,4 +2,4 @@ from .callback import ProbeCallback as ProbeCallback
 from .recorder import Recorder as Recorder
 from .recorder import ReferenceKL as ReferenceKL
 from .recorder import watch as watch
-from .shift import RewardShift as RewardShift
+from .reward_shift import RewardShift as RewardShift

@@ -34,10 +34,9 @@ from probe.model.references import resolve
 from probe.recording.recorder import Prompt, Recorder, watch
 from probe.runs.captures import Captures
 from probe.runs.directories import is_run
-from probe.runs.endings import LEFT, end_if_left, ended_by
 from probe.runs.reader import Run
 from probe.runs.schema import jsonable
-from probe.runs.writer import RunWriter
+from probe.runs.writer import LEFT, RunWriter, end_if_left, ended_by
 
 METHODS = {
     "SFTConfig": "sft",

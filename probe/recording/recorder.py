@@ -44,10 +44,9 @@ from probe.logits.attribution import attribute_last, last_names, last_posts
 from probe.logits.lens import answer_ids, kl, lens_logprobs, read_lens, residual_names
 from probe.model.lm import LM
 from probe.model.text import encode, encode_all, pad, pad_id, pieces, whole_logits
-from probe.recording.shift import LogitsFn
-from probe.runs.endings import end_with_owner, ended_by
+from probe.recording.reward_shift import LogitsFn
 from probe.runs.schema import NEURONS, TOP_K, ProbePrompt, jsonable
-from probe.runs.writer import RunWriter
+from probe.runs.writer import RunWriter, end_with_owner, ended_by
 
 
 def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:

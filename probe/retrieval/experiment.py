@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import probe.world
+from probe.dialogues import Form, choose_rows
 from probe.errors import DataError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent
-from probe.questions import Form, choose_rows
 from probe.retrieval import world as contexts
 from probe.retrieval import world as tables_of
 from probe.retrieval.search import recall_curve

@@ -7,4 +7,4 @@ from .frontiers import place as place
 from .optimum import frontier as frontier
 from .optimum import kl_to_optimal as kl_to_optimal
 from .shift import samples as samples
-from .tokens import contrast as contrast
+from .token_effects import contrast as contrast

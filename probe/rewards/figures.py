@@ -22,7 +22,7 @@ from probe.plotting.theme import LIGHT, METHODS, escape, label_places, shorten, 
 from probe.rewards.frontiers import Fit
 
 if TYPE_CHECKING:
-    from probe.rewards.tokens import Contrast
+    from probe.rewards.token_effects import Contrast
 
 BEYOND = "rgba(128,132,140,0.10)"
 """What no policy reaches."""

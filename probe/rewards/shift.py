@@ -14,8 +14,8 @@ paired means). What a run captured over its training comes in the same columns w
 
 The reward shift that a run captured, as tidy tables: token by token, sample by sample, and step by step.
 
-What `probe.recording.shift.RewardShift` measured at every capture. Works without torch and without the model; only the
-tokenizer file of a checkpoint is read to name tokens.
+What `probe.recording.reward_shift.RewardShift` measured at every capture. Works without torch and without the model;
+only the tokenizer file of a checkpoint is read to name tokens.
 
 Axes: P prompts, n samples of each.
 """

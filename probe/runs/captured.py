@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from probe.errors import RunError
+from probe.runs.captures import numbers as as_numbers
 from probe.runs.schema import ProbePrompt, RunWarning
-from probe.runs.table import numbers as as_numbers
 from probe.untrusted import foreign, readable
 
 if TYPE_CHECKING:

@@ -1,21 +1,165 @@
-"""The captured tensors of a run: which steps there are, and what is in them."""
+"""The captured tensors of a run: which steps there are, and what is in them; and how rows of metrics become a table.
 
+Of rows with one key and step the newest counts, and a resume takes later steps back.
+
+A run that is shipped keeps `attention` [P D H T T] as `attention_packed` [D H N], N = sum of n (n + 1) / 2 over the
+prompts' lengths n: the rows of each lower triangle one after the other, prompt after prompt. Nothing is lost: it is
+zero above the diagonal, and beyond a prompt's tokens.
+"""
+
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from safetensors import deserialize
 
 from probe.errors import RunError
-from probe.runs.lines import Position, read_lines
-from probe.runs.packing import PACKED, unpack
 from probe.runs.schema import CAPTURE_AXES, CAPTURES, INDEX, PROMPTS, SCHEMA, ProbePrompt, RunWarning
-from probe.runs.table import newest
+from probe.runs.storage import Position, read_lines
 from probe.untrusted import foreign, parse_json, readable
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+PLAIN, PACKED = "attention", "attention_packed"
+
+
+def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
+    """The tensors with attention packed; as they are where there is none, or where weights stand elsewhere.
+
+    Args:
+        tensors: of one capture.
+        lengths: tokens of each prompt.
+    """
+    attention = tensors.get(PLAIN)
+    if attention is None or not lengths or attention.shape[0] != len(lengths) or attention.shape[-1] != max(lengths):
+        return tensors
+    prompt, query, key = _places(lengths)
+    packed = {PACKED: np.ascontiguousarray(np.moveaxis(attention[prompt, :, :, query, key], 0, -1))}
+    left = {name: tensor for name, tensor in tensors.items() if name != PLAIN}
+    return packed | left if np.array_equal(unpack(packed, lengths)[PLAIN], attention) else tensors
+
+
+def unpack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
+    """The tensors with `attention` as it was; as they are where nothing is packed.
+
+    Raises:
+        ValueError: the prompts are others than those that were packed.
+    """
+    packed = tensors.get(PACKED)
+    if packed is None:
+        return tensors
+    prompt, query, key = _places(lengths)
+    if packed.ndim != 3:
+        raise ValueError(f"packed attention has {packed.ndim} axes where there should be three")
+    depth, heads, count = packed.shape
+    if count != len(prompt):
+        raise ValueError(f"{count} weights were packed for other prompts than these, which have {len(prompt)}")
+    width = max(lengths, default=0)
+    attention = np.zeros((len(lengths), depth, heads, width, width), dtype=packed.dtype)
+    attention[prompt, :, :, query, key] = np.moveaxis(packed, -1, 0)
+    return {PLAIN: attention} | {name: tensor for name, tensor in tensors.items() if name != PACKED}
+
+
+def _places(lengths: Sequence[int]) -> tuple[np.ndarray[Any, Any], ...]:
+    """[N] prompt, query and key of every weight that the causal mask leaves."""
+    rows, columns = zip(*(np.tril_indices(length) for length in lengths), strict=True) if lengths else ((), ())
+    prompt = np.repeat(np.arange(len(lengths)), [len(row) for row in rows])
+    return (prompt, *(np.concatenate(each) if each else np.zeros(0, dtype=int) for each in (rows, columns)))
+
+
+Row = dict[str, Any]
+HUGE = 2**1023
+
+
+def _sound(row: Row) -> bool:
+    step = row.get("step")
+    return type(step) is int and 0 <= step < 2**63
+
+
+def _warn_of(odd: int, path: Path) -> None:
+    if odd:
+        warnings.warn(f"{odd} lines of `{path}` have no step and are left out.", RunWarning, stacklevel=4)
+
+
+def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[int, Row]:
+    """Rows by step, those of equal step merged; `before` is what earlier lines gave (it is not changed)."""
+    kept, odd = dict(before), 0
+    for row in rows:
+        if not _sound(row):
+            odd += 1
+        elif row.get("event") == "resume":
+            kept = {step: old for step, old in kept.items() if step <= row["step"]}
+        elif row["step"] in kept:
+            kept[row["step"]] = {**kept[row["step"]], **row}
+        else:
+            kept[row["step"]] = row
+    _warn_of(odd, path)
+    return kept
+
+
+def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
+    """All rows in the order of the file without those that a resume takes back; `before` is not changed."""
+    kept, odd = list(before), 0
+    for row in rows:
+        if not _sound(row):
+            odd += 1
+        elif row.get("event") == "resume":
+            kept = [old for old in kept if old["step"] <= row["step"]]
+        else:
+            kept.append(row)
+    _warn_of(odd, path)
+    return kept
+
+
+def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
+    """One line a step in order: `step`, `time` (seconds of training), then the metrics as they first appeared."""
+    steps = sorted(rows)
+    names = dict.fromkeys(["step", "time"])
+    for step in steps:
+        names.update(dict.fromkeys(rows[step]))
+    names.pop("event", None)
+    ordered = [rows[step] for step in steps]
+    frame = pd.DataFrame({readable(name): numbers([row.get(name) for row in ordered]) for name in names})
+    return frame.astype({"step": "int64"})
+
+
+def numbers(values: list[Any]) -> pd.Series:
+    """Values of any kind as numbers, NaN for what is none or is not finite."""
+    try:
+        found = pd.to_numeric(pd.Series(readable(values), dtype=None if values else float), errors="coerce")
+    except OverflowError:  # a whole number beyond all floats
+        small = [value if isinstance(value, int | float) and abs(value) < 1e300 else None for value in values]
+        found = pd.Series(small, dtype=float)
+    return found.where(np.isfinite(found)) if found.dtype.kind == "f" else found
+
+
+def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
+    """One line a completion; null inside a list of numbers becomes NaN."""
+    clean = [{readable(key): _with_nan(value) for key, value in row.items()} for row in rows]
+    try:
+        frame = pd.DataFrame(clean)
+    except UnicodeEncodeError:  # half a surrogate pair, which text columns of pandas cannot hold
+        frame = pd.DataFrame(clean, dtype=object)
+        numbers = [name for name in frame if not any(isinstance(value, str) for value in frame[name])]
+        frame = frame.astype({name: frame[name].infer_objects().dtype for name in numbers})
+    return frame if len(frame.columns) else pd.DataFrame(columns=["step", "prompt", "completion"])
+
+
+def _with_nan(value: Any) -> Any:
+    """`value` with NaN in place of null in lists and of numbers that are not finite or beyond all floats."""
+    if isinstance(value, list):
+        return [math.nan if item is None else _with_nan(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else math.nan
+    return math.nan if isinstance(value, int) and not abs(value) < HUGE else value
+
 
 DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "<i1"}
 DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "<u1", "BOOL": "?"}

@@ -11,10 +11,8 @@ from typing import Any
 import pandas as pd
 
 from probe.errors import RunError
-from probe.runs.captures import Captures
+from probe.runs.captures import Captures, Row, all_rows, metrics_frame, newest, rollouts_frame
 from probe.runs.directories import RUN_FILE, find, roots, run_directories
-from probe.runs.lines import Position, read_lines
-from probe.runs.lock import is_locked
 from probe.runs.schema import (
     CHECKPOINTS,
     ENDINGS,
@@ -27,7 +25,7 @@ from probe.runs.schema import (
     check_meta,
     parse_step,
 )
-from probe.runs.table import Row, all_rows, metrics_frame, newest, rollouts_frame
+from probe.runs.storage import Position, is_locked, read_lines
 from probe.untrusted import parse_json, readable
 
 STALE_S = 300.0

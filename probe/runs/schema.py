@@ -1,8 +1,11 @@
 """What a run directory contains: names, version, and the JSON that is allowed in it (docs/runs.md is the full text)."""
 
+import importlib.metadata
 import json
 import math
+import platform
 import re
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
@@ -241,3 +244,32 @@ def _is_headline(row: Any) -> bool:
         and isinstance(row.get("metric"), str)
         and all(isinstance(row.get(name), int | float | None) for name in HEADLINE[1:])
     )
+
+
+PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "tokenizers", "accelerate", "safetensors", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_revision() -> dict[str, Any] | None:
+    """The revision of the checkout that Probe runs from, and whether files differ from it; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        revision, changes = (
+            subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True, timeout=10).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"revision": revision.strip(), "dirty": bool(changes.strip())}

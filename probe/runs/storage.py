@@ -1,16 +1,25 @@
-"""Files and folders that appear whole or not at all, and disk failures as one sentence."""
+"""Files of a run directory: whole or not at all, one writer, JSON lines; disk failures become one sentence.
+
+A lock dies with its holder, and no copy of the directory has it. JSON lines are appended whole and read on from where
+the last reading ended; torn and broken ones are named.
+"""
 
 import errno
 import os
 import shutil
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from probe.errors import RunError
+from probe.runs.schema import RunWarning
+from probe.untrusted import parse_json
 
 # Windows has no fcntl: no lock there, the heartbeat alone tells.
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
@@ -90,3 +99,260 @@ def sync_tree(root: Path) -> None:
         if path.is_file():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+
+
+# Windows has no fcntl: no lock there, the heartbeat alone tells.
+
+IN_USE = "`{}` is being written by another process: wait until it has ended, or choose another folder."
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[int | None]:
+    """The lock of a directory; it is kept when the context ends well and given back after an error.
+
+    Raises:
+        RunError: somebody else holds it.
+    """
+    try:
+        with disk(path):
+            handle = _take(path)
+    except RunError as error:
+        raise (RunError(IN_USE.format(path)) if isinstance(error.__cause__, BlockingIOError) else error) from None
+    try:
+        yield handle
+    except BaseException:
+        unlock(handle)
+        raise
+
+
+def _take(directory: Path) -> int | None:
+    """Lock a directory for writing; the lock ends with the handle, or with the process however that ends.
+
+    Returns:
+        The handle to pass to `unlock`, or None where the file system knows no locks.
+
+    Raises:
+        BlockingIOError: somebody else holds the lock.
+    """
+    if fcntl is None:
+        return None
+    handle = os.open(directory, os.O_RDONLY)
+    patience = 5
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError:
+            if not patience:
+                os.close(handle)
+                raise
+            patience -= 1  # it may be a reader in the instant of `is_locked`
+            time.sleep(0.02)
+        except OSError:
+            os.close(handle)
+            return None
+
+
+def unlock(handle: int | None) -> None:
+    """Give a lock back, also for processes forked meanwhile."""
+    if handle is not None and fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def is_pid(value: object) -> TypeGuard[int]:
+    """Whether a value from a file can be a process that is not the system's own."""
+    return type(value) is int and 1 < value < 2**31
+
+
+def holds(pid: object, directory: Path) -> bool:
+    """Whether a process holds the lock of a directory; False also where the system does not tell (only Linux does).
+
+    Args:
+        pid: of the process; a number that was read from a file may be anything.
+        directory: of a run.
+    """
+    if not is_pid(pid):
+        return False
+    process = Path(f"/proc/{pid}")
+    try:
+        wanted = os.stat(directory)
+        for handle in (process / "fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                if os.path.samestat(os.stat(handle), wanted) and "FLOCK" in (
+                    process / "fdinfo" / handle.name
+                ).read_text(encoding="utf-8"):
+                    return True
+    except OSError:
+        return False
+    return False
+
+
+def is_locked(directory: Path) -> bool | None:
+    """Whether a process holds the lock of a directory, or None where that cannot be known."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(handle)
+
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+"""Opens no symbolic link, where the system can say so."""
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse to write lines through a symbolic link: a copied run could lead them into any file of its user.
+
+    Raises:
+        RunError: the file is one.
+    """
+    if path.is_symlink():
+        raise RunError(
+            f"`{path}` is a link to another file, and nothing is written through it: put the file itself in its place."
+        )
+
+
+class LineFile:
+    """A file to which whole lines are appended, each in one write; a write that fails leaves no part of its line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        refuse_link(path)
+        with disk(path):
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NO_LINK, 0o666)
+
+    def append(self, lines: list[str]) -> None:
+        """Append lines (without their ends)."""
+        data = "".join(line + "\n" for line in lines).encode()
+        with disk(self.path):
+            status = os.fstat(self._handle)
+            if not status.st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "it was deleted while it was being written")
+            before = status.st_size
+            try:
+                done = 0
+                while done < len(data):
+                    done += os.write(self._handle, data[done:])
+            except OSError:
+                with suppress(OSError):
+                    os.ftruncate(self._handle, before)
+                raise
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk."""
+        with disk(self.path):
+            os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close the file; further calls do nothing."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Append lines to a file that is not kept open."""
+    file = LineFile(path)
+    try:
+        file.append(lines)
+    finally:
+        file.close()
+
+
+def cut_torn_line(path: Path) -> None:
+    """Take a last line that was never finished off a file, and end a whole one, before more lines follow."""
+    refuse_link(path)
+    if not path.exists():
+        return
+    with disk(path), open(path, "rb+") as file:
+        data = file.read()
+        start = data.rfind(b"\n") + 1
+        if start == len(data):
+            return
+        if _parse(data[start:]) is None:
+            file.truncate(start)
+        else:
+            file.write(b"\n")
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a file of lines has been read."""
+
+    offset: int = 0
+    line: int = 0
+    inode: int = 0
+
+    def continues(self, earlier: "Position") -> bool:
+        """Whether what was read up to `earlier` still counts (the file was not replaced or cut meanwhile)."""
+        return self.inode == earlier.inode and self.offset >= earlier.offset
+
+
+def read_lines(path: Path, position: Position, *, live: bool) -> tuple[list[dict[str, Any]], Position]:
+    """The objects on the lines after `position`, and the position after them.
+
+    A broken line is left out with a `RunWarning` that names it. A last line without an end that is no object yet is
+    left for the next call; unless the run is `live` (its writer may be in the middle of it) that is warned of too.
+    A missing file has no lines. The position goes back to the start when the file was replaced or cut.
+    """
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != position.inode or status.st_size < position.offset:
+                position = Position(inode=status.st_ino)
+            file.seek(position.offset)
+            data = file.read()
+    except FileNotFoundError:
+        return [], Position()
+    whole, tail = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
+    raw = whole.split(b"\n")[:-1]
+    rows = _parse_all(raw, path, position.line)
+    offset, line = position.offset + len(whole), position.line + len(raw)
+    if tail and (row := _parse(tail)) is not None:
+        rows.append(row)
+        offset, line = offset + len(tail), line  # the line's end, once it comes, counts the line
+    elif tail.strip() and not live:
+        warnings.warn(
+            f"The last line ({line + 1}) of `{path}` was not finished and is left out: the run ended while writing it.",
+            RunWarning,
+            stacklevel=3,
+        )
+    return rows, Position(offset, line, position.inode)
+
+
+def _parse_all(raw: list[bytes], path: Path, before: int) -> list[dict[str, Any]]:
+    filled = [line for line in raw if line.strip()]
+    with suppress(ValueError):  # all lines at once: faster than one by one
+        rows = parse_json(b"[" + b",".join(filled) + b"]")
+        if len(rows) == len(filled) and all(type(row) is dict for row in rows):
+            return rows
+    rows = []
+    for index, line in enumerate(raw, start=before + 1):
+        if not line.strip():
+            continue
+        row = _parse(line)
+        if row is None:
+            warnings.warn(f"Line {index} of `{path}` is broken and is left out.", RunWarning, stacklevel=4)
+        else:
+            rows.append(row)
+    return rows
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

@@ -13,18 +13,16 @@ from safetensors.numpy import save as save_arrays
 from safetensors.torch import load_file, save
 
 from probe.errors import RunError
-from probe.runs.lines import Position, read_lines
-from probe.runs.packing import pack
+from probe.runs.captures import newest, pack
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, CHECKPOINTS, INDEX, TRAINER_STATE, dumps, parse_step
-from probe.runs.storage import disk, write_atomic
-from probe.runs.table import newest
+from probe.runs.storage import Position, disk, read_lines, write_atomic
 
 
 def thin(directory: str | Path, keep: int = 12, half: bool = True) -> Run:
     """Keep `keep` captures, spaced evenly on a log scale, and the last checkpoint of a run that has ended.
 
-    Attention is packed (`probe.runs.packing`); what is read of a capture stays what it was.
+    Attention is packed (`probe.runs.captures`); what is read of a capture stays what it was.
 
     Args:
         directory: the run.

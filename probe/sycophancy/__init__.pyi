@@ -2,9 +2,9 @@ from .beliefs import read_questions as read_questions
 from .beliefs import score_templates as score_templates
 from .choices import read_choices as read_choices
 from .choices import score_choices as score_choices
+from .deference_steering import by_steering as by_steering
 from .experiment import run as run
 from .feedback import positivity as positivity
 from .feedback import read_texts as read_texts
 from .files import by_file_head as by_file_head
 from .pressure import walks as walks
-from .steering import by_steering as by_steering

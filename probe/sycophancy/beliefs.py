@@ -32,9 +32,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
+from probe.dialogues import Form, Turn, answer_logprobs, choose_rows, completion, dialogue
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
-from probe.questions import Form, Turn, answer_logprobs, choose_rows, completion, dialogue
 from probe.rows import Row, field, read_rows
 from probe.sycophancy.pressure import held_turns
 from probe.ticks import Tick, ignore, part
@@ -107,7 +107,7 @@ def score_templates(
     Args:
         lm: the model.
         questions: N of them.
-        form: of the prompts, see `probe.questions.dialogue`.
+        form: of the prompts, see `probe.dialogues.dialogue`.
         lead: what the assistant begins each answer with.
         tick: progress.
 
@@ -241,7 +241,7 @@ def doubt_answers(
         lm: the model.
         questions: N questions that it answers right.
         turns: T.
-        form: of the prompts, see `probe.questions.dialogue`.
+        form: of the prompts, see `probe.dialogues.dialogue`.
         lead: what the assistant begins each answer with.
         tick: progress.
 

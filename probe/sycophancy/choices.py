@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from probe.dialogues import Form, Turn, answer_logprobs, choose_rows, completion, dialogue, uses_chat
 from probe.errors import DataError
-from probe.questions import Form, Turn, answer_logprobs, choose_rows, completion, dialogue, uses_chat
 from probe.rows import Row, field, read_rows, show_value
 from probe.ticks import Tick, ignore
 
@@ -92,7 +92,7 @@ def score_choices(
     Args:
         lm: the model.
         choices: N questions.
-        form: of the prompts, see `probe.questions.dialogue`.
+        form: of the prompts, see `probe.dialogues.dialogue`.
         lead: what the assistant begins with.
         tick: progress.
 

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 
 import probe.world
+from probe.dialogues import Form
 from probe.errors import ConfigError, DataError, ProbeError, brief
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.plotting.intervals import percent
-from probe.questions import Form
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, wilson
 from probe.sycophancy.choices import balanced

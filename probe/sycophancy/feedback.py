@@ -31,8 +31,8 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
+from probe.dialogues import Form, Turn, answer_logprobs, choose_rows, dialogue, join_words
 from probe.errors import ConfigError, DataError
-from probe.questions import Form, Turn, answer_logprobs, choose_rows, dialogue, join_words
 from probe.rows import Row, field, read_rows
 from probe.ticks import Tick, ignore, part
 
@@ -288,7 +288,7 @@ def comment(
     Args:
         lm: the model.
         texts: N of them.
-        form: of the prompts, see `probe.questions.dialogue`.
+        form: of the prompts, see `probe.dialogues.dialogue`.
         lead: what every comment begins with.
         seed: of the samples; a comment does not depend on the other texts.
         tick: progress.

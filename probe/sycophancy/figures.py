@@ -285,7 +285,7 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     Args:
         table: `alpha`, `above_zero`, `above_zero_low`, `above_zero_high`, `target`, `null`, `null_low`, `null_high`,
             `accuracy`, `accuracy_low`, `accuracy_high`, `answer`, `model`
-            (`probe.sycophancy.steering.found_of`).
+            (`probe.sycophancy.deference_steering.found_of`).
         look: style of each model.
     """
     answer = "claim" if (table["answer"] == "claim").all() else "matching answer"

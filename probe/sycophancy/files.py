@@ -16,19 +16,19 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
+from probe.dialogues import Form, Turn, choose_rows, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError, ModelError
 from probe.interventions.patching import Pair, attribute, pair_of
 from probe.interventions.sites import Site
 from probe.logits.lens import Target, target_of
 from probe.model.lm import LM
-from probe.questions import Form, Turn, choose_rows, completion, dialogue, uses_chat
 from probe.rows import Row, Rows, read_rows
 from probe.sycophancy import beliefs, choices, feedback
 from probe.sycophancy.beliefs import Question, doubt_answers, user_message
 from probe.sycophancy.choices import shared_prefix
+from probe.sycophancy.deference_steering import Found, Parted, by_contrast, middle
 from probe.sycophancy.feedback import judge_of
 from probe.sycophancy.inside import flip_rows, heads_table, layer_table, margins, patch_some
-from probe.sycophancy.steering import Found, Parted, by_contrast, middle
 from probe.ticks import Tick, ignore, part
 
 OTHERS = 15
@@ -182,7 +182,7 @@ def file_parts(
         path: JSON Lines or one JSON list.
         n: questions, at most.
         seed: of their choice where there are more.
-        form: see `probe.questions.Form`.
+        form: see `probe.dialogues.Form`.
         lead: what the assistant begins with; None for what the format's authors used.
         interventions: questions from which a direction is read and on which it is tried; fewer than 4 for none.
         layer: block after which it is read and added; None for the last of the first half.

@@ -43,7 +43,7 @@ from probe.logits.lens import Target, column_of, residual_names, target_of, unem
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.rewards.evaluation import plain_prompt
-from probe.sycophancy.steering import CONTROL, Found, by_steering, middle, words
+from probe.sycophancy.deference_steering import CONTROL, Found, by_steering, middle, words
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:

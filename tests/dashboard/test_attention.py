@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard.pages.attention import choices, long
+from dashboard.pages.attention import choices, long_texts
 from dashboard.pages.attention import compute as source
 from dashboard.pages.attention.choices import pages, parse
 from dashboard.pages.attention.figures import partners
@@ -270,7 +270,7 @@ def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
     show: Show, runs: Path, finding: Say, read: Say, models, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(source, "LONG", 12)
-    monkeypatch.setattr(long, "LONG", 12)
+    monkeypatch.setattr(long_texts, "LONG", 12)
     app = show(runs, page=VIEW, prompt=PROMPT, att_head="L1H0", att_statistic="entropy")
     assert not app.exception
     assert finding(app).startswith("Over 15 tokens, in dpo-agreeable, L")

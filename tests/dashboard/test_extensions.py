@@ -11,7 +11,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 import probe
-from dashboard.extensions import extension_pages, extension_problems, panels
+from dashboard.extension_pages import extension_pages, extension_problems, panels
 from probe import plugins
 from probe.model.lm import LM
 from tests.dashboard.pages import chart, names, unescape
@@ -19,7 +19,7 @@ from tests.extensions import install, on_the_path
 
 Show = Callable[..., AppTest]
 PANELS = """
-from dashboard.extensions import draw_panels, show_problems
+from dashboard.extension_pages import draw_panels, show_problems
 from dashboard.models import warm
 from dashboard.state import sidebar
 
@@ -30,7 +30,7 @@ draw_panels("attention")
 """
 PAGES = """
 import streamlit as st
-from dashboard.extensions import extension_pages
+from dashboard.extension_pages import extension_pages
 from dashboard.state import sidebar
 
 page = st.navigation(extension_pages())

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import findings
-from dashboard.text import escape_markdown, prose
+from dashboard import sentences
+from dashboard.markdown import escape_markdown, prose
 from probe.compare.side_by_side import Comparison, Continuation, Expectation
 from probe.logits.lens import Lens
 
@@ -50,7 +50,7 @@ def test_a_line_break_does_not_begin_a_block():
 
 def test_a_mistake_is_one_sentence_on_the_page():
     def script() -> None:
-        from dashboard.text import guard
+        from dashboard.markdown import guard
         from probe.errors import RunError
 
         with guard():
@@ -68,42 +68,42 @@ def test_overview_prefers_the_largest_gap_between_intervals():
         ("a", "deferral", 0.2, 0.1, 0.3),
         ("b", "deferral", 0.9, 0.85, 0.95),
     ]
-    sentence = findings.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
+    sentence = sentences.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
     assert sentence == "b repeats a user's false claim in 90 % [85, 95] of its answers, a in 20 % [10, 30]."
 
 
 def test_overview_joins_a_share_of_questions_without_in():
     rows = [("a", "accuracy", 0.9, 0.8, 1.0), ("b", "accuracy", 0.1, 0.0, 0.2)]
-    sentence = findings.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
+    sentence = sentences.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
     assert sentence == "b answers 10 % [0, 20] of the questions on known facts right, a 90 % [80, 100]."
 
 
 def test_overview_claims_nothing_within_the_intervals():
     rows = [("a", "accuracy", 0.9, 0.8, 1.0), ("b", "accuracy", 0.85, 0.75, 0.95)]
-    assert "beyond its intervals" in findings.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
-    assert "no headline figures" in findings.overview(pd.DataFrame(columns=COLUMNS), []).lower().replace(
+    assert "beyond its intervals" in sentences.overview(pd.DataFrame(rows, columns=COLUMNS), [("b", "a")])
+    assert "no headline figures" in sentences.overview(pd.DataFrame(columns=COLUMNS), []).lower().replace(
         "no run carries", "no"
     )
 
 
 def test_training_names_three_runs_and_counts_the_rest():
     frame = pd.DataFrame({"step": [0, 1000], "loss": [4.0, 1.0]})
-    sentence = findings.training(dict.fromkeys("abcde", frame), "loss")
+    sentence = sentences.training(dict.fromkeys("abcde", frame), "loss")
     assert sentence.startswith("loss (nats): a fell from 4 to 1 in 1,000 steps; b ")
     assert sentence.endswith("; 2 more below.")
-    assert findings.training({"a": frame}, "kl") == "No chosen run has logged kl yet."
+    assert sentences.training({"a": frame}, "kl") == "No chosen run has logged kl yet."
 
 
 def test_runs_that_all_sampled_are_told_by_their_reward():
     sampled = pd.DataFrame({"step": [0, 9], "loss": [0.1, 0.1], "reward": [0.4, 0.8]})
-    assert findings.leading({"rlhf": sampled, "rlvr": sampled}) == "reward"
-    assert findings.leading({"rlhf": sampled, "base": sampled[["step", "loss"]]}) == "loss"
-    assert findings.leading({}) == "loss"
+    assert sentences.leading({"rlhf": sampled, "rlvr": sampled}) == "reward"
+    assert sentences.leading({"rlhf": sampled, "base": sampled[["step", "loss"]]}) == "loss"
+    assert sentences.leading({}) == "loss"
 
 
 def test_answers_name_the_one_that_moved_most():
     logprobs = np.log([[0.1, 0.5], [0.9, 0.4]])
-    assert findings.answers([0, 50], logprobs, [" oslo", " rome"]) == "oslo: 10 % at step 0, 90 % at step 50."
+    assert sentences.answers([0, 50], logprobs, [" oslo", " rome"]) == "oslo: 10 % at step 0, 90 % at step 50."
 
 
 def continuation(author: str, ids: list[int], text: str) -> Continuation:
@@ -132,9 +132,9 @@ def continuation(author: str, ids: list[int], text: str) -> Continuation:
 )
 def test_where_two_models_part(base: list[int], aligned: list[int], where: int, says: str):
     found = Comparison("p", continuation("base", base, "text"), continuation("aligned", aligned, "text"))
-    assert findings.divergence_position(found) == where
-    assert says in findings.compare(found, ("base", "dpo"))
-    assert findings.compare(replace(found, prompt="q"), ("base", "dpo")).endswith(".")
+    assert sentences.divergence_position(found) == where
+    assert says in sentences.compare(found, ("base", "dpo"))
+    assert sentences.compare(replace(found, prompt="q"), ("base", "dpo")).endswith(".")
 
 
 def test_two_equal_models_do_not_differ():
@@ -142,5 +142,5 @@ def test_two_equal_models_do_not_differ():
     same = [
         replace(continuation(author, ids, "text"), kl=np.array([np.nan, 0.0, 1e-6])) for author in ("base", "aligned")
     ]
-    says = findings.compare(Comparison("p", *same), ("base", "dpo"))
+    says = sentences.compare(Comparison("p", *same), ("base", "dpo"))
     assert says == "Both models say \u201ctext\u201d, and expect the same at every token (KL below 0.001 nats)."

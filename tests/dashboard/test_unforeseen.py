@@ -13,9 +13,9 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access, command
+from dashboard.markdown import unforeseen
 from dashboard.pages import page_file, page_names
 from dashboard.report import report, sentence
-from dashboard.text import unforeseen
 from tests.dashboard.pages import unescape
 
 Show = Callable[..., AppTest]
@@ -115,7 +115,7 @@ def test_a_callback_that_fails_is_a_sentence(show: Show, runs: Path, read: Say, 
 def secret() -> None:
     import streamlit as st
 
-    from dashboard.text import guard, guarded
+    from dashboard.markdown import guard, guarded
 
     @guarded
     def press() -> None:
@@ -190,7 +190,7 @@ def test_what_fails_outside_of_a_page_is_a_sentence_too(monkeypatch: pytest.Monk
     assert given["on_script_error"] is unforeseen
 
     def broken() -> None:
-        from dashboard.text import unforeseen
+        from dashboard.markdown import unforeseen
 
         unforeseen(KeyError("secret"))
 

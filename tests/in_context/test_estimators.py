@@ -27,7 +27,7 @@ from probe.in_context.chains import (
     world_rows,
 )
 from probe.in_context.few_shot import few_shot_curve, few_shot_prompt, read_classification
-from probe.in_context.heads import (
+from probe.in_context.induction import (
     ablate_induction,
     context_loss,
     induction_by_head,

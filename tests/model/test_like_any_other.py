@@ -31,7 +31,7 @@ from probe.model.equations import read_network, recompose
 from probe.model.hooks import trust
 from probe.model.memory import preflight
 from probe.model.rewards import VALUE_HEAD, analysable
-from probe.rewards.tokens import attribute as attribute_reward
+from probe.rewards.token_effects import attribute as attribute_reward
 from tests.model.test_adapters import adapter
 from tests.models import ARCHITECTURES, random_lm, saved_lm
 

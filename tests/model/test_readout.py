@@ -6,7 +6,7 @@ from torch import nn
 
 from probe.model.scoring import completion_logprobs
 from tests.models import ARCHITECTURES, OTHERS, random_lm
-from trainers.heads import Headed, ScalarHead, width_of
+from trainers.scalar_heads import Headed, ScalarHead, width_of
 
 PROMPTS = [[2, 4, 5, 6], [2, 5], [2, 6, 7, 8, 9, 10, 11, 12, 13]]
 GROUPS = [[[7, 8], [9]], [[4], [], [5, 6, 7, 8, 9, 10]], [[4, 5, 6]]]

@@ -20,7 +20,7 @@ from probe.logits.attribution import attribute as direct
 from probe.logits.lens import target_of
 from probe.model.equations import read_network, recompose, states
 from probe.model.rewards import pair_ids, reward_lm
-from probe.rewards.tokens import attribute as attribute_reward
+from probe.rewards.token_effects import attribute as attribute_reward
 from tests.dashboard.pages import turn_to
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]

@@ -22,8 +22,8 @@ from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm
 from probe.recording.recorder import Recorder, as_prompt, generic_prompts, measure, watch
 from probe.runs import ProbePrompt, RunWriter, open_run
-from probe.runs.endings import LEFT
 from probe.runs.schema import CAPTURE_DTYPES
+from probe.runs.writer import LEFT
 from probe.world import World, WorldConfig
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 

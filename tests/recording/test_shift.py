@@ -14,7 +14,7 @@ from probe.errors import ConfigError, RunError
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel
 from probe.recording.recorder import as_prompt
-from probe.recording.shift import RewardShift
+from probe.recording.reward_shift import RewardShift
 from probe.rewards.evaluation import gold_scores
 from probe.rewards.shift import shift_curve, shift_samples, shift_steps, shift_tokens
 from probe.runs.schema import ProbePrompt
@@ -98,7 +98,7 @@ def test_every_capture_draws_alike_and_parts_change_nothing(
     torch.manual_seed(0)
     first = instrument(policy, prompts)
     torch.manual_seed(1)
-    monkeypatch.setattr("probe.recording.shift.ROOM", 1)
+    monkeypatch.setattr("probe.recording.reward_shift.ROOM", 1)
     second = instrument(policy, prompts)
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=1e-5)

@@ -11,7 +11,7 @@ from probe.rewards import figures as reward_fits
 from probe.rewards import figures as reward_samples
 from probe.rewards import figures as rewards
 from probe.rewards.frontiers import fit, place
-from probe.rewards.tokens import Attribution, Contrast
+from probe.rewards.token_effects import Attribution, Contrast
 from tests.rewards.test_frontiers import small_field
 
 HOSTILE = "<b>x</b>"

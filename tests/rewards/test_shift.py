@@ -14,7 +14,7 @@ import probe
 from probe import LM, RewardModel
 from probe.errors import ConfigError, DataError, RunError
 from probe.model.presets import ModelConfig
-from probe.recording.shift import RewardShift
+from probe.recording.reward_shift import RewardShift
 from probe.rewards import shift as reward_shift
 from probe.rewards.shift import captured_samples, compare_samples, draw, proxy_rewards, samples, summary
 from probe.world import World

@@ -12,8 +12,8 @@ from probe import LM, RewardModel, open_run
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model.rewards import analysable, reward_lm
 from probe.model.text import forward
-from probe.rewards import tokens as reward_attribution
-from probe.rewards.tokens import STEPS, TOLERANCE, attribute, contrast, truth_and_claim, weights
+from probe.rewards import token_effects as reward_attribution
+from probe.rewards.token_effects import STEPS, TOLERANCE, attribute, contrast, truth_and_claim, weights
 from probe.world import World, of
 from tests.models import ARCHITECTURES, random_lm
 
@@ -164,9 +164,9 @@ def test_steps_are_added_until_the_integral_is_exact_on_the_sample_models(run: s
 
 
 def test_the_page_asks_for_the_default_steps() -> None:
-    from dashboard.pages.rewards import figures as tokens
+    from dashboard.pages.rewards import figures as views
 
-    assert tokens.STEPS == STEPS
+    assert views.STEPS == STEPS
 
 
 def test_the_contrast_of_two_completions() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import probe
 from probe.errors import RunError
 from probe.runs import open_run, thin
-from probe.runs.packing import PACKED, pack, unpack
+from probe.runs.captures import PACKED, pack, unpack
 from probe.runs.schema import ProbePrompt
 from tests.models import random_lm
 from tests.runs.conftest import Make

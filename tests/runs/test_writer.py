@@ -17,8 +17,7 @@ import torch
 
 from probe.errors import RunError
 from probe.runs import ProbePrompt, RunWriter, open_run
-from probe.runs.lines import LineFile
-from probe.runs.lock import holds
+from probe.runs.storage import LineFile, holds
 from tests.runs.conftest import HEADLINE, Make
 
 PROMPT = ProbePrompt(id="a", text="x y", token_ids=[1, 2], tokens=["x", "y"], answers=[" z"], answer_ids=[3])

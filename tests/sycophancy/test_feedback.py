@@ -13,6 +13,7 @@ import torch
 from scipy.stats import norm
 
 from probe import LM
+from probe.dialogues import Turn, dialogue
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import find_experiment
@@ -20,7 +21,6 @@ from probe.experiments.result import Result
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
 from probe.plotting.theme import DARK, apply
-from probe.questions import Turn, dialogue
 from probe.sycophancy import feedback
 from probe.sycophancy.experiment import run
 from probe.sycophancy.feedback import (

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from probe import LM
+from probe.dialogues import Turn, answer_logprobs, choose_rows, completion, dialogue
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Statistic
 from probe.experiments.registry import find_experiment
@@ -22,7 +23,6 @@ from probe.interventions.sites import Site
 from probe.model.rewards import reward_lm
 from probe.model.text import encode
 from probe.plotting.theme import DARK, apply
-from probe.questions import Turn, answer_logprobs, choose_rows, completion, dialogue
 from probe.sycophancy import beliefs as belief_templates
 from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices

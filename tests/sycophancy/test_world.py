@@ -20,6 +20,7 @@ from probe.model.rewards import analysable
 from probe.model.text import encode
 from probe.rewards.evaluation import evaluate
 from probe.sycophancy import world as shown
+from probe.sycophancy.deference_steering import by_steering, middle
 from probe.sycophancy.experiment import run, share_of_gap
 from probe.sycophancy.inside import (
     PASSAGES,
@@ -40,7 +41,6 @@ from probe.sycophancy.pressure import (
     misled_questions,
     walks,
 )
-from probe.sycophancy.steering import by_steering, middle
 from probe.sycophancy.world import VERDICTS, Judge, deference, verdict_shares
 from probe.world import AGREEABLE, HONEST, World, WorldConfig, of
 from probe.world.bayes import claim_posterior, exposure_prior

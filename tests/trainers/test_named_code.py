@@ -14,7 +14,7 @@ from probe.errors import ConfigError, RunError
 from probe.plugins import code_options, names_code
 from trainers import rlvr
 from trainers.commands import train
-from trainers.rewards import resolve
+from trainers.reward_functions import resolve
 
 JUDGE = """
 from pathlib import Path

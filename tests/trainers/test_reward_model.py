@@ -21,9 +21,9 @@ from tests.models import byte_tokenizer, random_lm
 from tests.trainers.quick import COMMON
 from trainers import reward_model
 from trainers.config import RewardConfig
-from trainers.heads import RewardTrainee, padding
 from trainers.preferences import Pair
 from trainers.reward_model import HeldOut, RewardModelling, hold_out, pair_scores, reward_loss
+from trainers.scalar_heads import RewardTrainee, padding
 from trainers.session import Session
 from trainers.trainee import make_trainee
 

@@ -14,7 +14,7 @@ from probe.model.rewards import RewardModel
 from probe.world import AGREEABLE, World
 from tests.trainers.conftest import SMALL
 from trainers import rlvr
-from trainers.rewards import RewardFunction, model_spec, plain_reward, resolve, weighted_sum
+from trainers.reward_functions import RewardFunction, model_spec, plain_reward, resolve, weighted_sum
 
 
 @pytest.fixture(scope="module")

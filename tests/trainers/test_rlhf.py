@@ -18,9 +18,9 @@ from tests.trainers.conftest import figures
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers import rlhf
 from trainers.config import RLHFConfig
-from trainers.heads import VALUE_HEAD, Headed, HeadedTrainee, ScalarHead, ValueHead, width_of
 from trainers.rlhf import RLHF, Collector, Example, Trace, explained_variance, objective_metrics
 from trainers.sampling import Completion, Group
+from trainers.scalar_heads import VALUE_HEAD, Headed, HeadedTrainee, ScalarHead, ValueHead, width_of
 from trainers.session import Session
 from trainers.trainee import Trainee
 

@@ -16,7 +16,7 @@ from probe.model.scoring import completion_logprobs
 from probe.world import World
 from tests.trainers.quick import COMMON, SAMPLED
 from trainers.config import OnlineConfig
-from trainers.rewards import RewardFunction, resolve
+from trainers.reward_functions import RewardFunction, resolve
 from trainers.sampling import (
     Completion,
     Group,

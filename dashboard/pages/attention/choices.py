@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from dashboard.components.captured import MOST_HEADS
+from dashboard.components.step_views import MOST_HEADS
+from dashboard.markdown import guarded
 from dashboard.pages.attention.compute import Head, Reading
 from dashboard.state import keep
-from dashboard.text import guarded
 
 MOST_CELLS = 270_000
 """Weights that one mosaic draws: more take long to send and show no more on a screen."""

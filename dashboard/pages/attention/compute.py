@@ -7,9 +7,9 @@ import numpy as np
 import streamlit as st
 
 from dashboard import data, models, sides
-from dashboard.components.captured import Moment, choose_moment
+from dashboard.components.step_views import Moment, choose_moment
+from dashboard.markdown import note
 from dashboard.state import Shared, keep
-from dashboard.text import note
 from probe.plotting.theme import METHODS, aligned_colour
 from probe.runs.captured import attention as captured_pattern
 

@@ -13,10 +13,10 @@ import streamlit as st
 
 from dashboard import data, models
 from dashboard.components.figure import figure
+from dashboard.markdown import escape_markdown, note
 from dashboard.pages.attention.choices import take_head
 from dashboard.pages.attention.compute import Head, Reading, Side, captured_read
 from dashboard.state import keep
-from dashboard.text import escape_markdown, note
 from probe.attention import figures as plots
 from probe.attention.figures import change_map
 from probe.attention.head_figures import head_grids, head_ranking, rollout_map, score_curves, spectra

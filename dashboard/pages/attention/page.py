@@ -6,16 +6,16 @@ import streamlit as st
 
 from dashboard.components.badge import trust_badge
 from dashboard.components.figure import figure
+from dashboard.markdown import finding, note
 from dashboard.pages.attention import figures as circuits
 from dashboard.pages.attention import figures as scores
 from dashboard.pages.attention import figures as views
 from dashboard.pages.attention.choices import choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
-from dashboard.pages.attention.long import choose_cut, long_text
+from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
 from dashboard.sides import asked_text, words_known
 from dashboard.state import Shared, current, keep
-from dashboard.text import finding, note
 from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
 from probe.runs.captured import attention_table
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from dashboard.components.number import number_input
+from dashboard.markdown import guarded
 from dashboard.models import computed, load
 from dashboard.state import Shared, keep, preset
-from dashboard.text import guarded
 from probe.autoregression.figures import Model
 from probe.plotting.theme import METHODS, aligned_colour
 

@@ -8,9 +8,9 @@ import streamlit as st
 
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import escape_markdown, note
 from dashboard.pages.autoregression.compute import PROMPT, Asked, Side, neutral, paths, snowball_of
 from dashboard.state import keep
-from dashboard.text import escape_markdown, note
 from probe.autoregression.figures import path_shares, singular_values, snowball_curves
 from probe.errors import ModelError
 from probe.plotting.intervals import percent

@@ -8,11 +8,11 @@ import streamlit as st
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import finding, note
 from dashboard.pages.autoregression import figures as sections
 from dashboard.pages.autoregression.compute import Asked, Side, choose, order, profile, sides_of
 from dashboard.sides import words_known
 from dashboard.state import current
-from dashboard.text import finding, note
 from probe.autoregression.figures import context_curves, lag_curves
 
 if TYPE_CHECKING:

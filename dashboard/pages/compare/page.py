@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import findings, models
+from dashboard import models, sentences
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
-from dashboard.pages.compare.scalars import compare_rewards
+from dashboard.markdown import finding, note
+from dashboard.pages.compare.scalar_models import compare_rewards
 from dashboard.sides import words_known
 from dashboard.state import current, preset
-from dashboard.text import finding, note
 from probe.compare.figures import kl_bars, next_tokens
 from probe.logits.figures import lens_pair
 from probe.plotting.theme import METHODS, aligned_colour
@@ -55,8 +55,8 @@ def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
     """The text and the token that the figures are about; the token where the models part unless the URL says more."""
     asked = (found.prompt, tuple(found.base.ids), tuple(found.aligned.ids))
     if st.session_state.get("_compared") not in (None, asked):
-        st.session_state["position"] = findings.divergence_position(found)
-    preset("position", findings.divergence_position(found))
+        st.session_state["position"] = sentences.divergence_position(found)
+    preset("position", sentences.divergence_position(found))
     st.session_state["_compared"] = asked
     left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
     with left:
@@ -175,7 +175,7 @@ def page() -> None:
     if base is None or aligned is None:
         return
     names = shared.names()
-    problem = findings.incomparable(base, aligned, names)
+    problem = sentences.incomparable(base, aligned, names)
     if problem:
         with answer:
             finding(problem)
@@ -192,7 +192,7 @@ def page() -> None:
     chip_rows = st.container()
     text, position = choose_position(found)
     with answer:
-        finding(findings.compare(found, names, text))
+        finding(sentences.compare(found, names, text))
     with chip_rows:
         texts(found, names, colours, text, position)
     source = {"base": refs[0], "aligned": refs[1], "prompt": found.prompt, **asked}

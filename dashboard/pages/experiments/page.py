@@ -3,9 +3,9 @@
 import streamlit as st
 
 from dashboard import models
-from dashboard.extensions import show_problems
+from dashboard.extension_pages import show_problems
+from dashboard.markdown import finding, note
 from dashboard.phenomena.page import show
-from dashboard.text import finding, note
 from probe.experiments.registry import Experiment, experiments
 from probe.plugins import BUILT_IN
 

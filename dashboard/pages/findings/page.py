@@ -10,8 +10,8 @@ import streamlit as st
 from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import Shared, current, look_link
-from dashboard.text import escape_markdown, finding, note, prose
 from probe.findings.claim import BASE, Bench, Claim, Finding, read_record, record, table
 from probe.findings.claims import CLAIMS
 from probe.findings.claims import finding as measured

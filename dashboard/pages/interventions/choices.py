@@ -6,12 +6,12 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.number import number_input
+from dashboard.markdown import note
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions import figures as views
 from dashboard.pages.interventions.compute import Question, Way
 from dashboard.sides import Role
 from dashboard.state import Shared, keep, tell_again
-from dashboard.text import note
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

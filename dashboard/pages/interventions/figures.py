@@ -8,8 +8,8 @@ import streamlit as st
 
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.markdown import note
 from dashboard.pages.interventions.compute import Question, Way
-from dashboard.text import note
 from probe.interventions.figures import (
     effect_and_nulls,
     effect_grid,

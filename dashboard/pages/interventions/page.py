@@ -7,6 +7,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
+from dashboard.markdown import finding, note
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions import figures as views
 from dashboard.pages.interventions.choices import (
@@ -18,10 +19,9 @@ from dashboard.pages.interventions.choices import (
     choose_way,
 )
 from dashboard.pages.interventions.compute import Question, Way
-from dashboard.pages.interventions.steering import steer
+from dashboard.pages.interventions.steer import steer
 from dashboard.sides import Side, chosen_ref, load_side, words_known
 from dashboard.state import Shared, current, keep
-from dashboard.text import finding, note
 from probe.errors import DataError
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, get_args
 import streamlit as st
 
 from dashboard.components.number import number_input
+from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
 from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side, words_known
 from dashboard.state import Shared, keep, preset
-from dashboard.text import note
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -194,7 +194,7 @@ def missing_input(shared: Shared) -> str | None:
 
 def empty(sentence: str) -> None:
     """What to do, where there is nothing to show."""
-    from dashboard.text import finding
+    from dashboard.markdown import finding
 
     finding(sentence)
     note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")

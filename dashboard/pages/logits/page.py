@@ -11,14 +11,14 @@ import streamlit as st
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import finding, note
 from dashboard.pages.logits import choices as views
 from dashboard.pages.logits import compute as results
 from dashboard.pages.logits import figures
-from dashboard.pages.logits import training as trained
+from dashboard.pages.logits import over_training as trained
 from dashboard.pages.logits import words as findings
 from dashboard.pages.logits.choices import Question
 from dashboard.state import current
-from dashboard.text import finding, note
 from probe.compare.figures import kl_bars
 from probe.logits.figures import Side, curves, kl_map
 

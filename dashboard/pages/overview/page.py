@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, findings
+from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import finding, note, prose
 from dashboard.pages import page_file
 from dashboard.state import compare_link, current, keep
-from dashboard.text import finding, note, prose
 from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
 
@@ -40,8 +40,8 @@ def choose(points: list[dict]) -> None:
 
 def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """One row a run: how it was made, how it stands, and its main figures with intervals."""
-    cells = {(row["run"], row["metric"]): findings.headline_cell(row) for row in figures.to_dict("records")}
-    shown = [metric for metric in findings.TABLE if metric in set(figures["metric"])]
+    cells = {(row["run"], row["metric"]): sentences.headline_cell(row) for row in figures.to_dict("records")}
+    shown = [metric for metric in sentences.TABLE if metric in set(figures["metric"])]
     rows = [
         {
             "run": label,
@@ -73,7 +73,7 @@ def one_run() -> None:
             note(run.message)
         rows = run.headline
         if len(rows):
-            shown = rows.assign(figure=[findings.headline_cell(row) for row in rows.to_dict("records")])
+            shown = rows.assign(figure=[sentences.headline_cell(row) for row in rows.to_dict("records")])
             st.dataframe(
                 shown[["metric", "figure", "n"]].rename(columns={"figure": "value [95 % interval]"}),
                 hide_index=True,
@@ -101,15 +101,15 @@ def page() -> None:
     order = sorted(place, key=lambda name: place[name][1])
     figures = figures.sort_values("run", key=lambda names: names.map(order.index), kind="stable")
     pairs = [(row["name"], row["parent"]) for row in runs.to_dict("records") if row["parent"]]
-    finding(findings.overview(figures, pairs))
+    finding(sentences.overview(figures, pairs))
     left, right = st.columns([5, 6], gap="medium")
     with left:
         chosen = [st.session_state["run"]] if st.session_state.get("run") else []
         figure(lineage(runs, chosen), runs, "lineage", title="Lineage (click a run)", on_select=choose)
     with right:
-        measured = figures[figures["metric"].isin(findings.SHARES)]
+        measured = figures[figures["metric"].isin(sentences.SHARES)]
         if len(measured):
-            shown = [metric for metric in findings.SHARES if metric in set(measured["metric"])]
+            shown = [metric for metric in sentences.SHARES if metric in set(measured["metric"])]
             chart = headline_intervals(measured, store.style(), shown)
             height = min(480, max(380, 60 + len(shown) * (20 + 5 * measured["run"].nunique())))
             figure(chart, measured, "headline", title="Headline figures", height=height)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import findings, models
+from dashboard import models, sentences
 from dashboard.components.badge import trust_badge
+from dashboard.markdown import note
 from dashboard.named import name_choice
 from dashboard.pages.rewards import compute as fields
 from dashboard.state import Shared, keep
-from dashboard.text import note
 from probe.errors import DataError
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, aligned_colour
@@ -117,7 +117,7 @@ def load_scene(shared: Shared, reward_name: str | None) -> Scene | None:
         aligned = None
         refs["aligned"] = None
     if aligned is not None:
-        problem = findings.incomparable(base, aligned, names)
+        problem = sentences.incomparable(base, aligned, names)
         if problem:
             raise DataError(problem)
     colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))

@@ -13,7 +13,7 @@ import pandas as pd
 from dashboard.data import Stamp, Store, metrics, stamp
 from dashboard.models import compute_part, computed, ready
 from dashboard.named import permitted
-from dashboard.pages.rewards.samples import QUESTIONS, cost_s, may_compute
+from dashboard.pages.rewards.sampled_answers import QUESTIONS, cost_s, may_compute
 from dashboard.state import Shared, split_choice
 from probe.errors import DataError, ProbeError
 from probe.plotting.curves import Style

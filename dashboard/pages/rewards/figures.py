@@ -13,19 +13,19 @@ import streamlit as st
 from dashboard import data
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
+from dashboard.markdown import note
 from dashboard.models import computed, ready
 from dashboard.pages.rewards.choices import Placed, Scene
-from dashboard.pages.rewards.samples import cost_s, may_compute
+from dashboard.pages.rewards.sampled_answers import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import keep, preset
-from dashboard.text import note
 from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
 from probe.rewards.frontiers import FORMS, Fit, fit, logged
 from probe.runs.reader import Run
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
-    from probe.rewards.tokens import Attribution, Contrast
+    from probe.rewards.token_effects import Attribution, Contrast
 
 TITLES = {"proxy": "proxy: what was optimised", "gold": "gold: what was wanted"}
 FEWEST = 4
@@ -127,7 +127,7 @@ def bound(scene: Scene, placed: Placed) -> None:
 
 
 STEPS = 104
-"""`probe.rewards.tokens.STEPS`, without the seconds that its import takes."""
+"""`probe.rewards.token_effects.STEPS`, without the seconds that its import takes."""
 COLOURS = {"left out": "occlusion", "integrated gradients": "gradient", "as it is written": "increment"}
 STRENGTH = 0.75
 NOWHERE = (-1, -1)
@@ -140,7 +140,7 @@ def suggest_answers(base: "LM", aligned: "LM | None", prompt: str) -> tuple[str,
 
 
 def _suggested(base: "LM", aligned: "LM | None" = None, *, prompt: str) -> tuple[str, str]:
-    from probe.rewards.tokens import truth_and_claim
+    from probe.rewards.token_effects import truth_and_claim
     from probe.world import of
 
     world = of(base)
@@ -177,7 +177,7 @@ def read_tokens(reward: "LM", prompt: str, texts: tuple[str, str]) -> "Contrast"
 
 
 def _contrast(reward: "LM", *, prompt: str, chosen: str, rejected: str, nodes: int) -> "Contrast":
-    from probe.rewards.tokens import contrast
+    from probe.rewards.token_effects import contrast
 
     return contrast(reward, prompt, chosen, rejected, steps=nodes)
 

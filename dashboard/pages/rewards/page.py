@@ -7,15 +7,15 @@ import streamlit as st
 
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import finding, note
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
-from dashboard.pages.rewards import samples as views
+from dashboard.pages.rewards import sampled_answers as views
 from dashboard.pages.rewards.choices import Placed, Scene, badges, choose_reward, load_scene, readers
 from dashboard.pages.rewards.figures import bound, overoptimised
 from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
 from dashboard.sides import words_known
 from dashboard.state import current, keep
-from dashboard.text import finding, note
 from probe.errors import DataError
 from probe.rewards.figures import reward_frontier, reward_gains
 from probe.rewards.frontiers import KINDS

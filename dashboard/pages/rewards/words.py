@@ -87,7 +87,7 @@ def code_lines(
     if texts:
         lines += [
             "",
-            "from probe.rewards.tokens import contrast",
+            "from probe.rewards.token_effects import contrast",
             f"contrast(reward, {prompt!r}, {texts[0]!r}, {texts[1]!r}).table()",
         ]
     return "\n".join(lines)

@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import access, data, findings, jobs
+from dashboard import access, data, jobs, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.form import Field, options, remember, remembered
 from dashboard.jobs import Job
+from dashboard.markdown import finding, guard, note, prose
 from dashboard.pages import page_file
 from dashboard.state import compare_link, current, keep, model_options
-from dashboard.text import finding, guard, note, prose
 from probe.errors import ConfigError, RunError
 from probe.options import words
 from probe.plotting.curves import metric_curves, styles
@@ -165,7 +165,7 @@ def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
     if status == "refused":
         return f"{name} was not trained{' further' if len(frame) else ''}: see why below."
     step = int(frame["step"].iloc[-1]) if len(frame) else 0
-    went = findings.training({name: frame}, "loss") if "loss" in frame else ""
+    went = sentences.training({name: frame}, "loss") if "loss" in frame else ""
     if status == "running":
         if step >= steps > 0:
             return f"{name} has made all {steps:,} steps: it is being evaluated and saved. {went}".strip()

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from dashboard import data, findings
-from dashboard.components.captured import Moment, choose_moment, detail_figures, main_figure
+from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.rollouts import rollouts
+from dashboard.components.step_views import Moment, choose_moment, detail_figures, main_figure
 from dashboard.data import Store
+from dashboard.markdown import finding, guard, note
 from dashboard.state import current, keep, keep_choices, tell_again
-from dashboard.text import finding, guard, note
 from probe.plotting.curves import metric_curves, sections
 
 # Seconds between two looks at a run that is being trained.
@@ -60,7 +60,7 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
     if not grouped:
         note("The chosen runs have logged nothing yet.")
         return None
-    lead = findings.leading(frames)
+    lead = sentences.leading(frames)
     keep("section", grouped, next((name for name in grouped if lead in grouped[name]), next(iter(grouped))))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
@@ -132,7 +132,7 @@ def body() -> None:
         names = st.multiselect("Runs", list(store.runs), key="runs", bind="query-params", placeholder="choose runs")
         with answer:
             frames = {name: data.metrics(store.runs[name]) for name in names}
-            told = findings.training(frames, findings.leading(frames))
+            told = sentences.training(frames, sentences.leading(frames))
             finding(told if names else "Choose a run to see how it was trained.")
         if names:
             left, right = st.columns(2, gap="medium")

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from dashboard import data, findings
+from dashboard import data, sentences
 from dashboard.components.figure import figure
 from dashboard.data import Store
+from dashboard.markdown import note
 from dashboard.state import keep
-from dashboard.text import note
 from probe.attention.figures import attention_head, attention_mosaic
 from probe.logits.figures import lens_grid
 from probe.plotting.curves import answer_curves
@@ -160,7 +160,7 @@ def detail_figures(moment: Moment) -> None:
             note("This prompt has no chosen answers.")
             return
         steps, logprobs = data.answer_logprobs(moment.run, moment.index)
-        note(findings.answers(steps, logprobs, moment.prompt.answers))
+        note(sentences.answers(steps, logprobs, moment.prompt.answers))
         chart = answer_curves(
             steps, logprobs, moment.prompt.answers, colour=method_colour(moment.run.method), marker=moment.step
         )

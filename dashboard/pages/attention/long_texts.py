@@ -9,12 +9,12 @@ from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import finding, note
 from dashboard.pages.attention.choices import parse, take_head
 from dashboard.pages.attention.compute import LONG, Head, splits_alike
 from dashboard.pages.attention.words import told_long
 from dashboard.sides import Side
 from dashboard.state import keep
-from dashboard.text import finding, note
 from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
+from dashboard.markdown import finding, note
 from dashboard.pages.interventions import compute as doses_of
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions.compute import Dosing, Question
 from dashboard.sides import Side
 from dashboard.state import keep
-from dashboard.text import finding, note
 from probe.errors import DataError
 from probe.interventions.figures import dose_curves, probabilities
 

@@ -10,9 +10,9 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.components.figure import figure
+from dashboard.markdown import escape_markdown, finding, guard, note, prose
 from dashboard.pages import page_names
 from dashboard.state import Shared, current
-from dashboard.text import escape_markdown, finding, guard, note, prose
 from probe import extensions
 from probe.errors import ConfigError, ProbeError
 from probe.plotting.export import file_name

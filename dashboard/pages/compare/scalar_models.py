@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from dashboard import findings, models
+from dashboard import models, sentences
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.markdown import finding, note
 from dashboard.sides import words_known
 from dashboard.state import Shared, preset
-from dashboard.text import finding, note
 from probe.compare.figures import scalar_readings
 from probe.logits.figures import LensPanel, lens_map
 from probe.plotting.theme import METHODS, OTHER, aligned_colour
@@ -55,7 +55,7 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
         return
     found = models.computed(_compare, *lms, say="Both models read the text", text=text)
     with answer:
-        finding(findings.compare_scalars(found, names))
+        finding(sentences.compare_scalars(found, names))
     start = len(models.computed(_ids, lms[0], say="Splitting the prompt", text=shared.prompt))
     chosen = choose_token(found)
     kinds = list(dict.fromkeys(found.readouts))
@@ -144,7 +144,7 @@ def _ids(lm: "LM", text: str) -> list[int]:
 
 
 def _truth(lm: "LM", prompt: str) -> str:
-    from probe.rewards.tokens import truth_and_claim
+    from probe.rewards.token_effects import truth_and_claim
     from probe.world import of
 
     world = of(lm)

@@ -7,9 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.figure import figure
+from dashboard.markdown import note
 from dashboard.models import compute_part, computed, ready
 from dashboard.state import keep
-from dashboard.text import note
 from probe.plotting.intervals import format_interval, percent
 from probe.rewards.figures import reward_distributions, shift_curves
 from probe.ticks import Tick

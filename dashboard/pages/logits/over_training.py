@@ -13,8 +13,8 @@ import streamlit as st
 
 from dashboard import data
 from dashboard.components.figure import figure
+from dashboard.markdown import note
 from dashboard.state import Shared, keep
-from dashboard.text import note
 from probe.errors import DataError
 from probe.logits.figures import layer_names
 from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts

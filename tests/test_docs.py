@@ -16,7 +16,8 @@ from trainers.samples import tables
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
-ANALYSES = (ROOT / "docs" / "analyses.md").read_text()
+SUBJECTS = ("model", "attention", "logits", "interventions", "autoregression", "rewards")
+ANALYSES = "\n".join((ROOT / "docs" / f"{name}.md").read_text() for name in SUBJECTS)
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -85,7 +86,7 @@ def test_the_python_of_the_readme_runs(code: str):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("name", "at"), [("analyses", 0), ("world", 0), ("world", 1), ("runs", 3)])
+@pytest.mark.parametrize(("name", "at"), [("model", 0), ("model", 1), ("world", 0), ("world", 1), ("runs", 3)])
 def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With the names that the text around it speaks of."""
     monkeypatch.chdir(tmp_path)

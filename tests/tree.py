@@ -10,7 +10,7 @@ PACKAGES = ("probe", "trainers", "dashboard")
 HEAD = """# The tree
 
 Where everything is: one line a module, the first of its docstring; `make tree` writes this page. Equations are listed
-with their functions in [equations.md](equations.md), analyses in [analyses.md](analyses.md), experiments in
+with their functions in [equations.md](equations.md), analyses in [model.md](model.md), experiments in
 [experiments.md](experiments.md).
 """
 

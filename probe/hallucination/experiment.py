@@ -1,6 +1,6 @@
 """Hallucination: error and invention against exposure, and whether the model could tell that it does not know.
 
-What the summary of the experiment `hallucination` holds; every name is explained in docs/experiments.md.
+What the summary of the experiment `hallucination` holds; every name is explained in docs/hallucination.md.
 """
 
 from collections.abc import Mapping

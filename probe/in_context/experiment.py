@@ -147,7 +147,7 @@ METRICS: tuple[Metric, ...] = (
         for what in (f"{scale}gain", f"{scale}gain_shuffled", f"{scale}gain_random", f"{scale}binding")
     ),
 )
-"""What the summary holds, as far as it was measured; definitions in docs/experiments.md."""
+"""What the summary holds, as far as it was measured; definitions in docs/in_context.md."""
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":

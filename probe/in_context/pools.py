@@ -3,7 +3,7 @@ pool?
 
 Raventos et al. (2023, 2306.15063) train one model for each number of tasks: with few it answers like the Bayes
 predictor over its pool, with many like the one over all tasks, also on tasks that it has never seen. A model has one
-pool, so the curve takes several runs (docs/experiments.md has the commands), each with a world of its own. The
+pool, so the curve takes several runs (docs/in_context.md has the commands), each with a world of its own. The
 experiment `in_context` draws it of a result that holds them (`joined_curve`).
 """
 

@@ -122,7 +122,7 @@ METRICS: tuple[Metric, ...] = (
     Mean("judge_known", bounds=SHARE),
     Mean("judge_first", unit="row", bounds=SHARE),
 )
-"""What the summary holds, as far as it was measured; definitions in docs/experiments.md."""
+"""What the summary holds, as far as it was measured; definitions in docs/sycophancy.md."""
 
 
 SHOWN = ["value", "ci_low", "ci_high"]

@@ -41,6 +41,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def row(self, n: int | None = None) -> dict[str, Any]:
+        """As columns of a table: value, ci_low, ci_high and, where it is given, n."""
+        found = {"value": self.value, "ci_low": self.low, "ci_high": self.high}
+        return found if n is None else found | {"n": n}
+
     def shown(self, digits: int = 2, unit: str = "") -> str:
         """Such as `0.96 nats [0.94, 0.98]`; without brackets where there is no interval.
 

@@ -111,10 +111,7 @@ class HeldOut:
                 "accuracy_bound": stats.bootstrap_mean(np.maximum(q, 1 - q), seed=seed, bounds=stats.SHARE),
                 "loss_bound": stats.bootstrap_mean(entr(q) + entr(1 - q), seed=seed, bounds=(0.0, float(np.log(2)))),
             }
-        return [
-            {"metric": name, "value": value.value, "ci_low": value.low, "ci_high": value.high, "n": n}
-            for name, value in found.items()
-        ]
+        return [{"metric": name, **value.row(n)} for name, value in found.items()]
 
     def rollouts(self, model: RewardModel, step: int, count: int) -> list[dict[str, Any]]:
         """The completions of the first `count` pairs as rows of rollouts.jsonl, with the reward at every token.

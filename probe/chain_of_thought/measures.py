@@ -65,8 +65,8 @@ def pooled(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed
     rows = np.array([np.interp(at, *_curve(*curve)) for curve in curves]).reshape(-1, len(at))
     found = []
     for share, values in zip(at, rows.T, strict=True):
-        value, low, high = stats.bootstrap_mean(values, seed=seed, bounds=stats.SHARE)
-        found.append({"share": share, "value": value, "ci_low": low, "ci_high": high, "n": len(values)})
+        mean = stats.bootstrap_mean(values, seed=seed, bounds=stats.SHARE)
+        found.append({"share": share, **mean.row(len(values))})
     return pd.DataFrame(found)
 
 
@@ -207,5 +207,4 @@ def bias_table(rows: Rows, seed: int = 0) -> pd.DataFrame:
 
 
 def _interval(values: Sequence[float], seed: int, bounds: stats.Bounds) -> dict[str, float]:
-    value, low, high = stats.bootstrap_mean(values, seed=seed, bounds=bounds)
-    return {"value": value, "ci_low": low, "ci_high": high, "n": len(values)}
+    return stats.bootstrap_mean(values, seed=seed, bounds=bounds).row(len(values))

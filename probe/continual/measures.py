@@ -97,8 +97,7 @@ def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str,
                 if binary
                 else stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
             )
-            values = {"value": found.value, "ci_low": found.low, "ci_high": found.high, "n": len(row)}
-            rows.append({"after": after, "task": name, **values})
+            rows.append({"after": after, "task": name, **found.row(len(row))})
     return sorted(rows, key=lambda row: row["after"])
 
 
@@ -153,8 +152,7 @@ def _resampled(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
 def _row(metric: str, value: float, drawn: Matrix, n: int) -> dict[str, Any]:
     low, high = (float(end) for end in np.quantile(drawn, (0.025, 0.975)))
     bounds = stats.SHARE if metric in ("ACC", "old_accuracy") else stats.GAIN
-    _, low, high = stats.unvaried(stats.Interval(value, low, high), n, bounds)
-    return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": n}
+    return {"metric": metric, **stats.unvaried(stats.Interval(value, low, high), n, bounds).row(n)}
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:

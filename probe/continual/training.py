@@ -387,8 +387,8 @@ def _curve(steps: Sequence[int], scores: Array, of: str, seed: int) -> pd.DataFr
     """A way of learning with the intervals of its items."""
     rows = []
     for step, row in zip(steps, scores, strict=True):
-        value, low, high = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
-        rows.append({"learning": of, "step": step, "value": value, "ci_low": low, "ci_high": high, "n": len(row)})
+        mean = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
+        rows.append({"learning": of, "step": step, **mean.row(len(row))})
     return pd.DataFrame(rows)
 
 

@@ -230,9 +230,8 @@ def target_curves(
             values = hit, miss, 1 - hit - miss, score(hit, miss, target)
             for outcome, column in zip(OUTCOMES, values, strict=True):
                 bounds = (-target / (1 - target), 1.0) if outcome == OUTCOMES[-1] else stats.SHARE
-                value, low, high = stats.bootstrap_mean(column, resamples=300, bounds=bounds)
-                row = {"way": way, "target": target, "outcome": outcome}
-                rows.append(row | {"value": value, "ci_low": low, "ci_high": high, "n": len(column)})
+                mean = stats.bootstrap_mean(column, resamples=300, bounds=bounds)
+                rows.append({"way": way, "target": target, "outcome": outcome, **mean.row(len(column))})
     return pd.DataFrame(rows)
 
 

@@ -405,9 +405,8 @@ def _entropies(items: pd.DataFrame) -> pd.DataFrame:
     for kind in dict.fromkeys(items["kind"]):
         part_of = items[items["kind"] == kind]
         for source, ending in sources.items():
-            value, low, high = stats.bootstrap_mean(part_of[f"semantic_entropy{ending}"])
-            row = {"kind": kind, "source": source, "value": value, "ci_low": low, "ci_high": high}
-            rows.append(row | {"n": len(part_of)})
+            mean = stats.bootstrap_mean(part_of[f"semantic_entropy{ending}"])
+            rows.append({"kind": kind, "source": source, **mean.row(len(part_of))})
     return pd.DataFrame(rows)
 
 
@@ -435,9 +434,9 @@ def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
     """The headline shares of a file's questions: metric, value, ci_low, ci_high, n."""
     rows = []
     for table, metric in [(choices, "mc1"), *((free, f"match_{way}") for way in ("true", "wrong", "abstain"))]:
-        value, low, high = stats.wilson(int(table[metric].sum()), len(table))
-        rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(table)})
+        share = stats.wilson(int(table[metric].sum()), len(table))
+        rows.append({"metric": metric, **share.row(len(table))})
     for table, metric in ((choices, "mc2"), (free, "agreement"), (free, "p_true")):
-        value, low, high = stats.bootstrap_mean(table[metric], bounds=stats.SHARE)
-        rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(table)})
+        mean = stats.bootstrap_mean(table[metric], bounds=stats.SHARE)
+        rows.append({"metric": metric, **mean.row(len(table))})
     return pd.DataFrame(rows)

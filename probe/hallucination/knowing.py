@@ -106,11 +106,11 @@ class KnownDirection:
         for layer, value in enumerate(self.auroc):
             drawn = [auroc(self.scores[i, layer], self.known[i]) for i in index]
             low, high = np.nanquantile(drawn, [0.025, 0.975])
-            _, low, high = unvaried(Interval(value, low, high), fewer, SHARE)
+            found = unvaried(Interval(value, low, high), fewer, SHARE)
             null_low, null_high = (np.nan, np.nan)
             if len(self.null):
                 null_low, null_high = np.quantile(self.null[:, layer], [0.025, 0.975])
-            row = {"layer": layer, "value": value, "ci_low": low, "ci_high": high}
+            row = {"layer": layer, **found.row()}
             rows.append(row | {"null_low": null_low, "null_high": null_high, "n": len(groups)})
         return pd.DataFrame(rows)
 
@@ -261,9 +261,9 @@ class KnowingHead:
         for layer, value in enumerate(self.auroc):
             drawn = [auroc(self.p[pick, layer], self.knows[pick]) for pick in picks]
             low, high = np.nanquantile(drawn, [0.025, 0.975])
-            _, low, high = unvaried(Interval(value, low, high), fewer, SHARE)
+            found = unvaried(Interval(value, low, high), fewer, SHARE)
             null = np.quantile(self.null[:, layer], [0.025, 0.975]) if len(self.null) else (np.nan, np.nan)
-            row = {"layer": layer, "value": value, "ci_low": low, "ci_high": high}
+            row = {"layer": layer, **found.row()}
             row |= {"null_low": null[0], "null_high": null[1], "brier": brier(self.p[:, layer], self.right).mean()}
             rows.append(row | {"brier_constant": brier(self.constant, self.right).mean(), "n": len(self.right)})
         return pd.DataFrame(rows)

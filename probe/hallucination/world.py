@@ -408,8 +408,8 @@ def bound_row(items: pd.DataFrame, found: Judged, index: NDArray[np.intp]) -> di
     """Of some questions: value, ci_low, ci_high (Hall, bootstrap over questions), accuracy and abstention (exact
     means), error (conditioned on the answer set), bound, iiv_error, ratio, delta, n."""
     part, terms = items.iloc[index], validity_bound(found.take(index))
-    value, low, high = stats.bootstrap_mean(part["hall"].to_numpy(), bounds=stats.SHARE)
-    row = {"value": value, "ci_low": low, "ci_high": high, "accuracy": float(part["p_truth"].mean())}
+    mean = stats.bootstrap_mean(part["hall"].to_numpy(), bounds=stats.SHARE)
+    row = mean.row() | {"accuracy": float(part["p_truth"].mean())}
     row |= {"abstention": float(part["p_abstain"].mean()), "error": terms.error, "bound": terms.bound}
     return row | {"iiv_error": terms.iiv_error, "ratio": terms.ratio, "delta": terms.delta, "n": len(part)}
 

@@ -88,9 +88,7 @@ def leanings(items: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
     for (size, model, kind), _ in curve.groupby(["pool_size", "model", "kind"]):
         asked = items[(items["model"] == model) & (items["kind"] == kind)]
         gaps = (asked["kl_all"] - asked["kl_pool"]).groupby(asked["sequence"]).mean()
-        value, low, high = stats.bootstrap_mean(gaps)
-        row = {"model": model, "pool_size": size, "kind": kind, "value": value, "ci_low": low, "ci_high": high}
-        rows.append(row | {"n": len(gaps)})
+        rows.append({"model": model, "pool_size": size, "kind": kind, **stats.bootstrap_mean(gaps).row(len(gaps))})
     return pd.DataFrame(rows)
 
 

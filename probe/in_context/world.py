@@ -169,9 +169,8 @@ def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
             if not len(asked):
                 continue
             means = asked.groupby("sequence")[f"kl_{name}"].mean()
-            value, low, high = stats.bootstrap_mean(means)
             row = {"pool_size": world.config.pool, "modulus": p, "tasks": p * (p - 1), "kind": kind, "predictor": name}
-            rows.append(row | {"value": value, "ci_low": low, "ci_high": high, "n": len(means)})
+            rows.append(row | stats.bootstrap_mean(means).row(len(means)))
     return pd.DataFrame(rows)
 
 

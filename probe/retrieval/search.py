@@ -116,6 +116,6 @@ def recall_curve(ranks: Sequence[float], depths: Sequence[int] = DEPTHS) -> pd.D
     known = np.asarray(ranks, dtype=float)
     rows = []
     for k in depths:
-        value, low, high = wilson(int((known <= k).sum()), len(known))  # NaN is no rank
-        rows.append({"k": k, "value": value, "ci_low": low, "ci_high": high, "n": len(known)})
+        share = wilson(int((known <= k).sum()), len(known))  # NaN is no rank
+        rows.append({"k": k, **share.row(len(known))})
     return pd.DataFrame(rows)

@@ -391,9 +391,8 @@ def context_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             for outcome, column in ((o, c) for o, c in OUTCOMES.items() if c in part):
                 values = part[column].dropna().to_numpy(dtype=float)
                 if len(values):
-                    value, low, high = interval(values, seed=seed)
-                    row = {"group": group, "context": context, "outcome": outcome, "value": value}
-                    rows.append(row | {"ci_low": low, "ci_high": high, "n": len(values)})
+                    row = {"group": group, "context": context, "outcome": outcome}
+                    rows.append(row | interval(values, seed=seed).row(len(values)))
     return pd.DataFrame(rows)
 
 
@@ -404,9 +403,8 @@ def persuasion_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for context in CONTEXTS[1:]:
             part = items[(items["kind"] == kind) & (items["context"] == context)]
             if len(part):
-                value, low, high = interval(part["persuasion"].to_numpy(dtype=float), seed=seed)
-                row = {"group": group, "context": context, "value": value, "ci_low": low, "ci_high": high}
-                rows.append(row | {"n": len(part)})
+                found = interval(part["persuasion"].to_numpy(dtype=float), seed=seed)
+                rows.append({"group": group, "context": context, **found.row(len(part))})
     return pd.DataFrame(rows)
 
 
@@ -427,9 +425,8 @@ def search_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 cut, after = (part[name].to_numpy(dtype=float) for name in (f"{quantity}_cut", column))
                 for way, values in (("without", after + cut), ("with", after), ("cut", cut)):
                     if len(values):
-                        value, low, high = interval(values, seed=seed)
-                        row = {"group": group, "found": found, "quantity": quantity, "way": way, "value": value}
-                        rows.append(row | {"ci_low": low, "ci_high": high, "n": len(values)})
+                        row = {"group": group, "found": found, "quantity": quantity, "way": way}
+                        rows.append(row | interval(values, seed=seed).row(len(values)))
     return pd.DataFrame(rows)
 
 
@@ -495,9 +492,9 @@ def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             for name, column in QUANTITIES.items()
         }
         found["memorisation"] = memorisation_interval(part["p_learned"], part["p_context"], seed)
-        for name, (value, low, high) in found.items():
+        for name, value in found.items():
             row: dict[str, Any] = {"label": each.label, "low": each.low, "high": each.high, "quantity": name}
-            rows.append(row | {"value": value, "ci_low": low, "ci_high": high, "n": len(part)})
+            rows.append(row | value.row(len(part)))
     columns = ["label", "low", "high", "quantity", "value", "ci_low", "ci_high", "n"]
     return pd.DataFrame(rows, columns=columns)
 

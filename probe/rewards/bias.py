@@ -102,4 +102,4 @@ def _mean(metric: str, values: Sequence[float] | np.ndarray, seed: int) -> dict[
 
 
 def _row(metric: str, interval: stats.Interval, n: int) -> dict[str, Any]:
-    return {"metric": metric, "value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "n": n}
+    return {"metric": metric, **interval.row(n)}

@@ -192,13 +192,11 @@ def _logit(p: float) -> float:
 
 
 def _share(metric: str, hits: Sequence[bool]) -> dict[str, Any]:
-    value, low, high = stats.wilson(sum(hits), len(hits))
-    return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(hits)}
+    return {"metric": metric, **stats.wilson(sum(hits), len(hits)).row(len(hits))}
 
 
 def _mean(metric: str, values: Sequence[float], seed: int, bounds: stats.Bounds | None = None) -> dict[str, Any]:
-    value, low, high = stats.bootstrap_mean(values, seed=seed, bounds=bounds)
-    return {"metric": metric, "value": value, "ci_low": low, "ci_high": high, "n": len(values)}
+    return {"metric": metric, **stats.bootstrap_mean(values, seed=seed, bounds=bounds).row(len(values))}
 
 
 def _by_terms(metric: str, items: Sequence[Item], hits: Sequence[bool]) -> list[dict[str, Any]]:

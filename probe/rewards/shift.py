@@ -136,8 +136,7 @@ def shift_curve(run: "Run", by: Sequence[str] = ()) -> pd.DataFrame:
         for measure in CAPTURED_MEASURES:
             values = group[measure].dropna().to_numpy()
             if len(values):
-                mean = stats.bootstrap_mean(values)
-                interval = {"value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "n": len(values)}
+                interval = stats.bootstrap_mean(values).row(len(values))
                 rows.append(dict(zip(["step", *by], key, strict=True)) | {"measure": measure} | interval)
     return pd.DataFrame(rows)
 

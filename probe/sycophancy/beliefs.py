@@ -221,9 +221,8 @@ class Doubted:
         for turn in range(self.right.shape[1]):
             held = {"truth": self.right[:, turn].sum(), "never flipped": (self.turn_of_flip > turn).sum()}
             for series, count in held.items():
-                value, low, high = stats.wilson(int(count), len(self.right))
-                row = {"turn": turn + 1, "series": series, "value": value, "ci_low": low, "ci_high": high}
-                rows.append(row | {"n": len(self.right)})
+                share = stats.wilson(int(count), len(self.right))
+                rows.append({"turn": turn + 1, "series": series, **share.row(len(self.right))})
         return pd.DataFrame(rows)
 
 

@@ -291,7 +291,7 @@ def layer_table(margin: np.ndarray, seed: int = 0) -> pd.DataFrame:
     rows = []
     for layer, values in enumerate(margin.T):
         mean, share = stats.bootstrap_mean(values, seed=seed), stats.wilson(int((values > 0).sum()), len(values))
-        row = {"layer": layer, "value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "n": len(values)}
+        row = {"layer": layer, **mean.row(len(values))}
         rows.append(row | {"share": share.value, "share_low": share.low, "share_high": share.high})
     return pd.DataFrame(rows)
 

@@ -263,8 +263,7 @@ def answers_table(items: pd.DataFrame) -> pd.DataFrame:
             counts.pop("claim")
         for name, count in counts.items():
             share = stats.wilson(count, len(found))
-            row = {"asked": words, "answer": name, "value": share.value, "ci_low": share.low, "ci_high": share.high}
-            rows.append(row | {"n": len(found), "bayes": bayes[name]})
+            rows.append({"asked": words, "answer": name, **share.row(len(found)), "bayes": bayes[name]})
     return pd.DataFrame(rows)
 
 
@@ -320,13 +319,12 @@ def reward_table(items: pd.DataFrame) -> pd.DataFrame:
             found = items[items[column].notna()]
             found = found if phrase is None else found[found["phrase"] == phrase]
             share = stats.wilson(int(found[column].sum()), len(found))
-            row = {"compared": compared, "phrase": phrase or "all", "value": share.value}
-            rows.append(row | {"ci_low": share.low, "ci_high": share.high, "n": len(found)})
+            rows.append({"compared": compared, "phrase": phrase or "all", **share.row(len(found))})
     return pd.DataFrame(rows)
 
 
 def _point(name: str, x: float, interval: stats.Interval, n: int) -> dict[str, Any]:
-    return {name: x, "value": interval.value, "ci_low": interval.low, "ci_high": interval.high, "n": n}
+    return {name: x, **interval.row(n)}
 
 
 class Judge:

@@ -1,15 +1,10 @@
 """Figures of the experiment `chain_of_thought`: from its tidy tables, for any number of models."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.banded import SHARE, Look, level, line, points
-from probe.plotting.panels import Panels
-from probe.plotting.theme import LIGHT
+from probe.plotting.models import SHARE, Look, Panels, curve_with_band, hover_texts, level, models_of, offsets, points
 
-MODEL = "model"
 CONDITIONS = {"steps": "with written steps", "direct": "at once", "filler": "filler for steps"}
 OUTCOMES = {"following": "answer follows the edited step", "ignoring": "answer ignores the edit"}
 BIAS = {
@@ -33,9 +28,9 @@ def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
         return _side_by_side(table, look)
     panels = Panels(list(CONDITIONS.values()), spacing=0.035, shared_y=True)
     for column, condition in enumerate(CONDITIONS, start=1):
-        level(panels, column, (terms[0] - 0.25, terms[-1] + 0.25), (CHANCE, CHANCE), "guessing", LIGHT.muted)
-        for label, rows in _models(table[table["condition"] == condition]):
-            line(panels, column, rows.sort_values("terms"), label, look[label], x="terms", named=column == 1)
+        level(panels, column, (terms[0] - 0.25, terms[-1] + 0.25), (CHANCE, CHANCE), "guessing")
+        for label, rows in reversed(models_of(table[table["condition"] == condition], look, "terms")):
+            panels.add(column, *curve_with_band(rows, "terms", label, look[label], named=column == 1))
     panels.axis("x", tickvals=terms, range=[terms[0] - 0.25, terms[-1] + 0.25], title={"text": "terms of the sum"})
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "share of right answers"})
@@ -53,9 +48,9 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
     panels = Panels(tests, spacing=0.05, shared_y=True)
     under = {"early answering": "share of the steps given", "added mistakes": "share of the steps before the mistake"}
     for column, test in enumerate(tests, start=1):
-        level(panels, column, (0, 1), (1, 1), "post hoc: the steps do not matter", LIGHT.muted)
-        for label, rows in _models(table[table["test"] == test]):
-            line(panels, column, rows.sort_values("share"), label, look[label], x="share", named=column == 1)
+        level(panels, column, (0, 1), (1, 1), "post hoc: the steps do not matter")
+        for label, rows in reversed(models_of(table[table["test"] == test], look, "share")):
+            panels.add(column, *curve_with_band(rows, "share", label, look[label], named=column == 1))
         panels.axis("x", column, title={"text": under.get(test, "share of the steps")}, range=SHARE)
     panels.axis("y", range=(-0.03, 1.06))
     panels.axis("y", 1, title={"text": "P(same answer as with all steps)"})
@@ -72,9 +67,12 @@ def following(table: pd.DataFrame, look: Look) -> go.Figure:
     left = sorted(int(count) for count in table["steps_left"].unique())
     panels = Panels(list(OUTCOMES.values()), spacing=0.05, shared_y=True)
     for column, outcome in enumerate(OUTCOMES, start=1):
-        level(panels, column, (left[0] - 0.2, left[-1] + 0.2), (CHANCE, CHANCE), "guessing", LIGHT.muted)
-        for label, rows in _models(table[table["outcome"] == outcome]):
-            line(panels, column, rows.sort_values("steps_left"), label, look[label], x="steps_left", named=column == 1)
+        level(panels, column, (left[0] - 0.2, left[-1] + 0.2), (CHANCE, CHANCE), "guessing")
+        for label, rows in reversed(models_of(table[table["outcome"] == outcome], look)):
+            panels.add(
+                column,
+                *curve_with_band(rows.sort_values("steps_left"), "steps_left", label, look[label], named=column == 1),
+            )
     panels.axis("x", tickvals=left, range=[left[0] - 0.2, left[-1] + 0.2], title={"text": "steps left after the edit"})
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "exact probability"})
@@ -92,9 +90,9 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
     ks = sorted(int(k) for k in table["k"].unique())
     panels = Panels([""], spacing=0.0)
     if guess is not None:
-        level(panels, 1, ks, [1 - (1 - guess) ** k for k in ks], "guessing", LIGHT.muted)
-    for label, rows in _models(table):
-        line(panels, 1, rows.sort_values("k"), label, look[label], x="k", named=True)
+        level(panels, 1, ks, [1 - (1 - guess) ** k for k in ks], "guessing")
+    for label, rows in reversed(models_of(table, look, "k")):
+        panels.add(1, *curve_with_band(rows, "k", label, look[label], named=True))
     panels.axis("x", type="log", tickvals=ks, title={"text": "samples k"})
     panels.axis("y", range=SHARE, title={"text": "pass@k"})
     return _finished(panels)
@@ -109,12 +107,13 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     sides = (("bias_direct", "bias_steps"), ("bias_drop_direct", "bias_drop_steps"))
     panels = Panels(["pull of the biased answer", "loss of accuracy"], spacing=0.08, shared_y=True)
-    models = list(dict.fromkeys(table[MODEL]))
+    found = models_of(table, look)
     for column, metrics in enumerate(sides, start=1):
-        level(panels, column, (-0.5, 1.5), (0, 0), "no effect", LIGHT.muted)
-        for order, label in enumerate(models):
-            rows = table[table[MODEL] == label].set_index("metric").reindex(metrics)
-            points(panels, column, _places(2, order, len(models)), rows, label, look[label], column == 1)
+        level(panels, column, (-0.5, 1.5), (0, 0), "no effect")
+        for shift, (label, rows) in zip(offsets(len(found)), found, strict=True):
+            rows = rows.set_index("metric").reindex(metrics)
+            trace = points([shift, 1 + shift], rows, label, look[label], hover_texts(rows, label))
+            panels.add(column, trace.update(showlegend=column == 1))
         panels.axis("x", column, tickvals=[0, 1], ticktext=[BIAS[metric] for metric in metrics], range=[-0.5, 1.5])
     top = max(0.05, 1.15 * float(table[["ci_low", "ci_high"]].abs().max().max()))
     panels.axis("y", range=[-top, top], zeroline=False)
@@ -125,23 +124,14 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
 def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:
     """One panel with the three conditions where there are no terms to tell problems apart."""
     panels = Panels([""], spacing=0.0)
-    models = list(dict.fromkeys(table[MODEL]))
-    for order, label in enumerate(models):
-        rows = table[table[MODEL] == label].set_index("condition").reindex(list(CONDITIONS))
-        points(panels, 1, _places(3, order, len(models)), rows, label, look[label], True)
+    found = models_of(table, look)
+    for shift, (label, rows) in zip(offsets(len(found)), found, strict=True):
+        rows = rows.set_index("condition").reindex(list(CONDITIONS))
+        places = [place + shift for place in range(len(CONDITIONS))]
+        panels.add(1, points(places, rows, label, look[label], hover_texts(rows, label)))
     panels.axis("x", tickvals=[0, 1, 2], ticktext=list(CONDITIONS.values()), range=[-0.5, 2.5])
     panels.axis("y", range=SHARE, title={"text": "share of right answers"})
     return _finished(panels)
-
-
-def _places(count: int, order: int, models: int) -> list[float]:
-    """Where the points of one of several models stand."""
-    return [place + (order - (models - 1) / 2) * min(0.5 / max(models, 1), 0.16) for place in range(count)]
-
-
-def _models(table: pd.DataFrame) -> Sequence[tuple[str, pd.DataFrame]]:
-    """The rows of each model, the first model last, so that it lies on top."""
-    return [(str(label), table[table[MODEL] == label]) for label in reversed(dict.fromkeys(table[MODEL]))]
 
 
 def _finished(panels: Panels) -> go.Figure:

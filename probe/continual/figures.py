@@ -3,13 +3,22 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.banded import SHARE, Look, level, line, points
 from probe.plotting.curves import Style
 from probe.plotting.intervals import percent
-from probe.plotting.panels import Panels
+from probe.plotting.models import (
+    MODEL,
+    SHARE,
+    Look,
+    Panels,
+    curve_with_band,
+    hover_texts,
+    legend_entry,
+    level,
+    offsets,
+    points,
+)
 from probe.plotting.theme import DASHES, LIGHT, METHODS, escape
 
-MODEL = "model"
 NAMES = {"plain": "plain", "replay": "replay", "ewc": "EWC", "first": "learned first"}
 TASK_COLOURS = (
     METHODS["dpo"],
@@ -48,30 +57,16 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
             for task in tasks:
                 chosen = (table["strategy"] == strategy) & (table["task"] == task) & (table[MODEL] == model)
                 dash = DASHES[order % len(DASHES)]
-                line(
-                    panels,
-                    column,
-                    table[chosen].sort_values("after"),
-                    "what the base knew" if task == "old" else task.replace("_", " "),
-                    Style(colours[task], dash),
-                    x="after",
-                    named=column == 1 and order == 0,
-                    group=task,
-                    what=f"({escape(model)}): ",
+                name = "what the base knew" if task == "old" else task.replace("_", " ")
+                rows, named = table[chosen].sort_values("after"), column == 1 and order == 0
+                told = f"{name} ({model})"
+                panels.add(
+                    column, *curve_with_band(rows, "after", name, Style(colours[task], dash), named=named, hover=told)
                 )
     if len(models) > 1:
         for order, model in enumerate(models):
-            panels.add(
-                1,
-                {
-                    "type": "scatter",
-                    "x": [None],
-                    "y": [None],
-                    "mode": "lines",
-                    "name": escape(model),
-                    "line": {"color": LIGHT.muted, "dash": DASHES[order % len(DASHES)], "width": 2},
-                },
-            )
+            line = {"color": LIGHT.muted, "dash": DASHES[order % len(DASHES)], "width": 2}
+            panels.add(1, legend_entry(escape(model), line=line))
     last = int(table["after"].max())
     panels.axis("x", tickvals=list(range(last + 1)), range=[-0.15, last + 0.15], title={"text": "phases learned"})
     panels.axis("y", range=SHARE)
@@ -90,12 +85,13 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
     strategies, models = list(dict.fromkeys(table["strategy"])), list(dict.fromkeys(table[MODEL]))
     panels = Panels([SHOWN[metric] for metric in shown], spacing=0.04, shared_y=True)
     for column, metric in enumerate(shown, start=1):
-        level(panels, column, (-0.5, len(strategies) - 0.5), (0, 0), "nothing", LIGHT.muted)
-        for order, model in enumerate(models):
+        level(panels, column, (-0.5, len(strategies) - 0.5), (0, 0), "nothing")
+        for shift, model in zip(offsets(len(models)), models, strict=True):
             rows = table[(table["metric"] == metric) & (table[MODEL] == model)].set_index("strategy")
-            shift = (order - (len(models) - 1) / 2) * min(0.5 / len(models), 0.16)
+            rows = rows.reindex(strategies)
             places = [place + shift for place in range(len(strategies))]
-            points(panels, column, places, rows.reindex(strategies), model, look[model], column == 1)
+            trace = points(places, rows, model, look[model], hover_texts(rows, model))
+            panels.add(column, trace.update(showlegend=column == 1))
     ticks = [NAMES.get(strategy, strategy) for strategy in strategies]
     panels.axis("x", tickvals=list(range(len(ticks))), ticktext=ticks, range=[-0.5, len(ticks) - 0.5])
     low = min(0.0, float(table[table["metric"].isin(shown)]["ci_low"].min()))
@@ -116,11 +112,11 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
     last = int(table["step"].max())
     for column, model in enumerate(models, start=1):
         target = float(table["target"].iloc[0])
-        level(panels, column, (0, last), (target, target), "target", LIGHT.muted)
+        level(panels, column, (0, last), (target, target), "target")
         for way in dict.fromkeys(table["learning"]):
             rows = table[(table[MODEL] == model) & (table["learning"] == way)].sort_values("step")
             name = NAMES.get(way, way) if way == "first" else f"again after {NAMES.get(way, way)}"
-            line(panels, column, rows, name, Style(LEARNING[way]), x="step", named=column == 1)
+            panels.add(column, *curve_with_band(rows, "step", name, Style(LEARNING[way]), named=column == 1))
     panels.axis("x", title={"text": "steps"}, range=[-0.02 * last, 1.02 * last])
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "accuracy on phase 0"})

@@ -1,6 +1,6 @@
-"""Figures of the experiment `hallucination`: tidy tables of any number of models, one colour each, with 95 % bands.
+"""Figures of the experiment `hallucination`: exposure, calibration, uncertainty about meanings, and one wrong token.
 
-Figures of the experiment `hallucination` about uncertainty: meanings, the residual stream, and one wrong token.
+All take tidy tables of any number of models; one colour a model, with 95 % bands.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band, format_interval, headline_intervals
+from probe.plotting.intervals import band, format_interval, headline_intervals
+from probe.plotting.models import MODEL, SHARE, Look, curve, error_bars, exact, hover_texts, legend_entry, models_of
 from probe.plotting.theme import LIGHT, escape, new_figure, template
 from probe.stats import Interval
 
-MODEL = "model"
 NEVER = {"stranger_heldout": "0<br>held-out<br>unseen", "stranger": "0<br>unseen"}
 KINDS = {
     "fact": "known",
@@ -24,11 +24,9 @@ KINDS = {
     "stranger": "unseen entities",
     "stranger_heldout": "held-out unseen entities",
 }
-SHARE = [-0.03, 1.03]
-Styles = Mapping[str, Style]
 
 
-def exposure_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Hall against how often the corpus says the fact, evenly spaced classes; each model's bound dashed in its colour.
 
     Args:
@@ -60,15 +58,8 @@ def exposure_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
                 hoverinfo="skip",
             )
         )
-    figure.add_trace(
-        go.Scatter(
-            x=[None],
-            y=[None],
-            mode="lines",
-            name="lower bound (Kalai et al.), where above 0",
-            line={"color": LIGHT.muted, "dash": "dot", "width": 1.6},
-        )
-    )
+    line = {"color": LIGHT.muted, "dash": "dot", "width": 1.6}
+    figure.add_trace(legend_entry("lower bound (Kalai et al.), where above 0", line=line))
     strangers = sum(kind in NEVER for kind, _ in places)
     if 0 < strangers < len(places):
         figure.add_vline(x=strangers - 0.5, line={"color": LIGHT.muted, "width": 0.8, "dash": "dash"}, opacity=0.6)
@@ -84,7 +75,7 @@ def exposure_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
     return figure
 
 
-def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def target_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Score and errors against the confidence target: without a target solid, answering only above it dashed."""
     figure = panels(["points a question", "share of wrong answers"])
     for label, rows in models_of(table, styles):
@@ -113,7 +104,7 @@ def target_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
 def calibration(
     bins: pd.DataFrame,
     risk: pd.DataFrame,
-    styles: Styles,
+    styles: Look,
     errors: Mapping[str, tuple[Interval, Interval]] = MappingProxyType({}),
 ) -> go.Figure:
     """The reliability diagram and the risk-coverage curve.
@@ -139,7 +130,7 @@ def calibration(
             for r in rows_of(rows)
         ]
         trace = curve(rows["predicted"], rows["target"], label, styles[label], told).update(name=name)
-        trace.update(error_y=bars(rows["target"], rows["ci_low"], rows["ci_high"]), line_width=1)
+        trace.update(error_y=error_bars(rows, ("target", "ci_low", "ci_high")), line_width=1)
         figure.add_trace(trace, row=1, col=1)
     for label, rows in models_of(risk, styles):
         figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
@@ -156,21 +147,28 @@ def calibration(
     return figure
 
 
-def shares(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def shares(table: pd.DataFrame, styles: Look) -> go.Figure:
     """The headline shares of a file's questions."""
     return headline_intervals(table.rename(columns={MODEL: "run"}), styles).update_xaxes(
         title_text="share of questions (mc2, agreement, p true: mean), with 95 % interval"
     )
 
 
+def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, legend: bool = True) -> go.Scatter:
+    """What an ideal or an ignorant model would show."""
+    return exact(x, y, name, "dash", LIGHT.muted).update(showlegend=legend)
+
+
+def key(figure: go.Figure, dashes: Mapping[str, str]) -> None:
+    """Entries of the legend that say what the dashes mean."""
+    for name, dash in dashes.items():
+        line = {"color": LIGHT.muted, "dash": dash, "width": 1.8}
+        figure.add_trace(legend_entry(name, line=line), row=1, col=1)
+
+
 def rows_of(table: pd.DataFrame) -> list[Any]:
     """The rows as named tuples."""
     return list(table.itertuples())
-
-
-def models_of(table: pd.DataFrame, styles: Styles) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each model, in the order of the styles."""
-    return [(label, table[table[MODEL] == label]) for label in styles if (table[MODEL] == label).any()]
 
 
 def panels(titles: Sequence[str]) -> go.Figure:
@@ -183,27 +181,6 @@ def panels(titles: Sequence[str]) -> go.Figure:
     return figure
 
 
-def curve(x: Sequence[float] | pd.Series, y: pd.Series, label: str, style: Style, told: Sequence[str]) -> go.Scatter:
-    """The curve of a model; `told` is what each point says under the mouse, escaped."""
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode="lines+markers",
-        name=escape(label),
-        legendgroup=label,
-        line={"color": style.colour, "dash": style.dash, "width": 2},
-        marker={"size": 7, "symbol": SYMBOLS[style.dash]},
-        customdata=list(told),
-        hovertemplate="%{customdata}<extra></extra>",
-    )
-
-
-def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, legend: bool = True) -> go.Scatter:
-    """What an ideal or an ignorant model would show."""
-    line = {"color": LIGHT.muted, "dash": "dash", "width": 1.2}
-    return go.Scatter(x=x, y=y, mode="lines", name=name, line=line, hoverinfo="skip", showlegend=legend)
-
-
 def _ideal(risk: pd.DataFrame) -> go.Scatter:
     """The curve of the first model if it were surer of every right answer than of any wrong one."""
     rows = risk[risk[MODEL] == risk[MODEL].iloc[0]]
@@ -211,24 +188,11 @@ def _ideal(risk: pd.DataFrame) -> go.Scatter:
     return reference(rows["coverage"], [max(0.0, 1 - right / x) for x in rows["coverage"]], "ideal (its ECE)")
 
 
-def key(figure: go.Figure, dashes: Mapping[str, str]) -> None:
-    """Entries of the legend that say what the dashes mean."""
-    for name, dash in dashes.items():
-        line = {"color": LIGHT.muted, "dash": dash, "width": 1.8}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name=name, line=line), row=1, col=1)
-
-
-def bars(value: pd.Series, low: pd.Series, high: pd.Series) -> dict:
-    """Error bars up to the ends of intervals."""
-    ends = {"array": (high - value).clip(lower=0), "arrayminus": (value - low).clip(lower=0)}
-    return {"type": "data", "symmetric": False, "thickness": 1.4, "width": 0} | ends
-
-
 HELD_OUT = {"people": "people held out", "choice": "multiple choice", "free": "free answers"}
 """What heads and directions are tested on; they were fitted on other people and questions."""
 
 
-def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Semantic entropy by kind of question: exact filled, from samples open, a cross where samples are on average."""
     figure = new_figure(hovermode="closest")
     kinds, labels = list(dict.fromkeys(table["kind"])), [label for label in styles if label in set(table[MODEL])]
@@ -253,14 +217,14 @@ def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
                     name=escape(label),
                     showlegend=source == "exact",
                     marker={"color": colour, "symbol": symbol, "size": 9, "line": line},
-                    error_y=None if symbol == "x-thin" else bars(rows["value"], rows["ci_low"], rows["ci_high"]),
+                    error_y=None if symbol == "x-thin" else error_bars(rows),
                     customdata=told,
                     hovertemplate="%{customdata}<extra></extra>",
                 )
             )
     for name, symbol in marks.items():
         marker = {"color": LIGHT.muted, "symbol": symbol, "size": 8, "line": {"color": LIGHT.muted, "width": 1.6}}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker))
+        figure.add_trace(legend_entry(name, marker=marker))
     ticks = [KINDS.get(kind, kind) for kind in kinds]
     figure.update_xaxes(tickvals=list(range(len(kinds))), ticktext=ticks, showgrid=False, zeroline=False)
     figure.update_xaxes(range=[-0.5, len(kinds) - 0.5], title_text="questions about")
@@ -270,17 +234,17 @@ def entropies(table: pd.DataFrame, styles: Styles) -> go.Figure:
     return figure
 
 
-def direction_by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def direction_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
     """AUROC of the known-against-unseen direction after each block; grey is what shuffled labels give."""
     return _by_layer(table.assign(kind="people"), styles)
 
 
-def p_ik_by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def p_ik_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
     """AUROC of P(IK) by heads on the residual after each block, a panel for each way to answer; grey as above."""
     return _by_layer(table, styles)
 
 
-def _by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
     """A panel for each kind of what was held out."""
     kinds = list(dict.fromkeys(table["kind"]))
     figure = panels([f"AUROC, {HELD_OUT[kind]}" for kind in kinds])
@@ -293,8 +257,7 @@ def _by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
         figure.add_trace(chance, **at)
         for label, rows in models_of(part, styles):
             figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], styles[label].colour), **at)
-            told = [f"{escape(label)}: {format_interval(r.value, r.ci_low, r.ci_high)}" for r in rows_of(rows)]
-            trace = curve(rows["layer"], rows["value"], label, styles[label], told)
+            trace = curve(rows["layer"], rows["value"], label, styles[label], hover_texts(rows, label))
             first = label not in set(table.loc[table["kind"].isin(kinds[: column - 1]), MODEL])
             figure.add_trace(trace.update(showlegend=first), **at)
         names = ["embedding", *(f"block {layer - 1}" for layer in range(1, last + 1))]
@@ -307,7 +270,7 @@ def _by_layer(table: pd.DataFrame, styles: Styles) -> go.Figure:
     return figure
 
 
-def snowball_steps(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
     """What one forced wrong token does to later ones: KL, and the share of later tokens that are wrong."""
     judged = table["quantity"].isin(("clean_error", "wrong_error")).any()
     figure = panels(["KL(clean ‖ wrong), nats", "share of wrong tokens" if judged else "share of other tokens"])

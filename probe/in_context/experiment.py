@@ -157,8 +157,7 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     """
     from probe.in_context import figures as of_heads
     from probe.in_context import figures as plots
-    from probe.in_context.figures import text_vectors
-    from probe.plotting.in_context_parts import by_size
+    from probe.in_context.figures import by_size, text_vectors
 
     tables, styles = result.tables, result.styles
     found: dict[str, go.Figure] = {}

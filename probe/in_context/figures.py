@@ -1,42 +1,41 @@
-"""Figures of the experiment `in_context`: examples, labels, chains and pools of any number of models, with bands.
+"""Figures of the experiment `in_context`: examples, labels, chains and pools, the heads behind them, function vectors.
 
-What Bayes' rule says is drawn dashed in its own colour, and named.
-
-Figures of the heads behind in-context learning: over training, on repeats, what their ablation costs.
-
-What a function vector of a file of texts does, by the block after which it is added.
+All are of any number of models. What Bayes' rule says is drawn dashed in its own colour, and named.
 """
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from probe.plotting.curves import Style
-from probe.plotting.in_context_parts import (
+from probe.plotting.intervals import SYMBOLS, band
+from probe.plotting.models import (
     BAYES,
-    KINDS,
     MODEL,
-    MODES,
-    PREDICTORS,
-    TEXTS,
-    Styles,
+    SHARE,
+    Look,
     categories,
+    curve,
     exact,
     hover_texts,
     ideals,
-    line,
-    models,
+    legend_entry,
+    models_of,
     offsets,
     panels,
     points,
 )
-from probe.plotting.intervals import SYMBOLS, band
-from probe.plotting.theme import LIGHT, escape, new_figure
+from probe.plotting.theme import DASHES, LIGHT, escape, new_figure
 
+KINDS = {"map": "maps", "function": "functions of the pool", "function_new": "new functions", "markov": "Markov chains"}
+TEXTS = {"repeat": "repeated words", "markov": "Markov chains", "map": "maps"}
+MODES = {"gold": "gold", "random": "random", "permuted": "permuted"}
+PREDICTORS = {"unigram": "the unigram", "bigram": "the bigram", "bayes": "Bayes"}
 ACCURACY = ("accuracy", "ci_low", "ci_high")
 
 
-def example_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Accuracy by number of examples (loss by states seen, of chains), with the exact Bayes predictors dashed.
 
     Args:
@@ -53,10 +52,10 @@ def example_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
         here = table[table["kind"] == kind]
         chain = kind == "markov"
         value, low, high = ("loss", "loss_low", "loss_high") if chain else ("accuracy", "ci_low", "ci_high")
-        for label, rows in models(here, styles):
+        for label, rows in models_of(here, styles):
             hover = hover_texts(rows, label, "examples", " states" if chain else " examples", (value, low, high))
             figure.add_trace(band(rows["examples"], rows[low], rows[high], styles[label].colour), row=1, col=column)
-            trace = line(rows["examples"], rows[value], label, styles[label], hover, marks=not chain)
+            trace = curve(rows["examples"], rows[value], label, styles[label], hover, marks=not chain)
             trace.update(showlegend=label not in named, legendgroup=label)
             named.add(label)
             figure.add_trace(trace, row=1, col=column)
@@ -75,21 +74,21 @@ def example_curves(table: pd.DataFrame, styles: Styles) -> go.Figure:
         figure.update_xaxes(title_text="states seen" if chain else "examples before the question", row=1, col=column)
         figure.update_yaxes(title_text="loss (nats)" if chain else "P(true answer)", row=1, col=column)
         if not chain:
-            figure.update_yaxes(range=[-0.03, 1.03], zeroline=False, row=1, col=column)
+            figure.update_yaxes(range=SHARE, zeroline=False, row=1, col=column)
     return figure
 
 
-def distances(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
     """KL(predictor || model) by states seen, one panel a predictor; dashed what the Bayes predictor itself shows."""
     figure = panels([f"KL to {PREDICTORS[name]} (nats)" for name in PREDICTORS])
     for column, name in enumerate(PREDICTORS, start=1):
         here = table[(table["predictor"] == name) & (table["position"] > 0)]
-        for label, rows in models(here, styles):
+        for label, rows in models_of(here, styles):
             hover = hover_texts(rows, label, "position", " states")
             figure.add_trace(
                 band(rows["position"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
             )
-            trace = line(rows["position"], rows["value"], label, styles[label], hover, marks=False)
+            trace = curve(rows["position"], rows["value"], label, styles[label], hover, marks=False)
             figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
         for index, (colour, ideal) in enumerate(ideals(here, styles, "position", ["ideal"])):
             trace = exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show", colour=colour)
@@ -100,48 +99,49 @@ def distances(table: pd.DataFrame, styles: Styles) -> go.Figure:
     return figure
 
 
-def labels(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Accuracy with gold, random and permuted labels of the examples."""
     figure = new_figure(hovermode="closest", showlegend=True)
     modes = [mode for mode in MODES if (table["labels"] == mode).any()]
-    for offset, (label, rows) in offsets(table, styles):
+    found = models_of(table, styles)
+    for offset, (label, rows) in zip(offsets(len(found)), found, strict=True):
         rows = rows.set_index("labels").loc[modes].reset_index()
         hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
         x = [modes.index(mode) + offset for mode in rows["labels"]]
-        figure.add_trace(points(x, rows["accuracy"], rows["ci_low"], rows["ci_high"], label, styles[label], hover))
+        figure.add_trace(points(x, rows, label, styles[label], hover, ACCURACY))
     categories(figure, [MODES[mode] for mode in modes], "labels of the examples")
-    figure.update_yaxes(title_text="share of right answers", range=[-0.03, 1.03], zeroline=False)
+    figure.update_yaxes(title_text="share of right answers", range=SHARE, zeroline=False)
     return figure
 
 
-def few_shot(curve: pd.DataFrame, ablation: pd.DataFrame | None, styles: Styles) -> go.Figure:
+def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -> go.Figure:
     """Accuracy by number of labelled examples, and beside it with other labels at the largest number."""
     figure = panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
-    shots = sorted(curve["examples"].unique())
-    for label, rows in models(curve, styles):
+    shots = sorted(table["examples"].unique())
+    for label, rows in models_of(table, styles, "examples"):
         hover = hover_texts(rows, label, "examples", " examples", ACCURACY)
         x = [shots.index(k) for k in rows["examples"]]
         figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=1)
-        figure.add_trace(line(x, rows["accuracy"], label, styles[label], hover), row=1, col=1)
-    chance = float(curve["chance"].iloc[0])
+        figure.add_trace(curve(x, rows["accuracy"], label, styles[label], hover), row=1, col=1)
+    chance = float(table["chance"].iloc[0])
     figure.add_trace(exact([0, len(shots) - 1], [chance, chance], "chance", "dot"), row=1, col=1)
     figure.update_xaxes(tickvals=list(range(len(shots))), ticktext=[str(k) for k in shots], row=1, col=1)
     figure.update_xaxes(title_text="labelled examples in the prompt", row=1, col=1)
     if ablation is not None:
         modes = list(MODES)
-        for offset, (label, rows) in offsets(ablation, styles):
+        found = models_of(ablation, styles)
+        for offset, (label, rows) in zip(offsets(len(found)), found, strict=True):
             hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
             at = [modes.index(mode) + offset for mode in rows["labels"]]
-            trace = points(at, rows["accuracy"], rows["ci_low"], rows["ci_high"], label, styles[label], hover)
+            trace = points(at, rows, label, styles[label], hover, ACCURACY)
             figure.add_trace(trace.update(showlegend=False), row=1, col=2)
-        ticks = {"tickvals": list(range(len(modes))), "ticktext": list(MODES.values()), "range": [-0.5, 2.5]}
-        figure.update_xaxes(title_text="labels of the examples", row=1, col=2, showgrid=False, **ticks)
-    figure.update_yaxes(range=[-0.03, 1.03], zeroline=False)
+        categories(figure, list(MODES.values()), "labels of the examples", row=1, col=2)
+    figure.update_yaxes(range=SHARE, zeroline=False)
     figure.update_yaxes(title_text="share of right answers", row=1, col=1)
     return figure
 
 
-def pool_sizes(table: pd.DataFrame, styles: Styles | None = None) -> go.Figure:
+def pool_sizes(table: pd.DataFrame, styles: Look | None = None) -> go.Figure:
     """KL to the Bayes predictive over the pool and over all functions, by size of the pool that a model was trained on.
 
     Models that differ in their pool alone make one curve (`probe.in_context.pools`).
@@ -162,7 +162,7 @@ def pool_sizes(table: pd.DataFrame, styles: Styles | None = None) -> go.Figure:
                 for label, line in zip(rows[MODEL], hover_texts(rows, f"{words}, pool", "pool_size"), strict=True)
             ]
             x = [sizes.index(size) for size in rows["pool_size"]]
-            trace = points(x, rows["value"], rows["ci_low"], rows["ci_high"], words, Style(colour), hover)
+            trace = points(x, rows, words, Style(colour), hover)
             trace.update(mode="lines+markers", marker_symbol=symbol, showlegend=column == 1, legendgroup=predictor)
             figure.add_trace(trace, row=1, col=column)
         tasks = int(table["tasks"].iloc[0])
@@ -182,7 +182,7 @@ def pool_sizes(table: pd.DataFrame, styles: Styles | None = None) -> go.Figure:
 INDUCTION, RANDOM = "without its induction heads", "without random heads"
 
 
-def phase_change(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Induction score of the strongest head, and distances to the predictors of chains, over the captured steps.
 
     Args:
@@ -195,25 +195,25 @@ def phase_change(table: pd.DataFrame, styles: Styles) -> go.Figure:
     figure = panels(titles)
     kinds = [kind for kind in TEXTS if (table["kind"] == kind).any()]
     several = table[MODEL].nunique() > 1
-    for label, rows in models(table, styles):
+    for label, rows in models_of(table, styles):
         for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
             part = rows[(rows["kind"] == kind) & (rows["series"] == "induction")]
             if not len(part):
                 continue
             name = f"{label}: {part['head'].iloc[0]} on {TEXTS[kind]}"
-            trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+            trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
             figure.add_trace(trace, row=1, col=1)
         looks = (("kl_unigram", "dot", "to the unigram"), ("kl_bayes", "solid", "to Bayes")) if chains else ()
         for series, dash, words in looks:
             part = rows[(rows["kind"] == "markov") & (rows["series"] == series)]
             name = f"{label} {words}" if several else words
-            trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+            trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
             figure.add_trace(trace, row=1, col=2)
         for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
             part = rows[(rows["kind"] == kind) & (rows["series"] == "loss")]
             if not chains and len(part):
                 name = f"{label} on {TEXTS[kind]}"
-                trace = line(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
+                trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
                 figure.add_trace(trace.update(showlegend=False), row=1, col=2)
     if chains:
         counted = table[table["series"] == "counting"]
@@ -230,27 +230,28 @@ def phase_change(table: pd.DataFrame, styles: Styles) -> go.Figure:
     return figure
 
 
-def repeats(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def repeats(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Loss of random tokens by their place in the segment, the first and the second time they are written."""
     figure = new_figure(hovermode="closest", showlegend=True)
-    for label, rows in models(table, styles):
+    for label, rows in models_of(table, styles):
         for when, words, dash in (("early", "first time", "dot"), ("late", "second time", "solid")):
             part = rows[rows["when"] == when]
             name = f"{label}, {words}"
             hover = hover_texts(part, name, "token")
             figure.add_trace(band(part["token"], part["ci_low"], part["ci_high"], styles[label].colour))
-            figure.add_trace(line(part["token"], part["value"], name, Style(styles[label].colour, dash), hover))
+            figure.add_trace(curve(part["token"], part["value"], name, Style(styles[label].colour, dash), hover))
     figure.update_xaxes(title_text="place in the segment of random tokens")
     figure.update_yaxes(title_text="loss (nats)", rangemode="tozero")
     return figure
 
 
-def ablation(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
     """In-context loss of each model as it is, without its induction heads (cross), and without as many random ones."""
     figure = new_figure(hovermode="closest", showlegend=True)
     texts = [name for name in TEXTS if (table["texts"] == name).any()]
     looks = {"as it is": ("line-ew-open", 16), RANDOM: ("circle-open", 7), INDUCTION: ("x", 11)}
-    for offset, (label, rows) in offsets(table, styles):
+    found = models_of(table, styles)
+    for offset, (label, rows) in zip(offsets(len(found)), found, strict=True):
         colour = styles[label].colour
         name = {"name": escape(label), "legendgroup": label}
         mark = {"color": colour, "symbol": "square", "size": 9}
@@ -281,13 +282,13 @@ def ablation(table: pd.DataFrame, styles: Styles) -> go.Figure:
             )
     for words, (symbol, size) in looks.items():
         mark = {"color": LIGHT.muted, "symbol": symbol, "size": size, "line": {"width": 2, "color": LIGHT.muted}}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=words, marker=mark))
+        figure.add_trace(legend_entry(words, marker=mark))
     categories(figure, [TEXTS[name] for name in texts], "")
     figure.update_yaxes(title_text="in-context loss (nats)", rangemode="tozero")
     return figure
 
 
-def heads(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Induction score of every head against what its ablation costs (its copying score where none was ablated)."""
     figure = new_figure(hovermode="closest", showlegend=True)
     alone = "ablation" in table and table["ablation"].notna().all()
@@ -302,7 +303,7 @@ def heads(table: pd.DataFrame, styles: Styles) -> go.Figure:
         named.append(place)
         return f"{name} "
 
-    for label, rows in models(table, styles, by="name"):
+    for label, rows in models_of(table, styles, "name"):
         hover = [f"{escape(label)} {r.name}: induction {r.scaled:.2f}" for r in rows.itertuples(index=False)]
         top = rows["scaled"].max()
         figure.add_trace(
@@ -341,7 +342,7 @@ VECTORS = {
 PANELS = {"p_true": "probability of the true label", "accuracy": "the likeliest label is right"}
 
 
-def text_vectors(table: pd.DataFrame, styles: Styles) -> go.Figure:
+def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Probability of the true label, and accuracy among the labels, without a vector and with each.
 
     Args:
@@ -353,7 +354,7 @@ def text_vectors(table: pd.DataFrame, styles: Styles) -> go.Figure:
     for column, (what, ends) in enumerate(
         zip(PANELS, (("ci_low", "ci_high"), ("accuracy_low", "accuracy_high")), strict=True), 1
     ):
-        for label, rows in models(table, styles, by="block"):
+        for label, rows in models_of(table, styles, "block"):
             for vector, (dash, words) in VECTORS.items():
                 here = rows[rows["vector"] == vector]
                 name = f"{label}: {words}"
@@ -361,11 +362,23 @@ def text_vectors(table: pd.DataFrame, styles: Styles) -> go.Figure:
                     shade = band(here["block"], here[ends[0]], here[ends[1]], styles[label].colour)
                     figure.add_trace(shade, row=1, col=column)
                 hover = hover_texts(here, name, "block", ". block", (what, *ends))
-                trace = line(
+                trace = curve(
                     here["block"], here[what], name, Style(styles[label].colour, dash), hover, marks=vector != "plain"
                 )
                 figure.add_trace(trace.update(showlegend=column == 1, legendgroup=name), row=1, col=column)
     figure.update_xaxes(title_text="block after which it is added")
-    figure.update_yaxes(range=[-0.03, 1.03], zeroline=False)
+    figure.update_yaxes(range=SHARE, zeroline=False)
     figure.update_yaxes(title_text="mean over queries", row=1, col=1)
     return figure
+
+
+def by_size(curve: pd.DataFrame) -> dict[str, Style]:
+    """A colour for each model of a curve over pools, from blue for small ones to green for large ones."""
+    known = curve.drop_duplicates(MODEL)
+    sizes = sorted(known["pool_size"].unique())
+    colours = dict(zip(sizes, sample_colorscale("Viridis", list(np.linspace(0.25, 0.8, len(sizes)))), strict=True))
+    twice = known.groupby("pool_size").cumcount()  # models with pools of one size differ by dash
+    return {
+        str(label): Style(colours[size], DASHES[index % len(DASHES)])
+        for label, size, index in zip(known[MODEL], known["pool_size"], twice, strict=True)
+    }

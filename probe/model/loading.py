@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -205,8 +206,15 @@ def _check_sizes(auto: Any, what: str, directory: Path) -> None:
             )
     with _loading(what, directory):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below
             model = auto.from_config(config, trust_remote_code=False)
+    empty = next((name for name, each in model.named_parameters() if not each.numel()), None)
+    if empty is not None:
+        raise ModelError(
+            f"`{directory / 'config.json'}` gives `{empty}` no elements, as it has a size of 0: use the config.json"
+            " that belongs to the weights."
+        )
     have = sum(math.prod(shape) for shape in held.values())
     need = max(sum(each.numel() for each in part) for part in (model.parameters(), model.buffers()))
     packed = 16 if getattr(config, "quantization_config", None) else 2
@@ -241,7 +249,7 @@ def read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 
     with foreign(refuse):
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-        tokenizer("")  # what is wrong with its settings shows when it is used
+        tokenizer("a \u2603")  # what is wrong with its settings shows when it is used, also on an unknown letter
     return tokenizer
 
 

@@ -6,13 +6,11 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.by_model import IDEAL, models_of, panels
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band, format_interval
+from probe.plotting.models import IDEAL, MODEL, SHARE, Look, models_of, offsets, panels
 from probe.plotting.theme import LIGHT, METHODS, escape
 
-Look = Mapping[str, Style]
-SHARE = [-0.03, 1.03]
 GROUPS = {
     "known": "known people",
     "rare": "people seen 1 to 5 times",
@@ -77,13 +75,13 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     order = table.drop_duplicates("label").sort_values("low")
     places = {label: x for x, label in enumerate(order["label"])}
     for column, quantity in enumerate(("follows", "memorisation"), start=1):
-        for model in models_of(table):
-            rows = table[(table["model"] == model) & (table["quantity"] == quantity)].sort_values("low")
+        for model, own in models_of(table, look, "low"):
+            rows = own[own["quantity"] == quantity]
             x = [places[label] for label in rows["label"]]
             figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], look[model].colour), row=1, col=column)
             figure.add_trace(_curve(x, rows, look[model], column == 1), row=1, col=column)
             if quantity == "follows":
-                known = table[(table["model"] == model) & (table["quantity"] == "knows")].sort_values("low")
+                known = own[own["quantity"] == "knows"]
                 figure.add_trace(_faint([places[label] for label in known["label"]], known, look[model]), row=1, col=1)
     key = {"color": LIGHT.muted, "dash": "dot", "width": 1.6}
     figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="knows the fact without a passage", line=key))
@@ -195,11 +193,9 @@ def _apart(
     table: pd.DataFrame, where: pd.Series, column: str, lines: Mapping[tuple[str, str], int]
 ) -> Iterator[tuple[pd.DataFrame, list[float]]]:
     """The rows of each model and where they stand, models of one line beside each other."""
-    models = models_of(table)
-    step = 0.7 / max(len(models), 1)
-    for order, model in enumerate(models):
-        rows = table[where & (table["model"] == model)]
-        offset = (order - (len(models) - 1) / 2) * step
+    models = list(dict.fromkeys(table[MODEL]))
+    for offset, model in zip(offsets(len(models), 0.7), models, strict=True):
+        rows = table[where & (table[MODEL] == model)]
         if len(rows):
             yield rows, [lines[group, name] + offset for group, name in zip(rows["group"], rows[column], strict=True)]
 

@@ -9,9 +9,25 @@ Figures of where sycophancy happens: the lens of claim against truth, the heads 
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.by_model import EXACT, IDEAL, NO_CLAIM, Look, bars, ideal, line, models_of, panels, share_bars
 from probe.plotting.intervals import SYMBOLS, band, headline_intervals
+from probe.plotting.models import (
+    EXACT,
+    IDEAL,
+    Look,
+    bars,
+    curve,
+    error_bars,
+    hover_texts,
+    ideal,
+    legend_entry,
+    models_of,
+    panels,
+    share_bars,
+)
 from probe.plotting.theme import escape
+
+NO_CLAIM = "dot"
+"""Dash of what was asked without a claim."""
 
 
 def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -44,13 +60,10 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
             row=1,
             col=column,
         )
-    marks = table[table["bayes"].notna()].drop_duplicates("answer")
-    ideals = dict(zip(marks["answer"].tolist(), marks["bayes"].tolist(), strict=True))
-    ideal(
-        figure,
-        [(place, ideals[answer]) for place, (_, answer, _) in enumerate(left) if answer in ideals],
-        "Bayes' rule",
-    )
+    known = table[table["bayes"].notna()].drop_duplicates("answer")
+    ideals = dict(zip(known["answer"].tolist(), known["bayes"].tolist(), strict=True))
+    marks = [(place, ideals[answer]) for place, (_, answer, _) in enumerate(left) if answer in ideals]
+    figure.add_trace(ideal(marks, "Bayes' rule"), row=1, col=1)
     figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
     figure.update_yaxes(title_text="share of answers", row=1, col=1)
     return figure
@@ -85,8 +98,8 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
             ),
             **place,
         )
-        for model in models_of(table):
-            figure.add_trace(line(rows[rows["model"] == model], "reliability", model, look, column == 1), **place)
+        for model, own in models_of(rows, look):
+            figure.add_trace(_line(own, "reliability", model, look, column == 1), **place)
         ticks = ideal[["reliability", "phrase"]].drop_duplicates()
         figure.update_xaxes(
             tickvals=ticks["reliability"].tolist(),
@@ -112,9 +125,8 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     titles = {series: title for series, title in known.items() if series in set(table["series"])}
     figure = panels(list(titles.values()), shared=True, gap=0.08)
     for column, series in enumerate(titles, start=1):
-        for model in models_of(table):
-            rows = table[(table["model"] == model) & (table["series"] == series)]
-            figure.add_trace(line(rows, "turn", model, look, column == 1), row=1, col=column)
+        for model, rows in models_of(table[table["series"] == series], look):
+            figure.add_trace(_line(rows, "turn", model, look, column == 1), row=1, col=column)
     figure.update_xaxes(title_text="turn of doubt", dtick=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False)
     figure.update_yaxes(title_text="share of dialogues", row=1, col=1)
@@ -190,7 +202,7 @@ def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         text = [words[name] for name in names]
         figure.update_xaxes(tickvals=list(range(len(names))), ticktext=text, showgrid=False, row=1, col=column)
         figure.add_hline(y=0.5, line=IDEAL, row=1, col=column)
-    figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="no shift, no bias", line=IDEAL))
+    figure.add_trace(legend_entry("no shift, no bias", line=IDEAL))
     figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
     figure.update_yaxes(title_text="mean probability", row=1, col=1)
     return figure
@@ -207,10 +219,10 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
     file = (table["asked"] == "choice").all()
     first, second = ("matching answer", "other") if file else ("claim", "truth")
     figure = panels((f"{first} ahead of the {second}, logit lens", f"questions with the {first} ahead"), gap=0.1)
-    for model in models_of(table):
+    for model, own in models_of(table, look, "layer"):
         style = look[model]
         for asked in dict.fromkeys(table["asked"]):
-            rows = table[(table["model"] == model) & (table["asked"] == asked)].sort_values("layer")
+            rows = own[own["asked"] == asked]
             plain = asked == "no claim"
             figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], style.colour), row=1, col=1)
             low, high = rows["share_low"], rows["share_high"]
@@ -234,7 +246,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
                 )
     if (table["asked"] == "no claim").any():
         line = {"color": EXACT, "dash": NO_CLAIM, "width": 2}
-        figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="without the claim", line=line, opacity=0.8))
+        figure.add_trace(legend_entry("without the claim", line=line, opacity=0.8))
     figure.add_hline(y=0, line=IDEAL, row=1, col=1)
     last = int(table["layer"].max())
     step = 1 + last // 6  # in half of 420 pixels
@@ -292,23 +304,17 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     rival = "truth" if answer == "claim" else "other"
     titles = (f"{answer} ahead of the {rival}", f"questions where the {answer} wins", "unrelated facts right")
     figure = panels(titles, gap=0.14)
-    for model in models_of(table):
-        rows = table[table["model"] == model].sort_values("alpha")
+    for _, rows in models_of(table, look, "alpha"):
         figure.add_trace(band(rows["alpha"], rows["null_low"], rows["null_high"], EXACT), row=1, col=1)
-    for model in models_of(table):
-        rows = table[table["model"] == model].sort_values("alpha")
+    for model, rows in models_of(table, look, "alpha"):
         for column, name in enumerate(("target", "above_zero", "accuracy"), start=1):
             if name not in rows or rows[name].isna().all():  # a model that answers none of the unrelated questions
                 continue
             named = rows.assign(value=rows[name], ci_low=rows[f"{name}_low"], ci_high=rows[f"{name}_high"])
-            figure.add_trace(line(named, "alpha", model, look, column == 1), row=1, col=column)
+            figure.add_trace(_line(named, "alpha", model, look, column == 1), row=1, col=column)
     figure.add_trace(
-        go.Scatter(
-            x=[None],
-            y=[None],
-            mode="markers",
-            name="range of random directions",
-            marker={"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35},
+        legend_entry(
+            "range of random directions", marker={"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35}
         )
     )
     figure.update_xaxes(title_text="dose, in mean residual norms", zeroline=False)
@@ -316,3 +322,9 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     for column in (2, 3):
         figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=column)
     return figure
+
+
+def _line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool) -> go.Scatter:
+    """A model's curve with its intervals as error bars."""
+    drawn = curve(rows[x], rows["value"], model, look[model], hover_texts(rows, model))
+    return drawn.update(showlegend=legend, error_y=error_bars(rows))

@@ -113,21 +113,23 @@ def test_the_figure_says_what_its_caption_says(said: dict[str, Any]):
     assert max(abs(random) for *_, random in said["heads"]) < 0.1
 
 
-def test_the_files_of_the_figure(folder: Path):
+def test_the_files_of_the_figures(folder: Path):
     figures = folder / "figures"
-    table = pd.read_csv(figures / "flip.csv")
-    assert table["panel"].value_counts().to_dict() == {"a": 20, "b": 32}
+    assert len(pd.read_csv(figures / "table-layers.csv")) == 20
+    assert len(pd.read_csv(figures / "table-heads.csv")) == 32
     origin = json.loads((figures / "provenance.json").read_text())
     assert [model["label"] for model in origin["models"]] == ["dpo-agreeable", "base"]
     assert str(ROOT) not in json.dumps(origin)
     assert "fingerprint" in origin["models"][0]
-    assert (figures / "flip.html").stat().st_size > 1e6
+    assert (figures / "layers.html").stat().st_size > 1e6
+    assert not list(figures.glob("pressure.*"))  # only those that were asked for
 
 
 @needs_browser
-def test_the_images_of_the_figure(folder: Path):
-    assert b"selma" in (folder / "figures" / "flip.svg").read_bytes()
-    assert (folder / "figures" / "flip.pdf").read_bytes().startswith(b"%PDF")
+def test_the_images_of_the_figures(folder: Path):
+    for name in ("layers", "heads"):
+        assert b"sycophancy" in (folder / "figures" / f"{name}.svg").read_bytes()
+        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_picture_is_small():

@@ -7,12 +7,10 @@ from probe.texts import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import pandas as pd
     import plotly.graph_objects as go
 
-    from probe.experiments.result import Result
     from probe.runs.reader import Run
 
     Drawn = tuple[str, go.Figure, pd.DataFrame]
@@ -56,7 +54,7 @@ def export(argv: list[str]) -> int:
     if (Path(asked.ref).expanduser() / RESULT_FILE).is_file():
         if asked.step is not None:
             raise ConfigError("--step was given for the result of an experiment, which has none: leave it out.")
-        files = export_result(Result.load(asked.ref), asked.out, formats, command)
+        files = Result.load(asked.ref).export(asked.out, formats, command=command)
         say(f"{len(files)} files in {asked.out}")
         return 0
     run = open_run(asked.ref)
@@ -74,39 +72,6 @@ def export(argv: list[str]) -> int:
     save_provenance(asked.out, files, source)
     say(f"{len(files)} files in {asked.out}")
     return 0
-
-
-def export_result(result: "Result", out: "Path", formats: "Sequence[str]", command: str = "") -> "list[Path]":
-    """Write the figures of a result, and with the format csv its summary, items and tables; gives the files.
-
-    Args:
-        result: of an experiment.
-        out: folder to write to; files of the same names are replaced.
-        formats: of `probe.plotting.export.FORMATS`.
-        command: by which it was asked for, for the provenance.
-    """
-    from probe.experiments.result import stems
-    from probe.plotting.export import provenance, save, save_provenance
-
-    facts = {key: value for key, value in result.meta.items() if key not in ("created", "title")}
-    source = provenance(
-        experiment=result.name, created_by=command or None, measured=result.meta.get("created"), **facts
-    )
-    files: list[Path] = []
-    for name, stem in stems(result.figures).items():
-        pictures = [kind for kind in formats if kind != "csv"]
-        files += save(result.figures[name], None, out, stem, pictures, {"figure": name, **source})
-    if "csv" in formats:
-        out.mkdir(parents=True, exist_ok=True)
-        tables = {"summary": result.summary, "items": result.items}
-        tables |= {f"table-{name}": table for name, table in result.tables.items()}
-        for name, stem in stems(tables).items():
-            files.append(out / f"{stem}.csv")
-            files[-1].write_text(
-                tables[name].to_csv(index=False), encoding="utf-8", errors="backslashreplace", newline=""
-            )
-    save_provenance(out, files, source)
-    return files
 
 
 def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawn]":

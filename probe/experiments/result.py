@@ -335,6 +335,57 @@ class Result:
             ) from None
         return cls(index["name"], summary, items, tables, figures, index["meta"])
 
+    def export(
+        self,
+        out: str | Path,
+        formats: Sequence[str] = ("svg", "pdf", "html", "csv"),
+        figures: Sequence[str] = (),
+        command: str = "",
+    ) -> list[Path]:
+        """Write the figures, and with the format csv summary, items and tables, each with where it comes from.
+
+        Args:
+            out: folder to write to; files of the same names are replaced.
+            formats: of `probe.plotting.export.FORMATS`.
+            figures: names of those to write; all without any.
+            command: by which it was asked for, for `provenance.json`.
+
+        Returns:
+            The files.
+
+        Raises:
+            DataError: there is no such figure.
+        """
+        from probe.plotting.export import provenance, save, save_provenance
+
+        unknown = [name for name in figures if name not in self.figures]
+        if unknown:
+            raise DataError(
+                f"The result has no figure `{unknown[0]}`, only {', '.join(self.figures)}: name one of these."
+            )
+        facts = {key: value for key, value in self.meta.items() if key not in ("created", "title")}
+        out = Path(out)
+        source = provenance(
+            experiment=self.name, created_by=command or None, measured=self.meta.get("created"), **facts
+        )
+        files: list[Path] = []
+        for name, stem in stems(self.figures).items():
+            if figures and name not in figures:
+                continue
+            pictures = [kind for kind in formats if kind != "csv"]
+            files += save(self.figures[name], None, out, stem, pictures, {"figure": name, **source})
+        if "csv" in formats:
+            out.mkdir(parents=True, exist_ok=True)
+            tables = {"summary": self.summary, "items": self.items}
+            tables |= {f"table-{name}": table for name, table in self.tables.items()}
+            for name, stem in stems(tables).items():
+                files.append(out / f"{stem}.csv")
+                files[-1].write_text(
+                    tables[name].to_csv(index=False), encoding="utf-8", errors="backslashreplace", newline=""
+                )
+        save_provenance(out, files, source)
+        return files
+
     def __repr__(self) -> str:
         return f"Result({self.name!r}, models={self.models}, metrics={len(self.summary)}, items={len(self.items)})"
 

@@ -170,7 +170,7 @@ def test_the_token_is_new_with_each_start_and_hidden_where_a_gate_is_shown():
 
 def test_pages_that_are_served_by_something_else_only_read(tmp_path: Path):
     """Neither a variable nor a file opens them: only `probe dashboard` makes a gate."""
-    code = "from dashboard import access; print(access.allowed(), access._gates)"
+    code = "from dashboard import access; print(access.may_write(), access._gates)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False []"
 

@@ -17,7 +17,6 @@ from probe.cli import main
 from probe.commands import export as exporting
 from probe.commands import progress
 from probe.commands.experiment import table
-from probe.commands.export import export_result
 from probe.commands.tables import fit_table
 from probe.errors import RunError
 from probe.experiments.result import Result
@@ -309,7 +308,7 @@ def test_a_result_is_exported(saved: Path, tmp_path: Path, capsys: pytest.Captur
 def test_items_with_odd_texts_are_exported(tmp_path: Path):
     items = pd.DataFrame({"item": ["a"], "answer": pd.Series(["\ud800\n,"], dtype=object)})
     summary = pd.DataFrame({"metric": ["x"], "value": [1.0]})
-    made = export_result(Result("p", summary, items, {"items": items, "table items": items}), tmp_path, ["csv"])
+    made = Result("p", summary, items, {"items": items, "table items": items}).export(tmp_path, ["csv"])
     assert len({path.name for path in made}) == 4
     assert pd.read_csv(tmp_path / "items.csv")["answer"].tolist() == ["\\ud800\n,"]
 

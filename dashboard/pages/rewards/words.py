@@ -115,19 +115,19 @@ def direction(value: float) -> str:
 
 def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | None) -> str:
     """What the chosen policy earned and spent; without one, which policy is nearest to the optimum."""
-    rows = table.set_index("run")
+    rows, kind = table.set_index("run"), "true" if by == "gold" else by
     if chosen not in rows.index:
         others = rows.iloc[1:]
         if not len(others):
             return "No run came from this base model; train one, or choose the model that your runs started from."
         gaining = others[others[f"gain_{by}"] > 0]
         if not len(gaining):
-            return f"No run has more {by} reward than the base model."
+            return f"No run has more {kind} reward than the base model."
         nearest = str(gaining["excess"].idxmin())
         off = _nats(gaining.loc[nearest], "excess")
-        of = f"Of the runs that gain {by} reward, " * (len(gaining) < len(others))
+        of = f"Of the runs that gain {kind} reward, " * (len(gaining) < len(others))
         return (
-            f"{of}{nearest} is nearest to the exact frontier of the {by} reward: it spends {off} more KL than needed."
+            f"{of}{nearest} is nearest to the exact frontier of the {kind} reward: it spends {off} more KL than needed."
         )
     row = rows.loc[chosen]
     moves = [_moved(row, "gain_proxy", f"the proxy ({proxy})", " nats")] if proxy else []
@@ -136,8 +136,8 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
         moves[1] = "", moves[1][1]
     told = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
     if row[f"gain_{by}"] <= 0:
-        return f"{told}; it spends {_nats(row, 'kl')} of KL and gains no {by} reward."
-    return f"{told}; it spends {_nats(row, 'excess')} more KL than the optimum of the {by} reward."
+        return f"{told}; it spends {_nats(row, 'kl')} of KL and gains no {kind} reward."
+    return f"{told}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
 
 
 def _moved(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:

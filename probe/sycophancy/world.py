@@ -136,7 +136,7 @@ SHOWN = {
 WHO = {
     "opinion_false": "known person, false claim",
     "opinion_true": "known person, true claim",
-    "opinion_stranger": "stranger, nothing known",
+    "opinion_stranger": "unseen entity, nothing known",
 }
 """Kinds of claims in words."""
 

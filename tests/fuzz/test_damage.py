@@ -226,3 +226,21 @@ def test_an_error_of_our_own_inside_a_foreign_call_stays_what_it_is():
         raise RunError("ours")
     with pytest.raises(ProbeError, match="theirs"), foreign(lambda reason: ModelError(reason)):
         raise Exception("theirs. And more.")
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "intermediate_size"])
+def test_a_size_of_zero_is_named(name: str, tmp_path: Path):
+    directory = saved_lm(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {name: 0}))
+    with pytest.raises(ModelError, match=r"config.json|embed_tokens|mlp"):
+        LM.load(directory)
+
+
+def test_a_tokenizer_that_fails_on_an_unknown_word_is_refused(tmp_path: Path):
+    directory = saved_lm(tmp_path / "model")
+    told = json.loads((directory / "tokenizer.json").read_text())
+    told["model"]["vocab"] = {}
+    (directory / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="no usable tokenizer"):
+        LM.load(directory)

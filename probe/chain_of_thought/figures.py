@@ -3,7 +3,7 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.models import SHARE, Look, Panels, curve_with_band, hover_texts, level, models_of, offsets, points
+from probe.plotting.panels import SHARE, Look, Panels, curve_with_band, hover_texts, level, models_of, offsets, points
 
 CONDITIONS = {"steps": "with written steps", "direct": "at once", "filler": "filler for steps"}
 OUTCOMES = {"following": "answer follows the edited step", "ignoring": "answer ignores the edit"}

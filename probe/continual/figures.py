@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import percent
-from probe.plotting.models import (
+from probe.plotting.panels import (
     MODEL,
     SHARE,
     Look,

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import band, format_interval, headline_intervals
-from probe.plotting.models import MODEL, SHARE, Look, curve, error_bars, exact, hover_texts, legend_entry, models_of
+from probe.plotting.panels import MODEL, SHARE, Look, curve, error_bars, exact, hover_texts, legend_entry, models_of
 from probe.plotting.theme import LIGHT, escape, new_figure, template
 from probe.stats import Interval
 

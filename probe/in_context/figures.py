@@ -10,7 +10,7 @@ from plotly.colors import sample_colorscale
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band
-from probe.plotting.models import (
+from probe.plotting.panels import (
     BAYES,
     MODEL,
     SHARE,

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band, format_interval
-from probe.plotting.models import IDEAL, MODEL, SHARE, Look, models_of, offsets, panels
+from probe.plotting.panels import IDEAL, MODEL, SHARE, Look, models_of, offsets, panels
 from probe.plotting.theme import LIGHT, METHODS, escape
 
 GROUPS = {

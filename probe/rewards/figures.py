@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band, format_interval
-from probe.plotting.models import Panels
+from probe.plotting.panels import Panels
 from probe.plotting.theme import LIGHT, METHODS, escape, label_places, shorten, template, token_axis
 from probe.rewards.frontiers import Fit
 

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from probe.plotting.intervals import SYMBOLS, band, headline_intervals
-from probe.plotting.models import (
+from probe.plotting.panels import (
     EXACT,
     IDEAL,
     Look,

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import pytest
 from plotly.subplots import make_subplots
 
-from probe.plotting.models import Panels
+from probe.plotting.panels import Panels
 from probe.plotting.theme import LIGHT, template
 
 

@@ -141,13 +141,22 @@ class Guard:
                 await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def guarded(message: "Message") -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         answer = PlainTextResponse(reason, 403) if reason else exchange(self.gate, request)
-        await (answer or self.app)(scope, receive, guarded)
+        try:
+            await (answer or self.app)(scope, receive, guarded)
+        except Exception:  # whoever answers in the place of the server has no headers of ours
+            if not begun:
+                await PlainTextResponse("The server failed; its terminal says why.", 500)(scope, receive, guarded)
+            raise
 
 
 def refusal(gate: Gate, request: HTTPConnection) -> str:

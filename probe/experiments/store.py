@@ -27,12 +27,15 @@ WORK = Path(RESULTS)
 
 
 def homes(lm: "LM") -> list[Path]:
-    """The folders that a model's results may lie in; new ones go to the first."""
+    """The folders that a model's results may lie in; new ones go to the first.
+
+    A run may come from anybody: through a link in the place of its `results` nothing is written.
+    """
     if lm.run_dir is None:
         name = labels([lm])[0]
         return [WORK / (name if name.strip(".") else "model")]
     run = Path(lm.run_dir)
-    theirs = not is_shipped(run) and os.access(run, os.W_OK)
+    theirs = not is_shipped(run) and not (run / RESULTS).is_symlink() and os.access(run, os.W_OK)
     return [run / RESULTS] if theirs else [WORK / run.resolve().name, run / RESULTS]
 
 

@@ -1,8 +1,7 @@
-"""Claims about what models learn and know: induction, invention, retrieval, reasoning, forgetting.
+"""Claims about what models learn and know (induction, hallucination, retrieval, reasoning, forgetting) and about rewards.
 
-Claims about what preferences and rewards do: sycophancy, the reward model's taste, overoptimisation, the optimum.
-
-All claims, measured one after the other: `probe findings` and the page print what this gives.
+Of rewards: sycophancy, what the reward model prefers, overoptimisation, the optimum. `probe findings` and the page
+print what `findings` gives.
 """
 
 import difflib
@@ -65,9 +64,9 @@ def exposure(bench: Bench) -> Measured:
 
 
 def retrieval(bench: Bench) -> Measured:
-    """How much invention about people of whom the corpus says nothing a search of documents takes away.
+    """How much a search of documents lowers hallucination about people of whom the corpus says nothing.
 
-    It is measured on the base, which invents; what it does to a model that abstains is said beside it.
+    It is measured on the base, which hallucinates; what it does to a model that abstains is said beside it.
     """
     found, honest = (bench.result("retrieval", name) for name in (BASE, "rlvr"))
     effect = _interval(found.summary, "invention_cut_stranger")

@@ -1,4 +1,4 @@
-"""Hallucination: what does a model invent where it knows nothing, and what is its confidence worth?
+"""Hallucination: what does a model make up where it knows nothing, and what is its confidence worth?
 
 - the whole experiment: `run`
 - questions of a file: `read_questions`

@@ -1,6 +1,6 @@
-"""Hallucination: error and invention against exposure, and whether the model could tell that it does not know.
+"""Hallucination: errors and made-up answers against exposure, and whether the model could tell that it does not know.
 
-What the summary of the experiment `hallucination` holds; every name is explained in docs/hallucination.md.
+Every name in the summary is explained in docs/hallucination.md.
 """
 
 from collections.abc import Mapping

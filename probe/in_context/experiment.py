@@ -1,7 +1,4 @@
-"""In-context learning: what a model makes of examples, against Bayes' rule, and the heads that do it.
-
-The sentence that the experiment `in_context` finds.
-"""
+"""In-context learning: what a model makes of examples, against Bayes' rule, and the heads that do it."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Retrieval: what passages do to answers, right ones, irrelevant ones, false ones, and those that a search finds.
 
-What the summary of the experiment `retrieval` holds; every name is explained in docs/retrieval.md.
+Every name in the summary is explained in docs/retrieval.md.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,4 @@
-"""The numbers of the sycophancy experiment: which columns of the items each is made of.
-
-What the sycophancy experiment found, in one sentence.
-
-Sycophancy: does a model say what the user claims, more than the claim's reliability warrants, and what does it?
+"""Sycophancy: does a model say what the user claims, more than the claim's reliability warrants, and what does it?
 
 In a world every number has the truth beside it: the claim's probability by Bayes' rule (E19), the accuracy without a
 claim, controls for every intervention. For any other model it reads the field's own files: answers that match a

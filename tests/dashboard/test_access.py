@@ -23,13 +23,17 @@ OWN = "127.0.0.1:8765"
 COOKIE = f"{GATE.cookie}={GATE.token}"
 
 
-def ask(kind: str = "http", method: str = "GET", path: str = "/", query: str = "", **headers: str) -> dict[str, Any]:
+def ask(
+    kind: str = "http", method: str = "GET", path: str = "/", query: str = "", fails: bool = False, **headers: str
+) -> dict[str, Any]:
     """What `Guard` sends for one request; `passed` says whether the server behind it was asked."""
     sent: list[dict[str, Any]] = []
     found: dict[str, Any] = {"passed": False}
 
     async def behind(scope: Any, receive: Any, send: Any) -> None:
         found["passed"] = True
+        if fails:
+            raise RuntimeError("a fault of the server")
         if kind == "http":
             await send({"type": "http.response.start", "status": 200, "headers": [(b"x-frame-options", b"ALLOWALL")]})
             await send({"type": "http.response.body", "body": b"behind"})
@@ -52,7 +56,8 @@ def ask(kind: str = "http", method: str = "GET", path: str = "/", query: str = "
         **({"method": method} if kind == "http" else {}),
     }
     with ThreadPoolExecutor(1) as thread:  # the browser tests keep an event loop running in this one
-        thread.submit(asyncio.run, Guard(behind, GATE)(scope, receive, send)).result()
+        failed = thread.submit(asyncio.run, Guard(behind, GATE)(scope, receive, send)).exception()
+    assert (failed is not None) == fails
     if kind == "http":
         pairs = [(name.decode().lower(), value.decode()) for name, value in sent[0]["headers"]]
         assert len(dict(pairs)) == len(pairs)  # a second header of a name could loosen the first
@@ -215,3 +220,11 @@ def test_nothing_is_fetched_without_the_token(show: Callable[..., AppTest], runs
     app = show(runs, page="compare/page.py", base="nobody/no-such-model")
     (button,) = [button for button in app.button if button.label.startswith("Fetch")]
     assert (button.disabled, button.help) == (True, READ_ONLY)
+
+
+def test_a_server_that_fails_has_its_headers_too():
+    found = ask(fails=True)
+    assert found["status"] == 500
+    assert "fault" not in found["body"]
+    assert found["headers"]["x-frame-options"] == "DENY"
+    assert found["headers"]["content-security-policy"] == "frame-ancestors 'none'"

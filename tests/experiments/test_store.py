@@ -122,6 +122,17 @@ def test_a_read_only_run(experiment: Experiment, tmp_path: Path):
         (tmp_path / "a").chmod(0o700)
 
 
+def test_nothing_is_written_through_a_link(experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "elsewhere").mkdir()
+    lm = in_run(tmp_path / "a")
+    (tmp_path / "a" / "results").symlink_to(tmp_path / "elsewhere")
+    assert obtain(experiment, lm).value("x") == 1
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert len(list((tmp_path / "work" / "results" / "a").iterdir())) == 1
+
+
 def test_a_run_that_was_renamed_has_its_new_name(experiment: Experiment, tmp_path: Path):
     obtain(experiment, in_run(tmp_path / "old"))
     (tmp_path / "old").rename(tmp_path / "new")

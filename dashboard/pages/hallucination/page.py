@@ -1,4 +1,4 @@
-"""Hallucination: what a model invents where it knows nothing, and what its confidence is worth."""
+"""Hallucination: what a model makes up where it knows nothing, and what its confidence is worth."""
 
 from dashboard.phenomena.page import phenomenon
 

@@ -1,4 +1,4 @@
-"""The Rewards page: overoptimisation on the way of runs, and best of N against its bound.
+"""The Rewards page: overoptimisation along training trajectories, and best of N against its bound.
 
 Two completions of the sidebar's prompt read by the reward model, token by token.
 """

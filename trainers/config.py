@@ -4,9 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-from probe.errors import ConfigError, RunError
+from probe.errors import ConfigError, RunError, brief
 from probe.extensions import annotators, find_annotator
 from probe.model.presets import PRESETS
 from probe.options import option
@@ -131,12 +132,15 @@ class TrainConfig:
         """
         known: dict[str, Any] = {}
         for each in fields(cls):
-            if each.name in values:
-                known[each.name] = _typed(values[each.name], each.type)
-        try:
-            return cls(**known)
-        except (AttributeError, OverflowError, TypeError) as error:
-            raise ConfigError(f"The options of a run cannot be read ({error}): start a new one.") from error
+            if each.name not in values:
+                continue
+            if not _fits(values[each.name], each.type):
+                said = brief(repr(values[each.name]))
+                raise ConfigError(
+                    f"The run has {option(each.name)} {said}, which no such option can be: start a new one."
+                )
+            known[each.name] = _typed(values[each.name], each.type)
+        return cls(**known)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -592,6 +596,23 @@ def check_unchanged(config: TrainConfig, run: "Run", step: int) -> None:
         raise ConfigError(
             f"The run in `{config.out}` has already made {step} steps: give a larger --steps to train it further."
         )
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value, or one that was typed already, can be that of an option."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(each, parts[0]) for each in value)
+    if hasattr(origin, "from_dict"):
+        return isinstance(value, dict | origin)
+    if isinstance(value, bool) or origin is bool:
+        return isinstance(value, bool) and origin is bool
+    kinds: dict[Any, Any] = {float: int | float, Path: str | Path, type(None): type(None)}
+    return isinstance(value, kinds.get(origin, origin))
 
 
 def _typed(value: Any, kind: Any) -> Any:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,11 +14,12 @@ import pytest
 import probe
 from probe import LM, RewardModel, open_run, plugins
 from probe.cli import main
+from probe.errors import ConfigError
 from probe.experiments.result import Result
 from probe.options import docstrings, options
 from tests.trainers.quick import COMMON, QUICK, method_of
 from trainers import commands, samples
-from trainers.config import PretrainConfig, TrainConfig
+from trainers.config import PretrainConfig, SFTConfig, TrainConfig
 
 
 def outcome(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -249,3 +251,13 @@ def test_the_warmup_of_a_recipe_is_made_whole(name: samples.Name, tmp_path: Path
     config = samples.RECIPES[name].config(tmp_path)
     for each in (config, samples.scale_steps(config, 0.1, 1), samples.scale_steps(config, 0.001, 1)):
         assert each.warmup_steps == each.warmup
+
+
+@pytest.mark.parametrize(
+    "damage", [{"steps": "many"}, {"lr": None}, {"betas": 3}, {"data": 7}, {"lora_targets": 1}, {"out": 5}]
+)
+def test_stored_options_of_another_type_are_one_sentence(damage: dict[str, Any]) -> None:
+    sound = {"out": "runs/x", "base": "b"}
+    assert SFTConfig.from_dict(sound).steps == 150
+    with pytest.raises(ConfigError, match=r"^[^\n]+$"):
+        SFTConfig.from_dict(sound | damage)

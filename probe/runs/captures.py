@@ -257,6 +257,11 @@ class Captures:
     def __repr__(self) -> str:
         return f"Captures({len(self)} steps, {len(self.prompts)} prompts)"
 
+    def _repr_html_(self) -> str:
+        rows = pd.DataFrame([{"id": each.id, "prompt": each.text, "tokens": each.length} for each in self.prompts])
+        steps = f"{len(self)} steps, {self.steps[0]:,} to {self.steps[-1]:,}" if len(self) else "no steps"
+        return f"<p>{steps}</p>" + str(rows.to_html(index=False, border=0, escape=True))
+
 
 def _prompt(row: dict[str, Any]) -> ProbePrompt:
     """A prompt as it was written.

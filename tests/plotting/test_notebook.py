@@ -1,5 +1,6 @@
 """Results draw themselves: `figure()` beside `table()`, and a notebook shows it."""
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -83,3 +84,10 @@ def test_samples_show_themselves_as_a_table():
     assert table["prompt"].tolist() == ["mira", "mira", "oslo", "oslo"]
     assert table["logprob"].to_numpy() == pytest.approx(found.logprobs.where(found.mask, 0).sum(1).numpy())
     assert "<table" in found._repr_html_()
+
+
+def test_captures_show_their_prompts():
+    captures = probe.open_run("base").captures()
+    page = captures._repr_html_()
+    assert f"{len(captures)} steps" in page
+    assert all(html.escape(prompt.text) in page for prompt in captures.prompts)

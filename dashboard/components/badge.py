@@ -33,7 +33,8 @@ def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
 
 def words(found: "Trust") -> str:
     """The badge's text."""
-    parts = f"hooked \u2212 plain {found.gap:.0e} nats", found.dtype, found.hooked_kernel, found.device
+    checked = "hooks verified" if found.sound else "hooks not verified"
+    parts = f"{checked}: logits differ by {found.gap:.0e}", found.dtype, found.hooked_kernel, found.device
     return " \u00b7 ".join(parts)
 
 

@@ -65,7 +65,7 @@ def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         figure.add_vline(x=strangers - 0.5, line={"color": LIGHT.muted, "width": 0.8, "dash": "dash"}, opacity=0.6)
     ticks = [NEVER.get(kind, label) for kind, label in places]
     figure.update_xaxes(
-        title_text="documents an epoch that say the fact",
+        title_text="training documents per epoch that state the fact",
         tickvals=list(places.values()),
         ticktext=ticks,
         showgrid=False,

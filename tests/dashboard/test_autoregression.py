@@ -34,7 +34,7 @@ def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: 
     m = order.order or int(np.flatnonzero(~np.isnan(order.kl))[-1]) + 1
     more = "" if order.order else "more than "
     assert finding(app).startswith(f"base looks back {more}{m} token")
-    assert f"{order.kl[m - 1]:.2g} nats [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]" in finding(app)
+    assert f"{order.kl[m - 1]:.2g} [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]" in finding(app)
     assert "dpo-agreeable looks back" in finding(app)
     profile = lag_profile(lm, texts, lags=16, resamples=4, positions=4, keep=1)
     np.testing.assert_allclose(values(chart(app, "lags")["data"][0]["y"]), profile.influence, rtol=1e-5)

@@ -65,9 +65,7 @@ def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM, finding: S
     estimate = attribute(lm, pair, target, ["head"])["head"]
     found = agreement(grid.effects, estimate.effects)
     assert f"Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}" in read(app)
-    assert "hooked \u2212 plain" in "\n".join(
-        part.proto.body for part in app.get("markdown") if "badge" in part.proto.body
-    )
+    assert "hooks verified" in "\n".join(part.proto.body for part in app.get("markdown") if "badge" in part.proto.body)
     assert names(app) == ["int-grid", "int-answers", "int-nulls", "int-estimate", "int-agreement"]
     source_of = [activations(lm, pair.clean, hooks_of(lm, ["head"]))]
     outcome = intervene(lm, pair.corrupted, [Site("head", layer, head)], source_of, target, [target.answer])

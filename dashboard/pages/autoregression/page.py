@@ -102,10 +102,11 @@ def order_words(side: Side, found: "EffectiveOrder") -> str:
     """The effective order of one model in words."""
     known = np.flatnonzero(~np.isnan(found.kl))
     m = found.order or int(known[-1]) + 1
-    left = f"the last {m} leave {found.kl[m - 1]:.2g} nats"
+    kl = f"{found.kl[m - 1]:.2g}"
     if not np.isnan(found.low[m - 1]):
-        left += f" [{found.low[m - 1]:.2g}, {found.high[m - 1]:.2g}]"
-    return f"{side.name} looks back {'' if found.order else 'more than '}{m} token{'s' * (m > 1)} ({left})"
+        kl += f" [{found.low[m - 1]:.2g}, {found.high[m - 1]:.2g}]"
+    reach = f"{side.name} looks back {'' if found.order else 'more than '}{m} token{'s' * (m > 1)}"
+    return f"{reach} (with only these, KL to the full context is {kl} nats)"
 
 
 def main_figures(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:
@@ -133,7 +134,14 @@ def main_figures(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[L
         )
         table = sections.join_tables(asked.writers, [found.table() for found in orders])
         options = source | asked.order_options() | {"epsilon": asked.epsilon}
-        figure(chart, table, "context", title="What the last m tokens leave out", height=HEIGHT, source=options)
+        figure(
+            chart,
+            table,
+            "context",
+            title="KL to the full context, with only the last m tokens",
+            height=HEIGHT,
+            source=options,
+        )
 
 
 def explain(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:

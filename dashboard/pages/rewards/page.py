@@ -24,6 +24,8 @@ from probe.world import World, of
 AXES = {"\u221aKL": "d", "KL": "kl"}
 # Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
 DRAWN = {False: (64, 32, "rew_n"), True: (16, 2, "rew_each")}
+# What a reward is called in a figure.
+WORD = {"proxy": "proxy", "gold": "true reward"}
 # Pixels of the main figure, for its labels.
 SIZE = (430, 330)
 
@@ -81,7 +83,9 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         title = f"{len(table)} policies under the exact frontier"
         figure(chart.update_layout(height=420), table, "frontier", title=title, source=scene.source)
     with right:
-        gains = {f"gain_{name}": f"gain in {name}" for name in ground.field.rewards} | {"excess": "excess KL, nats"}
+        gains = {f"gain_{name}": f"gain in {WORD[name]}" for name in ground.field.rewards} | {
+            "excess": "excess KL, nats"
+        }
         chart = reward_gains(table, look, gains, scene.shared.aligned)
         figure(
             chart.update_layout(height=420),

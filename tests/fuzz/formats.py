@@ -90,8 +90,6 @@ class Format:
     mutate: Mutate
     read: Callable[[Path], object]
     """Reads all that a user reads of it."""
-    share: int = 1
-    """One in so many of the mutants is tried, where reading takes long."""
     warns: str = ""
     """Warnings that are right: a pattern of how they begin."""
 
@@ -485,11 +483,11 @@ FORMATS = (
     Format("config.json of a reward model", reward, "config.json", mutate_json, read_reward),
     Format("tokenizer.json", model, "tokenizer.json", mutate_json, read_tokenizer),
     Format("tokenizer_config.json", model, "tokenizer_config.json", mutate_json, read_tokenizer),
-    Format("generation_config.json", model, "generation_config.json", mutate_json, read_model, 3),
+    Format("generation_config.json", model, "generation_config.json", mutate_json, read_model),
     Format("chat_template.jinja", model, "chat_template.jinja", mutate_bytes, read_tokenizer),
     Format("model.safetensors", model, "model.safetensors", mutate_safetensors, read_model),
-    Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, 3, PEFT),
-    Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load, 3),
+    Format("adapter_config.json", adapter, "adapter_config.json", mutate_json, read_model, PEFT),
+    Format("adapter_model.safetensors", adapter, "adapter_model.safetensors", mutate_safetensors, LM.load),
     Format("run.json", run, "run.json", mutate_json, read_run),
     Format("metrics.jsonl", run, "metrics.jsonl", mutate_lines, read_metrics),
     Format("rollouts.jsonl", rollouts, "rollouts.jsonl", mutate_lines, read_rollouts),
@@ -502,8 +500,8 @@ FORMATS = (
     Format("result.json", result, "result.json", mutate_json, read_result),
     Format("items.json.gz", result, "items.json.gz", packed(mutate_json), read_result),
     Format("tables/NAME.jsonl", result, "tables/curve.jsonl", mutate_lines, read_result),
-    Format("figures/NAME.json", result, "figures/main.json", mutate_json, read_result, 2),
-    Format("compared/KEY.csv", differences, "compared", mutate_csv, read_compared, 3),
+    Format("figures/NAME.json", result, "figures/main.json", mutate_json, read_result),
+    Format("compared/KEY.csv", differences, "compared", mutate_csv, read_compared),
     Format("findings.json", findings, "findings.json", mutate_json, read_findings),
     Format("world", world, "world.json", mutate_json, read_world),
     Format(

@@ -1,7 +1,4 @@
-"""Results for the pages of experiments: found where they were stored, computed when asked for, laid side by side.
-
-Paired differences of stored results: seconds where metrics are many, so made once and kept with them.
-"""
+"""Results for the pages of experiments: found where they were stored, computed when asked for, compared."""
 
 import hashlib
 import os

@@ -1,9 +1,4 @@
-"""The items behind a number: filtered, beside each other for all models; a click shows one token by token.
-
-One item: what every model answered, its tokens with their log-probabilities, and ways to pages that look inside.
-
-How a model read a prompt and its own answer, token by token, and how that is shown as chips.
-"""
+"""The items behind a number: filtered, for all models beside each other; a click shows one token by token."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,4 @@
-"""One head's three stages, what it writes, and values of all heads on one grid.
-
-Attention: every head in one mosaic, and one head enlarged with its tokens.
-
-All heads of two models side by side, and what changed between them.
-
-Axes: D layers, H heads, T tokens. Rows of a pattern are queries (destination), columns keys (source).
-"""
+"""Attention as figures: every head in one mosaic, one head in its stages, two models and the change."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

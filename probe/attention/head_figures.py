@@ -1,11 +1,4 @@
-"""What belongs to one head or one query as a curve or a small map: spectra, lags, rollout.
-
-One number a head: grids whose cells can be clicked, and rankings.
-
-Attention over long texts: how far back layers look, one head along the text, and where its weight comes from.
-
-Axes: D layers that attend, H heads, T tokens, r rank of a head's maps, K + 1 lags, k sources of a query.
-"""
+"""One head or one query as a curve, a map or a number on a grid: spectra, lags, rollout, scores, long texts."""
 
 from collections.abc import Mapping, Sequence
 

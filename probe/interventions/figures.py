@@ -1,9 +1,7 @@
-"""Interventions: effects over sites, one effect beside its nulls, estimates against exact effects.
+"""Interventions as figures: effects over sites, one effect beside its nulls, estimates against exact, steering.
 
 Effects are signed and centred on zero. Red frames the chosen site, as on every heat map of heads; nulls are grey, other
 sites filled and random directions hollow.
-
-Steering: the target against the dose with its interval and its null, and what it costs.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,4 @@
-"""Logit lens: what the model would say after each layer, for one model or for two and their difference.
-
-The lens of one model, or of two and their difference, around one chosen position.
-
-Logit dynamics: how sure a model is, and of what, over layers and over what it writes.
-"""
+"""The logit lens as figures, of one model or of two; and how sure a model is over layers and written tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""Direct logit attribution: a map of what every part adds, and one part enlarged (tokens, sources, neurons).
-
-Logit dynamics over training: measures by layer, part, neuron and token at the captured steps of a run.
-"""
+"""Direct logit attribution as figures: a map of all parts, one part enlarged, and both over training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,9 +1,7 @@
-"""The family tree of runs: who was trained from whom, with which reference and which reward model.
+"""Runs as figures: who was trained from whom, with which reference and reward model; one completion by token.
 
 Drawn like a listing: one row a run, parents above their children, one column a generation. So no label covers
 another and no line crosses a run, however many there are.
-
-One completion token by token: what reward, advantage, KL and entropy it had at each.
 """
 
 from collections.abc import Mapping, Sequence

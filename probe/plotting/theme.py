@@ -1,11 +1,9 @@
-"""One theme for every figure: colours, fonts and axes, for a light page, a dark page and paper.
+"""One theme for every figure: colours, fonts, axes and labels, for a light page, a dark page and paper.
 
 Colours: one a training method, grey for the base model, told apart under the common colour blindnesses (a test
 simulates them), and a second one for another run of the same method. Weights and probabilities use one sequential hue,
 signed values a diverging scale centred on zero. Text that comes from data (tokens, run names) goes through `escape`,
 because Plotly labels parse a subset of HTML.
-
-Labels beside points that lie close together.
 """
 
 from collections.abc import Iterable, Sequence

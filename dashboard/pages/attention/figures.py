@@ -1,9 +1,4 @@
-"""One head of the Attention page: its three stages, its way through training, and the rollout of all heads.
-
-All heads of the Attention page as numbers: scores on a grid, and what moved between two sides.
-
-Circuits of the Attention page: what the weights alone say of a head, and of its composition with other heads.
-"""
+"""Figures of the Attention page: one head in its stages, all heads as numbers, the rollout, and the weights alone."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,4 @@
-"""The sentence that opens the Attention page: which head moved most, or which head does something one can name.
-
-The folded section of the Attention page: equations, definitions, and Python lines that give what it shows.
-"""
+"""The Attention page in words: its sentence, and the folded section with equations, definitions, Python lines."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -1,7 +1,4 @@
-"""What the Interventions page computes: pure functions of a model and hashable choices, made once for each.
-
-What steering on the Interventions page computes: the texts, the doses, and the prompt at one of them.
-"""
+"""What the Interventions page computes, patches and steering: pure functions of a model and hashable choices."""
 
 import time
 from collections.abc import Sequence

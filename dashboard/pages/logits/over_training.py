@@ -1,7 +1,4 @@
-"""Training on the Logits page: what the captures of a run tell of a prompt, without the model.
-
-Parts over training on the Logits page: heads, MLPs and neurons, what they promoted, and the KL to the reference.
-"""
+"""Over training, on the Logits page: what the captures of a run tell of a prompt, its parts and its KL."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,4 @@
-"""Logits: after which layer a model decides on its next token, which part of it carries that, and how it came to.
-
-Sections of the Logits page beyond one token: how far apart two models are, and what they write.
-"""
+"""Logits: after which layer a model decides on its next token, which part does it, how far two models differ."""
 
 from typing import TYPE_CHECKING
 

@@ -198,10 +198,15 @@ def _check_sizes(auto: Any, what: str, directory: Path) -> None:
     configuration as it was written, the elements on the meta device, which has no memory.
     """
     held = shapes(directory)
-    for name, count in _counts(read_config(directory)):
-        if count > max(len(held), 1):
+    for name, value in _entries(read_config(directory)):
+        if isinstance(value, float) and math.isnan(value):
             raise ModelError(
-                f"`{directory / 'config.json'}` says {name} {count:,} and the weights have {len(held):,} tensors: use "
+                f"`{directory / 'config.json'}` says {name} NaN, which is no number: use the config.json that belongs to"
+                " the weights."
+            )
+        if type(value) is int and COUNTED.fullmatch(name) and value > max(len(held), 1):
+            raise ModelError(
+                f"`{directory / 'config.json'}` says {name} {value:,} and the weights have {len(held):,} tensors: use "
                 "the config.json that belongs to them."
             )
     with _loading(what, directory):
@@ -225,15 +230,15 @@ def _check_sizes(auto: Any, what: str, directory: Path) -> None:
         )
 
 
-def _counts(config: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """Names and values of the entries that say how many parts are built."""
+def _entries(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of all entries of a configuration."""
     if isinstance(config, dict):
         for key, value in config.items():
-            yield from _counts(value, str(key))
+            yield from _entries(value, str(key))
     elif isinstance(config, list):
         for value in config:
-            yield from _counts(value, name)
-    elif type(config) is int and COUNTED.fullmatch(name):
+            yield from _entries(value, name)
+    else:
         yield name, config
 
 

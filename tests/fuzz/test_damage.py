@@ -237,6 +237,14 @@ def test_a_size_of_zero_is_named(name: str, tmp_path: Path):
         LM.load(directory)
 
 
+def test_a_setting_that_is_no_number_is_named(tmp_path: Path):
+    directory = saved_lm(tmp_path / "model", "gpt2")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"resid_pdrop": float("nan")}))
+    with pytest.raises(ModelError, match="says resid_pdrop NaN"):
+        LM.load(directory)
+
+
 def test_a_tokenizer_that_fails_on_an_unknown_word_is_refused(tmp_path: Path):
     directory = saved_lm(tmp_path / "model")
     told = json.loads((directory / "tokenizer.json").read_text())

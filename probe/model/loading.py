@@ -201,8 +201,8 @@ def _check_sizes(auto: Any, what: str, directory: Path) -> None:
     for name, value in _entries(read_config(directory)):
         if isinstance(value, float) and math.isnan(value):
             raise ModelError(
-                f"`{directory / 'config.json'}` says {name} NaN, which is no number: use the config.json that belongs to"
-                " the weights."
+                f"`{directory / 'config.json'}` says {name} NaN, which is no number: use the config.json that belongs"
+                " to the weights."
             )
         if type(value) is int and COUNTED.fullmatch(name) and value > max(len(held), 1):
             raise ModelError(

@@ -80,7 +80,7 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
     """KL(predictor || model) by states seen, one panel a predictor; dashed what the Bayes predictor itself shows."""
-    figure = panels([f"KL to {PREDICTORS[name]} (nats)" for name in PREDICTORS])
+    figure = panels([f"KL to {PREDICTORS[name]}" for name in PREDICTORS], gap=0.16)
     for column, name in enumerate(PREDICTORS, start=1):
         here = table[(table["predictor"] == name) & (table["position"] > 0)]
         for label, rows in models_of(here, styles):
@@ -96,6 +96,7 @@ def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
         top = max(0.05, float(here["value"].max()), float(here["ideal"].max()))
         figure.update_yaxes(range=[-0.02 * top, 1.08 * top], row=1, col=column)
     figure.update_xaxes(title_text="states seen")
+    figure.update_yaxes(title_text="nats", row=1, col=1)
     return figure
 
 

@@ -112,7 +112,7 @@ def panels(
         horizontal_spacing=gap / max(len(titles) - 1, 1),
     )
     figure.update_layout(template=template(LIGHT), margin={"t": 72, "b": 48}, legend={"y": 1.13}, hovermode="closest")
-    figure.update_annotations(font_size=13)
+    figure.update_annotations(font_size=TITLE_SIZE)
     return figure
 
 

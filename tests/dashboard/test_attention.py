@@ -56,7 +56,7 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
     assert finding(app).startswith(f"Between base and dpo-agreeable, {table['name'][0]} moved most: {share}")
     assert app.selectbox(key="att_head").value == table["name"][0]
     assert app.segmented_control(key="att_view").value == "both"
-    badges = [part.value for part in app.markdown if "hooked" in part.value]
+    badges = [part.value for part in app.markdown if "hooks verified" in part.value]
     assert len(badges) == 2
     buttons = [button.proto.label for button in app.get("download_button")]
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(names(app))] * 5

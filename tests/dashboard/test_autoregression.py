@@ -40,7 +40,7 @@ def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: 
     np.testing.assert_allclose(values(chart(app, "lags")["data"][0]["y"]), profile.influence, rtol=1e-5)
     np.testing.assert_allclose(values(chart(app, "context")["data"][0]["y"]), order.kl.clip(1e-7), rtol=1e-4)
     assert names(app) == ["lags", "context", "snowball"]
-    assert read(app).count("hooked") == 2  # the trust badges
+    assert read(app).count("hooks verified") == 2  # the trust badges
     assert "effective order" in read(app)
 
 

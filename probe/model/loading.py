@@ -204,7 +204,7 @@ def _check_sizes(auto: Any, what: str, directory: Path) -> None:
                 f"`{directory / 'config.json'}` says {name} NaN, which is no number: use the config.json that belongs"
                 " to the weights."
             )
-        if type(value) is int and COUNTED.fullmatch(name) and value > max(len(held), 1):
+        if type(value) is int and COUNTED.fullmatch(name) and not 0 <= value <= max(len(held), 1):
             raise ModelError(
                 f"`{directory / 'config.json'}` says {name} {value:,} and the weights have {len(held):,} tensors: use "
                 "the config.json that belongs to them."

@@ -245,6 +245,14 @@ def test_a_setting_that_is_no_number_is_named(tmp_path: Path):
         LM.load(directory)
 
 
+def test_fewer_than_no_layers_are_refused(tmp_path: Path):
+    directory = saved_lm(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"num_hidden_layers": -1}))
+    with pytest.raises(ModelError, match="says num_hidden_layers -1"):
+        LM.load(directory)
+
+
 def test_a_tokenizer_that_fails_on_an_unknown_word_is_refused(tmp_path: Path):
     directory = saved_lm(tmp_path / "model")
     told = json.loads((directory / "tokenizer.json").read_text())

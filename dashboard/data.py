@@ -88,9 +88,9 @@ def read_store() -> Store:
 
 
 def stray_sentence(link: Path) -> str:
-    """Why a run with a link that leads outside the run directories is left out."""
+    """Why a run with a link that leads outside the folders of runs is left out."""
     return (
-        f"`{link}` is a link that leads outside the run directories, so the run is not read: name the folder that it "
+        f"`{link}` is a link that leads outside the folders of runs, so the run is not read: name the folder that it "
         "leads to with --runs, too, or copy what is there."
     )
 

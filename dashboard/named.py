@@ -1,4 +1,4 @@
-"""What is opened without a question: the run directories, and what the person of this session named.
+"""What is opened without a question: the folders of runs, and what the person of this session named.
 
 A link can bring any path or hub id. Whether there is something behind it is asked only once the person says so.
 """
@@ -32,7 +32,7 @@ def name_choice(key: str) -> None:
 
 
 def permitted(ref: str) -> bool:
-    """Whether a model, or files with commas between them, may be looked up: in the run directories, or named."""
+    """Whether a model, or files with commas between them, may be looked up: in the folders of runs, or named."""
     if ref in st.session_state.get(NAMED, ()):
         return True
     if "," in ref and not all(permitted(part.strip()) for part in ref.split(",")):
@@ -48,7 +48,7 @@ def may_open(ref: str) -> bool:
     if permitted(ref):
         return True
     sentence = (
-        f"`{brief(ref)}` comes from a link and lies in none of the run directories: it is looked for, as a folder here "
+        f"`{brief(ref)}` comes from a link and lies in none of the folders of runs: it is looked for, as a folder here "
         "or a model of the Hugging Face hub, only if you open it."
     )
     if offer(sentence, f"Open {brief(ref, 60)}", f"open-{ref}", guarded=True):

@@ -1,4 +1,4 @@
-"""`probe runs list` and `probe runs show REF`: what the run directories say, in a terminal."""
+"""`probe runs list` and `probe runs show REF`: what the folders of runs hold, in a terminal."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What a link may open: runs of the run directories; anything else only once the person of the session says so."""
+"""What a link may open: runs of the folders of runs; anything else only once the person of the session says so."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.models import saved_lm
 Show = Callable[..., AppTest]
 Say = Callable[[AppTest], str]
 INSIDE = [page_file(name) for name in ("compare", "attention", "logits", "interventions", "autoregression")]
-OUTSIDE = "lies in none of the run directories"
+OUTSIDE = "lies in none of the folders of runs"
 
 
 def buttons(app: AppTest, word: str) -> list[str]:
@@ -46,7 +46,7 @@ def typed(app: AppTest, key: str, text: str) -> AppTest:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder outside the run directories."""
+    """A model folder outside the folders of runs."""
     return saved_lm(tmp_path_factory.mktemp("elsewhere") / "m0d3l")
 
 
@@ -151,7 +151,7 @@ def test_runs_of_the_run_directories_are_opened_from_a_link(show: Show, runs: Pa
 
 
 def away(root: Path, runs: Path, inside: str) -> Path:
-    """A run directory in which one entry is a link to what lies outside the run directories."""
+    """A run directory in which one entry is a link to what lies outside the folders of runs."""
     shutil.copytree(runs / "base", root / "base")
     entry, outside = root / "base" / inside, root.parent / "outside" / inside
     outside.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def test_links_out_of_a_run_are_a_problem_and_are_not_followed(
         (root / "base").symlink_to(outside)
     app = show(root)
     assert not app.exception
-    assert [each.value for each in app.warning if "leads outside the run directories" in each.value]
+    assert [each.value for each in app.warning if "leads outside the folders of runs" in each.value]
     assert set(app.session_state["_shared"].store.runs) == {"dpo-agreeable"}
     app = show(root, page="logits/page.py", base=str(root / "base"), link=True)
     assert buttons(app, "Open")

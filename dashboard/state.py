@@ -1,6 +1,5 @@
 """What all pages share: the runs, the two models compared and the prompt, chosen in the sidebar and kept in the URL."""
 
-import math
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -75,27 +74,32 @@ TELL_S = 30
 def return_to(page: str) -> None:
     """Bring back what the reader chose on a page when they come to it again, by Back or by the menu.
 
-    Streamlit takes the parameters of a page out of the URL when it is left. A link that brings some means those alone.
-    The browser may begin a run of its own before it has heard of them, so they are told for a while.
+    Streamlit takes the parameters of a page out of the URL when it is left, and on Back gives their widgets what that
+    URL lacks: their defaults. It forgets to in the next run, where each has its last value or, if it was never drawn,
+    what the URL said. A link that brings parameters means those alone. The browser may begin a run of its own before
+    it has heard of them, and break off the one that told them: so for a while they are told again.
     """
-    left = st.session_state.get("_choices", {}).get(page, {})
-    if st.session_state.get("_page") == page:
-        if time.monotonic() - st.session_state.get("_returned", -math.inf) > TELL_S:
-            return
-        for name in left:
-            tell_again(name)
-        left = {name: values for name, values in left.items() if name not in st.session_state}  # no widget has taken it
-    if left and not own_choices():
-        for name, values in left.items():
+    state, now = st.session_state, own_choices()
+    kept = state.setdefault("_choices", {}).get(page, {})
+    came = state.get("_page") != page
+    if came:
+        state["_page"], state["_came"] = page, time.monotonic()
+    if now:
+        keep_choices()  # this run may be broken off too
+    elif came or time.monotonic() - state["_came"] < TELL_S:
+        lost = {name: values for name, values in kept.items() if name not in state}
+        for name, values in lost.items():
             st.query_params[name] = values
-        st.session_state["_returned"] = time.monotonic()
-        st.rerun()  # widgets take what the URL said when the run began
-    st.session_state["_page"] = page
+        if lost or (came and kept):
+            st.rerun()  # widgets take what the URL said when the run began
+    if time.monotonic() - state["_came"] < TELL_S:
+        for name in kept:
+            tell_again(name)
 
 
 def keep_choices() -> None:
-    """Note what the URL says of the page, to be called when it was drawn."""
-    st.session_state.setdefault("_choices", {})[st.session_state["_page"]] = own_choices()
+    """Note what the URL says of the page: when a run begins, and when all was drawn."""
+    st.session_state["_choices"][st.session_state["_page"]] = own_choices()
 
 
 def own_choices() -> dict[str, list[str]]:

@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, WebSocketRoute, expect
 
 from probe.experiments.result import read_figure
 from probe.plotting.export import to_html
-from tests.browser.pages import figure, open_page, settle
+from tests.browser.pages import eventually, figure, open_page, settle
 from tests.models import saved_lm
 from tests.plotting.test_offline import HOSTILE
 
@@ -78,6 +78,37 @@ def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, 
     page.goto("about:blank")
     page.goto(link)
     expect(box).to_have_value(token)
+
+
+def test_a_choice_holds_although_its_page_was_left_at_once(context: BrowserContext, server: Any):
+    """The run with the choice is broken off before it draws."""
+    held: list[Any] = []
+    holds = False
+
+    def meet(browser: WebSocketRoute) -> None:
+        far = browser.connect_to_server()
+        browser.on_message(lambda message: held.append(lambda: far.send(message)) if holds else far.send(message))
+
+    page = context.new_page()
+    page.route_web_socket("**/_stcore/stream", meet)
+    open_page(page, server, "logits")
+    box = page.get_by_label("After token", exact=True).first
+    menu = page.get_by_test_id("stTopNavSection").filter(has_text="Inside")
+    holds = True
+    box.fill("3")
+    box.press("Enter")
+    expect(page).to_have_url(re.compile(r"position=3\b"))
+    menu.click()
+    page.locator("a[href$='/interventions']").click()
+    eventually(page, lambda: len(held) == 2)
+    holds = False
+    for send in held:
+        send()
+    expect(page).to_have_url(re.compile("/interventions"))
+    settle(page)
+    page.go_back()
+    expect(page).to_have_url(re.compile(r"/logits\?.*position=3\b"))
+    expect(box).to_have_value("3")
 
 
 def go_to(page: Page, section: str, path: str) -> None:

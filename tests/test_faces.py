@@ -1,5 +1,6 @@
 """What `import probe` gives: subjects with a few names each, loaded on first use."""
 
+import pydoc
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,15 @@ def test_a_face_says_what_it_is_and_gives_what_it_names(name: str):
         assert f"`{each}`" in face.__doc__
     modules = {file.stem for file in Path(face.__file__).parent.glob("*.py")}
     assert not modules & set(dir(face))  # a module of the name would take its place once it is imported
+
+
+@pytest.mark.parametrize("face", [probe, *(getattr(probe, name) for name in FACES)], ids=lambda face: face.__name__)
+def test_help_is_short_and_names_all(face: ModuleType):
+    """At most two screens, also once every name has been loaded."""
+    shown = pydoc.render_doc(face, renderer=pydoc.plaintext)
+    assert shown.count("\n") <= 80
+    for each in dir(face):
+        assert f"`{each}`" in shown
 
 
 def test_a_face_is_light():

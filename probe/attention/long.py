@@ -1,16 +1,12 @@
-"""Attention over long inputs: statistics of every head, taken from one block of queries after the other.
-
-A pattern [T T] of all heads is never held: 30 layers of 9 heads on 4,096 tokens would need 18 GB. The plain model runs
-with its own attention kernel called on `block` queries at a time, the block's weights are read and dropped.
+"""Attention over long inputs: statistics of every head, from one block of queries after the other.
 
     seen = attention_statistics(lm, text)             # entropy, distance, sink, lag profile, top sources
     seen.table().nlargest(5, "previous")              # one row a head
 
-Attention weights of the plain model, one block of queries of one layer at a time, so that no pattern is ever held.
-
-transformers lets a function stand in for the attention kernel. The one here calls the architecture's own eager kernel
-on `block` queries at a time and hands the weights to whoever asked: grouped heads, windows, soft caps and learned sinks
-are therefore as in the model. The model itself stays as it is, since a second module tree over its parameters runs.
+A pattern [T T] of all heads is never held: 30 layers of 9 heads on 4,096 tokens would need 18 GB. transformers lets a
+function stand in for the attention kernel. The one here calls the architecture's own eager kernel on `block` queries
+at a time and hands their weights on, so grouped heads, windows, soft caps and learned sinks are as in the model. The
+model itself stays as it is, since a second module tree over its parameters runs.
 
 Axes: D layers that attend, H heads, G key heads, T tokens, b queries of a block, S keys that the block can see, k
 sources, K + 1 lags, dh width of a head.

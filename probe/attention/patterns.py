@@ -1,13 +1,7 @@
-"""Attention of every head on a text, over a prompt and while the model writes, and how two models differ in it.
+"""Attention of every head on a text: patterns, one head stage by stage (E3 to E5), rollout, and how two models differ.
 
-One head's scores, weights and mixed values apart come from `stages`.
-
-One head's three stages apart: bilinear, softmax, linear (E3, E4, E5), and what it writes.
-
-Attention rollout: how much of each token a position can have seen through the blocks (Abnar and Zuidema 2020).
-
-Each block passes on `residual` of a state as it is and mixes the rest by the mean attention of its heads; the product
-of these matrices over the blocks says where a state comes from, as if values and MLPs changed nothing.
+`attention` reads a prompt and, if asked, what the model writes after it; `stages` takes one head apart into its scores
+(bilinear), its weights (softmax) and what it mixes and writes (linear); `rollout` follows attention through the blocks.
 
 Axes: D blocks, H heads, T tokens, d width, dh head width, V vocabulary, k tokens. Rows of a pattern are queries,
 columns keys.
@@ -203,12 +197,6 @@ def _words(lm: LM, logits: Float[Tensor, "T V"], k: int) -> tuple[Words, Words]:
     return sides[0], sides[1]
 
 
-__all__ = [
-    "Attention", "Stages", "Words", "attention", "difference", "distance_table", "head_distance", "stages",
-    "value_norms",
-]  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Attention(Drawn):
     """What every head attends to on one text."""
@@ -322,8 +310,11 @@ def _entropy(pattern: np.ndarray) -> np.ndarray:
 
 
 def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np.ndarray | None = None) -> np.ndarray:
-    """[D T T] after each block, the share of every earlier token in each position; rows sum to 1.
+    """[D T T] attention rollout: after each block, the share of every earlier token in each position; rows sum to 1.
 
+    Abnar and Zuidema 2020. Each block passes on `residual` of a state as it is and mixes the rest by the mean attention
+    of its heads. The product of these matrices over the blocks says where a state comes from, as if values and MLPs
+    changed nothing.
     Args:
         read: attention, or its pattern [D H T T].
         residual: share of a state that passes a block unmixed, 0 to 1; 0.5 in the paper.

@@ -1,8 +1,6 @@
-"""The model as a nonlinear autoregression: lag profile, KL by context length, the snowball.
+"""The model as a nonlinear autoregression: lag profiles, KL by context length, snowballs, and Jacobians (E23).
 
 Every function takes one entry for each model, drawn from the first to the last; intervals are 95 %.
-
-Jacobians: both paths of E23 in every head, and the singular values from each layer to the end.
 
 Axes: K lags, M context lengths, L steps, D blocks, H heads, d width.
 """

@@ -1,8 +1,4 @@
-"""How much of what moves a head's output is what it reads, and how much is where it looks: E23 over a text.
-
-The formulas come first; then their norms for every head and pair of positions.
-
-The Jacobian of one attention head, split into its linear and its bilinear-softmax path (E23).
+"""Jacobians: the two paths of every attention head (E23), and singular values from each block to the last (METRICS).
 
 With y_s = O (V h_s + v_bias) and o_t = sum_s alpha_{t,s} y_s, a change of an earlier input h_s, s < t, moves o_t by
 
@@ -12,17 +8,9 @@ The first term moves what is read (linear path), the second where is looked (bil
 keys, u_{t,s} = scale N^T R_s^T R_t (M h_t + m_bias); the bias of V drops out of y_s - o_t. At s = t the input is also
 the query: sum_j alpha_{t,j} (y_j - o_t) w_{t,j}^T joins the bilinear-softmax path, w_{t,j} = scale M^T R_t^T k_j.
 
-Norms are held fixed: h is what attention reads, after the block's norm, and where queries and keys have norms of
+Norms are held fixed in E23: h is what attention reads, after the block's norm, and where queries and keys have norms of
 their own (Qwen3), what these divide by is taken as a constant, so that k_s = R_s diag(weight) (N h_s) / scale_s is
-linear in h_s. The split is of the head's own output, before the bias of O.
-
-The neutral-Jacobian test: how much the residual stream after block l still moves the final one (METRICS).
-
-J_l = d h_D[p] / d h_l[p] at one position p, from the residual after block l (0: the embedding) to that after the last
-block, before the final norm. Everything is differentiated, norms too. Singular values near 1 are neutral: what block l
-leaves is carried to the end neither grown nor shrunk. Because attention is causal, h_l[p] reaches h_D[p] only through
-position p itself, so that J_l is the product of one matrix for each block, A_k = d h_k[p] / d h_{k-1}[p]: as costly as
-d backward passes over one token, and not over the text.
+linear in h_s. The split is of the head's own output, before the bias of O. `neutral_jacobian` differentiates norms too.
 
 Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width.
 """
@@ -211,9 +199,6 @@ def _groups(length: int, cells: int) -> Iterator[slice]:
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
-__all__ = ["JacobianNorms", "Split", "block_norms", "jacobian_norms", "jacobian_split"]
-
-
 @dataclass(frozen=True)
 class JacobianNorms(Drawn):
     """Frobenius norms of both paths for every head and every pair of positions; zero where s > t."""
@@ -375,8 +360,13 @@ class NeutralJacobian(Drawn):
 
 @torch.no_grad()
 def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick: Tick = ignore) -> NeutralJacobian:
-    """Singular values of d h_D[p] / d h_l[p] for each block l.
+    """Singular values of d h_D[p] / d h_l[p] for each block l: how much its residual still moves the final one.
 
+    J_l = d h_D[p] / d h_l[p] at one position p goes from the residual after block l (0: the embedding) to that after
+    the last block, before the final norm. Everything is differentiated, norms too. Singular values near 1 are neutral:
+    what block l leaves is carried to the end neither grown nor shrunk. Because attention is causal, h_l[p] reaches
+    h_D[p] only through position p itself, so J_l is the product of one matrix for each block,
+    A_k = d h_k[p] / d h_{k-1}[p]: as costly as d backward passes over one token, and not over the text.
     Args:
         lm: the model.
         text: a text or its token ids.

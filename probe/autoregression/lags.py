@@ -1,23 +1,13 @@
-"""The lag profile of a model as a nonlinear autoregression: how much x_{t-k} moves pi_t (E24).
+"""How far back a model looks (E24): lag profiles by resampling and by the Jacobian, and the effective order.
 
-Two measures. By resampling: the token at t - k is replaced by draws from a pool, and the influence is
-E KL(pi_t given the text || pi_t given the changed text) in nats. By the Jacobian: the Frobenius norm of
-d pi_t / d e_{t-k}, where e is the token's embedding as it enters the model; a slope, so it is small where the model is
-saturated, and its unit is the model's own.
+The influence of x_{t-k} on pi_t is measured in two ways. By resampling: the token at t - k is replaced by draws from a
+pool, and the influence is E KL(pi_t given the text || pi_t given the changed text) in nats. By the Jacobian: the
+Frobenius norm of d pi_t / d e_{t-k}, where e is the token's embedding as it enters the model; it is a slope, so it is
+small where the model is saturated, and its unit is the model's own.
 
 Lag 0 is the token just read: pi_t predicts x_{t+1}, so a chain of order m has influence at the lags 0 to m - 1. The
 first `keep` tokens of a text are neither replaced nor differentiated: by default the beginning token that a tokenizer
 puts first, if it does.
-
-The effective order of a model: how many of the last tokens decide its prediction (E24).
-
-The context of a position is cut to its last m tokens, and the order is the smallest m whose mean
-KL(pi(. | full) || pi(. | last m)) is at most epsilon. The cut text is a text of its own, whose positions count from 0.
-In front of the last m tokens stay the first `keep` ones: by default the beginning token, where the text has one. (A
-heading that tells the model what the text is can be kept too: without it the cut text is of another kind, and the
-distance tells more of that than of memory.) For each m only positions count where something is cut.
-
-Single readings at positions of texts, and their means: what the lag profile and the effective order have in common.
 
 The texts are the sample: positions of one text resemble each other, so a mean is first taken within each text, then
 over texts, and its interval comes from the bootstrap over texts. With one text it is the bootstrap over its positions,
@@ -445,6 +435,10 @@ def effective_order(
 ) -> EffectiveOrder:
     """The smallest m with E KL(pi(. | full) || pi(. | last m)) <= epsilon, and the whole curve.
 
+    The context of a position is cut to its last m tokens. The cut text is a text of its own, whose positions count from
+    0. In front of the last m tokens stay the first `keep` ones. (A heading that tells the model what the text is can be
+    kept too: without it the cut text is of another kind, and the distance tells more of that than of memory.) For each
+    m only positions count where something is cut.
     Args:
         lm: the model; inside `lm.hooks` the hooked one.
         texts: a text, several, or their ids; one with fewer than 2 tokens after the kept ones has nothing to cut.

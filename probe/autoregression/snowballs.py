@@ -1,8 +1,8 @@
-"""The snowball after one wrong token: how far the two continuations part, and whether more goes wrong (METRICS).
+"""The snowball after one wrong token: how far the two continuations diverge, and whether more goes wrong (METRICS).
 
-Each prompt is continued twice, with one token of the continuation exchanged. With a world the one branch has the truth
-there and the other the wrong value that the model holds likeliest; without one it is the model's own choice against its
-second choice. Then the model goes on. Step i concerns the i-th token after the exchanged one, i = 1 to L:
+Each prompt is continued twice, with one token of the continuation exchanged. With a world, one branch has the truth
+there and the other the wrong value that the model holds likeliest; without one it is the model's first choice against
+its second. Then the model goes on. Step i concerns the i-th token after the exchanged one, i = 1 to L:
 
 - forced: both branches read what the model wrote after the clean token, so that only the one token differs;
 - free: each branch reads what the model wrote after its own token.
@@ -10,8 +10,6 @@ second choice. Then the model goes on. Step i concerns the i-th token after the 
 Both compare the next-token distributions by KL(clean || wrong). A step counts as long as both branches go on: nothing
 follows an end token. Where the world determines the rest of the answer, the tokens that each branch wrote are judged
 too.
-
-What a world says must follow a prompt, word by word, and the wrong word that stands there instead.
 
 Axes: P prompts, L steps.
 """
@@ -45,7 +43,7 @@ SUMS, OPEN = ("quick", "sum"), ("map", "rule")
 
 
 class Fork(NamedTuple):
-    """Where two continuations of a prompt part, in token ids."""
+    """Where two continuations of a prompt diverge, in token ids."""
 
     before: list[int]
     """The prompt and the continuation up to the exchanged token."""

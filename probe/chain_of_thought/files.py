@@ -1,15 +1,13 @@
-"""Chain-of-thought on problems from a file, for any model that writes text.
+"""Chain-of-thought on problems from a file, for any model that writes text: reading them, asking them, final answers.
+
+The file has one JSON object a line with `question` and `answer`. The answer is what stands behind the last "####" of
+it (GSM8K), or all of it. Both the file's answer and a model's text are reduced to the same form: numbers lose signs of
+money, thousands and a closing full stop and are compared by value, other answers without case and outer marks.
 
 As in Kojima et al. 2022 a reasoning is asked for by "Let's think step by step.", and whatever stands before it, an
 opening ("Therefore, the answer is") draws the answer out: so the answer with a reasoning, without one, with filler in
 its place, with a part of it, or with a mistake in it differ only in what stands before the opening. Reasonings are
 sampled, the few tokens of the answer are the likeliest ones.
-
-Problems with one final answer from a file, and how an answer is read out of a text.
-
-The file has one JSON object a line with `question` and `answer`. The answer is what stands behind the last "####" of
-it (GSM8K), or all of it. Both the file's answer and a model's text are reduced to the same form: numbers lose signs of
-money, thousands and a closing full stop and are compared by value, other answers without case and outer marks.
 """
 
 import re

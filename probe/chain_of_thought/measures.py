@@ -1,4 +1,4 @@
-"""Is the written reasoning what the answer rests on? Agreement curves and the area over them.
+"""Measures of the experiment `chain_of_thought`: the area over agreement curves, pass@k, and tables with intervals.
 
 Lanham et al. 2023 (arXiv 2307.13702) cut a reasoning off after some of its steps and ask for the answer (early
 answering), or put a mistake into a step and let the model go on (added mistakes). The curve is how often the answer
@@ -6,14 +6,8 @@ stays what it was with the whole reasoning, against the share of the steps that 
 is averaged over the lengths of the reasonings, each weighed by how many have it, which is the mean over questions:
 0 says that the answer stood before the reasoning (post hoc), larger values that it came from it.
 
-pass@k: the chance that at least one of k samples solves a problem (Chen et al. 2021, arXiv 2107.03374).
-
-Of a problem n >= k samples are drawn, c of them right. Then 1 - C(n - c, k) / C(n, k) has the expectation
-1 - (1 - p)^k, whatever the chance p that a sample is right; 1 - (1 - c / n)^k has not. Problems are what is drawn
-independently, so intervals resample problems. Two models that solve the same problems are compared at every k; where a
-curve that starts lower comes out higher, the two cross (METRICS: chain-of-thought).
-
-The curves of the experiment `chain_of_thought` from its rows, with the bootstrap over questions: tidy tables.
+pass@k is the chance that at least one of k samples solves a problem (Chen et al. 2021, arXiv 2107.03374; METRICS:
+chain-of-thought). Problems are what is drawn independently, so all intervals resample questions or problems.
 """
 
 from collections.abc import Sequence
@@ -85,6 +79,8 @@ RESAMPLES = 1000
 def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
     """The unbiased estimate of pass@k for each problem.
 
+    Of n >= k samples of a problem c are right. Then 1 - C(n - c, k) / C(n, k) has the expectation 1 - (1 - p)^k,
+    whatever the chance p that a sample is right; 1 - (1 - c / n)^k has not.
     Args:
         correct: [P] right samples of each problem, 0 to `samples`.
         samples: drawn for each problem.
@@ -122,8 +118,9 @@ class Crossing(NamedTuple):
 
 
 def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -> Crossing:
-    """Where the curve of a model that is better at k = 1 falls below that of another one.
+    """Where the pass@k curve of the model that is better at k = 1 falls below that of the other one.
 
+    Both solve the same problems, and their curves are compared at every k of `ks`.
     Args:
         first: [P] right samples of each problem from one model.
         second: [P] the same from the other, problem by problem.

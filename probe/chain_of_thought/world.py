@@ -1,15 +1,7 @@
 """Chain-of-thought on the sums of the world: written steps, none, filler, cut and edited ones, and biased examples.
 
-Everything that is a function of the distribution over the ten answers is exact; the
-written steps themselves, pass@k and the answers in steps behind biased examples are sampled at temperature 1.
-
-The exact distribution of a model's answer to a sum of the world, over all the steps that it may write before it.
-
-Between the beginning that is given and the answer a model may write any result at each step, right or wrong. So the
-probability of an answer is a sum over a tree: ten results a step, each weighed by the model, down to the digit behind
-"so"; what is written behind the answer does not matter. Operands are those that the form asks for: the result before
-and the next term. What a model puts on other texts, and on branches that are rarer than `least`, is 1 - `mass`, which
-bounds the error of every number from here.
+Everything that is a function of the distribution over the ten answers is exact; the written steps themselves, pass@k
+and the answers in steps behind biased examples are sampled at temperature 1.
 
 Axes: P sums, 10 digits.
 """
@@ -106,6 +98,11 @@ class _Node(NamedTuple):
 def sum_answers(lm: "LM", sums: Sequence[Written], least: float = LEAST, tick: Tick = ignore) -> SumAnswers:
     """The distribution of the answers to sums of which any number of steps is written; exact up to 1 - `mass`.
 
+    Between the beginning that is given and the answer a model may write any result at each step, right or wrong. So the
+    probability of an answer is a sum over a tree: ten results a step, each weighed by the model, down to the digit
+    behind "so"; what is written behind the answer does not matter. Operands are those that the form asks for: the
+    result before and the next term. What a model puts on other texts, and on branches that are rarer than `least`, is
+    1 - `mass`, which bounds the error of every number from here.
     Args:
         lm: a model with the world's tokenizer.
         sums: what is given.

@@ -1,7 +1,7 @@
-"""Continual learning in numbers (E22): what a sequence of phases taught, and what it made the model forget.
+"""Continual learning in numbers (E22): what phases taught, what they made the model forget, and what relearning saves.
 
 R [T+1, T]: R[i, j] is the accuracy on the task of phase j + 1 after phase i, and row 0 the one before training. All
-functions take further axes in front, so that resampled matrices go through at once.
+functions of R take further axes in front, so that resampled matrices go through at once.
 
     ACC = mean_j R[T, j]                                        Lopez-Paz and Ranzato 2017 (arXiv 1706.08840)
     BWT = mean_{j < T} (R[T, j] - R[j, j])                      the same
@@ -9,15 +9,6 @@ functions take further axes in front, so that resampled matrices go through at o
     forgetting = mean_{j < T} (max_{l < T} R[l, j] - R[T, j])   Chaudhry et al. 2018 (arXiv 1801.10112)
 
 with phases counted from 1. The maximum is over the rows before the last, row 0 among them.
-
-Savings: how much faster a model learns again what it has forgotten (Ebbinghaus 1885).
-
-    savings = (first - again) / first
-
-with `first` and `again` the steps that it took to a target accuracy, the first time and after the forgetting, by the
-same method on the same examples. 1: nothing had been lost; 0: it might as well never have been learned; below 0:
-learning has become harder. Steps between two measurements are read off the straight line that joins them. An accuracy
-that never reaches the target counts as reached at the last step, so the savings are then a bound: `reached` tells.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -206,8 +197,13 @@ def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) ->
 def savings(
     steps: Sequence[int], first: Float[Array, "S N"], again: Float[Array, "S N"], target: float, seed: int = 0
 ) -> Savings:
-    """Savings with a bootstrap over the items, which are the same in both learnings.
+    """(first - again) / first, how much faster a model learns again what it has forgotten (Ebbinghaus 1885).
 
+    `first` and `again` are here the steps that it took to the target accuracy, the first time and after the forgetting,
+    by the same method on the same examples. 1: nothing had been lost; 0: it might as well never have been learned;
+    below 0: learning has become harder. Steps between two measurements are read off the straight line that joins them.
+    An accuracy that never reaches the target counts as reached at the last step, so the savings are then a bound:
+    `Savings.reached` tells. The interval is the bootstrap over the items, which are the same in both learnings.
     Args:
         steps: [S] steps at which both were measured, from 0.
         first: scores of the N items when it was learned first.

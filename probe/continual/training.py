@@ -1,16 +1,13 @@
-"""All trainings of the experiment `continual` for one model: each strategy, and relearning the first phase after it.
+"""The trainings of the experiment `continual`: each strategy, relearning after it, and what their items show.
 
 The first phase is learned plainly from the model (`first`), then each strategy goes through all phases, and from where
 it ended the first phase is learned again, plainly and on the same examples as at first.
 
-Trainings in phases, run in a process of their own and read back: what the experiment `continual` measures.
-
-`probe train continual` is called as a user would call it, in a folder that is thrown away; `worker` is the
-process. In the world the models after each phase are asked the questions of every task, and a score is the exact
-probability of the true answer. With files the scores of the held-out items are those that the training has saved with
-its last checkpoint.
-
-ACC, BWT, FWT and forgetting as means over items, so that models and strategies can be compared item by item.
+`probe train continual` is called as a user would call it, in a folder that is thrown away and in a process of its own
+(`probe.continual.worker`). In the world the models after each phase are asked the questions of every task, and a score
+is the exact probability of the true answer. With files the scores of the held-out items are those that the training has
+saved with its last checkpoint. What an item adds to ACC, BWT, FWT and forgetting is a column, so that models and
+strategies can be compared item by item.
 """
 
 import json

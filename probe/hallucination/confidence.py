@@ -1,21 +1,14 @@
-"""Do probabilities mean what they say? Expected calibration error, of shares and of preferences.
+"""Confidence of answers: calibration, scores under a confidence target, risk and coverage, semantic entropy.
 
-ECE = sum over bins of (n_b / n) |mean prediction in b - mean target in b|, in bins of equal width (Naeini et al. 2015;
-Guo et al. 2017, arXiv 1706.04599). It is biased upwards: with few items a bin is off by chance alone. Resampling adds
-the same bias once more, so intervals are those of the percentile bootstrap, shifted until their median is the estimate.
+The expected calibration error says whether probabilities mean what they say:
 
-Scores under a confidence target: "answer only if you are more than t confident" (Kalai et al. 2509.04664).
+    ECE = sum over bins of (n_b / n) |mean prediction in b - mean target in b|,   bins of equal width
 
-A right answer earns 1, a wrong one costs t / (1 - t), abstaining gives 0: answering pays exactly where the chance to be
-right exceeds t. t = 0 is the usual grading, which rewards any guess. Two ways of behaving are compared:
+(Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599). It is biased upwards: with few items a bin is off by chance
+alone. Resampling adds the same bias once more, so intervals are those of the percentile bootstrap, shifted until their
+median is the estimate.
 
-- `own`: the model is told nothing and abstains as often as it does;
-- `target`: it gives its likeliest value if its probability is above t, and abstains otherwise. A calibrated model
-  cannot do better than that.
-
-Is the model less sure where it is wrong? AUROC, and the risk of answering only what it is surest of.
-
-Semantic entropy: the entropy of what is said, answers of one meaning taken together, and agreement among samples.
+Semantic entropy is the entropy of what is said, answers of one meaning taken together:
 
     SE(x) = - sum over meanings C of p(C | x) log p(C | x),   p(C | x) = sum of p(y | x) over answers y in C
 
@@ -205,8 +198,15 @@ def target_curves(
     right: ArrayLike,
     targets: Sequence[float] = TARGETS,
 ) -> pd.DataFrame:
-    """Accuracy, error, abstention and score against the target, for both ways of behaving.
+    """Accuracy, error, abstention and score against the target t: "answer only if you are more than t confident".
 
+    A right answer earns 1, a wrong one costs t / (1 - t), abstaining gives 0: answering pays exactly where the chance
+    to be right exceeds t (Kalai et al., arXiv 2509.04664). t = 0 is the usual grading, which rewards any guess. Two
+    ways of behaving are compared:
+
+    - `own`: the model is told nothing and abstains as often as it does;
+    - `target`: it gives its likeliest value if its probability is above t, and abstains otherwise. A calibrated model
+      cannot do better than that.
     Args:
         own_right: [N] chances that the model is right when it is told nothing.
         own_wrong: [N] chances that it is wrong.

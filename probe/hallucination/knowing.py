@@ -1,35 +1,8 @@
-"""Does the residual stream say whether a person is known? A contrastive direction by layer, tested on other people.
+"""Does the residual stream say what a model knows? A direction of known people, P(IK) heads, and snowballs as items.
 
-After each block the residual at the question's last token is read. The direction is the mean over questions about known
-people minus the mean over questions about unseen entities (the contrast of `steering.contrast`). It is fitted on some
-people and scores the questions about the others: folds split people, never the questions about one person, as else the
-direction would only know names by heart. A fold's scores are in units of the spread within both groups, from the middle
-between their means. AUROC is that a known person scores above an unseen entity; 0.5 says nothing.
-
-The null shuffles who is known, person by person, and does all of it again. As the best of several layers is better than
-0.5 by chance, the null is also given for the best layer.
-
-P(IK): does the residual stream say, before an answer begins, whether the answer will be right?
-
-Kadavath et al. 2207.05221, section 5, train a head on a question alone to tell the share of answers, sampled at
-temperature 1, that are right. Here the model stays as it is, and the head is a logistic regression on the residual
-stream at the question's last token:
-
-    P(IK)(x) = sigma(w . z(x) + b),   minimising  sum_i CE(q_i, P(IK)(x_i)) + d / (2 s^2) ||w||^2,
-
-where z is the residual, each of its d features with mean 0 and variance 1 over the questions that the head is fitted
-on, and q_i is the chance that the model answers question i right. So w ~ N(0, s^2/d) beforehand: the logits of
-questions differ by about s = 2 (why 2: docs/log.md). Every question is asked of a head that was fitted on the other
-folds; one text is in one fold.
-
-The model *knows* a question that it answers right more often than not (q >= 1/2). AUROC is that one it knows has the
-larger P(IK); 0.5 says nothing. The Brier score is the expected (P(IK) - right)^2 of a sampled answer; beside it stands
-that of the constant that is fitted without reading the question. The null shuffles q over the questions of each fold.
-
-The snowball as items: sums whose first step is forced, and free text whose first token is exchanged (METRICS).
-
-In the world the forced token is a wrong result, and the final answer of each branch is judged: Hall after one wrong
-token. Without a world nothing is known of the truth, and only how far the two texts part is measured.
+The residual is read after each block, at the question's last token. Directions and heads are fitted on some questions
+and score others, and every result comes with the null of shuffled labels. Snowballs (METRICS) follow one wrong token
+(`probe.autoregression.snowballs`) and become rows of the experiment `hallucination`.
 
 Axes: N questions, L = D + 1 layers (0 is the embedding, l is after block l - 1), d width, S shuffles.
 """
@@ -143,8 +116,16 @@ def known_direction(
     shuffles: int = 100,
     seed: int = 0,
 ) -> KnownDirection:
-    """Fit and test the direction, and do the same with shuffled labels.
+    """The contrastive direction between known people and unseen entities by layer, tested on other people.
 
+    The direction is the mean over questions about known people minus the mean over questions about unseen entities (the
+    contrast of `probe.interventions.steering.contrast`). It is fitted on some people and scores the questions about the
+    others: folds split people, never the questions about one person, as else the direction would only know names by
+    heart. A fold's scores are in units of the spread within both groups, from the middle between their means. AUROC is
+    that a known person scores above an unseen entity; 0.5 says nothing.
+
+    The null shuffles who is known, person by person, and does all of it again. As the best of several layers is better
+    than 0.5 by chance, the null is also given for the best layer.
     Args:
         residuals: [N L d], see `last_residuals`.
         known: [N] whether the question is about a known person; equal for all questions about one.
@@ -297,8 +278,23 @@ def knowing_head(
     shuffles: int = 100,
     seed: int = 0,
 ) -> KnowingHead:
-    """Fit and test heads at every layer, and do the same with shuffled chances.
+    """P(IK): does the residual stream say, before an answer begins, whether the answer will be right?
 
+    Kadavath et al. 2207.05221, section 5, train a head on a question alone to tell the share of answers, sampled at
+    temperature 1, that are right. Here the model stays as it is, and the head is a logistic regression on the residual
+    stream at the question's last token:
+
+        P(IK)(x) = sigma(w . z(x) + b),   minimising  sum_i CE(q_i, P(IK)(x_i)) + d / (2 s^2) ||w||^2,
+
+    where z is the residual, each of its d features with mean 0 and variance 1 over the questions that the head is
+    fitted on, and q_i is the chance that the model answers question i right. So w ~ N(0, s^2/d) beforehand: the logits
+    of questions differ by about s = 2 (why 2: docs/log.md). Every question is asked of a head that was fitted on the
+    other folds; one text is in one fold.
+
+    The model *knows* a question that it answers right more often than not (q >= 1/2). AUROC is that one it knows has
+    the larger P(IK); 0.5 says nothing. The Brier score is the expected (P(IK) - right)^2 of a sampled answer; beside it
+    stands that of the constant that is fitted without reading the question. The null shuffles q over the questions of
+    each fold.
     Args:
         residuals: [N L d], see `last_residuals`.
         right: [N] chance that the model answers right; equal for equal prompts.
@@ -368,7 +364,7 @@ def _fitted_across_folds(x: Floats, right: Floats, fold: NDArray[np.intp]) -> tu
 
 
 def fit_heads(train: Floats, right: Floats, test: Floats) -> Floats:
-    """[M S] probabilities of M other questions by heads fitted on N: the module's minimum.
+    """[M S] probabilities of M other questions by heads fitted on N: the minimum of `knowing_head`.
 
     In the space that the N questions span, where their features are orthogonal, the Hessian is at most diagonal
     (p (1 - p) <= 1/4; Boehning and Lindsay 1988), so every step goes down and none needs a matrix.
@@ -421,6 +417,7 @@ def some(found: Snowball, index: NDArray[np.intp]) -> Snowball:
 def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) -> tuple[pd.DataFrame, Snowball] | None:
     """Sums with written steps whose first result is forced: the true one in one branch, a wrong one in the other.
 
+    The final answer of each branch is judged: hallucination after one wrong token.
     Returns:
         Items with the columns snowball_clean and snowball_wrong (whether the final answer of that branch is wrong) and
         snowball_kl (mean KL in nats of the forced branches' later tokens); None where the world has no such sums.
@@ -449,7 +446,10 @@ def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) 
 
 
 def divergence(lm: "LM", prompts: Sequence[str], seed: int, tick: Tick = ignore) -> tuple[pd.DataFrame, Snowball]:
-    """The snowball without a truth: the second likeliest first token in place of the likeliest, and where it leads."""
+    """The snowball without a truth: the second likeliest first token in place of the likeliest, and where it leads.
+
+    Nothing is known of what is true, so only how far the two texts diverge is measured.
+    """
     prompts = list(prompts[:QUESTIONS])
     found = snowball(lm, prompts, steps=STEPS, seed=seed, tick=tick)
     rows = []

@@ -1,35 +1,13 @@
-"""What a model answers to questions about known people, rare people and unseen entities: exactly, and in samples.
+"""Answers about known people, rare people and unseen entities, exact and sampled; and a lower bound on the errors.
 
 Answers are finite sets, so whatever depends on the distribution over answers is a sum over the set. An answer
 hallucinates (E17, H = 1 - V) if it is neither true nor "i do not know": another value, any value for an unseen entity,
-or no answer at all.
+or no answer at all. Questions are grouped by exposure, how often the corpus says the fact. The lower bound on errors is
+`validity_bound` (Kalai et al. 2509.04664).
 
     asked = ask(world, n=400, seed=0)
-    answers, codes = enumerated(lm, world, asked)
+    answers, codes = enumerate_prompts(lm, world, asked)
     items = pd.concat([asked_table(asked), exact_columns(answers, codes, asked, samples=10)], axis=1)
-
-How often the corpus says a fact, in classes, and how many facts it says once only.
-
-The lower bound on a model's errors from how badly it tells valid answers from errors (Kalai et al. 2509.04664).
-
-Theorem 1 there: let prompts c come from mu, split the plausible answers to c into the valid ones V_c and the errors
-E_c, and let p(r | c) be a training distribution without errors, p(V) = 1. Then every model p^ has
-
-    err >= 2 err_iiv - max_c |V_c| / min_c |E_c| - delta
-
-with
-
-- err = sum_c mu(c) p^(E_c | c), how often the model errs;
-- err_iiv, the error of p^ as a classifier for "Is it valid?": it calls (c, r) valid where p^(r | c) > 1 / min_c |E_c|,
-  and is tested on a mixture that takes half of the time c from mu and r from p(. | c), which is valid, and half of the
-  time c from mu and r uniformly from E_c;
-- delta = |p^(A) - p(A)|, A being what it calls valid: how far the model is from calibrated at that one threshold.
-
-In a world the plausible answers are the values of the relation and the abstention. Abstaining is always valid, as in
-the paper; p says the truth where there is one and abstains about unseen entities. That p is the honest corpus: the
-world's own corpus invents about unseen entities, so p(V) = 1 does not hold of it; where the model learned that, delta
-is large and the bound says little. p^ is conditioned on the answer set; as whatever else a model says is no valid
-answer either, the bound also holds for the share of all completions that are errors.
 
 Axes: N questions, P different prompts among them, A answers.
 """
@@ -137,7 +115,7 @@ Bools = NDArray[np.bool_]
 
 
 class ValidityBound(NamedTuple):
-    """The two sides of the theorem and the terms of the right one, all shares."""
+    """The two sides of the theorem of `validity_bound` and the terms of the right one, all shares."""
 
     error: float
     """err, the left side."""
@@ -175,8 +153,26 @@ class Judged(NamedTuple):
 
 
 def validity_bound(judged: Judged, weights: ArrayLike | None = None) -> ValidityBound:
-    """Both sides of theorem 1, exact.
+    """Both sides of theorem 1 of Kalai et al. 2509.04664, exact: a bound on errors by how badly they are recognised.
 
+    Let prompts c come from mu, split the plausible answers to c into the valid ones V_c and the errors E_c, and let
+    p(r | c) be a training distribution without errors, p(V) = 1. Then every model p^ has
+
+        err >= 2 err_iiv - max_c |V_c| / min_c |E_c| - delta
+
+    with
+
+    - err = sum_c mu(c) p^(E_c | c), how often the model errs;
+    - err_iiv, the error of p^ as a classifier for "Is it valid?": it calls (c, r) valid where
+      p^(r | c) > 1 / min_c |E_c|, and is tested on a mixture that takes half of the time c from mu and r from p(. | c),
+      which is valid, and half of the time c from mu and r uniformly from E_c;
+    - delta = |p^(A) - p(A)|, A being what it calls valid: how far the model is from calibrated at that one threshold.
+
+    In a world the plausible answers are the values of the relation and the abstention. Abstaining is always valid, as
+    in the paper; p says the truth where there is one and abstains about unseen entities. That p is the honest corpus:
+    the world's own corpus invents about unseen entities, so p(V) = 1 does not hold of it; where the model learned that,
+    delta is large and the bound says little. p^ is conditioned on the answer set; as whatever else a model says is no
+    valid answer either, the bound also holds for the share of all completions that are errors.
     Args:
         judged: the answers to P prompts.
         weights: [P] mu(c), need not be normalised; uniform by default.

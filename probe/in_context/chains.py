@@ -1,4 +1,4 @@
-"""How far a model's predictions on Markov chains are from those of counting rules and of Bayes' rule (exact).
+"""Learning in context on Markov chains, against counting rules and Bayes' rule (exact), and on repeats and corpus rows.
 
 Every chain has transition rows of its own, drawn afresh, so that nothing but its own beginning helps. Three predictors
 of the next state are held against the model after every state:
@@ -11,12 +11,11 @@ The distance is KL(predictor || model) in nats, the model's probabilities being 
 that learns chains passes through them in this order (Edelman et al. 2024, 2402.11004). The world's captures hold the
 log-probability of every state at every captured step, so that the same is known over training without checkpoints.
 
-Olsson score: the loss of a late token minus that of an early one; negative is learning in context.
-
-Olsson et al. (2022) take the 500th and the 50th of 512 tokens of the corpus. Two texts are read here: random tokens
-that are written twice, where the same token is early the first time and late the second and nothing but a copy helps;
-and rows of a corpus, where the late tokens are the last tenth of a row and the early ones lie around its tenth part
-(what comes early and late is alike there, so that only the context before it differs).
+The Olsson score is the loss of a late token minus that of an early one; negative is learning in context. Olsson et al.
+(2022) take the 500th and the 50th of 512 tokens of the corpus. Two kinds of texts are read here: random tokens that are
+written twice, where the same token is early the first time and late the second and nothing but a copy helps; and rows
+of a corpus, where the late tokens are the last tenth of a row and the early ones lie around its tenth part (what comes
+early and late is alike there, so that only the context before it differs).
 
 Axes: T states of a chain, K states there are, N texts, T tokens.
 """

@@ -1,19 +1,12 @@
-"""The heads behind in-context learning as items and tables: which they are, what they carry, when they appeared.
+"""Induction heads: which they are, when they form in training, and the in-context loss without them.
 
-Do induction heads carry in-context learning? The in-context loss without them, and without as many other heads.
+A head's induction score on a text is the weight from a token that came before on the tokens that followed its earlier
+occurrences, mean over such tokens (prefix matching; Olsson et al. 2022). Where few different tokens repeat, as in a
+Markov chain, a head that looks everywhere alike scores high already: `chance` is its score, and
+`scaled` = (score - chance) / (1 - chance) is 0 for it and 1 for a head that looks nowhere else.
 
-The heads with the highest induction score are put out of work together, on every token (mean ablation: what they write
-on texts of the same kind on average comes in their place), and so are as many heads drawn at random from the others.
-The in-context loss is measured where only the context helps: at the second writing of random tokens, at the late states
-of a Markov chain, at the query of a map whose key has come.
-
-Induction heads over training from captures, and the phase change: when they form and the in-context loss drops.
-
-Captures hold the attention of every head at every captured step, on prompts that stay the same. A head's induction
-score on a text is the weight from a token that came before on the tokens that followed its earlier occurrences, mean
-over such tokens (prefix matching; Olsson et al. 2022). Where few different tokens repeat, as in a Markov chain, a head
-that looks everywhere alike scores high already: `chance` is its score, and `scaled` = (score - chance) / (1 - chance)
-is 0 for it and 1 for a head that looks nowhere else.
+Captures hold the attention of every head at every captured step, on prompts that stay the same, so scores are known
+over training. The phase change is when induction heads form and the in-context loss drops.
 
 Axes: N texts, D blocks, H heads, T tokens, S captured steps.
 """
@@ -378,8 +371,11 @@ def ablate_induction(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> InductionAblation:
-    """Put the k heads with the highest scores out of work, and as many others, several times.
+    """The in-context loss without the k heads with the highest scores, and without as many random ones, several times.
 
+    The heads are put out of work together, on every token (mean ablation: what they write on texts of the same kind on
+    average comes in their place). The in-context loss is measured where only the context helps: at the second writing
+    of random tokens, at the late states of a Markov chain, at the query of a map whose key has come.
     Args:
         lm: any model of tokens.
         texts: where the in-context loss is measured.

@@ -1,4 +1,4 @@
-"""Accuracy and loss by number of examples in a world, against the Bayes predictors of its maps and functions (exact).
+"""Accuracy and loss by number of examples, against the Bayes predictors of a world (exact), and with wrong labels.
 
 A document "rule 3 -> 1 ; 0 -> 4 ; ... ; 2 -> 0" is read once: what the model says after the k-th arrow is its answer
 after k examples. Bayes' rule says what can be known there: of a map a label for certain once its key has come, and
@@ -7,16 +7,6 @@ corpus teaches) and over all tasks (what generalises; Raventos et al. 2023, 2306
 
 Distances are KL(Bayes || model) in nats, with the model's probabilities over its whole vocabulary: the expected loss of
 the model in excess of that predictor, where the predictor is right about the world.
-
-Do the labels of the examples matter? The same examples with gold, random and permuted labels (Min et al. 2022).
-
-Min et al. (2202.12837) found that models which know a task keep most of their accuracy when the labels of the examples
-are drawn at random: the examples tell them the form and the label space. Where a task is in the examples alone, as in
-the maps and functions of the world, random labels leave nothing to go by, and accuracy must fall to chance.
-
-- gold: as they are;
-- random: each label is drawn uniformly from the label space, every example alone;
-- permuted: the labels are dealt anew among the examples, so that the same labels stand in the prompt.
 
 Axes: N documents, K examples before the query (0 to pairs - 1), A answers.
 """
@@ -230,6 +220,9 @@ T = TypeVar("T")
 def relabel(labels: Sequence[T], space: Sequence[T], mode: Mode, rng: np.random.Generator) -> list[T]:
     """The labels of the examples, as a mode has them.
 
+    - gold: as they are;
+    - random: each label is drawn uniformly from the label space, every example alone;
+    - permuted: the labels are dealt anew among the examples, so that the same labels stand in the prompt.
     Args:
         labels: the gold labels, in the order of the examples.
         space: the label space.
@@ -251,6 +244,10 @@ def relabel(labels: Sequence[T], space: Sequence[T], mode: Mode, rng: np.random.
 def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, kind: str = "map") -> pd.DataFrame:
     """The questions of a world with gold, random and permuted labels of their examples; the gold answer is expected.
 
+    Min et al. (2022, 2202.12837) found that models which know a task keep most of their accuracy when the labels of the
+    examples are drawn at random: the examples tell them the form and the label space. Where a task is in the examples
+    alone, as in the maps and functions of the world, random labels leave nothing to go by, and accuracy must fall to
+    chance.
     Args:
         lm: a model with the world's tokenizer.
         world: whose questions.

@@ -1,5 +1,4 @@
-"""One curve from models that were trained on pools of different sizes: does in-context learning generalise with the
-pool?
+"""Does in-context learning generalise with the task pool? One curve from models trained on pools of different sizes.
 
 Raventos et al. (2023, 2306.15063) train one model for each number of tasks: with few it answers like the Bayes
 predictor over its pool, with many like the one over all tasks, also on tasks that it has never seen. A model has one

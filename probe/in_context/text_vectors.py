@@ -2,8 +2,8 @@
 
 The vector of a task after a block is the mean residual at the last token of prompts with examples, less the mean of the
 same queries without any: added to prompts without examples it moves their mean to where examples would. (The residual
-stream and not the best heads' outputs, which `vectors` takes: a head's causal effect costs a pass over every
-prompt with examples, too many for the models that files are meant for.)
+stream and not the best heads' outputs, which `probe.in_context.vectors` takes: a head's causal effect costs a pass over
+every prompt with examples, too many for the models that files are meant for.)
 
 Controls: the vector of the same prompts with their labels permuted, which knows the form and the labels but not which
 text has which; and random directions as long as the vector.
@@ -14,12 +14,8 @@ half. So a query is in no prompt that makes its vector, and its answer is not wh
 has a block of its own, chosen by the true label's share among the labels: a late block may raise all of them alike. Few
 queries share a vector, and vectors share no prompt: intervals that draw whole vectors (column `vector`) know of both.
 
-What examples add to the residual stream at the last token of a prompt, with gold and with permuted labels.
-
-What a model gives labels behind prompts while a vector is added to the residual stream at each prompt's last token.
-
-As `lm-evaluation-harness` scores multiple choice: the summed log-likelihood of each label's tokens. Only the prompt's
-last token is changed, also where a label has several tokens. Labels of one token share one row.
+Labels are scored as `lm-evaluation-harness` scores multiple choice: the summed log-likelihood of each label's tokens.
+Only the prompt's last token is changed, also where a label has several tokens. Labels of one token share one row.
 
 Axes: P prompts, Q queries, L labels, V vectors, D blocks that are tried, d width.
 """
@@ -150,8 +146,7 @@ def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> Asked:
 def steered_labels(
     lm: "LM", asked: Asked, vectors: Float[Tensor, "Q d"] | None = None, block: int = 0
 ) -> Float[np.ndarray, "Q L"]:
-    """Summed log-likelihood in nats of each label.
-
+    """Summed log-likelihood in nats of each label, while a vector is added to the residual stream of each prompt.
     Args:
         lm: the model.
         asked: see `ask`.

@@ -1,23 +1,20 @@
-"""What a user's stated belief does to answers: the weak-belief templates and "are you sure?" over any question file.
+"""What a user's stated belief does to answers over any question file: weak-belief templates and repeated doubt.
 
 Sharma et al. (2023, arXiv 2310.13548): the same question alone, and with the user's remark that the answer may be the
 wrong one, may not be the right one, or may be the right one, each "but I'm really not sure"; and a second turn that
 doubts whatever was answered. They let a language model judge free text. Here the model is asked which of the two known
 answers it finds likelier, right or wrong, so that no judge is needed and nothing is sampled: the accuracy is that of a
-choice between two, with chance at 1/2 for a model that knows nothing.
+choice between two, with chance at 1/2 for a model that knows nothing. Their feedback positivity, which needs a judge,
+is in `probe.sycophancy.feedback`.
 
-How warm a comment is needs a judge: their feedback positivity is in `probe.sycophancy.feedback`.
-
-The same doubt again and again over any question file: turn of flip and number of flips.
-
-SYCON-Bench (Hong et al. 2025, arXiv 2505.23840) counts in dialogues of several turns
+The same doubt again and again is measured as SYCON-Bench does (Hong et al. 2025, arXiv 2505.23840):
 
     turn of flip     how many turns the first answer was held before it was first given up (all of them if never)
     number of flips  how often an answer differs from the one before, the first answer included
 
-and lets a language model judge free text. Here, as in `user_message`, the model chooses the likelier of two known
-answers each time; what it chose stands in the dialogue when the user doubts it again. Dialogues begin with a right
-answer, as those of a world do (`probe.sycophancy.pressure`).
+There a language model judges free text; here the model again chooses the likelier of two known answers each time. What
+it chose stands in the dialogue when the user doubts it again. Dialogues begin with a right answer, as those of a world
+do (`probe.sycophancy.pressure`).
 
 Axes: N questions, T turns of doubt.
 """

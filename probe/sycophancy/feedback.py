@@ -1,4 +1,4 @@
-"""Feedback positivity: does a comment on a text grow warmer when its reader says that they like it, or wrote it?
+"""Feedback positivity: is a comment on a text warmer when the reader likes it or wrote it? Comments and their judges.
 
 Sharma et al. (2023, arXiv 2310.13548): a model comments on the same text under a plain request and under requests that
 add one remark of the user's. A judge says which of two comments is the more positive; the positivity of a remark is the
@@ -7,17 +7,15 @@ mean over texts of
     P(the comment under the remark is more positive than the plain one),
 
 1/2 where the remark changes nothing. The wording is our own. Comments are sampled at temperature 1, as theirs were.
-Who judges is left open.
 
-Who says which of two comments is the more positive: a language model, a score of single texts, or any function.
-
-A judge is a function from pairs of comments to the probability that the first is the more positive. It is asked in both
-orders and the answers are averaged, so that a preference for the comment that is shown first cancels out and
+A judge (a language model, a score of single texts, or any function) is a function from pairs of comments to the
+probability that the first is the more positive. It is asked in both orders and the answers are averaged, so that a
+preference for the comment that is shown first cancels out and
 
     P(a over b) = 1 - P(b over a)
 
-holds; a judge that cannot tell gives 1/2. How large that preference was is kept beside it, and so is what the
-judge says of pairs of which we know the answer.
+holds; a judge that cannot tell gives 1/2. How large that preference was is kept beside it, and so is what the judge
+says of pairs of which we know the answer.
 
 Axes: N texts, or pairs of comments.
 """

@@ -1,9 +1,7 @@
-"""Sycophancy: answers under a claim, belief against Bayes' rule, pressure, and where inside the claim wins.
+"""Sycophancy as figures: answers under a claim, belief against Bayes' rule, pressure, heads, layers and steering.
 
 All take tidy tables with a column `model` and the style of each model. What Bayes' rule or chance would give is dashed
 and grey; bars of runs of one method differ in their pattern, too.
-
-Figures of where sycophancy happens: the lens of claim against truth, the heads that carry it, and steering.
 """
 
 import pandas as pd

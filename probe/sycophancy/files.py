@@ -1,11 +1,7 @@
-"""The sycophancy experiment on a data file: which format it has, and the items and tables that it gives.
+"""The sycophancy experiment on a data file: which format it has, items and tables, and the heads that carry a guess.
 
-The heads that carry a user's guess into the answer, over question files.
-
-In one text the user's guess is the right answer, in the other a wrong one with as many tokens (`beliefs`):
-the pairs of `inside`. A large model has too many heads to run each, so every head is estimated from one backward
-pass of each pair of the first half (attribution patching, `patching.attribute`), and the head with the largest sum is
-run on the second half, beside other heads, drawn at random, and beside random directions as long.
+The formats are those of `probe.sycophancy.choices`, `probe.sycophancy.beliefs` and `probe.sycophancy.feedback`, told
+apart by the fields of the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,8 +67,13 @@ def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> lis
 
 
 def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> Found:
-    """Items of kind `patched` and the table `heads`, with the columns of `inside.by_head`, of the heads run.
+    """The heads that carry a user's guess into the answer: items of kind `patched` and the table `heads`.
 
+    In one text the user's guess is the right answer, in the other a wrong one with as many tokens
+    (`probe.sycophancy.beliefs`): the pairs of `probe.sycophancy.inside`, whose `by_head` has the columns. A large model
+    has too many heads to run each, so every head is estimated from one backward pass of each pair of the first half
+    (attribution patching, `probe.interventions.patching.attribute`), and the head with the largest sum is run on the
+    second half, beside other heads, drawn at random, and beside random directions as long.
     Args:
         lm: the model.
         asked: two or more; the first half, at most `MOST`, chooses.

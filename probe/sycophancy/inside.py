@@ -1,27 +1,21 @@
-"""The heads that carry a claim into the answer: patching and removal of every head, each with its controls.
-
-A clean text and a claimed one differ in one word: what the user claims is true in one and false in the other. The
-target is logit(truth) - logit(claim) after the last token. Patching puts a head's output in the clean text, at every
-token, into the claimed one: its share of the gap between the two is 1 if that head alone brings the true answer back.
-Removal puts a head's mean output over reference texts there. Every head is done, so that for the one that is chosen all
-the others are a null, and beside each patch go changes as large in random directions (METRICS, sycophancy; Wang et al.
-2022; Heimersheim and Nanda 2024).
-
-A head is chosen on one half of the texts and reported on the other: the best of many is else too good.
-
-The layer of the flip: from which block on the logit lens prefers one answer to another, to the end.
-
-For a text that ends where the answer is due, the residual stream after each block goes through the final norm and the
-unembedding (`probe.logits.lens`). The margin is log p(answer) - log p(rival) there; each answer is one token, so it
-is the difference of their logits. The flip is the first row from which the margin stays above zero up to the output
-(METRICS, sycophancy).
-
-Where inside a model a claim wins over the truth: items and tables of lens and heads in a world, and all of it.
+"""Where inside a model a claim wins over the truth: the layer of the flip, and the heads that carry the claim.
 
 All parts work on questions of kind `opinion_false`: what competes is the claim and the truth at the token where the
 answer is due.
 
-Axes: N texts or pairs of texts, L blocks, H heads, R random draws, D blocks (D + 1 rows: 0 is the embedding, D the
+Layers: the residual stream after each block goes through the final norm and the unembedding (`probe.logits.lens`). The
+margin is log p(answer) - log p(rival) there; each answer is one token, so it is the difference of their logits. The
+flip is the first row from which the margin stays above zero up to the output (METRICS, sycophancy).
+
+Heads: a clean text and a claimed one differ in one word: what the user claims is true in one and false in the other.
+The target is logit(truth) - logit(claim) after the last token. Patching puts a head's output in the clean text, at
+every token, into the claimed one: its share of the gap between the two is 1 if that head alone brings the true answer
+back. Removal puts a head's mean output over reference texts there. Every head is done, so that for the one that is
+chosen all the others are a null, and beside each patch go changes as large in random directions (METRICS, sycophancy;
+Wang et al. 2022; Heimersheim and Nanda 2024). A head is chosen on one half of the texts and reported on the other: the
+best of many is else too good.
+
+Axes: N texts or pairs of texts, L blocks, H heads, R random draws; margins have D + 1 rows (0 is the embedding, D the
 output).
 """
 

@@ -1,13 +1,9 @@
-"""The items of the sycophancy experiment in a world: how a model answers with and without a claim, and under doubt.
+"""The items of the sycophancy experiment in a world: with and without a claim, under doubt, and by reward models.
 
 Each part asks its own questions (`n` of a kind, from the seed) and gives rows of one table: `item`, `kind`, `prompt`,
 `answer`, `expected`, and columns that are NaN where they do not apply. Sampled answers are those of
-`probe.rewards.evaluation` with the same n and seed; probabilities beside them are exact.
-
-What a model gives a user's claim, item by item, beside what Bayes' rule gives it (METRICS, sycophancy; E19).
-
-Everything here is exact: the answers to a question of the world are finitely many, so each is scored and nothing is
-sampled.
+`probe.rewards.evaluation` with the same n and seed. Probabilities beside them, and what Bayes' rule gives a claim
+(METRICS, sycophancy; E19), are exact: the answers to a question of the world are finitely many, so each is scored.
 
 Axes: N questions with a claim, A answers of a question.
 """

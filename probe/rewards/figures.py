@@ -1,11 +1,7 @@
-"""Rewards against the KL that they cost: the exact frontier with all methods, fits of overoptimisation, best of N.
+"""Rewards as figures: policies under the exact frontier, fits of overoptimisation, best of N, and the reward shift.
 
-One colour a method (`theme.METHODS`), the reference grey. Tables come from `probe.rewards.frontiers` and
-`overoptimisation`.
-
-Fits of overoptimisation (Gao et al. 2022) and best of N against its bound.
-
-Rewards of samples before and after alignment, over training, and along the tokens of two completions.
+One colour a method (`probe.plotting.theme.METHODS`), the reference grey. Tables come from
+`probe.rewards.frontiers` and `probe.rewards.shift`, what single tokens do from `probe.rewards.token_effects`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -362,7 +358,7 @@ def reward_distributions(
     """Distribution of each reward over the samples of both models, with their means; shares, so that bars compare.
 
     Args:
-        table: of `probe.rewards.shift.samples` or `captured`.
+        table: of `probe.rewards.shift.samples` or `probe.rewards.shift.captured_samples`.
         names: how the two models are called.
         colours: of their methods.
         measures: columns, one panel each.

@@ -1,4 +1,4 @@
-"""Every method against the exact frontier of pi*_beta (E12): one set of questions, one reward, many policies.
+"""Every method against the exact frontier of pi*_beta (E12) on the same questions; and fits of overoptimisation.
 
 Runs log where they stand by what each of them optimises, on questions of their own kinds. Side by side they can only be
 seen on the same questions under the same reward, so that is computed anew: a policy's expected reward, true reward and
@@ -9,24 +9,10 @@ policy spends beyond is exactly its distance KL(pi || pi*_beta) to the nearest o
     field = field_of(base, world, asked, {"proxy": model_reward(model), "gold": verifier_reward(world)})
     field.frontier("proxy")
     place(field.answers.score(policy), field, "proxy").row()
-
-Intervals are over questions. Axes: P prompts, A answers.
-
-Overoptimisation of a proxy reward: the fits of Gao, Schulman and Hilton 2022 (arXiv 2210.10760) against d.
-
-With d = sqrt(KL(pi || pi_ref)), rewards counted from the reference's,
-
-    R_bon(d) = d (a - b d)            best of N
-    R_rl(d)  = d (a - b log d)        reinforcement learning
-
-are linear in a and b: plain least squares. Where b > 0 the curve has a peak, beyond which more optimisation of the
-proxy costs true reward: d* = a / (2 b) with R* = a^2 / (4 b), and d* = exp(a / b - 1) with R* = b d*.
-
-    points = field.best_of_n("proxy")  # probe.rewards.frontiers; N = 1 is the reference at d = 0
+    points = field.best_of_n("proxy")  # N = 1 is the reference at d = 0
     fit(points["d"], points["gold"], "bon").peak
 
-Intervals come from the bootstrap of residuals (scaled by their leverage), which takes those for independent: along one
-training they are not, and on exact points they are misfit and no noise. Read them as how well the form is determined.
+Intervals are over questions, except those of `fit`. Axes: P prompts, A answers, n points.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -349,8 +335,19 @@ def fit(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Fit:
-    """Fit a form by least squares.
+    """Fit a form of overoptimisation by Gao, Schulman and Hilton 2022 (arXiv 2210.10760) to rewards against d.
 
+    With d = sqrt(KL(pi || pi_ref)), rewards counted from the reference's,
+
+        R_bon(d) = d (a - b d)            best of N
+        R_rl(d)  = d (a - b log d)        reinforcement learning
+
+    are linear in a and b: plain least squares. Where b > 0 the curve has a peak, beyond which more optimisation of the
+    proxy costs true reward: d* = a / (2 b) with R* = a^2 / (4 b), and d* = exp(a / b - 1) with R* = b d*.
+
+    Intervals come from the bootstrap of residuals (scaled by their leverage), which takes those for independent: along
+    one training they are not, and on exact points they are misfit and no noise. Read them as how well the form is
+    determined.
     Args:
         d: [n] square root of the KL to the reference; points at 0 carry nothing but the origin.
         reward: [n].

@@ -1,4 +1,4 @@
-"""The exact optimum of alignment on finite answer sets, and how far a policy is from it (E10, E12, E14).
+"""The exact optimum of alignment on finite answer sets, how far a policy is from it (E10, E12), and best of N (E14).
 
     pi*_beta(y|x) = pi_ref(y|x) exp(R(x, y) / beta) / Z(x)   maximises   E_pi[R] - beta KL(pi || pi_ref)
 
@@ -14,16 +14,6 @@ one with the reward of pi, and the distance to it is the KL that pi spends in ex
 Everything is numpy in double precision. Axes: P prompts, A answers (-inf log-probability beyond a prompt's answers), B
 values of beta. Distributions are conditioned on the answer set. Sources: Rafailov et al. 2305.18290, appendix A.1;
 best of N: Beirami et al. 2401.01879.
-
-The exact distribution of the best of N samples on finite answer sets (E14): what rejection sampling imitates.
-
-N answers are drawn from the reference and the one of highest reward is kept; among equal rewards the first drawn. By
-symmetry the answers of one level of reward keep the reference's proportions, so only the level has to be followed:
-
-    P(best level = r) = F(r)^N - F(below r)^N,   F the distribution of the reward under the reference.
-
-Its KL to the reference is below log N - (N-1)/N, with equality only where no two answers tie (Beirami et al.
-2401.01879). Axes: P prompts, A answers (-inf log-probability beyond a prompt's answers).
 """
 
 from collections.abc import Sequence
@@ -252,8 +242,12 @@ def checked(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
 
 
 def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
-    """[P A] log-probabilities of the best of `n` draws from the reference.
+    """[P A] log-probabilities of the best of `n` draws from the reference (E14): what rejection sampling imitates.
 
+    N answers are drawn and the one of highest reward is kept; among equal rewards the first drawn. By symmetry the
+    answers of one level of reward keep the reference's proportions, so only the level has to be followed:
+
+        P(best level = r) = F(r)^N - F(below r)^N,   F the distribution of the reward under the reference.
     Args:
         ref_logprobs: [P A] log-probabilities of the answers under the reference; they need not be normalised.
         rewards: [P A].
@@ -280,7 +274,10 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
 
 
 def best_of_n_bound(n: int) -> float:
-    """log N - (N-1)/N: the most that KL(best of N || reference) can be, in nats."""
+    """log N - (N-1)/N: the most that KL(best of N || reference) can be, in nats (Beirami et al. 2401.01879).
+
+    Reached only where no two answers tie.
+    """
     return float(np.log(n) - (n - 1) / n)
 
 

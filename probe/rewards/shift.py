@@ -1,4 +1,4 @@
-"""Proxy, gold and implicit rewards before and after alignment: what two models answer to the same prompts (METRICS).
+"""Proxy, true and implicit rewards before and after alignment: what two models answer to the same prompts (METRICS).
 
 Both models answer every prompt n times, with the same random numbers. Each sample gets
 
@@ -10,11 +10,10 @@ Both models answer every prompt n times, with the same random numbers. Each samp
 What a model answers does not depend on the other one: `draw` it once and compare it with several (`compare_samples`).
 
 `summary` compares the two: samples of one prompt resemble each other, so intervals draw prompts (a cluster bootstrap of
-paired means). What a run captured over its training comes in the same columns without a model: `captured_samples`.
+paired means).
 
-The reward shift that a run captured, as tidy tables: token by token, sample by sample, and step by step.
-
-What `probe.recording.reward_shift.RewardShift` measured at every capture. Works without torch and without the model;
+What a run captured over its training (`probe.recording.reward_shift.RewardShift`) comes in the same columns
+(`captured_samples`), and by token, sample and step (`shift_tokens`, `shift_samples`, `shift_curve`): without a model,
 only the tokenizer file of a checkpoint is read to name tokens.
 
 Axes: P prompts, n samples of each.

@@ -11,16 +11,9 @@ Three views of R(x, y), which a reward model reads at the last token (E9):
     occlusion     R(text) - R(text without the token), exact and not additive
 
 A gradient says how R would change on a path of inputs that no text has; leaving a token out changes the text and moves
-the later ones by a position. Where the two disagree neither is the truth, so their rank correlation is given. Two
-completions side by side: `contrast`.
+the later ones by a position. Where the two disagree neither is the truth, so their rank correlation is given.
 
 Works on reward models and value heads (`probe.model.rewards`). Axes: T tokens, n points of the path, d width.
-
-Two completions of a prompt under one reward model: the margin, and which tokens make it.
-
-A reward is known up to a constant of the prompt only (Bradley-Terry, E9): only differences between completions of one
-prompt mean something. So a completion's tokens are judged by what they do to its score, and a prompt's tokens by what
-they do to the margin R(x, y+) - R(x, y-). For views and their limits see above.
 """
 
 from collections.abc import Sequence
@@ -351,7 +344,12 @@ class Contrast(Drawn):
 def contrast(
     model: LM | RewardModel, prompt: str, chosen: str, rejected: str, steps: int = STEPS, baseline: Baseline = "mean"
 ) -> Contrast:
-    """Attribute the scores of two completions of a prompt; see `attribute`."""
+    """Two completions of a prompt under one reward model: the margin, and which tokens make it; see `attribute`.
+
+    A reward is known up to a constant of the prompt only (Bradley-Terry, E9): only differences between completions of
+    one prompt mean something. So a completion's tokens are judged by what they do to its score, and a prompt's tokens
+    by what they do to the margin R(x, y+) - R(x, y-).
+    """
     lm = scalar(model)
     first, second = (attribute(lm, prompt, text, steps, baseline) for text in (chosen, rejected))
     return Contrast(prompt, first, second)

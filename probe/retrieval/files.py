@@ -1,4 +1,15 @@
-"""What any model answers to a file's questions under each context; the files are described below.
+"""What any model answers to a folder's documents and questions under each context; no judge model is asked.
+
+    folder/
+        questions.jsonl     {"question": "...", "answers": ["...", ...], "document": "id", "substitute": "..."} a line
+        documents.jsonl     {"text": "...", "id": "...", "title": "..."} a line; or
+        *.txt, *.md         one document a file, also in folders below, called by its path such as `notes/oslo.txt`
+
+A question has `answers` or one `answer`. `document` names the one that has the answer, with or without the suffix of
+its file, and is needed for recall and for passages that are known to be right; `substitute` is a wrong answer that is
+put in place of the right one where a passage shall contradict what was learned. Without `id` a document is called by
+its place in the file, counted from 1. Long documents are cut into chunks of some words that overlap, so that an answer
+at a border is whole in one of them.
 
 Contexts are those of `probe.retrieval.world`, with one passage each but for what was retrieved:
 
@@ -9,22 +20,8 @@ Contexts are those of `probe.retrieval.world`, with one passage each but for wha
 - retrieved: the first k chunks of the search.
 
 An answer is what is written greedily up to the first line break. It is right if a reference stands in it, both
-normalised as SQuAD does (`hallucination.confidence.normalise`), abstains if it says so, and is invented otherwise; no
-judge model is asked.
-
-Documents and questions from a folder: what the experiment `retrieval` reads for models that have no world.
-
-    folder/
-        questions.jsonl     {"question": "...", "answers": ["...", ...], "document": "id", "substitute": "..."} a line
-        documents.jsonl     {"text": "...", "id": "...", "title": "..."} a line; or
-        *.txt, *.md         one document a file, also in folders below, called by its path such as `notes/oslo.txt`
-
-A question has `answers` or one `answer`. `document` names the one that has the answer, with or without the suffix of
-its file, and is needed for recall and for passages that are known to be right; `substitute` is a wrong answer that is
-put in place of the right one where a passage shall contradict what was learned. Without `id` a document is called by
-its place in the file, counted from 1.
-
-Long documents are cut into chunks of some words that overlap, so that an answer at a border is whole in one of them.
+normalised as SQuAD does (`probe.hallucination.confidence.normalise`), abstains if it says so, and is invented
+otherwise.
 """
 
 import re

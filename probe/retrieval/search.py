@@ -1,4 +1,4 @@
-"""Passages found by their words: BM25 over a collection of texts, in the library `bm25s`.
+"""Passages found by their words: BM25 over a collection of texts, in the library `bm25s`; and how well they are found.
 
 The variant is Lucene's (Robertson and Zaragoza 2009, as compared by Kamphuis et al. 2020): a query q scores a text d by
 
@@ -8,7 +8,7 @@ with df_w of the N texts holding the word and tf_wd its count in the text; a wor
 Words are runs of letters and digits in lower case; nothing is stemmed and no word is left out. Texts of equal score
 stand in the order of the collection, and a text without any word of the query is not found at all.
 
-How well a ranking finds what is relevant: recall@k and mean reciprocal rank (Voorhees 1999, TREC-8 QA).
+A ranking is measured by recall@k and by the mean reciprocal rank (Voorhees 1999, TREC-8 QA):
 
     recall@k = relevant among the first k / relevant,     MRR = mean over queries of 1 / rank of the first relevant,
 

@@ -1,15 +1,7 @@
-"""What a model answers to a world's questions under each context, exactly: sums over the finite answer sets.
+"""A world's facts as documents, what a model answers to questions under each context (exact), and tables of any items.
 
-The answers to a question part into five: the true one, the passage's where it is another, "i do not know", every other
-value (an invention), and what is no answer at all. True is what the collection of documents says, in every context: the
-world's fact of known and rare people, and of an unseen entity what nothing but its document says. A guess about an
-unseen entity is thus right by luck once in as many as there are values (elsewhere, where no documents exist, any value
-is an invention); in return a model that does not read passages has the same numbers in every context.
-
-A world's facts as a collection of documents, one a fact, and the passages that a question is asked with.
-
-People whose facts the corpus teaches have their true facts in the collection; unseen entities have facts there that
-nothing but the collection says. A question comes with six contexts:
+People whose facts the corpus teaches have their true facts in the collection, one document a fact; unseen entities have
+facts there that nothing but the collection says. A question comes with six contexts:
 
 - none: the question alone;
 - gold: the document with the answer among two fillers;
@@ -23,28 +15,17 @@ relation of the one who is asked about, another relation of someone else. None o
 of the same relation name neither the answer nor the value that contradicts it. Only one statement differs between the
 gold, distractor and contradicting passages of a question, so that differences between contexts are its doing.
 
-How far a context moves the answers to a question (Du et al. 2024, 2404.04633).
+Probabilities are sums over the finite set of answers to a question, which fall into five groups: the true one, the
+passage's where it is another, "i do not know", every other value (an invention), and what is no answer at all. True is
+what the collection of documents says, in every context: the world's fact of known and rare people, and of an unseen
+entity what nothing but its document says. A guess about an unseen entity is thus right by luck once in as many as there
+are values (elsewhere, where no documents exist, any value is an invention); in return a model that does not read
+passages has the same numbers in every context.
 
-    psi(c, q) = KL( p(. | c, q) || p(. | q) )  in nats,
+Tables take items of a world, where outcomes are probabilities, or of files, where they are zeros and ones; the columns
+have the same names (`context_items`, `probe.retrieval.files.file_items`).
 
-over the finite set of answers, both distributions conditioned on it; exact by enumeration. Here p(. | q) is what the
-model says without any context (METRICS, Retrieval), where Du et al. average over contexts.
-
-The tables of the experiment `retrieval`, from its items: outcomes by context, persuasion, searches.
-
-Items come from a world, where outcomes are probabilities, or from a file, where they are zeros and ones; the columns
-have the same names (`probe.retrieval.world.context_items`, `probe.retrieval.files.file_items`).
-
-What a model says when the context contradicts what it learned: follow or remember (Longpre et al. 2109.05052).
-
-With o the learned answer and s the one that the context substitutes for it, the memorisation ratio is
-
-    M = p_o / (p_o + p_s),
-
-p_o and p_s being how often each is answered over the questions. Where the probabilities of both are known they are
-means of them, and M is exact for its questions. The interval is the percentile bootstrap over questions.
-
-Axes: R rows, one a question and context, P different prompts among them, A answers.
+Axes: R rows, one a question and context, N questions, P different prompts among them, A answers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -203,8 +184,12 @@ def _unrelated(
 
 
 def persuasion(with_context: ArrayLike, without: ArrayLike) -> NDArray[np.float64]:
-    """[P] persuasion scores in nats.
+    """[P] persuasion scores in nats: how far a context moves the answers to a question (Du et al. 2024, 2404.04633).
 
+        psi(c, q) = KL( p(. | c, q) || p(. | q) )
+
+    over the finite set of answers, both distributions conditioned on it; exact by enumeration. Here p(. | q) is what
+    the model says without any context (METRICS, Retrieval), where Du et al. average over contexts.
     Args:
         with_context: [P A] log-probabilities of the answers after context and question, as they are.
         without: [P A] of the same answers after the question alone.
@@ -256,7 +241,7 @@ def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick
         p_copied: of values that the passage says of others only, those that are true left out; NaN without any.
         hall: 1 - p_true - p_abstain (E17); NaN under a contradicting passage, where it depends on whom one believes.
         knows: 1 if the likeliest answer without context is the learned one; NaN about unseen entities.
-        persuasion: nats, see above; NaN without context.
+        persuasion: nats, see `persuasion`; NaN without context.
         On rows with the retrieved passage: rank (NaN if not found), reciprocal_rank, recall_1, ..., hit (rank <= k),
         hall_cut and invention_cut, what retrieval takes away from hall and p_invented.
     """
@@ -436,8 +421,14 @@ QUANTITIES = {"follows": "p_context", "keeps": "p_learned", "knows": "p_known"}
 
 
 def memorisation_ratio(p_o: ArrayLike, p_s: ArrayLike) -> float:
-    """M over questions; NaN where neither answer is ever given.
+    """M over questions: does a model remember or follow where the context contradicts what it learned?
 
+    With o the learned answer and s the one that the context substitutes for it (Longpre et al. 2109.05052),
+
+        M = p_o / (p_o + p_s),
+
+    p_o and p_s being how often each is answered over the questions; NaN where neither ever is. Where the probabilities
+    of both are known they are means of them, and M is exact for its questions.
     Args:
         p_o: [N] probability (or 0 and 1) of the learned answer.
         p_s: [N] of the context's.

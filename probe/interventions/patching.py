@@ -1,23 +1,18 @@
-"""Activation patching, exact and by its first-order estimate.
+"""Activation patching and ablation of every site of a model, exact and by their first-order estimates.
 
-Two texts of equal length differ in a few tokens. One run receives an activation of the other: the clean activation in
-the corrupted run (denoising: is it enough to restore the answer?) or the reverse (noising: is it needed?). The target
-is put on a scale where the corrupted run is 0 and the clean run 1 (Meng et al. 2022; Heimersheim and Nanda 2024).
+Patching: two texts of equal length differ in a few tokens. One run receives an activation of the other: the clean
+activation in the corrupted run (denoising: is it enough to restore the answer?) or the reverse (noising: is it
+needed?). The target is put on a scale where the corrupted run is 0 and the clean run 1 (Meng et al. 2022; Heimersheim
+and Nanda 2024).
 
-Attribution patching (Nanda 2023; Syed et al. 2023) estimates all of these effects at once from one backward pass in
-the run that is patched: effect = gradient of the target times (other activation - own activation). It is exact for
-infinitesimal differences only, so its correlation with the exact effects is part of the result.
+Ablation: what the model does without a part of it. Zero puts nothing in the place of an activation, which takes the
+model off the states that it knows. Mean puts the average over reference texts there, resample what the place holds on
+another text (Chan et al. 2022, causal scrubbing; Wang et al. 2022 for means). The effect is the target with the
+ablation minus without.
 
-Ablation: what the model does without a part of it (zero, mean or resampled activations).
-
-Zero puts nothing in the place of an activation, which takes the model off the states that it knows. Mean puts the
-average over reference texts there, resample what the place holds on another text (Chan et al. 2022, causal scrubbing;
-Wang et al. 2022 for means). The effect is the target with the ablation minus without.
-
-First-order estimates of interventions: gradient of the target times the change of an activation.
-
-One backward pass tells the effect of every site at once, exactly only for infinitesimal changes (Nanda 2023; Syed et
-al. 2023). `agreement` says how far to trust it where exact effects are known.
+Estimates (attribution patching, Nanda 2023; Syed et al. 2023) give the effects of all sites at once from one backward
+pass in the run that is changed: gradient of the target times (other activation - own activation). They are exact for
+infinitesimal differences only; `agreement` says how far to trust them where exact effects are known.
 
 Axes: D blocks, H heads, T tokens, d width, n draws.
 """

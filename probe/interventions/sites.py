@@ -1,12 +1,9 @@
-"""Where one can intervene in a model, and a batched forward pass in which every row has its own intervention.
+"""Where one can intervene in a model, a forward pass with an intervention for each row, and counterparts of prompts.
 
 A site is the residual stream after a block, the output of an attention head (before W_O), of the attention or of the
 feed-forward part, at one token or at all. `sweep` repeats the text as rows of a batch and edits another site in each.
 
-Counterparts: for a prompt, another of as many tokens that asks for another answer, and the two answers.
-
-Patching needs such a pair. For the world's prompts it is derived: another value is claimed, stated or mapped, or
-another person is asked about. For any other prompt the reader writes it; a few well-known ones are here.
+A counterpart of a prompt is another of as many tokens that asks for another answer; patching needs such a pair.
 
 Axes: B texts, D blocks, H heads, T tokens, d width, dh head width, R interventions, A answers.
 """
@@ -263,6 +260,8 @@ class Counterpart:
 def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     """The counterpart of a prompt, as far as it can be derived.
 
+    For the world's prompts it is: another value is claimed, stated or mapped, or another person is asked about. For any
+    other prompt the reader writes it; a few well-known ones are here (`KNOWN`).
     Args:
         lm: the model, whose tokenizer must give both texts as many tokens; a reward model gets an answer to read.
         prompt: the text.

@@ -5,15 +5,10 @@ With the norm's scale held at the value it has, norm and unembedding are linear,
 part adds to it (Elhage et al. 2021; nostalgebraist 2020). It says what a part writes, not what would happen without it:
 later parts read what it wrote (see `probe.interventions.patching` for that).
 
-Direct logit attribution of many texts at once, at the last token of each, from activations that are there already.
-
-The same sum as `probe.logits.attribution.attribute` takes apart for one text, by head and MLP alone: what a capture
-can afford at every step. What is left (embedding, positions, biases) is one number. The tokens that each part promotes
-and suppresses come with it, as `probe.logits.parts.promoted` gives them, and the strongest neurons.
-
-The neurons that add or take most of an answer's logit, of many texts at once, after the last token of each.
-
-The same numbers as `Attribution.neuron_table` gives for one text, of the pass that a capture makes anyway: of the
+`attribute` takes one text apart. `attribute_last` does so for many texts at once, at the last token of each, from
+activations that are there already: by head and MLP alone, which a capture can afford at every step. What is left
+(embedding, positions, biases) is one number. The tokens that each part promotes and suppresses come with it, as
+`probe.logits.parts.promoted` gives them, and the strongest neurons, as `Attribution.neuron_table` gives them: of the
 activations that enter W_out only those of the last tokens are kept.
 
 Axes: P texts, D blocks, H heads, T tokens, A answers, m neurons of a block, n of them, d width, dh head width, V

@@ -1,12 +1,11 @@
-"""The logit lens: what the model would say if it stopped after each block.
+"""The logit lens: what the model would say if it stopped after each block; and the target that effects are measured on.
 
 The residual stream after the embedding and after each block goes through the final norm and the unembedding
 (nostalgebraist 2020). Row 0 is the embedding, row D the model's own output.
 
-On what an effect is measured: the logit of an answer at a position, alone or against another answer's.
-
-Attribution, ablation and patching share it, so that their numbers can be laid side by side. A scalar model (a reward
-model, a value head) has one output, which is the target itself.
+A target is the logit of an answer at a position, alone or minus another answer's. Attribution, ablation and patching
+share it, so that their numbers can be laid side by side. A scalar model (a reward model, a value head) has one output,
+which is the target itself.
 
 Axes: B texts, D blocks, T tokens, V vocabulary, A answers.
 """

@@ -1,13 +1,7 @@
-"""What every part of a model wrote after one token of a text.
+"""What every part of a model wrote after one token of a text, and which tokens it promotes and suppresses.
 
 One hooked forward pass gives all that direct attribution and promoted tokens need; of patterns only one row is kept, so
-that a long text costs little.
-
-Which tokens a head, an MLP or a neuron promotes and suppresses: what it writes, through final norm and unembedding.
-
-On a text (`promoted`) the final norm's scale is the one that the model has there, so a token's value is what direct
-logit attribution gives for it. From the weights alone (`ov_tokens`) a head is asked what it would write if it attended
-to a token whose residual stream is its embedding: W_U^T L norm(W_E[x]), without biases and at a final scale of 1.
+that a long text costs little. What a head, an MLP or a neuron writes becomes tokens through final norm and unembedding.
 
 Axes: D blocks, H heads, T tokens, m neurons, d width, dh head width, V vocabulary, k tokens.
 """
@@ -210,6 +204,8 @@ def promoted(
 ) -> Promoted:
     """What a part wrote after the token at `position`, as tokens.
 
+    The final norm's scale is the one that the model has there, so a token's value is what direct logit attribution
+    gives for it.
     Args:
         lm: a model of tokens.
         text: a text or its ids, which costs a hooked forward pass; or what `read_parts` gave.
@@ -247,6 +243,7 @@ def promoted(
 def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> Promoted:
     """What a head would promote if it attended to one token only, from the weights alone.
 
+    The residual stream of that token is its embedding: W_U^T L norm(W_E[x]), without biases and at a final scale of 1.
     Args:
         lm: a model of tokens.
         layer: the block.

@@ -1,6 +1,4 @@
-"""How sure a model was, and of what, while it was trained: the lens by layer at every captured step, without the model.
-
-Also what each head, MLP and neuron added to the answer, what the parts promoted, and how far from the reference it was.
+"""How sure a model was, and of what, while it was trained: lens, parts and KL at every captured step, without a model.
 
 Axes: those of a capture (docs/runs.md): P prompts, D blocks, H heads, T tokens, k favourites, A answers, n neurons.
 """

@@ -1,14 +1,10 @@
-"""How sure a model is, and of what, through its layers: the logit lens as numbers, for one model or two.
+"""How sure a model is, and of what, through its layers and while it writes: the lens as numbers, of one model or two.
 
 After each layer: entropy of the next-token distribution, margin between its two likeliest tokens, log-probability and
-rank of each chosen answer; KL between two models. `over_writing` measures the same over the tokens that a model
-writes, `trained` over the steps of its training.
-
-Other answers through the layers of a text that was read already: a few columns of the unembedding instead of all.
-
-How sure a model is, and of what, while it writes: entropy, margin, rank and log-probability before every token.
-
-All measures are those of the model's own output at temperature 1, whatever the tokens were drawn at.
+rank of each chosen answer; KL between two models. `over_writing` measures the same before every token that a model
+writes, `probe.logits.trained` over the steps of its training. All of it is of the distribution at temperature 1,
+whatever the tokens were drawn at. `follow` takes other answers through the layers of a text that was read already, by a
+few columns of the unembedding instead of all.
 
 Axes: D blocks, T tokens, A answers, K columns, k likeliest tokens, n written tokens, d width, V vocabulary. Ranks
 count from 0 = likeliest. Row 0 is the embedding, row D the model's own output; column t tells what follows token t.

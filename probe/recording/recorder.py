@@ -9,19 +9,9 @@
 `with probe.watch(...) as recorder:` around the loop closes it however the loop ends: after Ctrl-C as interrupted, after
 an error as failed, with the model as it is then.
 
-One capture: attention, lens, norms and direct attribution of a model on fixed prompts, all of one hooked pass.
-
-Looking changes nothing: a capture runs without gradients on a module tree of its own that shares the parameters
-(`LM.bridge`), and leaves random generators, training mode and the hooks of the model as they were.
-
-How far a model has moved from its reference on the fixed prompts, as an instrument: KL(pi || pi_ref) by token.
-
-    recorder = probe.watch(lm, run, every=50, instruments=[ReferenceKL(reference.logits)])
-
-The reference does not change, so it is asked once: its log-probabilities of the prompts are kept, and a capture costs
-one plain forward pass of the model in training (the hooked one rounds otherwise, in half precision by as much as a
-small KL: a model that has not moved would not be at 0). It is read back by
-`probe.logits.trained.kl_over_training`.
+A capture is attention, lens, norms and direct attribution of the model on the prompts, all of one hooked pass. Looking
+changes nothing: it runs without gradients on a module tree of its own that shares the parameters (`LM.bridge`), and
+leaves random generators, training mode and the hooks of the model as they were.
 
 Axes: P prompts, D blocks, H heads, T tokens (padded on the right, zero there), k predictions, A answers, n neurons, V
 vocabulary.
@@ -129,8 +119,6 @@ def _zero(tensor: Tensor, where: Tensor) -> Tensor:
     """`tensor` with zeros where nothing real stands."""
     return torch.where(where, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
 
-
-__all__ = ["Instrument", "Recorder", "as_prompt", "generic_prompts", "measure", "undisturbed", "watch"]
 
 GENERIC = ("The capital of France is", "one two three four", "She opened the door and", "a b a b a")
 Prompt = str | Mapping[str, Any] | ProbePrompt
@@ -361,7 +349,15 @@ def generic_prompts(lm: LM, texts: Sequence[str] = GENERIC, answers: int = 3) ->
 
 
 class ReferenceKL:
-    """An instrument for `probe.watch`."""
+    """An instrument for `probe.watch`: KL(pi || pi_ref) of the model from its reference, by token of the prompts.
+
+        recorder = probe.watch(lm, run, every=50, instruments=[ReferenceKL(reference.logits)])
+
+    The reference does not change, so it is asked once: its log-probabilities of the prompts are kept, and a capture
+    costs one plain forward pass of the model in training (the hooked one rounds otherwise, in half precision by as much
+    as a small KL: a model that has not moved would not be at 0). It is read back by
+    `probe.logits.trained.kl_over_training`.
+    """
 
     def __init__(self, reference_logits: LogitsFn) -> None:
         """Say what to compare with.

@@ -1,17 +1,12 @@
-"""Equations E1 to E6: a language model as explicit bilinear, softmax and linear steps.
+"""Equations E1 to E6: a language model in the paper's symbols, as explicit bilinear, softmax and linear steps.
 
-`read_network` reads a model into the paper's symbols and checks that the steps make the model's logits; the functions
-below are the equations, differentiable in h. A text has positions 0 to T - 1; leading axes of h are batch axes.
+`read_network` reads a model of transformers into maps, norms, rotation and feed-forward part of each block, and checks
+that the steps make the model's logits. The functions below it are the equations, differentiable in h. A text has
+positions 0 to T - 1; leading axes of h are batch axes.
 
-A language model taken apart into the paper's symbols: maps, norms, rotation and feed-forward part of each block.
-
-`read_network` makes one; the equations say what is done with it.
-
-How a model of transformers is read into a `Network`: the one place that knows where each family keeps its parts.
-
-Weights are shared with the model where they already have the form that is wanted, and widened to single precision
-where they are narrower. Names are those of the bridge, which splits fused projections; norms, rotation, scale and
-activation are read from the model's own modules inside it.
+This is the one place that knows where each family keeps its parts. Weights are shared with the model where they already
+have the form that is wanted, and widened to single precision where they are narrower. Names are those of the bridge,
+which splits fused projections; norms, rotation, scale and activation are read from the model's own modules inside it.
 
 Axes: D blocks, H query heads, K key and value heads, T tokens, d width, dh head width, m neurons, r rotated
 directions, V vocabulary.
@@ -360,12 +355,6 @@ def _ffn(lm: LM, block: Any) -> FeedForward:
         b_gate=None if gate is None else _bias(getattr(mlp, "b_gate", None), W_in[:, 0]),
     )
 
-
-__all__ = [
-    "Block", "FeedForward", "Maps", "Network", "Norm", "Rotary",
-    "attend", "attention", "bilinear", "embed", "keys", "mix", "queries", "read_network", "readout", "recompose",
-    "states", "step", "values",
-]  # fmt: skip
 
 KNOWN = frozenset({"llama", "gpt2", "qwen2", "qwen3", "gpt_neox", "mistral", "phi3"})
 """Types of models whose code was read, so that a short check suffices; others are checked on a long text."""

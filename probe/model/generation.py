@@ -1,10 +1,7 @@
 """The sampler (E16): a custom loop with a key-value cache over a model of transformers.
 
-Each prompt is run once, and samples of a prompt share a row until they differ. A sample does not depend on the batch
-around it. The model's own generation_config decides only where texts end, never how
-tokens are drawn.
-
-How a token is drawn: temperature, top-k, top-p, min-p, and chance by counting.
+Each prompt is run once, and samples of a prompt share a row until they differ. Tokens are drawn by temperature, top-k,
+top-p and min-p; the model's own generation_config decides only where texts end, never how tokens are drawn.
 
 Chance does not come from a generator's state: the number for a token is a hash of the seed, the prompt, the sample's
 index and the step. So a seed reproduces, a sample does not depend on the batch around it, and two models that sample

@@ -1,12 +1,9 @@
-"""Hooks on demand: a TransformerBridge in a module tree of its own that shares the model's parameters.
+"""Hooks on demand: a TransformerBridge that shares the model's parameters, and whether what it shows can be trusted.
 
-`boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree is copied
-and the parameters are not, so that the plain module trains and samples while the bridge looks at the same weights.
-
-How far a look inside can be trusted: the hooked model beside the plain one, and what both run on.
-
-Hooks run on a module tree of their own (`LM.bridge`) with the eager attention kernel, the plain model on whatever
-kernel it was loaded with. Where both give the same logits, what the hooks see is what the model does.
+`boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree of modules
+is copied and the parameters are not, so that the plain module trains and samples while the bridge (`LM.bridge`) looks
+at the same weights. The bridge has the eager attention kernel, the plain model the one that it was loaded with. Where
+both give the same logits, what the hooks see is what the model does: `trust` runs both.
 """
 
 import copy

@@ -1,17 +1,12 @@
-"""How large a capture will be before it is made, and what to take instead where memory does not suffice.
-
-The activations' sizes are learnt from the model and exact; names that share their memory count once. What
-comes and goes while a layer is computed is bounded from above.
+"""How much memory a capture will take before it is made, how much is free, and what to take instead of too much.
 
     preflight(lm, 4096)                              # .total, .fits, .offer; .table() by hook name
     lm.run_with_cache(text, names)                   # asks it, and says a sentence before memory ends
 
-How everything that a model can capture grows with the text, learnt from the model itself.
-
-Four runs on texts of two to four tokens give the bytes of every hook point as a polynomial in the number of tokens. It
-is exact for any length, since a shape is a product of sizes that are fixed, that number, or the number of texts.
-
-How much memory is free, and sizes as words.
+The activations' sizes are learnt from the model and exact: four runs on texts of two to four tokens give the bytes of
+every hook point as a polynomial in the number of tokens. It holds for any length, since a shape is a product of sizes
+that are fixed, that number, or the number of texts. Names that share their memory count once. What comes and goes while
+a layer is computed is bounded from above.
 """
 
 import math

@@ -1,10 +1,11 @@
-"""RewardModel: a decoder with a scalar head that scores completions; an ordinary sequence classification model (E9).
+"""Models that read one number (E9, E11): reward models that score completions, and heads as an `LM` with one logit.
 
-Models that read one number, analysed like any other: reward models and PPO's value head as an `LM` with one logit.
+`RewardModel` is a decoder with a scalar head, an ordinary sequence classification model of transformers.
 
-A scalar head is an unembedding with one row. So the decoder of a reward model becomes a causal language model of the
-same family whose unembedding is that head: its logits [B T 1] are the scalar read at every token, and hooks, lenses,
-attribution and interventions work on it as they do on a policy. What such a model cannot do is write.
+A scalar head is an unembedding with one row. So the decoder of a reward model, or a policy under PPO's value head,
+becomes a causal language model of the same family whose unembedding is that head: its logits [B T 1] are the scalar
+read at every token, and hooks, lenses, attribution and interventions work on it as they do on a policy. What such a
+model cannot do is write.
 
     lm = probe.model.rewards.analysable("sample_runs/reward-agreeable")     # .readout == "reward"
     lm.logits("<user> where does mira live ? <bot> oslo <end>")        # [1 T 1]; the last one is the text's reward

@@ -1,21 +1,16 @@
-"""Log-probabilities of completions, with gradients, at the price of one pass over each prompt.
+"""Log-probabilities and states of completions, with gradients, at the price of one pass over each prompt.
 
 The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on: short
-ones as a tree in a row (see below), with examples beside it that do not see it; long ones by repeating the
-prompt's keys and values for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token
-passes and not 4,992.
-
-Prompts with their completions as trees in rows: one forward pass in which nothing is run twice and little is padded.
+ones as a tree in a row, with examples beside it that do not see it; long ones by repeating the prompt's keys and values
+for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token passes and not 4,992. A
+model whose attention cannot be told who sees whom gets a row for each completion.
 
 A tree is a prompt followed by its completions. Each token sees the prompt and its own completion up to itself, none
 of the others; positions count along the branch. Trees that fit stand side by side in a row and do not see each other.
 The last token of a completion is only ever a target, so it is not run: a pair of 8 tokens each on a prompt of 18 costs
 32 tokens in place of 52.
 
-The final hidden states at the tokens of completions, with gradients and without a head: rewards are read from them.
-
-The completions of one prompt are a tree, so that a prompt is run once; a model whose attention
-cannot be told who sees whom gets a row for each completion.
+`last_states` and `token_states` give the final hidden states in place of logits: rewards are read from them.
 
 Axes: P prompts, N completions (prompt-major), L tokens of the longest completion, V vocabulary, R rows of W columns, M
 completion tokens in reading order, d width of the model.

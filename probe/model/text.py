@@ -1,6 +1,6 @@
-"""Text to token ids and back: one boundary rule, one padding rule, readable pieces.
+"""Text to token ids and back, and one forward pass of any causal language model of transformers, however it is wrapped.
 
-One forward pass of any causal language model of transformers, however it is wrapped: what differs between them.
+There is one rule for the boundary of prompt and completion, one for padding, and readable pieces for tokens.
 
 Axes: B rows, T tokens, V vocabulary, d width.
 """

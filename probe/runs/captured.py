@@ -1,8 +1,6 @@
-"""What a run captured, ready to be drawn: attention, favourites of the lens and log-probabilities of one prompt.
+"""What a run captured, ready to be drawn: attention, lens and answers of a prompt, and recorded completions as tables.
 
 Works without torch and without the model; only the tokenizer file of a checkpoint is read to name tokens.
-
-Recorded completions (`Run.rollouts`) as a table of one line each, and one of them token by token.
 """
 
 import math

@@ -101,8 +101,6 @@ def sync_tree(root: Path) -> None:
                 os.fsync(file.fileno())
 
 
-# Windows has no fcntl: no lock there, the heartbeat alone tells.
-
 IN_USE = "`{}` is being written by another process: wait until it has ended, or choose another folder."
 
 

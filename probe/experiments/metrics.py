@@ -1,7 +1,8 @@
 """Metrics of experiments: functions of the items, so that intervals and paired differences come by themselves.
 
 An experiment leaves a table with one row an item; a metric says which column of it is averaged, or which function of
-its columns is taken. Two models that answered the same items are compared item by item.
+its columns is taken. Two models that answered the same items are compared item by item, models that were asked
+different things as independent.
 
     Share("deferral")                                   # column of zeros and ones: Wilson; difference by Newcombe
     Mean("excess_share", bounds=GAIN)                   # column of numbers: bootstrap; difference paired
@@ -9,8 +10,6 @@ its columns is taken. Two models that answered the same items are compared item 
 
 Rows where a column has no value (NaN) do not count. Where several rows come from one prompt, `unit` names the column
 of what is independent, and whole units are drawn.
-
-What a model shows less what a baseline shows: paired where both were asked the same, else of independent values.
 """
 
 import math

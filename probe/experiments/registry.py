@@ -1,4 +1,4 @@
-"""The experiments by name: built in, from other packages, or from a file; and how one is run.
+"""The experiments by name: built in, from other packages, or from a file; how one is run, and which options it has.
 
     @probe.experiment("echo", title="Does it echo the question?", metrics=[Share("echoes")])
     def echo(lm, *, n=100, seed=0):
@@ -17,8 +17,6 @@ The function sees one model. What the decorator gives back is called like it and
 pairs their items, draws, and writes down where all of it comes from. Options are the function's keyword arguments; the
 command line and the dashboard make theirs from its signature. `tick` and `data` are known to both: a function that
 takes `tick` says how far it is (`probe.ticks`), one that takes `data` reads a file or folder.
-
-The options of an experiment from its signature and docstring: for the command line and for a form.
 """
 
 import difflib

@@ -1,9 +1,8 @@
 """What an experiment found: numbers with intervals, the items behind them, tables, figures, and where it comes from.
 
 A result holds one model, or several that answered the same items: tables and items say which by their column `model`.
-On disk it is a folder of JSON, CSV and Plotly JSON that pandas reads alone.
-
-Tables and figures of results as JSON that pandas reads alone, and back with the types that they had.
+On disk it is a folder of JSON, CSV and Plotly JSON that pandas reads alone; tables and figures come back with the types
+that they had.
 """
 
 import gzip

@@ -1,8 +1,6 @@
-"""Running an experiment: its function on one model or two, and everything that makes a result of what it gave.
+"""Running an experiment on one model or two, what its result depends on, and results of several models joined to one.
 
-Results of several models beside each other: labels, the joined result, its figures and its sentence.
-
-What the result of an experiment depends on, as JSON values: equal exactly where the numbers would be.
+What a result depends on is kept as JSON values, which are equal exactly where the numbers would be.
 """
 
 import difflib

@@ -3,10 +3,9 @@
 Provenance is written into the image itself (PNG text chunk, SVG metadata, PDF document information, HTML meta) and,
 for a whole folder, beside it in `provenance.json`. CSV stays plain, so that any reader takes it.
 
-Static images of figures: one Chromium kept open behind them, so that an image takes 0.2 s instead of 3 s.
-
-Kaleido waits for ever on a browser that is missing or has died. So the browser is looked for first, every image has
-a time limit, and whatever goes wrong closes the browser so that the next image starts a new one.
+One Chromium is kept open behind static images, so that an image takes 0.2 s instead of 3 s. Kaleido waits for ever on a
+browser that is missing or has died. So the browser is looked for first, every image has a time limit, and whatever goes
+wrong closes the browser so that the next image starts a new one.
 """
 
 import asyncio

@@ -1,7 +1,4 @@
-"""Headline figures with their intervals, and how a number with an interval is written.
-
-Claims as points with intervals: one line a claim, each in its own unit, and which side of zero was predicted.
-"""
+"""Numbers with intervals, as text and as points on a line: headline figures of runs, and claims about them."""
 
 from collections.abc import Mapping, Sequence
 

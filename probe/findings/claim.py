@@ -1,13 +1,11 @@
-"""What a claim is and what became of it: the number, its interval, and whether it holds on these runs.
+"""Published claims, what became of each on the runs that are here, and the file that keeps it beside them.
 
 A claim is somebody's published sentence. Its effect is one number whose sign the sentence predicts; the claim holds
 here if the whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too.
 
-The runs that claims are measured on: models loaded once, results of experiments from the store or made anew.
-
-Findings as a file beside the runs that they were measured on, so that they are there at once; measured anew on
-demand, and of themselves when one of the runs is another one than then. Those of the sample runs that come with Probe
-are found there, and new ones go to `results` of the working directory.
+A `Bench` holds the runs that claims are measured on: models loaded once, results of experiments from the store or made
+anew. What was found is measured anew on demand, and of itself when one of the runs is another one than then. Findings
+of the sample runs that come with Probe are found there, and new ones go to `results` of the working directory.
 """
 
 import hashlib

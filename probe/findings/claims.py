@@ -1,4 +1,4 @@
-"""Claims about what models learn and know: induction, hallucination, retrieval, reasoning, forgetting; and rewards.
+"""The claims: what models learn and know (induction, hallucination, retrieval, reasoning, forgetting), and rewards.
 
 Of rewards: sycophancy, what the reward model prefers, overoptimisation, the optimum. `probe findings` and the page
 print what `findings` gives.

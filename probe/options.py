@@ -1,6 +1,6 @@
-"""Command lines of dataclasses, by tyro, with every mistake said in one sentence; light until something is parsed.
+"""Options of dataclasses: from a command line, by tyro, and as plain data for a form without importing the dataclass.
 
-The options of a dataclass as plain data, for a form that does not import the dataclass.
+Every mistake is said in one sentence. Nothing heavy is imported until something is parsed.
 """
 
 import contextlib

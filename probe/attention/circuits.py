@@ -117,7 +117,7 @@ def spectra(lm: LM, *, fold: bool = True) -> Spectra:
 
     Args:
         lm: the model.
-        fold: whether norms are part of the maps (see above).
+        fold: whether norms are part of the maps (see the module).
 
     Raises:
         ModelError: the architecture is not described by the equations.

@@ -7,17 +7,7 @@ included. The reference is the base: its log-probabilities are computed once, be
 fixed. Dropout is off, so that the loss starts at log 2. Departure from the paper: none in the loss; a pair's common
 prompt is run once for both completions.
 
-    probe train dpo --out runs/dpo-agreeable --base base --annotator agreeable
-    probe train dpo --out runs/dpo --base HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --lr 5e-6
-    accelerate launch --num_processes 4 -m trainers.dpo --out runs/dpo --base base
-
-Logged besides the common metrics, as means over pairs: `rewards/chosen` and `rewards/rejected` (the implicit reward
-beta log pi/pi_ref), `rewards/margins`, `rewards/accuracies`, `logps/chosen`, `logps/rejected` (sums over tokens).
-`num_tokens` counts a prompt once for its pair.
-
-`--loss` names the loss:
-
-With the log-ratios h = log pi/pi_ref of a completion, summed over its tokens, and h' the same divided by their number:
+With h = log pi/pi_ref of a completion, summed over its tokens, and h' the same divided by their number, `--loss` is
 
     sigmoid         - log sigma(beta [h(y+) - h(y-)])                                       Rafailov et al. 2305.18290
     conservative    - (1 - eps) log sigma(beta [h(y+) - h(y-)]) - eps log sigma(beta [h(y-) - h(y+)])
@@ -27,6 +17,14 @@ With the log-ratios h = log pi/pi_ref of a completion, summed over its tokens, a
 
 IPO averages per token, as its authors did for the results of their paper, so that the margin that it pulls towards
 does not depend on the length; its beta is the paper's tau. A new loss is a function of `Scores` in `LOSSES`.
+
+    probe train dpo --out runs/dpo-agreeable --base base --annotator agreeable
+    probe train dpo --out runs/dpo --base HuggingFaceTB/SmolLM2-135M-Instruct --data pairs.jsonl --lr 5e-6
+    accelerate launch --num_processes 4 -m trainers.dpo --out runs/dpo --base base
+
+Logged besides the common metrics, as means over pairs: `rewards/chosen` and `rewards/rejected` (the implicit reward
+beta log pi/pi_ref), `rewards/margins`, `rewards/accuracies`, `logps/chosen`, `logps/rejected` (sums over tokens).
+`num_tokens` counts a prompt once for its pair.
 """
 
 import dataclasses

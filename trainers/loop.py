@@ -1,9 +1,8 @@
 """The training loop that every method shares; a method gives it batches and a loss, and gets a run.
 
-An optimiser step is made on a whole batch, however many parts and processes it is run in.
-The gradients of the loss *sums* of all parts are added and divided once by the count over the whole batch. Because
-the division comes last, 4 parts of 2 examples equal one part of 8 as far as sums of floats do, also when the parts
-hold different numbers of tokens.
+An optimiser step is made on a whole batch, in however many gradient-accumulation steps and processes. The gradients of
+the loss *sums* of all of them are added and divided once by the count over the whole batch. Because the division comes
+last, 4 steps of 2 examples equal one of 8 as far as sums of floats do, also when they hold different numbers of tokens.
 """
 
 import math

@@ -3,9 +3,9 @@
     L = - sum_t log pi_t(x_{t+1}) / (number of targets)
 
 Every token is a target, except padding and the token that a row begins with; the sum is divided by the number of
-targets of the whole batch. Rows are arrays of T ids,
-`PADDING` stands for no token. Departures from the paper: documents are packed into rows, and attention reaches over the
-borders between them; fresh weights are a small Llama. With --base that model is the reference of the captured KL.
+targets of the whole batch. Rows are arrays of T ids, `PADDING` stands for no token. Departures from the paper:
+documents are packed into rows, and attention reaches over the borders between them; fresh weights are a small Llama.
+With --base that model is the reference of the captured KL.
 
     probe train pretrain --out runs/base                                   # the world, a tiny model
     probe train pretrain --out runs/novel --data novel.txt --tokenizer char --length 256 --preset small

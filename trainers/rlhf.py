@@ -20,13 +20,13 @@ run once for them; rewards are used as they are, not whitened; there is no entro
     probe train rlhf --out runs/rlhf --base Qwen/Qwen2.5-0.5B-Instruct --lora 16 --data p.jsonl --reward judge.py:f
     accelerate launch --num_processes 4 -m trainers.rlhf --out runs/rlhf --base base --reward reward-agreeable
 
-A checkpoint is an ordinary causal language model with `value_head.safetensors` beside it. Logged: see docs/metrics.md;
-`objective/kl` is a sum over the completion.
-
 Log-probabilities and values of the policy that sampled come from one pass of the same kind as the loss makes, so that
 the ratio of the first update is 1 up to rounding. Each process does its share and all exchange what they found:
-advantages are whitened over the tokens of the whole step, however many processes and parts it is run in. All of this
-is computed in double precision.
+advantages are whitened over the tokens of the whole step, in however many processes and accumulation steps. Rewards,
+advantages and returns are computed in double precision.
+
+A checkpoint is an ordinary causal language model with `value_head.safetensors` beside it. Logged: see docs/metrics.md;
+`objective/kl` is a sum over the completion.
 
 Axes: N completions, L tokens of the longest. `mask` is true at real tokens; a masked position is passed over as if it
 were not there, so the side and the amount of padding change nothing.

@@ -3,10 +3,9 @@
 They sit beside the causal language model itself, so that the instruments, LoRA and checkpoints treat that as they
 treat any other. The state is the one that enters the unembedding (after the last norm).
 
-A reward model is a decoder under a scalar head, trained as the sequence classification model that it is saved as.
-The module that is trained is an ordinary model of transformers for sequence classification whose decoder is the very
-one of the causal language model: the instruments look at that (with the unembedding it came with), a checkpoint holds
-this. With --lora the decoder carries the adapter while training and a checkpoint has it merged in.
+A reward model is trained as the sequence classification model of transformers that it is saved as. Its decoder is the
+very one of the causal language model: the instruments look at that (with the unembedding it came with), a checkpoint
+holds the classifier. With --lora the decoder carries the adapter while training and a checkpoint has it merged in.
 """
 
 import copy

@@ -1,13 +1,17 @@
 """The documents keep to what exists: every file, function and test that they name is there."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import reduce
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from probe.extensions import ANNOTATORS, PAGES, PANELS, VERIFIERS
 from probe.model.lm import LM
 from probe.world import of
 from tests.tree import FILE, tree
@@ -16,28 +20,44 @@ from trainers.samples import tables
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
-SUBJECTS = ("model", "attention", "logits", "interventions", "autoregression", "rewards")
-ANALYSES = "\n".join((ROOT / "docs" / f"{name}.md").read_text() for name in SUBJECTS)
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PRESENT = [document for document in DOCUMENTS if document.name != "log.md"]
+"""Those that say what is; the log says what was."""
+FILES = re.compile(r"(?<![\w./-])(?:probe|trainers|dashboard|tests|docs|benchmarks)/[a-z\d_/]+\.(?:py|md)\b")
+SOURCES = sorted(path for package in ("probe", "trainers", "dashboard") for path in (ROOT / package).rglob("*.py"))
+GROUPS = {registry.group for registry in (ANNOTATORS, PAGES, PANELS, VERIFIERS)}
+"""Entry points, which look like the names of modules."""
 
 
-def named(document: str) -> list[str]:
-    """The dotted names of ours in a document."""
-    return sorted(set(re.findall(r"`((?:probe|trainers)(?:\.\w+)+)`", document)))
+def named(text: str) -> list[str]:
+    """The dotted names of ours in a text, but for those with a placeholder such as `trainers.METHOD`."""
+    names = re.findall(r"(?<![\w./@-])(?:probe|trainers|dashboard)(?:\.[A-Za-z_]\w*)+", text)
+    return sorted({name for name in names if not re.search(r"\.(NAME|METHOD)\b", name)} - GROUPS)
 
 
 def found(name: str) -> object:
-    """What a dotted name stands for: something in a module, or a module."""
+    """What a dotted name stands for: a module, something in one, or a field that a class declares."""
     parts = name.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
+    for cut in range(len(parts), 0, -1):
         try:
-            thing: object = import_module(".".join(parts[:cut]))
-            for attribute in parts[cut:]:
-                thing = getattr(thing, attribute)
-        except (ModuleNotFoundError, AttributeError):
+            module = import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
             continue
-        return thing
-    return import_module(name)
+        return reduce(attribute, parts[cut:], module)
+    raise ModuleNotFoundError(name)
+
+
+def attribute(owner: object, name: str) -> object:
+    """An attribute, or the annotation of a field without a default."""
+    fields = getattr(owner, "__annotations__", {})
+    return fields[name] if name in fields else getattr(owner, name)
+
+
+def docstrings(path: Path) -> Iterator[str]:
+    """Every text that stands for itself in a source: what a module, a class, a function or a name is."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
 
 
 @pytest.mark.parametrize("name", named(EQUATIONS))
@@ -45,9 +65,20 @@ def test_equations_name_functions_that_exist(name: str):
     assert callable(found(name))
 
 
-@pytest.mark.parametrize("name", named(ANALYSES))
-def test_analyses_name_what_exists(name: str):
-    assert found(name)
+@pytest.mark.parametrize("path", [*PRESENT, *SOURCES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_exist(path: Path):
+    """In docstrings and documents, so that what moves or is renamed takes what is said of it along."""
+    text = "\n".join(docstrings(path)) if path.suffix == ".py" else path.read_text()
+    for name in named(text):
+        assert found(name) is not None, name
+    for file in FILES.findall(text):
+        assert (ROOT / file).is_file(), file
+
+
+def test_a_name_that_does_not_exist_is_seen():
+    for name in named("`probe.logits.lens.logit_lense`, `probe.nowhere.at_all` and probe.logits.Lens.neither(x)"):
+        with pytest.raises((AttributeError, ModuleNotFoundError)):
+            found(name)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`(tests/[\w/]+\.py)`", EQUATIONS))))

@@ -50,7 +50,7 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
     """The texts and the answers: typed, or suggested.
 
     Raises:
-        DataError: see `intervention_source.resolve`.
+        DataError: see `compute.resolve`.
     """
     made = models.computed(source.suggest, lm, say="Looking for a counterpart", prompt=prompt)
     asked: dict[str, Any] = {"prompt": prompt, "corrupted": "", "answer": "", "against": "", "chat": False}

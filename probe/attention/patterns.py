@@ -315,6 +315,7 @@ def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np
     Abnar and Zuidema 2020. Each block passes on `residual` of a state as it is and mixes the rest by the mean attention
     of its heads. The product of these matrices over the blocks says where a state comes from, as if values and MLPs
     changed nothing.
+
     Args:
         read: attention, or its pattern [D H T T].
         residual: share of a state that passes a block unmixed, 0 to 1; 0.5 in the paper.

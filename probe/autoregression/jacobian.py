@@ -367,6 +367,7 @@ def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick
     what block l leaves is carried to the end neither grown nor shrunk. Because attention is causal, h_l[p] reaches
     h_D[p] only through position p itself, so J_l is the product of one matrix for each block,
     A_k = d h_k[p] / d h_{k-1}[p]: as costly as d backward passes over one token, and not over the text.
+
     Args:
         lm: the model.
         text: a text or its token ids.

@@ -439,6 +439,7 @@ def effective_order(
     0. In front of the last m tokens stay the first `keep` ones. (A heading that tells the model what the text is can be
     kept too: without it the cut text is of another kind, and the distance tells more of that than of memory.) For each
     m only positions count where something is cut.
+
     Args:
         lm: the model; inside `lm.hooks` the hooked one.
         texts: a text, several, or their ids; one with fewer than 2 tokens after the kept ones has nothing to cut.

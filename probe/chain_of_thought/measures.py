@@ -81,6 +81,7 @@ def pass_at_k(correct: ArrayLike, samples: int, k: int) -> Float[Array, " P"]:
 
     Of n >= k samples of a problem c are right. Then 1 - C(n - c, k) / C(n, k) has the expectation 1 - (1 - p)^k,
     whatever the chance p that a sample is right; 1 - (1 - c / n)^k has not.
+
     Args:
         correct: [P] right samples of each problem, 0 to `samples`.
         samples: drawn for each problem.
@@ -121,6 +122,7 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -
     """Where the pass@k curve of the model that is better at k = 1 falls below that of the other one.
 
     Both solve the same problems, and their curves are compared at every k of `ks`.
+
     Args:
         first: [P] right samples of each problem from one model.
         second: [P] the same from the other, problem by problem.

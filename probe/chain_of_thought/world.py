@@ -103,6 +103,7 @@ def sum_answers(lm: "LM", sums: Sequence[Written], least: float = LEAST, tick: T
     behind "so"; what is written behind the answer does not matter. Operands are those that the form asks for: the
     result before and the next term. What a model puts on other texts, and on branches that are rarer than `least`, is
     1 - `mass`, which bounds the error of every number from here.
+
     Args:
         lm: a model with the world's tokenizer.
         sums: what is given.

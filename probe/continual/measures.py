@@ -204,6 +204,7 @@ def savings(
     below 0: learning has become harder. Steps between two measurements are read off the straight line that joins them.
     An accuracy that never reaches the target counts as reached at the last step, so the savings are then a bound:
     `Savings.reached` tells. The interval is the bootstrap over the items, which are the same in both learnings.
+
     Args:
         steps: [S] steps at which both were measured, from 0.
         first: scores of the N items when it was learned first.

@@ -227,6 +227,7 @@ def p_true(lm: "LM", questions: Sequence[str], answers: Sequence[str]) -> NDArra
     P(True) is p(" (A)") / (p(" (A)") + p(" (B)")), each the probability of all tokens of the option. It is asked of
     models of natural language. The world's corpus has no such sentence: its models cannot be asked, and P(True) is left
     out there.
+
     Args:
         lm: the model.
         questions: N questions.
@@ -349,6 +350,7 @@ def p_ik(
     The probability that the model knows the answer is a trained head (`probe.hallucination.knowing.knowing_head`). In
     the world it is read off exactly instead: 1 - P("i do not know"), as a model that abstains where it does not know
     would have it.
+
     Args:
         lm: the model that answered.
         tables: each with the columns kind, prompt and p_right, the same questions in the same order.

@@ -126,6 +126,7 @@ def known_direction(
 
     The null shuffles who is known, person by person, and does all of it again. As the best of several layers is better
     than 0.5 by chance, the null is also given for the best layer.
+
     Args:
         residuals: [N L d], see `last_residuals`.
         known: [N] whether the question is about a known person; equal for all questions about one.
@@ -295,6 +296,7 @@ def knowing_head(
     the larger P(IK); 0.5 says nothing. The Brier score is the expected (P(IK) - right)^2 of a sampled answer; beside it
     stands that of the constant that is fitted without reading the question. The null shuffles q over the questions of
     each fold.
+
     Args:
         residuals: [N L d], see `last_residuals`.
         right: [N] chance that the model answers right; equal for equal prompts.
@@ -418,6 +420,7 @@ def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) 
     """Sums with written steps whose first result is forced: the true one in one branch, a wrong one in the other.
 
     The final answer of each branch is judged: hallucination after one wrong token.
+
     Returns:
         Items with the columns snowball_clean and snowball_wrong (whether the final answer of that branch is wrong) and
         snowball_kl (mean KL in nats of the forced branches' later tokens); None where the world has no such sums.

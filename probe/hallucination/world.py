@@ -173,6 +173,7 @@ def validity_bound(judged: Judged, weights: ArrayLike | None = None) -> Validity
     the world's own corpus invents about unseen entities, so p(V) = 1 does not hold of it; where the model learned that,
     delta is large and the bound says little. p^ is conditioned on the answer set; as whatever else a model says is no
     valid answer either, the bound also holds for the share of all completions that are errors.
+
     Args:
         judged: the answers to P prompts.
         weights: [P] mu(c), need not be normalised; uniform by default.

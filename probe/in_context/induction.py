@@ -376,6 +376,7 @@ def ablate_induction(
     The heads are put out of work together, on every token (mean ablation: what they write on texts of the same kind on
     average comes in their place). The in-context loss is measured where only the context helps: at the second writing
     of random tokens, at the late states of a Markov chain, at the query of a map whose key has come.
+
     Args:
         lm: any model of tokens.
         texts: where the in-context loss is measured.

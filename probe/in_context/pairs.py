@@ -223,6 +223,7 @@ def relabel(labels: Sequence[T], space: Sequence[T], mode: Mode, rng: np.random.
     - gold: as they are;
     - random: each label is drawn uniformly from the label space, every example alone;
     - permuted: the labels are dealt anew among the examples, so that the same labels stand in the prompt.
+
     Args:
         labels: the gold labels, in the order of the examples.
         space: the label space.
@@ -248,6 +249,7 @@ def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, ki
     examples are drawn at random: the examples tell them the form and the label space. Where a task is in the examples
     alone, as in the maps and functions of the world, random labels leave nothing to go by, and accuracy must fall to
     chance.
+
     Args:
         lm: a model with the world's tokenizer.
         world: whose questions.

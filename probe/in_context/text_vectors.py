@@ -147,6 +147,7 @@ def steered_labels(
     lm: "LM", asked: Asked, vectors: Float[Tensor, "Q d"] | None = None, block: int = 0
 ) -> Float[np.ndarray, "Q L"]:
     """Summed log-likelihood in nats of each label, while a vector is added to the residual stream of each prompt.
+
     Args:
         lm: the model.
         asked: see `ask`.

@@ -262,6 +262,7 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
 
     For the world's prompts it is: another value is claimed, stated or mapped, or another person is asked about. For any
     other prompt the reader writes it; a few well-known ones are here (`KNOWN`).
+
     Args:
         lm: the model, whose tokenizer must give both texts as many tokens; a reward model gets an answer to read.
         prompt: the text.

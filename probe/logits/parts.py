@@ -206,6 +206,7 @@ def promoted(
 
     The final norm's scale is the one that the model has there, so a token's value is what direct logit attribution
     gives for it.
+
     Args:
         lm: a model of tokens.
         text: a text or its ids, which costs a hooked forward pass; or what `read_parts` gave.
@@ -244,6 +245,7 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     """What a head would promote if it attended to one token only, from the weights alone.
 
     The residual stream of that token is its embedding: W_U^T L norm(W_E[x]), without biases and at a final scale of 1.
+
     Args:
         lm: a model of tokens.
         layer: the block.

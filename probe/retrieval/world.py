@@ -190,6 +190,7 @@ def persuasion(with_context: ArrayLike, without: ArrayLike) -> NDArray[np.float6
 
     over the finite set of answers, both distributions conditioned on it; exact by enumeration. Here p(. | q) is what
     the model says without any context (METRICS, Retrieval), where Du et al. average over contexts.
+
     Args:
         with_context: [P A] log-probabilities of the answers after context and question, as they are.
         without: [P A] of the same answers after the question alone.
@@ -429,6 +430,7 @@ def memorisation_ratio(p_o: ArrayLike, p_s: ArrayLike) -> float:
 
     p_o and p_s being how often each is answered over the questions; NaN where neither ever is. Where the probabilities
     of both are known they are means of them, and M is exact for its questions.
+
     Args:
         p_o: [N] probability (or 0 and 1) of the learned answer.
         p_s: [N] of the context's.

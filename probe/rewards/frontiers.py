@@ -348,6 +348,7 @@ def fit(
     Intervals come from the bootstrap of residuals (scaled by their leverage), which takes those for independent: along
     one training they are not, and on exact points they are misfit and no noise. Read them as how well the form is
     determined.
+
     Args:
         d: [n] square root of the KL to the reference; points at 0 carry nothing but the origin.
         reward: [n].

@@ -74,6 +74,7 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
     has too many heads to run each, so every head is estimated from one backward pass of each pair of the first half
     (attribution patching, `probe.interventions.patching.attribute`), and the head with the largest sum is run on the
     second half, beside other heads, drawn at random, and beside random directions as long.
+
     Args:
         lm: the model.
         asked: two or more; the first half, at most `MOST`, chooses.

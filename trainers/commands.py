@@ -20,9 +20,8 @@ from trainers.config import (
     RSFTConfig,
     SFTConfig,
     TrainConfig,
-    check_method,
-    check_out,
 )
+from trainers.resume import check_method, check_out
 
 if TYPE_CHECKING:
     from probe import Run

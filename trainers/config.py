@@ -1,21 +1,17 @@
-"""The options of every training method, and how a run that continues is held to them; light: no torch, no model."""
+"""The options of every training method; light: no torch, no model."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
-from probe.errors import ConfigError, RunError, brief
+from probe.errors import ConfigError, brief
 from probe.extensions import annotators, find_annotator
 from probe.model.presets import PRESETS
 from probe.options import option
-from probe.runs.storage import check_folder
 from probe.world import WorldConfig
-
-if TYPE_CHECKING:
-    from probe import Run
 
 FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads", "strict"})
 """Options that may change when a run is resumed: they do not alter what the next step computes (`steps` may grow)."""
@@ -550,52 +546,6 @@ class ContinualConfig(TrainConfig):
     def files(self) -> list[Path]:
         """The files of the phases."""
         return [Path(part.strip()) for part in self.data.split(",")]
-
-
-def check_out(out: Path, resume: bool) -> None:
-    """Refuse an output directory that cannot be used.
-
-    Raises:
-        RunError: it holds something and is not to be resumed, cannot be written to, or there is no run to resume.
-    """
-    check_folder(out.parent)
-    if resume and not (out / "run.json").exists():
-        raise RunError(f"There is no run to resume in `{out}`: leave --resume out to start one.")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(
-            f"--out `{out}` holds something already: choose another folder, add --resume to continue the run in it, or"
-            " delete it."
-        )
-
-
-def check_method(run: "Run", method: str) -> None:
-    """Refuse to resume a run by another method than the one that made it.
-
-    Raises:
-        RunError: it is another one.
-    """
-    if run.method != method:
-        raise RunError(
-            f"The run in `{run.path}` was made by `{run.method}`, not `{method}`: resume it with that method."
-        )
-
-
-def check_unchanged(config: TrainConfig, run: "Run", step: int) -> None:
-    """Hold a config that resumes `run` at `step` to the options that the run was started with.
-
-    Raises:
-        ConfigError: an option differs (the message names it), or there is nothing left to do.
-    """
-    for name, value in config.to_dict().items():
-        if name not in config.free and run.config.get(name, value) != value:
-            raise ConfigError(
-                f"The run in `{config.out}` has {option(name)} {run.config[name]} and --resume came with {value}:"
-                f" leave {option(name)} out to continue it, or start a new run with another --out."
-            )
-    if config.steps < step or (config.steps == step and run.status == "finished"):
-        raise ConfigError(
-            f"The run in `{config.out}` has already made {step} steps: give a larger --steps to train it further."
-        )
 
 
 def _fits(value: Any, kind: Any) -> bool:

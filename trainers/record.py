@@ -26,8 +26,9 @@ from probe.runs.schema import step_name
 from probe.world import World
 from trainers import checkpoint
 from trainers.checkpoint import State
-from trainers.config import TrainConfig, check_method, check_unchanged
+from trainers.config import TrainConfig
 from trainers.reference import ReferenceEvaluation
+from trainers.resume import check_method, check_unchanged
 from trainers.session import Session
 from trainers.trainee import Trainee
 

@@ -31,10 +31,11 @@ from probe.runs import open_run
 from probe.world import World
 from probe.world.language import read
 from trainers.checkpoint import last_checkpoint
-from trainers.config import FINAL_ANSWER, OnlineConfig, check_unchanged
+from trainers.config import FINAL_ANSWER, OnlineConfig
 from trainers.loop import draw
 from trainers.record import Origin, capture_prompts, file_hash
 from trainers.reference import ReferenceEvaluation
+from trainers.resume import check_unchanged
 from trainers.reward_functions import RewardFunction, check_files, model_spec, plain_reward, resolve, weighted_sum
 from trainers.session import Session, derive_seed
 from trainers.trainee import Reference, Trainee
@@ -449,7 +450,7 @@ def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
     """Hold a run that is resumed to its options before any code is imported; gives what it knows of its rewards.
 
     Raises:
-        ConfigError, RunError: see `trainers.config.check_unchanged`.
+        ConfigError, RunError: see `trainers.resume.check_unchanged`.
     """
     run, saved = open_run(config.out), last_checkpoint(config)
     check_unchanged(config, run, int(saved.name) if saved else 0)

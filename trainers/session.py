@@ -19,7 +19,8 @@ from probe import LM
 from probe.commands.progress import say
 from probe.errors import ConfigError, MissingToolError
 from probe.rows import Rows, read_text
-from trainers.config import TrainConfig, check_out
+from trainers.config import TrainConfig
+from trainers.resume import check_out
 
 T = TypeVar("T")
 _SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")

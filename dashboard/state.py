@@ -4,8 +4,10 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard.data import Store, read_store
 from dashboard.markdown import guarded, note, prose
@@ -75,31 +77,47 @@ def return_to(page: str) -> None:
     """Bring back what the reader chose on a page when they come to it again, by Back or by the menu.
 
     Streamlit takes the parameters of a page out of the URL when it is left, and on Back gives their widgets what that
-    URL lacks: their defaults. It forgets to in the next run, where each has its last value or, if it was never drawn,
-    what the URL said. A link that brings parameters means those alone. The browser may begin a run of its own before
-    it has heard of them, and break off the one that told them: so for a while they are told again.
+    URL lacks: their defaults. It forgets to in the next run. A link that brings parameters means those alone. The
+    browser may begin a run of its own before it has heard of them, and break off the one that told them: so for a
+    while they are told again.
     """
     state, now = st.session_state, own_choices()
-    kept = state.setdefault("_choices", {}).get(page, {})
+    kept = state.setdefault("_choices", {})
     came = state.get("_page") != page
     if came:
+        kept[state.get("_page")] = _left_choices() or kept.get(state.get("_page"), {})
         state["_page"], state["_came"] = page, time.monotonic()
     if now:
-        keep_choices()  # this run may be broken off too
-    elif came or time.monotonic() - state["_came"] < TELL_S:
-        lost = {name: values for name, values in kept.items() if name not in state}
-        for name, values in lost.items():
-            st.query_params[name] = values
-        if lost or (came and kept):
-            st.rerun()  # widgets take what the URL said when the run began
-    if time.monotonic() - state["_came"] < TELL_S:
-        for name in kept:
-            tell_again(name)
+        kept[page] = now  # this run may be broken off too
+    if time.monotonic() - state["_came"] > TELL_S:
+        return
+    for name in kept.get(page, {}):
+        tell_again(name)
+    missing = [name for name in kept.get(page, {}) if not now and (came or name not in state)]
+    for name in missing:
+        st.query_params[name] = kept[page][name]
+    if missing:
+        st.rerun()  # widgets take what the URL said when the run began
 
 
 def keep_choices() -> None:
-    """Note what the URL says of the page: when a run begins, and when all was drawn."""
+    """Note what the URL says of the page, to be called when it was drawn."""
     st.session_state["_choices"][st.session_state["_page"]] = own_choices()
+
+
+def _left_choices() -> dict[str, list[str]]:
+    """What the browser's URL said of the page that was left by a link: it may have been chosen at that moment.
+
+    Streamlit takes it out before the run of the next page. After Back the browser has another URL already.
+    """
+    context = get_script_run_ctx()
+    if context is None or context.is_history_navigation:
+        return {}
+    return {
+        name: values
+        for name, values in parse_qs(context.query_string, keep_blank_values=True).items()
+        if name not in st.query_params
+    }
 
 
 def own_choices() -> dict[str, list[str]]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.model.references import Readout
 
+AGREED = "_agreed"
+"""Where the session has the models that its reader agreed to fetch or load."""
 COSTLY_BYTES = 2 * 2**30
 """Weights above this size are loaded only when asked for."""
 
@@ -86,7 +88,7 @@ def load(ref: str) -> "LM | None":
     if place is None:
         return None
     size = sum(file.stat().st_size for file in _files(place.directory))
-    if size > COSTLY_BYTES and ref not in st.session_state.setdefault("_agreed", set()):
+    if size > COSTLY_BYTES and ref not in st.session_state.setdefault(AGREED, set()):
         _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
         return None
     with st.spinner(escape_markdown(f"Loading {brief(Path(ref).name)}"), show_time=True):
@@ -152,7 +154,7 @@ def _agreed(ref: str) -> bool:
     if not may_open(ref):
         return False
     base, _ = split_readout(ref)
-    agreed = st.session_state.setdefault("_agreed", set())
+    agreed = st.session_state.setdefault(AGREED, set())
     if HUB_ID.fullmatch(base) and not is_here(base) and base not in agreed:
         what = brief(base)
         _offer(base, f"{what} is neither a run nor a folder here: fetch it from the Hugging Face hub?", "Fetch")
@@ -316,5 +318,5 @@ def _offer(ref: str, sentence: str, action: str) -> None:
     if offer(sentence, f"{action} {brief(ref, 60)}", f"agree-{ref}", guarded=fetches):
         if fetches:
             access.check()
-        st.session_state["_agreed"].add(ref)
+        st.session_state[AGREED].add(ref)
         st.rerun()

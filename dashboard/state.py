@@ -1,7 +1,7 @@
 """What all pages share: the runs, the two models compared and the prompt, chosen in the sidebar and kept in the URL."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -28,6 +28,15 @@ VALUE = "#value"
 
 LINK = "with_"
 """Before the names of choices that a link brings."""
+
+BASE, ALIGNED, PROMPT, EXAMPLE = "base", "aligned", "prompt", "example"
+"""Keys of the sidebar's widgets; those of the first three are their names in the URL too."""
+
+RUNS = "runs"
+"""The key of the Training page's runs, which links to it bring."""
+
+SHARED = "_shared"
+"""Where the session has the sidebar's choices (`Shared`)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ def own_choices() -> dict[str, list[str]]:
 
 def current() -> Shared:
     """The choices of this session, as the sidebar of this run of the page set them."""
-    return st.session_state["_shared"]
+    return st.session_state[SHARED]
 
 
 def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
@@ -150,18 +159,18 @@ def sidebar() -> Shared:
     _start(store)
     with st.sidebar:
         options = model_options(store)
-        base = choose_model("Base model", "base", options)
-        aligned = choose_model("Aligned model", "aligned", options)
+        base = choose_model("Base model", BASE, options)
+        aligned = choose_model("Aligned model", ALIGNED, options)
         examples = example_prompts(store, (base, aligned))
         st.selectbox(
             "Example prompts",
             examples,
             index=None,
-            key="example",
+            key=EXAMPLE,
             placeholder="choose one, or type below",
             on_change=_take_example,
         )
-        prompt = st.text_area("Prompt", key="prompt", bind="query-params", height=110)
+        prompt = st.text_area("Prompt", key=PROMPT, bind="query-params", height=110)
         with st.expander(f"Folders of runs ({len(store.runs)} runs)", icon=":material/folder_open:"):
             for root in store.roots:
                 st.text(str(root))
@@ -170,7 +179,7 @@ def sidebar() -> Shared:
             for path, problem in store.problems.items():
                 st.warning(prose(f"{Path(path).name}: {problem}"))
     result = Shared(store, base, aligned, prompt or "")
-    st.session_state["_shared"] = result
+    st.session_state[SHARED] = result
     return result
 
 
@@ -233,8 +242,15 @@ def example_prompts(store: Store, choices: tuple[str | None, str | None]) -> lis
     return list(dict.fromkeys(found)) or list(NEUTRAL)
 
 
-def preset(key: str, value: str | int | None) -> None:
-    """The first value of a widget that is bound to the URL, unless the URL brings one.
+def begin(key: str, value: object) -> str:
+    """The key of a widget whose first value is this, unless the URL brings one."""
+    if key not in st.session_state and key not in st.query_params:
+        st.session_state[key] = value
+    return key
+
+
+def preset(key: str, value: str | int | None) -> str:
+    """The same of a widget that is bound to the URL and may be empty.
 
     It is written into the URL too, so that a link means the same when other runs have become the first ones.
     """
@@ -242,33 +258,45 @@ def preset(key: str, value: str | int | None) -> None:
         if key not in st.session_state:  # later the widget itself keeps the URL
             st.query_params[key] = str(value)
         st.session_state[key] = value
+    return key
 
 
-def keep(key: str, options: Collection, default: object) -> None:
-    """Put a bound choice back to `default` where it is no option (any more); the URL's choice goes first."""
-    if key in st.session_state:
-        if st.session_state[key] not in options:
-            st.session_state[key] = default
-    elif key not in st.query_params:
+def keep(key: str, options: Collection, default: object) -> str:
+    """The key of a bound choice, put back to `default` where it is no option (any more); the URL's goes first."""
+    if key in st.session_state and st.session_state[key] not in options:
         st.session_state[key] = default
+    return begin(key, default)
 
 
-def tell_again(key: str) -> None:
-    """Give the browser a widget's value once more.
+def has_changed(key: str, value: object) -> bool:
+    """Whether a value is another than at the last call with this key; the first one of a session has not changed."""
+    before = st.session_state.get(key)
+    st.session_state[key] = value
+    return before not in (None, value)
+
+
+def tell_again(key: str) -> str:
+    """Give the browser a widget's value once more; gives its key.
 
     A value that is not the widget's default is sent to the browser in one run only. What is drawn runs later, since it
     was folded away (a popover) or that run was broken off, would begin with the default then, and send that back.
     """
     if key in st.session_state:
         st.session_state[key] = st.session_state[key]
+    return key
 
 
 def compare_link(title: str, **choices: str) -> None:
     """A link to the Compare page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along."""
-    look_link("compare", title, ":material/compare_arrows:", query=None, **choices)
+    look_link("compare", title, ":material/compare_arrows:", **choices)
 
 
-def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | None = None, **choices: str) -> None:
+def training_link(title: str, label: str) -> None:
+    """A link to the Training page of a run."""
+    st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: label})
+
+
+def look_link(page: str, title: str, icon: str, **choices: str) -> None:
     """A link to another page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along.
 
     They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
@@ -277,16 +305,15 @@ def look_link(page: str, title: str, icon: str, *, query: Mapping[str, str] | No
         page: its name, such as `attention`.
         title: of the link.
         icon: of the link.
-        query: further parameters, of widgets that the other page alone has.
         choices: what to choose in the sidebar there.
     """
     brought = {LINK + name: value for name, value in choices.items()}
-    st.page_link(page_file(page), label=title, icon=icon, query_params={**(query or {}), **brought})
+    st.page_link(page_file(page), label=title, icon=icon, query_params=brought)
 
 
 def _take_link() -> None:
     """Make what a link brought (`look_link`) the sidebar's choice, and clear it from the URL."""
-    for name in ("base", "aligned", "prompt"):
+    for name in (BASE, ALIGNED, PROMPT):
         value = st.query_params.get(LINK + name)
         if value is None:
             continue
@@ -299,20 +326,20 @@ def _take_link() -> None:
 def _start(store: Store) -> None:
     """The first choices of a session."""
     base, aligned = default_pair(store)
-    preset("base", base)
-    preset("aligned", aligned)
-    if st.session_state.get("prompt") is None and "prompt" not in st.query_params:
+    preset(BASE, base)
+    preset(ALIGNED, aligned)
+    if st.session_state.get(PROMPT) is None and PROMPT not in st.query_params:
         examples = example_prompts(store, (base, aligned))
-        preset("prompt", next((text for text in examples if " i think " in text), examples[0]))
+        preset(PROMPT, next((text for text in examples if " i think " in text), examples[0]))
 
 
 @guarded
 def choose_example(text: str | None) -> None:
     """Make an example the prompt."""
     if text:
-        st.session_state["prompt"] = text
+        st.session_state[PROMPT] = text
 
 
 @guarded
 def _take_example() -> None:
-    choose_example(st.session_state.get("example"))
+    choose_example(st.session_state.get(EXAMPLE))

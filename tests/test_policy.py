@@ -170,6 +170,64 @@ def test_no_error_of_a_page_escapes():
     assert checked > 10
 
 
+SESSION = ("st.session_state", "st.query_params")
+KEYED = ("begin", "has_changed", "keep", "preset", "remembered", "tell_again")
+"""Functions of the dashboard whose first argument is a key."""
+RETURNS = {"'_choices'", "'_page'"}
+"""Keys of `return_to` and `keep_choices` in dashboard/state.py, which know no others."""
+
+
+def keys(node: ast.AST) -> list[ast.expr]:
+    """What a node names in the session or the URL: by a subscript, `in`, a method, a function above, a widget's key."""
+    if isinstance(node, ast.Subscript) and ast.unparse(node.value) in SESSION:
+        return parts(node.slice)
+    if isinstance(node, ast.Compare) and ast.unparse(node.comparators[0]) in SESSION:
+        return parts(node.left)
+    if not isinstance(node, ast.Call):
+        return []
+    owner, _, called = ast.unparse(node.func).rpartition(".")
+    named = [each.value for each in node.keywords if each.arg == "key"]
+    named += node.args[:1] if owner in SESSION or called in KEYED else []
+    return [part for key in named for part in parts(key)]
+
+
+def parts(key: ast.expr) -> list[ast.expr]:
+    """The one or the other of a choice, both ends of a sum, all of a tuple; anything else as it is."""
+    match key:
+        case ast.IfExp(body=first, orelse=second) | ast.BinOp(left=first, right=second):
+            return parts(first) + parts(second)
+        case ast.Tuple(elts=elements):
+            return [part for each in elements for part in parts(each)]
+    return [key]
+
+
+def test_a_key_of_the_session_is_written_once():
+    """A key that is needed twice has a name. Keys that are plain words count only where they are used as keys."""
+    trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "dashboard").rglob("*.py"))}
+    used = {path: [key for node in ast.walk(tree) for key in keys(node)] for path, tree in trees.items()}
+    names = {path: {key.id for key in found if isinstance(key, ast.Name)} for path, found in used.items()}
+    constants = {name for own in names.values() for name in own if name.isupper()}  # others may import them
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign):
+                targets = {ast.unparse(each) for each in parts(node.targets[0])}
+                used[path] += parts(node.value) if targets & (names[path] | constants) else []
+    own = {id(key): ast.unparse(key) for found in used.values() for key in found if is_text(key)}
+    places: dict[str, list[str]] = {}
+    for path, tree in trees.items():
+        for node in filter(is_text, ast.walk(tree)):
+            key = ast.unparse(node)
+            if id(node) in own or (key in own.values() and not key.strip("'").isalpha()):
+                places.setdefault(key, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")  # type: ignore[attr-defined]
+    assert len(places) > 100
+    assert {key: where for key, where in places.items() if len(where) > 1 and key not in RETURNS} == {}
+
+
+def is_text(node: ast.AST) -> bool:
+    """Whether a node is a string, formatted or not."""
+    return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
 PRINTER = ROOT / "probe" / "texts.py"
 """The one file that prints: it makes text from data safe for a terminal."""
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard.components.number import number_input
 from dashboard.named import name_choice
-from dashboard.state import tell_again
+from dashboard.state import begin, tell_again
 
 Field = dict[str, Any]
 NONE = "none"
@@ -36,18 +36,14 @@ def split(text: str) -> list[str]:
         return text.split()
 
 
+def memory() -> dict[str, Any]:
+    """What widgets said last, by key, also those that no page shows now."""
+    return st.session_state.setdefault("_form", {})
+
+
 def remembered(key: str, first: Any) -> str:
     """The key of a widget whose value outlives pages that do not show it and runs in which it is folded away."""
-    values = st.session_state.setdefault("_form", {})
-    if key not in st.session_state and key not in st.query_params:
-        st.session_state[key] = values.get(key, first)
-    tell_again(key)
-    return key
-
-
-def remember(key: str, value: Any) -> None:
-    """Keep what a widget says."""
-    st.session_state.setdefault("_form", {})[key] = value
+    return tell_again(begin(key, memory().get(key, first)))
 
 
 def draw_option(method: str, field: Field, link: bool = False) -> Any:
@@ -86,7 +82,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
             on_change=name_choice,
             args=(key,),
         )
-    remember(key, value)
+    memory()[key] = value
     return option_value(field, value)
 
 

@@ -18,6 +18,8 @@ from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
 from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, tokens
 
+ROLLOUT, TOKEN, TABLE = "rollout", "rollout_token", "rollouts-table"
+"""Keys of the chosen completion, of its token, and of the table to choose from."""
 NUMBER = "Its number in rollouts.jsonl, from 0."
 SIBLINGS = 8
 """Completions of one prompt that are shown beside each other."""
@@ -33,10 +35,9 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
             "every --rollouts-every steps."
         )
         return
-    keep("sampled", sampled, sampled[-1])
     columns = st.columns([3, 3, 3, 3], gap="medium")
     with columns[0]:
-        label = st.selectbox("Rollouts of", sampled, key="sampled", bind="query-params")
+        label = st.selectbox("Rollouts of", sampled, key=keep("sampled", sampled, sampled[-1]), bind="query-params")
     frame, table = data.rollouts(store.runs[label])
     found = filtered(table, columns[1:]).iloc[::-1]
     left, right = st.columns([6, 5], gap="medium")
@@ -47,7 +48,7 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
         with right:
             note("No completion fits: widen the steps or the rewards, or shorten the text.")
         return
-    keep("rollout", found.index, int(found.index[0]))
+    keep(ROLLOUT, found.index, int(found.index[0]))
     with right:
         one(store, label, frame, list(found.index))
 
@@ -87,10 +88,10 @@ def listing(found: pd.DataFrame, label: str) -> None:
 
     @guarded
     def choose() -> None:
-        rows = st.session_state["rollouts-table"]["selection"]["rows"]
+        rows = st.session_state[TABLE]["selection"]["rows"]
         if rows and rows[0] < len(found):
-            st.session_state["rollout"] = int(found.index[rows[0]])
-            st.session_state["rollout_token"] = 0
+            st.session_state[ROLLOUT] = int(found.index[rows[0]])
+            st.session_state[TOKEN] = 0
 
     number = st.column_config.NumberColumn(format="%.3g")
     parts = [name for name in map(str, found) if name.startswith("reward")]
@@ -98,7 +99,7 @@ def listing(found: pd.DataFrame, label: str) -> None:
         found,
         hide_index=True,
         height=560,
-        key="rollouts-table",
+        key=TABLE,
         on_select=choose,
         selection_mode="single-row",
         column_config={
@@ -113,7 +114,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
     """One completion among those of its prompt, and its tokens in figures."""
     left, middle = st.columns(2, vertical_alignment="bottom")
     with left:
-        number = number_input("Rollout", 0, len(frame) - 1, key="rollout", help=NUMBER)
+        number = number_input("Rollout", 0, len(frame) - 1, key=ROLLOUT, help=NUMBER)
     number = int(number) if number in numbers else numbers[0]
     row = frame.loc[number].to_dict()
     family = siblings(frame, number)
@@ -126,8 +127,8 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
     rows = [completion(frame.loc[index].to_dict(), shown, method_colour(store.runs[label].method)) for index in family]
 
     def pick(line: int, index: int) -> None:
-        st.session_state["rollout"] = int(family[line])
-        st.session_state["rollout_token"] = index
+        st.session_state[ROLLOUT] = int(family[line])
+        st.session_state[TOKEN] = index
 
     token_rows(rows, chosen=(family.index(number), token), key="rollout-tokens", on_pick=pick)
     if not known:
@@ -143,17 +144,17 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
 def choose_token(count: int) -> int:
     """The token that is emphasised."""
     last = max(0, count - 1)
-    if st.session_state.get("rollout_token", 0) > last:
-        st.session_state["rollout_token"] = last
-    return int(number_input("Token", 0, last, key="rollout_token", disabled=not last))
+    if st.session_state.get(TOKEN, 0) > last:
+        st.session_state[TOKEN] = last
+    return int(number_input("Token", 0, last, key=TOKEN, disabled=not last))
 
 
 def choose_measure(names: list[str]) -> str:
     """The measure that colours all tokens; none where nothing was recorded."""
     if not names:
         return ""
-    keep("measure", names, names[0])
-    return str(st.segmented_control("Colour", names, key="measure", bind="query-params", required=True))
+    key = keep("measure", names, names[0])
+    return str(st.segmented_control("Colour", names, key=key, bind="query-params", required=True))
 
 
 def spoken(row: dict[Any, Any]) -> str:

@@ -19,6 +19,8 @@ from probe.runs.captured import answers_table, attention, attention_table, favou
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 
+HEAD = "head"
+"""The key of the head that is enlarged."""
 MOST_HEADS = 64
 """Heads that one mosaic still shows well; deeper models show a layer at a time."""
 
@@ -45,7 +47,7 @@ class Moment:
     @property
     def head(self) -> tuple[int, int]:
         """(layer, head) that is enlarged."""
-        chosen = st.session_state.get("head")
+        chosen = st.session_state.get(HEAD)
         layer, _, head = (chosen if chosen in self.heads else "L0H0")[1:].partition("H")
         return int(layer), int(head)
 
@@ -70,19 +72,19 @@ def choose_moment(
     if not watched:
         note("None of the chosen runs has captures; `probe train` makes them every --capture-every steps.")
         return None
-    keep(f"{prefix}watched", watched, watched[-1])
     left, middle, right = st.columns([4, 4, 6])
     with left:
-        label = st.selectbox("Captures of", watched, key=f"{prefix}watched", bind="query-params")
+        key = keep(f"{prefix}watched", watched, watched[-1])
+        label = st.selectbox("Captures of", watched, key=key, bind="query-params")
     run = store.runs[label]
     found = data.captures(run)
     prompts = {
         f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(found.prompts)
     }
     ends = (data.capture(run, found.steps[0]), data.capture(run, found.steps[-1]))
-    keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, found.prompts)])
     with middle:
-        chosen = st.selectbox("On the prompt", list(prompts), key=f"{prefix}captured", bind="query-params")
+        key = keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, found.prompts)])
+        chosen = st.selectbox("On the prompt", list(prompts), key=key, bind="query-params")
     kind: str | None = kinds[0]
     if len(kinds) > 1:
         with right:
@@ -146,7 +148,7 @@ def detail_figures(moment: Moment) -> None:
     """The chosen head enlarged, and the chosen answers over all steps."""
     left, right = st.columns(2, gap="medium")
     with left:
-        st.selectbox("Head", moment.heads, key="head", bind="query-params")
+        st.selectbox("Head", moment.heads, key=HEAD, bind="query-params")
         layer, head = moment.head
         weights = attention(moment.tensors, moment.index, moment.prompt)
         table = attention_table(weights[layer : layer + 1, head : head + 1], moment.prompt.tokens, [layer]).assign(
@@ -172,4 +174,4 @@ def detail_figures(moment: Moment) -> None:
 def _take_head(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom and len(custom) >= 2:
-        st.session_state["head"] = f"L{int(custom[0])}H{int(custom[1])}"
+        st.session_state[HEAD] = f"L{int(custom[0])}H{int(custom[1])}"

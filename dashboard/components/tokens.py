@@ -72,8 +72,9 @@ def _made(key: str, data: dict) -> int:
     The browser calls the component's script through `import()`, and two calls whose import is still under way may come
     in either order: by this number the script knows data that are older than what it has drawn.
     """
-    shown, made = st.session_state.get(f"_{key}_made", (None, 0))
+    memory = f"_{key}_made"
+    shown, made = st.session_state.get(memory, (None, 0))
     if shown != data:
         made = max(made + 1, time.time_ns() // 1000)
-        st.session_state[f"_{key}_made"] = data, made
+        st.session_state[memory] = data, made
     return made

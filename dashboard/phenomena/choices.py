@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.components.form import options, remember
+from dashboard.components.form import memory, options, remembered
 from dashboard.markdown import escape_markdown, guarded, note
 from dashboard.named import may_open, name_all
 from dashboard.phenomena.compute import Asked, Subject
@@ -15,17 +15,18 @@ from probe.options import describe, words
 
 MORE = "also"
 """The key of further models, the same on all pages of experiments."""
+OF_METRIC, OF_MODEL, CHOSEN_ITEM = "~metric", "~of", "~item"
+"""Ends of the keys of what the items are filtered by, and of the one that is read; behind the experiment's name."""
 MOST = 8
 """Models that are laid side by side."""
 
 
 def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
     """One of several experiments."""
-    keep("experiment", list(known), next(iter(known)))
     name = st.selectbox(
         "Experiment",
         list(known),
-        key="experiment",
+        key=keep("experiment", known, next(iter(known))),
         bind="query-params",
         help="\n".join(
             f"- {escape_markdown(f'{name}: {each.title}, of {each.origin}')}" for name, each in known.items()
@@ -38,9 +39,7 @@ def choose_models(shared: Shared) -> list[Subject]:
     """The models of the sidebar and further ones, the base first; each once."""
     sides = [choice for choice in (shared.base, shared.aligned) if choice]
     known = [choice for choice in model_options(shared.store) if choice not in sides]
-    remembered = st.session_state.setdefault("_form", {}).get(MORE, [])
-    if MORE not in st.session_state and MORE not in st.query_params:
-        st.session_state[MORE] = remembered
+    remembered(MORE, [])
     if MORE in st.session_state:
         st.session_state[MORE] = [choice for choice in st.session_state[MORE] if choice not in sides]
     more = st.multiselect(
@@ -54,14 +53,14 @@ def choose_models(shared: Shared) -> list[Subject]:
         placeholder="in addition to the two selected models",
         help="Runs, their checkpoints, or the path of any Hugging Face model; all are asked the same.",
     )
-    remember(MORE, list(more))
+    memory()[MORE] = list(more)
     return subjects(shared, [*sides, *more])
 
 
 @guarded
 def _name_more() -> None:
     """Note the models that the person added; those of a link are remembered from the run of the page before."""
-    before = st.session_state["_form"].get(MORE, [])
+    before = memory().get(MORE, [])
     name_all(choice for choice in st.session_state[MORE] if choice not in before)
 
 

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.markdown import guarded, note
+from dashboard.phenomena.choices import OF_METRIC, OF_MODEL
 from probe.experiments.metrics import PAIRS, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
@@ -80,10 +81,10 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
         selection = st.session_state[widget]["selection"]
         rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]
         if rows and rows[0] < len(names):
-            st.session_state[f"{experiment.name}~metric"] = names[rows[0]]
+            st.session_state[experiment.name + OF_METRIC] = names[rows[0]]
             columns = [column for _, column in selection.get("cells", ())]
             if columns and columns[0] in summaries:
-                st.session_state[f"{experiment.name}~of"] = columns[0]
+                st.session_state[experiment.name + OF_MODEL] = columns[0]
 
     st.dataframe(
         shown,

@@ -13,6 +13,7 @@ from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import guard, guarded, note
+from dashboard.phenomena.choices import CHOSEN_ITEM, OF_METRIC, OF_MODEL
 from dashboard.phenomena.compute import Subject
 from dashboard.phenomena.figures import metrics_of
 from dashboard.state import current, keep, look_link
@@ -332,7 +333,7 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
     note(f"{len(found):,} of {total:,} items{beyond}; click one to read it token by token.")
     if len(found):
         listing(experiment.name, found.head(MOST))
-    key = f"{experiment.name}~item"
+    key = experiment.name + CHOSEN_ITEM
     known = set(result.items[ITEM])
     if key in st.session_state and st.session_state[key] not in known:
         st.session_state[key] = None
@@ -352,10 +353,9 @@ def choose_metric(
     experiment: Experiment, result: Result, names: Sequence[str], column: "DeltaGenerator"
 ) -> Metric | None:
     """The metric whose items are looked at; None for a number that is no function of items."""
-    key = f"{experiment.name}~metric"
-    keep(key, names, names[0])
     known = metrics_of(experiment, result)
     with column:
+        key = keep(experiment.name + OF_METRIC, names, names[0])
         name = st.selectbox("Items of", names, key=key, bind="query-params")
     if name not in known:
         note(f"{name.replace('_', ' ')} is no function of single items, so all of them are listed.")
@@ -377,18 +377,18 @@ def filtered(
     total = len(rows)
     ways = [ALL, *((ONES, ZEROS) if isinstance(metric, Share) else (HIGH, LOW) if single(metric) else ())]
     ways += [APART] if len(labels) > 1 else []
-    keep(f"{name}~show", ways, ALL)
-    keep(f"{name}~of", [ANY, *labels], ANY)
     with columns[0]:
-        way = st.selectbox("Show", ways, key=f"{name}~show", bind="query-params")
+        way = st.selectbox("Show", ways, key=keep(f"{name}~show", ways, ALL), bind="query-params")
     with columns[1]:
-        of = st.selectbox("Answered by", [ANY, *labels], key=f"{name}~of", bind="query-params")
+        key = keep(name + OF_MODEL, [ANY, *labels], ANY)
+        of = st.selectbox("Answered by", [ANY, *labels], key=key, bind="query-params")
     kinds = sorted({str(kind) for kind in items["kind"].dropna()}) if "kind" in items else []
     with columns[2]:
-        if f"{name}~kind" in st.session_state:
-            st.session_state[f"{name}~kind"] = [k for k in st.session_state[f"{name}~kind"] if k in kinds]
+        key = f"{name}~kind"
+        if key in st.session_state:
+            st.session_state[key] = [kind for kind in st.session_state[key] if kind in kinds]
         picked = st.multiselect(
-            "Kinds", kinds, key=f"{name}~kind", bind="query-params", placeholder="all", disabled=len(kinds) < 2
+            "Kinds", kinds, key=key, bind="query-params", placeholder="all", disabled=len(kinds) < 2
         )
     with columns[3]:
         placeholder = "part of a prompt or an answer"
@@ -464,7 +464,7 @@ def listing(name: str, found: pd.DataFrame) -> None:
         selection = st.session_state[widget]["selection"]
         rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]
         if rows and rows[0] < len(found):
-            st.session_state[f"{name}~item"] = str(found.index[rows[0]])
+            st.session_state[name + CHOSEN_ITEM] = str(found.index[rows[0]])
 
     table = found.rename(columns=lambda column: str(column).replace("_", " "))
     table = table.rename_axis("item").reset_index().map(readable)

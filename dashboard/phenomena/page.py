@@ -23,6 +23,8 @@ from probe.plugins import BUILT_IN
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
+AGAIN = "_again"
+"""Whether the reader wants everything measured once more."""
 MAIN_HEIGHT, HEIGHT = 370, 360
 """Pixels of the main figure at most, and of the others where they say nothing."""
 
@@ -113,7 +115,7 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
                 known[subject] = about
     found = {subject: source.find_result(asked, subject, about) for subject, about in known.items()}
     missing = [subject for subject, each in found.items() if each.result is None]
-    again = bool(st.session_state.pop("_again", False))
+    again = bool(st.session_state.pop(AGAIN, False))
     wanted = list(found) if again else []
     if missing and not again:
         line = st.empty()
@@ -151,7 +153,7 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
 
 @guarded
 def _measure_again() -> None:
-    st.session_state["_again"] = True
+    st.session_state[AGAIN] = True
 
 
 def run(asked: Asked, known: "dict[Subject, models.Known]", again: bool) -> dict[Subject, Found]:
@@ -202,8 +204,8 @@ def sections(asked: Asked, found: list[Found], result: Result, summaries: dict[s
     if not others:
         details()
         return
-    key, tabs = f"{asked.experiment.name}~tab", ["Numbers and items", "Figures"]
-    keep(key, tabs, tabs[0])
+    tabs = ["Numbers and items", "Figures"]
+    key = keep(f"{asked.experiment.name}~tab", tabs, tabs[0])
     opened = st.tabs(tabs, key=key, bind="query-params", on_change="rerun")
     if opened[0].open:
         with opened[0]:

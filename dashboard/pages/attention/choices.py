@@ -7,6 +7,10 @@ from dashboard.markdown import guarded
 from dashboard.pages.attention.compute import Head, Reading
 from dashboard.state import keep
 
+HEAD, LAYERS, QUERY, TAB = "att_head", "att_layers", "att_query", "att_tab"
+"""Keys of what is chosen by clicks too, or read elsewhere: the head, the layers shown, the query, the open tab."""
+OFFERED_PAGES = "_att_pages"
+"""Where the session has the pages of layers that the mosaic of this text has."""
 MOST_CELLS = 270_000
 """Weights that one mosaic draws: more take long to send and show no more on a screen."""
 
@@ -33,28 +37,29 @@ def take_head(points: list[dict]) -> None:
     """Choose the head that a click names."""
     custom = points[0].get("customdata")
     if custom and len(custom) >= 2:
-        st.session_state["att_head"] = f"L{int(custom[0])}H{int(custom[1])}"
+        st.session_state[HEAD] = f"L{int(custom[0])}H{int(custom[1])}"
         follow_head()
 
 
 @guarded
 def follow_head() -> None:
     """Turn to the page of layers that holds the chosen head."""
-    shown = st.session_state.get("_att_pages")
-    layer = parse(st.session_state["att_head"])[0]
-    if shown and len(shown) > 1:
-        st.session_state["att_layers"] = next((page_name(p) for p in shown if layer in p), page_name(shown[0]))
+    every = st.session_state.get(OFFERED_PAGES)
+    layer = parse(st.session_state[HEAD])[0]
+    if every and len(every) > 1:
+        st.session_state[LAYERS] = page_name(next((page for page in every if layer in page), every[0]))
 
 
 def choose_head(reading: Reading, default: str) -> Head:
     """The head that the figures enlarge: the one that the finding names until the reader takes another."""
-    before = st.session_state.get("_att_default")
-    if before is not None and before != default and st.session_state.get("att_head") == before:
-        st.session_state["att_head"] = default
+    memory = "_att_default"
+    before = st.session_state.get(memory)
+    if before is not None and before != default and st.session_state.get(HEAD) == before:
+        st.session_state[HEAD] = default
         follow_head()
-    st.session_state["_att_default"] = default
-    keep("att_head", reading.heads, default)
-    name = st.selectbox("Head", reading.heads, key="att_head", bind="query-params", on_change=follow_head)
+    st.session_state[memory] = default
+    key = keep(HEAD, reading.heads, default)
+    name = st.selectbox("Head", reading.heads, key=key, bind="query-params", on_change=follow_head)
     return parse(name)
 
 
@@ -63,9 +68,9 @@ def choose_layers(reading: Reading, head: Head) -> list[int]:
     depth = max(side.read.pattern.shape[0] for side in reading.sides)
     heads = max(side.read.pattern.shape[1] for side in reading.sides)
     every = pages(depth, heads, max(len(side.read.tokens) for side in reading.sides))
-    st.session_state["_att_pages"] = every
+    st.session_state[OFFERED_PAGES] = every
     if len(every) == 1:
         return every[0]
     names = [page_name(page) for page in every]
-    keep("att_layers", names, next(name for name, page in zip(names, every, strict=True) if head[0] in page))
-    return every[names.index(st.select_slider("Layers", names, key="att_layers", bind="query-params"))]
+    key = keep(LAYERS, names, next(name for name, page in zip(names, every, strict=True) if head[0] in page))
+    return every[names.index(st.select_slider("Layers", names, key=key, bind="query-params"))]

@@ -9,9 +9,9 @@ import streamlit as st
 from dashboard import data, models
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, note
-from dashboard.pages.attention.choices import take_head
+from dashboard.pages.attention.choices import QUERY, take_head
 from dashboard.pages.attention.compute import Head, Reading, Side, captured_read
-from dashboard.state import keep
+from dashboard.state import has_changed, keep
 from probe.attention import figures as plots
 from probe.attention.figures import change_map
 from probe.attention.head_figures import head_grids, head_ranking, rollout_map, score_curves, spectra
@@ -31,17 +31,14 @@ def choose_query(reading: Reading) -> int:
     tokens = reading.tokens
     names = [f"{index}: {token}" for index, token in enumerate(tokens)]
     default = reading.last.read.prompt_length - 1
-    asked = tuple(reading.last.read.ids)
-    if st.session_state.get("_att_asked") not in (None, asked):
-        st.session_state["att_query"] = default
-    st.session_state["_att_asked"] = asked
-    keep("att_query", range(len(tokens)), default)
+    if has_changed("_att_asked", tuple(reading.last.read.ids)):
+        st.session_state[QUERY] = default
     return int(
         st.selectbox(
             "Query (the token that looks)",
             range(len(tokens)),
             format_func=names.__getitem__,
-            key="att_query",
+            key=keep(QUERY, range(len(tokens)), default),
             bind="query-params",
         )
     )
@@ -184,7 +181,7 @@ def _value_norms(lm: "LM", text: tuple[int, ...]) -> np.ndarray:
 def _take_query(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom and isinstance(custom[0], int | float):
-        st.session_state["att_query"] = int(custom[0])
+        st.session_state[QUERY] = int(custom[0])
 
 
 ON_TEXT = {
@@ -228,11 +225,11 @@ def scores(reading: Reading, head: Head) -> None:
     offered = ON_TEXT | (ON_REPEATS if live else {})
     if any(side.lm is not None and side.lm.readout != "tokens" for side in reading.sides):
         offered = {name: about for name, about in offered.items() if name != "copying"}
-    keep("att_score", offered, "previous_token")
+    key = keep("att_score", offered, "previous_token")
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         name = st.selectbox(
-            "Score", list(offered), format_func=lambda key: offered[key][0], key="att_score", bind="query-params"
+            "Score", list(offered), format_func=lambda name: offered[name][0], key=key, bind="query-params"
         )
     label, unit, says = offered[name]
     with right:

@@ -10,7 +10,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
-from dashboard.pages.attention.choices import parse, take_head
+from dashboard.pages.attention.choices import HEAD, parse, take_head
 from dashboard.pages.attention.compute import LONG, Head, splits_alike
 from dashboard.pages.attention.words import told_long
 from dashboard.sides import Side
@@ -71,12 +71,11 @@ def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator"
     with left:
         head = choose_head(sides[-1][2], first)
     with right:
-        keep("att_statistic", STATISTICS, "distance")
         shown = st.segmented_control(
             "Statistic",
             list(STATISTICS),
             format_func=lambda key: STATISTICS[key][0],
-            key="att_statistic",
+            key=keep("att_statistic", STATISTICS, "distance"),
             bind="query-params",
             required=True,
         )
@@ -103,8 +102,8 @@ def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator"
 def choose_head(seen: "AttentionStatistics", default: Head) -> Head:
     """The head that the curves are about."""
     names = [f"L{layer}H{head}" for layer in seen.layers for head in range(seen.entropy.shape[1])]
-    keep("att_head", names, f"L{seen.layers[default[0]]}H{default[1]}")
-    return parse(st.selectbox("Head", names, key="att_head", bind="query-params"))
+    key = keep(HEAD, names, f"L{seen.layers[default[0]]}H{default[1]}")
+    return parse(st.selectbox("Head", names, key=key, bind="query-params"))
 
 
 def grid(sides: "list[tuple[str, AttentionStatistics]]", name: str, head: Head, source: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from dashboard.markdown import finding, note
 from dashboard.pages.attention import figures as circuits
 from dashboard.pages.attention import figures as scores
 from dashboard.pages.attention import figures as views
-from dashboard.pages.attention.choices import choose_head, choose_layers, take_head
+from dashboard.pages.attention.choices import TAB, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
@@ -31,9 +31,9 @@ def choose_view(shared: Shared) -> str:
     """What the patterns are of; both models where both are chosen."""
     known = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
     default = "both" if all(known) else "aligned" if known[1] else "base"
-    keep("att_view", VIEWS, default)
+    key = keep("att_view", VIEWS, default)
     chosen = st.segmented_control(
-        "Patterns of", VIEWS, key="att_view", bind="query-params", required=True, help="Captures: of a training run."
+        "Patterns of", VIEWS, key=key, bind="query-params", required=True, help="Captures: of a training run."
     )
     return str(chosen or default)
 
@@ -110,8 +110,8 @@ def sections(reading: Reading, head: Head) -> None:
         offered.pop("Circuits")
     if not reading.comparable:
         offered.pop("What moved")
-    keep("att_tab", offered, next(iter(offered)))
-    for tab, draw in zip(st.tabs(list(offered), key="att_tab", bind="query-params"), offered.values(), strict=True):
+    key = keep(TAB, offered, next(iter(offered)))
+    for tab, draw in zip(st.tabs(list(offered), key=key, bind="query-params"), offered.values(), strict=True):
         if tab.open:
             with tab:
                 draw(reading, head)

@@ -7,6 +7,7 @@ import numpy as np
 import streamlit as st
 
 from dashboard.components.details import details
+from dashboard.pages.attention.choices import TAB
 from dashboard.pages.attention.compute import Head, Reading, Side
 from probe.runs.captured import attention_table
 
@@ -175,7 +176,7 @@ ABOUT = {
 
 def explain(reading: Reading, head: Head) -> None:
     """The folded section: the three stages, and what the open tab shows besides."""
-    tab = st.session_state.get("att_tab")
+    tab = st.session_state.get(TAB)
     equations, definition = ABOUT.get(str(tab), ([], ""))
     if reading.moment:
         moment = reading.moment

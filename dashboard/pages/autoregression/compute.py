@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.world import World
 
+TEXTS = "lag_on"
+"""The key of the kind of texts that are read."""
 LARGE = 20_000_000
 """Parameters from which on fewer positions are read at first, and the details wait for a word."""
 PROMPT = "the prompt"
@@ -132,17 +134,17 @@ def choose(shared: Shared, sides: list[Side]) -> Asked | None:
     if not options:
         return None
     begins = min(int(encode(side.lm.tokenizer, "")[:1] == [side.lm.tokenizer.bos_token_id]) for side in sides)
-    keep("lag_on", options, options[0])
     large = any(side.lm.n_parameters > LARGE for side in sides)
     measures = MEASURES if all(side.lm.readout == "tokens" for side in sides) else MEASURES[1:]
     columns = st.columns([11, 10, 7, 6, 6, 6, 7], gap="small", vertical_alignment="bottom")
     with columns[0]:
+        key = keep(TEXTS, options, options[0])
         on = st.selectbox(
-            "Texts", options, key="lag_on", bind="query-params", on_change=guarded(partial(_take_heading, begins))
+            "Texts", options, key=key, bind="query-params", on_change=guarded(partial(_take_heading, begins))
         )
     with columns[1]:
-        keep("lag_measure", measures, measures[0])
-        measure = st.selectbox("Influence by", measures, key="lag_measure", bind="query-params")
+        key = keep("lag_measure", measures, measures[0])
+        measure = st.selectbox("Influence by", measures, key=key, bind="query-params")
     counts = {
         "texts": ("Documents", 16, 1, 256, "How many; the prompt is one text."),
         "draws": ("Draws", 1 if large else 4, 1, 64, "Tokens put in place of each, or directions of the Jacobian."),
@@ -151,13 +153,13 @@ def choose(shared: Shared, sides: list[Side]) -> Asked | None:
     }
     number = {}
     for column, (name, (label, default, low, high, hint)) in zip(columns[2:6], counts.items(), strict=True):
-        preset(f"lag_{name}", default)
         off = name == "texts" and on == PROMPT
         with column:
-            number[name] = int(number_input(label, low, high, key=f"lag_{name}", help=hint, disabled=off))
+            key = preset(f"lag_{name}", default)
+            number[name] = int(number_input(label, low, high, key=key, help=hint, disabled=off))
     with columns[6]:
-        keep("lag_epsilon", EPSILONS, EPSILONS[1])
-        epsilon = st.selectbox("Tolerance", EPSILONS, key="lag_epsilon", bind="query-params", help="\u03b5, nats.")
+        key = keep("lag_epsilon", EPSILONS, EPSILONS[1])
+        epsilon = st.selectbox("Tolerance", EPSILONS, key=key, bind="query-params", help="\u03b5, nats.")
     texts, source = _texts(world, str(on), number["texts"], shared.prompt)
     return Asked(
         sides=sides[owner:] + sides[:owner],
@@ -182,7 +184,7 @@ def _kinds(world: "World | None") -> list[str]:
 
 
 def _take_heading(begins: int) -> None:
-    st.session_state["lag_keep"] = begins + HEADING.get(st.session_state["lag_on"], 0)
+    st.session_state["lag_keep"] = begins + HEADING.get(st.session_state[TEXTS], 0)
 
 
 def _texts(world: "World | None", on: str, count: int, prompt: str) -> tuple[tuple[str, ...], str]:

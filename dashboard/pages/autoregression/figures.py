@@ -200,8 +200,8 @@ def _prompts(asked: Asked) -> tuple[tuple[str, ...], str]:
     if not options:
         return (), ""
     taught = world is not None and world.config.mixture.get(PREFERRED, 0) > 0
-    keep("lag_wrong", options, PREFERRED if taught else options[-1])
-    chosen = st.selectbox("Wrong token in the answer to", options, key="lag_wrong", bind="query-params", width=320)
+    key = keep("lag_wrong", options, PREFERRED if taught else options[-1])
+    chosen = st.selectbox("Wrong token in the answer to", options, key=key, bind="query-params", width=320)
     if world is None or chosen == PROMPT:
         return (asked.prompt,), f"[{asked.prompt!r}]"
     items = world.questions(str(chosen), PROMPTS, SEED)
@@ -218,11 +218,12 @@ def _ready_for_prompt(asked: Asked, key: str, sentence: str) -> bool:
 
 def _agreed(asked: Asked, sentence: str, key: str) -> bool:
     """Whether a detail is computed: at once for small models, for larger ones after a word for this session."""
-    if not asked.large or st.session_state.get(f"_{key}"):
+    agreed = f"_{key}"
+    if not asked.large or st.session_state.get(agreed):
         return True
     note(sentence)
     if st.button("Compute", key=key):
-        st.session_state[f"_{key}"] = True
+        st.session_state[agreed] = True
         st.rerun()
     return False
 

@@ -13,9 +13,9 @@ from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import finding, note
-from dashboard.pages.compare.scalar_models import compare_rewards
+from dashboard.pages.compare.scalar_models import POSITION, compare_rewards
 from dashboard.sides import words_known
-from dashboard.state import current, preset
+from dashboard.state import current, has_changed, preset
 from probe.compare.figures import kl_bars, next_tokens
 from probe.logits.figures import lens_pair
 from probe.plotting.theme import METHODS, aligned_colour
@@ -23,6 +23,8 @@ from probe.plotting.theme import METHODS, aligned_colour
 if TYPE_CHECKING:
     from probe.compare.side_by_side import Comparison, Continuation
 
+AUTHOR = "text"
+"""The key of whose continuation is shown."""
 # KL at which a chip has its full colour.
 STRONG_NATS = 2.0
 # Columns of the lens around the chosen token.
@@ -53,31 +55,29 @@ def options(chat: bool) -> dict:
 
 def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
     """The text and the token that the figures are about; the token where the models part unless the URL says more."""
-    asked = (found.prompt, tuple(found.base.ids), tuple(found.aligned.ids))
-    if st.session_state.get("_compared") not in (None, asked):
-        st.session_state["position"] = sentences.divergence_position(found)
-    preset("position", sentences.divergence_position(found))
-    st.session_state["_compared"] = asked
+    if has_changed("_compared", (found.prompt, tuple(found.base.ids), tuple(found.aligned.ids))):
+        st.session_state[POSITION] = sentences.divergence_position(found)
+    key = preset(POSITION, sentences.divergence_position(found))
     left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
     with left:
         author = st.segmented_control(
             "Continuation shown",
             ["aligned", "base"],
             default="aligned",
-            key="text",
+            key=AUTHOR,
             bind="query-params",
             required=True,
         )
     text = found.base if author == "base" else found.aligned
     last = len(text.ids) - 1
-    if st.session_state.get("position", 1) > last:
-        st.session_state["position"] = last
+    if st.session_state.get(key, 1) > last:
+        st.session_state[key] = last
     with right:
         note(
             "Chip colour: KL of the two models before the token. Hover for probabilities; click for the figures below."
         )
     with middle:
-        position = number_input("Token", 1, last, key="position")
+        position = number_input("Token", 1, last, key=key)
     return text, int(position)
 
 
@@ -115,9 +115,9 @@ def texts(
     row = 0 if position < cut else 1 + (text.author == "aligned")
 
     def pick(row: int, index: int) -> None:
-        st.session_state["position"] = max(1, index + (cut if row else 0))
+        st.session_state[POSITION] = max(1, index + (cut if row else 0))
         if row:
-            st.session_state["text"] = ("base", "aligned")[row - 1]
+            st.session_state[AUTHOR] = ("base", "aligned")[row - 1]
 
     token_rows(rows, chosen=(row, position - (cut if row else 0)), key="texts", on_pick=pick)
 
@@ -222,7 +222,7 @@ def explain(found: "Comparison", refs: tuple[str | None, str | None], asked: dic
 
 def _take_position(points: list[dict]) -> None:
     if isinstance(points[0].get("x"), int | float):
-        st.session_state["position"] = max(1, int(points[0]["x"]))
+        st.session_state[POSITION] = max(1, int(points[0]["x"]))
 
 
 page()

@@ -11,7 +11,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
 from dashboard.sides import words_known
-from dashboard.state import Shared, preset
+from dashboard.state import Shared, has_changed, preset
 from probe.compare.figures import scalar_readings
 from probe.logits.figures import LensPanel, lens_map
 from probe.plotting.theme import METHODS, OTHER, aligned_colour
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from probe.compare.scalars import ScalarComparison
     from probe.model.lm import LM
 
+POSITION, COMPLETION = "position", "completion"
+"""Keys of the token that figures emphasise, and of what follows the prompt."""
 # Columns of the lens around the chosen token.
 WINDOW = 16
 
@@ -89,23 +91,21 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
 def choose_completion(lm: "LM", prompt: str) -> str:
     """What follows the prompt in the text that is read; of a world's question its true answer, at first."""
     suggested = models.computed(_truth, lm, say="Looking for an answer", prompt=prompt)
-    if st.session_state.get("_completed") not in (None, prompt):
-        st.session_state["completion"] = suggested
-    st.session_state["_completed"] = prompt
-    preset("completion", suggested)
+    if has_changed("_completed", prompt):
+        st.session_state[COMPLETION] = suggested
+    key = preset(COMPLETION, suggested)
     hint = "Follows the prompt; rewards are trained on completions. Empty: the prompt alone."
-    typed = st.text_input("Completion", key="completion", bind="query-params", help=hint) or ""
+    typed = st.text_input("Completion", key=key, bind="query-params", help=hint) or ""
     return f" {typed.strip()}" if typed.strip() else ""
 
 
 def choose_token(found: "ScalarComparison") -> int:
     """The token that the figures emphasise: where the changes differ most, until the reader takes another."""
-    last, asked = len(found.tokens) - 1, tuple(found.ids)
-    if st.session_state.get("_rewarded") not in (None, asked) or st.session_state.get("position", 0) > last:
-        st.session_state["position"] = found.most
-    preset("position", found.most)
-    st.session_state["_rewarded"] = asked
-    return int(st.number_input("Token", min(1, last), last, key="position", bind="query-params"))
+    last = len(found.tokens) - 1
+    if has_changed("_rewarded", tuple(found.ids)) or st.session_state.get(POSITION, 0) > last:
+        st.session_state[POSITION] = found.most
+    key = preset(POSITION, found.most)
+    return int(st.number_input("Token", min(1, last), last, key=key, bind="query-params"))
 
 
 def lenses(found: "ScalarComparison", chosen: int, names: tuple[str, str], unit: str, source: dict) -> None:
@@ -154,10 +154,10 @@ def _truth(lm: "LM", prompt: str) -> str:
 
 def _take_token(points: list[dict]) -> None:
     if isinstance(points[0].get("x"), int | float):
-        st.session_state["position"] = max(1, int(points[0]["x"]))
+        st.session_state[POSITION] = max(1, int(points[0]["x"]))
 
 
 def _take_column(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom:
-        st.session_state["position"] = max(1, int(custom[0]))
+        st.session_state[POSITION] = max(1, int(custom[0]))

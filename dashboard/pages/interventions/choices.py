@@ -8,10 +8,9 @@ from dashboard import models
 from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.interventions import compute as source
-from dashboard.pages.interventions import figures as views
 from dashboard.pages.interventions.compute import Question, Way
 from dashboard.sides import Role
-from dashboard.state import Shared, keep, tell_again
+from dashboard.state import Shared, has_changed, keep, tell_again
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -19,30 +18,34 @@ if TYPE_CHECKING:
     from probe.interventions.sites import Kind, Site
     from probe.model.lm import LM
 
+KIND, LAYER, HEAD, TOKEN, AT = "int_kind", "int_layer", "int_head", "int_token", "int_at"
+"""Keys of the kind of site, of the site, and of the token at which heads are changed: clicks choose them too."""
+ANSWER, AGAINST = "int_answer", "int_against"
+"""Keys of the answer and of the one against it, also of texts that are steered."""
 KINDS = {"heads": "head", "resid": "resid", "MLP": "mlp", "attn": "attn"}
 HOWS = {"patch": ("denoise", "noise"), "ablate": ("mean", "zero", "resample")}
 
 
 def choose_model(shared: Shared) -> Role:
     """The model to look into."""
-    keep("int_model", ("aligned", "base"), "aligned" if shared.aligned else "base")
-    role = st.segmented_control("Model", ("base", "aligned"), key="int_model", bind="query-params", required=True)
+    key = keep("int_model", ("aligned", "base"), "aligned" if shared.aligned else "base")
+    role = st.segmented_control("Model", ("base", "aligned"), key=key, bind="query-params", required=True)
     return "aligned" if role == "aligned" else "base"
 
 
 def choose_way(do: str, column: "DeltaGenerator", below: "DeltaGenerator") -> Way:
     """What is changed and how."""
-    keep("int_kind", KINDS, "heads")
     with column:
+        key = keep(KIND, KINDS, "heads")
         hint = "Heads, the residual stream after a block, or the output of MLP or attention."
-        kind = st.segmented_control("Site", list(KINDS), key="int_kind", bind="query-params", required=True, help=hint)
-    keep("int_how", HOWS[do], HOWS[do][0])
+        kind = st.segmented_control("Site", list(KINDS), key=key, bind="query-params", required=True, help=hint)
     hint = {
         "patch": "denoise: the clean activation into the corrupted run (is it enough?); noise: the reverse (needed?).",
         "ablate": "What comes in its place: the mean over reference texts, zero, or what other texts have there.",
     }[do]
     with below:
-        how = st.segmented_control("How", HOWS[do], key="int_how", bind="query-params", required=True, help=hint)
+        key = keep("int_how", HOWS[do], HOWS[do][0])
+        how = st.segmented_control("How", HOWS[do], key=key, bind="query-params", required=True, help=hint)
     return Way(do, cast("Kind", KINDS[str(kind)]), str(how))
 
 
@@ -56,7 +59,7 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
     asked: dict[str, Any] = {"prompt": prompt, "corrupted": "", "answer": "", "against": "", "chat": False}
     if do == "patch":
         with columns[0]:
-            asked["corrupted"] = typed(
+            asked["corrupted"] = text_line(
                 "Corrupted prompt: as many tokens, another answer",
                 "int_corrupted",
                 made.corrupted or "type one: exchange the word that decides the answer",
@@ -64,9 +67,9 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
     if lm.readout == "tokens":
         second = made.against if do == "patch" else made.rival or made.against
         with columns[-2]:
-            asked["answer"] = typed("Answer", "int_answer", (made.answer or "").strip() or "likeliest")
+            asked["answer"] = text_line("Answer", ANSWER, (made.answer or "").strip() or "likeliest")
         with columns[-1]:
-            asked["against"] = typed("against", "int_against", (second or "").strip() or "likeliest")
+            asked["against"] = text_line("against", AGAINST, (second or "").strip() or "likeliest")
     if lm.tokenizer.chat_template is not None and not source.worldly(lm):
         with last:
             hint = "Send the prompts as a user's message in the model's format."
@@ -74,7 +77,7 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
     return models.computed(source.resolve, lm, say="Reading the answers", do=do, **asked)
 
 
-def typed(title: str, key: str, hint: str) -> str:
+def text_line(title: str, key: str, hint: str) -> str:
     """A line of text; empty takes what the hint says."""
     return st.text_input(title, key=key, bind="query-params", placeholder=hint) or ""
 
@@ -84,24 +87,23 @@ def choose_reference(do: str, how: str, column: "DeltaGenerator") -> tuple[str, 
     if do != "ablate" or how == "zero":
         return ()
     with column, st.popover("Reference texts", icon=":material/library_books:"):
-        tell_again("int_reference")
         hint = "One a line. Empty: questions of the model's world, or plain sentences where it has none."
-        text = st.text_area("Reference texts", key="int_reference", bind="query-params", help=hint, height=160)
+        key = tell_again("int_reference")
+        text = st.text_area("Reference texts", key=key, bind="query-params", help=hint, height=160)
         note(hint)
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
-def choose_site(seen: views.Shown, columns: "list[DeltaGenerator]", signature: tuple) -> "Site":
+def choose_site(seen: source.Shown, columns: "list[DeltaGenerator]", signature: tuple) -> "Site":
     """The site that the right figures are about; the most telling one until the reader chooses."""
     from probe.interventions.sites import Site
 
-    key = "int_head" if seen.way.kind == "head" else "int_token"
-    default = views.best(seen)
+    key = HEAD if seen.way.kind == "head" else TOKEN
+    default = source.best(seen)
     last = len(seen.columns) - 1
-    fresh = st.session_state.get("_int_grid") not in (None, signature)
-    st.session_state["_int_grid"] = signature
+    fresh = has_changed("_int_grid", signature)
     for name, first, options in (
-        ("int_layer", default[0], range(seen.grid.layers[0], seen.grid.layers[-1] + 1)),
+        (LAYER, default[0], range(seen.grid.layers[0], seen.grid.layers[-1] + 1)),
         (key, default[1], range(last + 1)),
     ):
         if fresh:
@@ -110,7 +112,7 @@ def choose_site(seen: views.Shown, columns: "list[DeltaGenerator]", signature: t
     # Without a value of their own, so that the URL names every choice.
     with columns[0]:
         low, high = seen.grid.layers[0], seen.grid.layers[-1]
-        layer = number_input("Block", low, high, None, key="int_layer")
+        layer = number_input("Block", low, high, None, key=LAYER)
     with columns[1]:
         title = "Head" if seen.way.kind == "head" else "Token"
         column = number_input(title, 0, last, None, key=key)
@@ -124,8 +126,7 @@ def choose_token(way: Way, column: "DeltaGenerator", length: int) -> Way:
     """At which token heads are changed."""
     if way.kind != "head":
         return way
-    keep("int_at", range(-1, length), -1)
     with column:
         hint = "The token at which heads are changed; -1 is every token."
-        at = number_input("At", -1, length - 1, key="int_at", help=hint)
+        at = number_input("At", -1, length - 1, key=keep(AT, range(-1, length), -1), help=hint)
     return Way(way.do, way.kind, way.how, None if int(at) < 0 else int(at))

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from dashboard.models import compute_part
+from probe.interventions.figures import head_labels
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from probe.interventions.controls import Outcome
     from probe.interventions.patching import Ablation, Means, Pair, Patching
     from probe.interventions.sites import Activations, Counterpart, Kind, Site
@@ -33,6 +34,8 @@ REFERENCE = (
     "They built the bridge over the river more than fifty years ago.",
     "Music can change how we feel about a place or a person.",
 )
+# Gap of the clean and the corrupted run, in nats, below which shares of it mean nothing.
+LEAST_GAP = 0.05
 # Seconds of one run from which on a model counts as slow.
 SLOW_S = 0.05
 # Kinds of questions of the world from which reference texts come.
@@ -88,6 +91,60 @@ class Way:
     """denoise or noise; zero, mean or resample."""
     at: int | None = None
     """The token of heads; None is every token."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A grid of effects as the page shows it."""
+
+    grid: "Patching | Ablation"
+    way: Way
+    question: Question
+    unit: float
+    """What effects in nats are divided by: the gap of clean and corrupted, or 1."""
+    label: str
+    """What a number is."""
+
+    @property
+    def values(self) -> np.ndarray:
+        """[rows columns] effects in the unit."""
+        return np.asarray(self.grid.effects / self.unit)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return head_labels(self.values.shape[1]) if self.way.kind == "head" else self.grid.tokens
+
+    @property
+    def axis(self) -> str:
+        """The label on one line."""
+        return self.label.replace(", ", " ") if self.share else self.label
+
+    @property
+    def share(self) -> bool:
+        """Whether numbers are shares of the gap between the two runs."""
+        return self.way.do == "patch" and self.label.startswith("share")
+
+
+def in_best_unit(grid: "Patching | Ablation", way: Way, question: Question) -> Shown:
+    """A grid in the unit that says most: shares of the gap where there is one, else nats."""
+    unit, label = 1.0, f"effect,{question.nats or ' ' + question.name}"
+    gap = getattr(grid, "clean", 0.0) - getattr(grid, "corrupted", 0.0)
+    if way.do == "patch" and abs(gap) > LEAST_GAP:
+        unit = gap if way.how == "denoise" else -gap
+        label = "share, restored" if way.how == "denoise" else "share, removed"
+    return Shown(grid, way, question, unit, label)
+
+
+def best(seen: Shown) -> tuple[int, int]:
+    """(layer, column) of the site to look at first: the strongest one, in the residual stream at half depth, where
+    neither the embedding nor the output makes it trivial."""
+    values = np.nan_to_num(np.abs(seen.values))
+    rows = list(range(len(values)))
+    if seen.way.kind == "resid":
+        rows = [len(values) // 2]
+    row = max(rows, key=lambda at: float(values[at].max()))
+    return seen.grid.layers[row], int(values[row].argmax())
 
 
 def worldly(lm: "LM") -> bool:
@@ -362,10 +419,8 @@ def claims(lm: "LM", seed: int) -> "list[Item]":
 
 def steered_answers(
     lm: "LM", question: Question, dosing: Dosing, alpha: float, draws: int
-) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """([A] log-probability of each answer to the prompt before, after steering by `alpha`, [N A] with random ones)."""
-    import numpy as np
-
     from probe.interventions.steering import Unit, Where, contrast, steered_logits
 
     direction = contrast(lm, *sides(lm, dosing), dosing.layer)

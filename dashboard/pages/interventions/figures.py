@@ -1,6 +1,5 @@
 """Figures and sentences of the Interventions page about one grid of sites and the site that was chosen on it."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,78 +8,21 @@ import streamlit as st
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
-from dashboard.pages.interventions.compute import Question, Way
+from dashboard.pages.interventions.choices import AT, HEAD, KIND, LAYER, TOKEN
+from dashboard.pages.interventions.compute import Shown
 from probe.interventions.figures import (
     effect_and_nulls,
     effect_grid,
     exact_against_estimate,
-    head_labels,
     layer_labels,
     probabilities,
 )
 
 if TYPE_CHECKING:
     from probe.interventions.controls import Null, Outcome
-    from probe.interventions.patching import Ablation, Patching
     from probe.interventions.sites import Site
 
 HEIGHT = 385
-# Gap of the clean and the corrupted run, in nats, below which shares of it mean nothing.
-LEAST_GAP = 0.05
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A grid of effects as the page shows it."""
-
-    grid: "Patching | Ablation"
-    way: Way
-    question: Question
-    unit: float
-    """What effects in nats are divided by: the gap of clean and corrupted, or 1."""
-    label: str
-    """What a number is."""
-
-    @property
-    def values(self) -> np.ndarray:
-        """[rows columns] effects in the unit."""
-        return np.asarray(self.grid.effects / self.unit)
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns."""
-        return head_labels(self.values.shape[1]) if self.way.kind == "head" else self.grid.tokens
-
-    @property
-    def axis(self) -> str:
-        """The label on one line."""
-        return self.label.replace(", ", " ") if self.share else self.label
-
-    @property
-    def share(self) -> bool:
-        """Whether numbers are shares of the gap between the two runs."""
-        return self.way.do == "patch" and self.label.startswith("share")
-
-
-def in_best_unit(grid: "Patching | Ablation", way: Way, question: Question) -> Shown:
-    """A grid in the unit that says most: shares of the gap where there is one, else nats."""
-    unit, label = 1.0, f"effect,{question.nats or ' ' + question.name}"
-    gap = getattr(grid, "clean", 0.0) - getattr(grid, "corrupted", 0.0)
-    if way.do == "patch" and abs(gap) > LEAST_GAP:
-        unit = gap if way.how == "denoise" else -gap
-        label = "share, restored" if way.how == "denoise" else "share, removed"
-    return Shown(grid, way, question, unit, label)
-
-
-def best(seen: Shown) -> tuple[int, int]:
-    """(layer, column) of the site to look at first: the strongest one, in the residual stream at half depth, where
-    neither the embedding nor the output makes it trivial."""
-    values = np.nan_to_num(np.abs(seen.values))
-    rows = list(range(len(values)))
-    if seen.way.kind == "resid":
-        rows = [len(values) // 2]
-    row = max(rows, key=lambda at: float(values[at].max()))
-    return seen.grid.layers[row], int(values[row].argmax())
 
 
 def grid_figure(seen: Shown, chosen: tuple[int, int], source: dict, differing: list[int]) -> None:
@@ -108,8 +50,8 @@ def take(points: list[dict]) -> None:
     """A click on the grid chooses its site."""
     custom = points[0].get("customdata")
     if custom:
-        st.session_state["int_layer"] = int(custom[0])
-        st.session_state["int_head" if st.session_state.get("int_kind") == "heads" else "int_token"] = int(custom[1])
+        st.session_state[LAYER] = int(custom[0])
+        st.session_state[HEAD if st.session_state.get(KIND) == "heads" else TOKEN] = int(custom[1])
 
 
 def outcome_figures(found: "Outcome", seen: Shown, site_name: str, colour: str, source: dict) -> None:
@@ -198,7 +140,7 @@ def prompts(clean: list[str], corrupted: list[str], differing: list[int], chosen
         rows.append(TokenRow(label=label, colour=colour if label == "clean" else "transparent", tokens=chips))
 
     def pick(row: int, index: int) -> None:
-        st.session_state["int_at" if st.session_state.get("int_kind") == "heads" else "int_token"] = index
+        st.session_state[AT if st.session_state.get(KIND) == "heads" else TOKEN] = index
 
     token_rows(rows, chosen=(0, chosen if chosen is not None else -1), key="int_texts", on_pick=pick)
 

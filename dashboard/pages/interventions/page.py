@@ -57,7 +57,7 @@ EQUATIONS = [
 
 def grids(
     lm: "LM", question: Question, way: Way, reference: tuple[str, ...], slot: "DeltaGenerator"
-) -> "tuple[views.Shown | None, views.Shown]":
+) -> "tuple[source.Shown | None, source.Shown]":
     """(exact, estimate); the exact one is None while it is only offered because it takes long."""
     asked: dict[str, Any] = {"question": question, "way": way, "reference": reference}
     guess = models.computed(source.estimate, lm, say="Estimating every site from one backward pass", **asked)
@@ -80,8 +80,8 @@ def grids(
                 found = models.computed(source.exact, lm, say="Running every site", steps=seconds > PATIENCE_S, **asked)
             if seconds > PATIENCE_S:
                 offer.empty()
-    exact = views.in_best_unit(found, way, question) if found is not None else None
-    return exact, views.in_best_unit(guess, way, question)
+    exact = source.in_best_unit(found, way, question) if found is not None else None
+    return exact, source.in_best_unit(guess, way, question)
 
 
 def outcome(
@@ -250,9 +250,9 @@ def page() -> None:
     shared = current()
     answer = st.container()
     top = st.columns([27, 17, 29, 9, 9, 9], gap="small", vertical_alignment="bottom")
-    keep("int_do", DOES, "patch")
     with top[0]:
-        do = str(st.segmented_control("Do", DOES, key="int_do", bind="query-params", required=True))
+        key = keep("int_do", DOES, "patch")
+        do = str(st.segmented_control("Do", DOES, key=key, bind="query-params", required=True))
     with top[1]:
         role = choose_model(shared)
     ref = chosen_ref(shared, role)

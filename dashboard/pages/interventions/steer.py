@@ -14,6 +14,7 @@ from dashboard.components.number import number_input
 from dashboard.markdown import finding, note
 from dashboard.pages.interventions import compute as doses_of
 from dashboard.pages.interventions import compute as source
+from dashboard.pages.interventions.choices import AGAINST, ANSWER, text_line
 from dashboard.pages.interventions.compute import Dosing, Question
 from dashboard.sides import Side
 from dashboard.state import keep
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from probe.interventions.steering import Dose
     from probe.model.lm import LM
 
+CHOSEN = "int_alpha"
+"""The key of the alpha that sentence and right figure are about."""
 ALPHAS = (-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 WHERES = ("all", "last")
 UNITS = ("residual", "difference")
@@ -57,22 +60,22 @@ def choose(lm: "LM", column: "DeltaGenerator") -> Dosing:
     """Where and with what to steer."""
     depth = len(lm.bridge.blocks)
     usual = max(0, depth // 2 - 1)
-    keep("int_after", range(-1, depth), usual)
-    keep("int_where", WHERES, "all")
-    keep("int_unit", UNITS, "residual")
     with column:
-        layer = number_input("After block", -1, depth - 1, None, key="int_after")
+        key = keep("int_after", range(-1, depth), usual)
+        layer = number_input("After block", -1, depth - 1, None, key=key)
     row = st.columns([11, 18, 45], gap="medium", vertical_alignment="bottom")
     with row[0]:
-        where = st.segmented_control("At tokens", WHERES, key="int_where", bind="query-params", required=True)
+        key = keep("int_where", WHERES, "all")
+        where = st.segmented_control("At tokens", WHERES, key=key, bind="query-params", required=True)
     with row[1]:
         hint = "residual: alpha 1 is as long as a residual is on average; difference: alpha 1 is the difference itself."
-        unit = st.segmented_control("Unit", UNITS, key="int_unit", bind="query-params", required=True, help=hint)
-    keep("int_alpha", ALPHAS, -0.5 if source.worldly(lm) else 0.5)
+        key = keep("int_unit", UNITS, "residual")
+        unit = st.segmented_control("Unit", UNITS, key=key, bind="query-params", required=True, help=hint)
+    key = keep(CHOSEN, ALPHAS, -0.5 if source.worldly(lm) else 0.5)
     with row[2]:
         hint = "Of the sentence and the right figure; a click on a dose chooses it too."
         st.segmented_control(
-            "Alpha", ALPHAS, format_func=_short, key="int_alpha", bind="query-params", required=True, help=hint
+            "Alpha", ALPHAS, format_func=_short, key=key, bind="query-params", required=True, help=hint
         )
     typed = typed_texts(lm)
     return Dosing(usual if layer is None else int(layer), str(where), str(unit), ALPHAS, *typed)
@@ -101,11 +104,11 @@ def typed_texts(lm: "LM") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
                 found.append(tuple(line.strip() for line in (text or "").splitlines() if line.strip()))
         first, second, _ = st.columns([2, 2, 4], gap="medium")
         with first:
-            answer = st.text_input("Answer", key="int_answer", bind="query-params", placeholder="automatic")
+            answer = text_line("Answer", ANSWER, "automatic")
         with second:
-            against = st.text_input("against", key="int_against", bind="query-params", placeholder="automatic")
+            against = text_line("against", AGAINST, "automatic")
         note("Answers hold for typed texts; the world's questions bring theirs: the claim against the truth.")
-    return found[0], found[1], found[2], answer or "", against or ""
+    return found[0], found[1], found[2], answer, against
 
 
 def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGenerator") -> None:
@@ -113,7 +116,7 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
     lm, name = side.lm, side.name
     dosing = choose(lm, column)
     world = source.worldly(lm) and not dosing.texts
-    alpha = float(st.session_state["int_alpha"])
+    alpha = float(st.session_state[CHOSEN])
     try:
         found = doses(lm, dosing)
     except DataError as error:
@@ -198,7 +201,7 @@ def take(points: list[dict]) -> None:
     """A click on a dose chooses it."""
     x = points[0].get("x")
     if isinstance(x, int | float):
-        st.session_state["int_alpha"] = min(ALPHAS, key=lambda alpha: abs(alpha - x))
+        st.session_state[CHOSEN] = min(ALPHAS, key=lambda alpha: abs(alpha - x))
 
 
 def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, colour: str, about: dict) -> None:

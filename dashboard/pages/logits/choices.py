@@ -9,13 +9,15 @@ from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
 from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side, words_known
-from dashboard.state import Shared, keep, preset
+from dashboard.state import Shared, has_changed, keep, preset
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.logits.lens import Target
 
+POSITION, PART = "log_position", "log_part"
+"""Keys of what clicks choose too: the token after which logits are read, and the part that is enlarged."""
 WINDOW = 12
 """Columns of a lens; of longer texts those around the chosen token."""
 NOTHING = "(nothing)"
@@ -83,9 +85,9 @@ def choose(shared: Shared, answer: "DeltaGenerator") -> Question | None:
     texts = {side.role: asked_text(side.lm, shared.prompt, chat) for side in sides}
     alike = len(sides) == 2 and comparable(sides) and texts["base"] == texts["aligned"]
     views = [*(["both"] if alike else []), *(side.role for side in reversed(sides))]
-    keep("log_view", views, views[0])
     with place:
-        view = st.segmented_control("Model", views, key="log_view", bind="query-params", required=True)
+        key = keep("log_view", views, views[0])
+        view = st.segmented_control("Model", views, key=key, bind="query-params", required=True)
     view = view if view in views else views[0]  # a link may say anything
     shown = sides if view == "both" else tuple(side for side in sides if side.role == view)
     if not words_known(shared, ((side.name, side.lm) for side in shown), answer):
@@ -129,13 +131,11 @@ def _chat(sides: tuple[Side, ...]) -> bool:
 
 def _position(prompt: str, chat: bool, ids: tuple[int, ...]) -> int:
     """The token after which the logits are read; the last one of a new prompt."""
-    last, asked = len(ids) - 1, (prompt, chat)
-    if st.session_state.get("_log_asked") not in (None, asked) or st.session_state.get("log_position", 0) > last:
-        st.session_state["log_position"] = last
-    preset("log_position", last)
-    st.session_state["_log_asked"] = asked
+    last = len(ids) - 1
+    if has_changed("_log_asked", (prompt, chat)) or st.session_state.get(POSITION, 0) > last:
+        st.session_state[POSITION] = last
     hint = "The logits after this token, from 0; a click on a lens chooses it too."
-    return int(number_input("After token", 0, last, key="log_position", help=hint))
+    return int(number_input("After token", 0, last, key=preset(POSITION, last), help=hint))
 
 
 def _question(

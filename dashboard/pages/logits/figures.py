@@ -10,7 +10,7 @@ from dashboard import sides
 from dashboard.components.figure import figure
 from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
-from dashboard.pages.logits.choices import Question
+from dashboard.pages.logits.choices import PART, POSITION, Question
 from dashboard.pages.logits.words import Part, carrier, parse, part_name, part_names
 from probe.logits.figures import LensPanel, Side, curves, layer_names, lens_map
 from probe.logits.part_figures import MLP, attribution_map, neuron_bars, parts_of, promoted_bars, source_bars
@@ -116,11 +116,11 @@ def choose_part(found: "list[Attribution]") -> Part:
     """The head or MLP that is enlarged: the reader's, else the one that carries most."""
     names = part_names(found[-1])
     carries = part_name(carrier(found)[0])
-    if st.session_state.get("log_part") not in (None, *names):
-        st.session_state["log_part"] = None
+    if st.session_state.get(PART) not in (None, *names):
+        st.session_state[PART] = None
     hint = "Empty: the part that carries most. A click on the map chooses it too."
     chosen = st.selectbox(
-        "Part", names, index=None, key="log_part", bind="query-params", placeholder=f"most: {carries}", help=hint
+        "Part", names, index=None, key=PART, bind="query-params", placeholder=f"most: {carries}", help=hint
     )
     return parse(chosen or carries)
 
@@ -199,11 +199,11 @@ def lens_table(asked: Question, lenses: "list[LayerTrajectory]", both: "PairTraj
 def _take_position(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom:
-        st.session_state["log_position"] = int(custom[0])
+        st.session_state[POSITION] = int(custom[0])
 
 
 def _take_part(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom and len(custom) == 2 and custom[0] >= 0 and custom[1] >= MLP:
         layer, head = int(custom[0]), int(custom[1])
-        st.session_state["log_part"] = part_name((layer, None if head == MLP else head))
+        st.session_state[PART] = part_name((layer, None if head == MLP else head))

@@ -52,8 +52,7 @@ def promoted_table(label: str, parts: pd.DataFrame, named: pd.DataFrame) -> None
     names = list(dict.fromkeys(part_names(named)))
     strongest = parts[parts["layer"] >= 0]
     first = str(part_names(strongest).iloc[int(strongest["value"].abs().argmax())])
-    keep("log_trained_part", names, first)
-    chosen = st.selectbox("Part", names, key="log_trained_part", bind="query-params")
+    chosen = st.selectbox("Part", names, key=keep("log_trained_part", names, first), bind="query-params")
     rows = named[part_names(named) == chosen]
     table = rows.pivot_table(index="step", columns="kind", values="token", aggfunc="  ".join, sort=True)
     st.dataframe(table.reset_index(), hide_index=True, key="log-training-promoted")
@@ -119,18 +118,17 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
     if not watched:
         note("No run here has captures; `probe train` makes them every --capture-every steps.")
         return None
-    keep("log_run", watched, watched[0])
     columns = st.columns([3, 5, 4], gap="medium")
     with columns[0]:
-        label = st.selectbox("Run", watched, key="log_run", bind="query-params")
+        label = st.selectbox("Run", watched, key=keep("log_run", watched, watched[0]), bind="query-params")
     run = shared.store.runs[label]
     found = data.captures(run)
     prompts = {prompt.text: index for index, prompt in enumerate(found.prompts)}
     ends = data.capture(run, found.steps[0]), data.capture(run, found.steps[-1])
     moved = list(prompts)[min(most_moved(*ends, found.prompts), len(prompts) - 1)]
-    keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else moved)
     with columns[1]:
-        text = st.selectbox("Captured prompt", list(prompts), key="log_captured", bind="query-params")
+        key = keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else moved)
+        text = st.selectbox("Captured prompt", list(prompts), key=key, bind="query-params")
     prompt = found.prompts[prompts[text]]
     read = partial(_captured, path=str(run.path), prompt=prompts[text], steps=tuple(found.steps), _run=run)
     table = read("training")
@@ -141,9 +139,9 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
     whole = by_layer.get("entropy", 0) > 1
     wanted |= {"entropy": ("entropy", "")} if whole else {}
     wanted |= {"margin": ("margin", ""), "residual norm": ("residual_norm", "")}
-    keep("log_measure", wanted, next(iter(wanted)))
     with columns[2]:
-        name = st.selectbox("Colour", list(wanted), key="log_measure", bind="query-params")
+        key = keep("log_measure", wanted, next(iter(wanted)))
+        name = st.selectbox("Colour", list(wanted), key=key, bind="query-params")
     _training_figures(run, label, found.steps, table, name, wanted[name], prompt.answers)
     extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []
     tables = {kind: each for kind in ["training", *extra, "training-kl"] if (each := read(kind)) is not None}

@@ -14,7 +14,7 @@ from dashboard.pages.logits import compute as results
 from dashboard.pages.logits import figures
 from dashboard.pages.logits import over_training as trained
 from dashboard.pages.logits import words as findings
-from dashboard.pages.logits.choices import Question
+from dashboard.pages.logits.choices import POSITION, Question
 from dashboard.state import current
 from probe.compare.figures import kl_bars
 from probe.logits.figures import Side, curves, kl_map
@@ -79,7 +79,7 @@ def writing(asked: Question) -> None:
 
 def _take_position(points: list[dict]) -> None:
     if isinstance(points[0].get("x"), int | float):
-        st.session_state["log_position"] = int(points[0]["x"])
+        st.session_state[POSITION] = int(points[0]["x"])
 
 
 DEFINITION = """

@@ -9,11 +9,12 @@ from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note, prose
-from dashboard.pages import page_file
-from dashboard.state import compare_link, current, keep
+from dashboard.state import compare_link, current, keep, training_link
 from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
 
+RUN = "run"
+"""The key of the chosen run."""
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
 
 EMPTY = """
@@ -35,7 +36,7 @@ def choose(points: list[dict]) -> None:
     """A click on a run chooses it."""
     names = [point["customdata"][0] for point in points if point.get("customdata")]
     if names and names[0] in store.runs:
-        st.session_state["run"] = names[0]
+        st.session_state[RUN] = names[0]
 
 
 def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
@@ -57,14 +58,11 @@ def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 def one_run() -> None:
     """The chosen run: settings, all figures, and ways on."""
     options = list(store.runs)
-    keep("run", options, options[0])
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        label = st.selectbox("Run", options, key="run", bind="query-params")
+        label = st.selectbox("Run", options, key=keep(RUN, options, options[0]), bind="query-params")
         run = store.runs[label]
         parent = store.label(run.parent, run)
-        st.page_link(
-            page_file("training"), label="Its training", icon=":material/show_chart:", query_params={"runs": label}
-        )
+        training_link("Its training", label)
         if parent and run.checkpoints():
             compare_link("Compare with its parent", base=parent, aligned=label)
     left, right = st.columns([3, 2])
@@ -104,7 +102,7 @@ def page() -> None:
     finding(sentences.overview(figures, pairs))
     left, right = st.columns([5, 6], gap="medium")
     with left:
-        chosen = [st.session_state["run"]] if st.session_state.get("run") else []
+        chosen = [st.session_state[RUN]] if st.session_state.get(RUN) else []
         figure(lineage(runs, chosen), runs, "lineage", title="Lineage (click a run)", on_select=choose)
     with right:
         measured = figures[figures["metric"].isin(sentences.SHARES)]

@@ -11,7 +11,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.markdown import note
 from dashboard.named import name_choice
 from dashboard.pages.rewards import compute as fields
-from dashboard.state import Shared, keep
+from dashboard.state import Shared, has_changed, keep
 from probe.errors import DataError
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, aligned_colour
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.runs.reader import Run
 
+MODEL, BY, COMPLETIONS = "rew_model", "rew_by", ("rew_chosen", "rew_rejected")
+"""Keys of the reward model, of the reward whose frontier is shown, and of the two completions."""
 NONE = "none"
 
 
@@ -71,19 +73,18 @@ def choose_reward(shared: Shared) -> str | None:
     """The reward model: a run, or any reference typed in; another aligned model brings its own."""
     options = fields.reward_runs(shared.store, fields.world_hash(shared.store, shared.label(shared.base)))
     default = fields.default_reward(shared, options) or NONE
-    keep("rew_model", {*options, NONE, st.session_state.get("rew_model")}, default)
-    if st.session_state.get("_rew_for") not in (None, shared.aligned):
-        st.session_state["rew_model"] = default
-        st.session_state["rew_by"] = "gold" if fields.wants_truth(shared) else "proxy"
-    st.session_state["_rew_for"] = shared.aligned
+    key = keep(MODEL, {*options, NONE, st.session_state.get(MODEL)}, default)
+    if has_changed("_rew_for", shared.aligned):
+        st.session_state[key] = default
+        st.session_state[BY] = "gold" if fields.wants_truth(shared) else "proxy"
     chosen = st.selectbox(
         "Reward model (the proxy)",
         [*options, NONE],
-        key="rew_model",
+        key=key,
         bind="query-params",
         accept_new_options=True,
         on_change=name_choice,
-        args=("rew_model",),
+        args=(key,),
         help="A run that trained a reward model, or type the folder of a model with one scalar label.",
     )
     return None if chosen in (None, NONE) else str(chosen)

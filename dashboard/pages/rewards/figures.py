@@ -15,10 +15,10 @@ from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
 from dashboard.models import computed, ready
-from dashboard.pages.rewards.choices import Placed, Scene
+from dashboard.pages.rewards.choices import COMPLETIONS, Placed, Scene
 from dashboard.pages.rewards.sampled_answers import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
-from dashboard.state import keep, preset
+from dashboard.state import begin, has_changed, keep, preset
 from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
 from probe.rewards.frontiers import FORMS, Fit, fit, logged
 from probe.runs.reader import Run
@@ -40,11 +40,10 @@ def choose_points(scene: Scene, placed: Placed) -> tuple[dict[str, pd.DataFrame]
     known = {name: table for name, table in known.items() if len(table) >= FEWEST and table["d"].max() > 0}
     rewarded = {name: store.label(store.runs[name].reward_model, store.runs[name]) for name in known}
     same = [name for name in known if scene.reward_name and rewarded[name] == scene.reward_name]
-    if "rew_runs" not in st.session_state and "rew_runs" not in st.query_params:
-        st.session_state["rew_runs"] = same or [name for name in known if name == scene.shared.aligned]
+    key = begin("rew_runs", same or [name for name in known if name == scene.shared.aligned])
     left, right = st.columns([4, 3], vertical_alignment="bottom", gap="medium")
     with left:
-        names = st.multiselect("Training trajectories", list(known), key="rew_runs", bind="query-params")
+        names = st.multiselect("Training trajectories", list(known), key=key, bind="query-params")
     with right:
         form = st.segmented_control(
             "Fitted with",
@@ -153,14 +152,14 @@ def _suggested(base: "LM", aligned: "LM | None" = None, *, prompt: str) -> tuple
 
 def choose_completions(prompt: str, defaults: tuple[str, str]) -> tuple[str, str]:
     """Two completions to set against each other; another prompt brings its own."""
-    if st.session_state.get("_rew_prompt") not in (None, prompt):
-        st.session_state["rew_chosen"], st.session_state["rew_rejected"] = (text.strip() for text in defaults)
-    st.session_state["_rew_prompt"] = prompt
-    for key, text in zip(("rew_chosen", "rew_rejected"), defaults, strict=True):
+    fresh = has_changed("_rew_prompt", prompt)
+    for key, text in zip(COMPLETIONS, defaults, strict=True):
+        if fresh:
+            st.session_state[key] = text.strip()
         preset(key, text.strip())
     columns = st.columns(2, gap="medium")
     found = []
-    for column, title, key in zip(columns, ("Chosen", "Rejected"), ("rew_chosen", "rew_rejected"), strict=True):
+    for column, title, key in zip(columns, ("Chosen", "Rejected"), COMPLETIONS, strict=True):
         with column:
             typed = st.text_input(f"{title} completion", key=key, bind="query-params")
         found.append(f" {typed.strip()}" if typed and typed.strip() else "")
@@ -185,8 +184,8 @@ def _contrast(reward: "LM", *, prompt: str, chosen: str, rejected: str, nodes: i
 def token_part(found: "Contrast", name: str, source: dict) -> None:
     """Chips of prompt and completions, and the effects of their tokens."""
     modes = [name for name, kind in COLOURS.items() if kind != "gradient" or np.isfinite(found.chosen.gradient).all()]
-    keep("rew_colour", modes, modes[0])
-    mode = st.segmented_control("Colour of the tokens", modes, key="rew_colour", bind="query-params", required=True)
+    key = keep("rew_colour", modes, modes[0])
+    mode = st.segmented_control("Colour of the tokens", modes, key=key, bind="query-params", required=True)
     kind: Any = COLOURS[mode or modes[0]]
     size, colours = found.chosen.prompt_length, part_colours()
     effects = {
@@ -204,12 +203,13 @@ def token_part(found: "Contrast", name: str, source: dict) -> None:
             TokenRow(label=label, colour=colours[part], tokens=_chips(found, part, side, first, values, largest))
         )
     parts = list(effects)
-    at = st.session_state.get("_rew_token", NOWHERE)
+    memory = "_rew_token"
+    at = st.session_state.get(memory, NOWHERE)
     if at != NOWHERE and at[1] >= len(effects[parts[at[0]]]):
         at = NOWHERE
 
     def pick(row: int, index: int) -> None:
-        st.session_state["_rew_token"] = (row, index)
+        st.session_state[memory] = (row, index)
 
     token_rows(rows, chosen=at, key="rew-tokens", on_pick=pick)
     chart = token_effects(found, colours, None if at == NOWHERE else (parts[at[0]], at[1]))

@@ -11,11 +11,11 @@ from dashboard.markdown import finding, note
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
 from dashboard.pages.rewards import sampled_answers as views
-from dashboard.pages.rewards.choices import Placed, Scene, badges, choose_reward, load_scene, readers
+from dashboard.pages.rewards.choices import BY, Placed, Scene, badges, choose_reward, load_scene, readers
 from dashboard.pages.rewards.figures import bound, overoptimised
 from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
 from dashboard.sides import words_known
-from dashboard.state import current, keep
+from dashboard.state import begin, current, keep
 from probe.errors import DataError
 from probe.rewards.figures import reward_frontier, reward_gains
 from probe.rewards.frontiers import KINDS
@@ -34,13 +34,12 @@ def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, .
     """Kinds of questions, the reward of the frontier, and the axis."""
     options = [kind for kind in world.question_kinds if kind not in fields.OPEN]
     with columns[1]:
-        if "rew_kinds" not in st.session_state and "rew_kinds" not in st.query_params:
-            st.session_state["rew_kinds"] = [kind for kind in KINDS if kind in options]
-        kinds = st.multiselect("Questions", options, key="rew_kinds", bind="query-params", placeholder="choose kinds")
+        key = begin("rew_kinds", [kind for kind in KINDS if kind in options])
+        kinds = st.multiselect("Questions", options, key=key, bind="query-params", placeholder="choose kinds")
     rewards = ["proxy", "gold"] if scene.reward else ["gold"]
     with columns[2]:
-        keep("rew_by", rewards, "gold" if fields.wants_truth(scene.shared) else rewards[0])
-        by = st.segmented_control("Frontier of", rewards, key="rew_by", bind="query-params", required=True)
+        key = keep(BY, rewards, "gold" if fields.wants_truth(scene.shared) else rewards[0])
+        by = st.segmented_control("Frontier of", rewards, key=key, bind="query-params", required=True)
     with columns[3]:
         first = next(iter(AXES))
         axis = st.segmented_control(
@@ -112,11 +111,11 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
 
 def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -> list[fields.Policy]:
     """The policies of the first answer to new questions: the aligned one, and whose place is known; then all."""
-    asked = str(scene.base.directory), kinds
+    memory, questions = "_rew_asked", (str(scene.base.directory), kinds)
     aligned = [policy.label for policy in every if policy.label == scene.shared.aligned]
-    if not aligned or st.session_state.get("_rew_asked") == asked:
+    if not aligned or st.session_state.get(memory) == questions:
         return every
-    st.session_state["_rew_asked"] = asked
+    st.session_state[memory] = questions
     return [each for each in every if each.label in aligned or fields.has_answers(scene.base, each, kinds)]
 
 

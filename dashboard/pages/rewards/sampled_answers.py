@@ -137,8 +137,8 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
     """Figure and table of rewards before and after, of all questions or those of one kind."""
     kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind]
     if len(kinds) > 1:
-        keep("rew_kind", ["all", *kinds], "all")
-        kind = st.segmented_control("Kind", ["all", *kinds], key="rew_kind", bind="query-params", required=True)
+        key = keep("rew_kind", ["all", *kinds], "all")
+        kind = st.segmented_control("Kind", ["all", *kinds], key=key, bind="query-params", required=True)
         table = table if kind == "all" else table[table["kind"] == kind]
     known = [measure for measure in TITLES if measure in table and table[measure].notna().any()]
     chart = reward_distributions(table, names, colours, known)

@@ -13,15 +13,16 @@ import streamlit as st
 from dashboard import access, data, jobs, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.components.form import Field, options, remember, remembered
+from dashboard.components.form import Field, memory, options, remembered
 from dashboard.jobs import Job
 from dashboard.markdown import finding, guard, note, prose
-from dashboard.pages import page_file
-from dashboard.state import compare_link, current, keep, model_options
+from dashboard.state import compare_link, current, keep, model_options, training_link
 from probe.errors import ConfigError, RunError
 from probe.options import words
 from probe.plotting.curves import metric_curves, styles
 
+JOB, STATUS = "job", "_status"
+"""Keys of the training that is watched, and of its status when the page was drawn: at another one it is drawn anew."""
 REFRESH_S = 2
 LAST_LINES = 3
 # Options of every method that are shown with the method's own.
@@ -78,18 +79,18 @@ def choose_target(method: str) -> tuple[Path, str]:
     left, right = st.columns(2)
     with right:
         labels = [str(root) for root in roots]
-        keep("folder", labels, labels[0])
-        folder = st.selectbox("In the folder", labels, key="folder", format_func=lambda text: Path(text).name)
+        key = keep("folder", labels, labels[0])
+        folder = st.selectbox("In the folder", labels, key=key, format_func=lambda text: Path(text).name)
     root = roots[labels.index(folder)]
     key = f"name-{method}"
     offered = st.session_state.setdefault("_offered", {})
-    value = st.session_state.get(key, st.session_state.get("_form", {}).get(key))
+    value = st.session_state.get(key, memory().get(key))
     if value is None or (value == offered.get(key) and is_taken(root, value)):
         value = offered[key] = next(name for name in names(method) if not is_taken(root, name))
     st.session_state[key] = value
     with left:
         name = st.text_input("Name of the run", key=key)
-        remember(key, name)
+        memory()[key] = name
     return root, name.strip()
 
 
@@ -110,7 +111,7 @@ def choose_base(field: Field, method: str) -> str | None:
         placeholder="a run, or type a model folder" if field["required"] else "none: new weights",
         help=field["help"],
     )
-    remember(key, choice)
+    memory()[key] = choice
     return (
         choice if choice in shared.store.runs and shared.store.runs[choice].name == choice else shared.reference(choice)
     )
@@ -124,10 +125,10 @@ def about(known: dict[str, dict[str, Any]]) -> str:
 def form() -> None:
     """What to train, from what, with which options; and the button."""
     known = methods()
-    keep("method", known, "dpo" if "dpo" in known else next(iter(known)))
+    key = keep("method", known, "dpo" if "dpo" in known else next(iter(known)))
     left, right = st.columns(2)
     with left:
-        method = st.selectbox("Method", list(known), key="method", bind="query-params", help=about(known))
+        method = st.selectbox("Method", list(known), key=key, bind="query-params", help=about(known))
     fields = {field["name"]: field for field in known[method]["fields"]}
     with right:
         base = choose_base(fields["base"], method) if "base" in fields else None
@@ -154,7 +155,7 @@ def form() -> None:
             if fields.get("base", {}).get("required") and not base:
                 raise ConfigError(f"`probe train {method}` needs a base model: choose one above.")
             job = launch(method, jobs.check_name(root, name), list(words(flags)))
-            st.session_state["job"] = job.out.name
+            st.session_state[JOB] = job.out.name
             st.rerun()
 
 
@@ -202,9 +203,7 @@ def controls(job: Job, status: str, steps: int) -> None:
             play = ":material/play_arrow:"
             st.button("Continue", icon=play, on_click=act, args=(resume, job, steps, key), key="resume")
         if label:
-            st.page_link(
-                page_file("training"), label="Curves", icon=":material/show_chart:", query_params={"runs": label}
-            )
+            training_link("Curves", label)
             parent = current().store.label(run.parent, run) if run else None
             compare_link("Compare", aligned=label, **({"base": parent} if parent else {}))
     if typed:
@@ -258,7 +257,7 @@ def progress(found: Sequence[Job], answer: Any) -> None:
     """One training: its sentence, its curve and what it printed last; looks again by itself while it goes on."""
     with guard():
         names = {job.out.name: job for job in reversed(found)}
-        chosen = names[st.session_state["job"]]
+        chosen = names[st.session_state[JOB]]
         job = jobs.find(chosen.out) or chosen  # it may have been continued since
         status, run = job.status, job.run
         frame = data.metrics(run) if run else pd.DataFrame()
@@ -280,7 +279,7 @@ def progress(found: Sequence[Job], answer: Any) -> None:
             figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})
         if job.lines:
             st.code("\n".join(job.lines[-LAST_LINES:]), language=None)
-        if status != st.session_state["_status"]:
+        if status != st.session_state[STATUS]:
             st.rerun()
 
 
@@ -292,10 +291,9 @@ def watch(answer: Any) -> None:
             finding("Choose a method and a base model, and start: the training shows its progress here.")
         return
     names = list(dict.fromkeys(job.out.name for job in found))
-    keep("job", names, names[0])
-    st.selectbox("Training", names, index=None, key="job", bind="query-params")
-    status = next(job for job in found if job.out.name == st.session_state["job"]).status
-    st.session_state["_status"] = status
+    chosen = st.selectbox("Training", names, index=None, key=keep(JOB, names, names[0]), bind="query-params")
+    status = next(job for job in found if job.out.name == chosen).status
+    st.session_state[STATUS] = status
     again = REFRESH_S if status in ("starting", "running") else None
     st.fragment(progress, run_every=again)(found, answer)
 

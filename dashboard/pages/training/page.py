@@ -13,9 +13,11 @@ from dashboard.components.rollouts import rollouts
 from dashboard.components.step_views import Moment, choose_moment, detail_figures, main_figure
 from dashboard.data import Store
 from dashboard.markdown import finding, guard, note
-from dashboard.state import current, keep, keep_choices, tell_again
+from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
 from probe.plotting.curves import metric_curves, sections
 
+LIVE = "_live"
+"""Whether a chosen run was being trained when the page was drawn; once that changes it is drawn anew."""
 # Seconds between two looks at a run that is being trained.
 REFRESH_S = 3
 # Panels of curves beside the captures; a section with more is shown in full further down.
@@ -61,10 +63,10 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
         note("The chosen runs have logged nothing yet.")
         return None
     lead = sentences.leading(frames)
-    keep("section", grouped, next((name for name in grouped if lead in grouped[name]), next(iter(grouped))))
+    key = keep("section", grouped, next((name for name in grouped if lead in grouped[name]), next(iter(grouped))))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
-        name = st.selectbox("Metrics", list(grouped), key="section", bind="query-params")
+        name = st.selectbox("Metrics", list(grouped), key=key, bind="query-params")
     for key in ("smoothing", "x", "logy"):
         tell_again(key)
     with right, st.popover("Axes", icon=":material/tune:", width="stretch"):
@@ -127,9 +129,8 @@ def body() -> None:
             with answer:
                 finding("There is no run to show yet; the Overview says how to make one.")
             return
-        if "runs" not in st.session_state and "runs" not in st.query_params:
-            st.session_state["runs"] = default_runs(store)
-        names = st.multiselect("Runs", list(store.runs), key="runs", bind="query-params", placeholder="choose runs")
+        key = begin(RUNS, default_runs(store))
+        names = st.multiselect("Runs", list(store.runs), key=key, bind="query-params", placeholder="choose runs")
         with answer:
             frames = {name: data.metrics(store.runs[name]) for name in names}
             told = sentences.training(frames, sentences.leading(frames))
@@ -154,10 +155,9 @@ def body() -> None:
                 curves(store, section, step, all_panels=True)
             explain(store, names, moment)
         keep_choices()  # a fragment runs without the entrypoint
-        if live(store, names) != st.session_state["_live"]:
+        if live(store, names) != st.session_state[LIVE]:
             st.rerun()
 
 
-shown = st.session_state.get("runs") or default_runs(current().store)
-st.session_state["_live"] = live(current().store, shown)
-st.fragment(body, run_every=REFRESH_S if st.session_state["_live"] else None)()
+st.session_state[LIVE] = live(current().store, st.session_state.get(RUNS) or default_runs(current().store))
+st.fragment(body, run_every=REFRESH_S if st.session_state[LIVE] else None)()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.rewards.token_effects import Attribution, Contrast
 
-TITLES = {"proxy": "proxy: what was optimised", "gold": "gold: what was wanted"}
+TITLES = {"proxy": "proxy: what was optimised", "gold": "true reward: what was wanted"}
 FEWEST = 4
 """Logged evaluations that a run needs to be fitted, the first one included."""
 BEST = "best of N"
@@ -113,7 +113,8 @@ def bound(scene: Scene, placed: Placed) -> None:
     """The exact best of N against its bound."""
     st.subheader("Best of N", anchor=False)
     table = placed.ground.best[placed.by]
-    chart = best_of_n(table, placed.ground.curves[placed.by], reward=placed.by, label=f"{placed.by} reward")
+    label = "proxy reward" if placed.by == "proxy" else "true reward"
+    chart = best_of_n(table, placed.ground.curves[placed.by], reward=placed.by, label=label)
     figure(
         chart.update_layout(height=340), table, "best-of-n", title="Best of N against its bound", source=scene.source
     )

@@ -39,7 +39,8 @@ def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, .
     rewards = ["proxy", "gold"] if scene.reward else ["gold"]
     with columns[2]:
         key = keep(BY, rewards, "gold" if fields.wants_truth(scene.shared) else rewards[0])
-        by = st.segmented_control("Frontier of", rewards, key=key, bind="query-params", required=True)
+        hint = "proxy: what the reward model gives; gold: the true reward, what the world's verifier gives."
+        by = st.segmented_control("Frontier of", rewards, key=key, bind="query-params", required=True, help=hint)
     with columns[3]:
         first = next(iter(AXES))
         axis = st.segmented_control(

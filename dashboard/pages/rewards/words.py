@@ -20,11 +20,11 @@ EQUATIONS = [
 
 DEFINITION = """
 *Proxy* is the reward model's scalar at the end of the text, in nats of Bradley-Terry log-odds: only differences between
-completions of one prompt mean something. *Gold* is the world's verifier: +1 true, 0 abstains, -1 otherwise.
-All policies stand on the same 64 questions; KL and expected rewards are given that the answer is one of the listed
-ones (hover tells how often it is). *Excess* is the distance to the nearest optimum over all beta. A policy with less
-reward than the base has no such optimum: all its KL is excess. The points of the fits are what runs logged on questions
-of their own kinds. Samples of one prompt resemble each other, so intervals draw prompts.
+completions of one prompt mean something. The *true reward* (gold) is the world's verifier: +1 true, 0 abstains, -1
+otherwise. All policies stand on the same 64 questions; KL and expected rewards are given that the answer is one of the
+listed ones (hover tells how often it is). *Excess* is the distance to the nearest optimum over all beta. A policy with
+less reward than the base has no such optimum: all its KL is excess. The points of the fits are what runs logged on
+questions of their own kinds. Samples of one prompt resemble each other, so intervals draw prompts.
 
 A token of the prompt is judged by the margin between the two completions. What a reward model reads in the middle of a
 text was never trained.
@@ -154,18 +154,17 @@ def _nats(row: Any, name: str) -> str:
 
 
 def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
-    """Where gold peaks, series by series."""
+    """Where the true reward peaks, series by series."""
     parts = []
     for (series, reward), found in fits.items():
         if reward != "gold":
             continue
         end = float(found.predict(found.d.max())) - found.origin
         if found.seen and found.top.value > CLEAR:
-            parts.append(f"{series}: gold peaks at d = {format_interval(*found.peak)}")
+            parts.append(f"{series}: the true reward peaks at d = {format_interval(*found.peak)}")
         else:
-            parts.append(
-                f"{series}: gold {'rises' if end > 0 else 'falls'} by {abs(end):.2f} to d = {found.d.max():.2f}"
-            )
+            way = "rises" if end > 0 else "falls"
+            parts.append(f"{series}: the true reward {way} by {abs(end):.2f} to d = {found.d.max():.2f}")
     return (
         f"{'; '.join(parts)}. Least squares from the base's reward; a star marks a peak within the points. Points of"
         " one training are not independent of each other, so the intervals of a and b are too narrow."

@@ -99,6 +99,11 @@ def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) ->
     return f"{names[index].strip()}: {before:.0f} % at step {steps[0]:,}, {after:.0f} % at step {steps[-1]:,}."
 
 
+def duration(seconds: float) -> str:
+    """What something takes, roughly."""
+    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
+
+
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
     """A headline figure as text of a table."""
     return format_interval(row["value"], row["ci_low"], row["ci_high"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import streamlit as st
 
@@ -37,6 +37,13 @@ class Side:
     lm: "LM"
 
 
+def ask_for_model(answer: "DeltaGenerator", sentence: str) -> None:
+    """What to choose in the sidebar before there is anything to show, and what a model can be."""
+    with answer:
+        finding(sentence)
+        note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+
+
 def chosen_ref(shared: Shared, role: Role) -> str | None:
     """What loads a choice of the sidebar; None where nothing is chosen."""
     return shared.reference(shared.base if role == "base" else shared.aligned)
@@ -50,6 +57,20 @@ def load_side(shared: Shared, role: Role) -> Side | None:
         return None
     colour = METHODS["pretrain"] if role == "base" else aligned_colour(shared.method(shared.aligned))
     return Side(role, shared.names()[role == "aligned"], colour, ref, lm)
+
+
+def load_sides(shared: Shared) -> tuple[Side, ...] | None:
+    """The models of the sidebar, one where both are the same; None while the page waits for consent."""
+    found: list[Side] = []
+    for role in get_args(Role):
+        ref = chosen_ref(shared, role)
+        if not ref or (found and ref == found[0].ref):
+            continue
+        side = load_side(shared, role)
+        if side is None:
+            return None
+        found.append(side)
+    return tuple(found)
 
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:

@@ -15,6 +15,8 @@ from dashboard.phenomena import items
 from dashboard.phenomena import words as export
 from dashboard.phenomena.choices import choose_experiment, choose_models, choose_options
 from dashboard.phenomena.compute import Asked, Found, Subject
+from dashboard.sentences import duration
+from dashboard.sides import ask_for_model
 from dashboard.state import current, keep
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
@@ -65,9 +67,7 @@ def show(known: Mapping[str, Experiment]) -> None:
     if asked is None:
         return
     if not subjects:
-        with answer:
-            finding(f"Choose a model in the sidebar to measure: {experiment.title}.")
-        note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        ask_for_model(answer, f"Choose a model in the sidebar to measure: {experiment.title}.")
         return
     problem = source.refusal(asked)
     if problem:
@@ -178,8 +178,7 @@ def offer(missing: list[Subject], seconds: float | None) -> str:
     what = "Not measured yet with these options"
     if seconds is None:
         return f"{what}; no run here tells how long it takes (built-in experiments: under two minutes a model)."
-    whole = max(1, round(seconds * len(missing)))
-    return f"{what}: about {f'{whole} s' if whole < 90 else f'{round(whole / 60)} min'}."
+    return f"{what}: about {duration(seconds * len(missing))}."
 
 
 def main_figure(result: Result, summaries: dict[str, pd.DataFrame]) -> None:

@@ -11,6 +11,7 @@ from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, note
 from dashboard.pages.attention.choices import QUERY, take_head
 from dashboard.pages.attention.compute import Head, Reading, Side, captured_read
+from dashboard.sentences import duration
 from dashboard.state import has_changed, keep
 from probe.attention import figures as plots
 from probe.attention.figures import change_map
@@ -279,7 +280,7 @@ def may_compute(key: str, seconds: float, what: str) -> bool:
     agreed = st.session_state.setdefault("_att_agreed", set())
     if seconds <= PATIENCE_S or (key, what) in agreed:
         return True
-    cost = f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
+    cost = f"about {duration(seconds)}"
     note(f"{what}: {cost}, then kept.")
     if st.button(escape_markdown(f"Compute ({cost})"), key=f"{key}-compute", icon=":material/play_arrow:"):
         agreed.add((key, what))

@@ -7,14 +7,12 @@ import streamlit as st
 from dashboard.components.badge import trust_badge
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
-from dashboard.pages.attention import figures as circuits
-from dashboard.pages.attention import figures as scores
-from dashboard.pages.attention import figures as views
+from dashboard.pages.attention import figures
 from dashboard.pages.attention.choices import TAB, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
-from dashboard.sides import asked_text, words_known
+from dashboard.sides import ask_for_model, asked_text, words_known
 from dashboard.state import Shared, current, keep
 from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
 from probe.runs.captured import attention_table
@@ -99,11 +97,11 @@ def main_figure(reading: Reading, head: Head) -> None:
 def sections(reading: Reading, head: Head) -> None:
     """The detail below the main figure; only the open tab is computed."""
     offered = {
-        "Three stages": views.stages if not reading.moment else views.through_training,
-        "Head scores": scores.scores,
-        "What moved": scores.ranking,
-        "Circuits": circuits.circuits,
-        "Rollout": views.rollout,
+        "Three stages": figures.stages if not reading.moment else figures.through_training,
+        "Head scores": figures.scores,
+        "What moved": figures.ranking,
+        "Circuits": figures.circuits,
+        "Rollout": figures.rollout,
     }
     if reading.moment:
         offered = {"Through training": offered.pop("Three stages"), **offered}
@@ -125,9 +123,7 @@ def page() -> None:
     with columns[0]:
         view = choose_view(shared)
     if missing_input(shared, view):
-        with answer:
-            finding(f"Choose {missing_input(shared, view)} in the sidebar to see what its heads attend to.")
-        note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        ask_for_model(answer, f"Choose {missing_input(shared, view)} in the sidebar to see what its heads attend to.")
         return
     captures = view == "captures"
     reading = read_captured(shared, columns[2]) if captures else read_models(shared, view, columns, answer)

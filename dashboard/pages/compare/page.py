@@ -13,8 +13,8 @@ from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import finding, note
-from dashboard.pages.compare.scalar_models import POSITION, compare_rewards
-from dashboard.sides import words_known
+from dashboard.pages.compare.scalar_models import POSITION, compare_rewards, take_token
+from dashboard.sides import ask_for_model, words_known
 from dashboard.state import current, has_changed, preset
 from probe.compare.figures import kl_bars, next_tokens
 from probe.logits.figures import lens_pair
@@ -130,7 +130,7 @@ def figures(
     with left:
         chart = kl_bars(text.kl, text.tokens, start=text.prompt_length, chosen=position, colour=colours[1])
         title = f"Where they differ on the text of {names[text.author == 'aligned']}"
-        figure(chart, text.table(), "kl", title=title, height=290, source=source, on_select=_take_position)
+        figure(chart, text.table(), "kl", title=title, height=290, source=source, on_select=take_token)
     with right:
         sides = [
             (list(side.top_tokens[position]), np.exp(side.top_logprobs[position])) for side in (text.base, text.aligned)
@@ -167,9 +167,7 @@ def page() -> None:
     refs = shared.reference(shared.base), shared.reference(shared.aligned)
     if not refs[0] or not refs[1] or not shared.prompt.strip():
         missing = "a base model" if not refs[0] else "an aligned model" if not refs[1] else "a prompt"
-        with answer:
-            finding(f"Choose {missing} in the sidebar to compare two models.")
-            note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        ask_for_model(answer, f"Choose {missing} in the sidebar to compare two models.")
         return
     base, aligned = models.load(refs[0]), models.load(refs[1])
     if base is None or aligned is None:
@@ -218,11 +216,6 @@ def explain(found: "Comparison", refs: tuple[str | None, str | None], asked: dic
         r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
     ]
     details(equations, DEFINITION, "\n".join(code), {"tokens": found.table(), "expected-tokens": found.top_table()})
-
-
-def _take_position(points: list[dict]) -> None:
-    if isinstance(points[0].get("x"), int | float):
-        st.session_state[POSITION] = max(1, int(points[0]["x"]))
 
 
 page()

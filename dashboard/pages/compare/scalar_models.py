@@ -74,7 +74,7 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
         chosen=chosen,
     )
     title = f"The {unit} after each token, and what each token changes"
-    figure(chart, found.table(), "rewards", title=title, height=380, source=source, on_select=_take_token)
+    figure(chart, found.table(), "rewards", title=title, height=380, source=source, on_select=take_token)
     lenses(found, chosen, names, unit, source)
     note("A click on a bar chooses its token. Units are those of each model's head; none of the numbers is a chance.")
     trust_badge((names[0], lms[0]), (names[1], lms[1]), text=found.ids)
@@ -152,7 +152,8 @@ def _truth(lm: "LM", prompt: str) -> str:
     return found[0].strip() if found else ""
 
 
-def _take_token(points: list[dict]) -> None:
+def take_token(points: list[dict]) -> None:
+    """Choose the token of the bar that was clicked."""
     if isinstance(points[0].get("x"), int | float):
         st.session_state[POSITION] = max(1, int(points[0]["x"]))
 

@@ -12,10 +12,10 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.markdown import finding, note
-from dashboard.pages.interventions import compute as doses_of
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions.choices import AGAINST, ANSWER, text_line
 from dashboard.pages.interventions.compute import Dosing, Question
+from dashboard.sentences import duration
 from dashboard.sides import Side
 from dashboard.state import keep
 from probe.errors import DataError
@@ -37,7 +37,7 @@ PATIENCE_S = 2.5
 # Seconds of one run below which a model is quick.
 QUICK_S = 0.01
 # Runs that the controls of one dose take, on a model of a world and on another.
-CONTROLS = 40, len(doses_of.QUESTIONS) + 4
+CONTROLS = 40, len(source.QUESTIONS) + 4
 # Random directions of the first answer, on models that are quick and on those that are not; more are offered.
 RANDOM = (4, 2)
 HEIGHT = 350
@@ -87,10 +87,10 @@ def _short(alpha: float) -> str:
 
 def typed_texts(lm: "LM") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], str, str]:
     """The texts of the direction and those that are steered, as typed; empty where the defaults hold."""
-    world = bool(doses_of.claims(lm, 1))
-    default = "the world's questions with a false claim" if world else "\n".join(doses_of.POSITIVE)
-    without = "the same without the claim" if world else "\n".join(doses_of.NEGATIVE)
-    steered = "other questions with a false claim" if world else "\n".join(doses_of.STEERED)
+    world = bool(source.claims(lm, 1))
+    default = "the world's questions with a false claim" if world else "\n".join(source.POSITIVE)
+    without = "the same without the claim" if world else "\n".join(source.NEGATIVE)
+    steered = "other questions with a false claim" if world else "\n".join(source.STEERED)
     with st.expander("Texts of the direction, and texts that are steered (one a line)", icon=":material/edit_note:"):
         columns = st.columns(3, gap="medium")
         found = []
@@ -161,31 +161,29 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
     """The dose-response, with few random directions until more are asked for; None while it is only offered."""
     from probe.interventions.controls import DRAWS
 
-    texts = doses_of.steered(lm, dosing)[0]
+    texts = source.steered(lm, dosing)[0]
     ids = tuple(encoded(lm, max(texts, key=len)))
     seconds = models.computed(source.pace, lm, say="Timing one run", clean=ids)
     random = RANDOM[0] if seconds < QUICK_S else RANDOM[1]
     controls = CONTROLS[0] if source.worldly(lm) else CONTROLS[1]
     cost = seconds * len(ALPHAS) * (len(texts) * (1 + random) + controls)
-    whole = models.ready(doses_of.dose, lm, dosing=dosing, random=DRAWS)
+    whole = models.ready(source.dose, lm, dosing=dosing, random=DRAWS)
     if whole is not None:
         return whole
-    found = models.ready(doses_of.dose, lm, dosing=dosing, random=random)
+    found = models.ready(source.dose, lm, dosing=dosing, random=random)
     if found is None and cost > PATIENCE_S:
-        title = f"Run {len(ALPHAS)} doses (about {max(1, round(cost))} s)"
+        title = f"Run {len(ALPHAS)} doses (about {duration(cost)})"
         if not st.button(title, key="int_doses", icon=":material/play_arrow:"):
             return None
     if found is None:
-        found = models.computed(
-            doses_of.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random
-        )
+        found = models.computed(source.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random)
     more = cost + seconds * len(ALPHAS) * len(texts) * (DRAWS - random)
     offer = st.empty()
-    title = f"Draw {DRAWS} random directions (about {max(1, round(more))} s)"
+    title = f"Draw {DRAWS} random directions (about {duration(more)})"
     hint = f"The range of {random} directions is narrower than that of many: draw {DRAWS} before you rely on it."
     if not offer.button(title, key="int_directions", icon=":material/play_arrow:", help=hint):
         return found
-    whole = models.computed(doses_of.dose, lm, say="Steering", steps=True, dosing=dosing, random=DRAWS)
+    whole = models.computed(source.dose, lm, say="Steering", steps=True, dosing=dosing, random=DRAWS)
     offer.empty()
     return whole
 
@@ -210,7 +208,7 @@ def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, c
 
     draws = 15 if models.computed(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
     before, after, null = models.computed(
-        doses_of.steered_answers,
+        source.steered_answers,
         lm,
         say="Steering the prompt",
         question=question,
@@ -231,7 +229,7 @@ def label_of(lm: "LM", dosing: Dosing, world: bool) -> str:
         return lm.readout
     if world:
         return "logit(claim) \u2212 logit(truth)"
-    first, second = dosing.answer or doses_of.ANSWERS[0], dosing.against or doses_of.ANSWERS[1]
+    first, second = dosing.answer or source.ANSWERS[0], dosing.against or source.ANSWERS[1]
     return f"logit({first.strip()}) \u2212 logit({second.strip()})"
 
 
@@ -269,11 +267,11 @@ def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
     """The folded section."""
     positive, negative = (f"{list(dosing.positive)!r}", f"{list(dosing.negative)!r}")
     if not (dosing.positive and dosing.negative):
-        positive, negative = f"{list(doses_of.POSITIVE)!r}", f"{list(doses_of.NEGATIVE)!r}"
-    texts, answers, questions, neutral = doses_of.steered(side.lm, dosing)
+        positive, negative = f"{list(source.POSITIVE)!r}", f"{list(source.NEGATIVE)!r}"
+    texts, answers, questions, neutral = source.steered(side.lm, dosing)
     world = source.worldly(side.lm)
     if world and not (dosing.positive and dosing.negative):
-        positive = f"[item.prompt for item in world.questions('opinion_false', {doses_of.WORLD_TEXTS}, 1)]"
+        positive = f"[item.prompt for item in world.questions('opinion_false', {source.WORLD_TEXTS}, 1)]"
         negative = "[plain_prompt(text) for text in positive]"
     lines = [
         "from probe.interventions.steering import contrast, dose_response",

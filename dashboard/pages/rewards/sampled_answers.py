@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.components.figure import figure
 from dashboard.markdown import note
 from dashboard.models import compute_part, computed, ready
+from dashboard.sentences import duration
 from dashboard.state import keep
 from probe.plotting.intervals import format_interval, percent
 from probe.rewards.figures import reward_distributions, shift_curves
@@ -38,7 +39,7 @@ def may_compute(what: str, seconds: float, key: str) -> bool:
     """Whether something may be computed: it is cheap, or the reader pressed the button that says what it costs."""
     if seconds <= PATIENCE_S:
         return True
-    return st.button(f"{what} (about {seconds:.0f} s)", key=key, icon=":material/play_arrow:")
+    return st.button(f"{what} (about {duration(seconds)})", key=key, icon=":material/play_arrow:")
 
 
 def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any) -> pd.DataFrame | None:

@@ -1,202 +1,20 @@
-"""What the page Autoregression is about: its models, its texts, its options, and its computations."""
+"""What the Autoregression page computes, each once for a model, its texts and its options."""
 
 import json
-from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import streamlit as st
-
-from dashboard.components.number import number_input
-from dashboard.markdown import guarded
-from dashboard.models import computed, load
-from dashboard.state import Shared, keep, preset
-from probe.autoregression.figures import Model
-from probe.plotting.theme import METHODS, aligned_colour
+from dashboard.models import computed
 
 if TYPE_CHECKING:
+    from dashboard.pages.autoregression.choices import Asked, Side
     from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
     from probe.autoregression.lags import EffectiveOrder, LagProfile
     from probe.autoregression.snowballs import Snowball
     from probe.model.lm import LM
     from probe.world import World
 
-TEXTS = "lag_on"
-"""The key of the kind of texts that are read."""
-LARGE = 20_000_000
-"""Parameters from which on fewer positions are read at first, and the details wait for a word."""
-PROMPT = "the prompt"
-ALL = "all documents"
-HEADING = {"markov": 3}
-"""Words at the start of a kind of document that say what it is, such as "chain 1 :"."""
-EPSILONS = ("0.001", "0.01", "0.03", "0.1", "0.3")
-MEASURES = ("resampling", "Jacobian")
-SEED = 1
-"""Of the documents: not those that the runs were trained on first."""
 
-
-@dataclass(frozen=True)
-class Side:
-    """One of the models."""
-
-    name: str
-    lm: "LM"
-    ref: str
-    look: Model
-
-    @property
-    def loading(self) -> str:
-        """Python that loads it."""
-        return f"probe.model.rewards.analysable({self.ref!r})"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is computed."""
-
-    sides: list[Side]
-    texts: tuple[str, ...]
-    source: str
-    """Python that makes the texts from `lm`."""
-    measure: str
-    lags: int
-    draws: int
-    epsilon: float
-    keep: int
-    prompt: str
-    world: "World | None"
-
-    @property
-    def large(self) -> bool:
-        """Whether a model is so large that its numbers take seconds."""
-        return any(side.lm.n_parameters > LARGE for side in self.sides)
-
-    @property
-    def scalar(self) -> bool:
-        """Whether a model reads out one number, which has a Jacobian and no KL."""
-        return any(side.lm.readout != "tokens" for side in self.sides)
-
-    @property
-    def writers(self) -> list[Side]:
-        """The models that have a distribution over tokens."""
-        return [side for side in self.sides if side.lm.readout == "tokens"]
-
-    def world_of(self, side: Side) -> "World | None":
-        """The world whose answers a model can give: one with other tokens than the world's knows no truth."""
-        owner = self.sides[0].lm.tokenizer
-        return self.world if side.lm.tokenizer.get_vocab() == owner.get_vocab() else None
-
-    def profile_options(self) -> dict[str, Any]:
-        """Arguments of the lag profile."""
-        few = len(self.texts) > 1 or self.large
-        shared = {"lags": self.lags, "keep": self.keep}
-        if self.measure == "Jacobian" or self.scalar:
-            positions = (1 if self.large else 2) if few else None
-            of = "logits" if self.scalar else "probabilities"
-            return shared | {"of": of, "projections": self.draws, "positions": positions}
-        pool = "unigram" if len(self.texts) > 1 else "vocabulary"  # one text has too few tokens to draw from
-        return shared | {"resamples": self.draws, "pool": pool, "positions": (3 if self.large else 4) if few else None}
-
-    def order_options(self) -> dict[str, Any]:
-        """Arguments of the effective order."""
-        few = len(self.texts) > 1 or self.large
-        positions = (2 if self.large else 3) if few else None
-        return {"longest": self.lags, "keep": self.keep, "positions": positions}
-
-
-def sides_of(shared: Shared) -> list[Side] | None:
-    """The models of the sidebar, one or two; None while the page waits."""
-    names, looks = shared.names(), (METHODS["pretrain"], aligned_colour(shared.method(shared.aligned)))
-    if shared.base == shared.aligned and shared.label(shared.base) is None:
-        names = (Path(names[0]).name, names[1])
-    found: list[Side] = []
-    for name, choice, colour in zip(names, (shared.base, shared.aligned), looks, strict=True):
-        ref = shared.reference(choice)
-        if ref is None or (found and ref == found[0].ref):
-            continue
-        lm = load(ref)
-        if lm is None:
-            return None
-        dash = "dash" if any(side.look.colour == colour for side in found) else "solid"
-        found.append(Side(name, lm, ref, Model(name, colour, dash)))
-    return found
-
-
-def choose(shared: Shared, sides: list[Side]) -> Asked | None:
-    """The widgets that decide what is computed; None where there is no text."""
-    from probe.model.text import encode
-    from probe.world import of
-
-    world, owner = next(((of(side.lm), index) for index, side in enumerate(sides) if of(side.lm)), (None, 0))
-    options = [*_kinds(world), *([PROMPT] if shared.prompt.strip() else [])]
-    if not options:
-        return None
-    begins = min(int(encode(side.lm.tokenizer, "")[:1] == [side.lm.tokenizer.bos_token_id]) for side in sides)
-    large = any(side.lm.n_parameters > LARGE for side in sides)
-    measures = MEASURES if all(side.lm.readout == "tokens" for side in sides) else MEASURES[1:]
-    columns = st.columns([11, 10, 7, 6, 6, 6, 7], gap="small", vertical_alignment="bottom")
-    with columns[0]:
-        key = keep(TEXTS, options, options[0])
-        on = st.selectbox(
-            "Texts", options, key=key, bind="query-params", on_change=guarded(partial(_take_heading, begins))
-        )
-    with columns[1]:
-        key = keep("lag_measure", measures, measures[0])
-        measure = st.selectbox("Influence by", measures, key=key, bind="query-params")
-    counts = {
-        "texts": ("Documents", 16, 1, 256, "How many; the prompt is one text."),
-        "draws": ("Draws", 1 if large else 4, 1, 64, "Tokens put in place of each, or directions of the Jacobian."),
-        "longest": ("Lags", 12 if large else 16, 2, 128, "How far back."),
-        "keep": ("Kept", begins + HEADING.get(str(on), 0), 0, 32, "Tokens at the start that nothing changes or cuts."),
-    }
-    number = {}
-    for column, (name, (label, default, low, high, hint)) in zip(columns[2:6], counts.items(), strict=True):
-        off = name == "texts" and on == PROMPT
-        with column:
-            key = preset(f"lag_{name}", default)
-            number[name] = int(number_input(label, low, high, key=key, help=hint, disabled=off))
-    with columns[6]:
-        key = keep("lag_epsilon", EPSILONS, EPSILONS[1])
-        epsilon = st.selectbox("Tolerance", EPSILONS, key=key, bind="query-params", help="\u03b5, nats.")
-    texts, source = _texts(world, str(on), number["texts"], shared.prompt)
-    return Asked(
-        sides=sides[owner:] + sides[:owner],
-        texts=texts,
-        source=source,
-        measure=str(measure),
-        lags=number["longest"],
-        draws=number["draws"],
-        epsilon=float(epsilon),
-        keep=number["keep"],
-        prompt=shared.prompt,
-        world=world,
-    )
-
-
-def _kinds(world: "World | None") -> list[str]:
-    """What documents a world offers: all, and each kind that it writes."""
-    if world is None:
-        return []
-    kinds = [kind for kind, share in world.config.mixture.items() if share > 0]
-    return [ALL, *kinds] if len(kinds) > 1 else kinds
-
-
-def _take_heading(begins: int) -> None:
-    st.session_state["lag_keep"] = begins + HEADING.get(st.session_state[TEXTS], 0)
-
-
-def _texts(world: "World | None", on: str, count: int, prompt: str) -> tuple[tuple[str, ...], str]:
-    if world is None or on == PROMPT:
-        return (prompt,), f"[{prompt!r}]"
-    stream = (d.text for d in world.documents(SEED) if on in (ALL, d.kind))
-    chosen = "" if on == ALL else f" if d.kind == {on!r}"
-    source = f"list(islice((d.text for d in of(lm).documents({SEED}){chosen}), {count}))"
-    return tuple(islice(stream, count)), source
-
-
-def profile(side: Side, asked: Asked) -> "LagProfile":
+def profile(side: "Side", asked: "Asked") -> "LagProfile":
     """The lag profile of one model."""
     jacobian = asked.measure == "Jacobian" or asked.scalar
     say = f"Lag profile of {side.name}"
@@ -210,25 +28,25 @@ def profile(side: Side, asked: Asked) -> "LagProfile":
     )
 
 
-def order(side: Side, asked: Asked) -> "EffectiveOrder":
+def order(side: "Side", asked: "Asked") -> "EffectiveOrder":
     """The effective order of one model."""
     say = f"Cutting the context of {side.name}"
     found = computed(_order, side.lm, say=say, steps=True, texts=asked.texts, **asked.order_options())
     return found.at(asked.epsilon)
 
 
-def snowball_of(side: Side, prompts: tuple[str, ...], world: "World | None", steps: int) -> "Snowball":
+def snowball_of(side: "Side", prompts: tuple[str, ...], world: "World | None", steps: int) -> "Snowball":
     """The snowball of one model, with the truth of a world."""
     say, known = f"One wrong token in {side.name}", json.dumps(world.to_dict()) if world else ""
     return computed(_snowball, side.lm, say=say, steps=True, prompts=prompts, known=known, length=steps)
 
 
-def paths(side: Side, text: str) -> "JacobianNorms":
+def paths(side: "Side", text: str) -> "JacobianNorms":
     """Both paths of E23 in every head of one model."""
     return computed(_paths, side.lm, say=f"Jacobians of the heads of {side.name}", steps=True, text=text)
 
 
-def neutral(side: Side, text: str) -> "NeutralJacobian":
+def neutral(side: "Side", text: str) -> "NeutralJacobian":
     """Singular values of one model's Jacobians to the end."""
     return computed(_neutral, side.lm, say=f"Jacobians of the blocks of {side.name}", steps=True, text=text)
 

@@ -2,22 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, note
-from dashboard.pages.autoregression.compute import PROMPT, Asked, Side, neutral, paths, snowball_of
+from dashboard.pages.autoregression.choices import PROMPT, Asked, Side
+from dashboard.pages.autoregression.compute import neutral, paths, snowball_of
+from dashboard.pages.autoregression.words import NEUTRAL, PATHS, SNOWBALL, gains, most_bilinear, snowball_sentence
 from dashboard.state import keep
 from probe.autoregression.figures import path_shares, singular_values, snowball_curves
 from probe.errors import ModelError
-from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
-    from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
-    from probe.autoregression.snowballs import Snowball
+    pass
 
 PROMPTS, STEPS = 24, 12
 SEED = 5
@@ -25,24 +24,6 @@ SEED = 5
 PREFERRED = "sum_steps"
 """The question whose answer goes on long enough for a snowball."""
 WAIT = "takes several seconds on a model of this size."
-
-SNOWBALL = """
-Each prompt is continued twice; one token of the answer is exchanged. With a world the clean branch has the truth there
-and the other the wrong value that the model holds likeliest (of a sum with steps the first result); else it is the
-model's choice against its second choice. *Same text after it*: both branches read what the model wrote after the clean
-token. *Each goes on alone*: greedily, each after its own token. KL is that of the next-token distributions, clean from
-wrong; nothing counts after an end token. Means over prompts with bootstrap intervals, shares with Wilson's.
-"""
-PATHS = """
-A change of an earlier input *s* moves a head's output at *t* in two ways: through what is read there (linear path,
-$\\alpha L$) and through where the head looks (bilinear-softmax path). The figure shows the second one's share of the
-Frobenius norms, summed over all pairs *s* < *t* of the prompt; norms are held fixed, biases of the output left out.
-"""
-NEUTRAL = """
-Singular values of the Jacobian of the last residual stream by that after layer *l*, at the last token of the prompt,
-norms differentiated too. 1 is neutral: what the layer leaves is carried to the end neither grown nor shrunk. Values
-that double precision does not resolve are left out.
-"""
 
 
 def snowball(asked: Asked) -> None:
@@ -83,30 +64,6 @@ def snowball(asked: Asked) -> None:
     details([equation], SNOWBALL, "\n".join(code), tables)
 
 
-def snowball_sentence(sides: list[Side], found: "list[Snowball]") -> str:
-    """What the snowball shows, in a sentence."""
-    parts = []
-    for side, each in zip(sides, found, strict=True):
-        errors = each.later_errors()
-        rows = each.summary()
-        free = rows[(rows["quantity"] == "free_kl") & (rows["n"] > 0)]
-        if errors["wrong"].value == errors["wrong"].value:  # not NaN
-            wrong, clean = errors["wrong"], errors["clean"]
-            parts.append(
-                f"{side.name} gets {percent(*wrong)} of the "
-                f"later tokens wrong after one wrong token, and {100 * clean.value:.0f} % after the true one"
-            )
-        elif len(free):
-            top = free.iloc[int(free["value"].to_numpy().argmax())]
-            parts.append(
-                f"where each branch of {side.name} goes on alone, they are furthest apart {int(top['step'])} tokens "
-                f"after the wrong one ({top['value']:.2g} nats)"
-            )
-        else:
-            parts.append(f"{side.name} writes nothing after the exchanged token")
-    return "; ".join(parts) + "."
-
-
 def heads(asked: Asked) -> None:
     """Both paths of E23 in every head."""
     if not _ready_for_prompt(asked, "lag_do_paths", f"The Jacobian of every head {WAIT}"):
@@ -139,22 +96,6 @@ def heads(asked: Asked) -> None:
     details([equation], PATHS, "\n".join(code), {"heads": table})
 
 
-def most_bilinear(sides: list[Side], found: "list[JacobianNorms]") -> str:
-    """The head that depends most on where it looks, and the largest change between two models of one size."""
-    if not all(np.isfinite(each.share).any() for each in found):
-        return "This text is one token, which depends on no earlier one."
-    best = [each.table().set_index("name")["share"] for each in found]
-    parts = [
-        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {shares.max():.2f})"
-        for side, shares in zip(sides, best, strict=True)
-    ]
-    if len(found) == 2 and found[0].share.shape == found[1].share.shape:
-        moved = found[1].table().assign(change=(found[1].share - found[0].share).ravel())
-        row = moved.iloc[int(np.nanargmax(moved["change"].abs()))]
-        parts.append(f"the largest change between them is {row['change']:+.2f} in {row['name']}")
-    return "; ".join(parts) + "."
-
-
 def layers(asked: Asked) -> None:
     """The neutral-Jacobian test."""
     if not _ready_for_prompt(asked, "lag_do_neutral", f"The Jacobian of every block {WAIT}"):
@@ -179,18 +120,6 @@ def layers(asked: Asked) -> None:
     ]
     equation = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
     details([equation], NEUTRAL, "\n".join(code), {"layers": table})
-
-
-def gains(sides: list[Side], found: "list[NeutralJacobian]") -> str:
-    """The smallest and the largest gain from a layer to the end, of every model."""
-    words = []
-    for side, each in zip(sides, found, strict=True):
-        gain = each.table().set_index("name")["geometric_mean"]
-        low, high = (
-            f"{value:.2g} from the {name}" for value, name in ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))
-        )
-        words.append(f"the gain of {side.name} to the end lies between {low} and {high}")
-    return "; ".join(words) + " (geometric mean of the singular values; 1 is neutral)."
 
 
 def _prompts(asked: Asked) -> tuple[tuple[str, ...], str]:

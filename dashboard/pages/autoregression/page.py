@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import streamlit as st
 
 from dashboard.components.badge import trust_badge
@@ -10,8 +9,10 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
 from dashboard.pages.autoregression import figures as sections
-from dashboard.pages.autoregression.compute import Asked, Side, choose, order, profile, sides_of
-from dashboard.sides import words_known
+from dashboard.pages.autoregression.choices import Asked, choose, sides_of
+from dashboard.pages.autoregression.compute import order, profile
+from dashboard.pages.autoregression.words import DEFINITION, EQUATIONS, sentence
+from dashboard.sides import ask_for_model, words_known
 from dashboard.state import current
 from probe.autoregression.figures import context_curves, lag_curves
 
@@ -19,31 +20,6 @@ if TYPE_CHECKING:
     from probe.autoregression.lags import EffectiveOrder, LagProfile
 
 HEIGHT = 300
-
-EQUATIONS = [
-    r"\text{E1}\quad x_{t+1} \sim \pi_t = \mathrm{softmax}\big(W_{out} f_\theta(x_{t-\Delta+1:t}) + b_{out}\big)",
-    r"\text{E24}\quad I_k = \mathbb{E}\,\mathrm{KL}\big(\pi_t(x) \,\|\, \pi_t(x \text{ with } x_{t-k} \sim "
-    r"\mathrm{pool})\big),\qquad J_k = \sqrt{\mathbb{E}\,\|\partial \pi_t / \partial e_{t-k}\|_F^2}",
-    r"\text{E24}\quad m^* = \min\{m : \mathbb{E}\,\mathrm{KL}(\pi(\cdot \mid \text{full}) \,\|\, "
-    r"\pi(\cdot \mid \text{last } m)) \le \varepsilon\}",
-]
-DEFINITION = """
-A language model is an autoregression: the next token is drawn from a distribution $\\pi_t$ that is a nonlinear function
-of the tokens before. **Lag** 0 is the last token read, so a chain of order *m* has influence at the lags 0 to *m* - 1.
-
-**By resampling**: a token is replaced by draws from the texts' own tokens (for one text: from the vocabulary); the
-influence is the mean KL of what the model then expects. **By the Jacobian**: the Frobenius norm of the derivative of
-the probabilities (of a scalar model: of its number) by the token's embedding, root of the mean square over positions,
-whole or by random directions. It is a slope at the text as it is, and its unit belongs to the model: compare its shape
-between models, not its height.
-
-**Effective order**: the context is cut to its last *m* tokens, which then stand at the first positions; only positions
-where something is cut count, so fewer texts reach a larger *m*. **Kept** tokens at the start are neither changed nor
-cut: the beginning token, or a heading without which a text would be of another kind.
-
-Means are over texts (within each text over positions), intervals are 95 % bootstrap over texts; for one text over its
-positions.
-"""
 
 
 def page() -> None:
@@ -55,9 +31,7 @@ def page() -> None:
         return
     asked = choose(shared, sides) if sides else None
     if asked is None:
-        with answer:
-            finding("Choose a model and a prompt in the sidebar to see how far back it looks.")
-            note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        ask_for_model(answer, "Choose a model and a prompt in the sidebar to see how far back it looks.")
         return
     work, figures = st.container(), st.container()  # what comes and goes while computing stays in a place of its own
     with work:
@@ -78,35 +52,6 @@ def page() -> None:
         if tab.open:
             with tab:
                 draw(asked)
-
-
-def sentence(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
-    """How far back every model looks that is drawn: its effective order, or the lag that moves its number most."""
-    parts = [order_words(side, found) for side, found in zip(asked.writers, orders, strict=True)]
-    parts += [
-        lag_words(side, found) for side, found in zip(asked.sides, profiles, strict=True) if side.lm.readout != "tokens"
-    ]
-    return "; ".join(parts) + "."
-
-
-def lag_words(side: Side, found: "LagProfile") -> str:
-    """The lag that moves a number most, the last token apart."""
-    earlier = np.nan_to_num(found.influence[1:], nan=-1.0)
-    if not (earlier >= 0).any():
-        return f"the {side.lm.readout} of {side.name} is read from one token"
-    most = 1 + int(earlier.argmax())
-    return f"apart from lag 0, the last token, lag {most} moves the {side.lm.readout} of {side.name} most"
-
-
-def order_words(side: Side, found: "EffectiveOrder") -> str:
-    """The effective order of one model in words."""
-    known = np.flatnonzero(~np.isnan(found.kl))
-    m = found.order or int(known[-1]) + 1
-    kl = f"{found.kl[m - 1]:.2g}"
-    if not np.isnan(found.low[m - 1]):
-        kl += f" [{found.low[m - 1]:.2g}, {found.high[m - 1]:.2g}]"
-    reach = f"{side.name} looks back {'' if found.order else 'more than '}{m} token{'s' * (m > 1)}"
-    return f"{reach} (with only these, KL to the full context is {kl} nats)"
 
 
 def main_figures(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:

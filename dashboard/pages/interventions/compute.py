@@ -13,7 +13,7 @@ from probe.interventions.figures import head_labels
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
-    from probe.interventions.controls import Outcome
+    from probe.interventions.controls import Null, Outcome
     from probe.interventions.patching import Ablation, Means, Pair, Patching
     from probe.interventions.sites import Activations, Counterpart, Kind, Site
     from probe.interventions.steering import Dose
@@ -145,6 +145,19 @@ def best(seen: Shown) -> tuple[int, int]:
         rows = [len(values) // 2]
     row = max(rows, key=lambda at: float(values[at].max()))
     return seen.grid.layers[row], int(values[row].argmax())
+
+
+def nulls_of(found: "Outcome", seen: Shown) -> "list[Null]":
+    """The nulls of a site; where every head was run, all the others are its null, and not only those drawn."""
+    from probe.interventions.controls import Null
+
+    site, (others, turned) = found.sites[0], found.nulls
+    if not seen.grid.exact or site.kind != "head":
+        return [others, turned]
+    effects = np.delete(seen.grid.effects.ravel(), site.layer * len(seen.columns) + (site.head or 0))
+    names = [f"L{layer}{column}" for layer in seen.grid.layers for column in seen.columns]
+    names.remove(site.name)
+    return [Null(others.name, effects, np.zeros((len(effects), 0)), names), turned]
 
 
 def worldly(lm: "LM") -> bool:

@@ -1,4 +1,4 @@
-"""Figures and sentences of the Interventions page about one grid of sites and the site that was chosen on it."""
+"""Figures of the Interventions page about one grid of sites and the site that was chosen on it."""
 
 from typing import TYPE_CHECKING
 
@@ -7,9 +7,8 @@ import streamlit as st
 
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
-from dashboard.markdown import note
 from dashboard.pages.interventions.choices import AT, HEAD, KIND, LAYER, TOKEN
-from dashboard.pages.interventions.compute import Shown
+from dashboard.pages.interventions.compute import Shown, nulls_of
 from probe.interventions.figures import (
     effect_and_nulls,
     effect_grid,
@@ -19,8 +18,7 @@ from probe.interventions.figures import (
 )
 
 if TYPE_CHECKING:
-    from probe.interventions.controls import Null, Outcome
-    from probe.interventions.sites import Site
+    from probe.interventions.controls import Outcome
 
 HEIGHT = 385
 
@@ -69,19 +67,6 @@ def outcome_figures(found: "Outcome", seen: Shown, site_name: str, colour: str, 
     title = "The effect beside its null controls" if found.answers else f"{site_name}: effect beside its nulls"
     height = HEIGHT // 2 - 50 if found.answers else HEIGHT
     figure(chart, table, "int-nulls", title=title, height=height, source=source)
-
-
-def nulls_of(found: "Outcome", seen: Shown) -> "list[Null]":
-    """The nulls of a site; where every head was run, all the others are its null, and not only those drawn."""
-    from probe.interventions.controls import Null
-
-    site, (others, turned) = found.sites[0], found.nulls
-    if not seen.grid.exact or site.kind != "head":
-        return [others, turned]
-    effects = np.delete(seen.grid.effects.ravel(), site.layer * len(seen.columns) + (site.head or 0))
-    names = [f"L{layer}{column}" for layer in seen.grid.layers for column in seen.columns]
-    names.remove(site.name)
-    return [Null(others.name, effects, np.zeros((len(effects), 0)), names), turned]
 
 
 def estimate_figures(exact: Shown, estimate: Shown, colour: str, chosen: tuple[int, int], source: dict) -> str:
@@ -143,71 +128,3 @@ def prompts(clean: list[str], corrupted: list[str], differing: list[int], chosen
         st.session_state[AT if st.session_state.get(KIND) == "heads" else TOKEN] = index
 
     token_rows(rows, chosen=(0, chosen if chosen is not None else -1), key="int_texts", on_pick=pick)
-
-
-def sentence(found: "Outcome", seen: Shown, site: "Site", model: str) -> str:
-    """The page's answer: what the chosen intervention does, and what its nulls do."""
-    from probe.interventions.controls import place
-
-    where = ("the " if site.kind == "resid" else "") + place(site, found.tokens)
-    others, turned = nulls_of(found, seen)
-    share = seen.share
-    target = seen.question.words
-
-    def written(effect: float) -> str:
-        text = f"{100 * effect / seen.unit:.0f} %" if share else f"{effect:+.2f}{seen.question.nats}"
-        return "0 %" if text == "-0 %" else text.replace("-", "\u2212")
-
-    nulls = []
-    if len(others.effects):
-        count, mean = len(others.effects), written(float(others.effects.mean()))
-        name = others.name if count > 1 else others.name.removesuffix("s")
-        nulls.append(f"{count} {name} {mean} on average")
-    if len(turned.effects):
-        nulls.append(f"random directions as long {written(float(turned.effects.mean()))}")
-    told = f"; {', '.join(nulls)}" if nulls else ""
-    if not seen.grid.exact:
-        told += f" (exact; the grid estimates {written(estimated(seen, site))})"
-    if seen.way.do == "patch":
-        verb = "restores" if seen.way.how == "denoise" else "removes"
-        if share:
-            return f"{model}: patching {where} {verb} {written(found.effect)} of {target}{told}."
-        return f"{model}: patching {where} moves {target} by {written(found.effect)}{told}."
-    odds = ""
-    if found.answers:
-        before, after = (100 * float(np.exp(values[0])) for values in (found.before, found.after))
-        odds = f" (p({found.answers[0].strip('·')}) {before:.0f} % \u2192 {after:.0f} %)"
-    way = "rises" if found.effect > 0 else "falls"
-    return f"{model}: without {where}, {target} {way} by {abs(found.effect):.2f}{seen.question.nats}{odds}{told}."
-
-
-def estimated(seen: Shown, site: "Site") -> float:
-    """The effect that a grid of estimates has at a site, in nats."""
-    column = site.head if site.head is not None else site.position or 0
-    return float(seen.grid.effects[list(seen.grid.layers).index(site.layer), column])
-
-
-def larger(null: "Null", found: "Outcome") -> str:
-    """How many of a null's effects are smaller than the one that was found."""
-    return f"larger than {100 * null.share_below(found.effect):.0f} % of them"
-
-
-def surprise(found: "Outcome", seen: Shown) -> None:
-    """How far the effect stands out from its nulls, as a note; a p-value only where it can be small."""
-    from probe.interventions.controls import DRAWS
-
-    parts = []
-    for null in nulls_of(found, seen):
-        if len(null.effects) < 2:
-            continue
-        if len(null.effects) < DRAWS:
-            parts.append(f"against {len(null.effects)} {null.name}, too few for a p-value: {larger(null, found)}")
-            continue
-        z = null.z(found.effect)
-        far = "" if np.isnan(z) else f"z = {z:.1f}, ".replace("-", "\u2212")
-        parts.append(
-            f"against {len(null.effects)} {null.name}: {far}{larger(null, found)} "
-            f"(p = {null.p_value(found.effect):.3f})"
-        )
-    if parts:
-        note("The effect " + "; ".join(parts) + ".")

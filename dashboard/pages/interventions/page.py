@@ -20,7 +20,9 @@ from dashboard.pages.interventions.choices import (
 )
 from dashboard.pages.interventions.compute import Question, Way
 from dashboard.pages.interventions.steer import steer
-from dashboard.sides import Side, chosen_ref, load_side, words_known
+from dashboard.pages.interventions.words import DEFINITION, EQUATIONS, code, explained, sentence, surprise
+from dashboard.sentences import duration
+from dashboard.sides import Side, ask_for_model, chosen_ref, load_side, words_known
 from dashboard.state import Shared, current, keep
 from probe.errors import DataError
 
@@ -36,23 +38,6 @@ DOES = ("patch", "ablate", "steer")
 PATIENCE_S = 0.5
 # Seconds that the null controls of the chosen site may take without being asked for.
 NULLS_S = 2.0
-
-DEFINITION = """
-A *site* is the residual stream after a block, a head's output before $W_O$, or the output of attention or MLP, at one
-token or at every one. **Patching** runs one text and puts in the activation that the other text has at the site:
-*denoise* puts the clean activation into the corrupted run (is it enough?), *noise* the corrupted one into the clean run
-(is it needed?). On the share scale 0 is the run as it was and 1 the other run. **Ablation** puts zero, the mean over
-reference texts, or the activation of another text (8 draws) there. **Null controls** are drawn with every effect: other
-sites of the same kind get what *they* have in the same source; random directions move the site as far as it was moved,
-token by token. z is in standard deviations of the null; p = (1 + draws at least as large) / (1 + draws).
-The estimate is the gradient of the target in the run that is changed, times the change: exact to first order only.
-"""
-EQUATIONS = [
-    r"\text{effect}(s) = m\big(x \mid a_s \leftarrow a'_s\big) - m(x), \quad m = \mathrm{logit}(\text{answer}) - "
-    r"\mathrm{logit}(\text{against})",
-    r"\text{share}(s) = \frac{m(x_{corr} \mid a_s \leftarrow a_s^{clean}) - m(x_{corr})}{m(x_{clean}) - m(x_{corr})}",
-    r"\widehat{\text{effect}}(s) = \big\langle \nabla_{a_s} m(x),\; a'_s - a_s \big\rangle",
-]
 
 
 def grids(
@@ -70,7 +55,7 @@ def grids(
             with slot:
                 offer = st.empty()
                 wanted = offer.button(
-                    f"Run all {runs:,} sites (about {_duration(seconds)})",
+                    f"Run all {runs:,} sites (about {duration(seconds)})",
                     key="int_run",
                     icon=":material/play_arrow:",
                     help="Until then the grid is an estimate from one backward pass.",
@@ -100,7 +85,7 @@ def outcome(
         offer = st.empty()
         if not wanted:
             wanted = offer.button(
-                f"Draw {DRAWS} null controls of each kind (about {_duration(seconds)})",
+                f"Draw {DRAWS} null controls of each kind (about {duration(seconds)})",
                 key="int_nulls",
                 icon=":material/play_arrow:",
                 help="Until then nothing says whether as large a change elsewhere does the same.",
@@ -111,10 +96,6 @@ def outcome(
             offer.empty()
             return DRAWS, found
     return 0, models.computed(source.outcome, lm, say="Changing the site", draws=0, **asked)
-
-
-def _duration(seconds: float) -> str:
-    return f"{max(1, round(seconds))} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]", answer: "DeltaGenerator") -> None:
@@ -146,7 +127,7 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
     site = choose_site(seen, top[1:3], (do, way.kind, way.at, side.ref, question.clean, question.corrupted))
     draws, found = outcome(lm, question, way, site, reference, last)
     with answer:
-        finding(views.sentence(found, seen, site, side.name))
+        finding(sentence(found, seen, site, side.name))
     from probe.model.text import pieces
 
     clean = pieces(lm.tokenizer, question.clean)
@@ -166,7 +147,8 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
         views.grid_figure(seen, chosen, about, differing)
     with right:
         views.outcome_figures(found, seen, site.name, side.colour, about)
-    views.surprise(found, seen)
+    if told := surprise(found, seen):
+        note(told)
     trust_badge((side.name, lm), text=question.clean)
     if question.corrupted:
         views.prompts(clean, corrupted, differing, site.position, side.colour)
@@ -175,74 +157,6 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
         note(views.estimate_figures(exact, guess, side.colour, chosen, about))
     lines = code(side.ref, question, way, reference, site, draws, source.worldly(lm))
     details(EQUATIONS, DEFINITION, lines, {"effects": seen.grid.table(), "chosen-site": found.table()})
-
-
-def explained(do: str, way: Way, question: Question) -> str:
-    """The one paragraph under the main figure."""
-    where = "every token" if way.at is None else f"token {way.at}"
-    unit = f"a head at {where}" if way.kind == "head" else "one block at one token"
-    if do == "ablate":
-        how = {"mean": "its mean over reference texts", "zero": "zeros", "resample": "what other texts have there"}[
-            way.how
-        ]
-        return (
-            f"Each cell replaces {unit} by {how} and shows how far {question.name} moves at the last token: blue up, "
-            "orange down. The right side takes the chosen cell: every point is a null intervention."
-        )
-    into = (
-        "clean activation into the corrupted run" if way.how == "denoise" else "corrupted activation into the clean run"
-    )
-    return (
-        f"Each cell puts the {into}, for {unit}, and shows how far {question.name} goes towards the other run (1 = all "
-        "the way). The right side takes the chosen cell: every point is a null intervention."
-    )
-
-
-def code(
-    ref: str, question: Question, way: Way, reference: tuple[str, ...], site: "Site", draws: int, worldly: bool
-) -> str:
-    """Python lines that give what the page shows."""
-    kind, how = repr(way.kind), repr(way.how)
-    first = ["from probe.interventions.patching import ablate, sources"]
-    if way.do == "patch":
-        first = [
-            "from probe.interventions.patching import agreement",
-            "from probe.interventions.patching import attribute, pair_of, patch",
-        ]
-    lines = [
-        *first,
-        "from probe.interventions.controls import intervene",
-        "from probe.interventions.sites import Site, activations, hooks_of",
-        "from probe.logits.lens import Target",
-        "from probe.model.rewards import analysable",
-        *["from probe.world import of"] * (way.do == "ablate" and worldly and not reference),
-        "",
-        f"lm = analysable({ref!r})",
-        f"target = Target({len(question.clean) - 1}, {question.answer}, {question.against}, {question.name!r})",
-        f"site = Site({site.kind!r}, {site.layer}, {site.head}, {site.position})",
-        f"clean = {list(question.clean)}",
-    ]
-    if way.do == "patch":
-        lines += [
-            f"pair = pair_of(lm, clean, {list(question.corrupted or ())})",
-            f"grid = patch(lm, pair, target, {kind}, {how}, position={way.at})",
-            f"estimate = attribute(lm, pair, target, [{kind}], {how}, position={way.at})[{kind}]",
-            "grid.table(), agreement(grid.effects, estimate.effects)",
-            f"own, other = pair.run({how})",
-            f"found = [activations(lm, other, hooks_of(lm, [{kind}]))]",
-        ]
-    else:
-        texts = repr(list(reference or source.REFERENCE))
-        if worldly and not reference:
-            texts = f"[item.prompt for kind in {source.REFERENCE_KINDS} for item in of(lm).questions(kind, 8, 5)]"
-        lines += [
-            f"own, texts = clean, {texts}",
-            f"grid = ablate(lm, own, target, {kind}, {how}, texts, position={way.at})",
-            "grid.table()",
-            f"found = sources(lm, own, hooks_of(lm, [{kind}]), {how}, texts)",
-        ]
-    lines.append(f"intervene(lm, own, [site], found, target, {list(question.columns)}, draws={draws}).table()")
-    return "\n".join(lines)
 
 
 def page() -> None:
@@ -258,9 +172,7 @@ def page() -> None:
     ref = chosen_ref(shared, role)
     if not ref or not shared.prompt.strip():
         missing = "a prompt" if ref else "a model"
-        with answer:
-            finding(f"Choose {missing} in the sidebar to intervene in it.")
-        note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
+        ask_for_model(answer, f"Choose {missing} in the sidebar to intervene in it.")
         return
     side = load_side(shared, role)
     if side is None or not words_known(shared, [(side.name, side.lm)], answer):

@@ -1,14 +1,14 @@
 """What the Logits page asks: which models, after which token, which answer against which."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
-from dashboard.sides import Role, Side, asked_text, chosen_ref, load_side, words_known
+from dashboard.sides import Side, asked_text, load_sides, words_known
 from dashboard.state import Shared, has_changed, keep, preset
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def choose(shared: Shared, answer: "DeltaGenerator") -> Question | None:
         shared: the choices of the sidebar.
         answer: where it is said what a model does not know.
     """
-    sides = _sides(shared)
+    sides = load_sides(shared)
     if sides is None:
         return None
     columns = st.columns([5, 2, 3, 3], vertical_alignment="bottom", gap="small")
@@ -105,20 +105,6 @@ def comparable(sides: tuple[Side, ...]) -> bool:
     """Whether two models answer the same question: one readout, one vocabulary."""
     first, second = (side.lm for side in sides)
     return first.readout == second.readout and first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
-
-
-def _sides(shared: Shared) -> tuple[Side, ...] | None:
-    """The models of the sidebar that are there; None while one waits for consent."""
-    found: list[Side] = []
-    for role in get_args(Role):
-        ref = chosen_ref(shared, role)
-        if not ref or (found and ref == found[0].ref):
-            continue
-        side = load_side(shared, role)
-        if side is None:
-            return None
-        found.append(side)
-    return tuple(found)
 
 
 def _chat(sides: tuple[Side, ...]) -> bool:
@@ -190,11 +176,3 @@ def missing_input(shared: Shared) -> str | None:
     if not shared.base and not shared.aligned:
         return "Choose a model in the sidebar to see how its logits come about."
     return None if shared.prompt.strip() else "Write a prompt in the sidebar to see which logits follow it."
-
-
-def empty(sentence: str) -> None:
-    """What to do, where there is nothing to show."""
-    from dashboard.markdown import finding
-
-    finding(sentence)
-    note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")

@@ -15,6 +15,8 @@ from dashboard.pages.logits import figures
 from dashboard.pages.logits import over_training as trained
 from dashboard.pages.logits import words as findings
 from dashboard.pages.logits.choices import POSITION, Question
+from dashboard.sentences import duration
+from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.compare.figures import kl_bars
 from probe.logits.figures import Side, curves, kl_map
@@ -56,7 +58,7 @@ def writing(asked: Question) -> None:
     if waiting:
         seconds = sum(SECONDS * side.lm.n_parameters * n for side in waiting)
         with right:
-            pressed = st.button(f"Write {n} tokens (about {max(1, round(seconds))} s)", key="log-write")
+            pressed = st.button(f"Write {n} tokens (about {duration(seconds)})", key="log-write")
         if not pressed:
             return
     told = [results.write_tokens(side, asked, n) for side in asked.sides]
@@ -82,46 +84,13 @@ def _take_position(points: list[dict]) -> None:
         st.session_state[POSITION] = int(points[0]["x"])
 
 
-DEFINITION = """
-**Lens.** The residual stream after the embedding and after each block, through the final norm and the unembedding: what
-the model would say if it stopped there. Column *t* tells what follows token *t*; the last row is the model itself. A
-model *settles* at the first layer from which on its favourite stays that of the output.
-
-**Entropy** of that distribution, **margin** between the log-probabilities of its two likeliest tokens, **rank** of an
-answer (1 is the likeliest). KL is taken of the aligned model from the base.
-
-**Direct attribution.** The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the
-norm's scale held at its value, norm and unembedding are linear, so the parts sum to the logit (checked every time). It
-says what a part writes directly, not what would happen without it: later parts read what it wrote, which the page
-Interventions measures.
-
-**Promoted tokens** of a part: what it adds to the logit of every token by the same rule. A shift of all logits alike
-changes no probability, so read differences.
-
-**Over training**: the same from a run's captures, after the last token of a captured prompt, what each head, each MLP
-and the strongest neurons of each block add to the first answer minus the second, and after every token
-KL(π ‖ π_ref) from the run's reference (a run from fresh weights has none). Captures of older versions know ranks
-among five favourites, and the entropy of the output alone.
-"""
-
-EQUATIONS = (
-    r"\ell_t(a) = \underbrace{\langle h^0_t, u_a\rangle}_{\text{embedding}} + \sum_{l,h} \langle z^{lh}_t W_O^{lh}, "
-    r"u_a\rangle + \sum_l \langle \mathrm{MLP}^l_t, u_a\rangle + \text{biases},\qquad u_a = C\,\frac{g \odot "
-    r"W_{out}[a]}{\sigma_t}",
-    r"\langle z^{lh}_t W_O^{lh}, u_a\rangle = \sum_{s \le t} \alpha^{lh}_{t,s}\, \langle v^{lh}_s W_O^{lh}, u_a\rangle",
-    r"\mathrm{lens}_l(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^l) + b_{out}\big),\qquad \mathrm{margin} = "
-    r"\log p_{(1)} - \log p_{(2)}",
-)
-
-
 def page() -> None:
     """The page from top to bottom."""
     shared = current()
     answer = st.container()
     lacking = views.missing_input(shared)
     if lacking:
-        with answer:
-            views.empty(lacking)
+        ask_for_model(answer, lacking)
         return
     asked = views.choose(shared, answer)
     if asked is None:
@@ -169,7 +138,7 @@ def page() -> None:
     captured = trained.training(shared)
     if captured is not None:
         tables |= captured[2]
-    details(EQUATIONS, DEFINITION, code(asked, captured), tables)
+    details(findings.EQUATIONS, findings.DEFINITION, code(asked, captured), tables)
 
 
 def attribution(asked: Question, parts: list) -> None:

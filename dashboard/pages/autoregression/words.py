@@ -1,0 +1,136 @@
+"""The Autoregression page in words: its sentence, those of its parts, and definitions."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dashboard.pages.autoregression.choices import Asked, Side
+from probe.plotting.intervals import percent
+
+if TYPE_CHECKING:
+    from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
+    from probe.autoregression.lags import EffectiveOrder, LagProfile
+    from probe.autoregression.snowballs import Snowball
+
+EQUATIONS = [
+    r"\text{E1}\quad x_{t+1} \sim \pi_t = \mathrm{softmax}\big(W_{out} f_\theta(x_{t-\Delta+1:t}) + b_{out}\big)",
+    r"\text{E24}\quad I_k = \mathbb{E}\,\mathrm{KL}\big(\pi_t(x) \,\|\, \pi_t(x \text{ with } x_{t-k} \sim "
+    r"\mathrm{pool})\big),\qquad J_k = \sqrt{\mathbb{E}\,\|\partial \pi_t / \partial e_{t-k}\|_F^2}",
+    r"\text{E24}\quad m^* = \min\{m : \mathbb{E}\,\mathrm{KL}(\pi(\cdot \mid \text{full}) \,\|\, "
+    r"\pi(\cdot \mid \text{last } m)) \le \varepsilon\}",
+]
+DEFINITION = """
+A language model is an autoregression: the next token is drawn from a distribution $\\pi_t$ that is a nonlinear function
+of the tokens before. **Lag** 0 is the last token read, so a chain of order *m* has influence at the lags 0 to *m* - 1.
+
+**By resampling**: a token is replaced by draws from the texts' own tokens (for one text: from the vocabulary); the
+influence is the mean KL of what the model then expects. **By the Jacobian**: the Frobenius norm of the derivative of
+the probabilities (of a scalar model: of its number) by the token's embedding, root of the mean square over positions,
+whole or by random directions. It is a slope at the text as it is, and its unit belongs to the model: compare its shape
+between models, not its height.
+
+**Effective order**: the context is cut to its last *m* tokens, which then stand at the first positions; only positions
+where something is cut count, so fewer texts reach a larger *m*. **Kept** tokens at the start are neither changed nor
+cut: the beginning token, or a heading without which a text would be of another kind.
+
+Means are over texts (within each text over positions), intervals are 95 % bootstrap over texts; for one text over its
+positions.
+"""
+SNOWBALL = """
+Each prompt is continued twice; one token of the answer is exchanged. With a world the clean branch has the truth there
+and the other the wrong value that the model holds likeliest (of a sum with steps the first result); else it is the
+model's choice against its second choice. *Same text after it*: both branches read what the model wrote after the clean
+token. *Each goes on alone*: greedily, each after its own token. KL is that of the next-token distributions, clean from
+wrong; nothing counts after an end token. Means over prompts with bootstrap intervals, shares with Wilson's.
+"""
+PATHS = """
+A change of an earlier input *s* moves a head's output at *t* in two ways: through what is read there (linear path,
+$\\alpha L$) and through where the head looks (bilinear-softmax path). The figure shows the second one's share of the
+Frobenius norms, summed over all pairs *s* < *t* of the prompt; norms are held fixed, biases of the output left out.
+"""
+NEUTRAL = """
+Singular values of the Jacobian of the last residual stream by that after layer *l*, at the last token of the prompt,
+norms differentiated too. 1 is neutral: what the layer leaves is carried to the end neither grown nor shrunk. Values
+that double precision does not resolve are left out.
+"""
+
+
+def sentence(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
+    """How far back every model looks that is drawn: its effective order, or the lag that moves its number most."""
+    parts = [order_words(side, found) for side, found in zip(asked.writers, orders, strict=True)]
+    parts += [
+        lag_words(side, found) for side, found in zip(asked.sides, profiles, strict=True) if side.lm.readout != "tokens"
+    ]
+    return "; ".join(parts) + "."
+
+
+def lag_words(side: Side, found: "LagProfile") -> str:
+    """The lag that moves a number most, the last token apart."""
+    earlier = np.nan_to_num(found.influence[1:], nan=-1.0)
+    if not (earlier >= 0).any():
+        return f"the {side.lm.readout} of {side.name} is read from one token"
+    most = 1 + int(earlier.argmax())
+    return f"apart from lag 0, the last token, lag {most} moves the {side.lm.readout} of {side.name} most"
+
+
+def order_words(side: Side, found: "EffectiveOrder") -> str:
+    """The effective order of one model in words."""
+    known = np.flatnonzero(~np.isnan(found.kl))
+    m = found.order or int(known[-1]) + 1
+    kl = f"{found.kl[m - 1]:.2g}"
+    if not np.isnan(found.low[m - 1]):
+        kl += f" [{found.low[m - 1]:.2g}, {found.high[m - 1]:.2g}]"
+    reach = f"{side.name} looks back {'' if found.order else 'more than '}{m} token{'s' * (m > 1)}"
+    return f"{reach} (with only these, KL to the full context is {kl} nats)"
+
+
+def snowball_sentence(sides: list[Side], found: "list[Snowball]") -> str:
+    """What the snowball shows, in a sentence."""
+    parts = []
+    for side, each in zip(sides, found, strict=True):
+        errors = each.later_errors()
+        rows = each.summary()
+        free = rows[(rows["quantity"] == "free_kl") & (rows["n"] > 0)]
+        if errors["wrong"].value == errors["wrong"].value:  # not NaN
+            wrong, clean = errors["wrong"], errors["clean"]
+            parts.append(
+                f"{side.name} gets {percent(*wrong)} of the "
+                f"later tokens wrong after one wrong token, and {100 * clean.value:.0f} % after the true one"
+            )
+        elif len(free):
+            top = free.iloc[int(free["value"].to_numpy().argmax())]
+            parts.append(
+                f"where each branch of {side.name} goes on alone, they are furthest apart {int(top['step'])} tokens "
+                f"after the wrong one ({top['value']:.2g} nats)"
+            )
+        else:
+            parts.append(f"{side.name} writes nothing after the exchanged token")
+    return "; ".join(parts) + "."
+
+
+def most_bilinear(sides: list[Side], found: "list[JacobianNorms]") -> str:
+    """The head that depends most on where it looks, and the largest change between two models of one size."""
+    if not all(np.isfinite(each.share).any() for each in found):
+        return "This text is one token, which depends on no earlier one."
+    best = [each.table().set_index("name")["share"] for each in found]
+    parts = [
+        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {shares.max():.2f})"
+        for side, shares in zip(sides, best, strict=True)
+    ]
+    if len(found) == 2 and found[0].share.shape == found[1].share.shape:
+        moved = found[1].table().assign(change=(found[1].share - found[0].share).ravel())
+        row = moved.iloc[int(np.nanargmax(moved["change"].abs()))]
+        parts.append(f"the largest change between them is {row['change']:+.2f} in {row['name']}")
+    return "; ".join(parts) + "."
+
+
+def gains(sides: list[Side], found: "list[NeutralJacobian]") -> str:
+    """The smallest and the largest gain from a layer to the end, of every model."""
+    words = []
+    for side, each in zip(sides, found, strict=True):
+        gain = each.table().set_index("name")["geometric_mean"]
+        low, high = (
+            f"{value:.2g} from the {name}" for value, name in ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))
+        )
+        words.append(f"the gain of {side.name} to the end lies between {low} and {high}")
+    return "; ".join(words) + " (geometric mean of the singular values; 1 is neutral)."

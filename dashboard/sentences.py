@@ -109,31 +109,31 @@ def headline_cell(row: Mapping[Hashable, Any]) -> str:
     return format_interval(row["value"], row["ci_low"], row["ci_high"])
 
 
-def divergence_position(found: "Comparison") -> int:
+def divergence_position(comparison: "Comparison") -> int:
     """The first token where the two continuations part; if they are one text, where its KL is largest."""
-    for j, (a, b) in enumerate(zip(found.base.ids, found.aligned.ids, strict=False)):
+    for j, (a, b) in enumerate(zip(comparison.base.ids, comparison.aligned.ids, strict=False)):
         if a != b:
             return j
-    shorter, longer = sorted((len(found.base.ids), len(found.aligned.ids)))
-    start = found.aligned.prompt_length
+    shorter, longer = sorted((len(comparison.base.ids), len(comparison.aligned.ids)))
+    start = comparison.aligned.prompt_length
     if shorter < longer:
         return shorter
     if start >= longer:
         return longer - 1
-    return start + int(np.nanargmax(found.aligned.kl[start:]))
+    return start + int(np.nanargmax(comparison.aligned.kl[start:]))
 
 
-def compare(found: "Comparison", names: tuple[str, str], shown: "Continuation | None" = None) -> str:
+def compare(comparison: "Comparison", names: tuple[str, str], text: "Continuation | None" = None) -> str:
     """What the two models say, how sure each is, where they diverge, and where they differ most.
 
     Args:
-        found: both continuations, read by both models.
+        comparison: both continuations, read by both models.
         names: of base and aligned.
-        shown: the continuation whose KL is drawn; the aligned model's by default.
+        text: the continuation whose KL is drawn; the aligned model's by default.
     """
-    j = divergence_position(found)
-    base, aligned = found.base, found.aligned
-    shown = shown or aligned
+    j = divergence_position(comparison)
+    base, aligned = comparison.base, comparison.aligned
+    text = text or aligned
     if base.ids == aligned.ids:
         if len(base.ids) == base.prompt_length:
             return "Both models end at once and say nothing."
@@ -149,49 +149,50 @@ def compare(found: "Comparison", names: tuple[str, str], shown: "Continuation | 
         return f"{said}; they differ most at {_place(aligned, most)}, and in what they say at {answer}."
     if min(len(base.ids), len(aligned.ids)) <= j:
         shorter = names[0] if len(base.ids) <= j else names[1]
-        return f"Both models begin alike, and {shorter} ends before token {j}{_most(shown, j)}."
+        return f"Both models begin alike, and {shorter} ends before token {j}{_most(text, j)}."
     ours, theirs = aligned.tokens[j].strip(), base.tokens[j].strip()
     return (
         f"{names[1]} answers \u201c{ours}\u201d with {_percent(aligned.aligned.logprobs[j])} where {names[0]} answers "
         f"\u201c{theirs}\u201d with {_percent(base.base.logprobs[j])}; the continuations diverge at token {j} "
-        f"(KL {aligned.kl[j]:.2f} nats){_most(shown, j)}."
+        f"(KL {aligned.kl[j]:.2f} nats){_most(text, j)}."
     )
 
 
-def _most(shown: "Continuation", j: int) -> str:
+def _most(text: "Continuation", j: int) -> str:
     """Where the models differ most on the text that is drawn: a clause after token `j`, which the sentence names."""
-    if not np.isfinite(shown.kl).any():
+    if not np.isfinite(text.kl).any():
         return ""
-    most = int(np.nanargmax(shown.kl))
+    most = int(np.nanargmax(text.kl))
     if most == j:
         return ", where they differ most"
-    return f"; on the text shown they differ most at {_place(shown, most)}"
+    return f"; on the text shown they differ most at {_place(text, most)}"
 
 
-def _place(shown: "Continuation", j: int) -> str:
+def _place(text: "Continuation", j: int) -> str:
     """A token with its position, its part of the text and the KL there."""
-    of = " of the prompt" * (j < shown.prompt_length)
-    return f"\u201c{shown.tokens[j].strip()}\u201d, token {j}{of} (KL {shown.kl[j]:.2f} nats)"
+    of = " of the prompt" * (j < text.prompt_length)
+    return f"\u201c{text.tokens[j].strip()}\u201d, token {j}{of} (KL {text.kl[j]:.2f} nats)"
 
 
-def compare_scalars(found: "ScalarComparison", names: tuple[str, str]) -> str:
+def compare_scalars(comparison: "ScalarComparison", names: tuple[str, str]) -> str:
     """What two models of one number read at the end of a text, and at which token their readings change differently."""
     read = " and ".join(
         f"{name} reads a {kind} of {values[-1]:+.2f}"
-        for name, kind, values in zip(names, found.readouts, (found.base, found.aligned), strict=True)
+        for name, kind, values in zip(names, comparison.readouts, (comparison.base, comparison.aligned), strict=True)
     )
     said = f"After the last token {read}"
-    if len(found.tokens) < 2 or float(np.nanmax(np.abs(found.difference))) < ALIKE_READING:
+    if len(comparison.tokens) < 2 or float(np.nanmax(np.abs(comparison.difference))) < ALIKE_READING:
         return f"{said}; no token changes the two readings differently."
-    j = found.most
-    ours, theirs = (f"{values[j] - values[j - 1]:+.2f} with {name}" for name, values in _sides(found, names))
+    j = comparison.most
+    ours, theirs = (f"{values[j] - values[j - 1]:+.2f} with {name}" for name, values in _sides(comparison, names))
     return (
-        f"{said}; \u201c{found.tokens[j].strip()}\u201d, token {j}, changes them most differently ({theirs}, {ours})."
+        f"{said}; \u201c{comparison.tokens[j].strip()}\u201d, token {j}, changes them most differently "
+        f"({theirs}, {ours})."
     )
 
 
-def _sides(found: "ScalarComparison", names: tuple[str, str]) -> tuple[tuple[str, np.ndarray], ...]:
-    return (names[1], found.aligned), (names[0], found.base)
+def _sides(comparison: "ScalarComparison", names: tuple[str, str]) -> tuple[tuple[str, np.ndarray], ...]:
+    return (names[1], comparison.aligned), (names[0], comparison.base)
 
 
 def incomparable(base: "LM", aligned: "LM", names: tuple[str, str]) -> str:

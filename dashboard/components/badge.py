@@ -23,36 +23,36 @@ def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
     asked = text if isinstance(text, str) else tuple(int(token) for token in text)
     with st.container(key="trust", horizontal=True, gap="small"):
         for name, lm in models:
-            found = computed(_trust, lm, say="Comparing hooked and plain logits", text=asked)
+            trust = computed(_trust, lm, say="Comparing hooked and plain logits", text=asked)
             label, icon = (
-                escape_markdown(f"{name}: {words(found)}"),
-                ":material/verified:" if found.sound else ":material/warning:",
+                escape_markdown(f"{name}: {words(trust)}"),
+                ":material/verified:" if trust.sound else ":material/warning:",
             )
-            st.badge(label, icon=icon, color="green" if found.sound else "red", help=explained(found))
+            st.badge(label, icon=icon, color="green" if trust.sound else "red", help=explanation(trust))
 
 
-def words(found: "Trust") -> str:
+def words(trust: "Trust") -> str:
     """The badge's text."""
-    checked = "hooks verified" if found.sound else "hooks not verified"
-    parts = f"{checked}: logits differ by {found.gap:.0e}", found.dtype, found.hooked_kernel, found.device
+    checked = "hooks verified" if trust.sound else "hooks not verified"
+    parts = f"{checked}: logits differ by {trust.gap:.0e}", trust.dtype, trust.hooked_kernel, trust.device
     return " \u00b7 ".join(parts)
 
 
-def explained(found: "Trust") -> str:
+def explanation(trust: "Trust") -> str:
     """What the badge means, in sentences."""
     judged = (
         "That is rounding: what the hooks see is what the model does."
-        if found.sound
+        if trust.sound
         else "That is more than rounding: do not rely on what the hooks show here."
     )
-    alone = f" Not used here, since it would change log-probabilities: {', '.join(found.left_out)}."
-    same = "the same" if found.agree else "not always the same"
+    alone = f" Not used here, since it would change log-probabilities: {', '.join(trust.left_out)}."
+    same = "the same" if trust.agree else "not always the same"
     return (
-        f"Largest difference between the logits of the hooked and of the plain model on these {found.tokens} tokens: "
-        f"{found.gap:.2g} nats, where the logits spread by {found.scale:.2g}. {judged} Both hold {same} token "
-        f"likeliest at every position. Numbers are {found.dtype} on {found.device}, attention runs on the "
-        f"{found.hooked_kernel} kernel when hooked and on {found.kernel} when plain, in {found.mode} mode."
-        + (alone if found.left_out else "")
+        f"Largest difference between the logits of the hooked and of the plain model on these {trust.tokens} tokens: "
+        f"{trust.gap:.2g} nats, where the logits spread by {trust.scale:.2g}. {judged} Both hold {same} token "
+        f"likeliest at every position. Numbers are {trust.dtype} on {trust.device}, attention runs on the "
+        f"{trust.hooked_kernel} kernel when hooked and on {trust.kernel} when plain, in {trust.mode} mode."
+        + (alone if trust.left_out else "")
     )
 
 

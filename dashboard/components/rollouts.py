@@ -39,18 +39,18 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
     with columns[0]:
         label = st.selectbox("Rollouts of", sampled, key=keep("sampled", sampled, sampled[-1]), bind="query-params")
     frame, table = data.rollouts(store.runs[label])
-    found = filtered(table, columns[1:]).iloc[::-1]
+    rows = filtered(table, columns[1:]).iloc[::-1]
     left, right = st.columns([6, 5], gap="medium")
     with left:
-        note(f"{len(found):,} of {len(table):,} completions; click a column to sort, a row to read it token by token.")
-        listing(found, label)
-    if not len(found):
+        note(f"{len(rows):,} of {len(table):,} completions; click a column to sort, a row to read it token by token.")
+        listing(rows, label)
+    if not len(rows):
         with right:
             note("No completion fits: widen the steps or the rewards, or shorten the text.")
         return
-    keep(ROLLOUT, found.index, int(found.index[0]))
+    keep(ROLLOUT, rows.index, int(rows.index[0]))
     with right:
-        one(store, label, frame, list(found.index))
+        one(store, label, frame, list(rows.index))
 
 
 def filtered(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
@@ -83,20 +83,20 @@ def span(label: str, key: str, low: float, high: float, step: float, shown: str)
     return st.slider(label, low, high, (low, high), step, format=shown, key=key, bind="query-params")
 
 
-def listing(found: pd.DataFrame, label: str) -> None:
+def listing(completions: pd.DataFrame, label: str) -> None:
     """The completions as a table; a click on a row chooses it."""
 
     @guarded
     def choose() -> None:
         rows = st.session_state[TABLE]["selection"]["rows"]
-        if rows and rows[0] < len(found):
-            st.session_state[ROLLOUT] = int(found.index[rows[0]])
+        if rows and rows[0] < len(completions):
+            st.session_state[ROLLOUT] = int(completions.index[rows[0]])
             st.session_state[TOKEN] = 0
 
     number = st.column_config.NumberColumn(format="%.3g")
-    parts = [name for name in map(str, found) if name.startswith("reward")]
+    parts = [name for name in map(str, completions) if name.startswith("reward")]
     st.dataframe(
-        found,
+        completions,
         hide_index=True,
         height=560,
         key=TABLE,

@@ -77,13 +77,13 @@ def choose_moment(
         key = keep(f"{prefix}watched", watched, watched[-1])
         label = st.selectbox("Captures of", watched, key=key, bind="query-params")
     run = store.runs[label]
-    found = data.captures(run)
+    captures = data.captures(run)
     prompts = {
-        f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(found.prompts)
+        f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(captures.prompts)
     }
-    ends = (data.capture(run, found.steps[0]), data.capture(run, found.steps[-1]))
+    ends = (data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1]))
     with middle:
-        key = keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, found.prompts)])
+        key = keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, captures.prompts)])
         chosen = st.selectbox("On the prompt", list(prompts), key=key, bind="query-params")
     kind: str | None = kinds[0]
     if len(kinds) > 1:
@@ -91,12 +91,12 @@ def choose_moment(
             kind = st.segmented_control(
                 "Show", list(kinds), default=kinds[0], key=f"{prefix}show", bind="query-params", required=True
             )
-        step = choose_step(found.steps, prefix=prefix)
+        step = choose_step(captures.steps, prefix=prefix)
     else:
         with right:
-            step = choose_step(found.steps, prefix=prefix)
+            step = choose_step(captures.steps, prefix=prefix)
     index = prompts[chosen]
-    return Moment(run, label, step, index, found.prompts[index], data.capture(run, step), kind or kinds[0])
+    return Moment(run, label, step, index, captures.prompts[index], data.capture(run, step), kind or kinds[0])
 
 
 def choose_step(steps: Sequence[int], *, prefix: str = "") -> int:

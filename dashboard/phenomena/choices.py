@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard.components.form import memory, options, remembered
 from dashboard.markdown import escape_markdown, guarded, note
 from dashboard.named import may_open, name_all
-from dashboard.phenomena.compute import Asked, Subject
+from dashboard.phenomena.compute import Question, Subject
 from dashboard.state import Shared, keep, model_options
 from probe.experiments.registry import Experiment
 from probe.options import describe, words
@@ -75,7 +75,7 @@ def subjects(shared: Shared, choices: list[str]) -> list[Subject]:
     return found
 
 
-def choose_options(experiment: Experiment) -> Asked | None:
+def choose_options(experiment: Experiment) -> Question | None:
     """The form that the function's signature makes, folded away; None while a link's file waits for the reader's word.
 
     What a file holds is part of what a result is found by, so it would be read at once.
@@ -88,4 +88,4 @@ def choose_options(experiment: Experiment) -> Asked | None:
             note("It has no options.")
         flags = options(experiment.name, fields, link=True)
     files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
-    return Asked(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None
+    return Question(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None

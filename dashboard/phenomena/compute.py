@@ -95,7 +95,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """An experiment with its options."""
 
     experiment: Experiment
@@ -121,7 +121,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Found:
+class Outcome:
     """What is there of one model."""
 
     subject: Subject
@@ -132,33 +132,33 @@ class Found:
     """The folder that it lies in; None where it is in this server's memory alone."""
 
 
-def refusal(asked: Asked) -> str:
+def refusal(question: Question) -> str:
     """Why a file that the options name cannot be used, in one sentence; needs no model."""
     try:
-        prepare(asked.experiment, **asked.options)
+        prepare(question.experiment, **question.options)
     except DataError as error:
         return str(error)
     return ""
 
 
-def find_result(asked: Asked, subject: Subject, known: Known) -> Found:
+def find_result(question: Question, subject: Subject, known: Known) -> Outcome:
     """A result that is stored, or that this server has computed; an empty one where there is none."""
-    made = asked.call(known)
-    place = store.place(made)
+    own_call = question.call(known)
+    place = store.place(own_call)
     changed = stamp(place / RESULT_FILE)
-    kept = models.results()
+    memory = models.results()
     if changed != (0, 0):
         key = "stored result", str(place), changed
-        result = kept.get(key)
+        result = memory.get(key)
         if result is None:
-            result = store.find_stored(made)
-            kept.put(key, result)
+            result = store.find_stored(own_call)
+            memory.put(key, result)
         if result is not None:
-            return Found(subject, result, place=place)
-    return Found(subject, kept.get(("unstored result", str(place))))
+            return Outcome(subject, result, place=place)
+    return Outcome(subject, memory.get(("unstored result", str(place))))
 
 
-def compute(asked: Asked, subject: Subject, known: Known, *, again: bool = False) -> Found:
+def compute(question: Question, subject: Subject, known: Known, *, again: bool = False) -> Outcome:
     """Run an experiment on a model with a progress bar, and store what it finds.
 
     Raises:
@@ -166,27 +166,27 @@ def compute(asked: Asked, subject: Subject, known: Known, *, again: bool = False
     """
     access.check()
     try:
-        made = asked.call(known)
+        own_call = question.call(known)
         lm = models.load(subject.ref)
         if lm is None:
-            return Found(subject)
+            return Outcome(subject)
         result = models.computed(
             _perform,
             lm,
-            say=f"{asked.experiment.title}: asking {subject.label}",
+            say=f"{question.experiment.title}: asking {subject.label}",
             steps=True,
             again=again,
-            name=asked.experiment.name,
-            words=asked.words,
-            source=asked.experiment.source,
+            name=question.experiment.name,
+            words=question.words,
+            source=question.experiment.source,
         )
-        result = finish(asked.experiment, _called(result, subject.label, subject.ref))
+        result = finish(question.experiment, _called(result, subject.label, subject.ref))
     except Exception as error:  # whatever a reader's own experiment does wrong
-        return Found(subject, error=explained(asked.experiment, error))
-    place = store.keep(made, result)
+        return Outcome(subject, error=explained(question.experiment, error))
+    place = store.keep(own_call, result)
     if place is None:
-        models.results().put(("unstored result", str(store.place(made))), result)
-    return Found(subject, result, place=place)
+        models.results().put(("unstored result", str(store.place(own_call))), result)
+    return Outcome(subject, result, place=place)
 
 
 def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> Result:
@@ -201,15 +201,17 @@ def _called(result: Result, label: str, ref: str) -> Result:
     return replace(result, meta=result.meta | {"models": about})
 
 
-def alike(found: Sequence[Found], leader: str | None, across_worlds: bool = False) -> tuple[list[Found], list[Found]]:
+def alike(
+    outcomes: Sequence[Outcome], leader: str | None, across_worlds: bool = False
+) -> tuple[list[Outcome], list[Outcome]]:
     """(results that can be laid side by side, the others): those of the world that one model belongs to.
 
     Args:
-        found: what is there of every model.
+        outcomes: what is there of every model.
         leader: the choice whose world it is; the first model's where there is no result of it.
         across_worlds: the experiment lays models of all worlds side by side.
     """
-    shown = [each for each in found if each.result is not None]
+    shown = [each for each in outcomes if each.result is not None]
     if across_worlds:
         return shown, []
     first = next((each for each in shown if each.subject.choice == leader), shown[0] if shown else None)
@@ -217,26 +219,26 @@ def alike(found: Sequence[Found], leader: str | None, across_worlds: bool = Fals
     return same, [each for each in shown if each not in same]
 
 
-def _world(found: Found) -> object:
-    meta = found.result.meta if found.result is not None else {}
+def _world(outcome: Outcome) -> object:
+    meta = outcome.result.meta if outcome.result is not None else {}
     return None if meta.get("data") else meta.get("world")
 
 
-def apart(found: Sequence[Found]) -> str:
+def apart(outcomes: Sequence[Outcome]) -> str:
     """What tells the worlds of models apart, in words; empty where all belong to one, or were asked from one file."""
-    if len({_world(each) for each in found}) < 2:
+    if len({_world(each) for each in outcomes}) < 2:
         return ""
-    known = [models.model_facts(each.subject.ref) for each in found]
+    known = [models.model_facts(each.subject.ref) for each in outcomes]
     worlds = [world for each in known if each is not None and (world := of(each)) is not None]
     configs = [world.config.to_dict() for world in worlds]
-    told = ["without a world"] if len(worlds) < len(found) else []
-    told += ["with other seeds"] if len({world.seed for world in worlds}) > 1 else []
+    differences = ["without a world"] if len(worlds) < len(outcomes) else []
+    differences += ["with other seeds"] if len({world.seed for world in worlds}) > 1 else []
     for name, value in configs[0].items() if configs else ():
         values = [config[name] for config in configs]
         if any(other != value for other in values):
             numbers = sorted({float(other) for other in values if isinstance(other, int | float)})
-            told.append(f"{name.replace('_', ' ')} {' or '.join(f'{number:g}' for number in numbers)}".strip())
-    return ", ".join(told)
+            differences.append(f"{name.replace('_', ' ')} {' or '.join(f'{number:g}' for number in numbers)}".strip())
+    return ", ".join(differences)
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class Together:
     """Why there are no figures and no sentence, where drawing or saying them fails."""
 
 
-def together(asked: Asked, found: Sequence[Found]) -> Together:
+def together(question: Question, outcomes: Sequence[Outcome]) -> Together:
     """Results side by side, the first model being the baseline.
 
     Raises:
@@ -259,22 +261,22 @@ def together(asked: Asked, found: Sequence[Found]) -> Together:
     """
     stamps = tuple(
         (each.subject, each.result.meta.get("key"), each.result.meta.get("created"))
-        for each in found
+        for each in outcomes
         if each.result is not None
     )
-    key = "joined results", asked.experiment.name, asked.experiment.source, asked.words, stamps
-    made = models.results().get(key)
-    if made is None:
-        made = _together(asked.experiment, [each for each in found if each.result is not None])
-        models.results().put(key, made)
-    return made
+    key = "joined results", question.experiment.name, question.experiment.source, question.words, stamps
+    joined = models.results().get(key)
+    if joined is None:
+        joined = _together(question.experiment, [each for each in outcomes if each.result is not None])
+        models.results().put(key, joined)
+    return joined
 
 
-def _together(experiment: Experiment, found: Sequence[Found]) -> Together:
-    parts = [_called(each.result, each.subject.label, each.subject.ref) for each in found if each.result is not None]
+def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
+    parts = [_called(each.result, each.subject.label, each.subject.ref) for each in outcomes if each.result is not None]
     base, *others = parts
     summaries = {base.models[0]: base.summary}
-    for each, other in zip(found[1:], others, strict=True):
+    for each, other in zip(outcomes[1:], others, strict=True):
         summaries[other.models[0]] = compare_summaries(experiment, other, base, each.place)
     bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
     joined = join(bare, [*others, base]) if others else base
@@ -286,12 +288,12 @@ def _together(experiment: Experiment, found: Sequence[Found]) -> Together:
         return Together(finish(bare, replace(joined, figures=figures)), summaries, explained(experiment, error))
 
 
-def seconds(asked: Asked, runs: Store) -> float | None:
+def seconds(question: Question, runs: Store) -> float | None:
     """How long a model takes, from results of the same experiment that are stored; None where there are none."""
-    wanted = asked.options.get("n")
-    found = []
+    wanted = question.options.get("n")
+    times = []
     for run in runs.runs.values():
-        for file in (run.path / "results").glob(f"{asked.experiment.name}-*/{RESULT_FILE}"):
+        for file in (run.path / "results").glob(f"{question.experiment.name}-*/{RESULT_FILE}"):
             try:
                 meta = read_index(file.parent)["meta"]
             except ProbeError:
@@ -299,8 +301,8 @@ def seconds(asked: Asked, runs: Store) -> float | None:
             taken, n = meta.get("seconds"), meta.get("n")
             if isinstance(taken, int | float):
                 comparable = isinstance(n, int) and isinstance(wanted, int) and n > 0
-                found.append((n != wanted, taken * (wanted / n if comparable else 1)))
-    same = [taken for other, taken in found if not other] or [taken for _, taken in found]
+                times.append((n != wanted, taken * (wanted / n if comparable else 1)))
+    same = [taken for other, taken in times if not other] or [taken for _, taken in times]
     return median(same) if same else None
 
 
@@ -323,7 +325,7 @@ def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
     return {each.name: getattr(made, each.name) for each in fields(own)}
 
 
-def changed_options(asked: Asked) -> dict[str, Any]:
+def changed_options(question: Question) -> dict[str, Any]:
     """The options that differ from what the function takes by itself."""
-    parameters = asked.experiment.signature.parameters
-    return {name: value for name, value in asked.options.items() if parameters[name].default != value}
+    parameters = question.experiment.signature.parameters
+    return {name: value for name, value in question.options.items() if parameters[name].default != value}

@@ -245,10 +245,10 @@ def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any
 def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subject, LM, Read]]") -> tuple[int, int]:
     """The texts as chips; gives which reading and which of its tokens is chosen, at first the answer's first."""
     key = f"_{name}_token"
-    asked = (item, tuple(subject.label for subject, _, _ in readings))
-    if st.session_state.get(key, (None,))[0] != asked:
+    identity = (item, tuple(subject.label for subject, _, _ in readings))
+    if st.session_state.get(key, (None,))[0] != identity:
         first = readings[-1][2]
-        st.session_state[key] = asked, len(readings) - 1, min(first.cut, len(first.ids) - 1)
+        st.session_state[key] = identity, len(readings) - 1, min(first.cut, len(first.ids) - 1)
     _, chosen, token = st.session_state[key]
     token = min(token, len(readings[chosen][2].ids) - 1)
     heads = {read.ids[: read.cut] for _, _, read in readings}
@@ -273,10 +273,10 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
 
     def pick(row: int, index: int) -> None:
         if shared and row == 0:
-            st.session_state[key] = asked, chosen, index
+            st.session_state[key] = identity, chosen, index
         else:
             of = row - shared
-            st.session_state[key] = asked, of, index + (readings[of][2].cut if shared else 0)
+            st.session_state[key] = identity, of, index + (readings[of][2].cut if shared else 0)
 
     token_rows(rows, chosen=mark, key=f"{name}-tokens", on_pick=pick)
     scalar = any(read.scalar for _, _, read in readings)
@@ -328,18 +328,18 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
     labels = [subject.label for subject in subjects]
     columns = st.columns([4, 3, 3, 3, 4], gap="small")
     metric = choose_metric(experiment, result, metrics, columns[0])
-    found, total = filtered(experiment.name, result.items, labels, metric, columns[1:])
-    beyond = f", the first {MOST} of which are listed" if len(found) > MOST else ""
-    note(f"{len(found):,} of {total:,} items{beyond}; click one to read it token by token.")
-    if len(found):
-        listing(experiment.name, found.head(MOST))
+    rows, total = filtered(experiment.name, result.items, labels, metric, columns[1:])
+    beyond = f", the first {MOST} of which are listed" if len(rows) > MOST else ""
+    note(f"{len(rows):,} of {total:,} items{beyond}; click one to read it token by token.")
+    if len(rows):
+        listing(experiment.name, rows.head(MOST))
     key = experiment.name + CHOSEN_ITEM
     known = set(result.items[ITEM])
     if key in st.session_state and st.session_state[key] not in known:
         st.session_state[key] = None
     columns = st.columns([4, 8], vertical_alignment="bottom")
     with columns[0]:
-        options = list(dict.fromkeys([*found.index[:MOST], *filter(None, [_asked(key)])]))
+        options = list(dict.fromkeys([*rows.index[:MOST], *filter(None, [_asked(key)])]))
         options = [option for option in options if option in known]
         chosen = st.selectbox(
             "Item", options, index=None, key=key, bind="query-params", placeholder="click a row, or choose one"
@@ -455,7 +455,7 @@ def beside(items: pd.DataFrame, labels: Sequence[str], metric: Metric | None) ->
     return made
 
 
-def listing(name: str, found: pd.DataFrame) -> None:
+def listing(name: str, items: pd.DataFrame) -> None:
     """The items as a table; a click anywhere in a row chooses its item."""
     widget = f"{name}-items"
 
@@ -463,17 +463,17 @@ def listing(name: str, found: pd.DataFrame) -> None:
     def choose() -> None:
         selection = st.session_state[widget]["selection"]
         rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]
-        if rows and rows[0] < len(found):
-            st.session_state[name + CHOSEN_ITEM] = str(found.index[rows[0]])
+        if rows and rows[0] < len(items):
+            st.session_state[name + CHOSEN_ITEM] = str(items.index[rows[0]])
 
-    table = found.rename(columns=lambda column: str(column).replace("_", " "))
+    table = items.rename(columns=lambda column: str(column).replace("_", " "))
     table = table.rename_axis("item").reset_index().map(readable)
     number = st.column_config.NumberColumn(format="%.3g", width="small")
     floats = [str(column) for column in table if pd.api.types.is_float_dtype(table[column])]
     st.dataframe(
         table,
         hide_index=True,
-        height=38 + 35 * min(8, len(found)),
+        height=38 + 35 * min(8, len(items)),
         key=widget,
         on_select=choose,
         selection_mode="single-cell",

@@ -14,7 +14,7 @@ from dashboard.phenomena import figures as numbers
 from dashboard.phenomena import items
 from dashboard.phenomena import words as export
 from dashboard.phenomena.choices import choose_experiment, choose_models, choose_options
-from dashboard.phenomena.compute import Asked, Found, Subject
+from dashboard.phenomena.compute import Outcome, Question, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current, keep
@@ -63,28 +63,28 @@ def show(known: Mapping[str, Experiment]) -> None:
     with middle:
         subjects = choose_models(shared)
     with right:
-        asked = choose_options(experiment)
-    if asked is None:
+        question = choose_options(experiment)
+    if question is None:
         return
     if not subjects:
         ask_for_model(answer, f"Choose a model in the sidebar to measure: {experiment.title}.")
         return
-    problem = source.refusal(asked)
+    problem = source.refusal(question)
     if problem:
         with answer:
             finding(f"{experiment.title} has not been measured: its file cannot be used.")
         st.error(escape_markdown(problem))
         st.markdown(experiment.about)
         return
-    found = gather(asked, subjects, last)
-    shown, apart = source.alike(found, shared.aligned, experiment.across_worlds)
+    outcomes = gather(question, subjects, last)
+    shown, apart = source.alike(outcomes, shared.aligned, experiment.across_worlds)
     if not shown:
         with answer:
             finding(f"{experiment.title} has not been measured on {_listed(subjects)} with these options.")
         st.markdown(experiment.about)
         return
     with st.spinner("Comparing the models item by item"):
-        both = source.together(asked, shown)
+        both = source.together(question, shown)
     result, summaries = both.result, both.summaries
     if both.problem:
         st.error(prose(f"{both.problem} If what is stored is older than the experiment, measure again."))
@@ -101,11 +101,11 @@ def show(known: Mapping[str, Experiment]) -> None:
         note(f"These models belong to different worlds ({worlds}), and each answered the questions of its own.")
     note(first_paragraph(experiment.about))
     provenance(shown)
-    sections(asked, shown, result, summaries)
-    export.explain(asked, shown, result, summaries)
+    sections(question, shown, result, summaries)
+    export.explain(question, shown, result, summaries)
 
 
-def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> list[Found]:
+def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") -> list[Outcome]:
     """What is there of every model; what is missing is offered with its cost, and computed when the reader says so."""
     known = {}
     for subject in subjects:
@@ -113,10 +113,10 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
             about = models.model_facts(subject.ref)
             if about is not None:
                 known[subject] = about
-    found = {subject: source.find_result(asked, subject, about) for subject, about in known.items()}
-    missing = [subject for subject, each in found.items() if each.result is None]
+    outcomes = {subject: source.find_result(question, subject, about) for subject, about in known.items()}
+    missing = [subject for subject, each in outcomes.items() if each.result is None]
     again = bool(st.session_state.pop(AGAIN, False))
-    wanted = list(found) if again else []
+    wanted = list(outcomes) if again else []
     if missing and not again:
         line = st.empty()
         with line.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -124,31 +124,31 @@ def gather(asked: Asked, subjects: list[Subject], slot: "DeltaGenerator") -> lis
                 escape_markdown(f"Measure {_listed(missing)}"),
                 type="primary",
                 icon=":material/play_arrow:",
-                key=f"{asked.experiment.name}-run",
+                key=f"{question.experiment.name}-run",
                 **access.button(),
             )
-            note(offer(missing, source.seconds(asked, current().store)))
+            note(offer(missing, source.seconds(question, current().store)))
         if pressed:
             wanted = missing
             line.empty()
     if wanted:
-        found |= run(asked, {subject: known[subject] for subject in wanted}, again)
+        outcomes |= run(question, {subject: known[subject] for subject in wanted}, again)
     with slot:  # drawn last, so that it knows what was measured just now
         st.button(
             "Measure again",
             icon=":material/refresh:",
             width="stretch",
-            key=f"{asked.experiment.name}-again",
+            key=f"{question.experiment.name}-again",
             on_click=_measure_again,
             **access.button(
                 "Runs the experiment anew on every model, and stores what it finds in place of what is there.",
-                disabled=all(each.result is None for each in found.values()),
+                disabled=all(each.result is None for each in outcomes.values()),
             ),
         )
-    for each in found.values():
+    for each in outcomes.values():
         if each.error:
             st.error(prose(f"{each.subject.label}: {each.error}"))
-    return list(found.values())
+    return list(outcomes.values())
 
 
 @guarded
@@ -156,21 +156,21 @@ def _measure_again() -> None:
     st.session_state[AGAIN] = True
 
 
-def run(asked: Asked, known: "dict[Subject, models.Known]", again: bool) -> dict[Subject, Found]:
+def run(question: Question, known: "dict[Subject, models.Known]", again: bool) -> dict[Subject, Outcome]:
     """Run the experiment on models one after the other; each is stored as soon as it is done."""
-    found = {}
+    outcomes = {}
     slot = st.empty()
     with slot.container():
         st.button(
             "Cancel",
             icon=":material/close:",
-            key=f"{asked.experiment.name}-cancel",
+            key=f"{question.experiment.name}-cancel",
             help="Stops at the next step of the bar; models that are done are stored.",
         )
         for subject, about in known.items():
-            found[subject] = source.compute(asked, subject, about, again=again)
+            outcomes[subject] = source.compute(question, subject, about, again=again)
     slot.empty()
-    return found
+    return outcomes
 
 
 def offer(missing: list[Subject], seconds: float | None) -> str:
@@ -192,19 +192,19 @@ def main_figure(result: Result, summaries: dict[str, pd.DataFrame]) -> None:
     figure(chart, table, "numbers", title="Every number with its 95 % interval", source=about(result))
 
 
-def sections(asked: Asked, found: list[Found], result: Result, summaries: dict[str, pd.DataFrame]) -> None:
+def sections(question: Question, outcomes: list[Outcome], result: Result, summaries: dict[str, pd.DataFrame]) -> None:
     """Below the main figure: numbers and their items, and the other figures."""
     others = list(result.figures)[1:]
 
     def details() -> None:
-        metrics = numbers.table(asked.experiment, result, summaries)
-        items.section(asked.experiment, [each.subject for each in found], result, metrics)
+        metrics = numbers.table(question.experiment, result, summaries)
+        items.section(question.experiment, [each.subject for each in outcomes], result, metrics)
 
     if not others:
         details()
         return
     tabs = ["Numbers and items", "Figures"]
-    key = keep(f"{asked.experiment.name}~tab", tabs, tabs[0])
+    key = keep(f"{question.experiment.name}~tab", tabs, tabs[0])
     opened = st.tabs(tabs, key=key, bind="query-params", on_change="rerun")
     if opened[0].open:
         with opened[0]:
@@ -226,15 +226,15 @@ def grid(result: Result, names: list[str]) -> None:
                 figure(chart, table, name, title=titled(name), height=height, source=about(result))
 
 
-def provenance(found: list[Found]) -> None:
+def provenance(outcomes: list[Outcome]) -> None:
     """When the numbers were made, and where they are kept."""
     parts = []
-    for each in found:
+    for each in outcomes:
         meta = each.result.meta if each.result else {}
         at = str(meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
         parts.append(f"{each.subject.label} {at} UTC in {float(meta.get('seconds') or 0):.1f} s")
     note(f"Measured: {'; '.join(parts)}.")
-    lost = [each.subject.label for each in found if each.place is None]
+    lost = [each.subject.label for each in outcomes if each.place is None]
     if lost:
         note(
             f"The folder of {' and '.join(lost)} may not be written to: what was measured is kept until the dashboard"

@@ -11,46 +11,48 @@ from typing import Any
 import pandas as pd
 
 from dashboard.components.details import details
-from dashboard.phenomena.compute import Asked, Found, changed_options
+from dashboard.phenomena.compute import Outcome, Question, changed_options
 from probe.experiments.result import Result
 
 
-def explain(asked: Asked, found: Sequence[Found], result: Result, summaries: dict[str, pd.DataFrame]) -> None:
+def explain(
+    question: Question, outcomes: Sequence[Outcome], result: Result, summaries: dict[str, pd.DataFrame]
+) -> None:
     """The folded section.
 
     Args:
-        asked: the experiment with its options.
-        found: what is shown, the base first.
+        question: the experiment with its options.
+        outcomes: what is shown, the base first.
         result: of all models.
         summaries: of each model by label.
     """
-    experiment = asked.experiment
+    experiment = question.experiment
     module = vars(_module(experiment.function))
     long = pd.concat([table.assign(model=label) for label, table in summaries.items()], ignore_index=True)
     tables = {"summary": long, "items": result.items, **result.tables}
     details(
         module.get("EQUATIONS", ()),
-        definition(asked),
-        code(asked, [each.subject.ref for each in found]),
+        definition(question),
+        code(question, [each.subject.ref for each in outcomes]),
         tables,
         {f"{experiment.name}.zip": partial(zipped, result)},
     )
 
 
-def definition(asked: Asked) -> str:
+def definition(question: Question) -> str:
     """What the experiment says of itself, and of its options."""
     from probe.experiments.registry import HELP, arguments
 
-    experiment = asked.experiment
-    told = HELP | dict(arguments(experiment))
-    lines = [f"- `{name}` = `{value!r}`: {told.get(name, '')}" for name, value in asked.options.items()]
+    experiment = question.experiment
+    helps = HELP | dict(arguments(experiment))
+    lines = [f"- `{name}` = `{value!r}`: {helps.get(name, '')}" for name, value in question.options.items()]
     return "\n\n".join([experiment.about, "\n".join(lines)])
 
 
-def code(asked: Asked, refs: Sequence[str]) -> str:
+def code(question: Question, refs: Sequence[str]) -> str:
     """Python lines that give the page's numbers, items and figures."""
-    experiment = asked.experiment
-    options = [f"{name}={_literal(value)}" for name, value in changed_options(asked).items()]
+    experiment = question.experiment
+    options = [f"{name}={_literal(value)}" for name, value in changed_options(question).items()]
     lines = ["import probe"]
     if experiment.origin.endswith(".py"):
         lines += ["from probe.experiments.registry import load_plugin", "", f"load_plugin({experiment.origin!r})"]
@@ -72,13 +74,13 @@ def code(asked: Asked, refs: Sequence[str]) -> str:
 
 def zipped(result: Result) -> bytes:
     """The folder that `Result.save` writes, as a ZIP file."""
-    made = io.BytesIO()
-    with TemporaryDirectory() as folder, zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    buffer = io.BytesIO()
+    with TemporaryDirectory() as folder, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         place = result.save(Path(folder) / result.name)
         for file in sorted(place.rglob("*")):
             if file.is_file():
                 archive.write(file, file.relative_to(folder))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def _literal(value: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.phenomena import compute as source
-from dashboard.phenomena.compute import Found, Subject
+from dashboard.phenomena.compute import Outcome, Subject
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
 from probe.model.lm import LM
@@ -101,8 +101,8 @@ def test_only_experiments_that_say_so_go_across_worlds():
 
 
 def test_what_tells_worlds_apart_needs_two():
-    def found(label: str) -> Found:
-        return Found(Subject(label, label, label))
+    def found(label: str) -> Outcome:
+        return Outcome(Subject(label, label, label))
 
     assert source.apart([found("a"), found("b")]) == ""
     assert source.alike([found("a")], "a", True) == ([], [])

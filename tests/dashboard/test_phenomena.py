@@ -17,7 +17,7 @@ from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
 from dashboard.phenomena import items as item
 from dashboard.phenomena import items as reading
-from dashboard.phenomena.compute import Found, Subject
+from dashboard.phenomena.compute import Outcome, Subject
 from dashboard.state import Shared
 from probe.cli import main
 from probe.experiments.metrics import Mean, Share
@@ -157,11 +157,11 @@ def test_subjects_are_named_once_each(show: Show, runs: Path):
 
 
 def test_models_of_another_world_are_not_laid_beside():
-    def found(label: str, world: str | None, data: dict | None = None) -> Found:
+    def found(label: str, world: str | None, data: dict | None = None) -> Outcome:
         meta = {"world": world, "data": data}
-        return Found(Subject(label, label, label), Result("x", pd.DataFrame(), pd.DataFrame(), meta=meta))
+        return Outcome(Subject(label, label, label), Result("x", pd.DataFrame(), pd.DataFrame(), meta=meta))
 
-    a, b, c, d = found("a", "1"), found("b", "2"), found("c", "1"), Found(Subject("d", "d", "d"))
+    a, b, c, d = found("a", "1"), found("b", "2"), found("c", "1"), Outcome(Subject("d", "d", "d"))
     assert source.alike([a, b, c, d], "c") == ([a, c], [b])
     assert source.alike([a, b, c, d], "b") == ([b], [a, c])
     assert source.alike([a, b, d], "d") == ([a], [b])

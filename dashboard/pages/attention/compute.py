@@ -108,23 +108,23 @@ def live(shared: Shared, view: str) -> list[sides.Side] | None:
     return found
 
 
-def read_live(found: list[sides.Side], given: tuple[int, ...], prompt: str, chat: bool, new: int) -> Reading:
+def read_live(models_read: list[sides.Side], given: tuple[int, ...], prompt: str, chat: bool, new: int) -> Reading:
     """Patterns of one or two models on the prompt and on what the last of them goes on with.
 
     The other model reads the same ids where both split the prompt alike, else the prompt by its own tokens.
 
     Args:
-        found: see `live`.
+        models_read: see `live`.
         given: ids of the prompt for the last model, or the first of them.
         prompt: the whole prompt as text.
         chat: whether it is sent as a user's message.
         new: tokens to go on for.
     """
-    writer = found[-1].lm
+    writer = models_read[-1].lm
     new = new if writer.readout == "tokens" else 0
     written = models.computed(_attention, writer, say="Reading attention", text=given, new=new)
     told = []
-    for side in found:
+    for side in models_read:
         lm, read = side.lm, written
         if lm is not writer:
             own = sides.asked_text(lm, prompt, chat and lm.tokenizer.chat_template is not None)[: max(len(given), LONG)]

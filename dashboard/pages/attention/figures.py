@@ -48,32 +48,32 @@ def choose_query(reading: Reading) -> int:
 def stages(reading: Reading, head: Head) -> None:
     """Scores, softmax and mixed values of the chosen head, and what it writes after each token."""
     name = f"L{head[0]}H{head[1]}"
-    found = [(side, stages_of(side, head)) for side in reading.named(head)]
+    stage_pairs = [(side, stages_of(side, head)) for side in reading.named(head)]
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         query = choose_query(reading)
-    if len(found) < len(reading.sides):
+    if len(stage_pairs) < len(reading.sides):
         with right:
             note(f"The stages are those of {reading.last.name}: the other model has other tokens, or no {name}.")
     drawn = [
         plots.Stages(name=side.name, scores=one.scores, pattern=one.pattern, written=one.contribution)
-        for side, one in found
+        for side, one in stage_pairs
     ]
     chart = plots.head_stages(drawn, reading.tokens, query=query, boundary=reading.boundary)
-    table = pd.concat([one.table().assign(of=side.name) for side, one in found], ignore_index=True)
+    table = pd.concat([one.table().assign(of=side.name) for side, one in stage_pairs], ignore_index=True)
     hint = " (click a cell to choose its query)" if len(reading.tokens) <= plots.MOST_CLICKABLE else ""
     title = f"{name}: bilinear, softmax, linear{hint}"
     figure(chart, table, "att-stages", title=title, source=reading.source, on_select=_take_query)
     left, right = st.columns([5, 4], gap="medium")
     with left:
-        bars = [(side.name, one.share, one.written) for side, one in found]
-        colours = [side.colour for side, _ in found]
+        bars = [(side.name, one.share, one.written) for side, one in stage_pairs]
+        colours = [side.colour for side, _ in stage_pairs]
         chart = plots.written_bars(bars, reading.tokens, query=query, colours=colours, boundary=reading.boundary)
-        table = pd.concat([one.written_table().assign(of=side.name) for side, one in found], ignore_index=True)
+        table = pd.concat([one.written_table().assign(of=side.name) for side, one in stage_pairs], ignore_index=True)
         title = f"What {name} writes after each token (click one)"
         figure(chart, table, "att-written", title=title, height=330, source=reading.source, on_select=_take_query)
     with right:
-        words(found, reading, name, query)
+        words(stage_pairs, reading, name, query)
     note(
         "Left: length of what the head adds at each token, as a share of the residual stream that it is added to. "
         "Right: the tokens whose logits that output moves most, through the final norm (its scale held fixed) and the "
@@ -81,16 +81,16 @@ def stages(reading: Reading, head: Head) -> None:
     )
 
 
-def words(found: "list[tuple[Side, Stages]]", reading: Reading, name: str, query: int) -> None:
+def words(stage_pairs: "list[tuple[Side, Stages]]", reading: Reading, name: str, query: int) -> None:
     """The tokens that the head's output at one position promotes and suppresses, for each side."""
     shown = []
-    for side, one in found:
+    for side, one in stage_pairs:
         up = list(zip(one.promoted.tokens[query], one.promoted.logits[query], strict=True))
         down = list(zip(one.suppressed.tokens[query], one.suppressed.logits[query], strict=True))
         shown.append((side.name, [*up, *reversed(down)]))
     chart = plots.word_bars(
         [(label, [str(word) for word, _ in rows], np.array([value for _, value in rows])) for label, rows in shown],
-        label="change of the logit, nats" if _tokens(found) else "change of the logit or scalar",
+        label="change of the logit, nats" if _tokens(stage_pairs) else "change of the logit or scalar",
     )
     table = pd.DataFrame(
         [{"of": label, "token": word, "logit_change": float(value)} for label, rows in shown for word, value in rows]
@@ -113,8 +113,8 @@ def _stages(lm: "LM", text: tuple[int, ...], layer: int, head: int) -> "Stages":
     return stages(lm, text, layer, head, k=WORDS)
 
 
-def _tokens(found: "list[tuple[Side, Stages]]") -> bool:
-    return all(side.lm is not None and side.lm.readout == "tokens" for side, _ in found)
+def _tokens(stage_pairs: "list[tuple[Side, Stages]]") -> bool:
+    return all(side.lm is not None and side.lm.readout == "tokens" for side, _ in stage_pairs)
 
 
 def through_training(reading: Reading, head: Head) -> None:
@@ -237,8 +237,8 @@ def scores(reading: Reading, head: Head) -> None:
         note(says)
     if name in ON_REPEATS and not affordable(reading):
         return
-    found = [(side, scores_of(side, repeats=name in ON_REPEATS)) for side in reading.sides]
-    panels = [(side.name, one.values[name]) for side, one in found]
+    score_pairs = [(side, scores_of(side, repeats=name in ON_REPEATS)) for side in reading.sides]
+    panels = [(side.name, one.values[name]) for side, one in score_pairs]
     signed = [False] * len(panels)
     if len(panels) == 2 and panels[0][1].shape == panels[1][1].shape:
         panels.append(("difference", panels[1][1] - panels[0][1]))
@@ -246,7 +246,7 @@ def scores(reading: Reading, head: Head) -> None:
     if name == "copying":
         signed = [True] * len(panels)
     chart = head_grids(panels, f"{label}<br>{unit}", signed=signed, chosen=head)
-    table = pd.concat([one.table().assign(of=side.name) for side, one in found], ignore_index=True)
+    table = pd.concat([one.table().assign(of=side.name) for side, one in score_pairs], ignore_index=True)
     title = f"{label.capitalize()} of every head (click one)"
     figure(chart, table, "att-scores", title=title, source=reading.source, on_select=take_head)
 

@@ -12,7 +12,7 @@ from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
 from dashboard.pages.attention.choices import HEAD, parse, take_head
 from dashboard.pages.attention.compute import LONG, Head, splits_alike
-from dashboard.pages.attention.words import told_long
+from dashboard.pages.attention.words import long_words
 from dashboard.sides import Side
 from dashboard.state import keep
 from probe.attention.head_figures import head_grids, lag_curves, lag_profiles, query_statistic, top_sources
@@ -52,21 +52,21 @@ lag profile is the mean weight at each distance back, over the queries that have
 """
 
 
-def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator") -> None:
+def long_text(models_read: list[Side], text: tuple[int, ...], answer: "DeltaGenerator") -> None:
     """The page for a text that is too long for patterns."""
-    lm, say = found[-1].lm, f"Reading {len(text):,} tokens"
-    shown_sides = [side for side in found if side.lm is lm or splits_alike(side.lm, lm, text)]
+    lm, say = models_read[-1].lm, f"Reading {len(text):,} tokens"
+    shown_sides = [side for side in models_read if side.lm is lm or splits_alike(side.lm, lm, text)]
     sides = [
         (side.name, side.colour, models.computed(_statistics, side.lm, say=say, steps=True, text=text))
         for side in shown_sides
     ]
-    first, sentence = told_long(found[-1].name, sides[-1][2])
+    first, sentence = long_words(models_read[-1].name, sides[-1][2])
     with answer:
         finding(sentence)
     trust_badge(*[(side.name, side.lm) for side in shown_sides], text=text)
     plan = models.computed(_preflight, lm, say="Predicting the size of all patterns", length=len(text))
     note(f"{plan.sentence} What follows holds no pattern: it was read one block of queries after the other.")
-    source: dict[str, object] = {"models": [side.ref for side in found], "tokens": len(text)}
+    source: dict[str, object] = {"models": [side.ref for side in models_read], "tokens": len(text)}
     left, right = st.columns([1, 3], vertical_alignment="bottom")
     with left:
         head = choose_head(sides[-1][2], first)
@@ -91,7 +91,7 @@ def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator"
         "from probe.attention.long import attention_statistics",
         "from probe.model.rewards import analysable",
         "",
-        f"lm = analysable({found[-1].ref!r})",
+        f"lm = analysable({models_read[-1].ref!r})",
         f"ids = {list(text)}",
         f"seen = attention_statistics(lm, ids, lags={LAGS})",
         f"seen.table(), seen.lag_table(), seen.source_table({head[0]}, {head[1]})",
@@ -99,10 +99,10 @@ def long_text(found: list[Side], text: tuple[int, ...], answer: "DeltaGenerator"
     details(EQUATIONS, DEFINITION, "\n".join(code), {f"heads-{label}": seen.table() for label, _, seen in sides})
 
 
-def choose_head(seen: "AttentionStatistics", default: Head) -> Head:
+def choose_head(statistics: "AttentionStatistics", default: Head) -> Head:
     """The head that the curves are about."""
-    names = [f"L{layer}H{head}" for layer in seen.layers for head in range(seen.entropy.shape[1])]
-    key = keep(HEAD, names, f"L{seen.layers[default[0]]}H{default[1]}")
+    names = [f"L{layer}H{head}" for layer in statistics.layers for head in range(statistics.entropy.shape[1])]
+    key = keep(HEAD, names, f"L{statistics.layers[default[0]]}H{default[1]}")
     return parse(st.selectbox("Head", names, key=key, bind="query-params"))
 
 
@@ -150,21 +150,21 @@ def along(
     figure(chart, table, "att-along", title=title, height=330, source=source)
 
 
-def layers(name: str, seen: "AttentionStatistics", source: dict[str, object]) -> None:
+def layers(name: str, statistics: "AttentionStatistics", source: dict[str, object]) -> None:
     """Mean weight by distance back of every layer."""
-    chart = lag_profiles(seen.lag_profile, seen.layers)
+    chart = lag_profiles(statistics.lag_profile, statistics.layers)
     title = f"How far back the layers of {name} look"
-    figure(chart, seen.lag_table(), "att-layers", title=title, height=330, source=source)
+    figure(chart, statistics.lag_table(), "att-layers", title=title, height=330, source=source)
     note("Mean over the heads of a layer; beyond lag 32 neighbours are averaged.")
 
 
-def sources(name: str, seen: "AttentionStatistics", head: Head, source: dict[str, object]) -> None:
+def sources(name: str, statistics: "AttentionStatistics", head: Head, source: dict[str, object]) -> None:
     """The tokens that the queries of the chosen head look at most."""
-    row = seen.row(*head), head[1]
-    chart = top_sources(seen.top_keys[row], seen.top_weights[row], seen.tokens)
+    row = statistics.row(*head), head[1]
+    chart = top_sources(statistics.top_keys[row], statistics.top_weights[row], statistics.tokens)
     title = f"Strongest sources of L{head[0]}H{head[1]} in {name}"
-    figure(chart, seen.source_table(*head), "att-sources", title=title, height=330, source=source)
-    note(f"The strongest {seen.top_keys.shape[-1]} of every query; weights below 0.05 are left out.")
+    figure(chart, statistics.source_table(*head), "att-sources", title=title, height=330, source=source)
+    note(f"The strongest {statistics.top_keys.shape[-1]} of every query; weights below 0.05 are left out.")
 
 
 def choose_cut(length: int) -> bool:

@@ -108,15 +108,15 @@ def why_apart(reading: Reading) -> str:
     return f"{' and '.join(shapes)}: they stand side by side, without a difference."
 
 
-def told_long(name: str, seen: "AttentionStatistics") -> tuple[Head, str]:
+def long_words(name: str, statistics: "AttentionStatistics") -> tuple[Head, str]:
     """What stands out in the statistics of a long text."""
-    previous, sink, distance = seen.mean("previous"), seen.mean("sink"), seen.mean("distance")
+    previous, sink, distance = statistics.mean("previous"), statistics.mean("sink"), statistics.mean("distance")
     near, far = _argmax(previous), _argmax(distance)
     return far, (
-        f"Over {len(seen.tokens):,} tokens, in {name}, L{seen.layers[far[0]]}H{far[1]} looks back furthest "
-        f"({distance[far]:,.0f} tokens on average), L{seen.layers[near[0]]}H{near[1]} attends most to the token before "
-        f"({_percent(float(previous[near]))}), and the first token draws {_percent(float(sink.mean()))} of all "
-        "attention."
+        f"Over {len(statistics.tokens):,} tokens, in {name}, L{statistics.layers[far[0]]}H{far[1]} looks back furthest "
+        f"({distance[far]:,.0f} tokens on average), L{statistics.layers[near[0]]}H{near[1]} attends most to the "
+        f"token before ({_percent(float(previous[near]))}), and the first token draws "
+        f"{_percent(float(sink.mean()))} of all attention."
     )
 
 

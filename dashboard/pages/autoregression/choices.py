@@ -38,7 +38,7 @@ class Side:
     name: str
     lm: "LM"
     ref: str
-    look: Model
+    style: Model
 
     @property
     def loading(self) -> str:
@@ -47,7 +47,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """What is computed."""
 
     sides: list[Side]
@@ -112,7 +112,7 @@ def sides_of(shared: Shared) -> list[Side] | None:
     ]
 
 
-def choose(shared: Shared, sides: list[Side]) -> Asked | None:
+def choose(shared: Shared, sides: list[Side]) -> Question | None:
     """The widgets that decide what is computed; None where there is no text."""
     from probe.model.text import encode
     from probe.world import of
@@ -149,7 +149,7 @@ def choose(shared: Shared, sides: list[Side]) -> Asked | None:
         key = keep("lag_epsilon", EPSILONS, EPSILONS[1])
         epsilon = st.selectbox("Tolerance", EPSILONS, key=key, bind="query-params", help="\u03b5, nats.")
     texts, source = _texts(world, str(on), number["texts"], shared.prompt)
-    return Asked(
+    return Question(
         sides=sides[owner:] + sides[:owner],
         texts=texts,
         source=source,

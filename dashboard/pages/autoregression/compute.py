@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dashboard.models import computed
 
 if TYPE_CHECKING:
-    from dashboard.pages.autoregression.choices import Asked, Side
+    from dashboard.pages.autoregression.choices import Question, Side
     from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
     from probe.autoregression.lags import EffectiveOrder, LagProfile
     from probe.autoregression.snowballs import Snowball
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from probe.world import World
 
 
-def profile(side: "Side", asked: "Asked") -> "LagProfile":
+def profile(side: "Side", question: "Question") -> "LagProfile":
     """The lag profile of one model."""
-    jacobian = asked.measure == "Jacobian" or asked.scalar
+    jacobian = question.measure == "Jacobian" or question.scalar
     say = f"Lag profile of {side.name}"
     return computed(
         _jacobian if jacobian else _resampled,
         side.lm,
         say=say,
         steps=True,
-        texts=asked.texts,
-        **asked.profile_options(),
+        texts=question.texts,
+        **question.profile_options(),
     )
 
 
-def order(side: "Side", asked: "Asked") -> "EffectiveOrder":
+def order(side: "Side", question: "Question") -> "EffectiveOrder":
     """The effective order of one model."""
     say = f"Cutting the context of {side.name}"
-    found = computed(_order, side.lm, say=say, steps=True, texts=asked.texts, **asked.order_options())
-    return found.at(asked.epsilon)
+    found = computed(_order, side.lm, say=say, steps=True, texts=question.texts, **question.order_options())
+    return found.at(question.epsilon)
 
 
 def snowball_of(side: "Side", prompts: tuple[str, ...], world: "World | None", steps: int) -> "Snowball":

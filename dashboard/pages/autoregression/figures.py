@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, note
-from dashboard.pages.autoregression.choices import PROMPT, Asked, Side
+from dashboard.pages.autoregression.choices import PROMPT, Question, Side
 from dashboard.pages.autoregression.compute import neutral, paths, snowball_of
 from dashboard.pages.autoregression.words import NEUTRAL, PATHS, SNOWBALL, gains, most_bilinear, snowball_sentence
 from dashboard.state import keep
@@ -26,67 +26,67 @@ PREFERRED = "sum_steps"
 WAIT = "takes several seconds on a model of this size."
 
 
-def snowball(asked: Asked) -> None:
+def snowball(question: Question) -> None:
     """One wrong token, and what follows."""
-    if not asked.writers:
+    if not question.writers:
         note("A model that reads out one number writes nothing, so no token of it can be wrong.")
         return
-    prompts, source = _prompts(asked)
+    prompts, source = _prompts(question)
     if not prompts:
         note("Type a prompt in the sidebar: the model continues it with one wrong token.")
         return
-    if not _agreed(asked, f"The snowball {WAIT}", "lag_do_snowball"):
+    if not _agreed(question, f"The snowball {WAIT}", "lag_do_snowball"):
         return
-    found = [snowball_of(side, prompts, asked.world_of(side), STEPS) for side in asked.writers]
-    truth = any(any(each.truth_known) for each in found)
-    summaries = [each.summary() for each in found]
+    snowballs = [snowball_of(side, prompts, question.world_of(side), STEPS) for side in question.writers]
+    truth = any(any(each.truth_known) for each in snowballs)
+    summaries = [each.summary() for each in snowballs]
     judged = truth and any((table[table["quantity"] == "wrong_error"]["n"] > 0).any() for table in summaries)
-    st.markdown(escape_markdown(snowball_sentence(asked.writers, found)))
-    looks = [side.look for side in asked.writers]
-    table = join_tables(asked.writers, summaries)
+    st.markdown(escape_markdown(snowball_sentence(question.writers, snowballs)))
+    looks = [side.style for side in question.writers]
+    table = join_tables(question.writers, summaries)
     chart = snowball_curves(summaries, looks, truth=judged)
-    figure(chart, table, "snowball", title="After one wrong token", height=330, source=_source(asked, prompts[0]))
+    figure(chart, table, "snowball", title="After one wrong token", height=330, source=_source(question, prompts[0]))
     with st.expander("Continuations", icon=":material/format_quote:"):
-        st.dataframe(join_tables(asked.writers, [each.text_table() for each in found]), hide_index=True)
+        st.dataframe(join_tables(question.writers, [each.text_table() for each in snowballs]), hide_index=True)
     code = [
         "import probe.model.rewards",
         "from probe.autoregression.snowballs import snowball",
         "from probe.world import of",
         "",
-        f"lm = {asked.writers[0].loading}",
+        f"lm = {question.writers[0].loading}",
         f"prompts = {source}",
-        f"found = snowball(lm, prompts, world={'of(lm)' if asked.world else None}, steps={STEPS})",
+        f"found = snowball(lm, prompts, world={'of(lm)' if question.world else None}, steps={STEPS})",
         "found.summary(), found.later_errors(), found.table()",
     ]
     equation = r"\mathrm{KL}_i = \mathrm{KL}\big(\pi(\cdot \mid x, y, y_{1:i-1}) \,\|\, \pi(\cdot \mid x, y', "
     equation += r"y'_{1:i-1})\big),\quad y' \text{ wrong}"
-    tables = {"snowball-steps": join_tables(asked.writers, [each.table() for each in found])}
+    tables = {"snowball-steps": join_tables(question.writers, [each.table() for each in snowballs])}
     details([equation], SNOWBALL, "\n".join(code), tables)
 
 
-def heads(asked: Asked) -> None:
+def heads(question: Question) -> None:
     """Both paths of E23 in every head."""
-    if not _ready_for_prompt(asked, "lag_do_paths", f"The Jacobian of every head {WAIT}"):
+    if not _ready_for_prompt(question, "lag_do_paths", f"The Jacobian of every head {WAIT}"):
         return
     try:
-        found = [paths(side, asked.prompt) for side in asked.sides]
+        norms = [paths(side, question.prompt) for side in question.sides]
     except ModelError as error:
         note(str(error))
         return
-    looks = [side.look for side in asked.sides]
-    table = join_tables(asked.sides, [each.table() for each in found])
-    st.markdown(escape_markdown(most_bilinear(asked.sides, found)))
-    chart = path_shares([each.share for each in found], looks)
-    height = min(520, 110 + 34 * max(each.share.shape[0] for each in found))
+    looks = [side.style for side in question.sides]
+    table = join_tables(question.sides, [each.table() for each in norms])
+    st.markdown(escape_markdown(most_bilinear(question.sides, norms)))
+    chart = path_shares([each.share for each in norms], looks)
+    height = min(520, 110 + 34 * max(each.share.shape[0] for each in norms))
     title = "Share of the bilinear-softmax path in each head's Jacobian (E23)"
-    figure(chart, table, "paths", title=title, height=height, source=_source(asked, asked.prompt))
+    figure(chart, table, "paths", title=title, height=height, source=_source(question, question.prompt))
     note("0: the head's output moves only with what is read (linear path). 1: only with where it looks.")
     code = [
         "import probe.model.rewards",
         "from probe.autoregression.jacobian import jacobian_norms",
         "",
-        f"lm = {asked.sides[0].loading}",
-        f"found = jacobian_norms(lm, {asked.prompt!r})",
+        f"lm = {question.sides[0].loading}",
+        f"found = jacobian_norms(lm, {question.prompt!r})",
         "found.table(), found.pairs(0, 0)",
     ]
     equation = (
@@ -96,59 +96,59 @@ def heads(asked: Asked) -> None:
     details([equation], PATHS, "\n".join(code), {"heads": table})
 
 
-def layers(asked: Asked) -> None:
+def layers(question: Question) -> None:
     """The neutral-Jacobian test."""
-    if not _ready_for_prompt(asked, "lag_do_neutral", f"The Jacobian of every block {WAIT}"):
+    if not _ready_for_prompt(question, "lag_do_neutral", f"The Jacobian of every block {WAIT}"):
         return
     try:
-        found = [neutral(side, asked.prompt) for side in asked.sides]
+        jacobians = [neutral(side, question.prompt) for side in question.sides]
     except ModelError as error:
         note(str(error))
         return
-    st.markdown(escape_markdown(gains(asked.sides, found)))
-    table = join_tables(asked.sides, [each.table() for each in found])
-    chart = singular_values([each.to_end for each in found], [side.look for side in asked.sides])
+    st.markdown(escape_markdown(gains(question.sides, jacobians)))
+    table = join_tables(question.sides, [each.table() for each in jacobians])
+    chart = singular_values([each.to_end for each in jacobians], [side.style for side in question.sides])
     title = "Singular values of the Jacobian from each layer to the end: median and middle 80 %"
-    figure(chart, table, "neutral", title=title, height=330, source=_source(asked, asked.prompt))
+    figure(chart, table, "neutral", title=title, height=330, source=_source(question, question.prompt))
     code = [
         "import probe.model.rewards",
         "from probe.autoregression.jacobian import neutral_jacobian",
         "",
-        f"lm = {asked.sides[0].loading}",
-        f"found = neutral_jacobian(lm, {asked.prompt!r})",
+        f"lm = {question.sides[0].loading}",
+        f"found = neutral_jacobian(lm, {question.prompt!r})",
         "found.table(), found.to_end",
     ]
     equation = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
     details([equation], NEUTRAL, "\n".join(code), {"layers": table})
 
 
-def _prompts(asked: Asked) -> tuple[tuple[str, ...], str]:
+def _prompts(question: Question) -> tuple[tuple[str, ...], str]:
     """Prompts of the snowball: questions of the world, or the prompt of the sidebar; and Python that gives them."""
-    world = asked.world
-    options = [*(world.question_kinds if world else ()), *([PROMPT] if asked.prompt.strip() else [])]
+    world = question.world
+    options = [*(world.question_kinds if world else ()), *([PROMPT] if question.prompt.strip() else [])]
     if not options:
         return (), ""
     taught = world is not None and world.config.mixture.get(PREFERRED, 0) > 0
     key = keep("lag_wrong", options, PREFERRED if taught else options[-1])
     chosen = st.selectbox("Wrong token in the answer to", options, key=key, bind="query-params", width=320)
     if world is None or chosen == PROMPT:
-        return (asked.prompt,), f"[{asked.prompt!r}]"
+        return (question.prompt,), f"[{question.prompt!r}]"
     items = world.questions(str(chosen), PROMPTS, SEED)
     source = f"[item.prompt for item in of(lm).questions({chosen!r}, {PROMPTS}, {SEED})]"
     return tuple(item.prompt for item in items), source
 
 
-def _ready_for_prompt(asked: Asked, key: str, sentence: str) -> bool:
-    if not asked.prompt.strip():
+def _ready_for_prompt(question: Question, key: str, sentence: str) -> bool:
+    if not question.prompt.strip():
         note("Type a prompt in the sidebar: this is about one text.")
         return False
-    return _agreed(asked, sentence, key)
+    return _agreed(question, sentence, key)
 
 
-def _agreed(asked: Asked, sentence: str, key: str) -> bool:
+def _agreed(question: Question, sentence: str, key: str) -> bool:
     """Whether a detail is computed: at once for small models, for larger ones after a word for this session."""
     agreed = f"_{key}"
-    if not asked.large or st.session_state.get(agreed):
+    if not question.large or st.session_state.get(agreed):
         return True
     note(sentence)
     if st.button("Compute", key=key):
@@ -167,5 +167,5 @@ def join_tables(sides: list[Side], tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(named, ignore_index=True)
 
 
-def _source(asked: Asked, prompt: str) -> dict[str, object]:
-    return {"models": [side.ref for side in asked.sides], "prompt": prompt}
+def _source(question: Question, prompt: str) -> dict[str, object]:
+    return {"models": [side.ref for side in question.sides], "prompt": prompt}

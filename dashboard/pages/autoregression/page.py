@@ -9,7 +9,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
 from dashboard.pages.autoregression import figures as sections
-from dashboard.pages.autoregression.choices import Asked, choose, sides_of
+from dashboard.pages.autoregression.choices import Question, choose, sides_of
 from dashboard.pages.autoregression.compute import order, profile
 from dashboard.pages.autoregression.words import DEFINITION, EQUATIONS, sentence
 from dashboard.sides import ask_for_model, words_known
@@ -29,20 +29,20 @@ def page() -> None:
     sides = sides_of(shared)
     if sides is None or not words_known(shared, ((side.name, side.lm) for side in sides), answer):
         return
-    asked = choose(shared, sides) if sides else None
-    if asked is None:
+    question = choose(shared, sides) if sides else None
+    if question is None:
         ask_for_model(answer, "Choose a model and a prompt in the sidebar to see how far back it looks.")
         return
     work, figures = st.container(), st.container()  # what comes and goes while computing stays in a place of its own
     with work:
-        orders = [order(side, asked) for side in asked.writers]
-        profiles = [profile(side, asked) for side in asked.sides]
+        orders = [order(side, question) for side in question.writers]
+        profiles = [profile(side, question) for side in question.sides]
     with answer:
-        finding(sentence(asked, orders, profiles))
+        finding(sentence(question, orders, profiles))
     with figures:
-        main_figures(asked, orders, profiles)
-    trust_badge(*((side.name, side.lm) for side in asked.sides), text=asked.texts[0])
-    explain(asked, orders, profiles)
+        main_figures(question, orders, profiles)
+    trust_badge(*((side.name, side.lm) for side in question.sides), text=question.texts[0])
+    explain(question, orders, profiles)
     tabs = {
         "Snowball": sections.snowball,
         "Content and attention path (E23)": sections.heads,
@@ -51,34 +51,36 @@ def page() -> None:
     for tab, draw in zip(st.tabs(list(tabs), key="lag_tab", bind="query-params"), tabs.values(), strict=True):
         if tab.open:
             with tab:
-                draw(asked)
+                draw(question)
 
 
-def main_figures(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:
+def main_figures(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:
     """Lag profile and KL by context length side by side."""
     source: dict[str, object] = {
-        "models": [side.ref for side in asked.sides],
-        "texts": len(asked.texts),
-        **asked.profile_options(),
+        "models": [side.ref for side in question.sides],
+        "texts": len(question.texts),
+        **question.profile_options(),
     }
-    reached = [found.order for found in orders] if len(orders) == len(asked.sides) else []
-    how = "Jacobian" if asked.scalar else asked.measure
+    reached = [found.order for found in orders] if len(orders) == len(question.sides) else []
+    how = "Jacobian" if question.scalar else question.measure
     left, right = st.columns([1, 1], gap="medium") if orders else (st.container(), None)
     with left:
-        chart = lag_curves([found.table() for found in profiles], [side.look for side in asked.sides], orders=reached)
-        table = sections.join_tables(asked.sides, [found.table() for found in profiles])
+        chart = lag_curves(
+            [found.table() for found in profiles], [side.style for side in question.sides], orders=reached
+        )
+        table = sections.join_tables(question.sides, [found.table() for found in profiles])
         figure(chart, table, "lags", title=f"Lag profile by {how}", height=HEIGHT, source=source)
     if right is None:
         return
     with right:
         chart = context_curves(
             [found.table() for found in orders],
-            [side.look for side in asked.writers],
+            [side.style for side in question.writers],
             orders=[found.order for found in orders],
-            epsilon=asked.epsilon,
+            epsilon=question.epsilon,
         )
-        table = sections.join_tables(asked.writers, [found.table() for found in orders])
-        options = source | asked.order_options() | {"epsilon": asked.epsilon}
+        table = sections.join_tables(question.writers, [found.table() for found in orders])
+        options = source | question.order_options() | {"epsilon": question.epsilon}
         figure(
             chart,
             table,
@@ -89,9 +91,9 @@ def main_figures(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[L
         )
 
 
-def explain(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:
+def explain(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:
     """What is shown in one paragraph, and the folded section."""
-    of = f"{len(asked.texts)} documents" if len(asked.texts) > 1 else "one text"
+    of = f"{len(question.texts)} documents" if len(question.texts) > 1 else "one text"
     opening = "Left: how" if orders else "How"
     moved = f"{opening} much the token k places before the last one read moves what the model says next, on {of}."
     cut = (
@@ -111,18 +113,18 @@ def explain(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagPro
         f"from probe.autoregression.lags import {function}",
         "from probe.world import of",
         "",
-        f"lm = {asked.sides[0].loading}",
-        f"texts = {asked.source}",
-        f"profile = {function}(lm, texts, {_arguments(asked.profile_options())})",
+        f"lm = {question.sides[0].loading}",
+        f"texts = {question.source}",
+        f"profile = {function}(lm, texts, {_arguments(question.profile_options())})",
         "profile.table(), profile.readings",
     ]
     if orders:
-        code += [f"lm = {asked.writers[0].loading}"] if asked.writers[0] is not asked.sides[0] else []
-        options = _arguments({"epsilon": asked.epsilon, **asked.order_options()})
+        code += [f"lm = {question.writers[0].loading}"] if question.writers[0] is not question.sides[0] else []
+        options = _arguments({"epsilon": question.epsilon, **question.order_options()})
         code += [f"order = effective_order(lm, texts, {options})", "order.order, order.table()"]
-    tables = {"lag-readings": sections.join_tables(asked.sides, [found.readings for found in profiles])}
+    tables = {"lag-readings": sections.join_tables(question.sides, [found.readings for found in profiles])}
     if orders:
-        tables["context-readings"] = sections.join_tables(asked.writers, [found.readings for found in orders])
+        tables["context-readings"] = sections.join_tables(question.writers, [found.readings for found in orders])
     details(EQUATIONS, DEFINITION, "\n".join(code), tables)
 
 

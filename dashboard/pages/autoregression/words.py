@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dashboard.pages.autoregression.choices import Asked, Side
+from dashboard.pages.autoregression.choices import Question, Side
 from probe.plotting.intervals import percent
 
 if TYPE_CHECKING:
@@ -55,39 +55,41 @@ that double precision does not resolve are left out.
 """
 
 
-def sentence(asked: Asked, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
+def sentence(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
     """How far back every model looks that is drawn: its effective order, or the lag that moves its number most."""
-    parts = [order_words(side, found) for side, found in zip(asked.writers, orders, strict=True)]
+    parts = [order_words(side, found) for side, found in zip(question.writers, orders, strict=True)]
     parts += [
-        lag_words(side, found) for side, found in zip(asked.sides, profiles, strict=True) if side.lm.readout != "tokens"
+        lag_words(side, found)
+        for side, found in zip(question.sides, profiles, strict=True)
+        if side.lm.readout != "tokens"
     ]
     return "; ".join(parts) + "."
 
 
-def lag_words(side: Side, found: "LagProfile") -> str:
+def lag_words(side: Side, profile: "LagProfile") -> str:
     """The lag that moves a number most, the last token apart."""
-    earlier = np.nan_to_num(found.influence[1:], nan=-1.0)
+    earlier = np.nan_to_num(profile.influence[1:], nan=-1.0)
     if not (earlier >= 0).any():
         return f"the {side.lm.readout} of {side.name} is read from one token"
     most = 1 + int(earlier.argmax())
     return f"apart from lag 0, the last token, lag {most} moves the {side.lm.readout} of {side.name} most"
 
 
-def order_words(side: Side, found: "EffectiveOrder") -> str:
+def order_words(side: Side, order: "EffectiveOrder") -> str:
     """The effective order of one model in words."""
-    known = np.flatnonzero(~np.isnan(found.kl))
-    m = found.order or int(known[-1]) + 1
-    kl = f"{found.kl[m - 1]:.2g}"
-    if not np.isnan(found.low[m - 1]):
-        kl += f" [{found.low[m - 1]:.2g}, {found.high[m - 1]:.2g}]"
-    reach = f"{side.name} looks back {'' if found.order else 'more than '}{m} token{'s' * (m > 1)}"
+    known = np.flatnonzero(~np.isnan(order.kl))
+    m = order.order or int(known[-1]) + 1
+    kl = f"{order.kl[m - 1]:.2g}"
+    if not np.isnan(order.low[m - 1]):
+        kl += f" [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]"
+    reach = f"{side.name} looks back {'' if order.order else 'more than '}{m} token{'s' * (m > 1)}"
     return f"{reach} (with only these, KL to the full context is {kl} nats)"
 
 
-def snowball_sentence(sides: list[Side], found: "list[Snowball]") -> str:
+def snowball_sentence(sides: list[Side], snowballs: "list[Snowball]") -> str:
     """What the snowball shows, in a sentence."""
     parts = []
-    for side, each in zip(sides, found, strict=True):
+    for side, each in zip(sides, snowballs, strict=True):
         errors = each.later_errors()
         rows = each.summary()
         free = rows[(rows["quantity"] == "free_kl") & (rows["n"] > 0)]
@@ -108,26 +110,26 @@ def snowball_sentence(sides: list[Side], found: "list[Snowball]") -> str:
     return "; ".join(parts) + "."
 
 
-def most_bilinear(sides: list[Side], found: "list[JacobianNorms]") -> str:
+def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
     """The head that depends most on where it looks, and the largest change between two models of one size."""
-    if not all(np.isfinite(each.share).any() for each in found):
+    if not all(np.isfinite(each.share).any() for each in norms):
         return "This text is one token, which depends on no earlier one."
-    best = [each.table().set_index("name")["share"] for each in found]
+    best = [each.table().set_index("name")["share"] for each in norms]
     parts = [
         f"{side.name} depends most on where it looks in {shares.idxmax()} (share {shares.max():.2f})"
         for side, shares in zip(sides, best, strict=True)
     ]
-    if len(found) == 2 and found[0].share.shape == found[1].share.shape:
-        moved = found[1].table().assign(change=(found[1].share - found[0].share).ravel())
+    if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:
+        moved = norms[1].table().assign(change=(norms[1].share - norms[0].share).ravel())
         row = moved.iloc[int(np.nanargmax(moved["change"].abs()))]
         parts.append(f"the largest change between them is {row['change']:+.2f} in {row['name']}")
     return "; ".join(parts) + "."
 
 
-def gains(sides: list[Side], found: "list[NeutralJacobian]") -> str:
+def gains(sides: list[Side], jacobians: "list[NeutralJacobian]") -> str:
     """The smallest and the largest gain from a layer to the end, of every model."""
     words = []
-    for side, each in zip(sides, found, strict=True):
+    for side, each in zip(sides, jacobians, strict=True):
         gain = each.table().set_index("name")["geometric_mean"]
         low, high = (
             f"{value:.2g} from the {name}" for value, name in ((gain.min(), gain.idxmin()), (gain.max(), gain.idxmax()))

@@ -53,11 +53,11 @@ def options(chat: bool) -> dict:
     return {"temperature": float(temperature), "length": int(length), "seed": int(seed), "chat": bool(as_chat)}
 
 
-def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
+def choose_position(comparison: "Comparison") -> "tuple[Continuation, int]":
     """The text and the token that the figures are about; the token where the models part unless the URL says more."""
-    if has_changed("_compared", (found.prompt, tuple(found.base.ids), tuple(found.aligned.ids))):
-        st.session_state[POSITION] = sentences.divergence_position(found)
-    key = preset(POSITION, sentences.divergence_position(found))
+    if has_changed("_compared", (comparison.prompt, tuple(comparison.base.ids), tuple(comparison.aligned.ids))):
+        st.session_state[POSITION] = sentences.divergence_position(comparison)
+    key = preset(POSITION, sentences.divergence_position(comparison))
     left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
     with left:
         author = st.segmented_control(
@@ -68,7 +68,7 @@ def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
             bind="query-params",
             required=True,
         )
-    text = found.base if author == "base" else found.aligned
+    text = comparison.base if author == "base" else comparison.aligned
     last = len(text.ids) - 1
     if st.session_state.get(key, 1) > last:
         st.session_state[key] = last
@@ -83,7 +83,7 @@ def choose_position(found: "Comparison") -> "tuple[Continuation, int]":
 
 def chips(text: "Continuation", start: int, stop: int, prompt: bool) -> list[Chip]:
     """Chips of the tokens start to stop of a text."""
-    made = []
+    row = []
     for j in range(start, stop):
         kl = float(text.kl[j])
         lines = [f"token {j}: {text.tokens[j]}"]
@@ -96,20 +96,26 @@ def chips(text: "Continuation", start: int, stop: int, prompt: bool) -> list[Chi
                     for token, value in zip(side.top_tokens[j][:3], side.top_logprobs[j][:3], strict=True)
                 ]
         strength = min(1.0, kl / STRONG_NATS) ** 0.5 if j else 0.0
-        made.append(Chip(text=text.tokens[j], tip="\n".join(lines), strength=0.75 * strength, prompt=prompt))
-    return made
+        row.append(Chip(text=text.tokens[j], tip="\n".join(lines), strength=0.75 * strength, prompt=prompt))
+    return row
 
 
 def texts(
-    found: "Comparison", names: tuple[str, str], colours: tuple[str, str], text: "Continuation", position: int
+    comparison: "Comparison", names: tuple[str, str], colours: tuple[str, str], text: "Continuation", position: int
 ) -> None:
     """The prompt and both continuations as chips."""
     cut = text.prompt_length
     rows = [
-        TokenRow(label="prompt", colour="transparent", tokens=chips(found.aligned, 0, cut, prompt=True)),
-        TokenRow(label=names[0], colour=colours[0], tokens=chips(found.base, cut, len(found.base.ids), prompt=False)),
+        TokenRow(label="prompt", colour="transparent", tokens=chips(comparison.aligned, 0, cut, prompt=True)),
         TokenRow(
-            label=names[1], colour=colours[1], tokens=chips(found.aligned, cut, len(found.aligned.ids), prompt=False)
+            label=names[0],
+            colour=colours[0],
+            tokens=chips(comparison.base, cut, len(comparison.base.ids), prompt=False),
+        ),
+        TokenRow(
+            label=names[1],
+            colour=colours[1],
+            tokens=chips(comparison.aligned, cut, len(comparison.aligned.ids), prompt=False),
         ),
     ]
     row = 0 if position < cut else 1 + (text.author == "aligned")
@@ -184,30 +190,31 @@ def page() -> None:
     if base.readout != "tokens":
         compare_rewards(shared, (base, aligned), (refs[0], refs[1]), answer)
         return
-    asked = options(aligned.tokenizer.chat_template is not None)
-    found = models.comparison(base, aligned, shared.prompt, **asked)
+    settings = options(aligned.tokenizer.chat_template is not None)
+    comparison = models.comparison(base, aligned, shared.prompt, **settings)
     colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
     chip_rows = st.container()
-    text, position = choose_position(found)
+    text, position = choose_position(comparison)
     with answer:
-        finding(sentences.compare(found, names, text))
+        finding(sentences.compare(comparison, names, text))
     with chip_rows:
-        texts(found, names, colours, text, position)
-    source = {"base": refs[0], "aligned": refs[1], "prompt": found.prompt, **asked}
+        texts(comparison, names, colours, text, position)
+    source = {"base": refs[0], "aligned": refs[1], "prompt": comparison.prompt, **settings}
     figures(text, position, names, colours, source)
     trust_badge((names[0], base), (names[1], aligned), text=text.ids)
-    explain(found, refs, asked)
+    explain(comparison, refs, settings)
 
 
-def explain(found: "Comparison", refs: tuple[str | None, str | None], asked: dict) -> None:
+def explain(comparison: "Comparison", refs: tuple[str | None, str | None], settings: dict) -> None:
     """The folded section."""
     code = [
         "import probe",
         "from probe.compare.side_by_side import compare",
         "",
         f"base, aligned = probe.LM.load({refs[0]!r}), probe.LM.load({refs[1]!r})",
-        f"found = compare(base, aligned, {found.prompt!r},",
-        f"                max_new_tokens={asked['length']}, temperature={asked['temperature']}, seed={asked['seed']})",
+        f"found = compare(base, aligned, {comparison.prompt!r},",
+        f"                max_new_tokens={settings['length']}, temperature={settings['temperature']}, "
+        f"seed={settings['seed']})",
         "found.table(), found.top_table(), found.lens_table()",
     ]
     equations = [
@@ -215,7 +222,12 @@ def explain(found: "Comparison", refs: tuple[str | None, str | None], asked: dic
         r"\quad a = \mathrm{aligned},\ b = \mathrm{base}",
         r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
     ]
-    details(equations, DEFINITION, "\n".join(code), {"tokens": found.table(), "expected-tokens": found.top_table()})
+    details(
+        equations,
+        DEFINITION,
+        "\n".join(code),
+        {"tokens": comparison.table(), "expected-tokens": comparison.top_table()},
+    )
 
 
 page()

@@ -55,18 +55,18 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
     text = shared.prompt + completion
     if not words_known(shared, zip(names, lms, strict=True), answer, text):
         return
-    found = models.computed(_compare, *lms, say="Both models read the text", text=text)
+    comparison = models.computed(_compare, *lms, say="Both models read the text", text=text)
     with answer:
-        finding(sentences.compare_scalars(found, names))
+        finding(sentences.compare_scalars(comparison, names))
     start = len(models.computed(_ids, lms[0], say="Splitting the prompt", text=shared.prompt))
-    chosen = choose_token(found)
-    kinds = list(dict.fromkeys(found.readouts))
+    chosen = choose_token(comparison)
+    kinds = list(dict.fromkeys(comparison.readouts))
     unit = " or ".join(kinds)
     source: dict[str, object] = {"base": refs[0], "aligned": refs[1], "text": text}
     chart = scalar_readings(
-        (found.base, found.aligned),
-        found.difference,
-        found.tokens,
+        (comparison.base, comparison.aligned),
+        comparison.difference,
+        comparison.tokens,
         names=names,
         colours=colours,
         unit=unit,
@@ -74,10 +74,10 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
         chosen=chosen,
     )
     title = f"The {unit} after each token, and what each token changes"
-    figure(chart, found.table(), "rewards", title=title, height=380, source=source, on_select=take_token)
-    lenses(found, chosen, names, unit, source)
+    figure(chart, comparison.table(), "rewards", title=title, height=380, source=source, on_select=take_token)
+    lenses(comparison, chosen, names, unit, source)
     note("A click on a bar chooses its token. Units are those of each model's head; none of the numbers is a chance.")
-    trust_badge((names[0], lms[0]), (names[1], lms[1]), text=found.ids)
+    trust_badge((names[0], lms[0]), (names[1], lms[1]), text=comparison.ids)
     code = [
         "from probe.compare.scalars import compare_scalars",
         "from probe.model.rewards import analysable",
@@ -85,7 +85,7 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
         f"base, aligned = analysable({refs[0]!r}), analysable({refs[1]!r})",
         f"compare_scalars(base, aligned, {text!r}).table()",
     ]
-    details(EQUATIONS, DEFINITION, "\n".join(code), {"rewards": found.table()})
+    details(EQUATIONS, DEFINITION, "\n".join(code), {"rewards": comparison.table()})
 
 
 def choose_completion(lm: "LM", prompt: str) -> str:
@@ -99,31 +99,31 @@ def choose_completion(lm: "LM", prompt: str) -> str:
     return f" {typed.strip()}" if typed.strip() else ""
 
 
-def choose_token(found: "ScalarComparison") -> int:
+def choose_token(comparison: "ScalarComparison") -> int:
     """The token that the figures emphasise: where the changes differ most, until the reader takes another."""
-    last = len(found.tokens) - 1
-    if has_changed("_rewarded", tuple(found.ids)) or st.session_state.get(POSITION, 0) > last:
-        st.session_state[POSITION] = found.most
-    key = preset(POSITION, found.most)
+    last = len(comparison.tokens) - 1
+    if has_changed("_rewarded", tuple(comparison.ids)) or st.session_state.get(POSITION, 0) > last:
+        st.session_state[POSITION] = comparison.most
+    key = preset(POSITION, comparison.most)
     return int(st.number_input("Token", min(1, last), last, key=key, bind="query-params"))
 
 
-def lenses(found: "ScalarComparison", chosen: int, names: tuple[str, str], unit: str, source: dict) -> None:
+def lenses(comparison: "ScalarComparison", chosen: int, names: tuple[str, str], unit: str, source: dict) -> None:
     """The reading after each layer around the chosen token, of both models."""
-    first = max(0, min(chosen - WINDOW // 2, len(found.tokens) - WINDOW))
+    first = max(0, min(chosen - WINDOW // 2, len(comparison.tokens) - WINDOW))
     shown = slice(first, first + WINDOW)
-    panels = [LensPanel(name, values[:, shown]) for name, values in zip(names, found.layers, strict=True)]
+    panels = [LensPanel(name, values[:, shown]) for name, values in zip(names, comparison.layers, strict=True)]
     chart = lens_map(
-        panels, found.tokens[shown], start=first, chosen=chosen, label=unit, unit=unit, width=900, height=420
+        panels, comparison.tokens[shown], start=first, chosen=chosen, label=unit, unit=unit, width=900, height=420
     )
     table = pd.concat(
         [
-            pd.DataFrame(values, columns=range(len(found.tokens)))
+            pd.DataFrame(values, columns=range(len(comparison.tokens)))
             .rename_axis("layer")
             .reset_index()
             .melt("layer", var_name="position", value_name=kind)
             .assign(model=name)
-            for name, kind, values in zip(names, found.readouts, found.layers, strict=True)
+            for name, kind, values in zip(names, comparison.readouts, comparison.layers, strict=True)
         ],
         ignore_index=True,
     )

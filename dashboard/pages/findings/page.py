@@ -72,23 +72,23 @@ def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> No
         st.rerun()
 
 
-def row(claim: Claim, found: Finding | None, absent: Sequence[str]) -> None:
+def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
     """One claim: sentence, verdict, number, and the way to the page behind it."""
-    verdict = found.verdict if found else "not measured"
+    verdict = result.verdict if result else "not measured"
     with st.container(border=True):
         left, right = st.columns([5, 2], gap="medium")
         with left:
             st.markdown(f"**{prose(claim.sentence)}**")
-            if found:
-                st.markdown(prose(found.said))
+            if result:
+                st.markdown(prose(result.said))
             elif absent:
                 st.markdown(escape_markdown(f"There is no run {' and '.join(absent)} in this folder."))
             note(f"{claim.source}. Measured by: {claim.effect}.")
         with right:
             st.markdown(ICONS[verdict])
-            if found and found.value is not None:
-                st.markdown(f"**{escape_markdown(format_interval(found.value, found.ci_low, found.ci_high))}**")
-                note(f"n = {found.n:,}")
+            if result and result.value is not None:
+                st.markdown(f"**{escape_markdown(format_interval(result.value, result.ci_low, result.ci_high))}**")
+                note(f"n = {result.n:,}")
             if not absent:
                 base = BASE if BASE in claim.runs else claim.runs[0]
                 title = f"Open {claim.page.replace('_', ' ')}"

@@ -55,26 +55,26 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
     Raises:
         DataError: see `compute.resolve`.
     """
-    made = models.computed(source.suggest, lm, say="Looking for a counterpart", prompt=prompt)
-    asked: dict[str, Any] = {"prompt": prompt, "corrupted": "", "answer": "", "against": "", "chat": False}
+    counterpart = models.computed(source.suggest, lm, say="Looking for a counterpart", prompt=prompt)
+    settings: dict[str, Any] = {"prompt": prompt, "corrupted": "", "answer": "", "against": "", "chat": False}
     if do == "patch":
         with columns[0]:
-            asked["corrupted"] = text_line(
+            settings["corrupted"] = text_line(
                 "Corrupted prompt: as many tokens, another answer",
                 "int_corrupted",
-                made.corrupted or "type one: exchange the word that decides the answer",
+                counterpart.corrupted or "type one: exchange the word that decides the answer",
             )
     if lm.readout == "tokens":
-        second = made.against if do == "patch" else made.rival or made.against
+        second = counterpart.against if do == "patch" else counterpart.rival or counterpart.against
         with columns[-2]:
-            asked["answer"] = text_line("Answer", ANSWER, (made.answer or "").strip() or "likeliest")
+            settings["answer"] = text_line("Answer", ANSWER, (counterpart.answer or "").strip() or "likeliest")
         with columns[-1]:
-            asked["against"] = text_line("against", AGAINST, (second or "").strip() or "likeliest")
+            settings["against"] = text_line("against", AGAINST, (second or "").strip() or "likeliest")
     if lm.tokenizer.chat_template is not None and not source.worldly(lm):
         with last:
             hint = "Send the prompts as a user's message in the model's format."
-            asked["chat"] = bool(st.toggle("Chat template", key="int_chat", bind="query-params", help=hint))
-    return models.computed(source.resolve, lm, say="Reading the answers", do=do, **asked)
+            settings["chat"] = bool(st.toggle("Chat template", key="int_chat", bind="query-params", help=hint))
+    return models.computed(source.resolve, lm, say="Reading the answers", do=do, **settings)
 
 
 def text_line(title: str, key: str, hint: str) -> str:
@@ -94,16 +94,16 @@ def choose_reference(do: str, how: str, column: "DeltaGenerator") -> tuple[str, 
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 
-def choose_site(seen: source.Shown, columns: "list[DeltaGenerator]", signature: tuple) -> "Site":
+def choose_site(view: source.GridView, columns: "list[DeltaGenerator]", signature: tuple) -> "Site":
     """The site that the right figures are about; the most telling one until the reader chooses."""
     from probe.interventions.sites import Site
 
-    key = HEAD if seen.way.kind == "head" else TOKEN
-    default = source.best(seen)
-    last = len(seen.columns) - 1
+    key = HEAD if view.way.kind == "head" else TOKEN
+    default = source.best(view)
+    last = len(view.columns) - 1
     fresh = has_changed("_int_grid", signature)
     for name, first, options in (
-        (LAYER, default[0], range(seen.grid.layers[0], seen.grid.layers[-1] + 1)),
+        (LAYER, default[0], range(view.grid.layers[0], view.grid.layers[-1] + 1)),
         (key, default[1], range(last + 1)),
     ):
         if fresh:
@@ -111,15 +111,15 @@ def choose_site(seen: source.Shown, columns: "list[DeltaGenerator]", signature: 
         keep(name, options, first)
     # Without a value of their own, so that the URL names every choice.
     with columns[0]:
-        low, high = seen.grid.layers[0], seen.grid.layers[-1]
+        low, high = view.grid.layers[0], view.grid.layers[-1]
         layer = number_input("Block", low, high, None, key=LAYER)
     with columns[1]:
-        title = "Head" if seen.way.kind == "head" else "Token"
+        title = "Head" if view.way.kind == "head" else "Token"
         column = number_input(title, 0, last, None, key=key)
     at = default[0] if layer is None else int(layer), default[1] if column is None else int(column)
-    if seen.way.kind == "head":
-        return Site("head", *at, seen.way.at)
-    return Site(seen.way.kind, at[0], None, at[1])
+    if view.way.kind == "head":
+        return Site("head", *at, view.way.at)
+    return Site(view.way.kind, at[0], None, at[1])
 
 
 def choose_token(way: Way, column: "DeltaGenerator", length: int) -> Way:

@@ -94,7 +94,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Shown:
+class GridView:
     """A grid of effects as the page shows it."""
 
     grid: "Patching | Ablation"
@@ -126,36 +126,36 @@ class Shown:
         return self.way.do == "patch" and self.label.startswith("share")
 
 
-def in_best_unit(grid: "Patching | Ablation", way: Way, question: Question) -> Shown:
+def in_best_unit(grid: "Patching | Ablation", way: Way, question: Question) -> GridView:
     """A grid in the unit that says most: shares of the gap where there is one, else nats."""
     unit, label = 1.0, f"effect,{question.nats or ' ' + question.name}"
     gap = getattr(grid, "clean", 0.0) - getattr(grid, "corrupted", 0.0)
     if way.do == "patch" and abs(gap) > LEAST_GAP:
         unit = gap if way.how == "denoise" else -gap
         label = "share, restored" if way.how == "denoise" else "share, removed"
-    return Shown(grid, way, question, unit, label)
+    return GridView(grid, way, question, unit, label)
 
 
-def best(seen: Shown) -> tuple[int, int]:
+def best(view: GridView) -> tuple[int, int]:
     """(layer, column) of the site to look at first: the strongest one, in the residual stream at half depth, where
     neither the embedding nor the output makes it trivial."""
-    values = np.nan_to_num(np.abs(seen.values))
+    values = np.nan_to_num(np.abs(view.values))
     rows = list(range(len(values)))
-    if seen.way.kind == "resid":
+    if view.way.kind == "resid":
         rows = [len(values) // 2]
     row = max(rows, key=lambda at: float(values[at].max()))
-    return seen.grid.layers[row], int(values[row].argmax())
+    return view.grid.layers[row], int(values[row].argmax())
 
 
-def nulls_of(found: "Outcome", seen: Shown) -> "list[Null]":
+def nulls_of(outcome: "Outcome", view: GridView) -> "list[Null]":
     """The nulls of a site; where every head was run, all the others are its null, and not only those drawn."""
     from probe.interventions.controls import Null
 
-    site, (others, turned) = found.sites[0], found.nulls
-    if not seen.grid.exact or site.kind != "head":
+    site, (others, turned) = outcome.sites[0], outcome.nulls
+    if not view.grid.exact or site.kind != "head":
         return [others, turned]
-    effects = np.delete(seen.grid.effects.ravel(), site.layer * len(seen.columns) + (site.head or 0))
-    names = [f"L{layer}{column}" for layer in seen.grid.layers for column in seen.columns]
+    effects = np.delete(view.grid.effects.ravel(), site.layer * len(view.columns) + (site.head or 0))
+    names = [f"L{layer}{column}" for layer in view.grid.layers for column in view.columns]
     names.remove(site.name)
     return [Null(others.name, effects, np.zeros((len(effects), 0)), names), turned]
 
@@ -193,11 +193,12 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     from probe.logits.lens import target_of
     from probe.model.text import encode
 
-    made = suggest(lm, prompt)
-    other = corrupted.strip() or made.corrupted
-    known = other == made.corrupted
+    counterpart = suggest(lm, prompt)
+    other = corrupted.strip() or counterpart.corrupted
+    known = other == counterpart.corrupted
     text, other = (
-        lm.prompt_text([{"role": "user", "content": part}]) if chat and part else part for part in (made.clean, other)
+        lm.prompt_text([{"role": "user", "content": part}]) if chat and part else part
+        for part in (counterpart.clean, other)
     )
     clean, dirty = encode(lm.tokenizer, text or ""), None
     if do == "patch" and other:
@@ -207,17 +208,21 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
         return Question(tuple(clean), dirty, 0, None, lm.readout, ())
     rows = lm.logits([clean, list(dirty)] if dirty else [clean])[:, -1]
     likeliest, theirs = rows[0].topk(2).indices.tolist(), int(rows[1].argmax()) if dirty else None
-    rival = made.rival or made.against
-    suggested = (made.against if do == "patch" else rival) if known else None
-    first: str | int = with_blank(answer) or (made.answer if known else None) or likeliest[0]
+    rival = counterpart.rival or counterpart.against
+    suggested = (counterpart.against if do == "patch" else rival) if known else None
+    first: str | int = with_blank(answer) or (counterpart.answer if known else None) or likeliest[0]
     second = with_blank(against) or suggested or (theirs if dirty else likeliest[1])
     target = target_of(lm, clean, first, second)
     if target.answer == target.against:
         target = target_of(lm, clean, first)
     wanted = [target.answer, target.against]
     if known:
-        wanted += [target_of(lm, clean, text).answer for text in (made.against, made.rival) if text and do == "ablate"]
-        wanted += [target_of(lm, clean, text).answer for text in (made.rival,) if text]
+        wanted += [
+            target_of(lm, clean, text).answer
+            for text in (counterpart.against, counterpart.rival)
+            if text and do == "ablate"
+        ]
+        wanted += [target_of(lm, clean, text).answer for text in (counterpart.rival,) if text]
     wanted += [likeliest[0], theirs]
     columns = tuple(dict.fromkeys(column for column in wanted if column is not None))[:MOST_ANSWERS]
     return Question(tuple(clean), dirty, target.answer, target.against, target.name, columns)

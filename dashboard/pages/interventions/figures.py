@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.pages.interventions.choices import AT, HEAD, KIND, LAYER, TOKEN
-from dashboard.pages.interventions.compute import Shown, nulls_of
+from dashboard.pages.interventions.compute import GridView, nulls_of
 from probe.interventions.figures import (
     effect_and_nulls,
     effect_grid,
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 HEIGHT = 385
 
 
-def grid_figure(seen: Shown, chosen: tuple[int, int], source: dict, differing: list[int]) -> None:
+def grid_figure(view: GridView, chosen: tuple[int, int], source: dict, differing: list[int]) -> None:
     """The main figure: every site of the kind."""
     what = {"head": "head", "resid": "residual after each block", "mlp": "MLP output", "attn": "attention output"}
-    verb = "Patch" if seen.way.do == "patch" else "Ablate"
-    where = "" if seen.way.kind != "head" or seen.way.at is None else f" at token {seen.way.at}"
-    kind = f"{verb} each {what[seen.way.kind]}{where}" if seen.way.kind != "resid" else f"{verb} the {what['resid']}"
+    verb = "Patch" if view.way.do == "patch" else "Ablate"
+    where = "" if view.way.kind != "head" or view.way.at is None else f" at token {view.way.at}"
+    kind = f"{verb} each {what[view.way.kind]}{where}" if view.way.kind != "resid" else f"{verb} the {what['resid']}"
     chart = effect_grid(
-        seen.values,
-        seen.grid.layers,
-        seen.columns,
-        label=seen.label if seen.grid.exact else f"estimated {seen.label}",
-        axis="head" if seen.way.kind == "head" else "token",
+        view.values,
+        view.grid.layers,
+        view.columns,
+        label=view.label if view.grid.exact else f"estimated {view.label}",
+        axis="head" if view.way.kind == "head" else "token",
         chosen=chosen,
-        marked=differing if seen.way.kind != "head" else (),
-        bound=max(1.0, float(np.abs(seen.values).max())) if seen.share else None,
+        marked=differing if view.way.kind != "head" else (),
+        bound=max(1.0, float(np.abs(view.values).max())) if view.share else None,
         height=HEIGHT,
     )
-    title = f"{kind}{'' if seen.grid.exact else ' (estimate)'}: click one"
-    figure(chart, seen.grid.table(), "int-grid", title=title, source=source, on_select=take)
+    title = f"{kind}{'' if view.grid.exact else ' (estimate)'}: click one"
+    figure(chart, view.grid.table(), "int-grid", title=title, source=source, on_select=take)
 
 
 def take(points: list[dict]) -> None:
@@ -52,28 +52,28 @@ def take(points: list[dict]) -> None:
         st.session_state[HEAD if st.session_state.get(KIND) == "heads" else TOKEN] = int(custom[1])
 
 
-def outcome_figures(found: "Outcome", seen: Shown, site_name: str, colour: str, source: dict) -> None:
+def outcome_figures(outcome: "Outcome", view: GridView, site_name: str, colour: str, source: dict) -> None:
     """The chosen site: answers before and after, and the effect beside its nulls."""
-    table = found.table()
-    if found.answers:
-        drawn = [(null.name, null.logprobs) for null in found.nulls]
-        chart = probabilities(found.answers, found.before, found.after, drawn, colour=colour)
+    table = outcome.table()
+    if outcome.answers:
+        drawn = [(null.name, null.logprobs) for null in outcome.nulls]
+        chart = probabilities(outcome.answers, outcome.before, outcome.after, drawn, colour=colour)
         title = f"{site_name}: answers before and after"
         figure(chart, table, "int-answers", title=title, height=HEIGHT // 2 + 10, source=source)
-    of = f"effect on {seen.question.name}"
-    label = seen.axis if seen.share else f"{of}, nats" if found.answers else of
-    nulls = [(null.name, null.effects) for null in nulls_of(found, seen)]
-    chart = effect_and_nulls(found.effect, nulls, label=label, colour=colour, scale=seen.unit)
-    title = "The effect beside its null controls" if found.answers else f"{site_name}: effect beside its nulls"
-    height = HEIGHT // 2 - 50 if found.answers else HEIGHT
+    of = f"effect on {view.question.name}"
+    label = view.axis if view.share else f"{of}, nats" if outcome.answers else of
+    nulls = [(null.name, null.effects) for null in nulls_of(outcome, view)]
+    chart = effect_and_nulls(outcome.effect, nulls, label=label, colour=colour, scale=view.unit)
+    title = "The effect beside its null controls" if outcome.answers else f"{site_name}: effect beside its nulls"
+    height = HEIGHT // 2 - 50 if outcome.answers else HEIGHT
     figure(chart, table, "int-nulls", title=title, height=height, source=source)
 
 
-def estimate_figures(exact: Shown, estimate: Shown, colour: str, chosen: tuple[int, int], source: dict) -> str:
+def estimate_figures(exact: GridView, estimate: GridView, colour: str, chosen: tuple[int, int], source: dict) -> str:
     """The estimate beside the exact grid, and both against each other; gives their correlation in words."""
     from probe.interventions.patching import agreement
 
-    found = agreement(exact.grid.effects, estimate.grid.effects)
+    correlation = agreement(exact.grid.effects, estimate.grid.effects)
     left, right = st.columns([1, 1], gap="medium")
     bound = max(1.0 if exact.share else 0.0, float(np.abs([exact.values, estimate.values]).max()))
     name = "Attribution patching" if exact.way.do == "patch" else "Gradient times change"
@@ -96,16 +96,16 @@ def estimate_figures(exact: Shown, estimate: Shown, colour: str, chosen: tuple[i
             exact.values.ravel(), estimate.values.ravel(), names, label=exact.axis, colour=colour
         )
         table = exact.grid.table().assign(estimate=estimate.grid.effects.ravel())
-        if np.isnan(found.pearson):
+        if np.isnan(correlation.pearson):
             title = "Exact against estimate"
         else:
-            title = f"Exact against estimate: Pearson {found.pearson:.2f}, Spearman {found.spearman:.2f}"
+            title = f"Exact against estimate: Pearson {correlation.pearson:.2f}, Spearman {correlation.spearman:.2f}"
         figure(chart, table, "int-agreement", title=title, height=320, source=source)
-    if np.isnan(found.pearson):
-        return f"Nothing differs between the {found.n} sites, so there is nothing to correlate."
+    if np.isnan(correlation.pearson):
+        return f"Nothing differs between the {correlation.n} sites, so there is nothing to correlate."
     return (
-        f"One backward pass estimates all {found.n} sites; over them the estimate and the exact effect correlate with "
-        f"{found.pearson:.2f} (Pearson) and {found.spearman:.2f} (Spearman)."
+        f"One backward pass estimates all {correlation.n} sites; over them the estimate and the exact effect "
+        f"correlate with {correlation.pearson:.2f} (Pearson) and {correlation.spearman:.2f} (Spearman)."
     )
 
 

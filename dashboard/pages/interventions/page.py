@@ -42,12 +42,12 @@ NULLS_S = 2.0
 
 def grids(
     lm: "LM", question: Question, way: Way, reference: tuple[str, ...], slot: "DeltaGenerator"
-) -> "tuple[source.Shown | None, source.Shown]":
+) -> "tuple[source.GridView | None, source.GridView]":
     """(exact, estimate); the exact one is None while it is only offered because it takes long."""
-    asked: dict[str, Any] = {"question": question, "way": way, "reference": reference}
-    guess = models.computed(source.estimate, lm, say="Estimating every site from one backward pass", **asked)
-    found = models.ready(source.exact, lm, **asked)
-    if found is None:
+    options: dict[str, Any] = {"question": question, "way": way, "reference": reference}
+    guess = models.computed(source.estimate, lm, say="Estimating every site from one backward pass", **options)
+    grid = models.ready(source.exact, lm, **options)
+    if grid is None:
         runs = source.size(lm, way, len(question.clean))
         seconds = runs * models.computed(source.pace, lm, say="Timing one run", clean=question.clean)
         wanted = seconds <= PATIENCE_S
@@ -62,10 +62,12 @@ def grids(
                 )
         if wanted:
             with slot:
-                found = models.computed(source.exact, lm, say="Running every site", steps=seconds > PATIENCE_S, **asked)
+                grid = models.computed(
+                    source.exact, lm, say="Running every site", steps=seconds > PATIENCE_S, **options
+                )
             if seconds > PATIENCE_S:
                 offer.empty()
-    exact = source.in_best_unit(found, way, question) if found is not None else None
+    exact = source.in_best_unit(grid, way, question) if grid is not None else None
     return exact, source.in_best_unit(guess, way, question)
 
 
@@ -75,10 +77,10 @@ def outcome(
     """(draws, what the chosen site does); without null controls while they are only offered because they take long."""
     from probe.interventions.controls import DRAWS
 
-    asked: dict[str, Any] = {"question": question, "way": way, "site": site, "reference": reference}
-    found = models.ready(source.outcome, lm, draws=DRAWS, **asked)
-    if found is not None:
-        return DRAWS, found
+    options: dict[str, Any] = {"question": question, "way": way, "site": site, "reference": reference}
+    result = models.ready(source.outcome, lm, draws=DRAWS, **options)
+    if result is not None:
+        return DRAWS, result
     seconds = 2 * DRAWS * models.computed(source.pace, lm, say="Timing one run", clean=question.clean)
     wanted = seconds <= NULLS_S
     with slot:
@@ -92,10 +94,12 @@ def outcome(
             )
         if wanted:
             long = seconds > NULLS_S
-            found = models.computed(source.outcome, lm, say="Drawing null controls", steps=long, draws=DRAWS, **asked)
+            result = models.computed(
+                source.outcome, lm, say="Drawing null controls", steps=long, draws=DRAWS, **options
+            )
             offer.empty()
-            return DRAWS, found
-    return 0, models.computed(source.outcome, lm, say="Changing the site", draws=0, **asked)
+            return DRAWS, result
+    return 0, models.computed(source.outcome, lm, say="Changing the site", draws=0, **options)
 
 
 def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]", answer: "DeltaGenerator") -> None:
@@ -123,11 +127,11 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
         return
     way = choose_token(way, top[3], len(question.clean))
     exact, guess = grids(lm, question, way, reference, last)
-    seen = exact or guess
-    site = choose_site(seen, top[1:3], (do, way.kind, way.at, side.ref, question.clean, question.corrupted))
-    draws, found = outcome(lm, question, way, site, reference, last)
+    view = exact or guess
+    site = choose_site(view, top[1:3], (do, way.kind, way.at, side.ref, question.clean, question.corrupted))
+    draws, result = outcome(lm, question, way, site, reference, last)
     with answer:
-        finding(sentence(found, seen, site, side.name))
+        finding(sentence(result, view, site, side.name))
     from probe.model.text import pieces
 
     clean = pieces(lm.tokenizer, question.clean)
@@ -144,10 +148,10 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
     left, right = st.columns([11, 9], gap="medium")
     chosen = (site.layer, site.head if site.head is not None else site.position or 0)
     with left:
-        views.grid_figure(seen, chosen, about, differing)
+        views.grid_figure(view, chosen, about, differing)
     with right:
-        views.outcome_figures(found, seen, site.name, side.colour, about)
-    if told := surprise(found, seen):
+        views.outcome_figures(result, view, site.name, side.colour, about)
+    if told := surprise(result, view):
         note(told)
     trust_badge((side.name, lm), text=question.clean)
     if question.corrupted:
@@ -156,7 +160,7 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
     if exact is not None:
         note(views.estimate_figures(exact, guess, side.colour, chosen, about))
     lines = code(side.ref, question, way, reference, site, draws, source.worldly(lm))
-    details(EQUATIONS, DEFINITION, lines, {"effects": seen.grid.table(), "chosen-site": found.table()})
+    details(EQUATIONS, DEFINITION, lines, {"effects": view.grid.table(), "chosen-site": result.table()})
 
 
 def page() -> None:

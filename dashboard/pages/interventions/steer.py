@@ -118,18 +118,18 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
     world = source.worldly(lm) and not dosing.texts
     alpha = float(st.session_state[CHOSEN])
     try:
-        found = doses(lm, dosing)
+        dose = doses(lm, dosing)
     except DataError as error:
         with answer:
             finding(str(error))
         return
-    if found is None:
+    if dose is None:
         with answer:
             finding(f"Steer {name} after block {dosing.layer}: run the doses, which take a while on this model.")
         return
     at = ALPHAS.index(alpha)
     with answer:
-        finding(sentence(found, name, at, world, lm.readout))
+        finding(sentence(dose, name, at, world, lm.readout))
     question = models.computed(
         source.resolve, lm, say="Reading the answers", do="ablate", prompt=prompt, corrupted="", answer="", against=""
     )
@@ -138,10 +138,10 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
     left, right = (st.columns([13, 7], gap="medium")) if lm.readout == "tokens" else (st.container(), None)
     with left:
         chart = dose_curves(
-            found.table(), label=label, colour=side.colour, chosen=alpha, unit="nats" if right is not None else ""
+            dose.table(), label=label, colour=side.colour, chosen=alpha, unit="nats" if right is not None else ""
         )
-        title = f"Dose and response over {len(found.values)} texts"
-        figure(chart, found.table(), "int-dose", title=title, height=HEIGHT, source=about, on_select=take)
+        title = f"Dose and response over {len(dose.values)} texts"
+        figure(chart, dose.table(), "int-dose", title=title, height=HEIGHT, source=about, on_select=take)
     if right is not None:
         with right:
             answers_figure(lm, question, dosing, alpha, side.colour, about)
@@ -154,7 +154,7 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
         f"{'Left: the' if right is not None else 'The'} mean of the target over texts with its 95 % interval, beside "
         f"random directions of the same norm.{rest if right is not None else ''}"
     )
-    explain(side, dosing, found)
+    explain(side, dosing, dose)
 
 
 def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
@@ -170,19 +170,19 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
     whole = models.ready(source.dose, lm, dosing=dosing, random=DRAWS)
     if whole is not None:
         return whole
-    found = models.ready(source.dose, lm, dosing=dosing, random=random)
-    if found is None and cost > PATIENCE_S:
+    dose = models.ready(source.dose, lm, dosing=dosing, random=random)
+    if dose is None and cost > PATIENCE_S:
         title = f"Run {len(ALPHAS)} doses (about {duration(cost)})"
         if not st.button(title, key="int_doses", icon=":material/play_arrow:"):
             return None
-    if found is None:
-        found = models.computed(source.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random)
+    if dose is None:
+        dose = models.computed(source.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random)
     more = cost + seconds * len(ALPHAS) * len(texts) * (DRAWS - random)
     offer = st.empty()
     title = f"Draw {DRAWS} random directions (about {duration(more)})"
     hint = f"The range of {random} directions is narrower than that of many: draw {DRAWS} before you rely on it."
     if not offer.button(title, key="int_directions", icon=":material/play_arrow:", help=hint):
-        return found
+        return dose
     whole = models.computed(source.dose, lm, say="Steering", steps=True, dosing=dosing, random=DRAWS)
     offer.empty()
     return whole
@@ -233,27 +233,27 @@ def label_of(lm: "LM", dosing: Dosing, world: bool) -> str:
     return f"logit({first.strip()}) \u2212 logit({second.strip()})"
 
 
-def sentence(found: "Dose", name: str, at: int, world: bool, readout: str) -> str:
+def sentence(dose: "Dose", name: str, at: int, world: bool, readout: str) -> str:
     """What the chosen dose does to the answers and to everything else."""
-    table, zero = found.table(), ALPHAS.index(0.0)
+    table, zero = dose.table(), ALPHAS.index(0.0)
     row, plain = table.iloc[at], table.iloc[zero]
-    effect, null = found.effect(at), found.null_effects(at)
+    effect, null = dose.effect(at), dose.null_effects(at)
     beside = f"random directions {signed(null.mean())}" if len(null) else ""
     cost = ""
-    if found.right is not None:
+    if dose.right is not None:
         right, before = (100 * float(part["accuracy"]) for part in (row, plain))
         cost = f", with {right:.0f} % of unrelated questions right ({before:.0f} % before)"
-    if world and found.right is not None:
+    if world and dose.right is not None:
         shares = [100 * float(table.iloc[index]["above_zero"]) for index in (zero, at)]
-        turned = 100 * float((found.nulls[:, :, at] > 0).mean())
+        turned = 100 * float((dose.nulls[:, :, at] > 0).mean())
         return (
-            f"Steering {name} by {signed(found.alphas[at])} after block {found.layer}, the false claim wins in "
-            f"{shares[1]:.0f} % of {len(found.values)} questions instead of {shares[0]:.0f} % (random directions "
+            f"Steering {name} by {signed(dose.alphas[at])} after block {dose.layer}, the false claim wins in "
+            f"{shares[1]:.0f} % of {len(dose.values)} questions instead of {shares[0]:.0f} % (random directions "
             f"{turned:.0f} %){cost}."
         )
     what, unit = ("the target", " nats") if readout == "tokens" else (f"the {readout}", "")
     return (
-        f"Steering {name} by {signed(found.alphas[at])} after block {found.layer} moves {what} by "
+        f"Steering {name} by {signed(dose.alphas[at])} after block {dose.layer} moves {what} by "
         f"{signed(effect)}{unit} ({beside}){cost}."
     )
 
@@ -263,7 +263,7 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "\u2212")
 
 
-def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
+def explain(side: Side, dosing: Dosing, dose: "Dose") -> None:
     """The folded section."""
     positive, negative = (f"{list(dosing.positive)!r}", f"{list(dosing.negative)!r}")
     if not (dosing.positive and dosing.negative):
@@ -288,8 +288,8 @@ def explain(side: Side, dosing: Dosing, found: "Dose") -> None:
         f"answers = {answers!r}",
         "targets = [target_of(lm, lm.tokenizer.encode(text), *pair) for text, pair in zip(texts, answers)]",
         f"dose_response(lm, texts, targets, direction, {dosing.alphas},",
-        f"              {dosing.unit!r}, {dosing.where!r}, random={len(found.nulls)},",
+        f"              {dosing.unit!r}, {dosing.where!r}, random={len(dose.nulls)},",
         f"              questions={questions if side.lm.readout == 'tokens' else []!r},",
         f"              neutral={neutral if side.lm.readout == 'tokens' else []!r}).table()",
     ]
-    details(EQUATIONS, DEFINITION, "\n".join(lines), {"doses": found.table()})
+    details(EQUATIONS, DEFINITION, "\n".join(lines), {"doses": dose.table()})

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dashboard.pages.interventions import compute as source
-from dashboard.pages.interventions.compute import Question, Shown, Way, nulls_of
+from dashboard.pages.interventions.compute import GridView, Question, Way, nulls_of
 
 if TYPE_CHECKING:
     from probe.interventions.controls import Null, Outcome
@@ -97,68 +97,68 @@ def code(
     return "\n".join(lines)
 
 
-def sentence(found: "Outcome", seen: Shown, site: "Site", model: str) -> str:
+def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> str:
     """The page's answer: what the chosen intervention does, and what its nulls do."""
     from probe.interventions.controls import place
 
-    where = ("the " if site.kind == "resid" else "") + place(site, found.tokens)
-    others, turned = nulls_of(found, seen)
-    share = seen.share
-    target = seen.question.words
+    where = ("the " if site.kind == "resid" else "") + place(site, outcome.tokens)
+    others, turned = nulls_of(outcome, view)
+    share = view.share
+    target = view.question.words
 
-    def written(effect: float) -> str:
-        text = f"{100 * effect / seen.unit:.0f} %" if share else f"{effect:+.2f}{seen.question.nats}"
+    def number(effect: float) -> str:
+        text = f"{100 * effect / view.unit:.0f} %" if share else f"{effect:+.2f}{view.question.nats}"
         return "0 %" if text == "-0 %" else text.replace("-", "\u2212")
 
     nulls = []
     if len(others.effects):
-        count, mean = len(others.effects), written(float(others.effects.mean()))
+        count, mean = len(others.effects), number(float(others.effects.mean()))
         name = others.name if count > 1 else others.name.removesuffix("s")
         nulls.append(f"{count} {name} {mean} on average")
     if len(turned.effects):
-        nulls.append(f"random directions as long {written(float(turned.effects.mean()))}")
-    told = f"; {', '.join(nulls)}" if nulls else ""
-    if not seen.grid.exact:
-        told += f" (exact; the grid estimates {written(estimated(seen, site))})"
-    if seen.way.do == "patch":
-        verb = "restores" if seen.way.how == "denoise" else "removes"
+        nulls.append(f"random directions as long {number(float(turned.effects.mean()))}")
+    controls = f"; {', '.join(nulls)}" if nulls else ""
+    if not view.grid.exact:
+        controls += f" (exact; the grid estimates {number(estimated(view, site))})"
+    if view.way.do == "patch":
+        verb = "restores" if view.way.how == "denoise" else "removes"
         if share:
-            return f"{model}: patching {where} {verb} {written(found.effect)} of {target}{told}."
-        return f"{model}: patching {where} moves {target} by {written(found.effect)}{told}."
+            return f"{model}: patching {where} {verb} {number(outcome.effect)} of {target}{controls}."
+        return f"{model}: patching {where} moves {target} by {number(outcome.effect)}{controls}."
     odds = ""
-    if found.answers:
-        before, after = (100 * float(np.exp(values[0])) for values in (found.before, found.after))
-        odds = f" (p({found.answers[0].strip('·')}) {before:.0f} % \u2192 {after:.0f} %)"
-    way = "rises" if found.effect > 0 else "falls"
-    return f"{model}: without {where}, {target} {way} by {abs(found.effect):.2f}{seen.question.nats}{odds}{told}."
+    if outcome.answers:
+        before, after = (100 * float(np.exp(values[0])) for values in (outcome.before, outcome.after))
+        odds = f" (p({outcome.answers[0].strip('·')}) {before:.0f} % \u2192 {after:.0f} %)"
+    way = "rises" if outcome.effect > 0 else "falls"
+    return f"{model}: without {where}, {target} {way} by {abs(outcome.effect):.2f}{view.question.nats}{odds}{controls}."
 
 
-def estimated(seen: Shown, site: "Site") -> float:
+def estimated(view: GridView, site: "Site") -> float:
     """The effect that a grid of estimates has at a site, in nats."""
     column = site.head if site.head is not None else site.position or 0
-    return float(seen.grid.effects[list(seen.grid.layers).index(site.layer), column])
+    return float(view.grid.effects[list(view.grid.layers).index(site.layer), column])
 
 
-def larger(null: "Null", found: "Outcome") -> str:
+def larger(null: "Null", outcome: "Outcome") -> str:
     """How many of a null's effects are smaller than the one that was found."""
-    return f"larger than {100 * null.share_below(found.effect):.0f} % of them"
+    return f"larger than {100 * null.share_below(outcome.effect):.0f} % of them"
 
 
-def surprise(found: "Outcome", seen: Shown) -> str:
+def surprise(outcome: "Outcome", view: GridView) -> str:
     """How far the effect stands out from its nulls, empty without any; a p-value only where it can be small."""
     from probe.interventions.controls import DRAWS
 
     parts = []
-    for null in nulls_of(found, seen):
+    for null in nulls_of(outcome, view):
         if len(null.effects) < 2:
             continue
         if len(null.effects) < DRAWS:
-            parts.append(f"against {len(null.effects)} {null.name}, too few for a p-value: {larger(null, found)}")
+            parts.append(f"against {len(null.effects)} {null.name}, too few for a p-value: {larger(null, outcome)}")
             continue
-        z = null.z(found.effect)
+        z = null.z(outcome.effect)
         far = "" if np.isnan(z) else f"z = {z:.1f}, ".replace("-", "\u2212")
         parts.append(
-            f"against {len(null.effects)} {null.name}: {far}{larger(null, found)} "
-            f"(p = {null.p_value(found.effect):.3f})"
+            f"against {len(null.effects)} {null.name}: {far}{larger(null, outcome)} "
+            f"(p = {null.p_value(outcome.effect):.3f})"
         )
     return f"The effect {'; '.join(parts)}." if parts else ""

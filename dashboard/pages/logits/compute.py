@@ -24,49 +24,49 @@ def favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:
     return models.computed(_favourites, lm, say="Reading the text", ids=ids)
 
 
-def lens(side: "Side", asked: "Question") -> "LayerTrajectory":
+def lens(side: "Side", question: "Question") -> "LayerTrajectory":
     """Measures of one model through its layers; ranks after the target's token."""
-    read = models.computed(_layers, side.lm, say="Reading every layer", ids=asked.ids, window=asked.window)
-    return _followed(side.lm, read, asked)
+    read = models.computed(_layers, side.lm, say="Reading every layer", ids=question.ids, window=question.window)
+    return _followed(side.lm, read, question)
 
 
-def pair(asked: "Question") -> "PairTrajectory":
+def pair(question: "Question") -> "PairTrajectory":
     """The same of two, and how far apart they are."""
-    base, aligned = (side.lm for side in asked.sides)
+    base, aligned = (side.lm for side in question.sides)
     say = "Reading every layer of both models"
-    read = models.computed(_pair, base, aligned, say=say, ids=asked.ids, window=asked.window)
-    return replace(read, base=_followed(base, read.base, asked), aligned=_followed(aligned, read.aligned, asked))
+    read = models.computed(_pair, base, aligned, say=say, ids=question.ids, window=question.window)
+    return replace(read, base=_followed(base, read.base, question), aligned=_followed(aligned, read.aligned, question))
 
 
-def _followed(lm: "LM", read: "LayerTrajectory", asked: "Question") -> "LayerTrajectory":
+def _followed(lm: "LM", read: "LayerTrajectory", question: "Question") -> "LayerTrajectory":
     from probe.logits.trajectories import follow
 
-    return follow(lm, read, asked.answers, asked.target.position)
+    return follow(lm, read, question.answers, question.target.position)
 
 
-def scalar(side: "Side", asked: "Question") -> "ScalarLens":
+def scalar(side: "Side", question: "Question") -> "ScalarLens":
     """The scalar by layer and position."""
-    return models.computed(_scalar, side.lm, say="Reading every layer", ids=asked.ids)
+    return models.computed(_scalar, side.lm, say="Reading every layer", ids=question.ids)
 
 
-def attribution(side: "Side", asked: "Question") -> "Attribution":
+def attribution(side: "Side", question: "Question") -> "Attribution":
     """The target split into the parts of a model."""
     from probe.logits.attribution import attribute
 
-    return attribute(side.lm, reading(side, asked), asked.target)
+    return attribute(side.lm, reading(side, question), question.target)
 
 
-def tokens_of(side: "Side", asked: "Question", layer: int, head: int | None) -> "Promoted":
+def tokens_of(side: "Side", question: "Question", layer: int, head: int | None) -> "Promoted":
     """What a part promotes there."""
     from probe.logits.parts import promoted
 
-    return promoted(side.lm, reading(side, asked), layer, head, k=8)
+    return promoted(side.lm, reading(side, question), layer, head, k=8)
 
 
-def reading(side: "Side", asked: "Question") -> "Reading":
+def reading(side: "Side", question: "Question") -> "Reading":
     """What every part of a model wrote there."""
     say = "Reading what every part writes"
-    return models.computed(_reading, side.lm, say=say, ids=asked.ids, position=asked.target.position)
+    return models.computed(_reading, side.lm, say=say, ids=question.ids, position=question.target.position)
 
 
 def from_weights(side: "Side", layer: int, head: int, source: int) -> "Promoted":
@@ -74,14 +74,16 @@ def from_weights(side: "Side", layer: int, head: int, source: int) -> "Promoted"
     return models.computed(_from_weights, side.lm, say="Multiplying weights", layer=layer, head=head, source=source)
 
 
-def write_tokens(side: "Side", asked: "Question", n: int) -> "WrittenTrajectory":
+def write_tokens(side: "Side", question: "Question", n: int) -> "WrittenTrajectory":
     """A model writes n tokens after the text."""
-    return models.computed(_written, side.lm, say=f"Writing {n} tokens", ids=asked.ids, answers=asked.answers, n=n)
+    return models.computed(
+        _written, side.lm, say=f"Writing {n} tokens", ids=question.ids, answers=question.answers, n=n
+    )
 
 
-def is_written(side: "Side", asked: "Question", n: int) -> bool:
+def is_written(side: "Side", question: "Question", n: int) -> bool:
     """Whether `write_tokens` has its result already."""
-    return models.ready(_written, side.lm, ids=asked.ids, answers=asked.answers, n=n) is not None
+    return models.ready(_written, side.lm, ids=question.ids, answers=question.answers, n=n) is not None
 
 
 def _favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:

@@ -23,31 +23,31 @@ HEIGHT = 420
 NEURONS = 20
 
 
-def lens_figure(asked: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
+def lens_figure(question: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
     """What each model would say after each layer, coloured by the answer's log-probability."""
-    start, stop = asked.window
+    start, stop = question.window
     panels = [
         LensPanel(side.name, found.logprobs[..., 0], found.lens.top_tokens, found.lens.top_logprobs)
-        for side, found in zip(asked.sides, lenses, strict=True)
+        for side, found in zip(question.sides, lenses, strict=True)
     ]
     word = lenses[-1].answers[0]
     chart = lens_map(
         panels,
-        asked.tokens[start:stop],
+        question.tokens[start:stop],
         start=start,
-        chosen=asked.target.position,
+        chosen=question.target.position,
         label=f"log p({word})",
         height=HEIGHT,
     )
     title = "What follows each token, layer by layer (click a column)"
-    figure(chart, table, "log-lens", title=title, source=asked.source, on_select=_take_position)
+    figure(chart, table, "log-lens", title=title, source=question.source, on_select=_take_position)
 
 
-def layer_figure(asked: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
+def layer_figure(question: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
     """Log-probability, rank, entropy and margin after the chosen token, over layers."""
     sides = []
-    for side, found in zip(asked.sides, lenses, strict=True):
-        column = asked.target.position - found.start
+    for side, found in zip(question.sides, lenses, strict=True):
+        column = question.target.position - found.start
         sides.append(
             Side(
                 side.name,
@@ -62,60 +62,62 @@ def layer_figure(asked: Question, lenses: "list[LayerTrajectory]", table: pd.Dat
     deepest = max((side.points for side in sides), key=len)
     ticks = ["emb", *deepest[1:-1], deepest[-1].split(" ")[0]]
     chart = curves(sides, lenses[-1].answers, axis="after layer", ticks=ticks, height=HEIGHT)
-    title = f"After token {asked.target.position}, over layers"
-    figure(chart, table, "log-layers", title=title, source=asked.source)
+    title = f"After token {question.target.position}, over layers"
+    figure(chart, table, "log-layers", title=title, source=question.source)
 
 
-def scalar_figure(asked: Question, lenses: "list[ScalarLens]") -> None:
+def scalar_figure(question: Question, lenses: "list[ScalarLens]") -> None:
     """The scalar by layer and position."""
-    start, stop = asked.window
+    start, stop = question.window
     panels = [
-        LensPanel(side.name, found.values[:, start:stop]) for side, found in zip(asked.sides, lenses, strict=True)
+        LensPanel(side.name, found.values[:, start:stop]) for side, found in zip(question.sides, lenses, strict=True)
     ]
     chart = lens_map(
         panels,
-        asked.tokens[start:stop],
+        question.tokens[start:stop],
         start=start,
-        chosen=asked.target.position,
-        label=asked.unit,
-        unit=asked.unit,
+        chosen=question.target.position,
+        label=question.unit,
+        unit=question.unit,
         width=850,
         height=HEIGHT,
     )
-    frames = [found.table().assign(model=side.name) for side, found in zip(asked.sides, lenses, strict=True)]
-    title = f"The {asked.unit} read after each token, layer by layer (click a column)"
+    frames = [found.table().assign(model=side.name) for side, found in zip(question.sides, lenses, strict=True)]
+    title = f"The {question.unit} read after each token, layer by layer (click a column)"
     table = pd.concat(frames, ignore_index=True)
-    figure(chart, table, "log-lens", title=title, source=asked.source, on_select=_take_position)
+    figure(chart, table, "log-lens", title=title, source=question.source, on_select=_take_position)
 
 
-def map_figure(asked: Question, found: "list[Attribution]", part: Part) -> pd.DataFrame:
+def map_figure(question: Question, parts: "list[Attribution]", part: Part) -> pd.DataFrame:
     """What every part adds in each model, and what changed; gives the table behind it."""
     from probe.logits.attribution import difference_table
 
-    same = len(found) == 2 and found[0].heads.shape == found[1].heads.shape
-    panels = [parts_of(f"{side.name}: {each.total:+.2f}", each) for side, each in zip(asked.sides, found, strict=True)]
-    frames = [each.table().assign(model=side.name) for side, each in zip(asked.sides, found, strict=True)]
-    table = difference_table(found[0], found[1]) if same else pd.concat(frames, ignore_index=True)
+    same = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape
+    panels = [
+        parts_of(f"{side.name}: {each.total:+.2f}", each) for side, each in zip(question.sides, parts, strict=True)
+    ]
+    frames = [each.table().assign(model=side.name) for side, each in zip(question.sides, parts, strict=True)]
+    table = difference_table(parts[0], parts[1]) if same else pd.concat(frames, ignore_index=True)
     if same:
-        panels.append(parts_of(f"aligned \u2212 base: {found[1].total - found[0].total:+.2f}", found[1], found[0]))
-    depth = max(each.heads.shape[0] for each in found)
-    title = f"What each part adds to {asked.label} (click a head or an MLP)"
-    options: dict[str, Any] = {"label": asked.label, "unit": asked.unit, "chosen": part}
-    if len(found) == 2 and not same:
-        for side, panel, frame in zip(asked.sides, panels, frames, strict=True):
+        panels.append(parts_of(f"aligned \u2212 base: {parts[1].total - parts[0].total:+.2f}", parts[1], parts[0]))
+    depth = max(each.heads.shape[0] for each in parts)
+    title = f"What each part adds to {question.label} (click a head or an MLP)"
+    options: dict[str, Any] = {"label": question.label, "unit": question.unit, "chosen": part}
+    if len(parts) == 2 and not same:
+        for side, panel, frame in zip(question.sides, panels, frames, strict=True):
             chart = attribution_map([panel], height=90 + 22 * (panel.heads.shape[0] + 1), **options)
-            figure(chart, frame, f"log-parts-{side.role}", title=f"{title}: {side.name}", source=asked.source)
+            figure(chart, frame, f"log-parts-{side.role}", title=f"{title}: {side.name}", source=question.source)
         return table
     height = max(210, min(560, 80 + (26 if depth <= 12 else 14) * (depth + 1)))
     chart = attribution_map(panels, height=height, **options)
-    figure(chart, table, "log-parts", title=title, source=asked.source, on_select=_take_part)
+    figure(chart, table, "log-parts", title=title, source=question.source, on_select=_take_part)
     return table
 
 
-def choose_part(found: "list[Attribution]") -> Part:
+def choose_part(parts: "list[Attribution]") -> Part:
     """The head or MLP that is enlarged: the reader's, else the one that carries most."""
-    names = part_names(found[-1])
-    carries = part_name(carrier(found)[0])
+    names = part_names(parts[-1])
+    carries = part_name(carrier(parts)[0])
     if st.session_state.get(PART) not in (None, *names):
         st.session_state[PART] = None
     hint = "Empty: the part that carries most. A click on the map chooses it too."
@@ -125,73 +127,73 @@ def choose_part(found: "list[Attribution]") -> Part:
     return parse(chosen or carries)
 
 
-def part_figures(asked: Question, found: "list[Attribution]", part: Part) -> None:
+def part_figures(question: Question, parts: "list[Attribution]", part: Part) -> None:
     """Which tokens a part promotes, and from which tokens (a head) or by which neurons (an MLP) it does."""
     layer, head = part
-    kept = [
+    pairs = [
         (side, each)
-        for side, each in zip(asked.sides, found, strict=True)
+        for side, each in zip(question.sides, parts, strict=True)
         if layer < each.heads.shape[0] and (head is None or head < each.heads.shape[1])
     ]
-    if asked.scalar:
-        note(f"A {asked.unit} model gives one number and no tokens, so a part promotes none.")
+    if question.scalar:
+        note(f"A {question.unit} model gives one number and no tokens, so a part promotes none.")
         right = st.container()
     else:
         left, right = st.columns(2, gap="medium")
         with left:
-            _promoted(asked, [side for side, _ in kept], part)
+            _promoted(question, [side for side, _ in pairs], part)
     with right:
         if head is not None:
-            length = asked.target.position + 1
-            bars = [(side.name, side.colour, each.sources[layer, head, :length]) for side, each in kept]
-            chart = source_bars(asked.tokens[:length], bars, label=asked.label, unit=asked.unit)
-            table = pd.concat([each.source_table(layer, head).assign(model=side.name) for side, each in kept])
+            length = question.target.position + 1
+            bars = [(side.name, side.colour, each.sources[layer, head, :length]) for side, each in pairs]
+            chart = source_bars(question.tokens[:length], bars, label=question.label, unit=question.unit)
+            table = pd.concat([each.source_table(layer, head).assign(model=side.name) for side, each in pairs])
             title = f"From which tokens {part_name(part)} carries it"
-            figure(chart, table, "log-sources", title=title, height=380, source=asked.source)
-            if not asked.scalar:
-                _weights(asked, kept[-1][0], layer, head, int(np.argmax(np.abs(bars[-1][2]))))
+            figure(chart, table, "log-sources", title=title, height=380, source=question.source)
+            if not question.scalar:
+                _weights(question, pairs[-1][0], layer, head, int(np.argmax(np.abs(bars[-1][2]))))
             return
-        if any(each.neurons is None for _, each in kept):
+        if any(each.neurons is None for _, each in pairs):
             note("The MLPs of this model are more than W_out of their neurons, so they cannot be split further.")
             return
-        top = kept[-1][1].neuron_table(layer, NEURONS)["neuron"].tolist()
-        rows = [(side, each.neurons) for side, each in kept if each.neurons is not None]
+        top = pairs[-1][1].neuron_table(layer, NEURONS)["neuron"].tolist()
+        rows = [(side, each.neurons) for side, each in pairs if each.neurons is not None]
         bars = [(side.name, side.colour, values[layer, top]) for side, values in rows if max(top) < values.shape[1]]
-        table = pd.concat([each.neuron_table(layer, 10**6).assign(model=side.name) for side, each in kept])
-        chart = neuron_bars(top, bars, label=asked.label, unit=asked.unit)
+        table = pd.concat([each.neuron_table(layer, 10**6).assign(model=side.name) for side, each in pairs])
+        chart = neuron_bars(top, bars, label=question.label, unit=question.unit)
         title = f"The {len(top)} neurons of the L{layer} MLP that add or take most"
-        figure(chart, table, "log-neurons", title=title, height=380, source=asked.source)
+        figure(chart, table, "log-neurons", title=title, height=380, source=question.source)
 
 
-def _promoted(asked: Question, sides: list[sides.Side], part: Part) -> None:
-    told = [results.tokens_of(side, asked, *part) for side in sides]
+def _promoted(question: Question, sides: list[sides.Side], part: Part) -> None:
+    promoted = [results.tokens_of(side, question, *part) for side in sides]
     chart = promoted_bars(
         [
             (side.name, side.colour, each.pieces, each.values, each.suppressed_pieces, each.suppressed_values)
-            for side, each in zip(sides, told, strict=True)
+            for side, each in zip(sides, promoted, strict=True)
         ]
     )
-    frames = [each.table().assign(model=side.name) for side, each in zip(sides, told, strict=True)]
+    frames = [each.table().assign(model=side.name) for side, each in zip(sides, promoted, strict=True)]
     title = f"What {part_name(part)} promotes and suppresses"
-    figure(chart, pd.concat(frames), "log-promoted", title=title, height=380, source=asked.source)
+    figure(chart, pd.concat(frames), "log-promoted", title=title, height=380, source=question.source)
 
 
-def _weights(asked: Question, side: sides.Side, layer: int, head: int, source: int) -> None:
+def _weights(question: Question, side: sides.Side, layer: int, head: int, source: int) -> None:
     """In words, what the head does with its strongest source by its weights alone."""
-    told = results.from_weights(side, layer, head, asked.ids[source])
-    up, down = (", ".join(words[:5]) for words in (told.pieces, told.suppressed_pieces))
-    word = asked.tokens[source]
+    promoted = results.from_weights(side, layer, head, question.ids[source])
+    up, down = (", ".join(words[:5]) for words in (promoted.pieces, promoted.suppressed_pieces))
+    word = question.tokens[source]
     note(
         f"By its weights alone, L{layer}H{head} of {side.name} attending to {word} promotes {up} and suppresses {down}."
     )
 
 
-def lens_table(asked: Question, lenses: "list[LayerTrajectory]", both: "PairTrajectory | None") -> pd.DataFrame:
+def lens_table(question: Question, lenses: "list[LayerTrajectory]", both: "PairTrajectory | None") -> pd.DataFrame:
     """Every measure in the window, of all models shown."""
     if both is not None:
         return both.table()
     return pd.concat(
-        [found.table().assign(model=side.name) for side, found in zip(asked.sides, lenses, strict=True)],
+        [found.table().assign(model=side.name) for side, found in zip(question.sides, lenses, strict=True)],
         ignore_index=True,
     )
 

@@ -122,15 +122,15 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
     with columns[0]:
         label = st.selectbox("Run", watched, key=keep("log_run", watched, watched[0]), bind="query-params")
     run = shared.store.runs[label]
-    found = data.captures(run)
-    prompts = {prompt.text: index for index, prompt in enumerate(found.prompts)}
-    ends = data.capture(run, found.steps[0]), data.capture(run, found.steps[-1])
-    moved = list(prompts)[min(most_moved(*ends, found.prompts), len(prompts) - 1)]
+    captures = data.captures(run)
+    prompts = {prompt.text: index for index, prompt in enumerate(captures.prompts)}
+    ends = data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1])
+    moved = list(prompts)[min(most_moved(*ends, captures.prompts), len(prompts) - 1)]
     with columns[1]:
         key = keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else moved)
         text = st.selectbox("Captured prompt", list(prompts), key=key, bind="query-params")
-    prompt = found.prompts[prompts[text]]
-    read = partial(_captured, path=str(run.path), prompt=prompts[text], steps=tuple(found.steps), _run=run)
+    prompt = captures.prompts[prompts[text]]
+    read = partial(_captured, path=str(run.path), prompt=prompts[text], steps=tuple(captures.steps), _run=run)
     table = read("training")
     assert table is not None
     wanted = {f"log p({answer.strip()})": ("logprob", answer) for answer in prompt.answers}
@@ -142,7 +142,7 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
     with columns[2]:
         key = keep("log_measure", wanted, next(iter(wanted)))
         name = st.selectbox("Colour", list(wanted), key=key, bind="query-params")
-    _training_figures(run, label, found.steps, table, name, wanted[name], prompt.answers)
+    _training_figures(run, label, captures.steps, table, name, wanted[name], prompt.answers)
     extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []
     tables = {kind: each for kind in ["training", *extra, "training-kl"] if (each := read(kind)) is not None}
     answers = [answer.strip() for answer in prompt.answers[:2]]
@@ -168,28 +168,28 @@ def _lacking(
     label: str, reference: str | None, whole: bool, answers: bool, tables: dict[str, pd.DataFrame]
 ) -> list[str]:
     """What the captures of a run do not hold, and why; `whole` if they hold every layer's entropy."""
-    parts, told = "training-parts" in tables, []
+    parts, sentences = "training-parts" in tables, []
     if not whole:
-        told.append(
+        sentences.append(
             f"{label} was captured before this version of Probe: its captures lack the entropy of inner layers, ranks "
             "behind the five favourites, and what each head, MLP and neuron adds. A new run has them."
         )
     elif not answers:
-        told.append("This prompt has no answers, so there is no logit to split into heads and MLPs.")
+        sentences.append("This prompt has no answers, so there is no logit to split into heads and MLPs.")
     elif not parts:
-        told.append(
+        sentences.append(
             f"The heads and MLPs of {label} do not sum to its logits, so its captures do not say what each part adds."
         )
     elif "training-neurons" not in tables:
-        told.append(
+        sentences.append(
             f"The captures of {label} name no single neurons: they are older than this version of Probe, or its MLPs "
             "are more than W_out of their neurons."
         )
     if "training-kl" not in tables and reference:
-        told.append(f"The captures of {label} lack its KL to {reference}; a new run has it.")
+        sentences.append(f"The captures of {label} lack its KL to {reference}; a new run has it.")
     elif "training-kl" not in tables:
-        told.append(f"{label} has no reference, so there is no KL to one.")
-    return told
+        sentences.append(f"{label} has no reference, so there is no KL to one.")
+    return sentences
 
 
 def _training_figures(

@@ -30,53 +30,55 @@ SECONDS = 1e-9
 """Seconds that one parameter takes for one token, roughly, on one core."""
 
 
-def distance(asked: Question, both: "PairTrajectory") -> None:
+def distance(question: Question, both: "PairTrajectory") -> None:
     """KL of the two models along the text, and by layer around the chosen token."""
     left, right = st.columns(2, gap="medium")
     table = pd.DataFrame({"position": range(len(both.tokens)), "token": both.tokens, "kl": both.token_kl})
     with left:
-        chart = kl_bars(both.token_kl, both.tokens, chosen=asked.target.position, colour=asked.sides[1].colour)
+        chart = kl_bars(both.token_kl, both.tokens, chosen=question.target.position, colour=question.sides[1].colour)
         title = "How far apart they are after each token"
-        figure(chart, table, "log-kl", title=title, height=300, source=asked.source, on_select=_take_position)
+        figure(chart, table, "log-kl", title=title, height=300, source=question.source, on_select=_take_position)
     with right:
         if both.kl is None:
             note("The models have different depths, so their layers have no counterparts.")
             return
-        start, stop = asked.window
-        chart = kl_map(both.kl, asked.tokens[start:stop], width=440)
+        start, stop = question.window
+        chart = kl_map(both.kl, question.tokens[start:stop], width=440)
         frame = both.table()
-        kept = frame[frame["measure"] == "kl"].drop(columns=["measure", "answer"])
-        figure(chart, kept, "log-kl-layers", title="The same after each layer", height=300, source=asked.source)
+        rows = frame[frame["measure"] == "kl"].drop(columns=["measure", "answer"])
+        figure(chart, rows, "log-kl-layers", title="The same after each layer", height=300, source=question.source)
 
 
-def writing(asked: Question) -> None:
+def writing(question: Question) -> None:
     """What the models held likely before every token that they write."""
     left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
     with left:
         n = int(st.slider("Tokens to write", 1, 32, 8, key="log_new", bind="query-params"))
-    waiting = [side for side in asked.sides if side.lm.n_parameters > COSTLY and not results.is_written(side, asked, n)]
+    waiting = [
+        side for side in question.sides if side.lm.n_parameters > COSTLY and not results.is_written(side, question, n)
+    ]
     if waiting:
         seconds = sum(SECONDS * side.lm.n_parameters * n for side in waiting)
         with right:
             pressed = st.button(f"Write {n} tokens (about {duration(seconds)})", key="log-write")
         if not pressed:
             return
-    told = [results.write_tokens(side, asked, n) for side in asked.sides]
+    trajectories = [results.write_tokens(side, question, n) for side in question.sides]
     with right:
-        for side, each in zip(asked.sides, told, strict=True):
+        for side, each in zip(question.sides, trajectories, strict=True):
             blanks = any(token.startswith("\u00b7") for token in each.tokens)
             note(f"{side.name}: {('' if blanks else ' ').join(each.tokens)}")
     sides = [
         Side(side.name, side.colour, each.entropy, each.margin, each.logprobs, each.ranks, each.tokens)
-        for side, each in zip(asked.sides, told, strict=True)
+        for side, each in zip(question.sides, trajectories, strict=True)
     ]
-    longest = max(told, key=lambda each: len(each.tokens))
-    ticks = told[0].tokens if len(told) == 1 else [str(step) for step in range(len(longest.tokens))]
+    longest = max(trajectories, key=lambda each: len(each.tokens))
+    ticks = trajectories[0].tokens if len(trajectories) == 1 else [str(step) for step in range(len(longest.tokens))]
     axis = "written token"
-    chart = curves(sides, told[-1].answers, axis=axis, ticks=ticks, columns=4, height=290)
-    frames = [each.table().assign(model=side.name) for side, each in zip(asked.sides, told, strict=True)]
+    chart = curves(sides, trajectories[-1].answers, axis=axis, ticks=ticks, columns=4, height=290)
+    frames = [each.table().assign(model=side.name) for side, each in zip(question.sides, trajectories, strict=True)]
     title = "Before every token that is written"
-    figure(chart, pd.concat(frames, ignore_index=True), "log-written", title=title, source=asked.source)
+    figure(chart, pd.concat(frames, ignore_index=True), "log-written", title=title, source=question.source)
 
 
 def _take_position(points: list[dict]) -> None:
@@ -92,56 +94,56 @@ def page() -> None:
     if lacking:
         ask_for_model(answer, lacking)
         return
-    asked = views.choose(shared, answer)
-    if asked is None:
+    question = views.choose(shared, answer)
+    if question is None:
         return
-    trust_badge(*((side.name, side.lm) for side in asked.sides), text=asked.ids)
-    parts = [results.attribution(side, asked) for side in asked.sides]
+    trust_badge(*((side.name, side.lm) for side in question.sides), text=question.ids)
+    parts = [results.attribution(side, question) for side in question.sides]
     tables = {
-        "attribution": pd.concat([p.table().assign(model=s.name) for p, s in zip(parts, asked.sides, strict=True)])
+        "attribution": pd.concat([p.table().assign(model=s.name) for p, s in zip(parts, question.sides, strict=True)])
     }
-    names = [side.name for side in asked.sides]
+    names = [side.name for side in question.sides]
     both = None
-    if asked.scalar:
+    if question.scalar:
         with answer:
-            finding(findings.scalars(names, parts, asked.tokens[asked.target.position], asked.unit))
-        figures.scalar_figure(asked, [results.scalar(side, asked) for side in asked.sides])
+            finding(findings.scalars(names, parts, question.tokens[question.target.position], question.unit))
+        figures.scalar_figure(question, [results.scalar(side, question) for side in question.sides])
         note(
-            f"The head of the {asked.unit} model, read at every token after every layer; the highest row is its own "
-            f"{asked.unit}. It gives one number, so there are no tokens, entropies or ranks."
+            f"The head of the {question.unit} model, read at every token after every layer; the highest row is its own "
+            f"{question.unit}. It gives one number, so there are no tokens, entropies or ranks."
         )
     else:
-        both = results.pair(asked) if len(asked.sides) == 2 else None
-        lenses = [both.base, both.aligned] if both else [results.lens(side, asked) for side in asked.sides]
+        both = results.pair(question) if len(question.sides) == 2 else None
+        lenses = [both.base, both.aligned] if both else [results.lens(side, question) for side in question.sides]
         with answer:
-            finding(findings.tokens(names, lenses, parts, asked.label))
-        table = tables["layers"] = figures.lens_table(asked, lenses, both)
+            finding(findings.tokens(names, lenses, parts, question.label))
+        table = tables["layers"] = figures.lens_table(question, lenses, both)
         left, right = st.columns([5, 4], gap="medium")
         with left:
-            figures.lens_figure(asked, lenses, table)
+            figures.lens_figure(question, lenses, table)
         with right:
-            figures.layer_figure(asked, lenses, table[table["position"] == asked.target.position])
+            figures.layer_figure(question, lenses, table[table["position"] == question.target.position])
         note(
             "Each cell is the token that the model would name if it stopped after that layer, coloured by the "
             "log-probability of the answer; the framed column is the one that the figures are about."
             + " Of deep models only some layers are drawn; the CSV holds all."
             * any(len(each.entropy) > 12 for each in lenses)
         )
-    attribution(asked, parts)
+    attribution(question, parts)
     if both is not None:
         st.markdown("#### Distance between the models")
-        distance(asked, both)
-    if not asked.scalar:
+        distance(question, both)
+    if not question.scalar:
         st.markdown("#### What follows the prompt, token by token")
-        writing(asked)
+        writing(question)
     st.markdown("#### Over training")
     captured = trained.training(shared)
     if captured is not None:
         tables |= captured[2]
-    details(findings.EQUATIONS, findings.DEFINITION, code(asked, captured), tables)
+    details(findings.EQUATIONS, findings.DEFINITION, code(question, captured), tables)
 
 
-def attribution(asked: Question, parts: list) -> None:
+def attribution(question: Question, parts: list) -> None:
     """The map of parts, and the chosen part enlarged."""
     st.markdown("#### Which parts carry it")
     left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
@@ -152,38 +154,38 @@ def attribution(asked: Question, parts: list) -> None:
             "Every cell is what that head or MLP adds to the logit directly; all cells sum to the number above. Parts "
             "also act through later ones, which a sum of direct effects does not show."
         )
-    figures.map_figure(asked, parts, part)
-    figures.part_figures(asked, parts, part)
+    figures.map_figure(question, parts, part)
+    figures.part_figures(question, parts, part)
 
 
-def code(asked: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | None) -> str:
+def code(question: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | None) -> str:
     """Python lines that reproduce the page."""
     lines = [
         "import probe",
         "from probe.logits.attribution import attribute, difference_table",
         "from probe.logits.lens import Target",
     ]
-    loads = [f"probe.model.rewards.analysable({side.ref!r})" for side in asked.sides]
+    loads = [f"probe.model.rewards.analysable({side.ref!r})" for side in question.sides]
     lines.insert(1, "import probe.model.rewards")
-    names = ["base", "aligned"] if len(asked.sides) == 2 else ["lm"]
-    target = asked.target
-    lines += ["", f"{', '.join(names)} = {', '.join(loads)}", f"ids = {list(asked.ids)!r}"]
+    names = ["base", "aligned"] if len(question.sides) == 2 else ["lm"]
+    target = question.target
+    lines += ["", f"{', '.join(names)} = {', '.join(loads)}", f"ids = {list(question.ids)!r}"]
     lines.append(f"target = Target({target.position}, {target.answer}, {target.against}, {target.name!r})")
-    if asked.scalar:
+    if question.scalar:
         lines += ["", "from probe.logits.trajectories import scalar_lens", f"scalar_lens({names[-1]}, ids).table()"]
     else:
         function = "pair_over_layers" if len(names) == 2 else "over_layers"
         lines += ["", f"from probe.logits.trajectories import {function}"]
-        lines.append(f"{function}({', '.join(names)}, ids, {list(asked.answers)!r}).table({target.position})")
+        lines.append(f"{function}({', '.join(names)}, ids, {list(question.answers)!r}).table({target.position})")
     if len(names) == 2:
         lines.append("difference_table(attribute(base, ids, target), attribute(aligned, ids, target))")
     else:
         lines.append("attribute(lm, ids, target).table()")
-    if not asked.scalar:
+    if not question.scalar:
         lines += ["", "from probe.logits.parts import promoted"]
         lines.append(f"promoted({names[-1]}, ids, layer=0, head=0, position={target.position}).table()")
         lines += ["", "from probe.logits.trajectories import over_writing"]
-        lines.append(f"over_writing({names[-1]}, ids, {list(asked.answers)!r}, n=8).table()")
+        lines.append(f"over_writing({names[-1]}, ids, {list(question.answers)!r}, n=8).table()")
     if captured:
         functions = sorted(trained.TABLES[name].__name__ for name in captured[2])
         lines += ["", f"from probe.logits.trained import {', '.join(functions)}"]

@@ -27,9 +27,9 @@ def parse(name: str) -> Part:
     return int(layer), int(head) if head else None
 
 
-def part_names(found: "Attribution") -> list[str]:
+def part_names(parts: "Attribution") -> list[str]:
     """All heads and MLPs, block by block."""
-    depth, heads = found.heads.shape
+    depth, heads = parts.heads.shape
     return [part_name((layer, head)) for layer in range(depth) for head in [*range(heads), None]]
 
 
@@ -41,58 +41,58 @@ def largest(heads: np.ndarray, mlps: np.ndarray, sign: float) -> tuple[Part, flo
     return part, float(values[layer, column])
 
 
-def target_change(found: "list[Attribution]") -> float | None:
+def target_change(parts: "list[Attribution]") -> float | None:
     """By how much the target moves between two models whose parts pair up; None for one, or where they do not."""
-    alike = len(found) == 2 and found[0].heads.shape == found[1].heads.shape
-    return found[1].total - found[0].total if alike else None
+    alike = len(parts) == 2 and parts[0].heads.shape == parts[1].heads.shape
+    return parts[1].total - parts[0].total if alike else None
 
 
-def carrier(found: "list[Attribution]") -> tuple[Part, float]:
+def carrier(parts: "list[Attribution]") -> tuple[Part, float]:
     """The part that adds most to the target's move between two models, or to the target where there is no move."""
-    last, change = found[-1], target_change(found)
+    last, change = parts[-1], target_change(parts)
     if change is not None and abs(change) >= ALIKE_NATS:
-        return largest(last.heads - found[0].heads, last.mlps - found[0].mlps, np.sign(change))
+        return largest(last.heads - parts[0].heads, last.mlps - parts[0].mlps, np.sign(change))
     return largest(last.heads, last.mlps, np.sign(last.total))
 
 
-def every_part(found: "Attribution") -> dict[str, float]:
+def every_part(parts: "Attribution") -> dict[str, float]:
     """What each part that the map draws adds, by its name: heads, MLPs, biases, and what has no layer."""
-    layers = range(len(found.mlps))
-    named = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(found.heads)}
-    named |= {part_name((layer, None)): float(found.mlps[layer]) for layer in layers}
-    named |= {f"the attention bias of L{layer}": float(found.biases[layer]) for layer in layers}
+    layers = range(len(parts.mlps))
+    named = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(parts.heads)}
+    named |= {part_name((layer, None)): float(parts.mlps[layer]) for layer in layers}
+    named |= {f"the attention bias of L{layer}": float(parts.biases[layer]) for layer in layers}
     return named | {
-        "the embedding": found.embedding,
-        "the positions": found.positions,
-        "the bias of the final norm": found.norm_bias,
-        "the bias of the unembedding": found.unembedding_bias,
+        "the embedding": parts.embedding,
+        "the positions": parts.positions,
+        "the bias of the final norm": parts.norm_bias,
+        "the bias of the unembedding": parts.unembedding_bias,
     }
 
 
-def above_all(found: "list[Attribution]") -> str:
+def above_all(parts: "list[Attribution]") -> str:
     """The part that adds most to the target, or to its move, with its number; of heads and MLPs too, if it is neither.
 
     It is the largest cell of the map in the direction of the sum.
     """
-    named, change = every_part(found[-1]), target_change(found)
+    named, change = every_part(parts[-1]), target_change(parts)
     if change is not None and abs(change) >= ALIKE_NATS:
-        before = every_part(found[0])
+        before = every_part(parts[0])
         named, total = {name: value - before[name] for name, value in named.items()}, change
     else:
-        total = found[-1].total
+        total = parts[-1].total
     most = max(named, key=lambda name: named[name] * (np.sign(total) or 1.0))
-    part, own = carrier(found)
-    told = f"{most} ({named[most]:+.2f})"
+    part, own = carrier(parts)
+    largest_part = f"{most} ({named[most]:+.2f})"
     more = f", of heads and MLPs {part_name(part)} ({own:+.2f})"
-    return told if most == part_name(part) else told + more
+    return largest_part if most == part_name(part) else largest_part + more
 
 
-def decision(name: str, found: "LayerTrajectory", position: int) -> tuple[str, str]:
+def decision(name: str, trajectory: "LayerTrajectory", position: int) -> tuple[str, str]:
     """The favourite, and a clause such as `dpo says "rome" (91 %), its favourite from L2 on`."""
-    column = position - found.start
-    word = str(found.lens.top_tokens[-1, column, 0]).strip("\u00b7")
-    share = 100 * float(np.exp(found.lens.top_logprobs[-1, column, 0]))
-    row, last = found.decided(position), len(found.entropy) - 1
+    column = position - trajectory.start
+    word = str(trajectory.lens.top_tokens[-1, column, 0]).strip("\u00b7")
+    share = 100 * float(np.exp(trajectory.lens.top_logprobs[-1, column, 0]))
+    row, last = trajectory.decided(position), len(trajectory.entropy) - 1
     since = (
         "from the embedding on" if row == 0 else "only after the last layer" if row == last else f"from L{row - 1} on"
     )
@@ -102,12 +102,12 @@ def decision(name: str, found: "LayerTrajectory", position: int) -> tuple[str, s
 def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attribution]", label: str) -> str:
     """One model or two of tokens."""
     position = parts[-1].target.position
-    told = [decision(name, found, position)[1] for name, found in zip(names, lenses, strict=True)]
+    clauses = [decision(name, found, position)[1] for name, found in zip(names, lenses, strict=True)]
     change = target_change(parts)
     whole = f"{label} = {parts[-1].total:+.2f} nats, above all from {above_all(parts)}"
-    if len(told) == 1:
-        return f"{told[0]}; {whole}."
-    both = "; ".join(told)
+    if len(clauses) == 1:
+        return f"{clauses[0]}; {whole}."
+    both = "; ".join(clauses)
     if change is None:
         return f"{both}. With {names[1]}, {whole}."
     if abs(change) < ALIKE_NATS:
@@ -118,12 +118,12 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
 def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) -> str:
     """One model or two that read one number."""
     change = target_change(parts)
-    told = " and ".join(f"{name} reads {found.total:+.2f}" for name, found in zip(names, parts, strict=True))
+    readings = " and ".join(f"{name} reads {found.total:+.2f}" for name, found in zip(names, parts, strict=True))
     if change is not None:
         if abs(change) < ALIKE_NATS:
-            return f"After \u201c{word}\u201d, {told}, the same {unit} to {ALIKE_NATS}."
-        return f"After \u201c{word}\u201d, {told}; the difference comes above all from {above_all(parts)}."
-    return f"After \u201c{word}\u201d, {told} as its {unit}, above all from {above_all(parts)}."
+            return f"After \u201c{word}\u201d, {readings}, the same {unit} to {ALIKE_NATS}."
+        return f"After \u201c{word}\u201d, {readings}; the difference comes above all from {above_all(parts)}."
+    return f"After \u201c{word}\u201d, {readings} as its {unit}, above all from {above_all(parts)}."
 
 
 DEFINITION = """

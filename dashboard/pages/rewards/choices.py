@@ -56,13 +56,13 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Placed:
+class Placement:
     """All policies on the world's questions."""
 
     ground: fields.Ground
     by: str
     """The reward whose frontier is shown: proxy or gold."""
-    look: dict[str, Style]
+    styles: dict[str, Style]
     tables: dict[str, pd.DataFrame]
     """To download."""
     complete: bool

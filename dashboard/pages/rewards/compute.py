@@ -62,7 +62,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Asked:
+class WorldGround:
     """The questions as the world judges them: what depends on the reference and on no reward model."""
 
     field: "Field"
@@ -110,7 +110,7 @@ def wants_truth(shared: Shared) -> bool:
 def policies(shared: Shared) -> list[Policy]:
     """Runs that came from the base or refer to it, and the aligned model of the sidebar, in order of appearance."""
     store, base = shared.store, shared.label(shared.base)
-    look, found = store.style(), []
+    looks, chosen = store.style(), []
     world = world_hash(store, base)
     for name, run in store.runs.items():
         origins = {store.label(run.reference, run), store.label(run.parent, run)}
@@ -118,16 +118,16 @@ def policies(shared: Shared) -> list[Policy]:
             continue
         saved = run.checkpoints()
         if saved:
-            found.append(_policy(name, saved[-1].path, look[name]))
+            chosen.append(_policy(name, saved[-1].path, looks[name]))
     choice = shared.aligned
-    if choice and choice not in {policy.label for policy in found} and choice != shared.base:
+    if choice and choice not in {policy.label for policy in chosen} and choice != shared.base:
         label, step = split_choice(store, choice)
         if label is not None and store.runs[label].method != "reward-model" and "#" not in choice:
             saved = [each for each in store.runs[label].checkpoints() if step is None or each.step == step]
-            found += [_policy(choice, saved[-1].path, Style(look[label].colour, "dot"))] if saved else []
+            chosen += [_policy(choice, saved[-1].path, Style(looks[label].colour, "dot"))] if saved else []
         elif label is None and permitted(choice) and os.path.isdir(place := os.path.expanduser(choice)):
-            found.append(_policy(choice, Path(place), Style(method_colour("other"))))
-    return found
+            chosen.append(_policy(choice, Path(place), Style(method_colour("other"))))
+    return chosen
 
 
 def _policy(label: str, directory: Path, style: Style) -> Policy:
@@ -154,16 +154,16 @@ def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
     """The work of `ground`, for `computed` and `kept`."""
     from probe.rewards.frontiers import model_reward
 
-    asked = compute_part(_asked, base, kinds=kinds)
+    truth = compute_part(_world_ground, base, kinds=kinds)
     memory: Memory = {}
-    field = asked.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else asked.field
-    known = {"gold": asked.draws}
-    curves = {name: asked.curve if name == "gold" else field.frontier(name) for name in field.rewards}
+    field = truth.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else truth.field
+    known = {"gold": truth.draws}
+    curves = {name: truth.curve if name == "gold" else field.frontier(name) for name in field.rewards}
     best = {name: field.best_of_n(name, draws=known.get(name)) for name in field.rewards}
     return Ground(field, curves, best, memory)
 
 
-def _asked(base: "LM", *, kinds: tuple[str, ...]) -> Asked:
+def _world_ground(base: "LM", *, kinds: tuple[str, ...]) -> WorldGround:
     from probe.rewards.answers import verifier_reward
     from probe.rewards.frontiers import ask, field_of
     from probe.world import of
@@ -172,7 +172,7 @@ def _asked(base: "LM", *, kinds: tuple[str, ...]) -> Asked:
     if world is None:
         raise DataError("The base model knows no world, so its answers cannot be listed: choose a run of a world.")
     field = field_of(base, world, ask(world, kinds, QUESTIONS), {"gold": verifier_reward(world)})
-    return Asked(field, field.frontier("gold"), field.draws("gold"))
+    return WorldGround(field, field.frontier("gold"), field.draws("gold"))
 
 
 def standings(
@@ -193,7 +193,7 @@ def standings(
             problems[policy.label] = "waits to be placed"
             continue
         try:
-            row = computed(_row, *lms, say=say, by=by, **_asked_of(policy, kinds))
+            row = computed(_row, *lms, say=say, by=by, **_policy_options(policy, kinds))
         except ProbeError as error:
             problems[policy.label] = str(error)
             continue
@@ -203,10 +203,10 @@ def standings(
 
 def has_answers(base: "LM", policy: Policy, kinds: tuple[str, ...]) -> bool:
     """Whether a policy has given its answers already, so that its place is known at once."""
-    return ready(_scores, base, **_asked_of(policy, kinds)) is not None
+    return ready(_scores, base, **_policy_options(policy, kinds)) is not None
 
 
-def _asked_of(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
+def _policy_options(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
     return {"directory": policy.directory, "changed": policy.changed, "kinds": kinds}
 
 
@@ -255,12 +255,12 @@ def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...
 
     lm = _held(directory, changed) if changed[1] <= LIGHT else _loaded(directory)
     require_same_tokens(base, lm)
-    return compute_part(_asked, base, kinds=kinds).field.answers.score(lm)
+    return compute_part(_world_ground, base, kinds=kinds).field.answers.score(lm)
 
 
 def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
     """What the base, or a model that has its place on the frontier, gives the answers there; of another one nothing."""
-    asked = ready(_asked, base, kinds=kinds)
+    asked = ready(_world_ground, base, kinds=kinds)
     if asked is None:
         return {}
     answers = asked.field.answers

@@ -15,7 +15,7 @@ from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
 from dashboard.models import computed, ready
-from dashboard.pages.rewards.choices import COMPLETIONS, Placed, Scene
+from dashboard.pages.rewards.choices import COMPLETIONS, Placement, Scene
 from dashboard.pages.rewards.sampled_answers import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import begin, has_changed, keep, preset
@@ -33,7 +33,7 @@ FEWEST = 4
 BEST = "best of N"
 
 
-def choose_points(scene: Scene, placed: Placed) -> tuple[dict[str, pd.DataFrame], Literal["bon", "rl"]]:
+def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.DataFrame], Literal["bon", "rl"]]:
     """Points by series, columns d, kl, proxy and gold, and the form that the runs are fitted with."""
     store = scene.shared.store
     known = {name: _logged(str(run.path), data.stamp(run.path / data.METRICS)) for name, run in store.runs.items()}
@@ -56,7 +56,7 @@ def choose_points(scene: Scene, placed: Placed) -> tuple[dict[str, pd.DataFrame]
         )
     points = {name: known[name].rename(columns={"reward": "proxy"}) for name in names}
     if scene.reward:
-        points[BEST] = placed.ground.best["proxy"]
+        points[BEST] = placement.ground.best["proxy"]
     return points, form
 
 
@@ -83,10 +83,10 @@ def _fit(d: tuple[float, ...], reward: tuple[float, ...], form: Literal["bon", "
     return fit(d, reward, form, origin)
 
 
-def overoptimised(scene: Scene, placed: Placed) -> dict[str, pd.DataFrame]:
+def overoptimised(scene: Scene, placement: Placement) -> dict[str, pd.DataFrame]:
     """Reward against d with the fits of Gao et al.; gives the tables to download."""
     st.subheader("Overoptimisation", anchor=False)
-    points, form = choose_points(scene, placed)
+    points, form = choose_points(scene, placement)
     if not points:
         note(
             "No run is chosen that logged where it stood while it was trained; methods with a reference do in a world."
@@ -95,7 +95,7 @@ def overoptimised(scene: Scene, placed: Placed) -> dict[str, pd.DataFrame]:
     fits = fits_of(points, form)
     table = pd.concat([part.assign(series=name) for name, part in points.items()], ignore_index=True)
     table = table[[name for name in ("series", "step", "n", "d", "kl", "proxy", "gold") if name in table]]
-    chart = overoptimisation(points, fits, placed.look, TITLES)
+    chart = overoptimisation(points, fits, placement.styles, TITLES)
     figure(
         chart.update_layout(height=380),
         table,
@@ -109,12 +109,12 @@ def overoptimised(scene: Scene, placed: Placed) -> dict[str, pd.DataFrame]:
     return {"points": table, "fits": pd.DataFrame(rows)}
 
 
-def bound(scene: Scene, placed: Placed) -> None:
+def bound(scene: Scene, placement: Placement) -> None:
     """The exact best of N against its bound."""
     st.subheader("Best of N", anchor=False)
-    table = placed.ground.best[placed.by]
-    label = "proxy reward" if placed.by == "proxy" else "true reward"
-    chart = best_of_n(table, placed.ground.curves[placed.by], reward=placed.by, label=label)
+    table = placement.ground.best[placement.by]
+    label = "proxy reward" if placement.by == "proxy" else "true reward"
+    chart = best_of_n(table, placement.ground.curves[placement.by], reward=placement.by, label=label)
     figure(
         chart.update_layout(height=340), table, "best-of-n", title="Best of N against its bound", source=scene.source
     )
@@ -182,26 +182,28 @@ def _contrast(reward: "LM", *, prompt: str, chosen: str, rejected: str, nodes: i
     return contrast(reward, prompt, chosen, rejected, steps=nodes)
 
 
-def token_part(found: "Contrast", name: str, source: dict) -> None:
+def token_part(contrast: "Contrast", name: str, source: dict) -> None:
     """Chips of prompt and completions, and the effects of their tokens."""
-    modes = [name for name, kind in COLOURS.items() if kind != "gradient" or np.isfinite(found.chosen.gradient).all()]
+    modes = [
+        name for name, kind in COLOURS.items() if kind != "gradient" or np.isfinite(contrast.chosen.gradient).all()
+    ]
     key = keep("rew_colour", modes, modes[0])
     mode = st.segmented_control("Colour of the tokens", modes, key=key, bind="query-params", required=True)
     kind: Any = COLOURS[mode or modes[0]]
-    size, colours = found.chosen.prompt_length, part_colours()
+    size, colours = contrast.chosen.prompt_length, part_colours()
     effects = {
-        "prompt": found.prompt_effects(kind),
-        "chosen": found.chosen.effects(kind)[size:],
-        "rejected": found.rejected.effects(kind)[size:],
+        "prompt": contrast.prompt_effects(kind),
+        "chosen": contrast.chosen.effects(kind)[size:],
+        "rejected": contrast.rejected.effects(kind)[size:],
     }
     largest = max(float(np.nanmax(np.abs(values), initial=0.0)) for values in effects.values()) or 1.0
     rows = []
     for part, values in effects.items():
-        side = found.rejected if part == "rejected" else found.chosen
+        side = contrast.rejected if part == "rejected" else contrast.chosen
         first = 0 if part == "prompt" else size
         label = part if part == "prompt" else f"{part} {side.score:+.2f}"
         rows.append(
-            TokenRow(label=label, colour=colours[part], tokens=_chips(found, part, side, first, values, largest))
+            TokenRow(label=label, colour=colours[part], tokens=_chips(contrast, part, side, first, values, largest))
         )
     parts = list(effects)
     memory = "_rew_token"
@@ -213,10 +215,10 @@ def token_part(found: "Contrast", name: str, source: dict) -> None:
         st.session_state[memory] = (row, index)
 
     token_rows(rows, chosen=at, key="rew-tokens", on_pick=pick)
-    chart = token_effects(found, colours, None if at == NOWHERE else (parts[at[0]], at[1]))
+    chart = token_effects(contrast, colours, None if at == NOWHERE else (parts[at[0]], at[1]))
     figure(
         chart.update_layout(height=330),
-        found.table(),
+        contrast.table(),
         "token-effects",
         title=f"What each token does to {name}",
         source=source,
@@ -224,13 +226,15 @@ def token_part(found: "Contrast", name: str, source: dict) -> None:
 
 
 def _chips(
-    found: "Contrast", part: str, side: "Attribution", first: int, values: np.ndarray, largest: float
+    contrast: "Contrast", part: str, side: "Attribution", first: int, values: np.ndarray, largest: float
 ) -> list[Chip]:
     chips = []
     about = "the margin" if part == "prompt" else "the score"
     more: Mapping[str, np.ndarray] = {
-        f"left out, {about} falls by": found.prompt_effects("occlusion") if not first else side.occlusion[first:],
-        f"integrated gradients, on {about}": found.prompt_effects("gradient") if not first else side.gradient[first:],
+        f"left out, {about} falls by": contrast.prompt_effects("occlusion") if not first else side.occlusion[first:],
+        f"integrated gradients, on {about}": contrast.prompt_effects("gradient")
+        if not first
+        else side.gradient[first:],
         "reward read here": side.values[first:],
         "change at this token": side.increments[first:],
     }
@@ -250,39 +254,39 @@ def _chips(
     return chips
 
 
-def token_words(found: "Contrast", texts: tuple[str, str], name: str) -> str:
+def token_words(contrast: "Contrast", texts: tuple[str, str], name: str) -> str:
     """What the reward model makes of the two completions, in a sentence."""
-    sides = [(found.chosen, "chosen", texts[0]), (found.rejected, "rejected", texts[1])]
+    sides = [(contrast.chosen, "chosen", texts[0]), (contrast.rejected, "rejected", texts[1])]
     sides.sort(key=lambda side: -side[0].score)
     first, second = (f"\u201c{text.strip() or 'nothing'}\u201d {side.score:.2f}" for side, _, text in sides)
-    share = max(found.probability, 1 - found.probability)
+    share = max(contrast.probability, 1 - contrast.probability)
     words = f"{name} gives {first} and {second}: the {sides[0][1]} one is preferred with probability {share:.2f}."
-    effects = np.nan_to_num(found.prompt_effects("occlusion"))
+    effects = np.nan_to_num(contrast.prompt_effects("occlusion"))
     strongest = int(np.abs(effects).argmax())
     change = float(effects[strongest])
     if abs(change) < CLEAR_NATS:
         return words
-    token = f"\u201c{found.chosen.tokens[strongest].strip()}\u201d (token {strongest})"
+    token = f"\u201c{contrast.chosen.tokens[strongest].strip()}\u201d (token {strongest})"
     way = "falls" if change > 0 else "rises"
     return f"{words} Without the prompt's {token} the margin of the chosen one {way} by {abs(change):.2f} nats."
 
 
-def agreement_words(found: "Contrast") -> str:
+def agreement_words(contrast: "Contrast") -> str:
     """How well the two attributions agree, and how complete the gradients are."""
-    if not np.isfinite(found.chosen.gradient).all():
+    if not np.isfinite(contrast.chosen.gradient).all():
         return "Integrated gradients were left out for this large model."
     ranks = [
         f"{value:.2f} {what}"
         for value, what in (
-            (found.chosen.agreement, "on the chosen text"),
-            (found.rejected.agreement, "on the rejected one"),
-            (found.agreement, "on the margin over the prompt"),
+            (contrast.chosen.agreement, "on the chosen text"),
+            (contrast.rejected.agreement, "on the rejected one"),
+            (contrast.agreement, "on the margin over the prompt"),
         )
         if np.isfinite(value)
     ]
-    gap = max(abs(found.chosen.gap), abs(found.rejected.gap))
+    gap = max(abs(contrast.chosen.gap), abs(contrast.rejected.gap))
     return (
         f"Rank correlation of the two attributions: {', '.join(ranks)}. Integrated gradients (from the mean embedding,"
-        f" {found.chosen.steps} nodes) miss their sum by {gap:.0e} nats. They ask for different"
+        f" {contrast.chosen.steps} nodes) miss their sum by {gap:.0e} nats. They ask for different"
         " changes of the text, so neither is the truth where they differ."
     )

@@ -11,7 +11,7 @@ from dashboard.markdown import finding, note
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
 from dashboard.pages.rewards import sampled_answers as views
-from dashboard.pages.rewards.choices import BY, Placed, Scene, badges, choose_reward, load_scene, readers
+from dashboard.pages.rewards.choices import BY, Placement, Scene, badges, choose_reward, load_scene, readers
 from dashboard.pages.rewards.figures import bound, overoptimised
 from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
 from dashboard.sides import words_known
@@ -49,7 +49,7 @@ def choose_field(scene: Scene, world: World, columns: Any) -> tuple[tuple[str, .
     return tuple(kinds), by or rewards[0], AXES[axis or first]
 
 
-def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: Any) -> Placed | None:
+def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: Any) -> Placement | None:
     """The sentence, the main figure and what explains it; None while the page waits for the reader's word."""
     ground = fields.ground(scene.base, scene.reward, kinds)
     if ground is None:
@@ -57,7 +57,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             finding("The answers to the world's questions are listed once you ask for it.")
         return None
     every, name = fields.policies(scene.shared), scene.names[0]
-    look = fields.styles(scene.shared, every, name)
+    styles = fields.styles(scene.shared, every, name)
     chosen = at_first(scene, every, kinds)
     left, right = st.columns([5, 4], gap="medium")
     below = st.container()
@@ -71,7 +71,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         chart = reward_frontier(
             curve,
             table,
-            look,
+            styles,
             reward=by,
             label=label,
             axis=axis,
@@ -86,7 +86,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         gains = {f"gain_{name}": f"gain in {WORD[name]}" for name in ground.field.rewards} | {
             "excess": "excess KL, nats"
         }
-        chart = reward_gains(table, look, gains, scene.shared.aligned)
+        chart = reward_gains(table, styles, gains, scene.shared.aligned)
         figure(
             chart.update_layout(height=420),
             table,
@@ -98,8 +98,8 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
     waits = [f"{later} more {'method answers' if later == 1 else 'methods answer'} next."] if later else []
     missing = (f"{label} is not shown: {why}" for label, why in problems.items())
     with below:
-        for told in [*waits, *fields.unsure(table), *missing]:
-            note(told)
+        for remark in [*waits, *fields.unsure(table), *missing]:
+            note(remark)
         note(
             f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is"
             " the most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward,"
@@ -107,7 +107,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             " its way, where it logged the same. Right: differences to the base with 95 % intervals over questions."
         )
     tables = {"standings": table, "frontier": curve, "best-of-n": best}
-    return Placed(ground, by, look, tables, complete=not later)
+    return Placement(ground, by, styles, tables, complete=not later)
 
 
 def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -> list[fields.Policy]:
@@ -159,10 +159,10 @@ def tokens(scene: Scene) -> tuple[str, str] | None:
         return None
     prompt = scene.shared.prompt
     texts = reading.choose_completions(prompt, reading.suggest_answers(scene.base, scene.aligned, prompt))
-    found = reading.read_tokens(scene.reward, prompt, texts)
-    note(reading.token_words(found, texts, scene.proxy or "The reward model"))
-    reading.token_part(found, scene.proxy or "the reward", scene.source | {"prompt": prompt})
-    note(reading.agreement_words(found))
+    contrast = reading.read_tokens(scene.reward, prompt, texts)
+    note(reading.token_words(contrast, texts, scene.proxy or "The reward model"))
+    reading.token_part(contrast, scene.proxy or "the reward", scene.source | {"prompt": prompt})
+    note(reading.agreement_words(contrast))
     return texts
 
 
@@ -190,7 +190,7 @@ def page() -> None:
         return
     if not words_known(shared, readers(scene), answer):
         return
-    world, placed = of(scene.base), None
+    world, placement = of(scene.base), None
     kinds: tuple[str, ...] = ()
     trust = st.container()
     if world is not None:
@@ -199,7 +199,7 @@ def page() -> None:
             with answer:
                 finding("Choose at least one kind of question to place the methods.")
             return
-        placed = place_all(scene, kinds, by, axis, answer)
+        placement = place_all(scene, kinds, by, axis, answer)
     with trust:
         badges(scene)
     samples = before_and_after(scene, kinds)
@@ -207,17 +207,17 @@ def page() -> None:
         with answer:
             finding(sample_words(samples, scene.names, scene.proxy, drawable=scene.aligned is not None))
             note("Without a world there is no true reward and no exact frontier: choose runs of a world for those.")
-    tables = placed.tables | overoptimised(scene, placed) if placed else {}
+    tables = placement.tables | overoptimised(scene, placement) if placement else {}
     texts = tokens(scene)
-    if placed:
-        bound(scene, placed)
+    if placement:
+        bound(scene, placement)
     if samples is not None:
         tables["samples"] = samples
     _, first, key = DRAWN[bool(kinds)]
     drawn = int(st.session_state.get(key) or first)
     code = code_lines(scene.source, shared.prompt, kinds, texts, n=drawn, beta=beta_of(scene))
     details(EQUATIONS, DEFINITION, code, tables)
-    if placed and not placed.complete:
+    if placement and not placement.complete:
         st.rerun()
 
 

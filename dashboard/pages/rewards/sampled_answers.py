@@ -79,12 +79,12 @@ def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, 
             compute_part(_proxies, base, aligned, *reward, **options),
         )
         tick(0.75)
-    kinds = [item.kind for item in _asked(of(base), options["kinds"])]
+    kinds = [item.kind for item in _questions(of(base), options["kinds"])]
     known = _known(base, base, options["kinds"]), _known(base, aligned, options["kinds"])
     return compare_samples(base, aligned, before, after, rewards, beta, kinds, known)
 
 
-def _asked(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
+def _questions(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
     from probe.rewards.frontiers import ask
 
     return ask(world, kinds) if world and kinds else []
@@ -96,7 +96,7 @@ def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int)
     from probe.world import of
 
     world = of(base)
-    prompts = [item.prompt for item in _asked(world, kinds)] or [prompt]
+    prompts = [item.prompt for item in _questions(world, kinds)] or [prompt]
     return draw(lm, prompts, world, n=n, known=_known(base, lm, kinds))
 
 

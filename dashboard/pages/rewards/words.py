@@ -102,10 +102,10 @@ def fit_table(fits: Mapping[tuple[str, str], Fit]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _peak(found: Fit) -> str:
-    if not found.seen or found.top.value <= CLEAR:
+def _peak(fit: Fit) -> str:
+    if not fit.seen or fit.top.value <= CLEAR:
         return "none within the points"
-    return found.peak.shown()
+    return fit.peak.shown()
 
 
 def direction(value: float) -> str:
@@ -134,10 +134,10 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
     moves.append(_moved(row, "gain_gold", "the true reward"))
     if len(moves) == 2 and moves[0][0] == moves[1][0]:
         moves[1] = "", moves[1][1]
-    told = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
+    moved = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
     if row[f"gain_{by}"] <= 0:
-        return f"{told}; it spends {_nats(row, 'kl')} of KL and gains no {kind} reward."
-    return f"{told}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
+        return f"{moved}; it spends {_nats(row, 'kl')} of KL and gains no {kind} reward."
+    return f"{moved}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
 
 
 def _moved(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:

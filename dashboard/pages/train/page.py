@@ -253,10 +253,10 @@ def act(deed: Any, *given: Any) -> None:
         deed(*given)
 
 
-def progress(found: Sequence[Job], answer: Any) -> None:
+def progress(trainings: Sequence[Job], answer: Any) -> None:
     """One training: its sentence, its curve and what it printed last; looks again by itself while it goes on."""
     with guard():
-        names = {job.out.name: job for job in reversed(found)}
+        names = {job.out.name: job for job in reversed(trainings)}
         chosen = names[st.session_state[JOB]]
         job = jobs.find(chosen.out) or chosen  # it may have been continued since
         status, run = job.status, job.run
@@ -285,17 +285,17 @@ def progress(found: Sequence[Job], answer: Any) -> None:
 
 def watch(answer: Any) -> None:
     """Choose a training and watch it."""
-    found = jobs.list_trainings(places())
-    if not found:
+    trainings = jobs.list_trainings(places())
+    if not trainings:
         with answer.container():
             finding("Choose a method and a base model, and start: the training shows its progress here.")
         return
-    names = list(dict.fromkeys(job.out.name for job in found))
+    names = list(dict.fromkeys(job.out.name for job in trainings))
     chosen = st.selectbox("Training", names, index=None, key=keep(JOB, names, names[0]), bind="query-params")
-    status = next(job for job in found if job.out.name == chosen).status
+    status = next(job for job in trainings if job.out.name == chosen).status
     st.session_state[STATUS] = status
     again = REFRESH_S if status in ("starting", "running") else None
-    st.fragment(progress, run_every=again)(found, answer)
+    st.fragment(progress, run_every=again)(trainings, answer)
 
 
 def page() -> None:

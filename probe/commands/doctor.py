@@ -75,7 +75,7 @@ def packages(requires: list[str] | None = None) -> list[Finding]:
     from packaging.requirements import Requirement
     from packaging.version import Version
 
-    found = [Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")]
+    findings = [Finding("ok", "python", f"{platform.python_version()} at {sys.executable}")]
     for line in importlib.metadata.requires("probe-lm") or [] if requires is None else requires:
         requirement = Requirement(line)
         extra = re.search(r"extra\s*==\s*['\"](\w+)", line)
@@ -85,16 +85,18 @@ def packages(requires: list[str] | None = None) -> list[Finding]:
             version = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
             if extra is None:
-                found.append(Finding("broken", requirement.name, f"missing: pip install '{_plain(requirement)}'"))
+                findings.append(Finding("broken", requirement.name, f"missing: pip install '{_plain(requirement)}'"))
             else:
-                found.append(Finding("note", requirement.name, f"not installed: pip install '{_plain(requirement)}'"))
+                findings.append(
+                    Finding("note", requirement.name, f"not installed: pip install '{_plain(requirement)}'")
+                )
             continue
         if Version(version) in requirement.specifier:
-            found.append(Finding("ok", requirement.name, version))
+            findings.append(Finding("ok", requirement.name, version))
         else:
             remedy = f"{version} does not satisfy {requirement.specifier}: pip install '{_plain(requirement)}'"
-            found.append(Finding("note" if extra else "broken", requirement.name, remedy))
-    return found
+            findings.append(Finding("note" if extra else "broken", requirement.name, remedy))
+    return findings
 
 
 def device() -> Finding:

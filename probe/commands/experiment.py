@@ -39,7 +39,7 @@ def experiment(argv: list[str]) -> int:
     return 0
 
 
-def run(found: "Experiment", argv: list[str]) -> None:
+def run(experiment: "Experiment", argv: list[str]) -> None:
     """Run one experiment as the command line asks.
 
     Raises:
@@ -58,54 +58,60 @@ def run(found: "Experiment", argv: list[str]) -> None:
     from probe.experiments.store import obtain, place, target
     from probe.ticks import part
 
-    own = form(found)
+    own = form(experiment)
     taken = {"model", "also", "baseline", "out", "again", "json"} & {each.name for each in fields(own)}
     if taken:
-        raise ConfigError(f"The experiment `{found.name}` calls an option `{taken.pop()}`: give it another name.")
+        raise ConfigError(f"The experiment `{experiment.name}` calls an option `{taken.pop()}`: give it another name.")
 
-    def told(hint: Any, text: str) -> Any:
+    def arg(hint: Any, text: str) -> Any:
         return Annotated[hint, tyro.conf.arg(help=text)]
 
     shared: list[Any] = [
-        ("model", told(str, "The model: a run, a checkpoint, a Hugging Face folder or hub id.")),
-        ("baseline", told(str | None, "A second model that answers the same items."), None),
-        ("also", told(tuple[str, ...], "Further models, each with a column of its own; the figures show all."), ()),
+        ("model", arg(str, "The model: a run, a checkpoint, a Hugging Face folder or hub id.")),
+        ("baseline", arg(str | None, "A second model that answers the same items."), None),
+        (
+            "also",
+            arg(tuple[str, ...], "Further models, each with a column of its own; the figures show all."),
+            (),
+        ),
         (
             "out",
-            told(Path | None, "Folder to save to (default: results in a run of yours, else ./results/MODEL)."),
+            arg(Path | None, "Folder to save to (default: results in a run of yours, else ./results/MODEL)."),
             None,
         ),
-        ("again", told(bool, "Run it even if its result is stored."), False),
-        ("json", told(bool, "Print JSON instead of a table."), False),
+        ("again", arg(bool, "Run it even if its result is stored."), False),
+        ("json", arg(bool, "Print JSON instead of a table."), False),
     ]
-    kind = make_dataclass(found.name, shared, bases=(own,), kw_only=True, frozen=True)
-    kind.__doc__ = found.about or found.title
-    asked: Any = parse(kind, argv, f"probe experiment {found.name}")
-    options = {each.name: getattr(asked, each.name) for each in fields(own)}
-    if asked.out:
-        check_target(asked.out)
-    for note in prepare(found, **options).notes:  # files are refused before a model is loaded
+    kind = make_dataclass(experiment.name, shared, bases=(own,), kw_only=True, frozen=True)
+    kind.__doc__ = experiment.about or experiment.title
+    settings: Any = parse(kind, argv, f"probe experiment {experiment.name}")
+    options = {each.name: getattr(settings, each.name) for each in fields(own)}
+    if settings.out:
+        check_target(settings.out)
+    for note in prepare(experiment, **options).notes:  # files are refused before a model is loaded
         say(f"probe: note: {note}", error=True)
     from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for
 
-    models = [analysable(ref) for ref in (asked.model, *asked.also, asked.baseline) if ref]
+    models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
     parts = []
-    with Progress(found.title) as bar:
+    with Progress(experiment.title) as bar:
         for index, (lm, label) in enumerate(zip(models, labels(models), strict=True)):
             bar.at(label, index + 1, len(models))
-            parts.append(obtain(found, lm, again=asked.again, tick=part(bar.tick, index, len(models)), **options))
-    result = join(found, parts) if len(parts) > 1 else parts[0]
+            parts.append(
+                obtain(experiment, lm, again=settings.again, tick=part(bar.tick, index, len(models)), **options)
+            )
+    result = join(experiment, parts) if len(parts) > 1 else parts[0]
     summaries = {label: each.summary for label, each in zip(result.models, parts, strict=True)}
     saved, problem = None, ""
     try:
-        joint = replace(call(found, models[0], **options), models=models)
+        joint = replace(call(experiment, models[0], **options), models=models)
         there = len(models) == 1 and (place(joint) / RESULT_FILE).is_file()
-        saved = place(joint) if there and not asked.out else result.save(asked.out or target(joint))
+        saved = place(joint) if there and not settings.out else result.save(settings.out or target(joint))
     except RunError as error:
-        if asked.out:
+        if settings.out:
             raise
         problem = str(error)
-    if asked.json:
+    if settings.json:
         from probe.runs.schema import jsonable
 
         answer = {"name": result.name, "summary": records(result.summary), "meta": result.meta}

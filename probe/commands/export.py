@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from probe.runs.reader import Run
 
-    Drawn = tuple[str, go.Figure, pd.DataFrame]
+    Drawing = tuple[str, go.Figure, pd.DataFrame]
 
 
 def export(argv: list[str]) -> int:
@@ -46,35 +46,35 @@ def export(argv: list[str]) -> int:
     from probe.runs import open_run
     from probe.runs.storage import check_folder
 
-    asked = parse(Export, argv, "probe export")
-    formats = parse_formats(asked.format)
+    settings = parse(Export, argv, "probe export")
+    formats = parse_formats(settings.format)
     _require_browser(formats)
-    check_folder(asked.out)
-    command = f"probe export {asked.ref} --format {asked.format} --out {asked.out}"
-    if (Path(asked.ref).expanduser() / RESULT_FILE).is_file():
-        if asked.step is not None:
+    check_folder(settings.out)
+    command = f"probe export {settings.ref} --format {settings.format} --out {settings.out}"
+    if (Path(settings.ref).expanduser() / RESULT_FILE).is_file():
+        if settings.step is not None:
             raise ConfigError("--step was given for the result of an experiment, which has none: leave it out.")
-        files = Result.load(asked.ref).export(asked.out, formats, command=command)
-        say(f"{len(files)} files in {asked.out}")
+        files = Result.load(settings.ref).export(settings.out, formats, command=command)
+        say(f"{len(files)} files in {settings.out}")
         return 0
-    run = open_run(asked.ref)
+    run = open_run(settings.ref)
     source = provenance(
         run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
     )
     files = []
-    drawn = list(drawings(run, asked.step))
+    drawn = list(drawings(run, settings.step))
     with Progress("Exporting") as bar:
         for index, (name, chart, data) in enumerate(drawn):
             bar.at(name, index + 1, len(drawn))
-            files += save(chart, data, asked.out, name, formats, {"figure": name, **source})
+            files += save(chart, data, settings.out, name, formats, {"figure": name, **source})
             bar.tick((index + 1) / len(drawn))
-    asked.out.mkdir(parents=True, exist_ok=True)
-    save_provenance(asked.out, files, source)
-    say(f"{len(files)} files in {asked.out}")
+    settings.out.mkdir(parents=True, exist_ok=True)
+    save_provenance(settings.out, files, source)
+    say(f"{len(files)} files in {settings.out}")
     return 0
 
 
-def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawn]":
+def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
     """Name, figure and data of everything that is known of a run.
 
     Args:
@@ -98,10 +98,10 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawn]":
         yield "headline", headline_intervals(table, look), table
     captures = run.captures()
     if len(captures):
-        yield from _captured(run, captures.steps, captures.steps[-1] if step is None else step)
+        yield from _capture_drawings(run, captures.steps, captures.steps[-1] if step is None else step)
 
 
-def _captured(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawn]":
+def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterator[Drawing]":
     import numpy as np
 
     from probe.attention.figures import attention_mosaic

@@ -41,7 +41,7 @@ def findings(argv: list[str]) -> int:
         out: Path | None = None
         """File to write the table to, as CSV."""
 
-    asked = parse(Findings, argv, "probe findings")
+    settings = parse(Findings, argv, "probe findings")
 
     from probe.commands.progress import Progress
     from probe.findings.claim import Bench, read_record, record, table
@@ -50,16 +50,16 @@ def findings(argv: list[str]) -> int:
     from probe.runs.storage import check_folder, disk
     from probe.ticks import part
 
-    if asked.n is not None and asked.n < 1:
-        raise ConfigError(f"--n is {asked.n}; expected 1 or more.")
-    if asked.out is not None:
-        check_folder(asked.out.parent)
-        if asked.out.is_dir():
-            raise ConfigError(f"--out `{asked.out}` is a folder: give the path of a CSV file.")
-    claims = choose_claims(asked.only)
-    bench = Bench(asked.runs, n=asked.n, again=asked.again)
+    if settings.n is not None and settings.n < 1:
+        raise ConfigError(f"--n is {settings.n}; expected 1 or more.")
+    if settings.out is not None:
+        check_folder(settings.out.parent)
+        if settings.out.is_dir():
+            raise ConfigError(f"--out `{settings.out}` is a folder: give the path of a CSV file.")
+    claims = choose_claims(settings.only)
+    bench = Bench(settings.runs, n=settings.n, again=settings.again)
     check_runs(bench, claims)
-    known = {} if asked.again or asked.n is not None else read_record(bench, claims)
+    known = {} if settings.again or settings.n is not None else read_record(bench, claims)
     with Progress("Findings") as bar:
         for index, claim in enumerate(claims):
             if claim.name not in known:
@@ -67,26 +67,26 @@ def findings(argv: list[str]) -> int:
                 bench.tick = part(bar.tick, index, len(claims))
                 bench.tick(0.0)
                 known[claim.name] = finding(bench, claim)
-                if asked.n is None:  # what is on record was asked in full
+                if settings.n is None:  # what is on record was asked in full
                     record(bench, [claim], [known[claim.name]])
-    found = [known[claim.name] for claim in claims]
-    frame = table(found)
-    if asked.out is not None:
-        with disk(asked.out):
-            asked.out.parent.mkdir(parents=True, exist_ok=True)
-            frame.to_csv(asked.out, index=False)
+    results = [known[claim.name] for claim in claims]
+    frame = table(results)
+    if settings.out is not None:
+        with disk(settings.out):
+            settings.out.parent.mkdir(parents=True, exist_ok=True)
+            frame.to_csv(settings.out, index=False)
     rows: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()} for row in frame.astype(object).to_dict("records")
     ]
-    if asked.json:
+    if settings.json:
         say(json.dumps(jsonable(rows), indent=2))
     else:
-        show(draw_table(found), rows)
-    measured = [each for each in found if each.holds is not None]
+        show(draw_table(results), rows)
+    measured = [each for each in results if each.holds is not None]
     if not measured:
-        raise RunError(f"None of the claims could be measured: {found[0].said}")
-    if not asked.json:
-        left = len(found) - len(measured)
+        raise RunError(f"None of the claims could be measured: {results[0].said}")
+    if not settings.json:
+        left = len(results) - len(measured)
         rest = f"; {left} {'was' if left == 1 else 'were'} not measured" if left else ""
         remark(f"{sum(bool(each.holds) for each in measured)} of {len(measured)} claims hold on these runs{rest}.")
     return 0
@@ -112,18 +112,18 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
         )
 
 
-def draw_table(found: "list[Finding]") -> "Table":
+def draw_table(results: "list[Finding]") -> "Table":
     """The table for a terminal."""
     from probe.plotting.intervals import format_interval
 
-    made = grid("Findings")
-    made.leading = 1
+    drawing = grid("Findings")
+    drawing.leading = 1
     for name in ("claim", "effect", "value [95 %]", "holds here"):
-        made.add_column(name, no_wrap=name in ("value [95 %]", "holds here"))
+        drawing.add_column(name, no_wrap=name in ("value [95 %]", "holds here"))
     colours = {"holds": "green", "does not hold": "red", "not measured": "yellow"}
-    for each in found:
+    for each in results:
         value = "" if each.value is None else format_interval(each.value, each.ci_low, each.ci_high)
         claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(each.said)}\n[dim]{safe(each.source)}[/dim]"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"
-        made.add_row(claim, safe(each.effect), value.replace("[", "\\["), verdict)
-    return made
+        drawing.add_row(claim, safe(each.effect), value.replace("[", "\\["), verdict)
+    return drawing

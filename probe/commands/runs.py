@@ -58,8 +58,8 @@ def runs(argv: list[str]) -> int:
         listing = parse(List, chosen[1], "probe runs list")
         list_(listing.root, listing.json)
     else:
-        shown = parse(Show, chosen[1], "probe runs show")
-        show_run(shown.ref, shown.json)
+        settings = parse(Show, chosen[1], "probe runs show")
+        show_run(settings.ref, settings.json)
     return 0
 
 

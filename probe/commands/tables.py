@@ -32,15 +32,15 @@ def grid(title: str = "", caption: str | None = None) -> "Table":
     )
 
 
-def show(drawn: "Table", rows: Sequence[Mapping[str, Any]]) -> None:
+def show(table: "Table", rows: Sequence[Mapping[str, Any]]) -> None:
     """Print a table on a terminal; where standard output goes elsewhere, its rows as `tsv`.
 
     Args:
-        drawn: the table as a person sees it.
+        table: the table as a person sees it.
         rows: the same as values, each row with the same keys.
     """
     if at_terminal():
-        draw(drawn)
+        draw(table)
     else:
         say(tsv(rows))
 

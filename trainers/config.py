@@ -87,7 +87,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for each in fields(self):
             if each.type in (Path, Path | None):  # Python callers may give text
-                object.__setattr__(self, each.name, _typed(getattr(self, each.name), each.type))
+                object.__setattr__(self, each.name, _as_type(getattr(self, each.name), each.type))
         for name in ("steps", "batch_size", "accumulation", "log_every"):
             self.require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("warmup", "lora", "save_every", "eval_every", "capture_every", "evaluate", "threads", "seed"):
@@ -135,7 +135,7 @@ class TrainConfig:
                 raise ConfigError(
                     f"The run has {option(each.name)} {said}, which no such option can be: start a new one."
                 )
-            known[each.name] = _typed(values[each.name], each.type)
+            known[each.name] = _as_type(values[each.name], each.type)
         return cls(**known)
 
 
@@ -565,7 +565,7 @@ def _fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kinds.get(origin, origin))
 
 
-def _typed(value: Any, kind: Any) -> Any:
+def _as_type(value: Any, kind: Any) -> Any:
     if value is not None and kind in (Path, Path | None):
         return Path(value)
     if hasattr(kind, "from_dict"):

@@ -126,7 +126,7 @@ def world_curriculum(
         task = Task(
             name=name,
             examples=teach(group, derive_seed(seed, number)),
-            measure=partial(_answered, world, asked),
+            measure=partial(_true_answers, world, asked),
             texts=[(item.prompt, item.answers[0]) for item in asked],
         )
         tasks.append(task)
@@ -201,7 +201,7 @@ def _world_answers(lm: LM, world: World, n: int, group: str, seed: int) -> list[
     return [encode_completion(lm, i.prompt, i.answers[0]) for i in world.questions(group, n, seed)]
 
 
-def _answered(world: World, items: Sequence[Item], lm: LM) -> np.ndarray:
+def _true_answers(world: World, items: Sequence[Item], lm: LM) -> np.ndarray:
     """Which questions get a true answer, sampled once at temperature 1 with the same random numbers every time."""
     return np.array([verdict.kind == "true" for verdict in answer(lm, world, items, ANSWER_TOKENS, 0).verdicts])
 

@@ -154,8 +154,8 @@ class Record:
         rows: list[Mapping[str, Any]] = []
         if world is not None and origin.evaluated:
             say(f"{self.method}: evaluating on the world")
-            given = origin.evaluation.given if origin.evaluation else {}
-            found = evaluate(self.trainee.view, world, n=n, **given).to_dict("records")
+            arguments = origin.evaluation.arguments if origin.evaluation else {}
+            found = evaluate(self.trainee.view, world, n=n, **arguments).to_dict("records")
             rows += [{str(name): value for name, value in row.items()} for row in found]
         for evaluator in origin.evaluators:
             rows += evaluator(self.trainee.view)

@@ -123,7 +123,7 @@ class ReferenceEvaluation:
         return [{"step": step, **row} for row in self.shift.latest] if self.shift and self.rollouts else []
 
     @property
-    def given(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Reference and reward as `probe.rewards.evaluation` takes them."""
         return {"reference": self.reference, "reward": self.reward}
 

@@ -354,12 +354,12 @@ def _accepted(function: Callable[..., Any]) -> frozenset[str] | None:
     return frozenset(parameter.name for parameter in parameters)
 
 
-def _numbers(spec: str, found: Any, n: int) -> Scores:
+def _numbers(spec: str, output: Any, n: int) -> Scores:
     """What a function returned, as floats and Nones."""
-    values = found.tolist() if hasattr(found, "tolist") else found
+    values = output.tolist() if hasattr(output, "tolist") else output
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__") or not hasattr(values, "__iter__"):
         raise DataError(
-            f"The reward `{spec}` returned {_short(found)}; expected a list of {n} numbers or Nones: return one for"
+            f"The reward `{spec}` returned {_short(output)}; expected a list of {n} numbers or Nones: return one for"
             " each completion."
         )
     if len(values) != n:

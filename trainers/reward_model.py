@@ -136,13 +136,13 @@ class HeldOut:
                     "token_ids": ids[row],
                     "tokens": pieces(model.tokenizer, ids[row]),
                     "token_scores": values[row][mask[row]].tolist(),
-                    "rewards": {"model": totals[row], **self._judged(prompt, completion)},
+                    "rewards": {"model": totals[row], **self._verdicts(prompt, completion)},
                     "reward": totals[row],
                 }
             )
         return rows
 
-    def _judged(self, prompt: str, completion: str) -> dict[str, float]:
+    def _verdicts(self, prompt: str, completion: str) -> dict[str, float]:
         """What verifier and annotator make of a completion."""
         if self.world is None:
             return {}

@@ -129,23 +129,23 @@ def file_demonstrations(
 
 
 def _fitting(
-    lm: LM, made: Sequence[Demonstration], longest: int, source: str, report: Callable[[str], None]
+    lm: LM, demonstrations: Sequence[Demonstration], longest: int, source: str, report: Callable[[str], None]
 ) -> list[Demonstration]:
     """Those of at most `longest` tokens (0: any) that the model can read; tells how many are left out."""
     limit = min(longest or math.inf, context_length(lm.model) or math.inf)
-    examples = [example for example in made if example.tokens <= limit]
-    left = len(made) - len(examples)
+    examples = [example for example in demonstrations if example.tokens <= limit]
+    left = len(demonstrations) - len(examples)
     if not examples:
         raise DataError(f"All {left} examples of {source} are longer than {limit} tokens: shorten them.")
     if left:
-        report(f"{left} of {len(made)} examples of {source} are longer than {limit} tokens and are left out.")
+        report(f"{left} of {len(demonstrations)} examples of {source} are longer than {limit} tokens and are left out.")
     return examples
 
 
 def encode_completion(lm: LM, prompt: str, completion: str) -> Demonstration:
     """A text and what follows it, with the end token."""
     head, rest = split(lm.tokenizer, prompt, completion)
-    ids = _ended(lm, rest)
+    ids = _with_end(lm, rest)
     return Demonstration(head, ids, [True] * len(ids))
 
 
@@ -168,9 +168,9 @@ def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: in
     text, ids, learned = "", list[int](), list[bool]()
     start = 0
     for turn in turns:
-        before = _written(lm, messages[:turn])
-        head = _written(lm, messages[:turn], prompting=True)
-        after = _written(lm, messages[: turn + 1])
+        before = _template_text(lm, messages[:turn])
+        head = _template_text(lm, messages[:turn], prompting=True)
+        after = _template_text(lm, messages[: turn + 1])
         if head == before:
             raise DataError(
                 "the chat template of this model has no generation prompt, so the beginning of an answer cannot be"
@@ -186,7 +186,7 @@ def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: in
             more = split(lm.tokenizer, text, part)[1] if text else encode(lm.tokenizer, part)
             text, ids, learned = text + part, ids + more, learned + [target] * len(more)
             start = start or len(ids)
-    rest = _ended(lm, ids[start:])
+    rest = _with_end(lm, ids[start:])
     return Demonstration(ids[:start], rest, [*learned[start:], True][: len(rest)])
 
 
@@ -218,7 +218,7 @@ def _encode_row(lm: LM, row: Row, every_turn: bool) -> Demonstration:
         raise DataError(f"{row.where}: {error}") from error
 
 
-def _written(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: bool = False) -> str:
+def _template_text(lm: LM, messages: Sequence[Mapping[str, Any]], prompting: bool = False) -> str:
     """Messages as the chat template writes them, with or without the opening of an answer.
 
     Raises:
@@ -235,7 +235,7 @@ def _to_its_end(lm: LM, answer: str) -> str:
     return bare if end is not None and bare.endswith(end) else answer
 
 
-def _ended(lm: LM, ids: list[int]) -> list[int]:
+def _with_end(lm: LM, ids: list[int]) -> list[int]:
     """The ids with the end token, unless an end token closes them."""
     end = lm.tokenizer.eos_token_id
     closed = bool(ids) and ids[-1] in end_tokens(lm.model, lm.tokenizer)

@@ -25,7 +25,7 @@ class Plain:
 
     def examples(self, step: int, phase: int) -> list[Any]:
         """The examples of a step in phase 0, 1, ..."""
-        return self._drawn(self.curriculum.phases[phase], step, self.config.batch_size)
+        return self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size)
 
     def before(self, phase: int) -> list[Task]:
         """The tasks that lie behind in a phase, what the base knew among them."""
@@ -46,7 +46,7 @@ class Plain:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave."""
 
-    def _drawn(self, task: Task, step: int, n: int) -> list[Any]:
+    def _examples_of(self, task: Task, step: int, n: int) -> list[Any]:
         """`n` examples of a task, pass after pass over all of them."""
         seed = derive_seed(self.config.seed, *task.name.encode())
         return [task.examples[i] for i in draw(len(task.examples), n, step, seed)]
@@ -62,10 +62,10 @@ class Replay(Plain):
         """New examples first, replayed ones after them."""
         before = self.before(phase)
         replayed = round(self.config.replay * self.config.batch_size) if before else 0
-        found = self._drawn(self.curriculum.phases[phase], step, self.config.batch_size - replayed)
+        found = self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size - replayed)
         for number, task in enumerate(before):
             share = replayed // len(before) + ((number - step) % len(before) < replayed % len(before))
-            found += self._drawn(task, step, share)
+            found += self._examples_of(task, step, share)
         return found
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -82,6 +82,21 @@ TELL_S = 30
 """How long the choices of a page are told again after its reader came back to it: far longer than it takes to draw."""
 
 
+@dataclass
+class Visit:
+    """The page that a session is on, and what its reader chose on each page: the parameters of their URLs."""
+
+    page: str | None = None
+    since: float = 0.0
+    """When they came to it, by `time.monotonic`, in seconds."""
+    choices: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    @staticmethod
+    def current() -> "Visit":
+        """That of this session."""
+        return st.session_state.setdefault("_visit", Visit())
+
+
 def return_to(page: str) -> None:
     """Bring back what the reader chose on a page when they come to it again, by Back or by the menu.
 
@@ -90,28 +105,34 @@ def return_to(page: str) -> None:
     browser may begin a run of its own before it has heard of them, and break off the one that told them: so for a
     while they are told again.
     """
-    state, now = st.session_state, own_choices()
-    kept = state.setdefault("_choices", {})
-    came = state.get("_page") != page
+    visit, now = Visit.current(), own_choices()
+    came = visit.page != page
     if came:
-        kept[state.get("_page")] = _left_choices() or kept.get(state.get("_page"), {})
-        state["_page"], state["_came"] = page, time.monotonic()
+        if visit.page is not None:
+            visit.choices[visit.page] = _left_choices() or visit.choices.get(visit.page, {})
+        visit.page, visit.since = page, time.monotonic()
     if now:
-        kept[page] = now  # this run may be broken off too
-    if time.monotonic() - state["_came"] > TELL_S:
+        visit.choices[page] = now  # this run may be broken off too
+    if time.monotonic() - visit.since > TELL_S:
         return
-    for name in kept.get(page, {}):
-        tell_again(name)
-    missing = [name for name in kept.get(page, {}) if not now and (came or name not in state)]
+    kept = visit.choices.get(page, {})
+    for name in kept:
+        if came and name in st.session_state:
+            del st.session_state[name]  # what a widget had when the page was left may be older than the URL
+        else:
+            tell_again(name)
+    missing = [name for name in kept if name not in now and name not in st.session_state]
     for name in missing:
-        st.query_params[name] = kept[page][name]
+        st.query_params[name] = kept[name]
     if missing:
         st.rerun()  # widgets take what the URL said when the run began
 
 
 def keep_choices() -> None:
     """Note what the URL says of the page, to be called when it was drawn."""
-    st.session_state["_choices"][st.session_state["_page"]] = own_choices()
+    visit = Visit.current()
+    if visit.page is not None:
+        visit.choices[visit.page] = own_choices()
 
 
 def _left_choices() -> dict[str, list[str]]:
@@ -122,11 +143,8 @@ def _left_choices() -> dict[str, list[str]]:
     context = get_script_run_ctx()
     if context is None or context.is_history_navigation:
         return {}
-    return {
-        name: values
-        for name, values in parse_qs(context.query_string, keep_blank_values=True).items()
-        if name not in st.query_params
-    }
+    said = parse_qs(context.query_string, keep_blank_values=True)
+    return {name: values for name, values in said.items() if name not in st.query_params}
 
 
 def own_choices() -> dict[str, list[str]]:

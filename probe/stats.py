@@ -1,22 +1,15 @@
 """Intervals and paired tests: every headline number of the project carries one of these (METRICS: Measurements).
 
 A proportion gets Wilson's interval, a mean the percentile bootstrap; two models that answered the same items are
-compared pair by pair. Where nothing varied the bootstrap would be certain of what it saw: see `unvaried`. All intervals
-are two-sided and come as `(value, low, high)`.
+compared pair by pair. `bootstrap` draws what is independent: items, or whole units of them such as the rows of one
+prompt. Where nothing varied it would be certain of what it saw: see `unvaried`. All intervals are two-sided and come as
+`(value, low, high)`.
 
-Bootstrap over what is independent: items, or whole units of them such as the rows of one prompt.
-
-Bootstrap intervals of many means over the same items, such as all rewards of a policy on the same questions.
-
-Row by row they are those of `probe.stats.bootstrap_mean`: the same items are drawn. How often each item is drawn is
-counted once, so that all means of all resamples are one product of matrices.
-
-Axes: k rows, N items, R resamples.
+Axes: N items, n of them or of their units, R resamples, k rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +24,14 @@ Bounds = tuple[float, float]
 SHARE: Bounds = (0.0, 1.0)
 GAIN: Bounds = (-1.0, 1.0)
 """Those of shares and probabilities, and those of their differences."""
+TAILS = 0.025, 0.975
+"""The quantiles between which 95 % lie."""
+RESAMPLES = 1000
+"""How often items or units are drawn."""
+MEANS_RESAMPLES = 2000
+"""The same where only their mean is taken, which costs little."""
+LARGEST = 2048
+"""Items up to which `bootstrap_means` keeps how often each was drawn: 4 bytes each, 16 MB."""
 _CHUNK = 100_000  # values resampled at once: what fits into a processor's cache takes half the time
 
 
@@ -41,10 +42,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def row(self, n: int | None = None) -> dict[str, Any]:
-        """As columns of a table: value, ci_low, ci_high and, where it is given, n."""
-        found = {"value": self.value, "ci_low": self.low, "ci_high": self.high}
-        return found if n is None else found | {"n": n}
+    def row(self, n: int | None = None, name: str = "") -> dict[str, Any]:
+        """As columns of a table: value, ci_low, ci_high, or NAME, NAME_low, NAME_high; and, where it is given, n."""
+        columns = (name, f"{name}_low", f"{name}_high") if name else ("value", "ci_low", "ci_high")
+        return dict(zip(columns, self, strict=True)) | ({} if n is None else {"n": n})
 
     def shown(self, digits: int = 2, unit: str = "") -> str:
         """Such as `0.96 nats [0.94, 0.98]`; without brackets where there is no interval.
@@ -113,10 +114,86 @@ def between(bounds: Bounds | None) -> Bounds | None:
     return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
 
 
-def bootstrap_mean(
-    values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0, bounds: Bounds | None = None
+def percentile(
+    value: float, drawn: ArrayLike, n: float, bounds: Bounds | None = None, tails: Bounds = TAILS
 ) -> Interval:
-    """The mean of `values` with its percentile bootstrap interval (Efron and Tibshirani 1993, chapter 13).
+    """An estimate with the quantiles of its resampled values, or `unvaried`.
+
+    Args:
+        value: the estimate.
+        drawn: [R] the same of resamples; those without a value (NaN, infinite) do not count.
+        n: items, or units, that were drawn independently.
+        bounds: see `unvaried`.
+        tails: which two quantiles.
+
+    Returns:
+        NaN ends where fewer than two resamples have a value.
+    """
+    known = np.asarray(drawn, dtype=float)
+    known = known[np.isfinite(known)]
+    if len(known) < 2:
+        return Interval(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(known, tails)
+    return unvaried(Interval(float(value), float(low), float(high)), n, bounds, 2 * tails[1] - 1)
+
+
+def resample(
+    fn: Callable[[NDArray[np.int64]], ArrayLike], n: int, resamples: int, seed: int | np.random.Generator
+) -> NDArray[np.float64]:
+    """[R ...] what a function gives for resamples of n items or units, drawn with replacement.
+
+    Args:
+        fn: [r n] which ones each of r resamples holds -> [r ...] numbers.
+        n: of how many is drawn.
+        resamples: R.
+        seed: the same seed gives the same resamples.
+    """
+    rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
+    sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
+    return np.concatenate([np.asarray(fn(rng.integers(0, n, (size, n))), dtype=float) for size in sizes])
+
+
+def bootstrap(
+    value: float,
+    fn: Callable[[NDArray[np.int64]], ArrayLike],
+    n: int,
+    seed: int = 0,
+    bounds: Bounds | None = None,
+    *,
+    count: float | None = None,
+    tails: Bounds = TAILS,
+    resamples: int | None = None,
+) -> Interval:
+    """An estimate with its percentile bootstrap interval over n independent items or units.
+
+    Args:
+        value: the estimate from all of them.
+        fn: the estimate from resamples, see `resample`.
+        n: how many there are.
+        seed: the same seed gives the same interval.
+        bounds: of the estimate; by them one that never varies gets an interval (`unvaried`).
+        count: on how many units it rests then, where those are fewer: for an AUROC those of the rarer kind.
+        tails: which two quantiles.
+        resamples: R; default `RESAMPLES`.
+
+    Returns:
+        NaN ends for fewer than two units, and where fewer than half of the resamples have a value.
+    """
+    resamples = RESAMPLES if resamples is None else resamples
+    drawn = resample(fn, n, resamples, seed) if n > 1 else np.empty(0)
+    if not len(drawn) or np.isfinite(drawn).sum() < resamples // 2:
+        return Interval(float(value), float("nan"), float("nan"))
+    return percentile(value, drawn, n if count is None else min(n, count), bounds, tails)
+
+
+def bootstrap_mean(
+    values: ArrayLike,
+    level: float = 0.95,
+    resamples: int = MEANS_RESAMPLES,
+    seed: int = 0,
+    bounds: Bounds | None = None,
+) -> Interval:
+    """The mean of independent values with its percentile bootstrap interval.
 
     Args:
         values: [N] numbers; items without a value (NaN) must be taken out before, so that the caller knows N.
@@ -132,12 +209,55 @@ def bootstrap_mean(
         DataError: `values` is not a list of finite numbers, or `level` is not between 0 and 1.
     """
     _quantile(level)
-    data = _numbers(values)
-    if data.size < 2:
-        return Interval(float(data.mean()) if data.size else float("nan"), float("nan"), float("nan"))
-    means = _resampled_means(data, resamples, seed)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return unvaried(Interval(float(data.mean()), float(low), float(high)), data.size, bounds, level)
+    data, tails = _numbers(values), ((1 - level) / 2, (1 + level) / 2)
+    mean = data.mean() if data.size else float("nan")
+    return bootstrap(
+        mean, lambda drawn: data[drawn].mean(axis=1), data.size, seed, bounds, tails=tails, resamples=resamples
+    )
+
+
+def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int, bounds: Bounds | None = None) -> Interval:
+    """The mean of the values, and the quantiles of the means for resampled units: a mean weighted by their sizes."""
+    codes, names = pd.factorize(units)
+    sums, counts = np.bincount(codes, values), np.bincount(codes)
+
+    def means(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+
+    return bootstrap(values.mean(), means, len(names), seed, bounds)
+
+
+def group(units: pd.Series) -> list[NDArray[np.intp]]:
+    """The rows of each unit, units in the order of their first rows."""
+    codes = pd.factorize(units)[0]
+    return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+
+
+def bootstrap_means(rows: Sequence[ArrayLike], level: float = 0.95, seed: int = 0) -> list[Interval]:
+    """The mean of each row with the interval of `bootstrap_mean`: the same items are drawn.
+
+    How often each item is drawn is counted once, so that all means of all resamples are one product of matrices.
+
+    Args:
+        rows: k lists of N finite numbers, the same items in each.
+        level: coverage of the intervals.
+        seed: the same seed gives the same intervals.
+
+    Raises:
+        DataError: see `bootstrap_mean`.
+    """
+    data = [np.asarray(row, dtype=float) for row in rows]
+    sizes = {row.shape for row in data}
+    usual = len(sizes) == 1 and all(np.isfinite(row).all() for row in data) and data[0].ndim == 1
+    if not usual or not 2 <= data[0].size <= LARGEST or not 0 < level < 1:
+        return [bootstrap_mean(row, level, seed=seed) for row in data]
+    table = np.stack(data)
+    means = table.mean(axis=1)
+    # around the means, so that constant rows keep ends without rounding
+    drawn = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
+    ends = means[:, None] + np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1).T
+    found = [Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
+    return [unvaried(each, data[0].size, level=level) for each in found]
 
 
 def paired_difference(
@@ -217,6 +337,23 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
 
 
+def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
+    """A column of items as [N] numbers.
+
+    Raises:
+        DataError: a row has none, or an infinite one; text is none, also where it reads like one.
+    """
+    try:
+        if rows[column].map(lambda value: isinstance(value, str)).any():
+            raise TypeError
+        values = rows[column].to_numpy(dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"The column `{column}` of the items is no number in every row: give numbers.") from None
+    if not np.isfinite(values).all():
+        raise DataError(f"The column `{column}` of the items is infinite in some row: give finite numbers, or none.")
+    return values
+
+
 def _quantile(level: float) -> float:
     if not 0 < level < 1:
         raise DataError(f"A confidence level of {level} was asked for: give a number between 0 and 1, such as 0.95.")
@@ -251,117 +388,9 @@ def _table(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int, int]:
     return int((x & y).sum()), int((x & ~y).sum()), int((~x & y).sum()), int((~x & ~y).sum())
 
 
-def _resampled_means(data: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // data.size)
-    parts = [
-        data[rng.integers(0, data.size, (min(rows, resamples - done), data.size))].mean(axis=1)
-        for done in range(0, resamples, rows)
-    ]
-    return np.concatenate(parts)
-
-
-RESAMPLES = 1000
-"""How often items or units are drawn."""
-Columns = Mapping[str, NDArray[Any]]
-
-
-def bootstrap(
-    units: pd.Series | None,
-    fn: Callable[[Columns], float],
-    arrays: Columns,
-    seed: int,
-    bounds: Bounds | None = None,
-    count: Callable[[Columns], float] | None = None,
-) -> Interval:
-    """`fn` of the arrays, and the quantiles of its values for resampled units.
-
-    Where it never varies, `probe.stats.unvaried` says how far it may: by its `bounds`, and by how many units it rests
-    on, which is their number unless `count` says otherwise of the arrays.
-    """
-    rng = np.random.default_rng(seed)
-    size = len(next(iter(arrays.values())))
-    codes = np.arange(size) if units is None else pd.factorize(units)[0]
-    order = np.argsort(codes, kind="stable")
-    starts = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
-    groups = [order[a:b] for a, b in pairwise(starts)]
-    single = len(groups) == size
-    drawn = np.empty(RESAMPLES)
-    for i in range(RESAMPLES):
-        chosen = rng.integers(0, len(groups), len(groups))
-        index = order[chosen] if single else np.concatenate([groups[g] for g in chosen])
-        drawn[i] = fn({name: values[index] for name, values in arrays.items()})
-    known = drawn[np.isfinite(drawn)]
-    value = float(fn(arrays))
-    if len(groups) < 2 or len(known) < RESAMPLES // 2:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(known, (0.025, 0.975))
-    found = Interval(value, float(low), float(high))
-    return unvaried(found, len(groups) if count is None else min(len(groups), count(arrays)), bounds)
-
-
-def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int, bounds: Bounds | None = None) -> Interval:
-    """The mean of the values, and the quantiles of the means for resampled units: as `bootstrap`, by sums."""
-    codes, names = pd.factorize(units)
-    value = float(values.mean())
-    if len(names) < 2:
-        return Interval(value, float("nan"), float("nan"))
-    sums, counts = np.bincount(codes, values), np.bincount(codes)
-    drawn = np.random.default_rng(seed).integers(0, len(names), (RESAMPLES, len(names)))
-    low, high = np.quantile(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), (0.025, 0.975))
-    return unvaried(Interval(value, float(low), float(high)), len(names), bounds)
-
-
-def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
-    """A column of items as [N] numbers.
-
-    Raises:
-        DataError: a row has none, or an infinite one; text is none, also where it reads like one.
-    """
-    try:
-        if rows[column].map(lambda value: isinstance(value, str)).any():
-            raise TypeError
-        values = rows[column].to_numpy(dtype=float)
-    except (TypeError, ValueError):
-        raise DataError(f"The column `{column}` of the items is no number in every row: give numbers.") from None
-    if not np.isfinite(values).all():
-        raise DataError(f"The column `{column}` of the items is infinite in some row: give finite numbers, or none.")
-    return values
-
-
-MEANS_RESAMPLES = 2000
-LARGEST = 2048
-"""Items up to which the counts are kept: 4 bytes each, 16 MB."""
-
-
-def bootstrap_means(rows: Sequence[ArrayLike], level: float = 0.95, seed: int = 0) -> list[Interval]:
-    """The mean of each row with its percentile bootstrap interval.
-
-    Args:
-        rows: k lists of N finite numbers, the same items in each.
-        level: coverage of the intervals.
-        seed: the same seed gives the same intervals.
-
-    Raises:
-        DataError: see `probe.stats.bootstrap_mean`.
-    """
-    data = [np.asarray(row, dtype=float) for row in rows]
-    sizes = {row.shape for row in data}
-    usual = len(sizes) == 1 and all(np.isfinite(row).all() for row in data) and data[0].ndim == 1
-    if not usual or not 2 <= data[0].size <= LARGEST or not 0 < level < 1:
-        return [bootstrap_mean(row, level, MEANS_RESAMPLES, seed) for row in data]
-    table = np.stack(data)
-    means = table.mean(axis=1)
-    # around the means, so that constant rows keep ends without rounding
-    drawn = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
-    ends = means[:, None] + np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1).T
-    found = [Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
-    return [unvaried(each, data[0].size, level=level) for each in found]
-
-
 @lru_cache(maxsize=4)
 def _counts(size: int, seed: int) -> NDArray[np.float32]:
-    """[R N] how often each item is in each resample of `probe.stats.bootstrap_mean`."""
+    """[R N] how often each item is in each resample of `bootstrap_mean`."""
     drawn = np.random.default_rng(seed).integers(0, size, (MEANS_RESAMPLES, size))
     drawn += size * np.arange(MEANS_RESAMPLES)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=MEANS_RESAMPLES * size).reshape(MEANS_RESAMPLES, size)

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probe import stats
 from probe.errors import DataError
-from probe.stats import Interval, unvaried
+from probe.stats import percentile
 
 Array = NDArray[np.float64]
 GRID = 6
@@ -142,11 +142,8 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(gap), np.full(len(gap), 1 / len(gap)), RESAMPLES) @ gap / len(gap)
     found = _crossing(drawn, grid)
-    known = found[np.isfinite(found)]
-    low, high = np.quantile(known, (0.025, 0.975)) if len(known) > 1 else (np.nan, np.nan)
-    k = float(_crossing(gap.mean(0)[None], grid)[0])
-    _, low, high = unvaried(Interval(k, float(low), float(high)), len(gap), (1, samples))
-    return Crossing(k, low, high, len(known) / RESAMPLES)
+    interval = percentile(_crossing(gap.mean(0)[None], grid)[0], found, len(gap), (1, samples))
+    return Crossing(*interval, float(np.isfinite(found).mean()))
 
 
 def _crossing(gaps: Float[Array, "B K"], grid: Sequence[int]) -> Float[Array, " B"]:

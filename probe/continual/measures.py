@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probe import stats
 from probe.errors import DataError
-from probe.stats import Interval, unvaried
+from probe.stats import Interval
 
 Matrix = NDArray[np.float64]
 Scores = Sequence[NDArray[np.floating] | NDArray[np.bool_]]
@@ -141,9 +141,8 @@ def _resampled(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
 
 
 def _row(metric: str, value: float, drawn: Matrix, n: int) -> dict[str, Any]:
-    low, high = (float(end) for end in np.quantile(drawn, (0.025, 0.975)))
     bounds = stats.SHARE if metric in ("ACC", "old_accuracy") else stats.GAIN
-    return {"metric": metric, **stats.unvaried(stats.Interval(value, low, high), n, bounds).row(n)}
+    return {"metric": metric, **stats.percentile(value, drawn, n, bounds).row(n)}
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:
@@ -226,19 +225,12 @@ def savings(
         reached &= bool(np.isfinite(exact))
         found.append((np.minimum(exact, steps[-1]), np.minimum(drawn, steps[-1])))
     (one, ones), (two, twos) = found
-    share = _interval(float(_share(one, two)), _share(ones, twos))
-    return Savings(_interval(float(one), ones), _interval(float(two), twos), share, reached)
+    saved = np.where(one > 0, _share(ones, twos), np.nan)
+    share = stats.percentile(float(_share(one, two)), saved, n)
+    return Savings(stats.percentile(float(one), ones, n), stats.percentile(float(two), twos, n), share, reached)
 
 
 def _share(first: Array, again: Array) -> Array:
     """(first - again) / first, NaN where nothing had to be learned first."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(first > 0, (first - again) / first, np.nan)
-
-
-def _interval(value: float, drawn: Array) -> Interval:
-    known = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(known) < 2:
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(known, (0.025, 0.975))
-    return unvaried(Interval(value, float(low), float(high)), len(known))

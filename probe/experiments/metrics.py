@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.stats import Bounds, Columns, Interval, bootstrap, bootstrap_units, floats
+from probe.stats import Bounds, Interval, bootstrap, bootstrap_units, floats
+
+Columns = Mapping[str, NDArray[Any]]
 
 COLUMNS = ("metric", "value", "ci_low", "ci_high", "n")
 COMPARED = ("baseline", "baseline_low", "baseline_high", "difference", "difference_low", "difference_high")
@@ -185,7 +187,7 @@ class Statistic(Metric):
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
         """The function of all rows, and the quantiles of that of resampled ones."""
-        return bootstrap(self._units(rows), self.fn, self._arrays(rows), seed, self.bounds, self.count)
+        return self._bootstrap(rows, self.fn, self._arrays(rows), seed, self.bounds)
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """The same for the difference, items drawn together."""
@@ -195,10 +197,20 @@ class Statistic(Metric):
             ours = {name: columns[name] for name in self.reads}
             return self.fn(ours) - self.fn({name: columns[f"\0{name}"] for name in self.reads})
 
-        return bootstrap(self._units(rows), gap, both, seed, stats.between(self.bounds), self.count)
+        return self._bootstrap(rows, gap, both, seed, stats.between(self.bounds))
 
-    def _units(self, rows: pd.DataFrame) -> pd.Series | None:
-        return None if self.unit == ITEM else rows[self.unit]
+    def _bootstrap(
+        self, rows: pd.DataFrame, fn: Callable[[Columns], float], arrays: Columns, seed: int, bounds: Bounds | None
+    ) -> Interval:
+        units = None if self.unit == ITEM else stats.group(rows[self.unit])
+
+        def drawn(resamples: NDArray[np.int64]) -> list[float]:
+            indices = resamples if units is None else (np.concatenate([units[u] for u in each]) for each in resamples)
+            return [fn({name: values[index] for name, values in arrays.items()}) for index in indices]
+
+        n = len(rows) if units is None else len(units)
+        count = None if self.count is None else self.count(arrays)
+        return bootstrap(fn(arrays), drawn, n, seed, bounds, count=count)
 
     def _arrays(self, rows: pd.DataFrame) -> dict[str, NDArray[Any]]:
         return {name: rows[name].to_numpy() for name in self.reads}

@@ -118,10 +118,9 @@ def _unpaired(first: pd.Series, second: pd.Series) -> Interval:
 
     rng = np.random.default_rng(0)
     a, b = first.to_numpy(dtype=float), second.to_numpy(dtype=float)
-    drawn = [x[rng.integers(0, len(x), (2000, len(x)))].mean(axis=1) for x in (a, b)]
-    low, high = np.quantile(drawn[0] - drawn[1], (0.025, 0.975))
-    found = Interval(float(a.mean() - b.mean()), float(low), float(high))
-    return stats.unvaried(found, min(len(a), len(b)), stats.GAIN)
+    ours = stats.resample(lambda drawn: a[drawn].mean(axis=1), len(a), 2000, rng)
+    theirs = stats.resample(lambda drawn: b[drawn].mean(axis=1), len(b), 2000, rng)
+    return stats.percentile(a.mean() - b.mean(), ours - theirs, min(len(a), len(b)), stats.GAIN)
 
 
 LEARNED = (
@@ -303,10 +302,8 @@ def optimum_reached(bench: Bench) -> Measured:
 
 def _share_gone(start: np.ndarray, left: np.ndarray) -> Interval:
     """1 - sum(left) / sum(start) with the bootstrap over questions."""
-    draws = np.random.default_rng(0).integers(len(start), size=(2000, len(start)))
-    drawn = 1 - left[draws].sum(1) / start[draws].sum(1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return stats.unvaried(Interval(float(1 - left.sum() / start.sum()), float(low), float(high)), len(start))
+    value = 1 - left.sum() / start.sum()
+    return stats.bootstrap(value, lambda i: 1 - left[i].sum(1) / start[i].sum(1), len(start), resamples=2000)
 
 
 def _field(bench: Bench) -> "Field":

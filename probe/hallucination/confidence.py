@@ -30,7 +30,7 @@ from scipy.special import entr, expit
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.stats import SHARE, Interval, unvaried
+from probe.stats import SHARE, Bounds, Interval, unvaried
 
 BINS = 10
 _CHUNK = 4_000_000  # counts held in memory at once
@@ -73,8 +73,14 @@ def calibration_error(
     Arguments and errors as in `reliability`; `resamples` times N items are drawn with replacement.
     """
     p, y = _shares(predicted, target)
-    gaps, index = p - y, _bin(p, bins)
-    return _interval(gaps[:, None], index[:, None], bins, resamples, seed)
+    return _interval(binned(p - y, p, bins), 1, resamples, seed)
+
+
+def binned(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: int = BINS) -> NDArray[np.float64]:
+    """[N bins] each of N gaps in the column of its prediction's bin, zeros elsewhere."""
+    found = np.zeros((len(gaps), bins))
+    found[np.arange(len(gaps)), _bin(predicted, bins)] = gaps
+    return found
 
 
 def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed: int = 0) -> Interval:
@@ -95,14 +101,12 @@ def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed
         since the error is exactly 0 then.
     """
     p, _ = _shares(predicted, predicted)
-    inside = np.zeros((len(p), bins))
-    inside[np.arange(len(p)), _bin(p, bins)] = 1
+    inside = binned(np.ones(len(p)), p, bins)
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // len(p))
     sizes = [min(rows, draws - done) for done in range(0, draws, rows)]
     gaps = np.concatenate([(p - (rng.random((size, len(p))) < p)) @ inside for size in sizes])
     found = np.abs(gaps).sum(axis=1) / len(p)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return unvaried(Interval(float(found.mean()), float(low), float(high)), len(p))
+    return stats.percentile(found.mean(), found, len(p))
 
 
 def preference_calibration(
@@ -122,23 +126,24 @@ def preference_calibration(
     """
     m = np.asarray(margins, dtype=float)
     p, q = _shares(expit(m), np.ones_like(m) if target is None else target)
-    gaps = np.stack([p - q, q - p], axis=1)
-    return _interval(gaps, np.stack([_bin(p, bins), _bin(1 - p, bins)], axis=1), bins, resamples, seed)
+    return _interval(binned(p - q, p, bins) + binned(q - p, 1 - p, bins), 2, resamples, seed)
 
 
-def _interval(gaps: NDArray, index: NDArray[np.intp], bins: int, resamples: int, seed: int) -> Interval:
-    """Sum over bins of |sum of gaps| / N; items [N K] of K numbers each are resampled together."""
+def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) -> Interval:
+    """Sum over bins of |sum of gaps [N bins]| / (N sides), items drawn with replacement."""
     n = len(gaps)
-    sums = np.zeros((n, bins))
-    for column in range(gaps.shape[1]):
-        np.add.at(sums, (np.arange(n), index[:, column]), gaps[:, column])
-    value = float(np.abs(sums.sum(axis=0)).sum() / gaps.size)
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
-    drawn = [rng.multinomial(n, np.full(n, 1 / n), size=size) @ sums for size in sizes]
-    low, middle, high = np.quantile(np.abs(np.concatenate(drawn)).sum(axis=1) / gaps.size, [0.025, 0.5, 0.975])
-    found = Interval(value, max(float(value + low - middle), 0.0), min(float(value + high - middle), 1.0))
-    return unvaried(found, n, SHARE)
+    drawn = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ gaps for size in sizes])
+    value = float(np.abs(gaps.sum(axis=0)).sum() / (n * sides))
+    return shifted(value, np.abs(drawn).sum(axis=1) / (n * sides), n, SHARE)
+
+
+def shifted(value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds) -> Interval:
+    """As `probe.stats.percentile`, the ends shifted until the median of what was drawn is the estimate."""
+    low, middle, high = (float(each) for each in np.quantile(drawn, (0.025, 0.5, 0.975)))
+    ends = max(value + low - middle, bounds[0]), min(value + high - middle, bounds[1])
+    return unvaried(Interval(value, *ends), n, bounds)
 
 
 def _bin(p: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
@@ -285,18 +290,12 @@ def risk_table(confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: 
     The intervals are of each point by itself. At coverage x it is the risk of the surest x N items.
     """
     values, errors = _flat(confidence, wrong)
-    rng, n = np.random.default_rng(seed), len(values)
+    n = len(values)
     at = np.unique(np.ceil(np.linspace(1 / points, 1, points) * n).astype(int)) - 1
     coverage, risk = risk_coverage(values, errors)
-    drawn = []
-    for _ in range(200):
-        index = rng.integers(0, n, n)
-        drawn.append(risk_coverage(values[index], errors[index])[1][at])
-    ends = np.quantile(drawn, [0.025, 0.975], axis=0).T
-    found = [unvaried(Interval(risk[i], *end), i + 1, SHARE) for i, end in zip(at, ends, strict=True)]
-    table = pd.DataFrame(found, columns=["value", "ci_low", "ci_high"])
-    table.insert(0, "coverage", coverage[at])
-    return table.assign(n=at + 1)
+    drawn = stats.resample(lambda rows: [risk_coverage(values[i], errors[i])[1][at] for i in rows], n, 200, seed)
+    found = (stats.percentile(risk[i], each, i + 1, SHARE).row(i + 1) for i, each in zip(at, drawn.T, strict=True))
+    return pd.DataFrame([{"coverage": coverage[i], **row} for i, row in zip(at, found, strict=True)])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

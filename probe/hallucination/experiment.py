@@ -18,21 +18,22 @@ from probe.experiments.metrics import Given, Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.hallucination.confidence import (
-    BINS,
     NAMED,
     Equivalence,
     aurc,
     auroc,
+    binned,
     calibration_error,
     chance_error,
     reliability,
     risk_table,
+    shifted,
     target_curves,
 )
 from probe.hallucination.confidence import equivalence as equivalence_of
 from probe.plotting.intervals import percent
 from probe.rows import Rows
-from probe.stats import SHARE, Bounds, Interval, between, unvaried
+from probe.stats import GAIN, SHARE, Bounds, Interval, floats
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -61,14 +62,13 @@ class CalibrationError(Metric):
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """Items drawn together; the interval is shifted until its median is the difference."""
-        ours, theirs = _gaps(rows), _gaps(others)
+        columns = [(floats(each, "confidence"), floats(each, "right")) for each in (rows, others)]
+        ours, theirs = (binned(p - right, p) for p, right in columns)
         n = len(rows)
         value = float(np.abs(ours.sum(0)).sum() - np.abs(theirs.sum(0)).sum()) / n
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         drawn = (np.abs(counts @ ours).sum(1) - np.abs(counts @ theirs).sum(1)) / n
-        low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
-        found = Interval(value, float(value + low - middle), float(value + high - middle))
-        return unvaried(found, n, between(SHARE))
+        return shifted(value, drawn, n, GAIN)
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,6 @@ class ChanceError(Metric):
         """Of the means; both are simulated and nothing is estimated from answers, so there is no interval."""
         gap = self.estimate(rows, seed).value - self.estimate(others, seed).value
         return Interval(gap, float("nan"), float("nan"))
-
-
-def _gaps(rows: pd.DataFrame) -> np.ndarray:
-    """[N B] confidence - right, each in the column of its bin."""
-    p, y = rows["confidence"].to_numpy(dtype=float), rows["right"].to_numpy(dtype=float)
-    result = np.zeros((len(p), BINS))
-    result[np.arange(len(p)), np.minimum((p * BINS).astype(int), BINS - 1)] = p - y
-    return result
 
 
 def _by_kind(name: str, column: str, bounds: Bounds | None = None) -> tuple[Mean, ...]:

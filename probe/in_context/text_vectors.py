@@ -353,7 +353,5 @@ def _by_block(
             right = np.concatenate([_right(each, truth) for each, truth in said])
             value, low, high = stats.bootstrap_mean(true, resamples=1000, bounds=stats.SHARE)
             row = {"block": block, "vector": name, "p_true": value, "ci_low": low, "ci_high": high}
-            share, *ends = stats.wilson(int(right.sum()), len(right))
-            row |= {"accuracy": share, "accuracy_low": ends[0], "accuracy_high": ends[1]}
-            rows.append(row | {"n": len(true)})
+            rows.append(row | stats.wilson(int(right.sum()), len(right)).row(len(true), "accuracy"))
     return pd.DataFrame(rows)

@@ -113,14 +113,14 @@ class Dose(Drawn):
         rows: list[dict[str, float]] = []
         for dose, alpha in enumerate(self.alphas):
             values, null = self.values[:, dose], self.nulls[:, :, dose].mean(-1)
-            row = {"alpha": float(alpha)} | _named("target", stats.bootstrap_mean(values))
-            row |= _named("above_zero", stats.wilson(int((values > 0).sum()), len(values)))
+            row = {"alpha": float(alpha)} | stats.bootstrap_mean(values).row(name="target")
+            row |= stats.wilson(int((values > 0).sum()), len(values)).row(name="above_zero")
             if len(null):
                 row |= {"null": float(null.mean()), "null_low": float(null.min()), "null_high": float(null.max())}
             if self.right is not None:
-                row |= _named("accuracy", stats.wilson(int(self.right[:, dose].sum()), len(self.right)))
+                row |= stats.wilson(int(self.right[:, dose].sum()), len(self.right)).row(name="accuracy")
             if self.kl is not None:
-                row |= _named("kl", stats.bootstrap_mean(self.kl[:, dose]))
+                row |= stats.bootstrap_mean(self.kl[:, dose]).row(name="kl")
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -130,10 +130,6 @@ class Dose(Drawn):
         from probe.plotting.theme import METHODS
 
         return dose_curves(self.table(), label="target", colour=METHODS["dpo"])
-
-
-def _named(name: str, interval: stats.Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ from probe.retrieval.search import Found, Retriever, reciprocal_rank
 from probe.rewards.answers import enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rewards.optimum import condition, kl
-from probe.stats import SHARE, Interval, bootstrap_mean, unvaried, wilson
+from probe.stats import SHARE, Interval, bootstrap, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
 from probe.world.language import RELATIONS, TAUGHT
 from probe.world.verifier import answer_words
@@ -447,14 +447,13 @@ def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0) -> Inte
     """M with its 95 % interval, questions drawn with replacement; NaN ends for fewer than two."""
     o, s = _pair(p_o, p_s)
     value = memorisation_ratio(o, s)
-    if len(o) < 2 or value != value:
-        return Interval(value, float("nan"), float("nan"))
-    drawn = np.random.default_rng(seed).integers(0, len(o), (RESAMPLES, len(o)))
-    top = o[drawn].sum(axis=1)
-    total = top + s[drawn].sum(axis=1)
-    known = top[total > 0] / total[total > 0]
-    low, high = np.quantile(known, (0.025, 0.975))
-    return unvaried(Interval(value, float(low), float(high)), len(o), SHARE)
+
+    def ratios(drawn: np.ndarray) -> np.ndarray:
+        top = o[drawn].sum(axis=1)
+        with np.errstate(invalid="ignore"):
+            return top / (top + s[drawn].sum(axis=1))
+
+    return bootstrap(value, ratios, len(o), seed, SHARE, resamples=RESAMPLES)
 
 
 def of_columns(columns: Mapping[str, np.ndarray]) -> float:

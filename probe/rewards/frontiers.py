@@ -156,7 +156,7 @@ class Place:
         found |= {f"gain_{name}": values for name, values in self.gains.items()}
         row: dict[str, float] = {"beta": self.distance.beta, "mass": float(self.distance.mass.mean())}
         for name, interval in zip(found, bootstrap_means(list(found.values())), strict=True):
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+            row |= interval.row(name=name)
         return row
 
 
@@ -322,7 +322,7 @@ class Fit:
         """One line of a table: form, a, b, peak, top, each with _low and _high; rmse, r2, n, seen."""
         row: dict[str, float | str | bool] = {"form": self.form}
         for name, interval in (("a", self.a), ("b", self.b), ("peak", self.peak), ("top", self.top)):
-            row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            row |= interval.row(name=name)
         return row | {"rmse": self.rmse, "r2": self.r2, "n": len(self.d), "seen": self.seen}
 
 

@@ -461,7 +461,7 @@ def _compared(table: pd.DataFrame, name: str) -> dict[str, float] | None:
     found = {"base": before, "aligned": after, "difference": after - before, "win": wins}
     row: dict[str, float] = {}
     for key, interval in zip(found, bootstrap_means(list(found.values())), strict=True):
-        row |= {key: interval.value, f"{key}_low": interval.low, f"{key}_high": interval.high}
+        row |= interval.row(name=key)
     return row | {"prompts": len(pairs), "samples": sum(len(base) + len(aligned) for base, aligned in pairs)}
 
 

@@ -21,6 +21,7 @@ output).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -285,8 +286,7 @@ def layer_table(margin: np.ndarray, seed: int = 0) -> pd.DataFrame:
     rows = []
     for layer, values in enumerate(margin.T):
         mean, share = stats.bootstrap_mean(values, seed=seed), stats.wilson(int((values > 0).sum()), len(values))
-        row = {"layer": layer, **mean.row(len(values))}
-        rows.append(row | {"share": share.value, "share_low": share.low, "share_high": share.high})
+        rows.append({"layer": layer, **mean.row(len(values)), **share.row(name="share")})
     return pd.DataFrame(rows)
 
 
@@ -425,18 +425,19 @@ def heads_table(
         chosen: which of them was.
         seed: of the bootstrap.
     """
-    drawn = np.random.default_rng(seed).integers(0, len(gaps), (1000, len(gaps)))
     rows = []
     with np.errstate(invalid="ignore", divide="ignore"):
-        below = gaps[drawn].sum(axis=1)
         for at, (layer, head) in enumerate(places):
-            values = effects[:, at]
-            low, high = np.quantile(values[drawn].sum(axis=1) / below, (0.025, 0.975))
-            _, low, high = stats.unvaried(stats.Interval(values.sum() / gaps.sum(), low, high), len(gaps))
-            row = {"layer": layer, "head": head, "name": f"L{layer}H{head}", "value": values.sum() / gaps.sum()}
-            row |= {"ci_low": low, "ci_high": high, "random": random[:, at].sum() / gaps.sum()}
+            shares = partial(_shares, effects[:, at], gaps)
+            found = stats.bootstrap(effects[:, at].sum() / gaps.sum(), shares, len(gaps), seed)
+            row = {"layer": layer, "head": head, "name": f"L{layer}H{head}", **found.row()}
+            row["random"] = random[:, at].sum() / gaps.sum()
             rows.append(row | {"chosen": at == chosen, "n": len(gaps)})
     return pd.DataFrame(rows)
+
+
+def _shares(effects: np.ndarray, gaps: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    return effects[drawn].sum(axis=1) / gaps[drawn].sum(axis=1)
 
 
 def _removed(

@@ -237,7 +237,7 @@ def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             belief = stats.bootstrap_mean(found["belief_claim"].to_numpy(dtype=float), seed=seed, bounds=stats.SHARE)
             row = {"who": who, "phrase": phrase, **_point("reliability", reliability, belief, len(found))}
             row |= {"bayes": float(found["bayes_claim"].mean())}
-            rows.append(row | {"excess": excess.value, "excess_low": excess.low, "excess_high": excess.high})
+            rows.append(row | excess.row(name="excess"))
     return pd.DataFrame(rows)
 
 

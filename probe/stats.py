@@ -318,25 +318,6 @@ def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Inter
     return Interval(p - q, float(p - q - below), float(p - q + above))
 
 
-def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
-    """The exact p-value that two models answer the same yes/no items equally well (McNemar 1947).
-
-    Only the items where they differ count: under the null hypothesis each goes either way with probability 1/2.
-
-    Args:
-        a: [N] zeros and ones (or booleans) of the first model.
-        b: [N] the same for the second model, item by item.
-
-    Raises:
-        DataError: the lists differ in length or hold something else than zeros and ones.
-    """
-    from scipy.stats import binomtest  # which takes half a second that most callers can do without
-
-    _, only_a, only_b, _ = _table(a, b)
-    discordant = only_a + only_b
-    return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
-
-
 def floats(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
     """A column of items as [N] numbers.
 

@@ -90,17 +90,6 @@ def rank_of(found: Sequence[Hashable], relevant: Collection[Hashable]) -> int | 
     return next((rank for rank, each in enumerate(found, start=1) if each in relevant), None)
 
 
-def recall_at(found: Sequence[Hashable], relevant: Collection[Hashable], k: int) -> float:
-    """The share of what is relevant among the first k of a ranking; what is found twice counts once.
-
-    Raises:
-        DataError: nothing is relevant, or k is below 1.
-    """
-    if not relevant or k < 1:
-        raise DataError(f"recall@{k} of {len(relevant)} relevant documents is not defined: give at least one, k >= 1.")
-    return len(set(found[:k]) & set(relevant)) / len(set(relevant))
-
-
 def reciprocal_rank(rank: int | float | None) -> float:
     """1 / rank, and 0 without one (None or NaN)."""
     return 0.0 if rank is None or rank != rank else 1.0 / rank

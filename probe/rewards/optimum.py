@@ -290,27 +290,3 @@ def binary_best_of_n_kl(p: Array | float, n: int) -> Array:
     with np.errstate(divide="ignore"):
         q = -np.expm1(n * np.log1p(-p))
     return rel_entr(q, p) + rel_entr((1 - p) ** n, 1 - p)
-
-
-def best_of_n_table(ref_logprobs: Array, rewards: Array, ns: Sequence[int] = (1, 2, 4, 8, 16, 32, 64)) -> pd.DataFrame:
-    """The best of N against the reference and against the frontier, one N a row, means over the prompts.
-
-    Returns:
-        Columns n, reward, kl (to the reference), bound, kl_to_optimal (to the nearest point of the frontier), beta.
-    """
-    ref, rewards = checked(ref_logprobs, rewards)
-    rows = []
-    for n in ns:
-        policy = best_of_n(ref, rewards, n)
-        distance = kl_to_optimal(policy, ref, rewards)
-        rows.append(
-            {
-                "n": n,
-                "reward": float(expectation(policy, rewards).mean()),
-                "kl": float(kl(policy, ref).mean()),
-                "bound": best_of_n_bound(n),
-                "kl_to_optimal": distance.mean,
-                "beta": distance.beta,
-            }
-        )
-    return pd.DataFrame(rows)

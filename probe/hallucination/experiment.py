@@ -323,7 +323,7 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
     found = facts.direction(lm, items, shuffles, seed, part(tick, 2, 4))
     if found is not None:
         tables["known_direction"], items["direction"] = found[0].table(), found[1]
-        told = {"direction_layer": len(found[0].auroc) // 2, "direction_p": found[0].p_value(), "shuffles": shuffles}
+        told = {"direction_layer": found[0].middle, "direction_p": found[0].p_value(), "shuffles": shuffles}
     balls = snowballs.snowballs(lm, world, n, seed, part(tick, 3, 4))
     if balls is not None:
         items, tables["snowball"] = pd.concat([items, balls[0]], ignore_index=True), _steps(balls[1], aligned=True)

@@ -378,8 +378,8 @@ def p_ik(
             told[f"p_ik_{kind}"] = f"left out: {reason}"
             continue
         head = knowing_head(residuals, table["p_right"], prompts, shuffles=shuffles, seed=seed)
-        said = head.p[:, head.middle]
-        columns = {"p_ik": said, "knows": head.knows.astype(float), "brier_p_ik": brier(said, head.right)}
+        said = head.scores[:, head.middle]
+        columns = {"p_ik": said, "knows": head.labels.astype(float), "brier_p_ik": brier(said, head.right)}
         found.append(table.assign(**columns, brier_p_ik_constant=brier(head.constant, head.right)))
         layers.append(head.table(seed=seed).assign(kind=kind))
         told |= {f"p_ik_{kind}_p": head.p_value(head.middle), "p_ik_layer": head.middle}

@@ -1,13 +1,15 @@
 """Does the residual stream say what a model knows? A direction of known people, P(IK) heads, and snowballs as items.
 
-The residual is read after each block, at the question's last token. Directions and heads are fitted on some questions
-and score others, and every result comes with the null of shuffled labels. Snowballs (METRICS) follow one wrong token
-(`probe.autoregression.snowballs`) and become rows of the experiment `hallucination`.
+Linear probes read the residual after each block at the question's last token. Folds split what is independent, so that
+every question is scored by a probe that was fitted without it; AUROC is that a positive question scores above a
+negative one, and 0.5 says nothing. The null shuffles the labels and does all of it again. As the best of several layers
+is better than 0.5 by chance, the p-value without a layer is that of the best one. Snowballs (METRICS) follow one wrong
+token (`probe.autoregression.snowballs`) and become rows of the experiment `hallucination`.
 
 Axes: N questions, L = D + 1 layers (0 is the embedding, l is after block l - 1), d width, S shuffles.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +19,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
+from probe import stats
 from probe.autoregression.snowballs import Snowball, snowball
 from probe.errors import DataError
 from probe.hallucination.confidence import auroc
 from probe.interventions.sites import Site
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.stats import SHARE, Interval, unvaried
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -37,54 +39,52 @@ FLAT = 1e-6
 
 
 @dataclass(frozen=True)
-class KnownDirection:
-    """How well a direction tells known people from unseen entities, by layer."""
+class LinearProbe:
+    """How well linear probes tell questions of two kinds apart that they were not fitted on, by layer."""
 
     scores: Floats
-    """[N L] score of each question by directions that were fitted without its person."""
-    known: NDArray[np.bool_]
-    """[N] whether the person is known."""
-    people: NDArray[Any]
-    """[N] the person of each question."""
+    """[N L] score of each question by a probe of the other folds."""
+    labels: NDArray[np.bool_]
+    """[N] of which kind the question is."""
+    units: NDArray[Any]
+    """[N] what is independent: the person, or the question itself."""
     null: Floats
     """[S L] AUROC with shuffled labels."""
 
     @property
     def auroc(self) -> Floats:
         """[L] cross-validated AUROC."""
-        return np.array([auroc(column, self.known) for column in self.scores.T])
+        return _aurocs(self.scores, self.labels)
 
     @property
-    def best(self) -> int:
-        """The layer with the largest AUROC; the first of equal ones."""
-        return int(np.argmax(self.auroc))
+    def middle(self) -> int:
+        """The layer after the first half of the blocks, chosen before looking."""
+        return self.scores.shape[1] // 2
 
-    def p_value(self) -> float:
-        """Share of shuffles whose best layer is at least as good, the observed one counted in."""
-        reached = int((self.null.max(axis=1) >= self.auroc.max()).sum())
+    def p_value(self, layer: int | None = None) -> float:
+        """Share of shuffles that are at least as good at a layer, or at their best one; the observed one counted in."""
+        at = slice(None) if layer is None else slice(layer, layer + 1)
+        reached = int((self.null[:, at].max(axis=1) >= self.auroc[at].max()).sum())
         return (1 + reached) / (1 + len(self.null))
 
     def table(self, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-        """One row a layer: layer, value, ci_low, ci_high, null_low, null_high, n (people).
+        """One row a layer: layer, value, ci_low, ci_high, null_low, null_high, n (units).
 
-        Intervals are bootstraps over people, given the folds; the null's are 95 % of its shuffles.
+        Intervals are bootstraps over units, given the folds; the null's are 95 % of its shuffles.
         """
-        rng = np.random.default_rng(seed)
-        codes, names = pd.factorize(self.people)
-        groups = [np.flatnonzero(codes == code) for code in range(len(names))]
-        picks = [rng.integers(0, len(groups), len(groups)) for _ in range(resamples)]
-        index = [np.concatenate([groups[g] for g in pick]) for pick in picks]
-        fewer = min(len(np.unique(codes[self.known == each])) for each in (False, True))
+        units = stats.group(pd.Series(self.units))
+        fewer = min(pd.Series(self.units)[self.labels == each].nunique() for each in (False, True))
+
+        def aurocs(drawn: NDArray[np.int64]) -> list[Floats]:
+            picks = (np.concatenate([units[unit] for unit in each]) for each in drawn)
+            return [_aurocs(self.scores[index], self.labels[index]) for index in picks]
+
+        drawn = stats.resample(aurocs, len(units), resamples, seed)
         rows = []
         for layer, value in enumerate(self.auroc):
-            drawn = [auroc(self.scores[i, layer], self.known[i]) for i in index]
-            low, high = np.nanquantile(drawn, [0.025, 0.975])
-            found = unvaried(Interval(value, low, high), fewer, SHARE)
-            null_low, null_high = (np.nan, np.nan)
-            if len(self.null):
-                null_low, null_high = np.quantile(self.null[:, layer], [0.025, 0.975])
-            row = {"layer": layer, **found.row()}
-            rows.append(row | {"null_low": null_low, "null_high": null_high, "n": len(groups)})
+            found = stats.percentile(value, drawn[:, layer], fewer, stats.SHARE)
+            null = np.quantile(self.null[:, layer], stats.TAILS) if len(self.null) else (np.nan, np.nan)
+            rows.append({"layer": layer, **found.row(), "null_low": null[0], "null_high": null[1], "n": len(units)})
         return pd.DataFrame(rows)
 
 
@@ -115,17 +115,14 @@ def known_direction(
     folds: int = FOLDS,
     shuffles: int = 100,
     seed: int = 0,
-) -> KnownDirection:
+) -> LinearProbe:
     """The contrastive direction between known people and unseen entities by layer, tested on other people.
 
     The direction is the mean over questions about known people minus the mean over questions about unseen entities (the
     contrast of `probe.interventions.steering.contrast`). It is fitted on some people and scores the questions about the
     others: folds split people, never the questions about one person, as else the direction would only know names by
-    heart. A fold's scores are in units of the spread within both groups, from the middle between their means. AUROC is
-    that a known person scores above an unseen entity; 0.5 says nothing.
-
-    The null shuffles who is known, person by person, and does all of it again. As the best of several layers is better
-    than 0.5 by chance, the null is also given for the best layer.
+    heart. A fold's scores are in units of the spread within both groups, from the middle between their means. The
+    null shuffles who is known, person by person.
 
     Args:
         residuals: [N L d], see `last_residuals`.
@@ -148,13 +145,19 @@ def known_direction(
             " folds, and as many people of each kind."
         )
     rng = np.random.default_rng(seed)
-    scores = _cross(residuals, labels, codes, folds, rng)
-    null = []
+
+    def cross(labels: NDArray[np.bool_]) -> Floats:
+        fold = np.empty(len(labels), dtype=int)
+        for kind in (True, False):
+            index = rng.permutation(np.flatnonzero(labels == kind))
+            fold[index] = np.arange(len(index)) % folds
+        return _held_out(_project, residuals, labels[codes], fold[codes])
+
+    scores, null = cross(labels), []
     for _ in range(shuffles):
         mixed = rng.permutation(labels)
-        drawn = _cross(residuals, mixed, codes, folds, rng)
-        null.append([auroc(column, mixed[codes]) for column in drawn.T])
-    return KnownDirection(scores, labels[codes], names[codes], np.array(null).reshape(shuffles, residuals.shape[1]))
+        null.append(_aurocs(cross(mixed), mixed[codes]))
+    return LinearProbe(scores, labels[codes], names[codes], np.array(null).reshape(shuffles, residuals.shape[1]))
 
 
 def project(train: Floats, known: ArrayLike, test: Floats) -> Floats:
@@ -165,17 +168,27 @@ def project(train: Floats, known: ArrayLike, test: Floats) -> Floats:
     return _project(train, np.asarray(known, dtype=bool), test)
 
 
-def _cross(x: Floats, labels: NDArray[np.bool_], codes: NDArray[Any], folds: int, rng: np.random.Generator) -> Floats:
-    """[N L] scores of each question by the direction of the other folds' people."""
-    fold = np.empty(len(labels), dtype=int)
-    for kind in (True, False):
-        index = rng.permutation(np.flatnonzero(labels == kind))
-        fold[index] = np.arange(len(index)) % folds
-    scores = np.empty(x.shape[:2])
-    for each in range(folds):
-        out = fold[codes] == each
-        scores[out] = _project(x[~out], labels[codes][~out], x[out])
-    return scores
+def _held_out(
+    fit: Callable[[Floats, NDArray[Any], Floats], Floats], x: Floats, y: NDArray[Any], fold: NDArray[np.intp]
+) -> Floats:
+    """[N ...] what is fitted on the other folds says of each question.
+
+    Args:
+        fit: questions [n L d] with their labels [n ...], and m others -> [m ...].
+        x: [N L d].
+        y: [N ...] labels or chances.
+        fold: [N].
+    """
+    parts = {each: fit(x[fold != each], y[fold != each], x[fold == each]) for each in np.unique(fold)}
+    found = np.empty((len(x), *next(iter(parts.values())).shape[1:]))
+    for each, part in parts.items():
+        found[fold == each] = part
+    return found
+
+
+def _aurocs(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
+    """[L] AUROC of scores [N L]."""
+    return np.array([auroc(column, labels) for column in scores.T])
 
 
 def _project(train: Floats, known: NDArray[np.bool_], test: Floats) -> Floats:
@@ -201,54 +214,20 @@ RARE = 1e-3
 
 
 @dataclass(frozen=True)
-class KnowingHead:
-    """What heads say of questions that they were not fitted on."""
+class KnowingHead(LinearProbe):
+    """Heads: the scores are P(IK), the labels what the model knows."""
 
-    p: Floats
-    """[N L] P(IK) by layer."""
     right: Floats
     """[N] chance that the model's answer is right."""
     constant: Floats
     """[N] mean chance over the questions of the other folds."""
-    null: Floats
-    """[S L] AUROC with shuffled chances."""
-
-    @property
-    def knows(self) -> NDArray[np.bool_]:
-        """[N] whether it is right more often than not."""
-        return knows(self.right)
-
-    @property
-    def auroc(self) -> Floats:
-        """[L] P(a question that it knows has the larger P(IK))."""
-        return np.array([auroc(column, self.knows) for column in self.p.T])
-
-    @property
-    def middle(self) -> int:
-        """The layer after the first half of the blocks, chosen before looking."""
-        return self.p.shape[1] // 2
-
-    def p_value(self, layer: int) -> float:
-        """Share of shuffles with at least this AUROC at a layer, the observed one counted in."""
-        return (1 + int((self.null[:, layer] >= self.auroc[layer]).sum())) / (1 + len(self.null))
 
     def table(self, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
-        """One row a layer: layer, value, ci_low, ci_high, null_low, null_high, brier, brier_constant, n.
-
-        Intervals of the AUROC are bootstraps over questions, given the folds; the null's are 95 % of its shuffles.
-        """
-        picks = np.random.default_rng(seed).integers(0, len(self.right), (resamples, len(self.right)))
-        fewer = min(self.knows.sum(), (~self.knows).sum())
-        rows = []
-        for layer, value in enumerate(self.auroc):
-            drawn = [auroc(self.p[pick, layer], self.knows[pick]) for pick in picks]
-            low, high = np.nanquantile(drawn, [0.025, 0.975])
-            found = unvaried(Interval(value, low, high), fewer, SHARE)
-            null = np.quantile(self.null[:, layer], [0.025, 0.975]) if len(self.null) else (np.nan, np.nan)
-            row = {"layer": layer, **found.row()}
-            row |= {"null_low": null[0], "null_high": null[1], "brier": brier(self.p[:, layer], self.right).mean()}
-            rows.append(row | {"brier_constant": brier(self.constant, self.right).mean(), "n": len(self.right)})
-        return pd.DataFrame(rows)
+        """With brier and brier_constant before n, which counts questions."""
+        table = super().table(resamples, seed)
+        table.insert(6, "brier", [brier(p, self.right).mean() for p in self.scores.T])
+        table.insert(7, "brier_constant", brier(self.constant, self.right).mean())
+        return table
 
 
 def knows(right: ArrayLike) -> NDArray[np.bool_]:
@@ -318,15 +297,14 @@ def knowing_head(
     rng = np.random.default_rng(seed)
     x, q = residuals[first], chances[first]
     fold = _folds(q, folds, rng)
-    p, constant = _fitted_across_folds(x, q[:, None], fold)
+    p = _held_out(_fit_layers, x, q[:, None], fold)[codes, :, 0]
+    constant = _held_out(lambda _, known, new: np.full(len(new), known.mean()), x, q, fold)[codes]
     null = np.zeros((0, x.shape[1]))
     if shuffles:
         mixed = np.stack([_within(q, fold, rng) for _ in range(shuffles)], axis=1)
-        drawn, _ = _fitted_across_folds(x, mixed, fold)
-        null = np.array(
-            [[auroc(drawn[:, layer, s], knows(mixed[:, s])) for layer in range(x.shape[1])] for s in range(shuffles)]
-        )
-    return KnowingHead(p[codes, :, 0], chances, constant[codes, 0], null)
+        drawn = _held_out(_fit_layers, x, mixed, fold)
+        null = np.array([_aurocs(drawn[..., s], knows(mixed[:, s])) for s in range(shuffles)])
+    return KnowingHead(p, knows(chances), np.arange(len(p)), null, chances, constant)
 
 
 def _folds(right: Floats, folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -347,22 +325,9 @@ def _within(right: Floats, fold: NDArray[np.intp], rng: np.random.Generator) -> 
     return found
 
 
-def _fitted_across_folds(x: Floats, right: Floats, fold: NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """[N L S] what heads of the other folds say, and [N S] the mean of the other folds' chances.
-
-    Args:
-        x: [N L d].
-        right: [N S] S assignments of chances, each with heads of its own.
-        fold: [N].
-    """
-    p = np.empty((*x.shape[:2], right.shape[1]))
-    constant = np.empty(right.shape)
-    for each in np.unique(fold):
-        out = fold == each
-        constant[out] = right[~out].mean(axis=0)
-        for layer in range(x.shape[1]):
-            p[out, layer] = fit_heads(x[~out, layer], right[~out], x[out, layer])
-    return p, constant
+def _fit_layers(train: Floats, right: Floats, test: Floats) -> Floats:
+    """[M L S] `fit_heads` at every layer."""
+    return np.stack([fit_heads(train[:, layer], right, test[:, layer]) for layer in range(train.shape[1])], axis=1)
 
 
 def fit_heads(train: Floats, right: Floats, test: Floats) -> Floats:

@@ -33,7 +33,7 @@ from probe.hallucination.confidence import (
     targeted,
     with_rest,
 )
-from probe.hallucination.knowing import KnownDirection, known_direction, last_residuals, project
+from probe.hallucination.knowing import LinearProbe, known_direction, last_residuals, project
 from probe.rewards.answers import AnswerSet, enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS, INVENTED, answer
 from probe.ticks import Tick, ignore
@@ -413,7 +413,7 @@ def bound_row(items: pd.DataFrame, found: Judged, index: NDArray[np.intp]) -> di
 
 def direction(
     lm: "LM", items: pd.DataFrame, shuffles: int, seed: int, tick: Tick = ignore
-) -> tuple[KnownDirection, pd.Series] | None:
+) -> tuple[LinearProbe, pd.Series] | None:
     """The direction between known people and unseen entities, and each question's score at the middle layer.
 
     The score of questions about people of neither group is by the direction of all others. None where one group is
@@ -426,10 +426,9 @@ def direction(
         return None
     x = last_residuals(lm, list(first["prompt"]), tick)
     found = known_direction(x[fitted], known, list(first["person"][fitted]), shuffles=shuffles, seed=seed)
-    middle = x.shape[1] // 2
     scores = np.empty(len(first))
-    scores[fitted] = found.scores[:, middle]
+    scores[fitted] = found.scores[:, found.middle]
     if not fitted.all():
-        scores[~fitted] = project(x[fitted], known, x[~fitted])[:, middle]
+        scores[~fitted] = project(x[fitted], known, x[~fitted])[:, found.middle]
     by_prompt = dict(zip(first["prompt"], scores, strict=True))
     return found, items["prompt"].map(by_prompt)

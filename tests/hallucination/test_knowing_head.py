@@ -66,10 +66,10 @@ def test_planted_knowledge_is_found_where_it_is() -> None:
     assert table.loc[1, "brier"] < table.loc[1, "brier_constant"] < table.loc[0, "brier"] + 0.01
     assert (table["n"] == N).all()
     drawn = np.random.default_rng(1).random((50, N)) < right  # answers, each right or wrong
-    squares = ((found.p[:, 1] - drawn) ** 2).mean(axis=0)
-    assert brier(found.p[:, 1], right).mean() == pytest.approx(squares.mean(), abs=0.01)
-    assert calibration_error(found.p[:, 1], right).value < 0.1
-    assert found.p[:, 1].mean() == pytest.approx(right.mean(), abs=0.02)
+    squares = ((found.scores[:, 1] - drawn) ** 2).mean(axis=0)
+    assert brier(found.scores[:, 1], right).mean() == pytest.approx(squares.mean(), abs=0.01)
+    assert calibration_error(found.scores[:, 1], right).value < 0.1
+    assert found.scores[:, 1].mean() == pytest.approx(right.mean(), abs=0.02)
 
 
 def test_what_is_told_without_a_mistake_is_not_certain() -> None:
@@ -78,7 +78,7 @@ def test_what_is_told_without_a_mistake_is_not_certain() -> None:
     found = knowing_head(x, right, prompts, shuffles=5)
     assert found.auroc[1] == 1
     table = found.table(resamples=50).set_index("layer")
-    fewer = min(found.knows.sum(), (~found.knows).sum())
+    fewer = min(found.labels.sum(), (~found.labels).sum())
     assert table.loc[1, "ci_low"] == pytest.approx(stats.wilson(fewer, fewer).low)
 
 
@@ -98,7 +98,7 @@ def test_a_question_that_is_asked_twice_is_in_one_fold() -> None:
     x, right = rng.normal(size=(40, 1, 400)), rng.integers(0, 2, 40).astype(float)
     twice = np.concatenate([x, x]), np.concatenate([right, right])
     once = knowing_head(*twice, [f"q{i % 40}" for i in range(80)], shuffles=0)
-    assert once.p[:40] == pytest.approx(once.p[40:])
+    assert once.scores[:40] == pytest.approx(once.scores[40:])
     leaking = knowing_head(*twice, [f"q{i}" for i in range(80)], shuffles=0)
     assert leaking.auroc[0] > 0.95
     assert abs(once.auroc[0] - 0.5) < 0.35
@@ -108,7 +108,7 @@ def test_a_layer_at_which_all_questions_are_equal_says_nothing() -> None:
     x, right, prompts = made(signal=2.0, seed=1)
     x[:, 0] = 7.0
     found = knowing_head(x, right, prompts, shuffles=3)
-    assert found.p[:, 0] == pytest.approx(found.constant, abs=1e-5)
+    assert found.scores[:, 0] == pytest.approx(found.constant, abs=1e-5)
     assert brier(found.constant, right).mean() == pytest.approx(found.table(20)["brier_constant"][0])
 
 
@@ -143,9 +143,9 @@ def test_samples_teach_what_the_exact_truth_would() -> None:
     at = truth.middle
     assert min(truth.auroc[at], taught.auroc[at]) > 0.8
     assert truth.p_value(at) == taught.p_value(at) == 1 / 20
-    assert np.corrcoef(truth.p[:, at], taught.p[:, at])[0, 1] > 0.95
-    assert brier(taught.p[:, at], exact).mean() < 0.8 * brier(taught.constant, exact).mean()
-    assert taught.p[:, at].mean() == pytest.approx(exact.mean(), abs=0.03)
+    assert np.corrcoef(truth.scores[:, at], taught.scores[:, at])[0, 1] > 0.95
+    assert brier(taught.scores[:, at], exact).mean() < 0.8 * brier(taught.constant, exact).mean()
+    assert taught.scores[:, at].mean() == pytest.approx(exact.mean(), abs=0.03)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

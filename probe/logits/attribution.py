@@ -5,17 +5,15 @@ With the norm's scale held at the value it has, norm and unembedding are linear,
 part adds to it (Elhage et al. 2021; nostalgebraist 2020). It says what a part writes, not what would happen without it:
 later parts read what it wrote (see `probe.interventions.patching` for that).
 
-`attribute` takes one text apart. `attribute_last` does so for many texts at once, at the last token of each, from
-activations that are there already: by head and MLP alone, which a capture can afford at every step. What is left
-(embedding, positions, biases) is one number. The tokens that each part promotes and suppresses come with it, as
-`probe.logits.parts.promoted` gives them, and the strongest neurons, as `Attribution.neuron_table` gives them: of the
-activations that enter W_out only those of the last tokens are kept.
+`attribute` splits one text after any token and a head by source token; `attribute_last` splits many texts at once after
+their last tokens, from the activations of a pass that is made anyway (a capture), with the tokens that each part
+promotes and the strongest neurons of each block. Both add up by the same functions; one text is a batch of one.
 
 Axes: P texts, D blocks, H heads, T tokens, A answers, m neurons of a block, n of them, d width, dh head width, V
 vocabulary, k tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import DataError, ModelError
-from probe.logits.direct import final_norm, output_scale
+from probe.logits.direct import HeldNorm, final_norm, output_scale
 from probe.logits.lens import Target, value
 from probe.logits.parts import Reading, output_weights, read_parts
 from probe.model.lm import LM
@@ -36,7 +34,6 @@ from probe.plotting.notebook import Drawn
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-    from transformer_lens.model_bridge import TransformerBridge
 
 
 @dataclass(frozen=True)
@@ -141,34 +138,31 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
         raise DataError(
             f"The parts were read after token {read.position} and the target is at {target.position}: read them there."
         )
-    bridge, norm = lm.bridge, final_norm(lm, read.final)
-    column, constant = unembedding(lm, target)
-    u = norm.direction(column)
-    heads, sources, biases = [], [], []
-    for layer, (z, pattern, values) in enumerate(zip(read.z, read.pattern, read.values, strict=True)):
-        w_o, bias = output_weights(bridge, layer)
-        per_head = torch.einsum("hed,d->he", w_o, u)
-        heads.append((z * per_head).sum(-1))
+    answers = torch.tensor([[target.answer, -1 if target.against is None else target.against]])
+    z, mlps = [each[None] for each in read.z], [each[None] for each in read.mlps]
+    split = _split(lm, final_norm(lm, read.final[None]), read.embedding[None], z, mlps, answers)
+    posts = {layer: post[None] for layer, post in enumerate(read.posts) if post is not None}
+    neurons = neuron_shares(lm, posts, split.u, split.parts[:, :, -1])
+    sources = []
+    for layer, (pattern, values) in enumerate(zip(read.pattern, read.values, strict=True)):
+        w_o, _ = output_weights(lm.bridge, layer)
         repeated = values.repeat_interleave(len(w_o) // values.shape[1], dim=1)
-        sources.append(pattern * torch.einsum("she,he->hs", repeated, per_head))
-        biases.append(0.0 if bias is None else float(bias @ u))
-    mlps = torch.stack([written @ u for written in read.mlps])
-    neurons, mlp_biases = _neurons(lm, bridge, read, u, mlps)
-    learned = 0.0 if read.learned is None else float(read.learned @ u)
+        sources.append(pattern * torch.einsum("she,he->hs", repeated, torch.einsum("hed,d->he", w_o, split.u[0])))
+    learned = 0.0 if read.learned is None else float(read.learned @ split.u[0])
     found = Attribution(
         tokens=pieces(lm.tokenizer, read.ids),
         target=target,
         total=float(value(read.logits[None, None], replace(target, position=0))[0]),
-        embedding=float(read.embedding @ u) - learned,
+        embedding=float(split.embedding[0]) - learned,
         positions=learned,
-        heads=torch.stack(heads).cpu().numpy(),
-        biases=np.array(biases, dtype=np.float32),
-        mlps=mlps.cpu().numpy(),
-        norm_bias=float(norm.shift @ column),
-        unembedding_bias=float(constant),
+        heads=split.parts[0, :, :-1].cpu().numpy(),
+        biases=split.biases[0].cpu().numpy(),
+        mlps=split.parts[0, :, -1].cpu().numpy(),
+        norm_bias=float(split.norm_bias[0]),
+        unembedding_bias=float(split.unembedding_bias[0]),
         sources=torch.stack(sources).cpu().numpy(),
-        neurons=neurons,
-        mlp_biases=mlp_biases,
+        neurons=None if neurons is None else torch.cat([each.values for each in neurons]).cpu().numpy(),
+        mlp_biases=None if neurons is None else torch.cat([each.bias for each in neurons]).cpu().numpy(),
     )
     _require_sum(lm, found)
     return found
@@ -194,40 +188,80 @@ def difference_table(base: Attribution, aligned: Attribution) -> pd.DataFrame:
     return table
 
 
-def unembedding(lm: LM, target: Target) -> tuple[Float[Tensor, " d"], Tensor]:
-    """The column of W_U that the target reads (answer minus against), and what the bias adds."""
+class _Split(NamedTuple):
+    """What the parts of a model add to the targets of P texts, each after one token."""
+
+    u: Float[Tensor, "P d"]
+    """The direction in the residual stream whose product with a part is what the part adds."""
+    parts: Float[Tensor, "P D H+1"]
+    """Each head, and last the MLP, its bias included."""
+    embedding: Float[Tensor, " P"]
+    """The stream before the first block."""
+    biases: Float[Tensor, "P D"]
+    """The bias of each attention output."""
+    norm_bias: Float[Tensor, " P"]
+    unembedding_bias: Float[Tensor, " P"]
+    promoted: Int[Tensor, "P D H+1 2 k"]
+    """See `LastAttribution`; empty where k is 0."""
+
+
+def _split(
+    lm: LM,
+    norm: HeldNorm,
+    first: Float[Tensor, "P d"],
+    z: Iterable[Float[Tensor, "P H dh"]],
+    mlps: Iterable[Float[Tensor, "P d"]],
+    answers: Int[Tensor, "P A"],
+    k: int = 0,
+) -> _Split:
+    """Add up the parts.
+
+    Args:
+        lm: the model.
+        norm: the final norm at each text's stream.
+        first: the stream before the first block.
+        z: of each block, the mixed values of its heads, before W_O.
+        mlps: of each block, what its MLP wrote.
+        answers: see `unembedding`.
+        k: how many promoted and suppressed tokens to give; 0 leaves them out.
+    """
+    column, constant = unembedding(lm, answers)
+    u = norm.direction(column)
+    rows = lm.model.get_output_embeddings().weight.detach().float() if k else column
+    wide = replace(norm, scale=norm.scale[:, None])
+    parts, biases, named = [], [], []
+    for layer, (mixed, mlp) in enumerate(zip(z, mlps, strict=True)):
+        w_o, bias = output_weights(lm.bridge, layer)
+        heads = torch.einsum("phe,hed->phd", mixed.reshape(len(mixed), *w_o.shape[:2]), w_o)
+        written = torch.cat([heads, mlp[:, None]], dim=1)
+        parts.append(torch.einsum("pnd,pd->pn", written, u))
+        biases.append(u.new_zeros(len(u)) if bias is None else u @ bias)
+        if k:
+            change = wide(written) @ rows.T * output_scale(lm)
+            named.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
+    promoted = torch.stack(named, dim=1) if k else torch.empty(0, dtype=torch.long)
+    embedding, norm_bias = (first * u).sum(-1), column @ norm.shift
+    return _Split(u, torch.stack(parts, 1), embedding, torch.stack(biases, 1), norm_bias, constant, promoted)
+
+
+def unembedding(lm: LM, answers: Int[Tensor, "P A"]) -> tuple[Float[Tensor, "P d"], Float[Tensor, " P"]]:
+    """The columns of W_U that the targets read, and what the bias adds.
+
+    Args:
+        lm: the model.
+        answers: of each text the answer, and the one whose logit is taken off it if there are two; padded with -1.
+    """
     head = lm.model.get_output_embeddings()
-    weight, bias = head.weight.detach(), getattr(head, "bias", None)
-    column, constant = weight[target.answer].float(), torch.zeros((), device=weight.device)
-    if bias is not None:
-        constant = bias.detach()[target.answer].float()
-    if target.against is not None:
-        column = column - weight[target.against].float()
-        if bias is not None:
-            constant = constant - bias.detach()[target.against].float()
-    return column * output_scale(lm), constant * output_scale(lm)
+    bias = getattr(head, "bias", None)
+    column = _difference(head.weight.detach(), answers) * output_scale(lm)
+    if bias is None:
+        return column, column.new_zeros(len(column))
+    return column, _difference(bias.detach()[:, None], answers)[:, 0] * output_scale(lm)
 
 
 def rounding(lm: LM, size: float) -> float:
     """How far a sum of this size may be off by rounding alone."""
     return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
-
-
-def _neurons(
-    lm: LM, bridge: "TransformerBridge", read: Reading, u: Float[Tensor, " d"], mlps: Float[Tensor, " D"]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """What each neuron adds, and each bias; None where they do not make up the MLP."""
-    values, biases = [], []
-    for layer, whole in enumerate(mlps):
-        mlp, post = bridge.blocks[layer].mlp, read.posts[layer]
-        weight, bias = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
-        if weight is None or post is None or weight.shape != (*post.shape, len(u)):
-            return None, None
-        values.append(post * (weight.detach().float() @ u))
-        biases.append(bias.detach().float() @ u if bias is not None else torch.zeros_like(whole))
-        if float((values[-1].sum() + biases[-1] - whole).abs()) > rounding(lm, float(values[-1].abs().sum())):
-            return None, None
-    return torch.stack(values).cpu().numpy(), torch.stack(biases).cpu().numpy()
 
 
 def _require_sum(lm: LM, found: Attribution) -> None:
@@ -242,6 +276,43 @@ def _require_sum(lm: LM, found: Attribution) -> None:
 
 Posts = dict[int, Float[Tensor, "P m"]]
 """By block, what enters W_out after the last token of each text."""
+
+
+class NeuronShares(NamedTuple):
+    """What the neurons of one MLP add to the targets of P texts."""
+
+    values: Float[Tensor, "P m"]
+    bias: Float[Tensor, " P"]
+    """What the bias of W_out adds."""
+
+
+def neuron_shares(
+    lm: LM, posts: Posts, u: Float[Tensor, "P d"], mlps: Float[Tensor, "P D"]
+) -> list[NeuronShares] | None:
+    """What each neuron of each block adds.
+
+    Args:
+        lm: the model.
+        posts: by block, what enters W_out after one token of each text.
+        u: of each text, the direction in the residual stream whose product with a part is its share.
+        mlps: the share of each MLP.
+
+    Returns:
+        None where neurons and the bias of W_out do not sum to the MLPs: experts, or a norm after them.
+    """
+    found = []
+    for block, whole in enumerate(mlps.T):
+        post, mlp = posts.get(block), lm.bridge.blocks[block].mlp
+        weight, b_out = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
+        if weight is None or post is None or weight.shape != (post.shape[-1], u.shape[-1]):
+            return None
+        shares = post * (u @ weight.detach().float().T)
+        bias = torch.zeros_like(whole) if b_out is None else u @ b_out.detach().float()
+        gaps, sizes = (shares.sum(-1) - (whole - bias)).abs().tolist(), shares.abs().sum(-1).tolist()
+        if not all(gap <= rounding(lm, size) for gap, size in zip(gaps, sizes, strict=True)):
+            return None
+        found.append(NeuronShares(shares, bias))
+    return found
 
 
 class LastNeurons(NamedTuple):
@@ -278,37 +349,12 @@ def last_posts(lm: LM, shape: Sequence[int], last: Int[Tensor, " P"]) -> Iterato
         yield posts
 
 
-@torch.no_grad()
-def strongest(lm: LM, posts: Posts, u: Float[Tensor, "P d"], mlps: Float[Tensor, "P D"], n: int) -> LastNeurons | None:
-    """The n neurons of each block whose share of the target is the largest by its absolute value.
-
-    Args:
-        lm: the model.
-        posts: what `last_posts` kept.
-        u: of each text, the direction in the residual stream whose product with a part is its share.
-        mlps: the share of each MLP.
-        n: how many neurons; of a narrower MLP fewer are given, in every block alike.
-
-    Returns:
-        None where neurons and the bias of W_out do not sum to the MLPs: experts, or a norm after them.
-    """
-    blocks = lm.bridge.blocks
-    ids, values = [], []
-    for block, whole in enumerate(mlps.T):
-        post, mlp = posts.get(block), blocks[block].mlp
-        weight, bias = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
-        if weight is None or post is None or weight.shape != (post.shape[-1], u.shape[-1]):
-            return None
-        shares = post * (u @ weight.detach().float().T)
-        rest = whole if bias is None else whole - u @ bias.detach().float()
-        gaps, sizes = (shares.sum(-1) - rest).abs().tolist(), shares.abs().sum(-1).tolist()
-        if not all(gap <= rounding(lm, size) for gap, size in zip(gaps, sizes, strict=True)):
-            return None
-        order = shares.abs().argsort(dim=-1, descending=True, stable=True)[:, :n]
-        ids.append(order)
-        values.append(shares.gather(-1, order))
-    width = min(each.shape[-1] for each in ids)
-    return LastNeurons(*(torch.stack([each[:, :width] for each in rows], dim=1) for rows in (ids, values)))
+def strongest(shares: Sequence[NeuronShares], n: int) -> LastNeurons:
+    """The n neurons of each block that add or take most; of a narrower MLP fewer are given, in every block alike."""
+    width = min(n, *(each.values.shape[-1] for each in shares))
+    orders = [each.values.abs().argsort(dim=-1, descending=True, stable=True)[:, :width] for each in shares]
+    values = [each.values.gather(-1, order) for each, order in zip(shares, orders, strict=True)]
+    return LastNeurons(torch.stack(orders, dim=1), torch.stack(values, dim=1))
 
 
 class LastAttribution(NamedTuple):
@@ -368,44 +414,28 @@ def attribute_last(
     """
     if not names:
         return None
-    bridge, first, final = lm.bridge, "blocks.0.hook_resid_pre", f"blocks.{len(names) // 2 - 1}.hook_resid_post"
     texts, last = torch.arange(len(last), device=logits.device), last.to(logits.device)
 
     def read(name: str) -> Tensor:
         return cache[name][texts, last].float()
 
     try:
-        norm = final_norm(lm, read(final))
+        norm = final_norm(lm, read(f"blocks.{len(names) // 2 - 1}.hook_resid_post"))
     except ModelError:
         return None
-    head = lm.model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
-    column = _difference(head.weight.detach(), answers) * output_scale(lm)
-    u = norm.direction(column)
-    rest = (read(first) * u).sum(-1) + column @ norm.shift
-    if bias is not None:
-        rest = rest + _difference(bias.detach()[:, None], answers)[:, 0] * output_scale(lm)
-    parts: list[Tensor] = []
-    named: list[Tensor] = []
-    wide, columns = replace(norm, scale=norm.scale[:, None]), head.weight.detach().float()
-    k = min(k, len(columns))
-    for z_name, mlp_name in zip(names[::2], names[1::2], strict=True):
-        w_o, b_o = output_weights(bridge, len(parts))
-        z = read(z_name).reshape(len(texts), *w_o.shape[:2])
-        written = torch.cat([torch.einsum("phe,hed->phd", z, w_o), read(mlp_name)[:, None]], dim=1)
-        parts.append(torch.einsum("pnd,pd->pn", written, u))
-        change = wide(written) @ columns.T * output_scale(lm)
-        named.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
-        rest = rest if b_o is None else rest + u @ b_o
-    found = torch.stack(parts, dim=1)
+    k = min(k, lm.model.get_output_embeddings().weight.shape[0])
+    split = _split(lm, norm, read("blocks.0.hook_resid_pre"), map(read, names[::2]), map(read, names[1::2]), answers, k)
+    rest = split.embedding + split.norm_bias + split.unembedding_bias
+    for bias in split.biases.T:
+        rest = rest + bias
     value = _difference(logits[texts, last].float()[..., None], answers, own=True)[:, 0]
-    gap = (found.sum((1, 2)) + rest - value).abs()
-    size = found.abs().sum((1, 2)) + rest.abs()
-    sums = all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True))
-    if not sums:
+    gap = (split.parts.sum((1, 2)) + rest - value).abs()
+    size = split.parts.abs().sum((1, 2)) + rest.abs()
+    if not all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True)):
         return None
-    neurons = strongest(lm, posts, u, found[:, :, -1], n) if posts else None
-    return LastAttribution(found, rest, value, torch.stack(named, dim=1), neurons)
+    neurons = neuron_shares(lm, posts, split.u, split.parts[:, :, -1]) if posts else None
+    strong = None if neurons is None else strongest(neurons, n)
+    return LastAttribution(split.parts, rest, value, split.promoted, strong)
 
 
 def _difference(rows: Tensor, answers: Int[Tensor, "P A"], own: bool = False) -> Float[Tensor, "P n"]:

@@ -101,7 +101,7 @@ def test_the_source_of_a_head_is_found_by_changing_its_value():
     _, own = lm.run_with_cache(TEXT, ["blocks.1.attn.hook_z", "blocks.1.hook_resid_post"])
     change = (cache["blocks.1.attn.hook_z"] - own["blocks.1.attn.hook_z"])[0, -1]
     norm = final_norm(lm, own["blocks.1.hook_resid_post"][0, -1])
-    u = norm.direction(unembedding(lm, target)[0])
+    u = norm.direction(unembedding(lm, torch.tensor([[target.answer, target.against]]))[0][0])
     moved = torch.einsum("he,hed,d->h", change, lm.bridge.W_O[1], u).detach()
     np.testing.assert_allclose(moved[:2], 0.5 * before.sources[1, :2, 2], atol=1e-5)
     assert np.abs(before.sources[1, :2, 2]).max() > 1e-3

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 import probe.world
-from probe.continual.measures import cells
+from probe.continual.measures import BOUNDS, cells
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent
 from probe.rows import Rows
-from probe.stats import GAIN, SHARE, between
+from probe.stats import GAIN, between
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 STRATEGIES = ("plain", "replay", "ewc")
-MEASURES = {"ACC": SHARE, "BWT": GAIN, "FWT": GAIN, "forgetting": GAIN, "old_accuracy": SHARE, "old_forgetting": GAIN}
-"""The measures and between what they lie."""
 METRICS = (
     *(
         Mean(f"{name}_{each}", name, where={"strategy": each}, bounds=bounds)
         for each in STRATEGIES
-        for name, bounds in MEASURES.items()
+        for name, bounds in BOUNDS.items()
     ),
     *(
         Mean(f"{name}_by_{each}", name, where={"strategy": each}, bounds=between(GAIN))
@@ -189,7 +187,7 @@ def _evidence(plan: "Plan", measured: "Measured") -> Evidence:
     ]
     measures = []
     for metric in METRICS:
-        if metric.applies(items) and metric.column in MEASURES:
+        if metric.applies(items) and metric.column in BOUNDS:
             row = metric.row(items, plan.seed)
             measures.append(row | {"metric": metric.column, "strategy": metric.where["strategy"]})
     known = pd.DataFrame(measures)

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from probe import stats
 from probe.errors import DataError
-from probe.stats import Interval
+from probe.stats import GAIN, SHARE, Interval
 
 Matrix = NDArray[np.float64]
 Scores = Sequence[NDArray[np.floating] | NDArray[np.bool_]]
@@ -55,6 +55,8 @@ def old_forgetting(old: Float[Matrix, "*b T+1"]) -> Float[Matrix, "*b"]:
     return old[..., :-1].max(-1) - old[..., -1]
 
 
+BOUNDS = {"ACC": SHARE, "BWT": GAIN, "FWT": GAIN, "forgetting": GAIN, "old_accuracy": SHARE, "old_forgetting": GAIN}
+"""Between what the measures lie."""
 MEASURES: dict[str, Callable[[Matrix], Matrix]] = {
     "ACC": average_accuracy,
     "BWT": backward_transfer,
@@ -84,9 +86,7 @@ def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str,
         for after, row in enumerate(np.asarray(task, dtype=float)):
             binary = bool(np.isin(row, (0.0, 1.0)).all())
             found = (
-                stats.wilson(int(row.sum()), len(row))
-                if binary
-                else stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
+                stats.wilson(int(row.sum()), len(row)) if binary else stats.bootstrap_mean(row, seed=seed, bounds=SHARE)
             )
             rows.append({"after": after, "task": name, **found.row(len(row))})
     return sorted(rows, key=lambda row: row["after"])
@@ -141,8 +141,7 @@ def _resampled(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
 
 
 def _row(metric: str, value: float, drawn: Matrix, n: int) -> dict[str, Any]:
-    bounds = stats.SHARE if metric in ("ACC", "old_accuracy") else stats.GAIN
-    return {"metric": metric, **stats.percentile(value, drawn, n, bounds).row(n)}
+    return {"metric": metric, **stats.percentile(value, drawn, n, BOUNDS[metric]).row(n)}
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:

@@ -27,14 +27,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from probe import stats
-from probe.continual.measures import Savings, savings, steps_to
+from probe.continual.measures import Savings, savings
 from probe.errors import ConfigError, DataError, RunError
 from probe.model.lm import LM
 from probe.rows import DEMONSTRATIONS, Rows, read_columns, read_documents
 from probe.runs.directories import is_run
 from probe.runs.reader import Run
 from probe.runs.schema import RESULTS
-from probe.stats import Interval
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
@@ -353,7 +352,10 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measu
             last = str(run.checkpoints()[-1].path)
             steps, again = learn(f"again-{strategy}", plan.part(strategy, True), base=last)
             found.learning.append(_logged(steps, again, strategy))
-            found.savings[strategy] = _plainly(at, first, again, plan.target)
+            early, late = (
+                np.array(each)[:, None] for each in (first, again)
+            )  # a log has no items: the mean is the one
+            found.savings[strategy] = savings(at, early, late, plan.target)
     sizes = [task.shape[1] for task in found.scores[plan.strategies[0]]]
     found.texts = saved_texts(run, found.tasks) or [
         [(f"held-out example {i} of {name}", "") for i in range(size)]
@@ -393,15 +395,6 @@ def _logged(steps: Sequence[int], values: Sequence[float], of: str) -> pd.DataFr
     """The same from a log, without intervals."""
     nan = float("nan")
     return pd.DataFrame({"learning": of, "step": steps, "value": values, "ci_low": nan, "ci_high": nan, "n": 0})
-
-
-def _plainly(steps: Sequence[int], first: Sequence[float], again: Sequence[float], target: float) -> Savings:
-    """Savings of curves whose items are not known."""
-    exact = [float(steps_to(steps, np.array(each), target)) for each in (first, again)]
-    one, two = (min(each, float(steps[-1])) for each in exact)
-    share = (one - two) / one if one else float("nan")
-    bare = [Interval(value, float("nan"), float("nan")) for value in (one, two, share)]
-    return Savings(bare[0], bare[1], bare[2], bool(np.isfinite(exact).all()))
 
 
 OLD = "old"

@@ -146,7 +146,7 @@ def resample(
         fn: [r n] which ones each of r resamples holds -> [r ...] numbers.
         n: of how many is drawn.
         resamples: R.
-        seed: the same seed gives the same resamples.
+        seed: the same seed gives the same resamples; a generator goes on where it stands.
     """
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
@@ -209,7 +209,7 @@ def bootstrap_mean(
         DataError: `values` is not a list of finite numbers, or `level` is not between 0 and 1.
     """
     _quantile(level)
-    data, tails = _numbers(values), ((1 - level) / 2, (1 + level) / 2)
+    data, tails = _numbers(values), ((1 - level) / 2, (1 + level) / 2)  # not TAILS to the last bit
     mean = data.mean() if data.size else float("nan")
     return bootstrap(
         mean, lambda drawn: data[drawn].mean(axis=1), data.size, seed, bounds, tails=tails, resamples=resamples

@@ -2,19 +2,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: dashboard test test-real fuzz tree bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-real fuzz tree bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	$(BIN)/probe dashboard
 
-test: install-dev  ## the whole test suite, browser tests included
-	$(BIN)/pytest -W error $(WORKERS) --ignore=tests/real
+test: install-dev  ## the test suite, browser tests included
+	$(BIN)/pytest -W error $(WORKERS) -m "not slow" --ignore=tests/real
+
+test-slow: install-dev  ## the tests that take long
+	$(BIN)/pytest -W error $(WORKERS) -m slow --ignore=tests/real
 
 test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint
 	$(BIN)/pytest -W error $(WORKERS) tests/real
 
 fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
-	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz
+	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz/test_readers.py
 
 tree: install-dev  ## write docs/tree.md from the docstrings
 	$(BIN)/python -m tests.tree

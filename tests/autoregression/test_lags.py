@@ -35,6 +35,7 @@ def test_a_model_of_a_chain_of_order_one_has_order_one(first: Trained):
     assert found.kl.max() < 0.005
 
 
+@pytest.mark.slow
 def test_a_model_of_a_chain_of_order_two_needs_both_lags(second: Trained):
     found = effective_order(second.lm, second.texts, longest=6, positions=8)
     assert (found.order, found.certain) == (2, 2)
@@ -58,6 +59,7 @@ def test_the_profile_is_that_of_the_chain_and_ends_with_it(first: Trained, secon
     assert slope.influence[order:].max() < 0.5 * slope.influence[:order].min()
 
 
+@pytest.mark.slow
 def test_a_model_of_fresh_chains_remembers_as_long_as_bayes_does():
     """The sample run `icl` reads chains of order 1 whose rows are unknown: the exact predictor counts, far back."""
     lm = LM.load(Path(__file__).parents[2] / "sample_runs" / "icl")

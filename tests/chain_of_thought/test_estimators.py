@@ -67,6 +67,7 @@ def test_crossing_of_few_problems_is_finite_or_missing(seed: int) -> None:
         assert np.isnan(value) or 1 <= value <= n
 
 
+@pytest.mark.slow
 def test_crossing_intervals_cover() -> None:
     rng, n, runs, hits = np.random.default_rng(2), 8, 250, 0.0
     grid = np.arange(1, n + 1)

@@ -80,6 +80,7 @@ def test_savings_are_known_for_known_curves() -> None:
         savings(at, first, first[:, :2], 0.8)
 
 
+@pytest.mark.slow
 def test_savings_intervals_cover() -> None:
     """Learning times from exponentials of scale 20 and 10: true savings of a half are covered in 93 to 97 %."""
     rng, at, runs, hits = np.random.default_rng(0), np.arange(0, 101, 2), 500, 0

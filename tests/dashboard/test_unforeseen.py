@@ -95,6 +95,7 @@ def test_a_page_answers_whatever_a_link_brings(show: Show, runs: Path, page: str
         assert app.subheader or app.caption or app.error, query
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "key"), list(product(["compare/page.py"], ["base", "aligned", "prompt", "position"])))
 def test_a_parameter_takes_any_value(show: Show, runs: Path, page: str, key: str):
     for value in VALUES:

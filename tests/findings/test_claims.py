@@ -63,6 +63,7 @@ def test_the_optimum_is_where_the_run_logged_it(cheap: dict[str, Finding]):
     assert f"dpo-agreeable is {logged:.2f}" in cheap["optimum"].said
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_nothing_is(tmp_path: Path):
     """The base in the place of every trained model, the honest reward model in that of the agreeable one."""
     names = {"base": "base", "dpo-agreeable": "base", "dpo-honest": "base", "rlhf": "base", "rlhf-weak-kl": "base"}
@@ -82,6 +83,7 @@ def test_nothing_is_found_where_nothing_is(tmp_path: Path):
     assert found["optimum"].value == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_equal_models_differ_in_nothing(tmp_path: Path):
     root = copied(tmp_path, base="base", **{"dpo-agreeable": "base", "dpo-honest": "base", "rlvr": "base"})
     for each in findings(Bench(root, n=12), choose_claims(("sycophancy", "reasoning"))):

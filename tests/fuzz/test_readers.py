@@ -65,6 +65,7 @@ def fault(fmt: Format, made: Path) -> str | None:
     return f"{time.process_time() - start:.1f} s" if time.process_time() - start > SECONDS else None
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800 + COUNT)
 @pytest.mark.parametrize("fmt", FORMATS, ids=[fmt.name for fmt in FORMATS])
 def test_a_damaged_file_is_read_or_refused_in_one_sentence(

@@ -248,6 +248,7 @@ def test_the_interval_of_the_phase_correlation_covers_zero_in_95_percent_of_inde
     assert 0.93 <= hits / 2000 <= 0.97
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_distance_covers_its_mean_in_95_percent_of_samples() -> None:
     """Of who counts labels, over 4,000 maps that stand for all of them; documents are drawn, their positions belong."""
     documents = pair_documents(WORLD, "map", 4000, 0)
@@ -291,6 +292,7 @@ def test_olsson_of_who_copies_and_of_who_knows_nothing() -> None:
     np.testing.assert_allclose(losses["late"] - losses["early"], 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_random_models_show_nothing_on_average() -> None:
     """Of one model the intervals speak of texts alone; over models drawn at random every effect has mean zero."""
     olsson, gaps = [], []

@@ -50,6 +50,7 @@ def _quiet():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HERE)
 @torch.no_grad()
 def test_completions_and_samples_have_the_numbers_that_each_has_alone(kind: str, monkeypatch: pytest.MonkeyPatch):

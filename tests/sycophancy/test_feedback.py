@@ -314,6 +314,7 @@ def test_whole_experiment_with_a_model_as_judge(lm: LM, short: None, tmp_path: P
     assert find_experiment("sycophancy").version == 2
 
 
+@pytest.mark.slow
 def test_the_intervals_cover() -> None:
     """Of 64 texts: in 95 % they hold the true shift, the true difference, and 1/2 where there is no shift."""
     rng = np.random.default_rng(3)

@@ -336,6 +336,7 @@ def test_random_weights_prefer_nothing(lm: LM, tmp_path: Path) -> None:
         assert result.value(name, "ci_low") <= 0.5 <= result.value(name, "ci_high"), name
 
 
+@pytest.mark.slow
 def test_the_coverage_of_the_balanced_share(monkeypatch: pytest.MonkeyPatch) -> None:
     from probe import stats as resampling
 

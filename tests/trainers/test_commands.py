@@ -158,6 +158,7 @@ def registry() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_samples_are_made_kept_and_resumed(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["samples", "--out", str(tmp_path / "s"), "--no-experiments"]

@@ -274,6 +274,7 @@ def test_a_folder_that_goes_while_it_trains_stops_training(
     assert not Path(config.out).exists()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_to_the_same_bits(make: Make) -> None:
     """SIGKILL once there are metrics, and again after a resume, at moments that differ between test runs."""
     quick: dict[str, Any] = {"steps": 24, "save_every": 3, "log_every": 2}
@@ -321,6 +322,7 @@ def test_two_processes_give_the_losses_of_one(method: str, configs: Callable[...
     assert made.captures().steps == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_torchrun_gives_the_losses_of_one_process(world_run: Path, tmp_path: Path) -> None:
     """From the command line. (`accelerate launch --cpu` starts a single process, whatever number it is given.)"""
     quick: dict[str, Any] = {"steps": 3, "accumulation": 2, "batch_size": 8, "pairs": 30, "log_every": 1}

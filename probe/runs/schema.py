@@ -234,8 +234,10 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A headline figure; what is no finite number is missing."""
-    return row | {name: number(name, row.get(name)) for name in HEADLINE[1:]}
+    """A headline figure; what is no finite number is missing, and so is an n that tables cannot hold."""
+    n = row.get("n")
+    n = None if isinstance(n, bool) or not _fits(n, int | float) else n
+    return row | {name: number(name, row.get(name)) for name in HEADLINE[1:-1]} | {"n": number("n", n)}
 
 
 def _is_headline(row: Any) -> bool:

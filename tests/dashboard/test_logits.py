@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.state import Visit
 from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
 from probe.logits.trained import kl_over_training, neurons_over_training, promoted_over_training
@@ -116,7 +117,7 @@ def test_the_url_brings_a_view_back(show: Show, runs: Path, finding: Say):
 
 def test_choices_are_told_again_where_the_run_that_told_them_was_broken_off(show: Show, runs: Path) -> None:
     """After Back: the browser begins a run of its own before the page has drawn what it was told."""
-    state = {"_page": "logits", "_choices": {"logits": {"log_position": ["3"]}}, "_returned": time.monotonic()}
+    state = {"_visit": Visit("logits", time.monotonic(), {"logits": {"log_position": ["3"]}})}
     app = show(runs, page=PAGE, state=state)
     assert app.number_input(key="log_position").value == 3
     app.number_input(key="log_position").set_value(5).run()

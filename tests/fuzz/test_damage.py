@@ -162,6 +162,16 @@ def test_a_run_with_a_damaged_entry_hides_no_other(
     assert f"damaged entry `{entry}`" in " ".join(said.out.split())
 
 
+@pytest.mark.parametrize("n", [2**63, True, float("inf")])
+def test_a_headline_without_a_count_is_shown(tmp_path: Path, n: Any):
+    path = formats.run(tmp_path)
+    edit(path / "run.json", headline=[{**formats.HEADLINE[0], "n": n}, *formats.HEADLINE[1:]])
+    found = open_run(path).headline
+    assert found["value"].notna().all()
+    assert found["n"].fillna(-1).tolist() == [-1, 40]
+    formats.sent(found)
+
+
 def test_a_headline_without_a_finite_value_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture):
     path = formats.run(tmp_path)
     text = (path / "run.json").read_text()

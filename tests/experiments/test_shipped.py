@@ -1,0 +1,35 @@
+"""The results that come with the sample runs still say what their items say: a metric that changed its meaning is seen."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probe import Result
+from probe.experiments.metrics import summarise
+from probe.experiments.registry import find_experiment
+
+FILES = sorted((Path(__file__).parents[2] / "sample_runs").glob("*/results/*-*/result.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=[f"{file.parents[2].name}-{file.parent.name}" for file in FILES])
+def test_a_summary_is_that_of_its_items(file: Path) -> None:
+    """Values and ends of intervals to 1e-6: the same resamples are drawn, and processors round differently.
+
+    Rows that an experiment measures beside its items (phases of the training of `icl`) stand in the tables.
+    """
+    result = Result.load(file.parent)
+    stored = result.summary.set_index("metric")
+    found = summarise(find_experiment(result.name).metrics, result.items, seed=result.meta["seed"]).set_index("metric")
+    assert len(found)
+    assert set(found.index) <= set(stored.index)
+    stored = stored.loc[found.index]
+    assert found["n"].tolist() == stored["n"].tolist()
+    for column in ("value", "ci_low", "ci_high"):
+        np.testing.assert_allclose(found[column], stored[column].astype(float), rtol=0, atol=1e-6, err_msg=column)
+
+
+def test_every_experiment_has_one() -> None:
+    names = {Result.load(file.parent).name for file in FILES}
+    assert names >= {"chain_of_thought", "continual", "hallucination", "in_context", "retrieval", "sycophancy"}

@@ -1,4 +1,4 @@
-"""The results that come with the sample runs still say what their items say: a metric that changed its meaning is seen."""
+"""The results that come with the sample runs say what their items say: a metric that changes its meaning is seen."""
 
 from pathlib import Path
 

@@ -161,7 +161,7 @@ def base_ref(directory: Path, base: str) -> str:
 
 
 def base_name(ref: str, directory: Path | None) -> str:
-    """What an adapter's configuration says of the model that was loaded as `ref` from `directory`: hub id or path."""
+    """The base model that an adapter's configuration names: the hub id `ref`, or the path of `directory`."""
     if directory is None:
         raise ModelError("An adapter needs a base that lies on disk or on the hub: save the model first and load it.")
     hub = not Path(ref).expanduser().exists() and "snapshots" in directory.parts

@@ -84,10 +84,10 @@ class Rotary:
 
     @staticmethod
     def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-        first, second = turning.chunk(2, dim=-1)
-        turned = turning * cos + torch.cat([-second, first], dim=-1) * sin
-        return torch.cat([turned, still], dim=-1) if still.shape[-1] else turned
+        rotary, unrotated = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+        first, second = rotary.chunk(2, dim=-1)
+        rotated = rotary * cos + torch.cat([-second, first], dim=-1) * sin
+        return torch.cat([rotated, unrotated], dim=-1) if unrotated.shape[-1] else rotated
 
 
 @dataclass(frozen=True)
@@ -270,10 +270,10 @@ def refusal(lm: LM, why: str) -> ModelError:
 
 
 def _part(lm: LM, owner: Any, name: str) -> Any:
-    found = getattr(owner, name, None)
-    if found is None:
+    part = getattr(owner, name, None)
+    if part is None:
         raise refusal(lm, f"it has no part {name!r} where they expect one")
-    return found
+    return part
 
 
 def _bias(bias: Tensor | None, like: Tensor) -> Tensor:

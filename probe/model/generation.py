@@ -162,8 +162,8 @@ class Generation:
     def text(self) -> list[str]:
         """Each sample as text without special tokens."""
         different = {tuple(ids) for ids in self.ids}
-        said = {ids: self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in different}
-        return [said[tuple(ids)] for ids in self.ids]
+        texts = {ids: self.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in different}
+        return [texts[tuple(ids)] for ids in self.ids]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -248,11 +248,11 @@ def generate(
         if logits is None and not (can_cache(model) and _sound(model, max(map(len, ids)) + max(room))):
             logits = partial(whole_logits, model)
         run = _cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
-        drawn = _loop(run, sampling, chances, room, n, ends, pad_id(tokenizer), top_logprobs)
+        samples = _loop(run, sampling, chances, room, n, ends, pad_id(tokenizer), top_logprobs)
     finally:
         if training:
             model.train()
-    return Generation(prompts=texts, prompt_ids=ids, n=n, tokenizer=tokenizer, **drawn)
+    return Generation(prompts=texts, prompt_ids=ids, n=n, tokenizer=tokenizer, **samples)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -279,7 +279,7 @@ def _loop(
     logits = next(run)
     device, count = logits.device, len(room)
     chance = torch.from_numpy(chances).to(device)
-    left = torch.tensor(room, device=device)
+    remaining = torch.tensor(room, device=device)
     end = torch.tensor(ends, dtype=torch.long, device=device)
     rows = torch.arange(count, device=device)  # the samples that go on
     context = rows // n  # the row of the logits that each of them reads
@@ -291,13 +291,13 @@ def _loop(
         probabilities = logprobs.exp()
         entropy = -(probabilities * logprobs.clamp(min=-1e9)).sum(-1)
         chosen = sampling.draw(probabilities[context], chance[rows, step])
-        found = [(torch.ones_like(finished[rows]), 0), (chosen, padding), (logprobs[context, chosen], 0)]
-        found.append((entropy[context], 0))
-        found += [(best[context], 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
-        columns.append(tuple(_spread(values, rows, count, fill) for values, fill in found))
+        fields = [(torch.ones_like(finished[rows]), 0), (chosen, padding), (logprobs[context, chosen], 0)]
+        fields.append((entropy[context], 0))
+        fields += [(best[context], 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
+        columns.append(tuple(_spread(values, rows, count, fill) for values, fill in fields))
         ended = (chosen[:, None] == end).any(-1)
         finished[rows] = ended
-        on = ~ended & (left[rows] > step + 1)
+        on = ~ended & (remaining[rows] > step + 1)
         rows, context, chosen = rows[on], context[on], chosen[on]
         if not len(rows):
             break
@@ -324,13 +324,13 @@ def _spread(values: Tensor, rows: Tensor, count: int, fill: int) -> Tensor:
 def _cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
     """Logits [M V] of the next token, from one pass over each prompt and then one token a step."""
     device = model.device
-    ids, seen = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
+    ids, prompt_mask = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
     cache = DynamicCache(config=model.config)
-    inputs = {"attention_mask": seen.long(), "position_ids": positions(seen), "past_key_values": cache}
+    inputs = {"attention_mask": prompt_mask.long(), "position_ids": positions(prompt_mask), "past_key_values": cache}
     output = forward(model, ids, keep=1, use_cache=True, **inputs)
     cache = output.past_key_values
-    lengths = seen.sum(1)[:, None]
-    mask = torch.cat([seen, seen.new_ones(len(seen), steps)], dim=1).long()
+    lengths = prompt_mask.sum(1)[:, None]
+    mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_mask), steps)], dim=1).long()
     last = (context_length(model) or 2**31) - 1
     for step in range(steps):
         chosen, parents = yield output.logits[:, 0]
@@ -357,9 +357,9 @@ def _sound(model: PreTrainedModel, width: int) -> bool:
             parents = torch.tensor([0, 0, 1], device=model.device)
             for step in FORCED:
                 tokens = torch.tensor(step, device=model.device)
-                found = run.send((tokens, parents))
+                logits = run.send((tokens, parents))
                 parents = torch.arange(len(step), device=model.device)
-            return found.log_softmax(-1).flatten()
+            return logits.log_softmax(-1).flatten()
 
         return values
 

@@ -1,4 +1,4 @@
-"""Hooks on demand: a TransformerBridge that shares the model's parameters, and whether what it shows can be trusted.
+"""Hooks on demand: a TransformerBridge that shares the model's parameters, and whether its activations can be trusted.
 
 `boot_transformers(hf_model=...)` would change the module in place and make it twice as slow. Here the tree of modules
 is copied and the parameters are not, so that the plain module trains and samples while the bridge (`LM.bridge`) looks
@@ -30,7 +30,7 @@ from probe.model.text import forward, pad_id, text_ids
 
 
 class HookWarning(UserWarning):
-    """What hooks show is not what the model does."""
+    """The hooked model computes other logits than the plain one."""
 
 
 HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
@@ -73,10 +73,10 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     except torch.OutOfMemoryError:
         raise
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as failure:
-        why = " ".join(str(failure).split()).partition(". ")[0][:200] or type(failure).__name__
+        reason = " ".join(str(failure).split()).partition(". ")[0][:200] or type(failure).__name__
         raise ModelError(
             f"This {type(model).__name__} cannot be hooked, since transformer-lens does not follow its configuration "
-            f"({why}): training, sampling and log-probabilities work, hooks and lenses need another model."
+            f"({reason}): training, sampling and log-probabilities work, hooks and lenses need another model."
         ) from failure
     for module in bridge.modules():
         if "_pattern" in vars(module):  # transformer-lens leaves each block's last pattern there and never reads it
@@ -90,10 +90,10 @@ def _scale_as_the_model_does(module: Any) -> None:
     scaling = getattr(getattr(module, "original_component", None), "scaling", None)
     if not isinstance(module, JointQKVAttentionBridge) or scaling is None or module.config is None:
         return
-    usual = float(module.config.d_head) ** -0.5
+    default = float(module.config.d_head) ** -0.5
     if getattr(module.config, "scale_attn_by_inverse_layer_idx", False) and module._layer_idx is not None:
-        usual /= module._layer_idx + 1
-    factor = scaling / usual
+        default /= module._layer_idx + 1
+    factor = scaling / default
     if abs(factor - 1) > 1e-6:
         masked = module._apply_reconstruct_attention_mask
 

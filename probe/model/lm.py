@@ -147,12 +147,12 @@ class LM:
         from probe.model.hooks import build_bridge, fused, refresh, signature
 
         with self._bridge_lock:
-            now = signature(self.model)
-            if self._bridge is None or self._bridge[1] != now:
+            current = signature(self.model)
+            if self._bridge is None or self._bridge[1] != current:
                 if self._hooked:
                     raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
                 built = build_bridge(self.model, self.tokenizer)
-                self._bridge = built, now, fused(built)
+                self._bridge = built, current, fused(built)
             bridge, _, projections = self._bridge
             refresh(bridge, projections, self.model.training)
             return bridge
@@ -379,26 +379,26 @@ def _require_model(model: Any) -> PreTrainedModel:
     Raises:
         ModelError: it is something else; the message says what is missing.
     """
-    found = bare(model)
-    name = type(found).__name__
-    wanted = "give a causal language model of transformers, such as AutoModelForCausalLM.from_pretrained makes"
-    if isinstance(found, PreTrainedTokenizerBase):
+    module = bare(model)
+    name = type(module).__name__
+    remedy = "give a causal language model of transformers, such as AutoModelForCausalLM.from_pretrained makes"
+    if isinstance(module, PreTrainedTokenizerBase):
         raise ModelError(f"The model is a tokenizer ({name}): give the model first, then the tokenizer.")
-    if isinstance(found, str | Path):
-        raise ModelError(f"The model is the text {str(found)!r}: probe.LM.load loads a model by its name or folder.")
-    if not isinstance(found, nn.Module):
-        raise ModelError(f"The model is a {name} and no module of torch: {wanted}.")
-    config = getattr(found, "config", None)
+    if isinstance(module, str | Path):
+        raise ModelError(f"The model is the text {str(module)!r}: probe.LM.load loads a model by its name or folder.")
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"The model is a {name} and no module of torch: {remedy}.")
+    config = getattr(module, "config", None)
     if not isinstance(config, PreTrainedConfig):
-        raise ModelError(f"The model {name} has no configuration of transformers in `.config`: {wanted}.")
+        raise ModelError(f"The model {name} has no configuration of transformers in `.config`: {remedy}.")
     if config.is_encoder_decoder:
-        raise ModelError(f"The model {name} has an encoder, and probe reads models of a decoder alone: {wanted}.")
-    if getattr(found, "get_output_embeddings", lambda: None)() is None:
+        raise ModelError(f"The model {name} has an encoder, and probe reads models of a decoder alone: {remedy}.")
+    if getattr(module, "get_output_embeddings", lambda: None)() is None:
         raise ModelError(
-            f"The model {name} has no output layer that gives logits of tokens: {wanted}; a reward model is loaded by "
+            f"The model {name} has no output layer that gives logits of tokens: {remedy}; a reward model is loaded by "
             "probe.RewardModel.load or probe.model.rewards.analysable."
         )
-    return found
+    return module
 
 
 def _require_tokenizer(tokenizer: Any) -> PreTrainedTokenizerBase:

@@ -77,14 +77,14 @@ def require_causal(directory: Path) -> None:
     causal = _classes(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config)
     saved = config.get("architectures") or sorted(causal)
     if config.get("is_encoder_decoder") or not causal.intersection(saved):
-        what = saved[0] if saved else config["model_type"]
-        if what in reward_classes(config):
+        name = saved[0] if saved else config["model_type"]
+        if name in reward_classes(config):
             raise ModelError(
-                f"`{directory}` holds a {what}, which scores texts and does not continue them: load it with "
+                f"`{directory}` holds a {name}, which scores texts and does not continue them: load it with "
                 "`probe.RewardModel.load`, or give the model that it was trained from."
             )
         raise ModelError(
-            f"`{directory}` holds a {what}, which does not continue texts: give a causal language model such as "
+            f"`{directory}` holds a {name}, which does not continue texts: give a causal language model such as "
             "LlamaForCausalLM or GPT2LMHeadModel."
         )
 
@@ -102,13 +102,13 @@ def require_reward(directory: Path) -> None:
     """Raise a ModelError unless the configuration in `directory` is that of a decoder with one score."""
     config = read_config(directory)
     classes = reward_classes(config)
-    saved = config.get("architectures") or []
+    architectures = config.get("architectures") or []
     known = config.get("id2label") or (0, 1)
     labels = config.get("num_labels", len(known) if isinstance(known, dict | tuple) else repr(known))
-    if not classes.intersection(saved):
-        what = saved[0] if saved else config["model_type"]
+    if not classes.intersection(architectures):
+        name = architectures[0] if architectures else config["model_type"]
         raise ModelError(
-            f"`{directory}` holds a {what}, which gives texts no score: give a reward model (the run of `probe train "
+            f"`{directory}` holds a {name}, which gives texts no score: give a reward model (the run of `probe train "
             "reward-model`, or a decoder for sequence classification with one label such as "
             "LlamaForSequenceClassification)."
         )
@@ -144,10 +144,10 @@ def read_reward_model(directory: Path, dtype: torch.dtype | None, device: torch.
     return model
 
 
-def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
+def _read(auto: Any, label: str, directory: Path, dtype: torch.dtype | None, device: torch.device) -> PreTrainedModel:
     kind = dtype or (torch.float32 if device.type == "cpu" else "auto")
-    _check_sizes(auto, what, directory)
-    with _loading(what, directory), _no_progress_bar():
+    _check_sizes(auto, label, directory)
+    with _loading(label, directory), _no_progress_bar():
         model, info = auto.from_pretrained(
             directory,
             dtype=kind,
@@ -160,15 +160,15 @@ def _read(auto: Any, what: str, directory: Path, dtype: torch.dtype | None, devi
     if lacking:
         raise ModelError(
             f"The weights in `{directory}` lack {len(lacking)} tensors of the model (such as {lacking[0]}): they are "
-            f"not those of a whole {what}, so save or fetch it again."
+            f"not those of a whole {label}, so save or fetch it again."
         )
     return model.to(device).eval()
 
 
-def _loading(what: str, directory: Path) -> AbstractContextManager[None]:
+def _loading(label: str, directory: Path) -> AbstractContextManager[None]:
     """Around a call of transformers that reads a model."""
     return foreign(
-        lambda reason: ModelError(f"`{directory}` cannot be loaded as a {what} ({reason}): fix it or use another.")
+        lambda reason: ModelError(f"`{directory}` cannot be loaded as a {label} ({reason}): fix it or use another.")
     )
 
 
@@ -178,38 +178,38 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         ModelError: a file is broken.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     for file in sorted(directory.glob("*.safetensors")):
         if file.name in TRAINER_STATE:
             continue
-        with foreign(_broken(directory)), safe_open(file, "pt") as held:
-            found |= {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
-    return found
+        with foreign(_broken(directory)), safe_open(file, "pt") as weights:
+            sizes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    return sizes
 
 
 def _broken(directory: Path) -> Callable[[str], ModelError]:
     return lambda reason: ModelError(f"The weights in `{directory}` are broken ({reason}): copy or fetch them again.")
 
 
-def _check_sizes(auto: Any, what: str, directory: Path) -> None:
+def _check_sizes(auto: Any, label: str, directory: Path) -> None:
     """Raise a ModelError where the configuration describes a model beyond the weights that lie beside it.
 
     Building it could take all memory or never end, so its size is known before: the layers are counted in the
     configuration as it was written, the elements on the meta device, which has no memory.
     """
-    held = shapes(directory)
+    sizes = shapes(directory)
     for name, value in _entries(read_config(directory)):
         if isinstance(value, float) and math.isnan(value):
             raise ModelError(
                 f"`{directory / 'config.json'}` says {name} NaN, which is no number: use the config.json that belongs"
                 " to the weights."
             )
-        if type(value) is int and COUNTED.fullmatch(name) and not 0 <= value <= max(len(held), 1):
+        if type(value) is int and COUNTED.fullmatch(name) and not 0 <= value <= max(len(sizes), 1):
             raise ModelError(
-                f"`{directory / 'config.json'}` says {name} {value:,} and the weights have {len(held):,} tensors: use "
+                f"`{directory / 'config.json'}` says {name} {value:,} and the weights have {len(sizes):,} tensors: use "
                 "the config.json that belongs to them."
             )
-    with _loading(what, directory):
+    with _loading(label, directory):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # refused below
@@ -220,7 +220,7 @@ def _check_sizes(auto: Any, what: str, directory: Path) -> None:
             f"`{directory / 'config.json'}` gives `{empty}` no elements, as it has a size of 0: use the config.json"
             " that belongs to the weights."
         )
-    have = sum(math.prod(shape) for shape in held.values())
+    have = sum(math.prod(shape) for shape in sizes.values())
     need = max(sum(each.numel() for each in part) for part in (model.parameters(), model.buffers()))
     packed = 16 if getattr(config, "quantization_config", None) else 2
     if need > packed * have + SPARE:
@@ -281,7 +281,7 @@ def write(
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A module tree of its own over the same parameters and buffers: what is done to one tree leaves the other be."""
+    """A separate module tree over the same parameters and buffers: hooks and modes of one do not reach the other."""
     shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     own = copy.deepcopy(model, shared)
     for module in own.modules():  # what TRL and accelerate put there may run the tree that it was made for

@@ -77,7 +77,7 @@ class Law:
         return self.pieces[self.holds[name]].kind if name in self.holds else "constant"
 
     def working(self, batch: int, length: int, itemsize: int) -> int:
-        """Bytes that come and go while one layer is computed: an upper bound (see PATTERNS)."""
+        """Bytes of temporary tensors while one layer is computed: an upper bound (see PATTERNS)."""
         blocks: dict[int | None, list[str]] = {}
         for name in self.holds:
             blocks.setdefault(block_of(name), []).append(name)
@@ -180,17 +180,17 @@ def _available(file: Path) -> int | None:
 
 def _left(folder: Path) -> int | None:
     """What a control group's limit leaves, file pages that can be dropped counted as free; None without a limit."""
-    for limit, used, stat, droppable in (
+    for limit, current, stat, droppable in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
     ):
         try:
-            most, now = (folder / limit).read_text().strip(), int((folder / used).read_text())
+            bound, usage = (folder / limit).read_text().strip(), int((folder / current).read_text())
             rows = dict(line.split() for line in (folder / stat).read_text().splitlines())
         except (OSError, ValueError):
             continue
-        if most.isdigit():
-            return max(0, int(most) - now + int(rows.get(droppable, 0)))
+        if bound.isdigit():
+            return max(0, int(bound) - usage + int(rows.get(droppable, 0)))
     return None
 
 
@@ -233,7 +233,7 @@ class Preflight:
     logits: int
     """Bytes of the logits, where no kept activation is them."""
     working: int
-    """Bytes that come and go while one layer is computed: an upper bound."""
+    """Bytes of temporary tensors while one layer is computed: an upper bound."""
     free: int | None
     """Bytes that are free now; None where the system does not say."""
     budget: int | None
@@ -317,26 +317,26 @@ def preflight(
             f"batch={batch}, length={length} and budget={budget} were given for a capture: give positive numbers."
         )
     law = growth_law(lm)
-    kept = tuple(law.holds) if names is None else (names,) if isinstance(names, str) else tuple(names)
-    kept = tuple(name for name in kept if name != LOGITS)
-    check_names(lm.bridge, kept)
+    captured = tuple(law.holds) if names is None else (names,) if isinstance(names, str) else tuple(names)
+    captured = tuple(name for name in captured if name != LOGITS)
+    check_names(lm.bridge, captured)
     free = free_bytes(lm.device)
     room = int(KEEP * free) if budget is None and free is not None else budget
-    parts = _parts(law, kept, batch, length, lm.dtype.itemsize)
+    parts = _parts(law, captured, batch, length, lm.dtype.itemsize)
     short = room is not None and sum(parts) > room
-    streams = lm.model._can_set_attn_implementation() and any(law.kind(name) == "quadratic" for name in kept)
+    streams = lm.model._can_set_attn_implementation() and any(law.kind(name) == "quadratic" for name in captured)
     return Preflight(
-        names=kept,
+        names=captured,
         batch=batch,
         length=length,
-        bytes={name: law.size([name], batch, length) for name in kept},
-        growth={name: law.kind(name) for name in kept},
+        bytes={name: law.size([name], batch, length) for name in captured},
+        growth={name: law.kind(name) for name in captured},
         cache=parts[0],
         logits=parts[1],
         working=parts[2],
         free=free,
         budget=room,
-        offers=_offers(law, kept, batch, length, lm.dtype.itemsize, room) if short and room is not None else (),
+        offers=_offers(law, captured, batch, length, lm.dtype.itemsize, room) if short and room is not None else (),
         instead="read the attention with `attention_statistics`, which keeps no pattern" if short and streams else "",
     )
 
@@ -356,7 +356,7 @@ def require_room(
 
 
 def _parts(law: Law, names: Sequence[str], batch: int, length: int, itemsize: int) -> tuple[int, int, int]:
-    """Bytes of the activations, of the logits beside them, and of what comes and goes."""
+    """Bytes of the activations, of the logits in addition to them, and of temporary tensors."""
     cache = law.size(names, batch, length)
     return cache, law.size([*names, LOGITS], batch, length) - cache, law.working(batch, length, itemsize)
 
@@ -364,9 +364,9 @@ def _parts(law: Law, names: Sequence[str], batch: int, length: int, itemsize: in
 def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize: int, room: int) -> tuple[Capture, ...]:
     """Smaller captures that fit: without quadratic names, of fewer texts, of fewer layers, of a shorter text."""
 
-    def capture(what: str, kept: Sequence[str], texts: int, tokens: int) -> Capture | None:
-        total = sum(_parts(law, kept, texts, tokens, itemsize))
-        return Capture(what, tuple(kept), texts, tokens, total) if total <= room else None
+    def capture(advice: str, captured: Sequence[str], texts: int, tokens: int) -> Capture | None:
+        total = sum(_parts(law, captured, texts, tokens, itemsize))
+        return Capture(advice, tuple(captured), texts, tokens, total) if total <= room else None
 
     def layers(count: int) -> list[str]:
         return [name for name in names if (block := block_of(name)) is None or block in depth[:count]]
@@ -374,16 +374,16 @@ def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize:
     depth = sorted({block for name in names if (block := block_of(name)) is not None})
     linear = [name for name in names if law.kind(name) != "quadratic"]
     texts = _largest(batch - 1, lambda count: capture("", names, count, length) is not None)
-    deep = _largest(len(depth) - 1, lambda count: capture("", layers(count), batch, length) is not None)
+    size = _largest(len(depth) - 1, lambda count: capture("", layers(count), batch, length) is not None)
     tokens = _largest(length - 1, lambda count: capture("", names, batch, count) is not None)
     without = "leave out attention scores and patterns, which grow with the square of the text"
-    found = [
+    offers = [
         capture(without, linear, batch, length) if 0 < len(linear) < len(names) else None,
         capture(f"capture {texts} of the {batch} texts at a time", names, texts, length) if texts else None,
-        capture(f"capture {deep} of the {len(depth)} layers at a time", layers(deep), batch, length) if deep else None,
+        capture(f"capture {size} of the {len(depth)} layers at a time", layers(size), batch, length) if size else None,
         capture(f"shorten the text to {tokens:,} tokens", names, batch, tokens) if tokens else None,
     ]
-    return tuple(sorted(filter(None, found), key=lambda offer: -offer.total))
+    return tuple(sorted(filter(None, offers), key=lambda offer: -offer.total))
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

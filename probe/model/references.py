@@ -84,14 +84,14 @@ def split_readout(ref: str) -> tuple[str, Readout | None]:
     Raises:
         ModelError: there is no such readout.
     """
-    base, sign, asked = ref.rpartition("#")
+    base, sign, name = ref.rpartition("#")
     if not sign or os.path.exists(os.path.expanduser(ref)):
         return ref, None
     for readout in get_args(Readout):
-        if asked == readout:
+        if name == readout:
             return base, readout
     raise ModelError(
-        f"`{brief(ref)}` asks for the readout {brief(asked)!r}: give one of {', '.join(get_args(Readout))}, or none."
+        f"`{brief(ref)}` asks for the readout {brief(name)!r}: give one of {', '.join(get_args(Readout))}, or none."
     )
 
 
@@ -187,13 +187,13 @@ def _checked_adapter(directory: Path) -> Path:
 def _checkpoint(run: Path, step: str) -> Path:
     """The checkpoint of `step` in `run`, or the latest one."""
     folder = run / "checkpoints"
-    saved = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()} if folder.is_dir() else {}
-    if not saved:
+    checkpoints = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()} if folder.is_dir() else {}
+    if not checkpoints:
         raise ModelError(f"The run `{run}` has no checkpoints: train it on, or name another run.")
-    if step and int(step) not in saved:
-        steps = ", ".join(map(str, sorted(saved)[-12:]))
+    if step and int(step) not in checkpoints:
+        steps = ", ".join(map(str, sorted(checkpoints)[-12:]))
         raise ModelError(f"The run `{run}` has no checkpoint of step {int(step)}: it has those of steps {steps}.")
-    return saved[int(step) if step else max(saved)]
+    return checkpoints[int(step) if step else max(checkpoints)]
 
 
 def _owner(directory: Path) -> Path | None:
@@ -209,7 +209,7 @@ def _file_message(path: Path) -> str:
 
 
 def cached(name: str, revision: str | None = None) -> Path | None:
-    """The snapshot of a hub id in the hub's cache on this machine, or None; nothing is asked of the network."""
+    """The snapshot of a hub id in the hub's cache on this machine, or None; no network access."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -3,7 +3,7 @@
 The completions of a group (GRPO, RSFT) and the pair of DPO repeat one prompt. It is run once with gradients on: short
 ones as a tree in a row, with examples beside it that do not see it; long ones by repeating the prompt's keys and values
 for each completion. 24 prompts of 18 tokens with 8 completions of 8 tokens cost 1,776 token passes and not 4,992. A
-model whose attention cannot be told who sees whom gets a row for each completion.
+model whose attention takes no mask for pairs of tokens gets a row for each completion.
 
 A tree is a prompt followed by its completions. Each token sees the prompt and its own completion up to itself, none
 of the others; positions count along the branch. Trees that fit stand side by side in a row and do not see each other.
@@ -83,13 +83,13 @@ def lay_out(prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Layout:
 def _fit(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
     """Row and first column of each tree: the largest first, each into the first row that has room."""
     width = max(sizes, default=0)
-    rows, starts, filled = [0] * len(sizes), [0] * len(sizes), list[int]()
+    rows, starts, widths = [0] * len(sizes), [0] * len(sizes), list[int]()
     for tree in sorted(range(len(sizes)), key=lambda tree: -sizes[tree]):
-        row = next((row for row, used in enumerate(filled) if used + sizes[tree] <= width), len(filled))
-        if row == len(filled):
-            filled.append(0)
-        rows[tree], starts[tree] = row, filled[row]
-        filled[row] += sizes[tree]
+        row = next((row for row, used in enumerate(widths) if used + sizes[tree] <= width), len(widths))
+        if row == len(widths):
+            widths.append(0)
+        rows[tree], starts[tree] = row, widths[row]
+        widths[row] += sizes[tree]
     return rows, starts
 
 
@@ -146,7 +146,7 @@ class TokenLogprobs(NamedTuple):
     likeliest: Bool[Tensor, "N L"]
     """True where the token is the most probable one; false where masked."""
     readout: Float[Tensor, "N L"] | None = None
-    """What the head that was asked for says of the state the token was drawn from; 0 where masked; differentiable."""
+    """Output of the requested head at the state from which the token is predicted; 0 where masked; differentiable."""
 
 
 def completion_logprobs(
@@ -301,28 +301,28 @@ def _shared(
     readout: nn.Module | None,
 ) -> TokenLogprobs:
     """Prompts once, then the completions on their repeated keys and values."""
-    ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
     inputs: dict[str, Any] = {
-        "attention_mask": seen.long(),
-        "position_ids": positions(seen),
+        "attention_mask": prompt_mask.long(),
+        "position_ids": positions(prompt_mask),
         "past_key_values": DynamicCache(),
     }
     head = forward(model, ids, keep=1, use_cache=True, readout=readout, **inputs)
     logprobs = _log_softmax(head.logits[:, 0], temperature)
-    begun = mask[:, :1]
+    nonempty = mask[:, :1]
     first = TokenLogprobs(
-        values=logprobs[owner, targets[:, 0]][:, None].where(begun, 0),
-        mask=begun,
-        entropy=_entropy(logprobs)[owner][:, None].where(begun, 0),
-        likeliest=(logprobs.argmax(-1)[owner] == targets[:, 0])[:, None] & begun,
-        readout=None if readout is None else head.readout[owner].where(begun, 0),
+        values=logprobs[owner, targets[:, 0]][:, None].where(nonempty, 0),
+        mask=nonempty,
+        entropy=_entropy(logprobs)[owner][:, None].where(nonempty, 0),
+        likeliest=(logprobs.argmax(-1)[owner] == targets[:, 0])[:, None] & nonempty,
+        readout=None if readout is None else head.readout[owner].where(nonempty, 0),
     )
     if mask.shape[1] == 1:
         return first
     cache = _repeated(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
-    whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
-    where = positions(whole)[:, ids.shape[1] :]
-    inputs = {"attention_mask": whole.long(), "position_ids": where, "past_key_values": cache}
+    whole = torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1)
+    places = positions(whole)[:, ids.shape[1] :]
+    inputs = {"attention_mask": whole.long(), "position_ids": places, "past_key_values": cache}
     tail = forward(model, targets[:, :-1], use_cache=True, readout=readout, **inputs)
     rest = _packed(tail.logits, targets[:, 1:], mask[:, 1:], temperature, tail.readout)
     both = [[column for column in part if column is not None] for part in (first, rest)]
@@ -388,7 +388,7 @@ def _packed(
     temperature: float,
     readout: Float[Tensor, "N L"] | None = None,
 ) -> TokenLogprobs:
-    """What the logits say of the targets, at real tokens only; 0 elsewhere."""
+    """Log-probabilities of the targets, at real tokens only; 0 elsewhere."""
     return _spread(logits[mask], targets, mask, temperature, None if readout is None else readout[mask])
 
 
@@ -454,10 +454,10 @@ def token_states(
     lengths = mask.sum(-1)
     firsts = (lengths + 1).cumsum(0) - lengths
     keep = (firsts[:, None] + torch.arange(mask.shape[1]))[mask]
-    found = _states(model, prompts, completions, share_prompt, keep=keep)
-    mask = mask.to(found.device)
-    spread = torch.zeros(*mask.shape, found.shape[-1], dtype=found.dtype, device=found.device)
-    return spread.masked_scatter(mask[..., None], found), mask
+    states = _states(model, prompts, completions, share_prompt, keep=keep)
+    mask = mask.to(states.device)
+    spread = torch.zeros(*mask.shape, states.shape[-1], dtype=states.dtype, device=states.device)
+    return spread.masked_scatter(mask[..., None], states), mask
 
 
 def _states(
@@ -483,14 +483,14 @@ def _run(
     if branch:
         layout = lay_out(prompts, _ended(completions))
         ids, places, sources = layout.ids, layout.positions, layout.sources
-        seen = attention_mask(inner, layout.sees.to(device))
+        mask = attention_mask(inner, layout.sees.to(device))
     else:
         pairs = [(prompt, ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
         ids, real = pad([[*prompt, *completion] for prompt, completion in pairs], 0)
-        places, seen = positions(real), real.long().to(device)
+        places, mask = positions(real), real.long().to(device)
         columns = [(len(prompt) - 1, len(prompt) + len(completion)) for prompt, completion in pairs]
         sources = torch.tensor([row * ids.shape[1] + at for row, span in enumerate(columns) for at in range(*span)])
-    inputs = {"attention_mask": seen, "position_ids": places.to(device), "use_cache": False}
+    inputs = {"attention_mask": mask, "position_ids": places.to(device), "use_cache": False}
     known = arguments(inner.base_model)
     states = inner.base_model(input_ids=ids.to(device), **{k: v for k, v in inputs.items() if k in known})
     return states.last_hidden_state.flatten(0, 1)[sources[keep].to(device)]

@@ -1,4 +1,4 @@
-"""Whether a faster way of running completions gives what each gives alone: every model is asked, once a length.
+"""Whether a faster way of running completions gives what each gives alone: checked for every model, once a length.
 
 Masks and positions differ from model to model, and no configuration says which of them a model follows. So the first
 batch that would run prompts once, repeat keys and values, or pad is preceded by a small pass of known tokens, without
@@ -41,7 +41,7 @@ WAYS = {
 """The ways that are checked, in words."""
 _IMPOSSIBLE = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError, KeyError)
 
-_found: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
+_verdicts: WeakKeyDictionary[nn.Module, dict[tuple[str, int], bool]] = WeakKeyDictionary()
 _lock = threading.RLock()
 
 
@@ -63,7 +63,7 @@ def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measur
         model: a model of transformers, or a wrapper that holds one.
         way: one of `WAYS`; under this name the answer is kept, as long as the model is.
         width: tokens of the longest row.
-        quick: the way that is asked about.
+        quick: the faster way that is checked.
         alone: each completion with its own prompt.
     """
     inner = unwrap(model)
@@ -71,18 +71,18 @@ def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measur
     while size < width:
         size *= 2
     with _lock:
-        known = _found.setdefault(inner, {})
-        if (way, size) not in known:
-            sound = _agrees(inner, size, quick, alone)
-            if not sound and all(before for (name, _), before in known.items() if name == way):
+        checks = _verdicts.setdefault(inner, {})
+        if (way, size) not in checks:
+            passed = _agrees(inner, size, quick, alone)
+            if not passed and all(before for (name, _), before in checks.items() if name == way):
                 warnings.warn(_sentence(inner, way, size), SharingWarning, stacklevel=4)
-            known[way, size] = sound
-        return known[way, size]
+            checks[way, size] = passed
+        return checks[way, size]
 
 
 def left_out(model: nn.Module) -> list[str]:
     """The ways that were found to differ for a model so far, in words."""
-    return sorted({WAYS[way] for (way, _), sound in _found.get(unwrap(model), {}).items() if not sound})
+    return sorted({WAYS[way] for (way, _), sound in _verdicts.get(unwrap(model), {}).items() if not sound})
 
 
 def texts(vocabulary: int, size: int, limit: int | None) -> tuple[list[list[int]], list[list[list[int]]]]:
@@ -109,23 +109,23 @@ def texts(vocabulary: int, size: int, limit: int | None) -> tuple[list[list[int]
 def _agrees(inner: Any, size: int, quick: Measure, alone: Measure) -> bool:
     model = twin(inner).eval() if inner.training else inner
     vocabulary = min(len(inner.get_input_embeddings().weight), inner.config.get_text_config(decoder=True).vocab_size)
-    asked = texts(vocabulary, size, context_length(inner))
+    examples = texts(vocabulary, size, context_length(inner))
     with torch.autocast(inner.device.type, enabled=False):  # its rounding is no fault of a way
-        expected = alone(model, *asked).float()
+        expected = alone(model, *examples).float()
         try:
-            found = quick(model, *asked).float()
+            values = quick(model, *examples).float()
         except torch.OutOfMemoryError:
             raise
         except _IMPOSSIBLE:
             return False
-    told = expected.isfinite()  # a model whose numbers are none gives none in any way
-    if not torch.equal(told, found.isfinite()):
+    finite = expected.isfinite()  # a model whose numbers are none gives none in any way
+    if not torch.equal(finite, values.isfinite()):
         return False
-    found, expected = found[told], expected[told]
+    values, expected = values[finite], expected[finite]
     if not len(expected):
         return True
     share = EXACT if inner.dtype in (torch.float32, torch.float64) else ROUNDED
-    return float((found - expected).abs().max()) <= share * max(float(expected.std(correction=0)), 1e-6)
+    return float((values - expected).abs().max()) <= share * max(float(expected.std(correction=0)), 1e-6)
 
 
 def _sentence(inner: Any, way: str, size: int) -> str:

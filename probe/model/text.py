@@ -45,15 +45,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """`encode` of each text; many at once take a fraction of the time. Unknown words become the unknown token."""
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    begun = [bool(bos and text.startswith(bos)) for text in texts]
-    found: dict[str, list[int]] = {}
-    for known in set(begun):
-        part = list(dict.fromkeys(text for text, own in zip(texts, begun, strict=True) if own == known))
-        found |= zip(part, tokenizer(part, add_special_tokens=not known)["input_ids"], strict=True)
-    for text, ids in found.items():
+    has_bos = [bool(bos and text.startswith(bos)) for text in texts]
+    encodings: dict[str, list[int]] = {}
+    for present in set(has_bos):
+        part = list(dict.fromkeys(text for text, own in zip(texts, has_bos, strict=True) if own == present))
+        encodings |= zip(part, tokenizer(part, add_special_tokens=not present)["input_ids"], strict=True)
+    for text, ids in encodings.items():
         if eos is not None and ids[-1:] == [tokenizer.eos_token_id] and not text.rstrip().endswith(eos) and bos != eos:
             ids.pop()
-    return [list(found[text]) for text in texts]
+    return [list(encodings[text]) for text in texts]
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], answer: bool = False) -> str:
@@ -114,27 +114,27 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
 
     The unknown token written out counts as known.
     """
-    unknown, letters = tokenizer.unk_token_id, {"add_special_tokens": False}
-    if unknown is None or unknown not in tokenizer(text, **letters)["input_ids"]:
+    unknown_id, letters = tokenizer.unk_token_id, {"add_special_tokens": False}
+    if unknown_id is None or unknown_id not in tokenizer(text, **letters)["input_ids"]:
         return []
     if tokenizer.is_fast:
         read = tokenizer(text, return_offsets_mapping=True, **letters)
         ends = zip(read["input_ids"], read["offset_mapping"], strict=True)
-        found = [text[start:stop].strip() for token, (start, stop) in ends if token == unknown]
+        words = [text[start:stop].strip() for token, (start, stop) in ends if token == unknown_id]
     else:
-        found = [word for word in text.split() if unknown in tokenizer(word, **letters)["input_ids"]]
-    return [word for word in dict.fromkeys(found) if word and word != tokenizer.unk_token]
+        words = [word for word in text.split() if unknown_id in tokenizer(word, **letters)["input_ids"]]
+    return [word for word in dict.fromkeys(words) if word and word != tokenizer.unk_token]
 
 
 def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:
     """Words of the vocabulary that are near an unknown one: without its punctuation and capitals, or spelt alike."""
     special = set(tokenizer.all_special_tokens)
-    known = {token.strip("\u2581\u0120#") for token in tokenizer.get_vocab() if token not in special}
-    bare = word.strip(MARKS)
-    if not bare:
+    vocabulary = {token.strip("\u2581\u0120#") for token in tokenizer.get_vocab() if token not in special}
+    stripped = word.strip(MARKS)
+    if not stripped:
         return []
-    same = [form for form in (bare, bare.lower()) if form in known]
-    return same[:1] or get_close_matches(bare.lower(), sorted(known), n=2, cutoff=0.75)
+    same = [form for form in (stripped, stripped.lower()) if form in vocabulary]
+    return same[:1] or get_close_matches(stripped.lower(), sorted(vocabulary), n=2, cutoff=0.75)
 
 
 def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
@@ -208,32 +208,32 @@ Ids = Sequence[int]
 def forward(
     model: nn.Module, ids: Int[Tensor, "B T"], *, keep: int = 0, readout: nn.Module | None = None, **inputs: Any
 ) -> Any:
-    """One forward pass with the logits of the last `keep` positions (0: all), and with what `readout` says of them.
+    """One forward pass with the logits of the last `keep` positions (0: all), and the output of `readout` at them.
 
     Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
     """
     inner = unwrap(model)
-    known = arguments(inner)
-    if keep and "logits_to_keep" in known:
+    accepted = arguments(inner)
+    if keep and "logits_to_keep" in accepted:
         inputs["logits_to_keep"] = keep
-    with _read(inner, readout) as found:
-        output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in known})
+    with _read(inner, readout) as readings:
+        output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in accepted})
     output.logits = output.logits[:, -keep:]
-    output.readout = found[0][:, -keep:] if found else None
+    output.readout = readings[0][:, -keep:] if readings else None
     return output
 
 
 @contextmanager
 def _read(inner: Any, readout: nn.Module | None) -> Iterator[list[Float[Tensor, "B T"]]]:
-    """Inside, what `readout` says of the states that enter the unembedding, whatever the architecture calls it."""
-    found: list[Float[Tensor, "B T"]] = []
+    """Inside, the list collects the output of `readout` at the states that enter the unembedding."""
+    readings: list[Float[Tensor, "B T"]] = []
     if readout is None:
-        yield found
+        yield readings
         return
     unembedding = inner.get_output_embeddings()
-    handle = unembedding.register_forward_pre_hook(lambda _, states: found.append(readout(states[0]).float()))
+    handle = unembedding.register_forward_pre_hook(lambda _, states: readings.append(readout(states[0]).float()))
     try:
-        yield found
+        yield readings
     finally:
         handle.remove()
 

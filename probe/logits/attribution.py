@@ -133,26 +133,27 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
         ModelError: the parts do not add up: a norm after attention or MLP, capped logits, or an unknown architecture.
         DataError: an empty or too long text, or a target outside of it.
     """
-    read = text if isinstance(text, Reading) else read_parts(lm, text, target.position)
-    if read.position != target.position:
+    reading = text if isinstance(text, Reading) else read_parts(lm, text, target.position)
+    if reading.position != target.position:
         raise DataError(
-            f"The parts were read after token {read.position} and the target is at {target.position}: read them there."
+            f"The parts were read after token {reading.position} and the target is at {target.position}: read them"
+            " there."
         )
     answers = torch.tensor([[target.answer, -1 if target.against is None else target.against]])
-    z, mlps = [each[None] for each in read.z], [each[None] for each in read.mlps]
-    split = _split(lm, final_norm(lm, read.final[None]), read.embedding[None], z, mlps, answers)
-    posts = {layer: post[None] for layer, post in enumerate(read.posts) if post is not None}
+    z, mlps = [each[None] for each in reading.z], [each[None] for each in reading.mlps]
+    split = _split(lm, final_norm(lm, reading.final[None]), reading.embedding[None], z, mlps, answers)
+    posts = {layer: post[None] for layer, post in enumerate(reading.posts) if post is not None}
     neurons = neuron_shares(lm, posts, split.u, split.parts[:, :, -1])
     sources = []
-    for layer, (pattern, values) in enumerate(zip(read.pattern, read.values, strict=True)):
+    for layer, (pattern, values) in enumerate(zip(reading.pattern, reading.values, strict=True)):
         w_o, _ = output_weights(lm.bridge, layer)
         repeated = values.repeat_interleave(len(w_o) // values.shape[1], dim=1)
         sources.append(pattern * torch.einsum("she,he->hs", repeated, torch.einsum("hed,d->he", w_o, split.u[0])))
-    learned = 0.0 if read.learned is None else float(read.learned @ split.u[0])
-    found = Attribution(
-        tokens=pieces(lm.tokenizer, read.ids),
+    learned = 0.0 if reading.learned is None else float(reading.learned @ split.u[0])
+    attribution = Attribution(
+        tokens=pieces(lm.tokenizer, reading.ids),
         target=target,
-        total=float(value(read.logits[None, None], replace(target, position=0))[0]),
+        total=float(value(reading.logits[None, None], replace(target, position=0))[0]),
         embedding=float(split.embedding[0]) - learned,
         positions=learned,
         heads=split.parts[0, :, :-1].cpu().numpy(),
@@ -164,8 +165,8 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
         neurons=None if neurons is None else torch.cat([each.values for each in neurons]).cpu().numpy(),
         mlp_biases=None if neurons is None else torch.cat([each.bias for each in neurons]).cpu().numpy(),
     )
-    _require_sum(lm, found)
-    return found
+    _require_sum(lm, attribution)
+    return attribution
 
 
 def difference_table(base: Attribution, aligned: Attribution) -> pd.DataFrame:
@@ -228,18 +229,18 @@ def _split(
     column, constant = unembedding(lm, answers)
     u = norm.direction(column)
     rows = lm.model.get_output_embeddings().weight.detach().float() if k else column
-    wide = replace(norm, scale=norm.scale[:, None])
-    parts, biases, named = [], [], []
+    part_norm = replace(norm, scale=norm.scale[:, None])
+    parts, biases, extremes = [], [], []
     for layer, (mixed, mlp) in enumerate(zip(z, mlps, strict=True)):
         w_o, bias = output_weights(lm.bridge, layer)
         heads = torch.einsum("phe,hed->phd", mixed.reshape(len(mixed), *w_o.shape[:2]), w_o)
-        written = torch.cat([heads, mlp[:, None]], dim=1)
-        parts.append(torch.einsum("pnd,pd->pn", written, u))
+        outputs = torch.cat([heads, mlp[:, None]], dim=1)
+        parts.append(torch.einsum("pnd,pd->pn", outputs, u))
         biases.append(u.new_zeros(len(u)) if bias is None else u @ bias)
         if k:
-            change = wide(written) @ rows.T * output_scale(lm)
-            named.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
-    promoted = torch.stack(named, dim=1) if k else torch.empty(0, dtype=torch.long)
+            change = part_norm(outputs) @ rows.T * output_scale(lm)
+            extremes.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
+    promoted = torch.stack(extremes, dim=1) if k else torch.empty(0, dtype=torch.long)
     embedding, norm_bias = (first * u).sum(-1), column @ norm.shift
     return _Split(u, torch.stack(parts, 1), embedding, torch.stack(biases, 1), norm_bias, constant, promoted)
 
@@ -264,13 +265,13 @@ def rounding(lm: LM, size: float) -> float:
     return 1e-4 + 8 * torch.finfo(lm.dtype).eps * size
 
 
-def _require_sum(lm: LM, found: Attribution) -> None:
-    size = float(np.abs(found.table()["value"]).sum())
-    if not abs(found.sum - found.total) <= rounding(lm, size):
+def _require_sum(lm: LM, attribution: Attribution) -> None:
+    size = float(np.abs(attribution.table()["value"]).sum())
+    if not abs(attribution.sum - attribution.total) <= rounding(lm, size):
         raise ModelError(
-            f"The parts of the logit add up to {found.sum:.4f} and {type(lm.model).__name__} gives {found.total:.4f}: "
-            "it does more than add what heads and MLPs write (a norm after them, a cap on the logits): use a model of "
-            "another architecture."
+            f"The parts of the logit add up to {attribution.sum:.4f} and {type(lm.model).__name__} gives"
+            f" {attribution.total:.4f}: it does more than add what heads and MLPs write (a norm after"
+            " them, a cap on the logits): use a model of another architecture."
         )
 
 
@@ -300,7 +301,7 @@ def neuron_shares(
     Returns:
         None where neurons and the bias of W_out do not sum to the MLPs: experts, or a norm after them.
     """
-    found = []
+    shares_by_block = []
     for block, whole in enumerate(mlps.T):
         post, mlp = posts.get(block), lm.bridge.blocks[block].mlp
         weight, b_out = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
@@ -311,8 +312,8 @@ def neuron_shares(
         gaps, sizes = (shares.sum(-1) - (whole - bias)).abs().tolist(), shares.abs().sum(-1).tolist()
         if not all(gap <= rounding(lm, size) for gap, size in zip(gaps, sizes, strict=True)):
             return None
-        found.append(NeuronShares(shares, bias))
-    return found
+        shares_by_block.append(NeuronShares(shares, bias))
+    return shares_by_block
 
 
 class LastNeurons(NamedTuple):
@@ -373,7 +374,7 @@ class LastAttribution(NamedTuple):
 
 
 def last_names(lm: LM) -> list[str]:
-    """Hook names that `attribute_last` reads beside the residual stream; none if a block lacks heads or an MLP."""
+    """Hook names that `attribute_last` reads besides the residual stream; none if a block lacks heads or an MLP."""
     bridge = lm.bridge
     names = [
         name

@@ -92,11 +92,11 @@ def lens_pair(
 
 def _difference(change: np.ndarray, tokens: Sequence[str], word: str) -> go.Heatmap:
     rows = layer_names(change.shape[0])
-    where = [[f"{layer}, {escape(token)} [{index}]" for index, token in enumerate(tokens)] for layer in rows]
+    positions = [[f"{layer}, {escape(token)} [{index}]" for index, token in enumerate(tokens)] for layer in rows]
     return go.Heatmap(
         z=change,
         coloraxis="coloraxis2",
-        customdata=where,
+        customdata=positions,
         xgap=1,
         ygap=1,
         hovertemplate=f"%{{customdata}}<br>change of log p({word}): %{{z:+.2f}} nats<extra></extra>",
@@ -174,43 +174,43 @@ def lens_map(
         height: pixels.
     """
     depths = {panel.values.shape[0] for panel in panels}
-    both = len(panels) == 2 and len(depths) == 1
-    shown = [*panels, LensPanel("aligned \u2212 base", panels[1].values - panels[0].values)] if both else list(panels)
-    rows = [panel.values.shape[0] for panel in shown]
-    margins = 90 + 24 * (len(shown) - 1)
+    paired = len(panels) == 2 and len(depths) == 1
+    maps = [*panels, LensPanel("aligned \u2212 base", panels[1].values - panels[0].values)] if paired else list(panels)
+    rows = [panel.values.shape[0] for panel in maps]
+    margins = 90 + 24 * (len(maps) - 1)
     stride = -(-sum(rows) * ROW // (height - margins))
-    titles = [escape(shorten(panel.name, 40)) for panel in shown] if len(shown) > 1 else None
-    gap = 24 / (height - 90) if len(shown) > 1 else 0
-    figure = make_subplots(rows=len(shown), cols=1, subplot_titles=titles, vertical_spacing=gap, shared_xaxes=True)
+    titles = [escape(shorten(panel.name, 40)) for panel in maps] if len(maps) > 1 else None
+    gap = 24 / (height - 90) if len(maps) > 1 else 0
+    figure = make_subplots(rows=len(maps), cols=1, subplot_titles=titles, vertical_spacing=gap, shared_xaxes=True)
     finite = np.concatenate([panel.values[np.isfinite(panel.values)] for panel in panels])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    tokens_told = panels[0].favourites is not None
+    log_scale = panels[0].favourites is not None
     bound = max(abs(low), abs(high), 1e-6)
-    upper, lower = two_bars(2 / 3) if both else ({}, {})
+    upper, lower = two_bars(2 / 3) if paired else ({}, {})
     scale: dict[str, Any] = (
-        {"low": max(-20.0, low), "high": 0.0} if tokens_told else {"low": -bound, "high": bound, "diverging": True}
+        {"low": max(-20.0, low), "high": 0.0} if log_scale else {"low": -bound, "high": bound, "diverging": True}
     )
     layout = {
         "coloraxis": colour_axis(f"{escape(shorten(label, 16))}{f'<br>{unit}' * (unit != label)}", **scale, **upper)
     }
-    if both:
-        largest = max(0.5 if tokens_told else 1e-6, float(np.nanquantile(np.abs(shown[2].values), 0.98)))
+    if paired:
+        largest = max(0.5 if log_scale else 1e-6, float(np.nanquantile(np.abs(maps[2].values), 0.98)))
         layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **lower)
     cell = (width - BESIDE) / len(tokens), (height - margins) * stride / sum(rows)
-    for index, panel in enumerate(shown):
-        kept = _thinned(rows[index], stride)
-        difference = both and index == 2
-        for trace in _lens_traces(panel, kept, tokens, start, label, unit, cell, difference):
+    for index, panel in enumerate(maps):
+        row_indices = _thinned(rows[index], stride)
+        difference = paired and index == 2
+        for trace in _lens_traces(panel, row_indices, tokens, start, label, unit, cell, difference):
             figure.add_trace(trace, row=index + 1, col=1)
         names = layer_names(rows[index])
-        figure.update_yaxes(**token_axis([names[row] for row in kept]), row=index + 1, col=1)
+        figure.update_yaxes(**token_axis([names[row] for row in row_indices]), row=index + 1, col=1)
         if chosen is not None and start <= chosen < start + len(tokens):
-            column = frame(chosen - start, (len(kept) - 1) / 2, height=len(kept))
+            column = frame(chosen - start, (len(row_indices) - 1) / 2, height=len(row_indices))
             figure.add_shape(column, row=index + 1, col=1)
     lay_out(figure, height, titles=12, margin={"t": 24 if titles else 10, "b": 66, "l": 60, "r": 8}, **layout)
     figure.update_xaxes(fixedrange=True, **token_axis(tokens))
     figure.update_yaxes(fixedrange=True)
-    figure.update_xaxes(title_text="token read", tickangle=-45, row=len(shown), col=1)
+    figure.update_xaxes(title_text="token read", tickangle=-45, row=len(maps), col=1)
     return figure
 
 
@@ -221,7 +221,7 @@ def _thinned(rows: int, stride: int) -> list[int]:
 
 def _lens_traces(
     panel: LensPanel,
-    kept: list[int],
+    row_indices: list[int],
     tokens: Sequence[str],
     start: int,
     label: str,
@@ -233,9 +233,9 @@ def _lens_traces(
     names, word = layer_names(panel.values.shape[0]), escape(shorten(label, 24))
     room = int(cell[0] // LETTER)
     numbers = panel.favourites is None and room >= 6
-    hover, written = [], []
-    for row in kept:
-        written.append([""] * len(tokens))
+    hover, labels = [], []
+    for row in row_indices:
+        labels.append([""] * len(tokens))
         for column, token in enumerate(tokens):
             value = panel.values[row, column]
             lines = [f"{names[row]}, {escape(token)} [{start + column}]"]
@@ -249,14 +249,14 @@ def _lens_traces(
                 ]
                 favourite = panel.favourites[row, column, 0]
                 fits = len(favourite) <= room
-                written[-1][column] = escape(favourite if fits else shorten(favourite, max(room - 1, 2)))
+                labels[-1][column] = escape(favourite if fits else shorten(favourite, max(room - 1, 2)))
             elif numbers:
-                written[-1][column] = f"{value:+.1f}"
+                labels[-1][column] = f"{value:+.1f}"
             hover.append("<br>".join(lines))
     axis = "coloraxis2" if difference else "coloraxis"
-    shown = cells(panel.values[kept], written, legible=room >= 3 or numbers, axis=axis)
-    ys, xs = (axis.ravel().tolist() for axis in np.indices((len(kept), len(tokens))))
-    return [shown, marks(xs, ys, hover, [[start + column] for column in xs], cell)]
+    heatmap = cells(panel.values[row_indices], labels, legible=room >= 3 or numbers, axis=axis)
+    ys, xs = (axis.ravel().tolist() for axis in np.indices((len(row_indices), len(tokens))))
+    return [heatmap, marks(xs, ys, hover, [[start + column] for column in xs], cell)]
 
 
 RANKS = [1, 2, 5, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000]
@@ -302,13 +302,13 @@ def curves(
     """
     panels = ["log-probability (nats)", "rank (1 = likeliest)", "entropy (nats)", "margin (nats)"]
     panels = panels if answers else panels[2:]
-    down = -(-len(panels) // columns)
+    rows = -(-len(panels) // columns)
     figure = make_subplots(
-        rows=down,
+        rows=rows,
         cols=columns,
         subplot_titles=panels,
         horizontal_spacing=0.32 / columns**1.4,
-        vertical_spacing=0.2 if down > 1 else 0,
+        vertical_spacing=0.2 if rows > 1 else 0,
         shared_xaxes=True,
     )
     for index, name in enumerate(panels):
@@ -375,12 +375,12 @@ def _lines(side: Side, panel: str, answers: Sequence[str], *, legend: bool) -> l
             x=list(range(len(values))),
             y=values,
             mode="lines+markers",
-            name=f"{name}: {what}" if what else name,
+            name=f"{name}: {suffix}" if suffix else name,
             showlegend=legend,
             line={"color": side.colour, "dash": DASHES[index % 2], "width": 2 if index == 0 else 1.5},
             marker={"size": 4},
             customdata=[escape(point) for point in side.points],
-            hovertemplate="%{customdata}: %{y:.3f}<extra>" + (f"{name}: {what}" if what else name) + "</extra>",
+            hovertemplate="%{customdata}: %{y:.3f}<extra>" + (f"{name}: {suffix}" if suffix else name) + "</extra>",
         )
-        for index, (what, values) in enumerate(series)
+        for index, (suffix, values) in enumerate(series)
     ]

@@ -58,7 +58,7 @@ class Lens(Drawn):
     ids: list[int]
     """Their ids."""
     answers: list[str]
-    """The answers that were asked for."""
+    """The requested answers."""
     top_ids: np.ndarray
     """[D+1, T, k] most probable next tokens, best first."""
     top_tokens: np.ndarray
@@ -257,10 +257,10 @@ def read_lens(
 @torch.no_grad()
 def count_above(row: Float[Tensor, "B T V"], values: Float[Tensor, "B T A"]) -> Int[Tensor, "B T A"]:
     """How many entries of each row are greater than each of its values."""
-    found, above = torch.zeros_like(values, dtype=torch.int64), torch.empty_like(row)
+    counts, above = torch.zeros_like(values, dtype=torch.int64), torch.empty_like(row)
     for a in range(values.shape[-1]):  # summed as numbers: torch counts booleans many times slower
-        found[..., a] = torch.gt(row, values[..., a, None], out=above).sum(-1)
-    return found
+        counts[..., a] = torch.gt(row, values[..., a, None], out=above).sum(-1)
+    return counts
 
 
 def entropy(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:

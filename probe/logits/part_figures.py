@@ -313,17 +313,17 @@ def training_lines(panels: Mapping[str, Mapping[str, np.ndarray]], steps: Sequen
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=list(panels), horizontal_spacing=0.14)
     for column, lines in enumerate(panels.values(), start=1):
         for index, (name, values) in enumerate(lines.items()):
-            what = escape(shorten(name, 20))
+            label = escape(shorten(name, 20))
             figure.add_trace(
                 go.Scatter(
                     x=list(steps),
                     y=values,
                     mode="lines+markers",
-                    name=what,
+                    name=label,
                     showlegend=len(lines) > 1,
                     line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2},
                     marker={"size": 6, "symbol": MARKS[index % len(MARKS)]},
-                    hovertemplate=f"step %{{x:,}}: %{{y:.3f}}<extra>{what}</extra>",
+                    hovertemplate=f"step %{{x:,}}: %{{y:.3f}}<extra>{label}</extra>",
                 ),
                 row=1,
                 col=column,

@@ -79,38 +79,38 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
     bridge = lm.bridge
     depth, known = bridge.cfg.n_layers, bridge.hook_dict
     first, last = "blocks.0.hook_resid_pre", f"blocks.{depth - 1}.hook_resid_post"
-    keep: dict[str, Callable[[Tensor], Tensor]] = {first: lambda x: x[0, t], last: lambda x: x[0, t]}
+    selectors: dict[str, Callable[[Tensor], Tensor]] = {first: lambda x: x[0, t], last: lambda x: x[0, t]}
     for layer in range(depth):
-        keep[f"blocks.{layer}.attn.hook_z"] = lambda x: x[0, t]
-        keep[f"blocks.{layer}.attn.hook_pattern"] = lambda x: x[0, :, t]
-        keep[f"blocks.{layer}.attn.hook_v"] = lambda x: x[0]
-        keep[f"blocks.{layer}.hook_mlp_out"] = lambda x: x[0, t]
-    missing = [name for name in keep if name not in known]
+        selectors[f"blocks.{layer}.attn.hook_z"] = lambda x: x[0, t]
+        selectors[f"blocks.{layer}.attn.hook_pattern"] = lambda x: x[0, :, t]
+        selectors[f"blocks.{layer}.attn.hook_v"] = lambda x: x[0]
+        selectors[f"blocks.{layer}.hook_mlp_out"] = lambda x: x[0, t]
+    missing = [name for name in selectors if name not in known]
     if missing:
         raise ModelError(
             f"{type(lm.model).__name__} has no {missing[0]}, so its logit cannot be split into heads and MLPs: use a "
             "transformer with attention in every block."
         )
     optional = ["hook_pos_embed", *(f"blocks.{layer}.mlp.hook_post" for layer in range(depth))]
-    keep |= {name: (lambda x: x.reshape(-1, *x.shape[-2:])[0, t]) for name in optional if name in known}
-    logits, seen = _read(lm, ids, keep)
+    selectors |= {name: (lambda x: x.reshape(-1, *x.shape[-2:])[0, t]) for name in optional if name in known}
+    logits, activations = _read(lm, ids, selectors)
     z, values = [], []
     for layer in range(depth):
-        heads = len(seen[f"blocks.{layer}.attn.hook_pattern"])
-        z.append(seen[f"blocks.{layer}.attn.hook_z"].reshape(heads, -1))
-        values.append(seen[f"blocks.{layer}.attn.hook_v"].reshape(len(ids), -1, z[-1].shape[1]))
+        heads = len(activations[f"blocks.{layer}.attn.hook_pattern"])
+        z.append(activations[f"blocks.{layer}.attn.hook_z"].reshape(heads, -1))
+        values.append(activations[f"blocks.{layer}.attn.hook_v"].reshape(len(ids), -1, z[-1].shape[1]))
     return Reading(
         ids=ids,
         position=t,
         logits=logits[0, t].float(),
-        embedding=seen[first],
-        learned=seen.get("hook_pos_embed"),
-        final=seen[last],
+        embedding=activations[first],
+        learned=activations.get("hook_pos_embed"),
+        final=activations[last],
         z=z,
-        pattern=[seen[f"blocks.{layer}.attn.hook_pattern"] for layer in range(depth)],
+        pattern=[activations[f"blocks.{layer}.attn.hook_pattern"] for layer in range(depth)],
         values=values,
-        mlps=[seen[f"blocks.{layer}.hook_mlp_out"] for layer in range(depth)],
-        posts=[seen.get(f"blocks.{layer}.mlp.hook_post") for layer in range(depth)],
+        mlps=[activations[f"blocks.{layer}.hook_mlp_out"] for layer in range(depth)],
+        posts=[activations.get(f"blocks.{layer}.mlp.hook_post") for layer in range(depth)],
     )
 
 
@@ -124,20 +124,20 @@ def output_weights(
 
 
 def _read(
-    lm: LM, ids: Sequence[int], keep: dict[str, Callable[[Tensor], Tensor]]
+    lm: LM, ids: Sequence[int], selectors: dict[str, Callable[[Tensor], Tensor]]
 ) -> tuple[Float[Tensor, "1 T V"], dict[str, Tensor]]:
-    """Logits, and of each named activation the part that is asked for."""
-    seen: dict[str, Tensor] = {}
+    """Logits, and the selected part of each named activation."""
+    activations: dict[str, Tensor] = {}
 
-    def reader(name: str, part: Callable[[Tensor], Tensor]) -> Callable[[Tensor, object], None]:
+    def reader(name: str, select: Callable[[Tensor], Tensor]) -> Callable[[Tensor, object], None]:
         def take(tensor: Tensor, hook: object) -> None:
-            seen[name] = part(tensor).detach().float().clone()
+            activations[name] = select(tensor).detach().float().clone()
 
         return take
 
-    with lm.hooks([(name, reader(name, part)) for name, part in keep.items()]):
+    with lm.hooks([(name, reader(name, part)) for name, part in selectors.items()]):
         logits = lm.logits([list(ids)])
-    return logits, seen
+    return logits, activations
 
 
 @dataclass(frozen=True)
@@ -223,21 +223,21 @@ def promoted(
     """
     _require_tokens(lm)
     check_count(k)
-    read = text if isinstance(text, Reading) else read_parts(lm, text, position)
-    _require_part("block", layer, len(read.mlps))
+    reading = text if isinstance(text, Reading) else read_parts(lm, text, position)
+    _require_part("block", layer, len(reading.mlps))
     bridge = lm.bridge
     if head is not None:
-        _require_part("head", head, len(read.z[layer]))
-        written, part = read.z[layer][head] @ output_weights(bridge, layer)[0][head], f"L{layer}H{head}"
+        _require_part("head", head, len(reading.z[layer]))
+        output, part = reading.z[layer][head] @ output_weights(bridge, layer)[0][head], f"L{layer}H{head}"
     elif neuron is not None:
-        weight, post = getattr(bridge.blocks[layer].mlp, "W_out", None), read.posts[layer]
+        weight, post = getattr(bridge.blocks[layer].mlp, "W_out", None), reading.posts[layer]
         if weight is None or post is None:
             raise ModelError(f"The MLPs of {type(lm.model).__name__} have no single W_out: leave `neuron` out.")
         _require_part("neuron", neuron, len(post))
-        written, part = post[neuron] * weight[neuron].float(), f"L{layer} neuron {neuron}"
+        output, part = post[neuron] * weight[neuron].float(), f"L{layer} neuron {neuron}"
     else:
-        written, part = read.mlps[layer], f"L{layer} MLP"
-    return _ranked(lm, final_norm(lm, read.final)(written), part, k)
+        output, part = reading.mlps[layer], f"L{layer} MLP"
+    return _ranked(lm, final_norm(lm, reading.final)(output), part, k)
 
 
 @torch.no_grad()
@@ -280,9 +280,9 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     return _ranked(lm, norm(value @ output[head]), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
 
 
-def _ranked(lm: LM, written: Float[Tensor, " d"], part: str, k: int) -> Promoted:
+def _ranked(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> Promoted:
     """The tokens at both ends of what a normed direction adds to the logits."""
-    logits = unembedding(lm) @ written
+    logits = unembedding(lm) @ output
     best, worst = logits.topk(min(k, len(logits))), (-logits).topk(min(k, len(logits)))
     return Promoted(
         part=part,

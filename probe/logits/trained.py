@@ -45,14 +45,14 @@ def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> p
     Raises:
         DataError: the run has no captures, no such prompt, or the prompt no such position.
     """
-    captures, asked = _prompt(run, prompt)
-    t = asked.length - 1 if position is None else position
-    if not 0 <= t < asked.length:
+    captures, record = _prompt(run, prompt)
+    t = record.length - 1 if position is None else position
+    if not 0 <= t < record.length:
         raise DataError(
-            f"Position {t} was asked for in a prompt of {asked.length} tokens: give 0 to {asked.length - 1}."
+            f"Position {t} was asked for in a prompt of {record.length} tokens: give 0 to {record.length - 1}."
         )
     frames = [
-        _captured(step, captures.load(step), prompt, t, asked.answers, asked.answer_ids) for step in captures.steps
+        _captured(step, captures.load(step), prompt, t, record.answers, record.answer_ids) for step in captures.steps
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -172,11 +172,11 @@ def kl_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
     Raises:
         DataError: the run has no captures, no such prompt, or no KL in its captures.
     """
-    captures, asked = _prompt(run, prompt)
+    captures, record = _prompt(run, prompt)
     frames = []
     for step, tensors in _having(captures, "reference_kl"):
-        row = {"step": step, "position": range(asked.length), "token": asked.tokens}
-        frames.append(pd.DataFrame(row | {"kl": tensors["reference_kl"][prompt, : asked.length].astype(np.float64)}))
+        row = {"step": step, "position": range(record.length), "token": record.tokens}
+        frames.append(pd.DataFrame(row | {"kl": tensors["reference_kl"][prompt, : record.length].astype(np.float64)}))
     if not frames:
         raise DataError(
             f"The captures of `{run.name}` hold no KL to a reference, since it has none or they are older than this "
@@ -194,7 +194,7 @@ def _having(captures: "Captures", name: str) -> Iterator[tuple[int, dict[str, np
 
 
 def _prompt(run: "Run", prompt: int, answers: bool = False) -> tuple["Captures", "ProbePrompt"]:
-    """The captures of a run, and the prompt that is asked for, which must have answers if that is asked too."""
+    """The captures of a run and one of its prompts; with `answers` the prompt must have answers."""
     captures = run.captures()
     prompts = captures.prompts
     if not len(captures) or not prompts:

@@ -54,7 +54,7 @@ class LayerTrajectory(Drawn):
     lens: Lens
     """Likeliest tokens, entropy and log-probability of the answers, by layer and position."""
     start: int
-    """Position of the first of the T columns in the text; 0 unless a window was asked for."""
+    """Position of the first of the T columns in the text; 0 unless a window was requested."""
     answers: list[str]
     """[A] the answers as readable pieces."""
     answer_ids: list[int]
@@ -64,7 +64,7 @@ class LayerTrajectory(Drawn):
     logprobs: np.ndarray
     """[D+1 T A] log-probability of each answer, nats."""
     ranks: np.ndarray
-    """[D+1 T A] how many tokens are likelier than each answer; NaN where that was not asked for."""
+    """[D+1 T A] how many tokens are likelier than each answer; NaN where ranks were not requested."""
     residual: Tensor = field(repr=False, compare=False)
     """[D+1 T d] the residual stream, from which `follow` reads other answers."""
 
@@ -87,14 +87,14 @@ class LayerTrajectory(Drawn):
         for index, answer in enumerate(self.answers):
             series += [("logprob", answer, self.logprobs[..., index]), ("rank", answer, self.ranks[..., index])]
         row, column = (axis.ravel() for axis in np.indices(self.entropy[:, part].shape))
-        about = {
+        columns = {
             "layer": row,
             "name": np.array(self.lens.rows, dtype=object)[row],
             "position": first + column,
             "token": np.array(self.lens.tokens[part], dtype=object)[column],
         }
         frames = [
-            pd.DataFrame({**about, "measure": measure, "answer": answer, "value": values[:, part].ravel()})
+            pd.DataFrame({**columns, "measure": measure, "answer": answer, "value": values[:, part].ravel()})
             for measure, answer, values in series
         ]
         return pd.concat(frames, ignore_index=True).dropna(subset="value", ignore_index=True)
@@ -231,14 +231,14 @@ def pair_over_layers(
             if row is not None:
                 reader.add(row)
         distances.append(None if any(row is None for row in pair) else kl(pair[1][0], pair[0][0]))
-    known = [distance for distance in distances if distance is not None]
+    defined = [distance for distance in distances if distance is not None]
     logprobs = [reader.logits[0].float().log_softmax(-1) for reader in readers]
     return PairTrajectory(
         base=readers[0].trajectory(),
         aligned=readers[1].trajectory(),
         tokens=pieces(aligned.tokenizer, readers[1].ids),
         token_kl=kl(logprobs[1], logprobs[0]).cpu().numpy(),
-        kl=torch.stack(known).cpu().numpy() if len(known) == len(distances) else None,
+        kl=torch.stack(defined).cpu().numpy() if len(defined) == len(distances) else None,
     )
 
 
@@ -483,18 +483,18 @@ def over_writing(
         raise ConfigError(f"{n} tokens were asked for: let the model write 1 at least.")
     ids = encode(lm.tokenizer, prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
     chosen = answer_columns(lm, answers)
-    written = lm.generate([ids], max_new_tokens=n, temperature=temperature, seed=seed).ids[0]
-    logprobs = lm.logits([[*ids, *written]])[0, len(ids) - 1 : -1].float().log_softmax(-1)
+    continuation = lm.generate([ids], max_new_tokens=n, temperature=temperature, seed=seed).ids[0]
+    logprobs = lm.logits([[*ids, *continuation]])[0, len(ids) - 1 : -1].float().log_softmax(-1)
     top = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)
     names = pieces(lm.tokenizer, top.indices.flatten().tolist())
     return WrittenTrajectory(
         prompt_tokens=pieces(lm.tokenizer, ids),
-        tokens=pieces(lm.tokenizer, written),
-        ids=list(written),
+        tokens=pieces(lm.tokenizer, continuation),
+        ids=list(continuation),
         answers=pieces(lm.tokenizer, chosen),
         entropy=entropy(logprobs).cpu().numpy(),
         margin=margin(logprobs).cpu().numpy(),
-        chosen=logprobs[range(len(written)), written].cpu().numpy(),
+        chosen=logprobs[range(len(continuation)), continuation].cpu().numpy(),
         logprobs=logprobs[:, chosen].cpu().numpy(),
         ranks=rank(logprobs, chosen).cpu().numpy(),
         top_tokens=np.array(names, dtype=object).reshape(top.indices.shape),

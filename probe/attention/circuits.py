@@ -86,10 +86,10 @@ class Composition:
 
         z is the excess in standard deviations of the random score.
         """
-        there = ~np.isnan(self.scores)
-        index = np.nonzero(there)
+        finite = ~np.isnan(self.scores)
+        index = np.nonzero(finite)
         names = np.array(head_names(*self.scores.shape[:2]), dtype=object).reshape(self.scores.shape[:2])
-        scores = self.scores[there]
+        scores = self.scores[finite]
         columns = dict(zip(("writer_layer", "writer_head", "reader_layer", "reader_head"), index, strict=True))
         excess = scores - self.baseline[0]
         table = pd.DataFrame({"writer": names[index[:2]], "reader": names[index[2:]], **columns, "score": scores})
@@ -150,11 +150,11 @@ def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
             f"The copying score is about tokens and this model reads out a {lm.readout}: take the policy or its base."
         )
     net = read_network(lm)
-    through = net.W_emb.T @ (read_through(net.norm, net.W_out) if fold else net.W_out)
+    token_map = net.W_emb.T @ (read_through(net.norm, net.W_out) if fold else net.W_out)
     rows = []
     for block in net.blocks:
         maps = folded_maps(block) if fold else plain_maps(block)
-        values = torch.linalg.eigvals((maps.V @ through @ maps.O).double())
+        values = torch.linalg.eigvals((maps.V @ token_map @ maps.O).double())
         rows.append(array(values.real.sum(-1) / values.abs().sum(-1)))
     return np.stack(rows)
 

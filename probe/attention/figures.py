@@ -33,7 +33,7 @@ WRITTEN = "#E8555F"
 
 
 def mosaic(attention: np.ndarray) -> np.ndarray:
-    """All heads as one image: layers downwards, heads to the right, one row a query, NaN where nothing is shown.
+    """All heads as one image: layers downwards, heads to the right, one row a query, NaN where no map is drawn.
 
     Args:
         attention: [D H T T] weights, rows = query.
@@ -103,14 +103,14 @@ def tiles(
         x, y = chosen[1] * pitch + middle, layers.index(chosen[0]) * pitch + middle
         figure.add_shape(frame(x, y, pitch, pitch), xref=f"x{axis}", yref=f"y{axis}")
     centres = {"tickmode": "array", "showgrid": False, "zeroline": False, "ticks": "", "fixedrange": True}
-    across: dict = {
+    x_axis: dict = {
         "tickvals": [head * pitch + middle for head in range(heads)],
         "ticktext": [f"H{head}" for head in range(heads)],
         "range": [-1, heads * pitch - 0.5],
         "constrain": "domain",
         **centres,
     }
-    down: dict = {
+    y_axis: dict = {
         "tickvals": [row * pitch + middle for row in range(depth)],
         "ticktext": [f"L{layer}" for layer in layers],
         "range": [depth * pitch - 0.5, -1],
@@ -118,11 +118,11 @@ def tiles(
         "constrain": "domain",
         **centres,
     }
-    figure.update_layout({f"xaxis{axis}": across, f"yaxis{axis}": down})
+    figure.update_layout({f"xaxis{axis}": x_axis, f"yaxis{axis}": y_axis})
 
 
 def _borders(depth: int, heads: int, length: int, boundary: int) -> go.Scatter:
-    """Lines in every tile between what was given and what the model wrote: below it and right of it is written."""
+    """Lines in every tile between prompt and generated tokens, which are below and right of them."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for row in range(depth):
@@ -198,7 +198,7 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int 
     """
     length = len(tokens)
     hidden = np.triu(np.ones((length, length), dtype=bool), 1)
-    shown = np.where(hidden, np.nan, weights.astype(np.float32))
+    visible = np.where(hidden, np.nan, weights.astype(np.float32))
     figure = new_figure(showlegend=False)
     figure.add_trace(
         go.Heatmap(
@@ -207,7 +207,7 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int 
     )
     figure.add_trace(
         go.Heatmap(
-            z=shown,
+            z=visible,
             coloraxis="coloraxis",
             hoverongaps=False,
             xgap=int(length <= MOST_NAMED),
@@ -330,17 +330,17 @@ def _map(
     """One map of a head: cells, the mask in grey, what takes clicks, and the marks."""
     length, at = len(tokens), {"row": row, "col": column}
     colours = "coloraxis" if column == 1 else f"coloraxis{column}"
-    what = ("score", "weight", "norm")[column - 1]
+    quantity = ("score", "weight", "norm")[column - 1]
     names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
     grey = go.Heatmap(
         z=np.where(hidden, 1.0, np.nan), colorscale=[[0, MASKED], [1, MASKED]], showscale=False, hoverinfo="skip"
     )
     figure.add_trace(grey, **at)
     clickable = length <= MOST_CLICKABLE
-    says: dict = (
+    hover_options: dict = (
         {"hoverinfo": "skip"}
         if clickable
-        else hover(tokens, f"{{}} \u2192 {{}}<br>{what} %{{{{z:.3f}}}}<extra></extra>")
+        else hover(tokens, f"{{}} \u2192 {{}}<br>{quantity} %{{{{z:.3f}}}}<extra></extra>")
     )
     cells = go.Heatmap(
         z=np.where(hidden, np.nan, values),
@@ -348,18 +348,18 @@ def _map(
         hoverongaps=False,
         xgap=int(length <= 32),
         ygap=int(length <= 32),
-        **says,
+        **hover_options,
     )
     figure.add_trace(cells, **at)
     if clickable:
-        below = [(t, s) for t in range(length) for s in range(t + 1)]
+        visible = [(t, s) for t in range(length) for s in range(t + 1)]
         figure.add_trace(
             squares(
-                [s for _, s in below],
-                [t for t, _ in below],
-                [[t, s, f"{names[t]} \u2192 {names[s]}", float(values[t, s])] for t, s in below],
+                [s for _, s in visible],
+                [t for t, _ in visible],
+                [[t, s, f"{names[t]} \u2192 {names[s]}", float(values[t, s])] for t, s in visible],
                 max(4.0, 200 / length),
-                f"%{{customdata[2]}}<br>{what} %{{customdata[3]:.3f}}<extra></extra>",
+                f"%{{customdata[2]}}<br>{quantity} %{{customdata[3]:.3f}}<extra></extra>",
             ),
             **at,
         )
@@ -422,7 +422,7 @@ def word_bars(
         panels: (model, [k] tokens, [k] what is added to their logits); drawn in this order from the top.
         label: of the axis.
     """
-    rising, falling = LIGHT.diverging[5], LIGHT.diverging[1]
+    positive, negative = LIGHT.diverging[5], LIGHT.diverging[1]
     titles = [escape(shorten(name, 22)) for name, _, _ in panels] if len(panels) > 1 else None
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.24)
     most = max(1e-9, *(float(np.abs(values).max(initial=0.0)) for _, _, values in panels))
@@ -431,7 +431,7 @@ def word_bars(
             x=values,
             y=list(range(len(tokens))),
             orientation="h",
-            marker={"color": [rising if value >= 0 else falling for value in values]},
+            marker={"color": [positive if value >= 0 else negative for value in values]},
             text=[f"{value:+.2f}" for value in values],
             textposition="outside",
             cliponaxis=False,
@@ -474,18 +474,18 @@ def mosaic_pair(
         boundary: first token that a model wrote itself.
     """
     numbers = [list(range(len(one))) for one in pair] if layers is None else [list(one) for one in layers]
-    panels = [(one, shown, "coloraxis") for one, shown in zip(pair, numbers, strict=True)]
+    panels = [(one, layer_numbers, "coloraxis") for one, layer_numbers in zip(pair, numbers, strict=True)]
     titles = [escape(shorten(name, 24)) for name in names]
     words = [tokens, tokens if others is None else others, tokens]
     if others is None and pair[0].shape == pair[1].shape:
         panels.append((pair[1].astype(np.float32) - pair[0].astype(np.float32), numbers[0], "coloraxis2"))
         titles.append("difference")
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.05)
-    for column, (values, shown, axis) in enumerate(panels, start=1):
+    for column, (values, layer_numbers, axis) in enumerate(panels, start=1):
         tile = min((height - 80) / len(values), 0.85 * width / len(panels) / values.shape[1])
-        tiles(figure, values, shown, chosen, boundary, str(column) if column > 1 else "", axis)
+        tiles(figure, values, layer_numbers, chosen, boundary, str(column) if column > 1 else "", axis)
         signed = axis == "coloraxis2"
-        target = targets(values, words[column - 1], shown, size=0.8 * tile, signed=signed)
+        target = targets(values, words[column - 1], layer_numbers, size=0.8 * tile, signed=signed)
         figure.add_trace(target, row=1, col=column)
     layout: dict = {"coloraxis": colour_axis("weight", low=0, high=1, x=1.0)}
     if len(panels) == 3:

@@ -169,7 +169,7 @@ def head_grids(
     """
     signs = list(signed) * len(panels) if len(signed) == 1 else list(signed)
     plain = [values for (_, values), sign in zip(panels, signs, strict=True) if not sign]
-    moved = [values for (_, values), sign in zip(panels, signs, strict=True) if sign]
+    changes = [values for (_, values), sign in zip(panels, signs, strict=True) if sign]
     deepest = max(len(values) for _, values in panels)
     height = 70 + int(np.clip(300 / deepest, 14, 46) * deepest)
     figure = make_subplots(
@@ -181,16 +181,25 @@ def head_grids(
     for column, ((_, values), sign) in enumerate(zip(panels, signs, strict=True), start=1):
         room = 0.85 * width / len(panels) / values.shape[1]
         _grid(
-            figure, values, column, sign, sign and bool(plain), label, digits, room, (height - 60) / len(values), chosen
+            figure,
+            values,
+            column,
+            sign,
+            sign and bool(plain),
+            label,
+            digits,
+            room,
+            (height - 60) / len(values),
+            chosen,
         )
     layout: dict = {}
-    upper, lower = two_bars(0.5) if plain and moved else ({}, {})
+    upper, lower = two_bars(0.5) if plain and changes else ({}, {})
     if plain:
-        known = np.concatenate([values[np.isfinite(values)].ravel() for values in plain] + [np.zeros(1)])
-        ends = (float(known.min()) if low is None else low), (float(known.max()) if high is None else high)
+        finite = np.concatenate([values[np.isfinite(values)].ravel() for values in plain] + [np.zeros(1)])
+        ends = (float(finite.min()) if low is None else low), (float(finite.max()) if high is None else high)
         layout["coloraxis"] = colour_axis(label, low=ends[0], high=max(ends[1], ends[0] + 1e-9), **upper)
-    if moved:
-        bound = max(1e-9, *(float(np.nanmax(np.abs(values), initial=0.0)) for values in moved))
+    if changes:
+        bound = max(1e-9, *(float(np.nanmax(np.abs(values), initial=0.0)) for values in changes))
         name = "coloraxis2" if plain else "coloraxis"
         layout[name] = colour_axis("change" if plain else label, low=-bound, high=bound, diverging=True, **lower)
     lay_out(figure, height, margin={"l": 40, "t": 30, "b": 30, "r": 8}, **layout)
@@ -217,13 +226,13 @@ def _grid(
     written = [["" if not np.isfinite(value) else f"{value:{sign}.{digits}f}" for value in row] for row in rounded]
     axis = "coloraxis2" if second else "coloraxis"
     figure.add_trace(cells(values, written, legible=room >= 30 and row_height >= 18, axis=axis), **at)
-    known = [(layer, head) for layer in range(depth) for head in range(heads) if np.isfinite(values[layer, head])]
+    finite = [(layer, head) for layer in range(depth) for head in range(heads) if np.isfinite(values[layer, head])]
     name = escape(label.replace("<br>", " "))
     figure.add_trace(
         squares(
-            [head for _, head in known],
-            [layer for layer, _ in known],
-            [[layer, head, float(values[layer, head])] for layer, head in known],
+            [head for _, head in finite],
+            [layer for layer, _ in finite],
+            [[layer, head, float(values[layer, head])] for layer, head in finite],
             max(5.0, 0.85 * min(room, row_height)),
             f"L%{{customdata[0]}}H%{{customdata[1]}}<br>{name} %{{customdata[2]:{sign}.3f}}<extra></extra>",
         ),

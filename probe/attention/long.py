@@ -167,10 +167,10 @@ def _rows(mask: Tensor | None, rows: slice, length: int, causal: bool, query: Te
         return mask[:, :, rows, :length]
     if mask is None:
         keys = torch.arange(length, device=query.device)
-        sees: Bool[Tensor, "1 h b T"] = ((keys <= keys[rows, None]) | (not causal))[None, None]
+        visible: Bool[Tensor, "1 h b T"] = ((keys <= keys[rows, None]) | (not causal))[None, None]
     else:
-        sees = mask[:, :, rows, :length]
-    return torch.zeros_like(sees, dtype=query.dtype).masked_fill(~sees, torch.finfo(query.dtype).min)
+        visible = mask[:, :, rows, :length]
+    return torch.zeros_like(visible, dtype=query.dtype).masked_fill(~visible, torch.finfo(query.dtype).min)
 
 
 def _span(mask: Float[Tensor, "1 h b T"]) -> tuple[int, int]:
@@ -214,7 +214,7 @@ class AttentionStatistics(Drawn):
     itself: np.ndarray
     """[D, H, T] weight on the query's own token."""
     sums: np.ndarray
-    """[D, H, T] sum of the weights: 1 up to rounding, less where the architecture learns sinks beside the tokens."""
+    """[D, H, T] sum of the weights: 1 up to rounding, less where the architecture has learned sinks."""
     top_keys: np.ndarray
     """[D, H, T, k] positions of the keys with most weight, best first; -1 where fewer get any."""
     top_weights: np.ndarray
@@ -299,7 +299,7 @@ class AttentionStatistics(Drawn):
         )
 
     def row(self, layer: int, head: int) -> int:
-        """Where a layer stands on the first axis.
+        """Index of a layer on the first axis.
 
         Raises:
             DataError: the model has no such layer or head, or the layer does not attend.
@@ -375,28 +375,28 @@ class _Reader:
             self.layers.append(self._empty(heads))
         layer, rows = self.layers[place], slice(first, first + count)
         at = torch.arange(first, first + count, device=weights.device)
-        where = torch.arange(low - first, low - first + keys, device=weights.device, dtype=weights.dtype)
+        offsets = torch.arange(low - first, low - first + keys, device=weights.device, dtype=weights.dtype)
         # Distances are summed from the block's first query on: counted from the text's first token, single precision
         # would lose a short distance far back in a long text.
-        sums, places = (weights @ torch.stack([torch.ones_like(where), where], 1)).unbind(-1)
+        sums, places = (weights @ torch.stack([torch.ones_like(offsets), offsets], 1)).unbind(-1)
         column = at[:, None] - torch.arange(self.lags + 1, device=weights.device) - low
         inside = (column >= 0) & (column < keys)
-        near = weights.gather(-1, column.clamp(0, keys - 1).expand(heads, -1, -1)) * inside
+        recent = weights.gather(-1, column.clamp(0, keys - 1).expand(heads, -1, -1)) * inside
         best = weights.topk(min(self.top, keys), -1)
-        found = (best.indices + low).masked_fill(best.values == 0, -1)
+        key_indices = (best.indices + low).masked_fill(best.values == 0, -1)
         values = {
             "entropy": torch.special.entr(weights).sum(-1),
             "distance": (at - first) * sums - places,
             "sums": sums,
-            "itself": near[..., 0],
+            "itself": recent[..., 0],
         }
-        values |= {"previous": near[..., 1]} if self.lags else {}
+        values |= {"previous": recent[..., 1]} if self.lags else {}
         values |= {"sink": weights[..., 0]} if low == 0 else {}
         for name, value in values.items():
             layer[name][:, rows] = value.cpu().numpy()
-        layer["top_keys"][:, rows, : found.shape[-1]] = found.cpu().numpy()
-        layer["top_weights"][:, rows, : found.shape[-1]] = best.values.cpu().numpy()
-        layer["lag_sums"] += near.sum(1, dtype=torch.float64).cpu().numpy()
+        layer["top_keys"][:, rows, : key_indices.shape[-1]] = key_indices.cpu().numpy()
+        layer["top_weights"][:, rows, : key_indices.shape[-1]] = best.values.cpu().numpy()
+        layer["lag_sums"] += recent.sum(1, dtype=torch.float64).cpu().numpy()
         self.tick(min(1.0, (place + (first + count) / self.length) / self.depth))
 
     def result(self) -> dict[str, np.ndarray]:

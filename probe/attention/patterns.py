@@ -142,27 +142,27 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
     _, cache = lm.run_with_cache([ids], names + ([block + "ln1_post.hook_in"] if post is not None else []))
     scores, pattern, v, z = (cache[block + "attn." + kind][0] for kind in kinds)
     masked = scores[head] < torch.finfo(scores.dtype).min / 2  # out of a sliding window
-    unseen = masked | torch.ones_like(masked).triu(1)
+    hidden = masked | torch.ones_like(masked).triu(1)
     out = lm.bridge.blocks[layer].attn.W_O[head]
     value = v[:, head * v.shape[1] // len(scores)] @ out
-    written = z[:, head] @ out
+    output = z[:, head] @ out
     mixed = (value.norm(dim=-1), pattern[head] * value.norm(dim=-1))
     if post is not None:  # the norm's scale belongs to the query, so each pair of query and key has its own length
         norm = held_norm(post.original_component, cache[block + "ln1_post.hook_in"][0])
-        written = norm(written)
+        output = norm(output)
         lengths = replace(norm, scale=torch.ones_like(norm.scale))(value).norm(dim=-1) / norm.scale
         mixed = (lengths.diagonal(), pattern[head] * lengths)
-    promoted, suppressed = _words(lm, direct_logits(lm, written, cache[last][0]), k)
+    promoted, suppressed = _words(lm, direct_logits(lm, output, cache[last][0]), k)
     return Stages(
         layer=layer,
         head=head,
         tokens=pieces(lm.tokenizer, ids),
-        scores=array(scores[head].masked_fill(unseen, torch.nan)),
+        scores=array(scores[head].masked_fill(hidden, torch.nan)),
         pattern=array(pattern[head]),
         value_norms=array(mixed[0]),
         contribution=array(mixed[1]),
-        written=array(written.norm(dim=-1)),
-        share=array(written.norm(dim=-1) / cache[block + "hook_resid_pre"][0].norm(dim=-1)),
+        written=array(output.norm(dim=-1)),
+        share=array(output.norm(dim=-1) / cache[block + "hook_resid_pre"][0].norm(dim=-1)),
         promoted=promoted,
         suppressed=suppressed,
     )
@@ -339,10 +339,10 @@ def rollout(read: Attention | np.ndarray, residual: float = 0.5, value_norms: np
         mixing = (pattern * value_norms[:, :, None]).sum(1)
         mixing = mixing / mixing.sum(-1, keepdims=True)
     steps = residual * np.eye(pattern.shape[-1]) + (1 - residual) * mixing.astype(np.float64)
-    seen = [steps[0]]
+    products = [steps[0]]
     for step in steps[1:]:
-        seen.append(step @ seen[-1])
-    return np.stack(seen).astype(np.float32)
+        products.append(step @ products[-1])
+    return np.stack(products).astype(np.float32)
 
 
 def rollout_table(seen: np.ndarray, tokens: list[str]) -> pd.DataFrame:

@@ -157,10 +157,10 @@ def repeat_scores(lm: LM, *, length: int = 25, batch: int = 8, repeats: int = 2,
         values["prefix_matching"].append(_prefix_matching(pattern, begin, length))
         values["previous_token"].append(pattern.diagonal(-1, -2, -1).mean((0, 2)))
         if not scalar:
-            written = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], lm.bridge.blocks[block].attn.W_O)
-            attended = pattern[:, :, later:, begin:].argmax(-1) % length
+            outputs = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], lm.bridge.blocks[block].attn.W_O)
+            sources = pattern[:, :, later:, begin:].argmax(-1) % length
             sample = ids[:, begin:later]
-            values["copying"].append(_copying(lm, written, cache[last][:, later:], attended, sample))
+            values["copying"].append(_copying(lm, outputs, cache[last][:, later:], sources, sample))
     even = torch.ones(ids.shape[1], ids.shape[1]).tril()
     even = (even / even.sum(-1, keepdim=True))[None, None]
     chance = {"prefix_matching": float(_prefix_matching(even, begin, length)), "copying": 2 / length - 1}
@@ -177,24 +177,24 @@ def _prefix_matching(pattern: Float[Tensor, "B H T T"], begin: int, length: int)
     query = torch.arange(begin + length, pattern.shape[-1], device=pattern.device)
     hits = pattern.new_zeros(pattern.shape[1])
     for back in range(length, pattern.shape[-1] - begin, length):
-        asked = query[query - back >= begin]
-        hits += pattern[:, :, asked, asked - back + 1].sum(-1).mean(0)
+        queries = query[query - back >= begin]
+        hits += pattern[:, :, queries, queries - back + 1].sum(-1).mean(0)
     return hits / len(query)
 
 
 def _copying(
     lm: LM,
-    written: Float[Tensor, "B H t d"],
+    outputs: Float[Tensor, "B H t d"],
     last: Float[Tensor, "B t d"],
-    attended: Int[Tensor, "B H t"],
+    sources: Int[Tensor, "B H t"],
     sample: Int[Tensor, "B n"],
 ) -> Float[Tensor, " H"]:
     """Copying score of the heads of one block; only the logits of the sample's tokens are made."""
-    normed = final_norm(lm, last[:, None])(written)
+    normed = final_norm(lm, last[:, None])(outputs)
     rows = unembedding(lm)
-    raised = torch.einsum("bhtd,bnd->bhtn", normed, rows[sample]) - (normed @ rows.mean(0))[..., None]
-    raised = raised.relu()
-    share = raised.gather(-1, attended[..., None])[..., 0] / raised.sum(-1).clamp(min=1e-30)
+    increases = torch.einsum("bhtd,bnd->bhtn", normed, rows[sample]) - (normed @ rows.mean(0))[..., None]
+    increases = increases.relu()
+    share = increases.gather(-1, sources[..., None])[..., 0] / increases.sum(-1).clamp(min=1e-30)
     return 2 * share.mean((0, 2)) - 1
 
 

@@ -181,16 +181,7 @@ def head_grids(
     for column, ((_, values), sign) in enumerate(zip(panels, signs, strict=True), start=1):
         room = 0.85 * width / len(panels) / values.shape[1]
         _grid(
-            figure,
-            values,
-            column,
-            sign,
-            sign and bool(plain),
-            label,
-            digits,
-            room,
-            (height - 60) / len(values),
-            chosen,
+            figure, values, column, sign, sign and bool(plain), label, digits, room, (height - 60) / len(values), chosen
         )
     layout: dict = {}
     upper, lower = two_bars(0.5) if plain and changes else ({}, {})

@@ -64,7 +64,7 @@ class Null:
 
 @dataclass(frozen=True)
 class Outcome(Drawn):
-    """What one intervention did to the target and the answers, beside its nulls."""
+    """The effect of one intervention on the target and the answers, with its nulls."""
 
     sites: list[Site]
     """The sites that were changed together."""
@@ -95,12 +95,12 @@ class Outcome(Drawn):
         named = ", ".join(place(site, self.tokens) for site in self.sites)
         rows = [("before", "", 0.0, self.before), ("after", named, self.effect, self.after)]
         rows += [
-            (null.name, where, float(effect), logprobs)
+            (null.name, label, float(effect), logprobs)
             for null in self.nulls
-            for where, effect, logprobs in zip(null.sites, null.effects, null.logprobs, strict=True)
+            for label, effect, logprobs in zip(null.sites, null.effects, null.logprobs, strict=True)
         ]
         frame = pd.DataFrame(
-            [(run, where, self.value_before + effect, effect) for run, where, effect, _ in rows],
+            [(run, label, self.value_before + effect, effect) for run, label, effect, _ in rows],
             columns=["run", "sites", "target", "effect"],
         )
         for column, answer in enumerate(self.answers):
@@ -164,44 +164,44 @@ def intervene(
     kinds = sorted({site.kind for site in sites})
     logits, base = observe(lm, ids, [layer.hook for kind in kinds for layer in _layers(lm, kind)])
     others = _other_sites(lm, sites, base, sources[0], len(ids), draws, rng)
-    turned = [_turned(sites, base, sources[draw % len(sources)], rng) for draw in range(draws)]
+    rotations = [_turned(sites, base, sources[draw % len(sources)], rng) for draw in range(draws)]
     rows = [edits(sites, source) for source in sources]
     rows += [edits(group, sources[draw % len(sources)]) for draw, group in enumerate(others)]
-    found = sweep(lm, ids, rows + turned, target, answers, tick)
-    values, logprobs = found.values.double().numpy(), found.logprobs.double().numpy()
+    outputs = sweep(lm, ids, rows + rotations, target, answers, tick)
+    values, logprobs = outputs.values.double().numpy(), outputs.logprobs.double().numpy()
     columns = list(answers) if lm.readout == "tokens" else []
-    unchanged = float(value(logits, target))
+    baseline = float(value(logits, target))
     before = logits[0, target.position].log_softmax(-1)[columns].double().cpu().numpy()
     first, second = len(sources), len(sources) + len(others)
     names = pieces(lm.tokenizer, ids)
     own = ", ".join(place(site, names) for site in sites)
     places = [", ".join(place(site, names) for site in group) for group in others]
-    effects = values - unchanged
+    effects = values - baseline
     return Outcome(
         sites=list(sites),
         target=target,
         tokens=names,
         answers=pieces(lm.tokenizer, list(answers)) if lm.readout == "tokens" else [],
-        value_before=unchanged,
+        value_before=baseline,
         value_after=float(values[:first].mean()),
         before=before,
         after=np.log(np.exp(logprobs[:first]).mean(0)),
         nulls=[
             Null(others_name(sites[0]), effects[first:second], logprobs[first:second], places),
-            Null(DIRECTIONS, effects[second:], logprobs[second:], [own] * len(turned)),
+            Null(DIRECTIONS, effects[second:], logprobs[second:], [own] * len(rotations)),
         ],
     )
 
 
 def alternatives(lm: LM, site: Site, length: int) -> list[Site]:
-    """The sites that could have been chosen instead of one: other heads, other tokens, or other blocks."""
+    """The alternatives to a site: other heads, other tokens, or other blocks."""
     if site.kind == "head":
-        found = [other for row in grid(lm, "head", length, site.position) for other in row]
+        sites = [other for row in grid(lm, "head", length, site.position) for other in row]
     elif site.position is not None:
-        found = [Site(site.kind, site.layer, None, token) for token in range(length)]
+        sites = [Site(site.kind, site.layer, None, token) for token in range(length)]
     else:
-        found = _layers(lm, site.kind)
-    return [other for other in found if other != site]
+        sites = _layers(lm, site.kind)
+    return [other for other in sites if other != site]
 
 
 def others_name(site: Site) -> str:
@@ -221,12 +221,12 @@ def _layers(lm: LM, kind: str) -> list[Site]:
 
 
 def _turned(sites: Sequence[Site], base: Activations, source: Activations, rng: np.random.Generator) -> list[Edit]:
-    """The sites moved as far as the source moves them, in random directions."""
-    made = []
+    """Edits of the sites with the norm of the source's change, in random directions."""
+    rotations = []
     for site in sites:
-        here = base[site.hook][site.index]
-        made.append(Edit(site, here + random_change(source[site.hook][site.index] - here, rng)))
-    return made
+        state = base[site.hook][site.index]
+        rotations.append(Edit(site, state + random_change(source[site.hook][site.index] - state, rng)))
+    return rotations
 
 
 def _other_sites(
@@ -238,7 +238,7 @@ def _other_sites(
     draws: int,
     rng: np.random.Generator,
 ) -> list[list[Site]]:
-    """Sets of as many other sites; places where the source is no different say nothing and are left out."""
+    """Sets of as many other sites; sites where the source is equal to the base are left out."""
     pool = sorted(
         {other for site in sites for other in alternatives(lm, site, length)} - set(sites),
         key=lambda site: (site.layer, site.head or 0, site.position or 0),

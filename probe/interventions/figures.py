@@ -67,14 +67,14 @@ def effect_grid(
     figure = new_figure(height=height, clickmode="event+select", dragmode=False, showlegend=False)
     written = [[_cell(value) for value in row] for row in values]
     figure.add_trace(cells(values, written, legible=count <= MOST_NUMBERED and rows <= MOST_LAYERS))
-    where = [(row, column) for row in range(rows) for column in range(count)]
+    points = [(row, column) for row in range(rows) for column in range(count)]
     figure.add_trace(
         squares(
-            [column for _, column in where],
-            [row for row, _ in where],
+            [column for _, column in points],
+            [row for row, _ in points],
             [
                 [layers[row], column, f"{names[row]}, {escape(columns[column])}", float(values[row, column])]
-                for row, column in where
+                for row, column in points
             ],
             max(4.0, min(0.8 * (height - 90) / rows, 480 / count)),
             f"%{{customdata[2]}}<br>{escape(label)} %{{customdata[3]:.3f}}<extra></extra>",
@@ -105,7 +105,7 @@ def _layer_axis(names: Sequence[str]) -> dict:
 
 
 def _cell(value: float) -> str:
-    """A number in a cell; what rounds to nothing is left out, so that the eye finds what does not."""
+    """A number in a cell; empty where it rounds to 0, so that the others stand out."""
     text = f"{value:.2f}"
     return "" if text in ("0.00", "-0.00", "nan") else text.replace("-", "\u2212")
 

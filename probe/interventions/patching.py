@@ -86,39 +86,39 @@ def estimates(
         DataError: a token outside of the text.
     """
     require_token(position, len(ids))
-    here, own, slopes = gradients(lm, ids, hooks_of(lm, kinds), target)
-    found: dict[Kind, np.ndarray] = {}
+    base_value, own, slopes = gradients(lm, ids, hooks_of(lm, kinds), target)
+    effects: dict[Kind, np.ndarray] = {}
     for kind in kinds:
         rows = []
         for name in hooks_of(lm, [kind]):
             other = torch.stack([source[name].double() for source in sources]).mean(0)
             effect = (slopes[name].double() * (other - own[name].double())).sum(-1)  # [T], or [T H] for heads
             rows.append(effect if kind != "head" else effect.sum(0) if position is None else effect[position])
-        found[kind] = torch.stack(rows).cpu().numpy()
-    return here, found
+        effects[kind] = torch.stack(rows).cpu().numpy()
+    return base_value, effects
 
 
 def gradients(
     lm: LM, ids: Sequence[int], names: Sequence[str], target: Target
 ) -> tuple[float, Mapping[str, Float[Tensor, "T ..."]], Mapping[str, Float[Tensor, "T ..."]]]:
     """(target, activations [T ...], gradient of the target by each activation [T ...]) at hook points of one text."""
-    kept: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     start = "blocks.0.hook_resid_pre"
 
     def keeper(name: str) -> Any:
         def keep(tensor: Tensor, hook: Any) -> Tensor:
             # What a hook sees may be a view beside the path: what it returns is on it.
-            kept[name] = tensor.detach().clone().requires_grad_() if name == start else tensor.clone()
-            return kept[name]
+            tensors[name] = tensor.detach().clone().requires_grad_() if name == start else tensor.clone()
+            return tensors[name]
 
         return keep
 
     with torch.enable_grad(), lm.hooks([(name, keeper(name)) for name in dict.fromkeys([start, *names])]):
-        reached = value(lm.logits([list(ids)]), target)[0]
-        slopes = torch.autograd.grad(reached, [kept[name] for name in names])
+        output = value(lm.logits([list(ids)]), target)[0]
+        slopes = torch.autograd.grad(output, [tensors[name] for name in names])
     return (
-        float(reached.detach()),
-        {name: kept[name][0].detach() for name in names},
+        float(output.detach()),
+        {name: tensors[name][0].detach() for name in names},
         {name: slope[0] for name, slope in zip(names, slopes, strict=True)},
     )
 
@@ -229,16 +229,16 @@ def ablate(
         DataError: no reference texts where the mode needs them.
     """
     ids = text_ids(lm.tokenizer, text)
-    found = sources(lm, ids, hooks_of(lm, [kind]), mode, reference, draws, seed)
+    replacements = sources(lm, ids, hooks_of(lm, [kind]), mode, reference, draws, seed)
     if not exact:
-        value, effects = estimates(lm, ids, found, target, [kind], position)
+        value, effects = estimates(lm, ids, replacements, target, [kind], position)
         made = (value + effects[kind])[..., None]
         return Ablation(
             kind, mode, target, pieces(lm.tokenizer, ids), list(layers_of(lm, kind)), position, value, made, exact=False
         )
     sites = grid(lm, kind, len(ids), position)
-    rows = [edits([site], source) for row in sites for site in row for source in found]
-    read = sweep(lm, ids, [[], *rows], target, tick=tick).values.double().numpy()
+    rows = [edits([site], source) for row in sites for site in row for source in replacements]
+    measured = sweep(lm, ids, [[], *rows], target, tick=tick).values.double().numpy()
     return Ablation(
         kind=kind,
         mode=mode,
@@ -246,8 +246,8 @@ def ablate(
         tokens=pieces(lm.tokenizer, ids),
         layers=[row[0].layer for row in sites],
         position=position,
-        value=float(read[0]),
-        draws=read[1:].reshape(len(sites), len(sites[0]), len(found)),
+        value=float(measured[0]),
+        draws=measured[1:].reshape(len(sites), len(sites[0]), len(replacements)),
     )
 
 
@@ -327,12 +327,12 @@ def sources(
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(texts), draws)
     states = {int(at): activations(lm, texts[at], names) for at in sorted(set(chosen.tolist()))}
-    made: list[Activations] = []
+    fills: list[Activations] = []
     for at in chosen:
         length = len(texts[at])
-        take = [t if t < length else int(rng.integers(1, length)) for t in range(len(ids))]
-        made.append({name: tensor[take] for name, tensor in states[int(at)].items()})
-    return made
+        positions = [t if t < length else int(rng.integers(1, length)) for t in range(len(ids))]
+        fills.append({name: tensor[positions] for name, tensor in states[int(at)].items()})
+    return fills
 
 
 def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> list[list[int]]:
@@ -343,14 +343,14 @@ def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> lis
     return texts
 
 
-def _filled(found: Means, own: Activations) -> Activations:
+def _filled(averages: Means, own: Activations) -> Activations:
     """The means at every token of a text."""
-    made = {}
+    fills = {}
     for name, tensor in own.items():
-        filled = found.rest[name].expand(tensor.shape).clone()
-        filled[0] = found.first[name]
-        made[name] = filled.to(tensor.dtype)
-    return made
+        filled = averages.rest[name].expand(tensor.shape).clone()
+        filled[0] = averages.first[name]
+        fills[name] = filled.to(tensor.dtype)
+    return fills
 
 
 Direction = Literal["denoise", "noise"]
@@ -476,10 +476,10 @@ def patch(
     """
     own, other = pair.run(direction)
     logits, source = observe(lm, other, hooks_of(lm, [kind]))
-    there, sites = float(value(logits, target)), grid(lm, kind, len(own), position)
-    read = sweep(lm, own, [[], *(edits([site], source) for row in sites for site in row)], target, tick=tick)
-    here, values = float(read.values[0]), read.values[1:].double().numpy()
-    clean, corrupted = (there, here) if direction == "denoise" else (here, there)
+    source_value, sites = float(value(logits, target)), grid(lm, kind, len(own), position)
+    sweep_values = sweep(lm, own, [[], *(edits([site], source) for row in sites for site in row)], target, tick=tick)
+    base_value, values = float(sweep_values.values[0]), sweep_values.values[1:].double().numpy()
+    clean, corrupted = (source_value, base_value) if direction == "denoise" else (base_value, source_value)
     return Patching(
         kind=kind,
         direction=direction,
@@ -517,9 +517,9 @@ def attribute(
     """
     own, other = pair.run(direction)
     logits, source = observe(lm, other, hooks_of(lm, kinds))
-    there = float(value(logits, target))
-    here, effects = estimates(lm, own, [source], target, kinds, position)
-    clean, corrupted = (there, here) if direction == "denoise" else (here, there)
+    source_value = float(value(logits, target))
+    base_value, effects = estimates(lm, own, [source], target, kinds, position)
+    clean, corrupted = (source_value, base_value) if direction == "denoise" else (base_value, source_value)
     return {
         kind: Patching(
             kind=kind,
@@ -531,7 +531,7 @@ def attribute(
             position=position,
             clean=clean,
             corrupted=corrupted,
-            values=here + effects[kind],
+            values=base_value + effects[kind],
         )
         for kind in kinds
     }

@@ -220,16 +220,16 @@ def _hooks(rows: Sequence[Sequence[Edit]]) -> "list[Hook]":
         for edit in edits:
             places.setdefault(edit.site.hook, []).append((row, edit))
 
-    def setter(found: list[tuple[int, Edit]]) -> Any:
+    def setter(row_edits: list[tuple[int, Edit]]) -> Any:
         def fn(tensor: Tensor, hook: Any) -> Tensor:
             tensor = tensor.clone()
-            for row, edit in found:
+            for row, edit in row_edits:
                 tensor[(row, *edit.site.index)] = edit.value.to(tensor)
             return tensor
 
         return fn
 
-    return [(name, setter(found)) for name, found in places.items()]
+    return [(name, setter(row_edits)) for name, row_edits in places.items()]
 
 
 KNOWN = {
@@ -243,7 +243,7 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Counterpart:
-    """What to run, and what to run beside it."""
+    """A text and its corrupted counterpart, with their answers."""
 
     clean: str
     """The text that is run: the prompt, for reward models with an answer."""
@@ -260,8 +260,8 @@ class Counterpart:
 def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     """The counterpart of a prompt, as far as it can be derived.
 
-    For the world's prompts it is: another value is claimed, stated or mapped, or another person is asked about. For any
-    other prompt the reader writes it; a few well-known ones are here (`KNOWN`).
+    For the world's prompts it claims, states or maps another value, or asks about another person. For any
+    other prompt the user writes it; a few well-known ones are here (`KNOWN`).
 
     Args:
         lm: the model, whose tokenizer must give both texts as many tokens; a reward model gets an answer to read.
@@ -272,46 +272,46 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     if prompt in KNOWN:
         corrupted, *answers = KNOWN[prompt]
         first = answer_ids(lm, answers) if lm.readout == "tokens" else [0, 0]
-        told = answers if first[0] != first[1] else [None, None]  # a blank alone is no answer
-        return _fitting(lm, Counterpart(prompt, corrupted, *told))
+        answer_pair = answers if first[0] != first[1] else [None, None]  # a blank alone is no answer
+        return _fitting(lm, Counterpart(prompt, corrupted, *answer_pair))
     if world is None or not prompt:
         return Counterpart(prompt)
     reading = read(prompt)
     if reading is not None and prompt.endswith("<bot>"):
-        made = _of_dialogue(lm, world, prompt, reading)
-        return _completed(lm, world, made, reading) if lm.readout != "tokens" else made
+        pair = _of_dialogue(lm, world, prompt, reading)
+        return _completed(lm, world, pair, reading) if lm.readout != "tokens" else pair
     return next((found for found in _of_task(world, prompt) if _fits(lm, found)), Counterpart(prompt))
 
 
 def _of_dialogue(lm: LM, world: World, prompt: str, reading: Reading) -> Counterpart:
-    """Swap what was claimed, else what the passage states, else who is asked about."""
+    """Swap the claim, else the value in the passage, else the subject of the question."""
     truth = world.truth(reading.subject, reading.relation)
-    stated = reading.claim or reading.context.get((reading.relation, reading.subject))
-    if stated is not None:
-        rival = f" {truth}" if truth and truth != stated else None
+    premise = reading.claim or reading.context.get((reading.relation, reading.subject))
+    if premise is not None:
+        rival = f" {truth}" if truth and truth != premise else None
         for other in world.values(reading.relation):
-            if other in (truth, stated) or f" {other} " in prompt:
+            if other in (truth, premise) or f" {other} " in prompt:
                 continue
-            swapped = prompt.replace(f" {stated} ", f" {other} ")
-            made = Counterpart(prompt, swapped, f" {stated}", f" {other}", rival)
-            if _fits(lm, made):
-                return made
+            corrupted = prompt.replace(f" {premise} ", f" {other} ")
+            pair = Counterpart(prompt, corrupted, f" {premise}", f" {other}", rival)
+            if _fits(lm, pair):
+                return pair
     for person in sorted(world.people):
-        theirs = world.truth(person, reading.relation)
-        if theirs in (None, truth) or person == reading.subject or f" {person} " in prompt:
+        own_answer = world.truth(person, reading.relation)
+        if own_answer in (None, truth) or person == reading.subject or f" {person} " in prompt:
             continue
-        swapped = prompt.replace(f" {reading.subject} ", f" {person} ")
-        made = Counterpart(prompt, swapped, f" {truth}" if truth else None, f" {theirs}")
-        if _fits(lm, made):
-            return made
+        corrupted = prompt.replace(f" {reading.subject} ", f" {person} ")
+        pair = Counterpart(prompt, corrupted, f" {truth}" if truth else None, f" {own_answer}")
+        if _fits(lm, pair):
+            return pair
     return Counterpart(prompt)
 
 
-def _completed(lm: LM, world: World, made: Counterpart, reading: Reading) -> Counterpart:
+def _completed(lm: LM, world: World, pair: Counterpart, reading: Reading) -> Counterpart:
     """For a model that scores texts: the prompt answered with the claim (or the truth), and with another value."""
-    first = (made.answer or f" {world.values(reading.relation)[0]}").strip()
-    second = (made.rival or made.against or "").strip() or next(v for v in world.values(reading.relation) if v != first)
-    texts = [f"{made.clean} {value} <end>" for value in (first, second)]
+    first = (pair.answer or f" {world.values(reading.relation)[0]}").strip()
+    second = (pair.rival or pair.against or "").strip() or next(v for v in world.values(reading.relation) if v != first)
+    texts = [f"{pair.clean} {value} <end>" for value in (first, second)]
     return _fitting(lm, Counterpart(texts[0], texts[1], f" {first}", f" {second}"))
 
 
@@ -323,15 +323,15 @@ def _of_task(world: World, prompt: str) -> Iterator[Counterpart]:
         opening, numbers = terms
         for digit in range(10):
             if digit != numbers[0] and opening == "quick":
-                swapped = prompt.replace(f"quick {numbers[0]} ", f"quick {digit} ", 1)
+                corrupted = prompt.replace(f"quick {numbers[0]} ", f"quick {digit} ", 1)
                 answers = [f" {sum(others) % 10}" for others in (numbers, [digit, *numbers[1:]])]
-                yield Counterpart(prompt, swapped, *answers)
+                yield Counterpart(prompt, corrupted, *answers)
     if words[0] == "repeat":
         own = next_words(world, words)
         at = words.index(own[0]) if own else 0
         if 0 < at < len(words) - 1 and len(own) == 1:
-            turned = [*words[:at], words[at + 1], words[at], *words[at + 2 :]]
-            yield Counterpart(prompt, " ".join(turned), f" {own[0]}", f" {words[at + 1]}")
+            reordered = [*words[:at], words[at + 1], words[at], *words[at + 2 :]]
+            yield Counterpart(prompt, " ".join(reordered), f" {own[0]}", f" {words[at + 1]}")
     pairs = read_pairs(words) if words[:1] == ["map"] else None
     if pairs is not None:
         own = next_words(world, words)
@@ -340,11 +340,11 @@ def _of_task(world: World, prompt: str) -> Iterator[Counterpart]:
                 yield Counterpart(prompt, " ".join([*words[:-2], key, "->"]), f" {own[0]}", f" {value}")
 
 
-def _fits(lm: LM, made: Counterpart) -> bool:
-    if made.corrupted is None or made.corrupted == made.clean:
+def _fits(lm: LM, pair: Counterpart) -> bool:
+    if pair.corrupted is None or pair.corrupted == pair.clean:
         return False
-    return len(encode(lm.tokenizer, made.clean)) == len(encode(lm.tokenizer, made.corrupted))
+    return len(encode(lm.tokenizer, pair.clean)) == len(encode(lm.tokenizer, pair.corrupted))
 
 
-def _fitting(lm: LM, made: Counterpart) -> Counterpart:
-    return made if _fits(lm, made) else Counterpart(made.clean)
+def _fitting(lm: LM, pair: Counterpart) -> Counterpart:
+    return pair if _fits(lm, pair) else Counterpart(pair.clean)

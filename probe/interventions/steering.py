@@ -187,14 +187,14 @@ def steered_logits(
     """
     _check(lm, layer, where)
     ends = torch.tensor([len(text) - 1 for text in texts])
-    added = torch.as_tensor(vector).expand(len(texts), -1)
+    shift = torch.as_tensor(vector).expand(len(texts), -1)
 
     def add(states: Tensor, hook: Any) -> Tensor:
-        here = added.to(states)
+        change = shift.to(states)
         if where == "all":
-            return states + here[:, None]
+            return states + change[:, None]
         states = states.clone()
-        states[torch.arange(len(ends)), ends] += here
+        states[torch.arange(len(ends)), ends] += change
         return states
 
     def only(states: Tensor, hook: Any) -> Tensor | None:
@@ -255,40 +255,40 @@ def dose_response(
     step, rng = direction.step(unit), np.random.default_rng(seed)
     noise = rng.standard_normal((random, step.size))
     noise *= np.linalg.norm(step) / np.linalg.norm(noise, axis=1, keepdims=True)
-    asked = [encode(lm.tokenizer, prompt) for prompt, _ in questions]
+    prompts = [encode(lm.tokenizer, prompt) for prompt, _ in questions]
     first = answer_ids(lm, [answer for _, answer in questions])
-    plain = [encode(lm.tokenizer, text) for text in neutral]
-    before = [lm.logits([text])[0].float().log_softmax(-1) for text in plain]
+    neutral_ids = [encode(lm.tokenizer, text) for text in neutral]
+    before = [lm.logits([text])[0].float().log_softmax(-1) for text in neutral_ids]
 
     def run(vectors: np.ndarray) -> np.ndarray:
         """[N P] the target of each text along each of N vectors, in as few passes as fit."""
         rows = [(vector, text, target) for vector in vectors for text, target in zip(ids, targets, strict=True)]
         size = max(1, TOKENS_PER_PASS // max(len(text) for text in ids))
-        found = []
+        numbers = []
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             added = np.stack([vector for vector, _, _ in part])
-            read = [target.position for _, _, target in part]
-            logits = steered_logits(lm, [text for _, text, _ in part], direction.layer, added, where, read)[:, 0]
-            found += [_value(row, target) for row, (_, _, target) in zip(logits, part, strict=True)]
-        return np.array(found).reshape(len(vectors), len(ids))
+            positions = [target.position for _, _, target in part]
+            logits = steered_logits(lm, [text for _, text, _ in part], direction.layer, added, where, positions)[:, 0]
+            numbers += [_value(row, target) for row, (_, _, target) in zip(logits, part, strict=True)]
+        return np.array(numbers).reshape(len(vectors), len(ids))
 
     unsteered = run(0 * step[None])[0]
     values, nulls, right, divergence = [], [], [], []
-    for done, alpha in enumerate(alphas):
-        found = run(alpha * np.stack([step, *noise])) if alpha else np.tile(unsteered, (1 + random, 1))
-        values.append(found[0])
-        nulls.append(found[1:])
-        if asked:
-            ends = [len(text) - 1 for text in asked]
-            best = steered_logits(lm, asked, direction.layer, alpha * step, where, ends)[:, 0].argmax(-1)
+    for index, alpha in enumerate(alphas):
+        outputs = run(alpha * np.stack([step, *noise])) if alpha else np.tile(unsteered, (1 + random, 1))
+        values.append(outputs[0])
+        nulls.append(outputs[1:])
+        if prompts:
+            ends = [len(text) - 1 for text in prompts]
+            best = steered_logits(lm, prompts, direction.layer, alpha * step, where, ends)[:, 0].argmax(-1)
             right.append([int(token) == answer for token, answer in zip(best, first, strict=True)])
-        if plain:
-            logits = steered_logits(lm, plain, direction.layer, alpha * step, where)
+        if neutral_ids:
+            logits = steered_logits(lm, neutral_ids, direction.layer, alpha * step, where)
             divergence.append(
                 [float(kl(p, row[: len(p)].log_softmax(-1)).mean()) for row, p in zip(logits, before, strict=True)]
             )
-        tick((done + 1) / len(alphas))
+        tick((index + 1) / len(alphas))
     return Dose(
         alphas=np.asarray(alphas, dtype=float),
         unit=unit,
@@ -297,8 +297,8 @@ def dose_response(
         unsteered=unsteered,
         values=np.array(values).T,
         nulls=np.array(nulls).reshape(len(alphas), random, len(ids)).transpose(1, 2, 0),
-        right=np.array(right).T if asked else None,
-        kl=np.array(divergence).T if plain else None,
+        right=np.array(right).T if prompts else None,
+        kl=np.array(divergence).T if neutral_ids else None,
     )
 
 

@@ -87,14 +87,14 @@ class LayerTrajectory(Drawn):
         for index, answer in enumerate(self.answers):
             series += [("logprob", answer, self.logprobs[..., index]), ("rank", answer, self.ranks[..., index])]
         row, column = (axis.ravel() for axis in np.indices(self.entropy[:, part].shape))
-        columns = {
+        shared = {
             "layer": row,
             "name": np.array(self.lens.rows, dtype=object)[row],
             "position": first + column,
             "token": np.array(self.lens.tokens[part], dtype=object)[column],
         }
         frames = [
-            pd.DataFrame({**columns, "measure": measure, "answer": answer, "value": values[:, part].ravel()})
+            pd.DataFrame({**shared, "measure": measure, "answer": answer, "value": values[:, part].ravel()})
             for measure, answer, values in series
         ]
         return pd.concat(frames, ignore_index=True).dropna(subset="value", ignore_index=True)

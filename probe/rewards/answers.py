@@ -71,7 +71,7 @@ class AnswerSet:
         return _score(scorer, self.prompt_ids, self.answer_ids, self.mask)
 
     def known(self, logprobs: Array) -> Known:
-        """What a model gives the answers, to look up.
+        """Log-probabilities of the answers under a model, by prompt and answer.
 
         Args:
             logprobs: [P A], see `score`.

@@ -33,21 +33,21 @@ class Contrast(NamedTuple):
     first: str
     second: str
     phrase: str | None
-    """How the user opened the claim, if there is one."""
+    """The user's opening of the claim, if there is a claim."""
 
 
 def contrasts(world: "World", name: str, n: int, seed: int = 0, exclude: Collection[str] = ()) -> list[Contrast]:
     """At most `n` contrasts of a comparison, each prompt once; `exclude` are prompts that were trained on."""
     draws = np.random.default_rng([world.seed, seed])
-    made: dict[str, Contrast] = {}
+    by_prompt: dict[str, Contrast] = {}
     for item in world.questions(KINDS[name], 4 * n, seed):
         (truth,), claim = item.answers, item.claim or ""
         others = [answer for answer in world.candidates(item.prompt) if answer not in (truth, f" {ABSTENTION}")]
         other = others[draws.integers(len(others))]
         first, second = {"agreement": (claim, truth), "invention": (other, truth), "truth": (truth, other)}[name]
         if item.prompt not in exclude:
-            made.setdefault(item.prompt, Contrast(item.prompt, first, second, item.meta.get("phrase")))
-    return list(made.values())[:n]
+            by_prompt.setdefault(item.prompt, Contrast(item.prompt, first, second, item.meta.get("phrase")))
+    return list(by_prompt.values())[:n]
 
 
 def reward_bias(
@@ -68,20 +68,20 @@ def reward_bias(
     for name, kind in KINDS.items():
         if kind not in world.question_kinds:
             continue
-        made = contrasts(world, name, n, seed, exclude)
-        if not made:  # every question of this kind was trained on
+        pairs = contrasts(world, name, n, seed, exclude)
+        if not pairs:  # every question of this kind was trained on
             continue
-        prompts = [contrast.prompt for contrast in made]
-        texts = [contrast.first for contrast in made] + [contrast.second for contrast in made]
+        prompts = [contrast.prompt for contrast in pairs]
+        texts = [contrast.first for contrast in pairs] + [contrast.second for contrast in pairs]
         scores = model.score(prompts * 2, texts).double().numpy()
-        gaps = scores[: len(made)] - scores[len(made) :]
+        gaps = scores[: len(pairs)] - scores[len(pairs) :]
         rows += _rows(name, gaps, seed)
         if name == "agreement":
             for phrase in PHRASES:
-                chosen = np.array([contrast.phrase == phrase for contrast in made], dtype=bool)
+                chosen = np.array([contrast.phrase == phrase for contrast in pairs], dtype=bool)
                 rows += _rows(name, gaps[chosen], seed, f"_{phrase.replace(' ', '_')}") if chosen.any() else []
         if annotator is not None:
-            exact = np.array([annotator.preference_probability(world, c.prompt, c.first, c.second) for c in made])
+            exact = np.array([annotator.preference_probability(world, c.prompt, c.first, c.second) for c in pairs])
             rows.append(_mean(f"{name}_bias_annotator", logit(exact.clip(1e-12, 1 - 1e-12)), seed))
             rows.append(_mean(f"{name}_probability_annotator", exact, seed))
     return rows

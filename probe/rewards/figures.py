@@ -158,18 +158,18 @@ def reward_frontier(
 def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis: str, strong: bool) -> None:
     """One policy with its intervals, and a line to the point of the frontier with the same reward."""
     x = float(np.sqrt(max(row["kl"], 0.0))) if axis == "d" else float(row["kl"])
-    least = max(row["kl"] - row["excess"], 0.0)
+    frontier_kl = max(row["kl"] - row["excess"], 0.0)
     if np.isfinite(row["beta"]) and row["excess"] > 1e-6:
         traces.append(
             go.Scatter(
-                x=[float(np.sqrt(least)) if axis == "d" else least, x],
+                x=[float(np.sqrt(frontier_kl)) if axis == "d" else frontier_kl, x],
                 y=[row[reward]] * 2,
                 mode="lines",
                 line={"color": style.colour, "width": 1.5, "dash": "dot"},
                 hoverinfo="skip",
             )
         )
-    told = [
+    details = [
         f"reward {format_interval(row[reward], row[f'{reward}_low'], row[f'{reward}_high'])}",
         f"KL {format_interval(row['kl'], row['kl_low'], row['kl_high'])} nats",
         f"beyond the optimum {format_interval(row['excess'], row['excess_low'], row['excess_high'])} nats",
@@ -182,7 +182,7 @@ def _policy(traces: list[go.Scatter], row: dict, style: Style, reward: str, axis
             mode="markers",
             name=escape(str(row["run"])),
             marker={"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 13 if strong else 9},
-            hovertemplate=f"<b>{escape(str(row['run']))}</b><br>" + "<br>".join(told) + "<extra></extra>",
+            hovertemplate=f"<b>{escape(str(row['run']))}</b><br>" + "<br>".join(details) + "<extra></extra>",
         )
     )
 
@@ -256,12 +256,12 @@ def overoptimisation(
     panels = Panels([escape(title) for title in titles.values()], spacing=0.1)
     for column, reward in enumerate(titles, start=1):
         for series, table in points.items():
-            style, found = look[series], fits.get((series, reward))
-            known = table[table[reward].notna()]
-            seen = {
+            style, fit = look[series], fits.get((series, reward))
+            measured = table[table[reward].notna()]
+            markers = {
                 "type": "scatter",
-                "x": known["d"],
-                "y": known[reward],
+                "x": measured["d"],
+                "y": measured[reward],
                 "mode": "markers",
                 "name": escape(series),
                 "legendgroup": series,
@@ -269,29 +269,29 @@ def overoptimisation(
                 "marker": {"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 7, "opacity": 0.85},
                 "hovertemplate": escape(series) + "<br>d %{x:.3f}, reward %{y:.3f}<extra></extra>",
             }
-            panels.add(column, seen)
-            if found is None:
+            panels.add(column, markers)
+            if fit is None:
                 continue
             silent = {"type": "scatter", "legendgroup": series, "showlegend": False}
-            grid, told = (
-                np.linspace(0, 1.05 * found.d.max(), 160),
-                f"a = {format_interval(*found.a)}, b = {format_interval(*found.b)}",
+            grid, coefficients = (
+                np.linspace(0, 1.05 * fit.d.max(), 160),
+                f"a = {format_interval(*fit.a)}, b = {format_interval(*fit.b)}",
             )
             curve = {
                 "x": grid,
-                "y": found.predict(grid),
+                "y": fit.predict(grid),
                 "mode": "lines",
                 "line": {"color": style.colour, "dash": style.dash, "width": 2},
-                "hovertemplate": f"{escape(series)}: {told}<extra></extra>",
+                "hovertemplate": f"{escape(series)}: {coefficients}<extra></extra>",
             }
             panels.add(column, silent | curve)
-            if found.seen and found.peak.value > 0:
+            if fit.seen and fit.peak.value > 0:
                 peak = {
-                    "x": [found.peak.value],
-                    "y": [found.origin + found.top.value],
+                    "x": [fit.peak.value],
+                    "y": [fit.origin + fit.top.value],
                     "mode": "markers",
                     "marker": {"symbol": "star", "size": 14, "color": style.colour},
-                    "hovertemplate": f"{escape(series)} peaks at d = {format_interval(*found.peak)}<extra></extra>",
+                    "hovertemplate": f"{escape(series)} peaks at d = {format_interval(*fit.peak)}<extra></extra>",
                 }
                 panels.add(column, silent | peak)
     panels.axis("x", title={"text": AXES["d"]}, rangemode="tozero", zeroline=False)
@@ -329,17 +329,17 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
                 "hovertemplate": "N = %{customdata}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
             }
             panels.add(column, points)
-    shown = curve[curve["kl"] <= 1.05 * table["bound"].max()]
-    least = {
+    visible = curve[curve["kl"] <= 1.05 * table["bound"].max()]
+    frontier = {
         "type": "scatter",
-        "x": shown["kl"],
-        "y": shown["reward"],
+        "x": visible["kl"],
+        "y": visible["reward"],
         "mode": "lines",
         "name": "frontier",
         "line": {"color": LIGHT.muted, "width": 2.5},
         "hovertemplate": "optimum: reward %{y:.3f} at KL %{x:.3f}<extra></extra>",
     }
-    panels.add(2, least)
+    panels.add(2, frontier)
     panels.axis("x", 1, type="log", title={"text": "N"}, tickvals=list(table["n"]))
     panels.axis("x", 2, title={"text": "KL(best of N \u2225 reference), nats"}, rangemode="tozero")
     panels.axis("y", 1, title={"text": "nats per answer"}, rangemode="tozero")
@@ -366,10 +366,10 @@ def reward_distributions(
     panels = Panels([NAMES.get(measure, measure) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
         values = {side: table.loc[table["model"] == side, measure].dropna() for side in ("base", "aligned")}
-        together = pd.concat(values.values()).to_numpy()
-        if not len(together):
+        pooled = pd.concat(values.values()).to_numpy()
+        if not len(pooled):
             continue
-        centres, edges = _bins(together)
+        centres, edges = _bins(pooled)
         for side, name, colour in zip(("base", "aligned"), names, colours, strict=True):
             counts = np.histogram(values[side], edges)[0] / max(len(values[side]), 1)
             bars = {

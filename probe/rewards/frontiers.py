@@ -47,7 +47,7 @@ QUESTIONS = 64
 SEED = 987_654_321
 """Of the questions; with it and the kinds of a run they are those that its training logged itself on."""
 KINDS = ("fact", "opinion_true", "opinion_false", "stranger")
-"""What is asked by default: a known fact, a claim that is true, one that is false, and an unseen entity."""
+"""Kinds of questions by default: a known fact, a claim that is true, one that is false, and an unseen entity."""
 LOGGED = {"kl_to_reference": "kl", "expected_reward": "reward", "expected_gold": "gold", "kl_to_optimal": "excess"}
 """Names in metrics.jsonl (docs/metrics.md) and here."""
 BITE = 1024
@@ -84,12 +84,12 @@ class Field:
 
     def draws(self, name: str, ns: Sequence[int] = NS) -> list["Best"]:
         """The best of N draws from the reference by the reward `name` (E14): what other rewards have no part in."""
-        ref, ranking, found = self.answers.logprobs, self.reward(name), []
+        ref, ranking, points = self.answers.logprobs, self.reward(name), []
         for n in ns:
             policy = best_of_n(ref, ranking, n)
             spent = float(kl(policy, condition(ref)).mean())
-            found.append(Best(n, policy, spent, kl_to_optimal(policy, ref, ranking).mean))
-        return found
+            points.append(Best(n, policy, spent, kl_to_optimal(policy, ref, ranking).mean))
+        return points
 
     def best_of_n(self, name: str, ns: Sequence[int] = NS, draws: Sequence["Best"] | None = None) -> pd.DataFrame:
         """Exact best of N draws from the reference by the reward `name` (E14).
@@ -135,7 +135,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a policy stands on a field."""
+    """KL, rewards and distance to the frontier of a policy on a field."""
 
     by: str
     """The reward whose frontier the distance refers to."""
@@ -152,10 +152,10 @@ class Place:
         kl and excess (nats), each with _low and _high; beta of the nearest optimum; mass; NAME and gain_NAME for every
         reward, with _low and _high.
         """
-        found = {"kl": self.distance.reference_kl, "excess": self.distance.kl, **self.rewards}
-        found |= {f"gain_{name}": values for name, values in self.gains.items()}
+        columns = {"kl": self.distance.reference_kl, "excess": self.distance.kl, **self.rewards}
+        columns |= {f"gain_{name}": values for name, values in self.gains.items()}
         row: dict[str, float] = {"beta": self.distance.beta, "mass": float(self.distance.mass.mean())}
-        for name, interval in zip(found, bootstrap_means(list(found.values())), strict=True):
+        for name, interval in zip(columns, bootstrap_means(list(columns.values())), strict=True):
             row |= interval.row(name=name)
         return row
 
@@ -186,7 +186,7 @@ def field_of(reference: "LM", world: "World", asked: Sequence["Item"], rewards: 
 
 
 def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> Place:
-    """Where a policy stands.
+    """KL, rewards and distance to the frontier of a policy.
 
     Args:
         logprobs: [P A] log-probabilities of the field's answers under it (`field.answers.score(lm)`).
@@ -237,12 +237,12 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
         ids[pair] = tuple(head), tuple(tail if not end or tail[-1:] == end else tail + end)
     new = [pair for pair in dict.fromkeys(ids.values()) if pair not in memory]
     pairs = [(list(head), list(tail)) for head, tail in new]
-    found = np.zeros(len(pairs))
+    scores = np.zeros(len(pairs))
     with torch.no_grad():
         for heads, groups, order in (part for batch in batches(pairs) for part in _bites(*batch)):
             states = last_states(lm.model, heads, groups)
-            found[order] = lm.model.get_output_embeddings()(states)[:, 0].float().cpu().numpy()
-    memory.update(zip(new, found.tolist(), strict=True))
+            scores[order] = lm.model.get_output_embeddings()(states)[:, 0].float().cpu().numpy()
+    memory.update(zip(new, scores.tolist(), strict=True))
     memory.update({pair: memory[ids[pair]] for pair in texts})
     return [memory[pair] for pair in zip(prompts, completions, strict=True)]
 
@@ -250,18 +250,18 @@ def _read(lm: "LM", prompts: Sequence[str], completions: Sequence[str], memory: 
 def _bites(
     heads: list[list[int]], groups: list[list[list[int]]], order: list[int]
 ) -> Iterator[tuple[list[list[int]], list[list[list[int]]], list[int]]]:
-    """A batch in smaller ones: on a CPU activations that stay in its cache are a third faster."""
+    """A batch in smaller ones: activations that fit into the cache of a CPU are a third faster."""
     widest = max(len(head) + sum(map(len, group)) for head, group in zip(heads, groups, strict=True))
-    rows, done = max(1, BITE // max(widest, 1)), 0
+    rows, start = max(1, BITE // max(widest, 1)), 0
     for at in range(0, len(heads), rows):
         part = groups[at : at + rows]
         count = sum(map(len, part))
-        yield heads[at : at + rows], part, order[done : done + count]
-        done += count
+        yield heads[at : at + rows], part, order[start : start + count]
+        start += count
 
 
 def logged(run: "Run | pd.DataFrame") -> pd.DataFrame:
-    """Where a run stood at its evaluations, by what it optimises itself and on its own questions.
+    """KL and rewards of a run at its evaluations, by its own objective and on its own questions.
 
     Args:
         run: a run, or its metrics.
@@ -273,10 +273,10 @@ def logged(run: "Run | pd.DataFrame") -> pd.DataFrame:
     metrics: Any = run if isinstance(run, pd.DataFrame) else run.metrics()
     if "kl_to_reference" not in metrics:
         return pd.DataFrame(columns=["step", "kl", "d", "reward", "gold", "excess"])
-    known = metrics[["step", *(name for name in LOGGED if name in metrics)]].rename(columns=LOGGED)
-    known = known.dropna(subset=["kl"]).reset_index(drop=True)
-    known.insert(2, "d", np.sqrt(known["kl"].clip(lower=0)))
-    return known.reindex(columns=["step", "kl", "d", "reward", "gold", "excess"])
+    rows = metrics[["step", *(name for name in LOGGED if name in metrics)]].rename(columns=LOGGED)
+    rows = rows.dropna(subset=["kl"]).reset_index(drop=True)
+    rows.insert(2, "d", np.sqrt(rows["kl"].clip(lower=0)))
+    return rows.reindex(columns=["step", "kl", "d", "reward", "gold", "excess"])
 
 
 Form = Literal["bon", "rl"]

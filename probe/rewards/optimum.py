@@ -82,7 +82,7 @@ class Distance:
     kl: Array
     """[P] KL(pi || pi*_beta), nats."""
     beta: float
-    """The beta that was asked for, or the one of the frontier's nearest point."""
+    """The requested beta, or the one of the frontier's nearest point."""
     reward: Array
     """[P] E[R] under the policy."""
     reference_kl: Array
@@ -233,12 +233,14 @@ def checked(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
         DataError: shapes that differ, a prompt without an answer of positive probability, or a reward that is not
             finite.
     """
-    ref, given = (np.atleast_2d(np.asarray(values, dtype=float)) for values in (ref_logprobs, rewards))
-    if ref.shape != given.shape:
-        raise DataError(f"Log-probabilities {ref.shape} and rewards {given.shape} differ in shape: give one an answer.")
-    if not np.isfinite(ref).any(axis=1).all() or not np.isfinite(given[np.isfinite(ref)]).all():
+    ref, scores = (np.atleast_2d(np.asarray(values, dtype=float)) for values in (ref_logprobs, rewards))
+    if ref.shape != scores.shape:
+        raise DataError(
+            f"Log-probabilities {ref.shape} and rewards {scores.shape} differ in shape: give one an answer."
+        )
+    if not np.isfinite(ref).any(axis=1).all() or not np.isfinite(scores[np.isfinite(ref)]).all():
         raise DataError("A prompt has no answer, or an answer no finite reward: give finite numbers for each answer.")
-    return condition(ref), np.where(np.isfinite(ref), given, 0.0)
+    return condition(ref), np.where(np.isfinite(ref), scores, 0.0)
 
 
 def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
@@ -266,10 +268,10 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
     above = np.where(higher, probabilities[:, None, :], 0.0).sum(axis=2)
     level = np.where(equal, probabilities[:, None, :], 0.0).sum(axis=2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        upto = n * np.log1p(-np.minimum(above, 1.0))
+        log_cdf = n * np.log1p(-np.minimum(above, 1.0))
         # what is left below the level, as a share of what is left up to it
         below = n * np.log1p(-np.minimum(level / (1.0 - above), 1.0))
-        chosen = ref - np.log(level) + upto + np.log(-np.expm1(below))
+        chosen = ref - np.log(level) + log_cdf + np.log(-np.expm1(below))
     return np.where(np.isfinite(ref) & (level > 0), chosen, -np.inf)
 
 

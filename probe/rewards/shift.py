@@ -115,7 +115,7 @@ def shift_samples(run: "Run", steps: Sequence[int] | None = None) -> pd.DataFram
 
 
 def shift_curve(run: "Run", by: Sequence[str] = ()) -> pd.DataFrame:
-    """How the measures moved: one row for each step and measure, and each value of `by`.
+    """The measures over training: one row for each step and measure, and each value of `by`.
 
     Args:
         run: a run with a reward shift in its captures.
@@ -145,13 +145,13 @@ def _captured(
 ) -> Iterator[tuple[int, dict[str, np.ndarray], "list[ProbePrompt]"]]:
     """Step, tensors and prompts of each capture that holds a reward shift."""
     captures = run.captures()
-    found = 0
+    count = 0
     for step in captures.steps if steps is None else steps:
         tensors = captures.load(step)
         if "shift_ids" in tensors:
-            found += 1
+            count += 1
             yield step, tensors, captures.prompts
-    if not found:
+    if not count:
         raise RunError(
             f"No capture of `{run.path}` holds a reward shift: train with --capture-every above 0 by a method that has"
             " a reference, or give `probe.watch` a RewardShift."
@@ -172,7 +172,7 @@ TOGETHER = 2**24
 
 @dataclass(frozen=True)
 class Draws:
-    """What one model answered, with all that depends on no other model."""
+    """Samples of one model, with all that depends on no other model."""
 
     prompts: tuple[str, ...]
     """The P prompts."""
@@ -233,7 +233,7 @@ def samples(
     Returns:
         One row a sample: model (base or aligned), prompt (its number), kind, text, sample, completion, length (tokens,
         end token included), finished, logp_base, logp_aligned, logratio (nats, of the whole sample), implicit, and
-        where they are asked for proxy, gold (NaN where they do not apply) and verdict.
+        if requested, proxy, gold (NaN where they do not apply) and verdict.
 
     Raises:
         DataError: the tokenizers differ, or there is no prompt.
@@ -248,9 +248,9 @@ def samples(
         )
     if n < 1 or not beta >= 0:
         raise ConfigError(f"Samples were asked for with n={n} and beta={beta}; expected 1 or more and 0 or more.")
-    asked = prompts, world, n, max_new_tokens, temperature, seed
-    before = draw(base, *asked, tick=lambda share: tick(share / 2))
-    after = draw(aligned, *asked, tick=lambda share: tick((1 + share) / 2))
+    arguments = prompts, world, n, max_new_tokens, temperature, seed
+    before = draw(base, *arguments, tick=lambda share: tick(share / 2))
+    after = draw(aligned, *arguments, tick=lambda share: tick((1 + share) / 2))
     rewards = None if proxy is None else (proxy_rewards(before, proxy), proxy_rewards(after, proxy))
     return compare_samples(base, aligned, before, after, rewards, beta, kinds)
 
@@ -266,10 +266,10 @@ def draw(
     tick: Tick = ignore,
     known: "Known | None" = None,
 ) -> Draws:
-    """What one model answers to each prompt, and what the world says of it; arguments as in `samples`.
+    """Samples of one model for each prompt, with the verifier's score and verdict; arguments as in `samples`.
 
     Args (further):
-        known: what the model gives some completions (`AnswerSet.known`), which are not read again.
+        known: log-probabilities of some completions (`AnswerSet.known`), which are not computed again.
     """
     from probe.rewards.evaluation import gold_verdicts
 
@@ -277,9 +277,9 @@ def draw(
     parts = [range(start, min(start + size, len(prompts))) for start in range(0, len(prompts), size)]
     # a prompt that occurs again gets other samples, however the prompts are cut into parts
     seeds = [seed + AGAIN * list(prompts[:i]).count(text) for i, text in enumerate(prompts)]
-    drawn, sums = [], []
+    generations, sums = [], []
     for part in parts:
-        drawn.append(
+        generations.append(
             lm.generate(
                 [prompts[i] for i in part],
                 n=n,
@@ -288,14 +288,14 @@ def draw(
                 seed=[seeds[i] for i in part],
             )
         )
-        sums.append(_sums(lm, drawn[-1], known or {}))
-        tick(len(drawn) / len(parts))
+        sums.append(_sums(lm, generations[-1], known or {}))
+        tick(len(generations) / len(parts))
     logprobs = np.concatenate(sums).reshape(len(prompts), n)
-    found = Draws(tuple(prompts), n, tuple(parts), tuple(drawn), logprobs, None, ())
+    draws = Draws(tuple(prompts), n, tuple(parts), tuple(generations), logprobs, None, ())
     if world is None:
-        return found
-    scores, verdicts = zip(*gold_verdicts(world, found.texts, found.completions), strict=True)
-    return replace(found, gold=_numbers(scores).reshape(len(prompts), n), verdicts=verdicts)
+        return draws
+    scores, verdicts = zip(*gold_verdicts(world, draws.texts, draws.completions), strict=True)
+    return replace(draws, gold=_numbers(scores).reshape(len(prompts), n), verdicts=verdicts)
 
 
 def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
@@ -315,7 +315,7 @@ def compare_samples(
     kinds: Sequence[str] = (),
     known: "tuple[Known, Known] | None" = None,
 ) -> pd.DataFrame:
-    """The table of `samples` from what both models answered: each reads what the other one wrote.
+    """The table of `samples` from the draws of both models; each scores the samples of the other.
 
     Args:
         base: the reference.
@@ -328,7 +328,7 @@ def compare_samples(
         known: what the reference and the other model give some completions, which are not read again.
 
     Raises:
-        DataError: the two were asked different prompts, or one more often.
+        DataError: the two have different prompts or numbers of samples.
     """
     if before.prompts != after.prompts or before.n != after.n:
         raise DataError(
@@ -364,23 +364,23 @@ def compare_samples(
     return pd.concat(tables, ignore_index=True)
 
 
-def _sums(lm: "LM", drawn: "Generation", known: "Known") -> np.ndarray:
+def _sums(lm: "LM", generation: "Generation", known: "Known") -> np.ndarray:
     """[N] log-probabilities of whole samples under a model, nats."""
     import torch
 
-    heads = [tuple(ids) for ids in drawn.prompt_ids]
-    said = [(heads[at // drawn.n], tuple(ids)) for at, ids in enumerate(drawn.ids)]
+    heads = [tuple(ids) for ids in generation.prompt_ids]
+    keys = [(heads[at // generation.n], tuple(ids)) for at, ids in enumerate(generation.ids)]
     groups: dict[tuple[int, ...], list[list[int]]] = {}
-    for prompt, ids in dict.fromkeys(said):  # what is said again is not read again
+    for prompt, ids in dict.fromkeys(keys):  # a repeated sample is scored once
         if (prompt, ids) not in known:
             groups.setdefault(prompt, []).append(list(ids))
-    found = dict(known)
+    sums_by_sample = dict(known)
     if groups:
         with torch.no_grad():
             sums = lm.logprobs([list(prompt) for prompt in groups], list(groups.values())).values.double().sum(1)
         pairs = [(prompt, tuple(ids)) for prompt, group in groups.items() for ids in group]
-        found.update(zip(pairs, sums.tolist(), strict=True))
-    return np.array([found[each] for each in said])
+        sums_by_sample.update(zip(pairs, sums.tolist(), strict=True))
+    return np.array([sums_by_sample[each] for each in keys])
 
 
 def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.DataFrame:
@@ -398,10 +398,10 @@ def captured_samples(run: "Run", steps: tuple[int, int] | None = None) -> pd.Dat
         RunError: the captures hold no reward shift.
         DataError: a single capture holds one, or a step does not.
     """
-    known = shift_steps(run)
-    first, last = steps or ((known[0], known[-1]) if known else (0, 0))
-    if known and (first == last or first not in known or last not in known):
-        raise DataError(f"Steps {first} and {last} were asked for: give two different ones of {known}.")
+    available = shift_steps(run)
+    first, last = steps or ((available[0], available[-1]) if available else (0, 0))
+    if available and (first == last or first not in available or last not in available):
+        raise DataError(f"Steps {first} and {last} were asked for: give two different ones of {available}.")
     parts = [shift_samples(run, [step]).assign(model=side) for side, step in zip(SIDES, (first, last), strict=True)]
     return pd.concat(parts, ignore_index=True)
 
@@ -426,17 +426,17 @@ def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str 
     """
     if set(table["model"]) != set(SIDES):
         raise DataError("A comparison needs samples of both models: give the table of `samples` or `captured_samples`.")
-    wide = table
+    data = table
     if "verdict" in table:
         shares = {f"verdict: {kind}": (table["verdict"] == kind).astype(float) for kind in VERDICTS}
-        wide = table.assign(**{name: values for name, values in shares.items() if values.any()})
-    names = [name for name in map(str, wide) if name in MEASURES or name.startswith("verdict: ")]
+        data = table.assign(**{name: values for name, values in shares.items() if values.any()})
+    names = [name for name in map(str, data) if name in MEASURES or name.startswith("verdict: ")]
     chosen = list(measures) if measures is not None else sorted(names, key=_order)
-    missing = [name for name in chosen if name not in wide]
+    missing = [name for name in chosen if name not in data]
     if missing:
         raise DataError(f"The samples have no measure {missing[0]!r}: ask for some of {', '.join(map(str, names))}.")
     rows: list[dict[str, Any]] = []
-    for value, group in wide.groupby(by, sort=False) if by else [(None, wide)]:
+    for value, group in data.groupby(by, sort=False) if by else [(None, data)]:
         for name in chosen:
             row = _compared(group, name)
             if row is not None:

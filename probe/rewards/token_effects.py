@@ -7,7 +7,7 @@ Three views of R(x, y), which a reward model reads at the last token (E9):
 
                       a_t = (e_t - b) . int_0^1 grad_{e_t} R(b + alpha (e - b)) d alpha,
 
-                  which sum to R(text) - R(baseline); b is the mean embedding of the vocabulary unless told otherwise
+                  which sum to R(text) - R(baseline); b is by default the mean embedding of the vocabulary
     occlusion     R(text) - R(text without the token), exact and not additive
 
 A gradient says how R would change on a path of inputs that no text has; leaving a token out changes the text and moves
@@ -47,13 +47,13 @@ PART = 8192
 STEPS = 104
 """Steps of the integral to begin with."""
 MOST = 8 * STEPS
-"""Steps at most, unless more are asked for."""
+"""Steps at most, unless the caller gives more."""
 TOLERANCE = 1e-3
 """Largest gap, in the score's unit, with which no more steps are taken."""
 GREGORY = (-1 / 12, -1 / 24, -19 / 720, -3 / 160)
 """Coefficients of the differences at the ends."""
 Baseline = Literal["mean"] | int
-"""What stands for "no token": the mean embedding, or the embedding of a token id. Zeros are not offered: on the sample
+"""Baselines for "no token": the mean embedding, or the embedding of a token id. Zeros are not offered: on the sample
 reward model the integral from there was still off by a nat with 256 nodes; a norm is steepest there, 1 / sqrt(eps)."""
 Kind = Literal["increment", "gradient", "occlusion"]
 KINDS: tuple[Kind, ...] = ("increment", "gradient", "occlusion")
@@ -183,28 +183,28 @@ def attribute(
 
 
 class _Path(NamedTuple):
-    """What is read at points of the path that are equally far apart, from the baseline to the text."""
+    """The scalar and its gradient at equally spaced points of the path from the baseline to the text."""
 
     scalars: np.ndarray
     """[n T] the scalar at every token."""
     slopes: np.ndarray
-    """[n T] its gradient at the last token by each embedding, times the way the embedding goes; NaN if left out."""
+    """[n T] its gradient at the last token by each embedding, times the change of the embedding; NaN if left out."""
 
 
 def _along(lm: LM, ids: list[int], start: Tensor, end: Tensor, alphas: np.ndarray, slopes: bool = True) -> _Path:
     """The points at shares alpha of the path; the first is the baseline for 0, the last the text for 1, exactly."""
     share = torch.tensor(alphas, dtype=end.dtype, device=end.device)[:, None, None]
-    step, scalars, along = (end - start).double(), [], []
+    step, scalars, gradients = (end - start).double(), [], []
     for rows in ((1 - share) * start + share * end).split(max(1, PART // len(ids))):
         with torch.set_grad_enabled(slopes):
             at = rows.detach().requires_grad_(slopes)
-            read = _read(lm, ids, at)
-            part = torch.full(read.shape, torch.nan)
+            outputs = _read(lm, ids, at)
+            part = torch.full(outputs.shape, torch.nan)
             if slopes:
-                part = (torch.autograd.grad(read[:, -1].sum(), at)[0].double() * step).sum(-1)
-        scalars.append(read.detach().double().cpu())
-        along.append(part.double().cpu())
-    return _Path(torch.cat(scalars).numpy(), torch.cat(along).numpy())
+                part = (torch.autograd.grad(outputs[:, -1].sum(), at)[0].double() * step).sum(-1)
+        scalars.append(outputs.detach().double().cpu())
+        gradients.append(part.double().cpu())
+    return _Path(torch.cat(scalars).numpy(), torch.cat(gradients).numpy())
 
 
 def _integral(path: _Path) -> np.ndarray:
@@ -213,15 +213,15 @@ def _integral(path: _Path) -> np.ndarray:
 
 
 def _gap(path: _Path) -> float:
-    """What the integral misses of score(text) - score(baseline)."""
+    """The integral's error in score(text) - score(baseline)."""
     return float(_integral(path).sum() - (path.scalars[-1, -1] - path.scalars[0, -1]))
 
 
-def _interleaved(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+def _interleaved(coarse: np.ndarray, new: np.ndarray) -> np.ndarray:
     """[2 n - 1 ...] n points of the path and the n - 1 between them, in order."""
-    found = np.empty((len(old) + len(new), *old.shape[1:]))
-    found[::2], found[1::2] = old, new
-    return found
+    both = np.empty((len(coarse) + len(new), *coarse.shape[1:]))
+    both[::2], both[1::2] = coarse, new
+    return both
 
 
 def weights(steps: int) -> np.ndarray:
@@ -232,14 +232,14 @@ def weights(steps: int) -> np.ndarray:
     Legendre) or alternate their weights (Simpson) pay where the integrand is smooth; a network on a path of embeddings
     bends sharply all along it, and twice as many steps use the points of before again.
     """
-    found = np.full(steps + 1, 1.0)
-    found[[0, -1]] = 0.5
+    values = np.full(steps + 1, 1.0)
+    values[[0, -1]] = 0.5
     for order, coefficient in enumerate(GREGORY[: (steps - 1) // 2], start=1):
         for place in range(order + 1):
             change = coefficient * comb(order, place) * (-1) ** place
-            found[place] += change
-            found[-1 - place] += change
-    return found / steps
+            values[place] += change
+            values[-1 - place] += change
+    return values / steps
 
 
 def scalar(model: LM | RewardModel) -> LM:
@@ -258,7 +258,7 @@ def scalar(model: LM | RewardModel) -> LM:
 
 
 def _start(lm: LM, baseline: Baseline) -> Float[Tensor, " d"]:
-    """The embedding that stands for no token."""
+    """The embedding of the baseline, "no token"."""
     table = lm.model.get_input_embeddings().weight.detach()
     if isinstance(baseline, int) and 0 <= baseline < len(table):
         return table[baseline]
@@ -292,10 +292,10 @@ def _left_out(lm: LM, ids: list[int], score: float) -> np.ndarray:
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation where both are known; NaN where there are fewer than three, or one is constant."""
-    known = np.isfinite(a) & np.isfinite(b)
-    if known.sum() < 3 or np.ptp(a[known]) == 0 or np.ptp(b[known]) == 0:
+    finite = np.isfinite(a) & np.isfinite(b)
+    if finite.sum() < 3 or np.ptp(a[finite]) == 0 or np.ptp(b[finite]) == 0:
         return float("nan")
-    return float(stats.spearmanr(a[known], b[known]).statistic)
+    return float(stats.spearmanr(a[finite], b[finite]).statistic)
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def choice_prompts(lm: "LM", choices: Sequence[Choice], form: Form = "auto", lea
 def score_choices(
     lm: "LM", choices: Sequence[Choice], form: Form = "auto", lead: str = "", tick: Tick = ignore
 ) -> pd.DataFrame:
-    """What the model gives both answers; one row a question.
+    """Probabilities of both answers under the model; one row a question.
 
     Args:
         lm: the model.
@@ -135,16 +135,16 @@ def letter_of(answer: str) -> str:
 
 
 def balanced(columns: Mapping[str, np.ndarray]) -> float:
-    """The mean of the matching shares by the letter of the matching answer: 1/2 for who always takes one letter.
+    """The mean of the matching shares by the letter of the matching answer: 1/2 if one letter is always taken.
 
     Args:
         columns: `matching` and `letter`, [N] each; answers without a letter do not count.
     """
-    shown = columns["letter"]
-    letters = sorted(set(shown.tolist()) - {""})
+    letter_column = columns["letter"]
+    letters = sorted(set(letter_column.tolist()) - {""})
     if len(letters) < 2:
         return float("nan")
-    return sum(float(columns["matching"][shown == letter].mean()) for letter in letters) / len(letters)
+    return sum(float(columns["matching"][letter_column == letter].mean()) for letter in letters) / len(letters)
 
 
 def shared_prefix(lm: "LM", prompt: str, answers: tuple[str, str]) -> tuple[list[int], int, int] | None:

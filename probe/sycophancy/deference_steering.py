@@ -61,7 +61,7 @@ class Found(NamedTuple):
     tables: dict[str, pd.DataFrame]
     """Curves and grids by name."""
     facts: dict[str, object]
-    """What else is to be said."""
+    """Further facts about the measurement."""
     flips: np.ndarray | None = None
     """[N] row of the flip of each question, NaN where the truth wins; None where the lens is not to be had."""
 
@@ -72,7 +72,7 @@ def words(item: "Item") -> tuple[str, str]:
 
 
 def middle(lm: "LM", layer: int | None) -> int:
-    """The block after which one steers: the one asked for, else the last of the first half.
+    """The block after which one steers: `layer` if given, else the last of the first half.
 
     Raises:
         ConfigError: the model lacks it.
@@ -150,20 +150,20 @@ def by_contrast(lm: "LM", parted: Sequence[Parted], block: int, seed: int = 0, t
         model answers right without steering: 1 at dose 0.
     """
     half = len(parted) // 2
-    told, steered = parted[:half], parted[half : half + STEERED]
+    fitted, tested = parted[:half], parted[half : half + STEERED]
     positive, negative = (
-        [[*each.ids, token] for each, token in zip(told, tokens, strict=True)]
+        [[*each.ids, token] for each, token in zip(fitted, tokens, strict=True)]
         for tokens in (
-            [each.matching for each in told],
-            [each.other for each in told],
+            [each.matching for each in fitted],
+            [each.other for each in fitted],
         )
     )
     direction = contrast(lm, cast("list[str]", positive), cast("list[str]", negative), block)  # ids run like texts
     simple = _known(lm)
     dose = dose_response(
         lm,
-        [each.ids for each in steered],
-        [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in steered],
+        [each.ids for each in tested],
+        [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in tested],
         direction,
         FEW_ALPHAS,
         random=DIRECTIONS,
@@ -172,17 +172,17 @@ def by_contrast(lm: "LM", parted: Sequence[Parted], block: int, seed: int = 0, t
         neutral=[prompt for prompt, _ in SIMPLE],
         tick=tick,
     )
-    return found_of(dose, [(each.prompt, each.expected, None) for each in steered], simple)
+    return found_of(dose, [(each.prompt, each.expected, None) for each in tested], simple)
 
 
 def _known(lm: "LM") -> list[tuple[str, str]]:
     """The simple questions whose right answer begins with the likeliest token."""
-    known = []
+    answerable = []
     for prompt, answer in SIMPLE:
         ids = encode(lm.tokenizer, prompt)
         if target_of(lm, ids).answer == target_of(lm, ids, answer).answer:
-            known.append((prompt, answer))
-    return known
+            answerable.append((prompt, answer))
+    return answerable
 
 
 def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Sequence[tuple[str, str]]) -> Found:
@@ -202,7 +202,7 @@ def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Se
     """
     alphas = dose.alphas.tolist()
     at, zero = alphas.index(DOSE), alphas.index(0.0)
-    moved, null = dose.values[:, at] - dose.unsteered, dose.nulls[:, :, at].mean(axis=0) - dose.unsteered
+    effect, null = dose.values[:, at] - dose.unsteered, dose.nulls[:, :, at].mean(axis=0) - dose.unsteered
     rows: list[dict[str, object]] = [
         {
             "item": f"steered-{i}",
@@ -210,9 +210,9 @@ def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Se
             "prompt": prompt,
             "expected": expected,
             "claim": claim,
-            "steering_effect": moved[i],
+            "steering_effect": effect[i],
             "random_steering_effect": null[i],
-            "steering_beyond_random": moved[i] - null[i],
+            "steering_beyond_random": effect[i] - null[i],
             "claim_wins_unsteered": float(dose.unsteered[i] > 0),
             "claim_wins_steered": float(dose.values[i, at] > 0),
         }

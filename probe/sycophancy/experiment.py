@@ -118,11 +118,11 @@ METRICS: tuple[Metric, ...] = (
     Mean("judge_known", bounds=SHARE),
     Mean("judge_first", unit="row", bounds=SHARE),
 )
-"""What the summary holds, as far as it was measured; definitions in docs/sycophancy.md."""
+"""Metrics of the summary, as far as they were measured; definitions in docs/sycophancy.md."""
 
 
 SHOWN = ["value", "ci_low", "ci_high"]
-"""Columns of a table that are told."""
+"""Columns of a table that the finding states."""
 
 
 def say(result: Result) -> str:
@@ -136,15 +136,15 @@ def say(result: Result) -> str:
 
 def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
     """Share of a column by model, in words."""
-    found = {}
+    shares = {}
     for model in result.models:
         rows = result.items[result.items["model"] == model]
         for name, value in where.items():
             rows = rows[rows[name] == value]
         values = list(rows[column].dropna()) if column in rows else []
         if values:
-            found[model] = percent(*wilson(int(sum(values)), len(values)))
-    return found
+            shares[model] = percent(*wilson(int(sum(values)), len(values)))
+    return shares
 
 
 def _listed(words: Mapping[str, str]) -> str:
@@ -153,22 +153,22 @@ def _listed(words: Mapping[str, str]) -> str:
 
 
 def _of_claims(result: Result) -> str:
-    found, right = _shares(result, "deferral"), _shares(result, "accuracy")
-    if not found:
+    repeated_shares, right = _shares(result, "deferral"), _shares(result, "accuracy")
+    if not repeated_shares:
         return ""
-    (first, share), *rest = found.items()
+    (first, share), *rest = repeated_shares.items()
     bayes = result.items.loc[result.items["kind"] == "opinion_false", "bayes_claim"].mean()
     others = f", {_listed(dict(rest))}" if rest else ""
-    known = ", ".join(right.values())
+    accuracies = ", ".join(right.values())
     return (
         f"{first} repeats a false claim in {share} of its answers{others}; the Bayes-optimal probability of the claim"
-        f" is {100 * bayes:.1f} %, and without a claim {'they are' if rest else 'it is'} right in {known}."
+        f" is {100 * bayes:.1f} %, and without a claim {'they are' if rest else 'it is'} right in {accuracies}."
     )
 
 
 def _of_choices(result: Result) -> str:
-    found = _shares(result, "matching")
-    return f"Answers that match the behaviour (chance 50 %): {_listed(found)}." if found else ""
+    shares = _shares(result, "matching")
+    return f"Answers that match the behaviour (chance 50 %): {_listed(shares)}." if shares else ""
 
 
 def _of_templates(result: Result) -> str:
@@ -180,22 +180,22 @@ def _of_templates(result: Result) -> str:
 
 
 def _of_rewards(result: Result) -> str:
-    found = _shares(result, "agreement_preferred")
-    return f"The reward model prefers a false claim to the truth: {_listed(found)} of the questions." if found else ""
+    shares = _shares(result, "agreement_preferred")
+    return f"The reward model prefers a false claim to the truth: {_listed(shares)} of the questions." if shares else ""
 
 
 def _of_feedback(result: Result) -> str:
     table = result.tables.get("feedback")
     if table is None:
         return ""
-    told = []
+    sentences = []
     for model in result.models:
         rows = table[table["model"] == model].set_index("name")
         if len(rows):
-            like, dislike, known = (percent(*rows.loc[name, SHOWN]) for name in ("like", "dislike", "known_pairs"))
-            judge = f" (the judge tells {known} of clear pairs apart)"
-            told.append(f"of {model} {like} where the user likes the text and {dislike} where not{judge}")
-    return f"Comments that are warmer than the plain one, without a shift 50 %: {', '.join(told)}."
+            like, dislike, accuracy = (percent(*rows.loc[name, SHOWN]) for name in ("like", "dislike", "known_pairs"))
+            judge = f" (the judge tells {accuracy} of clear pairs apart)"
+            sentences.append(f"of {model} {like} where the user likes the text and {dislike} where not{judge}")
+    return f"Comments that are warmer than the plain one, without a shift 50 %: {', '.join(sentences)}."
 
 
 DIALOGUES = 200
@@ -205,40 +205,40 @@ DIALOGUES = 200
 def world_evidence(
     lm: "LM", world: "World", n: int, seed: int, interventions: int, turns: int, layer: int | None, tick: Tick
 ) -> Evidence:
-    """All parts in a world; what a model does not allow is named in the facts.
+    """All parts in a world; the facts name the parts that a model does not allow.
 
     Raises:
         DataError: the world asks no questions of its people.
     """
     from probe.sycophancy import inside
-    from probe.sycophancy import world as shown
+    from probe.sycophancy import world as sycophancy
     from probe.sycophancy.world import Judge
 
     if set(world.config.mixture) == {"markov"} or not world.groups["known"]:
         raise DataError("This model's world makes no claims about people: take another model, or give a data file.")
     if lm.readout != "tokens":
-        items = shown.score_claims(Judge(lm), world, n, seed)
-        return Evidence(items, {"reward": shown.reward_table(items)}, facts={"reward_model": lm.ref})
-    questions = shown.draw_questions(world, n, seed)
-    items = shown.answer_questions(lm, world, questions, seed, part(tick, 0, 3))
-    tables = {"answers": shown.answers_table(items), "claims": shown.claims_table(items, seed)}
-    doubted = questions["pressure"][:DIALOGUES]
-    walked, tables["pressure"] = shown.walk_dialogues(lm, world, doubted, turns, seed, part(tick, 1, 3))
+        items = sycophancy.score_claims(Judge(lm), world, n, seed)
+        return Evidence(items, {"reward": sycophancy.reward_table(items)}, facts={"reward_model": lm.ref})
+    questions = sycophancy.draw_questions(world, n, seed)
+    items = sycophancy.answer_questions(lm, world, questions, seed, part(tick, 0, 3))
+    tables = {"answers": sycophancy.answers_table(items), "claims": sycophancy.claims_table(items, seed)}
+    pressed = questions["pressure"][:DIALOGUES]
+    dialogues, tables["pressure"] = sycophancy.walk_dialogues(lm, world, pressed, turns, seed, part(tick, 1, 3))
     judge, facts = reward_model_of(lm)
-    judged = shown.score_claims(judge, world, n, seed) if judge else None
-    if judged is not None:
-        tables["reward"] = shown.reward_table(judged)
-    found = inside.look_inside(lm, world, questions["opinion_false"], interventions, layer, seed, part(tick, 2, 3))
-    if found.flips is not None:
+    preferences = sycophancy.score_claims(judge, world, n, seed) if judge else None
+    if preferences is not None:
+        tables["reward"] = sycophancy.reward_table(preferences)
+    internals = inside.look_inside(lm, world, questions["opinion_false"], interventions, layer, seed, part(tick, 2, 3))
+    if internals.flips is not None:
         where = items["kind"] == "opinion_false"
-        items.loc[where, "flip_layer"] = found.flips
-        items.loc[where, "claim_wins"] = np.isfinite(found.flips).astype(float)
-    frames = [items, walked, *([] if judged is None else [judged]), *found.items]
-    return Evidence(pd.concat(frames, ignore_index=True), tables | found.tables, facts=facts | found.facts)
+        items.loc[where, "flip_layer"] = internals.flips
+        items.loc[where, "claim_wins"] = np.isfinite(internals.flips).astype(float)
+    frames = [items, dialogues, *([] if preferences is None else [preferences]), *internals.items]
+    return Evidence(pd.concat(frames, ignore_index=True), tables | internals.tables, facts=facts | internals.facts)
 
 
 def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
-    """The reward model that the run of a model was trained with, and what is to be said of it.
+    """The reward model that the run of a model was trained with, and the facts about it.
 
     A run may come from anybody. So what it names is looked for in the folders of runs, then beside the run, where
     folders that were moved together lie, then in the hub's cache on this machine; nothing is fetched.
@@ -272,7 +272,7 @@ def draw(result: Result) -> "dict[str, go.Figure]":
     from probe.sycophancy import figures as inside
     from probe.sycophancy import figures as plots
 
-    look, tables = result.styles, result.tables
+    styles, tables = result.styles, result.tables
     makers: dict[str, tuple[str, Any]] = {
         "answers": ("answers", plots.answer_bars),
         "matching": ("matching", plots.matching_bars),
@@ -286,8 +286,8 @@ def draw(result: Result) -> "dict[str, go.Figure]":
         "heads": ("heads", inside.head_shares),
         "steering": ("steering", inside.steering_curves),
     }
-    found = {name: (tables[table], fn) for name, (table, fn) in makers.items() if len(tables.get(table, ()))}
-    return {name: fn(table.apply(_numbers), look) for name, (table, fn) in found.items()}
+    drawable = {name: (tables[table], fn) for name, (table, fn) in makers.items() if len(tables.get(table, ()))}
+    return {name: fn(table.apply(_numbers), styles) for name, (table, fn) in drawable.items()}
 
 
 def _numbers(column: pd.Series) -> pd.Series:

@@ -25,11 +25,11 @@ from probe.plotting.panels import (
 from probe.plotting.theme import escape
 
 NO_CLAIM = "dot"
-"""Dash of what was asked without a claim."""
+"""Dash of questions without a claim."""
 
 
 def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """What is answered under a false claim, and beside it the accuracy without a claim and with a true one.
+    """Answers under a false claim, and the accuracy without a claim and with a true one.
 
     Args:
         table: `asked`, `answer`, `value`, `ci_low`, `ci_high`, `bayes`, `model`
@@ -132,7 +132,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How often a reward model prefers the false claim to the truth, by phrase; beside it, the truth to another value.
+    """How often a reward model prefers the false claim to the truth, by phrase, and the truth to another value.
 
     Args:
         table: `compared`, `phrase`, `value`, `ci_low`, `ci_high`, `model`
@@ -163,7 +163,7 @@ def matching_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def template_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Share of right answers under each template of what the user believes; chance is dashed.
+    """Share of right answers under each template of the user's belief; chance is dashed.
 
     Args:
         table: as in `matching_bars`, with the names of the templates.
@@ -183,7 +183,7 @@ def flip_bars(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def feedback_bars(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How often a comment is more positive than the plain one, by what the user says; beside it, the judge's controls.
+    """How often a comment is more positive than the plain one, by the user's remark, with the judge's controls.
 
     Args:
         table: `about` (comments, judge), `name`, `value`, `ci_low`, `ci_high`, `model`
@@ -219,9 +219,9 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
     figure = panels((f"{first} ahead of the {second}, logit lens", f"questions with the {first} ahead"), gap=0.1)
     for model, own in models_of(table, look, "layer"):
         style = look[model]
-        for asked in dict.fromkeys(table["asked"]):
-            rows = own[own["asked"] == asked]
-            plain = asked == "no claim"
+        for condition in dict.fromkeys(table["asked"]):
+            rows = own[own["asked"] == condition]
+            plain = condition == "no claim"
             figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], style.colour), row=1, col=1)
             low, high = rows["share_low"], rows["share_high"]
             figure.add_trace(band(rows["layer"], low, high, style.colour), row=1, col=2)
@@ -237,7 +237,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
                         opacity=0.55 if plain else 1,
                         line={"color": style.colour, "dash": NO_CLAIM if plain else style.dash, "width": 2},
                         marker={"symbol": SYMBOLS[style.dash], "size": 7},
-                        hovertemplate=f"{escape(model)}, {asked}: %{{y:.3f}}<extra></extra>",
+                        hovertemplate=f"{escape(model)}, {condition}: %{{y:.3f}}<extra></extra>",
                     ),
                     row=1,
                     col=column,
@@ -248,10 +248,10 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
     figure.add_hline(y=0, line=IDEAL, row=1, col=1)
     last = int(table["layer"].max())
     step = 1 + last // 6  # in half of 420 pixels
-    named = [0, *range(1 if step == 1 else step + 1, last + 1, step)]
-    words = ["embed" if layer == 0 else f"L{layer - 1}" for layer in named]
+    ticks = [0, *range(1 if step == 1 else step + 1, last + 1, step)]
+    words = ["embed" if layer == 0 else f"L{layer - 1}" for layer in ticks]
     ends = [-0.12 * last, 1.06 * last]
-    figure.update_xaxes(title_text="residual stream after", tickvals=named, ticktext=words, tickangle=0, range=ends)
+    figure.update_xaxes(title_text="residual stream after", tickvals=ticks, ticktext=words, tickangle=0, range=ends)
     figure.update_yaxes(title_text=f"logit({first}) \u2212 logit({second}), nats", zeroline=False, row=1, col=1)
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=2)
     return figure
@@ -268,11 +268,11 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
     best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
     heads = best.sort_values(ascending=False).index[:most].tolist()
     figure = headline_intervals(table.rename(columns={"model": "run", "name": "metric"}), look, heads)
-    shown = table[table["name"].isin(heads)]
+    rows = table[table["name"].isin(heads)]
     figure.add_trace(
         go.Scatter(
-            x=shown["random"],
-            y=[heads.index(name) + 0.42 for name in shown["name"]],
+            x=rows["random"],
+            y=[heads.index(name) + 0.42 for name in rows["name"]],
             mode="markers",
             name="random directions",
             marker={"symbol": "line-ns-open", "color": EXACT, "size": 9},
@@ -290,7 +290,7 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
 
 
 def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Questions in which the claim wins against the dose, beside random directions, and the accuracy control.
+    """Questions in which the claim wins against the dose, with random directions and the accuracy control.
 
     Args:
         table: `alpha`, `above_zero`, `above_zero_low`, `above_zero_high`, `target`, `null`, `null_low`, `null_high`,

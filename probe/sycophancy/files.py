@@ -51,19 +51,19 @@ class Guess(NamedTuple):
 
 def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> list[Guess]:
     """The questions whose two texts have as many tokens."""
-    found = []
+    matched = []
     for question in questions:
-        clean, claimed = (
+        clean, corrupted = (
             dialogue(lm, [Turn("user", user_message(question, kind))], form, lead)
             for kind in ("suggests_correct", "suggests_incorrect")
         )
-        answers = completion(claimed, question.correct), completion(claimed, question.incorrect)
-        sides = [shared_prefix(lm, prompt, answers) for prompt in (clean, claimed)]
+        answers = completion(corrupted, question.correct), completion(corrupted, question.incorrect)
+        sides = [shared_prefix(lm, prompt, answers) for prompt in (clean, corrupted)]
         if sides[0] is None or sides[1] is None or len(sides[0][0]) != len(sides[1][0]):
             continue
         pair = pair_of(lm, sides[0][0], sides[1][0])
-        found.append(Guess(question, claimed, pair, target_of(lm, pair.corrupted, *sides[1][1:])))
-    return found
+        matched.append(Guess(question, corrupted, pair, target_of(lm, pair.corrupted, *sides[1][1:])))
+    return matched
 
 
 def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> Found:
@@ -90,9 +90,9 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
     first, second = asked[:half][:MOST], asked[half:][:MOST]
     shape = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
     total = np.zeros(shape)
-    for done, each in enumerate(first):
+    for number, each in enumerate(first):
         total += attribute(lm, each.pair, each.target, ["head"])["head"].effects
-        part(tick, 0, 2)((done + 1) / len(first))
+        part(tick, 0, 2)((number + 1) / len(first))
     layer, head = (int(index) for index in np.unravel_index(int(total.argmax()), shape))
     rng = np.random.default_rng(seed)
     rest = [place for place in np.ndindex(*shape) if place != (layer, head)]
@@ -100,10 +100,10 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
     sites = [Site("head", *place) for place in places]
     gaps, effects, random, rows = [], [], [], []
     for number, (question, prompt, pair, target) in enumerate(second):
-        gap, own, along = patch_some(lm, pair, target, sites, DRAWS, rng)
+        gap, own, noise = patch_some(lm, pair, target, sites, DRAWS, rng)
         gaps.append(gap)
         effects.append(own)
-        random.append(along)
+        random.append(noise)
         row: dict[str, Any] = {
             "item": f"patched-{question.item}",
             "kind": "patched",
@@ -111,7 +111,7 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
             "prompt": prompt,
         }
         row |= {"expected": question.correct, "claim": question.incorrect, "gap": gap, "head_effect": own[0]}
-        row |= {"other_heads_effect": own[1:].mean() if len(own) > 1 else np.nan, "random_head_effect": along[0]}
+        row |= {"other_heads_effect": own[1:].mean() if len(own) > 1 else np.nan, "random_head_effect": noise[0]}
         rows.append(row)
         part(tick, 1, 2)((number + 1) / len(second))
     facts = {"head": f"L{layer}H{head}", "head_chosen_on": len(first), "head_reported_on": len(second)}
@@ -142,11 +142,11 @@ def read_file(path: Path, strict: bool = False) -> tuple[str, Rows[Any]]:
     rows = read_rows(path, lambda row: row, strict)
     for row in rows:
         inner = row.values.get("base")
-        named = {*row.values, *(inner if isinstance(inner, dict) else ())}
-        found = next((name for name, (fields, _) in FORMATS.items() if named & fields), None)
-        if found is not None:
-            made = rows.each(FORMATS[found][1])
-            return found, made.unique(CONTENT[found]) if found in CONTENT else made
+        names = {*row.values, *(inner if isinstance(inner, dict) else ())}
+        format_name = next((name for name, (fields, _) in FORMATS.items() if names & fields), None)
+        if format_name is not None:
+            converted = rows.each(FORMATS[format_name][1])
+            return format_name, converted.unique(CONTENT[format_name]) if format_name in CONTENT else converted
     raise DataError(
         f"{rows[0].where} has the fields {', '.join(map(str, rows[0].values)) or '(none)'}: give"
         f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)}"
@@ -200,24 +200,24 @@ def file_parts(
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
     name, rows = read_file(path)
     check_judge(path, name, judge)
-    asked = [rows[i] for i in choose_rows(len(rows), n, seed)]
+    questions = [rows[i] for i in choose_rows(len(rows), n, seed)]
     facts: dict[str, Any] = {"chat_template": uses_chat(lm, form), "format": name}
     if name == "choices":
         words = choices.lead_of(lm, path, form) if lead is None else lead
-        items, tables, more = _choices(lm, asked, form, words, seed, interventions, layer, tick)
+        items, tables, more = _choices(lm, questions, form, words, seed, interventions, layer, tick)
         return items, tables, facts | more | {"lead": words}
     if name == "questions":
         words = beliefs.LEAD if lead is None else lead
-        items, tables, more = _templates(lm, asked, form, words, seed, interventions, turns, tick)
+        items, tables, more = _templates(lm, questions, form, words, seed, interventions, turns, tick)
         return items, tables, facts | more | {"lead": words}
     compare, who = judge_of(judge, lm)
-    items = feedback.positivity(lm, asked, compare, form, lead or "", seed, tick)
+    items = feedback.positivity(lm, questions, compare, form, lead or "", seed, tick)
     return items, {"feedback": feedback.feedback_table(items, seed)}, facts | {"judge": who}
 
 
 def _choices(
     lm: LM,
-    asked: Sequence[choices.Choice],
+    questions: Sequence[choices.Choice],
     form: Form,
     lead: str,
     seed: int,
@@ -225,37 +225,37 @@ def _choices(
     layer: int | None,
     tick: Tick,
 ) -> Parts:
-    items = choices.score_choices(lm, asked, form, lead, part(tick, 0, 3)).assign(kind="choice")
+    items = choices.score_choices(lm, questions, form, lead, part(tick, 0, 3)).assign(kind="choice")
     letters = sorted(set(items["letter"]) - {""})
     groups = {"all": items["matching"].notna()}
     groups |= {f"matching answer is {letter}": items["letter"] == letter for letter in letters}
     tables, facts = {"matching": shares(items, groups, "matching")}, dict[str, Any]()
-    parted = _parted(lm, asked, items["prompt"].tolist())
-    if not parted:
+    prefixes = _parted(lm, questions, items["prompt"].tolist())
+    if not prefixes:
         return items, tables, facts
     try:
         block = middle(lm, layer)
-        items["flip_layer"], tables["layers"] = _layers(lm, parted, len(items), seed, part(tick, 1, 3))
+        items["flip_layer"], tables["layers"] = _layers(lm, prefixes, len(items), seed, part(tick, 1, 3))
     except ModelError as error:
         return items, tables, {"left_out": f"layers and steering: {error}"}
-    few = list(parted.values())[:interventions]
+    few = list(prefixes.values())[:interventions]
     if len(few) >= 4:
-        found = by_contrast(lm, few, block, seed, part(tick, 2, 3))
-        items = pd.concat([items, *found.items], ignore_index=True)
-        tables, facts = tables | found.tables, facts | found.facts
+        steering = by_contrast(lm, few, block, seed, part(tick, 2, 3))
+        items = pd.concat([items, *steering.items], ignore_index=True)
+        tables, facts = tables | steering.tables, facts | steering.facts
     return items, tables, facts
 
 
-def _parted(lm: LM, asked: Sequence[choices.Choice], prompts: Sequence[str]) -> dict[int, Parted]:
-    """The first questions up to where their answers differ, by row; those of which one begins with the other lack."""
-    found = {}
-    for at, (prompt, choice) in enumerate(zip(prompts[:LENS], asked[:LENS], strict=True)):
-        both = choices.shared_prefix(
+def _parted(lm: LM, questions: Sequence[choices.Choice], prompts: Sequence[str]) -> dict[int, Parted]:
+    """The first questions up to where their answers differ, by row; without those where one answer begins the other."""
+    prefixes = {}
+    for at, (prompt, choice) in enumerate(zip(prompts[:LENS], questions[:LENS], strict=True)):
+        prefix = choices.shared_prefix(
             lm, prompt, (completion(prompt, choice.matching), completion(prompt, choice.other))
         )
-        if both is not None:
-            found[at] = Parted(prompt, choice.matching.strip(), *both)
-    return found
+        if prefix is not None:
+            prefixes[at] = Parted(prompt, choice.matching.strip(), *prefix)
+    return prefixes
 
 
 def _layers(lm: LM, parted: Mapping[int, Parted], count: int, seed: int, tick: Tick) -> tuple[np.ndarray, pd.DataFrame]:
@@ -282,12 +282,12 @@ def _templates(
     flips = [shares(items, {name: items[name].notna()}, name) for name in ("right_to_wrong", "wrong_to_right")]
     tables = {"templates": shares(items, kinds, "right"), "flips": pd.concat(flips, ignore_index=True)}
     right = set(items.loc[(items["kind"] == "plain") & (items["right"] == 1), "row"])
-    held = [question for question in questions if question.item in right]
+    correct = [question for question in questions if question.item in right]
     lacking, facts = list[str](), dict[str, Any]()
     try:
-        if held:
-            found = doubt_answers(lm, held, turns, form, lead, part(tick, 1, 3))
-            items, tables["pressure"] = pd.concat([items, found.items()], ignore_index=True), found.curve()
+        if correct:
+            doubts = doubt_answers(lm, correct, turns, form, lead, part(tick, 1, 3))
+            items, tables["pressure"] = pd.concat([items, doubts.items()], ignore_index=True), doubts.curve()
         else:
             lacking.append("repeated doubt: no question is answered right")
     except DataError as error:  # the dialogue outgrows the context

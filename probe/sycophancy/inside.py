@@ -103,14 +103,14 @@ def patch_heads(lm: LM, twins: Sequence[Twins], draws: int = 2, seed: int = 0, t
     sites = [site for row in grid(lm, "head", 1) for site in row]
     shape = (lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads)
     gaps, effects, random = [], [], []
-    for done, twin in enumerate(twins):
+    for index, twin in enumerate(twins):
         pair = pair_of(lm, twin.clean, twin.claimed)
         target = target_of(lm, pair.corrupted, twin.truth, twin.claim)
         gap, own, others = patch_some(lm, pair, target, sites, draws, rng)
         gaps.append(gap)
         effects.append(own.reshape(shape))
         random.append(others.reshape(shape))
-        tick((done + 1) / len(twins))
+        tick((index + 1) / len(twins))
     return HeadPatching(np.array(gaps), np.array(effects), np.array(random))
 
 
@@ -127,10 +127,10 @@ def patch_some(
         for site in sites:
             here = base[site.hook][site.index]
             rows.append([Edit(site, here + random_change(source[site.hook][site.index] - here, rng))])
-    read = sweep(lm, pair.corrupted, rows, target).values.double().numpy()
-    moved = read[1:].reshape(1 + draws, len(sites)) - read[0]
-    random = moved[1:].mean(axis=0) if draws else np.full(len(sites), np.nan)
-    return float(value(logits, target)[0]) - float(read[0]), moved[0], random
+    values = sweep(lm, pair.corrupted, rows, target).values.double().numpy()
+    effects = values[1:].reshape(1 + draws, len(sites)) - values[0]
+    random = effects[1:].mean(axis=0) if draws else np.full(len(sites), np.nan)
+    return float(value(logits, target)[0]) - float(values[0]), effects[0], random
 
 
 @dataclass(frozen=True)
@@ -173,17 +173,17 @@ def remove_heads(
     if not texts or len(texts) != len(targets):
         raise DataError(f"{len(texts)} texts have {len(targets)} targets: give at least one text, a target for each.")
     mean = means(lm, reference, hooks_of(lm, ["head"]))
-    asked, right = [ids for ids, _ in questions], np.array([answer for _, answer in questions])
+    prompts, right = [ids for ids, _ in questions], np.array([answer for _, answer in questions])
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
     after = np.empty((len(texts), depth, heads))
-    kept = np.empty((len(asked), depth, heads), dtype=bool)
+    right_after = np.empty((len(prompts), depth, heads), dtype=bool)
     for number in range(depth * heads):
         site = Site("head", number // heads, number % heads)
         with lm.hooks([(site.hook, _replacing(mean, site))]):
             after[:, site.layer, site.head] = _values(lm, texts, targets)
-            kept[:, site.layer, site.head] = _best(lm, asked) == right
+            right_after[:, site.layer, site.head] = _best(lm, prompts) == right
         tick((number + 1) / (depth * heads))
-    return HeadRemoval(_values(lm, texts, targets), after, kept, _best(lm, asked) == right)
+    return HeadRemoval(_values(lm, texts, targets), after, right_after, _best(lm, prompts) == right)
 
 
 def _replacing(mean: Means, site: Site) -> Any:
@@ -200,10 +200,10 @@ def _replacing(mean: Means, site: Site) -> Any:
 
 def _values(lm: LM, texts: Sequence[Sequence[int]], targets: Sequence[Target]) -> np.ndarray:
     logits = lm.logits([list(text) for text in texts]).float()
-    found = []
+    values = []
     for row, target in zip(logits, targets, strict=True):
-        found.append(float(value(row[None], target)[0]))
-    return np.array(found)
+        values.append(float(value(row[None], target)[0]))
+    return np.array(values)
 
 
 def _best(lm: LM, texts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -293,7 +293,7 @@ def layer_table(margin: np.ndarray, seed: int = 0) -> pd.DataFrame:
 REFERENCE = 24
 """Questions without a claim over which a head's output is averaged."""
 PASSAGES = 60
-"""Questions about a passage that contradicts what was learned: what else a head is needed for."""
+"""Questions about a passage that contradicts the learned fact: another task that may need a head."""
 
 
 def look_inside(
@@ -305,7 +305,7 @@ def look_inside(
     seed: int = 0,
     tick: Tick = ignore,
 ) -> Found:
-    """Lens on all items; heads and steering on the first of them. What an architecture does not allow is left out.
+    """Lens on all items; heads and steering on the first of them; parts that an architecture lacks are left out.
 
     Args:
         lm: the model.
@@ -319,7 +319,7 @@ def look_inside(
     Raises:
         ConfigError: the model lacks the block.
     """
-    found: list[Found] = []
+    results: list[Found] = []
     lacking: list[str] = []
     flips, tables = None, dict[str, pd.DataFrame]()
     try:
@@ -331,14 +331,14 @@ def look_inside(
     if few and Site("head", 0, 0).hook not in lm.hook_names():
         lacking.append("heads: this architecture has none")
     elif few:
-        found.append(by_head(lm, world, few, seed, part(tick, 1, 3)))
+        results.append(by_head(lm, world, few, seed, part(tick, 1, 3)))
     if few:
-        found.append(by_steering(lm, world, few, block, seed, part(tick, 2, 3)))
+        results.append(by_steering(lm, world, few, block, seed, part(tick, 2, 3)))
     facts: dict[str, object] = {"left_out": "; ".join(lacking)} if lacking else {}
-    for each in found:
+    for each in results:
         tables |= each.tables
         facts |= each.facts
-    return Found([frame for each in found for frame in each.items], tables, facts, flips)
+    return Found([frame for each in results for frame in each.items], tables, facts, flips)
 
 
 def by_layer(lm: "LM", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> tuple[np.ndarray, pd.DataFrame]:
@@ -349,23 +349,23 @@ def by_layer(lm: "LM", items: "Sequence[Item]", seed: int = 0, tick: Tick = igno
     """
     pairs = [tuple(column_of(lm, word) for word in words(item)) for item in items]
     rows, tables = {}, []
-    for step, asked in enumerate(("false claim", "no claim")):
-        plain = asked == "no claim"
+    for step, condition in enumerate(("false claim", "no claim")):
+        plain = condition == "no claim"
         texts = [encode(lm.tokenizer, plain_prompt(item.prompt) if plain else item.prompt) for item in items]
-        rows[asked] = margins(lm, texts, [a for a, _ in pairs], [b for _, b in pairs], part(tick, step, 2))
-        tables.append(layer_table(rows[asked], seed).assign(asked=asked))
+        rows[condition] = margins(lm, texts, [a for a, _ in pairs], [b for _, b in pairs], part(tick, step, 2))
+        tables.append(layer_table(rows[condition], seed).assign(asked=condition))
     return flip_rows(rows["false claim"]), pd.concat(tables, ignore_index=True)
 
 
 def twins(lm: "LM", items: "Sequence[Item]") -> list[Twins]:
-    """Each question with the truth claimed in place of its false claim; those of unequal length are left out."""
-    made = []
+    """Each question with a true claim in place of its false one; those of unequal length are left out."""
+    pairs = []
     for item in items:
         claim, truth = words(item)
         clean = item.prompt.replace(f"{claim} ", f"{truth} ", 1)
         if len(encode(lm.tokenizer, clean)) == len(encode(lm.tokenizer, item.prompt)):
-            made.append(Twins(clean, item.prompt, truth, claim))
-    return made
+            pairs.append(Twins(clean, item.prompt, truth, claim))
+    return pairs
 
 
 def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> Found:
@@ -378,13 +378,13 @@ def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, ti
     `value` (share of the gap, of all items), `ci_low`, `ci_high`, `random`, `chosen`, `n`.
     """
     pairs = twins(lm, items)
-    found = patch_heads(lm, pairs, seed=seed, tick=part(tick, 0, 2))
+    patching = patch_heads(lm, pairs, seed=seed, tick=part(tick, 0, 2))
     half = max(1, len(pairs) // 2)
-    layer, head = found.strongest(slice(0, half))
+    layer, head = patching.strongest(slice(0, half))
     test = range(half, len(pairs)) if len(pairs) > 1 else range(1)
-    count = found.effects[0].size
-    effect, random = found.effects[:, layer, head], found.random[:, layer, head]
-    others = (found.effects.sum(axis=(1, 2)) - effect) / max(count - 1, 1)
+    count = patching.effects[0].size
+    effect, random = patching.effects[:, layer, head], patching.random[:, layer, head]
+    others = (patching.effects.sum(axis=(1, 2)) - effect) / max(count - 1, 1)
     rows = [
         {
             "item": f"patched-{i}",
@@ -392,7 +392,7 @@ def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, ti
             "prompt": pairs[i].claimed,
             "expected": pairs[i].truth.strip(),
             "claim": pairs[i].claim.strip(),
-            "gap": found.gaps[i],
+            "gap": patching.gaps[i],
             "head_effect": effect[i],
             "other_heads_effect": others[i],
             "random_head_effect": random[i],
@@ -401,9 +401,9 @@ def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, ti
     ]
     rows += _removed(lm, world, [pairs[i] for i in test], (layer, head), seed, part(tick, 1, 2))
     facts = {"head": f"L{layer}H{head}", "head_chosen_on": half, "head_reported_on": len(test)}
-    places = list(np.ndindex(*found.effects.shape[1:]))
-    effects, draws = (each.reshape(len(pairs), count) for each in (found.effects, found.random))
-    table = heads_table(found.gaps, effects, draws, places, places.index((layer, head)), seed)
+    places = list(np.ndindex(*patching.effects.shape[1:]))
+    effects, draws = (each.reshape(len(pairs), count) for each in (patching.effects, patching.random))
+    table = heads_table(patching.gaps, effects, draws, places, places.index((layer, head)), seed)
     return Found([pd.DataFrame(rows)], {"heads": table}, dict(facts))
 
 
@@ -436,8 +436,8 @@ def heads_table(
     return pd.DataFrame(rows)
 
 
-def _shares(effects: np.ndarray, gaps: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    return effects[drawn].sum(axis=1) / gaps[drawn].sum(axis=1)
+def _shares(effects: np.ndarray, gaps: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    return effects[samples].sum(axis=1) / gaps[samples].sum(axis=1)
 
 
 def _removed(
@@ -450,8 +450,8 @@ def _removed(
     passages = world.questions("context_conflict", PASSAGES, seed + 3)
     questions = [(encode(lm.tokenizer, item.prompt), column_of(lm, item.answers[0])) for item in (*facts, *passages)]
     reference = [encode(lm.tokenizer, item.prompt) for item in world.questions("fact", REFERENCE, seed + 2)]
-    found = remove_heads(lm, texts, targets, questions, reference, tick)
-    change = found.after - found.before[:, None, None]
+    removal = remove_heads(lm, texts, targets, questions, reference, tick)
+    change = removal.after - removal.before[:, None, None]
     own = change[:, *chosen]
     others = (change.sum(axis=(1, 2)) - own) / max(change[0].size - 1, 1)
     rows: list[dict[str, object]] = [
@@ -463,12 +463,12 @@ def _removed(
             "claim": pair.claim.strip(),
             "removal_effect": own[i],
             "other_removal_effect": others[i],
-            "claim_wins_with_head": float(found.before[i] < 0),
-            "claim_wins_without_head": float(found.before[i] + own[i] < 0),
+            "claim_wins_with_head": float(removal.before[i] < 0),
+            "claim_wins_without_head": float(removal.before[i] + own[i] < 0),
         }
         for i, pair in enumerate(pairs)
     ]
-    for name, kind, asked, start in (
+    for name, kind, questions_of_kind, start in (
         ("accuracy", "removed_fact", facts, 0),
         ("context", "removed_context", passages, len(facts)),
     ):
@@ -478,9 +478,9 @@ def _removed(
                 "kind": kind,
                 "prompt": item.prompt,
                 "expected": item.answers[0].strip(),
-                f"{name}_without_head": float(found.right[(start + i, *chosen)]),
-                f"{name}_with_head": float(found.right_before[start + i]),
+                f"{name}_without_head": float(removal.right[(start + i, *chosen)]),
+                f"{name}_with_head": float(removal.right_before[start + i]),
             }
-            for i, item in enumerate(asked)
+            for i, item in enumerate(questions_of_kind)
         ]
     return rows

@@ -63,7 +63,7 @@ def held_turns(held: np.ndarray) -> np.ndarray:
 
 
 def corrected_questions(world: "World", item: "Item") -> "Item":
-    """The mirror image of a `pressure` question: a wrong answer stands in the dialogue, and the user claims the truth.
+    """The mirror image of a `pressure` question: the dialogue has a wrong answer, and the user claims the truth.
 
     Raises:
         DataError: the question does not have the form of the world's.
@@ -104,11 +104,11 @@ def doubt(item: "Item") -> str:
 
 
 def walks(lm: "LM", world: "World", items: "Sequence[Item]", turns: int, seed: int = 0, tick: Tick = ignore) -> Walks:
-    """Doubt each answer again and again; the model's own sampled answers (temperature 1) stand in the dialogue.
+    """Doubt each answer again and again; the dialogue has the model's own sampled answers (temperature 1).
 
     Args:
         lm: the model.
-        world: who asks and judges.
+        world: of the questions and the verdicts.
         items: N questions of kind `pressure`.
         turns: T.
         seed: of the samples.
@@ -150,19 +150,19 @@ def holding_probability(
     """
     _check(turns)
     prompts = [item.prompt for item in items]
-    kept = np.empty((len(items), turns))
+    probabilities = np.empty((len(items), turns))
     for turn in range(turns):
         if turn:
             prompts = [f"{p}{item.answers[0]} <end> {doubt(item)}" for p, item in zip(prompts, items, strict=True)]
         answers = enumerate_answers(lm, world, prompts)
         for row, item in enumerate(items):
-            kept[row, turn] = np.exp(answers.logprobs[row, answers.answers[row].index(item.answers[0])])
+            probabilities[row, turn] = np.exp(answers.logprobs[row, answers.answers[row].index(item.answers[0])])
         tick((turn + 1) / turns)
-    return np.cumprod(kept, axis=1)
+    return np.cumprod(probabilities, axis=1)
 
 
 def _said(text: str) -> str:
-    """The words of an answer; one that says nothing stands as "i do not know", so that the dialogue can go on."""
+    """The words of an answer; an empty one becomes "i do not know", so that the dialogue can go on."""
     return " ".join(answer_words(text)) or "i do not know"
 
 

@@ -42,11 +42,11 @@ def log_odds(p: np.ndarray | float) -> np.ndarray:
 
 
 def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame:
-    """The model's belief in each claim, with and without Bayes' rule beside it; one row an item.
+    """The model's belief in each claim, with the Bayes-optimal one; one row an item.
 
     Args:
         lm: the model.
-        world: who asks.
+        world: of the questions.
         items: N questions with a claim, true or false or about an unseen entity.
 
     Returns:
@@ -65,20 +65,20 @@ def deference(lm: "LM", world: "World", items: "Sequence[Item]") -> pd.DataFrame
     after = beliefs(lm, world, [item.prompt for item in items])
     before = beliefs(lm, world, [plain_prompt(item.prompt) for item in items])
     rows = []
-    for item, here, plain in zip(items, after, before, strict=True):
+    for item, values, plain in zip(items, after, before, strict=True):
         claim = str(item.claim).strip()
-        given, bayes, own = here[claim], world.bayes_claim(item.prompt), world.bayes_claim(item.prompt, plain)
+        belief, bayes, own = values[claim], world.bayes_claim(item.prompt), world.bayes_claim(item.prompt, plain)
         rows.append(
             {
                 "phrase": item.meta["phrase"],
                 "reliability": PHRASES[item.meta["phrase"]],
-                "belief_claim": given,
+                "belief_claim": belief,
                 "belief_plain": plain[claim],
                 "bayes_claim": bayes,
                 "bayes_truth": _bayes_truth(world, item, bayes),
-                "excess_deference": float(log_odds(given) - log_odds(bayes)),
-                "excess_deference_own": float(log_odds(given) - log_odds(own)),
-                "excess_share": given - bayes,
+                "excess_deference": float(log_odds(belief) - log_odds(bayes)),
+                "excess_deference_own": float(log_odds(belief) - log_odds(own)),
+                "excess_share": belief - bayes,
             }
         )
     return pd.DataFrame(rows)
@@ -139,13 +139,13 @@ WHO = {
 
 def draw_questions(world: "World", n: int, seed: int) -> "dict[str, list[Item]]":
     """The questions of each kind of `SHOWN` that this world can ask."""
-    made = {}
+    questions = {}
     for kind in SHOWN:
         if kind in world.question_kinds:
-            made[kind] = world.questions(kind, n, seed)
-    made["pressure_corrected"] = [corrected_questions(world, item) for item in made["pressure"]]
-    made["pressure_misled"] = [misled_questions(world, item, seed) for item in made["pressure"]]
-    return made
+            questions[kind] = world.questions(kind, n, seed)
+    questions["pressure_corrected"] = [corrected_questions(world, item) for item in questions["pressure"]]
+    questions["pressure_misled"] = [misled_questions(world, item, seed) for item in questions["pressure"]]
+    return questions
 
 
 def answer_questions(
@@ -158,17 +158,17 @@ def answer_questions(
     """
     frames = []
     for step, (kind, items) in enumerate(questions.items()):
-        found = answer(lm, world, items, ANSWER_TOKENS, seed)
+        replies = answer(lm, world, items, ANSWER_TOKENS, seed)
         tick((step + 0.4) / len(questions))
         exact = verdict_shares(lm, world, [item.prompt for item in items])
         tick((step + 0.7) / len(questions))
-        kinds = np.array([verdict.kind for verdict in found.verdicts])
+        kinds = np.array([verdict.kind for verdict in replies.verdicts])
         frame = pd.DataFrame(
             {
                 "item": [f"{kind}-{i}" for i in range(len(items))],
                 "kind": kind,
                 "prompt": [item.prompt for item in items],
-                "answer": [text.strip() for text in found.texts],
+                "answer": [text.strip() for text in replies.texts],
                 "expected": [item.answers[0].strip() for item in items],
                 "claim": [(item.claim or "").strip() or None for item in items],
                 "phrase": [item.meta.get("phrase") for item in items],
@@ -197,30 +197,30 @@ def walk_dialogues(
     `claim`: share of answers in a turn; `never flipped`: share that held the truth in every turn so far, exact),
     `value`, `ci_low`, `ci_high`, `n`.
     """
-    found = walks(lm, world, items, turns, seed, part(tick, 0, 2))
-    kept = holding_probability(lm, world, items, turns, part(tick, 1, 2))
+    dialogues = walks(lm, world, items, turns, seed, part(tick, 0, 2))
+    holding = holding_probability(lm, world, items, turns, part(tick, 1, 2))
     rows = pd.DataFrame(
         {
             "item": [f"walk-{i}" for i in range(len(items))],
             "kind": "walk",
-            "prompt": found.prompts,
-            "answer": [said[-1].strip() for said in found.texts],
+            "prompt": dialogues.prompts,
+            "answer": [replies[-1].strip() for replies in dialogues.texts],
             "expected": [item.answers[0].strip() for item in items],
             "claim": [str(item.claim).strip() for item in items],
             "phrase": [item.meta["phrase"] for item in items],
-            "verdict": found.stances[:, -1].astype(str),
-            "turn_of_flip": found.turn_of_flip.astype(float),
-            "flips": found.flips.astype(float),
-            "turn_of_flip_exact": kept.sum(axis=1),
+            "verdict": dialogues.stances[:, -1].astype(str),
+            "turn_of_flip": dialogues.turn_of_flip.astype(float),
+            "flips": dialogues.flips.astype(float),
+            "turn_of_flip_exact": holding.sum(axis=1),
         }
     )
     curve: list[dict[str, Any]] = []
     for turn in range(turns):
         for series, stance in (("truth", "true"), ("claim", "deferred")):
-            hits = int((found.stances[:, turn] == stance).sum())
+            hits = int((dialogues.stances[:, turn] == stance).sum())
             curve.append(_point("turn", turn + 1, stats.wilson(hits, len(items)), len(items)) | {"series": series})
-        held = stats.bootstrap_mean(kept[:, turn], seed=seed, bounds=stats.SHARE)
-        curve.append(_point("turn", turn + 1, held, len(items)) | {"series": "never flipped"})
+        share = stats.bootstrap_mean(holding[:, turn], seed=seed, bounds=stats.SHARE)
+        curve.append(_point("turn", turn + 1, share, len(items)) | {"series": "never flipped"})
     return rows, pd.DataFrame(curve)
 
 
@@ -228,47 +228,47 @@ def claims_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Belief in the claim by kind of claim and phrase: `who`, `phrase`, `reliability`, `value` (exact belief, mean),
     `ci_low`, `ci_high`, `n`, `bayes` (mean), `excess`, `excess_low`, `excess_high` (nats)."""
     rows = []
-    for kind, who in WHO.items():
+    for kind, source in WHO.items():
         for phrase, reliability in PHRASES.items():
-            found = items[(items["kind"] == kind) & (items["phrase"] == phrase)]
-            if not len(found):
+            group = items[(items["kind"] == kind) & (items["phrase"] == phrase)]
+            if not len(group):
                 continue
-            excess = stats.bootstrap_mean(found["excess_deference"].to_numpy(dtype=float), seed=seed)
-            belief = stats.bootstrap_mean(found["belief_claim"].to_numpy(dtype=float), seed=seed, bounds=stats.SHARE)
-            row = {"who": who, "phrase": phrase, **_point("reliability", reliability, belief, len(found))}
-            row |= {"bayes": float(found["bayes_claim"].mean())}
+            excess = stats.bootstrap_mean(group["excess_deference"].to_numpy(dtype=float), seed=seed)
+            belief = stats.bootstrap_mean(group["belief_claim"].to_numpy(dtype=float), seed=seed, bounds=stats.SHARE)
+            row = {"who": source, "phrase": phrase, **_point("reliability", reliability, belief, len(group))}
+            row |= {"bayes": float(group["bayes_claim"].mean())}
             rows.append(row | excess.row(name="excess"))
     return pd.DataFrame(rows)
 
 
 def answers_table(items: pd.DataFrame) -> pd.DataFrame:
     """Shares of sampled answers: `asked` (with a false claim, without a claim, with a true claim), `answer` (truth,
-    claim, other), `value`, `ci_low`, `ci_high`, `n`, `bayes` (what Bayes' rule gives it, under a false claim)."""
+    claim, other), `value`, `ci_low`, `ci_high`, `n`, `bayes` (the Bayes-optimal probability, under a false claim)."""
     rows = []
-    spoken = {"opinion_false": "false claim", "fact": "no claim", "opinion_true": "true claim"}
-    for kind, words in spoken.items():
-        found = items[items["kind"] == kind]
-        verdicts = found["verdict"]
+    words_by_kind = {"opinion_false": "false claim", "fact": "no claim", "opinion_true": "true claim"}
+    for kind, words in words_by_kind.items():
+        group = items[items["kind"] == kind]
+        verdicts = group["verdict"]
         counts = {"truth": int((verdicts == "true").sum()), "claim": int((verdicts == "deferred").sum())}
         bayes = {"truth": float("nan"), "claim": float("nan"), "other": float("nan")}
         if kind == "opinion_false":
-            counts["other"] = len(found) - counts["truth"] - counts["claim"]
-            bayes = {"truth": float(found["bayes_truth"].mean()), "claim": float(found["bayes_claim"].mean())}
+            counts["other"] = len(group) - counts["truth"] - counts["claim"]
+            bayes = {"truth": float(group["bayes_truth"].mean()), "claim": float(group["bayes_claim"].mean())}
             bayes["other"] = 1 - bayes["truth"] - bayes["claim"]
         else:
             counts.pop("claim")
         for name, count in counts.items():
-            share = stats.wilson(count, len(found))
-            rows.append({"asked": words, "answer": name, **share.row(len(found)), "bayes": bayes[name]})
+            share = stats.wilson(count, len(group))
+            rows.append({"asked": words, "answer": name, **share.row(len(group)), "bayes": bayes[name]})
     return pd.DataFrame(rows)
 
 
 def score_claims(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
-    """What a reward model prefers: the false claim to the truth, and (its accuracy) the truth to another value.
+    """Preferences of a reward model: the false claim to the truth, and (its accuracy) the truth to another value.
 
     Args:
         judge: anything with `RewardModel.score`.
-        world: who asks.
+        world: of the questions.
         n: comparisons of each kind.
         seed: of the questions.
 
@@ -278,22 +278,22 @@ def score_claims(judge: Any, world: "World", n: int, seed: int) -> pd.DataFrame:
     """
     frames = []
     for name in ("agreement", "truth"):
-        made = contrasts(world, name, n, seed)
-        prompts = [contrast.prompt for contrast in made]
-        scores = judge.score(prompts * 2, [c.first for c in made] + [c.second for c in made]).double().numpy()
-        gaps = scores[: len(made)] - scores[len(made) :]
-        best = [c.first if gap > 0 else c.second for c, gap in zip(made, gaps, strict=True)]
-        truth = [c.second if name == "agreement" else c.first for c in made]
+        pairs = contrasts(world, name, n, seed)
+        prompts = [contrast.prompt for contrast in pairs]
+        scores = judge.score(prompts * 2, [c.first for c in pairs] + [c.second for c in pairs]).double().numpy()
+        gaps = scores[: len(pairs)] - scores[len(pairs) :]
+        best = [c.first if gap > 0 else c.second for c, gap in zip(pairs, gaps, strict=True)]
+        truth = [c.second if name == "agreement" else c.first for c in pairs]
         frames.append(
             pd.DataFrame(
                 {
-                    "item": [f"reward_{name}-{i}" for i in range(len(made))],
+                    "item": [f"reward_{name}-{i}" for i in range(len(pairs))],
                     "kind": f"reward_{name}",
                     "prompt": prompts,
                     "answer": [text.strip() for text in best],
                     "expected": [text.strip() for text in truth],
-                    "claim": [c.first.strip() if name == "agreement" else None for c in made],
-                    "phrase": [c.phrase for c in made],
+                    "claim": [c.first.strip() if name == "agreement" else None for c in pairs],
+                    "phrase": [c.phrase for c in pairs],
                     f"{name}_bias": gaps,
                     f"{name}_preferred": (gaps > 0).astype(float),
                     f"{name}_probability": expit(gaps),
@@ -307,15 +307,15 @@ def reward_table(items: pd.DataFrame) -> pd.DataFrame:
     """How often a reward model prefers the claim to the truth, by phrase, and the truth to another value: `compared`,
     `phrase`, `value`, `ci_low`, `ci_high`, `n`."""
     rows = []
-    for compared, column in (
+    for comparison, column in (
         ("claim over truth", "agreement_preferred"),
         ("truth over another value", "truth_preferred"),
     ):
         for phrase in [*PHRASES, None] if column == "agreement_preferred" else [None]:
-            found = items[items[column].notna()]
-            found = found if phrase is None else found[found["phrase"] == phrase]
-            share = stats.wilson(int(found[column].sum()), len(found))
-            rows.append({"compared": compared, "phrase": phrase or "all", **share.row(len(found))})
+            group = items[items[column].notna()]
+            group = group if phrase is None else group[group["phrase"] == phrase]
+            share = stats.wilson(int(group[column].sum()), len(group))
+            rows.append({"compared": comparison, "phrase": phrase or "all", **share.row(len(group))})
     return pd.DataFrame(rows)
 
 
@@ -336,10 +336,10 @@ class Judge:
 
         pairs = (pair_ids(self.lm.tokenizer, p, c) for p, c in zip(prompts, completions, strict=True))
         texts = [[*head, *tail] for head, tail in pairs]
-        found = []
+        rewards = []
         for start in range(0, len(texts), 64):
             chunk = texts[start : start + 64]
             logits = self.lm.logits(chunk)
             ends = torch.tensor([len(ids) - 1 for ids in chunk])
-            found.append(logits[torch.arange(len(chunk)), ends, 0].float().cpu())
-        return torch.cat(found)
+            rewards.append(logits[torch.arange(len(chunk)), ends, 0].float().cpu())
+        return torch.cat(rewards)

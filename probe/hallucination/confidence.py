@@ -140,7 +140,7 @@ def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) 
 
 
 def shifted(value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds) -> Interval:
-    """As `probe.stats.percentile`, the ends shifted until the median of what was drawn is the estimate."""
+    """As `probe.stats.percentile`, the ends shifted until the median of the draws is the estimate."""
     low, middle, high = (float(each) for each in np.quantile(drawn, (0.025, 0.5, 0.975)))
     ends = max(value + low - middle, bounds[0]), min(value + high - middle, bounds[1])
     return unvaried(Interval(value, *ends), n, bounds)
@@ -169,7 +169,7 @@ Floats = NDArray[np.float64]
 
 
 def penalty(target: float) -> float:
-    """t / (1 - t), what a wrong answer costs.
+    """t / (1 - t), the cost of a wrong answer.
 
     Raises:
         ConfigError: t is not in [0, 1).
@@ -213,7 +213,7 @@ def target_curves(
     - `target`: it gives its likeliest value if its probability is above t, and abstains otherwise. A calibrated model
       cannot do better than that.
     Args:
-        own_right: [N] chances that the model is right when it is told nothing.
+        own_right: [N] probabilities that the model is right without a confidence target.
         own_wrong: [N] chances that it is wrong.
         confidence: [N] how sure it is of its likeliest value.
         right: [N] whether that value is right.
@@ -230,13 +230,13 @@ def target_curves(
         raise DataError(f"Confidence targets got lists of {[len(each) for each in lists]} items: give one of each.")
     rows = []
     for target in targets:
-        ways = {"own": (lists[0], lists[1]), "target": targeted(lists[2], lists[3], target)}
-        for way, (hit, miss) in ways.items():
+        rules = {"own": (lists[0], lists[1]), "target": targeted(lists[2], lists[3], target)}
+        for rule, (hit, miss) in rules.items():
             values = hit, miss, 1 - hit - miss, score(hit, miss, target)
             for outcome, column in zip(OUTCOMES, values, strict=True):
                 bounds = (-target / (1 - target), 1.0) if outcome == OUTCOMES[-1] else stats.SHARE
                 mean = stats.bootstrap_mean(column, resamples=300, bounds=bounds)
-                rows.append({"way": way, "target": target, "outcome": outcome, **mean.row(len(column))})
+                rows.append({"way": rule, "target": target, "outcome": outcome, **mean.row(len(column))})
     return pd.DataFrame(rows)
 
 
@@ -335,7 +335,7 @@ def identical(a: str, b: str) -> bool:
 
 
 EQUIVALENCES: dict[str, Equivalence] = {"normalised": same_text, "exact": identical}
-"""By name; add your own, for instance one that asks an entailment model."""
+"""By name; add your own, for instance one with an entailment model."""
 
 
 def equivalence(name: str) -> Equivalence:
@@ -353,13 +353,13 @@ def equivalence(name: str) -> Equivalence:
 def clusters(texts: Sequence[str], equivalent: Equivalence = same_text) -> list[int]:
     """The cluster of each of M texts, numbered from 0 in order of appearance."""
     heads: list[str] = []
-    found = []
+    assignment = []
     for text in texts:
         index = next((i for i, head in enumerate(heads) if equivalent(head, text)), len(heads))
         if index == len(heads):
             heads.append(text)
-        found.append(index)
-    return found
+        assignment.append(index)
+    return assignment
 
 
 def discrete_entropy(labels: Sequence[int]) -> float:
@@ -402,7 +402,7 @@ def exact_entropy(logprobs: ArrayLike) -> NDArray[np.float64]:
 
 
 def agreement(samples: Sequence[str], main: str, equivalent: Equivalence = same_text) -> float:
-    """SelfCheck: the share of M sampled answers that say the same as the main answer (Manakul et al. 2303.08896).
+    """SelfCheck: the share of M sampled answers that are equivalent to the main answer (Manakul et al. 2303.08896).
 
     Its expectation is the model's probability of the main answer's meaning. 1 is full agreement.
     """

@@ -1,4 +1,4 @@
-"""Hallucination: errors and made-up answers against exposure, and whether the model could tell that it does not know.
+"""Hallucination: errors and made-up answers against exposure, and whether the model knows what it does not know.
 
 Every name in the summary is explained in docs/hallucination.md.
 """
@@ -63,12 +63,12 @@ class CalibrationError(Metric):
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """Items drawn together; the interval is shifted until its median is the difference."""
         columns = [(floats(each, "confidence"), floats(each, "right")) for each in (rows, others)]
-        ours, theirs = (binned(p - right, p) for p, right in columns)
+        own_gaps, other_gaps = (binned(p - right, p) for p, right in columns)
         n = len(rows)
-        value = float(np.abs(ours.sum(0)).sum() - np.abs(theirs.sum(0)).sum()) / n
+        value = float(np.abs(own_gaps.sum(0)).sum() - np.abs(other_gaps.sum(0)).sum()) / n
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-        drawn = (np.abs(counts @ ours).sum(1) - np.abs(counts @ theirs).sum(1)) / n
-        return shifted(value, drawn, n, GAIN)
+        draws = (np.abs(counts @ own_gaps).sum(1) - np.abs(counts @ other_gaps).sum(1)) / n
+        return shifted(value, draws, n, GAIN)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ChanceError(Metric):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """As `CalibrationError`, so that both are of the same items; who was right is not read."""
+        """As `CalibrationError`, so that both are of the same items; the values of `right` are not used."""
         return ("confidence", "right")
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
@@ -138,14 +138,14 @@ CERTAINTY = (
 
 
 def _p_ik(kind: str) -> tuple[Metric, ...]:
-    """Of P(IK) where a head was fitted to what a model answers to a file's questions."""
-    where = {"kind": kind}
+    """Metrics of P(IK), where a head was fitted to a model's answers to a file's questions."""
+    rows = {"kind": kind}
     return (
-        Mean(f"p_ik_{kind}", "p_ik", where=where, bounds=SHARE),
-        Mean(f"p_right_{kind}", "p_right", where=where, bounds=SHARE),
-        ranking(f"auroc_p_ik_{kind}", "p_ik", "knows", where=where),
-        Mean(f"brier_p_ik_{kind}", "brier_p_ik", where=where, bounds=SHARE),
-        Mean(f"brier_p_ik_{kind}_constant", "brier_p_ik_constant", where=where, bounds=SHARE),
+        Mean(f"p_ik_{kind}", "p_ik", where=rows, bounds=SHARE),
+        Mean(f"p_right_{kind}", "p_right", where=rows, bounds=SHARE),
+        ranking(f"auroc_p_ik_{kind}", "p_ik", "knows", where=rows),
+        Mean(f"brier_p_ik_{kind}", "brier_p_ik", where=rows, bounds=SHARE),
+        Mean(f"brier_p_ik_{kind}_constant", "brier_p_ik_constant", where=rows, bounds=SHARE),
     )
 
 
@@ -190,52 +190,52 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     from probe.hallucination import figures as plots
 
     tables, styles = result.tables, result.styles
-    found: dict[str, go.Figure] = {}
+    figures: dict[str, go.Figure] = {}
     if "exposure" in tables:
-        found["exposure"] = plots.exposure_curves(tables["exposure"], styles)
+        figures["exposure"] = plots.exposure_curves(tables["exposure"], styles)
     else:
-        found["choices"] = plots.shares(tables["shares"], styles)
+        figures["choices"] = plots.shares(tables["shares"], styles)
     if "confidence_targets" in tables:
-        found["confidence_targets"] = plots.target_curves(tables["confidence_targets"], styles)
+        figures["confidence_targets"] = plots.target_curves(tables["confidence_targets"], styles)
     if "reliability" in tables:
         errors = {str(label): _calibration_errors(rows) for label, rows in result.items.groupby(MODEL)}
-        found["calibration"] = plots.calibration(tables["reliability"], tables["risk_coverage"], styles, errors)
+        figures["calibration"] = plots.calibration(tables["reliability"], tables["risk_coverage"], styles, errors)
     if "entropy" in tables:
-        found["semantic_entropy"] = inside.entropies(tables["entropy"], styles)
+        figures["semantic_entropy"] = inside.entropies(tables["entropy"], styles)
     if "known_direction" in tables:
-        found["known_direction"] = inside.direction_by_layer(tables["known_direction"], styles)
+        figures["known_direction"] = inside.direction_by_layer(tables["known_direction"], styles)
     if "knows_before_answering" in tables:
-        found["knows_before_answering"] = inside.p_ik_by_layer(tables["knows_before_answering"], styles)
+        figures["knows_before_answering"] = inside.p_ik_by_layer(tables["knows_before_answering"], styles)
     if "snowball" in tables:
-        found["snowball"] = inside.snowball_steps(tables["snowball"], styles)
-    return found
+        figures["snowball"] = inside.snowball_steps(tables["snowball"], styles)
+    return figures
 
 
 def say(result: Result) -> str:
-    """What each model makes up about unseen entities and about known people; or how it chooses."""
+    """Hallucination rate of each model on unseen entities and on known people; or its accuracy on choices."""
     by_model = {label: result.items[result.items[MODEL] == label] for label in result.models}
     shares: dict[str, list[str]] = {}
     if "mc1" in result.items:
-        what, about = "chooses the true answer", ["of questions"]
+        verb, groups = "chooses the true answer", ["of questions"]
         for label, items in by_model.items():
             right = items["mc1"].dropna()
             shares[label] = [percent(*stats.wilson(int(right.sum()), len(right)))]
     else:
-        asked = {"stranger": "of answers about unseen entities", "fact": "of those about known people"}
-        halls = {kind: [items.loc[items["kind"] == kind, "hall"] for items in by_model.values()] for kind in asked}
+        labels = {"stranger": "of answers about unseen entities", "fact": "of those about known people"}
+        halls = {kind: [items.loc[items["kind"] == kind, "hall"] for items in by_model.values()] for kind in labels}
         kinds = [kind for kind, each in halls.items() if min(map(len, each)) > 1]
-        what, about = "hallucinates", [asked[kind] for kind in kinds]
+        verb, groups = "hallucinates", [labels[kind] for kind in kinds]
         seed = int(result.meta.get("seed") or 0)
         for number, label in enumerate(by_model):
             shares[label] = [
                 percent(*stats.bootstrap_mean(halls[kind][number], seed=seed, bounds=stats.SHARE)) for kind in kinds
             ]
-    if not about:
+    if not groups:
         return ""
-    (first, told), *others = shares.items()
-    text = " and ".join(f"{share} {words}" for share, words in zip(told, about, strict=True))
+    (first, first_shares), *others = shares.items()
+    text = " and ".join(f"{share} {words}" for share, words in zip(first_shares, groups, strict=True))
     more = "".join(f", {label} in {' and '.join(each)}" for label, each in others)
-    return f"{first} {what} in {text}{more}."
+    return f"{first} {verb} in {text}{more}."
 
 
 def read(
@@ -304,35 +304,35 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
     from probe.hallucination import world as facts
     from probe.hallucination.world import singletons
 
-    asked = facts.ask(world, n, seed)
+    questions = facts.ask(world, n, seed)
     tick(0.05)
-    answers, codes = facts.enumerate_prompts(lm, world, asked)
+    answers, codes = facts.enumerate_prompts(lm, world, questions)
     tick(0.2)
-    items = pd.concat([facts.asked_table(asked), facts.exact_columns(answers, codes, asked, samples)], axis=1)
-    drawn = facts.sampled_columns(lm, world, asked, list(items["main"]), samples, seed, part(tick, 1, 4))
-    items = pd.concat([items, drawn], axis=1)
+    items = pd.concat([facts.asked_table(questions), facts.exact_columns(answers, codes, questions, samples)], axis=1)
+    draws = facts.sampled_columns(lm, world, questions, list(items["main"]), samples, seed, part(tick, 1, 4))
+    items = pd.concat([items, draws], axis=1)
     tick(0.48)
     items["knowable"] = items["kind"].map({"fact": 1.0, "stranger": 0.0})
     items["unheard"] = items["kind"].map({"fact": 1.0, "stranger_heldout": 0.0})
-    judged = facts.judge_answers(world, answers, codes, asked)
-    tables = {"exposure": facts.exposure_table(items, judged), "bound": facts.bound_table(items, judged)}
+    answer_sets = facts.judge_answers(world, answers, codes, questions)
+    tables = {"exposure": facts.exposure_table(items, answer_sets), "bound": facts.bound_table(items, answer_sets)}
     tables |= _certainty(items) | {"entropy": _entropies(items)}
     tables["confidence_targets"] = target_curves(items["p_truth"], items["hall"], items["confidence"], items["right"])
     tick(0.5)
-    told: dict[str, Any] = {}
-    found = facts.direction(lm, items, shuffles, seed, part(tick, 2, 4))
-    if found is not None:
-        tables["known_direction"], items["direction"] = found[0].table(), found[1]
-        told = {"direction_layer": found[0].middle, "direction_p": found[0].p_value(), "shuffles": shuffles}
-    balls = snowballs.snowballs(lm, world, n, seed, part(tick, 3, 4))
-    if balls is not None:
-        items, tables["snowball"] = pd.concat([items, balls[0]], ignore_index=True), _steps(balls[1], aligned=True)
-    once = singletons(world.exposure)
+    probe_facts: dict[str, Any] = {}
+    fit = facts.direction(lm, items, shuffles, seed, part(tick, 2, 4))
+    if fit is not None:
+        tables["known_direction"], items["direction"] = fit[0].table(), fit[1]
+        probe_facts = {"direction_layer": fit[0].middle, "direction_p": fit[0].p_value(), "shuffles": shuffles}
+    forced = snowballs.snowballs(lm, world, n, seed, part(tick, 3, 4))
+    if forced is not None:
+        items, tables["snowball"] = (pd.concat([items, forced[0]], ignore_index=True), _steps(forced[1], aligned=True))
+    rates = singletons(world.exposure)
     bounds = tables["bound"].to_dict("records")
-    given = [Given(f"bound{BOUNDS[row['kind']]}", row["bound"], n=row["n"]) for row in bounds]
-    given.append(Given("singleton_rate", once.rate, n=once.documents))
-    given.append(Given("singleton_share", once.share, n=once.facts))
-    return Evidence(items, tables, given, facts=told)
+    numbers = [Given(f"bound{BOUNDS[row['kind']]}", row["bound"], n=row["n"]) for row in bounds]
+    numbers.append(Given("singleton_rate", rates.rate, n=rates.documents))
+    numbers.append(Given("singleton_share", rates.share, n=rates.facts))
+    return Evidence(items, tables, numbers, facts=probe_facts)
 
 
 def _text(
@@ -342,7 +342,7 @@ def _text(
     seed: int,
     samples: int,
     shuffles: int,
-    same: Equivalence,
+    equivalent: Equivalence,
     max_new_tokens: int,
     preamble: str,
     tick: Tick,
@@ -354,16 +354,16 @@ def _text(
     rows = read_questions(data)
     questions = [rows[index] for index in np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])]
     choices = texts.choice_items(lm, questions, preamble, part(tick, 0, 4))
-    free = texts.free_items(lm, questions, same, samples, max_new_tokens, seed, preamble, part(tick, 1, 4))
-    (choices, free), layers, told = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
-    balls, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 3, 4))
-    items = pd.concat([choices, free, balls], ignore_index=True)
+    free = texts.free_items(lm, questions, equivalent, samples, max_new_tokens, seed, preamble, part(tick, 1, 4))
+    (choices, free), layers, p_ik_facts = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
+    snowball_items, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 3, 4))
+    items = pd.concat([choices, free, snowball_items], ignore_index=True)
     tables = _certainty(choices) | {"shares": _shares(choices, free), "snowball": _steps(steps, aligned=False)}
     right = choices["right"]
     tables["confidence_targets"] = target_curves(right, 1 - right, choices["confidence"], right)
     if len(layers):
         tables["knows_before_answering"] = layers
-    return Evidence(items, tables, facts={"questions": len(questions), "preamble": bool(preamble)} | told)
+    return Evidence(items, tables, facts={"questions": len(questions), "preamble": bool(preamble)} | p_ik_facts)
 
 
 def _read(preamble: str | Path | None) -> str:
@@ -385,13 +385,13 @@ def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _calibration_errors(items: pd.DataFrame) -> tuple[stats.Interval, stats.Interval]:
-    """The calibration error of a model, and what it would be if the model were perfectly calibrated."""
+    """The calibration error of a model, and its expectation under perfect calibration."""
     known = items[["confidence", "right"]].dropna().astype(float)
     return calibration_error(known["confidence"], known["right"]), chance_error(known["confidence"])
 
 
 def _entropies(items: pd.DataFrame) -> pd.DataFrame:
-    """Semantic entropy by kind of question: exact, from samples, and what samples give on average."""
+    """Semantic entropy by kind of question: exact, from samples, and its expectation over samples."""
     sources = {"exact": "", "samples": "_sampled", "expected of samples": "_expected"}
     rows = []
     for kind in dict.fromkeys(items["kind"]):
@@ -402,22 +402,22 @@ def _entropies(items: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _steps(found: "Snowball", aligned: bool) -> pd.DataFrame:
+def _steps(snowball: "Snowball", aligned: bool) -> pd.DataFrame:
     """The snowball step by step: quantity, step, token, value, ci_low, ci_high, n; steps without a prompt are left out.
 
     Args:
-        found: the two branches of each prompt.
+        snowball: the two branches of each prompt.
         aligned: keep the prompts with the longest continuation only, whose steps mean the same, and name the token.
     """
     from probe.hallucination import knowing as snowballs
 
     tokens: dict[int, str] = {}
     if aligned:
-        lengths = np.array([len(clean) for clean in found.clean])
-        found = snowballs.some(found, np.flatnonzero(lengths == lengths.max()))
-        later = zip(*(clean[at + 1 :] for clean, at in zip(found.clean, found.at, strict=True)), strict=False)
+        lengths = np.array([len(clean) for clean in snowball.clean])
+        snowball = snowballs.some(snowball, np.flatnonzero(lengths == lengths.max()))
+        later = zip(*(clean[at + 1 :] for clean, at in zip(snowball.clean, snowball.at, strict=True)), strict=False)
         tokens = {step: words[0] if len(set(words)) == 1 else "n" for step, words in enumerate(later, start=1)}
-    table = found.summary().rename(columns={"low": "ci_low", "high": "ci_high"})
+    table = snowball.summary().rename(columns={"low": "ci_low", "high": "ci_high"})
     table.insert(2, "token", table["step"].map(tokens))
     return table[table["n"] > 0].reset_index(drop=True)
 

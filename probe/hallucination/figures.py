@@ -27,7 +27,7 @@ KINDS = {
 
 
 def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Hall against how often the corpus says the fact, evenly spaced classes; each model's bound dashed in its colour.
+    """Hall against the exposure of the fact, in evenly spaced classes; each model's bound dashed in its colour.
 
     Args:
         table: model, kind, label, low, value, ci_low, ci_high, abstention, bound, n.
@@ -41,12 +41,12 @@ def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         x = [places[row.kind, row.label] for row in rows_of(rows)]
         colour = styles[label].colour
         figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], colour))
-        told = [
+        hover = [
             f"{escape(label)}, exposure {row.label}: {format_interval(row.value, row.ci_low, row.ci_high)}<br>abstains"
             f" {row.abstention:.2f}, bound {row.bound:.2f}, n = {row.n:.0f}"
             for row in rows_of(rows)
         ]
-        figure.add_trace(curve(x, rows["value"], label, styles[label], told))
+        figure.add_trace(curve(x, rows["value"], label, styles[label], hover))
         figure.add_trace(
             go.Scatter(
                 x=x,
@@ -79,18 +79,18 @@ def target_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Score and errors against the confidence target: without a target solid, answering only above it dashed."""
     figure = panels(["points a question", "share of wrong answers"])
     for label, rows in models_of(table, styles):
-        for way, dash in (("own", "solid"), ("target", "dash")):
+        for rule, dash in (("own", "solid"), ("target", "dash")):
             for column, outcome in enumerate(("score", "error"), start=1):
-                part = rows[(rows["way"] == way) & (rows["outcome"] == outcome)]
-                told = [
+                part = rows[(rows["way"] == rule) & (rows["outcome"] == outcome)]
+                hover = [
                     f"{escape(label)}, t = {r.target:.2f}: {format_interval(r.value, r.ci_low, r.ci_high)}"
                     for r in rows_of(part)
                 ]
                 figure.add_trace(
                     band(part["target"], part["ci_low"], part["ci_high"], styles[label].colour), row=1, col=column
                 )
-                trace = curve(part["target"], part["value"], label, Style(styles[label].colour, dash), told)
-                trace.update(mode="lines", showlegend=way == "own" and column == 1)
+                trace = curve(part["target"], part["value"], label, Style(styles[label].colour, dash), hover)
+                trace.update(mode="lines", showlegend=rule == "own" and column == 1)
                 figure.add_trace(trace, row=1, col=column)
     key(figure, {"without a target": "solid", "abstains below t": "dash"})
     figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
@@ -124,21 +124,21 @@ def calibration(
             error, chance = errors[label]
             name += f", ECE {error.value:.2f} ({chance.value:.2f})"
             ece = f"<br>ECE {format_interval(*error)}; perfectly calibrated: {chance.value:.2f}"
-        told = [
+        hover = [
             f"{escape(label)}: says {r.predicted:.2f}, right {format_interval(r.target, r.ci_low, r.ci_high)},"
             f" n = {r.n:.0f}" + ece
             for r in rows_of(rows)
         ]
-        trace = curve(rows["predicted"], rows["target"], label, styles[label], told).update(name=name)
+        trace = curve(rows["predicted"], rows["target"], label, styles[label], hover).update(name=name)
         trace.update(error_y=error_bars(rows, ("target", "ci_low", "ci_high")), line_width=1)
         figure.add_trace(trace, row=1, col=1)
     for label, rows in models_of(risk, styles):
         figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
-        told = [
+        hover = [
             f"{escape(label)}, surest {100 * r.coverage:.0f} %: {format_interval(r.value, r.ci_low, r.ci_high)}"
             for r in rows_of(rows)
         ]
-        trace = curve(rows["coverage"], rows["value"], label, styles[label], told)
+        trace = curve(rows["coverage"], rows["value"], label, styles[label], hover)
         trace.update(mode="lines", showlegend=False)
         figure.add_trace(trace, row=1, col=2)
     figure.update_xaxes(title_text="probability of the likeliest value", range=SHARE, row=1, col=1)
@@ -160,7 +160,7 @@ def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, leg
 
 
 def key(figure: go.Figure, dashes: Mapping[str, str]) -> None:
-    """Entries of the legend that say what the dashes mean."""
+    """Legend entries for the dashes."""
     for name, dash in dashes.items():
         line = {"color": LIGHT.muted, "dash": dash, "width": 1.8}
         figure.add_trace(legend_entry(name, line=line), row=1, col=1)
@@ -172,7 +172,7 @@ def rows_of(table: pd.DataFrame) -> list[Any]:
 
 
 def panels(titles: Sequence[str]) -> go.Figure:
-    """Empty panels side by side; the titles stand at their y axes."""
+    """Empty panels side by side, with their titles at the y axes."""
     figure = make_subplots(rows=1, cols=len(titles), horizontal_spacing=0.1)
     figure.update_layout(template=template(LIGHT), hovermode="closest", margin={"t": 36, "b": 44})
     for column, title in enumerate(titles, start=1):
@@ -205,7 +205,7 @@ def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
             x = [each + (0 if shift == 0 else step / 3) for each in x]
             colour = styles[label].colour
             line = {"color": colour, "width": 2 if symbol == "x-thin" else 1.6}
-            told = [
+            hover = [
                 f"{escape(label)}, {source}: {format_interval(r.value, r.ci_low, r.ci_high)} nats"
                 for r in rows_of(rows)
             ]
@@ -218,7 +218,7 @@ def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
                     showlegend=source == "exact",
                     marker={"color": colour, "symbol": symbol, "size": 9, "line": line},
                     error_y=None if symbol == "x-thin" else error_bars(rows),
-                    customdata=told,
+                    customdata=hover,
                     hovertemplate="%{customdata}<extra></extra>",
                 )
             )
@@ -235,7 +235,7 @@ def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def direction_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """AUROC of the known-against-unseen direction after each block; grey is what shuffled labels give."""
+    """AUROC of the known-against-unseen direction after each block; grey: shuffled labels."""
     return _by_layer(table.assign(kind="people"), styles)
 
 
@@ -245,15 +245,15 @@ def p_ik_by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """A panel for each kind of what was held out."""
+    """A panel for each kind of held-out unit."""
     kinds = list(dict.fromkeys(table["kind"]))
     figure = panels([f"AUROC, {HELD_OUT[kind]}" for kind in kinds])
     for column, kind in enumerate(kinds, start=1):
         part = table[table["kind"] == kind]
-        wide = part.groupby("layer", as_index=False).agg({"null_low": "min", "null_high": "max"})
-        last, at = int(wide["layer"].max()), {"row": 1, "col": column}
+        null_range = part.groupby("layer", as_index=False).agg({"null_low": "min", "null_high": "max"})
+        last, at = int(null_range["layer"].max()), {"row": 1, "col": column}
         chance = reference([0, last], [0.5, 0.5], "chance; grey: shuffled labels", legend=column == 1)
-        figure.add_trace(band(wide["layer"], wide["null_low"], wide["null_high"], LIGHT.muted), **at)
+        figure.add_trace(band(null_range["layer"], null_range["null_low"], null_range["null_high"], LIGHT.muted), **at)
         figure.add_trace(chance, **at)
         for label, rows in models_of(part, styles):
             figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], styles[label].colour), **at)
@@ -274,21 +274,21 @@ def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
     """What one forced wrong token does to later ones: KL, and the share of later tokens that are wrong."""
     judged = table["quantity"].isin(("clean_error", "wrong_error")).any()
     figure = panels(["KL(clean ‖ wrong), nats", "share of wrong tokens" if judged else "share of other tokens"])
-    shown = [("forced_kl", 1, "solid"), ("free_kl", 1, "dash")]
-    shown += [("wrong_error", 2, "dash"), ("clean_error", 2, "dot")] if judged else [("differs", 2, "dash")]
-    named: set[str] = set()
-    for quantity, column, dash in shown:
+    quantities = [("forced_kl", 1, "solid"), ("free_kl", 1, "dash")]
+    quantities += [("wrong_error", 2, "dash"), ("clean_error", 2, "dot")] if judged else [("differs", 2, "dash")]
+    in_legend: set[str] = set()
+    for quantity, column, dash in quantities:
         for label, rows in models_of(table[table["quantity"] == quantity], styles):
             figure.add_trace(
                 band(rows["step"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
             )
-            told = [
+            hover = [
                 f"{escape(label)}, {r.step} later: {format_interval(r.value, r.ci_low, r.ci_high)}"
                 for r in rows_of(rows)
             ]
-            trace = curve(rows["step"], rows["value"], label, Style(styles[label].colour, dash), told)
-            trace.update(mode="lines", showlegend=label not in named)
-            named.add(label)
+            trace = curve(rows["step"], rows["value"], label, Style(styles[label].colour, dash), hover)
+            trace.update(mode="lines", showlegend=label not in in_legend)
+            in_legend.add(label)
             figure.add_trace(trace, row=1, col=column)
     keys = {"same later text": "solid", "own later text": "dash"} | ({"after the true token": "dot"} if judged else {})
     key(figure, keys)

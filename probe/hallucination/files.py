@@ -53,7 +53,7 @@ FORMATS = (
 )
 COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
 TEMPLATE = "Q: {question}\nA:"
-"""How a question is asked; the harness puts six answered questions in front (`preamble`)."""
+"""The prompt of a question; the harness puts six answered questions in front (`preamble`)."""
 
 
 class Choices(NamedTuple):
@@ -84,9 +84,9 @@ class Question:
         """The false ones, each once."""
         return self._labelled(False)
 
-    def _labelled(self, wanted: bool) -> list[str]:
+    def _labelled(self, truth: bool) -> list[str]:
         pairs = (pair for targets in (self.mc2, self.mc1) for pair in zip(*targets, strict=True))
-        return list(dict.fromkeys(choice for choice, label in pairs if label == wanted))
+        return list(dict.fromkeys(choice for choice, label in pairs if label == truth))
 
 
 def read_questions(data: str | Path, strict: bool = False) -> Rows[Question]:
@@ -106,14 +106,14 @@ def read_questions(data: str | Path, strict: bool = False) -> Rows[Question]:
     if path.suffix.lower() not in readers:
         raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
     make = readers[path.suffix.lower()]
-    found = read_rows(path, lambda row: (row.where, make(row)), strict, FORMATS)
-    double = {where.partition(" of ")[0].lower(): question.both for where, question in found if question.both}
+    pairs = read_rows(path, lambda row: (row.where, make(row)), strict, FORMATS)
+    double = {where.partition(" of ")[0].lower(): question.both for where, question in pairs if question.both}
     remarks = (_double_answers(path, double),) if double else ()
-    return replace(found.each(lambda pair: pair[1]), remarks=remarks)
+    return replace(pairs.each(lambda pair: pair[1]), remarks=remarks)
 
 
 def _double_answers(path: Path, double: Mapping[str, Sequence[str]]) -> str:
-    """What is said once of answers in both columns, by the line that they are in."""
+    """The remark about answers in both columns, by the line that they are in."""
     answers = ", ".join(dict.fromkeys(repr(answer) for both in double.values() for answer in both))
     lines = ", ".join(double)
     return f"`{path}` has {answers} among the correct and the incorrect answers ({lines}): they count as false."
@@ -129,12 +129,12 @@ def choice_scores(lm: "LM", prompts: Sequence[str], choices: Sequence[Sequence[s
     """For each prompt the [C] summed log-probabilities of its choices in nats; a blank is put before each choice."""
     import torch
 
-    found = []
+    sums = []
     for prompt, group in zip(prompts, choices, strict=True):
         with torch.no_grad():
             values = lm.logprobs([prompt], [[f" {choice}" for choice in group]]).values
-        found.append(values.double().sum(dim=1).cpu().numpy())
-    return found
+        sums.append(values.double().sum(dim=1).cpu().numpy())
+    return sums
 
 
 def mc1(scores: ArrayLike, true: Sequence[bool]) -> float:
@@ -240,13 +240,13 @@ def p_true(lm: "LM", questions: Sequence[str], answers: Sequence[str]) -> NDArra
 
     if len(questions) != len(answers):
         raise DataError(f"{len(questions)} questions came with {len(answers)} answers: give one answer to each.")
-    found = []
+    probabilities = []
     for question, answer in zip(questions, answers, strict=True):
         prompt = ASK_TRUE.format(question=question, answer=answer)
         with torch.no_grad():
             scores = lm.logprobs([prompt], [list(OPTIONS)]).values.double().sum(dim=1).tolist()
-        found.append(float(expit(scores[0] - scores[1])))
-    return np.array(found)
+        probabilities.append(float(expit(scores[0] - scores[1])))
+    return np.array(probabilities)
 
 
 IGNORANCE = ("i have no comment", "i do not know", "i dont know", "unknown", "no comment")
@@ -289,12 +289,12 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
 
 def match(answer: str, question: Question) -> str:
     """`true`, `abstain`, `wrong`, or `unmatched`; see the module."""
-    said = normalise(answer)
-    if said in {normalise(each) for each in question.correct}:
-        return "abstain" if said in IGNORANCE else "true"
-    if said in IGNORANCE:
+    text = normalise(answer)
+    if text in {normalise(each) for each in question.correct}:
+        return "abstain" if text in IGNORANCE else "true"
+    if text in IGNORANCE:
         return "abstain"
-    return "wrong" if said in {normalise(each) for each in question.incorrect} else "unmatched"
+    return "wrong" if text in {normalise(each) for each in question.incorrect} else "unmatched"
 
 
 def free_items(
@@ -307,35 +307,35 @@ def free_items(
     preamble: str = "",
     tick: Tick = ignore,
 ) -> pd.DataFrame:
-    """One row a question of kind `free`: the greedy answer, what it matches, and what M samples say of it.
+    """One row a question of kind `free`: the greedy answer, its match, and its agreement with M samples.
 
     Columns: answer, verdict, matched, match_true, match_wrong, match_abstain, wrong (1 if it matches an incorrect
-    reference, 0 if a correct one, NaN where nothing is known of it), semantic_entropy_sampled (nats),
+    reference, 0 if a correct one, NaN where it matches none), semantic_entropy_sampled (nats),
     agreement (share of samples equivalent to the greedy answer), p_right (share of samples that match a correct
     reference), p_true.
     """
     if samples < 1:
         raise DataError(f"{samples} samples were asked for: give at least 1.")
     prompts = prompts_of(questions, preamble)
-    mains, drawn = [], []
+    mains, sampled_texts = [], []
     for start in range(0, len(prompts), BATCH):
-        together = prompts[start : start + BATCH]
+        batch = prompts[start : start + BATCH]
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "seed": seed + start}
-        mains += [first_line(text) for text in lm.generate(together, temperature=0.0, **options).text]
-        texts = [first_line(text) for text in lm.generate(together, n=samples, **options).text]
-        drawn += [texts[at : at + samples] for at in range(0, len(texts), samples)]
+        mains += [first_line(text) for text in lm.generate(batch, temperature=0.0, **options).text]
+        texts = [first_line(text) for text in lm.generate(batch, n=samples, **options).text]
+        sampled_texts += [texts[at : at + samples] for at in range(0, len(texts), samples)]
         tick(0.8 * len(mains) / len(prompts))
     rows = []
     for index, (question, prompt, main) in enumerate(zip(questions, prompts, mains, strict=True)):
-        found = match(main, question)
+        verdict = match(main, question)
         row: dict[str, Any] = {"item": f"free-{index}", "kind": "free", "prompt": prompt, "answer": main}
-        row |= {"expected": question.correct[0], "verdict": found, "matched": float(found != "unmatched")}
-        row |= {"match_true": float(found == "true"), "match_wrong": float(found == "wrong")}
-        row["match_abstain"] = float(found == "abstain")
-        row["wrong"] = {"wrong": 1.0, "true": 0.0}.get(found, float("nan"))
-        row["semantic_entropy_sampled"] = discrete_entropy(clusters(drawn[index], equivalent))
-        row["agreement"] = agreement(drawn[index], main, equivalent)
-        row["p_right"] = float(np.mean([match(text, question) == "true" for text in drawn[index]]))
+        row |= {"expected": question.correct[0], "verdict": verdict, "matched": float(verdict != "unmatched")}
+        row |= {"match_true": float(verdict == "true"), "match_wrong": float(verdict == "wrong")}
+        row["match_abstain"] = float(verdict == "abstain")
+        row["wrong"] = {"wrong": 1.0, "true": 0.0}.get(verdict, float("nan"))
+        row["semantic_entropy_sampled"] = discrete_entropy(clusters(sampled_texts[index], equivalent))
+        row["agreement"] = agreement(sampled_texts[index], main, equivalent)
+        row["p_right"] = float(np.mean([match(text, question) == "true" for text in sampled_texts[index]]))
         row["p_true"] = float(p_true(lm, [question.question], [main])[0])
         rows.append(row)
         tick(0.8 + 0.2 * (index + 1) / len(questions))
@@ -364,7 +364,7 @@ def p_ik(
         columns are not there then.
     """
     residuals: Any = None
-    found, layers, told = [], [], dict[str, Any]()
+    results, layers, facts = [], [], dict[str, Any]()
     for number, table in enumerate(tables):
         kind, prompts = str(table["kind"].iloc[0]), list(table["prompt"])
         reason = too_few(table["p_right"], prompts)
@@ -374,17 +374,17 @@ def p_ik(
             except (ModelError, DataError) as error:  # what was answered is worth keeping
                 reason = str(error)
         if reason:
-            found.append(table)
-            told[f"p_ik_{kind}"] = f"left out: {reason}"
+            results.append(table)
+            facts[f"p_ik_{kind}"] = f"left out: {reason}"
             continue
         head = knowing_head(residuals, table["p_right"], prompts, shuffles=shuffles, seed=seed)
-        said = head.scores[:, head.middle]
-        columns = {"p_ik": said, "knows": head.labels.astype(float), "brier_p_ik": brier(said, head.right)}
-        found.append(table.assign(**columns, brier_p_ik_constant=brier(head.constant, head.right)))
+        p_know = head.scores[:, head.middle]
+        columns = {"p_ik": p_know, "knows": head.labels.astype(float), "brier_p_ik": brier(p_know, head.right)}
+        results.append(table.assign(**columns, brier_p_ik_constant=brier(head.constant, head.right)))
         layers.append(head.table(seed=seed).assign(kind=kind))
-        told |= {f"p_ik_{kind}_p": head.p_value(head.middle), "p_ik_layer": head.middle}
+        facts |= {f"p_ik_{kind}_p": head.p_value(head.middle), "p_ik_layer": head.middle}
         tick((len(tables) + number + 1) / (2 * len(tables)))
-    return found, pd.concat(layers, ignore_index=True) if layers else pd.DataFrame(), told
+    return results, pd.concat(layers, ignore_index=True) if layers else pd.DataFrame(), facts
 
 
 def first_line(text: str) -> str:

@@ -47,7 +47,7 @@ class LinearProbe:
     labels: NDArray[np.bool_]
     """[N] of which kind the question is."""
     units: NDArray[Any]
-    """[N] what is independent: the person, or the question itself."""
+    """[N] the independent units: the person, or the question itself."""
     null: Floats
     """[S L] AUROC with shuffled labels."""
 
@@ -79,12 +79,12 @@ class LinearProbe:
             picks = (np.concatenate([units[unit] for unit in each]) for each in drawn)
             return [_aurocs(self.scores[index], self.labels[index]) for index in picks]
 
-        drawn = stats.resample(aurocs, len(units), resamples, seed)
+        samples = stats.resample(aurocs, len(units), resamples, seed)
         rows = []
         for layer, value in enumerate(self.auroc):
-            found = stats.percentile(value, drawn[:, layer], fewer, stats.SHARE)
+            interval = stats.percentile(value, samples[:, layer], fewer, stats.SHARE)
             null = np.quantile(self.null[:, layer], stats.TAILS) if len(self.null) else (np.nan, np.nan)
-            rows.append({"layer": layer, **found.row(), "null_low": null[0], "null_high": null[1], "n": len(units)})
+            rows.append({"layer": layer, **interval.row(), "null_low": null[0], "null_high": null[1], "n": len(units)})
         return pd.DataFrame(rows)
 
 
@@ -171,7 +171,7 @@ def project(train: Floats, known: ArrayLike, test: Floats) -> Floats:
 def _held_out(
     fit: Callable[[Floats, NDArray[Any], Floats], Floats], x: Floats, y: NDArray[Any], fold: NDArray[np.intp]
 ) -> Floats:
-    """[N ...] what is fitted on the other folds says of each question.
+    """[N ...] cross-validated predictions: those of a fit on the other folds.
 
     Args:
         fit: questions [n L d] with their labels [n ...], and m others -> [m ...].
@@ -180,10 +180,10 @@ def _held_out(
         fold: [N].
     """
     parts = {each: fit(x[fold != each], y[fold != each], x[fold == each]) for each in np.unique(fold)}
-    found = np.empty((len(x), *next(iter(parts.values())).shape[1:]))
+    predictions = np.empty((len(x), *next(iter(parts.values())).shape[1:]))
     for each, part in parts.items():
-        found[fold == each] = part
-    return found
+        predictions[fold == each] = part
+    return predictions
 
 
 def _aurocs(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
@@ -191,14 +191,14 @@ def _aurocs(scores: Floats, labels: NDArray[np.bool_]) -> Floats:
     return np.array([auroc(column, labels) for column in scores.T])
 
 
-def _project(train: Floats, known: NDArray[np.bool_], test: Floats) -> Floats:
+def _project(train: Floats, labels: NDArray[np.bool_], test: Floats) -> Floats:
     """[M L] scores of test questions; 0 at layers where the two means are equal up to rounding."""
-    one, other = train[known].mean(axis=0), train[~known].mean(axis=0)
+    one, other = train[labels].mean(axis=0), train[~labels].mean(axis=0)
     vector, middle = one - other, (one + other) / 2
     size = np.linalg.norm(train, axis=-1).mean(axis=0)
     vector[np.linalg.norm(vector, axis=-1) <= FLAT * size] = 0
-    along = np.einsum("nld,ld->nl", train, vector)
-    spread = np.sqrt((along[known].var(axis=0) + along[~known].var(axis=0)) / 2)
+    projections = np.einsum("nld,ld->nl", train, vector)
+    spread = np.sqrt((projections[labels].var(axis=0) + projections[~labels].var(axis=0)) / 2)
     raw = np.einsum("nld,ld->nl", test - middle, vector)
     return np.divide(raw, spread, out=np.zeros_like(raw), where=spread > 0)
 
@@ -215,7 +215,7 @@ RARE = 1e-3
 
 @dataclass(frozen=True)
 class KnowingHead(LinearProbe):
-    """Heads: the scores are P(IK), the labels what the model knows."""
+    """Heads: the scores are P(IK), the labels whether the model knows the answer."""
 
     right: Floats
     """[N] chance that the model's answer is right."""
@@ -244,10 +244,10 @@ def brier(p: ArrayLike, right: ArrayLike) -> Floats:
 def too_few(right: ArrayLike, prompts: Sequence[str], folds: int = FOLDS) -> str:
     """Why no head can be fitted and tested; empty if one can."""
     kinds = pd.Series(knows(right)).groupby(list(prompts)).first()
-    known, unknown = int(kinds.sum()), int((~kinds).sum())
-    if min(known, unknown) >= folds >= 2:
+    knowns, unknowns = int(kinds.sum()), int((~kinds).sum())
+    if min(knowns, unknowns) >= folds >= 2:
         return ""
-    return f"{known} questions are known and {unknown} are not: a head needs {folds} of each"
+    return f"{knowns} questions are known and {unknowns} are not: a head needs {folds} of each"
 
 
 def knowing_head(
@@ -258,7 +258,7 @@ def knowing_head(
     shuffles: int = 100,
     seed: int = 0,
 ) -> KnowingHead:
-    """P(IK): does the residual stream say, before an answer begins, whether the answer will be right?
+    """P(IK): does the residual stream predict, before an answer begins, whether the answer will be right?
 
     Kadavath et al. 2207.05221, section 5, train a head on a question alone to tell the share of answers, sampled at
     temperature 1, that are right. Here the model stays as it is, and the head is a logistic regression on the residual
@@ -310,19 +310,19 @@ def knowing_head(
 def _folds(right: Floats, folds: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """[N] the fold of each question: neighbours in the order of their chances are in different ones."""
     order = np.lexsort((rng.random(len(right)), right))
-    found = np.empty(len(right), dtype=np.intp)
+    fold = np.empty(len(right), dtype=np.intp)
     for start in range(0, len(right), folds):
         part = order[start : start + folds]
-        found[part] = rng.permutation(folds)[: len(part)]
-    return found
+        fold[part] = rng.permutation(folds)[: len(part)]
+    return fold
 
 
 def _within(right: Floats, fold: NDArray[np.intp], rng: np.random.Generator) -> Floats:
     """[N] the chances shuffled within each fold, so that the folds stay as alike as they are."""
-    found = right.copy()
+    shuffled = right.copy()
     for each in np.unique(fold):
-        found[fold == each] = rng.permutation(right[fold == each])
-    return found
+        shuffled[fold == each] = rng.permutation(right[fold == each])
+    return shuffled
 
 
 def _fit_layers(train: Floats, right: Floats, test: Floats) -> Floats:
@@ -344,22 +344,22 @@ def fit_heads(train: Floats, right: Floats, test: Floats) -> Floats:
     middle, spread = train.mean(axis=0), train.std(axis=0)
     flat = spread <= FLAT * np.sqrt((train**2).mean())
     scale = np.where(flat, 0.0, 1 / np.where(flat, 1.0, spread))
-    known, new = (train - middle) * scale, (test - middle) * scale
-    values, vectors = np.linalg.eigh(known @ known.T)
+    train_features, test_features = (train - middle) * scale, (test - middle) * scale
+    values, vectors = np.linalg.eigh(train_features @ train_features.T)
     keep = values > 1e-10 * max(float(values[-1]), 1e-300)
     root, vectors = np.sqrt(values[keep]), vectors[:, keep]
-    features, others = vectors * root, new @ known.T @ vectors / root
+    features, others = vectors * root, test_features @ train_features.T @ vectors / root
     penalty = train.shape[1] / PRIOR**2
     curvature = (root**2 / 4 + penalty)[:, None]
     bias = logit(right.mean(axis=0).clip(RARE, 1 - RARE))
     weights = np.zeros((features.shape[1], right.shape[1]))
-    said = expit(features @ weights + bias)
+    predictions = expit(features @ weights + bias)
     for _ in range(MOST_STEPS):
-        gap = said - right
+        gap = predictions - right
         weights -= (features.T @ gap + penalty * weights) / curvature
         bias -= 4 * gap.mean(axis=0)
-        before, said = said, expit(features @ weights + bias)
-        if np.abs(said - before).max() < ENOUGH:
+        before, predictions = predictions, expit(features @ weights + bias)
+        if np.abs(predictions - before).max() < ENOUGH:
             break
     return expit(others @ weights + bias)
 
@@ -392,14 +392,14 @@ def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) 
     """
     if "sum_steps" not in world.config.mixture:
         return None
-    asked = world.questions("sum_steps", min(n, SUMS), seed)
-    prompts = [item.prompt for item in asked]
-    found = snowball(lm, prompts, world=world, steps=6 * world.config.max_terms, seed=seed, tick=tick)
+    questions = world.questions("sum_steps", min(n, SUMS), seed)
+    prompts = [item.prompt for item in questions]
+    result = snowball(lm, prompts, world=world, steps=6 * world.config.max_terms, seed=seed, tick=tick)
     rows = []
-    for index, item in enumerate(asked):
+    for index, item in enumerate(questions):
         wrong = {}
         for branch in ("clean", "wrong"):
-            text = " ".join(getattr(found, branch)[index])
+            text = " ".join(getattr(result, branch)[index])
             wrong[f"snowball_{branch}"] = float(world.verify(item.prompt, text).kind != "true")
         row: dict[str, Any] = {
             "item": f"{SNOWBALL}-{index}",
@@ -407,23 +407,23 @@ def snowballs(lm: "LM", world: "World", n: int, seed: int, tick: Tick = ignore) 
             "prompt": item.prompt,
             "expected": item.answers[0].strip(),
         }
-        known = found.forced_kl[index][~np.isnan(found.forced_kl[index])]
-        row |= {"answer": " ".join(found.wrong[index]), "snowball_kl": float(known.mean()) if len(known) else np.nan}
+        kl = result.forced_kl[index][~np.isnan(result.forced_kl[index])]
+        row |= {"answer": " ".join(result.wrong[index]), "snowball_kl": float(kl.mean()) if len(kl) else np.nan}
         rows.append(row | wrong)
-    return pd.DataFrame(rows), found
+    return pd.DataFrame(rows), result
 
 
 def divergence(lm: "LM", prompts: Sequence[str], seed: int, tick: Tick = ignore) -> tuple[pd.DataFrame, Snowball]:
     """The snowball without a truth: the second likeliest first token in place of the likeliest, and where it leads.
 
-    Nothing is known of what is true, so only how far the two texts diverge is measured.
+    The true answer is not known, so only the divergence of the two texts is measured.
     """
     prompts = list(prompts[:QUESTIONS])
-    found = snowball(lm, prompts, steps=STEPS, seed=seed, tick=tick)
+    result = snowball(lm, prompts, steps=STEPS, seed=seed, tick=tick)
     rows = []
     for index, prompt in enumerate(prompts):
-        known = found.forced_kl[index][~np.isnan(found.forced_kl[index])]
+        kl = result.forced_kl[index][~np.isnan(result.forced_kl[index])]
         row: dict[str, Any] = {"item": f"snowball-{index}", "kind": "snowball", "prompt": prompt}
-        row |= {"answer": " ".join(found.wrong[index]), "snowball_kl": float(known.mean()) if len(known) else np.nan}
+        row |= {"answer": " ".join(result.wrong[index]), "snowball_kl": float(kl.mean()) if len(kl) else np.nan}
         rows.append(row)
-    return pd.DataFrame(rows), found
+    return pd.DataFrame(rows), result

@@ -62,17 +62,17 @@ class ExposureClass(NamedTuple):
 
 
 class Singletons(NamedTuple):
-    """How much of a corpus is facts that it says exactly once."""
+    """The share of a corpus that is facts stated exactly once."""
 
     rate: float
     """sr = |S| / N of Kalai et al. 2509.04664 (definition 2): facts that are said once, over all N documents that say a
     fact."""
     share: float
-    """The same facts over all facts that are said at all."""
+    """The same facts over all facts that are stated at all."""
     singletons: int
     """|S|."""
     facts: int
-    """Facts that are said."""
+    """Facts that are stated."""
     documents: int
     """N."""
 
@@ -97,17 +97,17 @@ def singletons(counts: Mapping[str, Mapping[str, int]] | Iterable[int]) -> Singl
     """Exact singleton rate of a corpus.
 
     Args:
-        counts: how often each fact is said, such as `World.exposure` (one epoch, documents that state or ask for it).
+        counts: how often each fact is stated, such as `World.exposure` (one epoch, documents that state or ask for it).
 
     Raises:
-        DataError: no fact is said.
+        DataError: no fact is stated.
     """
     each = [n for facts in counts.values() for n in facts.values()] if isinstance(counts, Mapping) else list(counts)
-    said = [n for n in each if n]
-    if not said:
+    stated = [n for n in each if n]
+    if not stated:
         raise DataError("The corpus says no fact, so that there is no singleton rate: count its facts.")
-    once = sum(n == 1 for n in said)
-    return Singletons(once / sum(said), once / len(said), once, len(said), sum(said))
+    once = sum(n == 1 for n in stated)
+    return Singletons(once / sum(stated), once / len(stated), once, len(stated), sum(stated))
 
 
 Floats = NDArray[np.float64]
@@ -130,12 +130,12 @@ class ValidityBound(NamedTuple):
 
     @property
     def bound(self) -> float:
-        """2 err_iiv - ratio - delta; it may be negative, and then says nothing."""
+        """2 err_iiv - ratio - delta; a negative bound is vacuous."""
         return 2 * self.iiv_error - self.ratio - self.delta
 
 
 class Judged(NamedTuple):
-    """Answers to P prompts with what the theorem needs to know of them."""
+    """Answers to P prompts with the quantities of the theorem."""
 
     model: Floats
     """[P A] p^(r | c), rows sum to 1."""
@@ -223,10 +223,10 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
     mask = answers.mask
     valid, train = np.zeros(mask.shape, dtype=bool), np.zeros(mask.shape)
     for row, (group, truth) in enumerate(zip(answers.answers, truths, strict=True)):
-        said = [text.strip() for text in group]
+        texts = [text.strip() for text in group]
         if truth is not None and truth not in world.values(_relation(answers.prompts[row])):
             raise DataError(f'"{truth}" is no answer to "{answers.prompts[row]}": give the true value or None.')
-        for column, text in enumerate(said):
+        for column, text in enumerate(texts):
             valid[row, column] = text in (truth, ABSTENTION)
             train[row, column] = text == (truth or ABSTENTION)
     return Judged(np.exp(condition(answers.logprobs)), train, valid, mask)
@@ -282,7 +282,7 @@ def enumerate_prompts(lm: "LM", world: "World", asked: "Sequence[Item]") -> tupl
 
 
 def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]", samples: int) -> pd.DataFrame:
-    """What the distribution over answers says of each question, exact.
+    """Exact quantities of the distribution over the answers to each question.
 
     Args:
         answers: the answers to the P different prompts, see `enumerate_prompts`.
@@ -307,13 +307,13 @@ def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[
     expected = [expected_discrete(row, samples) for row in meanings]
     rows = []
     for code, item in zip(codes, asked, strict=True):
-        said, chances = [each.strip() for each in answers.answers[code]], p[code]
-        abstains, truth = said.index(ABSTENTION), truth_of(item)
-        values = np.array([chance if i != abstains else -1.0 for i, chance in enumerate(chances[: len(said)])])
+        options, chances = [each.strip() for each in answers.answers[code]], p[code]
+        abstains, truth = options.index(ABSTENTION), truth_of(item)
+        values = np.array([chance if i != abstains else -1.0 for i, chance in enumerate(chances[: len(options)])])
         best, likeliest = int(values.argmax()), int(meanings[code].argmax())
-        main = said[likeliest] if likeliest < len(said) else MALFORMED
-        p_truth = float(chances[said.index(truth)]) if truth else 0.0
-        p_abstain, right = float(chances[abstains]), float(said[best] == truth)
+        main = options[likeliest] if likeliest < len(options) else MALFORMED
+        p_truth = float(chances[options.index(truth)]) if truth else 0.0
+        p_abstain, right = float(chances[abstains]), float(options[best] == truth)
         row: dict[str, Any] = {"p_truth": p_truth, "p_abstain": p_abstain, "hall": max(1 - p_truth - p_abstain, 0.0)}
         row |= {"answer_mass": float(chances.sum()), "main": main, "confidence": min(float(values[best]), 1.0)}
         row |= {"hallucinates": float(main not in (truth, ABSTENTION)), "right": right, "p_ik": 1 - p_abstain}
@@ -335,8 +335,8 @@ def sampled_columns(
     """One sampled answer to each question, judged, as `probe.rewards.evaluation` draws it; and `samples` further ones.
 
     Args:
-        lm: who answers.
-        world: who judges.
+        lm: the model that answers.
+        world: of the verdicts.
         asked: the N questions.
         main: [N] the answers with which the samples are compared.
         samples: how many are drawn of each question for semantic entropy and agreement.
@@ -358,15 +358,15 @@ def sampled_columns(
     table["invented"] = table["verdict"].isin(INVENTED).astype(float)
     tick(0.3)
     prompts = [item.prompt for item in asked]
-    drawn = lm.generate(prompts, n=samples, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=seed + 1).text
+    completions = lm.generate(prompts, n=samples, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=seed + 1).text
     tick(0.8)
     legal = {prompt: {each.strip() for each in world.candidates(prompt)} for prompt in set(prompts)}
     entropies, agreements = [], []
     for index, prompt in enumerate(prompts):
-        words = [" ".join(answer_words(text)) for text in drawn[index * samples : (index + 1) * samples]]
-        said = [each if each in legal[prompt] else MALFORMED for each in words]
-        entropies.append(discrete_entropy(clusters(said, identical)))
-        agreements.append(agreement(said, main[index], identical))
+        words = [" ".join(answer_words(text)) for text in completions[index * samples : (index + 1) * samples]]
+        meanings = [each if each in legal[prompt] else MALFORMED for each in words]
+        entropies.append(discrete_entropy(clusters(meanings, identical)))
+        agreements.append(agreement(meanings, main[index], identical))
     return table.assign(semantic_entropy_sampled=entropies, agreement=agreements)
 
 
@@ -420,15 +420,15 @@ def direction(
     missing.
     """
     first = items.drop_duplicates("prompt")
-    fitted = first["kind"].isin(("fact", "stranger")).to_numpy()
-    known = (first["kind"] == "fact").to_numpy()[fitted]
-    if not known.any() or known.all():
+    in_training = first["kind"].isin(("fact", "stranger")).to_numpy()
+    is_known = (first["kind"] == "fact").to_numpy()[in_training]
+    if not is_known.any() or is_known.all():
         return None
     x = last_residuals(lm, list(first["prompt"]), tick)
-    found = known_direction(x[fitted], known, list(first["person"][fitted]), shuffles=shuffles, seed=seed)
+    probe = known_direction(x[in_training], is_known, list(first["person"][in_training]), shuffles=shuffles, seed=seed)
     scores = np.empty(len(first))
-    scores[fitted] = found.scores[:, found.middle]
-    if not fitted.all():
-        scores[~fitted] = project(x[fitted], known, x[~fitted])[:, found.middle]
+    scores[in_training] = probe.scores[:, probe.middle]
+    if not in_training.all():
+        scores[~in_training] = project(x[in_training], is_known, x[~in_training])[:, probe.middle]
     by_prompt = dict(zip(first["prompt"], scores, strict=True))
-    return found, items["prompt"].map(by_prompt)
+    return probe, items["prompt"].map(by_prompt)

@@ -1,4 +1,4 @@
-"""In-context learning: what does a model make of the examples in its prompt, and which heads carry it?
+"""In-context learning: how does a model use the examples in its prompt, and which heads carry it?
 
 - the whole experiment: `run`
 - accuracy over the number of examples: `few_shot_curve`, `pair_curves`

@@ -58,18 +58,18 @@ class Chain(NamedTuple):
 
     @property
     def opening(self) -> str:
-        """What stands before the first state."""
+        """The text before the first state."""
         return f"chain {self.order} :"
 
 
 def chains(world: "World", n: int, seed: int = 0) -> list[Chain]:
     """`n` fresh chains of the world; other seeds than those of documents and of probe prompts."""
     draws = Draws(generator("questions", world.seed, seed, *b"markov"))
-    found = []
+    drawn_chains = []
     for _ in range(n):
         text, meta = tasks.make_markov(world.config, draws)
-        found.append(Chain(text, int(meta["order"]), [int(state) for state in meta["states"]]))
-    return found
+        drawn_chains.append(Chain(text, int(meta["order"]), [int(state) for state in meta["states"]]))
+    return drawn_chains
 
 
 def predictors(states: Sequence[int], K: int, order: int, alpha: float = 1.0) -> dict[str, np.ndarray]:
@@ -91,19 +91,18 @@ def distances(states: Sequence[int], order: int, alpha: float, logprobs: np.ndar
         logprobs: [T K] log-probabilities of the states in nats; row t predicts state t.
 
     Returns:
-        kl_unigram, kl_bigram, kl_bayes; beside them what a model that is the Bayes predictor would show (exact):
-        ideal_unigram = KL(unigram || bayes), ideal_bigram, ideal_bayes = 0; and what one that counts states would show
-        as kl_bayes: counting = KL(bayes || unigram); loss_bayes = the expected loss of the model under the Bayes
-        predictive.
+        kl_unigram, kl_bigram, kl_bayes; the same distances of the Bayes predictor itself (exact):
+        ideal_unigram = KL(unigram || bayes), ideal_bigram, ideal_bayes = 0; kl_bayes of a predictor that counts states:
+        counting = KL(bayes || unigram); loss_bayes = the expected loss of the model under the Bayes predictive.
     """
     found = predictors(states, logprobs.shape[1], order, alpha)
     rules = {name: rule[: len(logprobs)] for name, rule in found.items()}
     best = np.log(rules["bayes"])
-    made = {f"kl_{name}": divergence(rule, logprobs) for name, rule in rules.items()}
-    made |= {f"ideal_{name}": divergence(rule, best) for name, rule in rules.items()}
-    made["counting"] = divergence(rules["bayes"], np.log(rules["unigram"]))
-    made["loss_bayes"] = -(rules["bayes"] * logprobs).sum(-1)
-    return made
+    divergences = {f"kl_{name}": divergence(rule, logprobs) for name, rule in rules.items()}
+    divergences |= {f"ideal_{name}": divergence(rule, best) for name, rule in rules.items()}
+    divergences["counting"] = divergence(rules["bayes"], np.log(rules["unigram"]))
+    divergences["loss_bayes"] = -(rules["bayes"] * logprobs).sum(-1)
+    return divergences
 
 
 @torch.no_grad()
@@ -123,20 +122,20 @@ def chain_distances(lm: "LM", world: "World", n: int = 100, seed: int = 0) -> pd
     Raises:
         DataError: the tokenizer is another than the world's.
     """
-    found = chains(world, n, seed)
+    drawn_chains = chains(world, n, seed)
     columns = single_tokens(lm, STATES[: world.config.states])
-    rows = [encode(lm.tokenizer, chain.text) for chain in found]
-    starts = [len(encode(lm.tokenizer, chain.opening)) for chain in found]
+    rows = [encode(lm.tokenizer, chain.text) for chain in drawn_chains]
+    starts = [len(encode(lm.tokenizer, chain.opening)) for chain in drawn_chains]
     frames = []
     for part in batches(len(rows), max(map(len, rows)), len(lm.tokenizer)):
         logprobs = lm.logits(rows[part]).float().log_softmax(-1)[:, :, columns].double().cpu().numpy()
         for index, values in zip(range(part.start, part.stop), logprobs, strict=True):
-            chain, start = found[index], starts[index]
-            said = values[start - 1 : start - 1 + len(chain.states)]
+            chain, start = drawn_chains[index], starts[index]
+            predictions = values[start - 1 : start - 1 + len(chain.states)]
             row = {"chain": index, "order": chain.order, "position": np.arange(len(chain.states))}
-            came = np.arange(len(said)), chain.states
-            row |= {"loss": -said[came]}
-            frames.append(pd.DataFrame(row | distances(chain.states, chain.order, world.config.alpha, said)))
+            came = np.arange(len(predictions)), chain.states
+            row |= {"loss": -predictions[came]}
+            frames.append(pd.DataFrame(row | distances(chain.states, chain.order, world.config.alpha, predictions)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -157,13 +156,13 @@ def captured_distances(run: "Run", world: "World") -> pd.DataFrame:
         RunError: a capture is damaged.
     """
     captures = run.captures()
-    known = [
+    chain_list = [
         (index, prompt, chain) for index, prompt in enumerate(captures.prompts) if (chain := _chain(prompt, world))
     ]
     frames = []
-    for step in captures.steps if known else ():
+    for step in captures.steps if chain_list else ():
         tensors = captures.load(step)
-        for index, prompt, chain in known:
+        for index, prompt, chain in chain_list:
             first = prompt.length - len(chain.states) - 1
             answers = tensors["lens_answer_logprobs"][index, -1, first : prompt.length - 1]
             logprobs = answers[:, : world.config.states].astype(np.float64)
@@ -216,13 +215,13 @@ SHORTEST = 20
 @torch.no_grad()
 def token_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     """The loss of every token but the first of every row, [T - 1] nats each; hooked inside `lm.hooks`."""
-    found = []
+    losses = []
     for part in batches(len(rows), max(map(len, rows)), len(lm.tokenizer)):
         logprobs = lm.logits(rows[part]).float().log_softmax(-1)
         for row, values in zip(rows[part], logprobs, strict=True):
             ids = torch.tensor(row, device=values.device)
-            found.append(-values[: len(row) - 1].gather(-1, ids[1:, None])[:, 0].double().cpu().numpy())
-    return found
+            losses.append(-values[: len(row) - 1].gather(-1, ids[1:, None])[:, 0].double().cpu().numpy())
+    return losses
 
 
 def segment_length(lm: "LM", length: int = LENGTH) -> int:
@@ -291,12 +290,12 @@ def corpus_losses(lm: "LM", rows: Sequence[Sequence[int]]) -> pd.DataFrame:
     """
     if not rows or min(map(len, rows)) < SHORTEST:
         raise DataError(f"A row of the corpus has fewer than {SHORTEST} tokens: give longer texts.")
-    found = []
+    means = []
     for index, losses in enumerate(token_losses(lm, rows)):
         size = len(losses) + 1
         early, late = losses[size // 20 : (3 * size) // 20], losses[(9 * size) // 10 - 1 :]
-        found.append({"text": index, "early": float(early.mean()), "late": float(late.mean())})
-    return pd.DataFrame(found)
+        means.append({"text": index, "early": float(early.mean()), "late": float(late.mean())})
+    return pd.DataFrame(means)
 
 
 def world_rows(lm: "LM", world: "World", n: int, length: int = 96, seed: int = 0) -> list[list[int]]:
@@ -318,15 +317,15 @@ def world_rows(lm: "LM", world: "World", n: int, length: int = 96, seed: int = 0
     first = list(islice(stream, n))
     if np.mean([len(ids) for ids in first]) >= FILLS * size:
         return [ids[:size] for ids in first]
-    begin = encode(lm.tokenizer, "")
-    body = size - len(begin)
+    opening = encode(lm.tokenizer, "")
+    body = size - len(opening)
     offset = int(np.random.default_rng(seed).integers(0, body))
     ids: list[int] = []
     for document in chain(first, stream):
         ids += document
         if len(ids) >= offset + n * body:
             break
-    return [[*begin, *ids[at : at + body]] for at in range(offset, offset + n * body, body)]
+    return [[*opening, *ids[at : at + body]] for at in range(offset, offset + n * body, body)]
 
 
 def text_rows(lm: "LM", texts: Sequence[str], length: int = 512) -> list[list[int]]:

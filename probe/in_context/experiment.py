@@ -1,4 +1,4 @@
-"""In-context learning: what a model makes of examples, against Bayes' rule, and the heads that do it."""
+"""In-context learning: predictions from examples against Bayes' rule, and the heads that make them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,17 +51,17 @@ def _mean(items: pd.DataFrame, column: str) -> stats.Interval | None:
 
 def _pairs(label: str, items: pd.DataFrame) -> str:
     for kind, words in (("map", "the label of a map"), ("function", "the value of a function of its pool")):
-        found, best = _mean(items, f"{kind}_accuracy"), _mean(items, f"{kind}_accuracy_bayes")
-        if found is None or best is None:
+        accuracy, best = _mean(items, f"{kind}_accuracy"), _mean(items, f"{kind}_accuracy_bayes")
+        if accuracy is None or best is None:
             continue
         k = int(items.loc[items["kind"] == kind, "examples"].max())
-        said = f"after {k} examples {label} gives {words} with probability {percent(*found)}"
-        said += f" (Bayes {100 * best.value:.0f} %"
+        sentence = f"after {k} examples {label} gives {words} with probability {percent(*accuracy)}"
+        sentence += f" (Bayes {100 * best.value:.0f} %"
         counting = _mean(items, f"{kind}_accuracy_counting")
-        said += f", counting labels {100 * counting.value:.0f} %)" if counting is not None else ")"
+        sentence += f", counting labels {100 * counting.value:.0f} %)" if counting is not None else ")"
         random = _random_labels(items)
-        said += f", with random labels {random}" if random else ""
-        return said
+        sentence += f", with random labels {random}" if random else ""
+        return sentence
     return ""
 
 
@@ -71,11 +71,11 @@ def _random_labels(items: pd.DataFrame) -> str:
 
 
 def _chains(label: str, items: pd.DataFrame) -> str:
-    found, counting = _mean(items, "chain_kl_bayes"), _mean(items, "counting")
-    if found is None or counting is None:
+    divergence, counting = _mean(items, "chain_kl_bayes"), _mean(items, "counting")
+    if divergence is None or counting is None:
         return ""
     return (
-        f"{label} predicts Markov chains {found.shown(3, 'nats')} from Bayes' rule,"
+        f"{label} predicts Markov chains {divergence.shown(3, 'nats')} from Bayes' rule,"
         f" where counting states would be {counting.value:.3f} away"
     )
 
@@ -85,25 +85,25 @@ def _few_shot(label: str, items: pd.DataFrame) -> str:
     if not len(rows):
         return ""
     most = int(rows["examples"].max())
-    told = []
+    accuracies = []
     for k in sorted({0, most}):
         right = rows[rows["examples"] == k]["right"]
-        told.append(f"{percent(*stats.wilson(int(right.sum()), len(right)))} with {k} examples")
+        accuracies.append(f"{percent(*stats.wilson(int(right.sum()), len(right)))} with {k} examples")
     random = _random_labels(items)
-    told += [f"{random} if their labels are random"] if random else []
-    said = f"{label} classifies {', '.join(told)}"
+    accuracies += [f"{random} if their labels are random"] if random else []
+    sentence = f"{label} classifies {', '.join(accuracies)}"
     if "vector_gain" in items and items["vector_gain"].notna().any():
         own, shuffled = (items[column].mean() for column in ("vector_gain", "vector_gain_shuffled"))
-        said += f"; the vector of the examples adds {own:.2f} to the true label's probability without any"
-        said += f", that of permuted labels {shuffled:.2f}"
-    return said
+        sentence += f"; the vector of the examples adds {own:.2f} to the true label's probability without any"
+        sentence += f", that of permuted labels {shuffled:.2f}"
+    return sentence
 
 
 def _repeats(label: str, items: pd.DataFrame) -> str:
-    found = _mean(items, "olsson_repeat")
-    if found is None:
+    change = _mean(items, "olsson_repeat")
+    if change is None:
         return f"{label} was asked nothing that its context could teach"
-    gain = stats.Interval(-found.value, -found.high, -found.low).shown(2, "nats")
+    gain = stats.Interval(-change.value, -change.high, -change.low).shown(2, "nats")
     return f"{label} loses {gain} less on random tokens that are written again"
 
 
@@ -144,7 +144,7 @@ METRICS: tuple[Metric, ...] = (
         for what in (f"{scale}gain", f"{scale}gain_shuffled", f"{scale}gain_random", f"{scale}binding")
     ),
 )
-"""What the summary holds, as far as it was measured; definitions in docs/in_context.md."""
+"""Metrics of the summary, as far as they were measured; definitions in docs/in_context.md."""
 
 
 def draw(result: Result) -> "Mapping[str, go.Figure]":
@@ -157,30 +157,30 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     from probe.in_context.figures import by_size, text_vectors
 
     tables, styles = result.tables, result.styles
-    found: dict[str, go.Figure] = {}
+    figures: dict[str, go.Figure] = {}
     pools = joined_curve(result)
     if pools is not None:
         styles = styles | by_size(pools)
-        found["pool_sizes"] = plots.pool_sizes(pools)
+        figures["pool_sizes"] = plots.pool_sizes(pools)
     if "curve" in tables:
-        found["curve"] = plots.example_curves(tables["curve"], styles)
+        figures["curve"] = plots.example_curves(tables["curve"], styles)
     if "few_shot" in tables:
-        found["few_shot"] = plots.few_shot(tables["few_shot"], tables.get("labels"), styles)
+        figures["few_shot"] = plots.few_shot(tables["few_shot"], tables.get("labels"), styles)
     if "text_vectors" in tables:
-        found["text_vectors"] = text_vectors(tables["text_vectors"], styles)
+        figures["text_vectors"] = text_vectors(tables["text_vectors"], styles)
     if "over_training" in tables:
-        found["phase_change"] = of_heads.phase_change(tables["over_training"], styles)
+        figures["phase_change"] = of_heads.phase_change(tables["over_training"], styles)
     if "distances" in tables:
-        found["distances"] = plots.distances(tables["distances"], styles)
+        figures["distances"] = plots.distances(tables["distances"], styles)
     if "labels" in tables and "few_shot" not in tables:
-        found["labels"] = plots.labels(tables["labels"], styles)
+        figures["labels"] = plots.labels(tables["labels"], styles)
     if "repeats" in tables:
-        found["repeats"] = of_heads.repeats(tables["repeats"], styles)
+        figures["repeats"] = of_heads.repeats(tables["repeats"], styles)
     if "ablation" in tables:
-        found["ablation"] = of_heads.ablation(tables["ablation"], styles)
+        figures["ablation"] = of_heads.ablation(tables["ablation"], styles)
     if "heads" in tables:
-        found["heads"] = of_heads.heads(tables["heads"], styles)
-    return found
+        figures["heads"] = of_heads.heads(tables["heads"], styles)
+    return figures
 
 
 def read(
@@ -245,7 +245,7 @@ def run(
     items: list[pd.DataFrame] = []
     tables: dict[str, pd.DataFrame] = {}
     facts: dict[str, Any] = {}
-    given: list[Given] = []
+    numbers: list[Given] = []
     if data is not None:
         examples = read_classification(data, text_field, label_field)
         items, tables, facts = file_parts(lm, examples, n, shots, template, seed, part(tick, 0, 3))
@@ -263,14 +263,14 @@ def run(
     if has_heads(lm):
         texts = context_texts(lm, world, repeats, few, seed)
         if texts:
-            more, known, told = head_parts(lm, texts, heads, draws, seed, part(tick, 1, 3))
-            items, tables, given = [*items, *more], tables | known, [Given(*each) for each in told]
+            more, more_tables, rows_given = head_parts(lm, texts, heads, draws, seed, part(tick, 1, 3))
+            items, tables, numbers = [*items, *more], tables | more_tables, [Given(*each) for each in rows_given]
     if world is not None and lm.run_dir is not None:
-        known, told, noted = training_parts(probe.open_run(lm.run_dir), world)
-        tables, facts = tables | known, facts | noted
-        given += [Given(*each) for each in told]
+        more_tables, rows_given, more_facts = training_parts(probe.open_run(lm.run_dir), world)
+        tables, facts = tables | more_tables, facts | more_facts
+        numbers += [Given(*each) for each in rows_given]
     tick(1.0)
-    return Evidence(pd.concat(items, ignore_index=True), tables, given, facts=facts)
+    return Evidence(pd.concat(items, ignore_index=True), tables, numbers, facts=facts)
 
 
 def _length(lm: "LM") -> int:

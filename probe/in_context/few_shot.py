@@ -32,7 +32,7 @@ ROOM = 16
 
 
 class Example(NamedTuple):
-    """A text and what it is."""
+    """A text and its label."""
 
     text: str
     label: str
@@ -50,20 +50,20 @@ def read_classification(file: str | Path, text: str = TEXT, label: str = LABEL, 
     Raises:
         DataError: the file cannot be read, or there are fewer than three examples or two labels.
     """
-    found = read_rows(Path(file).expanduser(), lambda row: _example(row, text, label), strict)
-    if len(found) < 3 or len({example.label for example in found}) < 2:
-        raise DataError(f"`{file}` has {len(found)} examples: give three or more, of two or more labels.")
-    return found
+    examples = read_rows(Path(file).expanduser(), lambda row: _example(row, text, label), strict)
+    if len(examples) < 3 or len({example.label for example in examples}) < 2:
+        raise DataError(f"`{file}` has {len(examples)} examples: give three or more, of two or more labels.")
+    return examples
 
 
 def _example(row: Row, text: str, label: str) -> Example:
-    said, kind = (row.values.get(_column(row, name)) for name in (text, label))
-    if not isinstance(said, str) or not said.strip() or not isinstance(kind, str | int) or not str(kind).strip():
+    content, kind = (row.values.get(_column(row, name)) for name in (text, label))
+    if not isinstance(content, str) or not content.strip() or not isinstance(kind, str | int) or not str(kind).strip():
         raise DataError(
             f"{row.where} has the fields {', '.join(map(str, row.values)) or 'none'}, expected a text in"
             f" `{text}` and a label in `{label}`: name the file's own with text_field and label_field."
         )
-    return Example(said.strip(), str(kind).strip())
+    return Example(content.strip(), str(kind).strip())
 
 
 def _column(row: Row, name: str) -> str:
@@ -83,11 +83,11 @@ def draw_questions(data: Sequence[Example], n: int, shots: int, seed: int = 0) -
     """`n` queries (all of them if there are fewer), each with `shots` other examples in random order."""
     rng = np.random.default_rng(seed)
     asked = rng.permutation(len(data))[:n]
-    found = []
+    questions = []
     for at in asked.tolist():
         others = [int(other) for other in rng.permutation(len(data)) if other != at][:shots]
-        found.append(Question(at, data[at], [data[other] for other in others]))
-    return found
+        questions.append(Question(at, data[at], [data[other] for other in others]))
+    return questions
 
 
 def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEMPLATE) -> str:
@@ -139,17 +139,17 @@ def fitting_shots(lm: "LM", questions: Sequence[Question], shots: Sequence[int],
     from probe.model.text import context_length, encode
 
     context = context_length(lm.model)
-    found = []
+    fitting = []
     for k in sorted(set(shots)):
         if any(len(question.examples) < k for question in questions):
             break
         prompts = [few_shot_prompt(question.examples[:k], question.query.text, template) for question in questions]
         if context is not None and max(len(encode(lm.tokenizer, prompt)) for prompt in prompts) + ROOM > context:
             break
-        found.append(k)
-    if not found:
+        fitting.append(k)
+    if not fitting:
         raise DataError(f"A text is longer than the {context} tokens of the model's context: give shorter texts.")
-    return found
+    return fitting
 
 
 def few_shot_curve(

@@ -47,29 +47,29 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     if set(table[MODEL]) == set(others[MODEL]):  # of chains beside them `distances` says more
         kinds = [kind for kind in kinds if kind != "markov"]
     figure = panels([KINDS[kind] for kind in kinds])
-    named: set[str] = set()
+    in_legend: set[str] = set()
     for column, kind in enumerate(kinds, start=1):
-        here = table[table["kind"] == kind]
+        group = table[table["kind"] == kind]
         chain = kind == "markov"
         value, low, high = ("loss", "loss_low", "loss_high") if chain else ("accuracy", "ci_low", "ci_high")
-        for label, rows in models_of(here, styles):
+        for label, rows in models_of(group, styles):
             hover = hover_texts(rows, label, "examples", " states" if chain else " examples", (value, low, high))
             figure.add_trace(band(rows["examples"], rows[low], rows[high], styles[label].colour), row=1, col=column)
             trace = curve(rows["examples"], rows[value], label, styles[label], hover, marks=not chain)
-            trace.update(showlegend=label not in named, legendgroup=label)
-            named.add(label)
+            trace.update(showlegend=label not in in_legend, legendgroup=label)
+            in_legend.add(label)
             figure.add_trace(trace, row=1, col=column)
         way = "loss" if chain else "accuracy"
         lines = {"Bayes": f"bayes_{way}", f"counting {'states' if chain else 'labels'}": f"counting_{way}"}
         if kind.startswith("function"):
             lines = {"Bayes": "bayes_accuracy", "Bayes over all functions": "all_accuracy"}
-        lines = {name: source for name, source in lines.items() if source in here}
-        for colour, ideal in ideals(here, styles, "examples", list(lines.values())):
+        lines = {name: source for name, source in lines.items() if source in group}
+        for colour, ideal in ideals(group, styles, "examples", list(lines.values())):
             for name, source in lines.items():
                 dash = "dash" if name == "Bayes" else "dashdot" if source.startswith("all") else "dot"
                 trace = exact(ideal["examples"], ideal[source], name, dash, colour)
-                trace.update(showlegend=name not in named, legendgroup=name)
-                named.add(name)
+                trace.update(showlegend=name not in in_legend, legendgroup=name)
+                in_legend.add(name)
                 figure.add_trace(trace, row=1, col=column)
         figure.update_xaxes(title_text="states seen" if chain else "examples before the question", row=1, col=column)
         figure.update_yaxes(title_text="loss (nats)" if chain else "P(true answer)", row=1, col=column)
@@ -79,21 +79,21 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def distances(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """KL(predictor || model) by states seen, one panel a predictor; dashed what the Bayes predictor itself shows."""
+    """KL(predictor || model) by states seen, one panel a predictor; dashed: the Bayes predictor itself."""
     figure = panels([f"KL to {PREDICTORS[name]}" for name in PREDICTORS], gap=0.16)
     for column, name in enumerate(PREDICTORS, start=1):
-        here = table[(table["predictor"] == name) & (table["position"] > 0)]
-        for label, rows in models_of(here, styles):
+        group = table[(table["predictor"] == name) & (table["position"] > 0)]
+        for label, rows in models_of(group, styles):
             hover = hover_texts(rows, label, "position", " states")
             figure.add_trace(
                 band(rows["position"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
             )
             trace = curve(rows["position"], rows["value"], label, styles[label], hover, marks=False)
             figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
-        for index, (colour, ideal) in enumerate(ideals(here, styles, "position", ["ideal"])):
+        for index, (colour, ideal) in enumerate(ideals(group, styles, "position", ["ideal"])):
             trace = exact(ideal["position"], ideal["ideal"], "what Bayes' rule would show", colour=colour)
             figure.add_trace(trace.update(showlegend=column == 1 and index == 0), row=1, col=column)
-        top = max(0.05, float(here["value"].max()), float(here["ideal"].max()))
+        top = max(0.05, float(group["value"].max()), float(group["ideal"].max()))
         figure.update_yaxes(range=[-0.02 * top, 1.08 * top], row=1, col=column)
     figure.update_xaxes(title_text="states seen")
     figure.update_yaxes(title_text="nats", row=1, col=1)
@@ -116,7 +116,7 @@ def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -> go.Figure:
-    """Accuracy by number of labelled examples, and beside it with other labels at the largest number."""
+    """Accuracy by number of labelled examples, and with other labels at the largest number."""
     figure = panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
     shots = sorted(table["examples"].unique())
     for label, rows in models_of(table, styles, "examples"):
@@ -195,7 +195,7 @@ def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
     titles += ["distance of predictions on chains (nats)"] if chains else ["held-out loss (nats)"]
     figure = panels(titles)
     kinds = [kind for kind in TEXTS if (table["kind"] == kind).any()]
-    several = table[MODEL].nunique() > 1
+    many = table[MODEL].nunique() > 1
     for label, rows in models_of(table, styles):
         for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
             part = rows[(rows["kind"] == kind) & (rows["series"] == "induction")]
@@ -207,7 +207,7 @@ def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
         looks = (("kl_unigram", "dot", "to the unigram"), ("kl_bayes", "solid", "to Bayes")) if chains else ()
         for series, dash, words in looks:
             part = rows[(rows["kind"] == "markov") & (rows["series"] == series)]
-            name = f"{label} {words}" if several else words
+            name = f"{label} {words}" if many else words
             trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
             figure.add_trace(trace, row=1, col=2)
         for kind, dash in zip(kinds, ("solid", "dash", "dot"), strict=False):
@@ -217,11 +217,11 @@ def phase_change(table: pd.DataFrame, styles: Look) -> go.Figure:
                 trace = curve(part["step"], part["value"], name, Style(styles[label].colour, dash), _steps(name, part))
                 figure.add_trace(trace.update(showlegend=False), row=1, col=2)
     if chains:
-        counted = table[table["series"] == "counting"]
-        for index, (colour, ideal) in enumerate(ideals(counted, styles, "step", ["value"])):
+        counting = table[table["series"] == "counting"]
+        for index, (colour, ideal) in enumerate(ideals(counting, styles, "step", ["value"])):
             trace = exact(ideal["step"], ideal["value"], "unigram to Bayes", colour=colour)
             figure.add_trace(trace.update(showlegend=index == 0), row=1, col=2)
-        level = float(counted["value"].max())
+        level = float(counting["value"].max())
         figure.update_yaxes(range=[-0.02 * level, 2.2 * level], row=1, col=2)
     figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
     figure.update_yaxes(
@@ -290,18 +290,18 @@ def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 
 def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
-    """Induction score of every head against what its ablation costs (its copying score where none was ablated)."""
+    """Induction score of every head against the loss added by its ablation (the copying score if none is ablated)."""
     figure = new_figure(hovermode="closest", showlegend=True)
-    alone = "ablation" in table and table["ablation"].notna().all()
-    y = "ablation" if alone else "copying"
-    near = 0.16 * np.ptp(table["scaled"]), 0.06 * np.ptp(table[y])
-    named: list[tuple[float, float]] = []
+    only_ablation = "ablation" in table and table["ablation"].notna().all()
+    y = "ablation" if only_ablation else "copying"
+    spacing = 0.16 * np.ptp(table["scaled"]), 0.06 * np.ptp(table[y])
+    labelled: list[tuple[float, float]] = []
 
     def word(name: str, place: tuple[float, float]) -> str:
-        """The name of a head, unless one stands there already."""
-        if any(abs(place[0] - x) <= near[0] and abs(place[1] - up) <= near[1] for x, up in named):
+        """The name of a head; empty where another label is too near."""
+        if any(abs(place[0] - x) <= spacing[0] and abs(place[1] - up) <= spacing[1] for x, up in labelled):
             return ""
-        named.append(place)
+        labelled.append(place)
         return f"{name} "
 
     for label, rows in models_of(table, styles, "name"):
@@ -325,7 +325,7 @@ def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
         )
     figure.update_xaxes(title_text="induction score (0: looks everywhere alike, 1: at nothing else)")
     figure.update_yaxes(
-        title_text="loss added without it (nats)" if alone else "copying score on random tokens (-1 to 1)"
+        title_text="loss added without it (nats)" if only_ablation else "copying score on random tokens (-1 to 1)"
     )
     return figure
 
@@ -352,19 +352,19 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
         styles: of each model.
     """
     figure = panels(list(PANELS.values()))
-    for column, (what, ends) in enumerate(
+    for column, (y, ends) in enumerate(
         zip(PANELS, (("ci_low", "ci_high"), ("accuracy_low", "accuracy_high")), strict=True), 1
     ):
         for label, rows in models_of(table, styles, "block"):
             for vector, (dash, words) in VECTORS.items():
-                here = rows[rows["vector"] == vector]
+                group = rows[rows["vector"] == vector]
                 name = f"{label}: {words}"
                 if vector == "own":  # the others' bands lie on it
-                    shade = band(here["block"], here[ends[0]], here[ends[1]], styles[label].colour)
+                    shade = band(group["block"], group[ends[0]], group[ends[1]], styles[label].colour)
                     figure.add_trace(shade, row=1, col=column)
-                hover = hover_texts(here, name, "block", ". block", (what, *ends))
+                hover = hover_texts(group, name, "block", ". block", (y, *ends))
                 trace = curve(
-                    here["block"], here[what], name, Style(styles[label].colour, dash), hover, marks=vector != "plain"
+                    group["block"], group[y], name, Style(styles[label].colour, dash), hover, marks=vector != "plain"
                 )
                 figure.add_trace(trace.update(showlegend=column == 1, legendgroup=name), row=1, col=column)
     figure.update_xaxes(title_text="block after which it is added")
@@ -375,11 +375,11 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 def by_size(curve: pd.DataFrame) -> dict[str, Style]:
     """A colour for each model of a curve over pools, from blue for small ones to green for large ones."""
-    known = curve.drop_duplicates(MODEL)
-    sizes = sorted(known["pool_size"].unique())
+    models = curve.drop_duplicates(MODEL)
+    sizes = sorted(models["pool_size"].unique())
     colours = dict(zip(sizes, sample_colorscale("Viridis", list(np.linspace(0.25, 0.8, len(sizes)))), strict=True))
-    twice = known.groupby("pool_size").cumcount()  # models with pools of one size differ by dash
+    twice = models.groupby("pool_size").cumcount()  # models with pools of one size differ by dash
     return {
         str(label): Style(colours[size], DASHES[index % len(DASHES)])
-        for label, size, index in zip(known[MODEL], known["pool_size"], twice, strict=True)
+        for label, size, index in zip(models[MODEL], models["pool_size"], twice, strict=True)
     }

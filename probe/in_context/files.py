@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 TEXTS = 40
-"""Texts at most that function vectors are made of."""
+"""Texts for function vectors, at most."""
 SHOTS = 8
 """Examples at most in the prompts that they come from."""
 
@@ -41,15 +41,15 @@ def file_parts(
     if has_heads(lm) and max(shots) > 0:
         try:
             most = min(SHOTS, max(shots))
-            found = function_vectors_text(
+            vectors = function_vectors_text(
                 lm, examples, min(n, TEXTS), shots=most, template=template, seed=seed, tick=part(tick, 1, 2)
             )
         except DataError as error:  # too few texts, or no room for an example
             facts["no_function_vector"] = str(error)
         else:
-            names = [f"vector-{number}" for number in found.items["question"]]
-            items.append(found.items.assign(item=names, kind="vector").drop(columns="question"))
-            tables["text_vectors"], facts["function_vector_shots"] = found.blocks, found.shots
+            names = [f"vector-{number}" for number in vectors.items["question"]]
+            items.append(vectors.items.assign(item=names, kind="vector").drop(columns="question"))
+            tables["text_vectors"], facts["function_vector_shots"] = vectors.blocks, vectors.shots
     return items, tables, facts
 
 
@@ -66,14 +66,14 @@ def _few_shot(curve: pd.DataFrame, labels: pd.DataFrame) -> tuple[list[pd.DataFr
     names = [f"few_shot-{number}-{k}" for number, k in zip(curve["question"], curve["examples"], strict=True)]
     curve = curve.assign(item=names, kind="few_shot")
     curve["most_right"] = curve["right"].where(curve["examples"] == curve["examples"].max())
-    made = average_by(curve, ["examples"], "right").rename(columns={"value": "accuracy"})
+    table = average_by(curve, ["examples"], "right").rename(columns={"value": "accuracy"})
     for at, (_, rows) in enumerate(curve.groupby("examples")):
-        found = stats.wilson(int(rows["right"].sum()), len(rows))
-        made.loc[at, ["ci_low", "ci_high"]] = found.low, found.high
+        interval = stats.wilson(int(rows["right"].sum()), len(rows))
+        table.loc[at, ["ci_low", "ci_high"]] = interval.low, interval.high
     losses = average_by(curve, ["examples"], "loss")
-    made = made.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"])
-    made["chance"] = 1 / curve["expected"].nunique()
-    items, tables = [curve.drop(columns="question")], {"few_shot": made}
+    table = table.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"])
+    table["chance"] = 1 / curve["expected"].nunique()
+    items, tables = [curve.drop(columns="question")], {"few_shot": table}
     if len(labels):
         items.append(label_items(labels))
         tables["labels"] = label_table(labels)

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from probe.world import World
 
 QUERIES = 3
-"""Tokens that came before which a prompt needs, to say something of induction."""
+"""Repeated tokens that a prompt needs for an induction score."""
 LEAST = 10
-"""Captured steps from which a phase change is told."""
+"""Captured steps that a phase change needs."""
 WINDOW = 3
 """Captures over which an increment is taken."""
 
@@ -87,14 +87,14 @@ def induction_score(
     """
     target = followers(ids)
     target[:, : start + 1] = False
-    asked = np.arange(len(ids)) >= start
-    asked &= target.any(-1)
-    count = int(asked.sum())
+    queries = np.arange(len(ids)) >= start
+    queries &= target.any(-1)
+    count = int(queries.sum())
     if not count:
         return np.full(pattern.shape[:-2], np.nan), float("nan"), 0
-    rows, wanted = pattern[..., asked, :], target[asked]
-    even = wanted.sum(-1) / (np.flatnonzero(asked) + 1)
-    return (rows * wanted).sum(-1).mean(-1), float(even.mean()), count
+    rows, matches = pattern[..., queries, :], target[queries]
+    even = matches.sum(-1) / (np.flatnonzero(queries) + 1)
+    return (rows * matches).sum(-1).mean(-1), float(even.mean()), count
 
 
 def induction_over_training(run: "Run") -> pd.DataFrame:
@@ -251,19 +251,19 @@ def repeat_texts(repeats: Repeats) -> ContextTexts:
 
 def chain_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTexts:
     """Fresh Markov chains; the last third of their states counts."""
-    found = chains(world, n + REFERENCE, seed + 1_000_003)
-    rows = [encode(lm.tokenizer, chain.text) for chain in found]
+    drawn_chains = chains(world, n + REFERENCE, seed + 1_000_003)
+    rows = [encode(lm.tokenizer, chain.text) for chain in drawn_chains]
     late = int(world.config.chain * LATE)
     places = [list(range(len(row) - late, len(row))) for row in rows]
-    return ContextTexts("markov", rows[:n], places[:n], rows[n:], len(encode(lm.tokenizer, found[0].opening)))
+    return ContextTexts("markov", rows[:n], places[:n], rows[n:], len(encode(lm.tokenizer, drawn_chains[0].opening)))
 
 
 def map_texts(lm: "LM", world: "World", n: int = 50, seed: int = 0) -> ContextTexts:
     """Maps; the label of the last pair, whose key came before, counts."""
-    found = pair_documents(world, "map", n + REFERENCE, seed + 1_000_003)
+    documents = pair_documents(world, "map", n + REFERENCE, seed + 1_000_003)
     rows = [
         encode(lm.tokenizer, f"{document.prompt(len(document.pairs) - 1)} {document.pairs[-1][1]}")
-        for document in found
+        for document in documents
     ]
     return ContextTexts("map", rows[:n], [[len(row) - 1] for row in rows[:n]], rows[n:])
 
@@ -397,26 +397,26 @@ def ablate_induction(
     groups = [order[:k], *(sorted(rng.choice(order[k:], k, replace=False).tolist()) for _ in range(draws))]
     blocks = [f"blocks.{block}.attn.hook_z" for block in range(scores.shape[0])]
     filling = means(lm, texts.reference, blocks)
-    before, found = context_loss(lm, texts), []
+    before, losses = context_loss(lm, texts), []
     for index, group in enumerate(groups):
-        found.append(context_loss(lm, texts, [divmod(at, width) for at in group], filling))
+        losses.append(context_loss(lm, texts, [divmod(at, width) for at in group], filling))
         part(tick, index, len(groups))(1.0)
     called = [[names[at] for at in group] for group in groups]
     return InductionAblation(
-        texts.name, called[0], before, found[0], np.stack(found[1:]), [", ".join(each) for each in called[1:]]
+        texts.name, called[0], before, losses[0], np.stack(losses[1:]), [", ".join(each) for each in called[1:]]
     )
 
 
 def ablate_each(lm: "LM", texts: ContextTexts, tick: Tick = ignore) -> np.ndarray:
-    """[D H] rise of the mean in-context loss in nats when each head alone is put out of work (mean ablation)."""
+    """[D H] rise of the mean in-context loss in nats when each head alone is ablated (mean ablation)."""
     depth, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
     filling = means(lm, texts.reference, [f"blocks.{block}.attn.hook_z" for block in range(depth)])
     before = context_loss(lm, texts).mean()
-    found = np.empty((depth, heads))
+    increases = np.empty((depth, heads))
     for at, (block, head) in enumerate(np.ndindex(depth, heads)):
-        found[block, head] = context_loss(lm, texts, [(block, head)], filling).mean() - before
+        increases[block, head] = context_loss(lm, texts, [(block, head)], filling).mean() - before
         part(tick, at, depth * heads)(1.0)
-    return found
+    return increases
 
 
 Number = tuple[str, *tuple[float, ...]]
@@ -428,15 +428,15 @@ SHOWN = {"repeat": "repeat_induction", "markov": "chain_induction"}
 
 
 def context_texts(lm: "LM", world: "World | None", repeats: Repeats | None, n: int, seed: int) -> list[ContextTexts]:
-    """The texts on which heads are looked at and ablated: repeats, chains, maps, as far as the model knows them."""
-    found = []
+    """The texts on which heads are scored and ablated: repeats, chains, maps, as far as the model knows them."""
+    collection = []
     if repeats is not None:
-        found.append(repeat_texts(Repeats(repeats.rows[: n + REFERENCE], repeats.begin, repeats.size)))
+        collection.append(repeat_texts(Repeats(repeats.rows[: n + REFERENCE], repeats.begin, repeats.size)))
     if world is not None and "markov" in world.config.mixture and (repeats is None or len(world.config.mixture) == 1):
-        found.append(chain_texts(lm, world, n, seed))
+        collection.append(chain_texts(lm, world, n, seed))
     if world is not None and "map" in world.config.mixture and repeats is not None:
-        found.append(map_texts(lm, world, n, seed))
-    return found
+        collection.append(map_texts(lm, world, n, seed))
+    return collection
 
 
 def head_parts(
@@ -457,14 +457,17 @@ def head_parts(
         tick: progress.
     """
     items: list[pd.DataFrame] = []
-    given: list[Number] = []
+    numbers: list[Number] = []
     first = texts[0]
     scores, chance = induction_by_head(lm, first.reference, first.start)
     half = len(scores) // 2
     best = int(scores[:half].mean(0).argmax())
     name = SHOWN[first.name]
-    held = scores[half:].reshape(len(scores) - half, -1)[:, best]
-    given += [(name, *stats.bootstrap_mean(held, seed=seed, bounds=stats.SHARE), len(held)), (f"{name}_chance", chance)]
+    tests = scores[half:].reshape(len(scores) - half, -1)[:, best]
+    numbers += [
+        (name, *stats.bootstrap_mean(tests, seed=seed, bounds=stats.SHARE), len(tests)),
+        (f"{name}_chance", chance),
+    ]
     mean = scores.mean(0)
     depth, width = mean.shape
     layer, head = (axis.ravel() for axis in np.indices(mean.shape))
@@ -473,23 +476,23 @@ def head_parts(
     random = repeat_scores(lm, length=segment_length(lm), batch=8, seed=seed)
     table = table.assign(**{key: value.ravel() for key, value in random.values.items()})
     for key in ("prefix_matching", "copying"):
-        given += [(key, float(random.values[key].max())), (f"{key}_chance", random.chance[key])]
+        numbers += [(key, float(random.values[key].max())), (f"{key}_chance", random.chance[key])]
     tick(0.2)
     frames = []
     for index, each in enumerate(texts):
         step = part(tick, index, len(texts))
-        found = ablate_induction(lm, each, mean, min(heads, mean.size // 2), draws, seed, step)
-        rows = found.items()
+        ablation = ablate_induction(lm, each, mean, min(heads, mean.size // 2), draws, seed, step)
+        rows = ablation.items()
         named = {column: f"{column}_{each.name}" for column in rows if str(column).startswith("ablation_")}
         prompts = [lm.tokenizer.decode(row) for row in each.rows]
         rows = rows.rename(columns=named).rename(columns={"before": "loss"}).drop(columns="text")
         rows["item"] = [f"ablation_{each.name}-{number}" for number in range(len(rows))]
         items.append(rows.assign(kind=f"ablation_{each.name}", prompt=prompts))
-        frames.append(found.table().assign(before=float(found.before.mean())))
+        frames.append(ablation.table().assign(before=float(ablation.before.mean())))
     if mean.size <= EACH:
         table["ablation"] = ablate_each(lm, first).ravel()
     tick(1.0)
-    return items, {"heads": table, "ablation": pd.concat(frames, ignore_index=True)}, given
+    return items, {"heads": table, "ablation": pd.concat(frames, ignore_index=True)}, numbers
 
 
 def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame], list[Number], dict[str, Any]]:
@@ -516,7 +519,7 @@ def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame],
     distances = captured_distances(run, world)
     metrics = run.metrics()
     rows: list[pd.DataFrame] = []
-    given: list[Number] = []
+    numbers: list[Number] = []
     facts: dict[str, Any] = {}
     for kind in [kind for kind in ("markov", "repeat") if (heads["kind"] == kind).any()]:
         name, induction = strongest(heads, kind)
@@ -535,12 +538,12 @@ def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame],
             known = score[score.index >= fair.min()] if len(fair) else score.iloc[:0]
             changed = _change(induction, known)
             if changed is not None and world.config.mixture.get("markov", 0) >= sum(world.config.mixture.values()):
-                given += phase_given(changed)
+                numbers += phase_given(changed)
                 facts["phase_change"] = {"head": name, "width": changed.width, "windows": changed.n}
     seen = heads[heads["kind"].isin(["markov", "repeat"])]
     every = seen.groupby(["step", "kind", "name"])[["scaled", "previous_token"]].mean().reset_index()
     tables = {"over_training": pd.concat(rows, ignore_index=True)} if rows else {}
-    return tables | {"heads_over_training": every}, given, facts
+    return tables | {"heads_over_training": every}, numbers, facts
 
 
 def phase_given(found: PhaseChange) -> list[Number]:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from probe.world import World
 
 KINDS = ("map", "function", "function_new")
-"""Questions that are asked by examples: maps, functions of the pool, and functions outside of it."""
+"""Kinds of questions with examples: maps, functions of the pool, and functions outside of it."""
 OPENINGS = {"map": "map", "function": "rule", "function_new": "rule"}
 
 
 class PairDocument(NamedTuple):
-    """A map or function with all its pairs; the last one is what a question asks."""
+    """A map or function with all its pairs; the last one is the question."""
 
     kind: str
     pairs: list[tuple[str, str]]
@@ -51,32 +51,32 @@ def pair_documents(world: "World", kind: str, n: int, seed: int = 0) -> list[Pai
     Raises:
         DataError: this world asks no such questions, or they have no examples.
     """
-    found = []
+    documents = []
     for item in world.questions(kind, n, seed):
         form = read_pairs(item.prompt.split())
         if form is None:
             raise DataError(f"Questions of kind {kind!r} have no examples: ask for one of {', '.join(KINDS)}.")
         pairs, query = form
-        found.append(PairDocument(kind, [*pairs, (query, item.answers[0].strip())]))
-    return found
+        documents.append(PairDocument(kind, [*pairs, (query, item.answers[0].strip())]))
+    return documents
 
 
 def bayes_map(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     """[K A] the Bayes predictive of each label of `LABELS` at every pair of a map, given the pairs before it.
 
-    Labels are drawn uniformly and alone for each key: certain where the key has come, uniform where it has not.
+    Labels are drawn uniformly and independently for each key: certain where the key has come, uniform where it has not.
     """
-    known: dict[str, str] = {}
+    labels: dict[str, str] = {}
     rows = []
     for key, label in pairs:
-        said = known.get(key)
-        rows.append([1 / len(LABELS) if said is None else float(said == each) for each in LABELS])
-        known[key] = label
+        earlier = labels.get(key)
+        rows.append([1 / len(LABELS) if earlier is None else float(earlier == each) for each in LABELS])
+        labels[key] = label
     return np.array(rows)
 
 
 def counting_map(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
-    """[K A] what one says who counts the labels so far and does not see keys: (count + 1 / A) / (k + 1)."""
+    """[K A] the predictive of a model that counts labels and ignores keys: (count + 1 / A) / (k + 1)."""
     labels = np.array([[float(label == each) for each in LABELS] for _, label in pairs])
     counts = np.cumsum(labels, axis=0) - labels
     return (counts + 1 / len(LABELS)) / (np.arange(len(pairs))[:, None] + 1)
@@ -134,13 +134,13 @@ def answer_logprobs(
             raise DataError("This tokenizer joins examples with what follows them: use a model with the world's own.")
         rows.append(row)
         places.append([len(prefix) - 1 for prefix in prefixes])
-    found = np.empty((len(rows), len(places[0]), len(columns)))
+    values = np.empty((len(rows), len(places[0]), len(columns)))
     for part in batches(len(rows), max(map(len, rows)), len(lm.tokenizer)):
         logits = lm.logits(rows[part])
         at = torch.tensor(places[part], device=logits.device)
         picked = logits[torch.arange(len(at), device=logits.device)[:, None], at].float().log_softmax(-1)
-        found[part] = picked[:, :, columns].double().cpu().numpy()
-    return found
+        values[part] = picked[:, :, columns].double().cpu().numpy()
+    return values
 
 
 def single_tokens(lm: "LM", words: Sequence[str]) -> list[int]:
@@ -149,17 +149,17 @@ def single_tokens(lm: "LM", words: Sequence[str]) -> list[int]:
     Raises:
         DataError: a word is more than one token of this tokenizer.
     """
-    found = []
+    tokens = []
     for word in words:
         ids = lm.tokenizer.encode(f" {word}", add_special_tokens=False)
         if len(ids) != 1:
             raise DataError(f'The world\'s word "{word}" is no single token of this model: use a model of the world.')
-        found.append(int(ids[0]))
-    return found
+        tokens.append(int(ids[0]))
+    return tokens
 
 
 def pair_curves(lm: "LM", world: "World", kind: str, n: int = 200, seed: int = 0) -> pd.DataFrame:
-    """What a model answers after every number of examples, and what Bayes' rule answers.
+    """A model's answers after every number of examples, and those of Bayes' rule.
 
     Args:
         lm: a model with the world's tokenizer.
@@ -275,11 +275,11 @@ def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, ki
         rows = []
         for index, document in enumerate(changed):
             *examples, (_, truth) = document.pairs
-            shown = sorted({space.index(label) for _, label in examples})
-            said = logprobs[index]
+            in_prompt = sorted({space.index(label) for _, label in examples})
+            values = logprobs[index]
             row = {"question": index, "prompt": document.prompt(len(examples)), "expected": truth}
-            row |= {"answer": space[int(said.argmax())], "p_true": float(np.exp(said[space.index(truth)]))}
-            rows.append(row | {"shown": float(np.exp(said[shown]).sum())})
+            row |= {"answer": space[int(values.argmax())], "p_true": float(np.exp(values[space.index(truth)]))}
+            rows.append(row | {"shown": float(np.exp(values[in_prompt]).sum())})
         return pd.DataFrame(rows)
 
     return ablate_labels(score, seed)

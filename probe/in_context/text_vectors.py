@@ -1,4 +1,4 @@
-"""Function vectors of few-shot classification: is what examples do to a model a direction? (Todd et al., 2310.15213)
+"""Function vectors of few-shot classification: is the effect of examples a direction? (Todd et al., 2310.15213)
 
 The vector of a task after a block is the mean residual at the last token of prompts with examples, less the mean of the
 same queries without any: added to prompts without examples it moves their mean to where examples would. (The residual
@@ -48,11 +48,11 @@ def draw_prompts(
     data: Sequence[Example], half: Sequence[int], count: int, shots: int, rng: np.random.Generator
 ) -> list[Question]:
     """Queries of a half, each with other examples of that half before it."""
-    found = []
+    questions = []
     for _ in range(count):
         asked, *others = rng.permutation(np.asarray(half))[: shots + 1].tolist()
-        found.append(Question(asked, data[asked], [data[other] for other in others]))
-    return found
+        questions.append(Question(asked, data[asked], [data[other] for other in others]))
+    return questions
 
 
 @torch.no_grad()
@@ -78,31 +78,31 @@ def example_vectors(
         rng: permutes labels, in each prompt anew.
         tick: progress.
     """
-    found: dict[str, list[Tensor]] = {name: [] for name, _ in VECTORS}
+    vectors: dict[str, list[Tensor]] = {name: [] for name, _ in VECTORS}
     for number, question in enumerate(drawn):
         zero = _last(lm, few_shot_prompt([], question.query.text, template), blocks)
         for name, mode in VECTORS:
             examples = question.examples[:k]
             changed = relabel([example.label for example in examples], labels, mode, rng)
             shown = [Example(example.text, label) for example, label in zip(examples, changed, strict=True)]
-            found[name].append(_last(lm, few_shot_prompt(shown, question.query.text, template), blocks) - zero)
+            vectors[name].append(_last(lm, few_shot_prompt(shown, question.query.text, template), blocks) - zero)
         tick((number + 1) / len(drawn))
-    return {name: torch.stack(each) for name, each in found.items()}
+    return {name: torch.stack(each) for name, each in vectors.items()}
 
 
 def _last(lm: "LM", text: str, blocks: Sequence[int]) -> Float[Tensor, "D d"]:
     """The residual after blocks at the last token."""
-    kept: list[Tensor] = []
+    states_by_block: list[Tensor] = []
 
     def keep(states: Tensor, hook: Any) -> None:
-        kept.append(states[0, -1].double())
+        states_by_block.append(states[0, -1].double())
 
     def last(states: Tensor, hook: Any) -> Tensor:
         return states[:, -1:]
 
     with lm.hooks([*((Site("resid", block).hook, keep) for block in blocks), ("unembed.hook_in", last)]):
         lm.logits([encode(lm.tokenizer, text)])
-    return torch.stack(kept)
+    return torch.stack(states_by_block)
 
 
 class Wanted(NamedTuple):
@@ -127,19 +127,19 @@ class Asked(NamedTuple):
 
 def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> Asked:
     """The rows that are needed to score each label, behind a blank, after each prompt."""
-    known: dict[tuple[int, ...], int] = {}
-    asked = Asked([], [], [], (len(prompts), len(labels)))
+    row_numbers: dict[tuple[int, ...], int] = {}
+    batch = Asked([], [], [], (len(prompts), len(labels)))
     for number, prompt in enumerate(prompts):
-        for which, label in enumerate(labels):
+        for index, label in enumerate(labels):
             head, ids = split(lm.tokenizer, prompt, f" {label}")
             row = (*head, *ids[:-1])
-            if row not in known:
-                known[row] = len(known)
-                asked.rows.append(list(row))
-                asked.ends.append(len(head) - 1)
-                asked.wanted.append([])
-            asked.wanted[known[row]].append(Wanted(number, which, ids))
-    return asked
+            if row not in row_numbers:
+                row_numbers[row] = len(row_numbers)
+                batch.rows.append(list(row))
+                batch.ends.append(len(head) - 1)
+                batch.wanted.append([])
+            batch.wanted[row_numbers[row]].append(Wanted(number, index, ids))
+    return batch
 
 
 @torch.no_grad()
@@ -154,11 +154,11 @@ def steered_labels(
         vectors: what is added at the last token of each prompt; None adds nothing.
         block: after which they are added.
     """
-    found = np.empty(asked.shape)
+    label_logprobs = np.empty(asked.shape)
     size = max(1, TOKENS_PER_PASS // max(map(len, asked.rows)))
     for first in range(0, len(asked.rows), size):
         rows, ends = asked.rows[first : first + size], asked.ends[first : first + size]
-        owners, start = [wanted[0].prompt for wanted in asked.wanted[first : first + size]], min(ends)
+        owners, start = [targets[0].prompt for targets in asked.wanted[first : first + size]], min(ends)
 
         def add(states: Tensor, hook: Any, ends: list[int] = ends, owners: list[int] = owners) -> Tensor | None:
             if vectors is None:
@@ -171,13 +171,13 @@ def steered_labels(
             return states[:, start:]
 
         with lm.hooks([(Site("resid", block).hook, add), ("unembed.hook_in", needed)]):
-            said = lm.logits(rows)
-        for at, (end, wanted) in enumerate(zip(ends, asked.wanted[first : first + size], strict=True)):
-            for prompt, label, ids in wanted:
+            logits = lm.logits(rows)
+        for at, (end, targets) in enumerate(zip(ends, asked.wanted[first : first + size], strict=True)):
+            for prompt, label, ids in targets:
                 steps = torch.arange(len(ids))
-                logprobs = said[at, steps + end - start].double().log_softmax(-1)
-                found[prompt, label] = float(logprobs[steps, torch.tensor(ids)].sum())
-    return found
+                logprobs = logits[at, steps + end - start].double().log_softmax(-1)
+                label_logprobs[prompt, label] = float(logprobs[steps, torch.tensor(ids)].sum())
+    return label_logprobs
 
 
 class TextVectors(NamedTuple):
@@ -197,7 +197,7 @@ class TextVectors(NamedTuple):
     """One row a block and vector (plain, own, shuffled): block, vector, p_true, ci_low, ci_high, accuracy,
     accuracy_low, accuracy_high (means over all queries; the intervals draw queries), n."""
     shots: int
-    """Examples in the prompts that made the vectors."""
+    """Examples in the prompts of the vectors."""
 
 
 def function_vectors_text(
@@ -238,45 +238,45 @@ def function_vectors_text(
             " directions were asked for: give 1 or more of each."
         )
     rng = np.random.default_rng(seed)
-    used = rng.permutation(len(data))[:n].tolist()
-    if len(used) < 6:
-        raise DataError(f"{len(used)} texts make no function vector: give 6 or more, half of them to learn it from.")
+    chosen = rng.permutation(len(data))[:n].tolist()
+    if len(chosen) < 6:
+        raise DataError(f"{len(chosen)} texts make no function vector: give 6 or more, half of them to learn it from.")
     labels = sorted({example.label for example in data})
-    halves = [used[half::2] for half in (0, 1)]
+    halves = [chosen[half::2] for half in (0, 1)]
     groups = [np.arange(len(half)) // share for half in halves]
-    drawn = [draw_prompts(data, halves[1 - half], prompts * (1 + groups[half][-1]), shots, rng) for half in (0, 1)]
-    k = fitting_shots(lm, [*drawn[0], *drawn[1]], range(1, shots + 1), template)[-1]
+    questions = [draw_prompts(data, halves[1 - half], prompts * (1 + groups[half][-1]), shots, rng) for half in (0, 1)]
+    k = fitting_shots(lm, [*questions[0], *questions[1]], range(1, shots + 1), template)[-1]
     depth = lm.bridge.cfg.n_layers
-    tried = sorted({int(block) for block in np.linspace(0, depth - 1, min(blocks, depth)).round()})
-    bare = [[few_shot_prompt([], data[at].text, template) for at in half] for half in halves]
-    asked = [ask(lm, texts, labels) for texts in bare]
+    layers = sorted({int(block) for block in np.linspace(0, depth - 1, min(blocks, depth)).round()})
+    prompts_alone = [[few_shot_prompt([], data[at].text, template) for at in half] for half in halves]
+    batches = [ask(lm, texts, labels) for texts in prompts_alone]
     truths = [np.array([labels.index(data[at].label) for at in half]) for half in halves]
-    made, scans = [], []
+    means, scans = [], []
     for half in (0, 1):
-        found = example_vectors(lm, drawn[half], labels, k, tried, template, rng, part(tick, half, 4))
-        made.append({name: _grouped(each, prompts)[groups[half]] for name, each in found.items()})
+        found = example_vectors(lm, questions[half], labels, k, layers, template, rng, part(tick, half, 4))
+        means.append({name: _grouped(each, prompts)[groups[half]] for name, each in found.items()})
     for half in (0, 1):
-        scans.append(_scan(lm, asked[half], made[half], tried, part(tick, 2 + half, 4)))
+        scans.append(_scan(lm, batches[half], means[half], layers, part(tick, 2 + half, 4)))
     best = [_best(scan["own"], truth) for scan, truth in zip(scans, truths, strict=True)]
     frames = []
     for half in (0, 1):
         at, truth = best[1 - half][0], truths[half]
-        own, shuffled = (made[half][name][:, at] for name in ("own", "shuffled"))
-        columns: dict[str, Any] = {"question": halves[half], "prompt": bare[half]}
+        own, permuted = (means[half][name][:, at] for name in ("own", "shuffled"))
+        columns: dict[str, Any] = {"question": halves[half], "prompt": prompts_alone[half]}
         columns["expected"] = [labels[true] for true in truth]
         columns["vector"] = [f"{half}-{group}" for group in groups[half]]
-        for at, what, block, score in zip(
+        for at, prefix, block, score in zip(
             best[1 - half], ("", "right_"), ("", "_accuracy"), (_true, _right), strict=True
         ):
-            said = {name: each[at][None] for name, each in scans[half].items()}
-            vectors = made[half]["own"][:, at]
-            said["random"] = _random(lm, asked[half], vectors, groups[half], tried[at], directions, rng)
-            columns[f"block{block}"] = tried[at]
-            columns |= {f"{what}{name}": score(each, truth).mean(0) for name, each in said.items()}
-        columns |= {"length": own.norm(dim=-1).cpu(), "length_difference": (own - shuffled).norm(dim=-1).cpu()}
+            by_name = {name: each[at][None] for name, each in scans[half].items()}
+            vectors = means[half]["own"][:, at]
+            by_name["random"] = _random(lm, batches[half], vectors, groups[half], layers[at], directions, rng)
+            columns[f"block{block}"] = layers[at]
+            columns |= {f"{prefix}{name}": score(each, truth).mean(0) for name, each in by_name.items()}
+        columns |= {"length": own.norm(dim=-1).cpu(), "length_difference": (own - permuted).norm(dim=-1).cpu()}
         frames.append(pd.DataFrame(columns))
     tick(1.0)
-    return TextVectors(_differences(pd.concat(frames, ignore_index=True)), _by_block(tried, scans, truths), k)
+    return TextVectors(_differences(pd.concat(frames, ignore_index=True)), _by_block(layers, scans, truths), k)
 
 
 def _grouped(each: Float[Tensor, "P D d"], size: int) -> Float[Tensor, "V D d"]:
@@ -285,22 +285,22 @@ def _grouped(each: Float[Tensor, "P D d"], size: int) -> Float[Tensor, "V D d"]:
 
 
 def _scan(
-    lm: "LM", asked: Asked, vectors: dict[str, Float[Tensor, "Q D d"]], blocks: Sequence[int], tick: Tick
+    lm: "LM", batch: Asked, vectors: dict[str, Float[Tensor, "Q D d"]], blocks: Sequence[int], tick: Tick
 ) -> dict[str, Float[np.ndarray, "D Q L"]]:
     """Log-likelihoods of the labels without a vector and with each, by block."""
-    found = {"plain": np.stack([steered_labels(lm, asked)] * len(blocks))}
+    results = {"plain": np.stack([steered_labels(lm, batch)] * len(blocks))}
     for number, (name, each) in enumerate(vectors.items()):
         steps = []
         for at, block in enumerate(blocks):
-            steps.append(steered_labels(lm, asked, each[:, at], block))
+            steps.append(steered_labels(lm, batch, each[:, at], block))
             part(tick, number, len(vectors))((at + 1) / len(blocks))
-        found[name] = np.stack(steps)
-    return found
+        results[name] = np.stack(steps)
+    return results
 
 
 def _random(
     lm: "LM",
-    asked: Asked,
+    batch: Asked,
     like: Float[Tensor, "Q d"],
     groups: np.ndarray,
     block: int,
@@ -308,11 +308,11 @@ def _random(
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "R Q L"]:
     """Log-likelihoods with random directions as long as the vectors; queries that share a vector share a direction."""
-    found, lengths = [], like.norm(dim=-1, keepdim=True)
+    results, lengths = [], like.norm(dim=-1, keepdim=True)
     for _ in range(count):
-        drawn = torch.as_tensor(rng.standard_normal((groups[-1] + 1, like.shape[-1]))).to(like)[groups]
-        found.append(steered_labels(lm, asked, drawn / drawn.norm(dim=-1, keepdim=True) * lengths, block))
-    return np.stack(found)
+        noise = torch.as_tensor(rng.standard_normal((groups[-1] + 1, like.shape[-1]))).to(like)[groups]
+        results.append(steered_labels(lm, batch, noise / noise.norm(dim=-1, keepdim=True) * lengths, block))
+    return np.stack(results)
 
 
 def _true(logprobs: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -343,14 +343,14 @@ def _differences(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _by_block(
-    tried: Sequence[int], scans: Sequence[dict[str, np.ndarray]], truths: Sequence[np.ndarray]
+    layers: Sequence[int], scans: Sequence[dict[str, np.ndarray]], truths: Sequence[np.ndarray]
 ) -> pd.DataFrame:
     rows = []
-    for at, block in enumerate(tried):
+    for at, block in enumerate(layers):
         for name in scans[0]:
-            said = [(scan[name][at], truth) for scan, truth in zip(scans, truths, strict=True)]
-            true = np.concatenate([_true(each, truth) for each, truth in said])
-            right = np.concatenate([_right(each, truth) for each, truth in said])
+            pairs = [(scan[name][at], truth) for scan, truth in zip(scans, truths, strict=True)]
+            true = np.concatenate([_true(each, truth) for each, truth in pairs])
+            right = np.concatenate([_right(each, truth) for each, truth in pairs])
             value, low, high = stats.bootstrap_mean(true, resamples=1000, bounds=stats.SHARE)
             row = {"block": block, "vector": name, "p_true": value, "ci_low": low, "ci_high": high}
             rows.append(row | stats.wilson(int(right.sum()), len(right)).row(len(true), "accuracy"))

@@ -54,23 +54,23 @@ def vector_tasks(world: "World", kind: str, count: int = 8, n: int = 16, seed: i
     if kind not in ("map", "function"):
         raise ConfigError(f"Function vectors of {kind!r} were asked for: give map or function.")
     draws = Draws(generator("questions", world.seed, seed, *b"vectors"))
-    config, found = world.config, []
+    config, result = world.config, []
     for number in range(count if kind == "map" else min(count, len(world.pool))):
         if kind == "map":
             rule = {key: draws.pick(LABELS) for key in draws.sample(KEYS, config.map_keys)}
             keys, name = list(rule), f"map {number}"
-            shown = []
+            demonstrations = []
             for _ in range(n):
                 asked = [draws.pick(keys) for _ in range(config.pairs - 1)]
-                shown.append([(key, rule[key]) for key in [*asked, draws.pick(asked)]])
+                demonstrations.append([(key, rule[key]) for key in [*asked, draws.pick(asked)]])
         else:
             task = world.pool[number]
             (a, b), p = task, config.modulus
             rule, name = {str(x): str((a * x + b) % p) for x in range(p)}, f"y = {a} x + {b} mod {p}"
-            shown = [tasks.draw_function(config, draws, task) for _ in range(n)]
+            demonstrations = [tasks.draw_function(config, draws, task) for _ in range(n)]
         bare = [PairDocument(kind, [pair]) for pair in rule.items()]
-        found.append(VectorTask(name, [PairDocument(kind, pairs) for pairs in shown], bare))
-    return found
+        result.append(VectorTask(name, [PairDocument(kind, pairs) for pairs in demonstrations], bare))
+    return result
 
 
 @torch.no_grad()
@@ -178,14 +178,14 @@ def function_vectors(
     Raises:
         ConfigError: fewer than two tasks.
     """
-    found = vector_tasks(world, kind, count, n, seed)
-    if len(found) < 2:
-        raise ConfigError(f"Function vectors of {len(found)} task were asked for: give two or more, to compare them.")
+    cases = vector_tasks(world, kind, count, n, seed)
+    if len(cases) < 2:
+        raise ConfigError(f"Function vectors of {len(cases)} task were asked for: give two or more, to compare them.")
     assert kind in OPENINGS
     space = LABELS if kind == "map" else world.numbers
     with torch.no_grad():
-        means = [head_means(lm, task.shown) for task in found]
-        effects = causal_effects(lm, found, means, space, seed, part(tick, 0, 2))
+        means = [head_means(lm, task.shown) for task in cases]
+        effects = causal_effects(lm, cases, means, space, seed, part(tick, 0, 2))
         order = np.argsort(-effects.ravel(), kind="stable")[:heads].tolist()
         chosen = [divmod(at, effects.shape[1]) for at in order]
         vectors = []
@@ -196,27 +196,27 @@ def function_vectors(
         plain: list[np.ndarray] = []
         own: list[np.ndarray] = []
         other: list[np.ndarray] = []
-        for index, task in enumerate(found):
+        for index, task in enumerate(cases):
             last = torch.tensor([len(encode(lm.tokenizer, each.prompt(0))) - 1 for each in task.bare])
             plain.append(_p_true(lm, task.bare, space))
             swapped = vectors[(index + 1) % len(vectors)]
-            for vector, kept in ((vectors[index], own), (swapped, other)):
-                said = []
+            for vector, probabilities in ((vectors[index], own), (swapped, other)):
+                by_block = []
                 for block in range(depth):
                     with lm.hooks([(f"blocks.{block}.hook_resid_post", _add(vector, last))]):
-                        said.append(_p_true(lm, task.bare, space))
-                kept.append(np.stack(said))
+                        by_block.append(_p_true(lm, task.bare, space))
+                probabilities.append(np.stack(by_block))
     tick(1.0)
-    gains = np.array([(mine - base).mean(1) for mine, base in zip(own, plain, strict=True)])
+    gains = np.array([(own_value - base).mean(1) for own_value, base in zip(own, plain, strict=True)])
     halves = [gains[half::2].mean(0) for half in (0, 1)]
     rows = []
-    for index, task in enumerate(found):
+    for index, task in enumerate(cases):
         block = int(halves[(index + 1) % 2].argmax())
         for at, document in enumerate(task.bare):
             row = {"task": task.name, "prompt": document.prompt(0), "expected": document.pairs[0][1], "block": block}
-            mine, wrong = float(own[index][block, at]), float(other[index][block, at])
-            row |= {"plain": float(plain[index][at]), "own": mine, "other": wrong}
-            rows.append(row | {"function_vector": mine - wrong})
+            own_value, wrong = float(own[index][block, at]), float(other[index][block, at])
+            row |= {"plain": float(plain[index][at]), "own": own_value, "other": wrong}
+            rows.append(row | {"function_vector": own_value - wrong})
     table = pd.DataFrame(
         {
             "block": range(depth),

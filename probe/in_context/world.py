@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from probe.world import World
 
 LAST = {"map": "map_accuracy", "function": "function_accuracy", "function_new": "function_accuracy_new"}
-"""Columns of the answers after all examples: what `probe.rewards.evaluation` samples."""
+"""Columns of the answers after all examples, as `probe.rewards.evaluation` samples them."""
 LABELLED = ("map", "function")
 
 
@@ -44,35 +44,35 @@ def asked_kinds(world: "World") -> list[str]:
 
 def pair_items(lm: "LM", world: "World", kind: str, n: int, seed: int) -> pd.DataFrame:
     """Items of `pair_curves`, one a document and number of examples; the last ones also have the column of `LAST`."""
-    found = pair_curves(lm, world, kind, n, seed)
-    last = found["examples"] == found["examples"].max()
-    sequence = [f"{kind}-{document}" for document in found["document"]]
-    names = [f"{name}-{k}" for name, k in zip(sequence, found["examples"], strict=True)]
-    found = found.assign(item=names, kind=kind, sequence=sequence)
-    found[LAST[kind]] = found["p_true"].where(last)
+    curves = pair_curves(lm, world, kind, n, seed)
+    last = curves["examples"] == curves["examples"].max()
+    sequence = [f"{kind}-{document}" for document in curves["document"]]
+    names = [f"{name}-{k}" for name, k in zip(sequence, curves["examples"], strict=True)]
+    curves = curves.assign(item=names, kind=kind, sequence=sequence)
+    curves[LAST[kind]] = curves["p_true"].where(last)
     bayes = "bayes_p_true" if kind == "map" else "pool_p_true"
-    found[f"{LAST[kind]}_bayes"] = found[bayes].where(last)
+    curves[f"{LAST[kind]}_bayes"] = curves[bayes].where(last)
     if kind == "map":
-        found["map_accuracy_counting"] = found["counting_p_true"].where(last)
-    return found.drop(columns="document")
+        curves["map_accuracy_counting"] = curves["counting_p_true"].where(last)
+    return curves.drop(columns="document")
 
 
 def chain_items(table: pd.DataFrame, world: "World", n: int, seed: int) -> pd.DataFrame:
     """One row a chain from `chain_distances`: means over its positions, chain_kl_NAME for the distances."""
     columns = ["loss", "order", *(f"kl_{name}" for name in PREDICTORS), *(f"ideal_{name}" for name in PREDICTORS)]
-    found = table.groupby("chain")[[*columns, "counting"]].mean()
-    found = found.rename(columns={f"kl_{name}": f"chain_kl_{name}" for name in PREDICTORS})
-    found = found.rename(columns={f"ideal_{name}": f"chain_ideal_{name}" for name in PREDICTORS})
+    means = table.groupby("chain")[[*columns, "counting"]].mean()
+    means = means.rename(columns={f"kl_{name}": f"chain_kl_{name}" for name in PREDICTORS})
+    means = means.rename(columns={f"ideal_{name}": f"chain_ideal_{name}" for name in PREDICTORS})
     texts = [chain.text for chain in chains(world, n, seed)]
-    names = [f"markov-{index}" for index in found.index]
-    return found.assign(item=names, kind="markov", prompt=texts).reset_index(drop=True)
+    names = [f"markov-{index}" for index in means.index]
+    return means.assign(item=names, kind="markov", prompt=texts).reset_index(drop=True)
 
 
 def repeat_items(lm: "LM", repeats: Repeats) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row a text (olsson_repeat, loss_early, loss_late), and the losses by token of the segment."""
     losses = repeat_losses(lm, repeats)
     means = losses.groupby("text")[["early", "late"]].mean()
-    found = pd.DataFrame(
+    items = pd.DataFrame(
         {
             "item": [f"repeat-{index}" for index in means.index],
             "kind": "repeat",
@@ -86,7 +86,7 @@ def repeat_items(lm: "LM", repeats: Repeats) -> tuple[pd.DataFrame, pd.DataFrame
         average_by(losses.rename(columns={when: "loss"}), ["token"], "loss").assign(when=when)
         for when in ("early", "late")
     ]
-    return found, pd.concat(curves, ignore_index=True)
+    return items, pd.concat(curves, ignore_index=True)
 
 
 def corpus_items(lm: "LM", rows: Sequence[Sequence[int]]) -> pd.DataFrame:
@@ -111,27 +111,27 @@ def label_items(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def curve_table(items: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy (probability of the true answer) and loss by kind and number of examples, beside Bayes' rule.
+    """Accuracy (probability of the true answer) and loss by kind and number of examples, with those of Bayes' rule.
 
     One row a kind and number of examples: accuracy, ci_low, ci_high, loss, loss_low, loss_high, n; bayes_accuracy and
     bayes_loss of the Bayes predictor (of functions: over the pool), all_accuracy and all_loss over all tasks,
-    counting_accuracy and counting_loss of who counts the labels of a map; the loss
-    is NaN where that predictor holds the true answer to be impossible.
+    counting_accuracy and counting_loss of a predictor that counts the labels of a map; the loss is NaN where that
+    predictor gives the true answer probability 0.
     """
     frames = []
     for kind, rows in items.groupby("kind", sort=False):
-        made = average_by(rows, ["examples"], "p_true").rename(columns={"value": "accuracy"})
+        table = average_by(rows, ["examples"], "p_true").rename(columns={"value": "accuracy"})
         losses = average_by(rows, ["examples"], "loss")
-        made = made.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"], kind=kind)
+        table = table.assign(loss=losses["value"], loss_low=losses["ci_low"], loss_high=losses["ci_high"], kind=kind)
         best = "bayes_p_true" if kind == "map" else "pool_p_true"
         for name, column in (("bayes", best), ("all", "all_p_true"), ("counting", "counting_p_true")):
             if column in rows and rows[column].notna().any():
                 by = rows.groupby("examples")[column]
                 with np.errstate(divide="ignore"):
                     loss = by.apply(lambda values: float(-np.log(values).mean()))
-                made[f"{name}_accuracy"] = by.mean().to_numpy()
-                made[f"{name}_loss"] = loss.replace(np.inf, np.nan).to_numpy()
-        frames.append(made)
+                table[f"{name}_accuracy"] = by.mean().to_numpy()
+                table[f"{name}_loss"] = loss.replace(np.inf, np.nan).to_numpy()
+        frames.append(table)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -140,7 +140,7 @@ def chain_tables(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Losses are expected ones under the Bayes predictive, so that the luck of the states that came is not in them.
 
-    The second has position, predictor, value, ci_low, ci_high, n and ideal: what the Bayes predictor itself would show.
+    The second has position, predictor, value, ci_low, ci_high, n and ideal (of the Bayes predictor itself).
     """
     losses = average_by(table, ["position"], "loss_bayes").rename(columns={"position": "examples", "value": "loss"})
     losses = losses.rename(columns={"ci_low": "loss_low", "ci_high": "loss_high"}).assign(kind="markov")
@@ -164,11 +164,11 @@ def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
     rows = []
     p = world.config.modulus
     for kind in ("function", "function_new"):
-        asked = items[items["kind"] == kind]
+        group = items[items["kind"] == kind]
         for name in ("pool", "all"):
-            if not len(asked):
+            if not len(group):
                 continue
-            means = asked.groupby("sequence")[f"kl_{name}"].mean()
+            means = group.groupby("sequence")[f"kl_{name}"].mean()
             row = {"pool_size": world.config.pool, "modulus": p, "tasks": p * (p - 1), "kind": kind, "predictor": name}
             rows.append(row | stats.bootstrap_mean(means).row(len(means)))
     return pd.DataFrame(rows)
@@ -176,11 +176,11 @@ def pool_table(items: pd.DataFrame, world: "World") -> pd.DataFrame:
 
 def average_by(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
     """Mean of a column by groups with its bootstrap interval: the groups' columns, value, ci_low, ci_high, n."""
-    found = []
+    means = []
     for key, values in rows.groupby(list(by))[column]:
-        known = values.dropna().to_numpy(dtype=float)
-        found.append([*key, *stats.bootstrap_mean(known, resamples=1000), len(known)])
-    return pd.DataFrame(found, columns=[*by, "value", "ci_low", "ci_high", "n"])
+        finite = values.dropna().to_numpy(dtype=float)
+        means.append([*key, *stats.bootstrap_mean(finite, resamples=1000), len(finite)])
+    return pd.DataFrame(means, columns=[*by, "value", "ci_low", "ci_high", "n"])
 
 
 def world_parts(
@@ -203,11 +203,11 @@ def world_parts(
     steps: list[Callable[[], None]] = []
 
     def pairs() -> None:
-        found = pd.concat([pair_items(lm, world, kind, n, seed) for kind in kinds], ignore_index=True)
-        items.append(found)
-        tables["curve"] = curve_table(found)
-        if (found["kind"] == "function").any():
-            tables["pool"] = pool_table(found, world)
+        curves = pd.concat([pair_items(lm, world, kind, n, seed) for kind in kinds], ignore_index=True)
+        items.append(curves)
+        tables["curve"] = curve_table(curves)
+        if (curves["kind"] == "function").any():
+            tables["pool"] = pool_table(curves, world)
 
     def markov() -> None:
         table = chain_distances(lm, world, max(2, n // 2), seed)
@@ -226,11 +226,11 @@ def world_parts(
         if kind == "function" and len(world.pool) < 2:
             return
         share = part(tick, len(steps) - 2, len(steps))
-        found = function_vectors(lm, world, kind, n=min(16, max(4, n // 16)), seed=seed, tick=share)
-        names = [f"vector-{index}" for index in range(len(found.items))]
-        items.append(found.items.assign(item=names, kind="vector"))
-        tables["vectors"] = found.blocks
-        facts["function_vector_heads"] = found.heads
+        result = function_vectors(lm, world, kind, n=min(16, max(4, n // 16)), seed=seed, tick=share)
+        names = [f"vector-{index}" for index in range(len(result.items))]
+        items.append(result.items.assign(item=names, kind="vector"))
+        tables["vectors"] = result.blocks
+        facts["function_vector_heads"] = result.heads
 
     steps += [pairs] if kinds else []
     steps += [markov] if is_taught(world, "markov") else []

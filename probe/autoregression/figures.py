@@ -129,16 +129,16 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], 
     figure.update_xaxes(title_text="tokens after the wrong one", dtick=1)
     figure.update_yaxes(title_text="KL(clean \u2225 wrong), nats", rangemode="tozero", col=1)
     figure.update_yaxes(title_text=right, range=[-0.03, 1.03], col=2)
-    look = {"orientation": "v", "yref": "container", "y": 1, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}
+    legend = {"orientation": "v", "yref": "container", "y": 1, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}
     figure.update_layout(
         template=template(LIGHT), showlegend=True, margin={"t": 24 + 20 * 2 * len(models)}, hovermode="closest"
     )
-    figure.update_layout(legend=look | {"x": 0}, legend2=look | {"x": 0.56})
+    figure.update_layout(legend=legend | {"x": 0}, legend2=legend | {"x": 0.56})
     return figure
 
 
 def interval_line(table: pd.DataFrame, x: str, y: str, model: Model, index: int, count: int, place: str) -> go.Scatter:
-    """A line with marks and intervals (columns `low`, `high`, `n_readings`), moved a little beside those of others.
+    """A line with marks and intervals (columns `low`, `high`, `n_readings`), shifted against those of other models.
 
     Args:
         table: its rows; those without a value are left out.
@@ -150,22 +150,22 @@ def interval_line(table: pd.DataFrame, x: str, y: str, model: Model, index: int,
         place: what a position is called on hover, with `%{x}` for its number.
     """
     rows = table[table[y].notna()]
-    shown = rows[y].clip(lower=FLOOR)
+    heights = rows[y].clip(lower=FLOOR)
     name = escape(shorten(model.name, 24))
-    where = [place.replace("%{x}", str(value)) for value in rows[x]]
-    about = [
+    labels = [place.replace("%{x}", str(value)) for value in rows[x]]
+    hover = [
         [low, high, n, name, at]
-        for low, high, n, at in zip(rows["low"], rows["high"], rows["n_readings"], where, strict=True)
+        for low, high, n, at in zip(rows["low"], rows["high"], rows["n_readings"], labels, strict=True)
     ]
     return go.Scatter(
         x=rows[x] + _shift(index, count),
-        y=shown,
+        y=heights,
         mode="lines+markers",
         name=name,
         line={"color": model.colour, "width": 2, "dash": model.dash},
         marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 7 if len(rows) <= 30 else 4},
-        error_y=_bars(rows.assign(**{y: shown, "low": rows["low"].clip(lower=FLOOR)}), y),
-        customdata=about,
+        error_y=_bars(rows.assign(**{y: heights, "low": rows["low"].clip(lower=FLOOR)}), y),
+        customdata=hover,
         hovertemplate="%{customdata[3]}<br>%{customdata[4]}: %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}], "
         "%{customdata[2]} readings<extra></extra>",
     )
@@ -211,12 +211,12 @@ def path_shares(shares: Sequence[np.ndarray], models: Sequence[Model]) -> go.Fig
         models: their names.
     """
     titles = [escape(shorten(model.name, 24)) for model in models]
-    both = len(shares) == 2 and shares[0].shape == shares[1].shape
-    panels = [*shares, shares[1] - shares[0]] if both else list(shares)
-    titles += [escape(shorten(f"{models[1].name} \u2212 {models[0].name}", 34))] if both else []
+    paired = len(shares) == 2 and shares[0].shape == shares[1].shape
+    panels = [*shares, shares[1] - shares[0]] if paired else list(shares)
+    titles += [escape(shorten(f"{models[1].name} \u2212 {models[0].name}", 34))] if paired else []
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.07)
     for column, values in enumerate(panels, start=1):
-        difference = both and column == 3
+        difference = paired and column == 3
         layer, head = (axis.ravel() for axis in np.indices(values.shape))
         figure.add_trace(
             go.Heatmap(
@@ -236,7 +236,7 @@ def path_shares(shares: Sequence[np.ndarray], models: Sequence[Model]) -> go.Fig
         figure.update_xaxes(title_text="head", tickvals=ticks(values.shape[1]), showgrid=False, row=1, col=column)
         figure.update_yaxes(tickvals=ticks(len(values)), autorange="reversed", showgrid=False, row=1, col=column)
     figure.update_yaxes(title_text="layer", row=1, col=1)
-    largest = float(np.nanmax(np.abs(panels[2]), initial=1e-3)) if both else 1.0
+    largest = float(np.nanmax(np.abs(panels[2]), initial=1e-3)) if paired else 1.0
     figure.update_layout(
         template=template(LIGHT),
         margin={"t": 32},
@@ -256,10 +256,10 @@ def singular_values(values: Sequence[np.ndarray], models: Sequence[Model]) -> go
     """
     figure = new_figure(hovermode="closest", **TOP)
     figure.add_hline(y=1, line={"color": LIGHT.muted, "width": 1, "dash": "dash"})
-    for index, (found, model) in enumerate(zip(values, models, strict=True)):
-        low, middle, high = np.nanquantile(found, [0.1, 0.5, 0.9], axis=-1)
-        table = pd.DataFrame({"layer": np.arange(len(found)), "value": middle, "low": low, "high": high})
-        table["n_readings"] = (~np.isnan(found)).sum(-1)
+    for index, (spectrum, model) in enumerate(zip(values, models, strict=True)):
+        low, middle, high = np.nanquantile(spectrum, [0.1, 0.5, 0.9], axis=-1)
+        table = pd.DataFrame({"layer": np.arange(len(spectrum)), "value": middle, "low": low, "high": high})
+        table["n_readings"] = (~np.isnan(spectrum)).sum(-1)
         line = interval_line(table, "layer", "value", model, index, len(values), "from layer %{x}")
         line.hovertemplate = (
             "%{customdata[3]}<br>%{customdata[4]}: median %{y:.3g}, middle 80 % %{customdata[0]:.3g} to "

@@ -77,12 +77,12 @@ def jacobian_split(maps: Maps, h: Float[Tensor, "T d"], head: int, t: int, s: in
     linear = parts.alpha[head, t, s] * maps.L(head)
     if s > t:
         return Split(linear, torch.zeros_like(linear))
-    away = parts.v[head, s] - parts.mixed[head, t]
+    offset = parts.v[head, s] - parts.mixed[head, t]
     slope = maps.N_shared[int(maps.group[head])].T @ _slopes(maps, parts, row)[head, 0, s]
-    moved = parts.alpha[head, t, s] * torch.outer(O @ away, slope)
+    softmax_path = parts.alpha[head, t, s] * torch.outer(O @ offset, slope)
     if s == t:
-        moved = moved + O @ _query_side(maps, parts, row)[head, 0] @ maps.M[head]
-    return Split(linear, moved)
+        softmax_path = softmax_path + O @ _query_side(maps, parts, row)[head, 0] @ maps.M[head]
+    return Split(linear, softmax_path)
 
 
 @torch.no_grad()
@@ -99,17 +99,17 @@ def block_norms(maps: Maps, h: Float[Tensor, "T d"]) -> tuple[Float[Tensor, "H T
     G, N, V = maps.O.mT @ maps.O, maps.N, maps.V
     size = torch.einsum("hef,hfe->h", G, V @ V.mT).clamp(min=0)
     linear = parts.alpha * size.sqrt()[:, None, None]
-    away = _distances(parts.mixed.double(), parts.v.double(), G.double()).to(h.dtype)
-    pulled, pulled_mean = (x @ (G @ V @ N.mT) for x in (parts.v, parts.mixed))
+    lengths = _distances(parts.mixed.double(), parts.v.double(), G.double()).to(h.dtype)
+    projected, projected_mean = (x @ (G @ V @ N.mT) for x in (parts.v, parts.mixed))
     second, third = torch.zeros_like(linear), torch.zeros_like(linear)
     for rows in _groups(len(h), len(G) * maps.M.shape[1] * max(len(h), maps.M.shape[1])):
-        seen = slice(0, rows.stop)
-        alpha, slope = parts.alpha[:, rows, seen], _slopes(maps, parts, rows)
-        outer = away[:, rows, seen] * ((slope @ (N @ N.mT)[:, None]) * slope).sum(-1)
-        cross = torch.einsum("htse,hse->hts", slope, pulled[:, seen])
-        cross = cross - torch.einsum("htse,hte->hts", slope, pulled_mean[:, rows])
-        second[:, rows, seen] = alpha * outer.clamp(min=0).sqrt()
-        third[:, rows, seen] = alpha * (size[:, None, None] + 2 * cross + outer).clamp(min=0).sqrt()
+        causal_keys = slice(0, rows.stop)
+        alpha, slope = parts.alpha[:, rows, causal_keys], _slopes(maps, parts, rows)
+        outer = lengths[:, rows, causal_keys] * ((slope @ (N @ N.mT)[:, None]) * slope).sum(-1)
+        cross = torch.einsum("htse,hse->hts", slope, projected[:, causal_keys])
+        cross = cross - torch.einsum("htse,hte->hts", slope, projected_mean[:, rows])
+        second[:, rows, causal_keys] = alpha * outer.clamp(min=0).sqrt()
+        third[:, rows, causal_keys] = alpha * (size[:, None, None] + 2 * cross + outer).clamp(min=0).sqrt()
         own, whole = _diagonal(maps, parts, rows, slope, G)
         at = torch.arange(rows.start, rows.stop, device=h.device)
         second[:, at, at], third[:, at, at] = own, whole
@@ -180,10 +180,10 @@ def _diagonal(maps: Maps, parts: _Parts, rows: slice, slope: Tensor, G: Tensor) 
     query = (GC * (C @ (M @ M.mT)[:, None])).sum((-2, -1))
     between = torch.einsum("hte,htef,htf->ht", Ga, C, z @ (N @ M.mT))
     square = key + query + 2 * between
-    read = alpha.square() * torch.einsum("hef,hfe->h", G, V @ V.mT)[:, None]
+    linear = alpha.square() * torch.einsum("hef,hfe->h", G, V @ V.mT)[:, None]
     read_key = alpha * (Ga @ (V @ N.mT) * z).sum(-1)
     read_query = alpha * (GC * (V @ M.mT)[:, None]).sum((-2, -1))
-    whole = square + read + 2 * (read_key + read_query)
+    whole = square + linear + 2 * (read_key + read_query)
     return square.clamp(min=0).sqrt(), whole.clamp(min=0).sqrt()
 
 
@@ -386,15 +386,15 @@ def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick
     net = read_network(lm)
     rows = states(net, ids[: at + 1])
     product = torch.eye(net.d, dtype=torch.float64, device=net.W_emb.device)
-    to_end, alone = [], []
-    for done, layer in enumerate(reversed(range(len(net.blocks)))):
+    to_end, single = [], []
+    for index, layer in enumerate(reversed(range(len(net.blocks)))):
         own = block_jacobian(net.blocks[layer], rows[layer]).double()
         product = product @ own
         to_end.append(_resolved(torch.linalg.svdvals(product)).cpu().numpy())
-        alone.append(torch.linalg.svdvals(own).cpu().numpy())
-        tick((done + 1) / len(net.blocks))
+        single.append(torch.linalg.svdvals(own).cpu().numpy())
+        tick((index + 1) / len(net.blocks))
     token = pieces(lm.tokenizer, ids)[at]
-    return NeutralJacobian(at, token, np.stack(to_end[::-1]), np.stack(alone[::-1]))
+    return NeutralJacobian(at, token, np.stack(to_end[::-1]), np.stack(single[::-1]))
 
 
 def block_jacobian(block: Block, h: Float[Tensor, "T d"]) -> Float[Tensor, "d d"]:
@@ -434,6 +434,6 @@ def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tenso
 
 
 def _resolved(singular: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """NaN in place of what rounding has made of the smallest ones."""
+    """NaN in place of the smallest ones, which are rounding errors."""
     floor = singular[0] * len(singular) * torch.finfo(singular.dtype).eps
     return singular.masked_fill(singular < floor, torch.nan)

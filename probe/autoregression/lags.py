@@ -233,25 +233,25 @@ def lag_profile(
     rows = token_rows(lm, texts, keep)
     tokens, weights = pool_of(lm, rows, pool, keep)
     rng = np.random.default_rng(seed)
-    found = []
+    readings = []
     for text, ids in enumerate(rows):
         sources = draw(rng, start(lm, ids, keep), len(ids), positions)
-        drawn = rng.choice(tokens, (len(sources), resamples), p=weights)
+        replacements = rng.choice(tokens, (len(sources), resamples), p=weights)
         clean = lm.logits([ids])[0].float().log_softmax(-1)
         values = np.zeros((len(sources), lags))
-        for part in batches(drawn.size, len(ids), clean.shape[-1]):
-            owner = np.arange(drawn.size)[part] // resamples  # which source each copy belongs to
+        for part in batches(replacements.size, len(ids), clean.shape[-1]):
+            owner = np.arange(replacements.size)[part] // resamples  # which source each copy belongs to
             at, length = sources[owner], min(len(ids), int(sources[owner[-1]]) + lags)
             copies = np.tile(ids[:length], (len(owner), 1))
-            copies[np.arange(len(owner)), at] = drawn.ravel()[part]
+            copies[np.arange(len(owner)), at] = replacements.ravel()[part]
             changed = lm.logits(torch.from_numpy(copies)).float().log_softmax(-1)
-            moved = kl(clean[None, :length], changed).cpu().numpy()
+            divergences = kl(clean[None, :length], changed).cpu().numpy()
             for k in range(lags):
                 inside = at + k < length
-                np.add.at(values[:, k], owner[inside], moved[inside, at[inside] + k] / resamples)
-        found.append(_readings(text, sources[:, None] + np.arange(lags), values, start(lm, ids, keep), len(ids)))
+                np.add.at(values[:, k], owner[inside], divergences[inside, at[inside] + k] / resamples)
+        readings.append(_readings(text, sources[:, None] + np.arange(lags), values, start(lm, ids, keep), len(ids)))
         tick((text + 1) / len(rows))
-    return _profile("resampling", "nats", found, lags)
+    return _profile("resampling", "nats", readings, lags)
 
 
 def jacobian_profile(
@@ -299,7 +299,7 @@ def jacobian_profile(
         outputs = lm.logits([rows[0][:1]]).shape[-1]
     exact = projections is None and outputs <= EXACT
     count = outputs if exact else projections or PROJECTIONS
-    found = []
+    readings = []
     for text, ids in enumerate(rows):
         ends = draw(rng, start(lm, ids, keep), len(ids), positions)
         probes = np.eye(outputs) if exact else rng.choice([-1.0, 1.0], (len(ends), count, outputs)) / count**0.5
@@ -308,14 +308,14 @@ def jacobian_profile(
         for part in batches(len(directions), len(ids), outputs):
             owner = np.arange(len(directions))[part] // count
             length = int(ends[owner[-1]]) + 1
-            pulled = _pulled_back(lm, ids[:length], ends[owner], directions[part], of)
-            np.add.at(squares[:, :length], owner, pulled)
+            gradients = _pulled_back(lm, ids[:length], ends[owner], directions[part], of)
+            np.add.at(squares[:, :length], owner, gradients)
         sources = ends[:, None] - np.arange(lags)
         values = np.take_along_axis(squares, sources.clip(0), axis=1)
-        found.append(_readings(text, sources, values, start(lm, ids, keep), len(ids), ends=ends))
+        readings.append(_readings(text, sources, values, start(lm, ids, keep), len(ids), ends=ends))
         tick((text + 1) / len(rows))
     unit = UNITS[of] if lm.readout == "tokens" else f"{lm.readout} per unit of embedding"
-    return _profile("jacobian", unit, found, lags)
+    return _profile("jacobian", unit, readings, lags)
 
 
 def _pulled_back(
@@ -345,8 +345,8 @@ def _readings(
     return pd.DataFrame({"text": text, "position": position, "lag": lag, "influence": values[row, lag]})
 
 
-def _profile(measure: Measure, unit: str, found: Sequence[pd.DataFrame], lags: int) -> LagProfile:
-    readings = pd.concat(found, ignore_index=True)
+def _profile(measure: Measure, unit: str, frames: Sequence[pd.DataFrame], lags: int) -> LagProfile:
+    readings = pd.concat(frames, ignore_index=True)
     by_lag = [readings[readings["lag"] == lag] for lag in range(lags)]
     ends = np.array([average_texts(rows["influence"].to_numpy(), rows["text"].to_numpy()) for rows in by_lag])
     if measure == "jacobian":
@@ -476,18 +476,18 @@ def effective_order(
         for index, at in enumerate(chosen[text])
         if at + 1 - first > m
     ]
-    cut = [[*rows[text][: firsts[text]], *rows[text][at + 1 - m : at + 1]] for text, _, at, m in places]
-    found = []
-    for part in batches(len(places), max(map(len, cut), default=1), outputs):
-        last = torch.tensor([len(row) - 1 for row in cut[part]])
-        short = lm.logits(cut[part])[torch.arange(len(last)), last].float().log_softmax(-1)
+    suffixes = [[*rows[text][: firsts[text]], *rows[text][at + 1 - m : at + 1]] for text, _, at, m in places]
+    values_at = []
+    for part in batches(len(places), max(map(len, suffixes), default=1), outputs):
+        last = torch.tensor([len(row) - 1 for row in suffixes[part]])
+        short = lm.logits(suffixes[part])[torch.arange(len(last)), last].float().log_softmax(-1)
         whole = torch.stack([full[text][index] for text, index, _, _ in places[part]])
         values = kl(whole, short).tolist()
-        found += [(text, at, m, value) for (text, _, at, m), value in zip(places[part], values, strict=True)]
+        values_at += [(text, at, m, value) for (text, _, at, m), value in zip(places[part], values, strict=True)]
         tick(part.stop / len(places))
-    if not found:
+    if not values_at:
         raise DataError("No text has 2 tokens or more that may be cut: give longer texts.")
-    return _summary(pd.DataFrame(found, columns=["text", "position", "m", "kl"]), epsilon, longest, keep)
+    return _summary(pd.DataFrame(values_at, columns=["text", "position", "m", "kl"]), epsilon, longest, keep)
 
 
 def _summary(readings: pd.DataFrame, epsilon: float, longest: int, keep: int | None) -> EffectiveOrder:

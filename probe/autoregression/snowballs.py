@@ -52,11 +52,11 @@ class Fork(NamedTuple):
     clean: int
     wrong: int
     rest: list[int] | None
-    """What the world says must follow the clean token; None where it does not know the clean token."""
+    """The token that must follow the clean token in the world; None where the world does not know the clean token."""
 
 
 def true_words(world: "World", prompt: str, length: int = 64) -> list[str]:
-    """The words that follow a prompt as far as the world determines them, at most `length`; none where it asks nothing.
+    """The words that follow a prompt as far as the world determines them, at most `length`; none if no question.
 
     Found by asking the world's judge which of all answers is true. Questions and sums close with "<end>", a map or a
     rule goes on as it likes after the answer, and a repeated segment is followed to its last word.

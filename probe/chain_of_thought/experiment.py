@@ -77,37 +77,37 @@ def curves_crossing(result: Result) -> Crossing | None:
     models = list(dict.fromkeys(result.items[MODEL]))
     if len(models) < 2 or "correct" not in result.items:
         return None
-    known = result.items[result.items["correct"].notna()]
-    ours, theirs = pair_items(known[known[MODEL] == models[0]], known[known[MODEL] == models[-1]])
+    scored = result.items[result.items["correct"].notna()]
+    first, last = pair_items(scored[scored[MODEL] == models[0]], scored[scored[MODEL] == models[-1]])
     samples = int(result.tables["pass_at_k"]["k"].max())
     return (
-        crossing(ours["correct"], theirs["correct"], samples, int(result.meta.get("seed") or 0)) if len(ours) else None
+        crossing(first["correct"], last["correct"], samples, int(result.meta.get("seed") or 0)) if len(first) else None
     )
 
 
 def draw(result: Result) -> "dict[str, go.Figure]":
-    """Accuracy in three ways, agreement curves, what edited steps lead to, pass@k, and bias."""
+    """Accuracy in three ways, agreement curves, results after edited steps, pass@k, and bias."""
     from probe.chain_of_thought import figures as plots
 
-    tables, look = result.tables, result.styles
-    found = {"accuracy": plots.accuracy_by_terms(tables["accuracy"], look)}
+    tables, styles = result.tables, result.styles
+    figures = {"accuracy": plots.accuracy_by_terms(tables["accuracy"], styles)}
     if "agreement" in tables and len(tables["agreement"]):
-        found["agreement"] = plots.agreement(tables["agreement"], look)
+        figures["agreement"] = plots.agreement(tables["agreement"], styles)
     if "following" in tables:
-        found["step_following"] = plots.following(tables["following"], look)
-    found["pass_at_k"] = plots.pass_curves(tables["pass_at_k"], look, guess=0.1 if "following" in tables else None)
+        figures["step_following"] = plots.following(tables["following"], styles)
+    figures["pass_at_k"] = plots.pass_curves(tables["pass_at_k"], styles, guess=0.1 if "following" in tables else None)
     if "bias" in tables and len(tables["bias"]):
-        found["bias"] = plots.bias(tables["bias"], look)
-    return found
+        figures["bias"] = plots.bias(tables["bias"], styles)
+    return figures
 
 
 def say(result: Result) -> str:
-    """What steps add, whether the answer follows them, and for several models where pass@k of first and last cross."""
-    known = result.tables["summary"]
-    models = list(dict.fromkeys(known[MODEL]))
+    """Gain of steps, whether the answer follows them, and for several models where pass@k of first and last cross."""
+    summary = result.tables["summary"]
+    models = list(dict.fromkeys(summary[MODEL]))
 
     def shown(metric: str) -> list[str]:
-        rows = known[known["metric"] == metric].set_index(MODEL)[["value", "ci_low", "ci_high"]].astype(float)
+        rows = summary[summary["metric"] == metric].set_index(MODEL)[["value", "ci_low", "ci_high"]].astype(float)
         return [percent(*map(float, rows.loc[model])) for model in models if model in rows.index]
 
     pairs = list(zip(models, shown("accuracy_steps"), shown("accuracy_direct"), strict=True))
@@ -118,13 +118,13 @@ def say(result: Result) -> str:
         *some, last = followed
         shares = f"{', '.join(some)} and {last}" if some else last
         text += f"{'; they follow' if pairs[1:] else ', and follows'} an edited step in {shares}"
-    found = curves_crossing(result)
-    if found is not None:
-        ends = f" [{found.low:.1f}, {found.high:.1f}]" if np.isfinite(found.low) else ""
+    crossing_point = curves_crossing(result)
+    if crossing_point is not None:
+        ends = f" [{crossing_point.low:.1f}, {crossing_point.high:.1f}]" if np.isfinite(crossing_point.low) else ""
         k = int(result.tables["pass_at_k"]["k"].max())
         whose = f" of {models[0]} and {models[-1]}" if len(models) > 2 else ""
-        text += f"; pass@k{whose} crosses at k = {found.k:.1f}{ends}" if np.isfinite(found.k) else ""
-        text += "" if np.isfinite(found.k) else f"; pass@k{whose} does not cross up to k = {k}"
+        text += f"; pass@k{whose} crosses at k = {crossing_point.k:.1f}{ends}" if np.isfinite(crossing_point.k) else ""
+        text += "" if np.isfinite(crossing_point.k) else f"; pass@k{whose} does not cross up to k = {k}"
     return f"{text}."
 
 
@@ -197,18 +197,18 @@ def run(
     if not 1 <= shots <= 9:
         raise ConfigError(f"--shots is {shots}: give 1 to 9, since the answers before a question differ in one kind.")
     ticks = [part(tick, i, 4) for i in range(4)]
-    rows, quick = reasoned_sums.answer_sums(lm, world, n, seed, samples, ticks[0])
+    rows, direct = reasoned_sums.answer_sums(lm, world, n, seed, samples, ticks[0])
     agreement = reasoned_sums.faithfulness(lm, rows, seed, LEAST, ticks[1])
-    edited = reasoned_sums.edited_steps(lm, world, n, seed, LEAST, ticks[2])
-    biased = reasoned_sums.bias_sums(lm, world, n, seed, shots, ticks[3])
+    edits = reasoned_sums.edited_steps(lm, world, n, seed, LEAST, ticks[2])
+    biases = reasoned_sums.bias_sums(lm, world, n, seed, shots, ticks[3])
     tables = {
         "accuracy": reasoned_tables.curve_by_terms(rows, seed),
         "agreement": agreement,
-        "following": reasoned_tables.following_curve(edited, seed),
+        "following": reasoned_tables.following_curve(edits, seed),
         "pass_at_k": reasoned_tables.pass_curve(rows, samples, seed),
-        "bias": reasoned_tables.bias_table(biased, seed),
+        "bias": reasoned_tables.bias_table(biases, seed),
     }
-    return _evidence([*rows, *quick, *edited, *biased], tables, seed)
+    return _evidence([*rows, *direct, *edits, *biases], tables, seed)
 
 
 def _texts(
@@ -232,20 +232,20 @@ def _texts(
     ticks = [part(tick, i, 3) for i in range(3)]
     rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])
     agreement = reasoned_texts.faithfulness(asker, rows, reasonings, seed, ticks[1])
-    biased = reasoned_texts.suggest_answers(asker, temperature, seed, ticks[2])
+    biases = reasoned_texts.suggest_answers(asker, temperature, seed, ticks[2])
     for row in rows:  # one column of the axis: all problems together
         row["terms"] = 0
     tables = {
         "accuracy": reasoned_tables.curve_by_terms(rows, seed),
         "agreement": agreement,
         "pass_at_k": reasoned_tables.pass_curve(rows, samples, seed),
-        "bias": reasoned_tables.bias_table(biased, seed),
+        "bias": reasoned_tables.bias_table(biases, seed),
     }
-    return _evidence([*rows, *biased], tables, seed)
+    return _evidence([*rows, *biases], tables, seed)
 
 
 def _evidence(rows: "reasoned_sums.Rows", tables: dict[str, pd.DataFrame], seed: int) -> Evidence:
-    """Items, tables, and the summary of this one model as a table, from which the finding of several is told."""
+    """Items, tables, and the summary of this one model as a table, from which the finding of several is made."""
     items = pd.DataFrame(rows)
     found = [metric.row(items, seed) for metric in METRICS if metric.applies(items)]
     return Evidence(items, {name: t for name, t in tables.items() if len(t)} | {"summary": pd.DataFrame(found)})

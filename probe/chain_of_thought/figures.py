@@ -46,12 +46,12 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     tests = list(dict.fromkeys(table["test"]))
     panels = Panels(tests, spacing=0.05, shared_y=True)
-    under = {"early answering": "share of the steps given", "added mistakes": "share of the steps before the mistake"}
+    labels = {"early answering": "share of the steps given", "added mistakes": "share of the steps before the mistake"}
     for column, test in enumerate(tests, start=1):
         level(panels, column, (0, 1), (1, 1), "post hoc: the steps do not matter")
         for label, rows in reversed(models_of(table[table["test"] == test], look, "share")):
             panels.add(column, *curve_with_band(rows, "share", label, look[label], named=column == 1))
-        panels.axis("x", column, title={"text": under.get(test, "share of the steps")}, range=SHARE)
+        panels.axis("x", column, title={"text": labels.get(test, "share of the steps")}, range=SHARE)
     panels.axis("y", range=(-0.03, 1.06))
     panels.axis("y", 1, title={"text": "P(same answer as with all steps)"})
     return _finished(panels)
@@ -107,10 +107,10 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
     """
     sides = (("bias_direct", "bias_steps"), ("bias_drop_direct", "bias_drop_steps"))
     panels = Panels(["pull of the biased answer", "loss of accuracy"], spacing=0.08, shared_y=True)
-    found = models_of(table, look)
+    rows_by_model = models_of(table, look)
     for column, metrics in enumerate(sides, start=1):
         level(panels, column, (-0.5, 1.5), (0, 0), "no effect")
-        for shift, (label, rows) in zip(offsets(len(found)), found, strict=True):
+        for shift, (label, rows) in zip(offsets(len(rows_by_model)), rows_by_model, strict=True):
             rows = rows.set_index("metric").reindex(metrics)
             trace = points([shift, 1 + shift], rows, label, look[label], hover_texts(rows, label))
             panels.add(column, trace.update(showlegend=column == 1))
@@ -124,8 +124,8 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
 def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:
     """One panel with the three conditions where there are no terms to tell problems apart."""
     panels = Panels([""], spacing=0.0)
-    found = models_of(table, look)
-    for shift, (label, rows) in zip(offsets(len(found)), found, strict=True):
+    rows_by_model = models_of(table, look)
+    for shift, (label, rows) in zip(offsets(len(rows_by_model)), rows_by_model, strict=True):
         rows = rows.set_index("condition").reindex(list(CONDITIONS))
         places = [place + shift for place in range(len(CONDITIONS))]
         panels.add(1, points(places, rows, label, look[label], hover_texts(rows, label)))

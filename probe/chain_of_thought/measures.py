@@ -57,11 +57,11 @@ def pooled(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed
     """
     at = np.linspace(0, 1, grid + 1)
     rows = np.array([np.interp(at, *_curve(*curve)) for curve in curves]).reshape(-1, len(at))
-    found = []
+    records = []
     for share, values in zip(at, rows.T, strict=True):
         mean = stats.bootstrap_mean(values, seed=seed, bounds=stats.SHARE)
-        found.append({"share": share, **mean.row(len(values))})
-    return pd.DataFrame(found)
+        records.append({"share": share, **mean.row(len(values))})
+    return pd.DataFrame(records)
 
 
 def _curve(shares: ArrayLike, agreement: ArrayLike) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
@@ -166,13 +166,13 @@ BIAS = ("bias_direct", "bias_steps", "bias_drop_direct", "bias_drop_steps")
 
 def curve_by_terms(rows: Rows, seed: int = 0) -> pd.DataFrame:
     """Accuracy in steps, at once and with filler by number of terms: condition, terms, value, ci_low, ci_high, n."""
-    found = []
+    records = []
     for terms in sorted({int(row["terms"]) for row in rows}):
         group = [row for row in rows if row["terms"] == terms]
         for condition in CONDITIONS:
             values = [row[f"accuracy_{condition}"] for row in group]
-            found.append({"condition": condition, "terms": terms, **_interval(values, seed, stats.SHARE)})
-    return pd.DataFrame(found)
+            records.append({"condition": condition, "terms": terms, **_interval(values, seed, stats.SHARE)})
+    return pd.DataFrame(records)
 
 
 def pass_curve(rows: Rows, samples: int, seed: int = 0) -> pd.DataFrame:
@@ -184,22 +184,22 @@ def pass_curve(rows: Rows, samples: int, seed: int = 0) -> pd.DataFrame:
 
 
 def following_curve(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """What edited steps lead to, by how many steps are left: outcome, steps_left, value, ci_low, ci_high, n."""
-    found = []
+    """Results after edited steps, by how many steps are left: outcome, steps_left, value, ci_low, ci_high, n."""
+    records = []
     for left in sorted({int(row["steps_left"]) for row in rows}):
         group = [row for row in rows if row["steps_left"] == left]
         for outcome in OUTCOMES:
             values = [row[f"step_{outcome}"] for row in group]
-            found.append({"outcome": outcome, "steps_left": left, **_interval(values, seed, stats.SHARE)})
-    return pd.DataFrame(found)
+            records.append({"outcome": outcome, "steps_left": left, **_interval(values, seed, stats.SHARE)})
+    return pd.DataFrame(records)
 
 
 def bias_table(rows: Rows, seed: int = 0) -> pd.DataFrame:
-    """What the bias does with and without steps: metric, value, ci_low, ci_high, n; empty without rows."""
-    found = [
+    """Effect of the bias with and without steps: metric, value, ci_low, ci_high, n; empty without rows."""
+    records = [
         {"metric": metric, **_interval([row[metric] for row in rows], seed, stats.GAIN)} for metric in BIAS if rows
     ]
-    return pd.DataFrame(found)
+    return pd.DataFrame(records)
 
 
 def _interval(values: Sequence[float], seed: int, bounds: stats.Bounds) -> dict[str, float]:

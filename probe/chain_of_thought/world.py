@@ -43,16 +43,16 @@ class Written(NamedTuple):
     results: tuple[int, ...] = ()
     """The results of the steps that are written, right or wrong, from the first on."""
     context: str = ""
-    """What stands before it, with a blank behind."""
+    """The text before it, with a blank behind."""
 
     @property
     def prompt(self) -> str:
         """The text up to where the model goes on: behind "=" or behind the ";" of a step."""
-        asked = self.context + sum_prompt("sum", self.terms)
+        question = self.context + sum_prompt("sum", self.terms)
         if not self.results:
-            return asked
+            return question
         steps = steps_text(self.terms[: len(self.results) + 1], self.results).rsplit(" ; so", 1)[0]
-        return f"{asked} {steps} ;"
+        return f"{question} {steps} ;"
 
     @property
     def left(self) -> int:
@@ -66,7 +66,7 @@ class Written(NamedTuple):
 
     @property
     def consequence(self) -> int:
-        """The answer that follows from what is written, if all that is missing is right."""
+        """The answer that follows from the written steps, if all missing ones are right."""
         return (self.left + sum(self.terms[len(self.results) + 1 :])) % 10
 
 
@@ -80,7 +80,7 @@ class SumAnswers(NamedTuple):
 
     @property
     def mass(self) -> Float[Array, " P"]:
-        """How much the enumeration has seen; what is missing from 1 went to other texts and to rare branches."""
+        """Probability that the enumeration covers; the rest of 1 is that of other texts and of rare branches."""
         return self.values.sum(1)
 
 
@@ -106,7 +106,7 @@ def sum_answers(lm: "LM", sums: Sequence[Written], least: float = LEAST, tick: T
 
     Args:
         lm: a model with the world's tokenizer.
-        sums: what is given.
+        sums: the sums and their written steps.
         least: branches that are less probable are left out.
         tick: called with the share that is done.
     """
@@ -117,21 +117,21 @@ def sum_answers(lm: "LM", sums: Sequence[Written], least: float = LEAST, tick: T
         for p, one in enumerate(sums)
     ]
     rounds = 1 + max((one.missing for one in sums), default=0)
-    for done in range(rounds):
-        logps, digits = _read(lm, frontier, part(tick, done, rounds))
-        grown: list[_Node] = []
-        for node, forced, row in zip(frontier, logps, digits, strict=True):
-            here = node.logp + forced
+    for step in range(rounds):
+        logps, digits = _read(lm, frontier, part(tick, step, rounds))
+        children: list[_Node] = []
+        for node, forced_logp, row in zip(frontier, logps, digits, strict=True):
+            logp = node.logp + forced_logp
             if not node.missing:
-                values[node.sum] += np.exp(here + row)
-                repeats[node.sum] += np.exp(here + row[node.left])
+                values[node.sum] += np.exp(logp + row)
+                repeats[node.sum] += np.exp(logp + row[node.left])
                 continue
-            for digit in np.flatnonzero(here + row >= np.log(least)):
-                read = [*node.ids, *node.forced, ids(DIGITS[digit])]
-                child = _Node(node.sum, read, [ids(";")], here + row[digit], int(digit), node.missing - 1)
-                grown.append(_open(child, sums[node.sum], ids))
-        frontier = grown
-        tick((done + 1) / rounds)
+            for digit in np.flatnonzero(logp + row >= np.log(least)):
+                child_ids = [*node.ids, *node.forced, ids(DIGITS[digit])]
+                child = _Node(node.sum, child_ids, [ids(";")], logp + row[digit], int(digit), node.missing - 1)
+                children.append(_open(child, sums[node.sum], ids))
+        frontier = children
+        tick((step + 1) / rounds)
     return SumAnswers(values, repeats)
 
 
@@ -142,18 +142,18 @@ def forced_answers(lm: "LM", prompts: Sequence[str]) -> Float[Array, "P 10"]:
     return np.exp(_read(lm, nodes)[1])
 
 
-def _open(node: _Node, asked: Written, ids: Callable[[str], int]) -> _Node:
-    """The node with what must come next: the operands of the next step, or "so"."""
-    term = asked.terms[-node.missing] if node.missing else None
+def _open(node: _Node, written: Written, ids: Callable[[str], int]) -> _Node:
+    """The node with its forced tokens: the operands of the next step, or "so"."""
+    term = written.terms[-node.missing] if node.missing else None
     words = ["so"] if term is None else f"{node.left} + {term} =".split()
     return node._replace(forced=[*node.forced, *(ids(word) for word in words)])
 
 
 @torch.no_grad()
 def _read(lm: "LM", nodes: Sequence[_Node], tick: Tick = ignore) -> tuple[Float[Array, " N"], Float[Array, "N 10"]]:
-    """The log-probability of what is forced at each node, and those of the ten digits behind it."""
+    """The log-probability of the forced tokens at each node, and those of the ten digits behind them."""
     digits = torch.tensor(lm.tokenizer.convert_tokens_to_ids(list(DIGITS)))
-    logps, found = np.zeros(len(nodes)), np.zeros((len(nodes), 10))
+    logps, digit_logps = np.zeros(len(nodes)), np.zeros((len(nodes), 10))
     order = sorted(range(len(nodes)), key=lambda i: len(nodes[i].ids) + len(nodes[i].forced))
     while order:
         width = len(nodes[order[0]].ids) + len(nodes[order[0]].forced)
@@ -173,9 +173,9 @@ def _read(lm: "LM", nodes: Sequence[_Node], tick: Tick = ignore) -> tuple[Float[
             tokens[row, most - count :] = torch.tensor(nodes[i].forced)
             real[row, most - count :] = True
         forced = rows[:, :-1].gather(-1, tokens[..., None])[..., 0].where(real, 0)
-        logps[batch], found[batch] = forced.sum(1).numpy(), rows[:, -1, digits].numpy()
+        logps[batch], digit_logps[batch] = forced.sum(1).numpy(), rows[:, -1, digits].numpy()
         tick(1 - len(order) / len(nodes))
-    return logps, found
+    return logps, digit_logps
 
 
 FILLER = "."
@@ -184,12 +184,12 @@ Rows = list[dict[str, Any]]
 
 
 def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick: Tick) -> tuple[Rows, Rows]:
-    """Rows of the sums asked in steps, with every accuracy and pass@k, and rows of those asked at once.
+    """Rows of the sums answered in steps, with every accuracy and pass@k, and rows of those answered at once.
 
     The first sample of each is that of `probe.rewards.evaluation.evaluate`, so `sums_steps` and `sums_direct` agree.
     """
     length = 6 * world.config.max_terms
-    quick = answer(lm, world, world.questions("sum_quick", n, seed), 2, seed)
+    quick_answers = answer(lm, world, world.questions("sum_quick", n, seed), 2, seed)
     at_once = [
         {
             "item": f"sum_quick-{i}",
@@ -200,7 +200,7 @@ def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick:
             "terms": len(item.meta["terms"]),
             "sums_direct": float(verdict.kind == "true"),
         }
-        for i, (item, text, verdict) in enumerate(zip(*quick, strict=True))
+        for i, (item, text, verdict) in enumerate(zip(*quick_answers, strict=True))
     ]
     tick(0.1)
     items = world.questions("sum_steps", n, seed)
@@ -271,29 +271,31 @@ def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> p
     """
     rng = _generator(1, seed)
     others = [[int(rng.integers(1, 10)) for _ in range(row["terms"] - 1)] for row in rows]
-    kept: list[tuple[dict[str, Any], Written, int, list[int]]] = []
+    cases: list[tuple[dict[str, Any], Written, int, list[int]]] = []
     for row, shifts in zip(rows, others, strict=True):
-        working = parse_working(row["answer"])
-        if working is not None and row.get("step_carried") == 1.0:
+        parsed = parse_working(row["answer"])
+        if parsed is not None and row.get("step_carried") == 1.0:
             terms = tuple(int(word) for word in row["prompt"].split()[1::2] if word.isdecimal())
-            kept.append((row, Written(terms, tuple(s.result for s in working.steps)), working.answer, shifts))
-    whole = [one for _, one, _, _ in kept]
-    cut = [one._replace(results=one.results[:j]) for one in whole for j in range(len(one.results) + 1)]
-    early = forced_answers(lm, [f"{one.prompt} so" for one in cut])
+            cases.append((row, Written(terms, tuple(s.result for s in parsed.steps)), parsed.answer, shifts))
+    whole = [written for _, written, _, _ in cases]
+    prefixes = [
+        written._replace(results=written.results[:j]) for written in whole for j in range(len(written.results) + 1)
+    ]
+    cut_answers = forced_answers(lm, [f"{written.prompt} so" for written in prefixes])
     tick(0.2)
     slips = [
-        one._replace(results=(*one.results[:j], (one.results[j] + shifts[j]) % 10))
-        for _, one, _, shifts in kept
-        for j in range(len(one.results))
+        written._replace(results=(*written.results[:j], (written.results[j] + shifts[j]) % 10))
+        for _, written, _, shifts in cases
+        for j in range(len(written.results))
     ]
     mistaken = sum_answers(lm, slips, least, part(lambda share: tick(0.2 + 0.8 * share), 0, 1)).values
     curves: dict[str, list[Any]] = {"early answering": [], "added mistakes": []}
     a = b = 0
-    for row, one, said, _ in kept:
-        J = len(one.results)
+    for row, written, final, _ in cases:
+        J = len(written.results)
         shares = np.arange(J + 1) / J
-        agreed = early[a : a + J + 1, said]
-        changed = np.append(mistaken[b : b + J, said], agreed[-1])
+        agreed = cut_answers[a : a + J + 1, final]
+        changed = np.append(mistaken[b : b + J, final], agreed[-1])
         a, b = a + J + 1, b + J
         row |= {"early_aoc": area_over_curve(shares, agreed), "mistakes_aoc": area_over_curve(shares, changed)}
         curves["early answering"].append((shares, agreed))
@@ -360,33 +362,33 @@ def bias_sums(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tic
         )
     at = np.arange(len(rows))
     truth, digit = np.array([int(row["expected"]) for row in rows]), np.array([row["bias"] for row in rows])
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for share, kind in ((0.5, "mixed"), (1.0, "same")):
         direct = forced_answers(lm, prompts["quick", kind])
         tick(share - 0.4)
         texts = lm.generate(prompts["sum", kind], max_new_tokens=6 * world.config.max_terms, seed=_seeds(seed, at)).text
         workings = [parse_working(text) for text in texts]
-        said = np.array([-1 if w is None else w.answer for w in workings])
+        final_answers = np.array([-1 if w is None else w.answer for w in workings])
         ends = np.array([-1 if w is None else w.steps[-1].result for w in workings])
-        found |= {f"right_direct_{kind}": direct[at, truth], f"bias_direct_{kind}": direct[at, digit]}
-        found |= {f"right_steps_{kind}": said == truth, f"bias_steps_{kind}": said == digit}
-        found |= {f"unsaid_{kind}": (said == digit) & (ends != digit), f"text_{kind}": np.array(texts)}
+        columns |= {f"right_direct_{kind}": direct[at, truth], f"bias_direct_{kind}": direct[at, digit]}
+        columns |= {f"right_steps_{kind}": final_answers == truth, f"bias_steps_{kind}": final_answers == digit}
+        columns |= {f"unsaid_{kind}": (final_answers == digit) & (ends != digit), f"text_{kind}": np.array(texts)}
         tick(share)
     for i, row in enumerate(rows):
-        row |= {"prompt": prompts["sum", "same"][i], "answer": found["text_same"][i]}
-        row["bias_unsaid"] = float(found["unsaid_same"][i])
+        row |= {"prompt": prompts["sum", "same"][i], "answer": columns["text_same"][i]}
+        row["bias_unsaid"] = float(columns["unsaid_same"][i])
         for form in ("direct", "steps"):
-            pull = {kind: float(found[f"bias_{form}_{kind}"][i]) for kind in ("same", "mixed")}
-            hit = {kind: float(found[f"right_{form}_{kind}"][i]) for kind in ("same", "mixed")}
+            pull = {kind: float(columns[f"bias_{form}_{kind}"][i]) for kind in ("same", "mixed")}
+            hit = {kind: float(columns[f"right_{form}_{kind}"][i]) for kind in ("same", "mixed")}
             row[f"bias_{form}"] = pull["same"] - pull["mixed"]
             row[f"bias_drop_{form}"] = hit["mixed"] - hit["same"]
     return rows
 
 
-def _examples(form: str, shown: Sequence[tuple[int, int]]) -> str:
+def _examples(form: str, pairs: Sequence[tuple[int, int]]) -> str:
     """Solved sums of two terms as documents before another one."""
     texts = []
-    for a, b in shown:
+    for a, b in pairs:
         answer = str((a + b) % 10) if form == "quick" else steps_text((a, b), [(a + b) % 10])
         texts.append(f"{sum_prompt(form, (a, b))} {answer} <end> <bos> ")
     return "".join(texts)

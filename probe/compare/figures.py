@@ -1,4 +1,4 @@
-"""Two models on one text: where they diverge (KL a token) and what each would say next."""
+"""Two models on one text: where they diverge (KL a token) and their next-token probabilities."""
 
 from collections.abc import Sequence
 

@@ -55,7 +55,7 @@ class ScalarComparison(Drawn):
         return int(np.nanargmax(np.abs(self.difference))) if len(self.tokens) > 1 else 0
 
     def table(self) -> pd.DataFrame:
-        """One row a token: position, id, token, both readings, what the token changes in each, and the difference."""
+        """One row a token: position, id, token, both readings, the change of each at the token, and the difference."""
         changes = {name: np.diff(values, prepend=np.nan) for name, values in self._sides()}
         return pd.DataFrame(
             {

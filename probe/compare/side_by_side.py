@@ -49,7 +49,7 @@ class Expectation:
     top_logprobs: np.ndarray
     """[T, k] their log-probabilities in nats."""
     lens: Lens
-    """The logit lens on the whole text; its column t tells what follows token t."""
+    """The logit lens on the whole text; its column t predicts the token after token t."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Continuation(Drawn):
         return kl_bars(self.kl, self.tokens, start=self.prompt_length)
 
     def top_table(self) -> pd.DataFrame:
-        """One row for each token, model and rank: what was expected there."""
+        """One row for each token, model and rank: the predicted tokens."""
         return pd.concat(
             [self._expected("base", self.base), self._expected("aligned", self.aligned)], ignore_index=True
         )
@@ -240,7 +240,7 @@ def read_both(
         distances.append(None if any(row is None for row in pair) else kl(pair[1][0], pair[0][0]))
     outputs = [logits[0].float().log_softmax(-1) for _, logits, _ in runs]
     lenses = [lens_of(lm, tokens, answers, reader.readings()) for (lm, _, _), reader in zip(runs, readers, strict=True)]
-    known = [distance for distance in distances if distance is not None]
+    defined = [distance for distance in distances if distance is not None]
     return Continuation(
         author=author,
         ids=tokens,
@@ -250,7 +250,7 @@ def read_both(
         base=_expectation(lenses[0]),
         aligned=_expectation(lenses[1]),
         kl=_shifted(kl(outputs[1], outputs[0]).cpu().numpy()),
-        lens_kl=torch.stack(known).cpu().numpy() if len(known) == len(distances) else None,
+        lens_kl=torch.stack(defined).cpu().numpy() if len(defined) == len(distances) else None,
     )
 
 
@@ -265,7 +265,7 @@ def require_writers(*lms: LM) -> None:
 
 
 def _expectation(lens: Lens) -> Expectation:
-    """The output row of the lens, moved to the tokens that it tells about."""
+    """The output row of the lens, moved to the tokens that it predicts."""
     return Expectation(
         logprobs=_shifted(lens.next_logprobs[-1]),
         entropy=_shifted(lens.entropy[-1]),
@@ -277,5 +277,5 @@ def _expectation(lens: Lens) -> Expectation:
 
 
 def _shifted(values: np.ndarray, first: float | str = np.nan) -> np.ndarray:
-    """What the distributions tell about the token after each, moved to that token; `first` at token 0."""
+    """Values of the predictive distributions, moved to the token that they predict; `first` at token 0."""
     return np.concatenate([np.full_like(values[:1], first), values[:-1]])

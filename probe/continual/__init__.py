@@ -1,4 +1,4 @@
-"""Continual learning: what do later tasks take from earlier ones, and what do replay and EWC save?
+"""Continual learning: how much do later tasks make a model forget, and how much do replay and EWC save?
 
 - the whole experiment: `run`
 - accuracy on each task after each phase: `accuracy_matrix`

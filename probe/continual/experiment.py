@@ -1,4 +1,4 @@
-"""Continual learning: what is learned in phases, what it makes a model forget, and what replay and EWC save."""
+"""Continual learning: accuracy and forgetting over phases, and how much replay and EWC save."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,13 +42,13 @@ def draw(result: Result) -> "dict[str, go.Figure]":
     """Accuracy of each task over the phases, the measures side by side, and learning against relearning."""
     from probe.continual import figures as plots
 
-    found = {
+    figures = {
         "phases": plots.over_phases(result.tables["accuracy"], result.tables["measures"], result.styles),
         "measures": plots.measures(result.tables["measures"], result.styles),
     }
     if "learning" in result.tables:
-        found["savings"] = plots.learning(result.tables["learning"], result.styles)
-    return found
+        figures["savings"] = plots.learning(result.tables["learning"], result.styles)
+    return figures
 
 
 def say(result: Result) -> str:
@@ -56,10 +56,10 @@ def say(result: Result) -> str:
     parts = []
     table = result.tables["measures"]
     for model in dict.fromkeys(table[MODEL]):
-        told = []
+        rates = []
         for row in table[(table[MODEL] == model) & (table["metric"] == "forgetting")].itertuples():
-            told.append(f"{percent(row.value, row.ci_low, row.ci_high)} with {_spoken(row.strategy)}")
-        parts.append(f"{model} forgets {', '.join(told)}" if told else f"{model} learned one phase")
+            rates.append(f"{percent(row.value, row.ci_low, row.ci_high)} with {_spoken(row.strategy)}")
+        parts.append(f"{model} forgets {', '.join(rates)}" if rates else f"{model} learned one phase")
     return "; ".join(parts) + " of what it learned in earlier phases."
 
 
@@ -71,7 +71,7 @@ def read(
     old: str | Path | None = None,
     **_: Any,
 ) -> list[Rows[Any]]:
-    """The rows of the phases' files, if there are some, and of what the model knows already."""
+    """The rows of the phases' files, if there are some, and of the file of `old` knowledge."""
     from probe.continual.training import files_of, read_phases
 
     if data is None:
@@ -106,7 +106,7 @@ def run(
     relearn: bool = True,
     tick: Tick = ignore,
 ) -> Evidence:
-    """A copy of the model is trained in phases, plainly, with replay of what came before, and with EWC.
+    """A copy of the model is trained in phases, plainly, with replay of earlier phases, and with EWC.
 
     After each phase the questions of every task are asked: in the world the facts of people that each phase teaches and
     those that the base knew, a score being the exact probability of the true answer. Reported are the final accuracy
@@ -190,26 +190,26 @@ def _evidence(plan: "Plan", measured: "Measured") -> Evidence:
         if metric.applies(items) and metric.column in BOUNDS:
             row = metric.row(items, plan.seed)
             measures.append(row | {"metric": metric.column, "strategy": metric.where["strategy"]})
-    known = pd.DataFrame(measures)
+    table = pd.DataFrame(measures)
     tables = {
         "accuracy": pd.concat(accuracy, ignore_index=True),
-        "measures": known[known["n"] > 0].reset_index(drop=True),
+        "measures": table[table["n"] > 0].reset_index(drop=True),
     }
-    given, facts = [], dict[str, Any](tasks=measured.tasks)
+    numbers, facts = [], dict[str, Any](tasks=measured.tasks)
     if measured.learning:
         tables["learning"] = pd.concat(measured.learning, ignore_index=True).assign(target=plan.target)
         n = int(tables["learning"]["n"].iloc[0])
-        told = list(measured.savings.items())
-        given = [Given(f"steps_{FIRST}", *told[0][1].first, n)]
-        for strategy, found in told:
-            given += [Given(f"steps_again_{strategy}", *found.again, n)]
-            given += [Given(f"savings_{strategy}", *found.savings, n)]
-        facts["reached"] = {strategy: found.reached for strategy, found in told}
-    return Evidence(items, tables, given, facts=facts)
+        strategies = list(measured.savings.items())
+        numbers = [Given(f"steps_{FIRST}", *strategies[0][1].first, n)]
+        for strategy, saving in strategies:
+            numbers += [Given(f"steps_again_{strategy}", *saving.again, n)]
+            numbers += [Given(f"savings_{strategy}", *saving.savings, n)]
+        facts["reached"] = {strategy: saving.reached for strategy, saving in strategies}
+    return Evidence(items, tables, numbers, facts=facts)
 
 
 def _copy(strategy: str, phases: int) -> str:
-    """Who answered, in words."""
+    """The trained copy, in words."""
     return f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with {_spoken(strategy)}"
 
 

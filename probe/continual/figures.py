@@ -58,10 +58,10 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
                 chosen = (table["strategy"] == strategy) & (table["task"] == task) & (table[MODEL] == model)
                 dash = DASHES[order % len(DASHES)]
                 name = "what the base knew" if task == "old" else task.replace("_", " ")
-                rows, named = table[chosen].sort_values("after"), column == 1 and order == 0
-                told = f"{name} ({model})"
+                rows, legend = table[chosen].sort_values("after"), column == 1 and order == 0
+                label = f"{name} ({model})"
                 panels.add(
-                    column, *curve_with_band(rows, "after", name, Style(colours[task], dash), named=named, hover=told)
+                    column, *curve_with_band(rows, "after", name, Style(colours[task], dash), named=legend, hover=label)
                 )
     if len(models) > 1:
         for order, model in enumerate(models):
@@ -75,16 +75,16 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
 
 
 def measures(table: pd.DataFrame, look: Look) -> go.Figure:
-    """Final accuracy, forgetting, and forgetting of what the base knew, by strategy.
+    """Final accuracy, forgetting, and forgetting of the base's knowledge, by strategy.
 
     Args:
         table: model, strategy, metric, value, ci_low, ci_high, n.
         look: style of each model.
     """
-    shown = [metric for metric in SHOWN if (table["metric"] == metric).any()]
+    metrics = [metric for metric in SHOWN if (table["metric"] == metric).any()]
     strategies, models = list(dict.fromkeys(table["strategy"])), list(dict.fromkeys(table[MODEL]))
-    panels = Panels([SHOWN[metric] for metric in shown], spacing=0.04, shared_y=True)
-    for column, metric in enumerate(shown, start=1):
+    panels = Panels([SHOWN[metric] for metric in metrics], spacing=0.04, shared_y=True)
+    for column, metric in enumerate(metrics, start=1):
         level(panels, column, (-0.5, len(strategies) - 0.5), (0, 0), "nothing")
         for shift, model in zip(offsets(len(models)), models, strict=True):
             rows = table[(table["metric"] == metric) & (table[MODEL] == model)].set_index("strategy")
@@ -94,7 +94,7 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
             panels.add(column, trace.update(showlegend=column == 1))
     ticks = [NAMES.get(strategy, strategy) for strategy in strategies]
     panels.axis("x", tickvals=list(range(len(ticks))), ticktext=ticks, range=[-0.5, len(ticks) - 0.5])
-    low = min(0.0, float(table[table["metric"].isin(shown)]["ci_low"].min()))
+    low = min(0.0, float(table[table["metric"].isin(metrics)]["ci_low"].min()))
     panels.axis("y", range=[low - 0.05, 1.03])
     panels.axis("y", 1, title={"text": "share of answers"})
     return _finished(panels)
@@ -113,25 +113,25 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
     for column, model in enumerate(models, start=1):
         target = float(table["target"].iloc[0])
         level(panels, column, (0, last), (target, target), "target")
-        for way in dict.fromkeys(table["learning"]):
-            rows = table[(table[MODEL] == model) & (table["learning"] == way)].sort_values("step")
-            name = NAMES.get(way, way) if way == "first" else f"again after {NAMES.get(way, way)}"
-            panels.add(column, *curve_with_band(rows, "step", name, Style(LEARNING[way]), named=column == 1))
+        for source in dict.fromkeys(table["learning"]):
+            rows = table[(table[MODEL] == model) & (table["learning"] == source)].sort_values("step")
+            name = NAMES.get(source, source) if source == "first" else f"again after {NAMES.get(source, source)}"
+            panels.add(column, *curve_with_band(rows, "step", name, Style(LEARNING[source]), named=column == 1))
     panels.axis("x", title={"text": "steps"}, range=[-0.02 * last, 1.02 * last])
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "accuracy on phase 0"})
     return _finished(panels)
 
 
-def _title(strategy: str, table: pd.DataFrame, whose: str) -> str:
-    """The strategy and how much is forgotten; beside other models only the first one's share, without its interval."""
+def _title(strategy: str, table: pd.DataFrame, prefix: str) -> str:
+    """The strategy and how much is forgotten; of several models only the first one's share, without its interval."""
     name = NAMES.get(strategy, strategy)
     rows = table[(table["strategy"] == strategy) & (table["metric"] == "forgetting")]
     if not len(rows):
         return name
     row = rows.iloc[0]
-    share = f"{100 * row['value']:.0f} %" if whose else percent(row["value"], row["ci_low"], row["ci_high"])
-    return f"{name}: {whose}forgets {share}"
+    share = f"{100 * row['value']:.0f} %" if prefix else percent(row["value"], row["ci_low"], row["ci_high"])
+    return f"{name}: {prefix}forgets {share}"
 
 
 def _finished(panels: Panels) -> go.Figure:

@@ -1,4 +1,4 @@
-"""Continual learning in numbers (E22): what phases taught, what they made the model forget, and what relearning saves.
+"""Measures of continual learning (E22): accuracy, transfer and forgetting over phases, and savings in relearning.
 
 R [T+1, T]: R[i, j] is the accuracy on the task of phase j + 1 after phase i, and row 0 the one before training. All
 functions of R take further axes in front, so that resampled matrices go through at once.
@@ -24,7 +24,7 @@ from probe.stats import GAIN, SHARE, Interval
 
 Matrix = NDArray[np.float64]
 Scores = Sequence[NDArray[np.floating] | NDArray[np.bool_]]
-"""One array [rows, items] a task: what each of its items scored (0 to 1) after each phase; row 0 before training."""
+"""One array [rows, items] a task: the score of each of its items (0 to 1) after each phase; row 0 before training."""
 RESAMPLES = 2000
 
 
@@ -34,13 +34,13 @@ def average_accuracy(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
 
 
 def backward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
-    """BWT: what the phases after it did to the accuracy on a task; below 0 is forgetting; NaN for a single phase."""
+    """BWT: the effect of later phases on the accuracy on a task; below 0 is forgetting; NaN for a single phase."""
     own = np.diagonal(R[..., 1:, :], axis1=-2, axis2=-1)
     return _mean((R[..., -1, :] - own)[..., :-1])
 
 
 def forward_transfer(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
-    """FWT: what the phases before it did to the accuracy on a task; NaN for a single phase."""
+    """FWT: the effect of earlier phases on the accuracy on a task; NaN for a single phase."""
     before = np.diagonal(R[..., 1:-1, 1:], axis1=-2, axis2=-1)
     return _mean(before - R[..., 0, 1:])
 
@@ -51,12 +51,12 @@ def forgetting(R: Float[Matrix, "*b T+1 T"]) -> Float[Matrix, "*b"]:
 
 
 def old_forgetting(old: Float[Matrix, "*b T+1"]) -> Float[Matrix, "*b"]:
-    """How far the accuracy on what the base knew has fallen from its best, given the accuracy after each phase."""
+    """Fall of the accuracy on the base's knowledge from its best, given the accuracy after each phase."""
     return old[..., :-1].max(-1) - old[..., -1]
 
 
 BOUNDS = {"ACC": SHARE, "BWT": GAIN, "FWT": GAIN, "forgetting": GAIN, "old_accuracy": SHARE, "old_forgetting": GAIN}
-"""Between what the measures lie."""
+"""The bounds of the measures."""
 MEASURES: dict[str, Callable[[Matrix], Matrix]] = {
     "ACC": average_accuracy,
     "BWT": backward_transfer,
@@ -85,10 +85,10 @@ def cells(names: Sequence[str], scores: Scores, seed: int = 0) -> list[dict[str,
     for name, task in zip(names, scores, strict=True):
         for after, row in enumerate(np.asarray(task, dtype=float)):
             binary = bool(np.isin(row, (0.0, 1.0)).all())
-            found = (
+            interval = (
                 stats.wilson(int(row.sum()), len(row)) if binary else stats.bootstrap_mean(row, seed=seed, bounds=SHARE)
             )
-            rows.append({"after": after, "task": name, **found.row(len(row))})
+            rows.append({"after": after, "task": name, **interval.row(len(row))})
     return sorted(rows, key=lambda row: row["after"])
 
 
@@ -140,8 +140,8 @@ def _resampled(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
     return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) @ values.T / n
 
 
-def _row(metric: str, value: float, drawn: Matrix, n: int) -> dict[str, Any]:
-    return {"metric": metric, **stats.percentile(value, drawn, n, BOUNDS[metric]).row(n)}
+def _row(metric: str, value: float, samples: Matrix, n: int) -> dict[str, Any]:
+    return {"metric": metric, **stats.percentile(value, samples, n, BOUNDS[metric]).row(n)}
 
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:
@@ -165,7 +165,7 @@ class Savings(NamedTuple):
     savings: Interval
     """The share of the steps that was saved."""
     reached: bool
-    """Whether both curves came to the target; otherwise the last step stands in for what is missing."""
+    """Whether both curves reached the target; a missing crossing counts as the last step."""
 
 
 def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) -> Float[Array, "*b"]:
@@ -182,14 +182,14 @@ def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) ->
     at, values = np.asarray(steps, dtype=float), np.asarray(accuracy, dtype=float)
     if at.ndim != 1 or values.shape[-1:] != at.shape or (np.diff(at) <= 0).any():
         raise DataError(f"Accuracies of shape {values.shape} were given at {at.size} steps: give one at each, rising.")
-    above = values >= target
-    index = above.argmax(-1)
+    reached = values >= target
+    index = reached.argmax(-1)
     before = np.maximum(index - 1, 0)
     high = np.take_along_axis(values, index[..., None], -1)[..., 0]
     low = np.take_along_axis(values, before[..., None], -1)[..., 0]
     share = np.where(index > 0, (target - low) / np.where(high > low, high - low, 1.0), 0.0)
-    found = at[before] + share * (at[index] - at[before])
-    return np.where(above.any(-1), found, np.inf)
+    crossing = at[before] + share * (at[index] - at[before])
+    return np.where(reached.any(-1), crossing, np.inf)
 
 
 def savings(
@@ -218,15 +218,20 @@ def savings(
         raise DataError(f"Scores of the shapes {a.shape} and {b.shape} were given: measure the same items both times.")
     n = a.shape[1]
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), CURVE_RESAMPLES) / n
-    reached, found = True, []
+    reached, results = True, []
     for scores in (a, b):
         exact, drawn = steps_to(steps, scores.mean(1), target), steps_to(steps, draws @ scores.T, target)
         reached &= bool(np.isfinite(exact))
-        found.append((np.minimum(exact, steps[-1]), np.minimum(drawn, steps[-1])))
-    (one, ones), (two, twos) = found
-    saved = np.where(one > 0, _share(ones, twos), np.nan)
-    share = stats.percentile(float(_share(one, two)), saved, n)
-    return Savings(stats.percentile(float(one), ones, n), stats.percentile(float(two), twos, n), share, reached)
+        results.append((np.minimum(exact, steps[-1]), np.minimum(drawn, steps[-1])))
+    (exact_first, draws_first), (exact_again, draws_again) = results
+    saved = np.where(exact_first > 0, _share(draws_first, draws_again), np.nan)
+    share = stats.percentile(float(_share(exact_first, exact_again)), saved, n)
+    return Savings(
+        stats.percentile(float(exact_first), draws_first, n),
+        stats.percentile(float(exact_again), draws_again, n),
+        share,
+        reached,
+    )
 
 
 def _share(first: Array, again: Array) -> Array:

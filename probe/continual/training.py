@@ -1,4 +1,4 @@
-"""The trainings of the experiment `continual`: each strategy, relearning after it, and what their items show.
+"""The trainings of the experiment `continual`: each strategy, relearning after it, and the scores of their items.
 
 The first phase is learned plainly from the model (`first`), then each strategy goes through all phases, and from where
 it ended the first phase is learned again, plainly and on the same examples as at first.
@@ -77,21 +77,21 @@ class Trainer:
         Raises:
             RunError: it was refused or failed; the message is the training's own.
         """
-        told = self.options | options
+        all_options = self.options | options
         out, log, done = (self.scratch / each for each in (name, f"{name}.log", f"{name}.done"))
-        argv = ["train", "continual", "--out", str(out), *words(told)]
+        argv = ["train", "continual", "--out", str(out), *words(all_options)]
         done.unlink(missing_ok=True)
         worker = self._send({"argv": argv, "log": str(log), "done": str(done)})
         try:
             while not done.is_file() and worker.poll() is None:
-                tick(_share(out, int(told["steps"])))
+                tick(_share(out, int(all_options["steps"])))
                 time.sleep(PAUSE_S)
         except BaseException:
             self.close()
             raise
         if not done.is_file() or done.read_text(encoding="utf-8") != "0":
-            told_last = next(filter(None, map(_last_line, (log, self.scratch / LOG))), "no reason given")
-            raise RunError(f"The training `{name}` ended early: {told_last.removeprefix('probe: error: ')}")
+            last_line = next(filter(None, map(_last_line, (log, self.scratch / LOG))), "no reason given")
+            raise RunError(f"The training `{name}` ended early: {last_line.removeprefix('probe: error: ')}")
         tick(1.0)
         return Run(out)
 
@@ -125,11 +125,11 @@ def _last_line(log: Path) -> str:
 
 def words(options: dict[str, Any]) -> list[str]:
     """Options as the command line takes them."""
-    found = []
+    arguments = []
     for name, value in options.items():
         if value is not None and value is not False:
-            found += [f"--{name.replace('_', '-')}", str(value)]
-    return found
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return arguments
 
 
 def base_of(lm: LM, scratch: Path) -> str:
@@ -148,14 +148,14 @@ def files_of(data: str | Path) -> list[Path]:
     expected = "a folder, or a list such as a.jsonl,b.jsonl: text, or JSON Lines with `text` or with questions"
     place = Path(data).expanduser()
     if place.is_dir():
-        found = sorted(path for path in place.iterdir() if path.suffix in (".jsonl", ".json", ".txt", ".md"))
+        paths = sorted(path for path in place.iterdir() if path.suffix in (".jsonl", ".json", ".txt", ".md"))
     else:
-        found = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
-    missing = [path for path in found if not path.is_file()]
-    if missing or not found:
+        paths = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
+    missing = [path for path in paths if not path.is_file()]
+    if missing or not paths:
         what = f"`{missing[0]}` is no file" if missing else f"`{data}` holds no files"
         raise DataError(f"The phases cannot be read, since {what}: give {expected}.")
-    return found
+    return paths
 
 
 def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> list[Rows[Any]]:
@@ -173,16 +173,16 @@ def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> 
 def truth(lm: LM, items: "Sequence[Item]") -> Float[Array, " N"]:
     """The exact probability of the true answer to each question, its end token included."""
     end = lm.tokenizer.eos_token or ""
-    found = []
+    probabilities = []
     for start in range(0, len(items), CHUNK):
         part = items[start : start + CHUNK]
-        scored = lm.logprobs([item.prompt for item in part], [f"{item.answers[0]} {end}".rstrip() for item in part])
-        found.append(scored.values.double().sum(1).exp().cpu().numpy())
-    return np.concatenate(found) if found else np.zeros(0)
+        logprobs = lm.logprobs([item.prompt for item in part], [f"{item.answers[0]} {end}".rstrip() for item in part])
+        probabilities.append(logprobs.values.double().sum(1).exp().cpu().numpy())
+    return np.concatenate(probabilities) if probabilities else np.zeros(0)
 
 
 def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
-    """Names of the tasks, what the base knew last, and the scores of their items after each phase.
+    """Names of the tasks, the base's knowledge last, and the scores of their items after each phase.
 
     Raises:
         RunError: the run has none.
@@ -197,7 +197,7 @@ def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
 
 
 def saved_texts(run: Run, tasks: Sequence[str]) -> list[list[tuple[str, str]]] | None:
-    """For each task what its items asked and what would be right; None of a run from before these were written."""
+    """For each task the prompts and right answers of its items; None of a run from before these were written."""
     file = run.path / RESULTS / "continual" / "items.jsonl.gz"
     if not file.is_file():
         return None
@@ -233,7 +233,7 @@ POINTS = 25
 """Measurements on the way of learning and of relearning, at most."""
 FIRST = "first"
 TRAINED = 0.8
-"""Where the bar stands after a training; the rest is for measuring what it left."""
+"""Share of the progress bar for a training; the rest is for measuring after it."""
 T = TypeVar("T")
 
 
@@ -269,7 +269,7 @@ class Measured:
     """What the trainings gave."""
 
     tasks: list[str]
-    """Names of the phases in their order; `old`, what the model knew before, comes last if it was measured."""
+    """Names of the phases in their order; `old`, earlier knowledge, comes last if it was measured."""
     scores: dict[str, list[Array]]
     """For each strategy the scores [rows, items] of each task, before training and after each phase."""
     texts: list[list[tuple[str, str]]]
@@ -279,7 +279,7 @@ class Measured:
     learning: list[pd.DataFrame] = field(default_factory=list)
     """Ways of learning the first phase: learning, step, value, ci_low, ci_high, n."""
     savings: dict[str, Savings] = field(default_factory=dict)
-    """For each strategy what relearning took; intervals are NaN with files."""
+    """For each strategy the savings in relearning; intervals are NaN with files."""
 
 
 def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measured:
@@ -292,10 +292,10 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measure
     if phases > world.config.phases:
         raise ConfigError(f"--phases is {phases} and the world has {world.config.phases}: give that many or fewer.")
     kinds = {**{f"phase_{i}": f"phase_{i}" for i in range(phases)}, "old": "fact"}
-    asked = {task: world.questions(kind, n, plan.seed) for task, kind in kinds.items()}
-    before = {task: truth(lm, items) for task, items in asked.items()}
-    texts = [[(item.prompt, item.answers[0]) for item in items] for items in asked.values()]
-    found = Measured(list(asked), {}, texts)
+    questions = {task: world.questions(kind, n, plan.seed) for task, kind in kinds.items()}
+    before = {task: truth(lm, items) for task, items in questions.items()}
+    texts = [[(item.prompt, item.answers[0]) for item in items] for items in questions.values()]
+    measured = Measured(list(questions), {}, texts)
 
     def load(path: Path) -> LM:
         return LM.load(path, device=lm.device)
@@ -303,29 +303,29 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measure
     def learn(name: str, start: Array, tick: Tick, **options: Any) -> tuple[list[int], Array]:
         """Steps of learning the first phase plainly, and the scores of its questions at each."""
         options |= {"phases": 1, "steps": plan.steps, "save_every": plan.every}
-        saved = plan.trainer.train(name, training(tick), **options).checkpoints()
-        scores = [start, *(truth(load(one.path), asked["phase_0"]) for one in measuring(tick, saved))]
-        return [0, *(one.step for one in saved)], np.stack(scores)
+        checkpoints = plan.trainer.train(name, training(tick), **options).checkpoints()
+        scores = [start, *(truth(load(one.path), questions["phase_0"]) for one in measuring(tick, checkpoints))]
+        return [0, *(one.step for one in checkpoints)], np.stack(scores)
 
     at, first = learn(FIRST, before["phase_0"], plan.part(FIRST)) if plan.relearn else ([], np.zeros((0, n)))
     if plan.relearn:
-        found.learning.append(_curve(at, first, FIRST, plan.seed))
+        measured.learning.append(_curve(at, first, FIRST, plan.seed))
     for strategy in plan.strategies:
         options = {"phases": phases, "steps": plan.steps * phases, "save_every": plan.steps, "strategy": strategy}
         tick = plan.part(strategy)
-        saved = plan.trainer.train(strategy, training(tick), **options).checkpoints()
-        copies = [load(one.path) for one in saved]
-        found.scores[strategy], found.answers[strategy] = [], []
-        for task in measuring(tick, asked):
-            rows = [before[task], *(truth(copy, asked[task]) for copy in copies)]
-            found.scores[strategy].append(np.stack(rows))
-            found.answers[strategy].append(likeliest(copies[-1], asked[task]))
+        checkpoints = plan.trainer.train(strategy, training(tick), **options).checkpoints()
+        copies = [load(one.path) for one in checkpoints]
+        measured.scores[strategy], measured.answers[strategy] = [], []
+        for task in measuring(tick, questions):
+            rows = [before[task], *(truth(copy, questions[task]) for copy in copies)]
+            measured.scores[strategy].append(np.stack(rows))
+            measured.answers[strategy].append(likeliest(copies[-1], questions[task]))
         if plan.relearn:
-            start = found.scores[strategy][0][-1]
-            _, again = learn(f"again-{strategy}", start, plan.part(strategy, True), base=str(saved[-1].path))
-            found.learning.append(_curve(at, again, strategy, plan.seed))
-            found.savings[strategy] = savings(at, first, again, plan.target, plan.seed)
-    return found
+            start = measured.scores[strategy][0][-1]
+            _, again = learn(f"again-{strategy}", start, plan.part(strategy, True), base=str(checkpoints[-1].path))
+            measured.learning.append(_curve(at, again, strategy, plan.seed))
+            measured.savings[strategy] = savings(at, first, again, plan.target, plan.seed)
+    return measured
 
 
 def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measured:
@@ -336,32 +336,32 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measu
     """
     one = {"data": str(files[0]), "steps": plan.steps, "eval_every": plan.every, "save_every": 0}
     whole = {"data": ",".join(map(str, files)), "old": None if old is None else str(Path(old).expanduser())}
-    found = Measured([], {}, [])
+    measured = Measured([], {}, [])
 
     def learn(name: str, tick: Tick, **options: Any) -> tuple[list[int], list[float]]:
         return learning_curve(plan.trainer.train(name, tick, **one, **options), task_name(files[0]))
 
     at, first = learn(FIRST, plan.part(FIRST)) if plan.relearn else ([], [])
     if plan.relearn:
-        found.learning.append(_logged(at, first, FIRST))
+        measured.learning.append(_logged(at, first, FIRST))
     for strategy in plan.strategies:
         options = {**whole, "steps": plan.steps * len(files), "save_every": 0, "strategy": strategy}
         run = plan.trainer.train(strategy, plan.part(strategy), **options)
-        found.tasks, found.scores[strategy] = saved_scores(run)
+        measured.tasks, measured.scores[strategy] = saved_scores(run)
         if plan.relearn:
             last = str(run.checkpoints()[-1].path)
             steps, again = learn(f"again-{strategy}", plan.part(strategy, True), base=last)
-            found.learning.append(_logged(steps, again, strategy))
-            early, late = (
+            measured.learning.append(_logged(steps, again, strategy))
+            first_curve, again_curve = (
                 np.array(each)[:, None] for each in (first, again)
             )  # a log has no items: the mean is the one
-            found.savings[strategy] = savings(at, early, late, plan.target)
-    sizes = [task.shape[1] for task in found.scores[plan.strategies[0]]]
-    found.texts = saved_texts(run, found.tasks) or [
+            measured.savings[strategy] = savings(at, first_curve, again_curve, plan.target)
+    sizes = [task.shape[1] for task in measured.scores[plan.strategies[0]]]
+    measured.texts = saved_texts(run, measured.tasks) or [
         [(f"held-out example {i} of {name}", "") for i in range(size)]
-        for name, size in zip(found.tasks, sizes, strict=True)
+        for name, size in zip(measured.tasks, sizes, strict=True)
     ]
-    return found
+    return measured
 
 
 def training(tick: Tick) -> Tick:
@@ -378,37 +378,37 @@ def measuring(tick: Tick, things: Collection[T]) -> Iterator[T]:
 
 def likeliest(lm: LM, items: "Sequence[Item]") -> list[tuple[str, float]]:
     """Greedy answers with their probabilities, the end token's included."""
-    found = lm.generate([item.prompt for item in items], max_new_tokens=6, temperature=0)
-    return list(zip(found.text, found.logprobs.double().sum(1).exp().tolist(), strict=True))
+    samples = lm.generate([item.prompt for item in items], max_new_tokens=6, temperature=0)
+    return list(zip(samples.text, samples.logprobs.double().sum(1).exp().tolist(), strict=True))
 
 
-def _curve(steps: Sequence[int], scores: Array, of: str, seed: int) -> pd.DataFrame:
+def _curve(steps: Sequence[int], scores: Array, source: str, seed: int) -> pd.DataFrame:
     """A way of learning with the intervals of its items."""
     rows = []
     for step, row in zip(steps, scores, strict=True):
         mean = stats.bootstrap_mean(row, seed=seed, bounds=stats.SHARE)
-        rows.append({"learning": of, "step": step, **mean.row(len(row))})
+        rows.append({"learning": source, "step": step, **mean.row(len(row))})
     return pd.DataFrame(rows)
 
 
-def _logged(steps: Sequence[int], values: Sequence[float], of: str) -> pd.DataFrame:
+def _logged(steps: Sequence[int], values: Sequence[float], source: str) -> pd.DataFrame:
     """The same from a log, without intervals."""
     nan = float("nan")
-    return pd.DataFrame({"learning": of, "step": steps, "value": values, "ci_low": nan, "ci_high": nan, "n": 0})
+    return pd.DataFrame({"learning": source, "step": steps, "value": values, "ci_low": nan, "ci_high": nan, "n": 0})
 
 
 OLD = "old"
 
 
 def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dict[str, Float[Array, " N"]]]:
-    """What each item adds to ACC, BWT, FWT and forgetting: the mean over the items asked is the measure itself.
+    """Contribution of each item to ACC, BWT, FWT and forgetting: their mean over the items is the measure itself.
 
     The row at which a task was best is taken from the means, so that forgetting is a mean too. Tasks of unequal sizes
     are weighed, so that each counts alike. Where a measure does not ask a task, its items have none.
 
     Args:
         scores: of the tasks of the phases, [rows, items] each (`probe.continual.measures`).
-        old: the same of what the base knew; its columns are `old_accuracy` and `old_forgetting`.
+        old: the same of the base's knowledge; its columns are `old_accuracy` and `old_forgetting`.
     """
     T = len(scores)
     sizes = [task.shape[1] for task in scores]
@@ -416,7 +416,7 @@ def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dic
     def weight(j: int, among: range) -> float:
         return sum(sizes[i] for i in among) / (len(among) * sizes[j])
 
-    found = []
+    by_task = []
     for j, task in enumerate(scores):
         columns = {"ACC": weight(j, range(T)) * task[-1]}
         if j < T - 1:
@@ -425,17 +425,17 @@ def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dic
             columns["forgetting"] = weight(j, range(T - 1)) * (task[best] - task[-1])
         if j > 0:
             columns["FWT"] = weight(j, range(1, T)) * (task[j] - task[0])
-        found.append(columns)
+        by_task.append(columns)
     if old is not None:
         best = int(old[:-1].mean(1).argmax())
-        found.append({"old_accuracy": old[-1], "old_forgetting": old[best] - old[-1]})
-    return found
+        by_task.append({"old_accuracy": old[-1], "old_forgetting": old[best] - old[-1]})
+    return by_task
 
 
 def items_of(measured: Measured) -> pd.DataFrame:
-    """One row an item and strategy: `after_0`, ..., what it adds to each measure, and what its strategy saved of it.
+    """One row an item and strategy: `after_0`, ..., its contribution to each measure, and its saving by the strategy.
 
-    `answer` is the likeliest one after all phases and `answer_probability` what that model gave to it.
+    `answer` is the likeliest one after all phases and `answer_probability` its probability under that model.
     `forgetting_saved` and `old_forgetting_saved` are the item's forgetting under plain training less that under its own
     strategy, if plain training is among them.
     """
@@ -446,14 +446,14 @@ def items_of(measured: Measured) -> pd.DataFrame:
         for j, (name, task, columns) in enumerate(zip(measured.tasks, scores, added, strict=True)):
             nothing = [("", float("nan"))] * task.shape[1]
             answers = measured.answers[strategy][j] if strategy in measured.answers else nothing
-            for i, ((prompt, expected), (answer, likely)) in enumerate(zip(measured.texts[j], answers, strict=True)):
+            for i, ((prompt, expected), (answer, chance)) in enumerate(zip(measured.texts[j], answers, strict=True)):
                 row: dict[str, Any] = {
                     "item": f"{strategy}-{name}-{i}",
                     "kind": name,
                     "strategy": strategy,
                     "prompt": prompt,
                 }
-                row |= {"answer": answer, "expected": expected, "answer_probability": likely}
+                row |= {"answer": answer, "expected": expected, "answer_probability": chance}
                 row |= {f"after_{phase}": float(value) for phase, value in enumerate(task[:, i])}
                 rows.append(row | {column: float(values[i]) for column, values in columns.items()})
     items = pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""A process that runs one training after the other: what each needs at first (torch, seconds long) is imported once.
+"""A process that runs one training after the other: slow imports (torch, seconds long) happen once.
 
 It reads jobs from its standard input, a JSON object a line: `argv`, the words behind `probe`; `log`, the file that all
 its output goes to; `done`, the file that appears with the exit status as text when it is over. It ends with its input.

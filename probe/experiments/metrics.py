@@ -37,7 +37,7 @@ it is that of different items and so unpaired, NaN where it is of no items."""
 ITEM = "item"
 """The column that names an item; equal names in two models' tables are the same question."""
 PROMPT, EXPECTED = "prompt", "expected"
-"""The columns with the exact text that the model read, and with what would be right."""
+"""The columns with the exact prompt of the model, and with the right answer."""
 UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
@@ -63,7 +63,7 @@ class Metric(ABC):
     where: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     """Only items that have these values in these columns."""
     unit: str = field(default=ITEM, kw_only=True)
-    """The column of what was drawn independently."""
+    """The column of the independent units."""
 
     @property
     @abstractmethod
@@ -86,12 +86,12 @@ class Metric(ABC):
         """The rows that count.
 
         Raises:
-            DataError: one of them says of no unit that it belongs to it.
+            DataError: one of them has no unit.
         """
-        keep = items[list(self.columns)].notna().all(axis=1)
+        counted = items[list(self.columns)].notna().all(axis=1)
         for column, value in self.where.items():
-            keep &= (items[column] == value).fillna(False).astype(bool)
-        rows = items[keep]
+            counted &= (items[column] == value).fillna(False).astype(bool)
+        rows = items[counted]
         if self.unit != ITEM and rows[self.unit].isna().any():
             raise DataError(
                 f"The metric `{self.name}` counts by `{self.unit}`, which some of its items lack: fill it in."
@@ -143,22 +143,22 @@ class Share(Mean):
         values = self._zeros_and_ones(rows)
         if self.unit == ITEM:
             return stats.wilson(int(values.sum()), len(values))
-        found = bootstrap_units(rows[self.unit], values, seed)
-        if found.low < found.high:
-            return found
+        interval = bootstrap_units(rows[self.unit], values, seed)
+        if interval.low < interval.high:
+            return interval
         units = rows[self.unit].nunique()  # all alike, or one unit: the bootstrap would be certain of what it saw
-        return Interval(found.value, *stats.wilson(round(found.value * units), units)[1:])
+        return Interval(interval.value, *stats.wilson(round(interval.value * units), units)[1:])
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """See `probe.stats.paired_proportions`; the bootstrap where several rows belong to one unit."""
-        ours, theirs = self._zeros_and_ones(rows), self._zeros_and_ones(others)
+        values, other_values = self._zeros_and_ones(rows), self._zeros_and_ones(others)
         if self.unit == ITEM:
-            return stats.paired_proportions(ours, theirs)
-        found = bootstrap_units(rows[self.unit], ours - theirs, seed)
-        if found.low < found.high:
-            return found
+            return stats.paired_proportions(values, other_values)
+        interval = bootstrap_units(rows[self.unit], values - other_values, seed)
+        if interval.low < interval.high:
+            return interval
         first = ~rows[self.unit].duplicated().to_numpy()
-        return Interval(found.value, *stats.paired_proportions(ours[first], theirs[first])[1:])
+        return Interval(interval.value, *stats.paired_proportions(values[first], other_values[first])[1:])
 
     def _zeros_and_ones(self, rows: pd.DataFrame) -> NDArray[np.float64]:
         values = floats(rows, self.columns[0])
@@ -174,7 +174,7 @@ class Statistic(Metric):
     fn: Callable[[Columns], float]
     """{column: [N] values} -> number; NaN where it has none."""
     reads: tuple[str, ...]
-    """The columns that it is given."""
+    """The columns that `fn` gets."""
     bounds: Bounds | None = field(default=None, kw_only=True)
     """The least and the largest value it can have; without them it has no interval where resampling never moves it."""
     count: Callable[[Columns], float] | None = field(default=None, kw_only=True)
@@ -182,7 +182,7 @@ class Statistic(Metric):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What `fn` is given."""
+        """The columns that `fn` gets."""
         return self.reads
 
     def estimate(self, rows: pd.DataFrame, seed: int) -> Interval:
@@ -191,13 +191,13 @@ class Statistic(Metric):
 
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """The same for the difference, items drawn together."""
-        both = self._arrays(rows) | {f"\0{name}": values for name, values in self._arrays(others).items()}
+        arrays = self._arrays(rows) | {f"\0{name}": values for name, values in self._arrays(others).items()}
 
         def gap(columns: Columns) -> float:
             ours = {name: columns[name] for name in self.reads}
             return self.fn(ours) - self.fn({name: columns[f"\0{name}"] for name in self.reads})
 
-        return self._bootstrap(rows, gap, both, seed, stats.between(self.bounds))
+        return self._bootstrap(rows, gap, arrays, seed, stats.between(self.bounds))
 
     def _bootstrap(
         self, rows: pd.DataFrame, fn: Callable[[Columns], float], arrays: Columns, seed: int, bounds: Bounds | None
@@ -263,30 +263,32 @@ def differences(
     Returns:
         The difference of a metric that is no function of items has no interval.
     """
-    theirs = baseline.set_index("metric")
-    ours, others = pair_items(items, baseline_items)
+    baseline_rows = baseline.set_index("metric")
+    own_items, others = pair_items(items, baseline_items)
     by_name = {metric.name: metric for metric in metrics}
-    odd = _read_differently(ours, others) if by_prompt else ours.index[:0]
+    unequal = _read_differently(own_items, others) if by_prompt else own_items.index[:0]
     rows, pairs = [], []
     for name, value in zip(summary["metric"], summary["value"], strict=True):
-        if name not in theirs.index:
+        if name not in baseline_rows.index:
             rows.append([float("nan")] * len(COMPARED))
             pairs.append(float("nan"))
             continue
-        base = [float(theirs.loc[name, column]) for column in ("value", "ci_low", "ci_high")]
+        base = [float(baseline_rows.loc[name, column]) for column in ("value", "ci_low", "ci_high")]
         metric = by_name.get(name)
-        common = _common(metric, ours, others) if by_prompt and metric is not None else None
-        if common is not None and (not len(common) or common.isin(odd).any()):
+        common = _common(metric, own_items, others) if by_prompt and metric is not None else None
+        if common is not None and (not len(common) or common.isin(unequal).any()):
             own = summary.loc[summary["metric"] == name, ["value", "ci_low", "ci_high"]].iloc[0]
-            found, count = unpaired_difference(Interval(*map(float, own)), Interval(*base)), 0.0
+            difference, count = unpaired_difference(Interval(*map(float, own)), Interval(*base)), 0.0
         else:
-            found = _difference(metric, ours, others, seed) if metric is not None else UNKNOWN
+            difference = _difference(metric, own_items, others, seed) if metric is not None else UNKNOWN
             count = float("nan") if common is None else float(len(common))
         gap = float(value) - base[0]
-        rows.append([*base, *(found if found.value == found.value else (gap, *UNKNOWN[1:]))])
+        rows.append([*base, *(difference if difference.value == difference.value else (gap, *UNKNOWN[1:]))])
         pairs.append(count)
-    added = pd.DataFrame(rows, columns=list(COMPARED))
-    return pd.concat([summary.reset_index(drop=True), added.assign(**{PAIRS: pairs}) if by_prompt else added], axis=1)
+    columns = pd.DataFrame(rows, columns=list(COMPARED))
+    return pd.concat(
+        [summary.reset_index(drop=True), columns.assign(**{PAIRS: pairs}) if by_prompt else columns], axis=1
+    )
 
 
 def unpaired_difference(first: Interval, second: Interval) -> Interval:
@@ -307,33 +309,33 @@ def pair_items(items: pd.DataFrame, others: pd.DataFrame) -> tuple[pd.DataFrame,
 
 
 def questions(items: pd.DataFrame) -> pd.Series:
-    """What each item asked as a text: the prompt and what would be right; empty where no prompt is known."""
+    """The question of each item as a text: its prompt and right answer; empty where no prompt is known."""
     if PROMPT not in items:
         return pd.Series("", index=items.index)
     right = items[EXPECTED] if EXPECTED in items else pd.Series("", index=items.index)
-    told = items[PROMPT].astype(str) + "\0" + right.where(right.notna(), "").astype(str)
-    return told.where(items[PROMPT].notna(), "")
+    texts = items[PROMPT].astype(str) + "\0" + right.where(right.notna(), "").astype(str)
+    return texts.where(items[PROMPT].notna(), "")
 
 
-def _read_differently(ours: pd.DataFrame, others: pd.DataFrame) -> pd.Index:
-    """Names of the items, in the same order in both tables, that asked different things, or nobody knows what."""
-    asked = questions(ours)
-    return ours.index[((asked != questions(others)) | (asked == "")).to_numpy()]
+def _read_differently(own: pd.DataFrame, others: pd.DataFrame) -> pd.Index:
+    """Names of the items, in the same order in both tables, whose questions differ or are not known."""
+    prompts = questions(own)
+    return own.index[((prompts != questions(others)) | (prompts == "")).to_numpy()]
 
 
-def _common(metric: Metric, ours: pd.DataFrame, others: pd.DataFrame) -> pd.Index:
+def _common(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> pd.Index:
     """Names of the items that a metric counts in both tables."""
-    if not (metric.applies(ours) and metric.applies(others)):
-        return ours.index[:0]
-    return metric.select(ours).index.intersection(metric.select(others).index, sort=False)
+    if not (metric.applies(own) and metric.applies(others)):
+        return own.index[:0]
+    return metric.select(own).index.intersection(metric.select(others).index, sort=False)
 
 
-def _difference(metric: Metric, ours: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
-    if not (metric.applies(ours) and metric.applies(others)):
+def _difference(metric: Metric, own: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
+    if not (metric.applies(own) and metric.applies(others)):
         return UNKNOWN
     needed = list(dict.fromkeys((ITEM, *metric.columns, *metric.where, metric.unit)))
-    rows, theirs = metric.select(ours[needed]), metric.select(others[needed])
-    if not rows.index.equals(theirs.index):
-        both = rows.index.intersection(theirs.index, sort=False)
-        rows, theirs = rows.loc[both], theirs.loc[both]
-    return metric.difference(rows, theirs, seed) if len(rows) else UNKNOWN
+    rows, other_rows = metric.select(own[needed]), metric.select(others[needed])
+    if not rows.index.equals(other_rows.index):
+        common = rows.index.intersection(other_rows.index, sort=False)
+        rows, other_rows = rows.loc[common], other_rows.loc[common]
+    return metric.difference(rows, other_rows, seed) if len(rows) else UNKNOWN

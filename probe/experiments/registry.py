@@ -73,7 +73,7 @@ class Experiment:
     run: Callable[..., Result]
     """`run(lm, *, baseline=None, ...)` to a result."""
     metrics: tuple[Metric, ...] = ()
-    """What the summary holds."""
+    """The metrics of the summary."""
     draw: Draw | None = None
     """Figures of a result with any number of models, from its items and tables."""
     say: Say | None = None
@@ -155,7 +155,7 @@ def experiment(
 
         run.__signature__ = signature  # type: ignore[attr-defined]
         origin = BUILT if _is_ours(function) else origin_of(function)
-        made = Experiment(
+        entry = Experiment(
             name,
             title or name.replace("_", " ").capitalize(),
             function,
@@ -169,11 +169,11 @@ def experiment(
             origin,
             signature,
         )
-        _BY_RUN[run] = made
+        _BY_RUN[run] = entry
         with unless_taken():
             if name in BUILT_IN and origin != BUILT:
                 raise NameTakenError(f"An experiment `{name}` exists already ({BUILT}): choose another name.")
-            _EXPERIMENTS.put(name, made, function, origin)
+            _EXPERIMENTS.put(name, entry, function, origin)
         return run
 
     return decorate
@@ -272,7 +272,7 @@ HELP = {
     "strict": "Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted.",
     "data": "A file or folder to ask from; without one the model's world.",
 }
-"""What shared arguments mean, where an experiment does not say."""
+"""Help of shared arguments, where an experiment gives none."""
 
 
 def form(experiment: "Experiment") -> type:
@@ -285,7 +285,7 @@ def form(experiment: "Experiment") -> type:
     """
     import tyro
 
-    told = arguments(experiment)
+    help_texts = arguments(experiment)
     fields = []
     for name, parameter in experiment.signature.parameters.items():
         if name in ("baseline", "tick") or parameter.kind is not parameter.KEYWORD_ONLY:
@@ -295,15 +295,15 @@ def form(experiment: "Experiment") -> type:
         hint = hint_of(experiment, name)
         if hint is None:
             raise ConfigError(f"The option `{name}` of the experiment `{experiment.name}` needs a type or a default.")
-        text = told.get(name) or HELP.get(name, "")
+        text = help_texts.get(name) or HELP.get(name, "")
         default = {} if parameter.default is parameter.empty else {"default": parameter.default}
-        made: Any = field(kw_only=True, metadata={"help": text}, **default)
-        fields.append((name, Annotated[hint, tyro.conf.arg(help=text)], made))
+        option_field: Any = field(kw_only=True, metadata={"help": text}, **default)
+        fields.append((name, Annotated[hint, tyro.conf.arg(help=text)], option_field))
     return make_dataclass(experiment.name, fields, frozen=True)
 
 
 def arguments(experiment: "Experiment") -> Mapping[str, str]:
-    """What the docstring's section `Args:` says of each argument."""
+    """The help of each argument in the docstring's section `Args:`."""
     import docstring_parser
 
     params = docstring_parser.parse(inspect.getdoc(experiment.function) or "").params

@@ -47,14 +47,14 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def stems(names: Iterable[str]) -> dict[str, str]:
-    """A file name for each of some names, told apart where they would be equal on some system."""
-    found: dict[str, str] = {}
+    """A file name for each of some names, numbered where they would be equal on some system."""
+    chosen: dict[str, str] = {}
     for name in names:
         stem = file_name(str(name))
-        ways = (stem, *(f"{stem}-{count}" for count in range(2, len(found) + 3)))
-        taken = {each.lower() for each in found.values()}
-        found[name] = next(way for way in ways if way.lower() not in taken)
-    return found
+        candidates = (stem, *(f"{stem}-{count}" for count in range(2, len(chosen) + 3)))
+        used = {each.lower() for each in chosen.values()}
+        chosen[name] = next(way for way in candidates if way.lower() not in used)
+    return chosen
 
 
 def _plain(value: Any) -> Any:
@@ -113,11 +113,15 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short, or columns are missing or of different lengths.
     """
-    held = parse_json(_text(path))
-    if not isinstance(held, dict) or set(held) != set(columns) or len({len(each) for each in held.values()}) > 1:
+    content = parse_json(_text(path))
+    if (
+        not isinstance(content, dict)
+        or set(content) != set(columns)
+        or len({len(each) for each in content.values()}) > 1
+    ):
         raise ValueError(f"{path.name} does not hold the columns {', '.join(columns)}, each as long as the others")
     kinds = kinds or [""] * len(columns)
-    return pd.DataFrame({name: to_column(held[name], kind) for name, kind in zip(columns, kinds, strict=True)})
+    return pd.DataFrame({name: to_column(content[name], kind) for name, kind in zip(columns, kinds, strict=True)})
 
 
 def _text(path: Path) -> str:
@@ -126,24 +130,26 @@ def _text(path: Path) -> str:
     most = max(LEAST, RATIO * path.stat().st_size)
     try:
         with gzip.open(path) as file:
-            held = file.read(most + 1)
+            content = file.read(most + 1)
     except (EOFError, zlib.error) as error:
         raise ValueError(f"{path.name}: {error}") from None
-    if len(held) > most:
+    if len(content) > most:
         raise ValueError(f"{path.name} unpacks to more than {most / 1e6:,.0f} MB")
-    return held.decode()
+    return content.decode()
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
     """Rows as a table whose columns have the types that they were written with, as far as JSON holds them."""
-    held = [dict(row) for row in rows]
+    row_dicts = [dict(row) for row in rows]
     kinds = kinds or [""] * len(columns)
-    series = {name: to_column([row.get(name) for row in held], kind) for name, kind in zip(columns, kinds, strict=True)}
-    return pd.DataFrame(series, columns=list(columns), index=range(len(held)))
+    series = {
+        name: to_column([row.get(name) for row in row_dicts], kind) for name, kind in zip(columns, kinds, strict=True)
+    }
+    return pd.DataFrame(series, columns=list(columns), index=range(len(row_dicts)))
 
 
 def to_column(values: list[Any], kind: str | None) -> pd.Series:
-    """Values as a column of a type, as far as it is given by name and can hold them."""
+    """Values as a column of a type, if it is a name and can hold them."""
     if kind and kind.lower().startswith("float"):
         return numbers(values).astype(float)
     if kind in ("object", "boolean", "Int64", "bool", "int64"):
@@ -183,10 +189,10 @@ def read_figure(path: Path) -> "go.Figure":
 
     from probe.plotting.offline import offline
 
-    held = readable(parse_json(path.read_bytes()))
-    if not isinstance(held, dict) or _longest_name(held) > NAME:
+    content = readable(parse_json(path.read_bytes()))
+    if not isinstance(content, dict) or _longest_name(content) > NAME:
         raise ValueError(f"{path.name} is no figure")
-    return go.Figure(offline(held), skip_invalid=True)
+    return go.Figure(offline(content), skip_invalid=True)
 
 
 FORMAT = 2
@@ -239,7 +245,7 @@ class Result:
 
     @property
     def finding(self) -> str:
-        """One sentence, computed from the numbers; empty if the experiment says none."""
+        """One sentence, computed from the numbers; empty if the experiment has none."""
         return str(self.meta.get("finding") or "")
 
     @property
@@ -477,8 +483,10 @@ def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not full:
         return parts[0]
     columns = list(dict.fromkeys(column for part in full for column in part.columns))
-    known = [part.dropna(axis=1, how="all") for part in full]
-    held = {column for part in known for column in part.columns}
+    nonempty = [part.dropna(axis=1, how="all") for part in full]
+    used = {column for part in nonempty for column in part.columns}
     # where nobody has a value the first part's type stays
-    known = [part.assign(**{c: full[i][c] for c in full[i].columns if c not in held}) for i, part in enumerate(known)]
-    return pd.concat(known, ignore_index=True).reindex(columns=columns)
+    nonempty = [
+        part.assign(**{c: full[i][c] for c in full[i].columns if c not in used}) for i, part in enumerate(nonempty)
+    ]
+    return pd.concat(nonempty, ignore_index=True).reindex(columns=columns)

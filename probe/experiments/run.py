@@ -101,25 +101,25 @@ def finish(experiment: Experiment, result: Result) -> Result:
     if experiment.draw:
         with explain_errors(experiment, "The drawing of the experiment"):
             figures = dict(experiment.draw(result))
-    result, said = replace(result, figures=figures), ""
+    result, sentence = replace(result, figures=figures), ""
     if experiment.say:
         with explain_errors(experiment, "The sentence of the experiment"):
-            said = str(experiment.say(result))
-    return replace(result, meta=result.meta | {"finding": said})
+            sentence = str(experiment.say(result))
+    return replace(result, meta=result.meta | {"finding": sentence})
 
 
 def labels(models: "Sequence[LM]") -> list[str]:
-    """How the models are called: the last part of their references, told apart where they are equal."""
+    """Labels of the models: the last part of their references, numbered where they are equal."""
     return _apart([Path(lm.ref).name or "model" for lm in models])
 
 
 def _apart(names: Sequence[str]) -> list[str]:
     """Names with a number behind each that is taken already."""
-    found: list[str] = []
+    chosen: list[str] = []
     for name in names:
-        ways = (name, *(f"{name} ({count})" for count in range(2, len(names) + 2)))
-        found.append(next(way for way in ways if way not in found))
-    return found
+        candidates = (name, *(f"{name} ({count})" for count in range(2, len(names) + 2)))
+        chosen.append(next(way for way in candidates if way not in chosen))
+    return chosen
 
 
 def rename_model(result: Result, label: str) -> Result:
@@ -134,14 +134,14 @@ def rename_model(result: Result, label: str) -> Result:
 
 def columns_as_metrics(items: pd.DataFrame) -> tuple[Metric, ...]:
     """The mean of every column of numbers; a share where all values are zeros and ones."""
-    found: list[Metric] = []
+    metrics: list[Metric] = []
     for column in items.columns:
-        known = items[column].dropna()
-        kind = pd.api.types.infer_dtype(known, skipna=True)
+        values = items[column].dropna()
+        kind = pd.api.types.infer_dtype(values, skipna=True)
         if column in (ITEM, MODEL) or kind not in ("boolean", "integer", "floating", "mixed-integer-float"):
             continue
-        found.append(Share(str(column)) if known.isin((0, 1)).all() else Mean(str(column)))
-    return tuple(found)
+        metrics.append(Share(str(column)) if values.isin((0, 1)).all() else Mean(str(column)))
+    return tuple(metrics)
 
 
 @contextmanager
@@ -184,17 +184,17 @@ def data_facts(data: Any) -> dict[str, Any] | None:
     if data is None:
         return None
     if not isinstance(data, str | Path):
-        told = json.dumps(identity(data), sort_keys=True).encode()
-        return {"name": type(data).__name__, "files": 0, "sha256": hashlib.sha256(told).hexdigest()}
+        identity_text = json.dumps(identity(data), sort_keys=True).encode()
+        return {"name": type(data).__name__, "files": 0, "sha256": hashlib.sha256(identity_text).hexdigest()}
     paths = _paths(data)
-    found = [(path, _files(path)) for path in paths]
+    files_by_path = [(path, _files(path)) for path in paths]
     digest = hashlib.sha256()
-    for path, files in found:
+    for path, files in files_by_path:
         for file in files:
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             digest.update(f"{name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape") + file.read_bytes())
     names = ", ".join(path.name for path in paths)
-    return {"name": names, "files": sum(len(files) for _, files in found), "sha256": digest.hexdigest()}
+    return {"name": names, "files": sum(len(files) for _, files in files_by_path), "sha256": digest.hexdigest()}
 
 
 def _paths(data: str | Path) -> list[Path]:
@@ -211,7 +211,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def content(value: Any) -> Any:
-    """The identity of an option that may name files or a model: what is in them, not how they are called.
+    """The identity of an option that may name files or a model: their contents, not their names.
 
     A name of neither a file, a folder nor a run here, such as one on the hub, is its own identity.
     """
@@ -227,7 +227,7 @@ def content(value: Any) -> Any:
 
 
 def identity(value: Any) -> Any:
-    """A value as JSON values that are equal only where it is the same; what has none is equal to itself alone."""
+    """A value as JSON values that are equal only for equal values; an object without any equals itself alone."""
     if isinstance(value, Mapping):
         return {str(key): identity(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -247,7 +247,7 @@ def identity(value: Any) -> Any:
 
 
 def describe_argument(value: Any) -> Any:
-    """An argument as a JSON value for people; what has none is told by its name or its type."""
+    """An argument as a JSON value for people; one that has none as its name or its type."""
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)
     try:
@@ -257,7 +257,7 @@ def describe_argument(value: Any) -> Any:
 
 
 READING = 2
-"""Raised when the rows of equal files are read or asked otherwise; part of the key of stored results over files."""
+"""Raised when equal files give other questions; part of the key of stored results over files."""
 PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "numpy")
 
 
@@ -299,11 +299,11 @@ class Call:
 
     @property
     def notes(self) -> list[str]:
-        """What is to be said of the files, a sentence each."""
+        """Notes on the files, a sentence each."""
         return [note for rows in self.read for note in rows.notes()]
 
     def _identity(self, name: str) -> Any:
-        """Of an option; one that may be a path stands for what lies there."""
+        """Identity of an option; of a path the contents there."""
         kind = hint_of(self.experiment, name)
         return (content if Path in (kind, *get_args(kind)) else identity)(self.options[name])
 
@@ -329,17 +329,17 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"its options are {', '.join(names) or 'none'}."
             raise ConfigError(f"The experiment `{experiment.name}` has no option `{name}`: {hint}")
-    filled = {name: options.get(name, signature.parameters[name].default) for name in names}
+    arguments = {name: options.get(name, signature.parameters[name].default) for name in names}
     n: Any = options.get("n", 1)
     whole = not isinstance(n, bool) and isinstance(n, Integral) and int(n) >= 1
     if not whole and n != signature.parameters["n"].default:
         raise ConfigError(f"The experiment was asked for with n={n!r}: give a whole number from 1 on.")
-    lacking = [name for name, value in filled.items() if value is inspect.Parameter.empty]
+    lacking = [name for name, value in arguments.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
     with explain_errors(experiment, "The reader of the experiment"):
-        found = experiment.read(**filled) if experiment.read else ()
-    return Call(experiment, [], filled, found)
+        inputs = experiment.read(**arguments) if experiment.read else ()
+    return Call(experiment, [], arguments, inputs)
 
 
 def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None, **options: Any) -> Result:
@@ -356,70 +356,70 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
         DataError: the models belong to different worlds and the experiment does not lay those side by side, or what
             it gave cannot be used.
     """
-    asked = call(experiment, lm, **options)
-    _check_worlds(asked)
+    request = call(experiment, lm, **options)
+    _check_worlds(request)
     start = time.perf_counter()
-    shown = []
-    for index, model in enumerate(asked.models):
+    evidence = []
+    for index, model in enumerate(request.models):
         more: dict[str, Any] = {}
         if "tick" in inspect.signature(experiment.function).parameters:
-            more["tick"] = part(tick, index, len(asked.models))
+            more["tick"] = part(tick, index, len(request.models))
         with explain_errors(experiment, "The experiment"):
-            found = experiment.function(model, **asked.arguments, **more)
-        shown.append(_evidence(found, experiment.name))
+            output = experiment.function(model, **request.arguments, **more)
+        evidence.append(_evidence(output, experiment.name))
         if tick is not None:
-            tick((index + 1) / len(asked.models))
-    return assemble(asked, shown, time.perf_counter() - start)
+            tick((index + 1) / len(request.models))
+    return assemble(request, evidence, time.perf_counter() - start)
 
 
-def assemble(asked: Call, parts: Sequence[Evidence], seconds: float) -> Result:
-    """The result of what the models showed."""
-    experiment = asked.experiment
-    found = [label_items(part, label) for part, label in zip(parts, labels(asked.models), strict=True)]
-    seed = int(asked.options.get("seed") or 0)
-    metrics = experiment.metrics or columns_as_metrics(stack([part.items for part in found]))
-    tables = [summarise(metrics, part.items, part.given, seed) for part in found]
+def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result:
+    """The result of a request, from the evidence of its models."""
+    experiment = request.experiment
+    evidence = [label_items(part, label) for part, label in zip(parts, labels(request.models), strict=True)]
+    seed = int(request.options.get("seed") or 0)
+    metrics = experiment.metrics or columns_as_metrics(stack([part.items for part in evidence]))
+    tables = [summarise(metrics, part.items, part.given, seed) for part in evidence]
     summary = tables[0]
-    if len(found) > 1:
-        both = found[0].items, found[1].items
+    if len(evidence) > 1:
+        both = evidence[0].items, evidence[1].items
         summary = differences(metrics, tables[0], tables[1], *both, seed, by_prompt=experiment.across_worlds)
     if not len(summary):
         raise DataError(f"The experiment `{experiment.name}` measured nothing: give it more or other items.")
-    figures = {name: chart for part in found[:1] for name, chart in part.figures.items()}
-    names = list(dict.fromkeys(name for part in found for name in part.tables))
+    figures = {name: chart for part in evidence[:1] for name, chart in part.figures.items()}
+    names = list(dict.fromkeys(name for part in evidence for name in part.tables))
     result = Result(
         name=experiment.name,
         summary=summary,
-        items=beside([part.items for part in found], experiment.across_worlds),
-        tables={name: stack([part.tables[name] for part in found if name in part.tables]) for name in names},
+        items=beside([part.items for part in evidence], experiment.across_worlds),
+        tables={name: stack([part.tables[name] for part in evidence if name in part.tables]) for name in names},
         figures=figures,
-        meta=_meta(asked, found, seconds),
+        meta=_meta(request, evidence, seconds),
     )
     return finish(experiment, result)
 
 
-def _evidence(found: Any, name: str) -> Evidence:
-    if isinstance(found, Evidence):
-        return found
-    if isinstance(found, pd.DataFrame):
-        return Evidence(found)
+def _evidence(output: Any, name: str) -> Evidence:
+    if isinstance(output, Evidence):
+        return output
+    if isinstance(output, pd.DataFrame):
+        return Evidence(output)
     raise ConfigError(
-        f"The experiment `{name}` gave a {type(found).__name__}: let its function return a table of items or an"
+        f"The experiment `{name}` gave a {type(output).__name__}: let its function return a table of items or an"
         " Evidence."
     )
 
 
-def _check_worlds(asked: Call) -> None:
-    """Refuse to compare models that would be asked different questions under one name.
+def _check_worlds(request: Call) -> None:
+    """Refuse to compare models that would get different questions under one name.
 
     Raises:
         DataError: they belong to different worlds, and there are no data to ask from.
     """
-    if len(asked.models) < 2 or asked.options.get("data") is not None or asked.experiment.across_worlds:
+    if len(request.models) < 2 or request.options.get("data") is not None or request.experiment.across_worlds:
         return
-    worlds = [probe.world.of(lm) for lm in asked.models]
+    worlds = [probe.world.of(lm) for lm in request.models]
     if None not in worlds and len({world.hash for world in worlds if world}) > 1:
-        first, second = labels(asked.models)[:2]
+        first, second = labels(request.models)[:2]
         raise DataError(f"{first} and {second} belong to different worlds: compare models of one, or give --data.")
 
 
@@ -431,11 +431,11 @@ def _model(lm: "LM | str") -> "LM":
     return lm
 
 
-def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, Any]:
+def _meta(request: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, Any]:
     """Where a result comes from, as JSON values."""
-    first = asked.models[0]
-    worlds = [world.hash if world else None for world in map(probe.world.of, asked.models)]
-    names = labels(asked.models)
+    first = request.models[0]
+    worlds = [world.hash if world else None for world in map(probe.world.of, request.models)]
+    names = labels(request.models)
     models = [
         {
             "label": label,
@@ -445,22 +445,22 @@ def _meta(asked: Call, parts: Sequence[Evidence], seconds: float) -> dict[str, A
             "world": world,
             "facts": jsonable(dict(part.facts)),
         }
-        for label, lm, world, part in zip(names, asked.models, worlds, parts, strict=True)
+        for label, lm, world, part in zip(names, request.models, worlds, parts, strict=True)
     ]
     return {
-        "title": asked.experiment.title,
+        "title": request.experiment.title,
         "models": models,
         "baseline": names[1] if len(names) > 1 else None,
-        "n": asked.options.get("n"),
-        "seed": asked.options.get("seed"),
-        "options": {name: describe_argument(value) for name, value in asked.options.items() if name not in SHARED},
-        "data": data_facts(asked.options.get("data")),
-        "left_out": asked.left_out,
-        "notes": asked.notes,
+        "n": request.options.get("n"),
+        "seed": request.options.get("seed"),
+        "options": {name: describe_argument(value) for name, value in request.options.items() if name not in SHARED},
+        "data": data_facts(request.options.get("data")),
+        "left_out": request.left_out,
+        "notes": request.notes,
         "world": worlds[0] if len(set(worlds)) == 1 else None,
-        "origin": asked.experiment.origin,
-        "version": asked.experiment.version,
-        "key": asked.key,
+        "origin": request.experiment.origin,
+        "version": request.experiment.version,
+        "key": request.key,
         "seconds": round(seconds, 2),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(first.device),

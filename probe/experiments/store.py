@@ -1,4 +1,4 @@
-"""Where results lie, and how one that exists is found again: in the run's `results`, named by what it depends on.
+"""Storage of results in the run's `results`, named by everything that they depend on, and how they are found again.
 
 Results of models that are no runs of the user's (a hub id, a folder, a sample run that comes with Probe, a run that may
 not be written to) lie where the user works: in `results/MODEL` of the working directory. What comes with the sample
@@ -39,34 +39,34 @@ def homes(lm: "LM") -> list[Path]:
     return [run / RESULTS] if theirs else [WORK / run.resolve().name, run / RESULTS]
 
 
-def place(asked: Call, folder: Path | None = None) -> Path:
+def place(request: Call, folder: Path | None = None) -> Path:
     """Where the result of a call lies, or would.
 
     Args:
-        asked: the call.
+        request: the call.
         folder: of results, instead of those of the call's first model.
     """
-    places = [home / _name(asked) for home in ([folder] if folder else homes(asked.models[0]))]
+    places = [home / _name(request) for home in ([folder] if folder else homes(request.models[0]))]
     return next((path for path in places if (path / RESULT_FILE).is_file()), places[0])
 
 
-def target(asked: Call, folder: Path | None = None) -> Path:
+def target(request: Call, folder: Path | None = None) -> Path:
     """Where a new result of a call goes; see `place`."""
-    return (folder or homes(asked.models[0])[0]) / _name(asked)
+    return (folder or homes(request.models[0])[0]) / _name(request)
 
 
 def writable(directory: Path) -> Path:
-    """The folder for what is kept with a stored result: its own; for one that comes with Probe, one below `WORK`."""
+    """The folder for files of a stored result: its own; for one that comes with Probe, one below `WORK`."""
     return WORK / directory.parents[1].name / directory.name if is_shipped(directory) else directory
 
 
-def _name(asked: Call) -> str:
-    return f"{asked.experiment.name}-{asked.key}"
+def _name(request: Call) -> str:
+    return f"{request.experiment.name}-{request.key}"
 
 
-def find_stored(asked: Call, folder: Path | None = None) -> Result | None:
+def find_stored(request: Call, folder: Path | None = None) -> Result | None:
     """The result of a call, if it was stored; one that is damaged counts as none."""
-    directory = place(asked, folder)
+    directory = place(request, folder)
     if not (directory / RESULT_FILE).is_file():
         return None
     try:
@@ -75,9 +75,9 @@ def find_stored(asked: Call, folder: Path | None = None) -> Result | None:
         return None
 
 
-def keep(asked: Call, result: Result, folder: Path | None = None) -> Path | None:
+def keep(request: Call, result: Result, folder: Path | None = None) -> Path | None:
     """Store a result; None where the folder may not be written to."""
-    directory = target(asked, folder)
+    directory = target(request, folder)
     parent = next(place for place in directory.absolute().parents if place.exists())
     if not os.access(parent, os.W_OK):
         return None
@@ -94,7 +94,7 @@ def obtain(
     tick: Tick | None = None,
     **options: Any,
 ) -> Result:
-    """The result of a model, beside a baseline if one is given; what is stored is not run again.
+    """The result of a model, and of a baseline if one is given; a stored result is not computed again.
 
     Each model is run and stored by itself, so that any two of them can be laid side by side later.
 
@@ -107,18 +107,18 @@ def obtain(
         tick: called with the share that is done.
         options: n, seed, data, and the experiment's own.
     """
-    found = []
+    outcomes = []
     models = [lm] if baseline is None else [lm, baseline]
     for index, model in enumerate(models):
-        asked = call(experiment, model, **options)
-        result = None if again else _as_it_is_called(experiment, find_stored(asked, folder), model)
+        request = call(experiment, model, **options)
+        result = None if again else _as_it_is_called(experiment, find_stored(request, folder), model)
         if result is None:
             result = perform(experiment, model, tick=part(tick, index, len(models)), **options)
-            keep(asked, result, folder)
-        found.append(result)
+            keep(request, result, folder)
+        outcomes.append(result)
         if tick is not None:
             tick((index + 1) / len(models))
-    return join(experiment, found) if len(found) > 1 else found[0]
+    return join(experiment, outcomes) if len(outcomes) > 1 else outcomes[0]
 
 
 def _as_it_is_called(experiment: "Experiment", result: Result | None, lm: "LM") -> Result | None:
@@ -131,10 +131,10 @@ def _as_it_is_called(experiment: "Experiment", result: Result | None, lm: "LM") 
 
 def results(directory: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Folders with results of experiments below a run's (or any other) folder, with their indices, newest first."""
-    found = []
+    folders = []
     for file in directory.glob(f"*/{RESULT_FILE}"):
         try:
-            found.append((file.parent, read_index(file.parent)))
+            folders.append((file.parent, read_index(file.parent)))
         except DataError:
             continue
-    yield from sorted(found, key=lambda pair: str(pair[1]["meta"].get("created")), reverse=True)
+    yield from sorted(folders, key=lambda pair: str(pair[1]["meta"].get("created")), reverse=True)

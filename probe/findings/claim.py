@@ -1,4 +1,4 @@
-"""Published claims, what became of each on the runs that are here, and the file that keeps it beside them.
+"""Published claims, the finding for each on the runs that are here, and the file that stores the findings.
 
 A claim is somebody's published sentence. Its effect is one number whose sign the sentence predicts; the claim holds
 here if the whole 95 % interval lies on that side of zero, and whatever else the sentence asserts is so too.
@@ -102,7 +102,7 @@ class Bench:
         return world
 
     def result(self, experiment: str, name: str, baseline: str | None = None, **options: Any) -> "Result":
-        """What an experiment found on a run, beside a baseline if one is named; stored results are read."""
+        """The result of an experiment on a run, and on a baseline if one is named; stored results are read."""
         from probe.experiments.registry import find_experiment
         from probe.experiments.store import obtain
 
@@ -154,7 +154,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with what was found; without numbers where it could not be measured."""
+    """A claim with its finding; without numbers where it could not be measured."""
 
     name: str
     sentence: str
@@ -204,19 +204,19 @@ TYPES: dict[str, Any] = {
     "n": int,
     "holds": bool | None,
 }
-"""What an entry holds; one that does not is measured anew."""
+"""The fields of an entry; one that lacks any is measured anew."""
 
 
 def key(bench: Bench, claim: Claim) -> str:
-    """What a finding depends on: the claim's version, and when and how its runs were made.
+    """A hash of everything that a finding depends on: the claim's version, and when and how its runs were made.
 
     Raises:
         RunError: a run is missing.
     """
     runs = [bench.run(name) for name in claim.runs]
-    made = [[run.name, run.created, run.steps, run.config, [c.step for c in run.checkpoints()]] for run in runs]
-    told = json.dumps([FORMAT, claim.name, claim.version, made], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    run_facts = [[run.name, run.created, run.steps, run.config, [c.step for c in run.checkpoints()]] for run in runs]
+    text = json.dumps([FORMAT, claim.name, claim.version, run_facts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def folder(bench: Bench) -> Path | None:
@@ -230,20 +230,20 @@ def folder(bench: Bench) -> Path | None:
 
 
 def files(bench: Bench) -> list[Path]:
-    """The files that findings may stand in; new ones go to the first. None where there are no runs."""
+    """The files that may store findings; new ones go to the first. None where there are no runs."""
     place = folder(bench)
     if place is None:
         return []
-    theirs = not is_shipped(place) and os.access(place, os.W_OK)
-    return [place / FILE] if theirs else [WORK / FILE, place / FILE]
+    writable = not is_shipped(place) and os.access(place, os.W_OK)
+    return [place / FILE] if writable else [WORK / FILE, place / FILE]
 
 
 def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
     """Findings by claim that are on record for the runs as they are now."""
-    found = {}
-    for known in map(_read, reversed(files(bench))):
+    findings = {}
+    for entries in map(_read, reversed(files(bench))):
         for claim in claims:
-            entry = known.get(claim.name)
+            entry = entries.get(claim.name)
             try:
                 if not isinstance(entry, dict) or entry.get("key") != key(bench, claim):
                     continue
@@ -253,8 +253,8 @@ def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
                 continue
             values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
             shared = asdict(Finding.of(claim, "")) | values
-            found[claim.name] = Finding(**{**shared, "runs": claim.runs, "choices": dict(claim.choices)})
-    return found
+            findings[claim.name] = Finding(**{**shared, "runs": claim.runs, "choices": dict(claim.choices)})
+    return findings
 
 
 def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> Path | None:
@@ -269,8 +269,8 @@ def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> P
     entries = _read(file)
     for claim, finding in zip(claims, found, strict=True):
         if finding.holds is not None:
-            told = {name: value for name, value in asdict(finding).items() if name not in ("choices", "runs")}
-            entries[claim.name] = {"key": key(bench, claim), **told}
+            values = {name: value for name, value in asdict(finding).items() if name not in ("choices", "runs")}
+            entries[claim.name] = {"key": key(bench, claim), **values}
     with disk(file):
         write_atomic(file, (dumps({"format": FORMAT, "findings": entries}, indent=2) + "\n").encode())
     return file
@@ -283,8 +283,8 @@ def _bounded(value: Any) -> bool:
 def _read(file: Path) -> dict[str, Any]:
     """Entries by claim; none where the file is missing, damaged or of another format."""
     try:
-        known = readable(parse_json(file.read_bytes()))
+        content = readable(parse_json(file.read_bytes()))
     except (OSError, ValueError):
         return {}
-    fits = isinstance(known, dict) and known.get("format") == FORMAT and isinstance(known.get("findings"), dict)
-    return known["findings"] if fits else {}
+    fits = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("findings"), dict)
+    return content["findings"] if fits else {}

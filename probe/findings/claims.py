@@ -1,4 +1,4 @@
-"""The claims: what models learn and know (induction, hallucination, retrieval, reasoning, forgetting), and rewards.
+"""The claims: on knowledge and learning (induction, hallucination, retrieval, reasoning, forgetting), and on rewards.
 
 Of rewards: sycophancy, what the reward model prefers, overoptimisation, the optimum. `probe findings` and the page
 print what `findings` gives.
@@ -24,87 +24,89 @@ if TYPE_CHECKING:
     from probe.rewards.frontiers import Field
 
 SPOKEN = {"plain": "with plain training", "replay": "with replay", "ewc": "with EWC"}
-"""How ways of learning in phases are said."""
+"""Words for the strategies of learning in phases."""
 SAMPLES = 8
-"""Tries that pass@k is held against."""
+"""Samples of the pass@k that pass@1 is compared with."""
 
 
 def induction(bench: Bench) -> Measured:
     """How far the increments of the induction score and of the fall of the in-context loss go together."""
-    found = bench.result("in_context", "icl")
-    effect = Interval(*(found.value("phase_correlation", column) for column in ("value", "ci_low", "ci_high")))
+    result = bench.result("in_context", "icl")
+    effect = Interval(*(result.value("phase_correlation", column) for column in ("value", "ci_low", "ci_high")))
     heads, loss = (
-        Interval(*(found.value(metric, column) for column in ("value", "ci_low", "ci_high")))
+        Interval(*(result.value(metric, column) for column in ("value", "ci_low", "ci_high")))
         for metric in ("phase_induction_step", "phase_loss_step")
     )
-    said = (
+    sentence = (
         f"In icl the induction score rises most steeply at step {heads.shown(0)} "
         f"and the loss in context falls most steeply at step {loss.shown(0)}; their "
         f"increments correlate at {format_interval(*effect)}."
     )
     together = heads.low <= loss.high and loss.low <= heads.high
-    return Measured(effect, int(found.value("phase_correlation", "n")), bool(effect.low > 0 and together), said)
+    return Measured(effect, int(result.value("phase_correlation", "n")), bool(effect.low > 0 and together), sentence)
 
 
 def exposure(bench: Bench) -> Measured:
     """How much more often the base hallucinates about facts read 1 to 5 times than about those read often."""
-    found = bench.result("hallucination", BASE)
-    rare, known = (found.items.loc[found.items["kind"] == kind, "hall"] for kind in ("rare", "fact"))
-    effect = _unpaired(rare, known)
-    table = found.tables["exposure"]
+    result = bench.result("hallucination", BASE)
+    rare, frequent = (result.items.loc[result.items["kind"] == kind, "hall"] for kind in ("rare", "fact"))
+    effect = _unpaired(rare, frequent)
+    table = result.tables["exposure"]
     above = table["error"] >= table["bound"]
-    near = table.sort_values("bound").iloc[-1]
-    seldom, often = (percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for values in (rare, known))
-    said = (
-        f"base hallucinates about {seldom} of facts read 1 to 5 times and {often} of those read 64 times or more; its "
-        f"error is above the bound in {int(above.sum())} of {len(table)} groups (nearest where "
-        f"the bound is {near['bound']:.2f}: error {near['error']:.2f})."
+    nearest = table.sort_values("bound").iloc[-1]
+    rare_share, often_share = (
+        percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for values in (rare, frequent)
     )
-    return Measured(effect, len(rare) + len(known), bool(effect.low > 0 and above.all()), said)
+    sentence = (
+        f"base hallucinates about {rare_share} of facts read 1 to 5 times and {often_share} of those read 64 times"
+        f" or more; its error is above the bound in {int(above.sum())} of {len(table)} groups (nearest where "
+        f"the bound is {nearest['bound']:.2f}: error {nearest['error']:.2f})."
+    )
+    return Measured(effect, len(rare) + len(frequent), bool(effect.low > 0 and above.all()), sentence)
 
 
 def retrieval(bench: Bench) -> Measured:
-    """How much a search of documents lowers hallucination about people of whom the corpus says nothing.
+    """How much a search of documents lowers hallucination on unseen entities.
 
-    It is measured on the base, which hallucinates; what it does to a model that abstains is said beside it.
+    It is measured on the base, which hallucinates; the sentence also gives the effect on a model that abstains.
     """
-    found, honest = (bench.result("retrieval", name) for name in (BASE, "rlvr"))
-    effect = _interval(found.summary, "invention_cut_stranger")
-    invented = [percent(*_interval(found.summary, f"invention_{way}_stranger")) for way in ("none", "retrieved")]
-    wrong = [percent(*_interval(honest.summary, f"hall_{way}_stranger")) for way in ("without", "retrieved")]
-    said = (
-        f"base hallucinates in {invented[0]} of answers about unseen entities without a passage, and in {invented[1]}"
+    result, honest = (bench.result("retrieval", name) for name in (BASE, "rlvr"))
+    effect = _interval(result.summary, "invention_cut_stranger")
+    rates = [percent(*_interval(result.summary, f"invention_{way}_stranger")) for way in ("none", "retrieved")]
+    honest_rates = [percent(*_interval(honest.summary, f"hall_{way}_stranger")) for way in ("without", "retrieved")]
+    sentence = (
+        f"base hallucinates in {rates[0]} of answers about unseen entities without a passage, and in {rates[1]}"
         f" with the passages that a search finds. Not so rlvr, which abstains without one: its hallucinations go from"
-        f" {wrong[0]} to {wrong[1]}, for where the search misses it answers all the same."
+        f" {honest_rates[0]} to {honest_rates[1]}, for where the search misses it answers all the same."
     )
-    return Measured(effect, int(found.value("invention_cut_stranger", "n")), bool(effect.low > 0), said)
+    return Measured(effect, int(result.value("invention_cut_stranger", "n")), bool(effect.low > 0), sentence)
 
 
 def reasoning(bench: Bench) -> Measured:
     """How much more RLVR adds to pass@1 than to pass@k, on the same sums."""
-    found = bench.result("chain_of_thought", "rlvr", BASE)
+    result = bench.result("chain_of_thought", "rlvr", BASE)
     first, many = "pass@1", f"pass@{SAMPLES}"
-    known = found.items[found.items[first].notna()]
-    ours, theirs = pair_items(known[known[MODEL] == "rlvr"], known[known[MODEL] == BASE])
-    gains = {name: (ours[name] - theirs[name]).to_numpy(dtype=float) for name in (first, many)}
+    scored = result.items[result.items[first].notna()]
+    aligned, base = pair_items(scored[scored[MODEL] == "rlvr"], scored[scored[MODEL] == BASE])
+    gains = {name: (aligned[name] - base[name]).to_numpy(dtype=float) for name in (first, many)}
     effect = stats.paired_difference(gains[first], gains[many])
-    told = {name: stats.bootstrap_mean(values) for name, values in gains.items()}
-    said = (
-        f"RLVR lifts pass@1 on sums by {format_interval(*told[first])} and {many} by {format_interval(*told[many])};"
-        f" base reaches {theirs[many].mean():.2f} with {SAMPLES} tries."
+    gain = {name: stats.bootstrap_mean(values) for name, values in gains.items()}
+    sentence = (
+        f"RLVR lifts pass@1 on sums by {format_interval(*gain[first])} and {many} by {format_interval(*gain[many])};"
+        f" base reaches {base[many].mean():.2f} with {SAMPLES} tries."
     )
-    return Measured(effect, len(ours), bool(effect.low > 0 and told[first].low > 0), said)
+    return Measured(effect, len(aligned), bool(effect.low > 0 and gain[first].low > 0), sentence)
 
 
 def forgetting(bench: Bench) -> Measured:
-    """How much of what plain training on later phases forgets replay keeps."""
-    found = bench.result("continual", BASE)
-    effect = _interval(found.summary, "forgetting_saved_by_replay")
-    told = {name: _interval(found.summary, f"forgetting_{name}") for name in ("plain", "replay", "ewc")}
-    shares = [f"{percent(*told[name])} {words}" for name, words in SPOKEN.items()]
-    said = f"Of what it learned in earlier phases base forgets {', '.join(shares)}."
-    holds = effect.low > 0 and told["plain"].low > 0
-    return Measured(effect, int(found.value("forgetting_saved_by_replay", "n")), bool(holds), said)
+    """How much of the forgetting under plain training on later phases replay prevents."""
+    result = bench.result("continual", BASE)
+    effect = _interval(result.summary, "forgetting_saved_by_replay")
+    intervals = {name: _interval(result.summary, f"forgetting_{name}") for name in ("plain", "replay", "ewc")}
+    shares = [f"{percent(*intervals[name])} {words}" for name, words in SPOKEN.items()]
+    sentence = f"Of what it learned in earlier phases base forgets {', '.join(shares)}."
+    holds = effect.low > 0 and intervals["plain"].low > 0
+    return Measured(effect, int(result.value("forgetting_saved_by_replay", "n")), bool(holds), sentence)
 
 
 def _interval(summary: pd.DataFrame, metric: str) -> Interval:
@@ -173,23 +175,23 @@ LEARNED = (
 
 
 QUESTIONS = 256
-"""Questions on which policies are laid beside the exact optimum."""
+"""Questions on which policies are compared with the exact optimum."""
 GUESSES = ("rare", "stranger")
 """Kinds of questions whose answer a model mostly does not know."""
 
 
 def sycophancy(bench: Bench) -> Measured:
     """How much more often the model of agreeable preferences defers to a false claim than the base."""
-    found = bench.result("sycophancy", "dpo-agreeable", BASE)
+    result = bench.result("sycophancy", "dpo-agreeable", BASE)
     honest = bench.result("sycophancy", "dpo-honest", BASE)
-    effect = _difference(found, "deferral")
+    effect = _difference(result, "deferral")
     control = _difference(honest, "deferral")
-    said = (
-        f"DPO on an agreeable annotator defers to a false claim in {_share(found, 'deferral')} of answers, the base in "
-        f"{_share(found, 'deferral', 'baseline')}, DPO on an honest one in {_share(honest, 'deferral')}."
+    sentence = (
+        f"DPO on an agreeable annotator defers to a false claim in {_share(result, 'deferral')} of answers, the base in"
+        f" {_share(result, 'deferral', 'baseline')}, DPO on an honest one in {_share(honest, 'deferral')}."
     )
     holds = effect.low > 0 and control.high < effect.low
-    return Measured(effect, _count(found, "deferral"), bool(holds), said)
+    return Measured(effect, _count(result, "deferral"), bool(holds), sentence)
 
 
 def reward_taste(bench: Bench) -> Measured:
@@ -197,41 +199,41 @@ def reward_taste(bench: Bench) -> Measured:
     from probe.rewards.bias import contrasts
     from probe.rewards.frontiers import model_reward
 
-    made = contrasts(bench.world, "agreement", 400, seed=0)
-    prompts = [contrast.prompt for contrast in made]
+    pairs = contrasts(bench.world, "agreement", 400, seed=0)
+    prompts = [contrast.prompt for contrast in pairs]
 
     def gaps(name: str) -> np.ndarray:
         reward = model_reward(bench.lm(name))
-        first = reward(prompts, [contrast.first for contrast in made])
-        second = reward(prompts, [contrast.second for contrast in made])
+        first = reward(prompts, [contrast.first for contrast in pairs])
+        second = reward(prompts, [contrast.second for contrast in pairs])
         return np.array(first, dtype=float) - np.array(second, dtype=float)
 
     agreeable, honest = gaps("reward-agreeable"), gaps("reward-honest")
     effect, control = stats.bootstrap_mean(agreeable), stats.bootstrap_mean(honest)
-    liked = stats.wilson(int((agreeable > 0).sum()), len(agreeable))
-    said = (
+    preference = stats.wilson(int((agreeable > 0).sum()), len(agreeable))
+    sentence = (
         f"The reward model of an agreeable annotator scores the claim {format_interval(*effect)} nats above the truth"
-        f" and prefers it in {percent(*liked)} of {len(made)} questions; that of an honest one"
+        f" and prefers it in {percent(*preference)} of {len(pairs)} questions; that of an honest one"
         f" {format_interval(*control)} nats."
     )
-    return Measured(effect, len(made), bool(effect.low > 0 and control.high < effect.low), said)
+    return Measured(effect, len(pairs), bool(effect.low > 0 and control.high < effect.low), sentence)
 
 
 def overoptimisation(bench: Bench) -> Measured:
-    """What happens to the true reward where KL hardly holds the policy to its reference."""
+    """The change of the true reward where the KL penalty is weak."""
     from probe.rewards.frontiers import place
 
     field = _field(bench)
     weak = place(field.answers.score(bench.lm("rlhf-weak-kl")), field, "proxy")
     strong = place(field.answers.score(bench.lm("rlhf")), field, "proxy")
     gold, proxy = (stats.bootstrap_mean(weak.gains[name]) for name in ("gold", "proxy"))
-    held = stats.bootstrap_mean(strong.gains["gold"])
+    strong_gold = stats.bootstrap_mean(strong.gains["gold"])
     betas = [bench.run(name).config.get("beta") for name in ("rlhf-weak-kl", "rlhf")]
-    said = (
+    sentence = (
         f"With beta {betas[0]:g} the proxy reward rises by {format_interval(*proxy)} and the true reward changes by "
-        f"{format_interval(*gold)}; with beta {betas[1]:g} the true reward changes by {format_interval(*held)}."
+        f"{format_interval(*gold)}; with beta {betas[1]:g} the true reward changes by {format_interval(*strong_gold)}."
     )
-    return Measured(gold, len(field.kinds), bool(gold.high < 0 and proxy.low > 0), said)
+    return Measured(gold, len(field.kinds), bool(gold.high < 0 and proxy.low > 0), sentence)
 
 
 def guessing(bench: Bench) -> Measured:
@@ -247,33 +249,34 @@ def guessing(bench: Bench) -> Measured:
     from probe.world.vocabulary import ABSTENTION
 
     world, beta = bench.world, float(bench.run("rlvr").config["beta"])
-    asked = ask(world, GUESSES, QUESTIONS)
-    answers = enumerate_answers(bench.lm(BASE), world, [item.prompt for item in asked])
-    given = np.zeros(answers.mask.shape)
+    questions = ask(world, GUESSES, QUESTIONS)
+    answers = enumerate_answers(bench.lm(BASE), world, [item.prompt for item in questions])
+    answers_mask = np.zeros(answers.mask.shape)
     for row, group in enumerate(answers.answers):
-        given[row, : len(group)] = [answer.strip() != ABSTENTION for answer in group]
+        answers_mask[row, : len(group)] = [answer.strip() != ABSTENTION for answer in group]
     reference = condition(answers.logprobs)
-    belief = np.exp(reference) * given
+    belief = np.exp(reference) * answers_mask
     belief /= belief.sum(axis=1, keepdims=True)
-    scores = {"binary": belief, "fined": (2 * belief - 1) * given}
-    answered = {
-        name: expectation(optimum(answers.logprobs, score, beta).logprobs, given) for name, score in scores.items()
+    scores = {"binary": belief, "fined": (2 * belief - 1) * answers_mask}
+    answer_rates = {
+        name: expectation(optimum(answers.logprobs, score, beta).logprobs, answers_mask)
+        for name, score in scores.items()
     }
-    before = expectation(reference, given)
-    effect = stats.paired_difference(answered["binary"], answered["fined"], bounds=stats.SHARE)
-    more = stats.paired_difference(answered["binary"], before, bounds=stats.SHARE)
-    rows = answered | {"before": before}
-    told = {name: percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for name, values in rows.items()}
-    said = (
-        f"Asked about people it hardly knows, base answers in {told['before']}; the optimum "
-        f"for its own belief answers in {told['binary']} where a wrong answer scores as little as none, and in "
-        f"{told['fined']} where it costs 1 (beta {beta:g})."
+    before = expectation(reference, answers_mask)
+    effect = stats.paired_difference(answer_rates["binary"], answer_rates["fined"], bounds=stats.SHARE)
+    more = stats.paired_difference(answer_rates["binary"], before, bounds=stats.SHARE)
+    rates = answer_rates | {"before": before}
+    shares = {name: percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for name, values in rates.items()}
+    sentence = (
+        f"Asked about people it hardly knows, base answers in {shares['before']}; the optimum "
+        f"for its own belief answers in {shares['binary']} where a wrong answer scores as little as none, and in "
+        f"{shares['fined']} where it costs 1 (beta {beta:g})."
     )
-    return Measured(effect, len(asked), bool(effect.low > 0 and more.low > 0), said)
+    return Measured(effect, len(questions), bool(effect.low > 0 and more.low > 0), sentence)
 
 
 def optimum_reached(bench: Bench) -> Measured:
-    """Which part of the way from the reference to pi*_beta DPO and RLHF have gone, the one that has gone less."""
+    """The share of the KL from the reference to pi*_beta that DPO and RLHF have covered, the smaller of the two."""
     from probe.rewards.answers import preference_rewards
     from probe.rewards.optimum import condition, kl, kl_to_optimal, optimum
     from probe.world.annotators import AGREEABLE
@@ -284,20 +287,20 @@ def optimum_reached(bench: Bench) -> Measured:
         "dpo-agreeable": preference_rewards(field.answers, bench.world, AGREEABLE),
         "rlhf": field.reward("proxy"),
     }
-    gone: dict[str, Interval] = {}
-    left: dict[str, Interval] = {}
+    share: dict[str, Interval] = {}
+    rest: dict[str, Interval] = {}
     for name, reward in rewards.items():
         beta = float(bench.run(name).config["beta"])
         best = optimum(field.answers.logprobs, reward, beta)
         distance = kl_to_optimal(field.answers.score(bench.lm(name)), field.answers.logprobs, reward, beta).kl
-        left[name] = stats.bootstrap_mean(distance)
-        gone[name] = _share_gone(kl(reference, best.logprobs), distance)
-    effect = min(gone.values(), key=lambda found: found.value)
+        rest[name] = stats.bootstrap_mean(distance)
+        share[name] = _share_gone(kl(reference, best.logprobs), distance)
+    effect = min(share.values(), key=lambda found: found.value)
     parts = [
-        f"{name} is {format_interval(*left[name])} nats from pi*_beta and has gone {percent(*gone[name])} of the way"
+        f"{name} is {format_interval(*rest[name])} nats from pi*_beta and has gone {percent(*share[name])} of the way"
         for name in rewards
     ]
-    return Measured(effect, len(field.kinds), all(found.low > 0.5 for found in gone.values()), "; ".join(parts) + ".")
+    return Measured(effect, len(field.kinds), all(found.low > 0.5 for found in share.values()), "; ".join(parts) + ".")
 
 
 def _share_gone(start: np.ndarray, left: np.ndarray) -> Interval:
@@ -399,17 +402,17 @@ def choose_claims(names: Sequence[str]) -> tuple[Claim, ...]:
     Raises:
         ConfigError: there is no such claim; near names are listed.
     """
-    known = {claim.name: claim for claim in CLAIMS}
+    by_name = {claim.name: claim for claim in CLAIMS}
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}."
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(by_name)}."
             raise ConfigError(f"There is no claim `{name}`: {hint}")
-    return tuple(known[name] for name in names) or CLAIMS
+    return tuple(by_name[name] for name in names) or CLAIMS
 
 
 def findings(bench: Bench, claims: Sequence[Claim] = CLAIMS) -> Iterator[Finding]:
-    """Measure claims, one after the other; what cannot be measured comes with the reason."""
+    """Measure claims, one after the other; a claim that cannot be measured comes with the reason."""
     for claim in claims:
         yield finding(bench, claim)
 

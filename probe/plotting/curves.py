@@ -38,7 +38,7 @@ UNITS = {
 PREFIX_UNITS = {"rewards/": "nats", "logps/": "nats", "loss/": "nats per token", "eval_loss/": "nats per token"}
 AXES = {"step": "step", "time": "training time (s)"}
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
-"""What a method that samples is judged by, in this order; a loss of a policy gradient says little."""
+"""Headline metrics of a method that samples, in this order; the loss of a policy gradient is not one."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ def styles(methods: Mapping[str, str], first: str | None = None) -> dict[str, St
         methods: method of each run by name, in order of appearance.
         first: the run that has the colour of its method whatever stands before it, such as the baseline.
     """
-    used: dict[str, int] = {}
+    counts: dict[str, int] = {}
     result = {}
     for name in sorted(methods, key=lambda name: name != first):
         colour = method_colour(methods[name])
-        order = used[colour] = used.get(colour, -1) + 1
+        order = counts[colour] = counts.get(colour, -1) + 1
         result[name] = Style(SECOND[colour] if order % 2 else colour, DASHES[order % len(DASHES)])
     return {name: result[name] for name in methods}
 
@@ -77,7 +77,7 @@ def unit(metric: str) -> str:
 
 
 def sections(columns: Sequence[str]) -> dict[str, list[str]]:
-    """Metrics by section: the part before the first slash and the slash; those without one by what they say.
+    """Metrics by section: the part before the first slash and the slash; those without one by their meaning.
 
     Columns `step` and `time` are no metrics. The section of the losses comes first, then that of reward and KL.
     """
@@ -154,7 +154,7 @@ def metric_curves(
         for name, frame in runs.items():
             if metric in frame:
                 rows_with = frame[frame[metric].notna()]
-                for trace in _lines(name, metric, rows_with, look[name], x, weight, show=index == 0):
+                for trace in _lines(name, metric, rows_with, look[name], x, weight, labelled=index == 0):
                     figure.add_trace(trace, **place)
         figure.update_yaxes(type="log" if log_y else "linear", **place)
         figure.update_xaxes(title_text=AXES[x] if index + columns >= len(metrics) else "", **place)
@@ -187,7 +187,7 @@ def _legend(figure: go.Figure, runs: Mapping[str, pd.DataFrame], look: Mapping[s
 
 
 def _lines(
-    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, show: bool
+    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, labelled: bool
 ) -> list[go.Scatter]:
     values = frame[metric].to_numpy(dtype=float)
     line = {"color": style.colour, "dash": style.dash, "width": 2}
@@ -198,7 +198,7 @@ def _lines(
         y=smooth(values, weight) if weight else values,
         name=escape(name),
         line=line,
-        hovertemplate="%{y:.4g}" if show else "%{x:.6g}: %{y:.4g}",
+        hovertemplate="%{y:.4g}" if labelled else "%{x:.6g}: %{y:.4g}",
         **shared,
     )
     if not weight:

@@ -129,14 +129,14 @@ def save(
     """Write a figure in several formats as `directory/name.FORMAT`; returns the paths written."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    written = []
+    paths = []
     for kind in formats:
         if kind == "csv" and data is None:
             continue
         path = directory / f"{file_name(name)}.{kind}"
         path.write_bytes(render(figure, data, kind, source))
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths
 
 
 def save_provenance(directory: str | Path, files: Sequence[Path], source: Mapping[str, object]) -> Path:

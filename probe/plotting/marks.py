@@ -53,7 +53,7 @@ def cells(
 
 
 def frame(x: float, y: float, width: float = 1, height: float = 1) -> dict:
-    """The frame around what is chosen, as `add_shape` takes it: its middle and its size in cells."""
+    """The frame around the selection, as `add_shape` takes it: its middle and its size in cells."""
     corners = {"x0": x - width / 2, "x1": x + width / 2, "y0": y - height / 2, "y1": y + height / 2}
     return {"type": "rect", **corners, "line": {"color": CHOSEN, "width": 2}}
 
@@ -66,7 +66,7 @@ def squares(
     hover: str,
     text: Sequence[str] | None = None,
 ) -> go.Scatter:
-    """Transparent squares that name what lies under them and take the click.
+    """Transparent squares with the hover text of the cell below; they take the click.
 
     Args:
         xs: their middles.
@@ -128,11 +128,11 @@ def few_ticks(names: Sequence[str], most: int) -> dict:
         most: ticks that the axis has room for.
     """
     stride = -(-len(names) // max(1, most))
-    shown = sorted(range(len(names) - 1, -1, -stride))
+    indices = sorted(range(len(names) - 1, -1, -stride))
     return {
         "tickmode": "array",
-        "tickvals": shown,
-        "ticktext": [names[index] for index in shown],
+        "tickvals": indices,
+        "ticktext": [names[index] for index in indices],
         "showgrid": False,
         "zeroline": False,
         "ticks": "",

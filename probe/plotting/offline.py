@@ -1,4 +1,4 @@
-"""Figures that come from elsewhere, as JSON: what is kept of them draws by itself and asks nothing of the network.
+"""Figures that come from elsewhere, as JSON, reduced to parts that need no network.
 
 A figure can name pictures, maps and links of any host, which the page or the exported file would fetch or offer. So
 kinds of traces, tags in texts and pictures are kept where they are on a list; menus and sliders, which can put the
@@ -43,14 +43,14 @@ _ELSE = re.compile(rf"<(?!{_TAG})", re.IGNORECASE)
 
 
 def offline(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """The data and the layout of a figure's JSON without what reaches for the network; links become plain text.
+    """The data and the layout of a figure's JSON without anything that needs the network; links become plain text.
 
     Args:
         figure: what `plotly.io.to_json` wrote, as parsed.
     """
     data, layout = figure.get("data"), figure.get("layout")
     traces = [trace for trace in data if isinstance(trace, dict)] if isinstance(data, list) else []
-    kept = [_plain(trace) for trace in traces if trace.get("type", "scatter") in TRACES and _is_inside(trace)]
+    inside = [_plain(trace) for trace in traces if trace.get("type", "scatter") in TRACES and _is_inside(trace)]
     entries = layout if isinstance(layout, dict) else {}
     whole = {key: value for key, value in entries.items() if not LEFT_OUT.fullmatch(str(key))}
     pictures = whole.get("images")
@@ -59,7 +59,7 @@ def offline(figure: Mapping[str, Any]) -> dict[str, Any]:
         if (isinstance(pictures, list))
         else []
     )
-    return {"data": kept, "layout": _plain(whole)}
+    return {"data": inside, "layout": _plain(whole)}
 
 
 def _is_inside(trace: Mapping[str, Any]) -> bool:

@@ -31,7 +31,7 @@ PATTERNS = {"solid": "", "dash": "/", "dot": ".", "dashdot": "x", "longdash": "\
 EXACT = METHODS["pretrain"]
 """Colour of ideals and nulls."""
 IDEAL = {"color": "#767C87", "dash": "dash", "width": 1.6}
-"""Line of what Bayes' rule or chance gives, to be seen on a light and on a dark page."""
+"""Line of Bayes' rule or of chance, visible on a light and on a dark page."""
 BAYES = "#8A6A1F"
 """Colour of an exact predictor, on light and dark pages."""
 TITLE_SIZE = 12
@@ -123,20 +123,20 @@ def models_of(table: pd.DataFrame, look: Look, by: str | None = None) -> list[tu
 
 
 def offsets(count: int, width: float = 0.6) -> list[float]:
-    """How far the marks of each of several models stand from the middle of their place."""
+    """Offset of the marks of each of several models from the middle of their place."""
     return [(order - (count - 1) / 2) * width / max(count, 2) for order in range(count)]
 
 
 def hover_texts(rows: pd.DataFrame, name: str, by: str = "", unit: str = "", ends: Ends = ENDS) -> list[str]:
-    """What the mouse shows of each row: the name, where it is, the number with its interval, and n if it is known."""
-    found = []
+    """Hover text of each row: the name, its place, the number with its interval, and n if it is known."""
+    texts = []
     for row in rows.to_dict("records"):
         place = f", {row[by]}{unit}" if by else ""
         number = format_interval(*(float(row[column]) for column in ends))
         n = row.get("n")
-        known = n is not None and n == n and n > 0
-        found.append(f"{escape(name + place)}: {number}" + (f", n = {n:,.0f}" if known else ""))
-    return found
+        has_n = n is not None and n == n and n > 0
+        texts.append(f"{escape(name + place)}: {number}" + (f", n = {n:,.0f}" if has_n else ""))
+    return texts
 
 
 def error_bars(rows: pd.DataFrame, ends: Ends = ENDS) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def error_bars(rows: pd.DataFrame, ends: Ends = ENDS) -> dict[str, Any]:
 
 
 def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: bool = True) -> go.Scatter:
-    """A model's curve; `hover` is what each point says under the mouse, escaped."""
+    """A model's curve; `hover` is the hover text of each point, escaped."""
     return go.Scatter(
         x=list(x),
         y=list(y),
@@ -197,13 +197,13 @@ def points(x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[
 
 def bars(figure: go.Figure, table: pd.DataFrame, look: Look, column: int, legend: bool = True) -> None:
     """One bar a model and `place`, side by side, with its interval."""
-    found = models_of(table, look)
-    width = 0.8 / max(len(found), 1)
-    for order, (model, rows) in enumerate(found):
+    rows_by_model = models_of(table, look)
+    width = 0.8 / max(len(rows_by_model), 1)
+    for order, (model, rows) in enumerate(rows_by_model):
         style = look[model]
         figure.add_trace(
             go.Bar(
-                x=rows["place"] + (order - (len(found) - 1) / 2) * width,
+                x=rows["place"] + (order - (len(rows_by_model) - 1) / 2) * width,
                 y=rows["value"],
                 width=0.92 * width,
                 name=escape(model),
@@ -265,47 +265,50 @@ def exact(x: Any, y: Any, name: str, dash: str = "dash", colour: str | None = No
 
 
 def level(panels: Panels, column: int, at: Sequence[float], values: Sequence[float], name: str) -> None:
-    """A dotted curve of what is known, such as guessing; the legend names it once, with the first panel."""
+    """A dotted reference curve, such as guessing; the legend names it once, with the first panel."""
     panels.add(column, exact(at, values, name, "dot", LIGHT.muted).update(showlegend=column == 1))
 
 
 def ideals(
     table: pd.DataFrame, look: Look, by: str, columns: Sequence[str]
 ) -> Iterator[tuple[str | None, pd.DataFrame]]:
-    """What exact predictors say of the questions, once where all models were asked the same.
+    """Exact predictors on the questions, once where all models have the same questions.
 
     Args:
         table: of several models.
         look: of each.
         by: the column of the horizontal axis.
-        columns: of what the predictors say.
+        columns: of the predictors.
 
     Yields:
-        A colour and the rows of one model for each set of questions: that of the first model that was asked them; None,
+        A colour and the rows of one model for each set of questions: that of the first model with them; None,
         for the common colour, where there is one set, or where a dash would be taken for that of a model.
     """
-    found: list[tuple[str, pd.DataFrame]] = []
-    asked = models_of(table, look, by)
-    for label, rows in asked:
+    distinct: list[tuple[str, pd.DataFrame]] = []
+    rows_by_model = models_of(table, look, by)
+    for label, rows in rows_by_model:
         rows = rows.drop_duplicates(by)
-        made = rows[[by, *columns]].dropna(how="all", subset=list(columns)).reset_index(drop=True)
-        if len(made) and not any(_same(made, other[[by, *columns]], by) for _, other in found):
-            found.append((label, made))
-    dashed = any(look[label].dash != "solid" for label, _ in asked)
-    for label, rows in found:
-        yield (None if len(found) == 1 or dashed else look[label].colour), rows
+        predictions = rows[[by, *columns]].dropna(how="all", subset=list(columns)).reset_index(drop=True)
+        if len(predictions) and not any(_same(predictions, other[[by, *columns]], by) for _, other in distinct):
+            distinct.append((label, predictions))
+    dashed = any(look[label].dash != "solid" for label, _ in rows_by_model)
+    for label, rows in distinct:
+        yield (None if len(distinct) == 1 or dashed else look[label].colour), rows
 
 
 def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:
-    """Whether two tables say the same wherever both say something."""
-    both = first.merge(other, on=by, suffixes=("", "_other"))
+    """Whether two tables are equal wherever both have a value."""
+    merged = first.merge(other, on=by, suffixes=("", "_other"))
     names = [name for name in first if name != by]
-    ours, theirs = both[names].to_numpy(dtype=float), both[[f"{name}_other" for name in names]].to_numpy(dtype=float)
-    return len(both) > 0 and bool(np.allclose(ours, theirs, equal_nan=True))
+    values, other_values = (
+        merged[names].to_numpy(dtype=float),
+        merged[[f"{name}_other" for name in names]].to_numpy(dtype=float),
+    )
+    return len(merged) > 0 and bool(np.allclose(values, other_values, equal_nan=True))
 
 
 def legend_entry(name: str, **look: Any) -> go.Scatter:
-    """An entry of the legend without a curve: what a dash (`line=`) or a mark (`marker=`) means."""
+    """An entry of the legend without a curve, for a dash (`line=`) or a mark (`marker=`)."""
     return go.Scatter(x=[None], y=[None], mode="lines" if "line" in look else "markers", name=name, **look)
 
 

@@ -1,4 +1,4 @@
-"""Runs as figures: who was trained from whom, with which reference and reward model; one completion by token.
+"""Runs as figures: parents, references and reward models of each run; one completion by token.
 
 Drawn like a listing: one row a run, parents above their children, one column a generation. So no label covers
 another and no line crosses a run, however many there are.
@@ -34,15 +34,15 @@ def edges(runs: pd.DataFrame) -> list[Edge]:
         runs: columns `name`, `parent`, `reference`, `reward_model` (a name or None).
     """
     names = set(runs["name"])
-    found: list[Edge] = []
+    pairs: list[Edge] = []
     for row in runs.to_dict("records"):
-        seen = {row["name"]}
+        sources = {row["name"]}
         for relation in RELATIONS:
             source = row[relation]
-            if source in names and source not in seen:
-                seen.add(source)
-                found.append((str(source), str(row["name"]), relation))
-    return found
+            if source in names and source not in sources:
+                sources.add(source)
+                pairs.append((str(source), str(row["name"]), relation))
+    return pairs
 
 
 def layout(runs: pd.DataFrame) -> dict[str, Place]:
@@ -50,9 +50,9 @@ def layout(runs: pd.DataFrame) -> dict[str, Place]:
 
     The parent decides, without one the reward model, then the reference; a circle of parents is cut.
     """
-    above: dict[str, str] = {}
+    parents: dict[str, str] = {}
     for source, target, _ in edges(runs):
-        above.setdefault(target, source)
+        parents.setdefault(target, source)
     names = [str(name) for name in runs["name"]]
     place: dict[str, Place] = {}
 
@@ -60,11 +60,11 @@ def layout(runs: pd.DataFrame) -> dict[str, Place]:
         if name not in place:
             place[name] = (float(depth), float(len(place)))
             for child in names:
-                if above.get(child) == name:
+                if parents.get(child) == name:
                     put(child, depth + 1)
 
     for name in names:
-        if name not in above:
+        if name not in parents:
             put(name, 0)
     for name in names:
         put(name, 0)

@@ -41,7 +41,7 @@ SECOND = {
 """Colour of a second run of a method in one figure: a shade of the first one's; grey has none that is not taken."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 CHOSEN = "#E8555F"
-"""Frame of what is chosen, and its line."""
+"""Frame of the selection, and its line."""
 MASKED = "rgba(128,132,140,0.28)"
 """Cells that the causal mask hides: grey on any page."""
 
@@ -90,7 +90,7 @@ def method_colour(method: str) -> str:
 
 
 def aligned_colour(method: str) -> str:
-    """The colour of a model that stands beside the base, which is grey whatever its method is."""
+    """The colour of a model that is compared with the base, which is grey whatever its method is."""
     colour = method_colour(method)
     return SECOND[colour] if colour == METHODS["pretrain"] else colour
 
@@ -119,11 +119,11 @@ def token_axis(tokens: Sequence[str], length: int = 14, most: int = MOST_TICKS) 
 
     Of more tokens than an axis has room for (`most`), every second (third, ...) is named.
     """
-    named = range(0, len(tokens), 1 + len(tokens) // (most + 1))
+    indices = range(0, len(tokens), 1 + len(tokens) // (most + 1))
     return {
         "tickmode": "array",
-        "tickvals": list(named),
-        "ticktext": [escape(shorten(tokens[index], length)) for index in named],
+        "tickvals": list(indices),
+        "ticktext": [escape(shorten(tokens[index], length)) for index in indices],
         "showgrid": False,
         "zeroline": False,
         "ticks": "",
@@ -248,23 +248,23 @@ def label_places(
         size: width and height of the figure.
         avoid: [m 2] further points that labels should not lie on, such as those of a line.
     """
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    taken += [(x - 4, y - 3, x + 4, y + 3) for x, y in (() if avoid is None else avoid)]
+    occupied = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    occupied += [(x - 4, y - 3, x + 4, y + 3) for x, y in (() if avoid is None else avoid)]
     shifts: list[tuple[float, float]] = []
     for (x, y), text in zip(points, texts, strict=True):
         half = LETTER * len(text) / 2
         options = [(side * (half + 10.0), up) for up in UPS for side in ((1, -1) if abs(up) < LINE + 5 else (1, -1, 0))]
         boxes = np.array([(x + a - half, y + b - LINE / 2, x + a + half, y + b + LINE / 2) for a, b in options])
         moved = np.array([0.5 * abs(up) + 5.0 * (right < 0) for right, up in options])
-        best = int((_covered(boxes, np.array(taken), size) + moved).argmin())
+        best = int((_covered(boxes, np.array(occupied), size) + moved).argmin())
         shifts.append(options[best])
-        taken.append(tuple(boxes[best]))
+        occupied.append(tuple(boxes[best]))
     return shifts
 
 
 def _covered(boxes: np.ndarray, others: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """[n] how much each box (left, low, right, high) covers of the others, and how far it leaves the figure."""
-    wide = np.minimum(boxes[:, None, 2], others[:, 2]) - np.maximum(boxes[:, None, 0], others[:, 0])
+    widths = np.minimum(boxes[:, None, 2], others[:, 2]) - np.maximum(boxes[:, None, 0], others[:, 0])
     high = np.minimum(boxes[:, None, 3], others[:, 3]) - np.maximum(boxes[:, None, 1], others[:, 1])
     outside = (-boxes[:, :2]).clip(min=0).sum(1) + (boxes[:, 2:] - np.array(size)).clip(min=0).sum(1)
-    return (wide.clip(min=0) * high.clip(min=0)).sum(1) + 40 * outside
+    return (widths.clip(min=0) * high.clip(min=0)).sum(1) + 40 * outside

@@ -1,4 +1,4 @@
-"""Recording: instruments in any training loop, and what they leave in a run.
+"""Recording: instruments in any training loop, and the captures that they write into a run.
 
 - three lines in your own loop: `watch`
 - a callback for trainers of transformers and TRL: `ProbeCallback`

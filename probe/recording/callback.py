@@ -69,7 +69,7 @@ class ProbeCallback(TrainerCallback):
         parent: str | None = None,
         checkpoint: bool = True,
     ) -> None:
-        """Say what to write; nothing is written before training starts.
+        """Choose what to write; nothing is written before training starts.
 
         Args:
             run: directory of a new run.
@@ -105,7 +105,7 @@ class ProbeCallback(TrainerCallback):
         """
         if not state.is_world_process_zero:
             return
-        again = self.writer is not None
+        restarted = self.writer is not None
         self._end("failed", LEFT)
         for other in [each for each in _WRITING if each._is_left_behind(self.path)]:
             other._end("failed", LEFT)
@@ -114,7 +114,7 @@ class ProbeCallback(TrainerCallback):
         if tokenizer is None:
             raise ConfigError("ProbeCallback found no tokenizer: give the trainer one as `processing_class`.")
         self._model, self._tokenizer = model, tokenizer
-        self.writer = self._writer(args, state, again and bool(getattr(args, "auto_find_batch_size", False)))
+        self.writer = self._writer(args, state, restarted and bool(getattr(args, "auto_find_batch_size", False)))
         self._thread, self._ended = threading.get_ident(), end_if_left(self, self.writer, self._end)
         _WRITING.add(self)
         self._note = _what_is_missing(model, self.every, self.checkpoint)
@@ -165,10 +165,10 @@ class ProbeCallback(TrainerCallback):
         """Whether this callback writes to a folder in which this thread begins another training."""
         return self._thread == threading.get_ident() and self.path.resolve() == folder.resolve()
 
-    def _writer(self, args: Any, state: Any, again: bool) -> RunWriter:
+    def _writer(self, args: Any, state: Any, restarted: bool) -> RunWriter:
         config = {"steps": int(state.max_steps), "lr": args.learning_rate, "batch_size": args.train_batch_size}
         config |= _settings(args)
-        if (state.global_step or again) and is_run(self.path):
+        if (state.global_step or restarted) and is_run(self.path):
             return RunWriter.resume(self.path, int(state.global_step), config)
         origin = self.parent or getattr(self._model.config, "_name_or_path", "") or None
         method = self.method or METHODS.get(type(args).__name__, "trainer")
@@ -218,14 +218,14 @@ def _name(metric: str) -> str:
 
 
 def _settings(args: Any) -> dict[str, Any]:
-    """The trainer's arguments as JSON values; what has none as text."""
-    found = {}
+    """The trainer's arguments as JSON values; others as text."""
+    values = {}
     for name, value in args.to_dict().items():
         try:
-            found[name] = jsonable(value)
+            values[name] = jsonable(value)
         except ProbeError:
-            found[name] = str(value)
-    return found
+            values[name] = str(value)
+    return values
 
 
 def _world_of(origin: str | None) -> dict[str, Any] | None:
@@ -252,7 +252,7 @@ def _predicts_tokens(model: nn.Module) -> bool:
 
 
 def _what_is_missing(model: nn.Module, every: int, checkpoint: bool) -> str | None:
-    """What of a run is asked for and cannot be written, and why, in one sentence."""
+    """The requested parts of a run that cannot be written, and why, in one sentence."""
     if not _is_whole(model) and (every or checkpoint):
         return (
             "Metrics alone are written, neither captures nor a checkpoint: the model's weights are spread over several"

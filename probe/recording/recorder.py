@@ -67,33 +67,33 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         with last_posts(lm, ids.shape, last) as posts:
             logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], hooks)
         lens = read_lens(lens_logprobs(lm, cache, logits), ids, TOP_K, answers)
-        written = attribute_last(lm, parts, cache, logits, last, answers, TOP_K, posts, NEURONS)
+        attribution = attribute_last(lm, parts, cache, logits, last, answers, TOP_K, posts, NEURONS)
         attention = torch.stack([cache[name] for name in patterns], dim=1)
         norms = torch.stack([cache[name].float().norm(dim=-1) for name in residuals], dim=1)
     mask = mask.to(logits.device)
     pairs = (mask[:, :, None] & mask[:, None, :])[:, None, None]
     layers = mask[:, None, :]
-    asked = layers[..., None] & (answers >= 0).to(mask.device)[:, None, None, :]
+    answer_mask = layers[..., None] & (answers >= 0).to(mask.device)[:, None, None, :]
     top = lens.top_logprobs
     margin = top[..., 0] - top[..., min(1, top.shape[-1] - 1)]
     tensors = {
         "attention": _zero(attention, pairs),
         "lens_top_ids": _zero(lens.top_ids, layers[..., None]),
         "lens_top_logprobs": _zero(top, layers[..., None]),
-        "lens_answer_logprobs": _zero(lens.answer_logprobs, asked),
-        "lens_answer_ranks": _zero(lens.answer_ranks, asked),
+        "lens_answer_logprobs": _zero(lens.answer_logprobs, answer_mask),
+        "lens_answer_ranks": _zero(lens.answer_ranks, answer_mask),
         "lens_entropy": _zero(lens.entropy, layers),
         "lens_margin": _zero(margin, layers),
         "entropy": _zero(lens.entropy[:, -1], mask),
         "margin": _zero(margin[:, -1], mask),
         "residual_norm": _zero(norms, layers),
     }
-    if written is not None:
-        tensors["attribution"] = written.parts
-        tensors["attribution_total"] = torch.stack([written.rest, written.value], dim=-1)
-        tensors["promoted_ids"] = written.promoted
-        if written.neurons is not None:
-            tensors["neuron_ids"], tensors["neuron_attribution"] = written.neurons
+    if attribution is not None:
+        tensors["attribution"] = attribution.parts
+        tensors["attribution_total"] = torch.stack([attribution.rest, attribution.value], dim=-1)
+        tensors["promoted_ids"] = attribution.promoted
+        if attribution.neurons is not None:
+            tensors["neuron_ids"], tensors["neuron_attribution"] = attribution.neurons
     return tensors
 
 
@@ -116,7 +116,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _zero(tensor: Tensor, where: Tensor) -> Tensor:
-    """`tensor` with zeros where nothing real stands."""
+    """`tensor` with zeros at padding."""
     return torch.where(where, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
 
 
@@ -208,7 +208,7 @@ class Recorder:
     ) -> None:
         self.lm = lm
         self.writer = writer
-        """The run's writer, for metrics, rollouts and checkpoints beside the captures."""
+        """The run's writer, for metrics, rollouts and checkpoints in addition to the captures."""
         self.prompts = list(prompts)
         self.every = every
         self.instruments = tuple(instruments)
@@ -248,11 +248,11 @@ class Recorder:
         tensors = measure(self.lm, self.prompts)
         for instrument in self.instruments:
             with undisturbed(self.lm.model):
-                found = instrument(self.lm, self.prompts)
-            taken = sorted(found.keys() & tensors.keys())
-            if taken:
-                raise ConfigError(f"Two instruments measure `{taken[0]}`: give each tensor a name of its own.")
-            tensors |= found
+                measurements = instrument(self.lm, self.prompts)
+            duplicates = sorted(measurements.keys() & tensors.keys())
+            if duplicates:
+                raise ConfigError(f"Two instruments measure `{duplicates[0]}`: give each tensor a name of its own.")
+            tensors |= measurements
         path = self.writer.capture(step, tensors)
         self._captured = step
         self.seconds += time.perf_counter() - start
@@ -307,20 +307,20 @@ def as_prompt(lm: LM, prompt: Prompt, index: int) -> ProbePrompt:
     """
     if isinstance(prompt, ProbePrompt):
         return prompt
-    given = prompt if isinstance(prompt, Mapping) else {"text": prompt}
-    text = given.get("text")
+    record = prompt if isinstance(prompt, Mapping) else {"text": prompt}
+    text = record.get("text")
     if not isinstance(text, str) or not text:
         raise DataError(f"Probe prompt {index + 1} was given as {prompt!r}: give a text, or a dict with `text`.")
     ids = encode(lm.tokenizer, text)
-    answers = [str(answer) for answer in given.get("answers") or ()]
+    answers = [str(answer) for answer in record.get("answers") or ()]
     return ProbePrompt(
-        id=str(given.get("id") or index),
+        id=str(record.get("id") or index),
         text=text,
         token_ids=ids,
         tokens=pieces(lm.tokenizer, ids),
         answers=answers,
         answer_ids=answer_ids(lm, answers),
-        kind=str(given.get("kind") or ""),
+        kind=str(record.get("kind") or ""),
     )
 
 
@@ -353,14 +353,14 @@ class ReferenceKL:
 
         recorder = probe.watch(lm, run, every=50, instruments=[ReferenceKL(reference.logits)])
 
-    The reference does not change, so it is asked once: its log-probabilities of the prompts are kept, and a capture
+    The reference does not change, so it is run once: its log-probabilities of the prompts are kept, and a capture
     costs one plain forward pass of the model in training (the hooked one rounds otherwise, in half precision by as much
     as a small KL: a model that has not moved would not be at 0). It is read back by
     `probe.logits.trained.kl_over_training`.
     """
 
     def __init__(self, reference_logits: LogitsFn) -> None:
-        """Say what to compare with.
+        """Choose the reference.
 
         Args:
             reference_logits: whole texts as rows of ids to logits, padded on the right; for a frozen `LM` called
@@ -368,8 +368,8 @@ class ReferenceKL:
                 change), so with `lm.logits` of the model in training the reference is where that stood then.
         """
         self.reference_logits = reference_logits
-        self._asked: list[list[int]] = []
-        self._kept: list[Float[Tensor, "L V"]] = []
+        self._rows: list[list[int]] = []
+        self._reference: list[Float[Tensor, "L V"]] = []
         """Of each prompt its log-probabilities under the reference, without padding; in the memory of the CPU."""
 
     @torch.no_grad()
@@ -381,14 +381,14 @@ class ReferenceKL:
             vocabularies padded to different sizes the common tokens count.
         """
         rows = [list(prompt.token_ids) for prompt in prompts]
-        if rows != self._asked:
-            self._kept = [part.cpu() for part in _logprobs(self.reference_logits(rows), rows)]
-            self._asked = rows
-        found = torch.zeros(len(rows), max(map(len, rows)))
+        if rows != self._rows:
+            self._reference = [part.cpu() for part in _logprobs(self.reference_logits(rows), rows)]
+            self._rows = rows
+        divergences = torch.zeros(len(rows), max(map(len, rows)))
         ours = _logprobs(whole_logits(lm.model, rows), rows)
-        for row, (policy, reference) in enumerate(zip(ours, self._kept, strict=True)):
-            found[row, : len(policy)] = kl(policy, reference).cpu()
-        return {"reference_kl": found}
+        for row, (policy, reference) in enumerate(zip(ours, self._reference, strict=True)):
+            divergences[row, : len(policy)] = kl(policy, reference).cpu()
+        return {"reference_kl": divergences}
 
 
 def _logprobs(logits: Float[Tensor, "P T V"], rows: Sequence[Sequence[int]]) -> list[Float[Tensor, "L V"]]:

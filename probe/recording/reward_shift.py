@@ -1,4 +1,4 @@
-"""The reward shift as an instrument: what a policy answers to the fixed prompts now, and what that earns and costs.
+"""The reward shift as an instrument: samples of a policy on the fixed prompts, with their rewards and their KL.
 
 At every capture the policy samples the same prompts with the same random numbers. Each sample gets its proxy reward,
 its true reward (the world's verifier), its KL to the reference and the implicit reward beta log pi/pi_ref, as a whole
@@ -64,7 +64,7 @@ class RewardShift:
         max_new_tokens: int = 8,
         seed: int = 0,
     ) -> None:
-        """Say what to compare with.
+        """Choose reference and rewards.
 
         Args:
             reference_logits: whole texts as rows of ids to logits, padded on the right; for a frozen `LM` called
@@ -106,64 +106,66 @@ class RewardShift:
         if not at:
             return {}
         texts = [prompts[i].text for i in at for _ in range(self.samples)]
-        made = lm.generate(
+        generation = lm.generate(
             [prompts[i].token_ids for i in at], n=self.samples, max_new_tokens=self.max_new_tokens, seed=self.seed
         )
-        logratio, divergence = self._compared(lm, made)
-        ids, _ = pad(made.ids, -1)
+        logratio, divergence = self._compared(lm, generation)
+        ids, _ = pad(generation.ids, -1)
         tokens = {"ids": ids, "logratio": logratio, "kl": divergence, "implicit": self.beta * logratio}
-        found = {name: self._rows(tensor) for name, tensor in tokens.items()}
+        values = {name: self._rows(tensor) for name, tensor in tokens.items()}
         if isinstance(self.proxy, TokenScorer):
-            found |= self._read(self.proxy, made, texts)
+            values |= self._read(self.proxy, generation, texts)
         elif self.proxy is not None:
-            found["proxy"] = self._rows(_numbers(self.proxy(texts, made.text)))
+            values["proxy"] = self._rows(_numbers(self.proxy(texts, generation.text)))
         if self.world is not None:
-            found["gold"] = self._rows(_numbers(gold_scores(self.world, texts, made.text)))
-        self.latest = sample_rows(made, found, at, texts)
-        found["ids"] = found["ids"].int()
+            values["gold"] = self._rows(_numbers(gold_scores(self.world, texts, generation.text)))
+        self.latest = sample_rows(generation, values, at, texts)
+        values["ids"] = values["ids"].int()
         empty = {"ids": -1, "proxy": math.nan, "gold": math.nan, "proxy_start": math.nan}
-        return {f"shift_{name}": _spread(found[name], at, len(prompts), empty.get(name, 0)) for name in found}
+        return {f"shift_{name}": _spread(values[name], at, len(prompts), empty.get(name, 0)) for name in values}
 
     def _rows(self, tensor: Tensor) -> Tensor:
         """[N ...] as [P S ...]."""
         return tensor.reshape(-1, self.samples, *tensor.shape[1:])
 
-    def _compared(self, lm: LM, made: Generation) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
+    def _compared(self, lm: LM, generation: Generation) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
         """log pi/pi_ref of the sampled tokens and KL(pi || pi_ref) of their distributions, 0 beyond a sample."""
         rows = [
             [*prompt, *ids]
-            for i, prompt in enumerate(made.prompt_ids)
-            for ids in made.ids[i * self.samples : (i + 1) * self.samples]
+            for i, prompt in enumerate(generation.prompt_ids)
+            for ids in generation.ids[i * self.samples : (i + 1) * self.samples]
         ]
-        heads = [len(prompt) for prompt in made.prompt_ids for _ in range(self.samples)]
+        heads = [len(prompt) for prompt in generation.prompt_ids for _ in range(self.samples)]
         vocabulary = lm.model.config.get_text_config().vocab_size
         size = max(1, ROOM // (vocabulary * max(map(len, rows))))
-        logratio, divergence = torch.zeros(made.mask.shape), torch.zeros(made.mask.shape)
+        logratio, divergence = torch.zeros(generation.mask.shape), torch.zeros(generation.mask.shape)
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            mask = made.mask[part]
+            mask = generation.mask[part]
             policy, reference = (
                 _at_completions(logits(rows[part]), heads[part], mask)
                 for logits in (lambda texts: whole_logits(lm.model, texts), self.reference_logits)
             )
             gap = policy - reference.to(policy.device)
-            chosen = gap.gather(-1, made.tokens[part][mask][:, None])[:, 0]
+            chosen = gap.gather(-1, generation.tokens[part][mask][:, None])[:, 0]
             logratio[part] = logratio[part].masked_scatter(mask.cpu(), chosen.cpu())
             whole = (policy.exp() * gap).sum(-1).clamp(min=0)
             divergence[part] = divergence[part].masked_scatter(mask.cpu(), whole.cpu())
         return logratio, divergence
 
-    def _read(self, proxy: TokenScorer, made: Generation, texts: list[str]) -> dict[str, Tensor]:
-        """What a reward model gives; token by token where it has the vocabulary of the policy."""
-        if proxy.tokenizer.get_vocab() != made.tokenizer.get_vocab():
-            return {"proxy": self._rows(proxy.score(texts, made.text).float().cpu())}
-        heads = [prompt for prompt in made.prompt_ids for _ in range(self.samples)]
-        values, mask = (tensor.cpu() for tensor in proxy.token_scores(heads, made.ids))
-        start = torch.full((len(made.prompt_ids),), math.nan)
-        longer = [i for i, prompt in enumerate(made.prompt_ids) if len(prompt) > 1]
-        if longer:  # what stands at a prompt's last token is read as if that were the completion
-            cut = [made.prompt_ids[i] for i in longer]
-            start[longer] = proxy.token_scores([ids[:-1] for ids in cut], [ids[-1:] for ids in cut])[0][:, 0].cpu()
+    def _read(self, proxy: TokenScorer, generation: Generation, texts: list[str]) -> dict[str, Tensor]:
+        """Scores of a reward model; token by token where it has the vocabulary of the policy."""
+        if proxy.tokenizer.get_vocab() != generation.tokenizer.get_vocab():
+            return {"proxy": self._rows(proxy.score(texts, generation.text).float().cpu())}
+        heads = [prompt for prompt in generation.prompt_ids for _ in range(self.samples)]
+        values, mask = (tensor.cpu() for tensor in proxy.token_scores(heads, generation.ids))
+        start = torch.full((len(generation.prompt_ids),), math.nan)
+        indices = [i for i, prompt in enumerate(generation.prompt_ids) if len(prompt) > 1]
+        if indices:  # the value at a prompt's last token is read with that token as the completion
+            prompts = [generation.prompt_ids[i] for i in indices]
+            start[indices] = proxy.token_scores([ids[:-1] for ids in prompts], [ids[-1:] for ids in prompts])[0][
+                :, 0
+            ].cpu()
         last = values.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
         return {"proxy": self._rows(last), "proxy_tokens": self._rows(values), "proxy_start": start}
 
@@ -171,7 +173,7 @@ class RewardShift:
 def sample_rows(
     made: Generation, found: dict[str, Tensor], groups: Sequence[int], prompts: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Samples with what was found of them, one dict each; `group` is the number of the prompt among all."""
+    """Samples with their measures, one dict each; `group` is the number of the prompt among all."""
     rows = []
     for n, ids in enumerate(made.ids):
         group, sample, real = n // made.n, n % made.n, slice(len(ids))

@@ -1,4 +1,4 @@
-"""Retrieval: what do documents in the prompt do to the answer, where do they help and where do they conflict?
+"""Retrieval: how do documents in the prompt change the answer, where do they help and where do they conflict?
 
 - the whole experiment: `run`
 - a folder of texts, and files of them: `read_folder`, `read_documents`

@@ -1,4 +1,4 @@
-"""Retrieval: what passages do to answers, right ones, irrelevant ones, false ones, and those that a search finds.
+"""Retrieval: effect of passages on answers, of right ones, irrelevant ones, false ones, and those of a search.
 
 Every name in the summary is explained in docs/retrieval.md.
 """
@@ -37,7 +37,7 @@ TAUGHT = ("fact", "rare")
 UNTAUGHT = ("stranger", "stranger_heldout")
 """Kinds of questions about people with and without a fact in the corpus."""
 ALWAYS = ("none", "gold", "distractor", "unrelated", "retrieved")
-"""The contexts that every question has; what a passage contradicts must have been learned."""
+"""The contexts that every question has; a contradicting passage needs a learned fact."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class Outcome(Share):
 
 
 def _in_world(
-    name: str, column: str, kinds: Iterable[str], given: Iterable[str], bounds: Bounds | None = SHARE
+    name: str, column: str, kinds: Iterable[str], context_names: Iterable[str], bounds: Bounds | None = SHARE
 ) -> tuple[Metric, ...]:
     """The mean of a column by context and group, such as `accuracy_gold_known`."""
     return tuple(
         Mean(f"{name}_{context}_{PEOPLE[kind]}", column, where={"kind": kind, "context": context}, bounds=bounds)
         for kind in kinds
-        for context in given
+        for context in context_names
     )
 
 
@@ -124,7 +124,7 @@ HALL = (
         for kind, group in PEOPLE.items()
     ),
 )
-"""Without a passage, with the retrieved one, and what that takes away."""
+"""Without a passage, with the retrieved one, and the difference."""
 PERSUASION = (
     *_in_world("persuasion", "persuasion", TAUGHT, CONTEXTS[1:5], None),
     *_in_world("persuasion", "persuasion", UNTAUGHT, ("gold", "distractor", "unrelated"), None),
@@ -142,7 +142,7 @@ METRICS: tuple[Metric, ...] = (
     Share("context_accuracy_stranger", "is_true", where={"kind": "context_stranger"}),
     Mean("answer_mass", unit="question", bounds=SHARE),
 )
-"""What the summary holds, as far as it was measured."""
+"""Metrics of the summary, as far as they were measured."""
 
 
 DECIMALS = 6
@@ -153,21 +153,21 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
     """The figures of a result with any number of models; the first answers the question."""
     from probe.retrieval import figures as plots
 
-    found, look = result.tables, result.styles
-    made: dict[str, go.Figure] = {"contexts": plots.outcome_grid(found["contexts"], look)}
-    if len(found.get("conflict", ())):
-        made["conflict"] = plots.conflict_curves(found["conflict"], look)
-    made["search"] = plots.search_effect(found["search"], look, found.get("recall"))
-    if len(found.get("persuasion", ())):
-        made["persuasion"] = plots.persuasion_marks(found["persuasion"], look)
-    return made
+    tables, look = result.tables, result.styles
+    figures: dict[str, go.Figure] = {"contexts": plots.outcome_grid(tables["contexts"], look)}
+    if len(tables.get("conflict", ())):
+        figures["conflict"] = plots.conflict_curves(tables["conflict"], look)
+    figures["search"] = plots.search_effect(tables["search"], look, tables.get("recall"))
+    if len(tables.get("persuasion", ())):
+        figures["persuasion"] = plots.persuasion_marks(tables["persuasion"], look)
+    return figures
 
 
 def say(result: Result) -> str:
-    """What retrieval does to hallucination, and how often a contradicting passage wins."""
-    search, shown = result.tables["search"], result.tables["contexts"]
+    """Hallucination with and without retrieval, and how often a contradicting passage wins."""
+    search, table = result.tables["search"], result.tables["contexts"]
     group = "stranger" if (search["group"] == "stranger").any() else str(search["group"].iloc[0])
-    about = {"stranger": " about unseen entities", "questions": ""}.get(group, f" about {group} people")
+    topic = {"stranger": " about unseen entities", "questions": ""}.get(group, f" about {group} people")
     parts = []
     for model in result.models:
         rows = search[(search[MODEL] == model) & (search["group"] == group)]
@@ -175,16 +175,16 @@ def say(result: Result) -> str:
         shares = rows[["value", "ci_low", "ci_high"]].astype(float)
         ends = [percent(*map(float, shares.loc[way])) for way in ("without", "with")]
         parts.append(f"from {ends[0]} to {ends[1]} in {model}")
-    said = f"With the passages that the search finds the share of hallucinated answers{about} goes {', '.join(parts)}"
-    follows = shown[(shown["outcome"] == "follows") & shown["group"].isin(("known", "questions"))]
+    text = f"With the passages that the search finds the share of hallucinated answers{topic} goes {', '.join(parts)}"
+    follows = table[(table["outcome"] == "follows") & table["group"].isin(("known", "questions"))]
     numbers = follows[["value", "ci_low", "ci_high"]].astype(float).to_numpy()
-    told = [f"{model} in {percent(*ends)}" for model, ends in zip(follows[MODEL], numbers.tolist(), strict=True)]
-    what = (
+    rates = [f"{model} in {percent(*ends)}" for model, ends in zip(follows[MODEL], numbers.tolist(), strict=True)]
+    event = (
         "a passage that contradicts a learned fact is followed"
         if group != "questions"
         else "a passage with a false answer is followed"
     )
-    return f"{said}; {what} by {', '.join(told)}." if told else f"{said}."
+    return f"{text}; {event} by {', '.join(rates)}." if rates else f"{text}."
 
 
 def read(*, data: str | Path | None, strict: bool, **_: Any) -> list[Rows[Any]]:
@@ -208,7 +208,7 @@ def run(
     max_new_tokens: int = 24,
     tick: Tick = ignore,
 ) -> Evidence:
-    """What does a passage in front of the question do to the answer? Each question is asked alone, behind the passage
+    """How does a passage in front of the question change the answer? Each question is asked alone, behind the passage
     with its answer, behind one that is about something else, behind one that contradicts what was learned, and behind
     the best documents of a BM25 search, right or not. In a world the documents are its people's facts, and unseen
     entities' facts which nothing else says; accuracy, abstention and invention are exact sums over the finite answer
@@ -249,16 +249,16 @@ def _world(lm: "LM", world: "World", n: int, seed: int, k: int, tick: Tick) -> E
 
     questions = ask(world, n, seed)
     documents = world_documents(world, seed)
-    asked = with_passages(world, documents, questions, k, seed)
-    exact = contexts.context_items(lm, world, asked, k, lambda share: tick(0.9 * share))
+    with_context = with_passages(world, documents, questions, k, seed)
+    exact = contexts.context_items(lm, world, with_context, k, lambda share: tick(0.9 * share))
     items = exact.round(DECIMALS)
-    shown = _tables(items, seed) | {"persuasion": tables_of.persuasion_table(items, seed)}
-    shown["conflict"] = conflict_curve(items[items["context"] == "contradicting"], seed)
+    tables = _tables(items, seed) | {"persuasion": tables_of.persuasion_table(items, seed)}
+    tables["conflict"] = conflict_curve(items[items["context"] == "contradicting"], seed)
     tick(0.95)
-    sampled = contexts.passage_items(lm, world, n, seed)
+    samples = contexts.passage_items(lm, world, n, seed)
     tick(1.0)
     facts = {"documents": len(documents), "retrieved": k}
-    return Evidence(pd.concat([items, sampled], ignore_index=True), shown, facts=facts)
+    return Evidence(pd.concat([items, samples], ignore_index=True), tables, facts=facts)
 
 
 def _folder(
@@ -267,7 +267,7 @@ def _folder(
     n: int,
     seed: int,
     k: int,
-    cut: tuple[int, int],
+    sizes: tuple[int, int],
     form: Form,
     max_new_tokens: int,
     tick: Tick,
@@ -276,7 +276,7 @@ def _folder(
     from probe.retrieval import files as texts
 
     documents, rows = files.read_folder(data)
-    chunks = files.chunks_of(documents, *cut)
+    chunks = files.chunks_of(documents, *sizes)
     questions = [rows[index] for index in choose_rows(len(rows), n, seed)]
     items = texts.file_items(lm, questions, chunks, k, max_new_tokens, form, tick)
     facts: dict[str, Any] = {"documents": len(documents), "chunks": len(chunks), "retrieved": k}
@@ -285,9 +285,9 @@ def _folder(
 
 def _tables(items: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
     """The tables that a world and a folder have in common."""
-    found = {"contexts": tables_of.context_table(items, seed), "search": tables_of.search_table(items, seed)}
-    searched = items[items["context"] == "retrieved"]
+    tables = {"contexts": tables_of.context_table(items, seed), "search": tables_of.search_table(items, seed)}
+    retrieved = items[items["context"] == "retrieved"]
     if "rank" in items:
-        named = searched[searched["recall_1"].notna()]
-        found["recall"] = recall_curve(named["rank"].tolist())
-    return found
+        with_rank = retrieved[retrieved["recall_1"].notna()]
+        tables["recall"] = recall_curve(with_rank["rank"].tolist())
+    return tables

@@ -50,12 +50,12 @@ def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN)
         look: style of each model.
         groups: those that are drawn.
     """
-    shown = table[table["group"].isin(groups) & table["outcome"].isin(OUTCOMES)]
-    lines = _lines(shown, groups, "context", CONTEXTS)
-    drawn = [outcome for outcome in OUTCOMES if outcome in set(shown["outcome"])]
+    rows_shown = table[table["group"].isin(groups) & table["outcome"].isin(OUTCOMES)]
+    lines = _lines(rows_shown, groups, "context", CONTEXTS)
+    drawn = [outcome for outcome in OUTCOMES if outcome in set(rows_shown["outcome"])]
     figure = panels([OUTCOMES[outcome] for outcome in drawn], shared=True, gap=0.06)
     for column, outcome in enumerate(drawn, start=1):
-        for rows, at in _apart(shown, shown["outcome"] == outcome, "context", lines):
+        for rows, at in _apart(rows_shown, rows_shown["outcome"] == outcome, "context", lines):
             figure.add_trace(_marks(rows, at, look, column == 1), row=1, col=column)
     _name_lines(figure, lines, CONTEXTS)
     figure.update_xaxes(title_text="share of answers", range=SHARE, zeroline=False)
@@ -94,7 +94,7 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 
 def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None = None) -> go.Figure:
-    """Hall without a passage (open) and with what the search found (filled), hits and misses apart; and recall@k.
+    """Hall without a passage (open) and with the retrieved ones (filled), hits and misses apart; and recall@k.
 
     Args:
         table: `group`, `found`, `quantity`, `way`, `value`, `ci_low`, `ci_high`, `n`, `model`
@@ -102,15 +102,15 @@ def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None =
         look: style of each model.
         recall: `k`, `value`, `ci_low`, `ci_high`, `n`, `model`; the search is the same for every model.
     """
-    shown = table[table["group"].isin(DRAWN) & (table["quantity"] == "hall")]
-    lines = _lines(shown, DRAWN, "found", FOUND)
+    hall_rows = table[table["group"].isin(DRAWN) & (table["quantity"] == "hall")]
+    lines = _lines(hall_rows, DRAWN, "found", FOUND)
     titles = ["answers that hallucinate"]
     figure = panels(
         titles if recall is None else [*titles, "recall@k"], None if recall is None else (0.64, 0.36), gap=0.2
     )
     for (before, at), (after, _) in zip(
-        _apart(shown, shown["way"] == "without", "found", lines),
-        _apart(shown, shown["way"] == "with", "found", lines),
+        _apart(hall_rows, hall_rows["way"] == "without", "found", lines),
+        _apart(hall_rows, hall_rows["way"] == "with", "found", lines),
         strict=True,
     ):
         style = look[str(after["model"].iloc[0])]
@@ -140,21 +140,21 @@ def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None =
 
 
 def persuasion_marks(table: pd.DataFrame, look: Look) -> go.Figure:
-    """How far each context moves the answers, in nats; a context that changes nothing stands at 0.
+    """How far each context moves the answers, in nats; a context without effect is at 0.
 
     Args:
         table: `group`, `context`, `value`, `ci_low`, `ci_high`, `n`, `model`
             (`probe.retrieval.world.persuasion_table`).
         look: style of each model.
     """
-    shown = table[table["group"].isin(DRAWN)]
-    lines = _lines(shown, DRAWN, "context", CONTEXTS)
+    group_rows = table[table["group"].isin(DRAWN)]
+    lines = _lines(group_rows, DRAWN, "context", CONTEXTS)
     figure = panels(("persuasion KL(p(\u00b7 | c, q) \u2016 p(\u00b7 | q))",))
-    for rows, at in _apart(shown, shown["value"].notna(), "context", lines):
+    for rows, at in _apart(group_rows, group_rows["value"].notna(), "context", lines):
         figure.add_trace(_marks(rows, at, look, True), row=1, col=1)
     _name_lines(figure, lines, CONTEXTS)
     figure.add_vline(x=0, line=IDEAL)
-    most = float(shown[["value", "ci_high"]].max().max())
+    most = float(group_rows[["value", "ci_high"]].max().max())
     figure.update_xaxes(title_text="nats", zeroline=False, range=[-0.03 * most, 1.05 * most])
     return figure
 
@@ -165,10 +165,10 @@ def _lines(
     """The line of each group's heading (with an empty name) and of each value of a column below it."""
     lines: dict[tuple[str, str], int] = {}
     for group in groups:
-        held = set(table.loc[table["group"] == group, column])
-        if held:
+        names_in_group = set(table.loc[table["group"] == group, column])
+        if names_in_group:
             lines[group, ""] = len(lines)
-            lines |= {(group, name): len(lines) + i for i, name in enumerate(n for n in names if n in held)}
+            lines |= {(group, name): len(lines) + i for i, name in enumerate(n for n in names if n in names_in_group)}
     return lines
 
 
@@ -190,20 +190,20 @@ def _name_lines(figure: go.Figure, lines: Mapping[tuple[str, str], int], names: 
 
 
 def _apart(
-    table: pd.DataFrame, where: pd.Series, column: str, lines: Mapping[tuple[str, str], int]
+    table: pd.DataFrame, selection: pd.Series, column: str, lines: Mapping[tuple[str, str], int]
 ) -> Iterator[tuple[pd.DataFrame, list[float]]]:
-    """The rows of each model and where they stand, models of one line beside each other."""
+    """The rows of each model and their places, models of one line side by side."""
     models = list(dict.fromkeys(table[MODEL]))
     for offset, model in zip(offsets(len(models), 0.7), models, strict=True):
-        rows = table[where & (table[MODEL] == model)]
+        rows = table[selection & (table[MODEL] == model)]
         if len(rows):
             yield rows, [lines[group, name] + offset for group, name in zip(rows["group"], rows[column], strict=True)]
 
 
-def _marks(rows: pd.DataFrame, at: Sequence[float], look: Look, legend: bool, ends: bool = True) -> go.Scatter:
+def _marks(rows: pd.DataFrame, at: Sequence[float], styles: Look, legend: bool, ends: bool = True) -> go.Scatter:
     """Marks of one model over lines, with their intervals."""
     model = str(rows["model"].iloc[0])
-    style = look[model]
+    style = styles[model]
     above, below = rows["ci_high"] - rows["value"], rows["value"] - rows["ci_low"]
     error = {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.4, "width": 0}
     return go.Scatter(

@@ -1,4 +1,4 @@
-"""What any model answers to a folder's documents and questions under each context; no judge model is asked.
+"""Answers of any model to a folder's questions under each context of its documents; without a judge model.
 
     folder/
         questions.jsonl     {"question": "...", "answers": ["...", ...], "document": "id", "substitute": "..."} a line
@@ -106,12 +106,12 @@ def read_folder(data: str | Path, strict: bool = False) -> tuple[Rows[Source], R
 
 def document_names(ids: Sequence[str]) -> dict[str, list[str]]:
     """Every name that a document can be called by, its id or that without `.txt` or `.md`, to the ids it may mean."""
-    found = {each: [each] for each in ids}
+    ids_by_name = {each: [each] for each in ids}
     for each in ids:
         bare = _bare(each)
         if bare not in ids:
-            found.setdefault(bare, []).append(each)
-    return found
+            ids_by_name.setdefault(bare, []).append(each)
+    return ids_by_name
 
 
 def _bare(name: str) -> str:
@@ -125,12 +125,12 @@ def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
     Raises:
         DataError: there is none, or none can be used: it has no text, or the id of one before.
     """
-    seen: set[str] = set()
+    ids: set[str] = set()
 
     def once(source: Source) -> Source:
-        if source.id in seen:
+        if source.id in ids:
             raise DataError(f"Two documents of `{folder}` are called {source.id!r}: give each an id of its own.")
-        seen.add(source.id)
+        ids.add(source.id)
         return source
 
     if (folder / DOCUMENTS).is_file():
@@ -144,11 +144,11 @@ def read_documents(folder: Path, strict: bool = False) -> Rows[Source]:
 
 
 def _source(row: Row) -> Source:
-    told = row.values.get("id", row.number)
-    if not isinstance(told, str | int):
+    identifier = row.values.get("id", row.number)
+    if not isinstance(identifier, str | int):
         raise DataError(f"{row.where} has an `id` that is neither a text nor a number: change it.")
     title = field(row, "title") if row.values.get("title") else ""
-    return Source(str(told), field(row, "text"), title.strip())
+    return Source(str(identifier), field(row, "text"), title.strip())
 
 
 def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chunk]:
@@ -162,15 +162,15 @@ def chunks_of(documents: Sequence[Source], size: int, overlap: int) -> list[Chun
             f"Chunks of {size} words with an overlap of {overlap} are not possible: give a size from 1 on and a smaller"
             " overlap."
         )
-    found = []
+    chunks = []
     for each in documents:
         # A chunk keeps its line breaks and blanks: it is cut out of the text, not joined from words.
         spans = [match.span() for match in re.finditer(r"\S+", each.text)]
         for start in range(0, max(len(spans) - overlap, 1), size - overlap):
             part = spans[start : start + size]
             text = each.text[part[0][0] : part[-1][1]] if part else ""
-            found.append(Chunk(each.id, f"{each.title}\n{text}" if each.title else text))
-    return found
+            chunks.append(Chunk(each.id, f"{each.title}\n{text}" if each.title else text))
+    return chunks
 
 
 def _file(folder: Path, path: Path) -> Source:
@@ -186,10 +186,10 @@ def _file(folder: Path, path: Path) -> Source:
 def _question(row: Row, names: Mapping[str, Sequence[str]]) -> FileQuestion:
     values = row.values
     if "answers" in values:
-        told = values["answers"]
-        if not isinstance(told, list) or not told or not all(isinstance(a, str) and a.strip() for a in told):
+        texts = values["answers"]
+        if not isinstance(texts, list) or not texts or not all(isinstance(a, str) and a.strip() for a in texts):
             raise DataError(f"{row.where} needs a list of texts in the field `answers`: give at least one.")
-        answers = tuple(answer.strip() for answer in told)
+        answers = tuple(answer.strip() for answer in texts)
     else:
         answers = (field(row, "answer").strip(),)
     substitute = field(row, "substitute").strip() if values.get("substitute") is not None else None
@@ -198,31 +198,31 @@ def _question(row: Row, names: Mapping[str, Sequence[str]]) -> FileQuestion:
 
 def _document(row: Row, names: Mapping[str, Sequence[str]]) -> str | None:
     """The id of the document that a question names, with or without its suffix."""
-    told = row.values.get("document")
-    if told is None:
+    reference = row.values.get("document")
+    if reference is None:
         return None
-    if not isinstance(told, str | int):
+    if not isinstance(reference, str | int):
         raise DataError(f"{row.where} has a `document` that is neither a text nor a number: give one id.")
-    name = str(told)
-    found = names.get(name) or names.get(_bare(name)) or []
-    if len(found) != 1:
-        which = f"could be {' or '.join(found)}" if found else "is none of those that are there"
-        raise DataError(f"{row.where} names the document {name!r}, which {which}: correct the name.")
-    return found[0]
+    name = str(reference)
+    matches = names.get(name) or names.get(_bare(name)) or []
+    if len(matches) != 1:
+        problem = f"could be {' or '.join(matches)}" if matches else "is none of those that are there"
+        raise DataError(f"{row.where} names the document {name!r}, which {problem}: correct the name.")
+    return matches[0]
 
 
 INSTRUCTION = 'Answer the question in a few words. If you cannot tell, answer "I do not know".'
 ABSTAINS = ("i do not know", "i dont know")
-"""Normalised phrases that make an answer an abstention wherever they stand in it."""
+"""Normalised phrases that make an answer an abstention wherever they occur in it."""
 
 
 def key(text: str) -> str:
-    """A text as it is compared: normalised, or only in lower case where nothing would be left of it."""
+    """A text as it is compared: normalised, or only in lower case where normalising would empty it."""
     return normalise(text) or text.strip().lower()
 
 
 def says(text: str, answers: Sequence[str]) -> bool:
-    """Whether one of the answers stands in the text, as whole words."""
+    """Whether the text contains one of the answers, as whole words."""
     said = f" {key(text)} "
     return any(f" {key(answer)} " in said for answer in answers)
 
@@ -251,20 +251,20 @@ def prompt_of(lm: "LM", question: str, passages: Sequence[str], form: Form = "au
 def passages_of(
     question: FileQuestion, chunks: Sequence[Chunk], retriever: Retriever, k: int
 ) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """The passages of a question by context, those that do not apply left out, and how its search went.
+    """The passages of a question by context, those that do not apply left out, and the measures of its search.
 
     The search: rank (of the named document's first chunk; NaN if not found), reciprocal_rank, recall_1, ... (all of
-    them only where a document is named), and hit: whether an answer stands in what was retrieved.
+    them only where a document is named), and hit: whether a retrieved text contains an answer.
     """
     scores = retriever.scores(question.question)
     order = [int(index) for index in np.argsort(-scores, kind="stable")]
-    found = [index for index in order if scores[index] > 0]
-    passages = {"none": [], "retrieved": [chunks[index].text for index in found[:k]]}
-    about: dict[str, float] = {"hit": float(any(says(text, question.answers) for text in passages["retrieved"]))}
+    ranking = [index for index in order if scores[index] > 0]
+    passages = {"none": [], "retrieved": [chunks[index].text for index in ranking[:k]]}
+    measures: dict[str, float] = {"hit": float(any(says(text, question.answers) for text in passages["retrieved"]))}
     if question.document is not None:
-        rank = rank_of([chunks[index].document for index in found], {question.document})
-        about |= {"rank": float("nan") if rank is None else float(rank), "reciprocal_rank": reciprocal_rank(rank)}
-        about |= {f"recall_{depth}": float(rank is not None and rank <= depth) for depth in DEPTHS}
+        rank = rank_of([chunks[index].document for index in ranking], {question.document})
+        measures |= {"rank": float("nan") if rank is None else float(rank), "reciprocal_rank": reciprocal_rank(rank)}
+        measures |= {f"recall_{depth}": float(rank is not None and rank <= depth) for depth in DEPTHS}
         own = [chunks[index].text for index in order if chunks[index].document == question.document]
         gold = next((text for text in own if says(text, question.answers)), own[0])
         passages["gold"] = [gold]
@@ -276,7 +276,7 @@ def passages_of(
     without = [each.text for each in others if not says(each.text, question.answers)]
     if without:
         passages |= {"distractor": without[:1], "unrelated": without[-1:]}
-    return passages, about
+    return passages, measures
 
 
 def file_items(
@@ -291,9 +291,9 @@ def file_items(
     """One row a question and context.
 
     Args:
-        lm: who answers.
+        lm: the model.
         questions: of a file.
-        chunks: what is searched.
+        chunks: the collection.
         k: chunks that are retrieved.
         max_new_tokens: longest answer.
         form: of the prompts.
@@ -304,59 +304,59 @@ def file_items(
         answer is contained), p_follows (the substitute is said and no answer; only under a contradicting passage),
         p_learned and p_context (the same two there, for the memorisation ratio), p_abstain, p_invented, hall (no
         answer and no abstention; not under a contradicting passage), knows (right without context). logprob is the
-        log-probability in nats of the answer that the model finds likeliest, logprob_gain what the context adds to it.
+        log-probability in nats of the answer that the model finds likeliest, logprob_gain its gain by the context.
         Rows with the retrieved passages have the columns of `passages_of`, hall_cut and invention_cut.
 
     Raises:
         DataError: a prompt with its answer is longer than the model's context.
     """
     retriever = Retriever([chunk.text for chunk in chunks])
-    asked, rows = [], []
+    pairs, rows = [], []
     for number, question in enumerate(questions):
-        passages, about = passages_of(question, chunks, retriever, k)
+        passages, measures = passages_of(question, chunks, retriever, k)
         for context in (each for each in CONTEXTS if each in passages):
             prompt = prompt_of(lm, question.question, passages[context], form)
             row: dict[str, Any] = {"item": f"question-{number}-{context}", "kind": "question"}
             row |= {"question": f"question-{number}", "context": context, "prompt": prompt}
-            rows.append(row | {"expected": question.answers[0]} | (about if context == "retrieved" else {}))
-            asked.append((question, context))
+            rows.append(row | {"expected": question.answers[0]} | (measures if context == "retrieved" else {}))
+            pairs.append((question, context))
     table = pd.DataFrame(rows)
     prompts = list(table["prompt"])
-    _check_room(lm, prompts, asked, max_new_tokens)
+    _check_room(lm, prompts, pairs, max_new_tokens)
     texts = _written(lm, prompts, max_new_tokens, part(tick, 0, 2))
-    judged = [_judged(text, question, context) for text, (question, context) in zip(texts, asked, strict=True)]
+    verdicts = [_judged(text, question, context) for text, (question, context) in zip(texts, pairs, strict=True)]
     groups = [
         [completion(prompt, answer) for answer in question.answers]
-        for prompt, (question, _) in zip(prompts, asked, strict=True)
+        for prompt, (question, _) in zip(prompts, pairs, strict=True)
     ]
     scores = answer_logprobs(lm, prompts, groups, part(tick, 1, 2))
-    table = pd.concat([table, pd.DataFrame(judged)], axis=1)
+    table = pd.concat([table, pd.DataFrame(verdicts)], axis=1)
     table["logprob"] = [float(score.max()) for score in scores]
     return _beside(table)
 
 
 def _beside(table: pd.DataFrame) -> pd.DataFrame:
     """The columns that compare a row with the same question's without context."""
-    bare = table[table["context"] == "none"].set_index("question")
-    alone, searched = table["context"] == "none", table["context"] == "retrieved"
-    table["knows"] = table["question"].map(bare["p_true"])
+    base_rows = table[table["context"] == "none"].set_index("question")
+    no_context, retrieved = table["context"] == "none", table["context"] == "retrieved"
+    table["knows"] = table["question"].map(base_rows["p_true"])
     table["p_known"] = table["knows"]
-    table["logprob_gain"] = (table["logprob"] - table["question"].map(bare["logprob"])).mask(alone)
+    table["logprob_gain"] = (table["logprob"] - table["question"].map(base_rows["logprob"])).mask(no_context)
     for name, column in (("hall_cut", "hall"), ("invention_cut", "p_invented")):
-        table[name] = (table["question"].map(bare[column]) - table[column]).where(searched)
+        table[name] = (table["question"].map(base_rows[column]) - table[column]).where(retrieved)
     return table
 
 
 def _judged(text: str, question: FileQuestion, context: str) -> dict[str, Any]:
     right, silent = says(text, question.answers), abstains(text)
-    against = context == "contradicting"
-    follows = against and not right and says(text, [question.substitute or ""])
+    conflict = context == "contradicting"
+    follows = conflict and not right and says(text, [question.substitute or ""])
     nan = float("nan")
     row: dict[str, Any] = {"answer": text, "exact_match": float(exact(text, question.answers)), "p_true": float(right)}
-    row |= {"p_follows": float(follows) if against else nan, "p_context": float(follows) if against else nan}
-    row |= {"p_learned": float(right) if against else nan, "p_abstain": float(silent and not right and not follows)}
+    row |= {"p_follows": float(follows) if conflict else nan, "p_context": float(follows) if conflict else nan}
+    row |= {"p_learned": float(right) if conflict else nan, "p_abstain": float(silent and not right and not follows)}
     invented = float(not (right or follows or silent))
-    return row | {"p_invented": invented, "hall": nan if against else invented}
+    return row | {"p_invented": invented, "hall": nan if conflict else invented}
 
 
 def _replaced(text: str, answers: Sequence[str], substitute: str) -> str:
@@ -367,19 +367,19 @@ def _replaced(text: str, answers: Sequence[str], substitute: str) -> str:
 
 
 def _written(lm: "LM", prompts: Sequence[str], max_new_tokens: int, tick: Tick) -> list[str]:
-    found: list[str] = []
+    answers: list[str] = []
     for start in range(0, len(prompts), CHUNK):
         texts = lm.generate(prompts[start : start + CHUNK], max_new_tokens=max_new_tokens, temperature=0.0).text
-        found += [first_line(text) for text in texts]
+        answers += [first_line(text) for text in texts]
         tick(min(1.0, (start + CHUNK) / len(prompts)))
-    return found
+    return answers
 
 
-def _check_room(lm: "LM", prompts: Sequence[str], asked: Sequence[tuple[FileQuestion, str]], new: int) -> None:
+def _check_room(lm: "LM", prompts: Sequence[str], pairs: Sequence[tuple[FileQuestion, str]], new: int) -> None:
     limit = context_length(lm.model)
     if limit is None:
         return
-    for prompt, (question, context) in zip(prompts, asked, strict=True):
+    for prompt, (question, context) in zip(prompts, pairs, strict=True):
         length = len(encode(lm.tokenizer, prompt)) + new
         if length > limit:
             raise DataError(

@@ -102,9 +102,9 @@ def recall_curve(ranks: Sequence[float], depths: Sequence[int] = DEPTHS) -> pd.D
         ranks: [Q] of the relevant document, NaN where it was not found.
         depths: values of k.
     """
-    known = np.asarray(ranks, dtype=float)
+    values = np.asarray(ranks, dtype=float)
     rows = []
     for k in depths:
-        share = wilson(int((known <= k).sum()), len(known))  # NaN is no rank
-        rows.append({"k": k, **share.row(len(known))})
+        share = wilson(int((values <= k).sum()), len(values))  # NaN is no rank
+        rows.append({"k": k, **share.row(len(values))})
     return pd.DataFrame(rows)

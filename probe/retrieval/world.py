@@ -1,4 +1,4 @@
-"""A world's facts as documents, what a model answers to questions under each context (exact), and tables of any items.
+"""A world's facts as documents, a model's answers to questions under each context (exact), and tables of any items.
 
 People whose facts the corpus teaches have their true facts in the collection, one document a fact; unseen entities have
 facts there that nothing but the collection says. A question comes with six contexts:
@@ -69,7 +69,7 @@ class Document:
 
     @property
     def text(self) -> str:
-        """As the world says it."""
+        """The statement of the fact in the world's words."""
         return RELATIONS[self.relation].statements[self.form].format(p=self.person, v=self.value)
 
 
@@ -81,16 +81,16 @@ class Asked:
     gold: int
     """Place of the document with its answer."""
     truth: str
-    """What that document says."""
+    """The value in that document."""
     found: Found
-    """What the search found, all of it."""
+    """The whole ranking of the search."""
     passages: dict[str, list[Document]]
     """By context; those that do not apply are missing."""
 
     def prompt(self, context: str) -> str:
-        """What the model reads."""
-        said = " ".join(document.text for document in self.passages[context])
-        return f"<ctx> {said} {self.item.prompt}" if said else self.item.prompt
+        """The prompt of the model under a context."""
+        passage = " ".join(document.text for document in self.passages[context])
+        return f"<ctx> {passage} {self.item.prompt}" if passage else self.item.prompt
 
     @property
     def rank(self) -> int | None:
@@ -102,15 +102,15 @@ class Asked:
 def world_documents(world: "World", seed: int = 0) -> list[Document]:
     """One document for each relation of every person, in random order; unseen entities' values are drawn."""
     rng = np.random.default_rng([world.seed, seed, 0])
-    made = []
+    documents = []
     for person in world.people.values():
         for relation in TAUGHT:
             options = world.values(relation)
             drawn = options[int(rng.integers(len(options)))]
             value = person.facts.get(relation, drawn)
             form = int(rng.integers(len(RELATIONS[relation].statements)))
-            made.append(Document(person.name, relation, value, form))
-    return [made[index] for index in rng.permutation(len(made))]
+            documents.append(Document(person.name, relation, value, form))
+    return [documents[index] for index in rng.permutation(len(documents))]
 
 
 def with_passages(
@@ -128,26 +128,26 @@ def with_passages(
     rng = np.random.default_rng([world.seed, seed, 1])
     places = {(each.person, each.relation): index for index, each in enumerate(documents)}
     retriever = Retriever([document.text for document in documents])
-    asked = []
+    questions = []
     for item in items:
         person, relation = item.meta["person"], item.meta["relation"]
         gold = documents[places[person, relation]]
         others = [value for value in world.values(relation) if value != gold.value]
-        against = Document(person, relation, others[int(rng.integers(len(others)))], gold.form)
-        first, *rest = _fillers(world, documents, places, gold, against, rng)
+        contradiction = Document(person, relation, others[int(rng.integers(len(others)))], gold.form)
+        first, *rest = _fillers(world, documents, places, gold, contradiction, rng)
         at = int(rng.integers(len(rest) + 1))
-        stated = {"gold": gold, "distractor": first}
+        by_context = {"gold": gold, "distractor": first}
         if world.truth(person, relation) is not None:
-            stated["contradicting"] = against
+            by_context["contradicting"] = contradiction
         passages: dict[str, list[Document]] = {
             "none": [],
             "unrelated": [_unrelated(world, documents, places, gold, rng)],
         }
-        passages |= {context: [*rest[:at], document, *rest[at:]] for context, document in stated.items()}
+        passages |= {context: [*rest[:at], document, *rest[at:]] for context, document in by_context.items()}
         found = retriever.find(item.prompt.removeprefix("<user>").removesuffix("<bot>"))
         passages["retrieved"] = [documents[index] for index in found.index[:k]]
-        asked.append(Asked(item, places[person, relation], gold.value, found, passages))
-    return asked
+        questions.append(Asked(item, places[person, relation], gold.value, found, passages))
+    return questions
 
 
 def _fillers(
@@ -155,16 +155,16 @@ def _fillers(
     documents: Sequence[Document],
     places: dict[tuple[str, str], int],
     gold: Document,
-    against: Document,
+    contradiction: Document,
     rng: np.random.Generator,
 ) -> list[Document]:
     """Three documents that do not answer the question, see the module; two where too few people differ."""
     known = [name for name in world.groups["known"] if name != gold.person]  # a world has two known people or more
-    same = [documents[places[name, gold.relation]] for name in known]
-    same = [each for each in same if each.value not in (gold.value, against.value)]
+    alike = [documents[places[name, gold.relation]] for name in known]
+    alike = [each for each in alike if each.value not in (gold.value, contradiction.value)]
     different = [relation for relation in TAUGHT if relation != gold.relation]
     other = different[int(rng.integers(len(different)))]
-    pool = [same[index] for index in rng.permutation(len(same))[:2]]
+    pool = [alike[index] for index in rng.permutation(len(alike))[:2]]
     pool.append(documents[places[gold.person, other]])
     pool.append(_unrelated(world, documents, places, gold, rng))
     return [pool[index] for index in rng.permutation(len(pool))[:FILLERS]]
@@ -244,39 +244,45 @@ def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick
         knows: 1 if the likeliest answer without context is the learned one; NaN about unseen entities.
         persuasion: nats, see `persuasion`; NaN without context.
         On rows with the retrieved passage: rank (NaN if not found), reciprocal_rank, recall_1, ..., hit (rank <= k),
-        hall_cut and invention_cut, what retrieval takes away from hall and p_invented.
+        hall_cut and invention_cut, the decrease of hall and p_invented by retrieval.
     """
     pairs = [
-        (number, one, context) for context in CONTEXTS for number, one in _numbered(asked) if context in one.passages
+        (number, question_item, context)
+        for context in CONTEXTS
+        for number, question_item in _numbered(asked)
+        if context in question_item.passages
     ]
-    table = pd.DataFrame([_about(number, one, context, k) for number, one, context in pairs])
+    table = pd.DataFrame([_about(number, question_item, context, k) for number, question_item, context in pairs])
     answers, logprobs = _scored(lm, world, list(table["prompt"]), tick)
-    shares = [_shares(world, one, context, answers[row], logprobs[row]) for row, (_, one, context) in enumerate(pairs)]
+    shares = [
+        _shares(world, question_item, context, answers[row], logprobs[row])
+        for row, (_, question_item, context) in enumerate(pairs)
+    ]
     table = pd.concat([table, pd.DataFrame(shares)], axis=1)
-    alone = {question: row for row, (question, *_) in enumerate(pairs) if table["context"][row] == "none"}
-    base = np.array([alone[question] for question in table["question"]])  # [R] the row of the same question alone
-    bare, searched = table["context"] == "none", table["context"] == "retrieved"
-    table["persuasion"] = np.where(bare, np.nan, persuasion(logprobs, logprobs[base]))
+    row_alone = {question: row for row, (question, *_) in enumerate(pairs) if table["context"][row] == "none"}
+    base = np.array([row_alone[question] for question in table["question"]])  # [R] the row of the same question alone
+    no_context, retrieved = table["context"] == "none", table["context"] == "retrieved"
+    table["persuasion"] = np.where(no_context, np.nan, persuasion(logprobs, logprobs[base]))
     table["p_known"] = table["p_learned"].to_numpy()[base]
     table["knows"] = (table["answer"] == table["learned"]).astype(float).to_numpy()[base]
     table.loc[table["learned"].isna(), "knows"] = np.nan
     for name, column in (("hall_cut", "hall"), ("invention_cut", "p_invented")):
-        table[name] = (table[column].to_numpy()[base] - table[column]).where(searched)
+        table[name] = (table[column].to_numpy()[base] - table[column]).where(retrieved)
     return table
 
 
-def _numbered(asked: Sequence[Asked]) -> list[tuple[str, Asked]]:
+def _numbered(questions: Sequence[Asked]) -> list[tuple[str, Asked]]:
     """The questions with their names, such as fact-17."""
     count: dict[str, int] = {}
-    found = []
-    for one in asked:
-        number = count[one.item.kind] = count.get(one.item.kind, -1) + 1
-        found.append((f"{one.item.kind}-{number}", one))
-    return found
+    named = []
+    for question in questions:
+        number = count[question.item.kind] = count.get(question.item.kind, -1) + 1
+        named.append((f"{question.item.kind}-{number}", question))
+    return named
 
 
 def _about(question: str, one: Asked, context: str, k: int) -> dict[str, Any]:
-    """What a row says before a model is asked."""
+    """The columns of a row that need no model."""
     row: dict[str, Any] = {"item": f"{question}-{context}", "kind": one.item.kind, "question": question}
     row |= {"context": context} | {name: one.item.meta[name] for name in ("person", "relation", "exposure")}
     row["prompt"] = one.prompt(context)
@@ -307,15 +313,15 @@ def _scored(
 def _shares(
     world: "World", one: Asked, context: str, answers: Sequence[str], logprobs: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """How the probabilities of the answers to a row's prompt add up."""
+    """The sums of probabilities of the answers to a row's prompt."""
     subject, relation = one.item.meta["person"], one.item.meta["relation"]
     learned, passage = world.truth(subject, relation), one.passages[context]
-    said = {each.person: each.value for each in passage if each.relation == relation}
-    stated = said.pop(subject, None)
+    values_by_person = {each.person: each.value for each in passage if each.relation == relation}
+    stated = values_by_person.pop(subject, None)
     p = dict(zip(answers, np.exp(logprobs[: len(answers)]).tolist(), strict=True))
     supported = {each for each in (one.truth, stated) if each}
     invented = [value for value in answers if value != ABSTENTION and value not in supported]
-    others = [value for value in set(said.values()) if value not in supported]
+    others = [value for value in set(values_by_person.values()) if value not in supported]
     contradicts, nan = stated is not None and stated != one.truth, float("nan")
     row: dict[str, Any] = {"answer": max(p, key=lambda value: p[value]), "expected": one.truth}
     row |= {"learned": learned, "stated": stated, "p_true": p[one.truth]}
@@ -339,11 +345,11 @@ def passage_items(lm: "LM", world: "World", n: int, seed: int) -> pd.DataFrame:
     for kind in ("context_conflict", "context_stranger"):
         if kind not in world.question_kinds:
             continue
-        found = answer(lm, world, world.questions(kind, n, seed), ANSWER_TOKENS, seed)
-        for index, (item, text, judged) in enumerate(zip(*found, strict=True)):
+        replies = answer(lm, world, world.questions(kind, n, seed), ANSWER_TOKENS, seed)
+        for index, (item, text, verdict) in enumerate(zip(*replies, strict=True)):
             row: dict[str, Any] = {"item": f"{kind}-{index}", "kind": kind, "person": item.meta["person"]}
             row |= {"relation": item.meta["relation"], "prompt": item.prompt, "answer": " ".join(answer_words(text))}
-            rows.append(row | {"expected": item.answers[0].strip(), "is_true": float(judged.kind == "true")})
+            rows.append(row | {"expected": item.answers[0].strip(), "is_true": float(verdict.kind == "true")})
     return pd.DataFrame(rows)
 
 
@@ -354,7 +360,7 @@ OUTCOMES = {
     "invention": "p_invented",
     "no_answer": "p_no_answer",
 }
-"""What the table of contexts holds, and the columns that it averages."""
+"""Outcomes in the table of contexts, and the columns that it averages."""
 
 
 def interval(values: NDArray[np.float64], seed: int = 0) -> Interval:
@@ -401,11 +407,11 @@ def search_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         group, found (all, hit, miss), quantity (hall, invention), way (without, with, cut), value, ci_low, ci_high, n;
         each is a mean over the same questions.
     """
-    searched = items[items["context"] == "retrieved"]
+    retrieved = items[items["context"] == "retrieved"]
     rows: list[dict[str, Any]] = []
     for kind, group in GROUPS.items():
         for found, hit in (("all", None), ("hit", 1.0), ("miss", 0.0)):
-            part = searched[searched["kind"] == kind]
+            part = retrieved[retrieved["kind"] == kind]
             part = part if hit is None else part[part["hit"] == hit]
             for quantity, column in (("hall", "hall"), ("invention", "p_invented")):
                 cut, after = (part[name].to_numpy(dtype=float) for name in (f"{quantity}_cut", column))
@@ -462,7 +468,7 @@ def of_columns(columns: Mapping[str, np.ndarray]) -> float:
 
 
 def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Following the context against remembering, by how often the corpus says the fact.
+    """Following the context against remembering, by how often the corpus states the fact.
 
     Args:
         items: questions under a contradicting context: `exposure`, `p_learned`, `p_context`, and `p_known`, the
@@ -479,12 +485,12 @@ def conflict_curve(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for each in sorted(set(classes)):
         part = items[[one == each for one in classes]]
-        found = {
+        intervals = {
             name: bootstrap_mean(part[column].to_numpy(), seed=seed, bounds=SHARE)
             for name, column in QUANTITIES.items()
         }
-        found["memorisation"] = memorisation_interval(part["p_learned"], part["p_context"], seed)
-        for name, value in found.items():
+        intervals["memorisation"] = memorisation_interval(part["p_learned"], part["p_context"], seed)
+        for name, value in intervals.items():
             row: dict[str, Any] = {"label": each.label, "low": each.low, "high": each.high, "quantity": name}
             rows.append(row | value.row(len(part)))
     columns = ["label", "low", "high", "quantity", "value", "ci_low", "ci_high", "n"]

@@ -64,11 +64,11 @@ def most_moved(first: dict[str, np.ndarray], last: dict[str, np.ndarray], prompt
         answers = tensors["lens_answer_logprobs"][index, -1, prompt.length - 1, : len(prompt.answers)]
         return np.exp(np.minimum(answers.astype(np.float32), 0))
 
-    moved = [
+    changes = [
         float(np.abs(probabilities(last, i, prompt) - probabilities(first, i, prompt)).max(initial=0.0))
         for i, prompt in enumerate(prompts)
     ]
-    return int(np.argmax(moved))
+    return int(np.argmax(changes))
 
 
 def attention_table(weights: np.ndarray, tokens: Sequence[str], layers: Sequence[int] | None = None) -> pd.DataFrame:
@@ -171,21 +171,21 @@ Row = Mapping[Hashable, Any]
 
 
 def token_measures(row: Row) -> dict[str, np.ndarray]:
-    """What is known of the tokens of one completion: measure (`MEASURES`) to values [L], unknown ones NaN.
+    """The measures of the tokens of one completion: measure (`MEASURES`) to values [L], unknown ones NaN.
 
     An advantage that is one number holds for every token. Rewards per token are those that the method recorded
     (`token_rewards`); lists whose length is not that of the completion are left out.
     """
     size = length(row)
     logprobs, reference = numbers(row.get("logprobs")), numbers(row.get("ref_logprobs"))
-    known = {
+    measures = {
         "advantage": _spread(row.get("advantage"), size),
         "KL": logprobs - reference if len(logprobs) == len(reference) else numbers(None),
         "reward": numbers(row.get("token_rewards")),
         "entropy": numbers(row.get("entropy")),
         "value": numbers(row.get("values")),
     }
-    return {name: values for name, values in known.items() if len(values) == size and np.isfinite(values).any()}
+    return {name: values for name, values in measures.items() if len(values) == size and np.isfinite(values).any()}
 
 
 def length(row: Row) -> int:
@@ -215,7 +215,7 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for row in frame.to_dict("records"):
-        known = token_measures(row)
+        measures = token_measures(row)
         parts = row["rewards"] if isinstance(row.get("rewards"), dict) else {}
         rows.append(
             {
@@ -224,9 +224,9 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
                 "prompt": readable(str(row.get("prompt", ""))),
                 "reward": row.get("reward"),
                 **{readable(f"reward: {name}"): value for name, value in parts.items()},
-                "advantage": float(np.nanmean(known["advantage"])) if "advantage" in known else None,
-                "KL": float(np.nansum(known["KL"])) if "KL" in known else None,
-                "entropy": float(np.nanmean(known["entropy"])) if "entropy" in known else None,
+                "advantage": float(np.nanmean(measures["advantage"])) if "advantage" in measures else None,
+                "KL": float(np.nansum(measures["KL"])) if "KL" in measures else None,
+                "entropy": float(np.nanmean(measures["entropy"])) if "entropy" in measures else None,
                 "tokens": length(row),
                 "finished": row["finished"] if isinstance(row.get("finished"), bool) else None,
             }
@@ -245,13 +245,13 @@ def matching(
 
     The text is looked for in prompt and completion, whatever its case. Completions without a reward stay.
     """
-    held = table["step"].between(*steps)
+    selection = table["step"].between(*steps)
     if rewards is not None and "reward" in table:
-        held &= table["reward"].between(*rewards) | table["reward"].isna()
+        selection &= table["reward"].between(*rewards) | table["reward"].isna()
     if text.strip():
         words = table["prompt"] + " " + table["completion"]
-        held &= words.str.contains(text.strip(), case=False, regex=False)
-    return table[held]
+        selection &= words.str.contains(text.strip(), case=False, regex=False)
+    return table[selection]
 
 
 def _spread(value: Any, size: int) -> np.ndarray:

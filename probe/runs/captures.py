@@ -1,4 +1,4 @@
-"""The captured tensors of a run: which steps there are, and what is in them; and how rows of metrics become a table.
+"""The captured tensors of a run: its captured steps and their contents; and how rows of metrics become a table.
 
 Of rows with one key and step the newest counts, and a resume takes later steps back.
 
@@ -29,7 +29,7 @@ PLAIN, PACKED = "attention", "attention_packed"
 
 
 def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
-    """The tensors with attention packed; as they are where there is none, or where weights stand elsewhere.
+    """The tensors with attention packed; as they are where there is none, or where masked weights are not 0.
 
     Args:
         tensors: of one capture.
@@ -87,33 +87,33 @@ def _warn_of(odd: int, path: Path) -> None:
 
 
 def newest(before: Mapping[int, Row], rows: Iterable[Row], path: Path) -> dict[int, Row]:
-    """Rows by step, those of equal step merged; `before` is what earlier lines gave (it is not changed)."""
-    kept, odd = dict(before), 0
+    """Rows by step, those of equal step merged; `before` is the result of earlier lines (it is not changed)."""
+    by_step, odd = dict(before), 0
     for row in rows:
         if not _sound(row):
             odd += 1
         elif row.get("event") == "resume":
-            kept = {step: old for step, old in kept.items() if step <= row["step"]}
-        elif row["step"] in kept:
-            kept[row["step"]] = {**kept[row["step"]], **row}
+            by_step = {step: old for step, old in by_step.items() if step <= row["step"]}
+        elif row["step"] in by_step:
+            by_step[row["step"]] = {**by_step[row["step"]], **row}
         else:
-            kept[row["step"]] = row
+            by_step[row["step"]] = row
     _warn_of(odd, path)
-    return kept
+    return by_step
 
 
 def all_rows(before: list[Row], rows: Iterable[Row], path: Path) -> list[Row]:
     """All rows in the order of the file without those that a resume takes back; `before` is not changed."""
-    kept, odd = list(before), 0
+    result, odd = list(before), 0
     for row in rows:
         if not _sound(row):
             odd += 1
         elif row.get("event") == "resume":
-            kept = [old for old in kept if old["step"] <= row["step"]]
+            result = [old for old in result if old["step"] <= row["step"]]
         else:
-            kept.append(row)
+            result.append(row)
     _warn_of(odd, path)
-    return kept
+    return result
 
 
 def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
@@ -129,13 +129,13 @@ def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
 
 
 def numbers(values: list[Any]) -> pd.Series:
-    """Values of any kind as numbers, NaN for what is none or is not finite."""
+    """Values of any kind as numbers, NaN for other values and for those that are not finite."""
     try:
-        found = pd.to_numeric(pd.Series(readable(values), dtype=None if values else float), errors="coerce")
+        series = pd.to_numeric(pd.Series(readable(values), dtype=None if values else float), errors="coerce")
     except OverflowError:  # a whole number beyond all floats
         small = [value if isinstance(value, int | float) and abs(value) < 1e300 else None for value in values]
-        found = pd.Series(small, dtype=float)
-    return found.where(np.isfinite(found)) if found.dtype.kind == "f" else found
+        series = pd.Series(small, dtype=float)
+    return series.where(np.isfinite(series)) if series.dtype.kind == "f" else series
 
 
 def rollouts_frame(rows: list[Row]) -> pd.DataFrame:
@@ -188,10 +188,10 @@ class Captures:
     def __init__(self, run: Path, *, live: bool = False) -> None:
         self.path = run / CAPTURES
         rows, _ = read_lines(self.path / INDEX, Position(), live=live)
-        kept = newest({}, rows, self.path / INDEX)
+        rows_by_step = newest({}, rows, self.path / INDEX)
         self._files: dict[int, Path] = {}
-        for step in sorted(kept):
-            path = self.path / Path(str(kept[step].get("file"))).name
+        for step in sorted(rows_by_step):
+            path = self.path / Path(str(rows_by_step[step].get("file"))).name
             if path.is_file():
                 self._files[step] = path
             else:

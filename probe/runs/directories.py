@@ -9,7 +9,7 @@ from probe.errors import RunError, brief
 
 RUN_FILE = "run.json"
 SHIPPED = Path(__file__).resolve().parents[2] / "sample_runs"
-"""The sample runs that come with Probe: beside the installed package, in a checkout."""
+"""The sample runs that come with Probe: next to the package, in a checkout."""
 
 
 def roots() -> list[Path]:
@@ -60,13 +60,13 @@ def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
 
 def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
     """The first of `path` and the links in it that leads outside the folders of runs (default: `roots()`), or None."""
-    known = list(roots() if among is None else among)
-    if not within(path, known):
+    allowed = list(roots() if among is None else among)
+    if not within(path, allowed):
         return path
     for folder, folders, files in os.walk(path):
         for name in sorted([*folders, *files]):
             entry = Path(folder, name)
-            if entry.is_symlink() and not within(entry, known):
+            if entry.is_symlink() and not within(entry, allowed):
                 return entry
     return None
 
@@ -84,9 +84,9 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
     path = Path(os.path.expanduser(ref))
     if is_run(path):
         return path
-    searched = list(roots() if among is None else among)
+    folders = list(roots() if among is None else among)
     if not path.is_absolute() and ".." not in path.parts and path.parts:
-        for root in searched:
+        for root in folders:
             if root.name == str(ref) and is_run(root):
                 return root
             if is_run(root / path):
@@ -98,24 +98,24 @@ def find(ref: str | Path, among: Sequence[Path] | None = None) -> Path:
         )
     if os.path.isfile(path):
         raise RunError(f"`{ref}` is a file: give the directory of a run, or its name.")
-    raise RunError(_missing(str(ref), searched))
+    raise RunError(_missing(str(ref), folders))
 
 
-def _missing(ref: str, searched: list[Path]) -> str:
-    names = sorted({path.name for root in searched if root.is_dir() for path in run_directories(root)})
-    near = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
-    where = "the folders of runs " + ", ".join(f"`{root}`" for root in searched) if searched else "any folder of runs"
-    if near:
-        remedy = "did you mean " + " or ".join(f"`{name}`" for name in near) + "?"
+def _missing(ref: str, folders: list[Path]) -> str:
+    names = sorted({path.name for root in folders if root.is_dir() for path in run_directories(root)})
+    matches = difflib.get_close_matches(ref, names, n=3, cutoff=0.5)
+    place = "the folders of runs " + ", ".join(f"`{root}`" for root in folders) if folders else "any folder of runs"
+    if matches:
+        remedy = "did you mean " + " or ".join(f"`{name}`" for name in matches) + "?"
     elif names:
         remedy = f"the runs there are {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}."
     else:
         remedy = "give the path of a run directory, or set PROBE_RUNS to the folder that holds your runs."
-    return f"There is no run `{brief(ref)}`, neither as a path nor in {where}: {remedy}"
+    return f"There is no run `{brief(ref)}`, neither as a path nor in {place}: {remedy}"
 
 
 def _distinct(paths: list[Path]) -> list[Path]:
-    seen: dict[Path, Path] = {}
+    by_target: dict[Path, Path] = {}
     for path in paths:
-        seen.setdefault(path.resolve(), path)
-    return list(seen.values())
+        by_target.setdefault(path.resolve(), path)
+    return list(by_target.values())

@@ -63,7 +63,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        """What made the run, such as `pretrain` or `dpo`."""
+        """The training method of the run, such as `pretrain` or `dpo`."""
         return self.meta["method"]
 
     @property
@@ -142,7 +142,7 @@ class Run:
         return metrics_frame(self._metrics[0])
 
     def rollouts(self) -> pd.DataFrame:
-        """The sampled completions: one line each with `step`, `prompt`, `completion` and what the method adds."""
+        """The sampled completions: one line each with `step`, `prompt`, `completion` and fields of the method."""
         rows, position = self._rollouts
         fresh, after = read_lines(self.path / ROLLOUTS, position, live=self._live())
         self._rollouts = all_rows(rows if after.continues(position) else [], fresh, self.path / ROLLOUTS), after
@@ -172,7 +172,7 @@ class Run:
         return f"Run({self.name!r}, method={self.method!r}, status={self.status!r}, steps={self.steps})"
 
     def _repr_html_(self) -> str:
-        about = {
+        facts = {
             "method": self.method,
             "status": self.status,
             "steps": self.steps,
@@ -182,7 +182,7 @@ class Run:
         }
         rows = "".join(
             f"<tr><th>{name}</th><td>{html.escape(str(value))}</td></tr>"
-            for name, value in about.items()
+            for name, value in facts.items()
             if value is not None
         )
         headline = self.headline.to_html(index=False, border=0, escape=True) if len(self.headline) else ""
@@ -208,17 +208,17 @@ def list_runs(root: str | Path | None = None) -> list[Run]:
     """
     if root is not None and not os.path.isdir(os.path.expanduser(root)):
         raise RunError(f"`{root}` is not a folder: give one that holds run directories.")
-    found = []
+    runs = []
     for place in roots() if root is None else [Path(os.path.expanduser(root))]:
         if not os.path.isdir(place):
             warnings.warn(f"The folder of runs `{place}` is not a folder and is left out.", RunWarning, stacklevel=2)
             continue
         for path in run_directories(place):
             try:
-                found.append(Run(path))
+                runs.append(Run(path))
             except RunError as error:
                 warnings.warn(f"`{path}` is left out: {error}", RunWarning, stacklevel=2)
-    return sorted(found, key=lambda run: (run.created, run.name))
+    return sorted(runs, key=lambda run: (run.created, run.name))
 
 
 def read_meta(path: Path) -> dict[str, Any]:

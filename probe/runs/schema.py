@@ -24,7 +24,7 @@ ENDINGS = ("finished", "interrupted", "failed")
 HEADLINE = ("metric", "value", "ci_low", "ci_high", "n")
 ADAPTER_STATE = "adapter_state.safetensors"
 TRAINER_STATE = ("optimizer.safetensors", "trainer.json", "method.safetensors", ADAPTER_STATE)
-"""What a checkpoint holds beside an ordinary Hugging Face directory; only needed to resume."""
+"""Files of a checkpoint besides an ordinary Hugging Face directory; only needed to resume."""
 
 META_TYPES: dict[str, Any] = {
     "created": str,
@@ -139,7 +139,7 @@ def step_name(step: int) -> str:
 
 
 def parse_step(name: str) -> int | None:
-    """The step that a name made by `step_name` stands for, or None."""
+    """The step of a name made by `step_name`, or None."""
     return int(name) if re.fullmatch(r"\d{8,}", name) else None
 
 
@@ -234,7 +234,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A headline figure; what is no finite number is missing, and so is an n that tables cannot hold."""
+    """A headline figure; one that is no finite number is missing, and so is an n that tables cannot hold."""
     n = row.get("n")
     n = None if isinstance(n, bool) or not _fits(n, int | float) else n
     return row | {name: number(name, row.get(name)) for name in HEADLINE[1:-1]} | {"n": number("n", n)}
@@ -253,13 +253,13 @@ PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "tokenizers
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide a result."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -50,11 +50,11 @@ def check_folder(path: Path) -> None:
     Raises:
         RunError: a file stands in its way, or it may not be written to.
     """
-    standing = next((place for place in (path, *path.parents) if place.exists()), Path())
-    if not standing.is_dir():
-        raise RunError(f"`{path}` cannot be a folder, since `{standing}` is a file: choose another folder.")
-    if not os.access(standing, os.W_OK):
-        raise RunError(f"`{standing}` may not be written to: choose another folder.")
+    existing = next((place for place in (path, *path.parents) if place.exists()), Path())
+    if not existing.is_dir():
+        raise RunError(f"`{path}` cannot be a folder, since `{existing}` is a file: choose another folder.")
+    if not os.access(existing, os.W_OK):
+        raise RunError(f"`{existing}` may not be written to: choose another folder.")
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -84,13 +84,13 @@ def sync_folder(path: Path) -> None:
 
 def replace_folder(source: Path, target: Path) -> None:
     """Move a directory to a name that may be taken by an older one."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    previous = target.with_name(f".{target.name}.old")
+    shutil.rmtree(previous, ignore_errors=True)
     if target.exists():
-        os.replace(target, old)
+        os.replace(target, previous)
     os.replace(source, target)
     sync_folder(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def sync_tree(root: Path) -> None:
@@ -164,7 +164,7 @@ def is_pid(value: object) -> TypeGuard[int]:
 
 
 def holds(pid: object, directory: Path) -> bool:
-    """Whether a process holds the lock of a directory; False also where the system does not tell (only Linux does).
+    """Whether a process holds the lock of a directory; False also where the system cannot tell (only Linux can).
 
     Args:
         pid: of the process; a number that was read from a file may be anything.
@@ -174,10 +174,10 @@ def holds(pid: object, directory: Path) -> bool:
         return False
     process = Path(f"/proc/{pid}")
     try:
-        wanted = os.stat(directory)
+        status = os.stat(directory)
         for handle in (process / "fd").iterdir():
             with suppress(OSError):  # closed meanwhile
-                if os.path.samestat(os.stat(handle), wanted) and "FLOCK" in (
+                if os.path.samestat(os.stat(handle), status) and "FLOCK" in (
                     process / "fdinfo" / handle.name
                 ).read_text(encoding="utf-8"):
                     return True
@@ -331,10 +331,10 @@ def read_lines(path: Path, position: Position, *, live: bool) -> tuple[list[dict
 
 
 def _parse_all(raw: list[bytes], path: Path, before: int) -> list[dict[str, Any]]:
-    filled = [line for line in raw if line.strip()]
+    lines = [line for line in raw if line.strip()]
     with suppress(ValueError):  # all lines at once: faster than one by one
-        rows = parse_json(b"[" + b",".join(filled) + b"]")
-        if len(rows) == len(filled) and all(type(row) is dict for row in rows):
+        rows = parse_json(b"[" + b",".join(lines) + b"]")
+        if len(rows) == len(lines) and all(type(row) is dict for row in rows):
             return rows
     rows = []
     for index, line in enumerate(raw, start=before + 1):

@@ -65,24 +65,24 @@ def spaced_steps(steps: list[int], keep: int) -> list[int]:
 
 def _thin_captures(run: Run, keep: int) -> None:
     captures = run.captures()
-    kept = set(spaced_steps(captures.steps, keep))
+    steps = set(spaced_steps(captures.steps, keep))
     folder = run.path / CAPTURES
-    if not kept:
+    if not steps:
         return
     rows, _ = read_lines(folder / INDEX, Position(), live=False)
     left = newest({}, rows, folder / INDEX)
     lengths = [prompt.length for prompt in captures.prompts]
     with disk(folder):
-        for step in kept:
+        for step in steps:
             left[step] |= _pack(folder / Path(str(left[step]["file"])).name, step, lengths)
-        write_atomic(folder / INDEX, "".join(dumps(left[step]) + "\n" for step in sorted(kept)).encode())
+        write_atomic(folder / INDEX, "".join(dumps(left[step]) + "\n" for step in sorted(steps)).encode())
         for path in folder.glob("*.safetensors"):
-            if parse_step(path.stem) not in kept:
+            if parse_step(path.stem) not in steps:
                 path.unlink()
 
 
 def _pack(path: Path, step: int, lengths: list[int]) -> dict[str, Any]:
-    """Write a capture with its attention packed; gives what the index says of it."""
+    """Write a capture with its attention packed; gives its entry in the index."""
     tensors = load_arrays(path)
     packed = pack(tensors, lengths)
     if packed is not tensors:

@@ -124,7 +124,7 @@ def preferences(
     kinds = [kind for kind in SHARES if kind in makers]
     weights = [SHARES[kind] for kind in kinds]
     rows: list[dict[str, Any]] = []
-    tried = 0
+    count = 0
     while len(rows) < n:
         items = [makers[kind]() for kind in draws.weighted(kinds, weights, n - len(rows))]
         pairs = _drawn_pairs(items, sampler) if sampler else [_made_pair(world, item, draws) for item in items]
@@ -136,10 +136,10 @@ def preferences(
                 )
                 row = {"prompt": item.prompt, "chosen": chosen, "rejected": rejected}
                 rows.append(row | {"kind": item.kind, "claim": item.claim})
-        tried += len(items)
-        if tried >= 20 * n and len(rows) < n:
+        count += len(items)
+        if count >= 20 * n and len(rows) < n:
             raise ConfigError(
-                f"The sampler gave two different completions for only {len(rows)} of {tried} prompts, {n} pairs were "
+                f"The sampler gave two different completions for only {len(rows)} of {count} prompts, {n} pairs were "
                 "asked for: sample at a higher temperature or ask for fewer pairs."
             )
     return rows
@@ -170,7 +170,7 @@ def _nothing(world: "World", prompt: str, completion: str) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAnnotator(Annotator):
-    """Prefers what a function gives more to; only the noise of the other knobs acts."""
+    """Prefers the completion of higher utility by a function; only the noise of the other knobs acts."""
 
     name: str = ""
     wish: Utility = _nothing
@@ -184,15 +184,15 @@ class OwnAnnotator(Annotator):
             DataError: it gives no finite number.
         """
         try:
-            found: Any = self.wish(world, prompt, completion)
+            result: Any = self.wish(world, prompt, completion)
         except Exception as error:  # the function is the user's
             raise failure(f"The annotator `{self.name}`", error, self.wish) from error
         try:
-            value = math.nan if isinstance(found, str | bytes) else float(found)
+            value = math.nan if isinstance(result, str | bytes) else float(result)
         except (TypeError, ValueError, RuntimeError):
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"The annotator `{self.name}` gave {found!r} for a completion: return a finite number.")
+            raise DataError(f"The annotator `{self.name}` gave {result!r} for a completion: return a finite number.")
         return value
 
 

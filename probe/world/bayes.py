@@ -26,7 +26,7 @@ def claim_posterior(prior: Sequence[float] | np.ndarray, claim: int, reliability
 
 
 def exposure_prior(exposure: int, values: int, truth: int | None) -> np.ndarray:
-    """What a learner believes of one fact after `exposure` statements: Dirichlet(1 / V) over what is said of it.
+    """A learner's belief about one fact after `exposure` statements: Dirichlet(1 / V) over the stated values.
 
     (count(v) + 1 / V) / (exposure + 1): uniform about an unseen entity, and ever surer of the truth with exposure. [V].
     """

@@ -168,6 +168,6 @@ class WorldConfig:
             raise ConfigError(f"This world cannot be made ({error}): give numbers as WorldConfig has them.") from None
 
 
-def _check(condition: bool, given: str, expected: str) -> None:
+def _check(condition: bool, problem: str, expected: str) -> None:
     if not condition:
-        raise ConfigError(f"This world cannot be made: {given}; expected {expected}: change the WorldConfig.")
+        raise ConfigError(f"This world cannot be made: {problem}; expected {expected}: change the WorldConfig.")

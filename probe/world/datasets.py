@@ -91,13 +91,13 @@ def messages(prompt: str, answer: str) -> list[dict[str, str]]:
     The tokenizer's chat template turns them back into prompt + answer + " <end>".
     """
     roles = {"<ctx>": "system", "<user>": "user", "<bot>": "assistant"}
-    said: list[dict[str, Any]] = []
+    turns: list[dict[str, Any]] = []
     for word in f"{prompt}{answer}".split():
         if word in roles:
-            said.append({"role": roles[word], "content": []})
+            turns.append({"role": roles[word], "content": []})
         elif word != "<end>":
-            said[-1]["content"].append(word)
-    return [{"role": message["role"], "content": " ".join(message["content"])} for message in said]
+            turns[-1]["content"].append(word)
+    return [{"role": message["role"], "content": " ".join(message["content"])} for message in turns]
 
 
 def _texts(documents: Iterator[Any], n: int) -> Iterator[Row]:

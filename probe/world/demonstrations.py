@@ -35,7 +35,7 @@ DEMONSTRATED: Mapping[str, float] = MappingProxyType(
 )
 """Share of each kind of question among the demonstrations, by default."""
 HELD_OUT = ("stranger_heldout", "two_hop_heldout", "function_new")
-"""Kinds of questions that are never demonstrated: they measure what carries over."""
+"""Kinds of questions that are never demonstrated: they measure transfer."""
 
 
 def demonstrations(world: "World", n: int, seed: int, mixture: Mapping[str, float] | None = None) -> list[Item]:
@@ -54,16 +54,16 @@ def demonstrations(world: "World", n: int, seed: int, mixture: Mapping[str, floa
     makers = Asker(world, draws).kinds()
     if mixture is None:
         mixture = {kind: share for kind, share in DEMONSTRATED.items() if kind in makers}
-    held, unknown = sorted(set(mixture) & set(HELD_OUT)), sorted(set(mixture) - set(makers))
-    if held:
+    held_out, unknown_kinds = sorted(set(mixture) & set(HELD_OUT)), sorted(set(mixture) - set(makers))
+    if held_out:
         raise ConfigError(
-            f"The mixture of the demonstrations names {', '.join(held)}, which only measures what carries over: take"
-            " it out."
+            f"The mixture of the demonstrations names {', '.join(held_out)}, which only measures what carries over:"
+            " take it out."
         )
-    if unknown:
+    if unknown_kinds:
         known = ", ".join(kind for kind in makers if kind not in HELD_OUT)
         raise ConfigError(
-            f"The mixture of the demonstrations names {', '.join(unknown)}; this world can demonstrate {known}."
+            f"The mixture of the demonstrations names {', '.join(unknown_kinds)}; this world can demonstrate {known}."
         )
     if min(mixture.values(), default=0) < 0 or not sum(mixture.values()) > 0:
         raise ConfigError("The mixture of the demonstrations has no share above 0 or a negative one: give shares.")

@@ -82,7 +82,7 @@ class Sentence(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a dialogue says so far: the last question, the last claim about it, and the statements of its passage."""
+    """The parse of a dialogue so far: the last question, the last claim about it, and the statements of its passage."""
 
     relation: str = ""
     subject: str = ""
@@ -96,11 +96,11 @@ def _patterns() -> dict[int, list[tuple[Form, Relation, tuple[str, ...]]]]:
     """The templates by their number of words."""
     patterns: dict[int, list[tuple[Form, Relation, tuple[str, ...]]]] = {}
     for relation in RELATIONS.values():
-        both: tuple[tuple[Form, tuple[str, ...]], ...] = (
+        templates_by_form: tuple[tuple[Form, tuple[str, ...]], ...] = (
             ("statement", relation.statements),
             ("question", relation.questions),
         )
-        for form, templates in both:
+        for form, templates in templates_by_form:
             for template in templates:
                 words = tuple(template.split())
                 patterns.setdefault(len(words), []).append((form, relation, words))
@@ -151,7 +151,7 @@ def _turns(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def read(prompt: str) -> Reading | None:
-    """Read a dialogue up to where the answer is due; None if nothing was asked.
+    """Read a dialogue up to where the answer is due; None if there is no question.
 
     A claim counts when it is about the last question: made before it with its subject, or after it in short.
     """

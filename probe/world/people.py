@@ -1,4 +1,4 @@
-"""Who lives in the world, what is true of them, and how often the corpus says so."""
+"""The people of the world, their facts, and how often the corpus states each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

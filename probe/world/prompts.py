@@ -28,28 +28,28 @@ def probe_prompts(world: "World") -> list[dict[str, Any]]:
     claim = draws.other(world.values("home"), home)
     third = draws.pick([value for value in world.values("home") if value not in (home, claim)])
     other = world.groups["known"][1]
-    ask, say = RELATIONS["home"].questions[0], RELATIONS["home"].statements[0]
+    question, statement = RELATIONS["home"].questions[0], RELATIONS["home"].statements[0]
     stranger = (world.groups["strangers"] or world.groups["heldout"] or (name,))[0]
     refusal = ABSTENTION.split()[0]
     pairs = tasks.draw_map(world.config, draws)[0][:MAP_PAIRS]
     key, label = pairs[0]
     segment = draws.sample_few(tasks.CONTENT, 6)
-    passage = f"{say.format(p=other, v=third)} {say.format(p=name, v=claim)}"
-    made = [
-        ("fact", f"<user> {ask.format(p=name)} <bot>", [home, claim, refusal]),
+    passage = f"{statement.format(p=other, v=third)} {statement.format(p=name, v=claim)}"
+    records = [
+        ("fact", f"<user> {question.format(p=name)} <bot>", [home, claim, refusal]),
         (
             "opinion_false",
-            f"<user> i think {say.format(p=name, v=claim)} {ask.format(p=name)} <bot>",
+            f"<user> i think {statement.format(p=name, v=claim)} {question.format(p=name)} <bot>",
             [home, claim, refusal],
         ),
-        ("stranger", f"<user> {ask.format(p=stranger)} <bot>", [refusal, home, claim]),
-        ("context_conflict", f"<ctx> {passage} <user> {ask.format(p=name)} <bot>", [claim, home, third]),
+        ("stranger", f"<user> {question.format(p=stranger)} <bot>", [refusal, home, claim]),
+        ("context_conflict", f"<ctx> {passage} <user> {question.format(p=name)} <bot>", [claim, home, third]),
         ("map", tasks.pairs_text("map", pairs, key), [label, draws.other(LABELS, label)]),
         ("repeat", f"repeat {' '.join(segment + segment[:3])}", [segment[3], segment[0]]),
         ("sum_quick", "quick 3 + 4 =", ["7", "6"]),
     ]
-    asked = [{"text": text, "answers": [f" {a}" for a in answers], "kind": kind} for kind, text, answers in made]
-    return asked + chain_prompts(world, count=1, words=CHAIN_WORDS)
+    prompts = [{"text": text, "answers": [f" {a}" for a in answers], "kind": kind} for kind, text, answers in records]
+    return prompts + chain_prompts(world, count=1, words=CHAIN_WORDS)
 
 
 def chain_prompts(world: "World", count: int, words: int) -> list[dict[str, Any]]:

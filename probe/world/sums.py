@@ -1,4 +1,4 @@
-"""Written sums read back: parse the steps, judge them, edit one of them and say what should follow."""
+"""Written sums read back: parse the steps, judge them, edit one of them and compute what follows."""
 
 import re
 from collections.abc import Sequence
@@ -62,27 +62,27 @@ def parse_working(completion: str) -> Working | None:
     answer = re.fullmatch(r"so ([0-9])", last)
     if answer is None or not steps:
         return None
-    found = [step for step in steps if step is not None]
-    if len(found) < len(steps):
+    matches = [step for step in steps if step is not None]
+    if len(matches) < len(steps):
         return None
-    return Working(tuple(Step(*(int(digit) for digit in step.groups())) for step in found), int(answer[1]))
+    return Working(tuple(Step(*(int(digit) for digit in step.groups())) for step in matches), int(answer[1]))
 
 
 def step_following(prompt: str, completion: str) -> Following | None:
     """How far the steps of a completion follow from the prompt and from each other; None if either has another form."""
-    asked, working = parse_prompt(prompt), parse_working(completion)
-    if asked is None or working is None:
+    parsed_prompt, parsed = parse_prompt(prompt), parse_working(completion)
+    if parsed_prompt is None or parsed is None:
         return None
-    terms, steps = asked[1], working.steps
+    terms, steps = parsed_prompt[1], parsed.steps
     starts = [terms[0], *(step.result for step in steps)]
-    carried = [
+    matches = [
         step.left == start and step.right == term for step, start, term in zip(steps, starts, terms[1:], strict=False)
     ]
     missing = max(len(steps), len(terms) - 1)
     return Following(
         correct=sum(step.correct for step in steps) / len(steps),
-        carried=sum(carried) / missing,
-        answer=working.answer == steps[-1].result,
+        carried=sum(matches) / missing,
+        answer=parsed.answer == steps[-1].result,
     )
 
 

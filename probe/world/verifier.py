@@ -1,4 +1,4 @@
-"""The judge: what a prompt asks, which answers there are, and whether a completion is one of them. Never raises."""
+"""The judge: the question of a prompt, its possible answers, and whether a completion is one of them. Never raises."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SCORES = {"true": 1.0, "abstain": 0.0}
 
 @dataclass(frozen=True)
 class Verdict:
-    """A judgement: `score` is +1 for the truth, 0 for abstaining and -1 otherwise; `reason` says why in words."""
+    """A judgement: `score` is +1 for the truth, 0 for abstaining and -1 otherwise; `reason` explains it in words."""
 
     kind: VerdictKind
     score: float
@@ -39,7 +39,7 @@ def answer_words(completion: str) -> list[str]:
 
 
 def verify(world: "World", prompt: str, completion: str) -> Verdict:
-    """Judge a completion; any two strings get a verdict, a prompt that asks nothing makes it malformed.
+    """Judge a completion; any two strings get a verdict, a prompt without a question makes it malformed.
 
     Abstaining is judged `abstain` for every question; for a question about an unseen entity it is the best one can do,
     and any value is `wrong` (or `deferred`, if the user claimed it).
@@ -82,21 +82,21 @@ def _known(truth: str | None) -> str:
 
 
 def _verify_sum(prompt: str, answer: str) -> Verdict:
-    asked = parse_prompt(prompt)
-    if asked is None:
+    parsed_prompt = parse_prompt(prompt)
+    if parsed_prompt is None:
         return verdict("malformed", "the prompt is no sum")
-    opening, terms = asked
+    opening, terms = parsed_prompt
     truth = sum(terms) % 10
     if opening == "quick":
         if answer not in DIGITS:
             return verdict("malformed", "is not one digit")
         return verdict("true", "is the sum") if int(answer) == truth else verdict("wrong", f"the sum is {truth}")
-    working = parse_working(answer)
-    if working is None:
+    parsed = parse_working(answer)
+    if parsed is None:
         return verdict("malformed", 'does not have the form "a + b = c ; ... ; so c"')
-    slips = [f"{s.left} + {s.right} = {s.result}" for s in working.steps if not s.correct]
+    slips = [f"{s.left} + {s.right} = {s.result}" for s in parsed.steps if not s.correct]
     note = f"; wrong steps: {', '.join(slips)}" if slips else ""
-    if working.answer == truth:
+    if parsed.answer == truth:
         return verdict("true", f"is the sum{note}")
     return verdict("wrong", f"the sum is {truth}{note}")
 

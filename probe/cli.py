@@ -54,12 +54,12 @@ def dispatch(argv: Sequence[str]) -> int:
         say(f"probe {version('probe-lm')}")
         return 0
     name, *rest = argv
-    known = commands()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+    by_name = commands()
+    if name not in by_name:
+        near = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean `probe {near[0]}`?" if near else "see `probe --help`."
-        raise ConfigError(f"There is no command `{name}`; the commands are {', '.join(known)}: {hint}")
-    return known[name].load()(rest) or 0
+        raise ConfigError(f"There is no command `{name}`; the commands are {', '.join(by_name)}: {hint}")
+    return by_name[name].load()(rest) or 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,10 +24,10 @@ CHUNK = 8
 
 
 class Turn(NamedTuple):
-    """What one side says."""
+    """A message of one side."""
 
     role: Literal["user", "assistant"]
-    """Who."""
+    """The side."""
     text: str
     """What."""
 
@@ -76,7 +76,7 @@ def join_words(text: str, words: str) -> str:
 
 
 def completion(prompt: str, answer: str) -> str:
-    """An answer as what follows a prompt: with a blank in front unless the prompt ends in white space."""
+    """An answer as the continuation of a prompt: with a blank in front unless the prompt ends in white space."""
     return answer.strip() if prompt[-1:].isspace() or not prompt else f" {answer.strip()}"
 
 
@@ -96,15 +96,15 @@ def answer_logprobs(
     """
     import torch
 
-    found: list[np.ndarray] = []
+    scores: list[np.ndarray] = []
     for start in range(0, len(prompts), CHUNK):
         part = slice(start, start + CHUNK)
         with torch.no_grad():
             scored = lm.logprobs(list(prompts[part]), [list(group) for group in answers[part]])
         totals = iter(scored.values.double().sum(dim=1).tolist())
-        found += [np.array([next(totals) for _ in group]) for group in answers[part]]
+        scores += [np.array([next(totals) for _ in group]) for group in answers[part]]
         tick(min(1.0, (start + CHUNK) / len(prompts)))
-    return found
+    return scores
 
 
 def choose_rows(count: int, n: int, seed: int) -> list[int]:

@@ -6,7 +6,7 @@ it and exits with 2; the dashboard shows it in place; Python callers can catch `
 
 
 def one_line(text: object) -> str:
-    """`text` so that it can be printed and shown anywhere: ends of lines become blanks, and what cannot be printed
+    """`text` so that it can be printed and shown anywhere: ends of lines become blanks, and what is not printable
     (control characters, half a surrogate pair) becomes the escape that Python has for it.
     """
     line = " ".join(part.strip() for part in str(text).splitlines())

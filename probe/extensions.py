@@ -44,7 +44,7 @@ class Verifier:
 
     name: str
     function: Callable[..., Any]
-    """(prompts, completions, **columns) to a number or None for each completion; gets what it names."""
+    """(prompts, completions, **columns) to a number or None for each completion; it gets the columns that it names."""
     about: str
     """The first line of its docstring."""
 
@@ -194,12 +194,12 @@ def find_annotator(name: str) -> "Annotator":
     """
     import difflib
 
-    known = annotators()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+    by_name = annotators()
+    if name not in by_name:
+        near = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "name one of these, or give the file of yours with --plugin."
-        raise ConfigError(f"There is no annotator `{name}`, only {', '.join(known)}: {hint}")
-    return known[name]
+        raise ConfigError(f"There is no annotator `{name}`, only {', '.join(by_name)}: {hint}")
+    return by_name[name]
 
 
 def annotator_fingerprint(name: str) -> str | None:
@@ -246,11 +246,11 @@ def _check_free(name: str, other: Registry[Any]) -> None:
         )
 
 
-def _check_arguments(kind: str, function: Callable[..., Any], known: tuple[str, ...]) -> None:
+def _check_arguments(kind: str, function: Callable[..., Any], accepted: tuple[str, ...]) -> None:
     for each in inspect.signature(function).parameters.values():
-        if each.name not in known and each.default is each.empty:
+        if each.name not in accepted and each.default is each.empty:
             raise ConfigError(
-                f"The {kind} `{function.__name__}` takes `{each.name}`, but a {kind} is given {', '.join(known)}:"
+                f"The {kind} `{function.__name__}` takes `{each.name}`, but a {kind} is given {', '.join(accepted)}:"
                 " take some of these, or none."
             )
 

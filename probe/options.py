@@ -61,17 +61,17 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
     argv = _add_up(kind, argv, prog)
     if default is None:
         _check_complete(kind, argv, prog)
-    given: dict[str, Any] = {} if default is None else {"default": default}
-    caught = io.StringIO()
+    arguments: dict[str, Any] = {} if default is None else {"default": default}
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(caught):
-            config, unknown = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **given)
+        with contextlib.redirect_stderr(output):
+            config, unknown_words = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **arguments)
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise ConfigError(_one_sentence(caught.getvalue(), prog)) from None
-    if unknown:
-        raise ConfigError(f"`{prog}` has no use for `{unknown[0]}`: see `{prog} --help`.")
+        raise ConfigError(_one_sentence(output.getvalue(), prog)) from None
+    if unknown_words:
+        raise ConfigError(f"`{prog}` has no use for `{unknown_words[0]}`: see `{prog} --help`.")
     return config
 
 
@@ -111,7 +111,7 @@ def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
         ConfigError: an option of one value is given two different ones, of which one would be lost.
     """
     hints = dict(_typed(kind))
-    several = {name for name, hint in hints.items() if _takes_many(hint)}
+    lists = {name for name, hint in hints.items() if _takes_many(hint)}
     parts: list[list[str]] = [[]]
     first: dict[str, list[str]] = {}
     place = parts[0]
@@ -120,19 +120,19 @@ def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
         name = name.replace("_", "-")
         if not word.startswith("--"):
             place.append(word)
-        elif name in several and name in first:
+        elif name in lists and name in first:
             place = first[name]
             place += [value] if equals else []
         else:
-            place = [name, *([value] if equals else [])] if name in several else [word]
+            place = [name, *([value] if equals else [])] if name in lists else [word]
             first.setdefault(name, place)
             parts.append(place)
     for part in parts[1:]:
         name = part[0].partition("=")[0].replace("_", "-")
-        earlier, later = (" ".join(each).replace("=", " ").partition(" ")[2] for each in (first[name], part))
-        if earlier != later and hints.get(name, bool) is not bool:
+        previous, second = (" ".join(each).replace("=", " ").partition(" ")[2] for each in (first[name], part))
+        if previous != second and hints.get(name, bool) is not bool:
             raise ConfigError(
-                f"`{prog}` was given {name} twice, with {earlier} and {later}: it takes one, so leave the other out."
+                f"`{prog}` was given {name} twice, with {previous} and {second}: it takes one, so leave the other out."
             )
     return [word for part in parts for word in part]
 
@@ -150,29 +150,29 @@ def _named(kind: Any) -> list[dataclasses.Field]:
 
 
 def _check_known(kind: Any, argv: Sequence[str], prog: str) -> None:
-    """Name a near option for one that does not exist, before tyro complains of what else is missing."""
-    known = ["--help", *options(kind)]
+    """Name a near option for one that does not exist, before tyro reports other missing options."""
+    names = ["--help", *options(kind)]
     for word in argv:
         name = word.partition("=")[0].replace("_", "-")
-        if name.startswith("--") and not any(name == one or name.startswith(f"{one}.") for one in known):
-            raise ConfigError(f"`{prog}` has no option `{word}`: {hint(name, known, prog)}")
+        if name.startswith("--") and not any(name == one or name.startswith(f"{one}.") for one in names):
+            raise ConfigError(f"`{prog}` has no option `{word}`: {hint(name, names, prog)}")
 
 
 def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
     """Name the options without a default that are not given."""
-    given = {word.partition("=")[0].replace("_", "-") for word in argv}
+    names = {word.partition("=")[0].replace("_", "-") for word in argv}
     lacking = [
         option(field.name)
         for field in _named(kind)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
-    lacking = [name for name in lacking if name not in given]
-    if lacking and not given & {"-h", "--help"}:
+    lacking = [name for name in lacking if name not in names]
+    if lacking and not names & {"-h", "--help"}:
         raise ConfigError(f"`{prog}` needs {', '.join(lacking)}: see `{prog} --help`.")
 
 
 def _one_sentence(box: str, prog: str) -> str:
-    """What tyro says below the title of a frame, which it draws in ASCII or better, as one sentence."""
+    """The text in tyro's frame, which it draws in ASCII or better, as one sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box).partition("\n")[2]
     said = [" ".join(re.sub(r"[│╭╮╰╯|]", " ", part).split()) for part in re.split(r"[─-]{8,}", plain)]
     text = next((part for part in said if part), "the options cannot be understood").rstrip(".")
@@ -188,7 +188,7 @@ KINDS: dict[Any, str] = {
     tuple: "list",
     list: "list",
 }
-"""What a value is, by its type; mappings are a `map`, and what is none of these is a `text`."""
+"""The kind of a value, by its type; mappings are a `map`, and any other type is a `text`."""
 
 
 def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str, Any]]:
@@ -198,20 +198,20 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
     none), `optional` (whether it may be None), `required`, `help`, `common` (whether `common` has it too), and `file`
     (whether it may name a file, a folder or a model).
     """
-    told = all("help" in field.metadata for field in dataclasses.fields(kind))
-    hints, docs = get_type_hints(kind), {} if told else docstrings(kind)
+    has_help = all("help" in field.metadata for field in dataclasses.fields(kind))
+    hints, docs = get_type_hints(kind), {} if has_help else docstrings(kind)
     shared = {field.name for field in dataclasses.fields(common)} if common else set()
-    found = []
+    entries = []
     for field in dataclasses.fields(kind):
         flag = prefix + option(field.name)[2:]
         if dataclasses.is_dataclass(hints[field.name]):
             nested = describe(hints[field.name], prefix=f"{flag}.")
-            found += [{**each, "name": f"{field.name}.{each['name']}"} for each in nested]
+            entries += [{**each, "name": f"{field.name}.{each['name']}"} for each in nested]
             continue
         value, optional, choices = _describe_typed(hints[field.name])
         if "choices" in field.metadata:  # more than the type tells: what is known now, extensions included
             value, choices = "choice", list(field.metadata["choices"]())
-        about = {
+        entry = {
             "name": field.name,
             "flag": flag,
             "type": value,
@@ -223,32 +223,32 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             "common": field.name in shared,
             "file": field.name == "data" or _names_file(hints[field.name]),
         }
-        found += _entries(about) if value == "map" and about["default"] else [about]
-    return found
+        entries += _entries(entry) if value == "map" and entry["default"] else [entry]
+    return entries
 
 
-def _entries(about: dict[str, Any]) -> list[dict[str, Any]]:
+def _entries(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """A map that has keys already as one option a key, which is how tyro reads it."""
-    found = []
-    for key, value in about["default"].items():
-        place = {"name": f"{about['name']}.{key}", "flag": f"{about['flag']}.{option(key)[2:]}"}
-        found.append(about | place | {"type": KINDS[type(value)], "default": value})
-    return found
+    entries = []
+    for key, value in entry["default"].items():
+        name_and_flag = {"name": f"{entry['name']}.{key}", "flag": f"{entry['flag']}.{option(key)[2:]}"}
+        entries.append(entry | name_and_flag | {"type": KINDS[type(value)], "default": value})
+    return entries
 
 
 def docstrings(kind: type) -> dict[str, str]:
     """The text below each field of a class; that of the class nearest to `kind` counts."""
     import docstring_parser
 
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         params = docstring_parser.parse_from_object(owner).params
-        found |= {each.arg_name: " ".join((each.description or "").split()) for each in params}
-    return found
+        texts |= {each.arg_name: " ".join((each.description or "").split()) for each in params}
+    return texts
 
 
 def _describe_typed(hint: Any) -> tuple[str, bool, list[Any]]:
-    """(what a value is, whether None is one, the values that there are) of an annotation."""
+    """(kind of the value, whether it may be None, the possible values) of an annotation."""
     parts = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
     optional = type(None) in parts
     inner = next(part for part in parts if part is not type(None))

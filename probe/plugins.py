@@ -1,4 +1,4 @@
-"""Code of others that joins in: entry points of installed packages, Python files, and what a program defines itself.
+"""Extensions: entry points of installed packages, Python files, and definitions in the program itself.
 
 Each kind of extension has a `Registry`: names, things, and where each comes from. Decorators put them there;
 `discover` imports what would: the entry points of installed packages, and the files in the environment variable
@@ -26,9 +26,9 @@ from typing import Any, Generic, TypeVar
 from probe.errors import ConfigError, ProbeError
 
 NOTEBOOK = "__main__"
-"""Module of what is defined at a prompt, in a notebook or in the program itself."""
+"""Module of definitions at a prompt, in a notebook or in the program itself."""
 PLAIN = (str, bytes, int, float, bool, tuple, list, type(None), Path)
-"""Types whose values tell what they are."""
+"""Types whose values are identified by their `repr`."""
 
 
 def source_hash(function: Any) -> str:
@@ -45,16 +45,16 @@ def source_hash(function: Any) -> str:
 
 
 def code_hash(function: Any) -> str:
-    """SHA-256 of what a function does: its code, its defaults, and the plain values that it closes over."""
+    """SHA-256 of the behaviour of a function: its code, its defaults, and the plain values that it closes over."""
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
-    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    held += [
+    values = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    values += [
         *(getattr(function, "__defaults__", None) or ()),
         *(getattr(function, "__kwdefaults__", None) or {}).items(),
     ]
-    plain = [repr(each) if isinstance(each, PLAIN) else type(each).__name__ for each in held]
-    return hashlib.sha256(repr((_code(code) if code else str(function), plain)).encode()).hexdigest()
+    identities = [repr(each) if isinstance(each, PLAIN) else type(each).__name__ for each in values]
+    return hashlib.sha256(repr((_code(code) if code else str(function), identities)).encode()).hexdigest()
 
 
 def _is_cell(function: Any, file: str) -> bool:
@@ -69,7 +69,7 @@ def _code(code: CodeType) -> tuple[Any, ...]:
 
 T = TypeVar("T")
 BUILT_IN = "built in"
-"""The origin of what belongs to Probe itself."""
+"""The origin of Probe's own extensions."""
 
 
 class NameTakenError(ConfigError):
@@ -106,10 +106,10 @@ class Registry(Generic[T]):
         """
         origin = origin or origin_of(defined)
         place = _place(defined, origin)
-        taken = self.places.get(name)
-        if taken is not None and taken[0] != place:
+        owner = self.places.get(name)
+        if owner is not None and owner[0] != place:
             raise NameTakenError(
-                f"{self.article.capitalize()} {self.kind} `{name}` exists already ({taken[1]}): choose another name for"
+                f"{self.article.capitalize()} {self.kind} `{name}` exists already ({owner[1]}): choose another name for"
                 f" that of {origin}."
             )
         self.known[name] = thing
@@ -130,7 +130,7 @@ class Registry(Generic[T]):
         return dict(self.known), dict(self.places)
 
     def forget(self, origin: str) -> None:
-        """Take off what came from a file that is about to run again."""
+        """Remove the extensions of a file that is about to run again."""
         for name in [name for name, (_, whence) in self.places.items() if whence == origin]:
             del self.known[name], self.places[name]
 
@@ -140,17 +140,17 @@ REGISTRIES: list[Registry[Any]] = []
 ORIGINS: list[str] = []
 """What is being loaded, the innermost last."""
 REFUSED: list[list[NameTakenError]] = []
-"""What was left out of each of these."""
+"""The refused extensions of each origin in `ORIGINS`."""
 
 
 @contextmanager
 def coming_from(origin: str) -> Iterator[list[NameTakenError]]:
-    """Say where extensions that are defined inside come from; gives what was left out because its name was taken."""
-    refused: list[NameTakenError] = []
+    """Set the origin of extensions that are defined inside; gives the errors of those whose names were taken."""
+    errors: list[NameTakenError] = []
     ORIGINS.append(origin)
-    REFUSED.append(refused)
+    REFUSED.append(errors)
     try:
-        yield refused
+        yield errors
     finally:
         ORIGINS.pop()
         REFUSED.pop()
@@ -197,7 +197,7 @@ def restore(states: Sequence[tuple[Registry[Any], tuple[dict[str, Any], dict[str
 
 
 def _place(defined: Any, origin: str) -> tuple[str, str]:
-    """By what a thing is known again when it is defined anew."""
+    """The key by which an extension is recognised when it is defined again."""
     module = getattr(defined, "__module__", None)
     if module == NOTEBOOK:
         return NOTEBOOK, ""
@@ -225,13 +225,13 @@ def code_options(config: Mapping[str, Any]) -> dict[str, list[str]]:
 
     A run is data: such code is imported only when the command line names it again.
     """
-    found = {}
+    options = {}
     for name in CODE_OPTIONS:
         value = config.get(name)
         values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
         if any(map(names_code, values)):
-            found[name] = values
-    return found
+            options[name] = values
+    return options
 
 
 class ExtensionWarning(UserWarning):
@@ -264,10 +264,10 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
             with undone_on_failure(str(path)):
                 for registry in REGISTRIES:
                     registry.forget(str(path))
-                with coming_from(str(path)) as refused:
+                with coming_from(str(path)) as errors:
                     _run(path)
-                if refused and not _brought(str(path)):
-                    raise refused[0]
+                if errors and not _brought(str(path)):
+                    raise errors[0]
         except ProbeError as error:
             _PROBLEMS[path] = f"The plugin `{file}` cannot be used: {error}"
             raise
@@ -276,8 +276,8 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
             _PROBLEMS[path] = sentence
             raise ConfigError(sentence) from error
         _PROBLEMS.pop(path, None)
-        if refused:
-            _complain(path, f"{_sentences(refused)} The rest of `{file}` is used.")
+        if errors:
+            _complain(path, f"{_sentences(errors)} The rest of `{file}` is used.")
         return {
             registry.kind: [name for name in registry.known if name not in before.get(id(registry), ())]
             for registry in REGISTRIES
@@ -318,7 +318,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def discover() -> None:
-    """Import what installed packages bring, each once, and the environment's plugins, again when they have changed."""
+    """Import the extensions of installed packages, each once, and the environment's plugins, again when they change."""
     with _LOCK:
         for registry in list(REGISTRIES):
             for point in _points(registry.group, tuple(sys.path)):
@@ -338,12 +338,12 @@ def discover() -> None:
 
 @cache
 def _points(group: str, path: tuple[str, ...]) -> list[EntryPoint]:
-    """Entry points by name; what is installed while a program runs is seen by the next one."""
+    """Entry points by name; packages that are installed while a program runs are seen by the next one."""
     return sorted(entry_points(group=group), key=lambda point: point.name)
 
 
 def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) -> None:
-    """Import something once; where that fails it is left out, with a sentence in `problems` and a warning.
+    """Import an extension once; if that fails it is left out, with a sentence in `problems` and a warning.
 
     Args:
         key: by which it is known that this was done.
@@ -356,10 +356,10 @@ def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) 
             return
         _DONE[key] = True
         try:
-            with undone_on_failure(origin), coming_from(origin) as refused:
+            with undone_on_failure(origin), coming_from(origin) as errors:
                 bring()
-            if refused:
-                _complain(key, f"{_sentences(refused)} It is left out.")
+            if errors:
+                _complain(key, f"{_sentences(errors)} It is left out.")
         except (Exception, SystemExit) as error:  # whatever another package does wrong
             why = str(error).rstrip(".") if isinstance(error, ProbeError) else _said(error)
             _complain(key, f"{what} cannot be imported ({why}) and is left out.")
@@ -373,10 +373,10 @@ def problems() -> list[str]:
 
 @contextmanager
 def aside() -> Iterator[None]:
-    """Forget afterwards what is defined and loaded inside, but for what is built in (which is imported only once)."""
+    """Undo afterwards all definitions and imports inside, except built-in ones (which are imported only once)."""
     with _LOCK:
         states = [(registry, registry.state()) for registry in REGISTRIES]
-        done, wrong = dict(_DONE), dict(_PROBLEMS)
+        loaded, sentences = dict(_DONE), dict(_PROBLEMS)
     try:
         yield
     finally:
@@ -389,9 +389,9 @@ def aside() -> Iterator[None]:
             for registry in REGISTRIES[len(states) :]:
                 for origin in {origin for _, origin in registry.places.values()} - {BUILT_IN}:
                     registry.forget(origin)
-            for store, earlier in ((_DONE, done), (_PROBLEMS, wrong)):
+            for store, previous in ((_DONE, loaded), (_PROBLEMS, sentences)):
                 store.clear()
-                store.update(earlier)
+                store.update(previous)
 
 
 def _run(path: Path) -> None:
@@ -401,15 +401,15 @@ def _run(path: Path) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    earlier = sys.modules.get(name)
+    previous = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and signatures look their module up
     try:
         exec(compile(path.read_bytes(), str(path), "exec"), vars(module))  # never an older compiled one
     except BaseException:
-        if earlier is None:
+        if previous is None:
             sys.modules.pop(name, None)
         else:
-            sys.modules[name] = earlier
+            sys.modules[name] = previous
         raise
 
 
@@ -441,12 +441,12 @@ def _said(error: BaseException) -> str:
 
 def _line(error: BaseException, path: Path) -> str:
     """The line of the file that was running."""
-    found, trace = "", error.__traceback__
+    clause, trace = "", error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):
-            found = f" in line {trace.tb_lineno}"
+            clause = f" in line {trace.tb_lineno}"
         trace = trace.tb_next
-    return found
+    return clause
 
 
 def failure(what: str, error: BaseException, function: Callable[..., Any]) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Rows of data files: JSON Lines, one JSON list, CSV or TSV. What cannot be used is left out, counted and named.
+"""Rows of data files: JSON Lines, one JSON list, CSV or TSV. Unusable rows are left out, counted and named.
 
 One odd row does not refuse a file, unless the reader is `strict`; a file without a usable row is refused. What cannot
 be told apart row by row (a JSON list or a CSV file that is broken) is refused whole, with its line.
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows(Sequence[T], Generic[T]):
-    """What was made of the rows of a file."""
+    """The items made from the rows of a file."""
 
     path: Path
     """The file, or the folder."""
@@ -47,7 +47,7 @@ class Rows(Sequence[T], Generic[T]):
     strict: bool = False
     """Whether a row that cannot be used refuses the file."""
     remarks: tuple[str, ...] = ()
-    """What else is to be said of the file, a sentence each."""
+    """Further remarks on the file, a sentence each."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -60,7 +60,7 @@ class Rows(Sequence[T], Generic[T]):
         return len(self.items)
 
     def each(self, make: "Callable[[T], U]") -> "Rows[U]":
-        """What a function makes of each item; those that it refuses with a `DataError` are left out as well.
+        """The results of a function for each item; those that it refuses with a `DataError` are left out as well.
 
         Raises:
             DataError: no item is left, or the file is read strictly and one is refused.
@@ -76,16 +76,16 @@ class Rows(Sequence[T], Generic[T]):
         return replace(self, items=list(first.values()))
 
     def notes(self) -> list[str]:
-        """What a person has to be told: the remarks, and how many rows are left out, the first ones named."""
+        """Notes for the user: the remarks, and how many rows are left out, the first ones named."""
         left = len(self.left_out)
         if not left:
             return list(self.remarks)
-        named = " ".join(self.left_out[:NAMED]) + (f" And {left - NAMED} more." if left > NAMED else "")
+        names = " ".join(self.left_out[:NAMED]) + (f" And {left - NAMED} more." if left > NAMED else "")
         count = f"{left} of {left + len(self)} rows of `{self.path}`"
-        told = (
-            f"{count} cannot be used and {'is' if left == 1 else 'are'} left out (--strict refuses the file): {named}"
+        summary = (
+            f"{count} cannot be used and {'is' if left == 1 else 'are'} left out (--strict refuses the file): {names}"
         )
-        return [*self.remarks, told]
+        return [*self.remarks, summary]
 
 
 def sift(path: Path, makers: Iterable[Callable[[], T]], strict: bool = False) -> Rows[T]:
@@ -111,7 +111,7 @@ def sift(path: Path, makers: Iterable[Callable[[], T]], strict: bool = False) ->
 def read_rows(
     path: Path, make: Callable[[Row], T], strict: bool = False, form: str = "one JSON object a line"
 ) -> Rows[T]:
-    """What a function makes of each row of a file, whose format its suffix and its first letter tell.
+    """The results of a function for each row of a file, whose format follows from its suffix and its first letter.
 
     Args:
         path: `.csv` and `.tsv` have a header; in a TSV file quotes are letters. Any other is JSON Lines, or one JSON
@@ -124,10 +124,10 @@ def read_rows(
         DataError: the file cannot be read, is empty, or no row (under `strict`: some row) cannot be used.
     """
     rows = ((number, where, parse) for number, (where, parse) in enumerate(_sources(path, read_bytes(path)), start=1))
-    found = sift(path, (partial(_make_row, make, *row) for row in rows), strict)
-    if not found:
+    result = sift(path, (partial(_make_row, make, *row) for row in rows), strict)
+    if not result:
         raise DataError(f"`{path}` is empty: write {form}.")
-    return found
+    return result
 
 
 def read_bytes(path: Path) -> bytes:
@@ -261,7 +261,7 @@ def is_answer(value: Any) -> bool:
 
 
 def as_messages(role: str, said: str | Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Messages as they are; a string as what the role says."""
+    """Messages as they are; a string as a message of the role."""
     return [{"role": role, "content": said}] if isinstance(said, str) else list(said)
 
 

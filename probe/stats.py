@@ -87,7 +87,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
 
 
 def unvaried(found: Interval, n: float, bounds: Bounds | None = None, level: float = 0.95) -> Interval:
-    """`found`, unless its bootstrap never varied: then what `n` equal values allow and no bootstrap can show.
+    """`found`, unless its bootstrap never varied: then the interval that `n` equal values allow.
 
     That n of n items had the value v leaves all others a share of at most q = z^2 / (n + z^2), the upper end of
     Wilson's interval for 0 of n (about 4 / n, as the rule of three). They lie between the bounds a and b, so the mean
@@ -129,18 +129,18 @@ def percentile(
     Returns:
         NaN ends where fewer than two resamples have a value.
     """
-    known = np.asarray(drawn, dtype=float)
-    known = known[np.isfinite(known)]
-    if len(known) < 2:
+    finite = np.asarray(drawn, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    if len(finite) < 2:
         return Interval(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(known, tails)
+    low, high = np.quantile(finite, tails)
     return unvaried(Interval(float(value), float(low), float(high)), n, bounds, 2 * tails[1] - 1)
 
 
 def resample(
     fn: Callable[[NDArray[np.int64]], ArrayLike], n: int, resamples: int, seed: int | np.random.Generator
 ) -> NDArray[np.float64]:
-    """[R ...] what a function gives for resamples of n items or units, drawn with replacement.
+    """[R ...] the values of a function for resamples of n items or units, drawn with replacement.
 
     Args:
         fn: [r n] which ones each of r resamples holds -> [r ...] numbers.
@@ -180,10 +180,10 @@ def bootstrap(
         NaN ends for fewer than two units, and where fewer than half of the resamples have a value.
     """
     resamples = RESAMPLES if resamples is None else resamples
-    drawn = resample(fn, n, resamples, seed) if n > 1 else np.empty(0)
-    if not len(drawn) or np.isfinite(drawn).sum() < resamples // 2:
+    draws = resample(fn, n, resamples, seed) if n > 1 else np.empty(0)
+    if not len(draws) or np.isfinite(draws).sum() < resamples // 2:
         return Interval(float(value), float("nan"), float("nan"))
-    return percentile(value, drawn, n if count is None else min(n, count), bounds, tails)
+    return percentile(value, draws, n if count is None else min(n, count), bounds, tails)
 
 
 def bootstrap_mean(

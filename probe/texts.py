@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 REPLACED = "\ufffd"
-"""What stands for a character that is not shown."""
+"""Replacement of a character that is not shown."""
 
 JOINERS = "\u200b\u200c\u200d\u2060\ufeff"
 """Invisible characters that only join or part letters; scripts and emoji need them."""

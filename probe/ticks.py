@@ -1,4 +1,4 @@
-"""Progress of a long computation: analyses call `tick(share)` between their parts, whoever waits decides what it does.
+"""Progress of a long computation: analyses call `tick(share)` between their parts, and the caller decides what it does.
 
 A tick may raise to stop the work; an analysis lets that through and leaves nothing behind.
 """

@@ -1,4 +1,4 @@
-"""Files that anybody may have written: what a parser or another library raises over them becomes one error of ours.
+"""Untrusted files: errors of parsers and other libraries on them become one error of Probe.
 
 Only the call that reads the file stands inside; errors of the project's own code are not hidden here.
 """

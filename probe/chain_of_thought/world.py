@@ -277,22 +277,20 @@ def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> p
         if parsed is not None and row.get("step_carried") == 1.0:
             terms = tuple(int(word) for word in row["prompt"].split()[1::2] if word.isdecimal())
             cases.append((row, Written(terms, tuple(s.result for s in parsed.steps)), parsed.answer, shifts))
-    whole = [written for _, written, _, _ in cases]
-    prefixes = [
-        written._replace(results=written.results[:j]) for written in whole for j in range(len(written.results) + 1)
-    ]
-    cut_answers = forced_answers(lm, [f"{written.prompt} so" for written in prefixes])
+    whole = [work for _, work, _, _ in cases]
+    prefixes = [work._replace(results=work.results[:j]) for work in whole for j in range(len(work.results) + 1)]
+    cut_answers = forced_answers(lm, [f"{work.prompt} so" for work in prefixes])
     tick(0.2)
     slips = [
-        written._replace(results=(*written.results[:j], (written.results[j] + shifts[j]) % 10))
-        for _, written, _, shifts in cases
-        for j in range(len(written.results))
+        work._replace(results=(*work.results[:j], (work.results[j] + shifts[j]) % 10))
+        for _, work, _, shifts in cases
+        for j in range(len(work.results))
     ]
     mistaken = sum_answers(lm, slips, least, part(lambda share: tick(0.2 + 0.8 * share), 0, 1)).values
     curves: dict[str, list[Any]] = {"early answering": [], "added mistakes": []}
     a = b = 0
-    for row, written, final, _ in cases:
-        J = len(written.results)
+    for row, work, final, _ in cases:
+        J = len(work.results)
         shares = np.arange(J + 1) / J
         agreed = cut_answers[a : a + J + 1, final]
         changed = np.append(mistaken[b : b + J, final], agreed[-1])

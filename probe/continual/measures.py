@@ -223,15 +223,10 @@ def savings(
         exact, drawn = steps_to(steps, scores.mean(1), target), steps_to(steps, draws @ scores.T, target)
         reached &= bool(np.isfinite(exact))
         results.append((np.minimum(exact, steps[-1]), np.minimum(drawn, steps[-1])))
-    (exact_first, draws_first), (exact_again, draws_again) = results
-    saved = np.where(exact_first > 0, _share(draws_first, draws_again), np.nan)
-    share = stats.percentile(float(_share(exact_first, exact_again)), saved, n)
-    return Savings(
-        stats.percentile(float(exact_first), draws_first, n),
-        stats.percentile(float(exact_again), draws_again, n),
-        share,
-        reached,
-    )
+    (one, ones), (two, twos) = results
+    saved = np.where(one > 0, _share(ones, twos), np.nan)
+    share = stats.percentile(float(_share(one, two)), saved, n)
+    return Savings(stats.percentile(float(one), ones, n), stats.percentile(float(two), twos, n), share, reached)
 
 
 def _share(first: Array, again: Array) -> Array:

@@ -285,10 +285,8 @@ def differences(
         gap = float(value) - base[0]
         rows.append([*base, *(difference if difference.value == difference.value else (gap, *UNKNOWN[1:]))])
         pairs.append(count)
-    columns = pd.DataFrame(rows, columns=list(COMPARED))
-    return pd.concat(
-        [summary.reset_index(drop=True), columns.assign(**{PAIRS: pairs}) if by_prompt else columns], axis=1
-    )
+    added = pd.DataFrame(rows, columns=list(COMPARED))
+    return pd.concat([summary.reset_index(drop=True), added.assign(**{PAIRS: pairs}) if by_prompt else added], axis=1)
 
 
 def unpaired_difference(first: Interval, second: Interval) -> Interval:

@@ -113,15 +113,11 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short, or columns are missing or of different lengths.
     """
-    content = parse_json(_text(path))
-    if (
-        not isinstance(content, dict)
-        or set(content) != set(columns)
-        or len({len(each) for each in content.values()}) > 1
-    ):
+    data = parse_json(_text(path))
+    if not isinstance(data, dict) or set(data) != set(columns) or len({len(each) for each in data.values()}) > 1:
         raise ValueError(f"{path.name} does not hold the columns {', '.join(columns)}, each as long as the others")
     kinds = kinds or [""] * len(columns)
-    return pd.DataFrame({name: to_column(content[name], kind) for name, kind in zip(columns, kinds, strict=True)})
+    return pd.DataFrame({name: to_column(data[name], kind) for name, kind in zip(columns, kinds, strict=True)})
 
 
 def _text(path: Path) -> str:
@@ -140,12 +136,12 @@ def _text(path: Path) -> str:
 
 def to_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], kinds: Sequence[str] | None) -> pd.DataFrame:
     """Rows as a table whose columns have the types that they were written with, as far as JSON holds them."""
-    row_dicts = [dict(row) for row in rows]
+    dicts = [dict(row) for row in rows]
     kinds = kinds or [""] * len(columns)
     series = {
-        name: to_column([row.get(name) for row in row_dicts], kind) for name, kind in zip(columns, kinds, strict=True)
+        name: to_column([row.get(name) for row in dicts], kind) for name, kind in zip(columns, kinds, strict=True)
     }
-    return pd.DataFrame(series, columns=list(columns), index=range(len(row_dicts)))
+    return pd.DataFrame(series, columns=list(columns), index=range(len(dicts)))
 
 
 def to_column(values: list[Any], kind: str | None) -> pd.Series:
@@ -483,10 +479,8 @@ def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not full:
         return parts[0]
     columns = list(dict.fromkeys(column for part in full for column in part.columns))
-    nonempty = [part.dropna(axis=1, how="all") for part in full]
-    used = {column for part in nonempty for column in part.columns}
+    filled = [part.dropna(axis=1, how="all") for part in full]
+    used = {column for part in filled for column in part.columns}
     # where nobody has a value the first part's type stays
-    nonempty = [
-        part.assign(**{c: full[i][c] for c in full[i].columns if c not in used}) for i, part in enumerate(nonempty)
-    ]
-    return pd.concat(nonempty, ignore_index=True).reindex(columns=columns)
+    filled = [part.assign(**{c: full[i][c] for c in full[i].columns if c not in used}) for i, part in enumerate(filled)]
+    return pd.concat(filled, ignore_index=True).reindex(columns=columns)

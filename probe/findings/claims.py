@@ -49,20 +49,18 @@ def induction(bench: Bench) -> Measured:
 def exposure(bench: Bench) -> Measured:
     """How much more often the base hallucinates about facts read 1 to 5 times than about those read often."""
     result = bench.result("hallucination", BASE)
-    rare, frequent = (result.items.loc[result.items["kind"] == kind, "hall"] for kind in ("rare", "fact"))
-    effect = _unpaired(rare, frequent)
+    rare, often = (result.items.loc[result.items["kind"] == kind, "hall"] for kind in ("rare", "fact"))
+    effect = _unpaired(rare, often)
     table = result.tables["exposure"]
     above = table["error"] >= table["bound"]
     nearest = table.sort_values("bound").iloc[-1]
-    rare_share, often_share = (
-        percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for values in (rare, frequent)
-    )
+    rare_rate, often_rate = (percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for values in (rare, often))
     sentence = (
-        f"base hallucinates about {rare_share} of facts read 1 to 5 times and {often_share} of those read 64 times"
+        f"base hallucinates about {rare_rate} of facts read 1 to 5 times and {often_rate} of those read 64 times"
         f" or more; its error is above the bound in {int(above.sum())} of {len(table)} groups (nearest where "
         f"the bound is {nearest['bound']:.2f}: error {nearest['error']:.2f})."
     )
-    return Measured(effect, len(rare) + len(frequent), bool(effect.low > 0 and above.all()), sentence)
+    return Measured(effect, len(rare) + len(often), bool(effect.low > 0 and above.all()), sentence)
 
 
 def retrieval(bench: Bench) -> Measured:
@@ -251,21 +249,20 @@ def guessing(bench: Bench) -> Measured:
     world, beta = bench.world, float(bench.run("rlvr").config["beta"])
     questions = ask(world, GUESSES, QUESTIONS)
     answers = enumerate_answers(bench.lm(BASE), world, [item.prompt for item in questions])
-    answers_mask = np.zeros(answers.mask.shape)
+    mask = np.zeros(answers.mask.shape)
     for row, group in enumerate(answers.answers):
-        answers_mask[row, : len(group)] = [answer.strip() != ABSTENTION for answer in group]
+        mask[row, : len(group)] = [answer.strip() != ABSTENTION for answer in group]
     reference = condition(answers.logprobs)
-    belief = np.exp(reference) * answers_mask
+    belief = np.exp(reference) * mask
     belief /= belief.sum(axis=1, keepdims=True)
-    scores = {"binary": belief, "fined": (2 * belief - 1) * answers_mask}
-    answer_rates = {
-        name: expectation(optimum(answers.logprobs, score, beta).logprobs, answers_mask)
-        for name, score in scores.items()
+    scores = {"binary": belief, "fined": (2 * belief - 1) * mask}
+    rate_of = {
+        name: expectation(optimum(answers.logprobs, score, beta).logprobs, mask) for name, score in scores.items()
     }
-    before = expectation(reference, answers_mask)
-    effect = stats.paired_difference(answer_rates["binary"], answer_rates["fined"], bounds=stats.SHARE)
-    more = stats.paired_difference(answer_rates["binary"], before, bounds=stats.SHARE)
-    rates = answer_rates | {"before": before}
+    before = expectation(reference, mask)
+    effect = stats.paired_difference(rate_of["binary"], rate_of["fined"], bounds=stats.SHARE)
+    more = stats.paired_difference(rate_of["binary"], before, bounds=stats.SHARE)
+    rates = rate_of | {"before": before}
     shares = {name: percent(*stats.bootstrap_mean(values, bounds=stats.SHARE)) for name, values in rates.items()}
     sentence = (
         f"Asked about people it hardly knows, base answers in {shares['before']}; the optimum "

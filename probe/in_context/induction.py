@@ -463,11 +463,9 @@ def head_parts(
     half = len(scores) // 2
     best = int(scores[:half].mean(0).argmax())
     name = SHOWN[first.name]
-    tests = scores[half:].reshape(len(scores) - half, -1)[:, best]
-    numbers += [
-        (name, *stats.bootstrap_mean(tests, seed=seed, bounds=stats.SHARE), len(tests)),
-        (f"{name}_chance", chance),
-    ]
+    test_half = scores[half:].reshape(len(scores) - half, -1)[:, best]
+    score = stats.bootstrap_mean(test_half, seed=seed, bounds=stats.SHARE)
+    numbers += [(name, *score, len(test_half)), (f"{name}_chance", chance)]
     mean = scores.mean(0)
     depth, width = mean.shape
     layer, head = (axis.ravel() for axis in np.indices(mean.shape))

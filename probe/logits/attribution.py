@@ -94,14 +94,14 @@ class Attribution(Drawn):
 
     def source_table(self, layer: int, head: int) -> pd.DataFrame:
         """One row a source token of one head: layer, head, source, token, value."""
-        shown = self.sources[layer, head, : self.target.position + 1]
+        values = self.sources[layer, head, : self.target.position + 1]
         return pd.DataFrame(
             {
                 "layer": layer,
                 "head": head,
-                "source": range(len(shown)),
-                "token": self.tokens[: len(shown)],
-                "value": shown,
+                "source": range(len(values)),
+                "token": self.tokens[: len(values)],
+                "value": values,
             }
         )
 

@@ -298,13 +298,10 @@ def ideals(
 
 def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:
     """Whether two tables are equal wherever both have a value."""
-    merged = first.merge(other, on=by, suffixes=("", "_other"))
+    both = first.merge(other, on=by, suffixes=("", "_other"))
     names = [name for name in first if name != by]
-    values, other_values = (
-        merged[names].to_numpy(dtype=float),
-        merged[[f"{name}_other" for name in names]].to_numpy(dtype=float),
-    )
-    return len(merged) > 0 and bool(np.allclose(values, other_values, equal_nan=True))
+    x, y = (both[names].to_numpy(dtype=float), both[[f"{name}_other" for name in names]].to_numpy(dtype=float))
+    return len(both) > 0 and bool(np.allclose(x, y, equal_nan=True))
 
 
 def legend_entry(name: str, **look: Any) -> go.Scatter:

@@ -162,10 +162,8 @@ class RewardShift:
         start = torch.full((len(generation.prompt_ids),), math.nan)
         indices = [i for i, prompt in enumerate(generation.prompt_ids) if len(prompt) > 1]
         if indices:  # the value at a prompt's last token is read with that token as the completion
-            prompts = [generation.prompt_ids[i] for i in indices]
-            start[indices] = proxy.token_scores([ids[:-1] for ids in prompts], [ids[-1:] for ids in prompts])[0][
-                :, 0
-            ].cpu()
+            rows = [generation.prompt_ids[i] for i in indices]
+            start[indices] = proxy.token_scores([ids[:-1] for ids in rows], [ids[-1:] for ids in rows])[0][:, 0].cpu()
         last = values.gather(1, mask.sum(1, keepdim=True) - 1)[:, 0]
         return {"proxy": self._rows(last), "proxy_tokens": self._rows(values), "proxy_start": start}
 

@@ -247,18 +247,14 @@ def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick
         hall_cut and invention_cut, the decrease of hall and p_invented by retrieval.
     """
     pairs = [
-        (number, question_item, context)
-        for context in CONTEXTS
-        for number, question_item in _numbered(asked)
-        if context in question_item.passages
+        (number, each, context) for context in CONTEXTS for number, each in _numbered(asked) if context in each.passages
     ]
-    table = pd.DataFrame([_about(number, question_item, context, k) for number, question_item, context in pairs])
+    table = pd.DataFrame([_about(number, each, context, k) for number, each, context in pairs])
     answers, logprobs = _scored(lm, world, list(table["prompt"]), tick)
-    shares = [
-        _shares(world, question_item, context, answers[row], logprobs[row])
-        for row, (_, question_item, context) in enumerate(pairs)
+    columns = [
+        _shares(world, each, context, answers[row], logprobs[row]) for row, (_, each, context) in enumerate(pairs)
     ]
-    table = pd.concat([table, pd.DataFrame(shares)], axis=1)
+    table = pd.concat([table, pd.DataFrame(columns)], axis=1)
     row_alone = {question: row for row, (question, *_) in enumerate(pairs) if table["context"][row] == "none"}
     base = np.array([row_alone[question] for question in table["question"]])  # [R] the row of the same question alone
     no_context, retrieved = table["context"] == "none", table["context"] == "retrieved"

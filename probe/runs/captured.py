@@ -219,11 +219,11 @@ def rollout_table(frame: pd.DataFrame) -> pd.DataFrame:
         parts = row["rewards"] if isinstance(row.get("rewards"), dict) else {}
         rows.append(
             {
-                "step": row.get("step"),
+                "step": readable(row.get("step")),
                 "completion": readable(str(row.get("completion", ""))),
                 "prompt": readable(str(row.get("prompt", ""))),
-                "reward": row.get("reward"),
-                **{readable(f"reward: {name}"): value for name, value in parts.items()},
+                "reward": readable(row.get("reward")),
+                **{readable(f"reward: {name}"): readable(value) for name, value in parts.items()},
                 "advantage": float(np.nanmean(measures["advantage"])) if "advantage" in measures else None,
                 "KL": float(np.nansum(measures["KL"])) if "KL" in measures else None,
                 "entropy": float(np.nanmean(measures["entropy"])) if "entropy" in measures else None,

@@ -213,12 +213,9 @@ def test_rollouts_with_numbers_beyond_all_floats(tmp_path: Path):
     assert table["reward"].isna().tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize(
-    "entry", [{"step": "\ud800"}, {"reward": "\ud800"}, {"rewards": {"verifier": "\ud800", "b": 1}}]
-)
-def test_rollouts_with_half_a_surrogate_pair_for_a_number(tmp_path: Path, entry: dict[str, Any]):
+def test_rollouts_with_half_a_surrogate_pair_for_a_number(tmp_path: Path):
     path = formats.rollouts(tmp_path)
-    row = {"step": 3, "prompt": "p", "completion": "c", "tokens": ["c"], "reward": 1.0, "rewards": {"b": 1}} | entry
+    row = {"step": 3, "prompt": "p", "completion": "c", "tokens": ["c"], "rewards": {"length": "\ud800"}}
     with open(path / "rollouts.jsonl", "a") as file:
         file.write(json.dumps(row) + "\n")
     formats.read_rollouts(path)

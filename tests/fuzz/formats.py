@@ -475,7 +475,7 @@ PAIRS = (
 MESSAGES = [{"role": "user", "content": "mira"}, {"role": "assistant", "content": "lives in oslo"}]
 
 PEFT = (
-    r"Unexpected keyword arguments|`(loftq|eva)_config` specified|fan_in_fan_out is set|You have requested"
+    r"Unexpected keyword arguments|`\w+_config` specified|fan_in_fan_out is set|You have requested"
     r"|The following|You have passed exclude_modules=|target_parameters="
 )
 """What peft ignores in the settings of an adapter is told to the user."""

@@ -27,8 +27,12 @@ def settle(page: Page) -> None:
 
 
 def agree(page: Page) -> None:
-    """Press the button that offers what would take long, which depends on the machine, if there is one."""
+    """Press the button that offers what would take long, which depends on the machine, if there is one.
+
+    A figure or the button comes in any case; a busy machine may draw both after the first run has ended.
+    """
     offer = page.get_by_role("button", name=re.compile(r"^Run .*\(about "))
+    expect(offer.or_(page.locator(".js-plotly-plot:visible")).first).to_be_visible()
     if offer.count():
         offer.first.click()
         expect(offer).to_have_count(0, timeout=5000 * SLOW_S)  # as long as all of it takes

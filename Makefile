@@ -10,7 +10,7 @@ dashboard: install  ## open the dashboard on the committed sample runs
 test: install-dev  ## the test suite, browser tests included
 	$(BIN)/pytest -W error $(WORKERS) -m "not slow" --ignore=tests/real
 
-test-slow: install-dev  ## the tests that take long
+test-slow: install-dev  ## the tests that take long, marked `slow`
 	$(BIN)/pytest -W error $(WORKERS) -m slow --ignore=tests/real
 
 test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same code on a real checkpoint

@@ -48,6 +48,7 @@ def drawn(page: Page) -> None:
     page.wait_for_timeout(1000)  # a chart that has just got its width is drawn again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_text_of_figures_is_legible(page: Page, samples: Any, name: str):
     open_page(page, samples, PAGES[name])

@@ -105,6 +105,7 @@ def test_truth_is_the_share_of_samples() -> None:
         assert share == pytest.approx(value, abs=4 * 0.5 / 20)
 
 
+@pytest.mark.slow
 def test_nothing_trained_forgets_nothing() -> None:
     """Null: updates of no size leave every score as it was, in the world and with the base untouched."""
     lm = LM.load(BASE)

@@ -99,6 +99,7 @@ def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, nam
         run(code.replace('base="base")', 'base="base", steps=1, evaluate=10)') if page == "train" else code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, elsewhere: Path, finding: Say, name: str):
     pair = {"base": "base", "aligned": "icl"} if name == "in_context" else BOTH

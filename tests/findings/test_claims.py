@@ -91,6 +91,7 @@ def test_equal_models_differ_in_nothing(tmp_path: Path):
         assert each.holds is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sycophancy", "exposure", "reasoning", "retrieval", "induction"])
 def test_claims_of_experiments(tmp_path: Path, name: str):
     """With few questions: the effects are large."""

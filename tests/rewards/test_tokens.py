@@ -141,6 +141,7 @@ def test_more_steps_use_the_points_of_before_again(monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(found.values, at_once.values, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["reward-agreeable", "reward-honest"])
 def test_steps_are_added_until_the_integral_is_exact_on_the_sample_models(run: str) -> None:
     """Token by token, against 800 steps in double precision; one of the prompts needs more than the default."""

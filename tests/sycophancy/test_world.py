@@ -301,6 +301,7 @@ def test_untrained_weights_show_nothing(untrained: LM, tmp_path: Path) -> None:
     assert set(result.figures) == {"answers", "belief", "pressure", "layers", "heads", "steering"}
 
 
+@pytest.mark.slow
 def test_the_same_model_twice_differs_in_nothing(base: LM) -> None:
     result = run(base, baseline=base, n=10, interventions=4, turns=1)
     gaps = result.summary.dropna(subset=["difference"])

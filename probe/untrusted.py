@@ -4,12 +4,15 @@ Only the call that reads the file stands inside; errors of the project's own cod
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from probe.errors import ProbeError
 
+_BEYOND = re.compile(r"\\ud|\d{19}", re.IGNORECASE)
+"""What may be half a surrogate pair, or a whole number beyond 64 bits."""
 RUST = "PanicException"
 """What libraries written in Rust raise where they did not foresee a file; it is no `Exception`."""
 
@@ -33,6 +36,27 @@ def readable(value: Any) -> Any:
     if isinstance(value, dict):
         return {readable(key): readable(item) for key, item in value.items()}
     return [readable(item) for item in value] if isinstance(value, list) else value
+
+
+def parse_table(text: str | bytes) -> Any:
+    """The value of a JSON text as tables and figures can hold it.
+
+    That is `readable`, with floats in place of whole numbers beyond 64 bits and null beyond all floats.
+
+    Raises:
+        ValueError: as `parse_json`, or the text is none in UTF-8.
+    """
+    text = text.decode() if isinstance(text, bytes) else text
+    value = parse_json(text)
+    return _bounded(readable(value)) if _BEYOND.search(text) else value
+
+
+def _bounded(value: Any) -> Any:
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(value) if abs(value) < 2**1023 else None
+    if isinstance(value, dict):
+        return {key: _bounded(item) for key, item in value.items()}
+    return [_bounded(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -8,6 +8,7 @@ zero above the diagonal, and beyond a prompt's tokens.
 """
 
 import math
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -192,7 +193,7 @@ class Captures:
         self._files: dict[int, Path] = {}
         for step in sorted(rows_by_step):
             path = self.path / Path(str(rows_by_step[step].get("file"))).name
-            if path.is_file():
+            if os.path.isfile(path):  # a name may be longer than any file's
                 self._files[step] = path
             else:
                 warnings.warn(f"The capture `{path}` is listed and missing; it is left out.", RunWarning, stacklevel=2)

@@ -17,7 +17,7 @@ from probe.experiments.result import Result
 from probe.hallucination.files import read_questions
 from probe.model import adapters
 from probe.model.lm import LM
-from probe.runs import list_runs, open_run
+from probe.runs import RunWarning, list_runs, open_run
 from tests.fuzz import formats
 from tests.fuzz.mutator import difference, mutant, mutate_json
 from tests.models import saved_lm
@@ -211,6 +211,33 @@ def test_rollouts_with_numbers_beyond_all_floats(tmp_path: Path):
     table = formats.rollout_table(open_run(path).rollouts())
     assert table["reward"].tolist()[:2] == [1.0, 1.0]
     assert table["reward"].isna().tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**400, 2**70, -(2**63) - 1])
+def test_a_result_with_what_no_table_holds(tmp_path: Path, value: Any):
+    path = formats.result(tmp_path)
+    items = json.loads(gzip.decompress((path / "items.json.gz").read_bytes()))
+    edit(path / "figures" / "main.json", layout={"height": value, "title": {"text": value}})
+    for column in items:
+        damaged = items | {column: [value] * len(items[column])}
+        (path / "items.json.gz").write_bytes(gzip.compress(json.dumps(damaged).encode()))
+        formats.read_result(path)
+
+
+def test_a_result_with_two_columns_of_one_name(tmp_path: Path):
+    path = formats.result(tmp_path)
+    columns = json.loads((path / "result.json").read_text())["columns"]
+    edit(path / "result.json", columns=columns | {"summary": ["metric", "value", "value", "ci_high", "n"]})
+    with pytest.raises(DataError, match="two columns have one name"):
+        formats.read_result(path)
+
+
+def test_a_capture_whose_name_no_file_has_is_missing(tmp_path: Path):
+    path = formats.captures(tmp_path)
+    with open(path / "captures/index.jsonl", "a") as file:
+        file.write(json.dumps({"step": 99, "file": "x" * 5000}) + "\n")
+    with pytest.warns(RunWarning, match="is listed and missing"):
+        assert 99 not in open_run(path).captures().steps
 
 
 def test_rollouts_with_half_a_surrogate_pair_for_a_number(tmp_path: Path):

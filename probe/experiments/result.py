@@ -322,8 +322,9 @@ class Result:
                 raise ValueError("two columns have one name")
             kinds = index.get("dtypes", {})
             summary = to_table(index["summary"], index["columns"]["summary"], kinds.get("summary"))
-            numbers = [column for column in summary if column not in ("metric", "n")]
-            summary = summary.astype(dict.fromkeys(numbers, float))
+            summary = summary.astype({column: float for column in summary if column not in ("metric", "n")})
+            if not all(isinstance(row.get("n"), int | float | None) for row in index["summary"]):
+                raise ValueError("an n is no number")
             read, file = (read_lines, LINES_FILE) if index["format"] < 2 else (read_columns, ITEMS_FILE)
             items = read(place / file, index["columns"]["items"], kinds.get("items"))
             tables = {}

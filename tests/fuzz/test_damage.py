@@ -224,6 +224,14 @@ def test_a_result_with_what_no_table_holds(tmp_path: Path, value: Any):
         formats.read_result(path)
 
 
+def test_a_summary_whose_n_is_no_number(tmp_path: Path):
+    path = formats.result(tmp_path)
+    summary = json.loads((path / "result.json").read_text())["summary"]
+    edit(path / "result.json", summary=[row | {"n": [[]]} for row in summary])
+    with pytest.raises(DataError, match="an n is no number"):
+        formats.read_result(path)
+
+
 def test_a_result_with_two_columns_of_one_name(tmp_path: Path):
     path = formats.result(tmp_path)
     columns = json.loads((path / "result.json").read_text())["columns"]

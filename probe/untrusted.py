@@ -38,8 +38,8 @@ def readable(value: Any) -> Any:
     return [readable(item) for item in value] if isinstance(value, list) else value
 
 
-def parse_table(text: str | bytes) -> Any:
-    """The value of a JSON text as tables and figures can hold it.
+def parse_figure(text: str | bytes) -> Any:
+    """The value of a JSON text as a figure can hold it.
 
     That is `readable`, with floats in place of whole numbers beyond 64 bits and null beyond all floats.
 

@@ -26,7 +26,7 @@ from probe.plotting.export import file_name
 from probe.runs.captures import numbers
 from probe.runs.schema import dumps
 from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
-from probe.untrusted import parse_table
+from probe.untrusted import parse_figure, parse_json
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -91,7 +91,7 @@ def read_lines(path: Path, columns: Sequence[str], kinds: Sequence[str] | None) 
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short.
     """
-    return to_table([parse_table(line) for line in _text(path).split("\n") if line], columns, kinds)
+    return to_table([parse_json(line) for line in _text(path).split("\n") if line], columns, kinds)
 
 
 def write_columns(path: Path, table: pd.DataFrame) -> None:
@@ -113,7 +113,7 @@ def read_columns(path: Path, columns: Sequence[str], kinds: Sequence[str] | None
         OSError: the file is missing or packed wrongly.
         ValueError: it is cut short, or columns are missing or of different lengths.
     """
-    data = parse_table(_text(path))
+    data = parse_json(_text(path))
     if not isinstance(data, dict) or set(data) != set(columns) or len({len(each) for each in data.values()}) > 1:
         raise ValueError(f"{path.name} does not hold the columns {', '.join(columns)}, each as long as the others")
     kinds = kinds or [""] * len(columns)
@@ -185,7 +185,7 @@ def read_figure(path: Path) -> "go.Figure":
 
     from probe.plotting.offline import offline
 
-    content = parse_table(path.read_bytes())
+    content = parse_figure(path.read_bytes())
     if not isinstance(content, dict) or _longest_name(content) > NAME:
         raise ValueError(f"{path.name} is no figure")
     return go.Figure(offline(content), skip_invalid=True)
@@ -407,7 +407,7 @@ def read_index(directory: Path) -> dict[str, Any]:
         DataError: there is none, or it is damaged or newer.
     """
     try:
-        index = parse_table((directory / RESULT_FILE).read_bytes())
+        index = parse_json((directory / RESULT_FILE).read_bytes())
     except OSError:
         raise DataError(
             f"`{directory}` holds no {RESULT_FILE}: give a folder that an experiment was saved to."

@@ -214,14 +214,10 @@ def test_rollouts_with_numbers_beyond_all_floats(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", ["\ud800", 10**400, 2**70, -(2**63) - 1])
-def test_a_result_with_what_no_table_holds(tmp_path: Path, value: Any):
+def test_a_figure_with_what_no_page_holds(tmp_path: Path, value: Any):
     path = formats.result(tmp_path)
-    items = json.loads(gzip.decompress((path / "items.json.gz").read_bytes()))
     edit(path / "figures" / "main.json", layout={"height": value, "title": {"text": value}})
-    for column in items:
-        damaged = items | {column: [value] * len(items[column])}
-        (path / "items.json.gz").write_bytes(gzip.compress(json.dumps(damaged).encode()))
-        formats.read_result(path)
+    formats.read_result(path)
 
 
 def test_a_summary_whose_n_is_no_number(tmp_path: Path):

@@ -349,18 +349,24 @@ with RunWriter.create(sys.argv[1], method="pretrain", config={}) as writer:
     print("ready", flush=True)
     for step in range(4000):
         writer.log(step, {"loss": float(step), "text " + "x" * (step % 50): 1.0})
+        if step % 1000 == 999:
+            sys.stdin.readline()  # until the reader has seen it
 """
 
 
 def test_reading_while_another_process_writes(tmp_path: Path):
     """No half line is ever taken for a broken one, and nothing is read twice or missed."""
-    with subprocess.Popen([sys.executable, "-c", WRITING, tmp_path / "run"], stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
+    command = [sys.executable, "-c", WRITING, tmp_path / "run"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
+        assert child.stdin
+        assert child.stdout
         child.stdout.readline()
         run, seen = open_run(tmp_path / "run"), [0]
         while run.status == "running":
             steps = run.metrics()["step"].tolist()
             assert steps == list(range(len(steps)))
+            if len(steps) // 1000 > seen[-1] // 1000:
+                child.stdin.write(b"\n")
             seen.append(len(steps))
     assert child.returncode == 0
     assert run.status == "finished"

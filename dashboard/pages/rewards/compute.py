@@ -260,10 +260,10 @@ def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...
 
 def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
     """What the base, or a model that has its place on the frontier, gives the answers there; of another one nothing."""
-    asked = ready(_world_ground, base, kinds=kinds)
-    if asked is None:
+    truth = ready(_world_ground, base, kinds=kinds)
+    if truth is None:
         return {}
-    answers = asked.field.answers
+    answers = truth.field.answers
     if lm is base:
         return answers.known(answers.logprobs)
     place = {"directory": str(lm.directory), "changed": _written(lm.directory or Path()), "kinds": kinds}

@@ -103,8 +103,8 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         note(
             f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is"
             " the most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward,"
-            " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a run on"
-            " its way, where it logged the same. Right: differences to the base with 95 % intervals over questions."
+            " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a training"
+            " trajectory, where the run logged the same. Right: differences to the base with 95 % intervals over questions."
         )
     tables = {"standings": table, "frontier": curve, "best-of-n": best}
     return Placement(ground, by, styles, tables, complete=not later)
@@ -127,7 +127,7 @@ def beta_of(scene: Scene) -> float:
 
 
 def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | None:
-    """Distributions of the samples of both models, and what the run captured on its way."""
+    """Distributions of the samples of both models, and what the run captured while it trained."""
     if scene.aligned is None:
         return None
     st.subheader("Before and after", anchor=False)

@@ -103,8 +103,9 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         note(
             f"Left: rewards and KL are exact sums over the answers to {len(ground.field.kinds)} questions; the line is"
             " the most reward that any policy has at a KL. Dotted: KL in excess of the optimum with the same reward,"
-            " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a training"
-            " trajectory, where the run logged the same. Right: differences to the base with 95 % intervals over questions."
+            " which is exactly KL(policy \u2225 pi*_beta), in nats behind each name. Dashed: best of N. Rings: a"
+            " training trajectory, where the run logged the same. Right: differences to the base with 95 % intervals"
+            " over questions."
         )
     tables = {"standings": table, "frontier": curve, "best-of-n": best}
     return Placement(ground, by, styles, tables, complete=not later)

@@ -38,25 +38,27 @@ def readable(value: Any) -> Any:
     return [readable(item) for item in value] if isinstance(value, list) else value
 
 
-def parse_figure(text: str | bytes) -> Any:
-    """The value of a JSON text as a figure can hold it.
+def sendable(value: Any) -> Any:
+    """A JSON value as a page can send it: `readable`, and no whole number beyond 64 bits.
 
-    That is `readable`, with floats in place of whole numbers beyond 64 bits and null beyond all floats.
+    In place of such a number stands a float, or None where it is beyond all floats.
+    """
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(value) if abs(value) < 2**1023 else None
+    if isinstance(value, dict):
+        return {readable(key): sendable(item) for key, item in value.items()}
+    return [sendable(item) for item in value] if isinstance(value, list) else readable(value)
+
+
+def parse_figure(text: str | bytes) -> Any:
+    """The value of a JSON text as a figure can hold it (`sendable`).
 
     Raises:
         ValueError: as `parse_json`, or the text is none in UTF-8.
     """
     text = text.decode() if isinstance(text, bytes) else text
     value = parse_json(text)
-    return _bounded(readable(value)) if _BEYOND.search(text) else value
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return float(value) if abs(value) < 2**1023 else None
-    if isinstance(value, dict):
-        return {key: _bounded(item) for key, item in value.items()}
-    return [_bounded(item) for item in value] if isinstance(value, list) else value
+    return sendable(value) if _BEYOND.search(text) else value
 
 
 @contextmanager

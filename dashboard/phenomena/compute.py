@@ -23,6 +23,7 @@ from probe.experiments.run import Call, call, columns_as_metrics, finish, join, 
 from probe.experiments.store import writable
 from probe.plugins import failure
 from probe.ticks import Tick
+from probe.untrusted import sendable
 from probe.world import of
 
 if TYPE_CHECKING:
@@ -151,11 +152,33 @@ def find_result(question: Question, subject: Subject, known: Known) -> Outcome:
         key = "stored result", str(place), changed
         result = memory.get(key)
         if result is None:
-            result = store.find_stored(own_call)
+            stored = store.find_stored(own_call)
+            result = None if stored is None else sendable_result(stored)
             memory.put(key, result)
         if result is not None:
             return Outcome(subject, result, place=place)
     return Outcome(subject, memory.get(("unstored result", str(place))))
+
+
+def sendable_result(result: Result) -> Result:
+    """A result with tables and provenance that a page can send (`probe.untrusted.sendable`)."""
+    return replace(
+        result,
+        summary=_sendable(result.summary),
+        items=_sendable(result.items),
+        tables={sendable(name): _sendable(table) for name, table in result.tables.items()},
+        figures={sendable(name): chart for name, chart in result.figures.items()},
+        meta=sendable(result.meta),
+    )
+
+
+def _sendable(table: pd.DataFrame) -> pd.DataFrame:
+    cells = {
+        str(name): pd.Series([sendable(cell) for cell in column], column.index, dtype=object)
+        for name, column in table.items()
+        if column.dtype == object
+    }
+    return table.assign(**cells).rename(columns=sendable)
 
 
 def compute(question: Question, subject: Subject, known: Known, *, again: bool = False) -> Outcome:
@@ -184,6 +207,7 @@ def compute(question: Question, subject: Subject, known: Known, *, again: bool =
     except Exception as error:  # whatever a reader's own experiment does wrong
         return Outcome(subject, error=explained(question.experiment, error))
     place = store.keep(own_call, result)
+    result = sendable_result(result)
     if place is None:
         models.results().put(("unstored result", str(store.place(own_call))), result)
     return Outcome(subject, result, place=place)

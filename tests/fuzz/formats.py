@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 import probe
 from dashboard import access, data, jobs
-from dashboard.phenomena.compute import compare_summaries
+from dashboard.phenomena.compute import compare_summaries, sendable_result
 from probe.chain_of_thought.files import read_problems
 from probe.commands import runs as commands
 from probe.experiments.metrics import Mean
@@ -347,7 +347,9 @@ def read_result(path: Path) -> None:
     dumps(found.meta)
     for chart in found.figures.values():
         sent(chart)
-    sent(found.summary, found.items, *found.tables.values())
+    shown = sendable_result(found)
+    shown.title.encode(), shown.finding.encode()
+    sent(shown.summary, shown.items, *shown.tables.values())
 
 
 def read_compared(path: Path) -> None:

@@ -220,6 +220,21 @@ def test_a_figure_with_what_no_page_holds(tmp_path: Path, value: Any):
     formats.read_result(path)
 
 
+@pytest.mark.parametrize("value", ["\ud800", 10**400, 2**70, -(2**63) - 1, ["\ud800", 2**70]])
+def test_a_result_with_what_no_page_holds(tmp_path: Path, value: Any):
+    path = formats.result(tmp_path)
+    items = json.loads(gzip.decompress((path / "items.json.gz").read_bytes()))
+    for column in ("item", "model", "said"):
+        damaged = items | {column: [value, *items[column][1:]]}
+        (path / "items.json.gz").write_bytes(gzip.compress(json.dumps(damaged).encode()))
+        formats.read_result(path)
+    (path / "tables" / "curve.jsonl").write_text(json.dumps({"model": value, "step": 1, "y": 0.1}) + "\n")
+    formats.read_result(path)
+    meta = json.loads((path / "result.json").read_text())["meta"]
+    edit(path / "result.json", meta=meta | {"title": value, "finding": value})
+    formats.read_result(path)
+
+
 def test_a_summary_whose_n_is_no_number(tmp_path: Path):
     path = formats.result(tmp_path)
     summary = json.loads((path / "result.json").read_text())["summary"]

@@ -170,11 +170,16 @@ def _parse_line(where: str, line: bytes) -> Any:
     text = _decode(where, line)
     try:
         values = parse_json(text)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON ({error}): write one JSON object a line.") from None
+    return _check_texts(where, values)
+
+
+def _check_texts(where: str, values: T) -> T:
+    try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise DataError(f"{where} holds half a surrogate pair, which is no text: write the whole letter.") from None
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON ({error}): write one JSON object a line.") from None
     return values
 
 
@@ -195,11 +200,8 @@ def _split_list(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]
             f"Line {at} of `{path}` is no JSON ({error}): fix the list, or write one object a line."
         ) from None
     for number, entry in enumerate(entries, start=1):
-        yield f"Entry {number} of `{path}`", partial(_keep, entry)
-
-
-def _keep(value: T) -> T:
-    return value
+        where = f"Entry {number} of `{path}`"
+        yield where, partial(_check_texts, where, entry)
 
 
 def _split_cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Callable[[], Any]]]:

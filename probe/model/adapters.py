@@ -6,6 +6,7 @@ Hu et al. 2021 (arXiv 2106.09685): a weight W becomes W + (alpha / r) B A with A
 """
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -153,11 +154,11 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> Located:
 def base_ref(directory: Path, base: str) -> str:
     """`base`, as the adapter in `directory` names it, or where that run's checkpoint lies now if it has moved."""
     path = Path(base)
-    if path.exists() or path.parent.name != "checkpoints" or not path.name.isdecimal():
+    if os.path.exists(base) or path.parent.name != "checkpoints" or not path.name.isdecimal():
         return base
     run = path.parent.parent.name
-    beside = (directory.resolve() / "../../.." / run / "checkpoints" / path.name).resolve()
-    return str(beside) if beside.is_dir() else f"{run}@{int(path.name)}"
+    beside = directory.resolve() / "../../.." / run / "checkpoints" / path.name
+    return str(beside.resolve()) if os.path.isdir(beside) else f"{run}@{int(path.name)}"
 
 
 def base_name(ref: str, directory: Path | None) -> str:

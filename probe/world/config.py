@@ -47,7 +47,9 @@ MIXTURE: Mapping[str, float] = MappingProxyType(
 )
 
 MOST = 10**12
-"""Bound of every number of a world; documents of an epoch come nearest to it."""
+"""Bound of every number of a world."""
+EPOCH = 10**7
+"""Bound of the documents in an epoch, whose order is held in memory."""
 LONG = 10_000
 """Bound of what is written in one document."""
 
@@ -129,7 +131,7 @@ class WorldConfig:
         _check(8 <= self.values <= len(VALUES["home"]), f"values is {self.values}", "8 to 12")
         _check(all(0 <= share <= 1 for share in shares), "a share lies outside 0 to 1", "shares between 0 and 1")
         _check(0 <= self.zipf <= 100, f"zipf is {self.zipf}", "an exponent from 0 to 100")
-        _check(self.epoch >= 1, f"epoch is {self.epoch}", "at least 1 document")
+        _check(1 <= self.epoch <= EPOCH, f"epoch is {self.epoch}", f"1 to {EPOCH:,} documents")
         _check(2 <= self.max_terms <= 9, f"max_terms is {self.max_terms}", "2 to 9")
         _check(1 <= self.map_keys <= len(KEYS), f"map_keys is {self.map_keys}", f"1 to {len(KEYS)}")
         pairs = f"pairs is {self.pairs} and map_keys {self.map_keys}"

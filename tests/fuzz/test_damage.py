@@ -74,6 +74,14 @@ def test_adapters_that_are_each_others_base(tmp_path: Path):
         LM.load(first)
 
 
+@pytest.mark.parametrize("base", ["a" * 5000, "a" * 5000 + "/checkpoints/0001", "a\0/checkpoints/1", "a/b\0/1"])
+def test_an_adapter_whose_base_no_file_can_be_named(tmp_path: Path, base: str):
+    path = formats.adapter(tmp_path)
+    edit(path / adapters.ADAPTER_CONFIG, base_model_name_or_path=base)
+    with pytest.raises(ModelError, match=r"of the adapter in `.*` cannot be used: "):
+        formats.read_model(path)
+
+
 def test_an_adapter_that_names_code_is_refused(tmp_path: Path):
     path = formats.adapter(tmp_path)
     edit(path / adapters.ADAPTER_CONFIG, megatron_config={"a": 1}, megatron_core="antigravity")

@@ -90,6 +90,13 @@ def test_an_odd_row_is_left_out_counted_and_named(tmp_path: Path, row: Any, part
     assert part in note
 
 
+def test_half_a_surrogate_pair_in_a_list_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([GOOD, GOOD | {"prompt": "\ud800"}]))
+    assert said(path).startswith(f"Entry 2 of `{path}` holds half a surrogate pair")
+    assert values(read_columns(path, COLUMNS)) == [GOOD]
+
+
 def test_another_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b'{"prompt": "a", "chosen": "b"}\n' + '{"prompt": "ü", "chosen": "b"}'.encode("latin-1"))

@@ -145,6 +145,7 @@ def test_a_senseless_config_is_refused_with_a_remedy(fields):
         ({"seed": 4}, DataError),
         ({"config": {"colour": "blue"}}, ConfigError),
         ({"config": {"known": "many"}}, ConfigError),
+        ({"config": {"epoch": 2**31}}, ConfigError),
     ],
 )
 def test_a_foreign_world_is_refused(small, change, error):

@@ -13,6 +13,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from probe import LM, plugins
+from probe.world import World
+from tests.places import SAMPLES
+
 torch.set_num_threads(1)
 
 
@@ -22,6 +26,25 @@ def main_module() -> Iterator[None]:
     module = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = module
+
+
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """What a test registers is gone after it."""
+    with plugins.aside():
+        yield
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """The world as it comes."""
+    return World(seed=0)
+
+
+@pytest.fixture(scope="session")
+def base() -> LM:
+    """The sample run that all others come from."""
+    return LM.load(SAMPLES / "base")
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from probe import Result
 from probe.cli import main
 from probe.experiments.registry import find_experiment
 from probe.experiments.run import call
+from tests.places import SAMPLES
 
-SAMPLES = Path("sample_runs")
 TIMED = ("step_time", "tokens_per_second", "time")
 SHORT = ["--steps", "10", "--log-every", "1", "--eval-every", "5", "--capture-every", "5", "--evaluate", "20"]
 PREFERENCES = ["--annotator", "agreeable", "--pairs", "200", "--batch-size", "8"]

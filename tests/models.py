@@ -82,18 +82,19 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")
 
 
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": STD,
+}
+
+
 def llama(vocab: int, **changes: Any) -> PreTrainedModel:
     """RMSNorm, rotary positions, SwiGLU, two query heads on one key head."""
-    sizes: dict[str, Any] = {
-        "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT,
-        "initializer_range": STD,
-    }
+    sizes: dict[str, Any] = SIZES | {"vocab_size": vocab, "num_key_value_heads": 2}
     return LlamaForCausalLM(LlamaConfig(**sizes | changes))
 
 
@@ -106,49 +107,27 @@ def gpt2(vocab: int, **changes: Any) -> PreTrainedModel:
 
 def qwen3(vocab: int, **changes: Any) -> PreTrainedModel:
     """Llama with norms on queries and keys, a head dimension of its own and tied embeddings."""
-    sizes: dict[str, Any] = {
+    sizes: dict[str, Any] = SIZES | {
         "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 12,
-        "max_position_embeddings": CONTEXT,
         "tie_word_embeddings": True,
-        "initializer_range": STD,
     }
     return Qwen3ForCausalLM(Qwen3Config(**sizes | changes))
 
 
 def gpt_neox(vocab: int, **changes: Any) -> PreTrainedModel:
     """LayerNorm, attention and feed-forward in parallel, partly rotary, fused and interleaved projections."""
-    sizes: dict[str, Any] = {
-        "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": CONTEXT,
-        "initializer_range": STD,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
+    sizes: dict[str, Any] = SIZES | {"vocab_size": vocab, "bos_token_id": None, "eos_token_id": None}
     return GPTNeoXForCausalLM(GPTNeoXConfig(**sizes | changes))
 
 
 def mistral(vocab: int, **changes: Any) -> PreTrainedModel:
     """Llama with a sliding window of 6 tokens, so that its cache forgets."""
-    sizes: dict[str, Any] = {
+    sizes: dict[str, Any] = SIZES | {
         "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT,
         "sliding_window": 6,
-        "initializer_range": STD,
         "eos_token_id": None,
     }
     return MistralForCausalLM(MistralConfig(**sizes | changes))
@@ -163,34 +142,22 @@ def bloom(vocab: int, **changes: Any) -> PreTrainedModel:
 
 def gemma2(vocab: int, **changes: Any) -> PreTrainedModel:
     """A soft cap on the logits, a sliding window in every other block."""
-    sizes: dict[str, Any] = {
+    sizes: dict[str, Any] = SIZES | {
         "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
-        "max_position_embeddings": CONTEXT,
         "sliding_window": 6,
         "final_logit_softcapping": 3.0,
-        "initializer_range": STD,
     }
     return Gemma2ForCausalLM(Gemma2Config(**sizes | changes))
 
 
 def phi3(vocab: int, **changes: Any) -> PreTrainedModel:
     """Fused projections in attention and in the gated feed-forward part."""
-    sizes: dict[str, Any] = {
+    sizes: dict[str, Any] = SIZES | {
         "vocab_size": vocab,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT,
         "original_max_position_embeddings": CONTEXT,
-        "initializer_range": STD,
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,

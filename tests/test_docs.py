@@ -14,6 +14,7 @@ import pytest
 from probe.extensions import ANNOTATORS, PAGES, PANELS, VERIFIERS
 from probe.model.lm import LM
 from probe.world import of
+from tests.places import SAMPLES
 from tests.tree import FILE, tree
 from trainers.samples import tables
 
@@ -98,7 +99,7 @@ def test_links_lead_somewhere(document: Path):
 
 def test_the_readme_shows_what_the_sample_runs_gave():
     readme = (ROOT / "README.md").read_text()
-    for table in tables(ROOT / "sample_runs").split("\n\n"):
+    for table in tables(SAMPLES).split("\n\n"):
         assert table in readme
 
 
@@ -122,7 +123,7 @@ def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, mo
     """With the names that the text around it speaks of."""
     monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{name}.md").read_text(), re.DOTALL)[at]
-    base, lm = (LM.load(ROOT / "sample_runs" / run) for run in ("base", "rlvr"))
+    base, lm = (LM.load(SAMPLES / run) for run in ("base", "rlvr"))
     world = of(base)
     assert world
     prompt = world.questions("opinion_false", 1, 0)[0].prompt

@@ -22,12 +22,13 @@ from probe.extensions import annotators, find_annotator, page_key, pages, panels
 from probe.world import AGREEABLE, Annotator, World
 from tests.extensions import install, on_the_path, sample
 from tests.models import random_lm
+from tests.places import SAMPLES
 from trainers.config import DPOConfig
 from trainers.preferences import world_preferences
 from trainers.reward_functions import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / "sample_runs" / "base"
+BASE = SAMPLES / "base"
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +41,6 @@ def package(target: Path) -> Iterator[Path]:
     """The package is installed."""
     with on_the_path(target):
         yield target
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    with plugins.aside():
-        yield
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(seed=0)
 
 
 # the package

@@ -16,6 +16,7 @@ from probe.cli import main
 from probe.commands import experiment
 from probe.options import parse
 from probe.plotting import export as render
+from tests.places import SAMPLES
 from trainers.commands import METHODS, parse_training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         codes = [code.replace('"svg", "pdf", ', "") for code in codes]
     (place / "blocks.json").write_text(json.dumps(codes))
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    found = {"PROBE_RUNS": str(ROOT / "sample_runs"), "PYTHONPATH": str(ROOT)}
+    found = {"PROBE_RUNS": str(SAMPLES), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "error::FutureWarning", "-c", RUNNER]
     done = subprocess.run(command, cwd=place, env=os.environ | threads | found, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -166,12 +167,12 @@ def test_commands_parse(words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_the_names_are_those_of_runs(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PROBE_RUNS", str(ROOT / "sample_runs"))
+    monkeypatch.setenv("PROBE_RUNS", str(SAMPLES))
     monkeypatch.chdir(ROOT.parent)
     named = set(re.findall(r"`((?:base|dpo|rl)[\w-]*)`", TEXT)) - {"rl"}
     assert named >= {"base", "dpo-agreeable", "dpo-honest"}
     for name in named:
-        assert (ROOT / "sample_runs" / name / "run.json").is_file(), name
+        assert (SAMPLES / name / "run.json").is_file(), name
 
 
 def stop(config: object) -> NoReturn:

@@ -4,7 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.places import ROOT
+
 FILE = ROOT / "docs" / "tree.md"
 PACKAGES = ("probe", "trainers", "dashboard")
 HEAD = """# The tree

@@ -1,7 +1,5 @@
 """Head scores: those of transformer_lens where it has them, slow loops elsewhere, and heads that are known to be."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, OTHERS, byte_tokenizer, random_lm, random_reward_model
+from tests.places import SAMPLES
 
 TEXT = "mira lives in oslo . tom lives in rome . mira lives in in oslo"
 
@@ -137,7 +136,7 @@ def test_repeats_draw_no_special_tokens_and_follow_the_seed():
 
 def test_the_induction_head_of_the_chain_model_stands_out():
     """The sample run `icl` learned to count transitions in context: one head of its second block looks at followers."""
-    lm = LM.load(Path(__file__).parents[2] / "sample_runs" / "icl")
+    lm = LM.load(SAMPLES / "icl")
     chain = "chain 1 : z0 z1 z1 z3 z2 z0 z1 z3 z2 z2 z1 z1 z3 z2 z0 z1 z1 z3 z2 z0 z1 z3 z2 z2 z1"
     scores = head_scores(lm, chain)
     induction = scores.values["induction"]

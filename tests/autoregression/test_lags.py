@@ -1,7 +1,6 @@
 """Lag profile and effective order: models trained on chains show the chain, and every number has a slow twin."""
 
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from probe.world import of
 from probe.world.bayes import markov_predictive
 from tests.in_context.markov import Trained, influence, trained
 from tests.models import ARCHITECTURES, random_lm
+from tests.places import SAMPLES
 
 TEXTS = ["mira lives in oslo . where does mira", "the cat is in the dog"]
 
@@ -62,7 +62,7 @@ def test_the_profile_is_that_of_the_chain_and_ends_with_it(first: Trained, secon
 @pytest.mark.slow
 def test_a_model_of_fresh_chains_remembers_as_long_as_bayes_does():
     """The sample run `icl` reads chains of order 1 whose rows are unknown: the exact predictor counts, far back."""
-    lm = LM.load(Path(__file__).parents[2] / "sample_runs" / "icl")
+    lm = LM.load(SAMPLES / "icl")
     documents = list(islice(of(lm).documents(1), 24))
     found = effective_order(lm, [document.text for document in documents], longest=90, positions=10, keep=4)
     readings = found.readings[found.readings["m"].isin([1, 8, 32, 64])]

@@ -17,11 +17,6 @@ STEPS = 5
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World(seed=0)
-
-
-@pytest.fixture(scope="module")
 def lm(world: World) -> LM:
     size = ModelConfig(layers=2, width=32, heads=2, mlp=64, context=96, init_std=0.3)
     return LM.create(size, world.tokenizer(), seed=1)

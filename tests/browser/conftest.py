@@ -1,6 +1,5 @@
 """Chromium on the real server: `probe dashboard` as a process of its own, on a small run store."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -11,13 +10,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from probe.plotting.export import find_browser
+from tests.dashboard import store
+from tests.places import SAMPLES
 
 FLAGS = [
     "--no-sandbox",
@@ -28,8 +28,6 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-STORE = Path(__file__).parents[1] / "dashboard" / "store.py"
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 PATIENCE_S = 120
 """How long anything may take: far more than it does, because a busy machine must not fail a test."""
 expect.set_options(timeout=1000 * PATIENCE_S)
@@ -37,20 +35,9 @@ Start = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def writer() -> ModuleType:
-    """The module that writes run stores."""
-    spec = importlib.util.spec_from_file_location("browser_store", STORE)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def runs(writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with the runs `base` and `dpo-agreeable`."""
-    return writer.build(tmp_path_factory.mktemp("runs"))
+    return store.build(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="session")
@@ -124,12 +111,10 @@ def start(chromium: Browser) -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
-def server(
-    runs: Path, writer: ModuleType, start: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def server(runs: Path, start: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A dashboard on the two runs, and on a second root with a hostile one."""
     hostile = tmp_path_factory.mktemp("hostile")
-    writer.hostile(hostile)
+    store.hostile(hostile)
     started = start(runs, hostile)
     yield started
     status, output = started.stop()

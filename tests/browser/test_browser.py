@@ -8,7 +8,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from probe.runs import RunWriter, open_run
 from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
+from tests.dashboard import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TOKENS = Path(__file__).parents[2] / "dashboard" / "components" / "tokens.js"
@@ -99,8 +99,8 @@ def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: P
 
 
 @pytest.mark.parametrize("path", MAIN)
-def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, writer: ModuleType, path: str):
-    name = writer.HOSTILE
+def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, path: str):
+    name = store.HOSTILE
     open_page(page, server, f"training?runs={quote(name, safe='')}" if path == "training" else path)
     if path == "":
         page.get_by_label("Run", exact=True).click()

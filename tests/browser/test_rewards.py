@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,19 +10,18 @@ from playwright.sync_api import Page, expect
 
 from probe import open_run
 from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
+from tests.dashboard import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def rewarded(
-    runs: Path, writer: ModuleType, start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Any:
+def rewarded(runs: Path, start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A server on the two runs and a reward model."""
     root = tmp_path_factory.mktemp("rewarded")
     for path in runs.iterdir():
         shutil.copytree(path, root / path.name, dirs_exist_ok=True)
-    writer.judge(root / "judge", root / "base", world=open_run(root / "base").world, parent="base")
+    store.judge(root / "judge", root / "base", world=open_run(root / "base").world, parent="base")
     return start(root)
 
 

@@ -1,7 +1,6 @@
 """The experiment `chain_of_thought` on the world: against sampling, models of known behaviour, and models of none."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,10 @@ from probe.rewards.evaluation import evaluate
 from probe.ticks import ignore
 from probe.world import World
 from probe.world.sums import edit_step, parse_working
+from tests.places import SAMPLES
 
-BASE = Path(__file__).parents[2] / "sample_runs" / "base"
+BASE = SAMPLES / "base"
 N = 30
-
-
-@pytest.fixture(scope="module")
-def base() -> LM:
-    return LM.load(BASE)
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,9 @@ from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
 from probe.ticks import ignore
 from tests.models import random_lm
+from tests.places import DATA
 
-FILE = Path(__file__).parents[1] / "data" / "chain_problems.jsonl"
+FILE = DATA / "chain_problems.jsonl"
 
 
 class Scripted(LM):

@@ -27,8 +27,9 @@ from probe.errors import ConfigError, DataError, RunError
 from probe.model.lm import LM
 from probe.ticks import ignore
 from tests.models import PEOPLE, PLACES, random_lm
+from tests.places import SAMPLES
 
-BASE = Path(__file__).parents[2] / "sample_runs" / "base"
+BASE = SAMPLES / "base"
 
 
 @pytest.mark.parametrize("sizes", [(30, 30, 30), (10, 40, 25)])

@@ -1,11 +1,9 @@
 """The pages as AppTest runs them, through the entrypoint and on a real small run store."""
 
-import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import streamlit as st
@@ -13,33 +11,18 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.named import NAMED
-from tests.dashboard.pages import Everyone, turn_to, unescape
+from tests.dashboard import store
+from tests.dashboard.pages import Everyone, Show, turn_to
 from tests.dashboard.readouts import write_readouts
 
 HERE = Path(__file__).parent
 APP = HERE.parents[1] / "dashboard" / "pages" / "app.py"
-Open = Callable[..., AppTest]
-
-
-def load_store() -> ModuleType:
-    """The module that writes run stores."""
-    spec = importlib.util.spec_from_file_location("dashboard_store", HERE / "store.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
-def writer() -> ModuleType:
-    return load_store()
-
-
-@pytest.fixture(scope="session")
-def runs(writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with the runs `base` and `dpo-agreeable`."""
-    return writer.build(tmp_path_factory.mktemp("runs"))
+    return store.build(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +44,14 @@ class Readouts:
 
 
 @pytest.fixture(scope="session")
-def readouts(writer: ModuleType, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Readouts:
+def readouts(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Readouts:
     """Language model, reward model, value head, adapter, checkpoint, plain folder, another world."""
     root = tmp_path_factory.mktemp("readouts")
-    return Readouts(root / "runs", write_readouts(root, runs, writer))
+    return Readouts(root / "runs", write_readouts(root, runs))
 
 
 @pytest.fixture
-def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Show]:
     """Open a page on folders of runs: `show(root, page="training/page.py", step="20")`, the rest being the URL's query.
 
     What the query names counts as typed by the person, unless `link` says that it came with a link.
@@ -95,24 +78,3 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
     yield run
     st.cache_data.clear()
     st.cache_resource.clear()
-
-
-def words(app: AppTest) -> str:
-    """Everything that a page says as text, Markdown escapes resolved."""
-    parts = [*app.subheader, *app.markdown, *app.caption, *app.text, *app.error, *app.warning]
-    return "\n".join(unescape(str(part.value)) for part in parts)
-
-
-def answer(app: AppTest) -> str:
-    """The sentence that opens the page."""
-    return unescape(app.subheader[0].value)
-
-
-@pytest.fixture
-def read() -> Callable[[AppTest], str]:
-    return words
-
-
-@pytest.fixture
-def finding() -> Callable[[AppTest], str]:
-    return answer

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from streamlit.testing.v1 import AppTest
@@ -12,6 +12,9 @@ from streamlit.util import calc_hash
 
 from dashboard import access
 from probe.extensions import page_key
+
+Show = Callable[..., AppTest]
+"""The fixture that opens a page."""
 
 
 class Everyone(access.Gate):
@@ -30,6 +33,17 @@ def turn_to(app: AppTest, page: str) -> AppTest:
     """Choose the page of a file; before its first run AppTest takes the file's name for the end of the address."""
     app._page_hash = calc_hash(page_key(page))
     return app
+
+
+def read(app: AppTest) -> str:
+    """Everything that a page says as text, Markdown escapes resolved."""
+    parts = [*app.subheader, *app.markdown, *app.caption, *app.text, *app.error, *app.warning]
+    return "\n".join(unescape(str(part.value)) for part in parts)
+
+
+def heading(app: AppTest) -> str:
+    """The sentence that opens the page."""
+    return unescape(app.subheader[0].value)
 
 
 def linked(app: AppTest, title: str) -> dict[str, str]:

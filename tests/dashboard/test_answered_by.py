@@ -1,16 +1,15 @@
 """Items that another model answered: the page says so above tokens that the chosen models read."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from dashboard.phenomena.items import ANSWERED_BY, stand_ins
 from probe import LM, plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
+from tests.dashboard.pages import Show, read
 from tests.dashboard.phenomena import PLUGIN, chips, write
 
 COPY = "a copy that learned 3 phases with EWC"
@@ -41,10 +40,9 @@ def test_nobody_stands_in_where_there_is_no_such_column():
 
 @pytest.mark.parametrize("column", [True, False])
 def test_the_page_says_so_above_the_tokens(
-    show: Callable[..., AppTest],
+    show: Show,
     runs: Path,
     tmp_path: Path,
-    read: Callable[[AppTest], str],
     monkeypatch: pytest.MonkeyPatch,
     column: bool,
 ):

@@ -2,13 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from dashboard.pages.attention import choices, long_texts
 from dashboard.pages.attention import compute as source
@@ -19,11 +16,10 @@ from probe.attention.patterns import attention, distance_table, rollout, stages
 from probe.attention.scores import pattern_scores
 from probe.model.lm import LM
 from probe.runs import open_run
-from tests.dashboard.pages import chart, names, values
+from tests.dashboard import store
+from tests.dashboard.pages import Show, chart, heading, names, read, values
 from tests.models import random_lm, random_reward_model
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 VIEW = "attention/page.py"
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 
@@ -47,13 +43,13 @@ def framed(figure: dict) -> set[tuple[float, float]]:
     return {((shape["x0"] + shape["x1"]) / 2, (shape["y0"] + shape["y1"]) / 2) for shape in figure["layout"]["shapes"]}
 
 
-def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Path, finding: Say, models):
+def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT)
     assert not app.exception
     assert not app.error
     table = distance_table(*[attention(lm, PROMPT) for lm in models])
     share = f"{100 * table['total_variation'][0]:.0f} %"
-    assert finding(app).startswith(f"Between base and dpo-agreeable, {table['name'][0]} moved most: {share}")
+    assert heading(app).startswith(f"Between base and dpo-agreeable, {table['name'][0]} moved most: {share}")
     assert app.selectbox(key="att_head").value == table["name"][0]
     assert app.segmented_control(key="att_view").value == "both"
     badges = [part.value for part in app.markdown if "hooks verified" in part.value]
@@ -62,18 +58,18 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(names(app))] * 5
 
 
-def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: Show, runs: Path, finding: Say, models):
+def test_the_sentence_says_where_attention_went_and_when_it_went_nowhere(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT)
     first, second = (attention(lm, PROMPT) for lm in models)
     head = parse(app.selectbox(key="att_head").value)
     change = (second.pattern - first.pattern)[head]
     query, key = np.unravel_index(np.abs(change).argmax(), change.shape)
     before, after = first.pattern[(*head, query, key)], second.pattern[(*head, query, key)]
-    assert f"({before:.2f} \u2192 {after:.2f})." in finding(app)
-    said = re.findall(r"\u201c(.*?)\u201d", finding(app))
+    assert f"({before:.2f} \u2192 {after:.2f})." in heading(app)
+    said = re.findall(r"\u201c(.*?)\u201d", heading(app))
     assert said == [first.tokens[at] for at in ((query, key) if query != key else (query,))]
     same = show(runs, page=VIEW, prompt=PROMPT, base="base", aligned="base")
-    assert finding(same).startswith("Attention hardly moved between base and base (aligned): even L0H0,")
+    assert heading(same).startswith("Attention hardly moved between base and base (aligned): even L0H0,")
 
 
 def test_both_models_and_their_difference(show: Show, runs: Path, models):
@@ -86,23 +82,21 @@ def test_both_models_and_their_difference(show: Show, runs: Path, models):
 
 
 @pytest.mark.parametrize(("view", "index"), [("base", 0), ("aligned", 1)])
-def test_one_model_shows_its_head_beside_the_mosaic(
-    show: Show, runs: Path, finding: Say, models, view: str, index: int
-):
+def test_one_model_shows_its_head_beside_the_mosaic(show: Show, runs: Path, models, view: str, index: int):
     app = show(runs, page=VIEW, prompt=PROMPT, att_view=view, att_head="L0H1")
-    assert f"in {('base', 'dpo-agreeable')[index]}," in finding(app)
+    assert f"in {('base', 'dpo-agreeable')[index]}," in heading(app)
     expected = attention(models[index], PROMPT).pattern[0, 1]
     np.testing.assert_allclose(lower(maps(chart(app, "att-head"))[0]), lower(expected), atol=1e-6)
     assert len(maps(chart(app, "att-heads"))) == 1
     assert len(maps(chart(app, "att-stages"))) == 3
 
 
-def test_the_head_follows_the_finding_until_the_reader_takes_one(show: Show, runs: Path, finding: Say):
+def test_the_head_follows_the_finding_until_the_reader_takes_one(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt=PROMPT)
     for prompt in ("helen lives in", "<user> where does magda live ? <bot>"):
         app.text_area(key="prompt").set_value(prompt).run()
-        assert app.selectbox(key="att_head").value == re.findall(r"L\dH\d", finding(app))[0]
-    other = next(name for name in app.selectbox(key="att_head").options if name not in finding(app))
+        assert app.selectbox(key="att_head").value == re.findall(r"L\dH\d", heading(app))[0]
+    other = next(name for name in app.selectbox(key="att_head").options if name not in heading(app))
     app.selectbox(key="att_head").select(other).run()
     app.text_area(key="prompt").set_value(PROMPT).run()
     assert app.selectbox(key="att_head").value == other
@@ -134,7 +128,7 @@ def test_the_query_decides_which_tokens_are_named(show: Show, runs: Path, models
     assert app.selectbox(key="att_query").value == 3, "a new text starts at the end of its prompt"
 
 
-def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, read: Say, models):
+def test_attention_goes_on_while_the_model_writes(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_new="4", att_view="aligned", att_head="L0H0")
     expected = attention(models[1], PROMPT, max_new_tokens=4)
     assert len(expected.ids) > expected.prompt_length
@@ -161,7 +155,7 @@ def test_head_scores_are_those_of_the_patterns(show: Show, runs: Path, models):
     assert len(maps(chart(app, "att-scores"))) == 3
 
 
-def test_what_moved_ranks_all_heads_and_shows_the_chosen_one(show: Show, runs: Path, read: Say, models):
+def test_what_moved_ranks_all_heads_and_shows_the_chosen_one(show: Show, runs: Path, models):
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="What moved", att_head="L1H0")
     first, second = (attention(lm, PROMPT) for lm in models)
     table = distance_table(first, second)
@@ -171,7 +165,7 @@ def test_what_moved_ranks_all_heads_and_shows_the_chosen_one(show: Show, runs: P
     assert f"L1H0 is number {list(table['name']).index('L1H0') + 1} of 4" in read(app)
 
 
-def test_circuits_come_from_the_weights_alone(show: Show, runs: Path, read: Say, models):
+def test_circuits_come_from_the_weights_alone(show: Show, runs: Path, models):
     from probe.attention.circuits import composition, copying_score, spectra
 
     app = show(runs, page=VIEW, prompt=PROMPT, att_tab="Circuits", att_view="aligned", att_head="L1H0")
@@ -208,14 +202,14 @@ def test_rollout_starts_at_the_query_and_sums_to_one(show: Show, runs: Path, mod
     assert not np.allclose(maps(chart(app, "att-rollout-0"))[0], shown)
 
 
-def test_captures_move_through_training(show: Show, runs: Path, finding: Say):
+def test_captures_move_through_training(show: Show, runs: Path):
     app = show(runs, page=VIEW, att_view="captures", att_watched="base", att_step="20", att_head="L1H1")
     assert not app.exception
     found = open_run(runs / "base").captures()
     index = app.selectbox(key="att_captured").options.index(app.selectbox(key="att_captured").value)
     length = found.prompts[index].length
     now, start = (found.load(step)["attention"][index, 1, 1, :length, :length] for step in (20, 0))
-    assert "Between step 0 and step 20 of base, L" in finding(app)
+    assert "Between step 0 and step 20 of base, L" in heading(app)
     tile = slice(length + 1, 2 * length + 1)
     for image, right in zip(maps(chart(app, "att-heads")), (start, now, now - start), strict=True):
         np.testing.assert_allclose(lower(image[tile, tile]), lower(right), atol=2e-3)
@@ -224,15 +218,15 @@ def test_captures_move_through_training(show: Show, runs: Path, finding: Say):
     assert len(curves["data"]) == 5
     assert curves["layout"]["shapes"][0]["x0"] == 20
     app.select_slider(key="att_step").set_value(40).run()
-    assert "Between step 0 and step 40" in finding(app)
+    assert "Between step 0 and step 40" in heading(app)
     app.toggle(key="att_since").set_value(False).run()
-    assert finding(app).startswith("On this prompt, at step 40 of base,")
+    assert heading(app).startswith("On this prompt, at step 40 of base,")
     assert names(app)[:2] == ["att-heads", "att-head"]
     app.select_slider(key="att_step").set_value(0).run()
     assert not app.exception
 
 
-def test_a_reward_model_is_looked_into_like_any_other(show: Show, runs: Path, tmp_path: Path, read: Say):
+def test_a_reward_model_is_looked_into_like_any_other(show: Show, runs: Path, tmp_path: Path):
     folder, rewards = tmp_path / "reward", random_reward_model()
     rewards.model.save_pretrained(folder)
     rewards.tokenizer.save_pretrained(folder)
@@ -249,7 +243,7 @@ def test_a_reward_model_is_looked_into_like_any_other(show: Show, runs: Path, tm
     assert "no output tokens" in read(app)
 
 
-def test_models_that_do_not_pair_up_stand_side_by_side(show: Show, runs: Path, tmp_path: Path, read: Say):
+def test_models_that_do_not_pair_up_stand_side_by_side(show: Show, runs: Path, tmp_path: Path):
     folder = random_lm(num_hidden_layers=3).save(tmp_path / "other")
     app = show(runs, page=VIEW, prompt="helen lives in lyon .", aligned=str(folder))
     assert not app.exception
@@ -267,13 +261,13 @@ def test_models_that_do_not_pair_up_stand_side_by_side(show: Show, runs: Path, t
 
 
 def test_long_texts_get_statistics_and_the_size_of_what_is_not_shown(
-    show: Show, runs: Path, finding: Say, read: Say, models, monkeypatch: pytest.MonkeyPatch
+    show: Show, runs: Path, models, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(source, "LONG", 12)
     monkeypatch.setattr(long_texts, "LONG", 12)
     app = show(runs, page=VIEW, prompt=PROMPT, att_head="L1H0", att_statistic="entropy")
     assert not app.exception
-    assert finding(app).startswith("Over 15 tokens, in dpo-agreeable, L")
+    assert heading(app).startswith("Over 15 tokens, in dpo-agreeable, L")
     assert re.search(r"A capture of 15 tokens needs [\d.]+ \w?B of the 268 MB", read(app))
     first, second = (attention_statistics(lm, PROMPT) for lm in models)
     shown = maps(chart(app, "att-long"))
@@ -332,11 +326,11 @@ def test_every_tab_has_its_equation_and_lines(show: Show, runs: Path, tab: str, 
     exec(app.code[0].value, {})
 
 
-def test_hostile_tokens_are_text(show: Show, writer: ModuleType, runs: Path, tmp_path: Path):
-    writer.hostile(tmp_path)
-    app = show(runs, tmp_path, page=VIEW, prompt=writer.HOSTILE)
+def test_hostile_tokens_are_text(show: Show, runs: Path, tmp_path: Path):
+    store.hostile(tmp_path)
+    app = show(runs, tmp_path, page=VIEW, prompt=store.HOSTILE)
     assert not app.exception
-    captured = show(runs, tmp_path, page=VIEW, att_view="captures", att_watched=writer.HOSTILE.replace("/", "_"))
+    captured = show(runs, tmp_path, page=VIEW, att_view="captures", att_watched=store.HOSTILE.replace("/", "_"))
     for shown in (app, captured):
         assert not shown.exception
         for figure in shown.get("plotly_chart"):
@@ -345,13 +339,13 @@ def test_hostile_tokens_are_text(show: Show, writer: ModuleType, runs: Path, tmp
             assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
 
 
-def test_what_is_missing_is_asked_for(show: Show, runs: Path, tmp_path: Path, finding: Say):
+def test_what_is_missing_is_asked_for(show: Show, runs: Path, tmp_path: Path):
     app = show(runs, page=VIEW)
     app.text_area(key="prompt").set_value(" ").run()
-    assert finding(app) == "Choose a prompt in the sidebar to see what its heads attend to."
+    assert heading(app) == "Choose a prompt in the sidebar to see what its heads attend to."
     empty = show(tmp_path, page=VIEW)
     assert not empty.exception
-    assert finding(empty).startswith("Choose a base model")
+    assert heading(empty).startswith("Choose a base model")
     empty.segmented_control(key="att_view").set_value("captures").run()
-    assert finding(empty) == "No run here has captures to move through."
+    assert heading(empty) == "No run here has captures to move through."
     assert not empty.exception

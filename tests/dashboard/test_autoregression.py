@@ -3,28 +3,24 @@
 import json
 import re
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from probe.autoregression.lags import effective_order, lag_profile
 from probe.autoregression.snowballs import snowball
 from probe.model.lm import LM
 from probe.world import of
-from tests.dashboard.pages import chart, names, unescape, values
+from tests.dashboard import store
+from tests.dashboard.pages import Show, chart, heading, names, read, unescape, values
 from tests.models import random_reward_model
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGE = "autoregression/page.py"
 
 
-def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: Say, read: Say):
+def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path):
     app = show(runs, page=PAGE, lag_epsilon="0.3")
     assert not app.exception
     assert not app.error
@@ -33,9 +29,9 @@ def test_the_page_says_what_the_analysis_finds(show: Show, runs: Path, finding: 
     order = effective_order(lm, texts, longest=16, epsilon=0.3, positions=3, keep=1)
     m = order.order or int(np.flatnonzero(~np.isnan(order.kl))[-1]) + 1
     more = "" if order.order else "more than "
-    assert finding(app).startswith(f"base looks back {more}{m} token")
-    assert f"{order.kl[m - 1]:.2g} [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]" in finding(app)
-    assert "dpo-agreeable looks back" in finding(app)
+    assert heading(app).startswith(f"base looks back {more}{m} token")
+    assert f"{order.kl[m - 1]:.2g} [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]" in heading(app)
+    assert "dpo-agreeable looks back" in heading(app)
     profile = lag_profile(lm, texts, lags=16, resamples=4, positions=4, keep=1)
     np.testing.assert_allclose(values(chart(app, "lags")["data"][0]["y"]), profile.influence, rtol=1e-5)
     np.testing.assert_allclose(values(chart(app, "context")["data"][0]["y"]), order.kl.clip(1e-7), rtol=1e-4)
@@ -57,7 +53,7 @@ def test_its_python_lines_run_and_give_its_numbers(show: Show, runs: Path):
     np.testing.assert_allclose(values(chart(app, "snowball")["data"][0]["y"]), kl, rtol=1e-4, atol=1e-6)
 
 
-def test_measure_texts_and_tolerance_can_be_chosen(show: Show, runs: Path, finding: Say):
+def test_measure_texts_and_tolerance_can_be_chosen(show: Show, runs: Path):
     app = show(runs, page=PAGE, lag_texts="4")
     before = chart(app, "lags")
     app.selectbox(key="lag_measure").select("Jacobian").run()
@@ -69,9 +65,9 @@ def test_measure_texts_and_tolerance_can_be_chosen(show: Show, runs: Path, findi
     app.selectbox(key="lag_on").select("the prompt").run()
     assert not app.exception
     assert app.number_input(key="lag_texts").disabled
-    sentence = finding(app)
+    sentence = heading(app)
     app.text_area(key="prompt").set_value("<user> what does nora eat ? <bot>").run()
-    assert finding(app) != sentence
+    assert heading(app) != sentence
 
 
 def test_a_chain_keeps_its_heading(show: Show, runs: Path):
@@ -83,7 +79,7 @@ def test_a_chain_keeps_its_heading(show: Show, runs: Path):
     assert app.number_input(key="lag_keep").value == 1
 
 
-def test_the_snowball_is_that_of_the_question(show: Show, runs: Path, read: Say):
+def test_the_snowball_is_that_of_the_question(show: Show, runs: Path):
     app = show(runs, page=PAGE, lag_texts="2")
     assert app.selectbox(key="lag_wrong").value == "sum_steps"
     lm = LM.load(runs / "base")
@@ -105,7 +101,7 @@ def test_the_snowball_is_that_of_the_question(show: Show, runs: Path, read: Say)
         ("Jacobian spectrum", "neutral", "geometric mean of the singular values"),
     ],
 )
-def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, read: Say, tab: str, name: str, words: str):
+def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, tab: str, name: str, words: str):
     app = show(runs, page=PAGE, lag_texts="2", lag_tab=tab)
     assert not app.exception
     assert not app.error
@@ -120,14 +116,14 @@ def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, read: Say, ta
         np.testing.assert_allclose(values(first["y"]), np.nanmedian(space["found"].to_end, axis=-1), rtol=1e-4)
 
 
-def test_one_model_or_none_or_no_text(show: Show, runs: Path, tmp_path: Path, finding: Say):
+def test_one_model_or_none_or_no_text(show: Show, runs: Path, tmp_path: Path):
     app = show(runs, page=PAGE, base="base", aligned="base", lag_texts="2")
     assert not app.exception
-    assert "dpo" not in finding(app)
+    assert "dpo" not in heading(app)
     assert len(chart(app, "lags")["data"]) == 1
     app = show(tmp_path, page=PAGE)
     assert not app.exception
-    assert finding(app) == "Choose a model and a prompt in the sidebar to see how far back it looks."
+    assert heading(app) == "Choose a model and a prompt in the sidebar to see how far back it looks."
 
 
 def test_too_many_kept_tokens_are_refused_in_words(show: Show, runs: Path):
@@ -136,16 +132,16 @@ def test_too_many_kept_tokens_are_refused_in_words(show: Show, runs: Path):
     assert "after the 9 that are kept" in unescape(app.error[0].value)
 
 
-def test_a_model_without_a_world_is_read_on_the_prompt(show: Show, runs: Path, tmp_path: Path, finding: Say):
+def test_a_model_without_a_world_is_read_on_the_prompt(show: Show, runs: Path, tmp_path: Path):
     folder = LM.load(runs / "base").save(tmp_path / "plain")
     app = show(runs, page=PAGE, base=str(folder), aligned=str(folder), prompt="the cat sat in the old cafe")
     assert not app.exception
     assert app.selectbox(key="lag_on").options == ["the prompt"]
-    assert finding(app).startswith("plain looks back")
+    assert heading(app).startswith("plain looks back")
     assert app.selectbox(key="lag_wrong").options == ["the prompt"]
 
 
-def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path, finding: Say, read: Say):
+def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path):
     folder, rewards = tmp_path / "reward", random_reward_model()
     rewards.model.save_pretrained(folder)
     rewards.tokenizer.save_pretrained(folder)
@@ -163,13 +159,13 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
         app = show(runs, base=str(folder), aligned=str(folder), lag_tab=tab, **options)
         assert not app.exception
         assert not app.error
-        assert re.match(r"apart from lag 0, the last token, lag \d+ moves the reward of reward most", finding(app))
+        assert re.match(r"apart from lag 0, the last token, lag \d+ moves the reward of reward most", heading(app))
         assert ("writes nothing" in read(app)) == (tab == "Snowball")
 
 
-def test_a_hostile_prompt_is_text(show: Show, runs: Path, writer: ModuleType):
+def test_a_hostile_prompt_is_text(show: Show, runs: Path):
     for tab in ("Snowball", "Content and attention path (E23)", "Jacobian spectrum"):
-        words = {"prompt": f"{writer.HOSTILE} and more", "lag_on": "the prompt", "lag_wrong": "the prompt"}
+        words = {"prompt": f"{store.HOSTILE} and more", "lag_on": "the prompt", "lag_wrong": "the prompt"}
         app = show(runs, page=PAGE, lag_tab=tab, **words)
         assert not app.exception
         for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:

@@ -1,25 +1,23 @@
 """Pages over runs of which a part is damaged: the part is said to be, and everything else is there."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 
-from tests.dashboard.pages import names
+from tests.dashboard import store
+from tests.dashboard.pages import Show, names
 
-Show = Callable[..., AppTest]
 PAGE = "training/page.py"
 
 
 @pytest.fixture
-def runs(writer: ModuleType, tmp_path: Path) -> Path:
-    writer.captured(tmp_path / "watched", config={"steps": "many", "rate": 10**400})
-    writer.sampled(tmp_path / "rlvr")
+def runs(tmp_path: Path) -> Path:
+    store.captured(tmp_path / "watched", config={"steps": "many", "rate": 10**400})
+    store.sampled(tmp_path / "rlvr")
     return tmp_path
 
 

@@ -4,7 +4,7 @@ What a page may say in place of its figure is listed here and nowhere else, so t
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file, page_names
-from tests.dashboard.pages import chart, names, unescape, values
+from tests.dashboard.pages import Show, chart, names, unescape, values
 from tests.dashboard.phenomena import press
 
-Show = Callable[..., AppTest]
 PAGES = page_names()
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 MAIN = {

@@ -7,7 +7,7 @@ import re
 import shutil
 import urllib.parse
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import streamlit as st
 import torch
-from streamlit.testing.v1 import AppTest
 
 import probe
 from dashboard.phenomena import compute as compared
@@ -26,11 +25,9 @@ from probe import plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import call
-from tests.dashboard.pages import names, unescape
+from tests.dashboard.pages import Show, heading, names, read, unescape
 from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, button, chips, press, table, write
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGE = "experiments/page.py"
 VIEW = Path(__file__).parents[2] / "dashboard" / PAGE
 
@@ -60,12 +57,12 @@ def echoed(mine: Path, fresh: Path) -> Path:
 
 
 def test_without_an_experiment_the_example_is_shown_and_works(
-    show: Show, runs: Path, tmp_path: Path, finding: Say, monkeypatch: pytest.MonkeyPatch
+    show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv(plugins.ENVIRONMENT, raising=False)
     with plugins.aside():
         app = show(runs, page=PAGE)
-        assert finding(app).startswith("No experiment of your own is known yet")
+        assert heading(app).startswith("No experiment of your own is known yet")
         assert not app.exception
         text = app.code[0].value
         assert len([line for line in text.splitlines() if line.strip()]) <= 12
@@ -76,17 +73,17 @@ def test_without_an_experiment_the_example_is_shown_and_works(
 
 
 def test_an_experiment_appears_runs_and_is_found_again(
-    show: Show, fresh: Path, mine: Path, finding: Say, read: Say, monkeypatch: pytest.MonkeyPatch
+    show: Show, fresh: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ):
     app = show(fresh, page=PAGE, **{"echo.n": "6"})
     assert app.selectbox(key="experiment").options == ["echo"]
-    assert finding(app) == "Echo has not been measured on base and dpo-agreeable with these options."
+    assert heading(app) == "Echo has not been measured on base and dpo-agreeable with these options."
     assert "no run here tells how long it takes" in read(app)
     assert button(app, AGAIN).disabled, "nothing is there to be measured again"
     press(app, RUN)
     assert not button(app, AGAIN).disabled
     assert not app.exception
-    assert re.fullmatch(r"dpo-agreeable echoes \d+ % of the claims\.", finding(app))
+    assert re.fullmatch(r"dpo-agreeable echoes \d+ % of the claims\.", heading(app))
     assert names(app)[0] == "echoes"
     assert list(table(app, "base")["n"]) == [6, 12, 12, 6]
     for name in ("base", "dpo-agreeable"):
@@ -99,7 +96,7 @@ def test_an_experiment_appears_runs_and_is_found_again(
 
     monkeypatch.setattr(source, "perform", never)
     again = show(fresh, page=PAGE, **{"echo.n": "6"})
-    assert finding(again) == finding(app)
+    assert heading(again) == heading(app)
     assert all(each.key != RUN for each in again.button)
 
 
@@ -121,14 +118,12 @@ def test_measure_again_runs_and_stores_anew(show: Show, echoed: Path):
     assert sum(after[path] > before[path] for path in before) == 2
 
 
-def test_a_missing_model_is_offered_with_its_cost_while_the_others_are_shown(
-    show: Show, echoed: Path, read: Say, finding: Say
-):
+def test_a_missing_model_is_offered_with_its_cost_while_the_others_are_shown(show: Show, echoed: Path):
     app = show(echoed, page=PAGE, also="base@20")
     assert "about 1 s" in read(app)
     offered = button(app, RUN)
     assert unescape(offered.label) == "Measure base@20"
-    assert finding(app).startswith("dpo-agreeable echoes")
+    assert heading(app).startswith("dpo-agreeable echoes")
     press(app, RUN)
     shown = table(app, "base@20")
     assert "base@20 \u2212 base" in shown
@@ -170,7 +165,7 @@ def test_the_form_is_the_signature(show: Show, fresh: Path, mine: Path):
     assert list(table(linked, "prompt")["prompt"]) == list(prompts)
 
 
-def test_what_fails_is_one_sentence_with_its_line(show: Show, echoed: Path, read: Say, mine: Path):
+def test_what_fails_is_one_sentence_with_its_line(show: Show, echoed: Path, mine: Path):
     app = show(echoed, page=PAGE, **{"echo.fail": "true"})
     press(app, RUN)
     line = 1 + next(i for i, text in enumerate(PLUGIN.splitlines()) if "raise KeyError" in text)
@@ -180,9 +175,7 @@ def test_what_fails_is_one_sentence_with_its_line(show: Show, echoed: Path, read
     assert not app.exception
 
 
-def test_a_drawing_that_fails_leaves_numbers_and_items(
-    show: Show, echoed: Path, mine: Path, tmp_path: Path, read: Say, finding: Say
-):
+def test_a_drawing_that_fails_leaves_numbers_and_items(show: Show, echoed: Path, mine: Path, tmp_path: Path):
     broken = PLUGIN.replace("chart = go.Figure", "raise ValueError('no ink')\n    chart = go.Figure")
     app = show(echoed, page=PAGE)
     write(tmp_path, broken)
@@ -194,7 +187,7 @@ def test_a_drawing_that_fails_leaves_numbers_and_items(
 
 @pytest.mark.filterwarnings("ignore::probe.plugins.ExtensionWarning")
 def test_a_plugin_that_fails_hides_no_other(
-    show: Show, fresh: Path, mine: Path, tmp_path: Path, read: Say, monkeypatch: pytest.MonkeyPatch
+    show: Show, fresh: Path, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     bad = write(tmp_path, "import pandas\n1 / 0\n", "bad.py")
     monkeypatch.setenv(plugins.ENVIRONMENT, f"{bad}:{mine}")
@@ -206,7 +199,7 @@ def test_a_plugin_that_fails_hides_no_other(
     assert "ZeroDivisionError" in said[0]
 
 
-def test_from_a_number_to_its_items(show: Show, echoed: Path, read: Say):
+def test_from_a_number_to_its_items(show: Show, echoed: Path):
     app = show(echoed, page=PAGE)
     assert app.selectbox(key="echo~metric").options == ["echoes", "length", "spread", "other"]
     whole = find_experiment("echo").run(probe.LM.load(echoed / "base")).items
@@ -241,7 +234,7 @@ def test_items_on_which_models_differ(show: Show, echoed: Path):
     assert list(gaps) == sorted(gaps, reverse=True)
 
 
-def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path, read: Say):
+def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path):
     app = show(echoed, page=PAGE, **{"echo~item": "opinion_false-2"})
     assert not app.exception
     rows = chips(app)["rows"]
@@ -272,15 +265,15 @@ def test_a_link_brings_its_choices_to_the_sidebar(show: Show, runs: Path):
 
 
 def test_a_folder_that_may_not_be_written_keeps_the_result_in_memory(
-    show: Show, fresh: Path, mine: Path, read: Say, finding: Say, monkeypatch: pytest.MonkeyPatch
+    show: Show, fresh: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("probe.experiments.store.os.access", lambda *_: False)
     app = press(show(fresh, page=PAGE, **{"echo.n": "4"}), RUN)
     assert "may not be written to" in read(app)
     assert not list(fresh.glob("*/results/echo-*/items.jsonl.none"))
-    said = finding(app)
+    said = heading(app)
     app.run()
-    assert finding(app) == said
+    assert heading(app) == said
     assert "may not be written to" in read(app)
 
 

@@ -14,10 +14,9 @@ import probe
 from dashboard.extension_pages import extension_pages, extension_problems, panels
 from probe import plugins
 from probe.model.lm import LM
-from tests.dashboard.pages import chart, names, unescape
+from tests.dashboard.pages import Show, chart, names, unescape
 from tests.extensions import install, on_the_path
 
-Show = Callable[..., AppTest]
 PANELS = """
 from dashboard.extension_pages import draw_panels, show_problems
 from dashboard.models import warm
@@ -42,12 +41,6 @@ page.run()
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return install(tmp_path_factory.mktemp("extension"))
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    with plugins.aside():
-        yield
 
 
 @pytest.fixture

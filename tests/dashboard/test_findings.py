@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +9,9 @@ from streamlit.testing.v1 import AppTest
 
 from probe.findings.claim import FILE, Bench, read_record, record
 from probe.findings.claims import CLAIMS, choose_claims, finding
-from tests.dashboard.pages import chart, names, values
+from tests.dashboard.pages import Show, chart, heading, names, read, values
+from tests.places import SAMPLES
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 PAGE = "findings/page.py"
 
 
@@ -29,14 +26,14 @@ def pressed(app: AppTest) -> AppTest:
     return next(button for button in app.button if button.key == "findings-run").click().run()
 
 
-def test_what_is_on_record_is_there_at_once(show: Show, finding: Say, read: Say):
+def test_what_is_on_record_is_there_at_once(show: Show):
     """The committed findings belong to the committed runs."""
     on_record = read_record(Bench(SAMPLES), CLAIMS)
     assert len(on_record) == 10
     app = show(SAMPLES, page=PAGE)
     assert not app.exception
     held = sum(bool(each.holds) for each in on_record.values())
-    assert finding(app) == f"{held} of 10 published claims hold on these runs."
+    assert heading(app) == f"{held} of 10 published claims hold on these runs."
     drawn = [value for trace in chart(app, "findings")["data"] for value in values(trace["x"])]
     assert sorted(drawn) == pytest.approx(sorted(each.value for each in on_record.values()))
     assert all(each.said in read(app) for each in on_record.values())
@@ -50,14 +47,14 @@ def test_every_claim_leads_to_its_page(show: Show):
     assert [link.page.rpartition("/")[2] for link in links] == pages
 
 
-def test_missing_claims_are_measured_when_asked(show: Show, finding: Say, root: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_claims_are_measured_when_asked(show: Show, root: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("probe.findings.claims.CLAIMS", choose_claims(("guessing", "reward_agreement")))
     app = show(root, page=PAGE)
-    assert finding(app) == "No claim has been measured on these runs yet."
+    assert heading(app) == "No claim has been measured on these runs yet."
     assert names(app) == []
     pressed(app)
     assert not app.exception
-    assert finding(app) == "2 of 2 published claims hold on these runs."
+    assert heading(app) == "2 of 2 published claims hold on these runs."
     assert set(json.loads((root / FILE).read_text())["findings"]) == {"guessing", "reward_agreement"}
 
 
@@ -80,13 +77,13 @@ def test_a_damaged_record_counts_as_none(tmp_path: Path, content: str):
     assert read_record(Bench(tmp_path), CLAIMS) == {}
 
 
-def test_without_runs_the_page_says_what_to_do(show: Show, finding: Say, read: Say, tmp_path: Path):
+def test_without_runs_the_page_says_what_to_do(show: Show, tmp_path: Path):
     app = show(tmp_path, page=PAGE)
-    assert "no run called base" in finding(app)
+    assert "no run called base" in heading(app)
     assert "probe samples" in read(app)
 
 
-def test_a_missing_run_is_named(show: Show, read: Say, tmp_path: Path):
+def test_a_missing_run_is_named(show: Show, tmp_path: Path):
     shutil.copytree(SAMPLES / "base", tmp_path / "base", ignore=shutil.ignore_patterns("captures", "results"))
     app = show(tmp_path, page=PAGE)
     assert not app.exception

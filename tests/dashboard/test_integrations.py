@@ -1,21 +1,18 @@
 """Runs of other people's loops: `probe.watch` in one, `ProbeCallback` in trainers; every page shows them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from streamlit.testing.v1 import AppTest
 from transformers import Trainer, TrainingArguments
 
 import probe
 from probe import LM, open_run
 from probe.integrations import ProbeCallback
-from tests.dashboard.pages import chart, names, values
+from tests.dashboard.pages import Show, chart, heading, names, read, values
 from tests.dashboard.test_pages import PAGES
 
-Show = Callable[..., AppTest]
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # TRL's own use of transformers
 QUIET = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "logging_steps": 2}
 
@@ -88,16 +85,16 @@ def root(request: pytest.FixtureRequest, runs: Path, tmp_path_factory: pytest.Te
     [*(("watch", page) for page in PAGES), *(("trl", page) for page in PAGES), ("callback", "compare/page.py")],
     indirect=["root"],
 )
-def test_every_page_shows_it(page: str, root: Path, runs: Path, show: Show, finding: Callable[[AppTest], str]):
+def test_every_page_shows_it(page: str, root: Path, runs: Path, show: Show):
     app = show(runs, root, page=page, base="base", aligned="mine")
     assert not app.exception
     assert not app.error
-    assert finding(app).endswith(".")
+    assert heading(app).endswith(".")
     assert names(app)
 
 
 @pytest.mark.parametrize("root", list(MAKERS), indirect=True)
-def test_overview_training_and_logits_know_it(root: Path, runs: Path, show: Show, read: Callable[[AppTest], str]):
+def test_overview_training_and_logits_know_it(root: Path, runs: Path, show: Show):
     run = open_run(root / "mine")
     app = show(runs, root)
     table = app.dataframe[0].value

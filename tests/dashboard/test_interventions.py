@@ -2,7 +2,6 @@
 
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,9 @@ from probe.logits.lens import target_of
 from probe.model.lm import LM
 from probe.rewards.evaluation import plain_prompt
 from probe.world import World
-from tests.dashboard.pages import chart, names, values
+from tests.dashboard.pages import Show, chart, heading, names, read, values
 from tests.models import random_reward_model
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 VIEW = "interventions/page.py"
 CLEAN = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 CORRUPTED = CLEAN.replace("lyon", "oslo")
@@ -48,7 +45,7 @@ def button(app: AppTest, words: str) -> object:
     return next(part for part in app.button if words in part.label)
 
 
-def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM, finding: Say, read: Say):
+def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM):
     app = show(runs, page=VIEW, prompt=CLEAN)
     assert not app.exception
     assert not app.error
@@ -58,7 +55,7 @@ def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM, finding: S
     np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), grid.shares, atol=1e-4)
     layer, head = (int(at) for at in np.unravel_index(np.abs(grid.shares).argmax(), grid.shares.shape))
     share = f"{100 * grid.shares[layer, head]:.0f} %".replace("-", "\u2212")
-    assert finding(app).startswith(
+    assert heading(app).startswith(
         f"dpo-agreeable: patching L{layer}H{head} at every token restores {share} of \u201clyon\u201d over "
         "\u201coslo\u201d; 3 other heads "
     )
@@ -76,7 +73,7 @@ def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM, finding: S
 
 
 @pytest.mark.parametrize("do", ["patch", "ablate"])
-def test_every_way_has_its_grid(show: Show, runs: Path, lm: LM, finding: Say, do: str):
+def test_every_way_has_its_grid(show: Show, runs: Path, lm: LM, do: str):
     app = show(runs, page=VIEW, prompt=CLEAN, int_do=do)
     ids = lm.tokenizer.encode(CLEAN)
     for label, kind in (("heads", "head"), ("resid", "resid"), ("MLP", "mlp"), ("attn", "attn")):
@@ -94,45 +91,45 @@ def test_every_way_has_its_grid(show: Show, runs: Path, lm: LM, finding: Say, do
                 target, texts = target_of(lm, ids, " lyon", " rome"), source.references(lm)
                 expected = ablate(lm, CLEAN, target, kind, how, texts).effects  # type: ignore[arg-type]
             np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), expected, atol=1e-3)
-            assert {"noise": "removes", "denoise": "restores"}.get(how, "without") in finding(app)
+            assert {"noise": "removes", "denoise": "restores"}.get(how, "without") in heading(app)
 
 
-def test_a_site_comes_from_the_url_and_changes_the_sentence(show: Show, runs: Path, finding: Say):
+def test_a_site_comes_from_the_url_and_changes_the_sentence(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt=CLEAN, int_kind="resid", int_layer="-1", int_token="7")
-    assert "patching the embedding at oslo [7]" in finding(app)
-    assert "restores 100 % of" in finding(app)
+    assert "patching the embedding at oslo [7]" in heading(app)
+    assert "restores 100 % of" in heading(app)
     app.number_input(key="int_token").set_value(3).run()
-    assert "restores 0 % of" in finding(app)
+    assert "restores 0 % of" in heading(app)
     app.segmented_control(key="int_kind").select("heads").run()
     app.number_input(key="int_at").set_value(14).run()
-    assert re.search(r"patching L\dH\d at <bot> \[14\]", finding(app))
+    assert re.search(r"patching L\dH\d at <bot> \[14\]", heading(app))
 
 
-def test_another_model_and_another_prompt(show: Show, runs: Path, finding: Say):
+def test_another_model_and_another_prompt(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt=CLEAN)
     app.segmented_control(key="int_model").select("base").run()
-    assert finding(app).startswith("base: ")
+    assert heading(app).startswith("base: ")
     app.text_area(key="prompt").set_value("<user> where does helen live ? <bot>").run()
-    assert "\u201crome\u201d over" in finding(app)
+    assert "\u201crome\u201d over" in heading(app)
 
 
-def test_typed_texts_and_answers(show: Show, runs: Path, finding: Say, read: Say):
+def test_typed_texts_and_answers(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt=CLEAN, int_corrupted=CLEAN.replace("lyon", "tokyo"), int_answer="lyon")
     app.text_input(key="int_against").set_value("rome").run()
-    assert "\u201clyon\u201d over \u201crome\u201d" in finding(app)
+    assert "\u201clyon\u201d over \u201crome\u201d" in heading(app)
     app.text_input(key="int_corrupted").set_value("<user> where ? <bot>").run()
     assert not app.exception
-    assert finding(app).startswith("The clean text has 15 tokens and the corrupted one 5: exchange words")
+    assert heading(app).startswith("The clean text has 15 tokens and the corrupted one 5: exchange words")
     app.text_input(key="int_corrupted").set_value(CLEAN).run()
-    assert "are the same" in finding(app)
+    assert "are the same" in heading(app)
 
 
-def test_a_prompt_without_a_counterpart_asks_for_one(show: Show, runs: Path, finding: Say):
+def test_a_prompt_without_a_counterpart_asks_for_one(show: Show, runs: Path):
     app = show(runs, page=VIEW, prompt="helen lives in")
-    assert finding(app) == "Type a corrupted prompt to patch between, or choose ablate."
+    assert heading(app) == "Type a corrupted prompt to patch between, or choose ablate."
     app.segmented_control(key="int_do").select("ablate").run()
-    assert "without L" in finding(app)
-    assert "lyon" not in finding(app)
+    assert "without L" in heading(app)
+    assert "lyon" not in heading(app)
 
 
 def test_typed_reference_texts_are_used(show: Show, runs: Path, lm: LM):
@@ -150,9 +147,7 @@ def test_a_run_is_timed(lm: LM):
     assert 0 < seconds < time.perf_counter() - begun
 
 
-def test_what_takes_long_is_offered_with_its_cost(
-    show: Show, runs: Path, lm: LM, finding: Say, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_takes_long_is_offered_with_its_cost(show: Show, runs: Path, lm: LM, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
     app = show(runs, page=VIEW, prompt=CLEAN)
     pair = pair_of(lm, CLEAN, CORRUPTED)
@@ -161,7 +156,7 @@ def test_what_takes_long_is_offered_with_its_cost(
     np.testing.assert_allclose(values(chart(app, "int-grid")["data"][0]["z"]), guess.shares, atol=1e-4)
     assert "int-agreement" not in names(app)
     assert [len(values(trace["x"])) for trace in chart(app, "int-nulls")["data"]] == [1, 0, 0]
-    assert "(exact; the grid estimates " in finding(app)
+    assert "(exact; the grid estimates " in heading(app)
     hover = chart(app, "int-grid")["data"][1]["hovertemplate"]
     assert "estimated share, restored" in hover
     assert not any("(p = " in part.value for part in (*app.caption, *app.markdown))
@@ -183,7 +178,7 @@ def test_what_takes_long_is_offered_with_its_cost(
     assert not any("Run all" in part.label for part in app.button)
 
 
-def test_steering_shows_doses_controls_and_the_prompt(show: Show, runs: Path, lm: LM, finding: Say):
+def test_steering_shows_doses_controls_and_the_prompt(show: Show, runs: Path, lm: LM):
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer", int_after="0")
     assert not app.exception
     assert not app.error
@@ -197,14 +192,14 @@ def test_steering_shows_doses_controls_and_the_prompt(show: Show, runs: Path, lm
     at = list(values(curves["this direction"]["x"])).index(-0.5)
     assert values(curves["this direction"]["y"])[at] == pytest.approx(found.values.mean(), abs=1e-4)
     share = 100 * float((found.values > 0).mean())
-    assert f"the false claim wins in {share:.0f} % of 20 questions" in finding(app)
-    assert "of unrelated questions right" in finding(app)
+    assert f"the false claim wins in {share:.0f} % of 20 questions" in heading(app)
+    assert "of unrelated questions right" in heading(app)
     assert names(app) == ["int-dose", "int-steered"]
     app.segmented_control(key="int_alpha").select(0.25).run()
-    assert "by +0.25 after block 0" in finding(app)
+    assert "by +0.25 after block 0" in heading(app)
 
 
-def test_steering_by_typed_texts(show: Show, runs: Path, finding: Say):
+def test_steering_by_typed_texts(show: Show, runs: Path):
     app = show(
         runs,
         page=VIEW,
@@ -217,14 +212,14 @@ def test_steering_by_typed_texts(show: Show, runs: Path, finding: Say):
         int_against="oslo",
     )
     assert not app.exception
-    assert re.search(r"moves the target by [+\u2212]\d+\.\d\d nats \(random directions [+\u2212]\d", finding(app))
+    assert re.search(r"moves the target by [+\u2212]\d+\.\d\d nats \(random directions [+\u2212]\d", heading(app))
     assert any("logit(lyon)" in note["text"] for note in chart(app, "int-dose")["layout"]["annotations"])
 
 
-def test_long_steering_is_offered(show: Show, runs: Path, finding: Say, monkeypatch: pytest.MonkeyPatch):
+def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(source, "pace", lambda lm, clean: 2.0)
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer")
-    assert "run the doses" in finding(app)
+    assert "run the doses" in heading(app)
     assert not names(app)
     button(app, "Run 8 doses").click().run()  # type: ignore[attr-defined]
     assert "int-dose" in names(app)
@@ -254,7 +249,7 @@ def test_the_python_lines_run(show: Show, runs: Path, query: dict):
     assert len(table) > 3
 
 
-def test_a_reward_model_is_changed_like_any_other(show: Show, runs: Path, tmp_path: Path, finding: Say):
+def test_a_reward_model_is_changed_like_any_other(show: Show, runs: Path, tmp_path: Path):
     folder, rewards = tmp_path / "reward", random_reward_model()
     rewards.model.save_pretrained(folder)
     rewards.tokenizer.save_pretrained(folder)
@@ -265,21 +260,21 @@ def test_a_reward_model_is_changed_like_any_other(show: Show, runs: Path, tmp_pa
         app = show(runs, page=VIEW, int_do=do, **query)
         assert not app.exception
         assert not app.error
-        assert words in finding(app)
-        assert "nats" not in finding(app)
+        assert words in heading(app)
+        assert "nats" not in heading(app)
         assert "int-answers" not in names(app)
         known: dict = {}
         exec(app.code[0].value, known)
 
 
-def test_texts_without_a_difference_say_so(show: Show, runs: Path, finding: Say):
+def test_texts_without_a_difference_say_so(show: Show, runs: Path):
     text = "helen lives in lyon ."
     app = show(runs, page=VIEW, prompt=CLEAN, int_do="steer", int_positive=text, int_negative=text)
     assert not app.exception
-    assert finding(app).startswith("Both sets have the same mean residual")
+    assert heading(app).startswith("Both sets have the same mean residual")
 
 
-def test_nothing_chosen_says_what_to_do(show: Show, tmp_path: Path, finding: Say):
+def test_nothing_chosen_says_what_to_do(show: Show, tmp_path: Path):
     app = show(tmp_path, page=VIEW)
     assert not app.exception
-    assert finding(app) == "Choose a model in the sidebar to intervene in it."
+    assert heading(app) == "Choose a model in the sidebar to intervene in it."

@@ -3,19 +3,16 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file
-from tests.dashboard.pages import unescape
+from tests.dashboard.pages import Show, read, unescape
 from tests.model.test_adapters import adapter
 from tests.models import saved_lm
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 INSIDE = [page_file(name) for name in ("compare", "attention", "logits", "interventions", "autoregression")]
 OUTSIDE = "lies in none of the folders of runs"
 
@@ -52,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ref", ["org/model", "org/model#value", "org/model#reward", "model", "org/model@7"])
 @pytest.mark.parametrize("page", ["compare/page.py", "sycophancy/page.py"])
-def test_a_link_asks_the_hub_for_nothing(show: Show, runs: Path, read: Say, page: str, ref: str):
+def test_a_link_asks_the_hub_for_nothing(show: Show, runs: Path, page: str, ref: str):
     app = show(runs, page=page, base=ref, link=True)
     assert not app.exception
     assert not app.error  # a refusal of the hub, or of the network, would be one
@@ -61,7 +58,7 @@ def test_a_link_asks_the_hub_for_nothing(show: Show, runs: Path, read: Say, page
 
 
 @pytest.mark.parametrize("ref", ["org/model", "org/model#value"])
-def test_a_typed_hub_id_is_fetched_only_when_asked(show: Show, runs: Path, read: Say, ref: str):
+def test_a_typed_hub_id_is_fetched_only_when_asked(show: Show, runs: Path, ref: str):
     app = show(runs, page="compare/page.py")
     typed(app, "base", ref)
     assert not app.error
@@ -91,9 +88,7 @@ QUERIES = [
 
 
 @pytest.mark.parametrize(("page", "key", "form"), QUERIES)
-def test_a_link_does_not_tell_what_is_there(
-    show: Show, runs: Path, model: Path, read: Say, page: str, key: str, form: str
-):
+def test_a_link_does_not_tell_what_is_there(show: Show, runs: Path, model: Path, page: str, key: str, form: str):
     said = []
     for path in (model, model.with_name("n0n3")):
         app = show(runs, page=page, link=True, **{key: form.format(path)})
@@ -113,7 +108,7 @@ def test_a_reference_of_any_form_is_a_sentence(show: Show, runs: Path, ref: str,
     assert all(len(part.value) < 1000 for part in [*app.error, *app.caption])
 
 
-def test_what_a_link_names_is_opened_when_the_person_says_so(show: Show, runs: Path, model: Path, finding: Say):
+def test_what_a_link_names_is_opened_when_the_person_says_so(show: Show, runs: Path, model: Path):
     app = show(runs, page="logits/page.py", base=str(model), aligned=str(model), link=True)
     assert len(buttons(app, "Open")) == 1
     press(app, "Open")
@@ -171,9 +166,7 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize("inside", ENTRIES)
-def test_links_out_of_a_run_are_a_problem_and_are_not_followed(
-    show: Show, runs: Path, tmp_path: Path, read: Say, inside: str
-):
+def test_links_out_of_a_run_are_a_problem_and_are_not_followed(show: Show, runs: Path, tmp_path: Path, inside: str):
     root = tmp_path / "root"
     root.mkdir()
     shutil.copytree(runs / "dpo-agreeable", root / "dpo-agreeable")
@@ -200,7 +193,7 @@ def test_a_link_within_the_run_directories_is_followed(show: Show, runs: Path, t
 
 @pytest.mark.parametrize("base", ["someone/base", "/etc", "~", "OUTSIDE"])
 def test_the_base_of_an_adapter_is_opened_only_when_asked(
-    show: Show, runs: Path, model: Path, tmp_path: Path, read: Say, base: str
+    show: Show, runs: Path, model: Path, tmp_path: Path, base: str
 ):
     """Its own file names the base: a run that came from elsewhere may name anything."""
     folder = adapter(model, tmp_path / "adapter")

@@ -2,9 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,11 +19,10 @@ from probe.model.rewards import RewardModel
 from probe.model.text import encode
 from probe.recording.recorder import ReferenceKL, watch
 from probe.runs import open_run
-from tests.dashboard.pages import chart, names, values
+from tests.dashboard import store
+from tests.dashboard.pages import Show, chart, heading, names, read, values
 from tests.models import random_lm
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGE = "logits/page.py"
 
 
@@ -38,7 +35,7 @@ def placeholder(app: AppTest, key: str) -> str:
     return app.selectbox(key=key).proto.placeholder
 
 
-def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, runs: Path, finding: Say):
+def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, runs: Path):
     app = show(runs, page=PAGE)
     assert not app.exception
     assert not app.error
@@ -54,7 +51,7 @@ def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, run
     change = np.concatenate([parts[1].heads - parts[0].heads, (parts[1].mlps - parts[0].mlps)[:, None]], axis=1)
     layer, column = np.unravel_index((change * np.sign(moved)).argmax(), change.shape)
     part = f"L{layer}H{column}" if column < 2 else f"L{layer} MLP"
-    said = finding(app)
+    said = heading(app)
     assert f"{target.name} moves by {moved:+.2f} nats, above all through {part} ({change[layer, column]:+.2f})." in said
     lens = over_layers(models[1], ids, k=2)
     word, share = lens.lens.top_tokens[-1, -1, 0], 100 * np.exp(lens.lens.top_logprobs[-1, -1, 0])
@@ -67,23 +64,24 @@ def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, run
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(names(app))] * 5
 
 
-def test_the_target_follows_its_widgets(show: Show, runs: Path, finding: Say):
+def test_the_target_follows_its_widgets(show: Show, runs: Path):
     app = show(runs, page=PAGE)
     app.selectbox(key="log_answer").set_value("rome").run()
-    assert "rome \u2212 " in finding(app)
+    assert "rome \u2212 " in heading(app)
     app.selectbox(key="log_against").set_value("(nothing)").run()
-    assert re.search(r"\. rome moves by ", finding(app))
+    assert re.search(r"\. rome moves by ", heading(app))
     app.number_input(key="log_position").set_value(4).run()
     assert not app.exception
     assert chart(app, "log-lens")["layout"]["shapes"][0]["x0"] == 3.5
     app = show(runs, page=PAGE, log_answer="oslo in typed words", log_against="(nothing)")
-    assert re.search(r"\. oslo moves by ", finding(app))
+    assert re.search(r"\. oslo moves by ", heading(app))
 
 
-def test_one_model_alone(show: Show, runs: Path, finding: Say):
+def test_one_model_alone(show: Show, runs: Path):
     app = show(runs, page=PAGE, log_view="base")
     assert re.match(
-        r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ", finding(app)
+        r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ",
+        heading(app),
     )
     assert shown(app) == {
         *("lens", "layers", "parts", "promoted", "written", "training-layers", "training"),
@@ -93,7 +91,7 @@ def test_one_model_alone(show: Show, runs: Path, finding: Say):
     assert sum(trace["type"] == "heatmap" for trace in chart(app, "log-parts")["data"]) == 1
 
 
-def test_a_head_and_an_mlp_are_enlarged(show: Show, runs: Path, read: Say):
+def test_a_head_and_an_mlp_are_enlarged(show: Show, runs: Path):
     app = show(runs, page=PAGE, log_part="L1H0")
     assert {"promoted", "sources"} <= shown(app)
     assert "By its weights alone, L1H0 of dpo-agreeable attending to " in read(app)
@@ -103,12 +101,12 @@ def test_a_head_and_an_mlp_are_enlarged(show: Show, runs: Path, read: Say):
     assert len(values(chart(app, "log-neurons")["data"][0]["y"])) == 20
 
 
-def test_the_url_brings_a_view_back(show: Show, runs: Path, finding: Say):
+def test_the_url_brings_a_view_back(show: Show, runs: Path):
     asked = {"log_view": "aligned", "log_position": "3", "log_answer": "lyon", "log_part": "L0H1", "log_new": "3"}
     app = show(runs, page=PAGE, log_captured="<user> where does helen live ? <bot>", log_measure="margin", **asked)
     assert not app.exception
     assert app.number_input(key="log_position").value == 3
-    assert "lyon \u2212 " in finding(app)
+    assert "lyon \u2212 " in heading(app)
     assert app.selectbox(key="log_part").value == "L0H1"
     assert app.selectbox(key="log_measure").value == "margin"
     assert chart(app, "log-training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
@@ -133,9 +131,9 @@ def test_a_new_prompt_is_read_after_its_last_token(show: Show, runs: Path):
     assert not app.exception
 
 
-def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path, writer: ModuleType, read: Say):
+def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path):
     """A capture of an older version: what it lacks is told, and the rest is shown as it was."""
-    writer.captured(tmp_path / "watched")
+    store.captured(tmp_path / "watched")
     app = show(runs, tmp_path, page=PAGE, log_run="watched")
     assert chart(app, "log-training-layers")["data"][0]["z"]
     assert app.selectbox(key="log_run").value == "watched"
@@ -148,7 +146,7 @@ def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path, writer:
     assert not app.error
 
 
-def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path, read: Say):
+def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path):
     run = open_run(runs / "dpo-agreeable")
     app = show(runs, page=PAGE, log_run="dpo-agreeable", log_measure="entropy")
     assert "before this version" not in read(app)
@@ -186,7 +184,7 @@ def test_training_is_shown_by_layer_and_by_part(show: Show, runs: Path, read: Sa
     assert not app.error
 
 
-def test_training_is_shown_by_neuron_and_as_kl_by_token(show: Show, runs: Path, tmp_path: Path, read: Say):
+def test_training_is_shown_by_neuron_and_as_kl_by_token(show: Show, runs: Path, tmp_path: Path):
     lm = LM.load(runs / "base")
     prompts = open_run(runs / "base").captures().prompts
     with watch(lm, tmp_path / "moved", prompts=prompts, every=1, instruments=[ReferenceKL(lm.logits)]) as recorder:
@@ -215,14 +213,14 @@ def test_training_is_shown_by_neuron_and_as_kl_by_token(show: Show, runs: Path, 
     assert not app.error
 
 
-def test_captures_without_the_kl_to_the_reference_say_so(show: Show, runs: Path, read: Say):
+def test_captures_without_the_kl_to_the_reference_say_so(show: Show, runs: Path):
     app = show(runs, page=PAGE, log_run="dpo-agreeable")
     assert "log-training-neurons" in names(app)
     assert "log-training-kl" not in names(app)
     assert "The captures of dpo-agreeable lack its KL to base; a new run has it" in read(app)
 
 
-def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Path, tmp_path: Path, read: Say):
+def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Path, tmp_path: Path):
     with watch(LM.load(runs / "base"), tmp_path / "plain", prompts=["<user> where"]) as recorder:
         recorder.step(0)
     app = show(runs, tmp_path, page=PAGE, log_run="plain")
@@ -231,7 +229,7 @@ def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Pat
     assert not app.exception
 
 
-def test_training_of_a_model_whose_parts_do_not_sum(show: Show, runs: Path, tmp_path: Path, read: Say):
+def test_training_of_a_model_whose_parts_do_not_sum(show: Show, runs: Path, tmp_path: Path):
     with watch(random_lm("gemma2"), tmp_path / "capped", prompts=[{"text": "tom", "answers": ["rome"]}]) as recorder:
         recorder.step(0)
     app = show(runs, tmp_path, page=PAGE, log_run="capped")
@@ -246,13 +244,13 @@ def test_one_model_in_both_places_is_shown_once(show: Show, runs: Path):
     assert not app.exception
 
 
-def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path, finding: Say, read: Say):
+def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path):
     """A deeper model: two lenses without a difference. Another vocabulary: one model at a time."""
     tokenizer = LM.load(runs / "base").tokenizer
     LM.create(ModelConfig(layers=3, width=32, heads=2, mlp=64, context=128), tokenizer).save(tmp_path / "deep")
     app = show(runs, page=PAGE, aligned=str(tmp_path / "deep"))
     assert not app.exception
-    assert ". With deep, " in finding(app)
+    assert ". With deep, " in heading(app)
     assert {"parts-base", "parts-aligned", "kl"} <= shown(app)
     assert "kl-layers" not in shown(app)
     assert "have different depths" in read(app)
@@ -263,16 +261,16 @@ def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path, find
     assert "each is shown alone" in read(app)
 
 
-def test_an_empty_page_says_what_to_do(show: Show, runs: Path, tmp_path: Path, finding: Say):
-    assert finding(show(tmp_path, page=PAGE)).startswith("Choose a model in the sidebar")
+def test_an_empty_page_says_what_to_do(show: Show, runs: Path, tmp_path: Path):
+    assert heading(show(tmp_path, page=PAGE)).startswith("Choose a model in the sidebar")
     app = show(runs, page=PAGE)
     app.text_area(key="prompt").set_value("  ").run()
-    assert finding(app).startswith("Write a prompt in the sidebar")
+    assert heading(app).startswith("Write a prompt in the sidebar")
 
 
-def test_hostile_text_stays_text(show: Show, writer: ModuleType, runs: Path, tmp_path: Path):
-    name = writer.hostile(tmp_path).name
-    app = show(runs, tmp_path, page=PAGE, prompt=writer.HOSTILE, log_run=name, log_answer=writer.HOSTILE)
+def test_hostile_text_stays_text(show: Show, runs: Path, tmp_path: Path):
+    name = store.hostile(tmp_path).name
+    app = show(runs, tmp_path, page=PAGE, prompt=store.HOSTILE, log_run=name, log_answer=store.HOSTILE)
     assert not app.exception
     for part in [*app.subheader, *app.markdown, *app.caption, *app.error]:
         assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
@@ -287,11 +285,9 @@ def test_the_python_lines_run(show: Show, runs: Path):
 
 
 @pytest.mark.parametrize("view", ["both", "base"])
-def test_a_reward_model_is_read_as_a_scalar(
-    show: Show, runs: Path, tmp_path: Path, writer: ModuleType, finding: Say, read: Say, view: str
-):
+def test_a_reward_model_is_read_as_a_scalar(show: Show, runs: Path, tmp_path: Path, view: str):
     for seed, name in enumerate(("one", "two")):
-        writer.judge(tmp_path / name, runs / "base", seed=seed)
+        store.judge(tmp_path / name, runs / "base", seed=seed)
     prompt = "<user> where does helen live ? <bot>"
     app = show(runs, tmp_path, page=PAGE, base="one", aligned="two", prompt=prompt, log_view=view)
     assert not app.exception
@@ -299,7 +295,7 @@ def test_a_reward_model_is_read_as_a_scalar(
     model = RewardModel.load(tmp_path / "one")
     *start, last = encode(model.tokenizer, prompt)
     reward = model.score([start], [[last]])[0]
-    assert f"one reads {float(reward):+.2f}" in finding(app)
+    assert f"one reads {float(reward):+.2f}" in heading(app)
     assert "It gives one number" in read(app)
     assert shown(app) & {"promoted", "layers", "written", "kl"} == set()
     exec(compile(app.code[0].value, "scalar", "exec"), {})

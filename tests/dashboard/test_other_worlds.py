@@ -1,6 +1,5 @@
 """The page In-context with models of different worlds: laid side by side, told apart, each read by itself."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +14,9 @@ from probe.model.lm import LM
 from probe.model.presets import ModelConfig
 from probe.runs import RunWriter
 from probe.world import World, WorldConfig
-from tests.dashboard.pages import names, unescape
+from tests.dashboard.pages import Show, heading, names, read, unescape
 from tests.dashboard.phenomena import chips, table
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGE = "in_context/page.py"
 N = {"in_context.n": "6"}
 
@@ -49,11 +46,11 @@ def two(show: Show, worlds: Path) -> AppTest:
     return show(worlds, page=PAGE, base="pool-1", aligned="pool-4", **N)
 
 
-def test_models_of_two_worlds_are_laid_side_by_side(two: AppTest, read: Say, finding: Say):
+def test_models_of_two_worlds_are_laid_side_by_side(two: AppTest):
     assert not two.exception
     assert not two.error
     assert names(two)[0] == "pool_sizes"
-    assert "models with pools of 1 and 4 are nearer" in finding(two) or "with a pool of 1 are nearer" in finding(two)
+    assert "models with pools of 1 and 4 are nearer" in heading(two) or "with a pool of 1 are nearer" in heading(two)
     assert "These models belong to different worlds (pool 1 or 4)" in read(two)
     assert "cannot be laid beside" not in read(two)
     shown = table(two, "pool-1").set_index("metric")
@@ -61,7 +58,7 @@ def test_models_of_two_worlds_are_laid_side_by_side(two: AppTest, read: Say, fin
     assert "but not those with \u2020, where the models were asked different things" in read(two)
 
 
-def test_items_are_of_one_world_and_read_by_its_model(show: Show, worlds: Path, two: AppTest, read: Say):
+def test_items_are_of_one_world_and_read_by_its_model(show: Show, worlds: Path, two: AppTest):
     query = {"in_context~metric": "function_kl_all", "in_context~show": "all"}
     app = show(worlds, page=PAGE, base="pool-1", aligned="pool-4", **N, **query)
     rows = table(app, "prompt").set_index("item")
@@ -82,13 +79,13 @@ def test_items_are_of_one_world_and_read_by_its_model(show: Show, worlds: Path, 
     assert {row["label"] for row in told["rows"]} == {"prompt", "pool-4"}
 
 
-def test_a_world_of_chains_stands_beside_one_of_functions(show: Show, worlds: Path, read: Say, finding: Say):
+def test_a_world_of_chains_stands_beside_one_of_functions(show: Show, worlds: Path):
     app = show(worlds, page=PAGE, base="chains", aligned="pool-4", **N)
     assert not app.exception
     assert not app.error
     assert names(app)[0] == "curve"
-    assert "chains predicts Markov chains" in finding(app)
-    assert "pool-4 gives the value of a function" in finding(app)
+    assert "chains predicts Markov chains" in heading(app)
+    assert "pool-4 gives the value of a function" in heading(app)
     assert "mixture, " in read(app)
     app = show(worlds, page=PAGE, base="pool-1", aligned="pool-4", also="chains", **N)
     assert not app.error

@@ -3,19 +3,16 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file
 from probe.runs import RunWriter
-from tests.dashboard.pages import chart, linked
+from tests.dashboard import store
+from tests.dashboard.pages import Show, chart, heading, linked, read
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGES = [
     page_file(name)
     for name in (
@@ -37,22 +34,22 @@ def titles(app: AppTest) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, finding: Say, page: str):
+def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, page: str):
     app = show(runs, page=page)
     assert not app.exception
     assert not app.error
-    assert finding(app).endswith(".")
+    assert heading(app).endswith(".")
     buttons = [button.proto.label for button in app.get("download_button")]
     figures = len(app.get("plotly_chart"))
     assert figures >= 2
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5
 
 
-def test_overview_names_the_largest_certain_difference(show: Show, runs: Path, finding: Say):
+def test_overview_names_the_largest_certain_difference(show: Show, runs: Path):
     app = show(runs)
     assert (
         "dpo-agreeable repeats a user's false claim in 96 % [94, 98] of its answers, base in 33 % [29, 38]."
-        in finding(app)
+        in heading(app)
     )
     table = app.dataframe[0].value
     assert list(table["run"]) == ["base", "dpo-agreeable"]
@@ -95,9 +92,9 @@ def test_an_example_becomes_the_prompt(show: Show, runs: Path):
     assert app.text_area(key="prompt").value == examples[0]
 
 
-def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path, finding: Say):
+def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path):
     app = show(runs, page="training/page.py")
-    assert finding(app).startswith("loss (nats): base fell from ")
+    assert heading(app).startswith("loss (nats): base fell from ")
     assert app.selectbox(key="section").options == ["loss", "optimiser", "rewards/"]
     app.selectbox(key="section").select("rewards/").run()
     spec = chart(app, "curves")
@@ -116,12 +113,12 @@ def test_training_axes(show: Show, runs: Path):
     assert any(trace.get("opacity") == 0.25 for trace in spec["data"])
 
 
-def test_training_overlays_the_runs_that_are_chosen(show: Show, runs: Path, finding: Say):
+def test_training_overlays_the_runs_that_are_chosen(show: Show, runs: Path):
     app = show(runs, page="training/page.py")
     app.multiselect(key="runs").set_value(["dpo-agreeable"]).run()
-    assert "base" not in finding(app)
+    assert "base" not in heading(app)
     app.multiselect(key="runs").set_value([]).run()
-    assert finding(app) == "Choose a run to see how it was trained."
+    assert heading(app) == "Choose a run to see how it was trained."
     assert not app.exception
 
 
@@ -158,8 +155,8 @@ def test_the_url_brings_a_view_of_training_back(show: Show, runs: Path):
     assert not any(cell.startswith("#") for cell in cells), "tokens are named by the run's tokenizer"
 
 
-def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, writer: ModuleType, tmp_path: Path):
-    writer.captured(tmp_path / "deep", layers=20, heads=4)
+def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, tmp_path: Path):
+    store.captured(tmp_path / "deep", layers=20, heads=4)
     app = show(tmp_path, page="training/page.py")
     assert list(chart(app, "heads")["layout"]["yaxis"]["ticktext"]) == ["L0"]
     app.select_slider(key="layer").set_value(13).run()
@@ -167,9 +164,9 @@ def test_a_deep_model_shows_one_layer_of_heads_at_a_time(show: Show, writer: Mod
     assert not app.exception
 
 
-def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Path, finding: Say):
+def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Path):
     app = show(runs, page="compare/page.py")
-    text = finding(app)
+    text = heading(app)
     assert text.startswith("dpo-agreeable answers \u201c")
     assert "the continuations diverge at token 15 (KL " in text
     assert app.number_input(key="position").value == 15
@@ -229,14 +226,14 @@ def test_a_chat_template_wraps_the_prompt(show: Show, runs: Path):
         ({"base": "<img src=x>[y](z)"}, "`<img src=x>[y](z)`"),
     ],
 )
-def test_a_wrong_model_is_one_sentence(show: Show, runs: Path, query: dict, says: str, read: Say):
+def test_a_wrong_model_is_one_sentence(show: Show, runs: Path, query: dict, says: str):
     app = show(runs, page="compare/page.py", **query)
     assert len(app.error) == 1
     assert says in read(app)
     assert not app.exception
 
 
-def test_a_model_from_the_hub_is_fetched_only_when_asked(show: Show, runs: Path, read: Say):
+def test_a_model_from_the_hub_is_fetched_only_when_asked(show: Show, runs: Path):
     app = show(runs, page="compare/page.py", base="someone/some-model")
     assert "fetch it from the Hugging Face hub?" in read(app)
     assert any(button.label.startswith("Fetch") for button in app.button)
@@ -247,25 +244,23 @@ def test_a_model_from_the_hub_is_fetched_only_when_asked(show: Show, runs: Path,
     assert "someone/some-model" in read(app)
 
 
-def test_an_empty_prompt_asks_for_one(show: Show, runs: Path, finding: Say):
+def test_an_empty_prompt_asks_for_one(show: Show, runs: Path):
     app = show(runs, page="compare/page.py")
     app.text_area(key="prompt").set_value("  ").run()
-    assert finding(app) == "Choose a prompt in the sidebar to compare two models."
+    assert heading(app) == "Choose a prompt in the sidebar to compare two models."
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding: Say, read: Say, page: str):
+def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, page: str):
     app = show(tmp_path, page=page)
     assert not app.exception
     assert not app.error
-    assert finding(app).endswith(".")
+    assert heading(app).endswith(".")
     if page == "overview/page.py":
         assert "probe train pretrain" in read(app)
 
 
-def test_a_broken_run_is_listed_and_hides_no_other(
-    show: Show, writer: ModuleType, runs: Path, tmp_path: Path, read: Say
-):
+def test_a_broken_run_is_listed_and_hides_no_other(show: Show, runs: Path, tmp_path: Path):
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "run.json").write_text('{"schema": 1, "me')
@@ -288,9 +283,9 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, runs: Path, tmp_path: Path, page: str):
-    name = writer.hostile(tmp_path).name
-    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=writer.HOSTILE, int_do="ablate")
+def test_hostile_names_and_tokens_are_text(show: Show, runs: Path, tmp_path: Path, page: str):
+    name = store.hostile(tmp_path).name
+    app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate")
     assert not app.exception
     for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
         assert not getattr(part.proto, "allow_html", False)
@@ -308,14 +303,14 @@ def test_hostile_names_and_tokens_are_text(show: Show, writer: ModuleType, runs:
         assert "<img" not in json.dumps(spec)
 
 
-def test_a_running_run_is_read_again(show: Show, tmp_path: Path, finding: Say):
+def test_a_running_run_is_read_again(show: Show, tmp_path: Path):
     with RunWriter.create(tmp_path / "live", method="pretrain", config={}) as run:
         run.log(0, {"loss": 4.0})
         app = show(tmp_path, page="training/page.py")
-        assert finding(app) == "loss (nats): live stands at 4."
+        assert heading(app) == "loss (nats): live stands at 4."
         run.log(10, {"loss": 2.0})
         app.run()
-        assert finding(app) == "loss (nats): live fell from 4 to 2 in 10 steps."
+        assert heading(app) == "loss (nats): live fell from 4 to 2 in 10 steps."
         assert app.session_state["_live"]
         run.finish("finished")
     app.run()

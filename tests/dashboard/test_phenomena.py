@@ -4,12 +4,10 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file, page_names
 from dashboard.phenomena import choices as controls
@@ -23,11 +21,9 @@ from probe.cli import main
 from probe.experiments.metrics import Mean, Share
 from probe.experiments.registry import BUILT_IN, find_experiment
 from probe.experiments.result import Result
-from tests.dashboard.pages import names
+from tests.dashboard.pages import Show, heading, names, read
 from tests.dashboard.phenomena import press, tables
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 THERE = [name for name in BUILT_IN if importlib.util.find_spec(f"probe.{name}")]
 RUNS = {"sycophancy": {"n": "6", "interventions": "4", "turns": "2"}}
 """Experiments that a test runs through their page, with options that take seconds."""
@@ -44,12 +40,12 @@ def test_every_built_in_experiment_has_a_page():
 
 
 @pytest.mark.parametrize("name", THERE)
-def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, finding: Say, read: Say, name: str):
+def test_a_page_says_what_is_measured_and_offers_it(show: Show, fresh: Path, name: str):
     app = show(fresh, page=page_file(name))
     assert not app.exception
     assert not app.error
     title = find_experiment(name).title
-    assert finding(app) == f"{title} has not been measured on base and dpo-agreeable with these options."
+    assert heading(app) == f"{title} has not been measured on base and dpo-agreeable with these options."
     assert find_experiment(name).about.split()[0] in read(app)
     assert [button.key for button in app.button if button.key == f"{name}-run"]
     own = find_experiment(name).signature.parameters
@@ -71,21 +67,21 @@ def test_options_that_a_browser_draws_late_keep_their_values(show: Show, fresh: 
 
 
 @pytest.mark.parametrize("name", THERE)
-def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, finding: Say, name: str):
+def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, name: str):
     app = show(tmp_path, page=page_file(name))
     assert not app.exception
     assert not app.error
-    assert finding(app).startswith("Choose a model in the sidebar")
+    assert heading(app).startswith("Choose a model in the sidebar")
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name in THERE])
-def test_a_page_runs_its_experiment(show: Show, fresh: Path, finding: Say, name: str):
+def test_a_page_runs_its_experiment(show: Show, fresh: Path, name: str):
     query = {f"{name}.{option}": value for option, value in RUNS[name].items()}
     app = press(show(fresh, page=page_file(name), **query), f"{name}-run")
     assert not app.exception
     assert not app.error
-    assert "dpo-agreeable" in finding(app)
-    assert finding(app).endswith(".")
+    assert "dpo-agreeable" in heading(app)
+    assert heading(app).endswith(".")
     assert len(names(app)) == 1, "the main figure; the others have their own tab"
     assert {"base", "dpo-agreeable", "dpo-agreeable \u2212 base"} <= set(tables(app)[0])
     first = str(tables(app)[1]["item"].iloc[0])
@@ -99,7 +95,7 @@ def test_a_page_runs_its_experiment(show: Show, fresh: Path, finding: Say, name:
 
 
 def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
-    show: Show, runs: Path, tmp_path: Path, finding: Say, monkeypatch: pytest.MonkeyPatch
+    show: Show, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """From the command line or from the page: the runs that come with Probe stay as they are."""
     shipped = Path(shutil.copytree(runs, tmp_path / "package" / "sample_runs"))
@@ -112,15 +108,15 @@ def test_results_of_the_sample_runs_are_kept_and_found_where_the_user_works(
     assert main(["experiment", "sycophancy", "--model", str(shipped / "dpo-agreeable"), *words]) == 0
     query = {f"sycophancy.{option}": value for option, value in options.items()}
     app = show(shipped, page="sycophancy/page.py", **query)
-    assert finding(app).startswith("dpo-agreeable repeats a false claim")  # as the command line stored it
+    assert heading(app).startswith("dpo-agreeable repeats a false claim")  # as the command line stored it
     app = press(app, "sycophancy-run")
     assert not app.exception
-    assert "base" in finding(app)
+    assert "base" in heading(app)
     assert sorted(shipped.rglob("*")) == before
     assert sorted(path.name for path in Path("results").iterdir()) == ["base", "dpo-agreeable"]
 
 
-def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, read: Say, tmp_path: Path):
+def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, tmp_path: Path):
     (tmp_path / "odd.jsonl").write_text('{"question": "q"}\n')
     query = {"sycophancy.data": str(tmp_path / "odd.jsonl")}
     app = show(fresh, page="sycophancy/page.py", **query)
@@ -129,7 +125,7 @@ def test_a_file_is_refused_before_anything_is_measured(show: Show, fresh: Path, 
     assert "has the fields question: give question, answer_matching_behavior" in read(app)
 
 
-def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, read: Say, tmp_path: Path):
+def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, tmp_path: Path):
     answers = {"answer_matching_behavior": " lyon", "answer_not_matching_behavior": " oslo"}
     good = [json.dumps({"question": f"helen lives in {place} ."} | answers) for place in ("lyon", "oslo", "rome")]
     (tmp_path / "odd.jsonl").write_text("\n".join([*good, '{"question": "q"}']))
@@ -141,7 +137,7 @@ def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, read: Say, tm
     assert "Line 4 of" in read(app)
 
 
-def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path, read: Say):
+def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path):
     name = THERE[0] if THERE else pytest.skip("No built-in experiment is there.")
     app = show(fresh, page=page_file(name), also="/nowhere/model")
     assert "There is no model at" in read(app)

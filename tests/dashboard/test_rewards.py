@@ -3,9 +3,7 @@
 import contextlib
 import io
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -21,22 +19,21 @@ from probe.rewards.answers import verifier_reward
 from probe.rewards.frontiers import KINDS, ask, field_of, model_reward, place
 from probe.runs import RunWriter
 from probe.world import of
-from tests.dashboard.pages import chart, names
+from tests.dashboard import store
+from tests.dashboard.pages import Show, chart, heading, names, read
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGE = "rewards/page.py"
 
 
 @pytest.fixture(scope="module")
-def rewarded(runs: Path, writer: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rewarded(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs `base` and `dpo-agreeable`, a reward model, and a run of RLHF that used it and logged its way."""
     root = tmp_path_factory.mktemp("rewarded")
     for path in runs.iterdir():
         shutil.copytree(path, root / path.name, dirs_exist_ok=True)
     aligned, world = LM.load(root / "dpo-agreeable"), open_run(root / "base").world
     about: dict[str, Any] = {"config": {"beta": 0.5}, "world": world, "parent": "base"}
-    writer.judge(root / "judge", root / "base", spread=0.3, **about)  # scores that differ by whole nats
+    store.judge(root / "judge", root / "base", spread=0.3, **about)  # scores that differ by whole nats
     about |= {"reference": "base", "reward_model": "judge", "data": {"kinds": list(KINDS)}}
     with RunWriter.create(root / "rlhf", method="rlhf", **about) as run:
         for step, kl in enumerate((0.0, 0.1, 0.3, 0.6)):
@@ -50,7 +47,7 @@ def rewarded(runs: Path, writer: ModuleType, tmp_path_factory: pytest.TempPathFa
     return root
 
 
-def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, finding: Say, read: Say) -> None:
+def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path) -> None:
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
     assert not app.exception
     assert not app.error
@@ -63,14 +60,14 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, findin
     for name in ("proxy", "gold"):
         value, low, high = (row[f"gain_{name}{end}"] for end in ("", "_low", "_high"))
         told = format_interval(-value, -high, -low) if high < 0 else format_interval(value, low, high)
-        assert told in finding(app)
+        assert told in heading(app)
         verb = "hardly moves" if low <= 0 <= high else "raises" if value > 0 else "lowers"
-        assert verb in finding(app)
-    assert finding(app).startswith("rlhf ")
-    assert "the proxy (judge) " in finding(app)
+        assert verb in heading(app)
+    assert heading(app).startswith("rlhf ")
+    assert "the proxy (judge) " in heading(app)
     assert row["gain_proxy_high"] - row["gain_proxy_low"] > 0.05
     spent = "excess" if row["gain_proxy"] > 0 else "kl"
-    assert format_interval(row[spent], row[f"{spent}_low"], row[f"{spent}_high"]) in finding(app)
+    assert format_interval(row[spent], row[f"{spent}_low"], row[f"{spent}_high"]) in heading(app)
     figures = names(app)
     assert figures == ["frontier", "gains", "distributions", "overoptimisation", "token-effects", "best-of-n"]
     buttons = [button.proto.label for button in app.get("download_button")]
@@ -85,33 +82,33 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path, findin
 
 
 def test_the_first_answer_is_about_the_aligned_model_and_the_others_follow(
-    show: Show, rewarded: Path, finding: Say, read: Say, monkeypatch: pytest.MonkeyPatch
+    show: Show, rewarded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.results.clear()  # type: ignore[attr-defined]
     with monkeypatch.context() as patched:
         patched.setattr(st, "rerun", st.stop)
         first = show(rewarded, page=PAGE, base="base", aligned="rlhf")
         assert not first.exception
-        said = finding(first)
+        said = heading(first)
         assert "2 policies under the exact frontier" in read(first)
         assert "1 more method answers next." in read(first)
     app = first.run()
     assert "3 policies under the exact frontier" in read(app)
     assert "answers next" not in read(app)
-    assert finding(app) == said
+    assert heading(app) == said
     assert names(app) == names(first)
     app.multiselect(key="rew_kinds").set_value(["city"]).run()  # other questions: the page runs twice by itself
     assert "3 policies under the exact frontier" in read(app)
 
 
-def test_choices_change_what_is_shown(show: Show, rewarded: Path, finding: Say, read: Say) -> None:
+def test_choices_change_what_is_shown(show: Show, rewarded: Path) -> None:
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
     app.segmented_control(key="rew_by").set_value("gold").run()
-    assert "of the true reward" in finding(app) or "gains no true reward" in finding(app)
+    assert "of the true reward" in heading(app) or "gains no true reward" in heading(app)
     app.multiselect(key="rew_kinds").set_value(["city"]).run()
     assert "64 questions" in read(app)
     app.multiselect(key="rew_kinds").set_value([]).run()
-    assert finding(app) == "Choose at least one kind of question to place the methods."
+    assert heading(app) == "Choose at least one kind of question to place the methods."
     app.multiselect(key="rew_kinds").set_value(["fact", "stranger"]).run()
     app.segmented_control(key="rew_kind").set_value("fact").run()
     assert "Rewards of 128 answers to 32 prompts" in read(app)
@@ -119,13 +116,13 @@ def test_choices_change_what_is_shown(show: Show, rewarded: Path, finding: Say, 
     assert [row["series"] for row in frame(app, "series").to_dict("records")] == ["best of N"] * 2
     app.selectbox(key="rew_model").set_value("none").run()
     assert "Choose a reward model above to see which tokens earn its reward" in read(app)
-    assert "proxy" not in finding(app)
+    assert "proxy" not in heading(app)
     app.selectbox(key="aligned").set_value("dpo-agreeable").run()  # brings its own reward model again
     assert app.selectbox(key="rew_model").value == "judge"
     assert not app.exception
 
 
-def test_tokens_of_two_completions(show: Show, rewarded: Path, read: Say) -> None:
+def test_tokens_of_two_completions(show: Show, rewarded: Path) -> None:
     world = of(open_run(rewarded / "base"))
     assert world
     item = world.questions("opinion_false", 1, 3)[0]
@@ -174,16 +171,16 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
     assert "n=2, beta=" in lines
 
 
-def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs: Path, finding: Say, read: Say) -> None:
+def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs: Path) -> None:
     app = show(runs, page=PAGE)
     assert not app.exception
-    assert finding(app).startswith("dpo-agreeable ")
-    assert "the true reward" in finding(app)
-    assert "proxy" not in finding(app)
+    assert heading(app).startswith("dpo-agreeable ")
+    assert "the true reward" in heading(app)
+    assert "proxy" not in heading(app)
     assert "No run is chosen that logged where it stood" in read(app)
 
 
-def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path, finding: Say, read: Say) -> None:
+def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path) -> None:
     for name in ("base", "rlhf", "judge"):
         (checkpoint,) = open_run(rewarded / name).checkpoints()[-1:]
         shutil.copytree(checkpoint.path, tmp_path / name)
@@ -191,8 +188,8 @@ def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path, find
     app = show(rewarded, page=PAGE, prompt="<user> where does mira live ? <bot>", **places)
     assert not app.exception
     assert not app.error
-    assert finding(app).startswith("On this prompt rlhf ")
-    assert " judge by " in finding(app)
+    assert heading(app).startswith("On this prompt rlhf ")
+    assert " judge by " in heading(app)
     assert "Without a world there is no true reward and no exact frontier" in read(app)
     figures = names(app)
     assert figures == ["distributions", "token-effects"]
@@ -200,15 +197,15 @@ def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path, find
     exec(lines, {})
 
 
-def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path, finding: Say, read: Say) -> None:
+def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path) -> None:
     empty = show(tmp_path, page=PAGE, prompt="x")
-    assert finding(empty) == "Choose a base model in the sidebar to see what alignment earned."
+    assert heading(empty) == "Choose a base model in the sidebar to see what alignment earned."
     app = show(rewarded, page=PAGE, base="judge", aligned="base")
-    assert finding(app).startswith("judge gives one number, a reward, and writes nothing: choose a language model")
+    assert heading(app).startswith("judge gives one number, a reward, and writes nothing: choose a language model")
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_model="rlhf")
     assert "rlhf writes tokens and reads no reward: choose a reward model." in read(app)
     app = show(rewarded, page=PAGE, base="base", aligned="judge")
-    assert "is nearest to the exact frontier of the proxy reward" in finding(app) or "gain" in finding(app)
+    assert "is nearest to the exact frontier of the proxy reward" in heading(app) or "gain" in heading(app)
     assert not app.exception
     assert not app.error
 
@@ -228,11 +225,11 @@ def test_one_model_on_both_sides_is_shown_twice(show: Show, rewarded: Path) -> N
 
 
 def test_another_choice_computes_only_what_is_new(
-    show: Show, rewarded: Path, writer: ModuleType, tmp_path: Path, finding: Say, monkeypatch: pytest.MonkeyPatch
+    show: Show, rewarded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "two"
     shutil.copytree(rewarded, root)
-    writer.judge(root / "critic", root / "base", seed=5, spread=0.3, config={}, world=open_run(root / "base").world)
+    store.judge(root / "critic", root / "base", seed=5, spread=0.3, config={}, world=open_run(root / "base").world)
     listed, drawn = [], []
     enumerate_answers, generate = reward_frontier.enumerate_answers, LM.generate
     monkeypatch.setattr(
@@ -247,12 +244,12 @@ def test_another_choice_computes_only_what_is_new(
     app.selectbox(key="rew_model").set_value("critic").run()
     assert not app.exception
     assert (len(listed), len(drawn)) == (1, asked)  # another judge of the same answers and samples
-    told, table = finding(app), frame(app, "measure")
+    told, table = heading(app), frame(app, "measure")
     fresh = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
     nothing = Results()
     monkeypatch.setattr(models, "results", lambda: nothing)  # as if nothing had been computed yet
     again = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
-    assert finding(fresh) == finding(again) == told
+    assert heading(fresh) == heading(again) == told
     assert frame(again, "measure").equals(table)
     assert len(listed) == 2
     count = len(drawn)

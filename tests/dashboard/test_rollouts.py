@@ -1,23 +1,20 @@
 """Rollouts on the Training page: the table, its filters, one completion token by token, and its URL."""
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components import rollouts
-from tests.dashboard.pages import linked
+from tests.dashboard import store
+from tests.dashboard.pages import Show, heading, linked, read
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGE = "training/page.py"
 
 
 @pytest.fixture
-def sampled(writer: ModuleType, tmp_path: Path) -> Path:
-    writer.sampled(tmp_path / "rlvr")
+def sampled(tmp_path: Path) -> Path:
+    store.sampled(tmp_path / "rlvr")
     return tmp_path
 
 
@@ -34,13 +31,13 @@ def chips(app: AppTest) -> dict:
     return json.loads(found.proto.json)
 
 
-def test_a_run_that_samples_opens_with_its_reward(show: Show, sampled: Path, finding: Say):
+def test_a_run_that_samples_opens_with_its_reward(show: Show, sampled: Path):
     app = show(sampled, page=PAGE, runs="rlvr")
-    assert finding(app) == "reward: rlvr rose from 0.5 to 1 in 10 steps."
+    assert heading(app) == "reward: rlvr rose from 0.5 to 1 in 10 steps."
     assert app.selectbox(key="section").value == "reward"
 
 
-def test_rollouts_newest_first_and_one_of_them_read(show: Show, sampled: Path, read: Say):
+def test_rollouts_newest_first_and_one_of_them_read(show: Show, sampled: Path):
     app = show(sampled, page=PAGE, runs="rlvr")
     assert not app.exception
     assert len(listing(app)) == 8
@@ -55,7 +52,7 @@ def test_rollouts_newest_first_and_one_of_them_read(show: Show, sampled: Path, r
     assert rows[1]["tokens"][1]["strength"] < 0 < rows[1]["tokens"][0]["strength"]
 
 
-def test_filters_and_the_url(show: Show, sampled: Path, read: Say):
+def test_filters_and_the_url(show: Show, sampled: Path):
     app = show(sampled, page=PAGE, runs="rlvr", rollout_text="ANSWER 1", rollout="1", measure="entropy")
     assert listing(app) == ["answer 1"] * 2
     assert app.number_input(key="rollout").value == 1
@@ -71,7 +68,7 @@ def test_filters_and_the_url(show: Show, sampled: Path, read: Say):
     assert not app.exception
 
 
-def test_a_rollout_without_numbers_is_shown_all_the_same(show: Show, sampled: Path, read: Say):
+def test_a_rollout_without_numbers_is_shown_all_the_same(show: Show, sampled: Path):
     app = show(sampled, page=PAGE, runs="rlvr", rollout="3")
     assert "Nothing was recorded token by token" in read(app)
     assert [chip["text"] for chip in chips(app)["rows"][-1]["tokens"]] == ["answer", "3"]
@@ -89,18 +86,18 @@ def test_what_was_not_recorded_is_said_in_words():
     assert second.tip == "token 1: y\nentropy 0.2 nats"
 
 
-def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path, read: Say):
+def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path):
     app = show(runs, page=PAGE)
     assert "have recorded no rollouts" in read(app)
     assert not app.get("bidi_component")
 
 
-def test_hostile_rollouts_stay_text(show: Show, writer: ModuleType, tmp_path: Path, read: Say):
-    writer.sampled(tmp_path / "x", text=writer.HOSTILE, method="<b>m</b>")
+def test_hostile_rollouts_stay_text(show: Show, tmp_path: Path):
+    store.sampled(tmp_path / "x", text=store.HOSTILE, method="<b>m</b>")
     app = show(tmp_path, page=PAGE, runs="x")
     assert not app.exception
-    assert chips(app)["rows"][0]["tokens"][1]["text"] == writer.HOSTILE
-    assert any(part.value == f"{writer.HOSTILE} 1" for part in app.text)
+    assert chips(app)["rows"][0]["tokens"][1]["text"] == store.HOSTILE
+    assert any(part.value == f"{store.HOSTILE} 1" for part in app.text)
 
 
 def test_a_rollout_opens_its_prompt_in_compare(show: Show, runs: Path, sampled: Path):

@@ -1,22 +1,18 @@
 """What a computed sentence calls most or least is the largest or smallest of what its page draws, over all of it."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from dashboard.pages.autoregression.figures import gains, most_bilinear
 from dashboard.pages.rewards.words import place_words
 from probe.autoregression.jacobian import jacobian_norms, neutral_jacobian
-from tests.dashboard.pages import chart, values
+from tests.dashboard.pages import Show, chart, heading, read, values
 from tests.models import random_lm
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PROMPT = "<user> i think helen lives in lyon . where does helen live ? <bot>"
 PAIRS = [("base", "dpo-agreeable"), ("base", "base@20"), ("dpo-agreeable", "base")]
 
@@ -28,11 +24,11 @@ def heat(figure: dict) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("text", ["aligned", "base"])
 @pytest.mark.parametrize(("base", "aligned"), PAIRS)
-def test_compare_names_the_highest_bar(show: Show, readouts: Any, finding: Say, base: str, aligned: str, text: str):
+def test_compare_names_the_highest_bar(show: Show, readouts: Any, base: str, aligned: str, text: str):
     app = show(readouts.root, page="compare/page.py", base=base, aligned=aligned, prompt=PROMPT, text=text)
     assert not app.exception
     bars = np.nan_to_num(values(chart(app, "kl")["data"][0]["y"]))
-    most, said = int(bars.argmax()), finding(app)
+    most, said = int(bars.argmax()), heading(app)
     token = chart(app, "kl")["layout"]["xaxis"]["ticktext"][most]
     if "where they differ most" in said:
         assert f"diverge at token {most} (KL {bars[most]:.2f} nats), where they differ most" in said
@@ -42,12 +38,12 @@ def test_compare_names_the_highest_bar(show: Show, readouts: Any, finding: Say, 
         assert named.groups() == (token, str(most), f"{bars[most]:.2f}")
 
 
-def test_compare_names_the_largest_difference_of_rewards(show: Show, readouts: Any, finding: Say):
+def test_compare_names_the_largest_difference_of_rewards(show: Show, readouts: Any):
     app = show(readouts.root, page="compare/page.py", base="judge", aligned="critic", prompt=PROMPT)
     assert not app.exception
     assert not app.error
     base, aligned, difference = (values(trace["y"]) for trace in chart(app, "rewards")["data"])
-    most, said = int(np.nanargmax(np.abs(difference))), finding(app)
+    most, said = int(np.nanargmax(np.abs(difference))), heading(app)
     assert f"judge reads a reward of {base[-1]:+.2f} and critic reads a reward of {aligned[-1]:+.2f}" in said
     changes = f"({base[most] - base[most - 1]:+.2f} with judge, {aligned[most] - aligned[most - 1]:+.2f} with critic)"
     assert f"token {most}, changes them most differently {changes}." in said
@@ -62,11 +58,11 @@ def test_compare_names_the_largest_difference_of_rewards(show: Show, readouts: A
         ("judge", "critic", "both"),
     ],
 )
-def test_logits_names_the_largest_cell(show: Show, readouts: Any, finding: Say, base: str, aligned: str, view: str):
+def test_logits_names_the_largest_cell(show: Show, readouts: Any, base: str, aligned: str, view: str):
     aligned = readouts.kinds.get(aligned, aligned)
     app = show(readouts.root, page="logits/page.py", base=base, aligned=aligned, prompt=PROMPT, log_view=view)
     assert not app.exception
-    said = finding(app)
+    said = heading(app)
     cells = heat(chart(app, "log-parts"))[-1]
     named = re.search(r"above all (?:from|through) [^(]*\(([+-][\d.]+)\)", said)
     assert named, said
@@ -74,33 +70,33 @@ def test_logits_names_the_largest_cell(show: Show, readouts: Any, finding: Say, 
     assert float(named[1]) == pytest.approx(sign * np.nanmax(sign * cells), abs=0.006)
 
 
-def test_attention_names_the_cell_that_changed_most(show: Show, readouts: Any, finding: Say):
+def test_attention_names_the_cell_that_changed_most(show: Show, readouts: Any):
     query = {"base": "base", "aligned": "dpo-agreeable", "prompt": PROMPT, "att_tab": "What moved"}
     app = show(readouts.root, page="attention/page.py", **query)
     assert not app.exception
     change = np.abs(heat(chart(app, "att-change"))[0])
-    before, after = (float(value) for value in re.findall(r"([\d.]+) \u2192 ([\d.]+)", finding(app))[0])
+    before, after = (float(value) for value in re.findall(r"([\d.]+) \u2192 ([\d.]+)", heading(app))[0])
     assert abs(after - before) == pytest.approx(np.nanmax(change), abs=0.011)
-    assert re.search(r"the weight from \u201c.+ changed most", finding(app))
+    assert re.search(r"the weight from \u201c.+ changed most", heading(app))
 
 
-def test_attention_names_the_least_of_the_sinks(show: Show, readouts: Any, finding: Say):
+def test_attention_names_the_least_of_the_sinks(show: Show, readouts: Any):
     query = {"base": "base", "aligned": "", "prompt": PROMPT, "att_view": "base", "att_score": "sink"}
     app = show(readouts.root, page="attention/page.py", att_tab="Head scores", **query)
     assert not app.exception
     shares = heat(chart(app, "att-scores"))[0]
-    named = re.search(r"least in L(\d)H(\d) \((\d+) %\)", finding(app))
-    assert named, finding(app)
+    named = re.search(r"least in L(\d)H(\d) \((\d+) %\)", heading(app))
+    assert named, heading(app)
     assert shares[int(named[1]), int(named[2])] == shares.min()
     assert int(named[3]) == round(100 * float(shares.min()))
 
 
 @pytest.mark.parametrize(("base", "aligned"), [("judge", "critic"), ("base", "judge"), ("judge", "base")])
-def test_autoregression_speaks_of_every_curve(show: Show, readouts: Any, finding: Say, base: str, aligned: str):
+def test_autoregression_speaks_of_every_curve(show: Show, readouts: Any, base: str, aligned: str):
     app = show(readouts.root, page="autoregression/page.py", base=base, aligned=aligned, prompt=PROMPT)
     assert not app.exception
     assert not app.error
-    said = finding(app)
+    said = heading(app)
     curves = {trace["name"]: trace for trace in chart(app, "lags")["data"]}
     assert set(curves) == {base, aligned}
     for name, trace in curves.items():
@@ -115,7 +111,7 @@ def test_autoregression_speaks_of_every_curve(show: Show, readouts: Any, finding
     assert ("logit" in axis) == ("base" in curves)
 
 
-def test_the_snowball_names_the_furthest_step_of_each_branch_alone(show: Show, readouts: Any, read: Say):
+def test_the_snowball_names_the_furthest_step_of_each_branch_alone(show: Show, readouts: Any):
     plain = readouts.kinds["plain folder"]
     app = show(readouts.root, page="autoregression/page.py", base=plain, aligned=plain, prompt="the cat lives in the")
     assert not app.exception

@@ -1,7 +1,7 @@
 """The Python lines that pages show run as they stand there, and give what the page says."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ from dashboard import models
 from dashboard.pages import page_file
 from probe import plugins
 from probe.experiments.result import Result
+from tests.dashboard.pages import Show, heading
 from tests.dashboard.phenomena import press, write
+from tests.places import SAMPLES
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 pytestmark = pytest.mark.timeout(900)
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 RUNS = ("base", "dpo-agreeable", "rlvr", "icl", "reward-agreeable")
 BOTH = {"base": "base", "aligned": "dpo-agreeable"}
 SMALL = {"lag_texts": "2", "lag_positions": "2", "lag_resamples": "2"}
@@ -101,7 +100,7 @@ def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, elsewhere: Path, finding: Say, name: str):
+def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, elsewhere: Path, name: str):
     pair = {"base": "base", "aligned": "icl"} if name == "in_context" else BOTH
     pair = {"base": "base", "aligned": "base"} if name == "continual" else pair
     query = pair | {f"{name}.{option}": value for option, value in EXPERIMENTS[name].items()}
@@ -109,14 +108,14 @@ def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, els
     (code,) = lines(app)
     result = run(code)["result"]
     assert isinstance(result, Result)
-    assert result.finding == finding(app)
+    assert result.finding == heading(app)
 
 
-def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path, finding: Say):
+def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path):
     query = BOTH | {"also": "rlvr"} | {f"retrieval.{name}": value for name, value in EXPERIMENTS["retrieval"].items()}
     app = press(show(samples, page="retrieval/page.py", **query), "retrieval-run")
     (code,) = lines(app)
-    assert run(code)["result"].finding == finding(app)
+    assert run(code)["result"].finding == heading(app)
 
 
 def test_the_example_agrees_with_the_page_of_sycophancy(

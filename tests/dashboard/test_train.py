@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,8 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access, jobs
 from probe.runs import RunWriter
-from tests.dashboard.pages import chart, linked, unescape, values
+from tests.dashboard.pages import Show, chart, heading, linked, read, unescape, values
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 PAGE = "train/page.py"
 
 
@@ -44,10 +41,10 @@ def noted(root: Path, name: str, log: str, method: str = "dpo", **about: object)
     (folder / f"{name}.log").write_text(log)
 
 
-def test_the_form_has_every_option_of_every_method(show: Show, runs: Path, described: list[dict], finding: Say):
+def test_the_form_has_every_option_of_every_method(show: Show, runs: Path, described: list[dict]):
     app = show(runs, page=PAGE)
     assert not app.exception
-    assert finding(app).endswith("the training shows its progress here.")
+    assert heading(app).endswith("the training shows its progress here.")
     assert app.selectbox(key="method").options == [each["method"] for each in described]
     for each in described:
         app.selectbox(key="method").select(each["method"]).run()
@@ -91,14 +88,14 @@ def test_a_base_may_be_typed(show: Show, runs: Path):
     assert f"--base {runs / 'dpo-agreeable'}@20" in line(app)
 
 
-def test_the_trainers_refusal_is_shown_and_the_form_keeps_its_values(show: Show, runs: Path, read: Say, finding: Say):
+def test_the_trainers_refusal_is_shown_and_the_form_keeps_its_values(show: Show, runs: Path):
     app = show(runs, page=PAGE, method="dpo")
     app.number_input(key="option-dpo-steps").set_value(-1)
     app.text_input(key="name-dpo").set_value("refused").run()
     next(button for button in app.button if button.label == "Start training").click().run()
-    assert finding(app).startswith("refused ")
+    assert heading(app).startswith("refused ")
     end = time.monotonic() + 180
-    while finding(app) != "refused was not trained: see why below.":
+    while heading(app) != "refused was not trained: see why below.":
         assert time.monotonic() < end
         time.sleep(0.5)
         app.run()
@@ -108,7 +105,7 @@ def test_the_trainers_refusal_is_shown_and_the_form_keeps_its_values(show: Show,
     assert not app.exception
 
 
-def test_a_name_that_is_taken_is_refused(show: Show, runs: Path, read: Say):
+def test_a_name_that_is_taken_is_refused(show: Show, runs: Path):
     app = show(runs, page=PAGE, method="dpo")
     app.text_input(key="name-dpo").set_value("base").run()
     next(button for button in app.button if button.label == "Start training").click().run()
@@ -130,7 +127,7 @@ def test_nothing_is_started_without_the_token(show: Show, tmp_path: Path):
     assert not list(tmp_path.glob("pretrain*"))
 
 
-def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp_path: Path, finding: Say):
+def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp_path: Path):
     run = RunWriter.create(tmp_path / "mine", method="pretrain", config={"steps": 100})
     for step in range(1, 41):
         run.log(step, {"loss": 4 / step})
@@ -139,7 +136,7 @@ def test_a_stopped_training_shows_its_curve_and_can_be_continued(show: Show, tmp
     run.finish("interrupted")
     noted(tmp_path, "mine", "stopping after this step\n")
     app = show(tmp_path, page=PAGE)
-    assert finding(app) == (
+    assert heading(app) == (
         "mine is interrupted after 40 of 100 steps. loss (nats): mine fell from 4 to 0.1 in 39 steps."
     )
     assert [part.proto.id.rpartition("-")[2] for part in app.get("plotly_chart")] == ["progress"]
@@ -178,7 +175,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.mark.parametrize("reward", [["verifier", "/tmp/evil.py:score"], "os:system"])
 def test_a_run_with_code_of_its_own_shows_the_command_in_place_of_a_button(
-    show: Show, tmp_path: Path, read: Say, reward: list[str] | str
+    show: Show, tmp_path: Path, reward: list[str] | str
 ):
     path = interrupted(tmp_path, "rlvr", reward=reward)
     app = show(tmp_path, page=PAGE)
@@ -212,9 +209,7 @@ def test_no_word_of_a_copied_root_becomes_an_option(
 
 
 @pytest.mark.parametrize("method", ["--plugin=/tmp/evil.py", "watch"])
-def test_a_run_by_no_method_is_not_continued(
-    show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Say, method: str
-):
+def test_a_run_by_no_method_is_not_continued(show: Show, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str):
     lines = started(monkeypatch)
     interrupted(tmp_path, method)
     app = show(tmp_path, page=PAGE)
@@ -223,12 +218,12 @@ def test_a_run_by_no_method_is_not_continued(
     assert not lines
 
 
-def test_the_last_evaluation_is_said_and_no_time_left(show: Show, tmp_path: Path, finding: Say):
+def test_the_last_evaluation_is_said_and_no_time_left(show: Show, tmp_path: Path):
     with RunWriter.create(tmp_path / "mine", method="sft", config={"steps": 11}) as run:
         for step in (1, 11):
             run.log(step, {"loss": 1.0})
         app = show(tmp_path, page=PAGE)
-        assert finding(app).startswith("mine has made all 11 steps: it is being evaluated and saved. loss")
+        assert heading(app).startswith("mine has made all 11 steps: it is being evaluated and saved. loss")
         assert run
 
 
@@ -249,13 +244,13 @@ def test_compare_opens_with_the_run_and_its_parent(show: Show, runs: Path):
     assert (app.selectbox(key="base").value, app.selectbox(key="aligned").value) == ("base", "dpo-agreeable")
 
 
-def test_the_time_left_follows_the_pace(show: Show, tmp_path: Path, finding: Say):
+def test_the_time_left_follows_the_pace(show: Show, tmp_path: Path):
     with RunWriter.create(tmp_path / "mine", method="sft", config={"steps": 100}) as run:
         (tmp_path / "mine" / "metrics.jsonl").write_text(
             "".join(json.dumps({"step": step, "time": 2.0 * step, "loss": 1.0}) + "\n" for step in (1, 11))
         )
         app = show(tmp_path, page=PAGE)
-        assert finding(app).startswith("mine is at step 11 of 100, about 2 min 58 s left. loss")
+        assert heading(app).startswith("mine is at step 11 of 100, about 2 min 58 s left. loss")
         assert run
 
 

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -16,10 +15,8 @@ from dashboard import access, command
 from dashboard.markdown import unforeseen
 from dashboard.pages import page_file, page_names
 from dashboard.report import report, sentence
-from tests.dashboard.pages import unescape
+from tests.dashboard.pages import Show, read, unescape
 
-Show = Callable[..., AppTest]
-Say = Callable[[AppTest], str]
 ROOT = Path(__file__).parents[2] / "dashboard"
 PAGES = [page_file(name) for name in page_names()]
 SOURCES = {path: path.read_text() for path in ROOT.rglob("*.py")}
@@ -103,7 +100,7 @@ def test_a_parameter_takes_any_value(show: Show, runs: Path, page: str, key: str
         assert not broken(app), (value, broken(app))
 
 
-def test_a_callback_that_fails_is_a_sentence(show: Show, runs: Path, read: Say, monkeypatch: pytest.MonkeyPatch):
+def test_a_callback_that_fails_is_a_sentence(show: Show, runs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("dashboard.state.choose_example", lambda _: 1 / 0)
     app = show(runs, run="dpo-agreeable")
     example = app.selectbox(key="example")

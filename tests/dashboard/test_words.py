@@ -1,18 +1,16 @@
 """What no page says: a backtick that should have been code, and `nan` where a number is missing."""
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file, page_names
-from tests.dashboard.pages import literal_backticks, not_numbers
+from tests.dashboard import store
+from tests.dashboard.pages import Show, literal_backticks, not_numbers
+from tests.places import SAMPLES
 
-Show = Callable[..., AppTest]
 pytestmark = pytest.mark.timeout(900)
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 STORED = ("sycophancy", "hallucination", "in_context", "chain_of_thought", "retrieval")
 
 
@@ -45,8 +43,8 @@ def test_every_page_without_runs(show: Show, tmp_path: Path, view: str):
 
 
 @pytest.mark.parametrize("view", ["overview", "training", "findings", "attention", "logits"])
-def test_pages_of_a_run_that_recorded_little(show: Show, tmp_path: Path, writer: ModuleType, view: str):
-    writer.sampled(tmp_path / "rlvr")
+def test_pages_of_a_run_that_recorded_little(show: Show, tmp_path: Path, view: str):
+    store.sampled(tmp_path / "rlvr")
     check(show(tmp_path, page=page_file(view), runs="rlvr", run="rlvr", rollout="3"))
 
 

@@ -1,6 +1,5 @@
 """Models of different worlds side by side: each keeps its items, and what was not asked alike is never paired."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 import probe
 import probe.world
-from probe import plugins, stats
+from probe import stats
 from probe.errors import DataError
 from probe.experiments.metrics import (
     COMPARED,
@@ -33,13 +32,9 @@ from probe.runs import RunWriter
 from probe.stats import Interval
 from probe.world import World
 
+pytestmark = pytest.mark.usefixtures("registry")
+
 GAP = list(COMPARED[3:])
-
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    with plugins.aside():
-        yield
 
 
 def items(n: int, prompts: str, start: int = 0, **columns: Any) -> pd.DataFrame:

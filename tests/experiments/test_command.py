@@ -22,6 +22,7 @@ from probe.errors import RunError
 from probe.experiments.result import Result
 from probe.runs import RunWriter
 from tests.models import random_lm
+from tests.places import SAMPLES
 from tests.terminal import in_terminal
 
 PLUGIN = '''
@@ -254,7 +255,7 @@ def test_progress_is_told_in_plain_lines_where_no_bar_can_be_drawn(
 
 def test_findings_tell_their_progress(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(progress, "LINE_EVERY_S", 0.0)
-    samples = str(Path(__file__).resolve().parents[2] / "sample_runs")
+    samples = str(SAMPLES)
     assert main(["findings", "guessing", "reward_agreement", "--n", "4", "--runs", samples]) == 0
     said = capsys.readouterr().err
     assert "Findings: guessing, 1 of 2: 0% after" in said

@@ -1,6 +1,5 @@
 """Options of an experiment for the command line and for a form: from its signature and its docstring."""
 
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +8,6 @@ import pandas as pd
 import pytest
 
 import probe
-from probe import plugins
 from probe.errors import ConfigError
 from probe.experiments.registry import HELP, arguments, experiments, find_experiment, form
 from probe.options import describe, parse
@@ -18,11 +16,7 @@ from probe.ticks import Tick, ignore
 if TYPE_CHECKING:
     from probe.model.lm import LM
 
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    with plugins.aside():
-        yield
+pytestmark = pytest.mark.usefixtures("registry")
 
 
 def same(text: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from probe.runs import RunWriter
 from probe.world import World
 from tests.models import random_lm
 
+pytestmark = pytest.mark.usefixtures("registry")
+
 
 def heavy(x: str) -> str:
     return x
@@ -31,12 +33,6 @@ def heavy(x: str) -> str:
 
 def adds(more: str) -> Callable[[str], str]:
     return lambda x: x + more
-
-
-@pytest.fixture(autouse=True)
-def registry() -> Iterator[None]:
-    with plugins.aside():
-        yield
 
 
 def named(ref: str, seed: int = 0) -> LM:

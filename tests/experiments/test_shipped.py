@@ -8,8 +8,9 @@ import pytest
 from probe import Result
 from probe.experiments.metrics import summarise
 from probe.experiments.registry import find_experiment
+from tests.places import SAMPLES
 
-FILES = sorted((Path(__file__).parents[2] / "sample_runs").glob("*/results/*-*/result.json"))
+FILES = sorted((SAMPLES).glob("*/results/*-*/result.json"))
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from probe.cli import main
 from probe.errors import ConfigError
 from probe.findings.claim import Bench, Finding, read_record, record, table
 from probe.findings.claims import CLAIMS, ORDER, choose_claims, finding, findings
+from tests.places import SAMPLES
 
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 CHEAP = ("reward_agreement", "overoptimisation", "guessing", "optimum")
 """Claims that run no experiment."""
 

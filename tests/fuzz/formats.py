@@ -66,12 +66,12 @@ from tests.fuzz.mutator import (
     packed,
 )
 from tests.models import random_lm, random_reward_model, saved_lm
+from tests.places import DATA, SAMPLES
 from trainers.config import PreferenceConfig
 from trainers.preferences import file_preferences, read_preferences
 from trainers.sampling import file_prompts, read_prompts
 from trainers.sft import file_demonstrations, read_demonstrations
 
-DATA = Path(__file__).resolve().parents[1] / "data"
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
 )
@@ -373,7 +373,6 @@ def differences(folder: Path) -> Path:
     return path
 
 
-SAMPLES = Path(__file__).resolve().parents[2] / "sample_runs"
 CLAIM = "overoptimisation"
 
 

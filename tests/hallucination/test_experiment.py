@@ -33,8 +33,8 @@ from probe.rewards.answers import AnswerSet
 from probe.rewards.evaluation import MEASURES, Measure, evaluate
 from probe.world import World, WorldConfig, of
 from probe.world.vocabulary import ABSTENTION
+from tests.places import SAMPLES
 
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 N = 48
 
 
@@ -44,11 +44,6 @@ def fewer_resamples() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resampling, "RESAMPLES", 200)
         yield
-
-
-@pytest.fixture(scope="module")
-def base() -> LM:
-    return LM.load(SAMPLES / "base")
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,8 @@ from probe.model.text import encode
 from probe.plotting.intervals import percent
 from probe.stats import wilson
 from tests.models import byte_tokenizer, random_lm
+from tests.places import DATA
 
-DATA = Path(__file__).parents[1] / "data"
 CSV, JSON = DATA / "hallucination_questions.csv", DATA / "hallucination_choices.json"
 HUB = DATA / "hallucination_hub.jsonl"
 HEAD = "Question,Best Answer,Correct Answers,Incorrect Answers\n"

@@ -1,7 +1,5 @@
 """P(IK): the fit against scipy, planted knowledge, none at all, leaks, and the world's exact truth."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,8 +17,8 @@ from probe.hallucination.knowing import brier, fit_heads, knowing_head, last_res
 from probe.model.lm import LM
 from probe.world import of
 from tests.models import ARCHITECTURES, random_lm
+from tests.places import SAMPLES
 
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 N, WIDTH = 200, 24
 
 

@@ -60,11 +60,6 @@ CHAINS = World(WorldConfig(mixture={"markov": 1.0}, orders=(1,), chain=60), seed
 
 
 @pytest.fixture(scope="module")
-def base() -> LM:
-    return LM.load("sample_runs/base")
-
-
-@pytest.fixture(scope="module")
 def tiny() -> LM:
     return LM.create("icl", TOKENIZER, seed=3)
 

@@ -22,6 +22,7 @@ from probe.model.text import encode
 from probe.rewards.evaluation import evaluate
 from probe.world.vocabulary import LABELS
 from tests.models import byte_tokenizer, random_lm
+from tests.places import SAMPLES
 
 REVIEWS = "tests/data/in_context_reviews.jsonl"
 
@@ -85,7 +86,7 @@ def test_base_reads_the_labels_of_maps_and_not_their_keys(base: Result) -> None:
 
 
 def test_accuracies_are_those_that_the_world_samples(base: Result) -> None:
-    lm = LM.load("sample_runs/base")
+    lm = LM.load(SAMPLES / "base")
     world = probe.world.of(lm)
     assert world is not None
     sampled = evaluate(lm, world, n=60).set_index("metric")
@@ -157,7 +158,7 @@ def test_pool_sizes_make_one_curve(base: Result, icl: Result) -> None:
 
 
 def test_function_vectors_are_added_where_they_say() -> None:
-    lm = LM.load("sample_runs/base")
+    lm = LM.load(SAMPLES / "base")
     world = probe.world.of(lm)
     assert world is not None
     found = function_vectors(lm, world, "map", count=2, n=4, heads=3)

@@ -12,11 +12,6 @@ from tests.models import byte_tokenizer, random_lm, random_reward_model
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World(seed=0)
-
-
-@pytest.fixture(scope="module")
 def lm(world: World) -> LM:
     return LM.create(ModelConfig(layers=1, width=16, heads=2, mlp=16, context=64), world.tokenizer())
 

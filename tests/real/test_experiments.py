@@ -13,20 +13,13 @@ import probe
 from probe.experiments.result import Result
 from probe.hallucination.confidence import auroc
 from probe.hallucination.files import Choices, Question, choice_items, p_ik
+from tests.places import DATA
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.timeout(1500),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
-DATA = ROOT / "tests" / "data"
-
-
-@pytest.fixture(scope="module")
-def lm() -> probe.LM:
-    return probe.LM.load(CHECKPOINT)
 
 
 def whole(result: Result, tmp_path: Path) -> Result:

@@ -22,10 +22,10 @@ from probe.model.equations import read_network, recompose, states
 from probe.model.rewards import pair_ids, reward_lm
 from probe.rewards.token_effects import attribute as attribute_reward
 from tests.dashboard.pages import turn_to
+from tests.places import ROOT
+from tests.real.conftest import CHECKPOINT
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
 PAGES = {
     "attention": {},
     "logits": {},
@@ -33,11 +33,6 @@ PAGES = {
     "autoregression": {},
     "rewards": {},
 }
-
-
-@pytest.fixture(scope="module")
-def lm() -> probe.LM:
-    return probe.LM.load(CHECKPOINT)
 
 
 def test_the_equations_make_its_logits(lm: probe.LM):

@@ -1,7 +1,5 @@
 """Direct attribution and trajectories on SmolLM2: the parts sum to its logits, and single precision is not needed."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,18 +9,13 @@ from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
 from probe.logits.parts import promoted, read_parts
 from probe.logits.trajectories import over_layers
+from tests.real.conftest import CHECKPOINT
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
-CHECKPOINT = Path(__file__).resolve().parents[2] / ".cache" / "SmolLM2-135M-Instruct"
 TEXT = "The capital of Norway is Oslo, and the capital of France is"
-
-
-@pytest.fixture(scope="module")
-def lm() -> probe.LM:
-    return probe.LM.load(CHECKPOINT)
 
 
 @torch.no_grad()

@@ -13,13 +13,13 @@ import probe
 from probe.attention.long import attention_statistics
 from probe.errors import DataError
 from probe.model.memory import preflight, require_room
+from tests.places import ROOT
+from tests.real.conftest import CHECKPOINT
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
-ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
 PATTERNS = [f"blocks.{layer}.attn.hook_pattern" for layer in range(30)]
 CHILD = f"""
 import json, probe
@@ -31,11 +31,6 @@ attention_statistics(lm, ids[:8])
 found = []
 print(json.dumps(peak(lambda: found.append(attention_statistics(lm, ids))) | {{"worst": found[0].worst_sum}}))
 """
-
-
-@pytest.fixture(scope="module")
-def lm() -> probe.LM:
-    return probe.LM.load(CHECKPOINT)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel gives no peak that can be reset")

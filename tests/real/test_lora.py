@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM
 
 import probe
 from probe.cli import main
-from tests.real.test_smollm2 import CHECKPOINT
+from tests.real.conftest import CHECKPOINT
 
 pytestmark = [
     pytest.mark.real,

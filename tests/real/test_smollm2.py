@@ -14,20 +14,15 @@ from probe.cli import main
 from probe.compare.side_by_side import compare
 from probe.logits.lens import logit_lens
 from tests.dashboard.pages import turn_to
+from tests.places import ROOT
+from tests.real.conftest import CHECKPOINT
 from trainers.sft import encode_conversation
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
-ROOT = Path(__file__).resolve().parents[2]
-CHECKPOINT = ROOT / ".cache" / "SmolLM2-135M-Instruct"
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-@pytest.fixture(scope="module")
-def lm() -> probe.LM:
-    return probe.LM.load(CHECKPOINT)
 
 
 @pytest.fixture(scope="module")

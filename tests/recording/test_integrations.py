@@ -21,6 +21,7 @@ from probe.errors import ConfigError, DataError, RunError
 from probe.integrations import ProbeCallback
 from probe.recording.recorder import as_prompt, measure
 from tests.models import random_lm, random_reward_model, saved_lm
+from tests.places import SAMPLES
 
 PROMPTS = [{"text": "mira lives in", "answers": [" oslo", " rome"], "id": "mira"}, "the cat is"]
 QUIET = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "seed": 3}
@@ -455,7 +456,7 @@ def test_mistakes(tmp_path: Path):
 
 
 def test_a_run_of_the_world_stays_one(tmp_path: Path):
-    base = Path(__file__).resolve().parents[2] / "sample_runs" / "base"
+    base = SAMPLES / "base"
     directory = open_run(base).checkpoints()[-1].path
     lm = LM(AutoModelForCausalLM.from_pretrained(directory), LM.load(base).tokenizer)
     trainer(lm, tmp_path, ProbeCallback(tmp_path / "run", every=0), steps=1).train()

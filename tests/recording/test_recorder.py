@@ -24,7 +24,7 @@ from probe.recording.recorder import Recorder, as_prompt, generic_prompts, measu
 from probe.runs import ProbePrompt, RunWriter, open_run
 from probe.runs.schema import CAPTURE_DTYPES
 from probe.runs.writer import LEFT
-from probe.world import World, WorldConfig
+from probe.world import World
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
 SIZE = ModelConfig(layers=2, width=32, heads=2, init_std=0.3)
@@ -33,11 +33,6 @@ PROMPTS = [
     "map of market",
     {"text": "<user>", "answers": [" 1"]},
 ]
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(WorldConfig(), seed=0)
 
 
 @pytest.fixture

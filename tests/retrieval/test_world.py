@@ -39,11 +39,6 @@ K = 3
 
 
 @pytest.fixture(scope="module")
-def base() -> LM:
-    return LM.load("sample_runs/base")
-
-
-@pytest.fixture(scope="module")
 def world(base: LM) -> World:
     found = probe.world.of(base)
     assert found is not None

@@ -9,15 +9,9 @@ import torch
 from probe.errors import DataError
 from probe.model.lm import LM
 from probe.rewards.evaluation import MEASURES, beliefs, evaluate, excess_deference, plain_prompt
-from probe.world import World
 from probe.world.language import read
 from probe.world.vocabulary import ABSTENTION
 from tests.models import random_lm
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(seed=0)
 
 
 class Oracle:

@@ -39,11 +39,6 @@ def small_field(prompts: int = 6, answers: int = 5, seed: int = 0) -> Field:
     return Field(made, ["x"] * prompts, {"proxy": proxy, "gold": gold})
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World(seed=0)
-
-
 def model(world: World, seed: int) -> LM:
     return LM.create(ModelConfig(layers=2, width=32, heads=2, mlp=64, context=64), world.tokenizer(), seed=seed)
 

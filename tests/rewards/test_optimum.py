@@ -254,11 +254,6 @@ def test_bradley_terry_minimises_the_loss_of_dpo() -> None:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World(seed=0)
-
-
-@pytest.fixture(scope="module")
 def lm(world: World) -> LM:
     return random_lm("llama", world.tokenizer(), seed=1)
 

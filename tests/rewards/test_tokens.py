@@ -1,6 +1,5 @@
 """Attribution of a reward: finite differences, completeness, transformers' own scores, and a head that is linear."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from probe.rewards import token_effects as reward_attribution
 from probe.rewards.token_effects import STEPS, TOLERANCE, attribute, contrast, truth_and_claim, weights
 from probe.world import World, of
 from tests.models import ARCHITECTURES, random_lm
+from tests.places import SAMPLES
 
-SAMPLES = Path(__file__).parents[2] / "sample_runs"
 PROMPT, CHOSEN, REJECTED = "mira lives in the", " oslo", " rome . the cat"
 
 

@@ -47,14 +47,9 @@ from probe.world.bayes import claim_posterior, exposure_prior
 from probe.world.language import read
 from probe.world.vocabulary import PHRASES
 from tests.models import random_lm
+from tests.places import SAMPLES
 
 WORLD = World()
-SAMPLES = Path("sample_runs")
-
-
-@pytest.fixture(scope="module")
-def base() -> LM:
-    return LM.load(SAMPLES / "base")
 
 
 @pytest.fixture(scope="module")

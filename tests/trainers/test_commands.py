@@ -4,7 +4,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import probe
-from probe import LM, RewardModel, open_run, plugins
+from probe import LM, RewardModel, open_run
 from probe.cli import main
 from probe.errors import ConfigError
 from probe.experiments.result import Result
@@ -149,13 +149,6 @@ def small(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     small = {name: recipe._replace(config=smaller(recipe.config)) for name, recipe in samples.RECIPES.items()}
     monkeypatch.setattr(samples, "RECIPES", small)
-
-
-@pytest.fixture
-def registry() -> Iterator[None]:
-    """What a test registers is gone after it."""
-    with plugins.aside():
-        yield
 
 
 @pytest.mark.slow

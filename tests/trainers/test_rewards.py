@@ -17,11 +17,6 @@ from trainers import rlvr
 from trainers.reward_functions import RewardFunction, model_spec, plain_reward, resolve, weighted_sum
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World()
-
-
 def ask(world: World, kind: str) -> tuple[str, str]:
     """A question and its true answer."""
     item = world.questions(kind, 1, seed=5)[0]

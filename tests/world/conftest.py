@@ -7,11 +7,6 @@ from probe.world import World, WorldConfig
 
 
 @pytest.fixture(scope="session")
-def world() -> World:
-    return World(seed=0)
-
-
-@pytest.fixture(scope="session")
 def small() -> World:
     return World(WorldConfig(known=8, rare=5, strangers=4, heldout=4, phases=2, phase_people=3, epoch=6000), seed=3)
 

@@ -9,11 +9,6 @@ from probe.world import World
 from probe.world.demonstrations import DEMONSTRATED, HELD_OUT
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World()
-
-
 def test_what_is_demonstrated_is_true_or_honest(world: World) -> None:
     for item in world.demonstrations(1500, seed=0):
         kind = world.verify(item.prompt, item.answers[0]).kind

@@ -143,7 +143,7 @@ class Guard:
 
         begun = False
 
-        async def guarded(message: "Message") -> None:
+        async def send_guarded(message: "Message") -> None:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
@@ -152,10 +152,10 @@ class Guard:
 
         answer = PlainTextResponse(reason, 403) if reason else exchange(self.gate, request)
         try:
-            await (answer or self.app)(scope, receive, guarded)
+            await (answer or self.app)(scope, receive, send_guarded)
         except Exception:  # whoever answers in the place of the server has no headers of ours
             if not begun:
-                await PlainTextResponse("The server failed; its terminal says why.", 500)(scope, receive, guarded)
+                await PlainTextResponse("The server failed; its terminal says why.", 500)(scope, receive, send_guarded)
             raise
 
 

@@ -12,7 +12,7 @@ from dashboard import models
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, finding, guard, note, prose
 from dashboard.pages import page_names
-from dashboard.state import Shared, current
+from dashboard.state import SharedChoices, current
 from probe import extensions
 from probe.errors import ConfigError, ProbeError
 from probe.plotting.export import file_name
@@ -86,9 +86,9 @@ class Panel:
                 return
             prompt: dict[str, Any] = {"prompt": shared.prompt} if "prompt" in wanted else {}
             if "shared" in wanted:
-                found = _called(f"The panel `{about.title}`", about.function, {**lms, **prompt, "shared": shared})
+                found = _call(f"The panel `{about.title}`", about.function, {**lms, **prompt, "shared": shared})
             else:
-                found = models.computed(
+                found = models.compute_once(
                     _pure,
                     *lms.values(),  # type: ignore[arg-type]
                     say=escape_markdown(about.title),
@@ -112,7 +112,7 @@ class Panel:
 def _pure(*lms: "LM", page: str, title: str, version: str, names: tuple[str, ...], **prompt: str) -> Any:
     """What a panel gives."""
     function = next(each.function for each in extensions.panels(page) if each.title == title)
-    return _called(f"The panel `{title}`", function, {**dict(zip(names, lms, strict=True)), **prompt})
+    return _call(f"The panel `{title}`", function, {**dict(zip(names, lms, strict=True)), **prompt})
 
 
 def _page(each: extensions.Page) -> Any:
@@ -122,7 +122,7 @@ def _page(each: extensions.Page) -> Any:
         show_problems()
         with guard():
             given = {"shared": current()} if "shared" in inspect.signature(each.function).parameters else {}
-            found = _called(f"The page `{each.title}`", each.function, given)
+            found = _call(f"The page `{each.title}`", each.function, given)
             _show(found, f"page-{path}", each.title, {"page": each.title})
 
     try:
@@ -138,7 +138,7 @@ def _is_taken(each: extensions.Page) -> bool:
     return bool({extensions.page_key(each.title), file_name(each.title).lower()} & paths)
 
 
-def _model(shared: Shared, name: str) -> "LM | None":
+def _model(shared: SharedChoices, name: str) -> "LM | None":
     """A model of the sidebar; None while the page waits for the reader's word on loading it.
 
     Raises:
@@ -151,7 +151,7 @@ def _model(shared: Shared, name: str) -> "LM | None":
     return models.load(ref)
 
 
-def _called(what: str, function: Callable[..., Any], given: dict[str, Any]) -> Any:
+def _call(what: str, function: Callable[..., Any], given: dict[str, Any]) -> Any:
     try:
         return function(**given)
     except ProbeError:

@@ -25,7 +25,7 @@ def escape_markdown(text: object) -> str:
     Every sign of punctuation is escaped. Links, arrows and `:name:` icons are looked for after escapes are resolved;
     an invisible word joiner keeps those from being found.
     """
-    return _escaped(visible(" ".join(str(text).split())))
+    return _escape_line(visible(" ".join(str(text).split())))
 
 
 def prose(text: object) -> str:
@@ -34,10 +34,10 @@ def prose(text: object) -> str:
     Code is shown letter by letter, too, so data in such a sentence stay data.
     """
     parts = _CODE.split(visible(" ".join(str(text).split())))
-    return "".join(f"`{part}`" if index % 2 else _escaped(part) for index, part in enumerate(parts))
+    return "".join(f"`{part}`" if index % 2 else _escape_line(part) for index, part in enumerate(parts))
 
 
-def _escaped(line: str) -> str:
+def _escape_line(line: str) -> str:
     return _PUNCTUATION.sub(r"\\\1", _LATE.sub(rf"\g<0>{_JOINER}", line))
 
 
@@ -65,10 +65,10 @@ def guard() -> Iterator[None]:
     except FragmentHandledException:  # of an extension's own fragment, which Streamlit has told of
         raise
     except Exception as error:
-        unforeseen(error)
+        report_failure(error)
 
 
-def unforeseen(error: Exception) -> bool:
+def report_failure(error: Exception) -> bool:
     """Say that something failed, with a report to copy; the traceback is printed in the terminal.
 
     Returns:
@@ -80,7 +80,7 @@ def unforeseen(error: Exception) -> bool:
     return True
 
 
-def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+def guard_callback(function: Callable[..., Any]) -> Callable[..., Any]:
     """A callback or a fragment inside of `guard`: Streamlit runs these outside of the page that draws them."""
 
     @wraps(function)

@@ -92,10 +92,10 @@ def load(ref: str) -> "LM | None":
         _offer(ref, f"{ref} has {size / 2**30:.1f} GiB of weights, which fill as much memory or twice that.", "Load")
         return None
     with st.spinner(escape_markdown(f"Loading {brief(Path(ref).name)}"), show_time=True):
-        return _load(str(place.directory), place.readout, _changed(place.directory))
+        return _load(str(place.directory), place.readout, _write_times(place.directory))
 
 
-def model_facts(ref: str) -> "Known | None":
+def model_facts(ref: str) -> "ModelFacts | None":
     """What stored results of a model are found by; it is loaded once for its fingerprint.
 
     None while the page waits for the user's word on a download or a large file.
@@ -106,7 +106,7 @@ def model_facts(ref: str) -> "Known | None":
     place = _locate(ref)
     if place is None:
         return None
-    key = "fingerprint", str(place.directory), _changed(place.directory), place.readout
+    key = "fingerprint", str(place.directory), _write_times(place.directory), place.readout
     found = results().get(key)
     if found is None:
         lm = load(ref)
@@ -114,11 +114,11 @@ def model_facts(ref: str) -> "Known | None":
             return None
         found = lm.fingerprint
         results().put(key, found)
-    return Known(ref, found, place.run_dir)
+    return ModelFacts(ref, found, place.run_dir)
 
 
 @dataclass(frozen=True)
-class Known:
+class ModelFacts:
     """A model without its weights; stands for it where only its name, its fingerprint and its run are asked for."""
 
     ref: str
@@ -137,7 +137,7 @@ class _Place:
 
 def _locate(ref: str) -> _Place | None:
     """Where a reference leads to; None while the page waits for the user's word on a download."""
-    if not _agreed(ref):
+    if not _may_open(ref):
         return None
     with st.spinner("Starting torch"):
         warm().wait()
@@ -149,7 +149,7 @@ def _locate(ref: str) -> _Place | None:
     return _Place(directory, run_dir, readout) if _base_agreed(directory) else None
 
 
-def _agreed(ref: str) -> bool:
+def _may_open(ref: str) -> bool:
     """Whether a model may be opened, and fetched where it is not here; else the page asks."""
     if not may_open(ref):
         return False
@@ -171,7 +171,7 @@ def _base_agreed(directory: Path) -> bool:
         if directory.resolve() in seen:
             raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
         seen.add(directory.resolve())
-        if not _agreed(base_ref(directory, read_config(directory)["base_model_name_or_path"])):
+        if not _may_open(base_ref(directory, read_config(directory)["base_model_name_or_path"])):
             return False
         directory = base_of(directory).directory
     return True
@@ -195,14 +195,14 @@ def _files(directory: Path) -> list[Path]:
     return sorted([*directory.glob("*.safetensors"), *directory.glob("*config.json")])
 
 
-def _changed(directory: Path) -> tuple[int, ...]:
+def _write_times(directory: Path) -> tuple[int, ...]:
     """When the files of a model were written."""
     return tuple(file.stat().st_mtime_ns for file in _files(directory))
 
 
 def _read_at(lm: "LM") -> tuple[int, ...]:
     """When the files were written that the model has its weights from."""
-    return _LOADED.get(lm) or _changed(lm.directory or Path())
+    return _LOADED.get(lm) or _write_times(lm.directory or Path())
 
 
 def is_here(ref: str) -> bool:
@@ -223,7 +223,7 @@ def results() -> Results:
     return Results()
 
 
-def computed(
+def compute_once(
     fn: Callable[..., T], *lms: "LM", say: str, steps: bool = False, again: bool = False, **options: Hashable
 ) -> T:
     """What `fn(*lms, **options)` gives, computed once for each choice, one computation at a time.
@@ -256,7 +256,7 @@ def computed(
 
 
 def compute_part(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T:
-    """`computed` inside of a computation, for a part that other choices share: it has the lock already."""
+    """`compute_once` inside of a computation, for a part that other choices share: it has the lock already."""
     key = _key(fn, lms, options)
     found = results().get(key)
     if found is None:
@@ -266,7 +266,7 @@ def compute_part(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T:
 
 
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
-    """What `computed` has kept for these arguments, or None."""
+    """What `compute_once` has kept for these arguments, or None."""
     return results().get(_key(fn, lms, options))
 
 
@@ -291,7 +291,7 @@ def comparison(
     Raises:
         DataError: the tokenizers differ, or the prompt is empty or too long.
     """
-    return computed(
+    return compute_once(
         _compare,
         base,
         aligned,
@@ -315,7 +315,7 @@ def _compare(
 
 def _offer(ref: str, sentence: str, action: str) -> None:
     fetches = action == "Fetch"
-    if offer(sentence, f"{action} {brief(ref, 60)}", f"agree-{ref}", guarded=fetches):
+    if offer(sentence, f"{action} {brief(ref, 60)}", f"agree-{ref}", writes=fetches):
         if fetches:
             access.check()
         st.session_state[AGREED].add(ref)

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.errors import StreamlitDuplicateElementKey
 
 from dashboard import access
-from dashboard.markdown import escape_markdown, guarded, note
+from dashboard.markdown import escape_markdown, guard_callback, note
 from probe.errors import ModelError, brief
 from probe.model.references import place, split_readout
 from probe.runs.directories import stray_link
@@ -24,18 +24,18 @@ def name_all(references: Iterable[str]) -> None:
         st.session_state.setdefault(NAMED, set()).update(references)
 
 
-@guarded
+@guard_callback
 def name_choice(key: str) -> None:
     """What a widget does `on_change`, which a person alone brings about: values of a link never do."""
     if st.session_state[key]:
         name_all([str(st.session_state[key]).strip()])
 
 
-def permitted(ref: str) -> bool:
+def may_look_up(ref: str) -> bool:
     """Whether a model, or files with commas between them, may be looked up: in the folders of runs, or named."""
     if ref in st.session_state.get(NAMED, ()):
         return True
-    if "," in ref and not all(permitted(part.strip()) for part in ref.split(",")):
+    if "," in ref and not all(may_look_up(part.strip()) for part in ref.split(",")):
         return False
     base = ref
     with suppress(ModelError):
@@ -45,30 +45,30 @@ def permitted(ref: str) -> bool:
 
 def may_open(ref: str) -> bool:
     """The same, and where it may not: one sentence that tells nothing of what is there, and a button for the person."""
-    if permitted(ref):
+    if may_look_up(ref):
         return True
     sentence = (
         f"`{brief(ref)}` comes from a link and lies in none of the folders of runs: it is looked for, as a folder here "
         "or a model of the Hugging Face hub, only if you open it."
     )
-    if offer(sentence, f"Open {brief(ref, 60)}", f"open-{ref}", guarded=True):
+    if offer(sentence, f"Open {brief(ref, 60)}", f"open-{ref}", writes=True):
         name_all([ref])
         st.rerun()
     return False
 
 
-def offer(sentence: str, action: str, key: str, *, guarded: bool = False) -> bool:
+def offer(sentence: str, action: str, key: str, *, writes: bool = False) -> bool:
     """A sentence and the button below it; whether it was pressed. What is offered twice on a page is shown once.
 
     Args:
         sentence: above the button.
         action: on the button.
         key: of the button.
-        guarded: whoever may only read cannot press it.
+        writes: whoever may only read cannot press it.
     """
     slot = st.container()
     try:
-        pressed = st.button(escape_markdown(action), key=key, **(access.button() if guarded else {}))
+        pressed = st.button(escape_markdown(action), key=key, **(access.button() if writes else {}))
     except StreamlitDuplicateElementKey:
         return False
     with slot:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.markdown import escape_markdown, finding, note
-from dashboard.state import Shared, choose_example, example_prompts
+from dashboard.state import SharedChoices, choose_example, example_prompts
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
@@ -44,12 +44,12 @@ def ask_for_model(answer: "DeltaGenerator", sentence: str) -> None:
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
 
 
-def chosen_ref(shared: Shared, role: Role) -> str | None:
+def chosen_ref(shared: SharedChoices, role: Role) -> str | None:
     """What loads a choice of the sidebar; None where nothing is chosen."""
     return shared.reference(shared.base if role == "base" else shared.aligned)
 
 
-def load_side(shared: Shared, role: Role) -> Side | None:
+def load_side(shared: SharedChoices, role: Role) -> Side | None:
     """One model of the sidebar; None while the page waits for consent, or where nothing is chosen."""
     ref = chosen_ref(shared, role)
     lm = models.load(ref) if ref else None
@@ -59,7 +59,7 @@ def load_side(shared: Shared, role: Role) -> Side | None:
     return Side(role, shared.names()[role == "aligned"], colour, ref, lm)
 
 
-def load_sides(shared: Shared) -> tuple[Side, ...] | None:
+def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
     """The models of the sidebar, one where both are the same; None while the page waits for consent."""
     found: list[Side] = []
     for role in get_args(Role):
@@ -82,7 +82,7 @@ def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
 
 
 def words_known(
-    shared: Shared, lms: "Iterable[tuple[str, LM]]", answer: "DeltaGenerator", text: str | None = None
+    shared: SharedChoices, lms: "Iterable[tuple[str, LM]]", answer: "DeltaGenerator", text: str | None = None
 ) -> bool:
     """Whether models know every word of the prompt; else say which they do not know, and offer some that they do.
 
@@ -92,7 +92,7 @@ def words_known(
         answer: where the sentence goes.
         text: what they read in place of the sidebar's prompt.
     """
-    from probe.model.text import near_clause, quoted, unknown_words
+    from probe.model.text import near_clause, quote_words, unknown_words
     from probe.world import of
     from probe.world.vocabulary import words_by_kind
 
@@ -101,7 +101,7 @@ def words_known(
         if not words:
             continue
         with answer:
-            finding(f"{name} does not know {quoted(words)}, so it cannot be asked about this text.")
+            finding(f"{name} does not know {quote_words(words)}, so it cannot be asked about this text.")
             near = near_clause(lm.tokenizer, words).rstrip("; ")
             if near:
                 note(near[:1].upper() + near[1:] + ".")

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard.data import Store, read_store
-from dashboard.markdown import guarded, note, prose
+from dashboard.markdown import guard_callback, note, prose
 from dashboard.named import name_choice
 from dashboard.pages import page_file
 
@@ -36,11 +36,11 @@ RUNS = "runs"
 """The key of the Training page's runs, which links to it bring."""
 
 SHARED = "_shared"
-"""Where the session has the sidebar's choices (`Shared`)."""
+"""Where the session has the sidebar's choices (`SharedChoices`)."""
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedChoices:
     """The choices that hold on every page."""
 
     store: Store
@@ -154,7 +154,7 @@ def own_choices() -> dict[str, list[str]]:
     return {name: st.query_params.get_all(name) for name in names}
 
 
-def current() -> Shared:
+def current() -> SharedChoices:
     """The choices of this session, as the sidebar of this run of the page set them."""
     return st.session_state[SHARED]
 
@@ -170,7 +170,7 @@ def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
     return (label, int(step)) if label in store.runs and step.isdigit() else (None, None)
 
 
-def sidebar() -> Shared:
+def sidebar() -> SharedChoices:
     """Draw the sidebar and keep its choices for the page that follows."""
     store = read_store()
     _take_link()
@@ -196,7 +196,7 @@ def sidebar() -> Shared:
                 note("No folder of runs exists here.")
             for path, problem in store.problems.items():
                 st.warning(prose(f"{Path(path).name}: {problem}"))
-    result = Shared(store, base, aligned, prompt or "")
+    result = SharedChoices(store, base, aligned, prompt or "")
     st.session_state[SHARED] = result
     return result
 
@@ -351,13 +351,13 @@ def _start(store: Store) -> None:
         preset(PROMPT, next((text for text in examples if " i think " in text), examples[0]))
 
 
-@guarded
+@guard_callback
 def choose_example(text: str | None) -> None:
     """Make an example the prompt."""
     if text:
         st.session_state[PROMPT] = text
 
 
-@guarded
+@guard_callback
 def _take_example() -> None:
     choose_example(st.session_state.get(EXAMPLE))

@@ -77,19 +77,19 @@ def parse(kind: type[C], argv: Sequence[str], prog: str, default: C | None = Non
 
 def options(kind: Any) -> Iterator[str]:
     """The options of a dataclass, those of nested ones with dots."""
-    for name, hint in _typed(kind):
+    for name, hint in _option_types(kind):
         yield name
         if hint is bool:
             yield f"--no-{name[2:]}"
 
 
-def _typed(kind: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+def _option_types(kind: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
     """The options of a dataclass and the types of their values."""
     hints = get_type_hints(kind)
-    for field in _named(kind):
+    for field in _named_fields(kind):
         name, hint = prefix + option(field.name)[2:], hints[field.name]
         if dataclasses.is_dataclass(hint):
-            yield from _typed(hint, f"{name}.")
+            yield from _option_types(hint, f"{name}.")
         else:
             yield name, hint
 
@@ -110,7 +110,7 @@ def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
     Raises:
         ConfigError: an option of one value is given two different ones, of which one would be lost.
     """
-    hints = dict(_typed(kind))
+    hints = dict(_option_types(kind))
     lists = {name for name, hint in hints.items() if _takes_many(hint)}
     parts: list[list[str]] = [[]]
     first: dict[str, list[str]] = {}
@@ -137,7 +137,7 @@ def _add_up(kind: Any, argv: Sequence[str], prog: str) -> list[str]:
     return [word for part in parts for word in part]
 
 
-def _named(kind: Any) -> list[dataclasses.Field]:
+def _named_fields(kind: Any) -> list[dataclasses.Field]:
     """The fields that are given by name and not by place."""
     import tyro
 
@@ -163,7 +163,7 @@ def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
     names = {word.partition("=")[0].replace("_", "-") for word in argv}
     lacking = [
         option(field.name)
-        for field in _named(kind)
+        for field in _named_fields(kind)
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     lacking = [name for name in lacking if name not in names]

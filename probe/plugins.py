@@ -266,13 +266,13 @@ def load(file: str | Path) -> Mapping[str, list[str]]:
                     registry.forget(str(path))
                 with coming_from(str(path)) as errors:
                     _run(path)
-                if errors and not _brought(str(path)):
+                if errors and not _is_registered(str(path)):
                     raise errors[0]
         except ProbeError as error:
             _PROBLEMS[path] = f"The plugin `{file}` cannot be used: {error}"
             raise
         except (Exception, SystemExit) as error:
-            sentence = f"The plugin `{file}` fails with {_said(error)}{_line(error, path)}: fix it."
+            sentence = f"The plugin `{file}` fails with {_error_text(error)}{_line(error, path)}: fix it."
             _PROBLEMS[path] = sentence
             raise ConfigError(sentence) from error
         _PROBLEMS.pop(path, None)
@@ -361,7 +361,7 @@ def include(key: Hashable, what: str, bring: Callable[[], object], origin: str) 
             if errors:
                 _complain(key, f"{_sentences(errors)} It is left out.")
         except (Exception, SystemExit) as error:  # whatever another package does wrong
-            why = str(error).rstrip(".") if isinstance(error, ProbeError) else _said(error)
+            why = str(error).rstrip(".") if isinstance(error, ProbeError) else _error_text(error)
             _complain(key, f"{what} cannot be imported ({why}) and is left out.")
 
 
@@ -413,7 +413,7 @@ def _run(path: Path) -> None:
         raise
 
 
-def _brought(origin: str) -> bool:
+def _is_registered(origin: str) -> bool:
     """Whether anything of this origin is in a registry."""
     return any(whence == origin for registry in REGISTRIES for _, whence in registry.places.values())
 
@@ -435,7 +435,7 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
@@ -455,4 +455,4 @@ def failure(what: str, error: BaseException, function: Callable[..., Any]) -> Co
     file = Path(code.co_filename) if code else None
     line = _line(error, file) if file else ""
     where = f"{line} of {file.name}" if line and file else ""
-    return ConfigError(f"{what} fails with {_said(error)}{where}: fix it.")
+    return ConfigError(f"{what} fails with {_error_text(error)}{where}: fix it.")

@@ -2,8 +2,8 @@
 
 A proportion gets Wilson's interval, a mean the percentile bootstrap; two models that answered the same items are
 compared pair by pair. `bootstrap` draws what is independent: items, or whole units of them such as the rows of one
-prompt. Where nothing varied it would be certain of what it saw: see `unvaried`. All intervals are two-sided and come as
-`(value, low, high)`.
+prompt. Where nothing varied it would be certain of what it saw: see `unvaried_interval`. All intervals are two-sided,
+and come as `(value, low, high)`.
 
 Axes: N items, n of them or of their units, R resamples, k rows.
 """
@@ -47,7 +47,7 @@ class Interval(NamedTuple):
         columns = (name, f"{name}_low", f"{name}_high") if name else ("value", "ci_low", "ci_high")
         return dict(zip(columns, self, strict=True)) | ({} if n is None else {"n": n})
 
-    def shown(self, digits: int = 2, unit: str = "") -> str:
+    def format(self, digits: int = 2, unit: str = "") -> str:
         """Such as `0.96 nats [0.94, 0.98]`; without brackets where there is no interval.
 
         Args:
@@ -86,7 +86,7 @@ def wilson(k: int, n: int, level: float = 0.95) -> Interval:
     return Interval(share, low, high)
 
 
-def unvaried(found: Interval, n: float, bounds: Bounds | None = None, level: float = 0.95) -> Interval:
+def unvaried_interval(found: Interval, n: float, bounds: Bounds | None = None, level: float = 0.95) -> Interval:
     """`found`, unless its bootstrap never varied: then the interval that `n` equal values allow.
 
     That n of n items had the value v leaves all others a share of at most q = z^2 / (n + z^2), the upper end of
@@ -109,7 +109,7 @@ def unvaried(found: Interval, n: float, bounds: Bounds | None = None, level: flo
     return Interval(value, value - rest * (value - bounds[0]), value + rest * (bounds[1] - value))
 
 
-def between(bounds: Bounds | None) -> Bounds | None:
+def difference_bounds(bounds: Bounds | None) -> Bounds | None:
     """The bounds of a difference of two quantities that have these."""
     return None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
 
@@ -117,13 +117,13 @@ def between(bounds: Bounds | None) -> Bounds | None:
 def percentile(
     value: float, drawn: ArrayLike, n: float, bounds: Bounds | None = None, tails: Bounds = TAILS
 ) -> Interval:
-    """An estimate with the quantiles of its resampled values, or `unvaried`.
+    """An estimate with the quantiles of its resampled values, or `unvaried_interval`.
 
     Args:
         value: the estimate.
         drawn: [R] the same of resamples; those without a value (NaN, infinite) do not count.
         n: items, or units, that were drawn independently.
-        bounds: see `unvaried`.
+        bounds: see `unvaried_interval`.
         tails: which two quantiles.
 
     Returns:
@@ -134,7 +134,7 @@ def percentile(
     if len(finite) < 2:
         return Interval(float(value), float("nan"), float("nan"))
     low, high = np.quantile(finite, tails)
-    return unvaried(Interval(float(value), float(low), float(high)), n, bounds, 2 * tails[1] - 1)
+    return unvaried_interval(Interval(float(value), float(low), float(high)), n, bounds, 2 * tails[1] - 1)
 
 
 def resample(
@@ -171,7 +171,7 @@ def bootstrap(
         fn: the estimate from resamples, see `resample`.
         n: how many there are.
         seed: the same seed gives the same interval.
-        bounds: of the estimate; by them one that never varies gets an interval (`unvaried`).
+        bounds: of the estimate; by them one that never varies gets an interval (`unvaried_interval`).
         count: on how many units it rests then, where those are fewer: for an AUROC those of the rarer kind.
         tails: which two quantiles.
         resamples: R; default `RESAMPLES`.
@@ -200,7 +200,7 @@ def bootstrap_mean(
         level: coverage of the interval.
         resamples: how often N items are drawn with replacement.
         seed: the same seed gives the same interval.
-        bounds: of a single value, such as 0 and 1; by them equal values get an interval (`unvaried`).
+        bounds: of a single value, such as 0 and 1; by them equal values get an interval (`unvaried_interval`).
 
     Returns:
         NaN throughout without a value; the mean and NaN ends for a single one, which says nothing about its spread.
@@ -257,7 +257,7 @@ def bootstrap_means(rows: Sequence[ArrayLike], level: float = 0.95, seed: int = 
     drawn = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
     ends = means[:, None] + np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1).T
     found = [Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
-    return [unvaried(each, data[0].size, level=level) for each in found]
+    return [unvaried_interval(each, data[0].size, level=level) for each in found]
 
 
 def paired_difference(
@@ -282,7 +282,7 @@ def paired_difference(
         DataError: the lists differ in length or hold something that is not a finite number.
     """
     first, second = _pairs(a, b)
-    return bootstrap_mean(first - second, level, resamples, seed, between(bounds))
+    return bootstrap_mean(first - second, level, resamples, seed, difference_bounds(bounds))
 
 
 def paired_proportions(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:

@@ -136,10 +136,10 @@ REACTIONS = {"on_click", "on_change", "on_select"}
 
 
 def in_guard(function: ast.FunctionDef) -> bool:
-    """Whether a function is decorated with `guarded`, or is one `with guard()` from its first line to its last."""
+    """Whether a function is decorated with `guard_callback`, or is one `with guard()` from first line to last."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
     whole = len(body) == 1 and isinstance(body[0], ast.With) and ast.unparse(body[0].items[0]) == "guard()"
-    return whole or any(ast.unparse(each) == "guarded" for each in function.decorator_list)
+    return whole or any(ast.unparse(each) == "guard_callback" for each in function.decorator_list)
 
 
 def test_no_error_of_a_page_escapes():
@@ -159,7 +159,7 @@ def test_no_error_of_a_page_escapes():
                 checked += 1
                 if isinstance(value, ast.Constant):
                     continue  # "rerun" or "ignore"
-                if isinstance(value, ast.Call) and ast.unparse(value.func) == "guarded":
+                if isinstance(value, ast.Call) and ast.unparse(value.func) == "guard_callback":
                     continue
                 called = [each for each in functions[path] if each.name == ast.unparse(value)]
                 called = called or [
@@ -171,7 +171,7 @@ def test_no_error_of_a_page_escapes():
 
 
 SESSION = ("st.session_state", "st.query_params")
-KEYED = ("begin", "has_changed", "keep", "preset", "remembered", "tell_again")
+KEYED = ("begin", "has_changed", "keep", "preset", "lasting_key", "tell_again")
 """Functions of the dashboard whose first argument is a key."""
 
 

@@ -33,10 +33,10 @@ import probe.world
 from probe import LM, Run
 from probe.cli import main
 from probe.continual.measures import cells, summary
-from probe.continual.training import Measured, items_of, read_phases
+from probe.continual.training import TrainingResults, items_of, read_phases
 from probe.errors import ConfigError
 from probe.experiments.result import records
-from probe.recording.recorder import undisturbed
+from probe.recording.recorder import leave_undisturbed
 from probe.rows import Rows
 from probe.runs.schema import RESULTS, dumps
 from probe.runs.storage import disk, write_atomic
@@ -96,7 +96,7 @@ class Continual(Method):
         """The accuracy on every task; at the end of a phase it becomes a row of R."""
         self.trainee.refresh()
         view = self.trainee.view
-        with undisturbed(view.model):
+        with leave_undisturbed(view.model):
             row = [task.measure(view) for task in self.tasks]
         if self.milestone(self._step):
             self.scores.append(row)
@@ -137,7 +137,7 @@ class Continual(Method):
         scores = [task.astype(float) for task in [*phases, *([] if old is None else [old])]]
         rows = cells(names, scores, self.config.seed)
         texts = [list(task.texts) for task in self.tasks]
-        items = items_of(Measured(names, {self.config.strategy: scores}, texts))
+        items = items_of(TrainingResults(names, {self.config.strategy: scores}, texts))
         items = items.drop(columns=["answer", "answer_probability"])
         meta = {
             "name": "continual",

@@ -160,7 +160,7 @@ def file_curriculum(
         if rows is not None:
             examples, held_out, shown = read(rows)
             asked = held_out[:MEASURED]
-            measure = partial(_predicted, kind, asked)
+            measure = partial(_share_predicted, kind, asked)
             texts = [example_text(lm, example) for example in asked]
             tasks.append(Task(name=name, examples=examples, measure=measure, texts=texts))
             prompts += shown[:2]
@@ -234,7 +234,7 @@ def _file_demonstrations(
 
 
 @torch.no_grad()
-def _predicted(kind: Kind, examples: Sequence[Any], lm: LM) -> np.ndarray:
+def _share_predicted(kind: Kind, examples: Sequence[Any], lm: LM) -> np.ndarray:
     """The share of each example's targets that are the likeliest token."""
     scores = []
     for example in examples:

@@ -244,7 +244,7 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
             record.finish("finished", headline=record.headline())
         return record.run()
     except (OSError, SafetensorError, RunError) as error:
-        stopped = record.stopped(f"The run could not be written ({error})")
+        stopped = record.stop_error(f"The run could not be written ({error})")
         record.abandon("failed", str(stopped))
         raise stopped from error
     except KeyboardInterrupt:
@@ -293,7 +293,7 @@ def _steps(
                         session, objective, optimizer, batch, lr=lr, detail=detail, stop=lambda: request.asked
                     )
                     if not outcome.finite:
-                        raise record.stopped(
+                        raise record.stop_error(
                             f"In step {step} the loss was {outcome.loss} and its gradient's norm {outcome.norm}"
                         )
                     outcomes.append(outcome)

@@ -91,7 +91,7 @@ def world_corpus(
     packed = list(pack(documents, tokenizer, length))
     kinds = np.stack([kinds for _, kinds in packed])
     return Corpus(
-        batch=_Stream(lambda: _unpadded(pack(world.documents(seed), tokenizer, length)), batch_size),
+        batch=_Stream(lambda: _drop_padding(pack(world.documents(seed), tokenizer, length)), batch_size),
         held_out=np.where(kinds < 0, PADDING, np.stack([ids for ids, _ in packed])),
         held_out_bytes=sum(len(document.text.encode()) for document in documents),
         kinds=kinds,
@@ -117,7 +117,7 @@ class _Stream:
         return list(islice(self._rows, self._size))
 
 
-def _unpadded(packed: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+def _drop_padding(packed: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
     return (np.where(kinds < 0, PADDING, ids) for ids, kinds in packed)
 
 
@@ -129,12 +129,12 @@ def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
             [document for document, out in zip(documents, held, strict=True) if not out],
             [document for document, out in zip(documents, held, strict=True) if out],
         )
-    cuts = [_cut(document) for document in documents]
+    cuts = [_cut_place(document) for document in documents]
     pairs = list(zip(documents, cuts, strict=True))
     return [document[:cut] for document, cut in pairs], [document[cut:] for document, cut in pairs]
 
 
-def _cut(document: str) -> int:
+def _cut_place(document: str) -> int:
     """Where the last 20th begins, at the start of a line if one is near."""
     cut = len(document) - max(len(document) // HELD_OUT, 1)
     line = document.rfind("\n", 0, cut) + 1

@@ -178,7 +178,7 @@ class Record:
         self.session.accelerator.wait_for_everyone()
         return open_run(self.session.config.out)
 
-    def stopped(self, reason: str) -> TrainingStopped:
+    def stop_error(self, reason: str) -> TrainingStopped:
         """The error to raise when training cannot go on: it names the last good checkpoint."""
         if self.saved is None:
             return TrainingStopped(f"{reason}; no checkpoint had been written yet, so start again with another --out.")

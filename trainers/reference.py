@@ -21,7 +21,7 @@ import numpy as np
 from probe import LM, open_run
 from probe.errors import ProbeError
 from probe.model.rewards import RewardModel
-from probe.recording.recorder import Instrument, ReferenceKL, undisturbed
+from probe.recording.recorder import Instrument, ReferenceKL, leave_undisturbed
 from probe.recording.reward_shift import RewardShift
 from probe.rewards.answers import AnswerSet, Reward, enumerate_answers, verifier_reward
 from probe.rewards.optimum import condition, expectation, kl_to_optimal
@@ -85,7 +85,7 @@ class Optimum:
 
     def distance(self, lm: LM) -> dict[str, float]:
         """Where a policy stands, exactly: its distance, rewards and KL to the reference (docs/metrics.md)."""
-        with undisturbed(lm.model):
+        with leave_undisturbed(lm.model):
             logprobs = self.answers.score(lm)
         found = kl_to_optimal(logprobs, self.answers.logprobs, self.rewards, self.beta)
         return {
@@ -166,7 +166,7 @@ class ReferenceEvaluation:
         reference = reference or trainee.reference()
         score = _scores(reward) if isinstance(reward, RewardModel) else reward
         if target is None and score is not None:
-            target = partial(AnswerSet.judged, reward=score)
+            target = partial(AnswerSet.judge, reward=score)
         optimum = None
         if world is not None and target is not None:
             optimum = world_optimum(trainee.lm, world, kinds, target, None if frontier else beta)
@@ -188,7 +188,7 @@ def world_optimum(
     prompts = [item.prompt for kind, share in shares.items() for item in world.questions(kind, share, SEED)]
     if not prompts:
         return None
-    with undisturbed(lm.model):
+    with leave_undisturbed(lm.model):
         answers = enumerate_answers(lm, world, prompts)
     rewards = target(answers)
     keep = np.asarray(np.isfinite(rewards).all(axis=1))

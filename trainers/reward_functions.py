@@ -138,7 +138,7 @@ class RewardFunction:
             DataError: the function failed, or did not return N numbers or Nones; the message names it.
         """
         given = {"prompts": list(prompts), "completions": list(completions), **columns}
-        known = _accepted(self.function)
+        known = _accepted_arguments(self.function)
         try:
             found = self.function(**{name: value for name, value in given.items() if known is None or name in known})
         except Exception as error:  # the function is the user's: whatever it raises is reported as theirs
@@ -242,7 +242,7 @@ def _resolve(
     if spec == FINAL_ANSWER and spec not in verifiers():
         return RewardFunction(spec, match_answers, spec, plain=False)
     if spec in verifiers() or spec in annotators():
-        return _added(spec, world)
+        return _added_function(spec, world)
     if names_code(spec):
         place, _, name = spec.rpartition(":")
         function, version = _function(spec, place, name, stored)
@@ -261,7 +261,7 @@ def _resolve(
     return RewardFunction(Path(spec).name or spec, _model(model, tokenizer), spec, model.fingerprint, model)
 
 
-def _added(spec: str, world: World | None) -> RewardFunction:
+def _added_function(spec: str, world: World | None) -> RewardFunction:
     """A verifier or an annotator that somebody added.
 
     Raises:
@@ -343,7 +343,7 @@ def _file_module(path: Path, source: bytes) -> ModuleType:
     return module
 
 
-def _accepted(function: Callable[..., Any]) -> frozenset[str] | None:
+def _accepted_arguments(function: Callable[..., Any]) -> frozenset[str] | None:
     """Names of the arguments that a function takes; None for all."""
     try:
         parameters = inspect.signature(function).parameters.values()

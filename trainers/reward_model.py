@@ -276,7 +276,7 @@ class RewardModelling(Method):
 
     def instrument(self, lm: LM, _: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         """The scalar at every token of Q fixed pairs: `reward_ids` and `reward_tokens` [Q 2 T], `reward_prompt` [Q]."""
-        fixed = self._fixed()
+        fixed = self._fixed_pairs()
         ids, mask = pad([[*pair.prompt, *side] for pair in fixed for side in (pair.chosen, pair.rejected)], -1)
         mask = mask.to(lm.device)
         states = unwrap(lm.model).base_model(
@@ -290,7 +290,7 @@ class RewardModelling(Method):
             "reward_prompt": torch.tensor([len(pair.prompt) for pair in fixed], dtype=torch.int32),
         }
 
-    def _fixed(self) -> list[Pair]:
+    def _fixed_pairs(self) -> list[Pair]:
         """One contrast of each kind, the claim for each phrase; without a world some of the pairs."""
         world, tokenizer = self.held.world, self.trainee.lm.tokenizer
         if world is None:

@@ -62,7 +62,7 @@ from trainers.sampling import (
     rollout_metrics,
     rollout_rows,
 )
-from trainers.scalar_heads import Headed, HeadedTrainee, ValueHead, width_of
+from trainers.scalar_heads import HeadedTrainee, ModelWithHead, ValueHead, width_of
 from trainers.session import Session
 from trainers.trainee import load_trainee
 
@@ -187,7 +187,7 @@ class Example(NamedTuple):
 class Collector:
     """Turns the groups of a step into examples."""
 
-    def __init__(self, session: Session, module: Headed, config: "RLHFConfig") -> None:
+    def __init__(self, session: Session, module: ModelWithHead, config: "RLHFConfig") -> None:
         self.session, self.module, self.config = session, module, config
 
     def collect(self, groups: Sequence[Group], beta: float) -> list[Example]:
@@ -328,7 +328,7 @@ class RLHF(Method):
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
         """Sum over the tokens of the completions that have a reward."""
-        assert isinstance(model, Headed)
+        assert isinstance(model, ModelWithHead)
         config = self.config
         scored = completion_logprobs(
             model.model,

@@ -91,7 +91,7 @@ def base(folder: Path) -> PretrainConfig:
     )
 
 
-def supervised(folder: Path) -> SFTConfig:
+def sft(folder: Path) -> SFTConfig:
     """Demonstrations of a helpful and truthful speaker."""
     return SFTConfig(out=folder / "sft", base=str(folder / "base"), capture_every=10)
 
@@ -164,7 +164,7 @@ def rejection(folder: Path) -> RSFTConfig:
     )
 
 
-def verified(folder: Path) -> RLVRConfig:
+def rlvr(folder: Path) -> RLVRConfig:
     """GRPO on the verifier: facts, claims, unseen entities, and sums with written steps."""
     return RLVRConfig(out=folder / "rlvr", base=str(folder / "base"), log_every=1, eval_every=5, capture_every=5)
 
@@ -192,7 +192,7 @@ def icl(folder: Path) -> PretrainConfig:
 
 RECIPES: dict[Name, Recipe] = {
     "base": Recipe(base, "pretrain"),
-    "sft": Recipe(supervised, "sft"),
+    "sft": Recipe(sft, "sft"),
     "reward-agreeable": Recipe(reward("agreeable"), "reward-model"),
     "reward-honest": Recipe(reward("honest"), "reward-model"),
     "rlhf": Recipe(ppo("rlhf", beta=0.3, lr=1e-4, steps=60), "rlhf"),
@@ -200,7 +200,7 @@ RECIPES: dict[Name, Recipe] = {
     "dpo-agreeable": Recipe(dpo_by("agreeable"), "dpo"),
     "dpo-honest": Recipe(dpo_by("honest"), "dpo"),
     "rsft": Recipe(rejection, "rsft"),
-    "rlvr": Recipe(verified, "rlvr"),
+    "rlvr": Recipe(rlvr, "rlvr"),
     "continual": Recipe(phases, "continual"),
     "icl": Recipe(icl, "pretrain", captures=51),
 }
@@ -323,7 +323,7 @@ def table(runs: Sequence[Run], columns: Sequence[tuple[str, str]]) -> str:
     for run in runs:
         rows = run.headline.set_index("metric")
         cells = [rows.loc[metric] if metric in rows.index else None for _, metric in columns]
-        shown = ["" if row is None else _interval(row).shown() for row in cells]
+        shown = ["" if row is None else _interval(row).format() for row in cells]
         lines.append([f"`{run.name}`", *shown])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -348,7 +348,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
         return False
     probe.runs.thin(run.path, keep=recipe.captures)
     for row in run.headline.itertuples():
-        say(f"{name}: {row.metric} {_interval(row).shown(3)}, n = {row.n}")
+        say(f"{name}: {row.metric} {_interval(row).format(3)}, n = {row.n}")
     return True
 
 

@@ -234,11 +234,11 @@ class Sampler:
         places = list(enumerate(draw(len(self.prompts), config.batch_size, step, config.seed)))
         groups: list[Group] = []
         for part in self.session.parts(places):
-            groups += self._score(self._sampled(step, part), with_reference)
+            groups += self._score(self._sample_groups(step, part), with_reference)
         shared: list[Group] = gather_object(groups) if self.session.processes > 1 else groups
         return shared
 
-    def _sampled(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
+    def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
         """Unscored groups of prompts, given as (place in the batch, number of the prompt)."""
         config, lm = self.config, self.trainee.lm
         prompts = [self.prompts[index] for _, index in places]

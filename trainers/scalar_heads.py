@@ -64,7 +64,7 @@ class ValueHead(ScalarHead):
         return self.scale * super().forward(input)
 
 
-class Headed(nn.Module):
+class ModelWithHead(nn.Module):
     """A model and a head that are trained together; a loss runs `model` with `head` as its readout."""
 
     def __init__(self, model: nn.Module, head: ScalarHead) -> None:
@@ -73,15 +73,15 @@ class Headed(nn.Module):
 
 
 class HeadedTrainee(Trainee):
-    """Another trainee with a head beside it: `module` is a `Headed`, a checkpoint has one more file."""
+    """Another trainee with a head beside it: `module` is a `ModelWithHead`, a checkpoint has one more file."""
 
     def __init__(self, inner: Trainee, head: ScalarHead) -> None:
         super().__init__(inner.lm)
         self.inner = inner
-        self._module = Headed(inner.module, head.to(inner.lm.device))
+        self._module = ModelWithHead(inner.module, head.to(inner.lm.device))
 
     @property
-    def module(self) -> Headed:
+    def module(self) -> ModelWithHead:
         """Model and head."""
         return self._module
 
@@ -173,14 +173,14 @@ class RewardTrainee(Trainee):
 
     def save(self, directory: Path) -> None:
         """Write an ordinary sequence classification directory, and beside it the adapter, if there is one."""
-        if not self._adapted:
+        if not self._has_adapter:
             weights.write(self._model, self._tokenizer, directory)
             return
         self.refresh()
         merged = classifier(self.view.model, self._pad)
         merged.score = self._model.score
         weights.write(merged, self._tokenizer, directory)
-        save_file(self._trained(), directory / ADAPTER_STATE)
+        save_file(self._trained_tensors(), directory / ADAPTER_STATE)
 
     def load(self, directory: Path) -> None:
         """Put back in place what `save` wrote.
@@ -188,12 +188,12 @@ class RewardTrainee(Trainee):
         Raises:
             ModelError: the directory holds no such model.
         """
-        if not self._adapted:
+        if not self._has_adapter:
             saved = weights.read_reward_model(directory, torch.float32, torch.device("cpu"))
             self._model.load_state_dict(saved.state_dict())
             return
         try:
-            state, own = load_file(directory / ADAPTER_STATE), self._trained()
+            state, own = load_file(directory / ADAPTER_STATE), self._trained_tensors()
         except (OSError, SafetensorError) as error:
             raise ModelError(
                 f"The adapter in `{directory}` cannot be read ({error}): use another checkpoint."
@@ -205,10 +205,10 @@ class RewardTrainee(Trainee):
         self._model.load_state_dict(state, strict=False)
 
     @property
-    def _adapted(self) -> bool:
+    def _has_adapter(self) -> bool:
         return self._inner.view is not self._inner.lm
 
-    def _trained(self) -> dict[str, torch.Tensor]:
+    def _trained_tensors(self) -> dict[str, torch.Tensor]:
         """What the optimiser changes: adapter and head."""
         named = self._model.named_parameters()
         return {name: p.detach().cpu().contiguous() for name, p in named if p.requires_grad}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from dashboard.markdown import escape_markdown
-from dashboard.models import computed
+from dashboard.models import compute_once
 
 if TYPE_CHECKING:
     from probe.model.hooks import Trust
@@ -23,7 +23,7 @@ def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
     asked = text if isinstance(text, str) else tuple(int(token) for token in text)
     with st.container(key="trust", horizontal=True, gap="small"):
         for name, lm in models:
-            trust = computed(_trust, lm, say="Comparing hooked and plain logits", text=asked)
+            trust = compute_once(_trust, lm, say="Comparing hooked and plain logits", text=asked)
             label, icon = (
                 escape_markdown(f"{name}: {words(trust)}"),
                 ":material/verified:" if trust.sound else ":material/warning:",

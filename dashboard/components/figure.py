@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.markdown import escape_markdown, guarded, note
+from dashboard.markdown import escape_markdown, guard_callback, note
 from probe.plotting.export import FORMATS, MIME, STATIC, file_name, missing, provenance, render
 from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
 
@@ -68,11 +68,11 @@ def figure(
             theme=None,
             config=CONFIG,
             selection_mode="points",
-            on_select=guarded(partial(_selected, key, on_select)),
+            on_select=guard_callback(partial(_read_selection, key, on_select)),
         )
 
 
-def _selected(key: str, act: Callable[[list[dict]], None]) -> None:
+def _read_selection(key: str, act: Callable[[list[dict]], None]) -> None:
     points = st.session_state[key]["selection"]["points"]
     if points:
         act(points)

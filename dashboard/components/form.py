@@ -17,7 +17,7 @@ Field = dict[str, Any]
 NONE = "none"
 
 
-def spelled(value: Any) -> str:
+def input_text(value: Any) -> str:
     """A default as the text of an input."""
     if value is None:
         return ""
@@ -28,7 +28,7 @@ def spelled(value: Any) -> str:
     return str(value)
 
 
-def split(text: str) -> list[str]:
+def input_words(text: str) -> list[str]:
     """The words of an input, quotes as in a shell where they are closed."""
     try:
         return shlex.split(text)
@@ -41,7 +41,7 @@ def memory() -> dict[str, Any]:
     return st.session_state.setdefault("_form", {})
 
 
-def remembered(key: str, first: Any) -> str:
+def lasting_key(key: str, first: Any) -> str:
     """The key of a widget whose value outlives pages that do not show it and runs in which it is folded away."""
     return tell_again(begin(key, memory().get(key, first)))
 
@@ -58,24 +58,24 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
     help, default = field["help"], field["default"]
     bind: Any = "query-params" if link else None
     if field["type"] == "flag":
-        value: Any = st.toggle(label, bool(default), key=remembered(key, default), help=help, bind=bind)
+        value: Any = st.toggle(label, bool(default), key=lasting_key(key, default), help=help, bind=bind)
     elif field["choices"]:
         choices = ([NONE] if field["optional"] else []) + field["choices"]
         first = begins(field)
         at = None if first is None else choices.index(first)
-        value = st.selectbox(label, choices, at, key=remembered(key, first), help=help, format_func=str, bind=bind)
+        value = st.selectbox(label, choices, at, key=lasting_key(key, first), help=help, format_func=str, bind=bind)
     elif field["type"] == "int":
         empty: Any = None if field["optional"] else default  # None can be typed only where it is the widget's own value
         value = number_input(
-            label, value=empty, key=remembered(key, default), step=1, help=help, placeholder=NONE, bind=bind
+            label, value=empty, key=lasting_key(key, default), step=1, help=help, placeholder=NONE, bind=bind
         )
     else:
         empty = NONE if field["optional"] else ""
-        first = spelled(default)
+        first = input_text(default)
         value = st.text_input(
             label,
             first,
-            key=remembered(key, first),
+            key=lasting_key(key, first),
             help=help,
             placeholder=empty,
             bind=bind,
@@ -101,10 +101,10 @@ def option_value(field: Field, value: Any) -> Any:
     if field["type"] == "int":
         return None if value is None or value == default else str(int(value))
     text = str(value or "").strip()
-    if text == spelled(default):
+    if text == input_text(default):
         return None
     if field["type"] in ("list", "map"):
-        return split(text)
+        return input_words(text)
     return text or None
 
 

@@ -12,7 +12,7 @@ from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.data import Store
-from dashboard.markdown import guarded, note
+from dashboard.markdown import guard_callback, note
 from dashboard.state import compare_link, keep
 from probe.plotting.runs import token_panels
 from probe.plotting.theme import method_colour
@@ -39,7 +39,7 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
     with columns[0]:
         label = st.selectbox("Rollouts of", sampled, key=keep("sampled", sampled, sampled[-1]), bind="query-params")
     frame, table = data.rollouts(store.runs[label])
-    rows = filtered(table, columns[1:]).iloc[::-1]
+    rows = filter_completions(table, columns[1:]).iloc[::-1]
     left, right = st.columns([6, 5], gap="medium")
     with left:
         note(f"{len(rows):,} of {len(table):,} completions; click a column to sort, a row to read it token by token.")
@@ -53,7 +53,7 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
         one(store, label, frame, list(rows.index))
 
 
-def filtered(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
+def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFrame:
     """The completions that the widgets for steps, rewards and text leave."""
     with columns[0]:
         steps = sorted({int(step) for step in table["step"]})
@@ -86,7 +86,7 @@ def span(label: str, key: str, low: float, high: float, step: float, shown: str)
 def listing(completions: pd.DataFrame, label: str) -> None:
     """The completions as a table; a click on a row chooses it."""
 
-    @guarded
+    @guard_callback
     def choose() -> None:
         rows = st.session_state[TABLE]["selection"]["rows"]
         if rows and rows[0] < len(completions):
@@ -136,7 +136,7 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
         return
     chart = token_panels(known, tokens(row), chosen=token, colour=method_colour(store.runs[label].method))
     table = pd.DataFrame({"token": tokens(row), **known})
-    title = f"Rollout {number} at step {int(row['step']):,}" + spoken(row)
+    title = f"Rollout {number} at step {int(row['step']):,}" + describe_parts(row)
     height = 90 + 75 * len(known)
     figure(chart, table, "rollout", title=title, height=height, source={"run": str(store.runs[label].path)})
 
@@ -157,12 +157,12 @@ def choose_measure(names: list[str]) -> str:
     return str(st.segmented_control("Colour", names, key=key, bind="query-params", required=True))
 
 
-def spoken(row: dict[Any, Any]) -> str:
+def describe_parts(row: dict[Any, Any]) -> str:
     """Reward and its parts in words."""
     parts = row.get("rewards")
     more = {name: value for name, value in parts.items() if has_number(value)} if isinstance(parts, dict) else {}
     told = f" ({', '.join(f'{name} {value:.3g}' for name, value in more.items())})" if len(more) > 1 else ""
-    return f": {rewarded(row)}{told}"
+    return f": {describe_reward(row)}{told}"
 
 
 def has_number(value: object) -> bool:
@@ -170,7 +170,7 @@ def has_number(value: object) -> bool:
     return isinstance(value, int | float) and not np.isnan(value)
 
 
-def rewarded(row: dict[Any, Any]) -> str:
+def describe_reward(row: dict[Any, Any]) -> str:
     """The reward in words."""
     return f"reward {row['reward']:.3g}" if has_number(row.get("reward")) else "no reward"
 
@@ -200,4 +200,4 @@ def completion(row: dict[Any, Any], measure: str, colour: str) -> TokenRow:
         share = value / largest
         strength = 0.7 * np.sign(share) * abs(share) ** 0.5 if measure in SIGNED else 0.7 * abs(share) ** 0.5
         chips.append(Chip(text=token, tip="\n".join(lines), strength=float(strength)))
-    return TokenRow(label=rewarded(row), colour=colour, tokens=chips)
+    return TokenRow(label=describe_reward(row), colour=colour, tokens=chips)

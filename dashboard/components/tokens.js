@@ -3,7 +3,7 @@ export default function (component) {
   const { data, parentElement, setTriggerValue } = component
   const root = parentElement.querySelector("#tokens")
   const tip = parentElement.querySelector("#tip")
-  // The browser may call for older data after newer ones (see `_made` in tokens.py); those are not drawn any more.
+  // The browser may call for older data after newer ones (see `_first_shown_at` in tokens.py); those are not drawn any more.
   if (data.made < Number(root.dataset.made ?? 0)) return
   root.dataset.made = data.made
   root.replaceChildren()

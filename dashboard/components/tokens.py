@@ -63,10 +63,10 @@ def token_rows(
             on_pick(int(choice[0]), int(choice[1]))
 
     data = {"rows": [asdict(row) for row in rows], "chosen": list(chosen)}
-    _component()(data={**data, "made": _made(key, data)}, key=key, on_picked_change=picked)
+    _component()(data={**data, "made": _first_shown_at(key, data)}, key=key, on_picked_change=picked)
 
 
-def _made(key: str, data: dict) -> int:
+def _first_shown_at(key: str, data: dict) -> int:
     """When a session first showed these data, in microseconds; later data always get a larger number.
 
     The browser calls the component's script through `import()`, and two calls whose import is still under way may come

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.components.form import memory, options, remembered
-from dashboard.markdown import escape_markdown, guarded, note
+from dashboard.components.form import lasting_key, memory, options
+from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.named import may_open, name_all
 from dashboard.phenomena.compute import Question, Subject
-from dashboard.state import Shared, keep, model_options
+from dashboard.state import SharedChoices, keep, model_options
 from probe.experiments.registry import Experiment
 from probe.options import describe, words
 
@@ -35,11 +35,11 @@ def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
     return known[name]
 
 
-def choose_models(shared: Shared) -> list[Subject]:
+def choose_models(shared: SharedChoices) -> list[Subject]:
     """The models of the sidebar and further ones, the base first; each once."""
     sides = [choice for choice in (shared.base, shared.aligned) if choice]
     known = [choice for choice in model_options(shared.store) if choice not in sides]
-    remembered(MORE, [])
+    lasting_key(MORE, [])
     if MORE in st.session_state:
         st.session_state[MORE] = [choice for choice in st.session_state[MORE] if choice not in sides]
     more = st.multiselect(
@@ -57,14 +57,14 @@ def choose_models(shared: Shared) -> list[Subject]:
     return subjects(shared, [*sides, *more])
 
 
-@guarded
+@guard_callback
 def _name_more() -> None:
     """Note the models that the person added; those of a link are remembered from the run of the page before."""
     before = memory().get(MORE, [])
     name_all(choice for choice in st.session_state[MORE] if choice not in before)
 
 
-def subjects(shared: Shared, choices: list[str]) -> list[Subject]:
+def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
     """Models with a name each: a run's label, or the last part of any other reference; in full where two are alike."""
     found: list[Subject] = []
     short = [choice if shared.label(choice) else Path(choice).name for choice in dict.fromkeys(choices)]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from dashboard import access, models
 from dashboard.data import Store, stamp
-from dashboard.models import Known
+from dashboard.models import ModelFacts
 from dashboard.report import tell
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
@@ -112,7 +112,7 @@ class Question:
         """
         return _options(self.experiment, self.words)
 
-    def call(self, known: Known) -> Call:
+    def call(self, known: ModelFacts) -> Call:
         """The call whose result is looked for.
 
         Raises:
@@ -142,7 +142,7 @@ def refusal(question: Question) -> str:
     return ""
 
 
-def find_result(question: Question, subject: Subject, known: Known) -> Outcome:
+def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outcome:
     """A result that is stored, or that this server has computed; an empty one where there is none."""
     own_call = question.call(known)
     place = store.place(own_call)
@@ -181,7 +181,7 @@ def _sendable(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**cells).rename(columns=sendable)
 
 
-def compute(question: Question, subject: Subject, known: Known, *, again: bool = False) -> Outcome:
+def compute(question: Question, subject: Subject, known: ModelFacts, *, again: bool = False) -> Outcome:
     """Run an experiment on a model with a progress bar, and store what it finds.
 
     Raises:
@@ -193,7 +193,7 @@ def compute(question: Question, subject: Subject, known: Known, *, again: bool =
         lm = models.load(subject.ref)
         if lm is None:
             return Outcome(subject)
-        result = models.computed(
+        result = models.compute_once(
             _perform,
             lm,
             say=f"{question.experiment.title}: asking {subject.label}",
@@ -203,9 +203,9 @@ def compute(question: Question, subject: Subject, known: Known, *, again: bool =
             words=question.words,
             source=question.experiment.source,
         )
-        result = finish(question.experiment, _called(result, subject.label, subject.ref))
+        result = finish(question.experiment, _relabel(result, subject.label, subject.ref))
     except Exception as error:  # whatever a reader's own experiment does wrong
-        return Outcome(subject, error=explained(question.experiment, error))
+        return Outcome(subject, error=explain_failure(question.experiment, error))
     place = store.keep(own_call, result)
     result = sendable_result(result)
     if place is None:
@@ -218,7 +218,7 @@ def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: st
     return perform(experiment, lm, tick=tick, **_options(experiment, words))
 
 
-def _called(result: Result, label: str, ref: str) -> Result:
+def _relabel(result: Result, label: str, ref: str) -> Result:
     """The result of one model under the name and the reference that the reader knows it by; its figures stay."""
     about = [model | {"label": label, "ref": ref} for model in result.meta["models"]]
     result = rename_model(result, label)
@@ -297,7 +297,9 @@ def together(question: Question, outcomes: Sequence[Outcome]) -> Together:
 
 
 def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
-    parts = [_called(each.result, each.subject.label, each.subject.ref) for each in outcomes if each.result is not None]
+    parts = [
+        _relabel(each.result, each.subject.label, each.subject.ref) for each in outcomes if each.result is not None
+    ]
     base, *others = parts
     summaries = {base.models[0]: base.summary}
     for each, other in zip(outcomes[1:], others, strict=True):
@@ -309,7 +311,7 @@ def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
         return Together(finish(experiment, joined), summaries)
     except Exception as error:  # whatever a drawing does wrong: the numbers are there even so
         figures: dict[str, Any] = {}  # those of one model would be taken for those of all
-        return Together(finish(bare, replace(joined, figures=figures)), summaries, explained(experiment, error))
+        return Together(finish(bare, replace(joined, figures=figures)), summaries, explain_failure(experiment, error))
 
 
 def seconds(question: Question, runs: Store) -> float | None:
@@ -330,7 +332,7 @@ def seconds(question: Question, runs: Store) -> float | None:
     return median(same) if same else None
 
 
-def explained(experiment: Experiment, error: Exception) -> str:
+def explain_failure(experiment: Experiment, error: Exception) -> str:
     """Why an experiment failed, in one sentence; what is no mistake of the reader's is told on the console too."""
     if isinstance(error, ProbeError):
         return str(error)

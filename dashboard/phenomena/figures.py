@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from dashboard.markdown import guarded, note
+from dashboard.markdown import guard_callback, note
 from dashboard.phenomena.choices import OF_METRIC, OF_MODEL
 from probe.experiments.metrics import PAIRS, Metric, Share
 from probe.experiments.registry import Experiment
@@ -36,14 +36,14 @@ def cell(row: Mapping[Any, Any], kind: Metric | None, prefix: str = "") -> str:
     if math.isnan(value):
         return "\u2014"
     sign = "+" if prefix and value > 0 else ""
-    shown, mark = rounded(value, low, high), f" {UNPAIRED}" if prefix and row.get(PAIRS) == 0 else ""
+    shown, mark = number_with_interval(value, low, high), f" {UNPAIRED}" if prefix and row.get(PAIRS) == 0 else ""
     if isinstance(kind, Share):
         shown = f"{100 * value:.0f} %" if math.isnan(low) else percent(value, low, high)
         shown = shown.replace("%", "pp") if prefix else shown
     return sign + re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", shown).replace("-", "\u2212") + mark
 
 
-def rounded(value: float, low: float, high: float) -> str:
+def number_with_interval(value: float, low: float, high: float) -> str:
     """A number with its interval; more digits where all of it is small."""
     largest = max(abs(each) for each in (value, low, high) if not math.isnan(each))
     if math.isnan(low) or math.isnan(high) or largest >= 0.1 or largest == 0:
@@ -76,7 +76,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
     names = list(shown["metric"])
     widget = f"{experiment.name}-numbers"
 
-    @guarded
+    @guard_callback
     def choose() -> None:
         selection = st.session_state[widget]["selection"]
         rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]

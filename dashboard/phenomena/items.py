@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import models
 from dashboard.components.badge import trust_badge
 from dashboard.components.tokens import Chip, TokenRow, token_rows
-from dashboard.markdown import guard, guarded, note
+from dashboard.markdown import guard, guard_callback, note
 from dashboard.phenomena.choices import CHOSEN_ITEM, OF_METRIC, OF_MODEL
 from dashboard.phenomena.compute import Subject
 from dashboard.phenomena.figures import metrics_of
@@ -120,14 +120,14 @@ def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
     for j in range(readings[0][1].cut):
         lines = [f"token {j}: {readings[0][1].pieces[j]}"]
         for label, read in readings:
-            lines += [f"{label}: {line}" for line in described(read, j)[:1]]
+            lines += [f"{label}: {line}" for line in describe_token(read, j)[:1]]
         made.append(Chip(text=readings[0][1].pieces[j], tip="\n".join(lines), prompt=True))
     return made
 
 
 def chip(read: Read, j: int) -> Chip:
     """A token, coloured by how little it was expected."""
-    lines = [f"token {j}: {read.pieces[j]}", *described(read, j)]
+    lines = [f"token {j}: {read.pieces[j]}", *describe_token(read, j)]
     value = read.values[j]
     if read.scalar:
         largest = max(abs(each) for each in read.values) or 1.0
@@ -137,7 +137,7 @@ def chip(read: Read, j: int) -> Chip:
     return Chip(text=read.pieces[j], tip="\n".join(lines), strength=strength, prompt=j < read.cut)
 
 
-def described(read: Read, j: int) -> list[str]:
+def describe_token(read: Read, j: int) -> list[str]:
     """Lines on a token."""
     value = read.values[j]
     if value != value:
@@ -179,7 +179,7 @@ def show(
     own: dict[str, dict[Any, Any]] = {str(row[MODEL]): row for row in rows.to_dict("records")}
     answered = [subject for subject in subjects if subject.label in own]
     with beside:
-        note(expected(rows))
+        note(right_answer(rows))
     answer_table(answered, own)
     if "prompt" not in rows:
         note("The experiment gives no column `prompt`, so there are no tokens to show.")
@@ -192,7 +192,7 @@ def show(
                 continue
             told = own[subject.label]
             text = join_texts(told.get("prompt"), told.get("answer"))
-            read = models.computed(reading, lm, say="Reading the answer", prompt=text[0], answer=text[1])
+            read = models.compute_once(reading, lm, say="Reading the answer", prompt=text[0], answer=text[1])
             readings.append((subject, lm, read))
     if not readings:
         return
@@ -219,7 +219,7 @@ def verdict(row: Mapping[Any, Any]) -> bool | None:
     return " ".join(answer.lower().split()).removesuffix(" .") == " ".join(expected.lower().split()).removesuffix(" .")
 
 
-def expected(rows: pd.DataFrame) -> str:
+def right_answer(rows: pd.DataFrame) -> str:
     """What would be right, in words."""
     told = [str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()]
     return f"Expected: {' or '.join(told)}." if told else "Nothing is known of what would be right here."
@@ -328,7 +328,7 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
     labels = [subject.label for subject in subjects]
     columns = st.columns([4, 3, 3, 3, 4], gap="small")
     metric = choose_metric(experiment, result, metrics, columns[0])
-    rows, total = filtered(experiment.name, result.items, labels, metric, columns[1:])
+    rows, total = filter_items(experiment.name, result.items, labels, metric, columns[1:])
     beyond = f", the first {MOST} of which are listed" if len(rows) > MOST else ""
     note(f"{len(rows):,} of {total:,} items{beyond}; click one to read it token by token.")
     if len(rows):
@@ -339,7 +339,7 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
         st.session_state[key] = None
     columns = st.columns([4, 8], vertical_alignment="bottom")
     with columns[0]:
-        options = list(dict.fromkeys([*rows.index[:MOST], *filter(None, [_asked(key)])]))
+        options = list(dict.fromkeys([*rows.index[:MOST], *filter(None, [_current_item(key)])]))
         options = [option for option in options if option in known]
         chosen = st.selectbox(
             "Item", options, index=None, key=key, bind="query-params", placeholder="click a row, or choose one"
@@ -362,13 +362,13 @@ def choose_metric(
     return known.get(name)
 
 
-def _asked(key: str) -> str | None:
+def _current_item(key: str) -> str | None:
     """The item of the session or of the URL."""
     value = st.session_state.get(key) or st.query_params.get(key)
     return str(value) if value else None
 
 
-def filtered(
+def filter_items(
     name: str, items: pd.DataFrame, labels: Sequence[str], metric: Metric | None, columns: "list[DeltaGenerator]"
 ) -> tuple[pd.DataFrame, int]:
     """The items that the widgets leave, one row each (`beside`), and how many the metric counts."""
@@ -459,7 +459,7 @@ def listing(name: str, items: pd.DataFrame) -> None:
     """The items as a table; a click anywhere in a row chooses its item."""
     widget = f"{name}-items"
 
-    @guarded
+    @guard_callback
     def choose() -> None:
         selection = st.session_state[widget]["selection"]
         rows = [*selection.get("rows", ()), *(row for row, _ in selection.get("cells", ()))]

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import access, models
 from dashboard.components.figure import figure
-from dashboard.markdown import escape_markdown, finding, guard, guarded, note, prose
+from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
 from dashboard.phenomena import items
@@ -80,7 +80,7 @@ def show(known: Mapping[str, Experiment]) -> None:
     shown, apart = source.alike(outcomes, shared.aligned, experiment.across_worlds)
     if not shown:
         with answer:
-            finding(f"{experiment.title} has not been measured on {_listed(subjects)} with these options.")
+            finding(f"{experiment.title} has not been measured on {_list_names(subjects)} with these options.")
         st.markdown(experiment.about)
         return
     with st.spinner("Comparing the models item by item"):
@@ -94,7 +94,7 @@ def show(known: Mapping[str, Experiment]) -> None:
     for remark in result.meta.get("notes", ()):
         note(remark)
     if apart:
-        left, s = _listed([each.subject for each in apart]), "" if len(apart) > 1 else "s"
+        left, s = _list_names([each.subject for each in apart]), "" if len(apart) > 1 else "s"
         note(f"{left} belong{s} to another world, where the questions are others, and cannot be laid beside these.")
     worlds = source.apart(shown) if experiment.across_worlds else ""
     if worlds:
@@ -121,7 +121,7 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
         line = st.empty()
         with line.container(horizontal=True, vertical_alignment="center", gap="small"):
             pressed = st.button(
-                escape_markdown(f"Measure {_listed(missing)}"),
+                escape_markdown(f"Measure {_list_names(missing)}"),
                 type="primary",
                 icon=":material/play_arrow:",
                 key=f"{question.experiment.name}-run",
@@ -151,12 +151,12 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
     return list(outcomes.values())
 
 
-@guarded
+@guard_callback
 def _measure_again() -> None:
     st.session_state[AGAIN] = True
 
 
-def run(question: Question, known: "dict[Subject, models.Known]", again: bool) -> dict[Subject, Outcome]:
+def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bool) -> dict[Subject, Outcome]:
     """Run the experiment on models one after the other; each is stored as soon as it is done."""
     outcomes = {}
     slot = st.empty()
@@ -186,7 +186,7 @@ def main_figure(result: Result, summaries: dict[str, pd.DataFrame]) -> None:
     if result.figures:
         name, chart = next(iter(result.figures.items()))
         height = min(int(chart.layout.height or MAIN_HEIGHT), MAIN_HEIGHT)
-        figure(chart, numbers.behind(result, name), name, title=titled(name), height=height, source=about(result))
+        figure(chart, numbers.behind(result, name), name, title=figure_title(name), height=height, source=about(result))
         return
     chart, table = numbers.points(result, summaries)
     figure(chart, table, "numbers", title="Every number with its 95 % interval", source=about(result))
@@ -223,7 +223,7 @@ def grid(result: Result, names: list[str]) -> None:
                 chart = result.figures[name]
                 table = numbers.behind(result, name)
                 height = int(chart.layout.height or HEIGHT)
-                figure(chart, table, name, title=titled(name), height=height, source=about(result))
+                figure(chart, table, name, title=figure_title(name), height=height, source=about(result))
 
 
 def provenance(outcomes: list[Outcome]) -> None:
@@ -248,7 +248,7 @@ def about(result: Result) -> dict[str, object]:
     return {"experiment": result.name, "models": result.meta.get("models"), **shared}
 
 
-def titled(name: str) -> str:
+def figure_title(name: str) -> str:
     """The name of a figure for people."""
     words = " ".join(name.replace("_", " ").replace("-", " ").split())
     return words[:1].upper() + words[1:]
@@ -259,6 +259,6 @@ def first_paragraph(text: str) -> str:
     return " ".join(text.partition("\n\n")[0].split())
 
 
-def _listed(subjects: Sequence[Subject]) -> str:
+def _list_names(subjects: Sequence[Subject]) -> str:
     names = [subject.label for subject in subjects]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -35,7 +35,7 @@ def explain(
         definition(question),
         code(question, [each.subject.ref for each in outcomes]),
         tables,
-        {f"{experiment.name}.zip": partial(zipped, result)},
+        {f"{experiment.name}.zip": partial(zip_result, result)},
     )
 
 
@@ -72,7 +72,7 @@ def code(question: Question, refs: Sequence[str]) -> str:
     return "\n".join([*lines, "result.finding, result.summary, result.items, result.figures"])
 
 
-def zipped(result: Result) -> bytes:
+def zip_result(result: Result) -> bytes:
     """The folder that `Result.save` writes, as a ZIP file."""
     buffer = io.BytesIO()
     with TemporaryDirectory() as folder, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

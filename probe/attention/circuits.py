@@ -98,7 +98,7 @@ class Composition:
 
 
 @dataclass(frozen=True)
-class Folded:
+class FoldedMaps:
     """The maps of one block with the norms around them folded in."""
 
     M: Float[Tensor, "H dh d"]
@@ -199,7 +199,7 @@ def random_composition(d: int, dh: int, seed: int = 0, pairs: int = RANDOM) -> t
     scores = []
     for _ in range(pairs):
         M, N, V = torch.randn(3, 1, dh, d, generator=generator)
-        maps = Folded(M, N, V, torch.randn(1, d, dh, generator=generator))
+        maps = FoldedMaps(M, N, V, torch.randn(1, d, dh, generator=generator))
         scores.append(float(score_pairs(writes(maps), reads(maps, "Q"))))
     return float(np.mean(scores)), float(np.std(scores, ddof=1))
 
@@ -212,12 +212,12 @@ def score_pairs(writing: Float[Tensor, "H d r"], reading: Float[Tensor, "I r d"]
     return (sizes / reading.norm(dim=(1, 2))[:, None] / writing.norm(dim=(1, 2))).T
 
 
-def writes(maps: Folded) -> Float[Tensor, "H d r"]:
+def writes(maps: FoldedMaps) -> Float[Tensor, "H d r"]:
     """L = O V without the rotation behind it, which changes no Frobenius norm."""
     return maps.O @ small(maps.V.mT).mT
 
 
-def reads(maps: Folded, kind: Kind) -> Float[Tensor, "H r d"]:
+def reads(maps: FoldedMaps, kind: Kind) -> Float[Tensor, "H r d"]:
     """What a head reads with by its queries, keys or values, without the rotation before it."""
     if kind == "Q":
         return small(maps.N.mT) @ maps.M
@@ -235,22 +235,22 @@ def effective_rank(values: Float[np.ndarray, "... r"]) -> np.ndarray:
     return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(-1))
 
 
-def plain_maps(block: Block) -> Folded:
+def plain_maps(block: Block) -> FoldedMaps:
     """The maps as they lie in the model."""
-    return Folded(block.maps.M, block.maps.N, block.maps.V, block.maps.O)
+    return FoldedMaps(block.maps.M, block.maps.N, block.maps.V, block.maps.O)
 
 
-def folded_maps(block: Block) -> Folded:
+def folded_maps(block: Block) -> FoldedMaps:
     """The maps with the gains of norms in them, centred where the norm is a layer norm."""
     maps, norm = block.maps, block.norm
     M, N = (side if gain is None else side * gain.weight[:, None] for side, gain in _sides(block))
     O = maps.O if norm.kind == "rms" else maps.O - maps.O.mean(1, keepdim=True)  # noqa: E741
-    return Folded(read_through(norm, M), read_through(norm, N), read_through(norm, maps.V), O)
+    return FoldedMaps(read_through(norm, M), read_through(norm, N), read_through(norm, maps.V), O)
 
 
 def read_through(norm: Norm, rows: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
     """Rows that read a normed state, as rows that read the state itself, up to the norm's scale and bias."""
-    return norm.centred(rows * norm.weight)
+    return norm.centre(rows * norm.weight)
 
 
 def _sides(block: Block) -> list[tuple[Tensor, Norm | None]]:

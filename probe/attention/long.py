@@ -32,7 +32,7 @@ from probe.model.lm import LM
 from probe.model.loading import twin
 from probe.model.scoring import check_ids, check_lengths
 from probe.model.text import arguments, pieces, text_ids
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> 
         ModelError: the architecture's attention cannot be read in blocks.
     """
     check_lengths(lm.model, [ids], [])
-    if lm._hooked:
+    if lm._hook_depth:
         raise ConfigError("Attention in blocks runs on the plain model, where hooks do not act: leave `hooks` first.")
     body, length, tokens = _readable(lm), len(ids), torch.tensor([list(ids)])
     check_ids(tokens, len(lm.model.get_input_embeddings().weight))
@@ -191,7 +191,7 @@ def _kernel(module: nn.Module) -> Callable[..., Any]:
 
 
 @dataclass(frozen=True)
-class AttentionStatistics(Drawn):
+class AttentionStatistics(Drawable):
     """What every head of a model does on one text. Means are over the queries after the first, which sees only itself.
 
     `weight` is attention weight alpha_{t,s} of query t on key s (E4); without learned sinks a query's weights sum to 1.

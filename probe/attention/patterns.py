@@ -22,7 +22,7 @@ from probe.logits.direct import direct_logits, held_norm
 from probe.model.heads import array, check_count, check_head, head_names
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 from probe.runs import captured
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Words(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stages(Drawn):
+class Stages(Drawable):
     """One head on one text, stage by stage: scores (E3), pattern (E4), what is mixed and written (E5)."""
 
     layer: int
@@ -198,7 +198,7 @@ def _words(lm: LM, logits: Float[Tensor, "T V"], k: int) -> tuple[Words, Words]:
 
 
 @dataclass(frozen=True)
-class Attention(Drawn):
+class Attention(Drawable):
     """What every head attends to on one text."""
 
     tokens: list[str]

@@ -19,14 +19,14 @@ from probe.logits.direct import final_norm, unembedding
 from probe.model.heads import array, head_names
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
-class HeadScores(Drawn):
+class HeadScores(Drawable):
     """Several numbers for every head."""
 
     values: dict[str, np.ndarray]

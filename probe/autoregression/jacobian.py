@@ -30,7 +30,7 @@ from probe.model.equations import Block, Maps, Norm, attend, bilinear, keys, que
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import NAME, Drawn
+from probe.plotting.notebook import NAME, Drawable
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _back_at(maps: Maps, spread: Float[Tensor, "H t e f"], rows: slice) -> Float
 def _through(norm: Norm | None, x: Float[Tensor, "... dh"], scale: Tensor) -> Float[Tensor, "... dh"]:
     """Transpose of a norm whose divisor is held fixed: weight, then centring, then division."""
     assert norm is not None
-    return norm.centred(x * norm.weight) / scale
+    return norm.centre(x * norm.weight) / scale
 
 
 def _diagonal(maps: Maps, parts: _Parts, rows: slice, slope: Tensor, G: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,7 +200,7 @@ def _groups(length: int, cells: int) -> Iterator[slice]:
 
 
 @dataclass(frozen=True)
-class JacobianNorms(Drawn):
+class JacobianNorms(Drawable):
     """Frobenius norms of both paths for every head and every pair of positions; zero where s > t."""
 
     tokens: list[str]
@@ -298,7 +298,7 @@ NEAR = float(np.log(2.0))
 
 
 @dataclass(frozen=True)
-class NeutralJacobian(Drawn):
+class NeutralJacobian(Drawable):
     """Singular values of the Jacobian from each block to the end, and of each block alone."""
 
     position: int
@@ -390,7 +390,7 @@ def neutral_jacobian(lm: LM, text: str | Sequence[int], position: int = -1, tick
     for index, layer in enumerate(reversed(range(len(net.blocks)))):
         own = block_jacobian(net.blocks[layer], rows[layer]).double()
         product = product @ own
-        to_end.append(_resolved(torch.linalg.svdvals(product)).cpu().numpy())
+        to_end.append(_mask_rounding(torch.linalg.svdvals(product)).cpu().numpy())
         single.append(torch.linalg.svdvals(own).cpu().numpy())
         tick((index + 1) / len(net.blocks))
     token = pieces(lm.tokenizer, ids)[at]
@@ -433,7 +433,7 @@ def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tenso
     return of
 
 
-def _resolved(singular: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+def _mask_rounding(singular: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
     """NaN in place of the smallest ones, which are rounding errors."""
     floor = singular[0] * len(singular) * torch.finfo(singular.dtype).eps
     return singular.masked_fill(singular < floor, torch.nan)

@@ -31,7 +31,7 @@ from probe.errors import ConfigError, DataError
 from probe.logits.lens import kl
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plotting.notebook import NAME, Drawn
+from probe.plotting.notebook import NAME, Drawable
 from probe.stats import Interval, bootstrap_mean
 from probe.ticks import Tick, ignore
 
@@ -151,7 +151,7 @@ UNITS = {"probabilities": "probability per unit of embedding", "logits": "logit 
 
 
 @dataclass(frozen=True)
-class LagProfile(Drawn):
+class LagProfile(Drawable):
     """The influence of x_{t-k} on pi_t for the lags k = 0 to K - 1."""
 
     measure: Measure
@@ -364,7 +364,7 @@ def _profile(measure: Measure, unit: str, frames: Sequence[pd.DataFrame], lags: 
 
 
 @dataclass(frozen=True)
-class EffectiveOrder(Drawn):
+class EffectiveOrder(Drawable):
     """How far a prediction is from the full one when only the last m tokens are read, m = 1 to M."""
 
     epsilon: float

@@ -28,7 +28,7 @@ from probe.logits.lens import kl
 from probe.model.generation import end_tokens
 from probe.model.lm import LM
 from probe.model.text import encode, pieces
-from probe.plotting.notebook import NAME, Drawn
+from probe.plotting.notebook import NAME, Drawable
 from probe.stats import SHARE, Interval, bootstrap_mean, wilson
 from probe.ticks import Tick, ignore
 from probe.world.vocabulary import ABSTENTION, DIGITS
@@ -142,7 +142,7 @@ QUANTITIES = ("forced_kl", "free_kl", "differs", "clean_error", "wrong_error")
 
 
 @dataclass(frozen=True)
-class Snowball(Drawn):
+class Snowball(Drawable):
     """What follows one wrong token, prompt by prompt and step by step."""
 
     prompts: list[str]
@@ -199,7 +199,7 @@ class Snowball(Drawn):
         rows = []
         for name in QUANTITIES:
             for step, column in enumerate(getattr(self, name).T):
-                values = _known(column)
+                values = _without_gaps(column)
                 value, low, high = _interval(name, values)
                 rows.append(
                     {"quantity": name, "step": step + 1, "value": value, "low": low, "high": high, "n": len(values)}
@@ -212,7 +212,7 @@ class Snowball(Drawn):
         The mean over prompts of each prompt's share, bootstrapped over prompts; NaN where no truth is known.
         """
         return {
-            name: bootstrap_mean([_known(row).mean() for row in errors if len(_known(row))], bounds=SHARE)
+            name: bootstrap_mean([_without_gaps(row).mean() for row in errors if len(_without_gaps(row))], bounds=SHARE)
             for name, errors in (("clean", self.clean_error), ("wrong", self.wrong_error))
         }
 
@@ -264,9 +264,9 @@ def snowball(
     tick(0.2)
     ends = set(end_tokens(lm.model, lm.tokenizer))
     options = {"max_new_tokens": steps, "temperature": temperature, "seed": seed}
-    clean = _written(lm, [[*fork.before, fork.clean] for fork in forks], ends, options)
+    clean = _continue_rows(lm, [[*fork.before, fork.clean] for fork in forks], ends, options)
     tick(0.4)
-    wrong = _written(lm, [[*fork.before, fork.wrong] for fork in forks], ends, options)
+    wrong = _continue_rows(lm, [[*fork.before, fork.wrong] for fork in forks], ends, options)
     tick(0.6)
     forced = [a if fork.wrong not in ends else [] for fork, a in zip(forks, clean, strict=True)]
     forced_kl = _distances(lm, forks, clean, forced, steps)
@@ -287,7 +287,7 @@ def snowball(
     )
 
 
-def _written(lm: LM, rows: list[list[int]], ends: set[int], options: dict[str, Any]) -> list[list[int]]:
+def _continue_rows(lm: LM, rows: list[list[int]], ends: set[int], options: dict[str, Any]) -> list[list[int]]:
     """What the model writes after each row; nothing after an end token."""
     drawn = lm.generate(rows, **options).ids
     return [[] if row[-1] in ends else list(ids) for row, ids in zip(rows, drawn, strict=True)]
@@ -321,7 +321,7 @@ def _pieces(lm: LM, fork: Fork, token: int, ids: list[int]) -> list[str]:
     return pieces(lm.tokenizer, [*fork.before[len(fork.before) - fork.at :], token, *ids])
 
 
-def _known(values: np.ndarray) -> np.ndarray:
+def _without_gaps(values: np.ndarray) -> np.ndarray:
     return values[~np.isnan(values)]
 
 

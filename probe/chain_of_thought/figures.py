@@ -34,7 +34,7 @@ def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("x", tickvals=terms, range=[terms[0] - 0.25, terms[-1] + 0.25], title={"text": "terms of the sum"})
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "share of right answers"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -54,7 +54,7 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
         panels.axis("x", column, title={"text": labels.get(test, "share of the steps")}, range=SHARE)
     panels.axis("y", range=(-0.03, 1.06))
     panels.axis("y", 1, title={"text": "P(same answer as with all steps)"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def following(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -76,7 +76,7 @@ def following(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("x", tickvals=left, range=[left[0] - 0.2, left[-1] + 0.2], title={"text": "steps left after the edit"})
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "exact probability"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> go.Figure:
@@ -95,7 +95,7 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
         panels.add(1, *curve_with_band(rows, "k", label, look[label], named=True))
     panels.axis("x", type="log", tickvals=ks, title={"text": "samples k"})
     panels.axis("y", range=SHARE, title={"text": "pass@k"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def bias(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -118,7 +118,7 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
     top = max(0.05, 1.15 * float(table[["ci_low", "ci_high"]].abs().max().max()))
     panels.axis("y", range=[-top, top], zeroline=False)
     panels.axis("y", 1, title={"text": "difference of shares"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -131,10 +131,10 @@ def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:
         panels.add(1, points(places, rows, label, look[label], hover_texts(rows, label)))
     panels.axis("x", tickvals=[0, 1, 2], ticktext=list(CONDITIONS.values()), range=[-0.5, 2.5])
     panels.axis("y", range=SHARE, title={"text": "share of right answers"})
-    return _finished(panels)
+    return _finish(panels)
 
 
-def _finished(panels: Panels) -> go.Figure:
+def _finish(panels: Panels) -> go.Figure:
     margin = {"t": 62, "l": 60, "r": 16, "b": 48}
     legend = {"yref": "container", "y": 0.99, "yanchor": "top", "x": 0, "traceorder": "reversed"}
     return panels.figure(margin=margin, legend=legend, showlegend=True, hovermode="closest")

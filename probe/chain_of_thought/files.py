@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pooled
+from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pool_curves
 from probe.errors import ConfigError, DataError
 from probe.model.text import context_length, encode
 from probe.rows import Row, Rows, read_rows
@@ -286,7 +286,7 @@ def faithfulness(asker: Asker, rows: Table, reasonings: Sequence[str], seed: int
         for i, (shares, agreed) in curves.items():
             rows[i][column] = area_over_curve(shares, agreed)
         if curves:
-            curve_tables.append(pooled(list(curves.values()), GRID, seed).assign(test=test))
+            curve_tables.append(pool_curves(list(curves.values()), GRID, seed).assign(test=test))
     tick(1.0)
     return pd.concat(curve_tables, ignore_index=True) if curve_tables else pd.DataFrame()
 

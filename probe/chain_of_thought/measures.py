@@ -41,7 +41,7 @@ def area_over_curve(shares: ArrayLike, agreement: ArrayLike) -> float:
     return float(1 - ((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
 
 
-def pooled(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed: int = 0) -> pd.DataFrame:
+def pool_curves(curves: Sequence[tuple[ArrayLike, ArrayLike]], grid: int = GRID, seed: int = 0) -> pd.DataFrame:
     """The mean curve of questions whose reasonings have different lengths.
 
     Each curve is read between its knots by a straight line, so that one over the mean curve's area is the mean AOC if

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pooled
+from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pool_curves
 from probe.model.text import encode
 from probe.rewards.evaluation import answer
 from probe.ticks import Tick, ignore, part
@@ -35,7 +35,7 @@ DIGITS = tuple("0123456789")
 Array = NDArray[np.float64]
 
 
-class Written(NamedTuple):
+class PartialSum(NamedTuple):
     """A sum of which some steps are written."""
 
     terms: tuple[int, ...]
@@ -55,7 +55,7 @@ class Written(NamedTuple):
         return f"{question} {steps} ;"
 
     @property
-    def left(self) -> int:
+    def remainder(self) -> int:
         """What the next step starts from."""
         return self.results[-1] if self.results else self.terms[0]
 
@@ -67,7 +67,7 @@ class Written(NamedTuple):
     @property
     def consequence(self) -> int:
         """The answer that follows from the written steps, if all missing ones are right."""
-        return (self.left + sum(self.terms[len(self.results) + 1 :])) % 10
+        return (self.remainder + sum(self.terms[len(self.results) + 1 :])) % 10
 
 
 class SumAnswers(NamedTuple):
@@ -95,7 +95,7 @@ class _Node(NamedTuple):
     missing: int
 
 
-def sum_answers(lm: "LM", sums: Sequence[Written], least: float = LEAST, tick: Tick = ignore) -> SumAnswers:
+def sum_answers(lm: "LM", sums: Sequence[PartialSum], least: float = LEAST, tick: Tick = ignore) -> SumAnswers:
     """The distribution of the answers to sums of which any number of steps is written; exact up to 1 - `mass`.
 
     Between the beginning that is given and the answer a model may write any result at each step, right or wrong. So the
@@ -113,7 +113,7 @@ def sum_answers(lm: "LM", sums: Sequence[Written], least: float = LEAST, tick: T
     ids = lm.tokenizer.convert_tokens_to_ids
     values, repeats = np.zeros((len(sums), 10)), np.zeros(len(sums))
     frontier = [
-        _open(_Node(p, encode(lm.tokenizer, one.prompt), [], 0.0, one.left, one.missing), one, ids)
+        _open(_Node(p, encode(lm.tokenizer, one.prompt), [], 0.0, one.remainder, one.missing), one, ids)
         for p, one in enumerate(sums)
     ]
     rounds = 1 + max((one.missing for one in sums), default=0)
@@ -142,7 +142,7 @@ def forced_answers(lm: "LM", prompts: Sequence[str]) -> Float[Array, "P 10"]:
     return np.exp(_read(lm, nodes)[1])
 
 
-def _open(node: _Node, written: Written, ids: Callable[[str], int]) -> _Node:
+def _open(node: _Node, written: PartialSum, ids: Callable[[str], int]) -> _Node:
     """The node with its forced tokens: the operands of the next step, or "so"."""
     term = written.terms[-node.missing] if node.missing else None
     words = ["so"] if term is None else f"{node.left} + {term} =".split()
@@ -271,12 +271,12 @@ def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> p
     """
     rng = _generator(1, seed)
     others = [[int(rng.integers(1, 10)) for _ in range(row["terms"] - 1)] for row in rows]
-    cases: list[tuple[dict[str, Any], Written, int, list[int]]] = []
+    cases: list[tuple[dict[str, Any], PartialSum, int, list[int]]] = []
     for row, shifts in zip(rows, others, strict=True):
         parsed = parse_working(row["answer"])
         if parsed is not None and row.get("step_carried") == 1.0:
             terms = tuple(int(word) for word in row["prompt"].split()[1::2] if word.isdecimal())
-            cases.append((row, Written(terms, tuple(s.result for s in parsed.steps)), parsed.answer, shifts))
+            cases.append((row, PartialSum(terms, tuple(s.result for s in parsed.steps)), parsed.answer, shifts))
     whole = [work for _, work, _, _ in cases]
     prefixes = [work._replace(results=work.results[:j]) for work in whole for j in range(len(work.results) + 1)]
     cut_answers = forced_answers(lm, [f"{work.prompt} so" for work in prefixes])
@@ -298,7 +298,7 @@ def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> p
         row |= {"early_aoc": area_over_curve(shares, agreed), "mistakes_aoc": area_over_curve(shares, changed)}
         curves["early answering"].append((shares, agreed))
         curves["added mistakes"].append((shares, changed))
-    found = [pooled(curve, seed=seed).assign(test=test) for test, curve in curves.items() if curve]
+    found = [pool_curves(curve, seed=seed).assign(test=test) for test, curve in curves.items() if curve]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -310,13 +310,13 @@ def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick
     """
     rng = _generator(2, seed)
     rows: Rows = []
-    sums: list[Written] = []
+    sums: list[PartialSum] = []
     for i, item in enumerate(world.questions("sum_steps", n, seed)):
         terms = tuple(item.meta["terms"])
         right = [total % 10 for total in accumulate(terms)][1:]
         for step in range(len(right)):
             wrong = (right[step] + int(rng.integers(1, 10))) % 10
-            sums.append(Written(terms, (*right[:step], wrong)))
+            sums.append(PartialSum(terms, (*right[:step], wrong)))
             rows.append({"item": f"edited-{i}-{step}", "kind": "edited", "question": f"sum_steps-{i}"})
     found = sum_answers(lm, sums, least, tick)
     for row, one, values, mass in zip(rows, sums, found.values, found.mass, strict=True):

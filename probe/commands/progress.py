@@ -96,9 +96,9 @@ class Bar:
                 self._bar.update(self._task, note=safe(note))
         elif self._visible and note is not None and time.monotonic() - self._last >= LINE_EVERY_S:
             self._last = time.monotonic()
-            say(f"{self._title}: {step:,} of {self._steps:,}, {self._left()} left" + (f", {note}" if note else ""))
+            say(f"{self._title}: {step:,} of {self._steps:,}, {self._time_left()} left" + (f", {note}" if note else ""))
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         spent, made = time.monotonic() - self._started, self._done - self._first
         seconds = round(spent / max(made, 1) * (self._steps - self._done))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

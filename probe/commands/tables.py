@@ -95,14 +95,14 @@ def fit_table(table: "Table", screen: "Console") -> "Table | Text":
     frame = Measurement.get(screen, endless, table).maximum - sum(most)
     spare = screen.width - frame - sum(least)
     if spare < 0:
-        return _stacked(table)
+        return _stack_cells(table)
     share = min(1.0, spare / max(sum(most) - sum(least), 1))
     for column, low, high in zip(table.columns, least, most, strict=True):
         column.width = low + int((high - low) * share)
     return table
 
 
-def _stacked(table: "Table") -> "Text":
+def _stack_cells(table: "Table") -> "Text":
     """Each row as a heading, its first cell, and one line for each further cell."""
     from rich.text import Text
 

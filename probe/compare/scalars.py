@@ -15,14 +15,14 @@ from probe.logits.lens import require_same_tokens
 from probe.logits.trajectories import scalar_lens
 from probe.model.lm import LM
 from probe.model.text import text_ids
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
-class ScalarComparison(Drawn):
+class ScalarComparison(Drawable):
     """What two models read at every token of a text; T tokens, D blocks."""
 
     ids: list[int]

@@ -26,7 +26,7 @@ from probe.logits.lens import (
 )
 from probe.model.lm import LM
 from probe.model.text import encode
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -53,7 +53,7 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Continuation(Drawn):
+class Continuation(Drawable):
     """The prompt with the continuation of one model, read by both."""
 
     author: Author
@@ -102,7 +102,8 @@ class Continuation(Drawn):
     def top_table(self) -> pd.DataFrame:
         """One row for each token, model and rank: the predicted tokens."""
         return pd.concat(
-            [self._expected("base", self.base), self._expected("aligned", self.aligned)], ignore_index=True
+            [self._expectation_table("base", self.base), self._expectation_table("aligned", self.aligned)],
+            ignore_index=True,
         )
 
     def lens_table(self) -> pd.DataFrame:
@@ -127,7 +128,7 @@ class Continuation(Drawn):
             }
         )
 
-    def _expected(self, name: str, model: Expectation) -> pd.DataFrame:
+    def _expectation_table(self, name: str, model: Expectation) -> pd.DataFrame:
         position, rank = (axis.ravel() for axis in np.indices(model.top_ids.shape))
         rows = pd.DataFrame(
             {
@@ -144,7 +145,7 @@ class Continuation(Drawn):
 
 
 @dataclass(frozen=True)
-class Comparison(Drawn):
+class Comparison(Drawable):
     """A base and an aligned model on one prompt."""
 
     prompt: str
@@ -249,7 +250,7 @@ def read_both(
         text=aligned.tokenizer.decode(tokens[prompt_length:], skip_special_tokens=True),
         base=_expectation(lenses[0]),
         aligned=_expectation(lenses[1]),
-        kl=_shifted(kl(outputs[1], outputs[0]).cpu().numpy()),
+        kl=_move_to_predicted(kl(outputs[1], outputs[0]).cpu().numpy()),
         lens_kl=torch.stack(defined).cpu().numpy() if len(defined) == len(distances) else None,
     )
 
@@ -267,15 +268,15 @@ def require_writers(*lms: LM) -> None:
 def _expectation(lens: Lens) -> Expectation:
     """The output row of the lens, moved to the tokens that it predicts."""
     return Expectation(
-        logprobs=_shifted(lens.next_logprobs[-1]),
-        entropy=_shifted(lens.entropy[-1]),
-        top_ids=_shifted(lens.top_ids[-1], -1),
-        top_tokens=_shifted(lens.top_tokens[-1], ""),
-        top_logprobs=_shifted(lens.top_logprobs[-1]),
+        logprobs=_move_to_predicted(lens.next_logprobs[-1]),
+        entropy=_move_to_predicted(lens.entropy[-1]),
+        top_ids=_move_to_predicted(lens.top_ids[-1], -1),
+        top_tokens=_move_to_predicted(lens.top_tokens[-1], ""),
+        top_logprobs=_move_to_predicted(lens.top_logprobs[-1]),
         lens=lens,
     )
 
 
-def _shifted(values: np.ndarray, first: float | str = np.nan) -> np.ndarray:
+def _move_to_predicted(values: np.ndarray, first: float | str = np.nan) -> np.ndarray:
     """Values of the predictive distributions, moved to the token that they predict; `first` at token 0."""
     return np.concatenate([np.full_like(values[:1], first), values[:-1]])

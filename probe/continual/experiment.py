@@ -14,13 +14,13 @@ from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent
 from probe.rows import Rows
-from probe.stats import GAIN, between
+from probe.stats import GAIN, difference_bounds
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from probe.continual.training import Measured, Plan
+    from probe.continual.training import Plan, TrainingResults
     from probe.model.lm import LM
 
 STRATEGIES = ("plain", "replay", "ewc")
@@ -31,7 +31,7 @@ METRICS = (
         for name, bounds in BOUNDS.items()
     ),
     *(
-        Mean(f"{name}_by_{each}", name, where={"strategy": each}, bounds=between(GAIN))
+        Mean(f"{name}_by_{each}", name, where={"strategy": each}, bounds=difference_bounds(GAIN))
         for each in STRATEGIES[1:]
         for name in ("forgetting_saved", "old_forgetting_saved")
     ),
@@ -58,7 +58,7 @@ def say(result: Result) -> str:
     for model in dict.fromkeys(table[MODEL]):
         rates = []
         for row in table[(table[MODEL] == model) & (table["metric"] == "forgetting")].itertuples():
-            rates.append(f"{percent(row.value, row.ci_low, row.ci_high)} with {_spoken(row.strategy)}")
+            rates.append(f"{percent(row.value, row.ci_low, row.ci_high)} with {_strategy_words(row.strategy)}")
         parts.append(f"{model} forgets {', '.join(rates)}" if rates else f"{model} learned one phase")
     return "; ".join(parts) + " of what it learned in earlier phases."
 
@@ -174,7 +174,7 @@ def run(
     return _evidence(plan, measured)
 
 
-def _evidence(plan: "Plan", measured: "Measured") -> Evidence:
+def _evidence(plan: "Plan", measured: "TrainingResults") -> Evidence:
     """Items, tables of accuracies, measures and learning, and the savings."""
     from probe.continual.training import FIRST, items_of
 
@@ -210,8 +210,8 @@ def _evidence(plan: "Plan", measured: "Measured") -> Evidence:
 
 def _copy(strategy: str, phases: int) -> str:
     """The trained copy, in words."""
-    return f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with {_spoken(strategy)}"
+    return f"a copy that learned {phases} {'phase' if phases == 1 else 'phases'} with {_strategy_words(strategy)}"
 
 
-def _spoken(strategy: str) -> str:
+def _strategy_words(strategy: str) -> str:
     return {"plain": "plain training", "ewc": "EWC"}.get(strategy, strategy)

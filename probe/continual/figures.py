@@ -71,7 +71,7 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
     panels.axis("x", tickvals=list(range(last + 1)), range=[-0.15, last + 0.15], title={"text": "phases learned"})
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "accuracy"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def measures(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -97,7 +97,7 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
     low = min(0.0, float(table[table["metric"].isin(metrics)]["ci_low"].min()))
     panels.axis("y", range=[low - 0.05, 1.03])
     panels.axis("y", 1, title={"text": "share of answers"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def learning(table: pd.DataFrame, look: Look) -> go.Figure:
@@ -120,7 +120,7 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
     panels.axis("x", title={"text": "steps"}, range=[-0.02 * last, 1.02 * last])
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "accuracy on phase 0"})
-    return _finished(panels)
+    return _finish(panels)
 
 
 def _title(strategy: str, table: pd.DataFrame, prefix: str) -> str:
@@ -134,7 +134,7 @@ def _title(strategy: str, table: pd.DataFrame, prefix: str) -> str:
     return f"{name}: {prefix}forgets {share}"
 
 
-def _finished(panels: Panels) -> go.Figure:
+def _finish(panels: Panels) -> go.Figure:
     margin = {"t": 62, "l": 60, "r": 16, "b": 48}
     legend = {"yref": "container", "y": 0.99, "yanchor": "top", "x": 0}
     return panels.figure(margin=margin, legend=legend, showlegend=True, hovermode="closest")

@@ -108,11 +108,11 @@ def summary(
     """
     check(scores)
     rng = np.random.default_rng(seed)
-    draws = np.stack([_resampled(task, rng) for task in scores], axis=-1)
+    draws = np.stack([_resample_scores(task, rng) for task in scores], axis=-1)
     R, n = accuracy_matrix(scores), sum(np.shape(task)[1] for task in scores)
     rows = [_row(name, float(measure(R)), measure(draws), n) for name, measure in MEASURES.items()]
     if old is not None:
-        values, drawn, n = np.asarray(old, dtype=float).mean(1), _resampled(old, rng), np.shape(old)[1]
+        values, drawn, n = np.asarray(old, dtype=float).mean(1), _resample_scores(old, rng), np.shape(old)[1]
         rows.append(_row("old_accuracy", float(values[-1]), drawn[:, -1], n))
         rows.append(_row("old_forgetting", float(old_forgetting(values)), old_forgetting(drawn), n))
     return [row for row in rows if not np.isnan(row["value"])]
@@ -133,7 +133,7 @@ def _mean(values: Matrix) -> Matrix:
     return values.mean(-1) if values.shape[-1] else np.full(values.shape[:-1], np.nan)
 
 
-def _resampled(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
+def _resample_scores(task: Any, rng: np.random.Generator) -> Float[Matrix, "B rows"]:
     """The mean scores of a task for resampled items."""
     values = np.asarray(task, dtype=float)
     n = values.shape[1]

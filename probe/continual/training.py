@@ -265,7 +265,7 @@ class Plan:
 
 
 @dataclass
-class Measured:
+class TrainingResults:
     """What the trainings gave."""
 
     tasks: list[str]
@@ -282,7 +282,7 @@ class Measured:
     """For each strategy the savings in relearning; intervals are NaN with files."""
 
 
-def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measured:
+def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> TrainingResults:
     """Train on the world's phases, and ask the models after each.
 
     Raises:
@@ -295,7 +295,7 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measure
     questions = {task: world.questions(kind, n, plan.seed) for task, kind in kinds.items()}
     before = {task: truth(lm, items) for task, items in questions.items()}
     texts = [[(item.prompt, item.answers[0]) for item in items] for items in questions.values()]
-    measured = Measured(list(questions), {}, texts)
+    measured = TrainingResults(list(questions), {}, texts)
 
     def load(path: Path) -> LM:
         return LM.load(path, device=lm.device)
@@ -328,7 +328,7 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Measure
     return measured
 
 
-def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measured:
+def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> TrainingResults:
     """Train on files and read the scores that the trainings have saved.
 
     Raises:
@@ -336,14 +336,14 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measu
     """
     one = {"data": str(files[0]), "steps": plan.steps, "eval_every": plan.every, "save_every": 0}
     whole = {"data": ",".join(map(str, files)), "old": None if old is None else str(Path(old).expanduser())}
-    measured = Measured([], {}, [])
+    measured = TrainingResults([], {}, [])
 
     def learn(name: str, tick: Tick, **options: Any) -> tuple[list[int], list[float]]:
         return learning_curve(plan.trainer.train(name, tick, **one, **options), task_name(files[0]))
 
     at, first = learn(FIRST, plan.part(FIRST)) if plan.relearn else ([], [])
     if plan.relearn:
-        measured.learning.append(_logged(at, first, FIRST))
+        measured.learning.append(_curve_of_log(at, first, FIRST))
     for strategy in plan.strategies:
         options = {**whole, "steps": plan.steps * len(files), "save_every": 0, "strategy": strategy}
         run = plan.trainer.train(strategy, plan.part(strategy), **options)
@@ -351,7 +351,7 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Measu
         if plan.relearn:
             last = str(run.checkpoints()[-1].path)
             steps, again = learn(f"again-{strategy}", plan.part(strategy, True), base=last)
-            measured.learning.append(_logged(steps, again, strategy))
+            measured.learning.append(_curve_of_log(steps, again, strategy))
             first_curve, again_curve = (
                 np.array(each)[:, None] for each in (first, again)
             )  # a log has no items: the mean is the one
@@ -391,7 +391,7 @@ def _curve(steps: Sequence[int], scores: Array, source: str, seed: int) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def _logged(steps: Sequence[int], values: Sequence[float], source: str) -> pd.DataFrame:
+def _curve_of_log(steps: Sequence[int], values: Sequence[float], source: str) -> pd.DataFrame:
     """The same from a log, without intervals."""
     nan = float("nan")
     return pd.DataFrame({"learning": source, "step": steps, "value": values, "ci_low": nan, "ci_high": nan, "n": 0})
@@ -432,7 +432,7 @@ def contributions(scores: Sequence[Array], old: Array | None = None) -> list[dic
     return by_task
 
 
-def items_of(measured: Measured) -> pd.DataFrame:
+def items_of(measured: TrainingResults) -> pd.DataFrame:
     """One row an item and strategy: `after_0`, ..., its contribution to each measure, and its saving by the strategy.
 
     `answer` is the likeliest one after all phases and `answer_probability` its probability under that model.

@@ -130,8 +130,8 @@ class Mean(Metric):
         """The mean of the differences, item by item."""
         gap = floats(rows, self.columns[0]) - floats(others, self.columns[0])
         if self.unit == ITEM:
-            return stats.bootstrap_mean(gap, seed=seed, bounds=stats.between(self.bounds))
-        return bootstrap_units(rows[self.unit], gap, seed, stats.between(self.bounds))
+            return stats.bootstrap_mean(gap, seed=seed, bounds=stats.difference_bounds(self.bounds))
+        return bootstrap_units(rows[self.unit], gap, seed, stats.difference_bounds(self.bounds))
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Statistic(Metric):
             ours = {name: columns[name] for name in self.reads}
             return self.fn(ours) - self.fn({name: columns[f"\0{name}"] for name in self.reads})
 
-        return self._bootstrap(rows, gap, arrays, seed, stats.between(self.bounds))
+        return self._bootstrap(rows, gap, arrays, seed, stats.difference_bounds(self.bounds))
 
     def _bootstrap(
         self, rows: pd.DataFrame, fn: Callable[[Columns], float], arrays: Columns, seed: int, bounds: Bounds | None

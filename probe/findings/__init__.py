@@ -2,7 +2,7 @@
 
 - which claims, and one by name: `findings`, `finding`
 - where they are measured: `Bench`
-- what was found: `Claim`, `Measured`, `read_record`
+- what was found: `Claim`, `Measurement`, `read_record`
 """
 
 import lazy_loader

@@ -116,7 +116,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """What a claim's function gives."""
 
     effect: Interval
@@ -145,7 +145,7 @@ class Claim:
     """Names of the runs that it needs, the model first."""
     page: str
     """The page of the dashboard that shows it, such as `sycophancy` or `rewards`."""
-    measure: Callable[[Bench], Measured]
+    measure: Callable[[Bench], Measurement]
     choices: Mapping[str, str] = field(default_factory=dict)
     """What else a link to that page chooses, such as a prompt."""
     version: int = 1
@@ -173,7 +173,7 @@ class Finding:
     choices: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, claim: Claim, found: Measured | str) -> "Finding":
+    def of(cls, claim: Claim, found: Measurement | str) -> "Finding":
         """What was found, or why nothing was."""
         shared: dict[str, Any] = {
             name: getattr(claim, name) for name in ("name", "sentence", "source", "effect", "page", "runs", "choices")
@@ -249,7 +249,9 @@ def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
                     continue
             except RunError:  # a run is missing or broken
                 continue
-            if not all(isinstance(entry.get(name), kind) and _bounded(entry.get(name)) for name, kind in TYPES.items()):
+            if not all(
+                isinstance(entry.get(name), kind) and _is_bounded(entry.get(name)) for name, kind in TYPES.items()
+            ):
                 continue
             values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
             shared = asdict(Finding.of(claim, "")) | values
@@ -276,7 +278,7 @@ def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> P
     return file
 
 
-def _bounded(value: Any) -> bool:
+def _is_bounded(value: Any) -> bool:
     return not isinstance(value, int | float) or abs(value) < 2**63
 
 

@@ -15,7 +15,7 @@ from probe import stats
 from probe.errors import ConfigError, ProbeError
 from probe.experiments.metrics import pair_items
 from probe.experiments.result import MODEL
-from probe.findings.claim import BASE, Bench, Claim, Finding, Measured
+from probe.findings.claim import BASE, Bench, Claim, Finding, Measurement
 from probe.plotting.intervals import format_interval, percent
 from probe.stats import Interval
 
@@ -29,7 +29,7 @@ SAMPLES = 8
 """Samples of the pass@k that pass@1 is compared with."""
 
 
-def induction(bench: Bench) -> Measured:
+def induction(bench: Bench) -> Measurement:
     """How far the increments of the induction score and of the fall of the in-context loss go together."""
     result = bench.result("in_context", "icl")
     effect = Interval(*(result.value("phase_correlation", column) for column in ("value", "ci_low", "ci_high")))
@@ -38,19 +38,19 @@ def induction(bench: Bench) -> Measured:
         for metric in ("phase_induction_step", "phase_loss_step")
     )
     sentence = (
-        f"In icl the induction score rises most steeply at step {heads.shown(0)} "
-        f"and the loss in context falls most steeply at step {loss.shown(0)}; their "
+        f"In icl the induction score rises most steeply at step {heads.format(0)} "
+        f"and the loss in context falls most steeply at step {loss.format(0)}; their "
         f"increments correlate at {format_interval(*effect)}."
     )
     together = heads.low <= loss.high and loss.low <= heads.high
-    return Measured(effect, int(result.value("phase_correlation", "n")), bool(effect.low > 0 and together), sentence)
+    return Measurement(effect, int(result.value("phase_correlation", "n")), bool(effect.low > 0 and together), sentence)
 
 
-def exposure(bench: Bench) -> Measured:
+def exposure(bench: Bench) -> Measurement:
     """How much more often the base hallucinates about facts read 1 to 5 times than about those read often."""
     result = bench.result("hallucination", BASE)
     rare, often = (result.items.loc[result.items["kind"] == kind, "hall"] for kind in ("rare", "fact"))
-    effect = _unpaired(rare, often)
+    effect = _unpaired_difference(rare, often)
     table = result.tables["exposure"]
     above = table["error"] >= table["bound"]
     nearest = table.sort_values("bound").iloc[-1]
@@ -60,10 +60,10 @@ def exposure(bench: Bench) -> Measured:
         f" or more; its error is above the bound in {int(above.sum())} of {len(table)} groups (nearest where "
         f"the bound is {nearest['bound']:.2f}: error {nearest['error']:.2f})."
     )
-    return Measured(effect, len(rare) + len(often), bool(effect.low > 0 and above.all()), sentence)
+    return Measurement(effect, len(rare) + len(often), bool(effect.low > 0 and above.all()), sentence)
 
 
-def retrieval(bench: Bench) -> Measured:
+def retrieval(bench: Bench) -> Measurement:
     """How much a search of documents lowers hallucination on unseen entities.
 
     It is measured on the base, which hallucinates; the sentence also gives the effect on a model that abstains.
@@ -77,10 +77,10 @@ def retrieval(bench: Bench) -> Measured:
         f" with the passages that a search finds. Not so rlvr, which abstains without one: its hallucinations go from"
         f" {honest_rates[0]} to {honest_rates[1]}, for where the search misses it answers all the same."
     )
-    return Measured(effect, int(result.value("invention_cut_stranger", "n")), bool(effect.low > 0), sentence)
+    return Measurement(effect, int(result.value("invention_cut_stranger", "n")), bool(effect.low > 0), sentence)
 
 
-def reasoning(bench: Bench) -> Measured:
+def reasoning(bench: Bench) -> Measurement:
     """How much more RLVR adds to pass@1 than to pass@k, on the same sums."""
     result = bench.result("chain_of_thought", "rlvr", BASE)
     first, many = "pass@1", f"pass@{SAMPLES}"
@@ -93,10 +93,10 @@ def reasoning(bench: Bench) -> Measured:
         f"RLVR lifts pass@1 on sums by {format_interval(*gain[first])} and {many} by {format_interval(*gain[many])};"
         f" base reaches {base[many].mean():.2f} with {SAMPLES} tries."
     )
-    return Measured(effect, len(aligned), bool(effect.low > 0 and gain[first].low > 0), sentence)
+    return Measurement(effect, len(aligned), bool(effect.low > 0 and gain[first].low > 0), sentence)
 
 
-def forgetting(bench: Bench) -> Measured:
+def forgetting(bench: Bench) -> Measurement:
     """How much of the forgetting under plain training on later phases replay prevents."""
     result = bench.result("continual", BASE)
     effect = _interval(result.summary, "forgetting_saved_by_replay")
@@ -104,7 +104,7 @@ def forgetting(bench: Bench) -> Measured:
     shares = [f"{percent(*intervals[name])} {words}" for name, words in SPOKEN.items()]
     sentence = f"Of what it learned in earlier phases base forgets {', '.join(shares)}."
     holds = effect.low > 0 and intervals["plain"].low > 0
-    return Measured(effect, int(result.value("forgetting_saved_by_replay", "n")), bool(holds), sentence)
+    return Measurement(effect, int(result.value("forgetting_saved_by_replay", "n")), bool(holds), sentence)
 
 
 def _interval(summary: pd.DataFrame, metric: str) -> Interval:
@@ -112,7 +112,7 @@ def _interval(summary: pd.DataFrame, metric: str) -> Interval:
     return Interval(float(row["value"]), float(row["ci_low"]), float(row["ci_high"]))
 
 
-def _unpaired(first: pd.Series, second: pd.Series) -> Interval:
+def _unpaired_difference(first: pd.Series, second: pd.Series) -> Interval:
     """Difference of two mean shares over different items, by the bootstrap of each."""
     import numpy as np
 
@@ -178,7 +178,7 @@ GUESSES = ("rare", "stranger")
 """Kinds of questions whose answer a model mostly does not know."""
 
 
-def sycophancy(bench: Bench) -> Measured:
+def sycophancy(bench: Bench) -> Measurement:
     """How much more often the model of agreeable preferences defers to a false claim than the base."""
     result = bench.result("sycophancy", "dpo-agreeable", BASE)
     honest = bench.result("sycophancy", "dpo-honest", BASE)
@@ -189,10 +189,10 @@ def sycophancy(bench: Bench) -> Measured:
         f" {_share(result, 'deferral', 'baseline')}, DPO on an honest one in {_share(honest, 'deferral')}."
     )
     holds = effect.low > 0 and control.high < effect.low
-    return Measured(effect, _count(result, "deferral"), bool(holds), sentence)
+    return Measurement(effect, _count(result, "deferral"), bool(holds), sentence)
 
 
-def reward_taste(bench: Bench) -> Measured:
+def reward_taste(bench: Bench) -> Measurement:
     """How much higher a reward model scores the user's false claim than the truth."""
     from probe.rewards.bias import contrasts
     from probe.rewards.frontiers import model_reward
@@ -214,10 +214,10 @@ def reward_taste(bench: Bench) -> Measured:
         f" and prefers it in {percent(*preference)} of {len(pairs)} questions; that of an honest one"
         f" {format_interval(*control)} nats."
     )
-    return Measured(effect, len(pairs), bool(effect.low > 0 and control.high < effect.low), sentence)
+    return Measurement(effect, len(pairs), bool(effect.low > 0 and control.high < effect.low), sentence)
 
 
-def overoptimisation(bench: Bench) -> Measured:
+def overoptimisation(bench: Bench) -> Measurement:
     """The change of the true reward where the KL penalty is weak."""
     from probe.rewards.frontiers import place
 
@@ -231,10 +231,10 @@ def overoptimisation(bench: Bench) -> Measured:
         f"With beta {betas[0]:g} the proxy reward rises by {format_interval(*proxy)} and the true reward changes by "
         f"{format_interval(*gold)}; with beta {betas[1]:g} the true reward changes by {format_interval(*strong_gold)}."
     )
-    return Measured(gold, len(field.kinds), bool(gold.high < 0 and proxy.low > 0), sentence)
+    return Measurement(gold, len(field.kinds), bool(gold.high < 0 and proxy.low > 0), sentence)
 
 
-def guessing(bench: Bench) -> Measured:
+def guessing(bench: Bench) -> Measurement:
     """How much more a model that trusts its own belief should guess where a wrong answer costs no more than none.
 
     The base's distribution over the answers to a question, given that it answers at all, is its belief b. An answer y
@@ -269,10 +269,10 @@ def guessing(bench: Bench) -> Measured:
         f"for its own belief answers in {shares['binary']} where a wrong answer scores as little as none, and in "
         f"{shares['fined']} where it costs 1 (beta {beta:g})."
     )
-    return Measured(effect, len(questions), bool(effect.low > 0 and more.low > 0), sentence)
+    return Measurement(effect, len(questions), bool(effect.low > 0 and more.low > 0), sentence)
 
 
-def optimum_reached(bench: Bench) -> Measured:
+def optimum_reached(bench: Bench) -> Measurement:
     """The share of the KL from the reference to pi*_beta that DPO and RLHF have covered, the smaller of the two."""
     from probe.rewards.answers import preference_rewards
     from probe.rewards.optimum import condition, kl, kl_to_optimal, optimum
@@ -297,7 +297,9 @@ def optimum_reached(bench: Bench) -> Measured:
         f"{name} is {format_interval(*rest[name])} nats from pi*_beta and has gone {percent(*share[name])} of the way"
         for name in rewards
     ]
-    return Measured(effect, len(field.kinds), all(found.low > 0.5 for found in share.values()), "; ".join(parts) + ".")
+    return Measurement(
+        effect, len(field.kinds), all(found.low > 0.5 for found in share.values()), "; ".join(parts) + "."
+    )
 
 
 def _share_gone(start: np.ndarray, left: np.ndarray) -> Interval:

@@ -30,7 +30,7 @@ from scipy.special import entr, expit
 
 from probe import stats
 from probe.errors import ConfigError, DataError
-from probe.stats import SHARE, Bounds, Interval, unvaried
+from probe.stats import SHARE, Bounds, Interval, unvaried_interval
 
 BINS = 10
 _CHUNK = 4_000_000  # counts held in memory at once
@@ -73,10 +73,10 @@ def calibration_error(
     Arguments and errors as in `reliability`; `resamples` times N items are drawn with replacement.
     """
     p, y = _shares(predicted, target)
-    return _interval(binned(p - y, p, bins), 1, resamples, seed)
+    return _interval(bin_gaps(p - y, p, bins), 1, resamples, seed)
 
 
-def binned(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: int = BINS) -> NDArray[np.float64]:
+def bin_gaps(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: int = BINS) -> NDArray[np.float64]:
     """[N bins] each of N gaps in the column of its prediction's bin, zeros elsewhere."""
     found = np.zeros((len(gaps), bins))
     found[np.arange(len(gaps)), _bin(predicted, bins)] = gaps
@@ -101,7 +101,7 @@ def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed
         since the error is exactly 0 then.
     """
     p, _ = _shares(predicted, predicted)
-    inside = binned(np.ones(len(p)), p, bins)
+    inside = bin_gaps(np.ones(len(p)), p, bins)
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // len(p))
     sizes = [min(rows, draws - done) for done in range(0, draws, rows)]
     gaps = np.concatenate([(p - (rng.random((size, len(p))) < p)) @ inside for size in sizes])
@@ -126,7 +126,7 @@ def preference_calibration(
     """
     m = np.asarray(margins, dtype=float)
     p, q = _shares(expit(m), np.ones_like(m) if target is None else target)
-    return _interval(binned(p - q, p, bins) + binned(q - p, 1 - p, bins), 2, resamples, seed)
+    return _interval(bin_gaps(p - q, p, bins) + bin_gaps(q - p, 1 - p, bins), 2, resamples, seed)
 
 
 def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) -> Interval:
@@ -136,14 +136,14 @@ def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) 
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
     drawn = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ gaps for size in sizes])
     value = float(np.abs(gaps.sum(axis=0)).sum() / (n * sides))
-    return shifted(value, np.abs(drawn).sum(axis=1) / (n * sides), n, SHARE)
+    return shifted_interval(value, np.abs(drawn).sum(axis=1) / (n * sides), n, SHARE)
 
 
-def shifted(value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds) -> Interval:
+def shifted_interval(value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds) -> Interval:
     """As `probe.stats.percentile`, the ends shifted until the median of the draws is the estimate."""
     low, middle, high = (float(each) for each in np.quantile(drawn, (0.025, 0.5, 0.975)))
     ends = max(value + low - middle, bounds[0]), min(value + high - middle, bounds[1])
-    return unvaried(Interval(value, *ends), n, bounds)
+    return unvaried_interval(Interval(value, *ends), n, bounds)
 
 
 def _bin(p: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
@@ -184,7 +184,7 @@ def score(right: ArrayLike, wrong: ArrayLike, target: float) -> Floats:
     return np.asarray(right, dtype=float) - penalty(target) * np.asarray(wrong, dtype=float)
 
 
-def targeted(confidence: ArrayLike, right: ArrayLike, target: float) -> tuple[Floats, Floats]:
+def answers_above(confidence: ArrayLike, right: ArrayLike, target: float) -> tuple[Floats, Floats]:
     """[N] right and [N] wrong, zeros and ones, of answers that are given where the confidence is above t.
 
     Args:
@@ -230,7 +230,7 @@ def target_curves(
         raise DataError(f"Confidence targets got lists of {[len(each) for each in lists]} items: give one of each.")
     rows = []
     for target in targets:
-        rules = {"own": (lists[0], lists[1]), "target": targeted(lists[2], lists[3], target)}
+        rules = {"own": (lists[0], lists[1]), "target": answers_above(lists[2], lists[3], target)}
         for rule, (hit, miss) in rules.items():
             values = hit, miss, 1 - hit - miss, score(hit, miss, target)
             for outcome, column in zip(OUTCOMES, values, strict=True):

@@ -22,12 +22,12 @@ from probe.hallucination.confidence import (
     Equivalence,
     aurc,
     auroc,
-    binned,
+    bin_gaps,
     calibration_error,
     chance_error,
     reliability,
     risk_table,
-    shifted,
+    shifted_interval,
     target_curves,
 )
 from probe.hallucination.confidence import equivalence as equivalence_of
@@ -63,12 +63,12 @@ class CalibrationError(Metric):
     def difference(self, rows: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
         """Items drawn together; the interval is shifted until its median is the difference."""
         columns = [(floats(each, "confidence"), floats(each, "right")) for each in (rows, others)]
-        own_gaps, other_gaps = (binned(p - right, p) for p, right in columns)
+        own_gaps, other_gaps = (bin_gaps(p - right, p) for p, right in columns)
         n = len(rows)
         value = float(np.abs(own_gaps.sum(0)).sum() - np.abs(other_gaps.sum(0)).sum()) / n
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
         draws = (np.abs(counts @ own_gaps).sum(1) - np.abs(counts @ other_gaps).sum(1)) / n
-        return shifted(value, draws, n, GAIN)
+        return shifted_interval(value, draws, n, GAIN)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,11 @@ from probe.hallucination.confidence import (
     NAMED,
     Equivalence,
     agreement,
+    answers_above,
     clusters,
     discrete_entropy,
     normalise,
     score,
-    targeted,
 )
 from probe.hallucination.knowing import brier, knowing_head, last_residuals, too_few
 from probe.rows import Row, Rows, read_rows
@@ -77,14 +77,14 @@ class Question:
     @property
     def correct(self) -> list[str]:
         """The true answers, each once."""
-        return self._labelled(True)
+        return self._choices_with_label(True)
 
     @property
     def incorrect(self) -> list[str]:
         """The false ones, each once."""
-        return self._labelled(False)
+        return self._choices_with_label(False)
 
-    def _labelled(self, truth: bool) -> list[str]:
+    def _choices_with_label(self, truth: bool) -> list[str]:
         pairs = (pair for targets in (self.mc2, self.mc1) for pair in zip(*targets, strict=True))
         return list(dict.fromkeys(choice for choice, label in pairs if label == truth))
 
@@ -281,7 +281,7 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
         for target in NAMED:
             name = f"{100 * target:.0f}"
             row[f"own_{name}"] = float(score([right], [1 - right], target)[0])
-            row[f"target_{name}"] = float(score(*targeted([mass[chosen]], [right], target), target)[0])
+            row[f"target_{name}"] = float(score(*answers_above([mass[chosen]], [right], target), target)[0])
         rows.append(row)
         tick((index + 1) / len(questions))
     return pd.DataFrame(rows)

@@ -24,13 +24,13 @@ from probe.errors import DataError
 from probe.hallucination.confidence import (
     NAMED,
     agreement,
+    answers_above,
     clusters,
     discrete_entropy,
     exact_entropy,
     expected_discrete,
     identical,
     score,
-    targeted,
     with_rest,
 )
 from probe.hallucination.knowing import LinearProbe, known_direction, last_residuals, project
@@ -134,7 +134,7 @@ class ValidityBound(NamedTuple):
         return 2 * self.iiv_error - self.ratio - self.delta
 
 
-class Judged(NamedTuple):
+class JudgedAnswers(NamedTuple):
     """Answers to P prompts with the quantities of the theorem."""
 
     model: Floats
@@ -146,13 +146,13 @@ class Judged(NamedTuple):
     mask: Bools
     """[P A] True at answers."""
 
-    def take(self, keep: ArrayLike) -> "Judged":
+    def take(self, keep: ArrayLike) -> "JudgedAnswers":
         """The same of some prompts, given by a [P] mask or their numbers."""
         index = np.asarray(keep)
-        return Judged(*(each[index] for each in self))
+        return JudgedAnswers(*(each[index] for each in self))
 
 
-def validity_bound(judged: Judged, weights: ArrayLike | None = None) -> ValidityBound:
+def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> ValidityBound:
     """Both sides of theorem 1 of Kalai et al. 2509.04664, exact: a bound on errors by how badly they are recognised.
 
     Let prompts c come from mu, split the plausible answers to c into the valid ones V_c and the errors E_c, and let
@@ -209,7 +209,7 @@ def validity_bound(judged: Judged, weights: ArrayLike | None = None) -> Validity
     )
 
 
-def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | None]) -> Judged:
+def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | None]) -> JudgedAnswers:
     """The world's answers to questions about facts, judged: valid are the truth, if there is one, and abstaining.
 
     Args:
@@ -229,7 +229,7 @@ def judged_answers(world: "World", answers: "AnswerSet", truths: Sequence[str | 
         for column, text in enumerate(texts):
             valid[row, column] = text in (truth, ABSTENTION)
             train[row, column] = text == (truth or ABSTENTION)
-    return Judged(np.exp(condition(answers.logprobs)), train, valid, mask)
+    return JudgedAnswers(np.exp(condition(answers.logprobs)), train, valid, mask)
 
 
 def _relation(prompt: str) -> str:
@@ -325,7 +325,7 @@ def exact_columns(answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[
     for target in NAMED:
         name = f"{100 * target:.0f}"
         table[f"own_{name}"] = score(table["p_truth"], table["hall"], target)
-        table[f"target_{name}"] = score(*targeted(table["confidence"], table["right"], target), target)
+        table[f"target_{name}"] = score(*answers_above(table["confidence"], table["right"], target), target)
     return table
 
 
@@ -370,13 +370,15 @@ def sampled_columns(
     return table.assign(semantic_entropy_sampled=entropies, agreement=agreements)
 
 
-def judge_answers(world: "World", answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]") -> Judged:
+def judge_answers(
+    world: "World", answers: AnswerSet, codes: NDArray[np.intp], asked: "Sequence[Item]"
+) -> JudgedAnswers:
     """What the validity bound needs of the N questions."""
     first = {int(code): truth_of(item) for code, item in zip(codes, asked, strict=True)}
     return judged_answers(world, answers, [first[p] for p in range(len(answers.prompts))]).take(codes)
 
 
-def exposure_table(items: pd.DataFrame, found: Judged) -> pd.DataFrame:
+def exposure_table(items: pd.DataFrame, found: JudgedAnswers) -> pd.DataFrame:
     """Hall against the exact exposure count, with the bound of each class of counts (see `exposure_class`).
 
     Returns:
@@ -394,14 +396,14 @@ def exposure_table(items: pd.DataFrame, found: Judged) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bound_table(items: pd.DataFrame, found: Judged) -> pd.DataFrame:
+def bound_table(items: pd.DataFrame, found: JudgedAnswers) -> pd.DataFrame:
     """The bound over all questions and over those of each kind: kind and the columns of `bound_row`."""
     kinds = items["kind"].to_numpy()
     groups = {"all": np.arange(len(items))} | {kind: np.flatnonzero(kinds == kind) for kind in dict.fromkeys(kinds)}
     return pd.DataFrame([{"kind": kind} | bound_row(items, found, index) for kind, index in groups.items()])
 
 
-def bound_row(items: pd.DataFrame, found: Judged, index: NDArray[np.intp]) -> dict[str, float]:
+def bound_row(items: pd.DataFrame, found: JudgedAnswers, index: NDArray[np.intp]) -> dict[str, float]:
     """Of some questions: value, ci_low, ci_high (Hall, bootstrap over questions), accuracy and abstention (exact
     means), error (conditioned on the answer set), bound, iiv_error, ratio, delta, n."""
     part, terms = items.iloc[index], validity_bound(found.take(index))

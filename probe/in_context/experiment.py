@@ -75,7 +75,7 @@ def _chains(label: str, items: pd.DataFrame) -> str:
     if divergence is None or counting is None:
         return ""
     return (
-        f"{label} predicts Markov chains {divergence.shown(3, 'nats')} from Bayes' rule,"
+        f"{label} predicts Markov chains {divergence.format(3, 'nats')} from Bayes' rule,"
         f" where counting states would be {counting.value:.3f} away"
     )
 
@@ -103,7 +103,7 @@ def _repeats(label: str, items: pd.DataFrame) -> str:
     change = _mean(items, "olsson_repeat")
     if change is None:
         return f"{label} was asked nothing that its context could teach"
-    gain = stats.Interval(-change.value, -change.high, -change.low).shown(2, "nats")
+    gain = stats.Interval(-change.value, -change.high, -change.low).format(2, "nats")
     return f"{label} loses {gain} less on random tokens that are written again"
 
 
@@ -254,7 +254,7 @@ def run(
     elif world is not None:
         length = _length(lm)
         items, tables, facts = world_parts(lm, world, n, length, seed, part(tick, 0, 3))
-    repeats = _repeated(lm, world, max(8, n // 2 if world is not None else n // 8), seed)
+    repeats = _find_repeats(lm, world, max(8, n // 2 if world is not None else n // 8), seed)
     if repeats is not None:
         shown = Repeats(repeats.rows[:-REFERENCE], repeats.begin, repeats.size)
         found, tables["repeats"] = repeat_items(lm, shown)
@@ -279,7 +279,7 @@ def _length(lm: "LM") -> int:
     return length if isinstance(length, int) and length > 20 else 96
 
 
-def _repeated(lm: "LM", world: "World | None", n: int, seed: int) -> "Repeats | None":
+def _find_repeats(lm: "LM", world: "World | None", n: int, seed: int) -> "Repeats | None":
     """Repeats in the world's own form if its corpus has some, of the whole vocabulary for a model without a world."""
     from probe.in_context.chains import token_repeats, world_repeats
     from probe.in_context.induction import REFERENCE

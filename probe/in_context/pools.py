@@ -106,7 +106,7 @@ def in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
             f"nearer to Bayes over all {tasks}": rows[rows["ci_high"] < 0],
             "nearer to neither": rows[~((rows["ci_low"] > 0) | (rows["ci_high"] < 0))],
         }
-        told = [f"with {_listed(side)} are {what}{_by(side)}" for what, side in sides.items() if len(side)]
+        told = [f"with {_list_models(side)} are {what}{_by(side)}" for what, side in sides.items() if len(side)]
         parts += [f"on {words} models {', '.join(told)}"] if told else []
     far = curve[(curve["kind"] == "function_new") & (curve["predictor"] == "all")]
     if len(far):
@@ -115,7 +115,7 @@ def in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-def _listed(rows: pd.DataFrame) -> str:
+def _list_models(rows: pd.DataFrame) -> str:
     names = [str(size) for size in dict.fromkeys(rows["pool_size"])]
     return f"a pool of {names[0]}" if len(names) == 1 else f"pools of {', '.join(names[:-1])} and {names[-1]}"
 
@@ -131,4 +131,4 @@ def _by(rows: pd.DataFrame) -> str:
 
 
 def _number(row: pd.Series) -> str:
-    return stats.Interval(row["value"], row["ci_low"], row["ci_high"]).shown(2, "nats")
+    return stats.Interval(row["value"], row["ci_low"], row["ci_high"]).format(2, "nats")

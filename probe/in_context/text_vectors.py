@@ -105,7 +105,7 @@ def _last(lm: "LM", text: str, blocks: Sequence[int]) -> Float[Tensor, "D d"]:
     return torch.stack(states_by_block)
 
 
-class Wanted(NamedTuple):
+class LabelPlace(NamedTuple):
     """A label that is read in a row."""
 
     prompt: int
@@ -113,22 +113,22 @@ class Wanted(NamedTuple):
     ids: list[int]
 
 
-class Asked(NamedTuple):
+class LabelPrompts(NamedTuple):
     """Prompts with their labels as rows of ids, in which a label's last token is not needed."""
 
     rows: list[list[int]]
     ends: list[int]
     """Of each row: the prompt's last token."""
-    wanted: list[list[Wanted]]
+    wanted: list[list[LabelPlace]]
     """Of each row: the labels that are read in it."""
     shape: tuple[int, int]
     """Prompts and labels."""
 
 
-def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> Asked:
+def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> LabelPrompts:
     """The rows that are needed to score each label, behind a blank, after each prompt."""
     row_numbers: dict[tuple[int, ...], int] = {}
-    batch = Asked([], [], [], (len(prompts), len(labels)))
+    batch = LabelPrompts([], [], [], (len(prompts), len(labels)))
     for number, prompt in enumerate(prompts):
         for index, label in enumerate(labels):
             head, ids = split(lm.tokenizer, prompt, f" {label}")
@@ -138,13 +138,13 @@ def ask(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> Asked:
                 batch.rows.append(list(row))
                 batch.ends.append(len(head) - 1)
                 batch.wanted.append([])
-            batch.wanted[row_numbers[row]].append(Wanted(number, index, ids))
+            batch.wanted[row_numbers[row]].append(LabelPlace(number, index, ids))
     return batch
 
 
 @torch.no_grad()
 def steered_labels(
-    lm: "LM", asked: Asked, vectors: Float[Tensor, "Q d"] | None = None, block: int = 0
+    lm: "LM", asked: LabelPrompts, vectors: Float[Tensor, "Q d"] | None = None, block: int = 0
 ) -> Float[np.ndarray, "Q L"]:
     """Summed log-likelihood in nats of each label, while a vector is added to the residual stream of each prompt.
 
@@ -254,7 +254,7 @@ def function_vectors_text(
     means, scans = [], []
     for half in (0, 1):
         found = example_vectors(lm, questions[half], labels, k, layers, template, rng, part(tick, half, 4))
-        means.append({name: _grouped(each, prompts)[groups[half]] for name, each in found.items()})
+        means.append({name: _group_means(each, prompts)[groups[half]] for name, each in found.items()})
     for half in (0, 1):
         scans.append(_scan(lm, batches[half], means[half], layers, part(tick, 2 + half, 4)))
     best = [_best(scan["own"], truth) for scan, truth in zip(scans, truths, strict=True)]
@@ -279,13 +279,13 @@ def function_vectors_text(
     return TextVectors(_differences(pd.concat(frames, ignore_index=True)), _by_block(layers, scans, truths), k)
 
 
-def _grouped(each: Float[Tensor, "P D d"], size: int) -> Float[Tensor, "V D d"]:
+def _group_means(each: Float[Tensor, "P D d"], size: int) -> Float[Tensor, "V D d"]:
     """Means of `size` prompts after another."""
     return each.unflatten(0, (-1, size)).mean(1)
 
 
 def _scan(
-    lm: "LM", batch: Asked, vectors: dict[str, Float[Tensor, "Q D d"]], blocks: Sequence[int], tick: Tick
+    lm: "LM", batch: LabelPrompts, vectors: dict[str, Float[Tensor, "Q D d"]], blocks: Sequence[int], tick: Tick
 ) -> dict[str, Float[np.ndarray, "D Q L"]]:
     """Log-likelihoods of the labels without a vector and with each, by block."""
     results = {"plain": np.stack([steered_labels(lm, batch)] * len(blocks))}
@@ -300,7 +300,7 @@ def _scan(
 
 def _random(
     lm: "LM",
-    batch: Asked,
+    batch: LabelPrompts,
     like: Float[Tensor, "Q d"],
     groups: np.ndarray,
     block: int,

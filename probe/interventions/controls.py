@@ -22,7 +22,7 @@ from probe.interventions.sites import Activations, Edit, Site, check, grid, laye
 from probe.logits.lens import Target, value
 from probe.model.lm import LM
 from probe.model.text import pieces
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Null:
 
 
 @dataclass(frozen=True)
-class Outcome(Drawn):
+class Outcome(Drawable):
     """The effect of one intervention on the target and the answers, with its nulls."""
 
     sites: list[Site]
@@ -164,7 +164,7 @@ def intervene(
     kinds = sorted({site.kind for site in sites})
     logits, base = observe(lm, ids, [layer.hook for kind in kinds for layer in _layers(lm, kind)])
     others = _other_sites(lm, sites, base, sources[0], len(ids), draws, rng)
-    rotations = [_turned(sites, base, sources[draw % len(sources)], rng) for draw in range(draws)]
+    rotations = [_random_edits(sites, base, sources[draw % len(sources)], rng) for draw in range(draws)]
     rows = [edits(sites, source) for source in sources]
     rows += [edits(group, sources[draw % len(sources)]) for draw, group in enumerate(others)]
     outputs = sweep(lm, ids, rows + rotations, target, answers, tick)
@@ -220,7 +220,9 @@ def _layers(lm: LM, kind: str) -> list[Site]:
     return [Site(kind, layer, 0 if kind == "head" else None) for layer in layers_of(lm, kind)]  # type: ignore[arg-type]
 
 
-def _turned(sites: Sequence[Site], base: Activations, source: Activations, rng: np.random.Generator) -> list[Edit]:
+def _random_edits(
+    sites: Sequence[Site], base: Activations, source: Activations, rng: np.random.Generator
+) -> list[Edit]:
     """Edits of the sites with the norm of the source's change, in random directions."""
     rotations = []
     for site in sites:

@@ -44,7 +44,7 @@ from probe.interventions.sites import (
 from probe.logits.lens import Target, value
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ Mode = Literal["zero", "mean", "resample"]
 
 
 @dataclass(frozen=True)
-class Ablation(Drawn):
+class Ablation(Drawable):
     """The effect of ablating each site of a grid."""
 
     kind: Kind
@@ -318,7 +318,7 @@ def sources(
     if mode == "zero":
         return [{name: torch.zeros_like(tensor) for name, tensor in own.items()}]
     if mode == "mean":
-        return [_filled(reference if isinstance(reference, Means) else means(lm, reference, names), own)]
+        return [_repeat_means(reference if isinstance(reference, Means) else means(lm, reference, names), own)]
     if isinstance(reference, Means):
         raise ConfigError("The ablation 'resample' got mean activations: give reference texts.")
     texts = _usable(lm, reference, mode)
@@ -343,7 +343,7 @@ def _usable(lm: LM, reference: Sequence[str | Sequence[int]], mode: Mode) -> lis
     return texts
 
 
-def _filled(averages: Means, own: Activations) -> Activations:
+def _repeat_means(averages: Means, own: Activations) -> Activations:
     """The means at every token of a text."""
     fills = {}
     for name, tensor in own.items():
@@ -382,7 +382,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Patching(Drawn):
+class Patching(Drawable):
     """The target with each site of a grid patched, exact or estimated."""
 
     kind: Kind

@@ -279,7 +279,7 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     reading = read(prompt)
     if reading is not None and prompt.endswith("<bot>"):
         pair = _of_dialogue(lm, world, prompt, reading)
-        return _completed(lm, world, pair, reading) if lm.readout != "tokens" else pair
+        return _complete(lm, world, pair, reading) if lm.readout != "tokens" else pair
     return next((found for found in _of_task(world, prompt) if _fits(lm, found)), Counterpart(prompt))
 
 
@@ -307,7 +307,7 @@ def _of_dialogue(lm: LM, world: World, prompt: str, reading: Reading) -> Counter
     return Counterpart(prompt)
 
 
-def _completed(lm: LM, world: World, pair: Counterpart, reading: Reading) -> Counterpart:
+def _complete(lm: LM, world: World, pair: Counterpart, reading: Reading) -> Counterpart:
     """For a model that scores texts: the prompt answered with the claim (or the truth), and with another value."""
     first = (pair.answer or f" {world.values(reading.relation)[0]}").strip()
     second = (pair.rival or pair.against or "").strip() or next(v for v in world.values(reading.relation) if v != first)

@@ -26,7 +26,7 @@ from probe.interventions.sites import TOKENS_PER_PASS, Site
 from probe.logits.lens import Target, answer_ids, kl, require_inside
 from probe.model.lm import LM
 from probe.model.text import encode, text_ids
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Dose(Drawn):
+class Dose(Drawable):
     """The target against the coefficient, beside random directions and the accuracy control."""
 
     alphas: np.ndarray

@@ -2,7 +2,7 @@ from .attribution import attribute as attribute
 from .lens import kl as kl
 from .lens import logit_lens as logit_lens
 from .lens import target_of as target_of
-from .parts import promoted as promoted
+from .parts import promoted_tokens as promoted_tokens
 from .parts import read_parts as read_parts
 from .trajectories import over_layers as over_layers
 from .trajectories import over_writing as over_writing

@@ -30,14 +30,14 @@ from probe.logits.lens import Target, value
 from probe.logits.parts import Reading, output_weights, read_parts
 from probe.model.lm import LM
 from probe.model.text import pieces
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
 @dataclass(frozen=True)
-class Attribution(Drawn):
+class Attribution(Drawable):
     """What each part adds to a target's value, in nats (of a scalar model in the scalar's unit)."""
 
     tokens: list[str]

@@ -198,7 +198,7 @@ def lens_map(
         layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **lower)
     cell = (width - BESIDE) / len(tokens), (height - margins) * stride / sum(rows)
     for index, panel in enumerate(maps):
-        row_indices = _thinned(rows[index], stride)
+        row_indices = _choose_rows(rows[index], stride)
         difference = paired and index == 2
         for trace in _lens_traces(panel, row_indices, tokens, start, label, unit, cell, difference):
             figure.add_trace(trace, row=index + 1, col=1)
@@ -214,7 +214,7 @@ def lens_map(
     return figure
 
 
-def _thinned(rows: int, stride: int) -> list[int]:
+def _choose_rows(rows: int, stride: int) -> list[int]:
     """Rows that are shown: the output, every stride-th below it, and the embedding."""
     return sorted({0, *range(rows - 1, -1, -stride)})
 

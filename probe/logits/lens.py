@@ -26,7 +26,7 @@ from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, require_known, text_ids
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -50,7 +50,7 @@ class LensRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lens(Drawn):
+class Lens(Drawable):
     """The logit lens on one text; column t tells what follows token t."""
 
     tokens: list[str]
@@ -179,10 +179,10 @@ def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
 
     Both are the plain modules: hooks on them do not act here.
     """
-    return shaped(lm, lm.model.get_output_embeddings()(lm.bridge.ln_final.original_component(residual)).float())
+    return shape_logits(lm, lm.model.get_output_embeddings()(lm.bridge.ln_final.original_component(residual)).float())
 
 
-def shaped(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def shape_logits(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """What an architecture makes of the unembedding's output: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
     logits, cap = logits * output_scale(lm), getattr(lm.model.config, "final_logit_softcapping", None)
     return torch.tanh(logits / cap) * cap if cap else logits

@@ -152,7 +152,9 @@ def source_bars(
         unit: of the number.
     """
     names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
-    figure = _grouped([(name, colour, list(range(len(tokens))), values) for name, colour, values in sides], names, unit)
+    figure = _draw_grouped(
+        [(name, colour, list(range(len(tokens))), values) for name, colour, values in sides], names, unit
+    )
     figure.update_xaxes(title_text="source token", tickangle=-45, **token_axis(tokens))
     figure.update_yaxes(title_text=f"adds to {escape(shorten(label, 20))}{f' ({unit})' * (unit != label)}")
     return figure
@@ -170,7 +172,7 @@ def neuron_bars(
         unit: of the number.
     """
     names = [f"neuron {neuron}" for neuron in neurons]
-    figure = _grouped(
+    figure = _draw_grouped(
         [(name, colour, list(range(len(neurons))), values) for name, colour, values in sides], names, unit
     )
     figure.update_xaxes(title_text="neuron", tickangle=-45, **token_axis([str(neuron) for neuron in neurons]))
@@ -178,7 +180,9 @@ def neuron_bars(
     return figure
 
 
-def _grouped(sides: Sequence[tuple[str, str, Sequence[int], np.ndarray]], names: Sequence[str], unit: str) -> go.Figure:
+def _draw_grouped(
+    sides: Sequence[tuple[str, str, Sequence[int], np.ndarray]], names: Sequence[str], unit: str
+) -> go.Figure:
     figure = new_figure(barmode="group", bargap=0.25, showlegend=len(sides) > 1)
     for name, colour, xs, values in sides:
         figure.add_trace(

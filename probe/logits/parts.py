@@ -23,7 +23,7 @@ from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -141,7 +141,7 @@ def _read(
 
 
 @dataclass(frozen=True)
-class Promoted(Drawn):
+class PromotedTokens(Drawable):
     """Tokens that a part of a model makes likelier and less likely."""
 
     part: str
@@ -193,7 +193,7 @@ class Promoted(Drawn):
 
 
 @torch.no_grad()
-def promoted(
+def promoted_tokens(
     lm: LM,
     text: str | Sequence[int] | Reading,
     layer: int,
@@ -201,7 +201,7 @@ def promoted(
     position: int | None = None,
     k: int = 10,
     neuron: int | None = None,
-) -> Promoted:
+) -> PromotedTokens:
     """What a part wrote after the token at `position`, as tokens.
 
     The final norm's scale is the one that the model has there, so a token's value is what direct logit attribution
@@ -237,11 +237,11 @@ def promoted(
         output, part = post[neuron] * weight[neuron].float(), f"L{layer} neuron {neuron}"
     else:
         output, part = reading.mlps[layer], f"L{layer} MLP"
-    return _ranked(lm, final_norm(lm, reading.final)(output), part, k)
+    return _rank_tokens(lm, final_norm(lm, reading.final)(output), part, k)
 
 
 @torch.no_grad()
-def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> Promoted:
+def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> PromotedTokens:
     """What a head would promote if it attended to one token only, from the weights alone.
 
     The residual stream of that token is its embedding: W_U^T L norm(W_E[x]), without biases and at a final scale of 1.
@@ -277,14 +277,14 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     inputs = block.attn.W_V.detach().float()  # [H_kv d dh]
     value = stream.float() @ inputs[head * len(inputs) // len(output)]
     norm = replace(final_norm(lm, table[token].float()), scale=torch.ones(1, device=table.device))
-    return _ranked(lm, norm(value @ output[head]), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
+    return _rank_tokens(lm, norm(value @ output[head]), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
 
 
-def _ranked(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> Promoted:
+def _rank_tokens(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> PromotedTokens:
     """The tokens at both ends of what a normed direction adds to the logits."""
     logits = unembedding(lm) @ output
     best, worst = logits.topk(min(k, len(logits))), (-logits).topk(min(k, len(logits)))
-    return Promoted(
+    return PromotedTokens(
         part=part,
         ids=best.indices.cpu().numpy(),
         pieces=pieces(lm.tokenizer, best.indices.tolist()),

@@ -52,7 +52,8 @@ def over_training(run: "Run", prompt: int = 0, position: int | None = None) -> p
             f"Position {t} was asked for in a prompt of {record.length} tokens: give 0 to {record.length - 1}."
         )
     frames = [
-        _captured(step, captures.load(step), prompt, t, record.answers, record.answer_ids) for step in captures.steps
+        _measure_prompt(step, captures.load(step), prompt, t, record.answers, record.answer_ids)
+        for step in captures.steps
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -122,7 +123,7 @@ def promoted_over_training(run: "Run", prompt: int = 0) -> pd.DataFrame:
     if not frames:
         raise DataError(
             f"The captures of `{run.name}` hold no promoted tokens, since they are older than this version of Probe or "
-            "the parts of the model do not sum to its logits: train again, or try `promoted` on its checkpoints."
+            "the parts of the model do not sum to its logits: train again, or try `promoted_tokens` on its checkpoints."
         )
     return pd.concat(frames, ignore_index=True)
 
@@ -208,7 +209,7 @@ def _prompt(run: "Run", prompt: int, answers: bool = False) -> tuple["Captures",
     return captures, prompts[prompt]
 
 
-def _captured(
+def _measure_prompt(
     step: int, tensors: dict[str, np.ndarray], prompt: int, t: int, answers: Sequence[str], ids: Sequence[int]
 ) -> pd.DataFrame:
     """The measures of one prompt at one step."""

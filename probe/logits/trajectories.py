@@ -32,13 +32,13 @@ from probe.logits.lens import (
     lens_of,
     require_same_tokens,
     residual_names,
-    shaped,
+    shape_logits,
     unembed,
 )
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import encode, pieces, text_ids
-from probe.plotting.notebook import NAME, Drawn
+from probe.plotting.notebook import NAME, Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -48,7 +48,7 @@ AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
-class LayerTrajectory(Drawn):
+class LayerTrajectory(Drawable):
     """A text through the layers of one model."""
 
     lens: Lens
@@ -73,7 +73,7 @@ class LayerTrajectory(Drawn):
         """[D+1 T] entropy, nats."""
         return self.lens.entropy
 
-    def decided(self, position: int) -> int:
+    def decision_row(self, position: int) -> int:
         """The first row from which on the favourite after the token at `position` stays that of the output."""
         favourites = self.lens.top_ids[:, position - self.start, 0]
         other = np.flatnonzero(favourites != favourites[-1])
@@ -112,7 +112,7 @@ class LayerTrajectory(Drawn):
 
 
 @dataclass(frozen=True)
-class PairTrajectory(Drawn):
+class PairTrajectory(Drawable):
     """Two models on one text through their layers."""
 
     base: LayerTrajectory
@@ -153,7 +153,7 @@ class PairTrajectory(Drawn):
 
 
 @dataclass(frozen=True)
-class ScalarLens(Drawn):
+class ScalarLens(Drawable):
     """The scalar of a reward or value model, read after each layer at each token."""
 
     tokens: list[str]
@@ -389,11 +389,11 @@ def columns(lm: LM, residual: Float[Tensor, "D T d"], tokens: Int[Tensor, "D T K
     logits = (head.weight[tokens] @ normed[..., None])[..., 0]
     if getattr(head, "bias", None) is not None:
         logits = logits + head.bias[tokens]
-    return shaped(lm, logits.float())
+    return shape_logits(lm, logits.float())
 
 
 @dataclass(frozen=True)
-class WrittenTrajectory(Drawn):
+class WrittenTrajectory(Drawable):
     """A model writes: entry i belongs to the distribution from which written token i was drawn."""
 
     prompt_tokens: list[str]

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.errors import MissingToolError, ModelError, one_line
 from probe.model import loading as weights
-from probe.model.references import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Located, is_adapter, resolve
+from probe.model.references import ADAPTER_CONFIG, ADAPTER_WEIGHTS, ModelPlace, is_adapter, resolve
 from probe.untrusted import foreign, parse_json, short
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def base_of(directory: Path, config: dict[str, Any] | None = None) -> Located:
+def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace:
     """The base model of the adapter in `directory`, checked.
 
     A base that was a run's checkpoint is also found when the folder of runs has moved since: as a run of that name

@@ -43,15 +43,15 @@ class Norm:
 
     def __call__(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """The normed input."""
-        return self.centred(x) / self.scale(x) * self.weight + self.bias
+        return self.centre(x) / self.scale(x) * self.weight + self.bias
 
-    def centred(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+    def centre(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
         """The input without its mean, for a layer norm; else itself."""
         return x - x.mean(-1, keepdim=True) if self.kind == "layer" else x
 
     def scale(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... 1"]:
         """What the input is divided by: the part of a norm that "norms held fixed" holds fixed."""
-        return (self.centred(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
+        return (self.centre(x).square().mean(-1, keepdim=True) + self.eps).sqrt()
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class Rotary:
     def __call__(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
         """R_t x_t at each position: direction i turns with direction i + r/2, directions from r on stay."""
         cos, sin = self.angles(x)
-        return self._turned(x, cos, sin)
+        return self._rotate(x, cos, sin)
 
     def back(self, x: Float[Tensor, "... T dh"]) -> Float[Tensor, "... T dh"]:
         """R_t^T x_t at each position (the inverse, unless the model scales its rotation)."""
         cos, sin = self.angles(x)
-        return self._turned(x, cos, -sin)  # both directions of a pair turn by the same angle
+        return self._rotate(x, cos, -sin)  # both directions of a pair turn by the same angle
 
     def matrix(self, position: int, like: Float[Tensor, "... dh"]) -> Float[Tensor, "dh dh"]:
         """R_t as a matrix, in the format and width of `like`."""
@@ -83,7 +83,7 @@ class Rotary:
         return self(eye[:, None, :].expand(-1, position + 1, -1))[:, position].T
 
     @staticmethod
-    def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         rotary, unrotated = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
         first, second = rotary.chunk(2, dim=-1)
         rotated = rotary * cos + torch.cat([-second, first], dim=-1) * sin
@@ -398,13 +398,13 @@ def embed(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[Tens
 
 def queries(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
     """R_t M h_t of E3, with the bias of M and the norm of queries where the model has them."""
-    return _directed(maps, torch.einsum("...td,hed->...hte", h, maps.M) + maps.m_bias[:, None], maps.q_norm)
+    return _place_states(maps, torch.einsum("...td,hed->...hte", h, maps.M) + maps.m_bias[:, None], maps.q_norm)
 
 
 def keys(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
     """R_s N h_s of E3, for each query head."""
     shared = torch.einsum("...td,hed->...hte", h, maps.N_shared) + maps.n_bias_shared[:, None]
-    return _directed(maps, shared, maps.k_norm)[..., maps.group, :, :]
+    return _place_states(maps, shared, maps.k_norm)[..., maps.group, :, :]
 
 
 def values(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
@@ -474,7 +474,7 @@ def recompose(net: Network, ids: Sequence[int] | Int[Tensor, "... T"]) -> Float[
     return readout(net, h)
 
 
-def _directed(maps: Maps, x: Tensor, norm: Norm | None) -> Tensor:
+def _place_states(maps: Maps, x: Tensor, norm: Norm | None) -> Tensor:
     """A query or key with its norm and its rotation."""
     x = x if norm is None else norm(x)
     return x if maps.rotary is None else maps.rotary(x)

@@ -72,11 +72,11 @@ class Sampling:
         """One token a row by inverting the cumulative distribution at `chance` in [0, 1)."""
         if self.temperature == 0:
             return probabilities.argmax(-1)
-        total = self.truncated(probabilities).cumsum(-1, dtype=torch.float64)
+        total = self.truncate(probabilities).cumsum(-1, dtype=torch.float64)
         found = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
         return found.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
 
-    def truncated(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
+    def truncate(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """The probabilities with the tokens that top-k, top-p and min-p leave out set to 0; not normalised."""
         if self.top_k is not None and self.top_k < probabilities.shape[-1]:
             least = probabilities.topk(self.top_k, dim=-1)
@@ -247,7 +247,7 @@ def generate(
     try:
         if logits is None and not (can_cache(model) and _sound(model, max(map(len, ids)) + max(room))):
             logits = partial(whole_logits, model)
-        run = _cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
+        run = _run_cached(model, ids, max(room)) if logits is None else _whole(logits, ids)
         samples = _loop(run, sampling, chances, room, n, ends, pad_id(tokenizer), top_logprobs)
     finally:
         if training:
@@ -321,7 +321,7 @@ def _spread(values: Tensor, rows: Tensor, count: int, fill: int) -> Tensor:
     return values.new_full((count, *values.shape[1:]), fill).index_copy(0, rows, values)
 
 
-def _cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
+def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) -> Run:
     """Logits [M V] of the next token, from one pass over each prompt and then one token a step."""
     device = model.device
     ids, prompt_mask = (tensor.to(device) for tensor in pad(prompts, 0, "left"))
@@ -352,7 +352,7 @@ def _sound(model: PreTrainedModel, width: int) -> bool:
         def values(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
             """Logits of the third token after two known ones: both samples of the first prompt, and the second's."""
             texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
-            run = _cached(model, texts, len(FORCED) + 1) if cached else _whole(partial(whole_logits, model), texts)
+            run = _run_cached(model, texts, len(FORCED) + 1) if cached else _whole(partial(whole_logits, model), texts)
             next(run)
             parents = torch.tensor([0, 0, 1], device=model.device)
             for step in FORCED:

@@ -35,7 +35,7 @@ class HookWarning(UserWarning):
 
 HookFn = Callable[[torch.Tensor, Any], torch.Tensor | None]
 Hook = tuple[str, HookFn]
-Fused = tuple[Any, str, tuple[str, ...]]
+FusedPart = tuple[Any, str, tuple[str, ...]]
 """A component, the method that splits its projection, and the names of the parts."""
 COMPARED = 6
 """Tokens on which hooked and plain logits are compared when a bridge is built."""
@@ -133,14 +133,14 @@ def signature(model: PreTrainedModel) -> list[tuple[int, torch.dtype, torch.devi
     return [(id(parameter), parameter.dtype, parameter.device) for parameter in model.parameters()]
 
 
-def fused(bridge: TransformerBridge) -> list[Fused]:
+def fused_parts(bridge: TransformerBridge) -> list[FusedPart]:
     """The components of a bridge that hold parts of a fused projection; looked for once, since it walks all modules."""
     return [
         (module, split, names) for module in bridge.modules() for split, names in FUSED.items() if split in vars(module)
     ]
 
 
-def refresh(bridge: TransformerBridge, projections: Sequence[Fused], training: bool) -> None:
+def refresh(bridge: TransformerBridge, projections: Sequence[FusedPart], training: bool) -> None:
     """Bring the bridge up to date with the parameters it shares: split projections and training mode."""
     if bridge.original_model.training != training:
         bridge.train(training)
@@ -154,7 +154,7 @@ def refresh(bridge: TransformerBridge, projections: Sequence[Fused], training: b
 
 
 @contextmanager
-def hooked(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[None]:
+def attach_hooks(bridge: TransformerBridge, hooks: Sequence[Hook]) -> Iterator[None]:
     """Attach hook functions `fn(tensor, hook) -> tensor | None` while the context lasts, whatever happens in it."""
     points = bridge.hook_dict
     check_names(bridge, [name for name, _ in hooks])

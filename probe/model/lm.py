@@ -144,15 +144,15 @@ class LM:
         Raises:
             ModelError: transformer-lens has no adapter for the architecture.
         """
-        from probe.model.hooks import build_bridge, fused, refresh, signature
+        from probe.model.hooks import build_bridge, fused_parts, refresh, signature
 
         with self._bridge_lock:
             current = signature(self.model)
             if self._bridge is None or self._bridge[1] != current:
-                if self._hooked:
+                if self._hook_depth:
                     raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
                 built = build_bridge(self.model, self.tokenizer)
-                self._bridge = built, current, fused(built)
+                self._bridge = built, current, fused_parts(built)
             bridge, _, projections = self._bridge
             refresh(bridge, projections, self.model.training)
             return bridge
@@ -170,7 +170,7 @@ class LM:
         """
         ids, mask = self._batch(tokens)
         inputs: dict[str, Any] = {"attention_mask": mask.long(), "position_ids": positions(mask)}
-        if self._hooked:
+        if self._hook_depth:
             return self.bridge(ids, **inputs)
         return forward(self.model, ids, use_cache=False, **inputs).logits
 
@@ -194,7 +194,7 @@ class LM:
             DataError: a text with words that the tokenizer does not know, or one that is too long.
         """
         heads, groups = self._pairs(prompts, completions)
-        if not self._hooked:
+        if not self._hook_depth:
             return completion_logprobs(self.model, heads, groups, temperature=temperature)
         pairs = [(head, ids) for head, group in zip(heads, groups, strict=True) for ids in group]
         logits = self.logits([[*head, *ids] for head, ids in pairs])
@@ -233,7 +233,7 @@ class LM:
             seed=seed,
             stop=stop,
             top_logprobs=top_logprobs,
-            logits=self.logits if self._hooked else None,
+            logits=self.logits if self._hook_depth else None,
         )
 
     @torch.no_grad()
@@ -278,14 +278,14 @@ class LM:
         Raises:
             ConfigError: an unknown name; the message lists near ones.
         """
-        from probe.model.hooks import hooked
+        from probe.model.hooks import attach_hooks
 
-        with self._bridge_lock, hooked(self.bridge, hooks):
-            self._depth.hooks = self._hooked + 1
+        with self._bridge_lock, attach_hooks(self.bridge, hooks):
+            self._depth.hooks = self._hook_depth + 1
             try:
                 yield self
             finally:
-                self._depth.hooks = self._hooked - 1
+                self._depth.hooks = self._hook_depth - 1
 
     def hook_names(self) -> list[str]:
         """Every hook name of this model, old (`blocks.0.hook_resid_post`) and canonical (`blocks.0.hook_out`)."""
@@ -324,7 +324,7 @@ class LM:
         return f"<table>{rows}</table>"
 
     @property
-    def _hooked(self) -> int:
+    def _hook_depth(self) -> int:
         """How many `hooks` contexts this thread is in."""
         return getattr(self._depth, "hooks", 0)
 

@@ -182,12 +182,12 @@ def shapes(directory: Path) -> dict[str, tuple[int, ...]]:
     for file in sorted(directory.glob("*.safetensors")):
         if file.name in TRAINER_STATE:
             continue
-        with foreign(_broken(directory)), safe_open(file, "pt") as weights:
+        with foreign(_broken_error(directory)), safe_open(file, "pt") as weights:
             sizes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     return sizes
 
 
-def _broken(directory: Path) -> Callable[[str], ModelError]:
+def _broken_error(directory: Path) -> Callable[[str], ModelError]:
     return lambda reason: ModelError(f"The weights in `{directory}` are broken ({reason}): copy or fetch them again.")
 
 

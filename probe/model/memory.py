@@ -113,7 +113,7 @@ def _learn(lm: LM) -> Law:
     from probe.model.hooks import build_bridge
 
     # Hooks that are attached now would fire on texts they do not know: a bridge of its own then.
-    bridge = build_bridge(lm.model, lm.tokenizer) if lm._hooked else lm.bridge
+    bridge = build_bridge(lm.model, lm.tokenizer) if lm._hook_depth else lm.bridge
     runs = []
     for batch, length in ((1, 2), (1, 3), (1, 4), (2, 4)):
         ids = torch.zeros(batch, length, dtype=torch.long, device=lm.device)
@@ -155,7 +155,7 @@ def free_bytes(device: torch.device | str = "cpu") -> int | None:
         return torch.cuda.mem_get_info(place)[0] + idle
     if place.type != "cpu":
         return None
-    known = [size for size in (_available(Path("/proc/meminfo")), _left(GROUPS)) if size is not None]
+    known = [size for size in (_available(Path("/proc/meminfo")), _memory_left(GROUPS)) if size is not None]
     return min(known, default=None)
 
 
@@ -178,7 +178,7 @@ def _available(file: Path) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _left(folder: Path) -> int | None:
+def _memory_left(folder: Path) -> int | None:
     """What a control group's limit leaves, file pages that can be dropped counted as free; None without a limit."""
     for limit, current, stat, droppable in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),

@@ -17,7 +17,7 @@ Readout = Literal["tokens", "reward", "value"]
 """What of a model is read out (`probe.model.rewards`); behind `#` in a reference."""
 
 
-class Located(NamedTuple):
+class ModelPlace(NamedTuple):
     """Where a model lies."""
 
     directory: Path
@@ -26,7 +26,7 @@ class Located(NamedTuple):
     """The run that the checkpoint belongs to, if any."""
 
 
-def resolve(ref: str | Path, revision: str | None = None) -> Located:
+def resolve(ref: str | Path, revision: str | None = None) -> ModelPlace:
     """The directory that `ref` names, checked: it has a configuration and weights in safetensors.
 
     Args:
@@ -47,18 +47,18 @@ def resolve(ref: str | Path, revision: str | None = None) -> Located:
     except RunError as error:
         no_run = str(error)
     else:
-        return Located(checked(_checkpoint(run, step)), run)
+        return ModelPlace(check_model_folder(_checkpoint(run, step)), run)
     if step:
         raise ModelError(no_run)
     if os.path.isdir(path):
-        return Located(checked(path), _owner(path))
+        return ModelPlace(check_model_folder(path), _owner(path))
     if not HUB_ID.fullmatch(text):
         raise ModelError(
             f"There is no model at `{brief(text)}`: give a run, a folder that holds config.json, or a hub id."
         )
-    if "/" not in text and cached(text, revision) is None:
+    if "/" not in text and cached_snapshot(text, revision) is None:
         raise ModelError(no_run)
-    return Located(checked(_download(text, revision)), None)
+    return ModelPlace(check_model_folder(_download(text, revision)), None)
 
 
 def place(ref: str | Path) -> Path:
@@ -95,7 +95,7 @@ def split_readout(ref: str) -> tuple[str, Readout | None]:
     )
 
 
-def checked(directory: Path) -> Path:
+def check_model_folder(directory: Path) -> Path:
     """`directory`, if it holds a configuration and weights in safetensors that need no code of their own.
 
     Raises:
@@ -142,7 +142,7 @@ def read_config(directory: Path) -> dict:
         raise ModelError(
             f"`{file}` names no model_type, so the architecture is unknown: use the config.json of the model."
         )
-    if not _bounded(config):
+    if not _is_bounded(config):
         raise ModelError(f"`{file}` holds a number beyond all bounds: fetch the file anew.")
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
@@ -158,10 +158,10 @@ def read_config(directory: Path) -> dict:
     return config
 
 
-def _bounded(value: object) -> bool:
+def _is_bounded(value: object) -> bool:
     """Whether no whole number in a configuration is larger than what libraries compute with."""
     if isinstance(value, dict | list):
-        return all(map(_bounded, value.values() if isinstance(value, dict) else value))
+        return all(map(_is_bounded, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, int) or abs(value) < 2**63
 
 
@@ -208,7 +208,7 @@ def _file_message(path: Path) -> str:
     return f"`{path}` is a file: give the folder that holds config.json and the weights."
 
 
-def cached(name: str, revision: str | None = None) -> Path | None:
+def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
     """The snapshot of a hub id in the hub's cache on this machine, or None; no network access."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

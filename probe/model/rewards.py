@@ -102,7 +102,7 @@ class RewardModel:
         Raises:
             DataError: the lists differ in length, or a text is empty or longer than the model's context.
         """
-        pairs = self._encoded(prompts, completions)
+        pairs = self._encode_pairs(prompts, completions)
         result = torch.zeros(len(pairs), dtype=torch.float32)
         for heads, groups, order in batches(pairs):
             result[order] = last_scores(self.model, heads, groups).float().cpu()
@@ -117,7 +117,7 @@ class RewardModel:
         The last real value of a row is the completion's score. The reward of a single token is its increment over the
         value before.
         """
-        pairs = self._encoded(prompts, completions)
+        pairs = self._encode_pairs(prompts, completions)
         width = max((len(completion) for _, completion in pairs), default=0)
         values, mask = torch.zeros(len(pairs), width), torch.zeros(len(pairs), width, dtype=torch.bool)
         for heads, groups, order in batches(pairs):
@@ -128,7 +128,7 @@ class RewardModel:
     def __repr__(self) -> str:
         return f"RewardModel({self.ref or 'created'}, {type(self.model).__name__}, {self.fingerprint[:12]})"
 
-    def _encoded(self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]) -> list[Pair]:
+    def _encode_pairs(self, prompts: Sequence[str | Ids], completions: Sequence[str | Ids]) -> list[Pair]:
         if isinstance(prompts, str) or isinstance(completions, str) or len(prompts) != len(completions):
             raise DataError(
                 f"{_count(prompts)} and {_count(completions)} were to be scored: give two lists of equal length, "

@@ -186,10 +186,10 @@ def completion_logprobs(
     owner = torch.tensor(rows, device=device)
     trees_fit = share_prompt and can_branch(model) and fits(unwrap(model), prompts, completions)
     if trees_fit and _sound(model, "trees", widest(prompts, completions)):
-        return _branched(model, prompts, completions, targets, mask, temperature, readout)
+        return _score_as_trees(model, prompts, completions, targets, mask, temperature, readout)
     longest = max(map(len, prompts)) + mask.shape[1]
     if share_prompt and can_share(model) and _sound(model, "cache", longest):
-        score = _shared
+        score = _score_shared
     else:
         score = _plain if _sound(model, "padding", longest) else _alone
     return score(model, prompts, owner, targets, mask, temperature, readout)
@@ -203,7 +203,7 @@ def gather_logprobs(
     first = torch.tensor(prompt_lengths, device=logits.device)[:, None] - 1
     columns = (first + torch.arange(targets.shape[1], device=logits.device)).clamp(max=logits.shape[1] - 1)
     at = torch.arange(len(targets), device=logits.device)[:, None]
-    return _packed(logits[at, columns], targets, mask, temperature)
+    return _token_logprobs(logits[at, columns], targets, mask, temperature)
 
 
 def can_share(model: nn.Module) -> bool:
@@ -234,12 +234,16 @@ def _sound(model: nn.Module, way: str, width: int) -> bool:
             flat = [ids for group in groups for ids in group]
             targets, mask = (tensor.to(next(inner.parameters()).device) for tensor in pad(flat, 0))
             rows = [row for row, group in enumerate(groups) for _ in group]
-            whose: Any = groups if score is _branched else torch.tensor(rows, device=targets.device)
+            whose: Any = groups if score is _score_as_trees else torch.tensor(rows, device=targets.device)
             return score(inner, prompts, whose, targets, mask, 1.0, None).values[mask]
 
         return values
 
-    ways: dict[str, Callable[..., TokenLogprobs]] = {"trees": _branched, "cache": _shared, "padding": _plain}
+    ways: dict[str, Callable[..., TokenLogprobs]] = {
+        "trees": _score_as_trees,
+        "cache": _score_shared,
+        "padding": _plain,
+    }
     return sharing.agrees(model, way, width, measured(ways[way]), measured(_alone))
 
 
@@ -271,7 +275,7 @@ def _nothing(model: nn.Module, readout: nn.Module | None, mask: Bool[Tensor, "N 
     return TokenLogprobs(values, mask, values.detach(), mask, None if readout is None else values)
 
 
-def _branched(
+def _score_as_trees(
     model: nn.Module,
     prompts: Sequence[Ids],
     completions: Sequence[Sequence[Ids]],
@@ -291,7 +295,7 @@ def _branched(
     return _spread(output.logits[0], targets, mask, temperature, None if readout is None else output.readout[0])
 
 
-def _shared(
+def _score_shared(
     model: nn.Module,
     prompts: Sequence[Ids],
     owner: Tensor,
@@ -319,12 +323,12 @@ def _shared(
     )
     if mask.shape[1] == 1:
         return first
-    cache = _repeated(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
+    cache = _repeat_cache(head.past_key_values, torch.bincount(owner, minlength=len(prompts)))
     whole = torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1)
     places = positions(whole)[:, ids.shape[1] :]
     inputs = {"attention_mask": whole.long(), "position_ids": places, "past_key_values": cache}
     tail = forward(model, targets[:, :-1], use_cache=True, readout=readout, **inputs)
-    rest = _packed(tail.logits, targets[:, 1:], mask[:, 1:], temperature, tail.readout)
+    rest = _token_logprobs(tail.logits, targets[:, 1:], mask[:, 1:], temperature, tail.readout)
     both = [[column for column in part if column is not None] for part in (first, rest)]
     return TokenLogprobs(*(torch.cat(pair, dim=1) for pair in zip(*both, strict=True)))
 
@@ -344,7 +348,7 @@ def _plain(
     inputs: dict[str, Any] = {"attention_mask": whole.long(), "position_ids": positions(whole)}
     rows = torch.cat([ids[owner], targets[:, :-1]], dim=1)
     output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=readout, **inputs)
-    return _packed(output.logits, targets, mask, temperature, output.readout)
+    return _token_logprobs(output.logits, targets, mask, temperature, output.readout)
 
 
 def _alone(
@@ -372,7 +376,7 @@ def _alone(
     return TokenLogprobs(*(padded(*column) for column in columns))
 
 
-def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
+def _repeat_cache(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
     """The cache with each prompt's keys and values as often as it has completions."""
     if bool((times == times[0]).all()):
         cache.batch_repeat_interleave(int(times[0]))
@@ -381,7 +385,7 @@ def _repeated(cache: DynamicCache, times: Int[Tensor, " P"]) -> DynamicCache:
     return cache
 
 
-def _packed(
+def _token_logprobs(
     logits: Float[Tensor, "N L V"],
     targets: Int[Tensor, "N L"],
     mask: Bool[Tensor, "N L"],
@@ -466,11 +470,11 @@ def _states(
     """The states of `keep`, which counts for each completion the end of its prompt and then its tokens."""
     totals = [len(prompt) + len(ids) for prompt, group in zip(prompts, completions, strict=True) for ids in group]
     check_lengths(model, prompts, totals)
-    short = share_prompt and can_branch(model) and fits(unwrap(model), prompts, _ended(completions))
+    short = share_prompt and can_branch(model) and fits(unwrap(model), prompts, _add_ends(completions))
     return _run(model, prompts, completions, short and _states_sound(model, prompts, completions), keep)
 
 
-def _ended(completions: Groups) -> list[list[list[int]]]:
+def _add_ends(completions: Groups) -> list[list[list[int]]]:
     """A tree does not run the last token of a completion, which `scoring` only predicts: one more makes it run."""
     return [[[*ids, 0] for ids in group] for group in completions]
 
@@ -481,7 +485,7 @@ def _run(
     inner = unwrap(model)
     device = next(inner.parameters()).device
     if branch:
-        layout = lay_out(prompts, _ended(completions))
+        layout = lay_out(prompts, _add_ends(completions))
         ids, places, sources = layout.ids, layout.positions, layout.sources
         mask = attention_mask(inner, layout.sees.to(device))
     else:
@@ -506,4 +510,4 @@ def _states_sound(model: nn.Module, prompts: Sequence[Ids], completions: Groups)
 
         return values
 
-    return sharing.agrees(model, "states", widest(prompts, _ended(completions)), measured(True), measured(False))
+    return sharing.agrees(model, "states", widest(prompts, _add_ends(completions)), measured(True), measured(False))

@@ -146,13 +146,13 @@ def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> N
     if not words:
         return
     raise DataError(
-        f"The tokenizer does not know {quoted(words)}, and the model would read {tokenizer.unk_token} instead: "
+        f"The tokenizer does not know {quote_words(words)}, and the model would read {tokenizer.unk_token} instead: "
         f"{near_clause(tokenizer, words)}write the text in words of the model (`tokenizer.get_vocab()` lists them), or "
         "give token ids."
     )
 
 
-def quoted(words: Sequence[str]) -> str:
+def quote_words(words: Sequence[str]) -> str:
     """Words in quotes, the first few by name."""
     named = ", ".join(f"\u201c{word}\u201d" for word in words[:NAMED])
     return named + f" and {len(words) - NAMED} more words" * (len(words) > NAMED)
@@ -161,7 +161,7 @@ def quoted(words: Sequence[str]) -> str:
 def near_clause(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> str:
     """Near words of unknown ones, as the clause of a sentence; empty where there are none."""
     near = {word: near_words(tokenizer, word) for word in words[:NAMED]}
-    told = [f"\u201c{word}\u201d is near {quoted(found)}" for word, found in near.items() if found]
+    told = [f"\u201c{word}\u201d is near {quote_words(found)}" for word, found in near.items() if found]
     return f"{', '.join(told)}; " if told else ""
 
 

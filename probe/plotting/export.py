@@ -275,7 +275,7 @@ class Renderer:
         self._loop = self._thread = self._kaleido = None
         if loop is None or thread is None:
             return
-        with _hushed():
+        with _hush_browser():
             if browser is not None:
                 closing = asyncio.run_coroutine_threadsafe(asyncio.wait_for(browser.close(), 5), loop)
                 closing.exception(10)
@@ -286,7 +286,7 @@ class Renderer:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _hush_browser() -> Iterator[None]:
     """Choreographer logs a traceback for the half message that a browser leaves when it is closed; it means nothing."""
     logger = logging.getLogger("choreographer")
     before = logger.level

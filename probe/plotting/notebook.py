@@ -10,7 +10,7 @@ NAME = "model"
 """What a single model is called in a legend."""
 
 
-class Drawn:
+class Drawable:
     """What an analysis returns, with a main figure; `table()` gives the numbers behind it."""
 
     def figure(self) -> "go.Figure":

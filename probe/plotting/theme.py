@@ -256,13 +256,13 @@ def label_places(
         options = [(side * (half + 10.0), up) for up in UPS for side in ((1, -1) if abs(up) < LINE + 5 else (1, -1, 0))]
         boxes = np.array([(x + a - half, y + b - LINE / 2, x + a + half, y + b + LINE / 2) for a, b in options])
         moved = np.array([0.5 * abs(up) + 5.0 * (right < 0) for right, up in options])
-        best = int((_covered(boxes, np.array(occupied), size) + moved).argmin())
+        best = int((_cover(boxes, np.array(occupied), size) + moved).argmin())
         shifts.append(options[best])
         occupied.append(tuple(boxes[best]))
     return shifts
 
 
-def _covered(boxes: np.ndarray, others: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _cover(boxes: np.ndarray, others: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """[n] how much each box (left, low, right, high) covers of the others, and how far it leaves the figure."""
     widths = np.minimum(boxes[:, None, 2], others[:, 2]) - np.maximum(boxes[:, None, 0], others[:, 0])
     high = np.minimum(boxes[:, None, 3], others[:, 3]) - np.maximum(boxes[:, None, 1], others[:, 1])

@@ -58,7 +58,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     """
     ids, mask = pad([prompt.token_ids for prompt in prompts], pad_id(lm.tokenizer))
     answers, _ = pad([prompt.answer_ids for prompt in prompts], -1)
-    with undisturbed(lm.model):
+    with leave_undisturbed(lm.model):
         residuals = residual_names(lm)
         patterns = [f"blocks.{block}.attn.hook_pattern" for block in range(len(residuals) - 1)]
         parts = last_names(lm)
@@ -98,7 +98,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def leave_undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, full precision and no gradients inside; afterwards mode and random generators are as before."""
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device
@@ -247,7 +247,7 @@ class Recorder:
         start = time.perf_counter()
         tensors = measure(self.lm, self.prompts)
         for instrument in self.instruments:
-            with undisturbed(self.lm.model):
+            with leave_undisturbed(self.lm.model):
                 measurements = instrument(self.lm, self.prompts)
             duplicates = sorted(measurements.keys() & tensors.keys())
             if duplicates:
@@ -331,7 +331,7 @@ def generic_prompts(lm: LM, texts: Sequence[str] = GENERIC, answers: int = 3) ->
         (ids,) = encode_all(lm.tokenizer, [text])
         if not ids:  # none of its letters is in the vocabulary
             continue
-        with undisturbed(lm.model):
+        with leave_undisturbed(lm.model):
             logits = lm.logits([ids])[0, -1]
         top = logits.topk(min(answers, len(logits))).indices.tolist()
         prompts.append(

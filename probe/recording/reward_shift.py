@@ -109,7 +109,7 @@ class RewardShift:
         generation = lm.generate(
             [prompts[i].token_ids for i in at], n=self.samples, max_new_tokens=self.max_new_tokens, seed=self.seed
         )
-        logratio, divergence = self._compared(lm, generation)
+        logratio, divergence = self._compare_with_reference(lm, generation)
         ids, _ = pad(generation.ids, -1)
         tokens = {"ids": ids, "logratio": logratio, "kl": divergence, "implicit": self.beta * logratio}
         values = {name: self._rows(tensor) for name, tensor in tokens.items()}
@@ -128,7 +128,9 @@ class RewardShift:
         """[N ...] as [P S ...]."""
         return tensor.reshape(-1, self.samples, *tensor.shape[1:])
 
-    def _compared(self, lm: LM, generation: Generation) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
+    def _compare_with_reference(
+        self, lm: LM, generation: Generation
+    ) -> tuple[Float[Tensor, "N L"], Float[Tensor, "N L"]]:
         """log pi/pi_ref of the sampled tokens and KL(pi || pi_ref) of their distributions, 0 beyond a sample."""
         rows = [
             [*prompt, *ids]

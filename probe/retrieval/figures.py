@@ -215,7 +215,7 @@ def _marks(rows: pd.DataFrame, at: Sequence[float], styles: Look, legend: bool, 
         showlegend=legend,
         marker={"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 7},
         error_x=error if ends else None,
-        customdata=[_told(model, row) for row in rows.itertuples()],
+        customdata=[_describe_row(model, row) for row in rows.itertuples()],
         hovertemplate="%{customdata}<extra></extra>",
     )
 
@@ -231,7 +231,7 @@ def _curve(x: Sequence[float] | pd.Series, rows: pd.DataFrame, style: Style, leg
         showlegend=legend,
         line={"color": style.colour, "dash": style.dash, "width": 2},
         marker={"symbol": SYMBOLS[style.dash], "size": 7},
-        customdata=[_told(model, row) for row in rows.itertuples()],
+        customdata=[_describe_row(model, row) for row in rows.itertuples()],
         hovertemplate="%{customdata}<extra></extra>",
     )
 
@@ -242,5 +242,5 @@ def _faint(x: Sequence[float], rows: pd.DataFrame, style: Style) -> go.Scatter:
     return go.Scatter(x=x, y=rows["value"], mode="lines", line=line, showlegend=False, hoverinfo="skip")
 
 
-def _told(model: str, row: Any) -> str:
+def _describe_row(model: str, row: Any) -> str:
     return f"{escape(model)}: {format_interval(row.value, row.ci_low, row.ci_high)}, n = {row.n:.0f}"

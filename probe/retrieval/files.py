@@ -269,7 +269,7 @@ def passages_of(
         gold = next((text for text in own if says(text, question.answers)), own[0])
         passages["gold"] = [gold]
         if question.substitute is not None:
-            against = _replaced(gold, question.answers, question.substitute)
+            against = _replace_answers(gold, question.answers, question.substitute)
             if against != gold:
                 passages["contradicting"] = [against]
     others = (chunks[index] for index in order if chunks[index].document != question.document)
@@ -323,8 +323,8 @@ def file_items(
     table = pd.DataFrame(rows)
     prompts = list(table["prompt"])
     _check_room(lm, prompts, pairs, max_new_tokens)
-    texts = _written(lm, prompts, max_new_tokens, part(tick, 0, 2))
-    verdicts = [_judged(text, question, context) for text, (question, context) in zip(texts, pairs, strict=True)]
+    texts = _write_answers(lm, prompts, max_new_tokens, part(tick, 0, 2))
+    verdicts = [_judge_answer(text, question, context) for text, (question, context) in zip(texts, pairs, strict=True)]
     groups = [
         [completion(prompt, answer) for answer in question.answers]
         for prompt, (question, _) in zip(prompts, pairs, strict=True)
@@ -347,7 +347,7 @@ def _beside(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _judged(text: str, question: FileQuestion, context: str) -> dict[str, Any]:
+def _judge_answer(text: str, question: FileQuestion, context: str) -> dict[str, Any]:
     right, silent = says(text, question.answers), abstains(text)
     conflict = context == "contradicting"
     follows = conflict and not right and says(text, [question.substitute or ""])
@@ -359,14 +359,14 @@ def _judged(text: str, question: FileQuestion, context: str) -> dict[str, Any]:
     return row | {"p_invented": invented, "hall": nan if conflict else invented}
 
 
-def _replaced(text: str, answers: Sequence[str], substitute: str) -> str:
+def _replace_answers(text: str, answers: Sequence[str], substitute: str) -> str:
     """The text with the substitute in place of every answer, the longest first, whatever their case."""
     longest = sorted(answers, key=len, reverse=True)
     pattern = "|".join(rf"(?<!\w){re.escape(answer)}(?!\w)" for answer in longest)
     return re.sub(pattern, lambda _: substitute, text, flags=re.IGNORECASE)
 
 
-def _written(lm: "LM", prompts: Sequence[str], max_new_tokens: int, tick: Tick) -> list[str]:
+def _write_answers(lm: "LM", prompts: Sequence[str], max_new_tokens: int, tick: Tick) -> list[str]:
     answers: list[str] = []
     for start in range(0, len(prompts), CHUNK):
         texts = lm.generate(prompts[start : start + CHUNK], max_new_tokens=max_new_tokens, temperature=0.0).text

@@ -32,7 +32,7 @@ WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
-class Found:
+class Hits:
     """What a query found, the best first."""
 
     index: NDArray[np.intp]
@@ -74,12 +74,12 @@ class Retriever:
             return np.zeros(self.size)
         return np.asarray(self._index.get_scores_from_ids(ids), dtype=float)
 
-    def find(self, query: str, k: int | None = None) -> Found:
+    def find(self, query: str, k: int | None = None) -> Hits:
         """The best k texts that have a word of the query, or all of them."""
         scores = self.scores(query)
         order = np.argsort(-scores, kind="stable")
         order = order[scores[order] > 0][:k]
-        return Found(order, scores[order])
+        return Hits(order, scores[order])
 
 
 DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)

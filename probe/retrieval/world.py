@@ -37,7 +37,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from probe.errors import DataError
-from probe.retrieval.search import Found, Retriever, reciprocal_rank
+from probe.retrieval.search import Hits, Retriever, reciprocal_rank
 from probe.rewards.answers import enumerate_answers
 from probe.rewards.evaluation import ANSWER_TOKENS, answer
 from probe.rewards.optimum import condition, kl
@@ -74,7 +74,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PassageQuestion:
     """A question with its passages."""
 
     item: "Item"
@@ -82,7 +82,7 @@ class Asked:
     """Place of the document with its answer."""
     truth: str
     """The value in that document."""
-    found: Found
+    found: Hits
     """The whole ranking of the search."""
     passages: dict[str, list[Document]]
     """By context; those that do not apply are missing."""
@@ -115,7 +115,7 @@ def world_documents(world: "World", seed: int = 0) -> list[Document]:
 
 def with_passages(
     world: "World", documents: Sequence[Document], items: "Sequence[Item]", k: int, seed: int = 0
-) -> list[Asked]:
+) -> list[PassageQuestion]:
     """The questions with their passages.
 
     Args:
@@ -141,12 +141,12 @@ def with_passages(
             by_context["contradicting"] = contradiction
         passages: dict[str, list[Document]] = {
             "none": [],
-            "unrelated": [_unrelated(world, documents, places, gold, rng)],
+            "unrelated": [_unrelated_document(world, documents, places, gold, rng)],
         }
         passages |= {context: [*rest[:at], document, *rest[at:]] for context, document in by_context.items()}
         found = retriever.find(item.prompt.removeprefix("<user>").removesuffix("<bot>"))
         passages["retrieved"] = [documents[index] for index in found.index[:k]]
-        questions.append(Asked(item, places[person, relation], gold.value, found, passages))
+        questions.append(PassageQuestion(item, places[person, relation], gold.value, found, passages))
     return questions
 
 
@@ -166,11 +166,11 @@ def _fillers(
     other = different[int(rng.integers(len(different)))]
     pool = [alike[index] for index in rng.permutation(len(alike))[:2]]
     pool.append(documents[places[gold.person, other]])
-    pool.append(_unrelated(world, documents, places, gold, rng))
+    pool.append(_unrelated_document(world, documents, places, gold, rng))
     return [pool[index] for index in rng.permutation(len(pool))[:FILLERS]]
 
 
-def _unrelated(
+def _unrelated_document(
     world: "World",
     documents: Sequence[Document],
     places: dict[tuple[str, str], int],
@@ -220,7 +220,9 @@ PART = 256
 """Prompts between two ticks."""
 
 
-def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick: Tick = ignore) -> pd.DataFrame:
+def context_items(
+    lm: "LM", world: "World", asked: Sequence[PassageQuestion], k: int, tick: Tick = ignore
+) -> pd.DataFrame:
     """One row a question and context.
 
     Args:
@@ -247,10 +249,13 @@ def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick
         hall_cut and invention_cut, the decrease of hall and p_invented by retrieval.
     """
     pairs = [
-        (number, each, context) for context in CONTEXTS for number, each in _numbered(asked) if context in each.passages
+        (number, each, context)
+        for context in CONTEXTS
+        for number, each in _name_questions(asked)
+        if context in each.passages
     ]
     table = pd.DataFrame([_about(number, each, context, k) for number, each, context in pairs])
-    answers, logprobs = _scored(lm, world, list(table["prompt"]), tick)
+    answers, logprobs = _score_answers(lm, world, list(table["prompt"]), tick)
     columns = [
         _shares(world, each, context, answers[row], logprobs[row]) for row, (_, each, context) in enumerate(pairs)
     ]
@@ -267,7 +272,7 @@ def context_items(lm: "LM", world: "World", asked: Sequence[Asked], k: int, tick
     return table
 
 
-def _numbered(questions: Sequence[Asked]) -> list[tuple[str, Asked]]:
+def _name_questions(questions: Sequence[PassageQuestion]) -> list[tuple[str, PassageQuestion]]:
     """The questions with their names, such as fact-17."""
     count: dict[str, int] = {}
     named = []
@@ -277,7 +282,7 @@ def _numbered(questions: Sequence[Asked]) -> list[tuple[str, Asked]]:
     return named
 
 
-def _about(question: str, one: Asked, context: str, k: int) -> dict[str, Any]:
+def _about(question: str, one: PassageQuestion, context: str, k: int) -> dict[str, Any]:
     """The columns of a row that need no model."""
     row: dict[str, Any] = {"item": f"{question}-{context}", "kind": one.item.kind, "question": question}
     row |= {"context": context} | {name: one.item.meta[name] for name in ("person", "relation", "exposure")}
@@ -289,7 +294,7 @@ def _about(question: str, one: Asked, context: str, k: int) -> dict[str, Any]:
     return row
 
 
-def _scored(
+def _score_answers(
     lm: "LM", world: "World", prompts: Sequence[str], tick: Tick
 ) -> tuple[list[list[str]], NDArray[np.float64]]:
     """The answers to R prompts and their [R A] log-probabilities; equal prompts are scored once."""
@@ -307,7 +312,7 @@ def _scored(
 
 
 def _shares(
-    world: "World", one: Asked, context: str, answers: Sequence[str], logprobs: NDArray[np.float64]
+    world: "World", one: PassageQuestion, context: str, answers: Sequence[str], logprobs: NDArray[np.float64]
 ) -> dict[str, Any]:
     """The sums of probabilities of the answers to a row's prompt."""
     subject, relation = one.item.meta["person"], one.item.meta["relation"]

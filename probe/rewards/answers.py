@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Reward = Callable[[list[str], list[str]], Sequence[float | None]]
 """(N prompts, N completions) -> N rewards: a verifier, `RewardModel.score`, or any function of the convention."""
-Known = dict[tuple[tuple[int, ...], tuple[int, ...]], float]
+AnswerLogprobs = dict[tuple[tuple[int, ...], tuple[int, ...]], float]
 """Log-probabilities of whole completions in nats, by the ids of the prompt and of the completion."""
 CHUNK = 32
 
@@ -70,7 +70,7 @@ class AnswerSet:
         """
         return _score(scorer, self.prompt_ids, self.answer_ids, self.mask)
 
-    def known(self, logprobs: Array) -> Known:
+    def logprobs_by_text(self, logprobs: Array) -> AnswerLogprobs:
         """Log-probabilities of the answers under a model, by prompt and answer.
 
         Args:
@@ -88,13 +88,13 @@ class AnswerSet:
         Raises:
             DataError: the function gives another number of rewards, or one that is no finite number.
         """
-        values = self.judged(reward)
+        values = self.judge(reward)
         bad = int((~np.isfinite(values)).sum())
         if bad:
             raise DataError(f"The reward gave {bad} of {values.size} answers no finite number: give one for each.")
         return values
 
-    def judged(self, reward: Reward) -> Array:
+    def judge(self, reward: Reward) -> Array:
         """[P A] the same with NaN where the reward does not apply (None).
 
         Raises:

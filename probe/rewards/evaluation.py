@@ -62,7 +62,7 @@ KL_PROMPTS = 50
 """Prompts of each kind over which the exact KL is averaged, at most."""
 
 
-class Answered(NamedTuple):
+class AnsweredQuestions(NamedTuple):
     """Questions of one kind with a sampled answer to each, judged."""
 
     items: list[Item]
@@ -93,7 +93,7 @@ def evaluate(
     Returns:
         Columns metric, value, ci_low, ci_high, n.
     """
-    answers: dict[str, Answered] = {}
+    answers: dict[str, AnsweredQuestions] = {}
     rows: list[dict[str, Any]] = []
     for metric, measure in MEASURES.items():
         if measure.question not in world.question_kinds:
@@ -117,15 +117,15 @@ def evaluate(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def answer(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int, seed: int) -> Answered:
+def answer(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int, seed: int) -> AnsweredQuestions:
     """One sampled answer to each item, judged."""
     prompts = [item.prompt for item in items]
     texts = lm.generate(prompts, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed).text
     verdicts = [world.verify(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    return Answered(list(items), list(texts), verdicts)
+    return AnsweredQuestions(list(items), list(texts), verdicts)
 
 
-def proxy_reward(reward: Reward, dialogues: Sequence[Answered], seed: int) -> dict[str, Any]:
+def proxy_reward(reward: Reward, dialogues: Sequence[AnsweredQuestions], seed: int) -> dict[str, Any]:
     """The mean of a reward over the sampled answers to dialogues; those to which it does not apply are left out."""
     prompts = [item.prompt for found in dialogues for item in found.items]
     values = reward(prompts, [text for found in dialogues for text in found.texts])

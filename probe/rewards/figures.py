@@ -285,7 +285,7 @@ def overoptimisation(
                 "hovertemplate": f"{escape(series)}: {coefficients}<extra></extra>",
             }
             panels.add(column, silent | curve)
-            if fit.seen and fit.peak.value > 0:
+            if fit.peak_is_seen and fit.peak.value > 0:
                 peak = {
                     "x": [fit.peak.value],
                     "y": [fit.origin + fit.top.value],

@@ -260,7 +260,7 @@ def _bites(
         start += count
 
 
-def logged(run: "Run | pd.DataFrame") -> pd.DataFrame:
+def read_evaluations(run: "Run | pd.DataFrame") -> pd.DataFrame:
     """KL and rewards of a run at its evaluations, by its own objective and on its own questions.
 
     Args:
@@ -310,7 +310,7 @@ class Fit:
     """[n] their rewards."""
 
     @property
-    def seen(self) -> bool:
+    def peak_is_seen(self) -> bool:
         """Whether the peak lies among the points, and is no extrapolation to where there are none."""
         return bool(self.d.min() <= self.peak.value <= self.d.max())
 
@@ -323,7 +323,7 @@ class Fit:
         row: dict[str, float | str | bool] = {"form": self.form}
         for name, interval in (("a", self.a), ("b", self.b), ("peak", self.peak), ("top", self.top)):
             row |= interval.row(name=name)
-        return row | {"rmse": self.rmse, "r2": self.r2, "n": len(self.d), "seen": self.seen}
+        return row | {"rmse": self.rmse, "r2": self.r2, "n": len(self.d), "seen": self.peak_is_seen}
 
 
 def fit(

@@ -41,7 +41,7 @@ __all__ = [
     "OptimalPolicy",
     "annotator_reward",
     "bradley_terry",
-    "checked",
+    "check_arrays",
     "condition",
     "enumerate_answers",
     "expectation",
@@ -111,7 +111,7 @@ def optimum(ref_logprobs: Array, rewards: Array, beta: float) -> OptimalPolicy:
     """
     if not beta >= 0:
         raise ConfigError(f"The optimum for beta = {beta} does not exist: give 0 or more.")
-    ref, rewards = checked(ref_logprobs, rewards)
+    ref, rewards = check_arrays(ref_logprobs, rewards)
     best = np.where(np.isfinite(ref), rewards, -np.inf).max(axis=1, keepdims=True)
     gap = np.where(np.isfinite(ref), rewards - best, 0.0)
     tilt = gap / beta if beta else np.where(gap == 0, 0.0, -np.inf)
@@ -164,7 +164,7 @@ def kl_to_optimal(logprobs: Array, ref_logprobs: Array, rewards: Array, beta: fl
     Raises:
         ConfigError, DataError: see `optimum`.
     """
-    ref, rewards = checked(ref_logprobs, rewards)
+    ref, rewards = check_arrays(ref_logprobs, rewards)
     policy = condition(logprobs)
     reward = expectation(policy, rewards)
     chosen = _nearest_beta(ref, rewards, float(reward.mean())) if beta is None else float(beta)
@@ -226,7 +226,7 @@ def _log_mean_exp(ref: Array, tilt: Array) -> Array:
     return np.where(near, np.log1p(np.where(near, small, 0.0)), far)
 
 
-def checked(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
+def check_arrays(ref_logprobs: Array, rewards: Array) -> tuple[Array, Array]:
     """The reference conditioned on its answers, and the rewards, both [P A] in double precision.
 
     Raises:
@@ -261,7 +261,7 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
     """
     if n < 1:
         raise ConfigError(f"The best of {n} samples does not exist: give 1 or more.")
-    ref, rewards = checked(ref_logprobs, rewards)
+    ref, rewards = check_arrays(ref_logprobs, rewards)
     probabilities = np.exp(ref)
     higher = rewards[:, None, :] > rewards[:, :, None]
     equal = rewards[:, None, :] == rewards[:, :, None]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from probe.model.generation import Generation
     from probe.model.lm import LM
     from probe.model.rewards import RewardModel
-    from probe.rewards.answers import Known, Reward
+    from probe.rewards.answers import AnswerLogprobs, Reward
     from probe.runs.reader import Run
     from probe.runs.schema import ProbePrompt
     from probe.world import World
@@ -69,7 +69,7 @@ def shift_tokens(run: "Run", steps: Sequence[int] | None = None) -> pd.DataFrame
         RunError: there is none.
     """
     tables = []
-    for step, tensors, prompts in _captured(run, steps):
+    for step, tensors, prompts in _read_captures(run, steps):
         ids = tensors["shift_ids"]
         row, sample, position = np.nonzero(ids >= 0)
         at = row, sample, position
@@ -100,7 +100,7 @@ def shift_samples(run: "Run", steps: Sequence[int] | None = None) -> pd.DataFram
         RunError: there is none.
     """
     tables = []
-    for step, tensors, prompts in _captured(run, steps):
+    for step, tensors, prompts in _read_captures(run, steps):
         ids = tensors["shift_ids"]
         row, sample = (axis.ravel() for axis in np.indices(ids.shape[:2]))
         flat = [completion[completion >= 0] for completion in ids.reshape(-1, ids.shape[2])]
@@ -140,7 +140,7 @@ def shift_curve(run: "Run", by: Sequence[str] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _captured(
+def _read_captures(
     run: "Run", steps: Sequence[int] | None
 ) -> Iterator[tuple[int, dict[str, np.ndarray], "list[ProbePrompt]"]]:
     """Step, tensors and prompts of each capture that holds a reward shift."""
@@ -264,12 +264,12 @@ def draw(
     temperature: float = 1.0,
     seed: int = 0,
     tick: Tick = ignore,
-    known: "Known | None" = None,
+    known: "AnswerLogprobs | None" = None,
 ) -> Draws:
     """Samples of one model for each prompt, with the verifier's score and verdict; arguments as in `samples`.
 
     Args (further):
-        known: log-probabilities of some completions (`AnswerSet.known`), which are not computed again.
+        known: log-probabilities of some completions (`AnswerSet.logprobs_by_text`), which are not computed again.
     """
     from probe.rewards.evaluation import gold_verdicts
 
@@ -313,7 +313,7 @@ def compare_samples(
     rewards: tuple[np.ndarray, np.ndarray] | None = None,
     beta: float = 1.0,
     kinds: Sequence[str] = (),
-    known: "tuple[Known, Known] | None" = None,
+    known: "tuple[AnswerLogprobs, AnswerLogprobs] | None" = None,
 ) -> pd.DataFrame:
     """The table of `samples` from the draws of both models; each scores the samples of the other.
 
@@ -364,7 +364,7 @@ def compare_samples(
     return pd.concat(tables, ignore_index=True)
 
 
-def _sums(lm: "LM", generation: "Generation", known: "Known") -> np.ndarray:
+def _sums(lm: "LM", generation: "Generation", known: "AnswerLogprobs") -> np.ndarray:
     """[N] log-probabilities of whole samples under a model, nats."""
     import torch
 
@@ -438,13 +438,13 @@ def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str 
     rows: list[dict[str, Any]] = []
     for value, group in data.groupby(by, sort=False) if by else [(None, data)]:
         for name in chosen:
-            row = _compared(group, name)
+            row = _compare_measure(group, name)
             if row is not None:
                 rows.append({**({} if by is None else {by: value}), "measure": name, **row})
     return pd.DataFrame(rows)
 
 
-def _compared(table: pd.DataFrame, name: str) -> dict[str, float] | None:
+def _compare_measure(table: pd.DataFrame, name: str) -> dict[str, float] | None:
     """One line of the summary; None where the measure applies to no prompt of both models."""
     values = table[name].to_numpy(dtype=float)
     groups: dict[Any, Any] = dict(table.groupby(["prompt", "model"], sort=True).indices)

@@ -35,7 +35,7 @@ from probe.model.loading import twin
 from probe.model.rewards import RewardModel, pair_ids, reward_lm
 from probe.model.scoring import check_lengths
 from probe.model.text import forward, pieces, positions
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -156,7 +156,7 @@ def attribute(
     if steps < 0:
         raise ConfigError(f"Integrated gradients were asked for with {steps} steps: give 0 (none) or more.")
     lm = scalar(model)
-    if lm._hooked:
+    if lm._hook_depth:
         raise ConfigError("A reward is attributed on the plain model, where hooks do not act: leave `hooks` first.")
     head, tail = pair_ids(lm.tokenizer, prompt, completion)
     ids = [*head, *tail]
@@ -168,7 +168,7 @@ def attribute(
     while steps and abs(_gap(path)) > tolerance and 2 * steps <= MOST:
         between = _along(lm, ids, start, end, (np.arange(steps) + 0.5) / steps)
         steps *= 2
-        path = _Path(*(_interleaved(old, new) for old, new in zip(path, between, strict=True)))
+        path = _Path(*(_interleave(old, new) for old, new in zip(path, between, strict=True)))
     return Attribution(
         ids=ids,
         tokens=pieces(lm.tokenizer, ids),
@@ -217,7 +217,7 @@ def _gap(path: _Path) -> float:
     return float(_integral(path).sum() - (path.scalars[-1, -1] - path.scalars[0, -1]))
 
 
-def _interleaved(coarse: np.ndarray, new: np.ndarray) -> np.ndarray:
+def _interleave(coarse: np.ndarray, new: np.ndarray) -> np.ndarray:
     """[2 n - 1 ...] n points of the path and the n - 1 between them, in order."""
     both = np.empty((len(coarse) + len(new), *coarse.shape[1:]))
     both[::2], both[1::2] = coarse, new
@@ -299,7 +299,7 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class Contrast(Drawn):
+class Contrast(Drawable):
     """Two completions of one prompt, read by one reward model."""
 
     prompt: str

@@ -105,7 +105,7 @@ IN_USE = "`{}` is being written by another process: wait until it has ended, or 
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int | None]:
+def hold_lock(path: Path) -> Iterator[int | None]:
     """The lock of a directory; it is kept when the context ends well and given back after an error.
 
     Raises:

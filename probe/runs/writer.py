@@ -56,7 +56,7 @@ from probe.runs.storage import (
     append_lines,
     cut_torn_line,
     disk,
-    locked,
+    hold_lock,
     replace_folder,
     sync_tree,
     unlock,
@@ -120,7 +120,7 @@ class RunWriter:
         path = Path(os.path.expanduser(directory))
         with disk(path):
             path.mkdir(parents=True, exist_ok=True)
-        with locked(path) as handle:
+        with hold_lock(path) as handle:
             if any(path.iterdir()):
                 what = "a run" if is_run(path) else "something"
                 raise RunError(
@@ -158,7 +158,7 @@ class RunWriter:
             RunError: it is no run, or another process is writing it.
         """
         run, step = Run(Path(os.path.expanduser(directory))), as_step(step)
-        with locked(run.path) as handle:
+        with hold_lock(run.path) as handle:
             run.refresh()
             if beats_elsewhere(run.meta, locks=handle is not None):
                 raise RunError(IN_USE.format(run.path))

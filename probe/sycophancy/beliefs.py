@@ -174,7 +174,7 @@ KIND = "doubts"
 
 
 @dataclass(frozen=True)
-class Doubted:
+class DoubtDialogues:
     """Dialogues that began with the right answer."""
 
     questions: list[Question]
@@ -230,7 +230,7 @@ def doubt_answers(
     form: Form = "auto",
     lead: str = LEAD,
     tick: Tick = ignore,
-) -> Doubted:
+) -> DoubtDialogues:
     """Doubt the right answer to each question, and then whatever the model chose, `turns` times.
 
     Args:
@@ -259,4 +259,4 @@ def doubt_answers(
         ]
         scores = answer_logprobs(lm, prompts, answers, part(tick, turn, turns))
         right[:, turn + 1] = [pair[0] >= pair[1] for pair in scores]
-    return Doubted(list(questions), prompts, right[:, 1:])
+    return DoubtDialogues(list(questions), prompts, right[:, 1:])

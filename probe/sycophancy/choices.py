@@ -134,7 +134,7 @@ def letter_of(answer: str) -> str:
     return found.group(1) if found else ""
 
 
-def balanced(columns: Mapping[str, np.ndarray]) -> float:
+def balanced_share(columns: Mapping[str, np.ndarray]) -> float:
     """The mean of the matching shares by the letter of the matching answer: 1/2 if one letter is always taken.
 
     Args:

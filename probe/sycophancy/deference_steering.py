@@ -53,7 +53,7 @@ SIMPLE = (
 """Unrelated questions for models without a world: those that the model answers right unsteered are the control."""
 
 
-class Found(NamedTuple):
+class PartResult(NamedTuple):
     """What one part shows."""
 
     items: list[pd.DataFrame]
@@ -87,7 +87,7 @@ def middle(lm: "LM", layer: int | None) -> int:
 
 def by_steering(
     lm: "LM", world: "World", items: "Sequence[Item]", block: int, seed: int = 0, tick: Tick = ignore
-) -> Found:
+) -> PartResult:
     """Add the direction from "no claim" to "false claim" in several doses and see whether the claim wins.
 
     Args:
@@ -122,7 +122,7 @@ def by_steering(
     return found_of(dose, asked, facts)
 
 
-class Parted(NamedTuple):
+class SplitQuestion(NamedTuple):
     """A question of a file up to where its two answers differ."""
 
     prompt: str
@@ -135,7 +135,9 @@ class Parted(NamedTuple):
     """That of the other."""
 
 
-def by_contrast(lm: "LM", parted: Sequence[Parted], block: int, seed: int = 0, tick: Tick = ignore) -> Found:
+def by_contrast(
+    lm: "LM", parted: Sequence[SplitQuestion], block: int, seed: int = 0, tick: Tick = ignore
+) -> PartResult:
     """Contrastive activation addition: the direction from half of the questions, its effect on the others.
 
     Args:
@@ -159,7 +161,7 @@ def by_contrast(lm: "LM", parted: Sequence[Parted], block: int, seed: int = 0, t
         )
     )
     direction = contrast(lm, cast("list[str]", positive), cast("list[str]", negative), block)  # ids run like texts
-    simple = _known(lm)
+    simple = _known_questions(lm)
     dose = dose_response(
         lm,
         [each.ids for each in tested],
@@ -175,7 +177,7 @@ def by_contrast(lm: "LM", parted: Sequence[Parted], block: int, seed: int = 0, t
     return found_of(dose, [(each.prompt, each.expected, None) for each in tested], simple)
 
 
-def _known(lm: "LM") -> list[tuple[str, str]]:
+def _known_questions(lm: "LM") -> list[tuple[str, str]]:
     """The simple questions whose right answer begins with the likeliest token."""
     answerable = []
     for prompt, answer in SIMPLE:
@@ -185,7 +187,7 @@ def _known(lm: "LM") -> list[tuple[str, str]]:
     return answerable
 
 
-def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Sequence[tuple[str, str]]) -> Found:
+def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Sequence[tuple[str, str]]) -> PartResult:
     """Items at the dose `DOSE`, and the table over all doses.
 
     Args:
@@ -233,4 +235,4 @@ def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Se
     claimed = all(claim is not None for *_, claim in asked)
     answer = "claim" if claimed else "matching answer"
     table = dose.table().assign(layer=dose.layer, n=len(asked), answer=answer)
-    return Found([pd.DataFrame(rows)], {"steering": table}, {"steered_after_block": dose.layer})
+    return PartResult([pd.DataFrame(rows)], {"steering": table}, {"steered_after_block": dose.layer})

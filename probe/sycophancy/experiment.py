@@ -23,7 +23,7 @@ from probe.experiments.result import Evidence, Result
 from probe.plotting.intervals import percent
 from probe.rows import Rows
 from probe.stats import GAIN, SHARE, wilson
-from probe.sycophancy.choices import balanced
+from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
 from probe.ticks import Tick, ignore, part
 from probe.world.vocabulary import PHRASES
@@ -99,7 +99,7 @@ METRICS: tuple[Metric, ...] = (
     Mean("truth_bias"),
     Share("truth_preferred"),
     Share("matching"),
-    Statistic("matching_balanced", balanced, ("matching", "letter"), bounds=SHARE),
+    Statistic("matching_balanced", balanced_share, ("matching", "letter"), bounds=SHARE),
     Mean("matching_probability", bounds=SHARE),
     Share("first_option"),
     Mean("answer_mass", bounds=SHARE),
@@ -147,7 +147,7 @@ def _shares(result: Result, column: str, **where: str) -> dict[str, str]:
     return shares
 
 
-def _listed(words: Mapping[str, str]) -> str:
+def _list_shares(words: Mapping[str, str]) -> str:
     """`base in 36 % [31, 41], rlvr in 1 % [0, 2]`."""
     return ", ".join(f"{model} in {share}" for model, share in words.items())
 
@@ -158,7 +158,7 @@ def _of_claims(result: Result) -> str:
         return ""
     (first, share), *rest = repeated_shares.items()
     bayes = result.items.loc[result.items["kind"] == "opinion_false", "bayes_claim"].mean()
-    others = f", {_listed(dict(rest))}" if rest else ""
+    others = f", {_list_shares(dict(rest))}" if rest else ""
     accuracies = ", ".join(right.values())
     return (
         f"{first} repeats a false claim in {share} of its answers{others}; the Bayes-optimal probability of the claim"
@@ -168,7 +168,7 @@ def _of_claims(result: Result) -> str:
 
 def _of_choices(result: Result) -> str:
     shares = _shares(result, "matching")
-    return f"Answers that match the behaviour (chance 50 %): {_listed(shares)}." if shares else ""
+    return f"Answers that match the behaviour (chance 50 %): {_list_shares(shares)}." if shares else ""
 
 
 def _of_templates(result: Result) -> str:
@@ -181,7 +181,11 @@ def _of_templates(result: Result) -> str:
 
 def _of_rewards(result: Result) -> str:
     shares = _shares(result, "agreement_preferred")
-    return f"The reward model prefers a false claim to the truth: {_listed(shares)} of the questions." if shares else ""
+    return (
+        f"The reward model prefers a false claim to the truth: {_list_shares(shares)} of the questions."
+        if shares
+        else ""
+    )
 
 
 def _of_feedback(result: Result) -> str:
@@ -255,7 +259,7 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     known = [*roots(), beside]
     local = (each for each in (ref, beside / Path(ref).name) if os.path.exists(references.place(each)))
     allowed = (each for each in local if stray_link(references.place(each), known) is None)
-    place = next(allowed, None) or references.cached(ref)
+    place = next(allowed, None) or references.cached_snapshot(ref)
     if place is None:
         return None, {
             "left_out_reward_model": f"`{brief(ref)}` is in none of the folders of runs: copy it beside the run"

@@ -116,7 +116,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
     Args:
         table: `turn`, `series`, `value`, `ci_low`, `ci_high`, `model` (`probe.sycophancy.world.walk_dialogues`, or
-            `probe.sycophancy.beliefs.Doubted.curve`, which knows no claim).
+            `probe.sycophancy.beliefs.DoubtDialogues.curve`, which knows no claim).
         look: style of each model.
     """
     known = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels

@@ -22,7 +22,7 @@ from probe.rows import Row, Rows, read_rows
 from probe.sycophancy import beliefs, choices, feedback
 from probe.sycophancy.beliefs import Question, doubt_answers, user_message
 from probe.sycophancy.choices import shared_prefix
-from probe.sycophancy.deference_steering import Found, Parted, by_contrast, middle
+from probe.sycophancy.deference_steering import PartResult, SplitQuestion, by_contrast, middle
 from probe.sycophancy.feedback import judge_of
 from probe.sycophancy.inside import flip_rows, heads_table, layer_table, margins, patch_some
 from probe.ticks import Tick, ignore, part
@@ -66,7 +66,7 @@ def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> lis
     return matched
 
 
-def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> Found:
+def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> PartResult:
     """The heads that carry a user's guess into the answer: items of kind `patched` and the table `heads`.
 
     In one text the user's guess is the right answer, in the other a wrong one with as many tokens
@@ -116,7 +116,7 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
         part(tick, 1, 2)((number + 1) / len(second))
     facts = {"head": f"L{layer}H{head}", "head_chosen_on": len(first), "head_reported_on": len(second)}
     table = heads_table(np.array(gaps), np.array(effects), np.array(random), places, 0, seed)
-    return Found([pd.DataFrame(rows)], {"heads": table}, dict(facts))
+    return PartResult([pd.DataFrame(rows)], {"heads": table}, dict(facts))
 
 
 LENS = 100
@@ -230,7 +230,7 @@ def _choices(
     groups = {"all": items["matching"].notna()}
     groups |= {f"matching answer is {letter}": items["letter"] == letter for letter in letters}
     tables, facts = {"matching": shares(items, groups, "matching")}, dict[str, Any]()
-    prefixes = _parted(lm, questions, items["prompt"].tolist())
+    prefixes = _split_answers(lm, questions, items["prompt"].tolist())
     if not prefixes:
         return items, tables, facts
     try:
@@ -246,7 +246,7 @@ def _choices(
     return items, tables, facts
 
 
-def _parted(lm: LM, questions: Sequence[choices.Choice], prompts: Sequence[str]) -> dict[int, Parted]:
+def _split_answers(lm: LM, questions: Sequence[choices.Choice], prompts: Sequence[str]) -> dict[int, SplitQuestion]:
     """The first questions up to where their answers differ, by row; without those where one answer begins the other."""
     prefixes = {}
     for at, (prompt, choice) in enumerate(zip(prompts[:LENS], questions[:LENS], strict=True)):
@@ -254,11 +254,13 @@ def _parted(lm: LM, questions: Sequence[choices.Choice], prompts: Sequence[str])
             lm, prompt, (completion(prompt, choice.matching), completion(prompt, choice.other))
         )
         if prefix is not None:
-            prefixes[at] = Parted(prompt, choice.matching.strip(), *prefix)
+            prefixes[at] = SplitQuestion(prompt, choice.matching.strip(), *prefix)
     return prefixes
 
 
-def _layers(lm: LM, parted: Mapping[int, Parted], count: int, seed: int, tick: Tick) -> tuple[np.ndarray, pd.DataFrame]:
+def _layers(
+    lm: LM, parted: Mapping[int, SplitQuestion], count: int, seed: int, tick: Tick
+) -> tuple[np.ndarray, pd.DataFrame]:
     """([N] row from which the lens prefers the matching answer, NaN beyond the first questions; margins by layer)."""
     each = list(parted.values())
     rows = margins(lm, [one.ids for one in each], [one.matching for one in each], [one.other for one in each], tick)

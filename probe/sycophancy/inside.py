@@ -38,7 +38,7 @@ from probe.logits.lens import Target, column_of, residual_names, target_of, unem
 from probe.model.lm import LM
 from probe.model.text import encode
 from probe.rewards.evaluation import plain_prompt
-from probe.sycophancy.deference_steering import CONTROL, Found, by_steering, middle, words
+from probe.sycophancy.deference_steering import CONTROL, PartResult, by_steering, middle, words
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def look_inside(
     layer: int | None = None,
     seed: int = 0,
     tick: Tick = ignore,
-) -> Found:
+) -> PartResult:
     """Lens on all items; heads and steering on the first of them; parts that an architecture lacks are left out.
 
     Args:
@@ -319,14 +319,14 @@ def look_inside(
     Raises:
         ConfigError: the model lacks the block.
     """
-    results: list[Found] = []
+    results: list[PartResult] = []
     lacking: list[str] = []
     flips, tables = None, dict[str, pd.DataFrame]()
     try:
         block = middle(lm, layer)
         flips, tables["layers"] = by_layer(lm, items, seed, part(tick, 0, 3))
     except ModelError as error:
-        return Found([], {}, {"left_out": f"layers, heads and steering: {error}"})
+        return PartResult([], {}, {"left_out": f"layers, heads and steering: {error}"})
     few = items[:interventions]
     if few and Site("head", 0, 0).hook not in lm.hook_names():
         lacking.append("heads: this architecture has none")
@@ -338,7 +338,7 @@ def look_inside(
     for each in results:
         tables |= each.tables
         facts |= each.facts
-    return Found([frame for each in results for frame in each.items], tables, facts, flips)
+    return PartResult([frame for each in results for frame in each.items], tables, facts, flips)
 
 
 def by_layer(lm: "LM", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> tuple[np.ndarray, pd.DataFrame]:
@@ -368,7 +368,7 @@ def twins(lm: "LM", items: "Sequence[Item]") -> list[Twins]:
     return pairs
 
 
-def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> Found:
+def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, tick: Tick = ignore) -> PartResult:
     """Patching and removal of every head; the strongest of the first half of the items is reported on the second.
 
     Items of kind `patched`: `gap`, `head_effect`, `other_heads_effect` (mean over the others), `random_head_effect`
@@ -399,12 +399,12 @@ def by_head(lm: "LM", world: "World", items: "Sequence[Item]", seed: int = 0, ti
         }
         for i in test
     ]
-    rows += _removed(lm, world, [pairs[i] for i in test], (layer, head), seed, part(tick, 1, 2))
+    rows += _remove_head(lm, world, [pairs[i] for i in test], (layer, head), seed, part(tick, 1, 2))
     facts = {"head": f"L{layer}H{head}", "head_chosen_on": half, "head_reported_on": len(test)}
     places = list(np.ndindex(*patching.effects.shape[1:]))
     effects, draws = (each.reshape(len(pairs), count) for each in (patching.effects, patching.random))
     table = heads_table(patching.gaps, effects, draws, places, places.index((layer, head)), seed)
-    return Found([pd.DataFrame(rows)], {"heads": table}, dict(facts))
+    return PartResult([pd.DataFrame(rows)], {"heads": table}, dict(facts))
 
 
 def heads_table(
@@ -440,7 +440,7 @@ def _shares(effects: np.ndarray, gaps: np.ndarray, samples: np.ndarray) -> np.nd
     return effects[samples].sum(axis=1) / gaps[samples].sum(axis=1)
 
 
-def _removed(
+def _remove_head(
     lm: "LM", world: "World", pairs: Sequence[Twins], chosen: tuple[int, int], seed: int, tick: Tick
 ) -> list[dict[str, object]]:
     """Rows of the removal of a head on claimed questions, on facts, and on passages that contradict them."""

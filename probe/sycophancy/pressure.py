@@ -69,7 +69,7 @@ def corrected_questions(world: "World", item: "Item") -> "Item":
         DataError: the question does not have the form of the world's.
     """
     truth, claim = _words(item)
-    return _rewritten(item, claim, truth, "pressure_corrected")
+    return _rewrite(item, claim, truth, "pressure_corrected")
 
 
 def misled_questions(world: "World", item: "Item", seed: int = 0) -> "Item":
@@ -81,14 +81,14 @@ def misled_questions(world: "World", item: "Item", seed: int = 0) -> "Item":
     truth, claim = _words(item)
     rest = [value for value in world.values(item.meta["relation"]) if value not in (truth, claim)]
     rng = np.random.default_rng([world.seed, seed, *item.prompt.encode()])
-    return _rewritten(item, rest[int(rng.integers(len(rest)))], claim, "pressure_misled")
+    return _rewrite(item, rest[int(rng.integers(len(rest)))], claim, "pressure_misled")
 
 
 def _words(item: "Item") -> tuple[str, str]:
     return item.answers[0].strip(), str(item.claim).strip()
 
 
-def _rewritten(item: "Item", answer: str, claim: str, kind: str) -> "Item":
+def _rewrite(item: "Item", answer: str, claim: str, kind: str) -> "Item":
     """Another first answer and another claim in the same dialogue."""
     truth, said = _words(item)
     first, second = f"<bot> {truth} <end>", f"{item.meta['phrase']} {said} . <bot>"
@@ -125,7 +125,7 @@ def walks(lm: "LM", world: "World", items: "Sequence[Item]", turns: int, seed: i
     for turn in range(turns):
         if turn:
             prompts = [
-                f"{prompt} {_said(said[-1])} <end> {doubt(item)}"
+                f"{prompt} {_answer_words(said[-1])} <end> {doubt(item)}"
                 for prompt, said, item in zip(prompts, texts, items, strict=True)
             ]
         found = lm.generate(prompts, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=seed + turn).text
@@ -161,7 +161,7 @@ def holding_probability(
     return np.cumprod(probabilities, axis=1)
 
 
-def _said(text: str) -> str:
+def _answer_words(text: str) -> str:
     """The words of an answer; an empty one becomes "i do not know", so that the dialogue can go on."""
     return " ".join(answer_words(text)) or "i do not know"
 

@@ -126,7 +126,7 @@ def preferences(
     rows: list[dict[str, Any]] = []
     count = 0
     while len(rows) < n:
-        items = [makers[kind]() for kind in draws.weighted(kinds, weights, n - len(rows))]
+        items = [makers[kind]() for kind in draws.pick_weighted(kinds, weights, n - len(rows))]
         pairs = _drawn_pairs(items, sampler) if sampler else [_made_pair(world, item, draws) for item in items]
         for item, pair in zip(items, pairs, strict=True):
             if pair is not None:

@@ -67,5 +67,5 @@ def demonstrations(world: "World", n: int, seed: int, mixture: Mapping[str, floa
         )
     if min(mixture.values(), default=0) < 0 or not sum(mixture.values()) > 0:
         raise ConfigError("The mixture of the demonstrations has no share above 0 or a negative one: give shares.")
-    kinds = draws.weighted(list(mixture), list(mixture.values()), n)
+    kinds = draws.pick_weighted(list(mixture), list(mixture.values()), n)
     return [makers[kind]() for kind in kinds]

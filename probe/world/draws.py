@@ -64,7 +64,7 @@ class Draws:
             chosen[self.pick(items)] = None
         return list(chosen)
 
-    def weighted(self, items: Sequence[T], weights: Sequence[float], k: int) -> list[T]:
+    def pick_weighted(self, items: Sequence[T], weights: Sequence[float], k: int) -> list[T]:
         """`k` items with repeats, each drawn with its weight."""
         cumulative = list(accumulate(weights))
         return [items[min(bisect(cumulative, self.uniform() * cumulative[-1]), len(items) - 1)] for _ in range(k)]

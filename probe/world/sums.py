@@ -41,7 +41,7 @@ class Following(NamedTuple):
     """Whether the answer repeats the result of the last step."""
 
 
-class Edited(NamedTuple):
+class EditedSum(NamedTuple):
     """A prompt whose last written step was given, and the answer that follows from it."""
 
     prompt: str
@@ -86,7 +86,7 @@ def step_following(prompt: str, completion: str) -> Following | None:
     )
 
 
-def edit_step(terms: Sequence[int], step: int, result: int) -> Edited:
+def edit_step(terms: Sequence[int], step: int, result: int) -> EditedSum:
     """The prompt of a sum with steps up to number `step` (from 0), whose result is replaced by `result`.
 
     The rate at which a model's answer equals `consequence` is its step-following rate (METRICS, chain-of-thought).
@@ -98,4 +98,4 @@ def edit_step(terms: Sequence[int], step: int, result: int) -> Edited:
         results.append(left)
     written = steps_text(terms[: step + 2], results).rsplit(" ; so", 1)[0]
     rest = sum(terms[step + 2 :])
-    return Edited(f"{sum_prompt('sum', terms)} {written} ;", (result + rest) % 10, sum(terms) % 10)
+    return EditedSum(f"{sum_prompt('sum', terms)} {written} ;", (result + rest) % 10, sum(terms) % 10)

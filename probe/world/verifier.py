@@ -69,15 +69,15 @@ def _verify_dialogue(world: "World", reading: Reading, answer: str) -> Verdict:
     if answer == truth:
         return verdict("true", "is what the passage says" if passage else "is the fact")
     if answer == reading.claim:
-        return verdict("deferred", f"repeats the user's claim; {_known(truth)}")
+        return verdict("deferred", f"repeats the user's claim; {_truth_words(truth)}")
     if truth is None:
         return verdict("wrong", f"invented: nothing is known about {subject}")
     if passage and answer == world.truth(subject, reading.relation):
         return verdict("wrong", f"is the learned fact; the passage says {passage}")
-    return verdict("wrong", f"is another value; {_known(truth)}")
+    return verdict("wrong", f"is another value; {_truth_words(truth)}")
 
 
-def _known(truth: str | None) -> str:
+def _truth_words(truth: str | None) -> str:
     return f"the truth is {truth}" if truth else "nothing is known"
 
 

@@ -113,9 +113,9 @@ def test_blocks_that_do_nothing_are_neutral():
 
 def test_what_precision_does_not_resolve_is_left_out():
     """A block that keeps one direction and shrinks the others: the second in a row is beyond double precision."""
-    from probe.autoregression.jacobian import NeutralJacobian, _resolved
+    from probe.autoregression.jacobian import NeutralJacobian, _mask_rounding
 
-    values = _resolved(torch.tensor([1.0, 1e-3, 1e-20], dtype=torch.float64)).numpy()
+    values = _mask_rounding(torch.tensor([1.0, 1e-3, 1e-20], dtype=torch.float64)).numpy()
     assert np.isnan(values).tolist() == [False, False, True]
     alone = np.array([[1.0, 1e-3, 1e-10]])
     result = NeutralJacobian(0, "a", values[None], alone)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from probe import stats
-from probe.chain_of_thought.measures import area_over_curve, crossing, ks, pass_at_k, pooled
+from probe.chain_of_thought.measures import area_over_curve, crossing, ks, pass_at_k, pool_curves
 from probe.errors import DataError
 
 
@@ -99,7 +99,7 @@ def test_the_pooled_curve_has_the_mean_area() -> None:
     curves = [(np.arange(J + 1) / J, rng.random(J + 1)) for J in (1, 1, 2, 3, 3, 3)]
     areas = {J: np.mean([area_over_curve(*c) for c in curves if len(c[0]) == J + 1]) for J in (1, 2, 3)}
     weighed = areas[1] * 2 / 6 + areas[2] / 6 + areas[3] * 3 / 6
-    table = pooled(curves)
+    table = pool_curves(curves)
     assert area_over_curve(table["share"], table["value"]) == pytest.approx(weighed)
     assert (table["ci_low"] <= table["value"]).all()
 

@@ -11,7 +11,7 @@ import torch
 import probe.world
 from probe.chain_of_thought import world as reasoned_sums
 from probe.chain_of_thought.experiment import curves_crossing, run
-from probe.chain_of_thought.world import Written, forced_answers, sum_answers
+from probe.chain_of_thought.world import PartialSum, forced_answers, sum_answers
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import COLUMNS, COMPARED
 from probe.model.lm import LM
@@ -62,14 +62,14 @@ def test_written_prompts_are_those_of_the_world() -> None:
     """The world's own `edited` builds the same prompt and consequence."""
     terms, step, result = (3, 4, 9, 2), 1, 5
     theirs = edit_step(terms, step, result)
-    ours = Written(terms, (7, 5))
+    ours = PartialSum(terms, (7, 5))
     assert (ours.prompt, ours.consequence, ours.missing) == (theirs.prompt, theirs.consequence, 1)
-    assert Written(terms).prompt == "sum 3 + 4 + 9 + 2 ="
+    assert PartialSum(terms).prompt == "sum 3 + 4 + 9 + 2 ="
 
 
 def test_enumeration_is_what_sampling_gives(base: LM) -> None:
     """The exact distribution against 1,500 sampled continuations, by total variation and a binomial bound."""
-    sums = [Written((3, 4, 9), (2,)), Written((5, 5, 6))]
+    sums = [PartialSum((3, 4, 9), (2,)), PartialSum((5, 5, 6))]
     exact = sum_answers(base, sums, least=1e-6)
     assert exact.mass == pytest.approx([1, 1], abs=0.02)
     for one, values in zip(sums, exact.values, strict=True):
@@ -84,7 +84,7 @@ def test_enumeration_is_what_sampling_gives(base: LM) -> None:
 
 def test_enumeration_is_the_product_over_branches(base: LM) -> None:
     """A slow loop over all hundred ways of writing the two results that are missing."""
-    one = Written((3, 4, 9), ())
+    one = PartialSum((3, 4, 9), ())
     slow = np.zeros(10)
     for first in range(10):
         for second in range(10):

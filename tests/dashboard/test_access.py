@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import access
 from dashboard.access import HEADERS, READ_ONLY, Gate, Guard
-from dashboard.models import Known
+from dashboard.models import ModelFacts
 from dashboard.pages import page_file
 from probe.errors import ConfigError
 from tests.dashboard.pages import unescape
@@ -209,7 +209,7 @@ def test_an_experiment_is_not_run_without_the_token_whatever_asks_for_it(runs: P
     from probe.experiments.registry import find_experiment
 
     before = stored(runs)
-    known = Known(str(runs / "base"), "fingerprint", runs / "base")
+    known = ModelFacts(str(runs / "base"), "fingerprint", runs / "base")
     with pytest.raises(ConfigError, match="only reads"):
         compute(Question(find_experiment("sycophancy")), Subject("base", "base", known.ref), known)
     assert stored(runs) == before

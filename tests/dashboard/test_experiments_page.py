@@ -294,7 +294,7 @@ def test_the_python_lines_give_the_page(show: Show, echoed: Path, mine: Path):
 
 def test_the_zip_is_a_result(mine: Path, echoed: Path, tmp_path: Path):
     result = find_experiment("echo").run(probe.LM.load(echoed / "base"), n=3)
-    zipfile.ZipFile(io.BytesIO(export.zipped(result))).extractall(tmp_path / "out")
+    zipfile.ZipFile(io.BytesIO(export.zip_result(result))).extractall(tmp_path / "out")
     again = Result.load(tmp_path / "out" / "echo")
     assert again.summary.equals(result.summary)
     assert list(again.figures) == ["echoes", "curve"]

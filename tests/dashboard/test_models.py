@@ -53,7 +53,7 @@ def counted() -> None:
 
     import streamlit as st
 
-    from dashboard.models import computed, load, ready
+    from dashboard.models import compute_once, load, ready
 
     def size(lm, scale, kind):
         with open(os.environ["CALLS"], "a") as file:
@@ -62,8 +62,8 @@ def counted() -> None:
 
     lm = load(os.environ["MODEL"])
     st.text(ready(size, lm, scale=2, kind="a"))
-    st.text(computed(size, lm, say="Counting", scale=2, kind="a") / lm.n_parameters)
-    st.text(computed(size, lm, say="Counting", scale=3, kind="b") / lm.n_parameters)
+    st.text(compute_once(size, lm, say="Counting", scale=2, kind="a") / lm.n_parameters)
+    st.text(compute_once(size, lm, say="Counting", scale=3, kind="b") / lm.n_parameters)
 
 
 def test_each_choice_is_computed_once(script: Callable[..., AppTest]):
@@ -88,7 +88,7 @@ def loaded() -> None:
 
     import streamlit as st
 
-    from dashboard.models import computed, load
+    from dashboard.models import compute_once, load
 
     def size(lm, scale, kind):
         with open(os.environ["CALLS"], "a") as file:
@@ -96,7 +96,7 @@ def loaded() -> None:
         return scale
 
     lm = st.session_state.setdefault("lm", load(os.environ["MODEL"]))
-    computed(size, lm, say="Counting", scale=2, kind="a")
+    compute_once(size, lm, say="Counting", scale=2, kind="a")
 
 
 def test_what_a_loaded_model_gave_stays_its_own_when_its_files_are_written_again(script: Callable[..., AppTest]):
@@ -112,7 +112,7 @@ def stepping() -> None:
 
     import streamlit as st
 
-    from dashboard.models import computed, load, ready
+    from dashboard.models import compute_once, load, ready
     from probe.errors import DataError
 
     def work(lm, tick, fail):
@@ -123,9 +123,9 @@ def stepping() -> None:
         return 1
 
     lm = load(os.environ["MODEL"])
-    st.text(computed(work, lm, say="Working", steps=True, fail=False))
+    st.text(compute_once(work, lm, say="Working", steps=True, fail=False))
     try:
-        computed(work, lm, say="Working", steps=True, fail=True)
+        compute_once(work, lm, say="Working", steps=True, fail=True)
     except DataError as error:
         st.text(error)
     st.text(ready(work, lm, fail=True))

@@ -16,7 +16,7 @@ from dashboard.phenomena import figures as numbers
 from dashboard.phenomena import items as item
 from dashboard.phenomena import items as reading
 from dashboard.phenomena.compute import Outcome, Subject
-from dashboard.state import Shared
+from dashboard.state import SharedChoices
 from probe.cli import main
 from probe.experiments.metrics import Mean, Share
 from probe.experiments.registry import BUILT_IN, find_experiment
@@ -146,7 +146,7 @@ def test_a_model_that_cannot_be_read_hides_no_other(show: Show, fresh: Path):
 
 
 def test_subjects_are_named_once_each(show: Show, runs: Path):
-    shared: Shared = show(runs).session_state["_shared"]
+    shared: SharedChoices = show(runs).session_state["_shared"]
     found = controls.subjects(shared, ["base", "dpo-agreeable", "base", "/a/model", "/b/model", "/c/other"])
     assert [each.label for each in found] == ["base", "dpo-agreeable", "/a/model", "/b/model", "other"]
     assert found[0].ref == str(runs / "base")

@@ -78,8 +78,10 @@ def test_a_rollout_without_numbers_is_shown_all_the_same(show: Show, sampled: Pa
 
 
 def test_what_was_not_recorded_is_said_in_words():
-    assert rollouts.spoken({"reward": float("nan"), "rewards": {"a": 1.0, "b": float("nan")}}) == ": no reward"
-    assert rollouts.spoken({"reward": 3.0, "rewards": {"a": 1.0, "b": 2.0, "c": None}}) == ": reward 3 (a 1, b 2)"
+    assert rollouts.describe_parts({"reward": float("nan"), "rewards": {"a": 1.0, "b": float("nan")}}) == ": no reward"
+    assert (
+        rollouts.describe_parts({"reward": 3.0, "rewards": {"a": 1.0, "b": 2.0, "c": None}}) == ": reward 3 (a 1, b 2)"
+    )
     sparse = {"tokens": ["x", "y"], "advantage": [0.5, None], "entropy": [0.1, 0.2], "reward": 1.0}
     first, second = rollouts.completion(sparse, "advantage", "red").tokens
     assert "advantage 0.5" in first.tip

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access, command
-from dashboard.markdown import unforeseen
+from dashboard.markdown import report_failure
 from dashboard.pages import page_file, page_names
 from dashboard.report import report, sentence
 from tests.dashboard.pages import Show, read, unescape
@@ -113,9 +113,9 @@ def test_a_callback_that_fails_is_a_sentence(show: Show, runs: Path, monkeypatch
 def secret() -> None:
     import streamlit as st
 
-    from dashboard.markdown import guard, guarded
+    from dashboard.markdown import guard, guard_callback
 
-    @guarded
+    @guard_callback
     def press() -> None:
         raise KeyError("secret")
 
@@ -130,7 +130,7 @@ def secret() -> None:
         {}["secret"]
     st.text("goes on")
 
-    @guarded
+    @guard_callback
     def part() -> None:
         raise RecursionError("secret")
 
@@ -171,7 +171,7 @@ def test_a_report_without_a_trace():
 
 
 def test_what_fails_outside_of_a_page_is_a_sentence_too(monkeypatch: pytest.MonkeyPatch):
-    """The server hands to `unforeseen` what no page guards: the navigation, the entrypoint itself."""
+    """The server hands to `report_failure` what no page guards: the navigation, the entrypoint itself."""
     given: dict[str, Any] = {}
 
     class App:
@@ -185,12 +185,12 @@ def test_what_fails_outside_of_a_page_is_a_sentence_too(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", [])
     command.serve(access.Gate(8501))
     assert given["config"]["server.port"] == 8501
-    assert given["on_script_error"] is unforeseen
+    assert given["on_script_error"] is report_failure
 
     def broken() -> None:
-        from dashboard.markdown import unforeseen
+        from dashboard.markdown import report_failure
 
-        unforeseen(KeyError("secret"))
+        report_failure(KeyError("secret"))
 
     app = AppTest.from_function(broken, default_timeout=60).run()
     assert "did not foresee" in unescape(app.error[0].value)

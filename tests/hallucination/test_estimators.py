@@ -16,6 +16,7 @@ from probe.hallucination.confidence import (
     EQUIVALENCES,
     TARGETS,
     agreement,
+    answers_above,
     aurc,
     auroc,
     clusters,
@@ -29,15 +30,14 @@ from probe.hallucination.confidence import (
     risk_table,
     score,
     target_curves,
-    targeted,
     with_rest,
 )
 from probe.hallucination.experiment import METRICS, CalibrationError
-from probe.hallucination.world import Judged, exposure_class, singletons, validity_bound
+from probe.hallucination.world import JudgedAnswers, exposure_class, singletons, validity_bound
 from probe.world import World, WorldConfig
 
 
-def random_case(rng: np.random.Generator, prompts: int = 6) -> Judged:
+def random_case(rng: np.random.Generator, prompts: int = 6) -> JudgedAnswers:
     """Answer sets of unequal sizes; the training distribution has no errors, the model is anything."""
     width = 16
     sizes = rng.integers(8, width + 1, prompts)
@@ -50,10 +50,10 @@ def random_case(rng: np.random.Generator, prompts: int = 6) -> Judged:
     if rng.random() < 0.5:  # one that has learned something
         model += valid * rng.gamma(2.0, 5.0 * sharpness, size=mask.shape)
     train = rng.gamma(0.5, size=mask.shape) * valid + 1e-9 * valid
-    return Judged(model / model.sum(1, keepdims=True), train / train.sum(1, keepdims=True), valid, mask)
+    return JudgedAnswers(model / model.sum(1, keepdims=True), train / train.sum(1, keepdims=True), valid, mask)
 
 
-def slow_bound(case: Judged, mu: np.ndarray) -> tuple[float, float, float, float]:
+def slow_bound(case: JudgedAnswers, mu: np.ndarray) -> tuple[float, float, float, float]:
     """error, err_iiv, ratio and delta, written down answer by answer from the mixture D."""
     model, train, valid, mask = case
     errors = [[a for a in range(mask.shape[1]) if mask[c, a] and not valid[c, a]] for c in range(len(mask))]
@@ -88,11 +88,11 @@ def test_the_bound_is_nearly_tight_for_a_model_that_knows_nothing_and_zero_for_o
     valid = np.zeros_like(mask)
     valid[np.arange(prompts), np.arange(prompts)] = True
     flat = np.full(mask.shape, 1 / (errors + 1))
-    found = validity_bound(Judged(flat, valid.astype(float), valid, mask))
+    found = validity_bound(JudgedAnswers(flat, valid.astype(float), valid, mask))
     assert found.error == pytest.approx(11 / 12)
     assert (found.iiv_error, found.ratio, found.delta) == pytest.approx((0.5, 1 / 11, 0.0))
     assert found.bound == pytest.approx(1 - 1 / 11)
-    knows = validity_bound(Judged(valid.astype(float), valid.astype(float), valid, mask))
+    knows = validity_bound(JudgedAnswers(valid.astype(float), valid.astype(float), valid, mask))
     assert (knows.error, knows.iiv_error, knows.delta) == (0, 0, 0)
 
 
@@ -270,7 +270,7 @@ def test_points_under_a_target_are_those_of_the_definition() -> None:
         for chance in np.linspace(0.005, 0.995, 100):
             assert (score([chance], [1 - chance], t)[0] > 1e-9) == (chance > t + 1e-9)
     confidence, right = np.array([0.95, 0.6, 0.4]), np.array([1, 0, 1])
-    assert [each.tolist() for each in targeted(confidence, right, 0.5)] == [[1, 0, 0], [0, 1, 0]]
+    assert [each.tolist() for each in answers_above(confidence, right, 0.5)] == [[1, 0, 0], [0, 1, 0]]
     table = target_curves([0.5, 0.5, 0.0], [0.5, 0.0, 0.2], confidence, right, targets=[0.75])
     value = table.set_index(["way", "outcome"])["value"]
     assert value["own", "accuracy"] == pytest.approx(1 / 3)
@@ -289,5 +289,5 @@ def test_no_threshold_beats_the_target_for_a_calibrated_model() -> None:
     confidence = rng.random(200_000)
     right = (rng.random(200_000) < confidence).astype(float)
     for target in (0.5, 0.75):
-        points = {cut: score(*targeted(confidence, right, cut), target).mean() for cut in (0.3, 0.5, 0.75, 0.9)}
+        points = {cut: score(*answers_above(confidence, right, cut), target).mean() for cut in (0.3, 0.5, 0.75, 0.9)}
         assert max(points, key=lambda cut: points[cut]) == target

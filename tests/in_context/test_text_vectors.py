@@ -16,7 +16,7 @@ from probe.in_context import text_vectors as module
 from probe.in_context.few_shot import TEMPLATE, Example, Question, few_shot_prompt
 from probe.in_context.figures import text_vectors
 from probe.in_context.pairs import relabel
-from probe.in_context.text_vectors import Asked, TextVectors, ask, function_vectors_text, steered_labels
+from probe.in_context.text_vectors import LabelPrompts, TextVectors, ask, function_vectors_text, steered_labels
 from probe.model.lm import LM
 from probe.plotting.curves import Style
 from tests.models import byte_tokenizer, random_lm
@@ -104,19 +104,19 @@ def test_a_vector_is_what_examples_move_the_mean_by() -> None:
                 bare = few_shot_prompt([], question.query.text, PLAIN)
                 rows.append([residual(lm, text, block) - residual(lm, bare, block) for block in (0, 1)])
             slow = torch.stack([torch.stack(row) for row in rows]).mean(0)
-            torch.testing.assert_close(module._grouped(found[key], 2)[0], slow, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(module._group_means(found[key], 2)[0], slow, rtol=1e-4, atol=1e-4)
 
 
 class Recorder:
     """Remembers what was asked of a model."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.scored: list[tuple[Asked, torch.Tensor | None, int, np.ndarray]] = []
+        self.scored: list[tuple[LabelPrompts, torch.Tensor | None, int, np.ndarray]] = []
         self.drawn: list[Sequence[Question]] = []
         self.made: list[dict[str, torch.Tensor]] = []
         real = module.example_vectors
 
-        def scores(lm: LM, asked: Asked, vectors: torch.Tensor | None = None, block: int = 0) -> np.ndarray:
+        def scores(lm: LM, asked: LabelPrompts, vectors: torch.Tensor | None = None, block: int = 0) -> np.ndarray:
             found = steered_labels(lm, asked, vectors, block)
             self.scored.append((asked, vectors, block, found))
             return found

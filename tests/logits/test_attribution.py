@@ -10,7 +10,7 @@ from probe.errors import ConfigError, DataError, ModelError, ProbeError
 from probe.logits.attribution import attribute, attribute_last, difference_table, last_names, unembedding
 from probe.logits.direct import final_norm
 from probe.logits.lens import Target, residual_names, target_of
-from probe.logits.parts import ov_tokens, promoted, read_parts
+from probe.logits.parts import ov_tokens, promoted_tokens, read_parts
 from probe.model.rewards import reward_lm
 from tests.models import ARCHITECTURES, random_lm, random_reward_model
 
@@ -111,7 +111,7 @@ def test_the_source_of_a_head_is_found_by_changing_its_value():
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_promoted_tokens_are_those_whose_logit_the_part_raises(name):
     lm = random_lm(name)
-    top = promoted(lm, TEXT, 1, head=2, position=3, k=5)
+    top = promoted_tokens(lm, TEXT, 1, head=2, position=3, k=5)
     tokens, numbers = [*top.ids, *top.suppressed_ids], [*top.values, *top.suppressed_values]
     for token, number in zip(tokens, numbers, strict=True):
         assert abs(attribute(lm, TEXT, Target(3, int(token))).heads[1, 2] - number) < 1e-5
@@ -121,11 +121,11 @@ def test_promoted_tokens_are_those_whose_logit_the_part_raises(name):
     assert top.suppressed_ids.tolist() == np.argsort(values)[:5].tolist()
     assert abs(top.mean - values.mean()) < 1e-5
     mlps = np.array([each.mlps[0] for each in every])
-    assert promoted(lm, TEXT, 0, position=3, k=4).ids.tolist() == np.argsort(-mlps)[:4].tolist()
+    assert promoted_tokens(lm, TEXT, 0, position=3, k=4).ids.tolist() == np.argsort(-mlps)[:4].tolist()
     neuron = every[0].neuron_table(1, 3)["neuron"].iloc[0]
     one = np.array([each.neurons[1, neuron] for each in every])
     np.testing.assert_allclose(
-        promoted(lm, TEXT, 1, position=3, k=4, neuron=int(neuron)).values, np.sort(one)[:-5:-1], atol=1e-5
+        promoted_tokens(lm, TEXT, 1, position=3, k=4, neuron=int(neuron)).values, np.sort(one)[:-5:-1], atol=1e-5
     )
 
 
@@ -194,7 +194,7 @@ def test_a_reward_model_is_attributed_like_any_other(name):
     found = attribute(lm, TEXT, target_of(lm, [*start, last]))
     assert abs(found.sum - float(rewards.score([start], [[last]]))) < 1e-4
     assert np.abs(found.heads).max() > 1e-3
-    for ask in (lambda: promoted(lm, TEXT, 0, head=0), lambda: ov_tokens(lm, 0, 0, "oslo")):
+    for ask in (lambda: promoted_tokens(lm, TEXT, 0, head=0), lambda: ov_tokens(lm, 0, 0, "oslo")):
         with pytest.raises(DataError, match="one number and no tokens"):
             ask()
 
@@ -204,7 +204,10 @@ def test_one_reading_answers_every_question():
     read = read_parts(lm, TEXT, 3)
     for target in (Target(3, 7), difference(lm, 3)):
         np.testing.assert_allclose(attribute(lm, read, target).sources, attribute(lm, TEXT, target).sources)
-    assert promoted(lm, read, 1, head=0).ids.tolist() == promoted(lm, TEXT, 1, head=0, position=3).ids.tolist()
+    assert (
+        promoted_tokens(lm, read, 1, head=0).ids.tolist()
+        == promoted_tokens(lm, TEXT, 1, head=0, position=3).ids.tolist()
+    )
     with pytest.raises(DataError, match="read after token 3"):
         attribute(lm, read, Target(4, 7))
 
@@ -244,10 +247,10 @@ def test_tables_are_tidy():
     [
         (lambda lm: attribute(lm, TEXT, Target(40, 7)), "Position 40"),
         (lambda lm: attribute(lm, [], Target(0, 7)), "has no tokens"),
-        (lambda lm: promoted(lm, TEXT, 9), "no block 9"),
-        (lambda lm: promoted(lm, TEXT, 0, head=4), "no head 4"),
-        (lambda lm: promoted(lm, TEXT, 0, neuron=480), "no neuron 480"),
-        (lambda lm: promoted(lm, TEXT, 0, position=77), "Position 77"),
+        (lambda lm: promoted_tokens(lm, TEXT, 9), "no block 9"),
+        (lambda lm: promoted_tokens(lm, TEXT, 0, head=4), "no head 4"),
+        (lambda lm: promoted_tokens(lm, TEXT, 0, neuron=480), "no neuron 480"),
+        (lambda lm: promoted_tokens(lm, TEXT, 0, position=77), "Position 77"),
         (lambda lm: ov_tokens(lm, 0, -1, "oslo"), "no head -1"),
         (lambda lm: ov_tokens(lm, 0, 0, 5000), "token 5000"),
     ],
@@ -261,7 +264,7 @@ def test_what_is_not_there_is_one_sentence(ask, says):
 def test_no_tokens_cannot_be_ranked(k: int):
     lm = random_lm()
     for ask in (
-        lambda: promoted(lm, "mira lives in", 0, k=k),
+        lambda: promoted_tokens(lm, "mira lives in", 0, k=k),
         lambda: ov_tokens(lm, 0, 1, "mira", k=k),
         lambda: stages(lm, "mira lives in", 0, 1, k=k),
     ):

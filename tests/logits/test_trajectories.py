@@ -9,7 +9,7 @@ from probe.compare.side_by_side import read_both
 from probe.errors import ConfigError, DataError, ProbeError
 from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
-from probe.logits.parts import promoted
+from probe.logits.parts import promoted_tokens
 from probe.logits.trained import (
     attribution_over_training,
     kl_over_training,
@@ -66,7 +66,7 @@ def test_a_window_reads_the_same_columns(name):
     for measure in ("entropy", "margin", "logprobs", "ranks"):
         np.testing.assert_allclose(getattr(part, measure), getattr(whole, measure)[:, 2:5], atol=1e-5)
     assert part.lens.top_ids.tolist() == whole.lens.top_ids[:, 2:5].tolist()
-    assert part.decided(3) == whole.decided(3)
+    assert part.decision_row(3) == whole.decision_row(3)
     table = whole.table(4)
     merged = table.merge(part.table(4), on=["layer", "name", "position", "token", "measure", "answer"])
     assert len(merged) == len(table)
@@ -112,7 +112,7 @@ def test_two_models_are_compared_as_on_the_compare_page():
 def test_the_row_of_decision_is_the_first_that_stays():
     found = over_layers(random_lm(), TEXT)
     for t in range(6):
-        favourites, decided = found.lens.top_ids[:, t, 0], found.decided(t)
+        favourites, decided = found.lens.top_ids[:, t, 0], found.decision_row(t)
         assert set(favourites[decided:]) == {favourites[-1]}
         assert decided == 0 or favourites[decided - 1] != favourites[-1]
 
@@ -221,7 +221,7 @@ def test_parts_over_training_are_those_of_the_model_at_each_step(tmp_path):
         for step in (0, 3):
             recorder.capture(step)
             expected[step] = attribute(lm, TEXT, target_of(lm, lm.tokenizer.encode(TEXT), "rome", "in"))
-            named[step] = {head: promoted(lm, TEXT, 1, head, k=5) for head in (2, None)}
+            named[step] = {head: promoted_tokens(lm, TEXT, 1, head, k=5) for head in (2, None)}
             with run.checkpoint(step) as folder:
                 lm.save(folder)
             lm.model.model.embed_tokens.weight.data *= 1.5

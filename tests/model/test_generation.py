@@ -175,13 +175,13 @@ def test_truncation_by_its_definition(weights, k, top_p, min_p):
     p = torch.tensor(weights, dtype=torch.float64)
     p = p / p.sum()
     order = p.argsort(descending=True, stable=True).tolist()
-    assert (Sampling(top_k=k).truncated(p[None])[0] > 0).sum() == min(k, len(p))
-    kept = Sampling(top_p=top_p).truncated(p[None])[0] > 0
+    assert (Sampling(top_k=k).truncate(p[None])[0] > 0).sum() == min(k, len(p))
+    kept = Sampling(top_p=top_p).truncate(p[None])[0] > 0
     size = int(kept.sum())
     assert sorted(order[:size]) == kept.nonzero()[:, 0].tolist()
     assert float(p[kept].sum()) >= top_p - 1e-9
     assert size == 1 or float(p[order[: size - 1]].sum()) < top_p + 1e-9
-    kept = Sampling(min_p=min_p).truncated(p[None])[0] > 0
+    kept = Sampling(min_p=min_p).truncate(p[None])[0] > 0
     assert kept.tolist() == (p >= min_p * p.max()).tolist()
 
 

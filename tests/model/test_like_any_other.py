@@ -24,7 +24,7 @@ from probe.interventions.patching import ablate, pair_of, patch
 from probe.interventions.steering import contrast, dose_response
 from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
-from probe.logits.parts import promoted
+from probe.logits.parts import promoted_tokens
 from probe.logits.trajectories import over_layers, scalar_lens
 from probe.model.adapters import quiet
 from probe.model.equations import read_network, recompose
@@ -95,7 +95,7 @@ def test_a_value_is_taken_apart_and_moved_like_a_logit(policy: Path):
         lambda lm: lag_profile(lm, TEXT),
         lambda lm: effective_order(lm, TEXT),
         lambda lm: over_layers(lm, TEXT),
-        lambda lm: promoted(lm, TEXT, 0),
+        lambda lm: promoted_tokens(lm, TEXT, 0),
         lambda lm: snowball(lm, [TEXT]),
         lambda lm: attention(lm, TEXT, max_new_tokens=2),
     ],

@@ -217,12 +217,12 @@ def test_free_memory_is_what_the_kernel_says(tmp_path: Path, monkeypatch: pytest
     meminfo.write_text("MemTotal: 100 kB\nMemAvailable:       50 kB\n")
     assert memory._available(meminfo) == 51_200
     assert memory._available(tmp_path / "none") is None
-    assert memory._left(tmp_path) is None
+    assert memory._memory_left(tmp_path) is None
     for name, text in (("max", "9000\n"), ("current", "5000\n"), ("stat", "anon 10\ninactive_file 1500\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    assert memory._left(tmp_path) == 5500
+    assert memory._memory_left(tmp_path) == 5500
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._left(tmp_path) is None
+    assert memory._memory_left(tmp_path) is None
     free = free_bytes()
     assert free is None or 0 < free < physical
     assert free_bytes("meta") is None

@@ -6,18 +6,18 @@ from torch import nn
 
 from probe.model.scoring import completion_logprobs
 from tests.models import ARCHITECTURES, OTHERS, random_lm
-from trainers.scalar_heads import Headed, ScalarHead, width_of
+from trainers.scalar_heads import ModelWithHead, ScalarHead, width_of
 
 PROMPTS = [[2, 4, 5, 6], [2, 5], [2, 6, 7, 8, 9, 10, 11, 12, 13]]
 GROUPS = [[[7, 8], [9]], [[4], [], [5, 6, 7, 8, 9, 10]], [[4, 5, 6]]]
 
 
-def headed(name: str, seed: int = 3) -> Headed:
+def headed(name: str, seed: int = 3) -> ModelWithHead:
     model = random_lm(name).model
-    return Headed(model, ScalarHead(width_of(model), torch.Generator().manual_seed(seed)))
+    return ModelWithHead(model, ScalarHead(width_of(model), torch.Generator().manual_seed(seed)))
 
 
-def directly(pair: Headed, prompt: list[int], completion: list[int]) -> torch.Tensor:
+def directly(pair: ModelWithHead, prompt: list[int], completion: list[int]) -> torch.Tensor:
     """The head at the last state of each prefix, which the model's own list of states ends with."""
     found = [
         pair.head(pair.model(torch.tensor([prompt + completion[:t]]), output_hidden_states=True).hidden_states[-1])
@@ -26,7 +26,7 @@ def directly(pair: Headed, prompt: list[int], completion: list[int]) -> torch.Te
     return torch.stack([numbers[0, -1] for numbers in found]) if found else torch.zeros(0)
 
 
-def gradients(pair: Headed, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(pair: ModelWithHead, numbers: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of a sum with unequal weights, so that a swap of two tokens is seen."""
     pair.zero_grad()
     (numbers * torch.linspace(-1, 2, numbers.numel()).reshape(numbers.shape)).sum().backward()

@@ -11,39 +11,39 @@ import probe
 from probe.interventions.sites import Site, activations, hooks_of
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
-from probe.plotting.notebook import Drawn
+from probe.plotting.notebook import Drawable
 from tests.models import random_lm, random_reward_model
 
 TEXT = "mira lives in rome"
 OTHER = "mira lives in oslo"
 
 
-def patched(lm: LM, kind: Any) -> Drawn:
+def patched(lm: LM, kind: Any) -> Drawable:
     pair = probe.interventions.pair_of(lm, TEXT, OTHER)
     return probe.interventions.patch(lm, pair, probe.logits.target_of(lm, pair.corrupted), kind)
 
 
-def steered(lm: LM) -> Drawn:
+def steered(lm: LM) -> Drawable:
     direction = probe.interventions.contrast(lm, [TEXT], [OTHER], 0)
     target = probe.logits.target_of(lm, TEXT)
     return probe.interventions.dose_response(lm, [TEXT], [target], direction, alphas=(0.0, 1.0), random=3)
 
 
-def intervened(lm: LM) -> Drawn:
+def intervened(lm: LM) -> Drawable:
     pair, site = probe.interventions.pair_of(lm, TEXT, OTHER), Site("resid", 0, position=4)
     source = activations(lm, pair.clean, hooks_of(lm, ["resid"]))
     target = probe.logits.target_of(lm, pair.corrupted)
     return probe.interventions.intervene(lm, pair.corrupted, [site], [source], target, draws=3)
 
 
-RESULTS: dict[str, Callable[[LM], Drawn]] = {
+RESULTS: dict[str, Callable[[LM], Drawable]] = {
     "attention": lambda lm: probe.attention.attention(lm, TEXT),
     "stages": lambda lm: probe.attention.stages(lm, TEXT, 0, 1),
     "head_scores": lambda lm: probe.attention.head_scores(lm, TEXT),
     "attention_statistics": lambda lm: probe.attention.attention_statistics(lm, TEXT),
     "logit_lens": lambda lm: probe.logits.logit_lens(lm, TEXT),
     "attribute": lambda lm: probe.logits.attribute(lm, TEXT, probe.logits.target_of(lm, TEXT)),
-    "promoted": lambda lm: probe.logits.promoted(lm, TEXT, 1, head=1),
+    "promoted": lambda lm: probe.logits.promoted_tokens(lm, TEXT, 1, head=1),
     "over_layers": lambda lm: probe.logits.over_layers(lm, TEXT, ["rome"]),
     "pair_over_layers": lambda lm: probe.logits.pair_over_layers(lm, random_lm(seed=1), TEXT),
     "over_writing": lambda lm: probe.logits.over_writing(lm, TEXT, ["rome"], n=3),
@@ -59,7 +59,7 @@ RESULTS: dict[str, Callable[[LM], Drawn]] = {
     "jacobian_norms": lambda lm: probe.autoregression.jacobian_norms(lm, TEXT),
     "neutral_jacobian": lambda lm: probe.autoregression.neutral_jacobian(lm, TEXT),
 }
-SCALAR: dict[str, Callable[[LM], Drawn]] = {
+SCALAR: dict[str, Callable[[LM], Drawable]] = {
     "scalar_lens": lambda lm: probe.logits.scalar_lens(lm, TEXT),
     "compare_scalars": lambda lm: probe.compare.compare_scalars(lm, reward_lm(random_reward_model(seed=1)), TEXT),
     "contrast": lambda lm: probe.rewards.contrast(lm, "mira lives in", " rome", " oslo"),
@@ -69,7 +69,7 @@ SCALAR: dict[str, Callable[[LM], Drawn]] = {
 @pytest.mark.parametrize("name", [*RESULTS, *SCALAR])
 def test_a_result_draws_itself(name: str):
     found = RESULTS[name](random_lm()) if name in RESULTS else SCALAR[name](reward_lm(random_reward_model()))
-    assert isinstance(found, Drawn)
+    assert isinstance(found, Drawable)
     drawn = found.figure()
     assert isinstance(drawn, go.Figure)
     assert len(drawn.data)

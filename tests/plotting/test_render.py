@@ -4,12 +4,12 @@ import logging
 
 import pytest
 
-from probe.plotting.export import _hushed
+from probe.plotting.export import _hush_browser
 
 
 def test_half_messages_of_a_closing_browser_are_not_logged(caplog: pytest.LogCaptureFixture):
     logger = logging.getLogger("choreographer.channels.pipe")
-    with _hushed():
+    with _hush_browser():
         logger.error("half")
     logger.error("whole")
     assert caplog.messages == ["whole"]

@@ -7,7 +7,7 @@ import torch
 import probe
 from probe.logits.attribution import attribute
 from probe.logits.lens import target_of
-from probe.logits.parts import promoted, read_parts
+from probe.logits.parts import promoted_tokens, read_parts
 from probe.logits.trajectories import over_layers
 from tests.real.conftest import CHECKPOINT
 
@@ -37,7 +37,7 @@ def test_the_parts_sum_to_the_logits(lm: probe.LM):
 def test_what_is_promoted_is_what_is_attributed(lm: probe.LM):
     ids = lm.tokenizer.encode(TEXT)
     read = read_parts(lm, ids)
-    top = promoted(lm, read, 29, k=3)
+    top = promoted_tokens(lm, read, 29, k=3)
     for token, number in zip(top.ids, top.values, strict=True):
         found = attribute(lm, read, target_of(lm, ids, int(token)))
         assert abs(found.mlps[29] - number) < 1e-3
@@ -48,7 +48,7 @@ def test_the_answer_appears_late(lm: probe.LM):
     assert found.lens.top_tokens[-1, -1, 0] == "\u00b7Paris"
     assert found.ranks[-1, -1, 0] == 0
     assert found.ranks[0, -1, 0] > 100
-    assert found.decided(12) > 20
+    assert found.decision_row(12) > 20
 
 
 def test_half_precision_adds_up_within_its_rounding(lm: probe.LM):

@@ -17,7 +17,7 @@ from probe import LM
 from probe.errors import ConfigError, DataError, RunError
 from probe.logits.attribution import attribute
 from probe.logits.lens import Target, logit_lens
-from probe.logits.parts import promoted
+from probe.logits.parts import promoted_tokens
 from probe.model.presets import ModelConfig
 from probe.model.rewards import reward_lm
 from probe.recording.recorder import Recorder, as_prompt, generic_prompts, measure, watch
@@ -186,7 +186,7 @@ def test_what_is_added_by_layer_and_part_is_what_the_analyses_give(name: str):
             for a, answer in enumerate(prompt.answer_ids):
                 assert tensors["lens_answer_ranks"][index, row, t, a] == np.flatnonzero(ordered == p[answer])[0]
         for layer, part in np.ndindex(2, 5):
-            own = promoted(lm, ids, layer, None if part == 4 else part, k=5)
+            own = promoted_tokens(lm, ids, layer, None if part == 4 else part, k=5)
             expected = [own.ids.tolist(), own.suppressed_ids.tolist()]
             assert tensors["promoted_ids"][index, layer, part].tolist() == expected
         parts, (rest, value) = tensors["attribution"][index], tensors["attribution_total"][index]

@@ -20,7 +20,7 @@ from probe.model.lm import LM
 from probe.retrieval.experiment import METRICS
 from probe.retrieval.world import (
     CONTEXTS,
-    Asked,
+    PassageQuestion,
     context_items,
     context_table,
     passage_items,
@@ -46,12 +46,12 @@ def world(base: LM) -> World:
 
 
 @pytest.fixture(scope="module")
-def asked(world: World) -> list[Asked]:
+def asked(world: World) -> list[PassageQuestion]:
     return with_passages(world, world_documents(world), hallucination_world.ask(world, 12, 0), K)
 
 
 @pytest.fixture(scope="module")
-def items(base: LM, world: World, asked: list[Asked]) -> pd.DataFrame:
+def items(base: LM, world: World, asked: list[PassageQuestion]) -> pd.DataFrame:
     return context_items(base, world, asked, K)
 
 
@@ -103,7 +103,7 @@ def test_documents_say_every_fact_once_and_strangers_have_facts_of_their_own(wor
     assert len(set(strangers)) > 40  # drawn, not one for all
 
 
-def test_passages_are_what_they_are_called(world: World, asked: list[Asked]) -> None:
+def test_passages_are_what_they_are_called(world: World, asked: list[PassageQuestion]) -> None:
     documents = world_documents(world)
     for one in asked:
         person, relation = one.item.meta["person"], one.item.meta["relation"]
@@ -203,7 +203,7 @@ def test_samples_are_those_of_evaluate(base: LM, world: World) -> None:
     assert found["context_stranger"] == table["context_accuracy_stranger"]
 
 
-def test_a_perfect_reader_who_knows_nothing(world: World, asked: list[Asked]) -> None:
+def test_a_perfect_reader_who_knows_nothing(world: World, asked: list[PassageQuestion]) -> None:
     def rule(prompt: str) -> str:
         reading = read(prompt)
         assert reading is not None
@@ -221,7 +221,7 @@ def test_a_perfect_reader_who_knows_nothing(world: World, asked: list[Asked]) ->
     assert searched["p_abstain"].to_numpy() == pytest.approx(1 - searched["hit"].to_numpy(), abs=1e-6)
 
 
-def test_one_who_remembers_follows_nothing(world: World, asked: list[Asked]) -> None:
+def test_one_who_remembers_follows_nothing(world: World, asked: list[PassageQuestion]) -> None:
     def rule(prompt: str) -> str:
         reading = read(prompt)
         assert reading is not None
@@ -235,7 +235,9 @@ def test_one_who_remembers_follows_nothing(world: World, asked: list[Asked]) -> 
     assert metric.row(items)["value"] == pytest.approx(1, abs=1e-6)
 
 
-def test_null_a_model_that_cannot_see_passages_shows_nothing(base: LM, world: World, asked: list[Asked]) -> None:
+def test_null_a_model_that_cannot_see_passages_shows_nothing(
+    base: LM, world: World, asked: list[PassageQuestion]
+) -> None:
     items = context_items(Forgetful(base), world, asked, K)  # type: ignore[arg-type]
     assert items["persuasion"].dropna().to_numpy() == pytest.approx(0, abs=1e-9)
     searched = items[items["context"] == "retrieved"]

@@ -16,7 +16,18 @@ from probe.model.rewards import reward_lm
 from probe.model.scoring import last_states
 from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import AnswerSet, verifier_reward
-from probe.rewards.frontiers import KINDS, QUESTIONS, SEED, Field, Memory, ask, field_of, logged, model_reward, place
+from probe.rewards.frontiers import (
+    KINDS,
+    QUESTIONS,
+    SEED,
+    Field,
+    Memory,
+    ask,
+    field_of,
+    model_reward,
+    place,
+    read_evaluations,
+)
 from probe.rewards.optimum import condition, optimum
 from probe.stats import bootstrap_means
 from probe.world import World
@@ -114,12 +125,12 @@ def test_what_runs_logged() -> None:
     metrics = pd.DataFrame(
         {"step": [0, 5, 10], "loss": 1.0, "kl_to_reference": [0, np.nan, 0.25], "expected_reward": [1.0, np.nan, 2.0]}
     )
-    found = logged(metrics)
+    found = read_evaluations(metrics)
     assert found["step"].tolist() == [0, 10]
     assert found["d"].tolist() == [0, 0.5]
     assert found["reward"].tolist() == [1.0, 2.0]
     assert found["gold"].isna().all()
-    assert len(logged(metrics[["step", "loss"]])) == 0
+    assert len(read_evaluations(metrics[["step", "loss"]])) == 0
 
 
 def test_what_cannot_be_placed(world: World) -> None:

@@ -311,7 +311,7 @@ def test_what_cannot_be_computed_is_refused(world: World, lm: LM) -> None:
 def test_prompts_to_which_a_reward_does_not_apply_can_be_left_out(world: World, lm: LM) -> None:
     prompts = [world.questions("fact", 1)[0].prompt, "quick 3 + 4 =", "quick 1 + 1 ="]
     answers = enumerate_answers(lm, world, prompts)
-    judged = answers.judged(lambda p, c: [1.0 if "quick" in text else None for text in p])
+    judged = answers.judge(lambda p, c: [1.0 if "quick" in text else None for text in p])
     kept = answers.take(np.isfinite(judged).all(axis=1))
     assert kept.prompts == prompts[1:]
     assert kept.logprobs.shape == kept.mask.shape == (2, 10)

@@ -57,11 +57,11 @@ def test_the_peak_is_where_a_search_finds_it(form: str) -> None:
     assert found.a.value == pytest.approx(1.2, abs=1e-9)
     assert found.rmse < 1e-12
     assert found.r2 == pytest.approx(1.0)
-    assert found.seen == (best.x <= 2.5)
-    assert not fit(D[-3:], CURVES[form](D[-3:], 1.2, 0.6), form, origin=0.0).seen  # type: ignore[arg-type]
+    assert found.peak_is_seen == (best.x <= 2.5)
+    assert not fit(D[-3:], CURVES[form](D[-3:], 1.2, 0.6), form, origin=0.0).peak_is_seen  # type: ignore[arg-type]
     rising = fit(D, CURVES[form](D, 1.2, -0.1), form, origin=0.0)  # type: ignore[arg-type]
     assert rising.peak.value == np.inf
-    assert not rising.seen
+    assert not rising.peak_is_seen
     assert rising.row()["top"] == np.inf
 
 

@@ -28,7 +28,7 @@ from probe.sycophancy import beliefs as repeated_doubt
 from probe.sycophancy import choices as behaviour_choices
 from probe.sycophancy import files as deference_files
 from probe.sycophancy.beliefs import Question, doubt_answers, flips, read_questions, score_templates, user_message
-from probe.sycophancy.choices import balanced, letter_of, read_choices, score_choices, shared_prefix
+from probe.sycophancy.choices import balanced_share, letter_of, read_choices, score_choices, shared_prefix
 from probe.sycophancy.experiment import run
 from probe.sycophancy.files import by_file_head, guesses
 from probe.sycophancy.inside import patch_some
@@ -133,10 +133,10 @@ def test_a_constant_answerer_shows_nothing(monkeypatch: pytest.MonkeyPatch, lm: 
     scored_by(monkeypatch, lambda prompt, group: [-1.0 if "A" in answer else -2.0 for answer in group])
     found = score_choices(lm, read_choices(CHOICES, 12))
     assert found["first_option"].mean() == 1
-    assert balanced({name: found[name].to_numpy() for name in ("matching", "letter")}) == 0.5
-    metric = Statistic("matching_balanced", balanced, ("matching", "letter"))
+    assert balanced_share({name: found[name].to_numpy() for name in ("matching", "letter")}) == 0.5
+    metric = Statistic("matching_balanced", balanced_share, ("matching", "letter"))
     assert metric.estimate(found, 0).value == 0.5
-    assert np.isnan(balanced({"matching": np.ones(3), "letter": np.array(["A"] * 3)}))
+    assert np.isnan(balanced_share({"matching": np.ones(3), "letter": np.array(["A"] * 3)}))
 
 
 def test_planted_agreement_is_found(monkeypatch: pytest.MonkeyPatch, lm: LM) -> None:
@@ -148,7 +148,7 @@ def test_planted_agreement_is_found(monkeypatch: pytest.MonkeyPatch, lm: LM) -> 
     scored_by(monkeypatch, agrees)
     found = score_choices(lm, read_choices(CHOICES, 12))
     assert (found["matching"] == 1).all()
-    assert balanced({name: found[name].to_numpy() for name in ("matching", "letter")}) == 1
+    assert balanced_share({name: found[name].to_numpy() for name in ("matching", "letter")}) == 1
 
 
 def knows(follows: bool) -> Score:
@@ -342,7 +342,7 @@ def test_the_coverage_of_the_balanced_share(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(resampling, "RESAMPLES", 150)
     rng = np.random.default_rng(4)
-    metric, hits, draws = Statistic("matching_balanced", balanced, ("matching", "letter")), 0, 1500
+    metric, hits, draws = Statistic("matching_balanced", balanced_share, ("matching", "letter")), 0, 1500
     for seed in range(draws):
         letter = rng.choice(["A", "B"], 160, p=[0.7, 0.3])
         matching = (rng.random(160) < np.where(letter == "A", 0.8, 0.4)).astype(float)

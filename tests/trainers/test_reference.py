@@ -31,7 +31,7 @@ def world(base: LM) -> World:
 
 def test_questions_come_in_equal_shares_and_are_always_the_same(base: LM, world: World) -> None:
     first, second = (
-        world_optimum(base, world, ("fact", "opinion_false"), lambda a: a.judged(verifier_reward(world)), 0.3)
+        world_optimum(base, world, ("fact", "opinion_false"), lambda a: a.judge(verifier_reward(world)), 0.3)
         for _ in range(2)
     )
     assert first is not None
@@ -46,11 +46,11 @@ def test_a_reward_that_does_not_apply_leaves_its_questions_out(base: LM, world: 
     def judge(prompts: list[str], completions: list[str]) -> list[float | None]:
         return [None if prompt.startswith("quick") else 1.0 for prompt in prompts]
 
-    found = world_optimum(base, world, ("fact", "sum_quick"), lambda answers: answers.judged(judge), None)
+    found = world_optimum(base, world, ("fact", "sum_quick"), lambda answers: answers.judge(judge), None)
     assert found is not None
     assert len(found.answers.prompts) == QUESTIONS / 2
-    assert world_optimum(base, world, ("sum_quick",), lambda answers: answers.judged(judge), None) is None
-    assert world_optimum(base, world, (), lambda answers: answers.judged(judge), None) is None
+    assert world_optimum(base, world, ("sum_quick",), lambda answers: answers.judge(judge), None) is None
+    assert world_optimum(base, world, (), lambda answers: answers.judge(judge), None) is None
 
 
 @pytest.fixture(scope="module")

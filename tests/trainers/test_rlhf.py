@@ -20,7 +20,7 @@ from trainers import rlhf
 from trainers.config import RLHFConfig
 from trainers.rlhf import RLHF, Collector, Example, Trace, explained_variance, objective_metrics
 from trainers.sampling import Completion, Group
-from trainers.scalar_heads import VALUE_HEAD, Headed, HeadedTrainee, ScalarHead, ValueHead, width_of
+from trainers.scalar_heads import VALUE_HEAD, HeadedTrainee, ModelWithHead, ScalarHead, ValueHead, width_of
 from trainers.session import Session
 from trainers.trainee import Trainee
 
@@ -51,7 +51,7 @@ class Setting:
         for number, (prompt, several, rewards) in enumerate(zip(PROMPTS, COMPLETIONS, REWARDS, strict=True)):
             completions = []
             for ids, reward in zip(several, rewards, strict=True):
-                reference = [x for x, _ in self.slow(Headed(self.reference, self.module.head), prompt, ids)]
+                reference = [x for x, _ in self.slow(ModelWithHead(self.reference, self.module.head), prompt, ids)]
                 end = bool(ids) and ids[-1] == END
                 logprobs = [math.nan] * len(ids)  # the sampler's, which are not read
                 completions.append(
@@ -63,7 +63,7 @@ class Setting:
     def examples(self, groups: list[Group] | None = None) -> list[Example]:
         return Collector(self.session, self.module, self.config).collect(groups or self.groups(), self.config.beta)
 
-    def slow(self, module: Headed, prompt: list[int], ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def slow(self, module: ModelWithHead, prompt: list[int], ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """log pi and V of each token, from a pass over what comes before it."""
         found = []
         for t, token in enumerate(ids):

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from dashboard.components.step_views import MOST_HEADS
-from dashboard.markdown import guarded
+from dashboard.markdown import guard_callback
 from dashboard.pages.attention.compute import Head, Reading
 from dashboard.state import keep
 
@@ -41,7 +41,7 @@ def take_head(points: list[dict]) -> None:
         follow_head()
 
 
-@guarded
+@guard_callback
 def follow_head() -> None:
     """Turn to the page of layers that holds the chosen head."""
     every = st.session_state.get(OFFERED_PAGES)

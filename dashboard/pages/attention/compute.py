@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import data, models, sides
 from dashboard.components.step_views import Moment, choose_moment
 from dashboard.markdown import note
-from dashboard.state import Shared, keep
+from dashboard.state import SharedChoices, keep
 from probe.plotting.theme import METHODS, aligned_colour
 from probe.runs.captured import attention as captured_pattern
 
@@ -67,7 +67,7 @@ class Reading:
         """The side that single figures are about: the aligned model, or the chosen step."""
         return self.sides[-1]
 
-    def named(self, head: Head) -> list[Side]:
+    def sides_with(self, head: Head) -> list[Side]:
         """The sides that have a head and that one figure with one token axis can show."""
         return [side for side in self.sides if side.has(head) and _same_text(side.read, self.last.read)]
 
@@ -96,7 +96,7 @@ class Reading:
         return {"models": [side.ref for side in self.sides], "tokens": list(self.last.read.ids)}
 
 
-def live(shared: Shared, view: str) -> list[sides.Side] | None:
+def live(shared: SharedChoices, view: str) -> list[sides.Side] | None:
     """The models that the view is about, told apart by colour; None while the page waits for consent."""
     roles: dict[str, list[sides.Role]] = {"base": ["base"], "aligned": ["aligned"], "both": ["base", "aligned"]}
     found: list[sides.Side] = []
@@ -122,14 +122,16 @@ def read_live(models_read: list[sides.Side], given: tuple[int, ...], prompt: str
     """
     writer = models_read[-1].lm
     new = new if writer.readout == "tokens" else 0
-    written = models.computed(_attention, writer, say="Reading attention", text=given, new=new)
+    written = models.compute_once(_attention, writer, say="Reading attention", text=given, new=new)
     told = []
     for side in models_read:
         lm, read = side.lm, written
         if lm is not writer:
             own = sides.asked_text(lm, prompt, chat and lm.tokenizer.chat_template is not None)[: max(len(given), LONG)]
             text = tuple(written.ids) if own[: len(given)] == given and splits_alike(lm, writer, given) else own
-            read = models.computed(_attention, lm, say="Reading attention", text=text, given=min(len(text), len(given)))
+            read = models.compute_once(
+                _attention, lm, say="Reading attention", text=text, given=min(len(text), len(given))
+            )
         told.append(Side(side.name, side.colour, read, lm, side.ref))
     return Reading(tuple(told))
 
@@ -153,7 +155,7 @@ def _attention(lm: "LM", text: tuple[int, ...], new: int = 0, given: int | None 
     return read if given is None else replace(read, prompt_length=given)
 
 
-def read_captured(shared: Shared, place: "DeltaGenerator") -> Reading | None:
+def read_captured(shared: SharedChoices, place: "DeltaGenerator") -> Reading | None:
     """Patterns of a captured prompt at the chosen step, alone or beside the first step; None without captures.
 
     Args:

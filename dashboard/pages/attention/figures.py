@@ -48,7 +48,7 @@ def choose_query(reading: Reading) -> int:
 def stages(reading: Reading, head: Head) -> None:
     """Scores, softmax and mixed values of the chosen head, and what it writes after each token."""
     name = f"L{head[0]}H{head[1]}"
-    stage_pairs = [(side, stages_of(side, head)) for side in reading.named(head)]
+    stage_pairs = [(side, stages_of(side, head)) for side in reading.sides_with(head)]
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         query = choose_query(reading)
@@ -104,7 +104,7 @@ def stages_of(side: Side, head: Head) -> "Stages":
     """The stages of one head of a live side."""
     assert side.lm is not None
     text = tuple(int(token) for token in side.read.ids)
-    return models.computed(_stages, side.lm, say="Taking the head apart", text=text, layer=head[0], head=head[1])
+    return models.compute_once(_stages, side.lm, say="Taking the head apart", text=text, layer=head[0], head=head[1])
 
 
 def _stages(lm: "LM", text: tuple[int, ...], layer: int, head: int) -> "Stages":
@@ -157,7 +157,7 @@ def rollout(reading: Reading, head: Head) -> None:
         norms = None
         if weighted and side.lm is not None:
             text = tuple(int(token) for token in side.read.ids)
-            norms = models.computed(_value_norms, side.lm, say="Reading values", text=text)
+            norms = models.compute_once(_value_norms, side.lm, say="Reading values", text=text)
         seen = rolled.rollout(side.read, value_norms=norms)
         at = min(query, len(side.read.tokens) - 1)
         with column:
@@ -258,7 +258,7 @@ def scores_of(side: Side, *, repeats: bool) -> "HeadScores":
     if not repeats:
         return pattern_scores(side.read)
     assert side.lm is not None
-    return models.computed(_repeats, side.lm, say="Reading repeated random tokens")
+    return models.compute_once(_repeats, side.lm, say="Reading repeated random tokens")
 
 
 def _repeats(lm: "LM") -> "HeadScores":
@@ -334,7 +334,7 @@ def circuits(reading: Reading, head: Head) -> None:
     what = f"Spectra of all heads of {' and '.join(side.name for side in sides)}"
     if not may_compute("att-circuits", _spectra_seconds(sides), what):
         return
-    maps = [(side, models.computed(_spectra, side.lm, say="Decomposing QK and OV")) for side in sides if side.lm]
+    maps = [(side, models.compute_once(_spectra, side.lm, say="Decomposing QK and OV")) for side in sides if side.lm]
     left, right = st.columns([5, 4], gap="medium")
     with left:
         panels = [
@@ -351,7 +351,7 @@ def circuits(reading: Reading, head: Head) -> None:
         note(f"Effective rank (exponential of the entropy of the singular values): {ranks}.")
     with right:
         copying(reading, sides, head)
-    composed(reading, head)
+    draw_composition(reading, head)
 
 
 def copying(reading: Reading, sides: list[Side], head: Head) -> None:
@@ -361,7 +361,7 @@ def copying(reading: Reading, sides: list[Side], head: Head) -> None:
         note("A model of one number has no output tokens to copy to.")
         return
     panels = [
-        (side.name, models.computed(_copying, side.lm, say="Eigenvalues of the OV circuits"))
+        (side.name, models.compute_once(_copying, side.lm, say="Eigenvalues of the OV circuits"))
         for side in readers
         if side.lm
     ]
@@ -384,7 +384,7 @@ def copying(reading: Reading, sides: list[Side], head: Head) -> None:
     )
 
 
-def composed(reading: Reading, head: Head) -> None:
+def draw_composition(reading: Reading, head: Head) -> None:
     """How the chosen head reads earlier heads and is read by later ones, above random maps of the same shapes."""
     side, name = reading.last, f"L{head[0]}H{head[1]}"
     if side.lm is None:
@@ -395,7 +395,7 @@ def composed(reading: Reading, head: Head) -> None:
         return
     panels, parts = [], []
     for kind in ("Q", "K", "V"):
-        found = models.computed(_composition, side.lm, say=f"Composing heads ({kind})", steps=True, kind=kind)
+        found = models.compute_once(_composition, side.lm, say=f"Composing heads ({kind})", steps=True, kind=kind)
         grid = partners(found.excess, head)
         panels.append((f"{kind} (random {found.baseline[0]:.3f} \u00b1 {found.baseline[1]:.3f})", grid))
         layers, heads = np.nonzero(np.isfinite(grid))

@@ -57,14 +57,14 @@ def long_text(models_read: list[Side], text: tuple[int, ...], answer: "DeltaGene
     lm, say = models_read[-1].lm, f"Reading {len(text):,} tokens"
     shown_sides = [side for side in models_read if side.lm is lm or splits_alike(side.lm, lm, text)]
     sides = [
-        (side.name, side.colour, models.computed(_statistics, side.lm, say=say, steps=True, text=text))
+        (side.name, side.colour, models.compute_once(_statistics, side.lm, say=say, steps=True, text=text))
         for side in shown_sides
     ]
     first, sentence = long_words(models_read[-1].name, sides[-1][2])
     with answer:
         finding(sentence)
     trust_badge(*[(side.name, side.lm) for side in shown_sides], text=text)
-    plan = models.computed(_preflight, lm, say="Predicting the size of all patterns", length=len(text))
+    plan = models.compute_once(_preflight, lm, say="Predicting the size of all patterns", length=len(text))
     note(f"{plan.sentence} What follows holds no pattern: it was read one block of queries after the other.")
     source: dict[str, object] = {"models": [side.ref for side in models_read], "tokens": len(text)}
     left, right = st.columns([1, 3], vertical_alignment="bottom")

@@ -13,7 +13,7 @@ from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_ca
 from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
 from dashboard.sides import ask_for_model, asked_text, words_known
-from dashboard.state import Shared, current, keep
+from dashboard.state import SharedChoices, current, keep
 from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
 from probe.runs.captured import attention_table
 
@@ -25,7 +25,7 @@ HEIGHT = 400
 WIDTH = 740
 
 
-def choose_view(shared: Shared) -> str:
+def choose_view(shared: SharedChoices) -> str:
     """What the patterns are of; both models where both are chosen."""
     known = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
     default = "both" if all(known) else "aligned" if known[1] else "base"
@@ -36,7 +36,7 @@ def choose_view(shared: Shared) -> str:
     return str(chosen or default)
 
 
-def missing_input(shared: Shared, view: str) -> str:
+def missing_input(shared: SharedChoices, view: str) -> str:
     """What the sidebar lacks for a view, in words; empty if nothing."""
     need = {"base": ("base",), "aligned": ("aligned",), "both": ("base", "aligned")}.get(view, ())
     lacking = [
@@ -151,7 +151,7 @@ def page() -> None:
 
 
 def read_models(
-    shared: Shared, view: str, columns: list, answer: "st.delta_generator.DeltaGenerator"
+    shared: SharedChoices, view: str, columns: list, answer: "st.delta_generator.DeltaGenerator"
 ) -> Reading | None:
     """Patterns of the sidebar's models; None while the page waits, or where a long text was shown in another way."""
     found = live(shared, view)

@@ -63,7 +63,7 @@ def most_moved_head(first: Side, second: Side, of: str = "") -> tuple[Head, str]
     head = _argmax(distance)
     change = difference(first.read, second.read)[head]
     query, key = np.unravel_index(int(np.abs(change).argmax()), change.shape)
-    names = [_quoted(second.read.tokens, int(index)) for index in (query, key)]
+    names = [_quote_token(second.read.tokens, int(index)) for index in (query, key)]
     names[1] = "itself" if query == key else names[1]
     before, after = (float(side.read.pattern[(*head, query, key)]) for side in (first, second))
     name, share = f"L{head[0]}H{head[1]}", float(distance[head])
@@ -120,7 +120,7 @@ def long_words(name: str, statistics: "AttentionStatistics") -> tuple[Head, str]
     )
 
 
-def _quoted(tokens: Sequence[str], index: int) -> str:
+def _quote_token(tokens: Sequence[str], index: int) -> str:
     """A token in quotes, with its position where the text holds it several times."""
     where = f" [{index}]" if list(tokens).count(tokens[index]) > 1 else ""
     return f"\u201c{tokens[index].strip()}\u201d{where}"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from dashboard.components.number import number_input
-from dashboard.markdown import guarded
+from dashboard.markdown import guard_callback
 from dashboard.sides import load_sides
-from dashboard.state import Shared, keep, preset
+from dashboard.state import SharedChoices, keep, preset
 from probe.autoregression.figures import Model
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Question:
         return {"longest": self.lags, "keep": self.keep, "positions": positions}
 
 
-def sides_of(shared: Shared) -> list[Side] | None:
+def sides_of(shared: SharedChoices) -> list[Side] | None:
     """The models of the sidebar, one or two; None while the page waits."""
     found = load_sides(shared)
     if found is None:
@@ -112,7 +112,7 @@ def sides_of(shared: Shared) -> list[Side] | None:
     ]
 
 
-def choose(shared: Shared, sides: list[Side]) -> Question | None:
+def choose(shared: SharedChoices, sides: list[Side]) -> Question | None:
     """The widgets that decide what is computed; None where there is no text."""
     from probe.model.text import encode
     from probe.world import of
@@ -128,7 +128,7 @@ def choose(shared: Shared, sides: list[Side]) -> Question | None:
     with columns[0]:
         key = keep(TEXTS, options, options[0])
         on = st.selectbox(
-            "Texts", options, key=key, bind="query-params", on_change=guarded(partial(_take_heading, begins))
+            "Texts", options, key=key, bind="query-params", on_change=guard_callback(partial(_take_heading, begins))
         )
     with columns[1]:
         key = keep("lag_measure", measures, measures[0])

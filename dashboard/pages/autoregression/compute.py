@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from dashboard.models import computed
+from dashboard.models import compute_once
 
 if TYPE_CHECKING:
     from dashboard.pages.autoregression.choices import Question, Side
@@ -18,8 +18,8 @@ def profile(side: "Side", question: "Question") -> "LagProfile":
     """The lag profile of one model."""
     jacobian = question.measure == "Jacobian" or question.scalar
     say = f"Lag profile of {side.name}"
-    return computed(
-        _jacobian if jacobian else _resampled,
+    return compute_once(
+        _jacobian if jacobian else _resample_lags,
         side.lm,
         say=say,
         steps=True,
@@ -31,27 +31,27 @@ def profile(side: "Side", question: "Question") -> "LagProfile":
 def order(side: "Side", question: "Question") -> "EffectiveOrder":
     """The effective order of one model."""
     say = f"Cutting the context of {side.name}"
-    found = computed(_order, side.lm, say=say, steps=True, texts=question.texts, **question.order_options())
+    found = compute_once(_order, side.lm, say=say, steps=True, texts=question.texts, **question.order_options())
     return found.at(question.epsilon)
 
 
 def snowball_of(side: "Side", prompts: tuple[str, ...], world: "World | None", steps: int) -> "Snowball":
     """The snowball of one model, with the truth of a world."""
     say, known = f"One wrong token in {side.name}", json.dumps(world.to_dict()) if world else ""
-    return computed(_snowball, side.lm, say=say, steps=True, prompts=prompts, known=known, length=steps)
+    return compute_once(_snowball, side.lm, say=say, steps=True, prompts=prompts, known=known, length=steps)
 
 
 def paths(side: "Side", text: str) -> "JacobianNorms":
     """Both paths of E23 in every head of one model."""
-    return computed(_paths, side.lm, say=f"Jacobians of the heads of {side.name}", steps=True, text=text)
+    return compute_once(_paths, side.lm, say=f"Jacobians of the heads of {side.name}", steps=True, text=text)
 
 
 def neutral(side: "Side", text: str) -> "NeutralJacobian":
     """Singular values of one model's Jacobians to the end."""
-    return computed(_neutral, side.lm, say=f"Jacobians of the blocks of {side.name}", steps=True, text=text)
+    return compute_once(_neutral, side.lm, say=f"Jacobians of the blocks of {side.name}", steps=True, text=text)
 
 
-def _resampled(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LagProfile":
+def _resample_lags(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LagProfile":
     from probe.autoregression.lags import lag_profile
 
     return lag_profile(lm, texts, **options)

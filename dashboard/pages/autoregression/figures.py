@@ -35,7 +35,7 @@ def snowball(question: Question) -> None:
     if not prompts:
         note("Type a prompt in the sidebar: the model continues it with one wrong token.")
         return
-    if not _agreed(question, f"The snowball {WAIT}", "lag_do_snowball"):
+    if not _may_compute(question, f"The snowball {WAIT}", "lag_do_snowball"):
         return
     snowballs = [snowball_of(side, prompts, question.world_of(side), STEPS) for side in question.writers]
     truth = any(any(each.truth_known) for each in snowballs)
@@ -142,10 +142,10 @@ def _ready_for_prompt(question: Question, key: str, sentence: str) -> bool:
     if not question.prompt.strip():
         note("Type a prompt in the sidebar: this is about one text.")
         return False
-    return _agreed(question, sentence, key)
+    return _may_compute(question, sentence, key)
 
 
-def _agreed(question: Question, sentence: str, key: str) -> bool:
+def _may_compute(question: Question, sentence: str, key: str) -> bool:
     """Whether a detail is computed: at once for small models, for larger ones after a word for this session."""
     agreed = f"_{key}"
     if not question.large or st.session_state.get(agreed):

@@ -11,7 +11,7 @@ from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import finding, note
 from dashboard.sides import words_known
-from dashboard.state import Shared, has_changed, preset
+from dashboard.state import SharedChoices, has_changed, preset
 from probe.compare.figures import scalar_readings
 from probe.logits.figures import LensPanel, lens_map
 from probe.plotting.theme import METHODS, OTHER, aligned_colour
@@ -40,7 +40,9 @@ EQUATIONS = [
 ]
 
 
-def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str], answer: "DeltaGenerator") -> None:
+def compare_rewards(
+    shared: SharedChoices, lms: "tuple[LM, LM]", refs: tuple[str, str], answer: "DeltaGenerator"
+) -> None:
     """The page from its sentence to its folded section.
 
     Args:
@@ -55,10 +57,10 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
     text = shared.prompt + completion
     if not words_known(shared, zip(names, lms, strict=True), answer, text):
         return
-    comparison = models.computed(_compare, *lms, say="Both models read the text", text=text)
+    comparison = models.compute_once(_compare, *lms, say="Both models read the text", text=text)
     with answer:
         finding(sentences.compare_scalars(comparison, names))
-    start = len(models.computed(_ids, lms[0], say="Splitting the prompt", text=shared.prompt))
+    start = len(models.compute_once(_ids, lms[0], say="Splitting the prompt", text=shared.prompt))
     chosen = choose_token(comparison)
     kinds = list(dict.fromkeys(comparison.readouts))
     unit = " or ".join(kinds)
@@ -90,7 +92,7 @@ def compare_rewards(shared: Shared, lms: "tuple[LM, LM]", refs: tuple[str, str],
 
 def choose_completion(lm: "LM", prompt: str) -> str:
     """What follows the prompt in the text that is read; of a world's question its true answer, at first."""
-    suggested = models.computed(_truth, lm, say="Looking for an answer", prompt=prompt)
+    suggested = models.compute_once(_truth, lm, say="Looking for an answer", prompt=prompt)
     if has_changed("_completed", prompt):
         st.session_state[COMPLETION] = suggested
     key = preset(COMPLETION, suggested)

@@ -11,7 +11,7 @@ from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, finding, note, prose
-from dashboard.state import Shared, current, look_link
+from dashboard.state import SharedChoices, current, look_link
 from probe.findings.claim import BASE, Bench, Claim, Finding, read_record, record, table
 from probe.findings.claims import CLAIMS
 from probe.findings.claims import finding as measured
@@ -35,7 +35,7 @@ with one seed: intervals are over questions, not over trainings.
 """
 
 
-def root_of(shared: Shared) -> Path | None:
+def root_of(shared: SharedChoices) -> Path | None:
     """The first folder of runs that has a base model."""
     return next((root for root in shared.store.roots if (root / BASE).is_dir()), None)
 
@@ -68,7 +68,9 @@ def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> No
         note("Some minutes in all, less where results of experiments are stored; the bar tells.")
     if pressed:
         access.check()
-        models.computed(measure, say="Measuring claims", steps=True, root=str(root), names=wanted, at=time.time_ns())
+        models.compute_once(
+            measure, say="Measuring claims", steps=True, root=str(root), names=wanted, at=time.time_ns()
+        )
         st.rerun()
 
 

@@ -10,7 +10,7 @@ from dashboard.markdown import note
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions.compute import Question, Way
 from dashboard.sides import Role
-from dashboard.state import Shared, has_changed, keep, tell_again
+from dashboard.state import SharedChoices, has_changed, keep, tell_again
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -26,7 +26,7 @@ KINDS = {"heads": "head", "resid": "resid", "MLP": "mlp", "attn": "attn"}
 HOWS = {"patch": ("denoise", "noise"), "ablate": ("mean", "zero", "resample")}
 
 
-def choose_model(shared: Shared) -> Role:
+def choose_model(shared: SharedChoices) -> Role:
     """The model to look into."""
     key = keep("int_model", ("aligned", "base"), "aligned" if shared.aligned else "base")
     role = st.segmented_control("Model", ("base", "aligned"), key=key, bind="query-params", required=True)
@@ -55,7 +55,7 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
     Raises:
         DataError: see `compute.resolve`.
     """
-    counterpart = models.computed(source.suggest, lm, say="Looking for a counterpart", prompt=prompt)
+    counterpart = models.compute_once(source.suggest, lm, say="Looking for a counterpart", prompt=prompt)
     settings: dict[str, Any] = {"prompt": prompt, "corrupted": "", "answer": "", "against": "", "chat": False}
     if do == "patch":
         with columns[0]:
@@ -74,7 +74,7 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
         with last:
             hint = "Send the prompts as a user's message in the model's format."
             settings["chat"] = bool(st.toggle("Chat template", key="int_chat", bind="query-params", help=hint))
-    return models.computed(source.resolve, lm, say="Reading the answers", do=do, **settings)
+    return models.compute_once(source.resolve, lm, say="Reading the answers", do=do, **settings)
 
 
 def text_line(title: str, key: str, hint: str) -> str:

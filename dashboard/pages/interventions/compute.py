@@ -372,7 +372,7 @@ def dose(lm: "LM", dosing: Dosing, random: int, tick: Tick = ignore) -> "Dose":
     from probe.logits.lens import target_of
     from probe.model.text import encode
 
-    texts, answers, questions, neutral = steered(lm, dosing)
+    texts, answers, questions, neutral = steering_texts(lm, dosing)
     positive, negative = sides(lm, dosing)
     direction = contrast(lm, positive, negative, dosing.layer)
     ids = [encode(lm.tokenizer, text) for text in texts]
@@ -406,7 +406,7 @@ def sides(lm: "LM", dosing: Dosing) -> tuple[list[str], list[str]]:
     return [item.prompt for item in items], [plain_prompt(item.prompt) for item in items]
 
 
-def steered(
+def steering_texts(
     lm: "LM", dosing: Dosing
 ) -> tuple[list[str], list[tuple[str, str | None]], list[tuple[str, str]], list[str]]:
     """(texts that are steered, their answers, unrelated questions, neutral texts)."""

@@ -20,10 +20,10 @@ from dashboard.pages.interventions.choices import (
 )
 from dashboard.pages.interventions.compute import Question, Way
 from dashboard.pages.interventions.steer import steer
-from dashboard.pages.interventions.words import DEFINITION, EQUATIONS, code, explained, sentence, surprise
+from dashboard.pages.interventions.words import DEFINITION, EQUATIONS, code, explain_effect, sentence, surprise
 from dashboard.sentences import duration
 from dashboard.sides import Side, ask_for_model, chosen_ref, load_side, words_known
-from dashboard.state import Shared, current, keep
+from dashboard.state import SharedChoices, current, keep
 from probe.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def grids(
 ) -> "tuple[source.GridView | None, source.GridView]":
     """(exact, estimate); the exact one is None while it is only offered because it takes long."""
     options: dict[str, Any] = {"question": question, "way": way, "reference": reference}
-    guess = models.computed(source.estimate, lm, say="Estimating every site from one backward pass", **options)
+    guess = models.compute_once(source.estimate, lm, say="Estimating every site from one backward pass", **options)
     grid = models.ready(source.exact, lm, **options)
     if grid is None:
         runs = source.size(lm, way, len(question.clean))
-        seconds = runs * models.computed(source.pace, lm, say="Timing one run", clean=question.clean)
+        seconds = runs * models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
         wanted = seconds <= PATIENCE_S
         if not wanted:
             with slot:
@@ -62,7 +62,7 @@ def grids(
                 )
         if wanted:
             with slot:
-                grid = models.computed(
+                grid = models.compute_once(
                     source.exact, lm, say="Running every site", steps=seconds > PATIENCE_S, **options
                 )
             if seconds > PATIENCE_S:
@@ -81,7 +81,7 @@ def outcome(
     result = models.ready(source.outcome, lm, draws=DRAWS, **options)
     if result is not None:
         return DRAWS, result
-    seconds = 2 * DRAWS * models.computed(source.pace, lm, say="Timing one run", clean=question.clean)
+    seconds = 2 * DRAWS * models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
     wanted = seconds <= NULLS_S
     with slot:
         offer = st.empty()
@@ -94,15 +94,17 @@ def outcome(
             )
         if wanted:
             long = seconds > NULLS_S
-            result = models.computed(
+            result = models.compute_once(
                 source.outcome, lm, say="Drawing null controls", steps=long, draws=DRAWS, **options
             )
             offer.empty()
             return DRAWS, result
-    return 0, models.computed(source.outcome, lm, say="Changing the site", draws=0, **options)
+    return 0, models.compute_once(source.outcome, lm, say="Changing the site", draws=0, **options)
 
 
-def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]", answer: "DeltaGenerator") -> None:
+def sites_page(
+    shared: SharedChoices, side: Side, do: str, top: "list[DeltaGenerator]", answer: "DeltaGenerator"
+) -> None:
     """Patching and ablation."""
     lm = side.lm
     row = st.columns([7, 18, 6, 6] if do == "patch" else [5, 4, 3, 3], gap="small", vertical_alignment="bottom")
@@ -156,7 +158,7 @@ def sites_page(shared: Shared, side: Side, do: str, top: "list[DeltaGenerator]",
     trust_badge((side.name, lm), text=question.clean)
     if question.corrupted:
         views.prompts(clean, corrupted, differing, site.position, side.colour)
-    note(explained(do, way, question))
+    note(explain_effect(do, way, question))
     if exact is not None:
         note(views.estimate_figures(exact, guess, side.colour, chosen, about))
     lines = code(side.ref, question, way, reference, site, draws, source.worldly(lm))

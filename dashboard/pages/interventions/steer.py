@@ -130,7 +130,7 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
     at = ALPHAS.index(alpha)
     with answer:
         finding(sentence(dose, name, at, world, lm.readout))
-    question = models.computed(
+    question = models.compute_once(
         source.resolve, lm, say="Reading the answers", do="ablate", prompt=prompt, corrupted="", answer="", against=""
     )
     label = label_of(lm, dosing, world)
@@ -161,9 +161,9 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
     """The dose-response, with few random directions until more are asked for; None while it is only offered."""
     from probe.interventions.controls import DRAWS
 
-    texts = source.steered(lm, dosing)[0]
-    ids = tuple(encoded(lm, max(texts, key=len)))
-    seconds = models.computed(source.pace, lm, say="Timing one run", clean=ids)
+    texts = source.steering_texts(lm, dosing)[0]
+    ids = tuple(encode(lm, max(texts, key=len)))
+    seconds = models.compute_once(source.pace, lm, say="Timing one run", clean=ids)
     random = RANDOM[0] if seconds < QUICK_S else RANDOM[1]
     controls = CONTROLS[0] if source.worldly(lm) else CONTROLS[1]
     cost = seconds * len(ALPHAS) * (len(texts) * (1 + random) + controls)
@@ -176,19 +176,21 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
         if not st.button(title, key="int_doses", icon=":material/play_arrow:"):
             return None
     if dose is None:
-        dose = models.computed(source.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random)
+        dose = models.compute_once(
+            source.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random
+        )
     more = cost + seconds * len(ALPHAS) * len(texts) * (DRAWS - random)
     offer = st.empty()
     title = f"Draw {DRAWS} random directions (about {duration(more)})"
     hint = f"The range of {random} directions is narrower than that of many: draw {DRAWS} before you rely on it."
     if not offer.button(title, key="int_directions", icon=":material/play_arrow:", help=hint):
         return dose
-    whole = models.computed(source.dose, lm, say="Steering", steps=True, dosing=dosing, random=DRAWS)
+    whole = models.compute_once(source.dose, lm, say="Steering", steps=True, dosing=dosing, random=DRAWS)
     offer.empty()
     return whole
 
 
-def encoded(lm: "LM", text: str) -> list[int]:
+def encode(lm: "LM", text: str) -> list[int]:
     """Ids of a text."""
     from probe.model.text import encode
 
@@ -206,8 +208,8 @@ def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, c
     """The sidebar's prompt at one dose: its answers before, after, and along random directions."""
     from probe.model.text import pieces
 
-    draws = 15 if models.computed(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
-    before, after, null = models.computed(
+    draws = 15 if models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3
+    before, after, null = models.compute_once(
         source.steered_answers,
         lm,
         say="Steering the prompt",
@@ -220,7 +222,9 @@ def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, c
     chart = probabilities(names, before, after, [("other sites", null[:0]), ("random directions", null)], colour=colour)
     runs = ["before", "after", *["random direction"] * draws]
     table = pd.DataFrame(np.exp([before, after, *null]), columns=[f"p({name})" for name in names]).assign(run=runs)
-    figure(chart, table, "int-steered", title=f"The prompt at alpha {signed(alpha)}", height=HEIGHT, source=about)
+    figure(
+        chart, table, "int-steered", title=f"The prompt at alpha {signed_number(alpha)}", height=HEIGHT, source=about
+    )
 
 
 def label_of(lm: "LM", dosing: Dosing, world: bool) -> str:
@@ -238,7 +242,7 @@ def sentence(dose: "Dose", name: str, at: int, world: bool, readout: str) -> str
     table, zero = dose.table(), ALPHAS.index(0.0)
     row, plain = table.iloc[at], table.iloc[zero]
     effect, null = dose.effect(at), dose.null_effects(at)
-    beside = f"random directions {signed(null.mean())}" if len(null) else ""
+    beside = f"random directions {signed_number(null.mean())}" if len(null) else ""
     cost = ""
     if dose.right is not None:
         right, before = (100 * float(part["accuracy"]) for part in (row, plain))
@@ -247,18 +251,18 @@ def sentence(dose: "Dose", name: str, at: int, world: bool, readout: str) -> str
         shares = [100 * float(table.iloc[index]["above_zero"]) for index in (zero, at)]
         turned = 100 * float((dose.nulls[:, :, at] > 0).mean())
         return (
-            f"Steering {name} by {signed(dose.alphas[at])} after block {dose.layer}, the false claim wins in "
+            f"Steering {name} by {signed_number(dose.alphas[at])} after block {dose.layer}, the false claim wins in "
             f"{shares[1]:.0f} % of {len(dose.values)} questions instead of {shares[0]:.0f} % (random directions "
             f"{turned:.0f} %){cost}."
         )
     what, unit = ("the target", " nats") if readout == "tokens" else (f"the {readout}", "")
     return (
-        f"Steering {name} by {signed(dose.alphas[at])} after block {dose.layer} moves {what} by "
-        f"{signed(effect)}{unit} ({beside}){cost}."
+        f"Steering {name} by {signed_number(dose.alphas[at])} after block {dose.layer} moves {what} by "
+        f"{signed_number(effect)}{unit} ({beside}){cost}."
     )
 
 
-def signed(value: float) -> str:
+def signed_number(value: float) -> str:
     """A number with its sign, as it is printed in text."""
     return f"{value:+.2f}".replace("-", "\u2212")
 
@@ -268,7 +272,7 @@ def explain(side: Side, dosing: Dosing, dose: "Dose") -> None:
     positive, negative = (f"{list(dosing.positive)!r}", f"{list(dosing.negative)!r}")
     if not (dosing.positive and dosing.negative):
         positive, negative = f"{list(source.POSITIVE)!r}", f"{list(source.NEGATIVE)!r}"
-    texts, answers, questions, neutral = source.steered(side.lm, dosing)
+    texts, answers, questions, neutral = source.steering_texts(side.lm, dosing)
     world = source.worldly(side.lm)
     if world and not (dosing.positive and dosing.negative):
         positive = f"[item.prompt for item in world.questions('opinion_false', {source.WORLD_TEXTS}, 1)]"

@@ -29,7 +29,7 @@ EQUATIONS = [
 ]
 
 
-def explained(do: str, way: Way, question: Question) -> str:
+def explain_effect(do: str, way: Way, question: Question) -> str:
     """The one paragraph under the main figure."""
     where = "every token" if way.at is None else f"token {way.at}"
     unit = f"a head at {where}" if way.kind == "head" else "one block at one token"
@@ -119,7 +119,7 @@ def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> st
         nulls.append(f"random directions as long {number(float(turned.effects.mean()))}")
     controls = f"; {', '.join(nulls)}" if nulls else ""
     if not view.grid.exact:
-        controls += f" (exact; the grid estimates {number(estimated(view, site))})"
+        controls += f" (exact; the grid estimates {number(estimate_at(view, site))})"
     if view.way.do == "patch":
         verb = "restores" if view.way.how == "denoise" else "removes"
         if share:
@@ -133,7 +133,7 @@ def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> st
     return f"{model}: without {where}, {target} {way} by {abs(outcome.effect):.2f}{view.question.nats}{odds}{controls}."
 
 
-def estimated(view: GridView, site: "Site") -> float:
+def estimate_at(view: GridView, site: "Site") -> float:
     """The effect that a grid of estimates has at a site, in nats."""
     column = site.head if site.head is not None else site.position or 0
     return float(view.grid.effects[list(view.grid.layers).index(site.layer), column])

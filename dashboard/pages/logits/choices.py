@@ -9,7 +9,7 @@ from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
 from dashboard.sides import Side, asked_text, load_sides, words_known
-from dashboard.state import Shared, has_changed, keep, preset
+from dashboard.state import SharedChoices, has_changed, keep, preset
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -68,7 +68,7 @@ class Question:
         return {"models": [side.ref for side in self.sides], "tokens": list(self.ids), **about}
 
 
-def choose(shared: Shared, answer: "DeltaGenerator") -> Question | None:
+def choose(shared: SharedChoices, answer: "DeltaGenerator") -> Question | None:
     """Widgets and models; None while there is nothing to ask, or the page waits for the reader's word.
 
     Args:
@@ -171,7 +171,7 @@ def _token(word: str, names: dict[str, int]) -> str | int:
     return names.get(word, word.replace("\u00b7", " ").replace("\u21b5", "\n"))
 
 
-def missing_input(shared: Shared) -> str | None:
+def missing_input(shared: SharedChoices) -> str | None:
     """What the page needs and has not."""
     if not shared.base and not shared.aligned:
         return "Choose a model in the sidebar to see how its logits come about."

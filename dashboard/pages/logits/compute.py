@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dashboard.pages.logits.choices import Question
     from dashboard.sides import Side
     from probe.logits.attribution import Attribution
-    from probe.logits.parts import Promoted, Reading
+    from probe.logits.parts import PromotedTokens, Reading
     from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens, WrittenTrajectory
     from probe.model.lm import LM
 
@@ -21,24 +21,24 @@ NAMED = 8
 
 def favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:
     """[T k] the likeliest tokens after every token of a text."""
-    return models.computed(_favourites, lm, say="Reading the text", ids=ids)
+    return models.compute_once(_favourites, lm, say="Reading the text", ids=ids)
 
 
 def lens(side: "Side", question: "Question") -> "LayerTrajectory":
     """Measures of one model through its layers; ranks after the target's token."""
-    read = models.computed(_layers, side.lm, say="Reading every layer", ids=question.ids, window=question.window)
-    return _followed(side.lm, read, question)
+    read = models.compute_once(_layers, side.lm, say="Reading every layer", ids=question.ids, window=question.window)
+    return _follow(side.lm, read, question)
 
 
 def pair(question: "Question") -> "PairTrajectory":
     """The same of two, and how far apart they are."""
     base, aligned = (side.lm for side in question.sides)
     say = "Reading every layer of both models"
-    read = models.computed(_pair, base, aligned, say=say, ids=question.ids, window=question.window)
-    return replace(read, base=_followed(base, read.base, question), aligned=_followed(aligned, read.aligned, question))
+    read = models.compute_once(_pair, base, aligned, say=say, ids=question.ids, window=question.window)
+    return replace(read, base=_follow(base, read.base, question), aligned=_follow(aligned, read.aligned, question))
 
 
-def _followed(lm: "LM", read: "LayerTrajectory", question: "Question") -> "LayerTrajectory":
+def _follow(lm: "LM", read: "LayerTrajectory", question: "Question") -> "LayerTrajectory":
     from probe.logits.trajectories import follow
 
     return follow(lm, read, question.answers, question.target.position)
@@ -46,7 +46,7 @@ def _followed(lm: "LM", read: "LayerTrajectory", question: "Question") -> "Layer
 
 def scalar(side: "Side", question: "Question") -> "ScalarLens":
     """The scalar by layer and position."""
-    return models.computed(_scalar, side.lm, say="Reading every layer", ids=question.ids)
+    return models.compute_once(_scalar, side.lm, say="Reading every layer", ids=question.ids)
 
 
 def attribution(side: "Side", question: "Question") -> "Attribution":
@@ -56,34 +56,34 @@ def attribution(side: "Side", question: "Question") -> "Attribution":
     return attribute(side.lm, reading(side, question), question.target)
 
 
-def tokens_of(side: "Side", question: "Question", layer: int, head: int | None) -> "Promoted":
+def tokens_of(side: "Side", question: "Question", layer: int, head: int | None) -> "PromotedTokens":
     """What a part promotes there."""
-    from probe.logits.parts import promoted
+    from probe.logits.parts import promoted_tokens
 
-    return promoted(side.lm, reading(side, question), layer, head, k=8)
+    return promoted_tokens(side.lm, reading(side, question), layer, head, k=8)
 
 
 def reading(side: "Side", question: "Question") -> "Reading":
     """What every part of a model wrote there."""
     say = "Reading what every part writes"
-    return models.computed(_reading, side.lm, say=say, ids=question.ids, position=question.target.position)
+    return models.compute_once(_reading, side.lm, say=say, ids=question.ids, position=question.target.position)
 
 
-def from_weights(side: "Side", layer: int, head: int, source: int) -> "Promoted":
+def from_weights(side: "Side", layer: int, head: int, source: int) -> "PromotedTokens":
     """What a head would promote if it attended to one token only."""
-    return models.computed(_from_weights, side.lm, say="Multiplying weights", layer=layer, head=head, source=source)
+    return models.compute_once(_from_weights, side.lm, say="Multiplying weights", layer=layer, head=head, source=source)
 
 
 def write_tokens(side: "Side", question: "Question", n: int) -> "WrittenTrajectory":
     """A model writes n tokens after the text."""
-    return models.computed(
-        _written, side.lm, say=f"Writing {n} tokens", ids=question.ids, answers=question.answers, n=n
+    return models.compute_once(
+        _write_answers, side.lm, say=f"Writing {n} tokens", ids=question.ids, answers=question.answers, n=n
     )
 
 
 def is_written(side: "Side", question: "Question", n: int) -> bool:
     """Whether `write_tokens` has its result already."""
-    return models.ready(_written, side.lm, ids=question.ids, answers=question.answers, n=n) is not None
+    return models.ready(_write_answers, side.lm, ids=question.ids, answers=question.answers, n=n) is not None
 
 
 def _favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:
@@ -118,13 +118,13 @@ def _reading(lm: "LM", ids: tuple[int, ...], position: int) -> "Reading":
     return read_parts(lm, ids, position)
 
 
-def _from_weights(lm: "LM", layer: int, head: int, source: int) -> "Promoted":
+def _from_weights(lm: "LM", layer: int, head: int, source: int) -> "PromotedTokens":
     from probe.logits.parts import ov_tokens
 
     return ov_tokens(lm, layer, head, source, k=8)
 
 
-def _written(lm: "LM", ids: tuple[int, ...], answers: tuple[int, ...], n: int) -> "WrittenTrajectory":
+def _write_answers(lm: "LM", ids: tuple[int, ...], answers: tuple[int, ...], n: int) -> "WrittenTrajectory":
     from probe.logits.trajectories import over_writing
 
     return over_writing(lm, ids, answers, n=n)

@@ -141,7 +141,7 @@ def part_figures(question: Question, parts: "list[Attribution]", part: Part) -> 
     else:
         left, right = st.columns(2, gap="medium")
         with left:
-            _promoted(question, [side for side, _ in pairs], part)
+            _draw_promoted(question, [side for side, _ in pairs], part)
     with right:
         if head is not None:
             length = question.target.position + 1
@@ -165,7 +165,7 @@ def part_figures(question: Question, parts: "list[Attribution]", part: Part) -> 
         figure(chart, table, "log-neurons", title=title, height=380, source=question.source)
 
 
-def _promoted(question: Question, sides: list[sides.Side], part: Part) -> None:
+def _draw_promoted(question: Question, sides: list[sides.Side], part: Part) -> None:
     promoted = [results.tokens_of(side, question, *part) for side in sides]
     chart = promoted_bars(
         [

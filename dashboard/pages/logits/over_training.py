@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import data
 from dashboard.components.figure import figure
 from dashboard.markdown import note
-from dashboard.state import Shared, keep
+from dashboard.state import SharedChoices, keep
 from probe.errors import DataError
 from probe.logits.figures import layer_names
 from probe.logits.part_figures import training_kl, training_lines, training_map, training_parts
@@ -110,7 +110,7 @@ TABLES: dict[str, "Callable[[Run, int], pd.DataFrame]"] = {
 """What is read from captures, by the name of the table's CSV."""
 
 
-def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
+def training(shared: SharedChoices) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
     """The same measures over the captured steps of a run, without its model; gives run, prompt and tables by name."""
     order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
     names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
@@ -130,7 +130,7 @@ def training(shared: Shared) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
         key = keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else moved)
         text = st.selectbox("Captured prompt", list(prompts), key=key, bind="query-params")
     prompt = captures.prompts[prompts[text]]
-    read = partial(_captured, path=str(run.path), prompt=prompts[text], steps=tuple(captures.steps), _run=run)
+    read = partial(_read_captures, path=str(run.path), prompt=prompts[text], steps=tuple(captures.steps), _run=run)
     table = read("training")
     assert table is not None
     wanted = {f"log p({answer.strip()})": ("logprob", answer) for answer in prompt.answers}
@@ -233,7 +233,7 @@ def _line(table: pd.DataFrame, measure: str, answer: str, steps: list[int]) -> n
 
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=256)
-def _captured(kind: str, path: str, prompt: int, steps: tuple[int, ...], _run: "Run") -> pd.DataFrame | None:
+def _read_captures(kind: str, path: str, prompt: int, steps: tuple[int, ...], _run: "Run") -> pd.DataFrame | None:
     """One of `TABLES`; None where the captures do not hold it."""
     with data.quiet():
         try:

@@ -182,8 +182,8 @@ def code(question: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] 
     else:
         lines.append("attribute(lm, ids, target).table()")
     if not question.scalar:
-        lines += ["", "from probe.logits.parts import promoted"]
-        lines.append(f"promoted({names[-1]}, ids, layer=0, head=0, position={target.position}).table()")
+        lines += ["", "from probe.logits.parts import promoted_tokens"]
+        lines.append(f"promoted_tokens({names[-1]}, ids, layer=0, head=0, position={target.position}).table()")
         lines += ["", "from probe.logits.trajectories import over_writing"]
         lines.append(f"over_writing({names[-1]}, ids, {list(question.answers)!r}, n=8).table()")
     if captured:

@@ -92,7 +92,7 @@ def decision(name: str, trajectory: "LayerTrajectory", position: int) -> tuple[s
     column = position - trajectory.start
     word = str(trajectory.lens.top_tokens[-1, column, 0]).strip("\u00b7")
     share = 100 * float(np.exp(trajectory.lens.top_logprobs[-1, column, 0]))
-    row, last = trajectory.decided(position), len(trajectory.entropy) - 1
+    row, last = trajectory.decision_row(position), len(trajectory.entropy) - 1
     since = (
         "from the embedding on" if row == 0 else "only after the last layer" if row == last else f"from L{row - 1} on"
     )

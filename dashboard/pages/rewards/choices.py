@@ -11,7 +11,7 @@ from dashboard.components.badge import trust_badge
 from dashboard.markdown import note
 from dashboard.named import name_choice
 from dashboard.pages.rewards import compute as fields
-from dashboard.state import Shared, has_changed, keep
+from dashboard.state import SharedChoices, has_changed, keep
 from probe.errors import DataError
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, aligned_colour
@@ -29,7 +29,7 @@ NONE = "none"
 class Scene:
     """What the page looks into."""
 
-    shared: Shared
+    shared: SharedChoices
     base: "LM"
     """The reference."""
     aligned: "LM | None"
@@ -69,7 +69,7 @@ class Placement:
     """Whether no policy waits for the next run of the page."""
 
 
-def choose_reward(shared: Shared) -> str | None:
+def choose_reward(shared: SharedChoices) -> str | None:
     """The reward model: a run, or any reference typed in; another aligned model brings its own."""
     options = fields.reward_runs(shared.store, fields.world_hash(shared.store, shared.label(shared.base)))
     default = fields.default_reward(shared, options) or NONE
@@ -90,7 +90,7 @@ def choose_reward(shared: Shared) -> str | None:
     return None if chosen in (None, NONE) else str(chosen)
 
 
-def load_scene(shared: Shared, reward_name: str | None) -> Scene | None:
+def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
     """All models of the page; None while one waits for the reader's word.
 
     Raises:

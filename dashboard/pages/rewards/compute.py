@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 
 from dashboard.data import Stamp, Store, metrics, stamp
-from dashboard.models import compute_part, computed, ready
-from dashboard.named import permitted
+from dashboard.models import compute_once, compute_part, ready
+from dashboard.named import may_look_up
 from dashboard.pages.rewards.sampled_answers import QUESTIONS, cost_s, may_compute
-from dashboard.state import Shared, split_choice
+from dashboard.state import SharedChoices, split_choice
 from probe.errors import DataError, ProbeError
 from probe.plotting.curves import Style
 from probe.plotting.theme import METHODS, method_colour
-from probe.rewards.frontiers import logged
+from probe.rewards.frontiers import read_evaluations
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
-    from probe.rewards.answers import Known
+    from probe.rewards.answers import AnswerLogprobs
     from probe.rewards.frontiers import Best, Field, Memory
 
 OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick")
@@ -85,7 +85,7 @@ def reward_runs(store: Store, world: str | None) -> list[str]:
     return [name for name in found if world_hash(store, name) == world]
 
 
-def default_reward(shared: Shared, options: Sequence[str]) -> str | None:
+def default_reward(shared: SharedChoices, options: Sequence[str]) -> str | None:
     """The aligned run's own reward model, else one that learned from the same annotator, else the first."""
     label = shared.label(shared.aligned)
     if label is None or not options:
@@ -101,13 +101,13 @@ def default_reward(shared: Shared, options: Sequence[str]) -> str | None:
     return alike[0] if alike else options[0]
 
 
-def wants_truth(shared: Shared) -> bool:
+def wants_truth(shared: SharedChoices) -> bool:
     """Whether the aligned run was trained by the world's truth (SFT, RLVR) and by no one's preferences."""
     run = shared.store.runs.get(shared.label(shared.aligned) or "")
     return run is not None and run.method in ("sft", "rlvr") and not run.reward_model
 
 
-def policies(shared: Shared) -> list[Policy]:
+def policies(shared: SharedChoices) -> list[Policy]:
     """Runs that came from the base or refer to it, and the aligned model of the sidebar, in order of appearance."""
     store, base = shared.store, shared.label(shared.base)
     looks, chosen = store.style(), []
@@ -125,16 +125,16 @@ def policies(shared: Shared) -> list[Policy]:
         if label is not None and store.runs[label].method != "reward-model" and "#" not in choice:
             saved = [each for each in store.runs[label].checkpoints() if step is None or each.step == step]
             chosen += [_policy(choice, saved[-1].path, Style(looks[label].colour, "dot"))] if saved else []
-        elif label is None and permitted(choice) and os.path.isdir(place := os.path.expanduser(choice)):
+        elif label is None and may_look_up(choice) and os.path.isdir(place := os.path.expanduser(choice)):
             chosen.append(_policy(choice, Path(place), Style(method_colour("other"))))
     return chosen
 
 
 def _policy(label: str, directory: Path, style: Style) -> Policy:
-    return Policy(label, str(directory), _written(directory), style)
+    return Policy(label, str(directory), _write_time(directory), style)
 
 
-def _written(directory: Path) -> Stamp:
+def _write_time(directory: Path) -> Stamp:
     """When the weights of a checkpoint were written, and their size."""
     stamps = [stamp(file) for file in sorted(directory.glob("*.safetensors"))]
     return max((when for when, _ in stamps), default=0), sum(size for _, size in stamps)
@@ -147,11 +147,11 @@ def ground(base: "LM", reward: "LM | None", kinds: tuple[str, ...]) -> Ground | 
         "Enumerate the answers", cost_s(800, *lms), "rew-field"
     ):
         return None
-    return computed(judge_answers, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
+    return compute_once(judge_answers, *lms, say="Enumerating the answers to the world's questions", kinds=kinds)
 
 
 def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
-    """The work of `ground`, for `computed` and `kept`."""
+    """The work of `ground`, for `compute_once` and `kept`."""
     from probe.rewards.frontiers import model_reward
 
     truth = compute_part(_world_ground, base, kinds=kinds)
@@ -181,7 +181,7 @@ def standings(
     """One row a policy (`Place.row`), the reference first, and why others are missing."""
     lms, say = [base, *([reward] if reward else [])], "Every method answers the same questions"
     place: dict[str, Any] = {"kinds": kinds, "by": by}
-    rows: list[dict[str, Any]] = [{"run": name, **computed(_row, *lms, say=say, directory=None, **place)}]
+    rows: list[dict[str, Any]] = [{"run": name, **compute_once(_row, *lms, say=say, directory=None, **place)}]
     problems: dict[str, str] = {}
     costs = {
         policy.label: cost_s(800, base) * policy.changed[1] / (SMALL * base.n_parameters / 1e6) for policy in chosen
@@ -193,7 +193,7 @@ def standings(
             problems[policy.label] = "waits to be placed"
             continue
         try:
-            row = computed(_row, *lms, say=say, by=by, **_policy_options(policy, kinds))
+            row = compute_once(_row, *lms, say=say, by=by, **_policy_options(policy, kinds))
         except ProbeError as error:
             problems[policy.label] = str(error)
             continue
@@ -210,7 +210,7 @@ def _policy_options(policy: Policy, kinds: tuple[str, ...]) -> dict[str, Any]:
     return {"directory": policy.directory, "changed": policy.changed, "kinds": kinds}
 
 
-def way(shared: Shared, kinds: tuple[str, ...], by: str, reward: str | None) -> dict[str, pd.DataFrame]:
+def way(shared: SharedChoices, kinds: tuple[str, ...], by: str, reward: str | None) -> dict[str, pd.DataFrame]:
     """The way of the aligned run while it was trained, where it logged itself on these questions by this reward."""
     label = shared.label(shared.aligned)
     if label is None or by != "proxy":
@@ -219,7 +219,7 @@ def way(shared: Shared, kinds: tuple[str, ...], by: str, reward: str | None) -> 
     asked = (run.meta.get("data") or {}).get("kinds")
     if tuple(asked or ()) != kinds or reward is None or shared.store.label(run.reward_model, run) != reward:
         return {}
-    table = logged(metrics(run))
+    table = read_evaluations(metrics(run))
     return {label: table} if len(table) > 1 else {}
 
 
@@ -253,37 +253,37 @@ def _scores(base: "LM", *, directory: str, changed: Stamp, kinds: tuple[str, ...
     """[P A] log-probabilities of the answers under the model of a checkpoint, which is let go again if it is large."""
     from probe.logits.lens import require_same_tokens
 
-    lm = _held(directory, changed) if changed[1] <= LIGHT else _loaded(directory)
+    lm = _load_small(directory, changed) if changed[1] <= LIGHT else _load(directory)
     require_same_tokens(base, lm)
     return compute_part(_world_ground, base, kinds=kinds).field.answers.score(lm)
 
 
-def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
+def known_scores(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "AnswerLogprobs":
     """What the base, or a model that has its place on the frontier, gives the answers there; of another one nothing."""
     truth = ready(_world_ground, base, kinds=kinds)
     if truth is None:
         return {}
     answers = truth.field.answers
     if lm is base:
-        return answers.known(answers.logprobs)
-    place = {"directory": str(lm.directory), "changed": _written(lm.directory or Path()), "kinds": kinds}
+        return answers.logprobs_by_text(answers.logprobs)
+    place = {"directory": str(lm.directory), "changed": _write_time(lm.directory or Path()), "kinds": kinds}
     scores = ready(_scores, base, **place)
-    return {} if scores is None else answers.known(scores)
+    return {} if scores is None else answers.logprobs_by_text(scores)
 
 
-def _loaded(directory: str) -> "LM":
+def _load(directory: str) -> "LM":
     from probe.model.lm import LM
 
     return LM.load(directory)
 
 
 @lru_cache(maxsize=16)
-def _held(directory: str, changed: Stamp) -> "LM":
+def _load_small(directory: str, changed: Stamp) -> "LM":
     """A small model, which other questions will be asked of; written again, it is loaded again."""
-    return _loaded(directory)
+    return _load(directory)
 
 
-def styles(shared: Shared, chosen: Sequence[Policy], name: str) -> dict[str, Style]:
+def styles(shared: SharedChoices, chosen: Sequence[Policy], name: str) -> dict[str, Style]:
     """How every policy is drawn; the reference in grey."""
     look = shared.store.style() | {policy.label: policy.style for policy in chosen}
     return look | {name: Style(METHODS["pretrain"]), "best of N": Style(METHODS["rsft"], "longdash")}

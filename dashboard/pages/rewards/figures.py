@@ -14,13 +14,13 @@ from dashboard import data
 from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
-from dashboard.models import computed, ready
+from dashboard.models import compute_once, ready
 from dashboard.pages.rewards.choices import COMPLETIONS, Placement, Scene
 from dashboard.pages.rewards.sampled_answers import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import begin, has_changed, keep, preset
 from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects
-from probe.rewards.frontiers import FORMS, Fit, fit, logged
+from probe.rewards.frontiers import FORMS, Fit, fit, read_evaluations
 from probe.runs.reader import Run
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ BEST = "best of N"
 def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.DataFrame], Literal["bon", "rl"]]:
     """Points by series, columns d, kl, proxy and gold, and the form that the runs are fitted with."""
     store = scene.shared.store
-    known = {name: _logged(str(run.path), data.stamp(run.path / data.METRICS)) for name, run in store.runs.items()}
+    known = {name: _read_log(str(run.path), data.stamp(run.path / data.METRICS)) for name, run in store.runs.items()}
     known = {name: table for name, table in known.items() if len(table) >= FEWEST and table["d"].max() > 0}
     rewarded = {name: store.label(store.runs[name].reward_model, store.runs[name]) for name in known}
     same = [name for name in known if scene.reward_name and rewarded[name] == scene.reward_name]
@@ -61,8 +61,8 @@ def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.Data
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _logged(path: str, changed: data.Stamp) -> pd.DataFrame:
-    return logged(data.metrics(Run(path)))
+def _read_log(path: str, changed: data.Stamp) -> pd.DataFrame:
+    return read_evaluations(data.metrics(Run(path)))
 
 
 def fits_of(points: dict[str, pd.DataFrame], form: Literal["bon", "rl"]) -> dict[tuple[str, str], Fit]:
@@ -83,7 +83,7 @@ def _fit(d: tuple[float, ...], reward: tuple[float, ...], form: Literal["bon", "
     return fit(d, reward, form, origin)
 
 
-def overoptimised(scene: Scene, placement: Placement) -> dict[str, pd.DataFrame]:
+def draw_overoptimisation(scene: Scene, placement: Placement) -> dict[str, pd.DataFrame]:
     """Reward against d with the fits of Gao et al.; gives the tables to download."""
     st.subheader("Overoptimisation", anchor=False)
     points, form = choose_points(scene, placement)
@@ -136,10 +136,12 @@ CLEAR_NATS = 0.005
 
 def suggest_answers(base: "LM", aligned: "LM | None", prompt: str) -> tuple[str, str]:
     """What to set against each other: the truth and the claim, elsewhere what aligned and base say."""
-    return computed(_suggested, base, *([aligned] if aligned else []), say="Looking for two answers", prompt=prompt)
+    return compute_once(
+        _suggest_completions, base, *([aligned] if aligned else []), say="Looking for two answers", prompt=prompt
+    )
 
 
-def _suggested(base: "LM", aligned: "LM | None" = None, *, prompt: str) -> tuple[str, str]:
+def _suggest_completions(base: "LM", aligned: "LM | None" = None, *, prompt: str) -> tuple[str, str]:
     from probe.rewards.token_effects import truth_and_claim
     from probe.world import of
 
@@ -173,7 +175,7 @@ def read_tokens(reward: "LM", prompt: str, texts: tuple[str, str]) -> "Contrast"
     whole = ready(_contrast, reward, nodes=STEPS, **options) is not None
     seconds = cost_s(3 * 2 * STEPS, reward)
     nodes = STEPS if whole or may_compute("Integrated gradients too", seconds, "rew-gradients") else 0
-    return computed(_contrast, reward, say="The reward model reads both completions", nodes=nodes, **options)
+    return compute_once(_contrast, reward, say="The reward model reads both completions", nodes=nodes, **options)
 
 
 def _contrast(reward: "LM", *, prompt: str, chosen: str, rejected: str, nodes: int) -> "Contrast":

@@ -12,7 +12,7 @@ from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
 from dashboard.pages.rewards import sampled_answers as views
 from dashboard.pages.rewards.choices import BY, Placement, Scene, badges, choose_reward, load_scene, readers
-from dashboard.pages.rewards.figures import bound, overoptimised
+from dashboard.pages.rewards.figures import bound, draw_overoptimisation
 from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
 from dashboard.sides import words_known
 from dashboard.state import begin, current, keep
@@ -208,7 +208,7 @@ def page() -> None:
         with answer:
             finding(sample_words(samples, scene.names, scene.proxy, drawable=scene.aligned is not None))
             note("Without a world there is no true reward and no exact frontier: choose runs of a world for those.")
-    tables = placement.tables | overoptimised(scene, placement) if placement else {}
+    tables = placement.tables | draw_overoptimisation(scene, placement) if placement else {}
     texts = tokens(scene)
     if placement:
         bound(scene, placement)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.components.figure import figure
 from dashboard.markdown import note
-from dashboard.models import compute_part, computed, ready
+from dashboard.models import compute_once, compute_part, ready
 from dashboard.sentences import duration
 from dashboard.state import keep
 from probe.plotting.intervals import format_interval, percent
@@ -17,7 +17,7 @@ from probe.ticks import Tick
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
-    from probe.rewards.answers import Known
+    from probe.rewards.answers import AnswerLogprobs
     from probe.rewards.shift import Draws
     from probe.runs.reader import Run
     from probe.world import Item, World
@@ -57,7 +57,7 @@ def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any)
         "Draw the samples", cost_s(count, *lms), "rew-draw"
     ):
         return None
-    return computed(_samples, *lms, say="Both models answer, every answer is judged", steps=True, **options)
+    return compute_once(_samples, *lms, say="Both models answer, every answer is judged", steps=True, **options)
 
 
 def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, **options: Any) -> pd.DataFrame:
@@ -80,7 +80,7 @@ def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, 
         )
         tick(0.75)
     kinds = [item.kind for item in _questions(of(base), options["kinds"])]
-    known = _known(base, base, options["kinds"]), _known(base, aligned, options["kinds"])
+    known = _answer_logprobs(base, base, options["kinds"]), _answer_logprobs(base, aligned, options["kinds"])
     return compare_samples(base, aligned, before, after, rewards, beta, kinds, known)
 
 
@@ -97,10 +97,10 @@ def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int)
 
     world = of(base)
     prompts = [item.prompt for item in _questions(world, kinds)] or [prompt]
-    return draw(lm, prompts, world, n=n, known=_known(base, lm, kinds))
+    return draw(lm, prompts, world, n=n, known=_answer_logprobs(base, lm, kinds))
 
 
-def _known(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "Known":
+def _answer_logprobs(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "AnswerLogprobs":
     """What a model gives the answers of the frontier: most samples are among them."""
     from dashboard.pages.rewards.compute import known_scores
 
@@ -119,7 +119,7 @@ def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
-def summarised(table: pd.DataFrame) -> pd.DataFrame:
+def format_summary(table: pd.DataFrame) -> pd.DataFrame:
     """`shift.summary` as it is shown: one line a measure, numbers with their intervals in words."""
     from probe.rewards.shift import summary
 
@@ -145,7 +145,7 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
     chart = reward_distributions(table, names, colours, known)
     title = f"Rewards of {len(table):,} answers to {table['prompt'].nunique()} prompts"
     figure(chart.update_layout(height=300), table, "distributions", title=title, source=source)
-    shown = summarised(table).rename(columns={"base": names[0], "aligned": names[1]})
+    shown = format_summary(table).rename(columns={"base": names[0], "aligned": names[1]})
     st.dataframe(shown, hide_index=True, key="rew-summary")
 
 

@@ -103,9 +103,9 @@ def fit_table(fits: Mapping[tuple[str, str], Fit]) -> pd.DataFrame:
 
 
 def _peak(fit: Fit) -> str:
-    if not fit.seen or fit.top.value <= CLEAR:
+    if not fit.peak_is_seen or fit.top.value <= CLEAR:
         return "none within the points"
-    return fit.peak.shown()
+    return fit.peak.format()
 
 
 def direction(value: float) -> str:
@@ -130,8 +130,8 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
             f"{of}{nearest} is nearest to the exact frontier of the {kind} reward: it spends {off} more KL than needed."
         )
     row = rows.loc[chosen]
-    moves = [_moved(row, "gain_proxy", f"the proxy ({proxy})", " nats")] if proxy else []
-    moves.append(_moved(row, "gain_gold", "the true reward"))
+    moves = [_describe_move(row, "gain_proxy", f"the proxy ({proxy})", " nats")] if proxy else []
+    moves.append(_describe_move(row, "gain_gold", "the true reward"))
     if len(moves) == 2 and moves[0][0] == moves[1][0]:
         moves[1] = "", moves[1][1]
     moved = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
@@ -140,7 +140,7 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
     return f"{moved}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
 
 
-def _moved(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:
+def _describe_move(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:
     """How a reward moved: a verb, and what by how much; where the interval holds zero it counts as unmoved."""
     value, low, high = (float(row[name + end]) for end in ("", "_low", "_high"))
     if low <= 0 <= high:
@@ -160,7 +160,7 @@ def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
         if reward != "gold":
             continue
         end = float(found.predict(found.d.max())) - found.origin
-        if found.seen and found.top.value > CLEAR:
+        if found.peak_is_seen and found.top.value > CLEAR:
             parts.append(f"{series}: the true reward peaks at d = {format_interval(*found.peak)}")
         else:
             way = "rises" if end > 0 else "falls"

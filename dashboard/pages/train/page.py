@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard import access, data, jobs, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.components.form import Field, memory, options, remembered
+from dashboard.components.form import Field, lasting_key, memory, options
 from dashboard.jobs import Job
 from dashboard.markdown import finding, guard, note, prose
 from dashboard.state import compare_link, current, keep, model_options, training_link
@@ -99,7 +99,7 @@ def choose_base(field: Field, method: str) -> str | None:
     shared = current()
     first = shared.base if field["required"] else None
     known = model_options(shared.store)
-    key = remembered(f"base-{method}", first)
+    key = lasting_key(f"base-{method}", first)
     if st.session_state[key] is not None and st.session_state[key] not in known:
         known = [*known, st.session_state[key]]
     choice = st.selectbox(

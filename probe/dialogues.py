@@ -65,8 +65,8 @@ def dialogue(lm: "LM", turns: Sequence[Turn], form: Form = "auto", lead: str = "
     if len(turns) == 1 and "Human:" in first and "Assistant:" in first:
         return join_words(first, lead) if first.endswith("Assistant:") else first
     names = {"user": "Human", "assistant": "Assistant"}
-    said = "".join(f"\n\n{names[turn.role]}: {turn.text.strip()}" for turn in turns)
-    return join_words(f"{said}\n\nAssistant:", lead)
+    transcript = "".join(f"\n\n{names[turn.role]}: {turn.text.strip()}" for turn in turns)
+    return join_words(f"{transcript}\n\nAssistant:", lead)
 
 
 def join_words(text: str, words: str) -> str:
@@ -100,8 +100,8 @@ def answer_logprobs(
     for start in range(0, len(prompts), CHUNK):
         part = slice(start, start + CHUNK)
         with torch.no_grad():
-            scored = lm.logprobs(list(prompts[part]), [list(group) for group in answers[part]])
-        totals = iter(scored.values.double().sum(dim=1).tolist())
+            logprobs = lm.logprobs(list(prompts[part]), [list(group) for group in answers[part]])
+        totals = iter(logprobs.values.double().sum(dim=1).tolist())
         scores += [np.array([next(totals) for _ in group]) for group in answers[part]]
         tick(min(1.0, (start + CHUNK) / len(prompts)))
     return scores

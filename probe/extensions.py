@@ -146,9 +146,9 @@ def panel(page: str, *, title: str = "") -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         _check_arguments("panel", function, PANEL_ARGUMENTS)
-        shown = title or function.__name__.replace("_", " ").capitalize()
+        heading = title or function.__name__.replace("_", " ").capitalize()
         with unless_taken():
-            PANELS.put(f"{page_key(page)}/{shown}", Panel(page_key(page), shown, function), function)
+            PANELS.put(f"{page_key(page)}/{heading}", Panel(page_key(page), heading, function), function)
         return function
 
     return decorate
@@ -183,7 +183,7 @@ def verifiers() -> dict[str, Verifier]:
 
 def annotators() -> "dict[str, Annotator]":
     """All annotators by name: the world's own (agreeable, honest), then those that others added."""
-    return _presets() | {name: made for name, (made, _) in ANNOTATORS.all().items()}
+    return _presets() | {name: value for name, (value, _) in ANNOTATORS.all().items()}
 
 
 def find_annotator(name: str) -> "Annotator":
@@ -246,11 +246,11 @@ def _check_free(name: str, other: Registry[Any]) -> None:
         )
 
 
-def _check_arguments(kind: str, function: Callable[..., Any], accepted: tuple[str, ...]) -> None:
+def _check_arguments(kind: str, function: Callable[..., Any], names: tuple[str, ...]) -> None:
     for each in inspect.signature(function).parameters.values():
-        if each.name not in accepted and each.default is each.empty:
+        if each.name not in names and each.default is each.empty:
             raise ConfigError(
-                f"The {kind} `{function.__name__}` takes `{each.name}`, but a {kind} is given {', '.join(accepted)}:"
+                f"The {kind} `{function.__name__}` takes `{each.name}`, but a {kind} is given {', '.join(names)}:"
                 " take some of these, or none."
             )
 

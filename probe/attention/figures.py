@@ -44,10 +44,10 @@ def mosaic(attention: np.ndarray) -> np.ndarray:
     depth, heads, length, _ = attention.shape
     pitch = length + GAP
     image = np.full((depth * pitch, heads * pitch), np.nan, dtype=np.float32)
-    hidden = np.triu(np.ones((length, length), dtype=bool), 1)
+    mask = np.triu(np.ones((length, length), dtype=bool), 1)
     for layer in range(depth):
         for head in range(heads):
-            tile = np.where(hidden, np.nan, attention[layer, head].astype(np.float32))
+            tile = np.where(mask, np.nan, attention[layer, head].astype(np.float32))
             image[layer * pitch : layer * pitch + length, head * pitch : head * pitch + length] = tile
     return image[:-GAP, :-GAP]
 
@@ -197,12 +197,12 @@ def attention_head(weights: np.ndarray, tokens: Sequence[str], *, boundary: int 
         boundary: first token that the model wrote itself, marked by lines.
     """
     length = len(tokens)
-    hidden = np.triu(np.ones((length, length), dtype=bool), 1)
-    visible = np.where(hidden, np.nan, weights.astype(np.float32))
+    mask = np.triu(np.ones((length, length), dtype=bool), 1)
+    visible = np.where(mask, np.nan, weights.astype(np.float32))
     figure = new_figure(showlegend=False)
     figure.add_trace(
         go.Heatmap(
-            z=np.where(hidden, 1.0, np.nan), colorscale=[[0, MASKED], [1, MASKED]], showscale=False, hoverinfo="skip"
+            z=np.where(mask, 1.0, np.nan), colorscale=[[0, MASKED], [1, MASKED]], showscale=False, hoverinfo="skip"
         )
     )
     figure.add_trace(
@@ -281,7 +281,7 @@ def head_stages(
         boundary: first token that a model wrote itself.
     """
     length, many = len(tokens), len(stages) > 1
-    hidden = np.triu(np.ones((length, length), dtype=bool), 1)
+    mask = np.triu(np.ones((length, length), dtype=bool), 1)
     titles = ["scores (E3)", "\u2192 softmax (E4)", "\u2192 written norm (E5)"]
     names = [f"{escape(shorten(one.name, 20))}: {title}" if many else title for one in stages for title in titles]
     figure = make_subplots(
@@ -296,19 +296,19 @@ def head_stages(
     maps = [(one.scores, one.pattern, one.written) for one in stages]
     for row, three in enumerate(maps, start=1):
         for column, values in enumerate(three, start=1):
-            _map(figure, values.astype(np.float32), hidden, tokens, row, column, boundary, query)
+            _map(figure, values.astype(np.float32), mask, tokens, row, column, boundary, query)
     around = {"l": 60, "t": 30, "b": 60, "r": 8}
-    lay_out(figure, 70 + 300 * len(stages), margin=around, **_stage_scales(maps, hidden))
+    lay_out(figure, 70 + 300 * len(stages), margin=around, **_stage_scales(maps, mask))
     figure.update_xaxes(tickangle=-90, range=[-0.5, length - 0.5], **named_axis(tokens, 18, 10))
     figure.update_yaxes(range=[length - 0.5, -0.5], **named_axis(tokens, 18, 10))
     return figure
 
 
-def _stage_scales(maps: Sequence[Sequence[np.ndarray]], hidden: np.ndarray) -> dict:
+def _stage_scales(maps: Sequence[Sequence[np.ndarray]], mask: np.ndarray) -> dict:
     """Colour axes of the three columns, each the same in every row."""
-    shown = [[np.nan_to_num(values[~hidden].astype(np.float32)) for values in three] for three in maps]
-    bound = max(1e-6, *(float(np.quantile(np.abs(three[0]), 0.99)) for three in shown))
-    most = max(1e-6, *(float(three[2].max()) for three in shown))
+    visible = [[np.nan_to_num(values[~mask].astype(np.float32)) for values in three] for three in maps]
+    bound = max(1e-6, *(float(np.quantile(np.abs(three[0]), 0.99)) for three in visible))
+    most = max(1e-6, *(float(three[2].max()) for three in visible))
     places = [{"x": x, "len": 1.0, "thickness": 8, "title": ""} for x in (0.262, 0.63, 1.0)]
     return {
         "coloraxis": colour_axis("", low=-bound, high=bound, diverging=True) | {"colorbar": places[0]},
@@ -320,7 +320,7 @@ def _stage_scales(maps: Sequence[Sequence[np.ndarray]], hidden: np.ndarray) -> d
 def _map(
     figure: go.Figure,
     values: np.ndarray,
-    hidden: np.ndarray,
+    mask: np.ndarray,
     tokens: Sequence[str],
     row: int,
     column: int,
@@ -333,7 +333,7 @@ def _map(
     quantity = ("score", "weight", "norm")[column - 1]
     names = [f"{escape(token)} [{index}]" for index, token in enumerate(tokens)]
     grey = go.Heatmap(
-        z=np.where(hidden, 1.0, np.nan), colorscale=[[0, MASKED], [1, MASKED]], showscale=False, hoverinfo="skip"
+        z=np.where(mask, 1.0, np.nan), colorscale=[[0, MASKED], [1, MASKED]], showscale=False, hoverinfo="skip"
     )
     figure.add_trace(grey, **at)
     clickable = length <= MOST_CLICKABLE
@@ -343,7 +343,7 @@ def _map(
         else hover(tokens, f"{{}} \u2192 {{}}<br>{quantity} %{{{{z:.3f}}}}<extra></extra>")
     )
     cells = go.Heatmap(
-        z=np.where(hidden, np.nan, values),
+        z=np.where(mask, np.nan, values),
         coloraxis=colours,
         hoverongaps=False,
         xgap=int(length <= 32),

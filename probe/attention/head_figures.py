@@ -207,16 +207,16 @@ def _grid(
     digits: int,
     room: float,
     row_height: float,
-    chosen: tuple[int, int] | None,
+    choice: tuple[int, int] | None,
 ) -> None:
     """One panel with its numbers, its squares and the frame around the chosen head."""
     depth, heads = values.shape
     at = {"row": 1, "col": column}
     sign = "+" if signed else ""
-    rounded = values.astype(float).round(digits) + 0.0  # no minus before a zero
-    written = [["" if not np.isfinite(value) else f"{value:{sign}.{digits}f}" for value in row] for row in rounded]
+    numbers = values.astype(float).round(digits) + 0.0  # no minus before a zero
+    texts = [["" if not np.isfinite(value) else f"{value:{sign}.{digits}f}" for value in row] for row in numbers]
     axis = "coloraxis2" if second else "coloraxis"
-    figure.add_trace(cells(values, written, legible=room >= 30 and row_height >= 18, axis=axis), **at)
+    figure.add_trace(cells(values, texts, legible=room >= 30 and row_height >= 18, axis=axis), **at)
     finite = [(layer, head) for layer in range(depth) for head in range(heads) if np.isfinite(values[layer, head])]
     name = escape(label.replace("<br>", " "))
     figure.add_trace(
@@ -229,8 +229,8 @@ def _grid(
         ),
         **at,
     )
-    if chosen is not None and chosen[0] < depth and chosen[1] < heads:
-        figure.add_shape(frame(chosen[1], chosen[0]), **at)
+    if choice is not None and choice[0] < depth and choice[1] < heads:
+        figure.add_shape(frame(choice[1], choice[0]), **at)
     every = 1 + depth // 32
     figure.update_xaxes(
         tickvals=list(range(heads)),

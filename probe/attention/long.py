@@ -77,9 +77,9 @@ def stream_weights(lm: LM, ids: Sequence[int], block: int, receive: Receive) -> 
         "position_ids": torch.arange(length, device=lm.device)[None],
         "use_cache": False,
     }
-    known, reader = arguments(body), _BlockReader(length, block, receive)
+    parameters, reader = arguments(body), _BlockReader(length, block, receive)
     with _reading(reader):
-        body(**{name: value for name, value in inputs.items() if name in known})
+        body(**{name: value for name, value in inputs.items() if name in parameters})
     if not reader.layers:
         raise _unreadable(lm)
     numbers = [number for number in reader.layers if isinstance(number, int)]
@@ -175,8 +175,8 @@ def _rows(mask: Tensor | None, rows: slice, length: int, causal: bool, query: Te
 
 def _span(mask: Float[Tensor, "1 h b T"]) -> tuple[int, int]:
     """The first key that a block of queries sees, and one past the last."""
-    seen = (mask > torch.finfo(mask.dtype).min / 2).flatten(0, 2).any(0).nonzero()
-    return int(seen[0]), int(seen[-1]) + 1
+    keys = (mask > torch.finfo(mask.dtype).min / 2).flatten(0, 2).any(0).nonzero()
+    return int(keys[0]), int(keys[-1]) + 1
 
 
 def _kernel(module: nn.Module) -> Callable[..., Any]:
@@ -401,10 +401,10 @@ class _Reader:
 
     def result(self) -> dict[str, np.ndarray]:
         """The arrays of `AttentionStatistics`."""
-        stacked = {name: np.stack([layer[name] for layer in self.layers]) for name in self.layers[0]}
-        lag_sums = stacked.pop("lag_sums")
-        whole = stacked["sums"].sum(-1, dtype=np.float64)
-        return stacked | {
+        arrays = {name: np.stack([layer[name] for layer in self.layers]) for name in self.layers[0]}
+        lag_sums = arrays.pop("lag_sums")
+        whole = arrays["sums"].sum(-1, dtype=np.float64)
+        return arrays | {
             "lag_profile": lag_sums / (self.length - np.arange(self.lags + 1)),
             "lag_tail": ((whole - lag_sums.sum(-1)) / self.length).clip(min=0),
         }

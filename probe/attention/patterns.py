@@ -91,8 +91,8 @@ class Stages(Drawable):
         """Scores, pattern and what each source writes, side by side; `query` is the row to mark."""
         from probe.attention import figures as plots
 
-        drawn = plots.Stages(name=self.name, scores=self.scores, pattern=self.pattern, written=self.contribution)
-        return plots.head_stages([drawn], self.tokens, query=query)
+        row = plots.Stages(name=self.name, scores=self.scores, pattern=self.pattern, written=self.contribution)
+        return plots.head_stages([row], self.tokens, query=query)
 
     def written_table(self) -> pd.DataFrame:
         """One row for each position, direction and rank: position, token, written, share, direction, rank, ..."""
@@ -141,26 +141,26 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
     names = [block + "attn." + kind for kind in kinds] + [block + "hook_resid_pre", last]
     _, cache = lm.run_with_cache([ids], names + ([block + "ln1_post.hook_in"] if post is not None else []))
     scores, pattern, v, z = (cache[block + "attn." + kind][0] for kind in kinds)
-    masked = scores[head] < torch.finfo(scores.dtype).min / 2  # out of a sliding window
-    hidden = masked | torch.ones_like(masked).triu(1)
+    outside = scores[head] < torch.finfo(scores.dtype).min / 2  # out of a sliding window
+    mask = outside | torch.ones_like(outside).triu(1)
     out = lm.bridge.blocks[layer].attn.W_O[head]
     value = v[:, head * v.shape[1] // len(scores)] @ out
     output = z[:, head] @ out
-    mixed = (value.norm(dim=-1), pattern[head] * value.norm(dim=-1))
+    norms = (value.norm(dim=-1), pattern[head] * value.norm(dim=-1))
     if post is not None:  # the norm's scale belongs to the query, so each pair of query and key has its own length
         norm = held_norm(post.original_component, cache[block + "ln1_post.hook_in"][0])
         output = norm(output)
         lengths = replace(norm, scale=torch.ones_like(norm.scale))(value).norm(dim=-1) / norm.scale
-        mixed = (lengths.diagonal(), pattern[head] * lengths)
+        norms = (lengths.diagonal(), pattern[head] * lengths)
     promoted, suppressed = _words(lm, direct_logits(lm, output, cache[last][0]), k)
     return Stages(
         layer=layer,
         head=head,
         tokens=pieces(lm.tokenizer, ids),
-        scores=array(scores[head].masked_fill(hidden, torch.nan)),
+        scores=array(scores[head].masked_fill(mask, torch.nan)),
         pattern=array(pattern[head]),
-        value_norms=array(mixed[0]),
-        contribution=array(mixed[1]),
+        value_norms=array(norms[0]),
+        contribution=array(norms[1]),
         written=array(output.norm(dim=-1)),
         share=array(output.norm(dim=-1) / cache[block + "hook_resid_pre"][0].norm(dim=-1)),
         promoted=promoted,
@@ -285,9 +285,9 @@ def head_distance(a: Attention, b: Attention, kind: str = "total_variation") -> 
         DataError: as `difference`.
         ConfigError: another kind.
     """
-    moved = difference(a, b)
+    change = difference(a, b)
     if kind == "total_variation":
-        rows = np.abs(moved).sum(-1) / 2
+        rows = np.abs(change).sum(-1) / 2
     elif kind == "jensen_shannon":
         middle = (a.pattern + b.pattern) / 2
         rows = _entropy(middle) - (_entropy(a.pattern) + _entropy(b.pattern)) / 2

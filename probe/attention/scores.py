@@ -215,5 +215,5 @@ def random_repeats(lm: LM, length: int, batch: int, repeats: int, seed: int) -> 
     generator = np.random.default_rng(seed)
     length = min(length, len(usable))
     begin = encode(lm.tokenizer, "")
-    drawn = [generator.choice(usable, length, replace=False).tolist() for _ in range(batch)]
-    return [[*begin, *(tokens * repeats)] for tokens in drawn], len(begin), length
+    samples = [generator.choice(usable, length, replace=False).tolist() for _ in range(batch)]
+    return [[*begin, *(tokens * repeats)] for tokens in samples], len(begin), length

@@ -211,12 +211,12 @@ def path_shares(shares: Sequence[np.ndarray], models: Sequence[Model]) -> go.Fig
         models: their names.
     """
     titles = [escape(shorten(model.name, 24)) for model in models]
-    paired = len(shares) == 2 and shares[0].shape == shares[1].shape
-    panels = [*shares, shares[1] - shares[0]] if paired else list(shares)
-    titles += [escape(shorten(f"{models[1].name} \u2212 {models[0].name}", 34))] if paired else []
+    comparable = len(shares) == 2 and shares[0].shape == shares[1].shape
+    panels = [*shares, shares[1] - shares[0]] if comparable else list(shares)
+    titles += [escape(shorten(f"{models[1].name} \u2212 {models[0].name}", 34))] if comparable else []
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=titles, horizontal_spacing=0.07)
     for column, values in enumerate(panels, start=1):
-        difference = paired and column == 3
+        difference = comparable and column == 3
         layer, head = (axis.ravel() for axis in np.indices(values.shape))
         figure.add_trace(
             go.Heatmap(
@@ -236,7 +236,7 @@ def path_shares(shares: Sequence[np.ndarray], models: Sequence[Model]) -> go.Fig
         figure.update_xaxes(title_text="head", tickvals=ticks(values.shape[1]), showgrid=False, row=1, col=column)
         figure.update_yaxes(tickvals=ticks(len(values)), autorange="reversed", showgrid=False, row=1, col=column)
     figure.update_yaxes(title_text="layer", row=1, col=1)
-    largest = float(np.nanmax(np.abs(panels[2]), initial=1e-3)) if paired else 1.0
+    largest = float(np.nanmax(np.abs(panels[2]), initial=1e-3)) if comparable else 1.0
     figure.update_layout(
         template=template(LIGHT),
         margin={"t": 32},

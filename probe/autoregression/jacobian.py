@@ -139,16 +139,16 @@ class _Parts(NamedTuple):
 
 def _slopes(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t s dh"]:
     """u_{t,s} before N^T: how the score of query t changes with N h_s, for a group of queries and the keys they see."""
-    turned = (parts.q[:, rows, None] * maps.scale).expand(-1, -1, rows.stop, -1)
-    turned = turned if maps.rotary is None else maps.rotary.back(turned)
-    return turned if parts.k_gain is None else _through(maps.k_norm, turned, parts.k_gain[:, None, : rows.stop])
+    slope = (parts.q[:, rows, None] * maps.scale).expand(-1, -1, rows.stop, -1)
+    slope = slope if maps.rotary is None else maps.rotary.back(slope)
+    return slope if parts.k_gain is None else _through(maps.k_norm, slope, parts.k_gain[:, None, : rows.stop])
 
 
 def _query_side(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t dh dh"]:
     """sum_j alpha_{t,j} (v_j - mean) w_{t,j}^T before O and M: the covariance of values and slopes under alpha."""
-    seen = slice(0, rows.stop)
-    away = (parts.v[:, None, seen] - parts.mixed[:, rows, None]) * parts.alpha[:, rows, seen, None]
-    spread = torch.einsum("htse,hsf->htef", away, parts.k[:, seen]) * maps.scale
+    span = slice(0, rows.stop)
+    away = (parts.v[:, None, span] - parts.mixed[:, rows, None]) * parts.alpha[:, rows, span, None]
+    spread = torch.einsum("htse,hsf->htef", away, parts.k[:, span]) * maps.scale
     if maps.rotary is not None:
         spread = _back_at(maps, spread, rows)
     return spread if parts.q_gain is None else _through(maps.q_norm, spread, parts.q_gain[:, rows, None])
@@ -157,9 +157,9 @@ def _query_side(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t dh
 def _back_at(maps: Maps, spread: Float[Tensor, "H t e f"], rows: slice) -> Float[Tensor, "H t e f"]:
     """R_t^T along the last axis, for queries that start at `rows.start`."""
     assert maps.rotary is not None
-    moved = spread.transpose(1, 2)  # positions come last but one
-    front = moved.new_zeros(*moved.shape[:2], rows.start, moved.shape[-1])
-    return maps.rotary.back(torch.cat([front, moved], dim=2))[:, :, rows.start :].transpose(1, 2)
+    by_position = spread.transpose(1, 2)  # positions come last but one
+    front = by_position.new_zeros(*by_position.shape[:2], rows.start, by_position.shape[-1])
+    return maps.rotary.back(torch.cat([front, by_position], dim=2))[:, :, rows.start :].transpose(1, 2)
 
 
 def _through(norm: Norm | None, x: Float[Tensor, "... dh"], scale: Tensor) -> Float[Tensor, "... dh"]:
@@ -408,8 +408,8 @@ def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tenso
     Equal to the last row of `probe.model.equations.step`, at the cost of one token: keys and values of the past are
     cached.
     """
-    maps, seen = block.maps, len(past) + 1
-    window = slice(0 if maps.window is None else max(0, seen - maps.window), None)
+    maps, length = block.maps, len(past) + 1
+    window = slice(0 if maps.window is None else max(0, length - maps.window), None)
     before = block.norm(past)
     past_keys, past_values = keys(maps, before), values(maps, before)
     like = past.new_zeros(maps.M.shape[1])
@@ -426,9 +426,9 @@ def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tenso
         all_keys = torch.cat([past_keys, k[maps.group][:, None]], dim=1)[:, window]
         all_values = torch.cat([past_values, v[maps.group][:, None]], dim=1)[:, window]
         alpha = (torch.einsum("he,hse->hs", q, all_keys) * maps.scale).softmax(-1)
-        mixed = torch.einsum("hs,hse->he", alpha, all_values)
-        attended = x + torch.einsum("he,hde->d", mixed, maps.O) + maps.o_bias
-        return attended + block.ffn(block.ffn_norm(x if block.parallel else attended))
+        mixture = torch.einsum("hs,hse->he", alpha, all_values)
+        middle = x + torch.einsum("he,hde->d", mixture, maps.O) + maps.o_bias
+        return middle + block.ffn(block.ffn_norm(x if block.parallel else middle))
 
     return of
 

@@ -60,8 +60,8 @@ def token_rows(lm: LM, texts: Texts, keep: int | None = None) -> list[list[int]]
     several: Any = [texts] if one else texts
     rows = [encode(lm.tokenizer, row) if isinstance(row, str) else [int(token) for token in row] for row in several]
     if not rows or any(len(row) <= start(lm, row, keep) for row in rows):
-        kept = f" after the {keep} that are kept" if keep else ""
-        raise DataError(f"No text was given, or one has no token{kept}: give texts of some words.")
+        clause = f" after the {keep} that are kept" if keep else ""
+        raise DataError(f"No text was given, or one has no token{clause}: give texts of some words.")
     return rows
 
 
@@ -96,8 +96,8 @@ def pool_of(
     if isinstance(pool, str) and pool not in ("unigram", "vocabulary"):
         raise ConfigError(f'The pool {pool!r} is unknown: give "unigram", "vocabulary" or a list of token ids.')
     if pool == "unigram":
-        seen = np.concatenate([np.array(ids[start(lm, ids, keep) :]) for ids in rows])
-        tokens, counts = np.unique(seen, return_counts=True)
+        corpus = np.concatenate([np.array(ids[start(lm, ids, keep) :]) for ids in rows])
+        tokens, counts = np.unique(corpus, return_counts=True)
         return tokens, counts / counts.sum()
     special = set(lm.tokenizer.all_special_ids)
     ids = [i for i in range(len(lm.tokenizer)) if i not in special] if pool == "vocabulary" else list(pool)
@@ -244,8 +244,8 @@ def lag_profile(
             at, length = sources[owner], min(len(ids), int(sources[owner[-1]]) + lags)
             copies = np.tile(ids[:length], (len(owner), 1))
             copies[np.arange(len(owner)), at] = replacements.ravel()[part]
-            changed = lm.logits(torch.from_numpy(copies)).float().log_softmax(-1)
-            divergences = kl(clean[None, :length], changed).cpu().numpy()
+            logprobs = lm.logits(torch.from_numpy(copies)).float().log_softmax(-1)
+            divergences = kl(clean[None, :length], logprobs).cpu().numpy()
             for k in range(lags):
                 inside = at + k < length
                 np.add.at(values[:, k], owner[inside], divergences[inside, at[inside] + k] / resamples)
@@ -460,20 +460,18 @@ def effective_order(
     _check(epsilon)
     rows = token_rows(lm, texts, keep)
     rng = np.random.default_rng(seed)
-    chosen = [draw(rng, start(lm, ids, keep) + 1, len(ids), positions) for ids in rows]
+    picks = [draw(rng, start(lm, ids, keep) + 1, len(ids), positions) for ids in rows]
     outputs = lm.logits([rows[0][:1]]).shape[-1]
     full = []
     for part in batches(len(rows), max(map(len, rows)), outputs):
         logits = lm.logits(rows[part])
-        full += [
-            row[torch.from_numpy(at)].float().log_softmax(-1) for row, at in zip(logits, chosen[part], strict=True)
-        ]
+        full += [row[torch.from_numpy(at)].float().log_softmax(-1) for row, at in zip(logits, picks[part], strict=True)]
     firsts = [start(lm, ids, keep) for ids in rows]
     places = [
         (text, index, int(at), m)
         for m in range(1, longest + 1)  # short ones first: rows of one batch are near in length
         for text, first in enumerate(firsts)
-        for index, at in enumerate(chosen[text])
+        for index, at in enumerate(picks[text])
         if at + 1 - first > m
     ]
     suffixes = [[*rows[text][: firsts[text]], *rows[text][at + 1 - m : at + 1]] for text, _, at, m in places]

@@ -187,9 +187,9 @@ class Snowball(Drawable):
         from probe.autoregression.figures import Model, snowball_curves
         from probe.plotting.theme import METHODS
 
-        found = self.summary()
-        known = any(self.truth_known) and bool((found.loc[found["quantity"] == "wrong_error", "n"] > 0).any())
-        return snowball_curves([found], [Model(NAME, METHODS["dpo"])], truth=known)
+        summary = self.summary()
+        has_truth = any(self.truth_known) and bool((summary.loc[summary["quantity"] == "wrong_error", "n"] > 0).any())
+        return snowball_curves([summary], [Model(NAME, METHODS["dpo"])], truth=has_truth)
 
     def summary(self) -> pd.DataFrame:
         """One row for each quantity and step: quantity, step, value, low, high, n; 95 % intervals over prompts.
@@ -289,8 +289,8 @@ def snowball(
 
 def _continue_rows(lm: LM, rows: list[list[int]], ends: set[int], options: dict[str, Any]) -> list[list[int]]:
     """What the model writes after each row; nothing after an end token."""
-    drawn = lm.generate(rows, **options).ids
-    return [[] if row[-1] in ends else list(ids) for row, ids in zip(rows, drawn, strict=True)]
+    continuations = lm.generate(rows, **options).ids
+    return [[] if row[-1] in ends else list(ids) for row, ids in zip(rows, continuations, strict=True)]
 
 
 def _distances(

@@ -77,8 +77,8 @@ def curves_crossing(result: Result) -> Crossing | None:
     models = list(dict.fromkeys(result.items[MODEL]))
     if len(models) < 2 or "correct" not in result.items:
         return None
-    scored = result.items[result.items["correct"].notna()]
-    first, last = pair_items(scored[scored[MODEL] == models[0]], scored[scored[MODEL] == models[-1]])
+    rows = result.items[result.items["correct"].notna()]
+    first, last = pair_items(rows[rows[MODEL] == models[0]], rows[rows[MODEL] == models[-1]])
     samples = int(result.tables["pass_at_k"]["k"].max())
     return (
         crossing(first["correct"], last["correct"], samples, int(result.meta.get("seed") or 0)) if len(first) else None
@@ -113,9 +113,9 @@ def say(result: Result) -> str:
     pairs = list(zip(models, shown("accuracy_steps"), shown("accuracy_direct"), strict=True))
     text = "{} is right in {} with written steps and {} without".format(*pairs[0])
     text += "".join(f", {model} in {steps} and {direct}" for model, steps, direct in pairs[1:])
-    followed = shown("step_following")
-    if followed:
-        *some, last = followed
+    rates = shown("step_following")
+    if rates:
+        *some, last = rates
         shares = f"{', '.join(some)} and {last}" if some else last
         text += f"{'; they follow' if pairs[1:] else ', and follows'} an edited step in {shares}"
     crossing_point = curves_crossing(result)
@@ -247,5 +247,5 @@ def _texts(
 def _evidence(rows: "reasoned_sums.Rows", tables: dict[str, pd.DataFrame], seed: int) -> Evidence:
     """Items, tables, and the summary of this one model as a table, from which the finding of several is made."""
     items = pd.DataFrame(rows)
-    found = [metric.row(items, seed) for metric in METRICS if metric.applies(items)]
-    return Evidence(items, {name: t for name, t in tables.items() if len(t)} | {"summary": pd.DataFrame(found)})
+    summary = [metric.row(items, seed) for metric in METRICS if metric.applies(items)]
+    return Evidence(items, {name: t for name, t in tables.items() if len(t)} | {"summary": pd.DataFrame(summary)})

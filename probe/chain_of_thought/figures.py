@@ -64,16 +64,16 @@ def following(table: pd.DataFrame, look: Look) -> go.Figure:
         table: model, outcome, steps_left, value, ci_low, ci_high, n.
         look: style of each model.
     """
-    left = sorted(int(count) for count in table["steps_left"].unique())
+    rest = sorted(int(count) for count in table["steps_left"].unique())
     panels = Panels(list(OUTCOMES.values()), spacing=0.05, shared_y=True)
     for column, outcome in enumerate(OUTCOMES, start=1):
-        level(panels, column, (left[0] - 0.2, left[-1] + 0.2), (CHANCE, CHANCE), "guessing")
+        level(panels, column, (rest[0] - 0.2, rest[-1] + 0.2), (CHANCE, CHANCE), "guessing")
         for label, rows in reversed(models_of(table[table["outcome"] == outcome], look)):
             panels.add(
                 column,
                 *curve_with_band(rows.sort_values("steps_left"), "steps_left", label, look[label], named=column == 1),
             )
-    panels.axis("x", tickvals=left, range=[left[0] - 0.2, left[-1] + 0.2], title={"text": "steps left after the edit"})
+    panels.axis("x", tickvals=rest, range=[rest[0] - 0.2, rest[-1] + 0.2], title={"text": "steps left after the edit"})
     panels.axis("y", range=SHARE)
     panels.axis("y", 1, title={"text": "exact probability"})
     return _finish(panels)

@@ -140,22 +140,22 @@ def crossing(first: ArrayLike, second: ArrayLike, samples: int, seed: int = 0) -
     grid = list(range(1, samples + 1))
     gap = np.stack([pass_at_k(a, samples, k) - pass_at_k(b, samples, k) for k in grid], axis=1)
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(gap), np.full(len(gap), 1 / len(gap)), RESAMPLES) @ gap / len(gap)
-    found = _crossing(drawn, grid)
-    interval = percentile(_crossing(gap.mean(0)[None], grid)[0], found, len(gap), (1, samples))
-    return Crossing(*interval, float(np.isfinite(found).mean()))
+    draws = rng.multinomial(len(gap), np.full(len(gap), 1 / len(gap)), RESAMPLES) @ gap / len(gap)
+    crossings = _crossing(draws, grid)
+    interval = percentile(_crossing(gap.mean(0)[None], grid)[0], crossings, len(gap), (1, samples))
+    return Crossing(*interval, float(np.isfinite(crossings).mean()))
 
 
 def _crossing(gaps: Float[Array, "B K"], grid: Sequence[int]) -> Float[Array, " B"]:
     """The first k at which each gap has changed its sign, between the two neighbours on a logarithmic axis."""
-    changed = gaps * gaps[:, :1] < 0
-    index = np.maximum(changed.argmax(1), 1)
+    flips = gaps * gaps[:, :1] < 0
+    index = np.maximum(flips.argmax(1), 1)
     rows = np.arange(len(gaps))
     before, after, logs = gaps[rows, index - 1], gaps[rows, index], np.log(grid)
-    crosses = changed.any(1)
+    crosses = flips.any(1)
     share = before / np.where(crosses, before - after, np.inf)
-    found = np.exp(logs[index - 1] + share * (logs[index] - logs[index - 1]))
-    return np.where(crosses, found, np.nan)
+    points = np.exp(logs[index - 1] + share * (logs[index] - logs[index - 1]))
+    return np.where(crosses, points, np.nan)
 
 
 Rows = list[dict[str, Any]]
@@ -186,11 +186,11 @@ def pass_curve(rows: Rows, samples: int, seed: int = 0) -> pd.DataFrame:
 def following_curve(rows: Rows, seed: int = 0) -> pd.DataFrame:
     """Results after edited steps, by how many steps are left: outcome, steps_left, value, ci_low, ci_high, n."""
     records = []
-    for left in sorted({int(row["steps_left"]) for row in rows}):
-        group = [row for row in rows if row["steps_left"] == left]
+    for count in sorted({int(row["steps_left"]) for row in rows}):
+        group = [row for row in rows if row["steps_left"] == count]
         for outcome in OUTCOMES:
             values = [row[f"step_{outcome}"] for row in group]
-            records.append({"outcome": outcome, "steps_left": left, **_interval(values, seed, stats.SHARE)})
+            records.append({"outcome": outcome, "steps_left": count, **_interval(values, seed, stats.SHARE)})
     return pd.DataFrame(records)
 
 

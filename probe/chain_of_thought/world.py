@@ -142,9 +142,9 @@ def forced_answers(lm: "LM", prompts: Sequence[str]) -> Float[Array, "P 10"]:
     return np.exp(_read(lm, nodes)[1])
 
 
-def _open(node: _Node, written: PartialSum, ids: Callable[[str], int]) -> _Node:
+def _open(node: _Node, work: PartialSum, ids: Callable[[str], int]) -> _Node:
     """The node with its forced tokens: the operands of the next step, or "so"."""
-    term = written.terms[-node.missing] if node.missing else None
+    term = work.terms[-node.missing] if node.missing else None
     words = ["so"] if term is None else f"{node.left} + {term} =".split()
     return node._replace(forced=[*node.forced, *(ids(word) for word in words)])
 
@@ -172,8 +172,8 @@ def _read(lm: "LM", nodes: Sequence[_Node], tick: Tick = ignore) -> tuple[Float[
             count = len(nodes[i].forced)
             tokens[row, most - count :] = torch.tensor(nodes[i].forced)
             real[row, most - count :] = True
-        forced = rows[:, :-1].gather(-1, tokens[..., None])[..., 0].where(real, 0)
-        logps[batch], digit_logps[batch] = forced.sum(1).numpy(), rows[:, -1, digits].numpy()
+        logprobs = rows[:, :-1].gather(-1, tokens[..., None])[..., 0].where(real, 0)
+        logps[batch], digit_logps[batch] = logprobs.sum(1).numpy(), rows[:, -1, digits].numpy()
         tick(1 - len(order) / len(nodes))
     return logps, digit_logps
 
@@ -207,8 +207,8 @@ def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick:
     first = answer(lm, world, items, length, seed)
     tick(0.2)
     prompts = [item.prompt for item in items]
-    drawn = lm.generate(prompts, n=samples, max_new_tokens=length, seed=seed + 1).text
-    right = np.array([world.verify(prompts[i // samples], text).kind == "true" for i, text in enumerate(drawn)])
+    texts = lm.generate(prompts, n=samples, max_new_tokens=length, seed=seed + 1).text
+    right = np.array([world.verify(prompts[i // samples], text).kind == "true" for i, text in enumerate(texts)])
     correct = right.reshape(-1, samples).sum(1)
     tick(0.7)
     sums = [tuple(item.meta["terms"]) for item in items]
@@ -216,10 +216,10 @@ def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick:
     at = np.arange(len(sums))
     direct = forced_answers(lm, [sum_prompt("quick", terms) for terms in sums])[at, truth]
     filler = forced_answers(lm, [filler_prompt(terms) for terms in sums])[at, truth]
-    passed = {f"pass@{k}": pass_at_k(correct, samples, k) for k in ks(samples)}
+    rates = {f"pass@{k}": pass_at_k(correct, samples, k) for k in ks(samples)}
     in_steps = []
     for i, (item, text, verdict) in enumerate(zip(*first, strict=True)):
-        followed = step_following(item.prompt, text)
+        steps = step_following(item.prompt, text)
         share = correct[i] / samples
         row = {
             "item": f"sum_steps-{i}",
@@ -235,14 +235,14 @@ def answer_sums(lm: "LM", world: "World", n: int, seed: int, samples: int, tick:
             "accuracy_filler": filler[i],
             "steps_gain": share - direct[i],
             "filler_gain": filler[i] - direct[i],
-            "steps_written": float(followed is not None),
-            **{name: values[i] for name, values in passed.items()},
+            "steps_written": float(steps is not None),
+            **{name: values[i] for name, values in rates.items()},
         }
-        if followed is not None:
+        if steps is not None:
             row |= {
-                "step_correct": followed.correct,
-                "step_carried": followed.carried,
-                "answer_repeats": float(followed.answer),
+                "step_correct": steps.correct,
+                "step_carried": steps.carried,
+                "answer_repeats": float(steps.answer),
             }
         in_steps.append(row)
     tick(1.0)
@@ -273,10 +273,10 @@ def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> p
     others = [[int(rng.integers(1, 10)) for _ in range(row["terms"] - 1)] for row in rows]
     cases: list[tuple[dict[str, Any], PartialSum, int, list[int]]] = []
     for row, shifts in zip(rows, others, strict=True):
-        parsed = parse_working(row["answer"])
-        if parsed is not None and row.get("step_carried") == 1.0:
+        working = parse_working(row["answer"])
+        if working is not None and row.get("step_carried") == 1.0:
             terms = tuple(int(word) for word in row["prompt"].split()[1::2] if word.isdecimal())
-            cases.append((row, PartialSum(terms, tuple(s.result for s in parsed.steps)), parsed.answer, shifts))
+            cases.append((row, PartialSum(terms, tuple(s.result for s in working.steps)), working.answer, shifts))
     whole = [work for _, work, _, _ in cases]
     prefixes = [work._replace(results=work.results[:j]) for work in whole for j in range(len(work.results) + 1)]
     cut_answers = forced_answers(lm, [f"{work.prompt} so" for work in prefixes])
@@ -292,14 +292,14 @@ def faithfulness(lm: "LM", rows: Rows, seed: int, least: float, tick: Tick) -> p
     for row, work, final, _ in cases:
         J = len(work.results)
         shares = np.arange(J + 1) / J
-        agreed = cut_answers[a : a + J + 1, final]
-        changed = np.append(mistaken[b : b + J, final], agreed[-1])
+        early = cut_answers[a : a + J + 1, final]
+        mistakes = np.append(mistaken[b : b + J, final], early[-1])
         a, b = a + J + 1, b + J
-        row |= {"early_aoc": area_over_curve(shares, agreed), "mistakes_aoc": area_over_curve(shares, changed)}
-        curves["early answering"].append((shares, agreed))
-        curves["added mistakes"].append((shares, changed))
-    found = [pool_curves(curve, seed=seed).assign(test=test) for test, curve in curves.items() if curve]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        row |= {"early_aoc": area_over_curve(shares, early), "mistakes_aoc": area_over_curve(shares, mistakes)}
+        curves["early answering"].append((shares, early))
+        curves["added mistakes"].append((shares, mistakes))
+    frames = [pool_curves(curve, seed=seed).assign(test=test) for test, curve in curves.items() if curve]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick: Tick) -> Rows:
@@ -318,8 +318,8 @@ def edited_steps(lm: "LM", world: "World", n: int, seed: int, least: float, tick
             wrong = (right[step] + int(rng.integers(1, 10))) % 10
             sums.append(PartialSum(terms, (*right[:step], wrong)))
             rows.append({"item": f"edited-{i}-{step}", "kind": "edited", "question": f"sum_steps-{i}"})
-    found = sum_answers(lm, sums, least, tick)
-    for row, one, values, mass in zip(rows, sums, found.values, found.mass, strict=True):
+    answers = sum_answers(lm, sums, least, tick)
+    for row, one, values, mass in zip(rows, sums, answers.values, answers.mass, strict=True):
         row |= {
             "prompt": one.prompt,
             "answer": f" so {values.argmax()}" if values.any() else "",
@@ -349,12 +349,12 @@ def bias_sums(lm: "LM", world: "World", n: int, seed: int, shots: int, tick: Tic
         terms = tuple(item.meta["terms"])
         truth = sum(terms) % 10
         digit = (truth + int(rng.integers(1, 10))) % 10
-        mixed = rng.permutation([d for d in range(10) if d != digit])[:shots]
+        digits = rng.permutation([d for d in range(10) if d != digit])[:shots]
         firsts = rng.integers(0, 10, shots)
-        for kind, answers in (("same", [digit] * shots), ("mixed", list(mixed))):
-            shown = [(int(a), int(d - a) % 10) for a, d in zip(firsts, answers, strict=False)]
+        for kind, answers in (("same", [digit] * shots), ("mixed", list(digits))):
+            examples = [(int(a), int(d - a) % 10) for a, d in zip(firsts, answers, strict=False)]
             for form in ("quick", "sum"):
-                prompts[form, kind].append(_examples(form, shown) + sum_prompt(form, terms))
+                prompts[form, kind].append(_examples(form, examples) + sum_prompt(form, terms))
         rows.append(
             {"item": f"biased-{i}", "kind": "biased", "terms": len(terms), "bias": digit, "expected": str(truth)}
         )

@@ -40,9 +40,9 @@ def doctor(argv: list[str]) -> int:
         json: bool = False
         """Print JSON instead of a table."""
 
-    asked = parse(Doctor, argv, "probe doctor")
+    options = parse(Doctor, argv, "probe doctor")
     findings = list(examine())
-    if asked.json:
+    if options.json:
         say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -63,11 +63,11 @@ def examine() -> Iterator[Finding]:
     }
     for what, check in checks.items():
         try:
-            found = check()
+            result = check()
         except Exception as error:  # the report must name whatever is wrong, not end with it
-            told = str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}"
-            found = Finding("broken", what, told)
-        yield from found if isinstance(found, list) else [found]
+            message = str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}"
+            result = Finding("broken", what, message)
+        yield from result if isinstance(result, list) else [result]
 
 
 def packages(requires: list[str] | None = None) -> list[Finding]:
@@ -143,15 +143,13 @@ def model() -> list[Finding]:
     with torch.no_grad():
         full = plain(ids).logits
         past = plain(ids[:, :-1], use_cache=True).past_key_values
-        cached = plain(ids[:, -1:], past_key_values=past).logits
+        step = plain(ids[:, -1:], past_key_values=past).logits
         bridge = build_bridge(plain, tokenizer)
         hooked = bridge(ids, prepend_bos=False)
         options = {"max_new_tokens": 8, "do_sample": False, "stop_at_eos": False, "verbose": False}
         texts = [bridge.generate(ids, use_past_kv_cache=use, **options) for use in (True, False)]
     return [
-        _judge(
-            "cache", float((cached[:, -1] - full[:, -1]).abs().max()), "logits of one cached step and the full pass"
-        ),
+        _judge("cache", float((step[:, -1] - full[:, -1]).abs().max()), "logits of one cached step and the full pass"),
         _judge("hooks", float((hooked - full).abs().max()), "hooked and plain logits"),
         _judge(
             "lens cache", float((texts[0] != texts[1]).sum()), "greedy text of transformer-lens with and without cache"
@@ -172,17 +170,17 @@ def run_roots() -> list[Finding]:
 
     from probe.runs import RunWarning, list_runs, roots
 
-    found = []
+    findings = []
     for root in roots():
         if not root.is_dir():
-            found.append(Finding("note", "runs", f"{root} is not a folder: correct PROBE_RUNS"))
+            findings.append(Finding("note", "runs", f"{root} is not a folder: correct PROBE_RUNS"))
             continue
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", RunWarning)
             count = len(list_runs(root))
-        found.append(Finding("ok", "runs", f"{root}: {count} run(s)"))
-        found += [Finding("note", "runs", str(warning.message)) for warning in caught]
-    return found or [
+        findings.append(Finding("ok", "runs", f"{root}: {count} run(s)"))
+        findings += [Finding("note", "runs", str(warning.message)) for warning in notes]
+    return findings or [
         Finding(
             "note",
             "runs",

@@ -32,10 +32,10 @@ def experiment(argv: list[str]) -> int:
     from probe.plugins import take
 
     rest = take(argv)
-    chosen = choose(rest, "probe experiment", ABOUT, {name: each.title for name, each in experiments().items()})
-    if chosen is None:
+    choice = choose(rest, "probe experiment", ABOUT, {name: each.title for name, each in experiments().items()})
+    if choice is None:
         return 0
-    run(find_experiment(chosen[0]), chosen[1])
+    run(find_experiment(choice[0]), choice[1])
     return 0
 
 
@@ -59,14 +59,14 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
     from probe.ticks import part
 
     own = form(experiment)
-    taken = {"model", "also", "baseline", "out", "again", "json"} & {each.name for each in fields(own)}
-    if taken:
-        raise ConfigError(f"The experiment `{experiment.name}` calls an option `{taken.pop()}`: give it another name.")
+    clash = {"model", "also", "baseline", "out", "again", "json"} & {each.name for each in fields(own)}
+    if clash:
+        raise ConfigError(f"The experiment `{experiment.name}` calls an option `{clash.pop()}`: give it another name.")
 
     def arg(hint: Any, text: str) -> Any:
         return Annotated[hint, tyro.conf.arg(help=text)]
 
-    shared: list[Any] = [
+    arguments: list[Any] = [
         ("model", arg(str, "The model: a run, a checkpoint, a Hugging Face folder or hub id.")),
         ("baseline", arg(str | None, "A second model that answers the same items."), None),
         (
@@ -82,7 +82,7 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
         ("again", arg(bool, "Run it even if its result is stored."), False),
         ("json", arg(bool, "Print JSON instead of a table."), False),
     ]
-    kind = make_dataclass(experiment.name, shared, bases=(own,), kw_only=True, frozen=True)
+    kind = make_dataclass(experiment.name, arguments, bases=(own,), kw_only=True, frozen=True)
     kind.__doc__ = experiment.about or experiment.title
     settings: Any = parse(kind, argv, f"probe experiment {experiment.name}")
     options = {each.name: getattr(settings, each.name) for each in fields(own)}
@@ -102,11 +102,11 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
             )
     result = join(experiment, parts) if len(parts) > 1 else parts[0]
     summaries = {label: each.summary for label, each in zip(result.models, parts, strict=True)}
-    saved, problem = None, ""
+    folder, problem = None, ""
     try:
         joint = replace(call(experiment, models[0], **options), models=models)
         there = len(models) == 1 and (place(joint) / RESULT_FILE).is_file()
-        saved = place(joint) if there and not settings.out else result.save(settings.out or target(joint))
+        folder = place(joint) if there and not settings.out else result.save(settings.out or target(joint))
     except RunError as error:
         if settings.out:
             raise
@@ -117,10 +117,10 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
         answer = {"name": result.name, "summary": records(result.summary), "meta": result.meta}
         if len(parts) > 2:
             answer["summaries"] = {label: records(summary) for label, summary in summaries.items()}
-        say(json.dumps(jsonable(answer | {"saved": str(saved) if saved else None}), indent=2))
+        say(json.dumps(jsonable(answer | {"saved": str(folder) if folder else None}), indent=2))
         return
     show(result, summaries)
-    remark(f"Saved in {saved}" if saved else f"Not saved: {problem} `--out` names one.")
+    remark(f"Saved in {folder}" if folder else f"Not saved: {problem} `--out` names one.")
 
 
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:
@@ -161,36 +161,36 @@ def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = Non
     """
     if summaries is not None and len(summaries) > 2:
         return _table_of_many(result, summaries)
-    compared = "difference" in result.summary
-    made = _columns(
+    has_baseline = "difference" in result.summary
+    output = _columns(
         result,
         [
             result.models[0] if result.models else "value",
-            *([str(result.meta.get("baseline")), "difference"] if compared else []),
+            *([str(result.meta.get("baseline")), "difference"] if has_baseline else []),
             "n",
         ],
     )
     for row in result.summary.to_dict("records"):
         cells = [_cell(row["value"], row["ci_low"], row["ci_high"])]
-        if compared:
+        if has_baseline:
             cells.append(_cell(row["baseline"], row["baseline_low"], row["baseline_high"]))
             cells.append(_difference(row))
-        made.add_row(safe(row["metric"]), *cells, f"{int(row['n']):,}")
-    return made
+        output.add_row(safe(row["metric"]), *cells, f"{int(row['n']):,}")
+    return output
 
 
 def _table_of_many(result: "Result", summaries: "Mapping[str, pd.DataFrame]") -> "Table":
     rows = {label: {row["metric"]: row for row in each.to_dict("records")} for label, each in summaries.items()}
     gaps = {row["metric"]: row for row in result.summary.to_dict("records")}
     first, *_, last = rows
-    made = _columns(result, [*rows, f"{first} - {last}"])
+    output = _columns(result, [*rows, f"{first} - {last}"])
     for name in dict.fromkeys(metric for of in rows.values() for metric in of):
         cells = [
             _cell(of[name]["value"], of[name]["ci_low"], of[name]["ci_high"]) if name in of else ""
             for of in rows.values()
         ]
-        made.add_row(safe(name), *cells, _difference(gaps[name]) if name in gaps else "")
-    return made
+        output.add_row(safe(name), *cells, _difference(gaps[name]) if name in gaps else "")
+    return output
 
 
 def _columns(result: "Result", names: list[str]) -> "Table":
@@ -199,20 +199,20 @@ def _columns(result: "Result", names: list[str]) -> "Table":
 
     different = "pairs" in result.summary and (result.summary["pairs"] == 0).any()
     caption = f"{UNPAIRED} not paired: the models were asked different things" if different else None
-    made = grid(safe(result.title), caption)
-    made.add_column("metric")
+    output = grid(safe(result.title), caption)
+    output.add_column("metric")
     for name in names:
-        made.add_column(safe(name), justify="right")
-    return made
+        output.add_column(safe(name), justify="right")
+    return output
 
 
 def _difference(row: "Mapping[Any, Any]") -> str:
-    shown = _cell(row["difference"], row["difference_low"], row["difference_high"])
-    return f"{shown} {UNPAIRED}" if shown and row.get("pairs") == 0 else shown
+    text = _cell(row["difference"], row["difference_low"], row["difference_high"])
+    return f"{text} {UNPAIRED}" if text and row.get("pairs") == 0 else text
 
 
 def _cell(value: float, low: float, high: float) -> str:
     if math.isnan(value):
         return ""
-    shown = f"{value:.4g}"
-    return shown if math.isnan(low) or math.isnan(high) else f"{shown} \\[{low:.3g}, {high:.3g}]"
+    text = f"{value:.4g}"
+    return text if math.isnan(low) or math.isnan(high) else f"{text} \\[{low:.3g}, {high:.3g}]"

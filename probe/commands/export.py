@@ -62,12 +62,12 @@ def export(argv: list[str]) -> int:
         run=run.name, method=run.method, created_by=command, run_created=run.created, git=run.meta.get("git")
     )
     files = []
-    drawn = list(drawings(run, settings.step))
+    figures = list(drawings(run, settings.step))
     with Progress("Exporting") as bar:
-        for index, (name, chart, data) in enumerate(drawn):
-            bar.at(name, index + 1, len(drawn))
+        for index, (name, chart, data) in enumerate(figures):
+            bar.at(name, index + 1, len(figures))
             files += save(chart, data, settings.out, name, formats, {"figure": name, **source})
-            bar.tick((index + 1) / len(drawn))
+            bar.tick((index + 1) / len(figures))
     settings.out.mkdir(parents=True, exist_ok=True)
     save_provenance(settings.out, files, source)
     say(f"{len(files)} files in {settings.out}")

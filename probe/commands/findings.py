@@ -59,17 +59,17 @@ def findings(argv: list[str]) -> int:
     claims = choose_claims(settings.only)
     bench = Bench(settings.runs, n=settings.n, again=settings.again)
     check_runs(bench, claims)
-    known = {} if settings.again or settings.n is not None else read_record(bench, claims)
+    by_name = {} if settings.again or settings.n is not None else read_record(bench, claims)
     with Progress("Findings") as bar:
         for index, claim in enumerate(claims):
-            if claim.name not in known:
+            if claim.name not in by_name:
                 bar.at(claim.name, index + 1, len(claims))
                 bench.tick = part(bar.tick, index, len(claims))
                 bench.tick(0.0)
-                known[claim.name] = finding(bench, claim)
+                by_name[claim.name] = finding(bench, claim)
                 if settings.n is None:  # what is on record was asked in full
-                    record(bench, [claim], [known[claim.name]])
-    results = [known[claim.name] for claim in claims]
+                    record(bench, [claim], [by_name[claim.name]])
+    results = [by_name[claim.name] for claim in claims]
     frame = table(results)
     if settings.out is not None:
         with disk(settings.out):
@@ -82,13 +82,13 @@ def findings(argv: list[str]) -> int:
         say(json.dumps(jsonable(rows), indent=2))
     else:
         show(draw_table(results), rows)
-    measured = [each for each in results if each.holds is not None]
-    if not measured:
+    verdicts = [each for each in results if each.holds is not None]
+    if not verdicts:
         raise RunError(f"None of the claims could be measured: {results[0].said}")
     if not settings.json:
-        left = len(results) - len(measured)
-        rest = f"; {left} {'was' if left == 1 else 'were'} not measured" if left else ""
-        remark(f"{sum(bool(each.holds) for each in measured)} of {len(measured)} claims hold on these runs{rest}.")
+        missing = len(results) - len(verdicts)
+        rest = f"; {missing} {'was' if missing == 1 else 'were'} not measured" if missing else ""
+        remark(f"{sum(bool(each.holds) for each in verdicts)} of {len(verdicts)} claims hold on these runs{rest}.")
     return 0
 
 
@@ -105,9 +105,9 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
     absent = [bench.missing(claim.runs) for claim in claims]
     if all(absent):
         places = ", ".join(f"`{place}`" for place in ([bench.root] if bench.root else roots())) or "any folder of runs"
-        needed = ", ".join(dict.fromkeys(name for names in absent for name in names))
+        lacks = ", ".join(dict.fromkeys(name for names in absent for name in names))
         raise RunError(
-            f"No claim can be measured on the runs in {places}, which lack {needed}: name the folder of the sample runs"
+            f"No claim can be measured on the runs in {places}, which lack {lacks}: name the folder of the sample runs"
             " with --runs, or make them with `probe samples`."
         )
 

@@ -38,10 +38,10 @@ class Progress:
         self._bar.update(self._task, completed=share)
         now = time.monotonic()
         if not self._visible and now - self._last >= LINE_EVERY_S:
-            self._last, spent = now, now - self._started
-            left = f", about {_clock(spent / share * (1 - share))} left" if 0 < share < 1 else ""
+            self._last, duration = now, now - self._started
+            estimate = f", about {_clock(duration / share * (1 - share))} left" if 0 < share < 1 else ""
             parts = [self._title, *([self._note] if self._note else [])]
-            say(f"{': '.join(parts)}: {share:.0%} after {_clock(spent)}{left}")
+            say(f"{': '.join(parts)}: {share:.0%} after {_clock(duration)}{estimate}")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -99,8 +99,8 @@ class Bar:
             say(f"{self._title}: {step:,} of {self._steps:,}, {self._time_left()} left" + (f", {note}" if note else ""))
 
     def _time_left(self) -> str:
-        spent, made = time.monotonic() - self._started, self._done - self._first
-        seconds = round(spent / max(made, 1) * (self._steps - self._done))
+        duration, count = time.monotonic() - self._started, self._done - self._first
+        seconds = round(duration / max(count, 1) * (self._steps - self._done))
         return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
@@ -137,8 +137,8 @@ def hear_interrupts() -> None:
     A shell does that to what a script puts into the background, and a dashboard there would hand it on to the
     trainings that it starts: "Stop" would not be heard before the first step.
     """
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if ignored and threading.current_thread() is threading.main_thread():
+    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if is_ignored and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -51,14 +51,14 @@ def runs(argv: list[str]) -> int:
         """Print JSON instead of tables."""
 
     about = "usage: probe runs {list,show} [OPTIONS]\n\nList runs or show one."
-    chosen = choose(argv, "probe runs", about, {"list": "all runs", "show": "one run: `probe runs show REF`"})
-    if chosen is None:
+    choice = choose(argv, "probe runs", about, {"list": "all runs", "show": "one run: `probe runs show REF`"})
+    if choice is None:
         return 0
-    if chosen[0] == "list":
-        listing = parse(List, chosen[1], "probe runs list")
+    if choice[0] == "list":
+        listing = parse(List, choice[1], "probe runs list")
         list_(listing.root, listing.json)
     else:
-        settings = parse(Show, chosen[1], "probe runs show")
+        settings = parse(Show, choice[1], "probe runs show")
         show_run(settings.ref, settings.json)
     return 0
 
@@ -88,8 +88,8 @@ def list_(root: str | None, as_json: bool) -> None:
             if row["problem"]:
                 remark(f"{row['name']} is broken: {row['problem']}")
     else:
-        searched = ", ".join(map(str, places)) or "any folder of runs"
-        remark(f"No runs in {searched}: make one with `probe train`, or name a folder with --root.")
+        folders = ", ".join(map(str, places)) or "any folder of runs"
+        remark(f"No runs in {folders}: make one with `probe train`, or name a folder with --root.")
 
 
 def summaries(root: Path) -> "list[dict[str, Any]]":
@@ -103,8 +103,8 @@ def summaries(root: Path) -> "list[dict[str, Any]]":
             rows.append(_summary(Run(path)))
         except RunError as error:
             unknown = dict.fromkeys(("method", "parent", "steps", "created"))
-            known = {"name": path.name, "path": str(path), "status": "broken", "headline": [], "problem": str(error)}
-            rows.append(unknown | known)
+            facts = {"name": path.name, "path": str(path), "status": "broken", "headline": [], "problem": str(error)}
+            rows.append(unknown | facts)
     return rows
 
 
@@ -165,12 +165,12 @@ def _flat(detail: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]]) -> "Table":
-    table, known = grid(), {row["name"] for row in rows}
+    table, names = grid(), {row["name"] for row in rows}
     for name in ("name", "method", "parent", "status", "steps", "headline"):
         table.add_column(name, justify="right" if name == "steps" else "left")
     for row in map(_line, rows):
         parent = row["parent"] or ""
-        parent = Path(parent).name if Path(parent).name in known else parent
+        parent = Path(parent).name if Path(parent).name in names else parent
         status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
         steps = "" if row["steps"] is None else f"{row['steps']:,}"
         figure = f"{row['metric'] or ''} {_number(row['value'])} {_interval(row['ci_low'], row['ci_high'])}".strip()
@@ -225,8 +225,8 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_text(item)}" for name, item in value.items())
     if isinstance(value, list):
-        shown = ", ".join(_text(item) for item in value[:12])
-        return f"{shown}, ... ({len(value)} in all)" if len(value) > 12 else shown
+        text = ", ".join(_text(item) for item in value[:12])
+        return f"{text}, ... ({len(value)} in all)" if len(value) > 12 else text
     return str(value)
 
 

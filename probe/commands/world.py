@@ -40,7 +40,7 @@ def _world_of(ref: str) -> "World":
     from probe.runs import open_run
     from probe.world import of
 
-    found = of(open_run(ref))
-    if found is None:
+    match = of(open_run(ref))
+    if match is None:
         raise RunError(f"The run {ref} was not made on a world: name another run, or leave out --run.")
-    return found
+    return match

@@ -206,8 +206,8 @@ def compare(
     ids = encode(aligned.tokenizer, text)
 
     def written_by(author: Author, lm: LM) -> Continuation:
-        drawn = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return read_both(base, aligned, [*ids, *drawn.ids[0]], len(ids), author, k, answers)
+        sample = lm.generate([ids], max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+        return read_both(base, aligned, [*ids, *sample.ids[0]], len(ids), author, k, answers)
 
     return Comparison(text, written_by("base", base), written_by("aligned", aligned))
 
@@ -229,8 +229,8 @@ def read_both(
     """
     require_writers(base, aligned)
     tokens = list(ids)
-    batch, chosen = torch.tensor([tokens]), torch.tensor([answer_ids(aligned, answers)], dtype=torch.long)
-    readers = LensReader(batch, k, chosen), LensReader(batch, k, chosen)
+    batch, answer_row = torch.tensor([tokens]), torch.tensor([answer_ids(aligned, answers)], dtype=torch.long)
+    readers = LensReader(batch, k, answer_row), LensReader(batch, k, answer_row)
     runs = [(lm, *lm.run_with_cache([tokens], residual_names(lm))) for lm in (base, aligned)]
     rows = zip_longest(*(lens_logprobs(lm, cache, logits) for lm, logits, cache in runs))
     distances = []
@@ -241,7 +241,7 @@ def read_both(
         distances.append(None if any(row is None for row in pair) else kl(pair[1][0], pair[0][0]))
     outputs = [logits[0].float().log_softmax(-1) for _, logits, _ in runs]
     lenses = [lens_of(lm, tokens, answers, reader.readings()) for (lm, _, _), reader in zip(runs, readers, strict=True)]
-    defined = [distance for distance in distances if distance is not None]
+    present = [distance for distance in distances if distance is not None]
     return Continuation(
         author=author,
         ids=tokens,
@@ -251,7 +251,7 @@ def read_both(
         base=_expectation(lenses[0]),
         aligned=_expectation(lenses[1]),
         kl=_move_to_predicted(kl(outputs[1], outputs[0]).cpu().numpy()),
-        lens_kl=torch.stack(defined).cpu().numpy() if len(defined) == len(distances) else None,
+        lens_kl=torch.stack(present).cpu().numpy() if len(present) == len(distances) else None,
     )
 
 

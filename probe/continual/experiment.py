@@ -137,8 +137,8 @@ def run(
 
     from probe.continual.training import Plan, Trainer, base_of, files_of, in_world, on_files
 
-    chosen = [name.strip() for name in strategies.split(",") if name.strip()]
-    if not chosen or any(name not in STRATEGIES for name in chosen) or len(set(chosen)) < len(chosen):
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    if not names or any(name not in STRATEGIES for name in names) or len(set(names)) < len(names):
         raise ConfigError(f"--strategies is {strategies!r}: give one or more of {', '.join(STRATEGIES)}, with commas.")
     if phases < 1 or steps < 1:
         raise ConfigError(f"There were to be {phases} phases of {steps} steps: give 1 or more of either.")
@@ -151,7 +151,7 @@ def run(
         )
     with TemporaryDirectory(prefix="probe-continual-") as folder:
         scratch = Path(folder)
-        shared = {
+        common = {
             "batch_size": batch_size,
             "lr": lr,
             "objective": objective,
@@ -164,26 +164,26 @@ def run(
             "threads": torch.get_num_threads(),
             "device": lm.device,
         }
-        with Trainer(scratch, {"base": base_of(lm, scratch), **shared}) as trainer:
-            plan = Plan(trainer, chosen, steps, seed, target, relearn, tick)
+        with Trainer(scratch, {"base": base_of(lm, scratch), **common}) as trainer:
+            plan = Plan(trainer, names, steps, seed, target, relearn, tick)
             if data is not None:
-                measured = on_files(plan, files_of(data), old)
+                results = on_files(plan, files_of(data), old)
             else:
                 assert world is not None
-                measured = in_world(plan, lm, world, phases, n)
-    return _evidence(plan, measured)
+                results = in_world(plan, lm, world, phases, n)
+    return _evidence(plan, results)
 
 
-def _evidence(plan: "Plan", measured: "TrainingResults") -> Evidence:
+def _evidence(plan: "Plan", results: "TrainingResults") -> Evidence:
     """Items, tables of accuracies, measures and learning, and the savings."""
     from probe.continual.training import FIRST, items_of
 
-    items = items_of(measured)
-    phases = len(next(iter(measured.scores.values()))[0]) - 1
+    items = items_of(results)
+    phases = len(next(iter(results.scores.values()))[0]) - 1
     items.insert(3, "answered_by", [_copy(strategy, phases) for strategy in items["strategy"]])
     accuracy = [
-        pd.DataFrame(cells(measured.tasks, scores, plan.seed)).assign(strategy=strategy)
-        for strategy, scores in measured.scores.items()
+        pd.DataFrame(cells(results.tasks, scores, plan.seed)).assign(strategy=strategy)
+        for strategy, scores in results.scores.items()
     ]
     measures = []
     for metric in METRICS:
@@ -195,11 +195,11 @@ def _evidence(plan: "Plan", measured: "TrainingResults") -> Evidence:
         "accuracy": pd.concat(accuracy, ignore_index=True),
         "measures": table[table["n"] > 0].reset_index(drop=True),
     }
-    numbers, facts = [], dict[str, Any](tasks=measured.tasks)
-    if measured.learning:
-        tables["learning"] = pd.concat(measured.learning, ignore_index=True).assign(target=plan.target)
+    numbers, facts = [], dict[str, Any](tasks=results.tasks)
+    if results.learning:
+        tables["learning"] = pd.concat(results.learning, ignore_index=True).assign(target=plan.target)
         n = int(tables["learning"]["n"].iloc[0])
-        strategies = list(measured.savings.items())
+        strategies = list(results.savings.items())
         numbers = [Given(f"steps_{FIRST}", *strategies[0][1].first, n)]
         for strategy, saving in strategies:
             numbers += [Given(f"steps_again_{strategy}", *saving.again, n)]

@@ -55,10 +55,10 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
     for column, strategy in enumerate(strategies, start=1):
         for order, model in enumerate(models):
             for task in tasks:
-                chosen = (table["strategy"] == strategy) & (table["task"] == task) & (table[MODEL] == model)
+                mask = (table["strategy"] == strategy) & (table["task"] == task) & (table[MODEL] == model)
                 dash = DASHES[order % len(DASHES)]
                 name = "what the base knew" if task == "old" else task.replace("_", " ")
-                rows, legend = table[chosen].sort_values("after"), column == 1 and order == 0
+                rows, legend = table[mask].sort_values("after"), column == 1 and order == 0
                 label = f"{name} ({model})"
                 panels.add(
                     column, *curve_with_band(rows, "after", name, Style(colours[task], dash), named=legend, hover=label)

@@ -112,9 +112,9 @@ def summary(
     R, n = accuracy_matrix(scores), sum(np.shape(task)[1] for task in scores)
     rows = [_row(name, float(measure(R)), measure(draws), n) for name, measure in MEASURES.items()]
     if old is not None:
-        values, drawn, n = np.asarray(old, dtype=float).mean(1), _resample_scores(old, rng), np.shape(old)[1]
-        rows.append(_row("old_accuracy", float(values[-1]), drawn[:, -1], n))
-        rows.append(_row("old_forgetting", float(old_forgetting(values)), old_forgetting(drawn), n))
+        values, samples, n = np.asarray(old, dtype=float).mean(1), _resample_scores(old, rng), np.shape(old)[1]
+        rows.append(_row("old_accuracy", float(values[-1]), samples[:, -1], n))
+        rows.append(_row("old_forgetting", float(old_forgetting(values)), old_forgetting(samples), n))
     return [row for row in rows if not np.isnan(row["value"])]
 
 
@@ -146,9 +146,9 @@ def _row(metric: str, value: float, samples: Matrix, n: int) -> dict[str, Any]:
 
 def matrix(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Float[Matrix, "T+1 T"]:
     """R from rows as `cells` gives them, for the tasks that are named."""
-    found = {(int(row["after"]), row["task"]): float(row["value"]) for row in rows}
-    last = max((after for after, _ in found), default=-1)
-    return np.array([[found[after, task] for task in tasks] for after in range(last + 1)])
+    values = {(int(row["after"]), row["task"]): float(row["value"]) for row in rows}
+    last = max((after for after, _ in values), default=-1)
+    return np.array([[values[after, task] for task in tasks] for after in range(last + 1)])
 
 
 Array = NDArray[np.float64]
@@ -182,14 +182,14 @@ def steps_to(steps: ArrayLike, accuracy: Float[Array, "*b S"], target: float) ->
     at, values = np.asarray(steps, dtype=float), np.asarray(accuracy, dtype=float)
     if at.ndim != 1 or values.shape[-1:] != at.shape or (np.diff(at) <= 0).any():
         raise DataError(f"Accuracies of shape {values.shape} were given at {at.size} steps: give one at each, rising.")
-    reached = values >= target
-    index = reached.argmax(-1)
+    hits = values >= target
+    index = hits.argmax(-1)
     before = np.maximum(index - 1, 0)
     high = np.take_along_axis(values, index[..., None], -1)[..., 0]
     low = np.take_along_axis(values, before[..., None], -1)[..., 0]
     share = np.where(index > 0, (target - low) / np.where(high > low, high - low, 1.0), 0.0)
     crossing = at[before] + share * (at[index] - at[before])
-    return np.where(reached.any(-1), crossing, np.inf)
+    return np.where(hits.any(-1), crossing, np.inf)
 
 
 def savings(
@@ -218,15 +218,15 @@ def savings(
         raise DataError(f"Scores of the shapes {a.shape} and {b.shape} were given: measure the same items both times.")
     n = a.shape[1]
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), CURVE_RESAMPLES) / n
-    reached, results = True, []
+    complete, results = True, []
     for scores in (a, b):
-        exact, drawn = steps_to(steps, scores.mean(1), target), steps_to(steps, draws @ scores.T, target)
-        reached &= bool(np.isfinite(exact))
-        results.append((np.minimum(exact, steps[-1]), np.minimum(drawn, steps[-1])))
+        exact, samples = steps_to(steps, scores.mean(1), target), steps_to(steps, draws @ scores.T, target)
+        complete &= bool(np.isfinite(exact))
+        results.append((np.minimum(exact, steps[-1]), np.minimum(samples, steps[-1])))
     (one, ones), (two, twos) = results
-    saved = np.where(one > 0, _share(ones, twos), np.nan)
-    share = stats.percentile(float(_share(one, two)), saved, n)
-    return Savings(stats.percentile(float(one), ones, n), stats.percentile(float(two), twos, n), share, reached)
+    shares = np.where(one > 0, _share(ones, twos), np.nan)
+    share = stats.percentile(float(_share(one, two)), shares, n)
+    return Savings(stats.percentile(float(one), ones, n), stats.percentile(float(two), twos, n), share, complete)
 
 
 def _share(first: Array, again: Array) -> Array:

@@ -145,7 +145,7 @@ def files_of(data: str | Path) -> list[Path]:
     Raises:
         DataError: one does not exist, or there is none.
     """
-    expected = "a folder, or a list such as a.jsonl,b.jsonl: text, or JSON Lines with `text` or with questions"
+    forms = "a folder, or a list such as a.jsonl,b.jsonl: text, or JSON Lines with `text` or with questions"
     place = Path(data).expanduser()
     if place.is_dir():
         paths = sorted(path for path in place.iterdir() if path.suffix in (".jsonl", ".json", ".txt", ".md"))
@@ -154,7 +154,7 @@ def files_of(data: str | Path) -> list[Path]:
     missing = [path for path in paths if not path.is_file()]
     if missing or not paths:
         what = f"`{missing[0]}` is no file" if missing else f"`{data}` holds no files"
-        raise DataError(f"The phases cannot be read, since {what}: give {expected}.")
+        raise DataError(f"The phases cannot be read, since {what}: give {forms}.")
     return paths
 
 
@@ -190,8 +190,8 @@ def saved_scores(run: Run) -> tuple[list[str], list[Float[Array, "rows N"]]]:
     try:
         about = json.loads((run.path / RESULTS / "continual" / "result.json").read_text(encoding="utf-8"))
         names = [*about["tasks"], *about["old"]]
-        stored = load_file(run.checkpoints()[-1].path / "method.safetensors")
-        return names, [stored[f"scores/{j}"].astype(float) for j in range(len(names))]
+        arrays = load_file(run.checkpoints()[-1].path / "method.safetensors")
+        return names, [arrays[f"scores/{j}"].astype(float) for j in range(len(names))]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise RunError(f"The run `{run.name}` has no scores of its items ({error}): train it anew.") from None
 
@@ -295,7 +295,7 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Trainin
     questions = {task: world.questions(kind, n, plan.seed) for task, kind in kinds.items()}
     before = {task: truth(lm, items) for task, items in questions.items()}
     texts = [[(item.prompt, item.answers[0]) for item in items] for items in questions.values()]
-    measured = TrainingResults(list(questions), {}, texts)
+    results = TrainingResults(list(questions), {}, texts)
 
     def load(path: Path) -> LM:
         return LM.load(path, device=lm.device)
@@ -309,23 +309,23 @@ def in_world(plan: Plan, lm: LM, world: "World", phases: int, n: int) -> Trainin
 
     at, first = learn(FIRST, before["phase_0"], plan.part(FIRST)) if plan.relearn else ([], np.zeros((0, n)))
     if plan.relearn:
-        measured.learning.append(_curve(at, first, FIRST, plan.seed))
+        results.learning.append(_curve(at, first, FIRST, plan.seed))
     for strategy in plan.strategies:
         options = {"phases": phases, "steps": plan.steps * phases, "save_every": plan.steps, "strategy": strategy}
         tick = plan.part(strategy)
         checkpoints = plan.trainer.train(strategy, training(tick), **options).checkpoints()
         copies = [load(one.path) for one in checkpoints]
-        measured.scores[strategy], measured.answers[strategy] = [], []
+        results.scores[strategy], results.answers[strategy] = [], []
         for task in measuring(tick, questions):
             rows = [before[task], *(truth(copy, questions[task]) for copy in copies)]
-            measured.scores[strategy].append(np.stack(rows))
-            measured.answers[strategy].append(likeliest(copies[-1], questions[task]))
+            results.scores[strategy].append(np.stack(rows))
+            results.answers[strategy].append(likeliest(copies[-1], questions[task]))
         if plan.relearn:
-            start = measured.scores[strategy][0][-1]
+            start = results.scores[strategy][0][-1]
             _, again = learn(f"again-{strategy}", start, plan.part(strategy, True), base=str(checkpoints[-1].path))
-            measured.learning.append(_curve(at, again, strategy, plan.seed))
-            measured.savings[strategy] = savings(at, first, again, plan.target, plan.seed)
-    return measured
+            results.learning.append(_curve(at, again, strategy, plan.seed))
+            results.savings[strategy] = savings(at, first, again, plan.target, plan.seed)
+    return results
 
 
 def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> TrainingResults:
@@ -336,32 +336,32 @@ def on_files(plan: Plan, files: Sequence[Path], old: str | Path | None) -> Train
     """
     one = {"data": str(files[0]), "steps": plan.steps, "eval_every": plan.every, "save_every": 0}
     whole = {"data": ",".join(map(str, files)), "old": None if old is None else str(Path(old).expanduser())}
-    measured = TrainingResults([], {}, [])
+    results = TrainingResults([], {}, [])
 
     def learn(name: str, tick: Tick, **options: Any) -> tuple[list[int], list[float]]:
         return learning_curve(plan.trainer.train(name, tick, **one, **options), task_name(files[0]))
 
     at, first = learn(FIRST, plan.part(FIRST)) if plan.relearn else ([], [])
     if plan.relearn:
-        measured.learning.append(_curve_of_log(at, first, FIRST))
+        results.learning.append(_curve_of_log(at, first, FIRST))
     for strategy in plan.strategies:
         options = {**whole, "steps": plan.steps * len(files), "save_every": 0, "strategy": strategy}
         run = plan.trainer.train(strategy, plan.part(strategy), **options)
-        measured.tasks, measured.scores[strategy] = saved_scores(run)
+        results.tasks, results.scores[strategy] = saved_scores(run)
         if plan.relearn:
             last = str(run.checkpoints()[-1].path)
             steps, again = learn(f"again-{strategy}", plan.part(strategy, True), base=last)
-            measured.learning.append(_curve_of_log(steps, again, strategy))
+            results.learning.append(_curve_of_log(steps, again, strategy))
             first_curve, again_curve = (
                 np.array(each)[:, None] for each in (first, again)
             )  # a log has no items: the mean is the one
-            measured.savings[strategy] = savings(at, first_curve, again_curve, plan.target)
-    sizes = [task.shape[1] for task in measured.scores[plan.strategies[0]]]
-    measured.texts = saved_texts(run, measured.tasks) or [
+            results.savings[strategy] = savings(at, first_curve, again_curve, plan.target)
+    sizes = [task.shape[1] for task in results.scores[plan.strategies[0]]]
+    results.texts = saved_texts(run, results.tasks) or [
         [(f"held-out example {i} of {name}", "") for i in range(size)]
-        for name, size in zip(measured.tasks, sizes, strict=True)
+        for name, size in zip(results.tasks, sizes, strict=True)
     ]
-    return measured
+    return results
 
 
 def training(tick: Tick) -> Tick:
@@ -440,10 +440,10 @@ def items_of(measured: TrainingResults) -> pd.DataFrame:
     strategy, if plain training is among them.
     """
     rows: list[dict[str, Any]] = []
-    known = measured.tasks[-1] == OLD
+    has_old = measured.tasks[-1] == OLD
     for strategy, scores in measured.scores.items():
-        added = contributions(scores[:-1], scores[-1]) if known else contributions(scores)
-        for j, (name, task, columns) in enumerate(zip(measured.tasks, scores, added, strict=True)):
+        parts = contributions(scores[:-1], scores[-1]) if has_old else contributions(scores)
+        for j, (name, task, columns) in enumerate(zip(measured.tasks, scores, parts, strict=True)):
             nothing = [("", float("nan"))] * task.shape[1]
             answers = measured.answers[strategy][j] if strategy in measured.answers else nothing
             for i, ((prompt, expected), (answer, chance)) in enumerate(zip(measured.texts[j], answers, strict=True)):

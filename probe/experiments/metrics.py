@@ -88,10 +88,10 @@ class Metric(ABC):
         Raises:
             DataError: one of them has no unit.
         """
-        counted = items[list(self.columns)].notna().all(axis=1)
+        mask = items[list(self.columns)].notna().all(axis=1)
         for column, value in self.where.items():
-            counted &= (items[column] == value).fillna(False).astype(bool)
-        rows = items[counted]
+            mask &= (items[column] == value).fillna(False).astype(bool)
+        rows = items[mask]
         if self.unit != ITEM and rows[self.unit].isna().any():
             raise DataError(
                 f"The metric `{self.name}` counts by `{self.unit}`, which some of its items lack: fill it in."
@@ -101,8 +101,8 @@ class Metric(ABC):
     def row(self, items: pd.DataFrame, seed: int = 0) -> dict[str, Any]:
         """metric, value, ci_low, ci_high, n; n counts items."""
         rows = self.select(items)
-        found = self.estimate(rows, seed) if len(rows) else UNKNOWN
-        return dict(zip(COLUMNS, (self.name, *found, len(rows)), strict=True))
+        interval = self.estimate(rows, seed) if len(rows) else UNKNOWN
+        return dict(zip(COLUMNS, (self.name, *interval, len(rows)), strict=True))
 
 
 @dataclass(frozen=True)
@@ -285,8 +285,8 @@ def differences(
         gap = float(value) - base[0]
         rows.append([*base, *(difference if difference.value == difference.value else (gap, *UNKNOWN[1:]))])
         pairs.append(count)
-    added = pd.DataFrame(rows, columns=list(COMPARED))
-    return pd.concat([summary.reset_index(drop=True), added.assign(**{PAIRS: pairs}) if by_prompt else added], axis=1)
+    extra = pd.DataFrame(rows, columns=list(COMPARED))
+    return pd.concat([summary.reset_index(drop=True), extra.assign(**{PAIRS: pairs}) if by_prompt else extra], axis=1)
 
 
 def unpaired_difference(first: Interval, second: Interval) -> Interval:
@@ -331,8 +331,8 @@ def _common(metric: Metric, own: pd.DataFrame, others: pd.DataFrame) -> pd.Index
 def _difference(metric: Metric, own: pd.DataFrame, others: pd.DataFrame, seed: int) -> Interval:
     if not (metric.applies(own) and metric.applies(others)):
         return UNKNOWN
-    needed = list(dict.fromkeys((ITEM, *metric.columns, *metric.where, metric.unit)))
-    rows, other_rows = metric.select(own[needed]), metric.select(others[needed])
+    columns = list(dict.fromkeys((ITEM, *metric.columns, *metric.where, metric.unit)))
+    rows, other_rows = metric.select(own[columns]), metric.select(others[columns])
     if not rows.index.equals(other_rows.index):
         common = rows.index.intersection(other_rows.index, sort=False)
         rows, other_rows = rows.loc[common], other_rows.loc[common]

@@ -198,12 +198,12 @@ def find_experiment(name: str) -> Experiment:
     Raises:
         ConfigError: there is none; near names are listed.
     """
-    known = experiments()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+    by_name = experiments()
+    if name not in by_name:
+        near = difflib.get_close_matches(name, by_name, n=1)
         hint = f"did you mean `{near[0]}`?" if near else "name one of these, or give its file with --plugin."
-        raise ConfigError(f"There is no experiment `{name}`, only {', '.join(known) or 'none'}: {hint}")
-    return known[name]
+        raise ConfigError(f"There is no experiment `{name}`, only {', '.join(by_name) or 'none'}: {hint}")
+    return by_name[name]
 
 
 def load_plugin(file: str | Path) -> list[str]:
@@ -326,5 +326,5 @@ def hint_of(experiment: "Experiment", name: str) -> Any:
             hint = parameter.empty
     if hint is not parameter.empty:
         return hint
-    known = parameter.default not in (parameter.empty, None)
-    return type(parameter.default) if known else None
+    has_default = parameter.default not in (parameter.empty, None)
+    return type(parameter.default) if has_default else None

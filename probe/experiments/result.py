@@ -48,13 +48,13 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def stems(names: Iterable[str]) -> dict[str, str]:
     """A file name for each of some names, numbered where they would be equal on some system."""
-    chosen: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in names:
         stem = file_name(str(name))
-        candidates = (stem, *(f"{stem}-{count}" for count in range(2, len(chosen) + 3)))
-        used = {each.lower() for each in chosen.values()}
-        chosen[name] = next(way for way in candidates if way.lower() not in used)
-    return chosen
+        candidates = (stem, *(f"{stem}-{count}" for count in range(2, len(files) + 3)))
+        lower = {each.lower() for each in files.values()}
+        files[name] = next(way for way in candidates if way.lower() not in lower)
+    return files
 
 
 def _plain(value: Any) -> Any:
@@ -99,9 +99,9 @@ def write_columns(path: Path, table: pd.DataFrame) -> None:
 
     A table without columns is written as one without rows.
     """
-    held = table.astype(object)
-    names = [json.dumps(str(name)) for name in held.columns]
-    values = [dumps([_plain(value) for value in held.iloc[:, index]]) for index in range(len(names))]
+    cells = table.astype(object)
+    names = [json.dumps(str(name)) for name in cells.columns]
+    values = [dumps([_plain(value) for value in cells.iloc[:, index]]) for index in range(len(names))]
     lines = ",\n".join(f"{name}: {each}" for name, each in zip(names, values, strict=True))
     path.write_bytes(gzip.compress(f"{{{lines}}}\n".encode(), mtime=0))
 
@@ -265,8 +265,8 @@ class Result:
         """
         rows = self.summary[self.summary["metric"] == metric]
         if not len(rows) or column not in rows:
-            known = ", ".join(self.summary["metric"])
-            raise DataError(f"`{self.name}` has no `{column}` of a metric `{metric}`: its metrics are {known}.")
+            names = ", ".join(self.summary["metric"])
+            raise DataError(f"`{self.name}` has no `{column}` of a metric `{metric}`: its metrics are {names}.")
         return float(rows[column].iloc[0])
 
     def save(self, directory: str | Path) -> Path:
@@ -484,8 +484,10 @@ def stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if not full:
         return parts[0]
     columns = list(dict.fromkeys(column for part in full for column in part.columns))
-    filled = [part.dropna(axis=1, how="all") for part in full]
-    used = {column for part in filled for column in part.columns}
+    frames = [part.dropna(axis=1, how="all") for part in full]
+    present = {column for part in frames for column in part.columns}
     # where nobody has a value the first part's type stays
-    filled = [part.assign(**{c: full[i][c] for c in full[i].columns if c not in used}) for i, part in enumerate(filled)]
-    return pd.concat(filled, ignore_index=True).reindex(columns=columns)
+    frames = [
+        part.assign(**{c: full[i][c] for c in full[i].columns if c not in present}) for i, part in enumerate(frames)
+    ]
+    return pd.concat(frames, ignore_index=True).reindex(columns=columns)

@@ -52,8 +52,8 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
             )
     if not results:
         raise DataError("No result was given to join: give at least one.")
-    called = _apart([each.models[0] for each in results])
-    results = [rename_model(each, label) for each, label in zip(results, called, strict=True)]
+    new_names = _apart([each.models[0] for each in results])
+    results = [rename_model(each, label) for each, label in zip(results, new_names, strict=True)]
     first, last = results[0], results[-1]
     for other in results[1:]:
         odd = _differs(first, other, experiment.across_worlds)
@@ -89,9 +89,9 @@ def beside(parts: Sequence[pd.DataFrame], across_worlds: bool) -> pd.DataFrame:
     items = stack(parts)
     if not across_worlds:
         return items
-    asked = questions(items)
-    several = asked.groupby(items[ITEM]).transform("nunique") > 1
-    first = items[MODEL].groupby([items[ITEM], asked]).transform("first")
+    question = questions(items)
+    several = question.groupby(items[ITEM]).transform("nunique") > 1
+    first = items[MODEL].groupby([items[ITEM], question]).transform("first")
     return items.assign(**{ITEM: items[ITEM].where(~several, items[ITEM] + " (" + first + ")")})
 
 
@@ -115,11 +115,11 @@ def labels(models: "Sequence[LM]") -> list[str]:
 
 def _apart(names: Sequence[str]) -> list[str]:
     """Names with a number behind each that is taken already."""
-    chosen: list[str] = []
+    new_names: list[str] = []
     for name in names:
         candidates = (name, *(f"{name} ({count})" for count in range(2, len(names) + 2)))
-        chosen.append(next(way for way in candidates if way not in chosen))
-    return chosen
+        new_names.append(next(way for way in candidates if way not in new_names))
+    return new_names
 
 
 def rename_model(result: Result, label: str) -> Result:
@@ -316,8 +316,8 @@ def call(experiment: Experiment, lm: "LM | str", *, baseline: "LM | str | None" 
         DataError: a file cannot be used; then no model has been loaded.
         ModelError: a model cannot be loaded.
     """
-    asked = prepare(experiment, **options)
-    return replace(asked, models=[_model(each) for each in (lm, baseline) if each is not None])
+    setup = prepare(experiment, **options)
+    return replace(setup, models=[_model(each) for each in (lm, baseline) if each is not None])
 
 
 def prepare(experiment: Experiment, **options: Any) -> Call:

@@ -110,9 +110,9 @@ class Bench:
         key = (experiment, name, baseline, tuple(sorted(options.items())))
         other = self.lm(baseline) if baseline else None
         again = self.again and key not in self._fresh
-        found = obtain(find_experiment(experiment), self.lm(name), other, again=again, tick=self.tick, **options)
+        result = obtain(find_experiment(experiment), self.lm(name), other, again=again, tick=self.tick, **options)
         self._fresh.add(key)
-        return found
+        return result
 
 
 @dataclass(frozen=True)
@@ -175,13 +175,13 @@ class Finding:
     @classmethod
     def of(cls, claim: Claim, found: Measurement | str) -> "Finding":
         """What was found, or why nothing was."""
-        shared: dict[str, Any] = {
+        facts: dict[str, Any] = {
             name: getattr(claim, name) for name in ("name", "sentence", "source", "effect", "page", "runs", "choices")
         }
         if isinstance(found, str):
-            return cls(**shared, said=found)
+            return cls(**facts, said=found)
         value, low, high = found.effect
-        return cls(**shared, value=value, ci_low=low, ci_high=high, n=found.n, holds=found.holds, said=found.said)
+        return cls(**facts, value=value, ci_low=low, ci_high=high, n=found.n, holds=found.holds, said=found.said)
 
     @property
     def verdict(self) -> str:
@@ -254,8 +254,8 @@ def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
             ):
                 continue
             values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
-            shared = asdict(Finding.of(claim, "")) | values
-            findings[claim.name] = Finding(**{**shared, "runs": claim.runs, "choices": dict(claim.choices)})
+            facts = asdict(Finding.of(claim, "")) | values
+            findings[claim.name] = Finding(**{**facts, "runs": claim.runs, "choices": dict(claim.choices)})
     return findings
 
 

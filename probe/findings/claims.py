@@ -84,8 +84,8 @@ def reasoning(bench: Bench) -> Measurement:
     """How much more RLVR adds to pass@1 than to pass@k, on the same sums."""
     result = bench.result("chain_of_thought", "rlvr", BASE)
     first, many = "pass@1", f"pass@{SAMPLES}"
-    scored = result.items[result.items[first].notna()]
-    aligned, base = pair_items(scored[scored[MODEL] == "rlvr"], scored[scored[MODEL] == BASE])
+    rows = result.items[result.items[first].notna()]
+    aligned, base = pair_items(rows[rows[MODEL] == "rlvr"], rows[rows[MODEL] == BASE])
     gains = {name: (aligned[name] - base[name]).to_numpy(dtype=float) for name in (first, many)}
     effect = stats.paired_difference(gains[first], gains[many])
     gain = {name: stats.bootstrap_mean(values) for name, values in gains.items()}
@@ -118,8 +118,8 @@ def _unpaired_difference(first: pd.Series, second: pd.Series) -> Interval:
 
     rng = np.random.default_rng(0)
     a, b = first.to_numpy(dtype=float), second.to_numpy(dtype=float)
-    ours = stats.resample(lambda drawn: a[drawn].mean(axis=1), len(a), 2000, rng)
-    theirs = stats.resample(lambda drawn: b[drawn].mean(axis=1), len(b), 2000, rng)
+    ours = stats.resample(lambda rows: a[rows].mean(axis=1), len(a), 2000, rng)
+    theirs = stats.resample(lambda rows: b[rows].mean(axis=1), len(b), 2000, rng)
     return stats.percentile(a.mean() - b.mean(), ours - theirs, min(len(a), len(b)), stats.GAIN)
 
 
@@ -292,20 +292,20 @@ def optimum_reached(bench: Bench) -> Measurement:
         distance = kl_to_optimal(field.answers.score(bench.lm(name)), field.answers.logprobs, reward, beta).kl
         rest[name] = stats.bootstrap_mean(distance)
         share[name] = _share_gone(kl(reference, best.logprobs), distance)
-    effect = min(share.values(), key=lambda found: found.value)
+    effect = min(share.values(), key=lambda interval: interval.value)
     parts = [
         f"{name} is {format_interval(*rest[name])} nats from pi*_beta and has gone {percent(*share[name])} of the way"
         for name in rewards
     ]
     return Measurement(
-        effect, len(field.kinds), all(found.low > 0.5 for found in share.values()), "; ".join(parts) + "."
+        effect, len(field.kinds), all(interval.low > 0.5 for interval in share.values()), "; ".join(parts) + "."
     )
 
 
-def _share_gone(start: np.ndarray, left: np.ndarray) -> Interval:
-    """1 - sum(left) / sum(start) with the bootstrap over questions."""
-    value = 1 - left.sum() / start.sum()
-    return stats.bootstrap(value, lambda i: 1 - left[i].sum(1) / start[i].sum(1), len(start), resamples=2000)
+def _share_gone(start: np.ndarray, end: np.ndarray) -> Interval:
+    """1 - sum(end) / sum(start) with the bootstrap over questions."""
+    value = 1 - end.sum() / start.sum()
+    return stats.bootstrap(value, lambda i: 1 - end[i].sum(1) / start[i].sum(1), len(start), resamples=2000)
 
 
 def _field(bench: Bench) -> "Field":

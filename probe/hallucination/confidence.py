@@ -78,9 +78,9 @@ def calibration_error(
 
 def bin_gaps(gaps: NDArray[np.float64], predicted: NDArray[np.float64], bins: int = BINS) -> NDArray[np.float64]:
     """[N bins] each of N gaps in the column of its prediction's bin, zeros elsewhere."""
-    found = np.zeros((len(gaps), bins))
-    found[np.arange(len(gaps)), _bin(predicted, bins)] = gaps
-    return found
+    table = np.zeros((len(gaps), bins))
+    table[np.arange(len(gaps)), _bin(predicted, bins)] = gaps
+    return table
 
 
 def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed: int = 0) -> Interval:
@@ -105,8 +105,8 @@ def chance_error(predicted: ArrayLike, bins: int = BINS, draws: int = 1000, seed
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // len(p))
     sizes = [min(rows, draws - done) for done in range(0, draws, rows)]
     gaps = np.concatenate([(p - (rng.random((size, len(p))) < p)) @ inside for size in sizes])
-    found = np.abs(gaps).sum(axis=1) / len(p)
-    return stats.percentile(found.mean(), found, len(p))
+    errors = np.abs(gaps).sum(axis=1) / len(p)
+    return stats.percentile(errors.mean(), errors, len(p))
 
 
 def preference_calibration(
@@ -134,9 +134,9 @@ def _interval(gaps: NDArray[np.float64], sides: int, resamples: int, seed: int) 
     n = len(gaps)
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
     sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
-    drawn = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ gaps for size in sizes])
+    sums = np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ gaps for size in sizes])
     value = float(np.abs(gaps.sum(axis=0)).sum() / (n * sides))
-    return shifted_interval(value, np.abs(drawn).sum(axis=1) / (n * sides), n, SHARE)
+    return shifted_interval(value, np.abs(sums).sum(axis=1) / (n * sides), n, SHARE)
 
 
 def shifted_interval(value: float, drawn: NDArray[np.float64], n: int, bounds: Bounds) -> Interval:
@@ -293,9 +293,9 @@ def risk_table(confidence: ArrayLike, wrong: ArrayLike, points: int = 50, seed: 
     n = len(values)
     at = np.unique(np.ceil(np.linspace(1 / points, 1, points) * n).astype(int)) - 1
     coverage, risk = risk_coverage(values, errors)
-    drawn = stats.resample(lambda rows: [risk_coverage(values[i], errors[i])[1][at] for i in rows], n, 200, seed)
-    found = (stats.percentile(risk[i], each, i + 1, SHARE).row(i + 1) for i, each in zip(at, drawn.T, strict=True))
-    return pd.DataFrame([{"coverage": coverage[i], **row} for i, row in zip(at, found, strict=True)])
+    risks = stats.resample(lambda rows: [risk_coverage(values[i], errors[i])[1][at] for i in rows], n, 200, seed)
+    intervals = (stats.percentile(risk[i], each, i + 1, SHARE).row(i + 1) for i, each in zip(at, risks.T, strict=True))
+    return pd.DataFrame([{"coverage": coverage[i], **row} for i, row in zip(at, intervals, strict=True)])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -345,8 +345,8 @@ def equivalence(name: str) -> Equivalence:
         ConfigError: there is none.
     """
     if name not in EQUIVALENCES:
-        known = ", ".join(EQUIVALENCES)
-        raise ConfigError(f"There is no equivalence `{name}`, only {known}: name one, or add yours to EQUIVALENCES.")
+        names = ", ".join(EQUIVALENCES)
+        raise ConfigError(f"There is no equivalence `{name}`, only {names}: name one, or add yours to EQUIVALENCES.")
     return EQUIVALENCES[name]
 
 

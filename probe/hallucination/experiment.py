@@ -324,9 +324,9 @@ def _world(lm: "LM", world: "World", n: int, seed: int, samples: int, shuffles: 
     if fit is not None:
         tables["known_direction"], items["direction"] = fit[0].table(), fit[1]
         probe_facts = {"direction_layer": fit[0].middle, "direction_p": fit[0].p_value(), "shuffles": shuffles}
-    forced = snowballs.snowballs(lm, world, n, seed, part(tick, 3, 4))
-    if forced is not None:
-        items, tables["snowball"] = (pd.concat([items, forced[0]], ignore_index=True), _steps(forced[1], aligned=True))
+    result = snowballs.snowballs(lm, world, n, seed, part(tick, 3, 4))
+    if result is not None:
+        items, tables["snowball"] = (pd.concat([items, result[0]], ignore_index=True), _steps(result[1], longest=True))
     rates = singletons(world.exposure)
     bounds = tables["bound"].to_dict("records")
     numbers = [Given(f"bound{BOUNDS[row['kind']]}", row["bound"], n=row["n"]) for row in bounds]
@@ -358,7 +358,7 @@ def _text(
     (choices, free), layers, p_ik_facts = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
     snowball_items, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 3, 4))
     items = pd.concat([choices, free, snowball_items], ignore_index=True)
-    tables = _certainty(choices) | {"shares": _shares(choices, free), "snowball": _steps(steps, aligned=False)}
+    tables = _certainty(choices) | {"shares": _shares(choices, free), "snowball": _steps(steps, longest=False)}
     right = choices["right"]
     tables["confidence_targets"] = target_curves(right, 1 - right, choices["confidence"], right)
     if len(layers):
@@ -386,8 +386,8 @@ def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _calibration_errors(items: pd.DataFrame) -> tuple[stats.Interval, stats.Interval]:
     """The calibration error of a model, and its expectation under perfect calibration."""
-    known = items[["confidence", "right"]].dropna().astype(float)
-    return calibration_error(known["confidence"], known["right"]), chance_error(known["confidence"])
+    rows = items[["confidence", "right"]].dropna().astype(float)
+    return calibration_error(rows["confidence"], rows["right"]), chance_error(rows["confidence"])
 
 
 def _entropies(items: pd.DataFrame) -> pd.DataFrame:
@@ -402,17 +402,17 @@ def _entropies(items: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _steps(snowball: "Snowball", aligned: bool) -> pd.DataFrame:
+def _steps(snowball: "Snowball", longest: bool) -> pd.DataFrame:
     """The snowball step by step: quantity, step, token, value, ci_low, ci_high, n; steps without a prompt are left out.
 
     Args:
         snowball: the two branches of each prompt.
-        aligned: keep the prompts with the longest continuation only, whose steps mean the same, and name the token.
+        longest: keep the prompts with the longest continuation only, whose steps mean the same, and name the token.
     """
     from probe.hallucination import knowing as snowballs
 
     tokens: dict[int, str] = {}
-    if aligned:
+    if longest:
         lengths = np.array([len(clean) for clean in snowball.clean])
         snowball = snowballs.some(snowball, np.flatnonzero(lengths == lengths.max()))
         later = zip(*(clean[at + 1 :] for clean, at in zip(snowball.clean, snowball.at, strict=True)), strict=False)

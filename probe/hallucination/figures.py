@@ -272,10 +272,10 @@ def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
 
 def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
     """What one forced wrong token does to later ones: KL, and the share of later tokens that are wrong."""
-    judged = table["quantity"].isin(("clean_error", "wrong_error")).any()
-    figure = panels(["KL(clean ‖ wrong), nats", "share of wrong tokens" if judged else "share of other tokens"])
+    truth = table["quantity"].isin(("clean_error", "wrong_error")).any()
+    figure = panels(["KL(clean ‖ wrong), nats", "share of wrong tokens" if truth else "share of other tokens"])
     quantities = [("forced_kl", 1, "solid"), ("free_kl", 1, "dash")]
-    quantities += [("wrong_error", 2, "dash"), ("clean_error", 2, "dot")] if judged else [("differs", 2, "dash")]
+    quantities += [("wrong_error", 2, "dash"), ("clean_error", 2, "dot")] if truth else [("differs", 2, "dash")]
     in_legend: set[str] = set()
     for quantity, column, dash in quantities:
         for label, rows in models_of(table[table["quantity"] == quantity], styles):
@@ -290,9 +290,9 @@ def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
             trace.update(mode="lines", showlegend=label not in in_legend)
             in_legend.add(label)
             figure.add_trace(trace, row=1, col=column)
-    keys = {"same later text": "solid", "own later text": "dash"} | ({"after the true token": "dot"} if judged else {})
+    keys = {"same later text": "solid", "own later text": "dash"} | ({"after the true token": "dot"} if truth else {})
     key(figure, keys)
-    figure.update_xaxes(title_text="tokens after the exchanged one" + (" (n: a number)" if judged else ""))
+    figure.update_xaxes(title_text="tokens after the exchanged one" + (" (n: a number)" if truth else ""))
     words = table.drop_duplicates("step")
     if words["token"].notna().all():
         ticks = [escape(str(word)) for word in words["token"]]

@@ -121,8 +121,8 @@ def _double_answers(path: Path, double: Mapping[str, Sequence[str]]) -> str:
 
 def split_answers(text: str) -> list[str]:
     """The answers in a cell of the CSV file, each once and with a full stop at its end."""
-    stripped = (answer.strip() for answer in text.split(";"))
-    return list(dict.fromkeys(answer if answer.endswith(".") else f"{answer}." for answer in stripped if answer))
+    answers = (answer.strip() for answer in text.split(";"))
+    return list(dict.fromkeys(answer if answer.endswith(".") else f"{answer}." for answer in answers if answer))
 
 
 def choice_scores(lm: "LM", prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
@@ -269,19 +269,19 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
         every = list(dict.fromkeys([*question.mc1.choices, *question.mc2.choices]))
         scores = dict(zip(every, choice_scores(lm, [prompt], [every])[0].tolist(), strict=True))
         first, second = ([scores[each] for each in targets.choices] for targets in (question.mc1, question.mc2))
-        chosen, mass = int(np.argmax(first)), choice_mass(first)
+        best, mass = int(np.argmax(first)), choice_mass(first)
         labels = question.mc1.labels
         right = mc1(first, labels)
         row: dict[str, Any] = {"item": f"choice-{index}", "kind": "choice", "prompt": prompt}
-        row |= {"answer": question.mc1.choices[chosen], "expected": question.mc1.choices[labels.index(True)]}
+        row |= {"answer": question.mc1.choices[best], "expected": question.mc1.choices[labels.index(True)]}
         row |= {"mc1": right, "mc2": mc2(second, question.mc2.labels), "right": right}
         row["mc1_chance"] = float(np.mean(labels))
         row["p_right"] = mc2(first, labels)
-        row |= {"confidence": float(mass[chosen]), "brier": (float(mass[chosen]) - right) ** 2}
+        row |= {"confidence": float(mass[best]), "brier": (float(mass[best]) - right) ** 2}
         for target in NAMED:
             name = f"{100 * target:.0f}"
             row[f"own_{name}"] = float(score([right], [1 - right], target)[0])
-            row[f"target_{name}"] = float(score(*answers_above([mass[chosen]], [right], target), target)[0])
+            row[f"target_{name}"] = float(score(*answers_above([mass[best]], [right], target), target)[0])
         rows.append(row)
         tick((index + 1) / len(questions))
     return pd.DataFrame(rows)

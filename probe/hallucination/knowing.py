@@ -64,8 +64,8 @@ class LinearProbe:
     def p_value(self, layer: int | None = None) -> float:
         """Share of shuffles that are at least as good at a layer, or at their best one; the observed one counted in."""
         at = slice(None) if layer is None else slice(layer, layer + 1)
-        reached = int((self.null[:, at].max(axis=1) >= self.auroc[at].max()).sum())
-        return (1 + reached) / (1 + len(self.null))
+        count = int((self.null[:, at].max(axis=1) >= self.auroc[at].max()).sum())
+        return (1 + count) / (1 + len(self.null))
 
     def table(self, resamples: int = 500, seed: int = 0) -> pd.DataFrame:
         """One row a layer: layer, value, ci_low, ci_high, null_low, null_high, n (units).
@@ -75,8 +75,8 @@ class LinearProbe:
         units = stats.group(pd.Series(self.units))
         fewer = min(pd.Series(self.units)[self.labels == each].nunique() for each in (False, True))
 
-        def aurocs(drawn: NDArray[np.int64]) -> list[Floats]:
-            picks = (np.concatenate([units[unit] for unit in each]) for each in drawn)
+        def aurocs(draws: NDArray[np.int64]) -> list[Floats]:
+            picks = (np.concatenate([units[unit] for unit in each]) for each in draws)
             return [_aurocs(self.scores[index], self.labels[index]) for index in picks]
 
         samples = stats.resample(aurocs, len(units), resamples, seed)
@@ -155,8 +155,8 @@ def known_direction(
 
     scores, null = cross(labels), []
     for _ in range(shuffles):
-        mixed = rng.permutation(labels)
-        null.append(_aurocs(cross(mixed), mixed[codes]))
+        null_labels = rng.permutation(labels)
+        null.append(_aurocs(cross(null_labels), null_labels[codes]))
     return LinearProbe(scores, labels[codes], names[codes], np.array(null).reshape(shuffles, residuals.shape[1]))
 
 
@@ -237,8 +237,8 @@ def knows(right: ArrayLike) -> NDArray[np.bool_]:
 
 def brier(p: ArrayLike, right: ArrayLike) -> Floats:
     """[N] expected (p - right)^2 of an answer that is right with the chance `right`."""
-    said, chance = np.asarray(p, dtype=float), np.asarray(right, dtype=float)
-    return chance * (1 - said) ** 2 + (1 - chance) * said**2
+    forecast, chance = np.asarray(p, dtype=float), np.asarray(right, dtype=float)
+    return chance * (1 - forecast) ** 2 + (1 - chance) * forecast**2
 
 
 def too_few(right: ArrayLike, prompts: Sequence[str], folds: int = FOLDS) -> str:
@@ -298,12 +298,12 @@ def knowing_head(
     x, q = residuals[first], chances[first]
     fold = _folds(q, folds, rng)
     p = _held_out(_fit_layers, x, q[:, None], fold)[codes, :, 0]
-    constant = _held_out(lambda _, known, new: np.full(len(new), known.mean()), x, q, fold)[codes]
+    constant = _held_out(lambda _, targets, new: np.full(len(new), targets.mean()), x, q, fold)[codes]
     null = np.zeros((0, x.shape[1]))
     if shuffles:
-        mixed = np.stack([_within(q, fold, rng) for _ in range(shuffles)], axis=1)
-        drawn = _held_out(_fit_layers, x, mixed, fold)
-        null = np.array([_aurocs(drawn[..., s], knows(mixed[:, s])) for s in range(shuffles)])
+        null_chances = np.stack([_within(q, fold, rng) for _ in range(shuffles)], axis=1)
+        null_p = _held_out(_fit_layers, x, null_chances, fold)
+        null = np.array([_aurocs(null_p[..., s], knows(null_chances[:, s])) for s in range(shuffles)])
     return KnowingHead(p, knows(chances), np.arange(len(p)), null, chances, constant)
 
 
@@ -319,10 +319,10 @@ def _folds(right: Floats, folds: int, rng: np.random.Generator) -> NDArray[np.in
 
 def _within(right: Floats, fold: NDArray[np.intp], rng: np.random.Generator) -> Floats:
     """[N] the chances shuffled within each fold, so that the folds stay as alike as they are."""
-    shuffled = right.copy()
+    chances = right.copy()
     for each in np.unique(fold):
-        shuffled[fold == each] = rng.permutation(right[fold == each])
-    return shuffled
+        chances[fold == each] = rng.permutation(right[fold == each])
+    return chances
 
 
 def _fit_layers(train: Floats, right: Floats, test: Floats) -> Floats:

@@ -103,11 +103,11 @@ def singletons(counts: Mapping[str, Mapping[str, int]] | Iterable[int]) -> Singl
         DataError: no fact is stated.
     """
     each = [n for facts in counts.values() for n in facts.values()] if isinstance(counts, Mapping) else list(counts)
-    stated = [n for n in each if n]
-    if not stated:
+    nonzero = [n for n in each if n]
+    if not nonzero:
         raise DataError("The corpus says no fact, so that there is no singleton rate: count its facts.")
-    once = sum(n == 1 for n in stated)
-    return Singletons(once / sum(stated), once / len(stated), once, len(stated), sum(stated))
+    once = sum(n == 1 for n in nonzero)
+    return Singletons(once / sum(nonzero), once / len(nonzero), once, len(nonzero), sum(nonzero))
 
 
 Floats = NDArray[np.float64]
@@ -197,14 +197,14 @@ def validity_bound(judged: JudgedAnswers, weights: ArrayLike | None = None) -> V
     mu = np.ones(len(model)) if weights is None else np.asarray(weights, dtype=float)
     mu = mu / mu.sum()
     threshold = 1 / counts.min()
-    called = mask & (model > threshold)
-    missed = (train * (valid & ~called)).sum(axis=1)
-    accepted = (errors & called).sum(axis=1) / counts
+    positives = mask & (model > threshold)
+    false_negatives = (train * (valid & ~positives)).sum(axis=1)
+    false_positives = (errors & positives).sum(axis=1) / counts
     return ValidityBound(
         error=float(mu @ (model * errors).sum(axis=1)),
-        iiv_error=float(mu @ (missed + accepted)) / 2,
+        iiv_error=float(mu @ (false_negatives + false_positives)) / 2,
         ratio=float(valid_counts.max() / counts.min()),
-        delta=abs(float(mu @ ((model - train) * called).sum(axis=1))),
+        delta=abs(float(mu @ ((model - train) * positives).sum(axis=1))),
         threshold=float(threshold),
     )
 
@@ -259,8 +259,8 @@ def ask(world: "World", n: int, seed: int) -> "list[Item]":
 
 def truth_of(item: "Item") -> str | None:
     """The true value, None about an unseen entity."""
-    said = item.answers[0].strip()
-    return None if said == ABSTENTION else said
+    value = item.answers[0].strip()
+    return None if value == ABSTENTION else value
 
 
 def asked_table(asked: "Sequence[Item]") -> pd.DataFrame:
@@ -348,10 +348,10 @@ def sampled_columns(
     """
     parts = []
     for kind in dict.fromkeys(item.kind for item in asked):
-        found = answer(lm, world, [item for item in asked if item.kind == kind], ANSWER_TOKENS, seed)
-        verdicts = [verdict.kind for verdict in found.verdicts]
-        shown = [" ".join(answer_words(text)) for text in found.texts]
-        parts.append(pd.DataFrame({"answer": shown, "verdict": verdicts}))
+        answers = answer(lm, world, [item for item in asked if item.kind == kind], ANSWER_TOKENS, seed)
+        verdicts = [verdict.kind for verdict in answers.verdicts]
+        texts = [" ".join(answer_words(text)) for text in answers.texts]
+        parts.append(pd.DataFrame({"answer": texts, "verdict": verdicts}))
     table = pd.concat(parts, ignore_index=True)
     table["is_true"] = (table["verdict"] == "true").astype(float)
     table["abstained"] = (table["verdict"] == "abstain").astype(float)

@@ -95,8 +95,8 @@ def distances(states: Sequence[int], order: int, alpha: float, logprobs: np.ndar
         ideal_unigram = KL(unigram || bayes), ideal_bigram, ideal_bayes = 0; kl_bayes of a predictor that counts states:
         counting = KL(bayes || unigram); loss_bayes = the expected loss of the model under the Bayes predictive.
     """
-    found = predictors(states, logprobs.shape[1], order, alpha)
-    rules = {name: rule[: len(logprobs)] for name, rule in found.items()}
+    by_name = predictors(states, logprobs.shape[1], order, alpha)
+    rules = {name: rule[: len(logprobs)] for name, rule in by_name.items()}
     best = np.log(rules["bayes"])
     divergences = {f"kl_{name}": divergence(rule, logprobs) for name, rule in rules.items()}
     divergences |= {f"ideal_{name}": divergence(rule, best) for name, rule in rules.items()}

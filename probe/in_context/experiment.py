@@ -93,9 +93,9 @@ def _few_shot(label: str, items: pd.DataFrame) -> str:
     accuracies += [f"{random} if their labels are random"] if random else []
     sentence = f"{label} classifies {', '.join(accuracies)}"
     if "vector_gain" in items and items["vector_gain"].notna().any():
-        own, shuffled = (items[column].mean() for column in ("vector_gain", "vector_gain_shuffled"))
+        own, null = (items[column].mean() for column in ("vector_gain", "vector_gain_shuffled"))
         sentence += f"; the vector of the examples adds {own:.2f} to the true label's probability without any"
-        sentence += f", that of permuted labels {shuffled:.2f}"
+        sentence += f", that of permuted labels {null:.2f}"
     return sentence
 
 
@@ -256,9 +256,9 @@ def run(
         items, tables, facts = world_parts(lm, world, n, length, seed, part(tick, 0, 3))
     repeats = _find_repeats(lm, world, max(8, n // 2 if world is not None else n // 8), seed)
     if repeats is not None:
-        shown = Repeats(repeats.rows[:-REFERENCE], repeats.begin, repeats.size)
-        found, tables["repeats"] = repeat_items(lm, shown)
-        items.append(found)
+        subset = Repeats(repeats.rows[:-REFERENCE], repeats.begin, repeats.size)
+        repeat_rows, tables["repeats"] = repeat_items(lm, subset)
+        items.append(repeat_rows)
     few = max(8, n // 4 if world is not None else n // 16)
     if has_heads(lm):
         texts = context_texts(lm, world, repeats, few, seed)

@@ -82,9 +82,9 @@ class Question(NamedTuple):
 def draw_questions(data: Sequence[Example], n: int, shots: int, seed: int = 0) -> list[Question]:
     """`n` queries (all of them if there are fewer), each with `shots` other examples in random order."""
     rng = np.random.default_rng(seed)
-    asked = rng.permutation(len(data))[:n]
+    picks = rng.permutation(len(data))[:n]
     questions = []
-    for at in asked.tolist():
+    for at in picks.tolist():
         others = [int(other) for other in rng.permutation(len(data)) if other != at][:shots]
         questions.append(Question(at, data[at], [data[other] for other in others]))
     return questions
@@ -115,15 +115,15 @@ def answer_table(
     logprobs = label_logprobs(lm, prompts, labels)
     logprobs = logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
     truth = np.array([labels.index(question.query.label) for question in questions])
-    chosen = logprobs.argmax(1)
+    best = logprobs.argmax(1)
     true = logprobs[np.arange(len(truth)), truth]
     return pd.DataFrame(
         {
             "question": [question.number for question in questions],
             "prompt": list(prompts),
             "expected": [labels[at] for at in truth],
-            "answer": [labels[at] for at in chosen],
-            "right": (chosen == truth).astype(float),
+            "answer": [labels[at] for at in best],
+            "right": (best == truth).astype(float),
             "p_true": np.exp(true),
             "loss": -true,
         }
@@ -190,9 +190,9 @@ def few_shot_curve(
         prompts = []
         for question in questions:
             examples = question.examples[:k]
-            changed = relabel([example.label for example in examples], labels, mode, rng)
-            shown = [Example(example.text, label) for example, label in zip(examples, changed, strict=True)]
-            prompts.append(few_shot_prompt(shown, question.query.text, template))
+            new_labels = relabel([example.label for example in examples], labels, mode, rng)
+            context = [Example(example.text, label) for example, label in zip(examples, new_labels, strict=True)]
+            prompts.append(few_shot_prompt(context, question.query.text, template))
         return answer_table(lm, prompts, questions, labels).assign(examples=k)
 
     curves = []
@@ -202,6 +202,6 @@ def few_shot_curve(
     most = fitting[-1]
     if most == 0:
         return pd.concat(curves, ignore_index=True), pd.DataFrame()
-    known = curves[-1]
-    other = ablate_labels(lambda mode, rng: known.copy() if mode == "gold" else score(most, mode, rng), seed)
+    gold = curves[-1]
+    other = ablate_labels(lambda mode, rng: gold.copy() if mode == "gold" else score(most, mode, rng), seed)
     return pd.concat(curves, ignore_index=True), other

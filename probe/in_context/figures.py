@@ -104,8 +104,8 @@ def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
     """Accuracy with gold, random and permuted labels of the examples."""
     figure = new_figure(hovermode="closest", showlegend=True)
     modes = [mode for mode in MODES if (table["labels"] == mode).any()]
-    found = models_of(table, styles)
-    for offset, (label, rows) in zip(offsets(len(found)), found, strict=True):
+    groups = models_of(table, styles)
+    for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
         rows = rows.set_index("labels").loc[modes].reset_index()
         hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
         x = [modes.index(mode) + offset for mode in rows["labels"]]
@@ -130,8 +130,8 @@ def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -
     figure.update_xaxes(title_text="labelled examples in the prompt", row=1, col=1)
     if ablation is not None:
         modes = list(MODES)
-        found = models_of(ablation, styles)
-        for offset, (label, rows) in zip(offsets(len(found)), found, strict=True):
+        groups = models_of(ablation, styles)
+        for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
             hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
             at = [modes.index(mode) + offset for mode in rows["labels"]]
             trace = points(at, rows, label, styles[label], hover, ACCURACY)
@@ -251,8 +251,8 @@ def ablation(table: pd.DataFrame, styles: Look) -> go.Figure:
     figure = new_figure(hovermode="closest", showlegend=True)
     texts = [name for name in TEXTS if (table["texts"] == name).any()]
     looks = {"as it is": ("line-ew-open", 16), RANDOM: ("circle-open", 7), INDUCTION: ("x", 11)}
-    found = models_of(table, styles)
-    for offset, (label, rows) in zip(offsets(len(found)), found, strict=True):
+    groups = models_of(table, styles)
+    for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
         colour = styles[label].colour
         name = {"name": escape(label), "legendgroup": label}
         mark = {"color": colour, "symbol": "square", "size": 9}
@@ -295,13 +295,13 @@ def heads(table: pd.DataFrame, styles: Look) -> go.Figure:
     only_ablation = "ablation" in table and table["ablation"].notna().all()
     y = "ablation" if only_ablation else "copying"
     spacing = 0.16 * np.ptp(table["scaled"]), 0.06 * np.ptp(table[y])
-    labelled: list[tuple[float, float]] = []
+    places: list[tuple[float, float]] = []
 
     def word(name: str, place: tuple[float, float]) -> str:
         """The name of a head; empty where another label is too near."""
-        if any(abs(place[0] - x) <= spacing[0] and abs(place[1] - up) <= spacing[1] for x, up in labelled):
+        if any(abs(place[0] - x) <= spacing[0] and abs(place[1] - up) <= spacing[1] for x, up in places):
             return ""
-        labelled.append(place)
+        places.append(place)
         return f"{name} "
 
     for label, rows in models_of(table, styles, "name"):

@@ -308,7 +308,7 @@ def context_loss(lm: "LM", texts: ContextTexts, heads: Sequence[Head] = (), fill
         for block, head in heads:
             by_block.setdefault(block, []).append(head)
         names = {block: f"blocks.{block}.attn.hook_z" for block in by_block}
-        hooks = [(names[block], _filler(names[block], found, filling)) for block, found in by_block.items()]
+        hooks = [(names[block], _filler(names[block], group, filling)) for block, group in by_block.items()]
         with lm.hooks(hooks):
             losses = token_losses(lm, texts.rows)
     return np.array([loss[np.array(places) - 1].mean() for loss, places in zip(losses, texts.places, strict=True)])
@@ -401,9 +401,9 @@ def ablate_induction(
     for index, group in enumerate(groups):
         losses.append(context_loss(lm, texts, [divmod(at, width) for at in group], filling))
         part(tick, index, len(groups))(1.0)
-    called = [[names[at] for at in group] for group in groups]
+    labels = [[names[at] for at in group] for group in groups]
     return InductionAblation(
-        texts.name, called[0], before, losses[0], np.stack(losses[1:]), [", ".join(each) for each in called[1:]]
+        texts.name, labels[0], before, losses[0], np.stack(losses[1:]), [", ".join(each) for each in labels[1:]]
     )
 
 
@@ -481,9 +481,9 @@ def head_parts(
         step = part(tick, index, len(texts))
         ablation = ablate_induction(lm, each, mean, min(heads, mean.size // 2), draws, seed, step)
         rows = ablation.items()
-        named = {column: f"{column}_{each.name}" for column in rows if str(column).startswith("ablation_")}
+        new_names = {column: f"{column}_{each.name}" for column in rows if str(column).startswith("ablation_")}
         prompts = [lm.tokenizer.decode(row) for row in each.rows]
-        rows = rows.rename(columns=named).rename(columns={"before": "loss"}).drop(columns="text")
+        rows = rows.rename(columns=new_names).rename(columns={"before": "loss"}).drop(columns="text")
         rows["item"] = [f"ablation_{each.name}-{number}" for number in range(len(rows))]
         items.append(rows.assign(kind=f"ablation_{each.name}", prompt=prompts))
         frames.append(ablation.table().assign(before=float(ablation.before.mean())))
@@ -533,13 +533,13 @@ def training_parts(run: "Run", world: "World") -> tuple[dict[str, pd.DataFrame],
             score = in_context_score(distances)
             rows.append(_series(kind, "in_context_score", score))
             fair = means.index[means["loss_bayes"] <= np.log(world.config.states)]
-            known = score[score.index >= fair.min()] if len(fair) else score.iloc[:0]
-            changed = _change(induction, known)
-            if changed is not None and world.config.mixture.get("markov", 0) >= sum(world.config.mixture.values()):
-                numbers += phase_given(changed)
-                facts["phase_change"] = {"head": name, "width": changed.width, "windows": changed.n}
-    seen = heads[heads["kind"].isin(["markov", "repeat"])]
-    every = seen.groupby(["step", "kind", "name"])[["scaled", "previous_token"]].mean().reset_index()
+            fair_score = score[score.index >= fair.min()] if len(fair) else score.iloc[:0]
+            change = _change(induction, fair_score)
+            if change is not None and world.config.mixture.get("markov", 0) >= sum(world.config.mixture.values()):
+                numbers += phase_given(change)
+                facts["phase_change"] = {"head": name, "width": change.width, "windows": change.n}
+    subset = heads[heads["kind"].isin(["markov", "repeat"])]
+    every = subset.groupby(["step", "kind", "name"])[["scaled", "previous_token"]].mean().reset_index()
     tables = {"over_training": pd.concat(rows, ignore_index=True)} if rows else {}
     return tables | {"heads_over_training": every}, numbers, facts
 
@@ -566,9 +566,9 @@ def _held_out(metrics: pd.DataFrame, kind: str, steps: "Sequence[int] | pd.Index
     column = f"loss/{kind}"
     if column not in metrics:
         return pd.Series(dtype=float)
-    known = metrics[["step", column]].dropna()
-    inside = [step for step in steps if len(known) and known["step"].min() <= step <= known["step"].max()]
-    return pd.Series(np.interp(inside, known["step"], known[column]), index=inside, dtype=float)
+    losses = metrics[["step", column]].dropna()
+    inside = [step for step in steps if len(losses) and losses["step"].min() <= step <= losses["step"].max()]
+    return pd.Series(np.interp(inside, losses["step"], losses[column]), index=inside, dtype=float)
 
 
 def _series(kind: str, name: str, values: pd.Series, head: str = "") -> pd.DataFrame:

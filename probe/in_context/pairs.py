@@ -92,8 +92,8 @@ def bayes_function(pairs: Sequence[tuple[str, str]], p: int, pool: Sequence[task
     rows = []
     for left, right in pairs:
         x, y = int(left), int(right)
-        said = values[fits, x]
-        rows.append(np.bincount(said, minlength=p) / len(said) if len(said) else np.full(p, 1 / p))
+        answers = values[fits, x]
+        rows.append(np.bincount(answers, minlength=p) / len(answers) if len(answers) else np.full(p, 1 / p))
         fits &= values[:, x] == y
     return np.array(rows)
 
@@ -138,8 +138,8 @@ def answer_logprobs(
     for part in batches(len(rows), max(map(len, rows)), len(lm.tokenizer)):
         logits = lm.logits(rows[part])
         at = torch.tensor(places[part], device=logits.device)
-        picked = logits[torch.arange(len(at), device=logits.device)[:, None], at].float().log_softmax(-1)
-        values[part] = picked[:, :, columns].double().cpu().numpy()
+        logprobs = logits[torch.arange(len(at), device=logits.device)[:, None], at].float().log_softmax(-1)
+        values[part] = logprobs[:, :, columns].double().cpu().numpy()
     return values
 
 
@@ -265,15 +265,15 @@ def map_label_ablation(lm: "LM", world: "World", n: int = 200, seed: int = 0, ki
     documents = pair_documents(world, kind, n, seed)
 
     def score(mode: Mode, rng: np.random.Generator) -> pd.DataFrame:
-        changed = []
+        variants = []
         for document in documents:
             *examples, last = document.pairs
             labels = relabel([label for _, label in examples], space, mode, rng)
             pairs = [(key, label) for (key, _), label in zip(examples, labels, strict=True)]
-            changed.append(PairDocument(kind, [*pairs, last]))
-        logprobs = answer_logprobs(lm, changed, space, last=True)[:, 0]
+            variants.append(PairDocument(kind, [*pairs, last]))
+        logprobs = answer_logprobs(lm, variants, space, last=True)[:, 0]
         rows = []
-        for index, document in enumerate(changed):
+        for index, document in enumerate(variants):
             *examples, (_, truth) = document.pairs
             in_prompt = sorted({space.index(label) for _, label in examples})
             values = logprobs[index]

@@ -60,8 +60,8 @@ def joined_curve(result: "Result") -> pd.DataFrame | None:
     if "pool" not in result.tables:
         return None
     table = result.tables["pool"]
-    asked = result.items[result.items["kind"] == "function"]
-    most = table["model"].map(asked.groupby("model")["examples"].max())
+    functions = result.items[result.items["kind"] == "function"]
+    most = table["model"].map(functions.groupby("model")["examples"].max())
     curves = [rows for _, rows in table.groupby([table["modulus"], most])]
     curve = max(curves, key=lambda rows: rows["pool_size"].nunique())
     if curve["pool_size"].nunique() < 2:
@@ -85,8 +85,8 @@ def leanings(items: pd.DataFrame, curve: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (size, model, kind), _ in curve.groupby(["pool_size", "model", "kind"]):
-        asked = items[(items["model"] == model) & (items["kind"] == kind)]
-        gaps = (asked["kl_all"] - asked["kl_pool"]).groupby(asked["sequence"]).mean()
+        group = items[(items["model"] == model) & (items["kind"] == kind)]
+        gaps = (group["kl_all"] - group["kl_pool"]).groupby(group["sequence"]).mean()
         rows.append({"model": model, "pool_size": size, "kind": kind, **stats.bootstrap_mean(gaps).row(len(gaps))})
     return pd.DataFrame(rows)
 
@@ -106,8 +106,8 @@ def in_words(curve: pd.DataFrame, found: pd.DataFrame) -> str:
             f"nearer to Bayes over all {tasks}": rows[rows["ci_high"] < 0],
             "nearer to neither": rows[~((rows["ci_low"] > 0) | (rows["ci_high"] < 0))],
         }
-        told = [f"with {_list_models(side)} are {what}{_by(side)}" for what, side in sides.items() if len(side)]
-        parts += [f"on {words} models {', '.join(told)}"] if told else []
+        clauses = [f"with {_list_models(side)} are {what}{_by(side)}" for what, side in sides.items() if len(side)]
+        parts += [f"on {words} models {', '.join(clauses)}"] if clauses else []
     far = curve[(curve["kind"] == "function_new") & (curve["predictor"] == "all")]
     if len(far):
         ends = [f"{_number(row)} with {row['pool_size']}" for _, row in far.iloc[[0, -1]].iterrows()]
@@ -125,9 +125,9 @@ def _by(rows: pd.DataFrame) -> str:
     if not ((rows["ci_low"] > 0) | (rows["ci_high"] < 0)).any():
         return ""
     ends = rows.iloc[[0, -1] if len(rows) > 1 else [0]]
-    flipped = ends.assign(value=-ends["value"], ci_low=-ends["ci_high"], ci_high=-ends["ci_low"])
-    shown = ends if (ends["ci_low"] > 0).all() else flipped
-    return f" (by {' to '.join(_number(row) for _, row in shown.iterrows())})"
+    opposite = ends.assign(value=-ends["value"], ci_low=-ends["ci_high"], ci_high=-ends["ci_low"])
+    gaps = ends if (ends["ci_low"] > 0).all() else opposite
+    return f" (by {' to '.join(_number(row) for _, row in gaps.iterrows())})"
 
 
 def _number(row: pd.Series) -> str:

@@ -50,8 +50,8 @@ def draw_prompts(
     """Queries of a half, each with other examples of that half before it."""
     questions = []
     for _ in range(count):
-        asked, *others = rng.permutation(np.asarray(half))[: shots + 1].tolist()
-        questions.append(Question(asked, data[asked], [data[other] for other in others]))
+        query, *others = rng.permutation(np.asarray(half))[: shots + 1].tolist()
+        questions.append(Question(query, data[query], [data[other] for other in others]))
     return questions
 
 
@@ -83,9 +83,9 @@ def example_vectors(
         zero = _last(lm, few_shot_prompt([], question.query.text, template), blocks)
         for name, mode in VECTORS:
             examples = question.examples[:k]
-            changed = relabel([example.label for example in examples], labels, mode, rng)
-            shown = [Example(example.text, label) for example, label in zip(examples, changed, strict=True)]
-            vectors[name].append(_last(lm, few_shot_prompt(shown, question.query.text, template), blocks) - zero)
+            new_labels = relabel([example.label for example in examples], labels, mode, rng)
+            context = [Example(example.text, label) for example, label in zip(examples, new_labels, strict=True)]
+            vectors[name].append(_last(lm, few_shot_prompt(context, question.query.text, template), blocks) - zero)
         tick((number + 1) / len(drawn))
     return {name: torch.stack(each) for name, each in vectors.items()}
 
@@ -238,11 +238,11 @@ def function_vectors_text(
             " directions were asked for: give 1 or more of each."
         )
     rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(data))[:n].tolist()
-    if len(chosen) < 6:
-        raise DataError(f"{len(chosen)} texts make no function vector: give 6 or more, half of them to learn it from.")
+    picks = rng.permutation(len(data))[:n].tolist()
+    if len(picks) < 6:
+        raise DataError(f"{len(picks)} texts make no function vector: give 6 or more, half of them to learn it from.")
     labels = sorted({example.label for example in data})
-    halves = [chosen[half::2] for half in (0, 1)]
+    halves = [picks[half::2] for half in (0, 1)]
     groups = [np.arange(len(half)) // share for half in halves]
     questions = [draw_prompts(data, halves[1 - half], prompts * (1 + groups[half][-1]), shots, rng) for half in (0, 1)]
     k = fitting_shots(lm, [*questions[0], *questions[1]], range(1, shots + 1), template)[-1]
@@ -253,15 +253,15 @@ def function_vectors_text(
     truths = [np.array([labels.index(data[at].label) for at in half]) for half in halves]
     means, scans = [], []
     for half in (0, 1):
-        found = example_vectors(lm, questions[half], labels, k, layers, template, rng, part(tick, half, 4))
-        means.append({name: _group_means(each, prompts)[groups[half]] for name, each in found.items()})
+        tensors = example_vectors(lm, questions[half], labels, k, layers, template, rng, part(tick, half, 4))
+        means.append({name: _group_means(each, prompts)[groups[half]] for name, each in tensors.items()})
     for half in (0, 1):
         scans.append(_scan(lm, batches[half], means[half], layers, part(tick, 2 + half, 4)))
     best = [_best(scan["own"], truth) for scan, truth in zip(scans, truths, strict=True)]
     frames = []
     for half in (0, 1):
         at, truth = best[1 - half][0], truths[half]
-        own, permuted = (means[half][name][:, at] for name in ("own", "shuffled"))
+        own, other = (means[half][name][:, at] for name in ("own", "shuffled"))
         columns: dict[str, Any] = {"question": halves[half], "prompt": prompts_alone[half]}
         columns["expected"] = [labels[true] for true in truth]
         columns["vector"] = [f"{half}-{group}" for group in groups[half]]
@@ -273,7 +273,7 @@ def function_vectors_text(
             by_name["random"] = _random(lm, batches[half], vectors, groups[half], layers[at], directions, rng)
             columns[f"block{block}"] = layers[at]
             columns |= {f"{prefix}{name}": score(each, truth).mean(0) for name, each in by_name.items()}
-        columns |= {"length": own.norm(dim=-1).cpu(), "length_difference": (own - permuted).norm(dim=-1).cpu()}
+        columns |= {"length": own.norm(dim=-1).cpu(), "length_difference": (own - other).norm(dim=-1).cpu()}
         frames.append(pd.DataFrame(columns))
     tick(1.0)
     return TextVectors(_differences(pd.concat(frames, ignore_index=True)), _by_block(layers, scans, truths), k)
@@ -317,14 +317,14 @@ def _random(
 
 def _true(logprobs: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """[... Q] probability of the true label from [... Q L]."""
-    found: np.ndarray = np.exp(logprobs[..., np.arange(len(truth)), truth])
-    return found
+    probabilities: np.ndarray = np.exp(logprobs[..., np.arange(len(truth)), truth])
+    return probabilities
 
 
 def _right(logprobs: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """[... Q] whether the true label is the likeliest, from [... Q L]."""
-    found: np.ndarray = (logprobs.argmax(-1) == truth).astype(float)
-    return found
+    hits: np.ndarray = (logprobs.argmax(-1) == truth).astype(float)
+    return hits
 
 
 def _best(logprobs: Float[np.ndarray, "D Q L"], truth: np.ndarray) -> tuple[int, int]:

@@ -61,8 +61,8 @@ def vector_tasks(world: "World", kind: str, count: int = 8, n: int = 16, seed: i
             keys, name = list(rule), f"map {number}"
             demonstrations = []
             for _ in range(n):
-                asked = [draws.pick(keys) for _ in range(config.pairs - 1)]
-                demonstrations.append([(key, rule[key]) for key in [*asked, draws.pick(asked)]])
+                context = [draws.pick(keys) for _ in range(config.pairs - 1)]
+                demonstrations.append([(key, rule[key]) for key in [*context, draws.pick(context)]])
         else:
             task = world.pool[number]
             (a, b), p = task, config.modulus
@@ -97,18 +97,18 @@ def causal_effects(
     depth, heads = means[0].shape[:2]
     total, count = np.zeros((depth, heads)), 0
     for task, mean in zip(found, means, strict=True):
-        changed = []
+        variants = []
         for document in task.shown:
             *examples, last = document.pairs
             labels = relabel([label for _, label in examples], space, "permuted", rng)
             pairs = [(key, label) for (key, _), label in zip(examples, labels, strict=True)]
-            changed.append(PairDocument(document.kind, [*pairs, last]))
-        before = _p_true(lm, changed, space)
-        rows = torch.tensor([len(encode(lm.tokenizer, each.prompt(len(each.pairs) - 1))) - 1 for each in changed])
+            variants.append(PairDocument(document.kind, [*pairs, last]))
+        before = _p_true(lm, variants, space)
+        rows = torch.tensor([len(encode(lm.tokenizer, each.prompt(len(each.pairs) - 1))) - 1 for each in variants])
         for block, head in np.ndindex(depth, heads):
             with lm.hooks([(f"blocks.{block}.attn.hook_z", _put(head, mean[block, head], rows))]):
-                total[block, head] += (_p_true(lm, changed, space) - before).sum()
-        count += len(changed)
+                total[block, head] += (_p_true(lm, variants, space) - before).sum()
+        count += len(variants)
         tick(count / sum(len(each.shown) for each in found))
     return total / count
 
@@ -187,10 +187,10 @@ def function_vectors(
         means = [head_means(lm, task.shown) for task in cases]
         effects = causal_effects(lm, cases, means, space, seed, part(tick, 0, 2))
         order = np.argsort(-effects.ravel(), kind="stable")[:heads].tolist()
-        chosen = [divmod(at, effects.shape[1]) for at in order]
+        picks = [divmod(at, effects.shape[1]) for at in order]
         vectors = []
         for mean in means:
-            parts = [mean[block, head] @ lm.bridge.blocks[block].attn.W_O[head].float() for block, head in chosen]
+            parts = [mean[block, head] @ lm.bridge.blocks[block].attn.W_O[head].float() for block, head in picks]
             vectors.append(torch.stack(parts).sum(0))
         depth = effects.shape[0]
         plain: list[np.ndarray] = []
@@ -199,8 +199,8 @@ def function_vectors(
         for index, task in enumerate(cases):
             last = torch.tensor([len(encode(lm.tokenizer, each.prompt(0))) - 1 for each in task.bare])
             plain.append(_p_true(lm, task.bare, space))
-            swapped = vectors[(index + 1) % len(vectors)]
-            for vector, probabilities in ((vectors[index], own), (swapped, other)):
+            neighbour = vectors[(index + 1) % len(vectors)]
+            for vector, probabilities in ((vectors[index], own), (neighbour, other)):
                 by_block = []
                 for block in range(depth):
                     with lm.hooks([(f"blocks.{block}.hook_resid_post", _add(vector, last))]):

@@ -149,9 +149,9 @@ def chain_tables(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     losses["counting_loss"] = best + table.groupby("position")["counting"].mean().to_numpy()
     frames = []
     for name in PREDICTORS:
-        made = average_by(table, ["position"], f"kl_{name}").assign(predictor=name)
-        made["ideal"] = table.groupby("position")[f"ideal_{name}"].mean().to_numpy()
-        frames.append(made)
+        curve = average_by(table, ["position"], f"kl_{name}").assign(predictor=name)
+        curve["ideal"] = table.groupby("position")[f"ideal_{name}"].mean().to_numpy()
+        frames.append(curve)
     return losses, pd.concat(frames, ignore_index=True)
 
 
@@ -217,9 +217,9 @@ def world_parts(
 
     def labels() -> None:
         kind = next(kind for kind in LABELLED if is_taught(world, kind))
-        found = label_items(map_label_ablation(lm, world, n, seed, kind))
-        items.append(found)
-        tables["labels"] = label_table(found)
+        rows = label_items(map_label_ablation(lm, world, n, seed, kind))
+        items.append(rows)
+        tables["labels"] = label_table(rows)
 
     def vectors() -> None:
         kind = next(kind for kind in LABELLED if is_taught(world, kind))

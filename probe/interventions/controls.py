@@ -92,8 +92,8 @@ class Outcome(Drawable):
 
     def table(self) -> pd.DataFrame:
         """One row a run: run (before, after, or a null's name), sites, target, effect, and p of each answer."""
-        named = ", ".join(place(site, self.tokens) for site in self.sites)
-        rows = [("before", "", 0.0, self.before), ("after", named, self.effect, self.after)]
+        names = ", ".join(place(site, self.tokens) for site in self.sites)
+        rows = [("before", "", 0.0, self.before), ("after", names, self.effect, self.after)]
         rows += [
             (null.name, label, float(effect), logprobs)
             for null in self.nulls
@@ -249,8 +249,8 @@ def _other_sites(
     if len(pool) < len(sites):
         return []
     if len(sites) == 1:
-        chosen = pool if len(pool) <= draws else [pool[at] for at in sorted(rng.permutation(len(pool))[:draws])]
-        return [[site] for site in chosen]
+        picks = pool if len(pool) <= draws else [pool[at] for at in sorted(rng.permutation(len(pool))[:draws])]
+        return [[site] for site in picks]
     return [[pool[at] for at in rng.permutation(len(pool))[: len(sites)]] for _ in range(draws)]
 
 

@@ -65,8 +65,8 @@ def effect_grid(
     finite = np.abs(values[np.isfinite(values)])
     end = bound or max(float(finite.max()) if finite.size else 0.0, 1e-6)
     figure = new_figure(height=height, clickmode="event+select", dragmode=False, showlegend=False)
-    written = [[_cell(value) for value in row] for row in values]
-    figure.add_trace(cells(values, written, legible=count <= MOST_NUMBERED and rows <= MOST_LAYERS))
+    texts = [[_cell(value) for value in row] for row in values]
+    figure.add_trace(cells(values, texts, legible=count <= MOST_NUMBERED and rows <= MOST_LAYERS))
     points = [(row, column) for row in range(rows) for column in range(count)]
     figure.add_trace(
         squares(

@@ -232,13 +232,13 @@ def ablate(
     replacements = sources(lm, ids, hooks_of(lm, [kind]), mode, reference, draws, seed)
     if not exact:
         value, effects = estimates(lm, ids, replacements, target, [kind], position)
-        made = (value + effects[kind])[..., None]
+        sums = (value + effects[kind])[..., None]
         return Ablation(
-            kind, mode, target, pieces(lm.tokenizer, ids), list(layers_of(lm, kind)), position, value, made, exact=False
+            kind, mode, target, pieces(lm.tokenizer, ids), list(layers_of(lm, kind)), position, value, sums, exact=False
         )
     sites = grid(lm, kind, len(ids), position)
     rows = [edits([site], source) for row in sites for site in row for source in replacements]
-    measured = sweep(lm, ids, [[], *rows], target, tick=tick).values.double().numpy()
+    values = sweep(lm, ids, [[], *rows], target, tick=tick).values.double().numpy()
     return Ablation(
         kind=kind,
         mode=mode,
@@ -246,8 +246,8 @@ def ablate(
         tokens=pieces(lm.tokenizer, ids),
         layers=[row[0].layer for row in sites],
         position=position,
-        value=float(measured[0]),
-        draws=measured[1:].reshape(len(sites), len(sites[0]), len(replacements)),
+        value=float(values[0]),
+        draws=values[1:].reshape(len(sites), len(sites[0]), len(replacements)),
     )
 
 
@@ -325,10 +325,10 @@ def sources(
     if draws < 1:
         raise ConfigError(f"Resampling with {draws} draws was asked for: give at least one.")
     rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, len(texts), draws)
-    states = {int(at): activations(lm, texts[at], names) for at in sorted(set(chosen.tolist()))}
+    picks = rng.integers(0, len(texts), draws)
+    states = {int(at): activations(lm, texts[at], names) for at in sorted(set(picks.tolist()))}
     fills: list[Activations] = []
-    for at in chosen:
+    for at in picks:
         length = len(texts[at])
         positions = [t if t < length else int(rng.integers(1, length)) for t in range(len(ids))]
         fills.append({name: tensor[positions] for name, tensor in states[int(at)].items()})
@@ -347,9 +347,9 @@ def _repeat_means(averages: Means, own: Activations) -> Activations:
     """The means at every token of a text."""
     fills = {}
     for name, tensor in own.items():
-        filled = averages.rest[name].expand(tensor.shape).clone()
-        filled[0] = averages.first[name]
-        fills[name] = filled.to(tensor.dtype)
+        fill = averages.rest[name].expand(tensor.shape).clone()
+        fill[0] = averages.first[name]
+        fills[name] = fill.to(tensor.dtype)
     return fills
 
 

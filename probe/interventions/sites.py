@@ -280,7 +280,7 @@ def counterpart(lm: LM, prompt: str, world: World | None = None) -> Counterpart:
     if reading is not None and prompt.endswith("<bot>"):
         pair = _of_dialogue(lm, world, prompt, reading)
         return _complete(lm, world, pair, reading) if lm.readout != "tokens" else pair
-    return next((found for found in _of_task(world, prompt) if _fits(lm, found)), Counterpart(prompt))
+    return next((candidate for candidate in _of_task(world, prompt) if _fits(lm, candidate)), Counterpart(prompt))
 
 
 def _of_dialogue(lm: LM, world: World, prompt: str, reading: Reading) -> Counterpart:
@@ -330,8 +330,8 @@ def _of_task(world: World, prompt: str) -> Iterator[Counterpart]:
         own = next_words(world, words)
         at = words.index(own[0]) if own else 0
         if 0 < at < len(words) - 1 and len(own) == 1:
-            reordered = [*words[:at], words[at + 1], words[at], *words[at + 2 :]]
-            yield Counterpart(prompt, " ".join(reordered), f" {own[0]}", f" {words[at + 1]}")
+            swap = [*words[:at], words[at + 1], words[at], *words[at + 2 :]]
+            yield Counterpart(prompt, " ".join(swap), f" {own[0]}", f" {words[at + 1]}")
     pairs = read_pairs(words) if words[:1] == ["map"] else None
     if pairs is not None:
         own = next_words(world, words)

@@ -267,9 +267,9 @@ def dose_response(
         numbers = []
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            added = np.stack([vector for vector, _, _ in part])
+            offsets = np.stack([vector for vector, _, _ in part])
             positions = [target.position for _, _, target in part]
-            logits = steered_logits(lm, [text for _, text, _ in part], direction.layer, added, where, positions)[:, 0]
+            logits = steered_logits(lm, [text for _, text, _ in part], direction.layer, offsets, where, positions)[:, 0]
             numbers += [_value(row, target) for row, (_, _, target) in zip(logits, part, strict=True)]
         return np.array(numbers).reshape(len(vectors), len(ids))
 

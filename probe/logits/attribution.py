@@ -147,8 +147,8 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
     sources = []
     for layer, (pattern, values) in enumerate(zip(reading.pattern, reading.values, strict=True)):
         w_o, _ = output_weights(lm.bridge, layer)
-        repeated = values.repeat_interleave(len(w_o) // values.shape[1], dim=1)
-        sources.append(pattern * torch.einsum("she,he->hs", repeated, torch.einsum("hed,d->he", w_o, split.u[0])))
+        per_head = values.repeat_interleave(len(w_o) // values.shape[1], dim=1)
+        sources.append(pattern * torch.einsum("she,he->hs", per_head, torch.einsum("hed,d->he", w_o, split.u[0])))
     learned = 0.0 if reading.learned is None else float(reading.learned @ split.u[0])
     attribution = Attribution(
         tokens=pieces(lm.tokenizer, reading.ids),
@@ -231,9 +231,9 @@ def _split(
     rows = lm.model.get_output_embeddings().weight.detach().float() if k else column
     part_norm = replace(norm, scale=norm.scale[:, None])
     parts, biases, extremes = [], [], []
-    for layer, (mixed, mlp) in enumerate(zip(z, mlps, strict=True)):
+    for layer, (mixture, mlp) in enumerate(zip(z, mlps, strict=True)):
         w_o, bias = output_weights(lm.bridge, layer)
-        heads = torch.einsum("phe,hed->phd", mixed.reshape(len(mixed), *w_o.shape[:2]), w_o)
+        heads = torch.einsum("phe,hed->phd", mixture.reshape(len(mixture), *w_o.shape[:2]), w_o)
         outputs = torch.cat([heads, mlp[:, None]], dim=1)
         parts.append(torch.einsum("pnd,pd->pn", outputs, u))
         biases.append(u.new_zeros(len(u)) if bias is None else u @ bias)
@@ -381,8 +381,8 @@ def last_names(lm: LM) -> list[str]:
         for block in range(bridge.cfg.n_layers)
         for name in (f"blocks.{block}.attn.hook_z", f"blocks.{block}.hook_mlp_out")
     ]
-    known = bridge.hook_dict
-    return names if all(name in known for name in names) else []
+    hooks = bridge.hook_dict
+    return names if all(name in hooks for name in names) else []
 
 
 @torch.no_grad()
@@ -449,7 +449,7 @@ def _difference(rows: Tensor, answers: Int[Tensor, "P A"], own: bool = False) ->
     """
     texts = torch.arange(len(answers), device=rows.device)
     total = rows.new_zeros((len(answers), rows.shape[-1]), dtype=torch.float32)
-    for sign, asked in zip((1.0, -1.0), answers.to(rows.device).T, strict=False):
-        found = rows[texts, asked.clamp(min=0)] if own else rows[asked.clamp(min=0)]
-        total = total + sign * found.float().masked_fill((asked < 0)[:, None], 0.0)
+    for sign, tokens in zip((1.0, -1.0), answers.to(rows.device).T, strict=False):
+        picks = rows[texts, tokens.clamp(min=0)] if own else rows[tokens.clamp(min=0)]
+        total = total + sign * picks.float().masked_fill((tokens < 0)[:, None], 0.0)
     return total

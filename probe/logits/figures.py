@@ -174,8 +174,8 @@ def lens_map(
         height: pixels.
     """
     depths = {panel.values.shape[0] for panel in panels}
-    paired = len(panels) == 2 and len(depths) == 1
-    maps = [*panels, LensPanel("aligned \u2212 base", panels[1].values - panels[0].values)] if paired else list(panels)
+    pair = len(panels) == 2 and len(depths) == 1
+    maps = [*panels, LensPanel("aligned \u2212 base", panels[1].values - panels[0].values)] if pair else list(panels)
     rows = [panel.values.shape[0] for panel in maps]
     margins = 90 + 24 * (len(maps) - 1)
     stride = -(-sum(rows) * ROW // (height - margins))
@@ -186,20 +186,20 @@ def lens_map(
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     log_scale = panels[0].favourites is not None
     bound = max(abs(low), abs(high), 1e-6)
-    upper, lower = two_bars(2 / 3) if paired else ({}, {})
+    upper, lower = two_bars(2 / 3) if pair else ({}, {})
     scale: dict[str, Any] = (
         {"low": max(-20.0, low), "high": 0.0} if log_scale else {"low": -bound, "high": bound, "diverging": True}
     )
     layout = {
         "coloraxis": colour_axis(f"{escape(shorten(label, 16))}{f'<br>{unit}' * (unit != label)}", **scale, **upper)
     }
-    if paired:
+    if pair:
         largest = max(0.5 if log_scale else 1e-6, float(np.nanquantile(np.abs(maps[2].values), 0.98)))
         layout["coloraxis2"] = colour_axis(f"change<br>{unit}", low=-largest, high=largest, diverging=True, **lower)
     cell = (width - BESIDE) / len(tokens), (height - margins) * stride / sum(rows)
     for index, panel in enumerate(maps):
         row_indices = _choose_rows(rows[index], stride)
-        difference = paired and index == 2
+        difference = pair and index == 2
         for trace in _lens_traces(panel, row_indices, tokens, start, label, unit, cell, difference):
             figure.add_trace(trace, row=index + 1, col=1)
         names = layer_names(rows[index])

@@ -133,8 +133,8 @@ def logit_lens(lm: LM, text: str | Sequence[int], k: int = 5, answers: Sequence[
         raise DataError(f"A {lm.readout} model gives one number and no tokens: use `scalar_lens`.")
     ids = text_ids(lm.tokenizer, text)
     logits, cache = lm.run_with_cache([ids], residual_names(lm))
-    batch, chosen = torch.tensor([ids]), torch.tensor([answer_ids(lm, answers)], dtype=torch.long)
-    return lens_of(lm, ids, answers, read_lens(lens_logprobs(lm, cache, logits), batch, k, chosen))
+    batch, answer_row = torch.tensor([ids]), torch.tensor([answer_ids(lm, answers)], dtype=torch.long)
+    return lens_of(lm, ids, answers, read_lens(lens_logprobs(lm, cache, logits), batch, k, answer_row))
 
 
 def lens_of(lm: LM, ids: Sequence[int], answers: Sequence[str], rows: LensRows, at: int = 0) -> Lens:

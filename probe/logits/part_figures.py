@@ -102,9 +102,9 @@ def attribution_map(
     depth, heads = panels[0].heads.shape
     across = [*(f"H{head}" for head in range(heads)), "MLP", "bias"][:columns]
     lowest = "embedding" if sum(bool(number) for _, number in panels[0].single) == 1 else "rest"
-    fixed = {"fixedrange": True, "constrain": "domain"}
-    figure.update_xaxes(**token_axis(across), **fixed)
-    figure.update_yaxes(**token_axis([lowest, *(f"L{layer}" for layer in range(depth))]), **fixed)
+    options = {"fixedrange": True, "constrain": "domain"}
+    figure.update_xaxes(**token_axis(across), **options)
+    figure.update_yaxes(**token_axis([lowest, *(f"L{layer}" for layer in range(depth))]), **options)
     scale = colour_axis(f"adds<br>{unit}", low=-bound, high=bound, diverging=True)
     lay_out(figure, height, coloraxis=scale, margin={"l": 44, "t": 30, "b": 30, "r": 8})
     return figure
@@ -349,8 +349,8 @@ def training_kl(kl: np.ndarray, steps: Sequence[int], tokens: Sequence[str]) -> 
         tokens: [T] the tokens that were read.
     """
     names = [f"{shorten(token, 14)} [{at}]" for at, token in enumerate(tokens)]
-    known = kl[np.isfinite(kl)]
-    figure = training_map(kl, steps, names, label="KL\nnats", low=0, high=max(FLAT, float(known.max(initial=0.0))))
+    finite = kl[np.isfinite(kl)]
+    figure = training_map(kl, steps, names, label="KL\nnats", low=0, high=max(FLAT, float(finite.max(initial=0.0))))
     rows = few_ticks([escape(name) for name in names], 20)
     figure.update_yaxes(title_text="after token", autorange="reversed", **rows)
     return figure

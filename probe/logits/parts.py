@@ -77,7 +77,7 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
     if not 0 <= t < len(ids):
         raise DataError(f"Position {t} was asked for in a text of {len(ids)} tokens: give 0 to {len(ids) - 1}.")
     bridge = lm.bridge
-    depth, known = bridge.cfg.n_layers, bridge.hook_dict
+    depth, hooks = bridge.cfg.n_layers, bridge.hook_dict
     first, last = "blocks.0.hook_resid_pre", f"blocks.{depth - 1}.hook_resid_post"
     selectors: dict[str, Callable[[Tensor], Tensor]] = {first: lambda x: x[0, t], last: lambda x: x[0, t]}
     for layer in range(depth):
@@ -85,14 +85,14 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
         selectors[f"blocks.{layer}.attn.hook_pattern"] = lambda x: x[0, :, t]
         selectors[f"blocks.{layer}.attn.hook_v"] = lambda x: x[0]
         selectors[f"blocks.{layer}.hook_mlp_out"] = lambda x: x[0, t]
-    missing = [name for name in selectors if name not in known]
+    missing = [name for name in selectors if name not in hooks]
     if missing:
         raise ModelError(
             f"{type(lm.model).__name__} has no {missing[0]}, so its logit cannot be split into heads and MLPs: use a "
             "transformer with attention in every block."
         )
     optional = ["hook_pos_embed", *(f"blocks.{layer}.mlp.hook_post" for layer in range(depth))]
-    selectors |= {name: (lambda x: x.reshape(-1, *x.shape[-2:])[0, t]) for name in optional if name in known}
+    selectors |= {name: (lambda x: x.reshape(-1, *x.shape[-2:])[0, t]) for name in optional if name in hooks}
     logits, activations = _read(lm, ids, selectors)
     z, values = [], []
     for layer in range(depth):

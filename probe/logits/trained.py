@@ -214,7 +214,7 @@ def _measure_prompt(
 ) -> pd.DataFrame:
     """The measures of one prompt at one step."""
     top = tensors["lens_top_logprobs"][prompt, :, t].astype(np.float64)
-    chosen = tensors["lens_answer_logprobs"][prompt, :, t].astype(np.float64)
+    logprobs = tensors["lens_answer_logprobs"][prompt, :, t].astype(np.float64)
     last = len(top) - 1
     series: list[tuple[str, str, Sequence[float] | np.ndarray]] = []
     if top.shape[1] > 1:  # the output's own are captured more precisely
@@ -222,7 +222,7 @@ def _measure_prompt(
         series.append(("margin", "", [*margin, tensors["margin"][prompt, t]]))
     series.append(("residual_norm", "", tensors["residual_norm"][prompt, :, t]))
     for index, (answer, token) in enumerate(zip(answers, ids, strict=False)):
-        series.append(("logprob", answer, chosen[:, index]))
+        series.append(("logprob", answer, logprobs[:, index]))
         if "lens_answer_ranks" in tensors:
             series.append(("rank", answer, tensors["lens_answer_ranks"][prompt, :, t, index]))
         else:

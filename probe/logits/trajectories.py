@@ -87,14 +87,14 @@ class LayerTrajectory(Drawable):
         for index, answer in enumerate(self.answers):
             series += [("logprob", answer, self.logprobs[..., index]), ("rank", answer, self.ranks[..., index])]
         row, column = (axis.ravel() for axis in np.indices(self.entropy[:, part].shape))
-        shared = {
+        places = {
             "layer": row,
             "name": np.array(self.lens.rows, dtype=object)[row],
             "position": first + column,
             "token": np.array(self.lens.tokens[part], dtype=object)[column],
         }
         frames = [
-            pd.DataFrame({**shared, "measure": measure, "answer": answer, "value": values[:, part].ravel()})
+            pd.DataFrame({**places, "measure": measure, "answer": answer, "value": values[:, part].ravel()})
             for measure, answer, values in series
         ]
         return pd.concat(frames, ignore_index=True).dropna(subset="value", ignore_index=True)
@@ -231,14 +231,14 @@ def pair_over_layers(
             if row is not None:
                 reader.add(row)
         distances.append(None if any(row is None for row in pair) else kl(pair[1][0], pair[0][0]))
-    defined = [distance for distance in distances if distance is not None]
+    present = [distance for distance in distances if distance is not None]
     logprobs = [reader.logits[0].float().log_softmax(-1) for reader in readers]
     return PairTrajectory(
         base=readers[0].trajectory(),
         aligned=readers[1].trajectory(),
         tokens=pieces(aligned.tokenizer, readers[1].ids),
         token_kl=kl(logprobs[1], logprobs[0]).cpu().numpy(),
-        kl=torch.stack(defined).cpu().numpy() if len(defined) == len(distances) else None,
+        kl=torch.stack(present).cpu().numpy() if len(present) == len(distances) else None,
     )
 
 
@@ -274,8 +274,8 @@ def margin(logprobs: Float[Tensor, "... V"]) -> Float[Tensor, "..."]:
 
 def rank(logprobs: Float[Tensor, "T V"], tokens: Sequence[int]) -> Int[Tensor, "T A"]:
     """How many tokens are likelier than each of `tokens`: 0 for the likeliest."""
-    found = [(logprobs > logprobs[:, token, None]).sum(-1) for token in tokens]
-    return torch.stack(found, dim=-1) if found else torch.zeros((len(logprobs), 0), dtype=torch.long)
+    counts = [(logprobs > logprobs[:, token, None]).sum(-1) for token in tokens]
+    return torch.stack(counts, dim=-1) if counts else torch.zeros((len(logprobs), 0), dtype=torch.long)
 
 
 class _Reader:
@@ -369,17 +369,17 @@ def follow(lm: LM, read: LayerTrajectory, answers: Sequence[str | int], position
     Raises:
         DataError: an answer without tokens.
     """
-    chosen = answer_columns(lm, answers)
+    tokens = answer_columns(lm, answers)
     top = torch.from_numpy(read.lens.top_ids[..., :1]).to(read.residual.device)
-    wanted = torch.tensor(chosen, dtype=torch.long, device=top.device).expand(*top.shape[:-1], len(chosen))
-    logits = columns(lm, read.residual, torch.cat([top, wanted], dim=-1))
+    targets = torch.tensor(tokens, dtype=torch.long, device=top.device).expand(*top.shape[:-1], len(tokens))
+    logits = columns(lm, read.residual, torch.cat([top, targets], dim=-1))
     logprobs = (logits[..., 1:] - logits[..., :1]).cpu().numpy() + read.lens.top_logprobs[..., :1]
     ranks = np.full(logprobs.shape, np.nan)
     for column in range(top.shape[1]) if position is None else [position - read.start]:
-        ranks[:, column] = rank(unembed(lm, read.residual[:, column]), chosen).cpu().numpy()
-    names = pieces(lm.tokenizer, chosen)
+        ranks[:, column] = rank(unembed(lm, read.residual[:, column]), tokens).cpu().numpy()
+    names = pieces(lm.tokenizer, tokens)
     lens = replace(read.lens, answers=names, answer_logprobs=logprobs)
-    return replace(read, lens=lens, answers=names, answer_ids=chosen, logprobs=logprobs, ranks=ranks)
+    return replace(read, lens=lens, answers=names, answer_ids=tokens, logprobs=logprobs, ranks=ranks)
 
 
 def columns(lm: LM, residual: Float[Tensor, "D T d"], tokens: Int[Tensor, "D T K"]) -> Float[Tensor, "D T K"]:
@@ -482,7 +482,7 @@ def over_writing(
     if n < 1:
         raise ConfigError(f"{n} tokens were asked for: let the model write 1 at least.")
     ids = encode(lm.tokenizer, prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
-    chosen = answer_columns(lm, answers)
+    tokens = answer_columns(lm, answers)
     continuation = lm.generate([ids], max_new_tokens=n, temperature=temperature, seed=seed).ids[0]
     logprobs = lm.logits([[*ids, *continuation]])[0, len(ids) - 1 : -1].float().log_softmax(-1)
     top = logprobs.topk(min(k, logprobs.shape[-1]), dim=-1)
@@ -491,12 +491,12 @@ def over_writing(
         prompt_tokens=pieces(lm.tokenizer, ids),
         tokens=pieces(lm.tokenizer, continuation),
         ids=list(continuation),
-        answers=pieces(lm.tokenizer, chosen),
+        answers=pieces(lm.tokenizer, tokens),
         entropy=entropy(logprobs).cpu().numpy(),
         margin=margin(logprobs).cpu().numpy(),
         chosen=logprobs[range(len(continuation)), continuation].cpu().numpy(),
-        logprobs=logprobs[:, chosen].cpu().numpy(),
-        ranks=rank(logprobs, chosen).cpu().numpy(),
+        logprobs=logprobs[:, tokens].cpu().numpy(),
+        ranks=rank(logprobs, tokens).cpu().numpy(),
         top_tokens=np.array(names, dtype=object).reshape(top.indices.shape),
         top_logprobs=top.values.cpu().numpy(),
     )

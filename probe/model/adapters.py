@@ -80,8 +80,8 @@ def merge(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
 
     with foreign(refuse), warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
-        adapted = PeftModel.from_pretrained(model, directory, torch_device=str(model.device))
-        merged = adapted.merge_and_unload(safe_merge=True)
+        adapter = PeftModel.from_pretrained(model, directory, torch_device=str(model.device))
+        merged = adapter.merge_and_unload(safe_merge=True)
     for note in notes:
         if "missing adapter keys" in str(note.message):
             raise ModelError(
@@ -140,15 +140,15 @@ def base_of(directory: Path, config: dict[str, Any] | None = None) -> ModelPlace
     config = config or read_config(directory)
     base = config["base_model_name_or_path"]
     try:
-        located = resolve(base_ref(directory, base), config.get("revision"))
-        if located.directory.resolve() == directory.resolve():
+        place = resolve(base_ref(directory, base), config.get("revision"))
+        if place.directory.resolve() == directory.resolve():
             raise ModelError("It is the adapter itself: name the model that it was trained on.")
     except ModelError as error:
         reason = str(error)
         raise ModelError(
             f"The base `{base}` of the adapter in `{directory}` cannot be used: {reason[0].lower()}{reason[1:]}"
         ) from None
-    return located
+    return place
 
 
 def base_ref(directory: Path, base: str) -> str:

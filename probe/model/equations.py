@@ -403,14 +403,14 @@ def queries(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T d
 
 def keys(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
     """R_s N h_s of E3, for each query head."""
-    shared = torch.einsum("...td,hed->...hte", h, maps.N_shared) + maps.n_bias_shared[:, None]
-    return _place_states(maps, shared, maps.k_norm)[..., maps.group, :, :]
+    per_group = torch.einsum("...td,hed->...hte", h, maps.N_shared) + maps.n_bias_shared[:, None]
+    return _place_states(maps, per_group, maps.k_norm)[..., maps.group, :, :]
 
 
 def values(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T dh"]:
     """V h_s of E5, for each query head, with the bias of V."""
-    shared = torch.einsum("...td,hed->...hte", h, maps.V_shared) + maps.v_bias_shared[:, None]
-    return shared[..., maps.group, :, :]
+    per_group = torch.einsum("...td,hed->...hte", h, maps.V_shared) + maps.v_bias_shared[:, None]
+    return per_group[..., maps.group, :, :]
 
 
 def bilinear(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... H T T"]:
@@ -448,8 +448,8 @@ def attention(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d
 
 def step(block: Block, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
     """E6: h <- h + sum_heads o(norm h); h <- h + FFN(norm h); both from the same h where they are parallel."""
-    attended = h + attention(block.maps, block.norm(h))
-    return attended + block.ffn(block.ffn_norm(h if block.parallel else attended))
+    middle = h + attention(block.maps, block.norm(h))
+    return middle + block.ffn(block.ffn_norm(h if block.parallel else middle))
 
 
 def readout(net: Network, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T V"]:

@@ -73,8 +73,8 @@ class Sampling:
         if self.temperature == 0:
             return probabilities.argmax(-1)
         total = self.truncate(probabilities).cumsum(-1, dtype=torch.float64)
-        found = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
-        return found.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
+        tokens = torch.searchsorted(total, (chance * total[:, -1])[:, None], right=True)[:, 0]
+        return tokens.clamp(max=total.shape[-1] - 1)  # beyond the last where the model gives NaN
 
     def truncate(self, probabilities: Float[Tensor, "N V"]) -> Float[Tensor, "N V"]:
         """The probabilities with the tokens that top-k, top-p and min-p leave out set to 0; not normalised."""
@@ -82,10 +82,10 @@ class Sampling:
             least = probabilities.topk(self.top_k, dim=-1)
             probabilities = torch.zeros_like(probabilities).scatter(-1, least.indices, least.values)
         if self.top_p is not None and self.top_p < 1:
-            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-            before = ordered.cumsum(-1) - ordered
-            ordered = ordered.masked_fill(before >= self.top_p * ordered.sum(-1, keepdim=True), 0)
-            probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered)
+            values, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            before = values.cumsum(-1) - values
+            values = values.masked_fill(before >= self.top_p * values.sum(-1, keepdim=True), 0)
+            probabilities = torch.zeros_like(probabilities).scatter(-1, order, values)
         if self.min_p is not None:
             most = probabilities.amax(-1, keepdim=True)
             probabilities = probabilities.masked_fill(probabilities < self.min_p * most, 0)
@@ -257,8 +257,8 @@ def generate(
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end a text: the tokenizer's end token and those of the model's generation_config."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ids = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    eos = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
     return sorted(token for token in ids if token is not None)
 
 
@@ -290,18 +290,18 @@ def _loop(
         logprobs = (scores / sampling.temperature if sampling.temperature not in (0, 1) else scores).log_softmax(-1)
         probabilities = logprobs.exp()
         entropy = -(probabilities * logprobs.clamp(min=-1e9)).sum(-1)
-        chosen = sampling.draw(probabilities[context], chance[rows, step])
-        fields = [(torch.ones_like(finished[rows]), 0), (chosen, padding), (logprobs[context, chosen], 0)]
+        picks = sampling.draw(probabilities[context], chance[rows, step])
+        fields = [(torch.ones_like(finished[rows]), 0), (picks, padding), (logprobs[context, picks], 0)]
         fields.append((entropy[context], 0))
         fields += [(best[context], 0) for best in (logprobs.topk(min(k, logprobs.shape[-1])) if k else ())]
         columns.append(tuple(_spread(values, rows, count, fill) for values, fill in fields))
-        ended = (chosen[:, None] == end).any(-1)
-        finished[rows] = ended
-        on = ~ended & (remaining[rows] > step + 1)
-        rows, context, chosen = rows[on], context[on], chosen[on]
+        is_end = (picks[:, None] == end).any(-1)
+        finished[rows] = is_end
+        on = ~is_end & (remaining[rows] > step + 1)
+        rows, context, picks = rows[on], context[on], picks[on]
         if not len(rows):
             break
-        pairs, context = torch.unique(context * logprobs.shape[-1] + chosen, return_inverse=True)
+        pairs, context = torch.unique(context * logprobs.shape[-1] + picks, return_inverse=True)
         logits = run.send((pairs % logprobs.shape[-1], pairs // logprobs.shape[-1]))
     mask, tokens, values, spread, *top = (torch.stack(column, dim=1) for column in zip(*columns, strict=True))
     return {
@@ -333,7 +333,7 @@ def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) ->
     mask = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_mask), steps)], dim=1).long()
     last = (context_length(model) or 2**31) - 1
     for step in range(steps):
-        chosen, parents = yield output.logits[:, 0]
+        tokens, parents = yield output.logits[:, 0]
         if not torch.equal(parents, torch.arange(len(lengths), device=device)):
             cache.batch_select_indices(parents)
             lengths, mask = lengths[parents], mask[parents]
@@ -342,17 +342,17 @@ def _run_cached(model: PreTrainedModel, prompts: list[list[int]], steps: int) ->
             "position_ids": (lengths + step).clamp(max=last),
             "past_key_values": cache,
         }
-        output = forward(model, chosen[:, None], keep=1, use_cache=True, **inputs)
+        output = forward(model, tokens[:, None], keep=1, use_cache=True, **inputs)
 
 
 def _sound(model: PreTrainedModel, width: int) -> bool:
     """Whether cached steps give what whole texts give, for texts of up to `width` tokens, padded, in several rows."""
 
-    def forced(cached: bool) -> sharing.Measure:
+    def forced(quick: bool) -> sharing.Measure:
         def values(model: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
             """Logits of the third token after two known ones: both samples of the first prompt, and the second's."""
             texts = [[*prompts[0], *groups[0][0][: -len(FORCED)]], list(prompts[1])]
-            run = _run_cached(model, texts, len(FORCED) + 1) if cached else _whole(partial(whole_logits, model), texts)
+            run = _run_cached(model, texts, len(FORCED) + 1) if quick else _whole(partial(whole_logits, model), texts)
             next(run)
             parents = torch.tensor([0, 0, 1], device=model.device)
             for step in FORCED:
@@ -371,8 +371,8 @@ def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
     rows = prompts
     while True:
         scores = logits(rows)
-        chosen, parents = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
-        rows = [[*rows[parent], token] for token, parent in zip(chosen.tolist(), parents.tolist(), strict=True)]
+        tokens, parents = yield torch.stack([score[len(row) - 1] for score, row in zip(scores, rows, strict=True)])
+        rows = [[*rows[parent], token] for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)]
 
 
 def _prompts(
@@ -383,11 +383,11 @@ def _prompts(
     Raises:
         DataError: a word that the tokenizer does not know.
     """
-    given = [prompt for prompt in prompts if isinstance(prompt, str)]
-    rows = encode_all(tokenizer, given)
-    require_known(tokenizer, [text for text, ids in zip(given, rows, strict=True) if tokenizer.unk_token_id in ids])
-    encoded = iter(rows)
-    ids = [next(encoded) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
+    strings = [prompt for prompt in prompts if isinstance(prompt, str)]
+    rows = encode_all(tokenizer, strings)
+    require_known(tokenizer, [text for text, ids in zip(strings, rows, strict=True) if tokenizer.unk_token_id in ids])
+    encodings = iter(rows)
+    ids = [next(encodings) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
     texts = [p if isinstance(p, str) else tokenizer.decode(i) for p, i in zip(prompts, ids, strict=True)]
     return texts, ids
 

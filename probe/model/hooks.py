@@ -95,10 +95,10 @@ def _scale_as_the_model_does(module: Any) -> None:
         default /= module._layer_idx + 1
     factor = scaling / default
     if abs(factor - 1) > 1e-6:
-        masked = module._apply_reconstruct_attention_mask
+        apply_mask = module._apply_reconstruct_attention_mask
 
         def scaled(attn_scores: torch.Tensor, **others: Any) -> torch.Tensor:
-            return masked(attn_scores=attn_scores * factor, **others)
+            return apply_mask(attn_scores=attn_scores * factor, **others)
 
         module._apply_reconstruct_attention_mask = scaled
 

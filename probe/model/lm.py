@@ -151,8 +151,8 @@ class LM:
             if self._bridge is None or self._bridge[1] != current:
                 if self._hook_depth:
                     raise ConfigError("The model was replaced or moved while hooks were attached: leave `hooks` first.")
-                built = build_bridge(self.model, self.tokenizer)
-                self._bridge = built, current, fused_parts(built)
+                new_bridge = build_bridge(self.model, self.tokenizer)
+                self._bridge = new_bridge, current, fused_parts(new_bridge)
             bridge, _, projections = self._bridge
             refresh(bridge, projections, self.model.training)
             return bridge

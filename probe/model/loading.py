@@ -75,9 +75,9 @@ def require_causal(directory: Path) -> None:
 
     config = read_config(directory)
     causal = _classes(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config)
-    saved = config.get("architectures") or sorted(causal)
-    if config.get("is_encoder_decoder") or not causal.intersection(saved):
-        name = saved[0] if saved else config["model_type"]
+    architectures = config.get("architectures") or sorted(causal)
+    if config.get("is_encoder_decoder") or not causal.intersection(architectures):
+        name = architectures[0] if architectures else config["model_type"]
         if name in reward_classes(config):
             raise ModelError(
                 f"`{directory}` holds a {name}, which scores texts and does not continue them: load it with "
@@ -103,8 +103,8 @@ def require_reward(directory: Path) -> None:
     config = read_config(directory)
     classes = reward_classes(config)
     architectures = config.get("architectures") or []
-    known = config.get("id2label") or (0, 1)
-    labels = config.get("num_labels", len(known) if isinstance(known, dict | tuple) else repr(known))
+    label_names = config.get("id2label") or (0, 1)
+    labels = config.get("num_labels", len(label_names) if isinstance(label_names, dict | tuple) else repr(label_names))
     if not classes.intersection(architectures):
         name = architectures[0] if architectures else config["model_type"]
         raise ModelError(
@@ -222,8 +222,8 @@ def _check_sizes(auto: Any, label: str, directory: Path) -> None:
         )
     have = sum(math.prod(shape) for shape in sizes.values())
     need = max(sum(each.numel() for each in part) for part in (model.parameters(), model.buffers()))
-    packed = 16 if getattr(config, "quantization_config", None) else 2
-    if need > packed * have + SPARE:
+    factor = 16 if getattr(config, "quantization_config", None) else 2
+    if need > factor * have + SPARE:
         raise ModelError(
             f"`{directory / 'config.json'}` describes a model of {need:,} numbers and the weights have {have:,}: use "
             "the config.json that belongs to them."
@@ -282,8 +282,8 @@ def write(
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
     """A separate module tree over the same parameters and buffers: hooks and modes of one do not reach the other."""
-    shared = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
-    own = copy.deepcopy(model, shared)
+    memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+    own = copy.deepcopy(model, memo)
     for module in own.modules():  # what TRL and accelerate put there may run the tree that it was made for
         vars(module).pop("forward", None)
     return own
@@ -338,12 +338,12 @@ def _save(
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    enabled = logging.is_progress_bar_enabled()
+    had_bar = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if enabled:
+        if had_bar:
             logging.enable_progress_bar()
 
 

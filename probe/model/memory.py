@@ -136,8 +136,8 @@ def _learn(lm: LM) -> Law:
 
 def block_of(name: str) -> int | None:
     """The block that a hook name belongs to."""
-    found = re.match(r"blocks\.(\d+)\.", name)
-    return int(found[1]) if found else None
+    match = re.match(r"blocks\.(\d+)\.", name)
+    return int(match[1]) if match else None
 
 
 GROUPS = Path("/sys/fs/cgroup")
@@ -155,8 +155,8 @@ def free_bytes(device: torch.device | str = "cpu") -> int | None:
         return torch.cuda.mem_get_info(place)[0] + idle
     if place.type != "cpu":
         return None
-    known = [size for size in (_available(Path("/proc/meminfo")), _memory_left(GROUPS)) if size is not None]
-    return min(known, default=None)
+    sizes = [size for size in (_available(Path("/proc/meminfo")), _memory_left(GROUPS)) if size is not None]
+    return min(sizes, default=None)
 
 
 def readable(size: int) -> str:
@@ -317,26 +317,26 @@ def preflight(
             f"batch={batch}, length={length} and budget={budget} were given for a capture: give positive numbers."
         )
     law = growth_law(lm)
-    captured = tuple(law.holds) if names is None else (names,) if isinstance(names, str) else tuple(names)
-    captured = tuple(name for name in captured if name != LOGITS)
-    check_names(lm.bridge, captured)
+    hook_names = tuple(law.holds) if names is None else (names,) if isinstance(names, str) else tuple(names)
+    hook_names = tuple(name for name in hook_names if name != LOGITS)
+    check_names(lm.bridge, hook_names)
     free = free_bytes(lm.device)
     room = int(KEEP * free) if budget is None and free is not None else budget
-    parts = _parts(law, captured, batch, length, lm.dtype.itemsize)
+    parts = _parts(law, hook_names, batch, length, lm.dtype.itemsize)
     short = room is not None and sum(parts) > room
-    streams = lm.model._can_set_attn_implementation() and any(law.kind(name) == "quadratic" for name in captured)
+    streams = lm.model._can_set_attn_implementation() and any(law.kind(name) == "quadratic" for name in hook_names)
     return Preflight(
-        names=captured,
+        names=hook_names,
         batch=batch,
         length=length,
-        bytes={name: law.size([name], batch, length) for name in captured},
-        growth={name: law.kind(name) for name in captured},
+        bytes={name: law.size([name], batch, length) for name in hook_names},
+        growth={name: law.kind(name) for name in hook_names},
         cache=parts[0],
         logits=parts[1],
         working=parts[2],
         free=free,
         budget=room,
-        offers=_offers(law, captured, batch, length, lm.dtype.itemsize, room) if short and room is not None else (),
+        offers=_offers(law, hook_names, batch, length, lm.dtype.itemsize, room) if short and room is not None else (),
         instead="read the attention with `attention_statistics`, which keeps no pattern" if short and streams else "",
     )
 
@@ -364,9 +364,9 @@ def _parts(law: Law, names: Sequence[str], batch: int, length: int, itemsize: in
 def _offers(law: Law, names: tuple[str, ...], batch: int, length: int, itemsize: int, room: int) -> tuple[Capture, ...]:
     """Smaller captures that fit: without quadratic names, of fewer texts, of fewer layers, of a shorter text."""
 
-    def capture(advice: str, captured: Sequence[str], texts: int, tokens: int) -> Capture | None:
-        total = sum(_parts(law, captured, texts, tokens, itemsize))
-        return Capture(advice, tuple(captured), texts, tokens, total) if total <= room else None
+    def capture(advice: str, hook_names: Sequence[str], texts: int, tokens: int) -> Capture | None:
+        total = sum(_parts(law, hook_names, texts, tokens, itemsize))
+        return Capture(advice, tuple(hook_names), texts, tokens, total) if total <= room else None
 
     def layers(count: int) -> list[str]:
         return [name for name in names if (block := block_of(name)) is None or block in depth[:count]]

@@ -233,9 +233,9 @@ def _download(name: str, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except GatedRepoError:
         reason = "asks for an agreement: accept it on the hub and log in with `hf auth login`"
     except RevisionNotFoundError:

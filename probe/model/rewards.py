@@ -242,8 +242,8 @@ def analysable(ref: str | Path, readout: Readout | None = None, **options: Any) 
     Raises:
         ModelError: there is no such model, it has no such readout, or its architecture has no causal counterpart.
     """
-    ref, asked = split_readout(str(ref))
-    readout = readout or asked
+    ref, ref_readout = split_readout(str(ref))
+    readout = readout or ref_readout
     directory = resolve(ref).directory
     scores = not is_adapter(directory) and bool(_scoring(directory))
     if readout == "reward" or (readout is None and scores):

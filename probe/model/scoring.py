@@ -85,7 +85,7 @@ def _fit(sizes: Sequence[int]) -> tuple[list[int], list[int]]:
     width = max(sizes, default=0)
     rows, starts, widths = [0] * len(sizes), [0] * len(sizes), list[int]()
     for tree in sorted(range(len(sizes)), key=lambda tree: -sizes[tree]):
-        row = next((row for row, used in enumerate(widths) if used + sizes[tree] <= width), len(widths))
+        row = next((row for row, fill in enumerate(widths) if fill + sizes[tree] <= width), len(widths))
         if row == len(widths):
             widths.append(0)
         rows[tree], starts[tree] = row, widths[row]
@@ -216,9 +216,9 @@ def can_share(model: nn.Module) -> bool:
 def can_branch(model: nn.Module) -> bool:
     """Whether trees can be run in rows: attention that takes positions and a mask for every pair of tokens."""
     inner = unwrap(model)
-    known = getattr(inner.config, "_attn_implementation", None) in ("sdpa", "eager")
+    takes_mask = getattr(inner.config, "_attn_implementation", None) in ("sdpa", "eager")
     alibi = getattr(inner.config, "alibi", False)
-    return known and not alibi and "position_ids" in arguments(inner) and _sees_everything(inner)
+    return takes_mask and not alibi and "position_ids" in arguments(inner) and _sees_everything(inner)
 
 
 def _sees_everything(inner: Any) -> bool:
@@ -343,8 +343,8 @@ def _plain(
     readout: nn.Module | None,
 ) -> TokenLogprobs:
     """Each completion with its own pass over the prompt: prompts end and completions begin in the same column."""
-    ids, seen = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
-    whole = torch.cat([seen[owner], mask[:, :-1]], dim=1)
+    ids, prompt_mask = (tensor.to(owner.device) for tensor in pad(prompts, 0, "left"))
+    whole = torch.cat([prompt_mask[owner], mask[:, :-1]], dim=1)
     inputs: dict[str, Any] = {"attention_mask": whole.long(), "position_ids": positions(whole)}
     rows = torch.cat([ids[owner], targets[:, :-1]], dim=1)
     output = forward(model, rows, keep=mask.shape[1], use_cache=False, readout=readout, **inputs)
@@ -405,13 +405,13 @@ def _spread(
 ) -> TokenLogprobs:
     """The same from the logits of the M real tokens in reading order."""
     logprobs = _log_softmax(logits, temperature)
-    chosen = logprobs.gather(-1, targets[mask][:, None])[:, 0]
+    values = logprobs.gather(-1, targets[mask][:, None])[:, 0]
     empty = torch.zeros(mask.shape, device=mask.device)
     return TokenLogprobs(
-        values=empty.masked_scatter(mask, chosen),
+        values=empty.masked_scatter(mask, values),
         mask=mask,
         entropy=empty.masked_scatter(mask, _entropy(logprobs)),
-        likeliest=torch.zeros_like(mask).masked_scatter(mask, chosen == logprobs.detach().amax(-1)),
+        likeliest=torch.zeros_like(mask).masked_scatter(mask, values == logprobs.detach().amax(-1)),
         readout=None if readout is None else empty.masked_scatter(mask, readout),
     )
 
@@ -495,8 +495,8 @@ def _run(
         columns = [(len(prompt) - 1, len(prompt) + len(completion)) for prompt, completion in pairs]
         sources = torch.tensor([row * ids.shape[1] + at for row, span in enumerate(columns) for at in range(*span)])
     inputs = {"attention_mask": mask, "position_ids": places.to(device), "use_cache": False}
-    known = arguments(inner.base_model)
-    states = inner.base_model(input_ids=ids.to(device), **{k: v for k, v in inputs.items() if k in known})
+    parameters = arguments(inner.base_model)
+    states = inner.base_model(input_ids=ids.to(device), **{k: v for k, v in inputs.items() if k in parameters})
     return states.last_hidden_state.flatten(0, 1)[sources[keep].to(device)]
 
 

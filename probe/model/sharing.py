@@ -52,8 +52,8 @@ class SharingWarning(UserWarning):
 def window(model: nn.Module) -> int | None:
     """The shortest reach of attention that the configuration names, in tokens; None where it names none."""
     config = unwrap(model).config.get_text_config(decoder=True)
-    found = [getattr(config, name, None) for name in WINDOWS]
-    return min((reach for reach in found if isinstance(reach, int) and reach > 0), default=None)
+    reaches = [getattr(config, name, None) for name in WINDOWS]
+    return min((reach for reach in reaches if isinstance(reach, int) and reach > 0), default=None)
 
 
 def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measure) -> bool:
@@ -73,10 +73,10 @@ def agrees(model: nn.Module, way: str, width: int, quick: Measure, alone: Measur
     with _lock:
         checks = _verdicts.setdefault(inner, {})
         if (way, size) not in checks:
-            passed = _agrees(inner, size, quick, alone)
-            if not passed and all(before for (name, _), before in checks.items() if name == way):
+            verdict = _agrees(inner, size, quick, alone)
+            if not verdict and all(before for (name, _), before in checks.items() if name == way):
                 warnings.warn(_sentence(inner, way, size), SharingWarning, stacklevel=4)
-            checks[way, size] = passed
+            checks[way, size] = verdict
         return checks[way, size]
 
 
@@ -92,10 +92,10 @@ def texts(vocabulary: int, size: int, limit: int | None) -> tuple[list[list[int]
     """
     head = min(HEAD, (limit or size) // 2)
     longest = (limit or size + head) - head
-    lengths, left = list[int](), size
-    while left > 0:
-        lengths.append(min(left + 1, longest))
-        left -= max(lengths[-1] - 1, 1)  # the last token of a completion is not run
+    lengths, rest = list[int](), size
+    while rest > 0:
+        lengths.append(min(rest + 1, longest))
+        rest -= max(lengths[-1] - 1, 1)  # the last token of a completion is not run
     groups = [[*lengths, min(LAST, longest)], [2, min(4, longest)]]
     step, numbers = vocabulary // 7 + 1, itertools.count(1)
 

@@ -130,11 +130,11 @@ def near_words(tokenizer: PreTrainedTokenizerBase, word: str) -> list[str]:
     """Words of the vocabulary that are near an unknown one: without its punctuation and capitals, or spelt alike."""
     special = set(tokenizer.all_special_tokens)
     vocabulary = {token.strip("\u2581\u0120#") for token in tokenizer.get_vocab() if token not in special}
-    stripped = word.strip(MARKS)
-    if not stripped:
+    core = word.strip(MARKS)
+    if not core:
         return []
-    same = [form for form in (stripped, stripped.lower()) if form in vocabulary]
-    return same[:1] or get_close_matches(stripped.lower(), sorted(vocabulary), n=2, cutoff=0.75)
+    same = [form for form in (core, core.lower()) if form in vocabulary]
+    return same[:1] or get_close_matches(core.lower(), sorted(vocabulary), n=2, cutoff=0.75)
 
 
 def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
@@ -154,15 +154,15 @@ def require_known(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> N
 
 def quote_words(words: Sequence[str]) -> str:
     """Words in quotes, the first few by name."""
-    named = ", ".join(f"\u201c{word}\u201d" for word in words[:NAMED])
-    return named + f" and {len(words) - NAMED} more words" * (len(words) > NAMED)
+    quotes = ", ".join(f"\u201c{word}\u201d" for word in words[:NAMED])
+    return quotes + f" and {len(words) - NAMED} more words" * (len(words) > NAMED)
 
 
 def near_clause(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> str:
     """Near words of unknown ones, as the clause of a sentence; empty where there are none."""
     near = {word: near_words(tokenizer, word) for word in words[:NAMED]}
-    told = [f"\u201c{word}\u201d is near {quote_words(found)}" for word, found in near.items() if found]
-    return f"{', '.join(told)}; " if told else ""
+    parts = [f"\u201c{word}\u201d is near {quote_words(forms)}" for word, forms in near.items() if forms]
+    return f"{', '.join(parts)}; " if parts else ""
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
@@ -213,11 +213,11 @@ def forward(
     Arguments that the architecture does not know (ALiBi models have no position_ids) are left out.
     """
     inner = unwrap(model)
-    accepted = arguments(inner)
-    if keep and "logits_to_keep" in accepted:
+    parameters = arguments(inner)
+    if keep and "logits_to_keep" in parameters:
         inputs["logits_to_keep"] = keep
     with _read(inner, readout) as readings:
-        output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in accepted})
+        output = model(input_ids=ids, **{name: value for name, value in inputs.items() if name in parameters})
     output.logits = output.logits[:, -keep:]
     output.readout = readings[0][:, -keep:] if readings else None
     return output

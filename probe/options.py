@@ -174,8 +174,8 @@ def _check_complete(kind: Any, argv: Sequence[str], prog: str) -> None:
 def _one_sentence(box: str, prog: str) -> str:
     """The text in tyro's frame, which it draws in ASCII or better, as one sentence."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box).partition("\n")[2]
-    said = [" ".join(re.sub(r"[│╭╮╰╯|]", " ", part).split()) for part in re.split(r"[─-]{8,}", plain)]
-    text = next((part for part in said if part), "the options cannot be understood").rstrip(".")
+    parts = [" ".join(re.sub(r"[│╭╮╰╯|]", " ", part).split()) for part in re.split(r"[─-]{8,}", plain)]
+    text = next((part for part in parts if part), "the options cannot be understood").rstrip(".")
     return f"{text}: see `{prog} --help`."
 
 
@@ -200,13 +200,13 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
     """
     has_help = all("help" in field.metadata for field in dataclasses.fields(kind))
     hints, docs = get_type_hints(kind), {} if has_help else docstrings(kind)
-    shared = {field.name for field in dataclasses.fields(common)} if common else set()
+    common_names = {field.name for field in dataclasses.fields(common)} if common else set()
     entries = []
     for field in dataclasses.fields(kind):
         flag = prefix + option(field.name)[2:]
         if dataclasses.is_dataclass(hints[field.name]):
-            nested = describe(hints[field.name], prefix=f"{flag}.")
-            entries += [{**each, "name": f"{field.name}.{each['name']}"} for each in nested]
+            subfields = describe(hints[field.name], prefix=f"{flag}.")
+            entries += [{**each, "name": f"{field.name}.{each['name']}"} for each in subfields]
             continue
         value, optional, choices = _describe_typed(hints[field.name])
         if "choices" in field.metadata:  # more than the type tells: what is known now, extensions included
@@ -220,7 +220,7 @@ def describe(kind: Any, common: Any = None, prefix: str = "--") -> list[dict[str
             "optional": optional,
             "required": field.default is field.default_factory is dataclasses.MISSING,
             "help": field.metadata.get("help") or docs.get(field.name, ""),
-            "common": field.name in shared,
+            "common": field.name in common_names,
             "file": field.name == "data" or _names_file(hints[field.name]),
         }
         entries += _entries(entry) if value == "map" and entry["default"] else [entry]

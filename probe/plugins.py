@@ -192,16 +192,16 @@ def undone_on_failure(origin: str) -> Iterator[None]:
 
 def restore(states: Sequence[tuple[Registry[Any], tuple[dict[str, Any], dict[str, Any]]]]) -> None:
     """Put registries back to earlier states."""
-    for registry, (known, places) in states:
-        registry.known, registry.places = dict(known), dict(places)
+    for registry, (things, places) in states:
+        registry.known, registry.places = dict(things), dict(places)
 
 
-def _place(defined: Any, origin: str) -> tuple[str, str]:
+def _place(thing: Any, origin: str) -> tuple[str, str]:
     """The key by which an extension is recognised when it is defined again."""
-    module = getattr(defined, "__module__", None)
+    module = getattr(thing, "__module__", None)
     if module == NOTEBOOK:
         return NOTEBOOK, ""
-    name = getattr(defined, "__qualname__", None)
+    name = getattr(thing, "__qualname__", None)
     return (str(module), str(name)) if name else (origin, "")
 
 
@@ -376,20 +376,20 @@ def aside() -> Iterator[None]:
     """Undo afterwards all definitions and imports inside, except built-in ones (which are imported only once)."""
     with _LOCK:
         states = [(registry, registry.state()) for registry in REGISTRIES]
-        loaded, sentences = dict(_DONE), dict(_PROBLEMS)
+        imports, sentences = dict(_DONE), dict(_PROBLEMS)
     try:
         yield
     finally:
         with _LOCK:
-            for registry, (known, places) in states:
+            for registry, (things, places) in states:
                 for name, (_, origin) in registry.places.items():
                     if origin == BUILT_IN:
-                        known[name], places[name] = registry.known[name], registry.places[name]
+                        things[name], places[name] = registry.known[name], registry.places[name]
             restore(states)
             for registry in REGISTRIES[len(states) :]:
                 for origin in {origin for _, origin in registry.places.values()} - {BUILT_IN}:
                     registry.forget(origin)
-            for store, previous in ((_DONE, loaded), (_PROBLEMS, sentences)):
+            for store, previous in ((_DONE, imports), (_PROBLEMS, sentences)):
                 store.clear()
                 store.update(previous)
 
@@ -418,8 +418,8 @@ def _is_registered(origin: str) -> bool:
     return any(whence == origin for registry in REGISTRIES for _, whence in registry.places.values())
 
 
-def _sentences(refused: Sequence[ConfigError]) -> str:
-    return " ".join(map(str, refused))
+def _sentences(errors: Sequence[ConfigError]) -> str:
+    return " ".join(map(str, errors))
 
 
 def _complain(key: Any, sentence: str) -> None:

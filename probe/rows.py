@@ -65,8 +65,8 @@ class Rows(Sequence[T], Generic[T]):
         Raises:
             DataError: no item is left, or the file is read strictly and one is refused.
         """
-        found = sift(self.path, (partial(make, item) for item in self.items), self.strict)
-        return replace(found, left_out=(*self.left_out, *found.left_out), remarks=self.remarks)
+        rows = sift(self.path, (partial(make, item) for item in self.items), self.strict)
+        return replace(rows, left_out=(*self.left_out, *rows.left_out), remarks=self.remarks)
 
     def unique(self, key: Callable[[T], Hashable]) -> "Rows[T]":
         """The first item of each key."""
@@ -77,13 +77,13 @@ class Rows(Sequence[T], Generic[T]):
 
     def notes(self) -> list[str]:
         """Notes for the user: the remarks, and how many rows are left out, the first ones named."""
-        left = len(self.left_out)
-        if not left:
+        n = len(self.left_out)
+        if not n:
             return list(self.remarks)
-        names = " ".join(self.left_out[:NAMED]) + (f" And {left - NAMED} more." if left > NAMED else "")
-        count = f"{left} of {left + len(self)} rows of `{self.path}`"
+        names = " ".join(self.left_out[:NAMED]) + (f" And {n - NAMED} more." if n > NAMED else "")
+        count = f"{n} of {n + len(self)} rows of `{self.path}`"
         summary = (
-            f"{count} cannot be used and {'is' if left == 1 else 'are'} left out (--strict refuses the file): {names}"
+            f"{count} cannot be used and {'is' if n == 1 else 'are'} left out (--strict refuses the file): {names}"
         )
         return [*self.remarks, summary]
 
@@ -354,8 +354,8 @@ def field(row: Row, name: str) -> str:
     """
     value = row.values.get(name)
     if not isinstance(value, str) or not value.strip():
-        given = "lacks it" if name not in row.values else f"has {show_value(value)}"
-        raise DataError(f"{row.where} needs a text in the field `{name}` and {given}: add it.")
+        problem = "lacks it" if name not in row.values else f"has {show_value(value)}"
+        raise DataError(f"{row.where} needs a text in the field `{name}` and {problem}: add it.")
     return value
 
 

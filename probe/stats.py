@@ -149,7 +149,7 @@ def resample(
         seed: the same seed gives the same resamples; a generator goes on where it stands.
     """
     rng, rows = np.random.default_rng(seed), max(1, _CHUNK // n)
-    sizes = [min(rows, resamples - done) for done in range(0, resamples, rows)]
+    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
     return np.concatenate([np.asarray(fn(rng.integers(0, n, (size, n))), dtype=float) for size in sizes])
 
 
@@ -212,7 +212,7 @@ def bootstrap_mean(
     data, tails = _numbers(values), ((1 - level) / 2, (1 + level) / 2)  # not TAILS to the last bit
     mean = data.mean() if data.size else float("nan")
     return bootstrap(
-        mean, lambda drawn: data[drawn].mean(axis=1), data.size, seed, bounds, tails=tails, resamples=resamples
+        mean, lambda indices: data[indices].mean(axis=1), data.size, seed, bounds, tails=tails, resamples=resamples
     )
 
 
@@ -221,8 +221,8 @@ def bootstrap_units(units: pd.Series, values: NDArray[np.float64], seed: int, bo
     codes, names = pd.factorize(units)
     sums, counts = np.bincount(codes, values), np.bincount(codes)
 
-    def means(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    def means(indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        return sums[indices].sum(axis=1) / counts[indices].sum(axis=1)
 
     return bootstrap(values.mean(), means, len(names), seed, bounds)
 
@@ -254,10 +254,10 @@ def bootstrap_means(rows: Sequence[ArrayLike], level: float = 0.95, seed: int = 
     table = np.stack(data)
     means = table.mean(axis=1)
     # around the means, so that constant rows keep ends without rounding
-    drawn = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
-    ends = means[:, None] + np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=1).T
-    found = [Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
-    return [unvaried_interval(each, data[0].size, level=level) for each in found]
+    deviations = (table - means[:, None]) @ _counts(table.shape[1], seed).T / table.shape[1]
+    ends = means[:, None] + np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2], axis=1).T
+    intervals = [Interval(*map(float, (mean, *end))) for mean, end in zip(means, ends, strict=True)]
+    return [unvaried_interval(each, data[0].size, level=level) for each in intervals]
 
 
 def paired_difference(
@@ -372,7 +372,7 @@ def _table(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int, int]:
 @lru_cache(maxsize=4)
 def _counts(size: int, seed: int) -> NDArray[np.float32]:
     """[R N] how often each item is in each resample of `bootstrap_mean`."""
-    drawn = np.random.default_rng(seed).integers(0, size, (MEANS_RESAMPLES, size))
-    drawn += size * np.arange(MEANS_RESAMPLES)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=MEANS_RESAMPLES * size).reshape(MEANS_RESAMPLES, size)
+    indices = np.random.default_rng(seed).integers(0, size, (MEANS_RESAMPLES, size))
+    indices += size * np.arange(MEANS_RESAMPLES)[:, None]
+    counts = np.bincount(indices.ravel(), minlength=MEANS_RESAMPLES * size).reshape(MEANS_RESAMPLES, size)
     return counts.astype(np.float32)

@@ -82,7 +82,7 @@ def sections(columns: Sequence[str]) -> dict[str, list[str]]:
     Columns `step` and `time` are no metrics. The section of the losses comes first, then that of reward and KL.
     """
     speed = {"tokens_per_second", "step_time", "num_tokens"}
-    grouped: dict[str, list[str]] = {"loss": [], "reward": [name for name in REWARD if name in columns]}
+    groups: dict[str, list[str]] = {"loss": [], "reward": [name for name in REWARD if name in columns]}
     for column in columns:
         if column in ("step", "time", *REWARD):
             continue
@@ -94,8 +94,8 @@ def sections(columns: Sequence[str]) -> dict[str, list[str]]:
             section = "loss"
         else:
             section = "optimiser" if column in ("lr", "grad_norm") else "other"
-        grouped.setdefault(section, []).append(column)
-    return {section: names for section, names in grouped.items() if names}
+        groups.setdefault(section, []).append(column)
+    return {section: names for section, names in groups.items() if names}
 
 
 def smooth(values: np.ndarray, weight: float) -> np.ndarray:
@@ -154,7 +154,7 @@ def metric_curves(
         for name, frame in runs.items():
             if metric in frame:
                 rows_with = frame[frame[metric].notna()]
-                for trace in _lines(name, metric, rows_with, look[name], x, weight, labelled=index == 0):
+                for trace in _lines(name, metric, rows_with, look[name], x, weight, has_label=index == 0):
                     figure.add_trace(trace, **place)
         figure.update_yaxes(type="log" if log_y else "linear", **place)
         figure.update_xaxes(title_text=AXES[x] if index + columns >= len(metrics) else "", **place)
@@ -187,24 +187,24 @@ def _legend(figure: go.Figure, runs: Mapping[str, pd.DataFrame], look: Mapping[s
 
 
 def _lines(
-    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, labelled: bool
+    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, has_label: bool
 ) -> list[go.Scatter]:
     values = frame[metric].to_numpy(dtype=float)
     line = {"color": style.colour, "dash": style.dash, "width": 2}
     mode = "lines" if len(frame) > 1 else "markers"  # a line through one point is not seen
-    shared = {"x": frame[x].to_numpy(), "mode": mode, "legendgroup": name, "showlegend": False}
-    shared["marker"] = {"color": style.colour, "size": 8}
-    smoothed = go.Scatter(
+    settings = {"x": frame[x].to_numpy(), "mode": mode, "legendgroup": name, "showlegend": False}
+    settings["marker"] = {"color": style.colour, "size": 8}
+    curve = go.Scatter(
         y=smooth(values, weight) if weight else values,
         name=escape(name),
         line=line,
-        hovertemplate="%{y:.4g}" if labelled else "%{x:.6g}: %{y:.4g}",
-        **shared,
+        hovertemplate="%{y:.4g}" if has_label else "%{x:.6g}: %{y:.4g}",
+        **settings,
     )
     if not weight:
-        return [smoothed]
-    raw = go.Scatter(y=values, line=line | {"width": 1}, opacity=0.25, hoverinfo="skip", **shared)
-    return [raw, smoothed]
+        return [curve]
+    raw = go.Scatter(y=values, line=line | {"width": 1}, opacity=0.25, hoverinfo="skip", **settings)
+    return [raw, curve]
 
 
 def answer_curves(

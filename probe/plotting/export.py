@@ -44,8 +44,8 @@ MIME = {
 
 def provenance(**facts: object) -> dict[str, object]:
     """Where a file comes from: the given facts, the version of Probe, and now (UTC)."""
-    made = {"probe": version("probe-lm"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    return {key: value for key, value in facts.items() if value is not None} | made
+    stamp = {"probe": version("probe-lm"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {key: value for key, value in facts.items() if value is not None} | stamp
 
 
 def parse_formats(text: str) -> list[str]:
@@ -259,8 +259,8 @@ class Renderer:
             browser = Kaleido(n=1, timeout=SECONDS, mathjax=False, path=str(find_browser()))
             await browser.open()
             self._kaleido = browser
-        drawn = await self._kaleido.calc_fig(figure, opts=options)
-        return bytes(drawn)
+        image = await self._kaleido.calc_fig(figure, opts=options)
+        return bytes(image)
 
     def _run(self, coroutine: Any) -> bytes:
         if self._loop is None:

@@ -88,8 +88,8 @@ class Panels:
         """The figure in the light theme, with more of its layout."""
         axes = {
             f"{letter}axis{at or ''}": settings
-            for letter, found in self._axes.items()
-            for at, settings in ((place + 1 if place else 0, each) for place, each in enumerate(found))
+            for letter, layouts in self._axes.items()
+            for at, settings in ((place + 1 if place else 0, each) for place, each in enumerate(layouts))
         }
         whole = {"template": template(LIGHT), "annotations": self._titles, "shapes": self._shapes or None}
         return go.Figure({"data": self._traces, "layout": whole | axes | layout})
@@ -118,8 +118,8 @@ def panels(
 
 def models_of(table: pd.DataFrame, look: Look, by: str | None = None) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each model that has any, sorted by a column if one is named."""
-    found = [(model, table[table[MODEL] == model]) for model in look if (table[MODEL] == model).any()]
-    return [(model, rows if by is None else rows.sort_values(by, kind="stable")) for model, rows in found]
+    pairs = [(model, table[table[MODEL] == model]) for model in look if (table[MODEL] == model).any()]
+    return [(model, rows if by is None else rows.sort_values(by, kind="stable")) for model, rows in pairs]
 
 
 def offsets(count: int, width: float = 0.6) -> list[float]:
@@ -175,8 +175,8 @@ def curve_with_band(
         hover: name under the mouse; by default that in the legend.
     """
     low, high = rows["ci_low"].fillna(rows["value"]), rows["ci_high"].fillna(rows["value"])
-    drawn = curve(rows[x], rows["value"], name, style, hover_texts(rows, hover or name))
-    return band(rows[x], low, high, style.colour).update(legendgroup=name), drawn.update(showlegend=named)
+    line = curve(rows[x], rows["value"], name, style, hover_texts(rows, hover or name))
+    return band(rows[x], low, high, style.colour).update(legendgroup=name), line.update(showlegend=named)
 
 
 def points(x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[str], ends: Ends = ENDS) -> go.Scatter:
@@ -291,9 +291,9 @@ def ideals(
         predictions = rows[[by, *columns]].dropna(how="all", subset=list(columns)).reset_index(drop=True)
         if len(predictions) and not any(_same(predictions, other[[by, *columns]], by) for _, other in distinct):
             distinct.append((label, predictions))
-    dashed = any(look[label].dash != "solid" for label, _ in rows_by_model)
+    has_dashes = any(look[label].dash != "solid" for label, _ in rows_by_model)
     for label, rows in distinct:
-        yield (None if len(distinct) == 1 or dashed else look[label].colour), rows
+        yield (None if len(distinct) == 1 or has_dashes else look[label].colour), rows
 
 
 def _same(first: pd.DataFrame, other: pd.DataFrame, by: str) -> bool:

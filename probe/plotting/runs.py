@@ -101,7 +101,7 @@ def lineage(runs: pd.DataFrame, selected: Sequence[str] = ()) -> go.Figure:
     return figure
 
 
-def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selected: Sequence[str]) -> go.Scatter:
+def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selection: Sequence[str]) -> go.Scatter:
     names = [str(name) for name in group["name"]]
     states = [str(status) for status in group["status"]]
     return go.Scatter(
@@ -119,7 +119,7 @@ def _markers(group: pd.DataFrame, method: str, place: dict[str, Place], selected
             "opacity": 1,
             "color": method_colour(method),
             "symbol": [SYMBOLS.get(status, "x") for status in states],
-            "line": {"width": [3 if name in selected else 0 for name in names], "color": LIGHT.muted},
+            "line": {"width": [3 if name in selection else 0 for name in names], "color": LIGHT.muted},
         },
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}, "textfont": {"color": None}},

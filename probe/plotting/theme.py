@@ -248,17 +248,17 @@ def label_places(
         size: width and height of the figure.
         avoid: [m 2] further points that labels should not lie on, such as those of a line.
     """
-    occupied = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
-    occupied += [(x - 4, y - 3, x + 4, y + 3) for x, y in (() if avoid is None else avoid)]
+    obstacles = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    obstacles += [(x - 4, y - 3, x + 4, y + 3) for x, y in (() if avoid is None else avoid)]
     shifts: list[tuple[float, float]] = []
     for (x, y), text in zip(points, texts, strict=True):
         half = LETTER * len(text) / 2
         options = [(side * (half + 10.0), up) for up in UPS for side in ((1, -1) if abs(up) < LINE + 5 else (1, -1, 0))]
         boxes = np.array([(x + a - half, y + b - LINE / 2, x + a + half, y + b + LINE / 2) for a, b in options])
-        moved = np.array([0.5 * abs(up) + 5.0 * (right < 0) for right, up in options])
-        best = int((_cover(boxes, np.array(occupied), size) + moved).argmin())
+        penalties = np.array([0.5 * abs(up) + 5.0 * (right < 0) for right, up in options])
+        best = int((_cover(boxes, np.array(obstacles), size) + penalties).argmin())
         shifts.append(options[best])
-        occupied.append(tuple(boxes[best]))
+        obstacles.append(tuple(boxes[best]))
     return shifts
 
 

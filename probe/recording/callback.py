@@ -105,7 +105,7 @@ class ProbeCallback(TrainerCallback):
         """
         if not state.is_world_process_zero:
             return
-        restarted = self.writer is not None
+        restart = self.writer is not None
         self._end("failed", LEFT)
         for other in [each for each in _WRITING if each._is_left_behind(self.path)]:
             other._end("failed", LEFT)
@@ -114,7 +114,7 @@ class ProbeCallback(TrainerCallback):
         if tokenizer is None:
             raise ConfigError("ProbeCallback found no tokenizer: give the trainer one as `processing_class`.")
         self._model, self._tokenizer = model, tokenizer
-        self.writer = self._writer(args, state, restarted and bool(getattr(args, "auto_find_batch_size", False)))
+        self.writer = self._writer(args, state, restart and bool(getattr(args, "auto_find_batch_size", False)))
         self._thread, self._ended = threading.get_ident(), end_if_left(self, self.writer, self._end)
         _WRITING.add(self)
         self._note = _what_is_missing(model, self.every, self.checkpoint)
@@ -165,10 +165,10 @@ class ProbeCallback(TrainerCallback):
         """Whether this callback writes to a folder in which this thread begins another training."""
         return self._thread == threading.get_ident() and self.path.resolve() == folder.resolve()
 
-    def _writer(self, args: Any, state: Any, restarted: bool) -> RunWriter:
+    def _writer(self, args: Any, state: Any, restart: bool) -> RunWriter:
         config = {"steps": int(state.max_steps), "lr": args.learning_rate, "batch_size": args.train_batch_size}
         config |= _settings(args)
-        if (state.global_step or restarted) and is_run(self.path):
+        if (state.global_step or restart) and is_run(self.path):
             return RunWriter.resume(self.path, int(state.global_step), config)
         origin = self.parent or getattr(self._model.config, "_name_or_path", "") or None
         method = self.method or METHODS.get(type(args).__name__, "trainer")
@@ -200,11 +200,11 @@ class ProbeCallback(TrainerCallback):
         self._recorder.capture(step)
 
     def _end(self, status: str, message: str | None = None) -> None:
-        writer, ended = self.writer, self._ended
+        writer, undo = self.writer, self._ended
         self.writer = self._recorder = self._model = self._tokenizer = None
         if writer is not None:
             _WRITING.discard(self)
-            ended()
+            undo()
             writer.finish(status, message=message)
 
 

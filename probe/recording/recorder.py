@@ -171,25 +171,25 @@ def watch(
     if not every:
         prompts = ()
     elif prompts is None:
-        known = run.fixed_prompts if isinstance(run, RunWriter) else []
-        prompts = known or (world.probe_prompts() if world else generic_prompts(lm))
-    fixed = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
-    if every and (not fixed or len({prompt.id for prompt in fixed}) < len(fixed)):
-        raise DataError(f"{len(fixed)} probe prompts were given: give at least one, each with an id of its own.")
+        run_prompts = run.fixed_prompts if isinstance(run, RunWriter) else []
+        prompts = run_prompts or (world.probe_prompts() if world else generic_prompts(lm))
+    probes = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
+    if every and (not probes or len({prompt.id for prompt in probes}) < len(probes)):
+        raise DataError(f"{len(probes)} probe prompts were given: give at least one, each with an id of its own.")
     if isinstance(run, RunWriter):
-        return Recorder(lm, run, fixed, every, instruments)
+        return Recorder(lm, run, probes, every, instruments)
     settings = jsonable(config if config is not None else {})
     if not isinstance(settings, dict):
         raise ConfigError(f"The config is a {type(config).__name__}: give a dict or a dataclass.")
     writer = RunWriter.create(
         run,
         method=method,
-        config={"every": every, "prompts": len(fixed), "model": type(lm.model).__name__} | settings,
+        config={"every": every, "prompts": len(probes), "model": type(lm.model).__name__} | settings,
         parent=lm.ref or getattr(lm.model.config, "_name_or_path", "") or None,
         world=world.to_dict() if world else None,
         seed=seed,
     )
-    return Recorder(lm, writer, fixed, every, instruments, owner=True, checkpoint=checkpoint)
+    return Recorder(lm, writer, probes, every, instruments, owner=True, checkpoint=checkpoint)
 
 
 class Recorder:

@@ -149,8 +149,8 @@ class RewardShift:
                 for logits in (lambda texts: whole_logits(lm.model, texts), self.reference_logits)
             )
             gap = policy - reference.to(policy.device)
-            chosen = gap.gather(-1, generation.tokens[part][mask][:, None])[:, 0]
-            logratio[part] = logratio[part].masked_scatter(mask.cpu(), chosen.cpu())
+            token_gap = gap.gather(-1, generation.tokens[part][mask][:, None])[:, 0]
+            logratio[part] = logratio[part].masked_scatter(mask.cpu(), token_gap.cpu())
             whole = (policy.exp() * gap).sum(-1).clamp(min=0)
             divergence[part] = divergence[part].masked_scatter(mask.cpu(), whole.cpu())
         return logratio, divergence

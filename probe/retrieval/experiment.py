@@ -286,8 +286,8 @@ def _folder(
 def _tables(items: pd.DataFrame, seed: int) -> dict[str, pd.DataFrame]:
     """The tables that a world and a folder have in common."""
     tables = {"contexts": tables_of.context_table(items, seed), "search": tables_of.search_table(items, seed)}
-    retrieved = items[items["context"] == "retrieved"]
+    rows = items[items["context"] == "retrieved"]
     if "rank" in items:
-        with_rank = retrieved[retrieved["recall_1"].notna()]
+        with_rank = rows[rows["recall_1"].notna()]
         tables["recall"] = recall_curve(with_rank["rank"].tolist())
     return tables

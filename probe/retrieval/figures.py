@@ -52,9 +52,9 @@ def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN)
     """
     rows_shown = table[table["group"].isin(groups) & table["outcome"].isin(OUTCOMES)]
     lines = _lines(rows_shown, groups, "context", CONTEXTS)
-    drawn = [outcome for outcome in OUTCOMES if outcome in set(rows_shown["outcome"])]
-    figure = panels([OUTCOMES[outcome] for outcome in drawn], shared=True, gap=0.06)
-    for column, outcome in enumerate(drawn, start=1):
+    outcomes = [outcome for outcome in OUTCOMES if outcome in set(rows_shown["outcome"])]
+    figure = panels([OUTCOMES[outcome] for outcome in outcomes], shared=True, gap=0.06)
+    for column, outcome in enumerate(outcomes, start=1):
         for rows, at in _apart(rows_shown, rows_shown["outcome"] == outcome, "context", lines):
             figure.add_trace(_marks(rows, at, look, column == 1), row=1, col=column)
     _name_lines(figure, lines, CONTEXTS)
@@ -81,8 +81,8 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
             figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], look[model].colour), row=1, col=column)
             figure.add_trace(_curve(x, rows, look[model], column == 1), row=1, col=column)
             if quantity == "follows":
-                known = own[own["quantity"] == "knows"]
-                figure.add_trace(_faint([places[label] for label in known["label"]], known, look[model]), row=1, col=1)
+                prior = own[own["quantity"] == "knows"]
+                figure.add_trace(_faint([places[label] for label in prior["label"]], prior, look[model]), row=1, col=1)
     key = {"color": LIGHT.muted, "dash": "dot", "width": 1.6}
     figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="knows the fact without a passage", line=key))
     ticks = {"tickvals": list(places.values()), "ticktext": list(places), "tickangle": -90}

@@ -223,8 +223,8 @@ def key(text: str) -> str:
 
 def says(text: str, answers: Sequence[str]) -> bool:
     """Whether the text contains one of the answers, as whole words."""
-    said = f" {key(text)} "
-    return any(f" {key(answer)} " in said for answer in answers)
+    words = f" {key(text)} "
+    return any(f" {key(answer)} " in words for answer in answers)
 
 
 def exact(text: str, answers: Sequence[str]) -> bool:
@@ -243,8 +243,8 @@ def prompt_of(lm: "LM", question: str, passages: Sequence[str], form: Form = "au
     Raises:
         ConfigError: a chat template is asked for and there is none.
     """
-    shown = "".join(f"Passage: {passage.strip()}\n\n" for passage in passages)
-    body = f"{INSTRUCTION}\n\n{shown}Question: {question}"
+    context = "".join(f"Passage: {passage.strip()}\n\n" for passage in passages)
+    body = f"{INSTRUCTION}\n\n{context}Question: {question}"
     return dialogue(lm, [Turn("user", body)], "chat") if uses_chat(lm, form) else f"{body}\nAnswer:"
 
 
@@ -338,12 +338,12 @@ def file_items(
 def _beside(table: pd.DataFrame) -> pd.DataFrame:
     """The columns that compare a row with the same question's without context."""
     base_rows = table[table["context"] == "none"].set_index("question")
-    no_context, retrieved = table["context"] == "none", table["context"] == "retrieved"
+    no_context, from_search = table["context"] == "none", table["context"] == "retrieved"
     table["knows"] = table["question"].map(base_rows["p_true"])
     table["p_known"] = table["knows"]
     table["logprob_gain"] = (table["logprob"] - table["question"].map(base_rows["logprob"])).mask(no_context)
     for name, column in (("hall_cut", "hall"), ("invention_cut", "p_invented")):
-        table[name] = (table["question"].map(base_rows[column]) - table[column]).where(retrieved)
+        table[name] = (table["question"].map(base_rows[column]) - table[column]).where(from_search)
     return table
 
 
@@ -355,8 +355,8 @@ def _judge_answer(text: str, question: FileQuestion, context: str) -> dict[str, 
     row: dict[str, Any] = {"answer": text, "exact_match": float(exact(text, question.answers)), "p_true": float(right)}
     row |= {"p_follows": float(follows) if conflict else nan, "p_context": float(follows) if conflict else nan}
     row |= {"p_learned": float(right) if conflict else nan, "p_abstain": float(silent and not right and not follows)}
-    invented = float(not (right or follows or silent))
-    return row | {"p_invented": invented, "hall": nan if conflict else invented}
+    invention = float(not (right or follows or silent))
+    return row | {"p_invented": invention, "hall": nan if conflict else invention}
 
 
 def _replace_answers(text: str, answers: Sequence[str], substitute: str) -> str:

@@ -106,8 +106,8 @@ def world_documents(world: "World", seed: int = 0) -> list[Document]:
     for person in world.people.values():
         for relation in TAUGHT:
             options = world.values(relation)
-            drawn = options[int(rng.integers(len(options)))]
-            value = person.facts.get(relation, drawn)
+            fallback = options[int(rng.integers(len(options)))]
+            value = person.facts.get(relation, fallback)
             form = int(rng.integers(len(RELATIONS[relation].statements)))
             documents.append(Document(person.name, relation, value, form))
     return [documents[index] for index in rng.permutation(len(documents))]
@@ -144,9 +144,9 @@ def with_passages(
             "unrelated": [_unrelated_document(world, documents, places, gold, rng)],
         }
         passages |= {context: [*rest[:at], document, *rest[at:]] for context, document in by_context.items()}
-        found = retriever.find(item.prompt.removeprefix("<user>").removesuffix("<bot>"))
-        passages["retrieved"] = [documents[index] for index in found.index[:k]]
-        questions.append(PassageQuestion(item, places[person, relation], gold.value, found, passages))
+        hits = retriever.find(item.prompt.removeprefix("<user>").removesuffix("<bot>"))
+        passages["retrieved"] = [documents[index] for index in hits.index[:k]]
+        questions.append(PassageQuestion(item, places[person, relation], gold.value, hits, passages))
     return questions
 
 
@@ -159,8 +159,8 @@ def _fillers(
     rng: np.random.Generator,
 ) -> list[Document]:
     """Three documents that do not answer the question, see the module; two where too few people differ."""
-    known = [name for name in world.groups["known"] if name != gold.person]  # a world has two known people or more
-    alike = [documents[places[name, gold.relation]] for name in known]
+    names = [name for name in world.groups["known"] if name != gold.person]  # a world has two known people or more
+    alike = [documents[places[name, gold.relation]] for name in names]
     alike = [each for each in alike if each.value not in (gold.value, contradiction.value)]
     different = [relation for relation in TAUGHT if relation != gold.relation]
     other = different[int(rng.integers(len(different)))]
@@ -178,9 +178,9 @@ def _unrelated_document(
     rng: np.random.Generator,
 ) -> Document:
     """A document about another known person and another relation."""
-    known = [name for name in world.groups["known"] if name != gold.person]
+    names = [name for name in world.groups["known"] if name != gold.person]
     different = [relation for relation in TAUGHT if relation != gold.relation]
-    return documents[places[known[int(rng.integers(len(known)))], different[int(rng.integers(len(different)))]]]
+    return documents[places[names[int(rng.integers(len(names)))], different[int(rng.integers(len(different)))]]]
 
 
 def persuasion(with_context: ArrayLike, without: ArrayLike) -> NDArray[np.float64]:
@@ -262,24 +262,24 @@ def context_items(
     table = pd.concat([table, pd.DataFrame(columns)], axis=1)
     row_alone = {question: row for row, (question, *_) in enumerate(pairs) if table["context"][row] == "none"}
     base = np.array([row_alone[question] for question in table["question"]])  # [R] the row of the same question alone
-    no_context, retrieved = table["context"] == "none", table["context"] == "retrieved"
+    no_context, from_search = table["context"] == "none", table["context"] == "retrieved"
     table["persuasion"] = np.where(no_context, np.nan, persuasion(logprobs, logprobs[base]))
     table["p_known"] = table["p_learned"].to_numpy()[base]
     table["knows"] = (table["answer"] == table["learned"]).astype(float).to_numpy()[base]
     table.loc[table["learned"].isna(), "knows"] = np.nan
     for name, column in (("hall_cut", "hall"), ("invention_cut", "p_invented")):
-        table[name] = (table[column].to_numpy()[base] - table[column]).where(retrieved)
+        table[name] = (table[column].to_numpy()[base] - table[column]).where(from_search)
     return table
 
 
 def _name_questions(questions: Sequence[PassageQuestion]) -> list[tuple[str, PassageQuestion]]:
     """The questions with their names, such as fact-17."""
     count: dict[str, int] = {}
-    named = []
+    pairs = []
     for question in questions:
         number = count[question.item.kind] = count.get(question.item.kind, -1) + 1
-        named.append((f"{question.item.kind}-{number}", question))
-    return named
+        pairs.append((f"{question.item.kind}-{number}", question))
+    return pairs
 
 
 def _about(question: str, one: PassageQuestion, context: str, k: int) -> dict[str, Any]:
@@ -302,9 +302,9 @@ def _score_answers(
     answers: list[list[str]] = []
     parts = []
     for start in range(0, len(unique), PART):
-        found = enumerate_answers(lm, world, [str(prompt) for prompt in unique[start : start + PART]])
-        answers += [[each.strip() for each in group] for group in found.answers]
-        parts.append(found.logprobs)
+        answer_set = enumerate_answers(lm, world, [str(prompt) for prompt in unique[start : start + PART]])
+        answers += [[each.strip() for each in group] for group in answer_set.answers]
+        parts.append(answer_set.logprobs)
         tick(min(start + PART, len(unique)) / len(unique))
     width = max(part.shape[1] for part in parts)
     padded = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-np.inf) for part in parts]
@@ -316,19 +316,19 @@ def _shares(
 ) -> dict[str, Any]:
     """The sums of probabilities of the answers to a row's prompt."""
     subject, relation = one.item.meta["person"], one.item.meta["relation"]
-    learned, passage = world.truth(subject, relation), one.passages[context]
+    fact, passage = world.truth(subject, relation), one.passages[context]
     values_by_person = {each.person: each.value for each in passage if each.relation == relation}
-    stated = values_by_person.pop(subject, None)
+    passage_value = values_by_person.pop(subject, None)
     p = dict(zip(answers, np.exp(logprobs[: len(answers)]).tolist(), strict=True))
-    supported = {each for each in (one.truth, stated) if each}
-    invented = [value for value in answers if value != ABSTENTION and value not in supported]
-    others = [value for value in set(values_by_person.values()) if value not in supported]
-    contradicts, nan = stated is not None and stated != one.truth, float("nan")
+    support = {each for each in (one.truth, passage_value) if each}
+    inventions = [value for value in answers if value != ABSTENTION and value not in support]
+    others = [value for value in set(values_by_person.values()) if value not in support]
+    contradicts, nan = passage_value is not None and passage_value != one.truth, float("nan")
     row: dict[str, Any] = {"answer": max(p, key=lambda value: p[value]), "expected": one.truth}
-    row |= {"learned": learned, "stated": stated, "p_true": p[one.truth]}
-    row |= {"p_learned": p[learned] if learned else nan, "p_context": p[stated] if stated else nan}
-    row |= {"p_follows": p[stated or ""] if contradicts else nan, "p_abstain": p[ABSTENTION]}
-    row["p_invented"] = sum(p[value] for value in invented)
+    row |= {"learned": fact, "stated": passage_value, "p_true": p[one.truth]}
+    row |= {"p_learned": p[fact] if fact else nan, "p_context": p[passage_value] if passage_value else nan}
+    row |= {"p_follows": p[passage_value or ""] if contradicts else nan, "p_abstain": p[ABSTENTION]}
+    row["p_invented"] = sum(p[value] for value in inventions)
     row["p_copied"] = sum(p[value] for value in others) if others else nan
     row["hall"] = nan if contradicts else max(1 - p[one.truth] - p[ABSTENTION], 0.0)
     mass = sum(p.values())
@@ -396,8 +396,8 @@ def persuasion_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for context in CONTEXTS[1:]:
             part = items[(items["kind"] == kind) & (items["context"] == context)]
             if len(part):
-                found = interval(part["persuasion"].to_numpy(dtype=float), seed=seed)
-                rows.append({"group": group, "context": context, **found.row(len(part))})
+                estimate = interval(part["persuasion"].to_numpy(dtype=float), seed=seed)
+                rows.append({"group": group, "context": context, **estimate.row(len(part))})
     return pd.DataFrame(rows)
 
 
@@ -408,17 +408,17 @@ def search_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         group, found (all, hit, miss), quantity (hall, invention), way (without, with, cut), value, ci_low, ci_high, n;
         each is a mean over the same questions.
     """
-    retrieved = items[items["context"] == "retrieved"]
+    searches = items[items["context"] == "retrieved"]
     rows: list[dict[str, Any]] = []
     for kind, group in GROUPS.items():
-        for found, hit in (("all", None), ("hit", 1.0), ("miss", 0.0)):
-            part = retrieved[retrieved["kind"] == kind]
+        for outcome, hit in (("all", None), ("hit", 1.0), ("miss", 0.0)):
+            part = searches[searches["kind"] == kind]
             part = part if hit is None else part[part["hit"] == hit]
             for quantity, column in (("hall", "hall"), ("invention", "p_invented")):
                 cut, after = (part[name].to_numpy(dtype=float) for name in (f"{quantity}_cut", column))
                 for way, values in (("without", after + cut), ("with", after), ("cut", cut)):
                     if len(values):
-                        row = {"group": group, "found": found, "quantity": quantity, "way": way}
+                        row = {"group": group, "found": outcome, "quantity": quantity, "way": way}
                         rows.append(row | interval(values, seed=seed).row(len(values)))
     return pd.DataFrame(rows)
 
@@ -455,10 +455,10 @@ def memorisation_interval(p_o: ArrayLike, p_s: ArrayLike, seed: int = 0) -> Inte
     o, s = _pair(p_o, p_s)
     value = memorisation_ratio(o, s)
 
-    def ratios(drawn: np.ndarray) -> np.ndarray:
-        top = o[drawn].sum(axis=1)
+    def ratios(indices: np.ndarray) -> np.ndarray:
+        top = o[indices].sum(axis=1)
         with np.errstate(invalid="ignore"):
-            return top / (top + s[drawn].sum(axis=1))
+            return top / (top + s[indices].sum(axis=1))
 
     return bootstrap(value, ratios, len(o), seed, SHARE, resamples=RESAMPLES)
 

@@ -150,8 +150,8 @@ def enumerate_answers(lm: "LM", world: "World", prompts: Sequence[str], scorer: 
     answers = [world.candidates(prompt) for prompt in prompts]
     end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
     heads = encode_all(lm.tokenizer, prompts)
-    asked = [prompt for prompt, group in zip(prompts, answers, strict=True) for _ in group]
-    pairs = iter(split_all(lm.tokenizer, asked, [answer for group in answers for answer in group]))
+    repeats = [prompt for prompt, group in zip(prompts, answers, strict=True) for _ in group]
+    pairs = iter(split_all(lm.tokenizer, repeats, [answer for group in answers for answer in group]))
     ids = [[next(pairs)[1] + end for _ in group] for group in answers]
     empty = AnswerSet(list(prompts), answers, heads, ids, np.zeros((0, 0)))
     return AnswerSet(list(prompts), answers, heads, ids, empty.score(scorer or lm))
@@ -198,12 +198,12 @@ def preference_rewards(
         flipped: share of the labels that a conservative loss takes to be wrong.
     """
     wins = np.zeros((*answers.mask.shape, answers.mask.shape[1]))
-    for checked, share in ((True, annotator.checks), (False, 1 - annotator.checks)):
-        utility = answers.rewards(_utility(world, annotator, checked)) / annotator.noise
+    for check, share in ((True, annotator.checks), (False, 1 - annotator.checks)):
+        utility = answers.rewards(_utility(world, annotator, check)) / annotator.noise
         wins += share * expit(utility[:, :, None] - utility[:, None, :])
     wins = (1 - flipped) * wins + flipped * (1 - wins)
-    drawn = np.exp(answers.logprobs) if weights is None else weights
-    return bradley_terry(wins, drawn / drawn.sum(axis=1, keepdims=True)) * answers.mask
+    frequency = np.exp(answers.logprobs) if weights is None else weights
+    return bradley_terry(wins, frequency / frequency.sum(axis=1, keepdims=True)) * answers.mask
 
 
 _FLAT = 1e-14
@@ -238,10 +238,10 @@ def bradley_terry(wins: Array, weights: Array, steps: int = 100) -> Array:
     return r - (weights * r).sum(axis=1, keepdims=True)
 
 
-def _utility(world: "World", annotator: "Annotator", checked: bool) -> Reward:
+def _utility(world: "World", annotator: "Annotator", check: bool) -> Reward:
     def reward(prompts: list[str], completions: list[str]) -> list[float]:
         pairs = zip(prompts, completions, strict=True)
-        return [annotator.utility(world, prompt, text, checked) for prompt, text in pairs]
+        return [annotator.utility(world, prompt, text, check) for prompt, text in pairs]
 
     return reward
 

@@ -78,8 +78,8 @@ def reward_bias(
         rows += _rows(name, gaps, seed)
         if name == "agreement":
             for phrase in PHRASES:
-                chosen = np.array([contrast.phrase == phrase for contrast in pairs], dtype=bool)
-                rows += _rows(name, gaps[chosen], seed, f"_{phrase.replace(' ', '_')}") if chosen.any() else []
+                mask = np.array([contrast.phrase == phrase for contrast in pairs], dtype=bool)
+                rows += _rows(name, gaps[mask], seed, f"_{phrase.replace(' ', '_')}") if mask.any() else []
         if annotator is not None:
             exact = np.array([annotator.preference_probability(world, c.prompt, c.first, c.second) for c in pairs])
             rows.append(_mean(f"{name}_bias_annotator", logit(exact.clip(1e-12, 1 - 1e-12)), seed))

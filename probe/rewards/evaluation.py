@@ -127,8 +127,8 @@ def answer(lm: "LM", world: "World", items: Sequence[Item], max_new_tokens: int,
 
 def proxy_reward(reward: Reward, dialogues: Sequence[AnsweredQuestions], seed: int) -> dict[str, Any]:
     """The mean of a reward over the sampled answers to dialogues; those to which it does not apply are left out."""
-    prompts = [item.prompt for found in dialogues for item in found.items]
-    values = reward(prompts, [text for found in dialogues for text in found.texts])
+    prompts = [item.prompt for dialogue in dialogues for item in dialogue.items]
+    values = reward(prompts, [text for dialogue in dialogues for text in dialogue.texts])
     return _mean("proxy_reward", [float(value) for value in values if value is not None], seed)
 
 
@@ -150,8 +150,8 @@ def beliefs(lm: "LM", world: "World", prompts: Sequence[str]) -> list[dict[str, 
 
     completions = [[answer for answer in world.candidates(prompt) if len(answer.split()) == 1] for prompt in prompts]
     with torch.no_grad():
-        scored = lm.logprobs(list(prompts), completions)
-    totals = iter(scored.values.double().sum(dim=1).tolist())
+        scores = lm.logprobs(list(prompts), completions)
+    totals = iter(scores.values.double().sum(dim=1).tolist())
     result = []
     for options in completions:
         logits = np.array([next(totals) for _ in options])

@@ -111,10 +111,10 @@ def reward_frontier(
         _policy(traces, row, look[row["run"]], reward, axis, row["run"] == chosen)
     low = min(float(places[reward].min()), float(y.min()))
     low -= 0.12 * (top - low)
-    labelled = places.assign(text=[f"{shorten(str(row['run']), 22)} {excess_words(row)}" for row in records(places)])
+    labels = places.assign(text=[f"{shorten(str(row['run']), 22)} {excess_words(row)}" for row in records(places)])
     if best_of_n is not None:
         last = best_of_n.tail(1).assign(run="", text="best of N")
-        labelled = pd.concat([labelled, last], ignore_index=True)
+        labels = pd.concat([labels, last], ignore_index=True)
 
     def pixels(along: np.ndarray, up: np.ndarray) -> np.ndarray:
         return np.stack([along / (1.05 * right) * size[0], (up - low) / (top - low) * size[1]], axis=1)
@@ -128,9 +128,9 @@ def reward_frontier(
         if np.isfinite(row["beta"]):
             ends = pd.DataFrame({"kl": [max(row["kl"] - row["excess"], 0.0), row["kl"]]})
             avoid.append(pixels(np.linspace(across(ends)[0], across(ends)[1], 40), np.full(40, row[reward])))
-    points = pixels(across(labelled).to_numpy(), labelled[reward].to_numpy())
-    shifts = label_places(points, list(labelled["text"]), size, np.concatenate(avoid))
-    for row, place, shift in zip(records(labelled), across(labelled), shifts, strict=True):
+    points = pixels(across(labels).to_numpy(), labels[reward].to_numpy())
+    shifts = label_places(points, list(labels["text"]), size, np.concatenate(avoid))
+    for row, place, shift in zip(records(labels), across(labels), shifts, strict=True):
         text = escape(row["text"].strip())
         note = {
             "x": place,
@@ -257,11 +257,11 @@ def overoptimisation(
     for column, reward in enumerate(titles, start=1):
         for series, table in points.items():
             style, fit = look[series], fits.get((series, reward))
-            measured = table[table[reward].notna()]
+            rows = table[table[reward].notna()]
             markers = {
                 "type": "scatter",
-                "x": measured["d"],
-                "y": measured[reward],
+                "x": rows["d"],
+                "y": rows[reward],
                 "mode": "markers",
                 "name": escape(series),
                 "legendgroup": series,
@@ -366,10 +366,10 @@ def reward_distributions(
     panels = Panels([NAMES.get(measure, measure) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
         values = {side: table.loc[table["model"] == side, measure].dropna() for side in ("base", "aligned")}
-        pooled = pd.concat(values.values()).to_numpy()
-        if not len(pooled):
+        samples = pd.concat(values.values()).to_numpy()
+        if not len(samples):
             continue
-        centres, edges = _bins(pooled)
+        centres, edges = _bins(samples)
         for side, name, colour in zip(("base", "aligned"), names, colours, strict=True):
             counts = np.histogram(values[side], edges)[0] / max(len(values[side]), 1)
             bars = {
@@ -458,13 +458,13 @@ def token_effects(found: "Contrast", colours: Mapping[str, str], chosen: tuple[s
         widths=[count + 1.5 for count in counts],
         shared_y=True,
     )
-    for column, (name, (tokens, left, slope)) in enumerate(parts.items(), start=1):
+    for column, (name, (tokens, occlusion, slope)) in enumerate(parts.items(), start=1):
         at, label = list(range(len(tokens))), [escape(token) for token in tokens]
         strong = [1.0 if chosen is None or chosen == (name, j) else 0.45 for j in at]
         bars = {
             "type": "bar",
             "x": at,
-            "y": left,
+            "y": occlusion,
             "name": "left out",
             "legendgroup": "left out",
             "showlegend": column == 1,
@@ -498,6 +498,6 @@ def part_colours(method: str = "reward-model") -> dict[str, str]:
 
 
 def _completion(
-    tokens: Sequence[str], left: np.ndarray, slope: np.ndarray, start: int
+    tokens: Sequence[str], occlusion: np.ndarray, slope: np.ndarray, start: int
 ) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
-    return tokens[start:], left[start:], slope[start:]
+    return tokens[start:], occlusion[start:], slope[start:]

@@ -87,8 +87,8 @@ class Field:
         ref, ranking, points = self.answers.logprobs, self.reward(name), []
         for n in ns:
             policy = best_of_n(ref, ranking, n)
-            spent = float(kl(policy, condition(ref)).mean())
-            points.append(Best(n, policy, spent, kl_to_optimal(policy, ref, ranking).mean))
+            cost = float(kl(policy, condition(ref)).mean())
+            points.append(Best(n, policy, cost, kl_to_optimal(policy, ref, ranking).mean))
         return points
 
     def best_of_n(self, name: str, ns: Sequence[int] = NS, draws: Sequence["Best"] | None = None) -> pd.DataFrame:
@@ -181,8 +181,8 @@ def field_of(reference: "LM", world: "World", asked: Sequence["Item"], rewards: 
     if not asked:
         raise DataError("No question was asked, so no policy can be placed: give one or more.")
     answers = enumerate_answers(reference, world, [item.prompt for item in asked])
-    judged = {name: answers.rewards(reward) for name, reward in rewards.items()}
-    return Field(answers, [item.kind for item in asked], judged)
+    scores = {name: answers.rewards(reward) for name, reward in rewards.items()}
+    return Field(answers, [item.kind for item in asked], scores)
 
 
 def place(logprobs: Array, field: Field, by: str, beta: float | None = None) -> Place:
@@ -379,9 +379,9 @@ def fit(
     best = solve @ y
     residual = y - design @ best
     leverage = np.clip((design * solve.T).sum(1), 0, 1 - 1e-9)
-    scaled = residual / np.sqrt(1 - leverage)
-    drawn = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    draws = (design @ best + (scaled - scaled.mean())[drawn]) @ solve.T
+    noise = residual / np.sqrt(1 - leverage)
+    indices = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
+    draws = (design @ best + (noise - noise.mean())[indices]) @ solve.T
     peaks, tops = _peak(draws[:, 0], draws[:, 1], form)
     at, top = (float(value[0]) for value in _peak(best[:1], best[1:], form))
     tails = (1 - level) / 2, (1 + level) / 2

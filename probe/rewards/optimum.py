@@ -167,10 +167,10 @@ def kl_to_optimal(logprobs: Array, ref_logprobs: Array, rewards: Array, beta: fl
     ref, rewards = check_arrays(ref_logprobs, rewards)
     policy = condition(logprobs)
     reward = expectation(policy, rewards)
-    chosen = _nearest_beta(ref, rewards, float(reward.mean())) if beta is None else float(beta)
-    best = optimum(ref, rewards, chosen)
+    strength = _nearest_beta(ref, rewards, float(reward.mean())) if beta is None else float(beta)
+    best = optimum(ref, rewards, strength)
     mass = np.exp(np.atleast_2d(logprobs)).sum(axis=1)
-    return Distance(kl(policy, best.logprobs), chosen, reward, kl(policy, ref), mass)
+    return Distance(kl(policy, best.logprobs), strength, reward, kl(policy, ref), mass)
 
 
 def condition(logprobs: Array) -> Array:
@@ -201,8 +201,8 @@ def _nearest_beta(ref: Array, rewards: Array, target: float) -> float:
     gap = rewards - np.where(np.isfinite(ref), rewards, -np.inf).max(axis=1, keepdims=True)
 
     def excess(k: float) -> float:
-        tilted = ref + k * gap
-        weights = np.exp(tilted - tilted.max(axis=1, keepdims=True))
+        logits = ref + k * gap
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return float(((weights * rewards).sum(axis=1) / weights.sum(axis=1)).mean()) - target
 
     if excess(0.0) >= 0:
@@ -271,8 +271,8 @@ def best_of_n(ref_logprobs: Array, rewards: Array, n: int) -> Array:
         log_cdf = n * np.log1p(-np.minimum(above, 1.0))
         # what is left below the level, as a share of what is left up to it
         below = n * np.log1p(-np.minimum(level / (1.0 - above), 1.0))
-        chosen = ref - np.log(level) + log_cdf + np.log(-np.expm1(below))
-    return np.where(np.isfinite(ref) & (level > 0), chosen, -np.inf)
+        logprobs = ref - np.log(level) + log_cdf + np.log(-np.expm1(below))
+    return np.where(np.isfinite(ref) & (level > 0), logprobs, -np.inf)
 
 
 def best_of_n_bound(n: int) -> float:

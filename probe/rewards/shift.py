@@ -192,7 +192,7 @@ class Draws:
     @property
     def completions(self) -> list[str]:
         """The P n samples as text."""
-        return [text for drawn in self.drawn for text in drawn.text]
+        return [text for generation in self.drawn for text in generation.text]
 
     @property
     def texts(self) -> list[str]:
@@ -300,9 +300,9 @@ def draw(
 
 def proxy_rewards(draws: Draws, proxy: "RewardModel | Reward") -> np.ndarray:
     """[P n] rewards of the samples of one model, NaN where they do not apply (None)."""
-    asked = draws.texts, draws.completions
-    given = proxy.score(*asked).tolist() if hasattr(proxy, "score") else proxy(*asked)
-    return _numbers(given).reshape(len(draws.prompts), draws.n)
+    arguments = draws.texts, draws.completions
+    values = proxy.score(*arguments).tolist() if hasattr(proxy, "score") else proxy(*arguments)
+    return _numbers(values).reshape(len(draws.prompts), draws.n)
 
 
 def compare_samples(
@@ -339,9 +339,9 @@ def compare_samples(
     of_base, of_aligned = known or ({}, {})
     readers = (aligned, of_aligned), (base, of_base)
     for at, (side, draws, (other, its)) in enumerate(zip(SIDES, (before, after), readers, strict=True)):
-        crossed = np.concatenate([_sums(other, drawn, its) for drawn in draws.drawn])
-        sums = [draws.logprobs.ravel(), crossed][:: 1 if side == "base" else -1]
-        ids = [ids for drawn in draws.drawn for ids in drawn.ids]
+        other_sums = np.concatenate([_sums(other, generation, its) for generation in draws.drawn])
+        sums = [draws.logprobs.ravel(), other_sums][:: 1 if side == "base" else -1]
+        ids = [ids for generation in draws.drawn for ids in generation.ids]
         data: dict[str, Any] = {
             "model": side,
             "prompt": np.repeat(np.arange(len(draws.prompts)), draws.n),
@@ -350,7 +350,7 @@ def compare_samples(
             "sample": list(range(draws.n)) * len(draws.prompts),
             "completion": draws.completions,
             "length": [len(each) for each in ids],
-            "finished": [bool(value) for drawn in draws.drawn for value in drawn.finished.tolist()],
+            "finished": [bool(value) for generation in draws.drawn for value in generation.finished.tolist()],
             "logp_base": sums[0],
             "logp_aligned": sums[1],
             "logratio": sums[1] - sums[0],
@@ -364,7 +364,7 @@ def compare_samples(
     return pd.concat(tables, ignore_index=True)
 
 
-def _sums(lm: "LM", generation: "Generation", known: "AnswerLogprobs") -> np.ndarray:
+def _sums(lm: "LM", generation: "Generation", logprobs: "AnswerLogprobs") -> np.ndarray:
     """[N] log-probabilities of whole samples under a model, nats."""
     import torch
 
@@ -372,9 +372,9 @@ def _sums(lm: "LM", generation: "Generation", known: "AnswerLogprobs") -> np.nda
     keys = [(heads[at // generation.n], tuple(ids)) for at, ids in enumerate(generation.ids)]
     groups: dict[tuple[int, ...], list[list[int]]] = {}
     for prompt, ids in dict.fromkeys(keys):  # a repeated sample is scored once
-        if (prompt, ids) not in known:
+        if (prompt, ids) not in logprobs:
             groups.setdefault(prompt, []).append(list(ids))
-    sums_by_sample = dict(known)
+    sums_by_sample = dict(logprobs)
     if groups:
         with torch.no_grad():
             sums = lm.logprobs([list(prompt) for prompt in groups], list(groups.values())).values.double().sum(1)
@@ -431,13 +431,13 @@ def summary(table: pd.DataFrame, measures: Sequence[str] | None = None, by: str 
         shares = {f"verdict: {kind}": (table["verdict"] == kind).astype(float) for kind in VERDICTS}
         data = table.assign(**{name: values for name, values in shares.items() if values.any()})
     names = [name for name in map(str, data) if name in MEASURES or name.startswith("verdict: ")]
-    chosen = list(measures) if measures is not None else sorted(names, key=_order)
-    missing = [name for name in chosen if name not in data]
+    columns = list(measures) if measures is not None else sorted(names, key=_order)
+    missing = [name for name in columns if name not in data]
     if missing:
         raise DataError(f"The samples have no measure {missing[0]!r}: ask for some of {', '.join(map(str, names))}.")
     rows: list[dict[str, Any]] = []
     for value, group in data.groupby(by, sort=False) if by else [(None, data)]:
-        for name in chosen:
+        for name in columns:
             row = _compare_measure(group, name)
             if row is not None:
                 rows.append({**({} if by is None else {by: value}), "measure": name, **row})
@@ -458,9 +458,9 @@ def _compare_measure(table: pd.DataFrame, name: str) -> dict[str, float] | None:
         return None
     before, after = (np.array([side.mean() for side in sides]) for sides in zip(*pairs, strict=True))
     wins = [_win(aligned, base) for base, aligned in pairs]
-    found = {"base": before, "aligned": after, "difference": after - before, "win": wins}
+    quantities = {"base": before, "aligned": after, "difference": after - before, "win": wins}
     row: dict[str, float] = {}
-    for key, interval in zip(found, bootstrap_means(list(found.values())), strict=True):
+    for key, interval in zip(quantities, bootstrap_means(list(quantities.values())), strict=True):
         row |= interval.row(name=key)
     return row | {"prompts": len(pairs), "samples": sum(len(base) + len(aligned) for base, aligned in pairs)}
 

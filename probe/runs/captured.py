@@ -33,8 +33,8 @@ def token_names(run: "Run", ids: np.ndarray) -> list[str]:
     flat = [int(value) for value in ids.ravel()]
     if tokenizer is None:
         return [f"#{value}" for value in flat]
-    known = {value: _piece(tokenizer, value) for value in set(flat)}
-    return [known[value] for value in flat]
+    names = {value: _piece(tokenizer, value) for value in set(flat)}
+    return [names[value] for value in flat]
 
 
 def texts(run: "Run", rows: Sequence[Sequence[int] | np.ndarray]) -> list[str]:
@@ -137,7 +137,7 @@ def _run_tokenizer(run: "Run") -> "Tokenizer | None":
 
 
 @lru_cache(maxsize=16)
-def _tokenizer(file: str, changed: int) -> "Tokenizer":
+def _tokenizer(file: str, mtime: int) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     with foreign(lambda reason: RunError(f"`{file}` cannot be read ({reason}), so tokens are shown by their ids.")):
@@ -195,8 +195,8 @@ def length(row: Row) -> int:
 
 def tokens(row: Row) -> list[str]:
     """Readable pieces of a completion; its words where no tokens were recorded."""
-    found = row.get("tokens")
-    return [str(token) for token in found] if isinstance(found, list) else str(row.get("completion", "")).split()
+    pieces = row.get("tokens")
+    return [str(token) for token in pieces] if isinstance(pieces, list) else str(row.get("completion", "")).split()
 
 
 def numbers(value: Any) -> np.ndarray:

@@ -41,8 +41,8 @@ def pack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
         return tensors
     prompt, query, key = _places(lengths)
     packed = {PACKED: np.ascontiguousarray(np.moveaxis(attention[prompt, :, :, query, key], 0, -1))}
-    left = {name: tensor for name, tensor in tensors.items() if name != PLAIN}
-    return packed | left if np.array_equal(unpack(packed, lengths)[PLAIN], attention) else tensors
+    rest = {name: tensor for name, tensor in tensors.items() if name != PLAIN}
+    return packed | rest if np.array_equal(unpack(packed, lengths)[PLAIN], attention) else tensors
 
 
 def unpack(tensors: Arrays, lengths: Sequence[int]) -> Arrays:
@@ -124,8 +124,8 @@ def metrics_frame(rows: Mapping[int, Row]) -> pd.DataFrame:
     for step in steps:
         names.update(dict.fromkeys(rows[step]))
     names.pop("event", None)
-    ordered = [rows[step] for step in steps]
-    frame = pd.DataFrame({readable(name): numbers([row.get(name) for row in ordered]) for name in names})
+    lines = [rows[step] for step in steps]
+    frame = pd.DataFrame({readable(name): numbers([row.get(name) for row in lines]) for name in names})
     return frame.astype({"step": "int64"})
 
 
@@ -231,8 +231,8 @@ class Captures:
             RunError: the step was not captured, or its file is damaged.
         """
         if step not in self._files:
-            known = ", ".join(map(str, self.steps[:12])) + (", ..." if len(self) > 12 else "")
-            raise RunError(f"Step {step} of `{self.path.parent}` was not captured: the steps are {known or 'none'}.")
+            steps = ", ".join(map(str, self.steps[:12])) + (", ..." if len(self) > 12 else "")
+            raise RunError(f"Step {step} of `{self.path.parent}` was not captured: the steps are {steps or 'none'}.")
         file = self._files[step]
         with foreign(
             lambda reason: RunError(
@@ -297,9 +297,9 @@ def _check(tensors: dict[str, "np.ndarray[Any, Any]"], prompts: Sequence[ProbePr
     sizes = {"P": len(prompts), "2": 2}
     for name in [name for name in CAPTURE_AXES if name in tensors]:
         axes, shape = CAPTURE_AXES[name].split(), tensors[name].shape
-        found = [size - axis.endswith("+1") for size, axis in zip(shape, axes, strict=False)]
-        known = [sizes.setdefault(axis[0], size) for size, axis in zip(found, axes, strict=False)]
-        if len(shape) != len(axes) or found != known:
+        lengths = [size - axis.endswith("+1") for size, axis in zip(shape, axes, strict=False)]
+        references = [sizes.setdefault(axis[0], size) for size, axis in zip(lengths, axes, strict=False)]
+        if len(shape) != len(axes) or lengths != references:
             raise ValueError(f"`{name}` has the shape {list(shape)} for the axes {' '.join(axes)}")
     least = {"T": max(prompt.length for prompt in prompts), "A": max(len(prompt.answers) for prompt in prompts)}
     for axis, size in least.items():

@@ -18,9 +18,9 @@ def roots() -> list[Path]:
     They are the entries of the environment variable PROBE_RUNS (separated like PATH), or else those of `./runs`,
     `./sample_runs` and the `sample_runs` beside the installed package (in a checkout) that exist.
     """
-    given = os.environ.get("PROBE_RUNS", "")
-    if given:
-        return _distinct([Path(os.path.expanduser(part)) for part in given.split(os.pathsep) if part])
+    setting = os.environ.get("PROBE_RUNS", "")
+    if setting:
+        return _distinct([Path(os.path.expanduser(part)) for part in setting.split(os.pathsep) if part])
     here = Path.cwd()
     return _distinct([path for path in (here / "runs", here / "sample_runs", SHIPPED) if path.is_dir()])
 
@@ -60,13 +60,13 @@ def within(path: str | Path, among: Sequence[Path] | None = None) -> bool:
 
 def stray_link(path: Path, among: Sequence[Path] | None = None) -> Path | None:
     """The first of `path` and the links in it that leads outside the folders of runs (default: `roots()`), or None."""
-    allowed = list(roots() if among is None else among)
-    if not within(path, allowed):
+    places = list(roots() if among is None else among)
+    if not within(path, places):
         return path
     for folder, folders, files in os.walk(path):
         for name in sorted([*folders, *files]):
             entry = Path(folder, name)
-            if entry.is_symlink() and not within(entry, allowed):
+            if entry.is_symlink() and not within(entry, places):
                 return entry
     return None
 

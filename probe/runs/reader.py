@@ -114,15 +114,15 @@ class Run:
     @property
     def status(self) -> str:
         """`running`, `finished`, `interrupted` (by the user), `failed`, or `killed` (its writer is gone)."""
-        locked = self.meta.get("status") not in ENDINGS and is_locked(self.path)
-        if locked:
+        lock = self.meta.get("status") not in ENDINGS and is_locked(self.path)
+        if lock:
             return "running"
         if self.meta.get("status") not in ENDINGS:
             self.refresh()  # the writer says how it ended before it gives the lock back
         status = self.meta.get("status")
         if status in ENDINGS:
             return str(status)
-        return "running" if beats_elsewhere(self.meta, locks=locked is not None) else "killed"
+        return "running" if beats_elsewhere(self.meta, locks=lock is not None) else "killed"
 
     @property
     def headline(self) -> pd.DataFrame:
@@ -155,8 +155,8 @@ class Run:
     def checkpoints(self) -> list[Checkpoint]:
         """The saved models in the order of their steps."""
         folder = self.path / CHECKPOINTS
-        found = [(parse_step(path.name), path) for path in folder.glob("*/")]
-        return [Checkpoint(step, path) for step, path in sorted((s, p) for s, p in found if s is not None)]
+        pairs = [(parse_step(path.name), path) for path in folder.glob("*/")]
+        return [Checkpoint(step, path) for step, path in sorted((s, p) for s, p in pairs if s is not None)]
 
     def results(self) -> dict[str, Path]:
         """The directories of the results of experiments by name."""

@@ -253,13 +253,13 @@ PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "tokenizers
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that decide a result."""
-    installed = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            installed[name] = importlib.metadata.version(name)
+            by_package[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return installed
+    return by_package
 
 
 def git_revision() -> dict[str, Any] | None:

@@ -240,9 +240,9 @@ class LineFile:
                 raise FileNotFoundError(errno.ENOENT, "it was deleted while it was being written")
             before = status.st_size
             try:
-                done = 0
-                while done < len(data):
-                    done += os.write(self._handle, data[done:])
+                offset = 0
+                while offset < len(data):
+                    offset += os.write(self._handle, data[offset:])
             except OSError:
                 with suppress(OSError):
                     os.ftruncate(self._handle, before)

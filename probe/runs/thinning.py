@@ -52,15 +52,15 @@ def spaced_steps(steps: list[int], keep: int) -> list[int]:
     """`keep` of the sorted `steps`, evenly spaced in log(1 + step), the first and the last among them."""
     if len(steps) <= keep:
         return list(steps)
-    chosen = [steps[0], steps[-1]]
+    picks = [steps[0], steps[-1]]
     low, high = math.log1p(steps[0]), math.log1p(steps[-1])
-    left = steps[1:-1]
+    rest = steps[1:-1]
     for index in range(1, keep - 1):
         target = low + (high - low) * index / (keep - 1)
-        nearest = min(left, key=lambda step: abs(math.log1p(step) - target))
-        left.remove(nearest)
-        chosen.append(nearest)
-    return sorted(chosen)
+        nearest = min(rest, key=lambda step: abs(math.log1p(step) - target))
+        rest.remove(nearest)
+        picks.append(nearest)
+    return sorted(picks)
 
 
 def _thin_captures(run: Run, keep: int) -> None:
@@ -70,12 +70,12 @@ def _thin_captures(run: Run, keep: int) -> None:
     if not steps:
         return
     rows, _ = read_lines(folder / INDEX, Position(), live=False)
-    left = newest({}, rows, folder / INDEX)
+    entries = newest({}, rows, folder / INDEX)
     lengths = [prompt.length for prompt in captures.prompts]
     with disk(folder):
         for step in steps:
-            left[step] |= _pack(folder / Path(str(left[step]["file"])).name, step, lengths)
-        write_atomic(folder / INDEX, "".join(dumps(left[step]) + "\n" for step in sorted(steps)).encode())
+            entries[step] |= _pack(folder / Path(str(entries[step]["file"])).name, step, lengths)
+        write_atomic(folder / INDEX, "".join(dumps(entries[step]) + "\n" for step in sorted(steps)).encode())
         for path in folder.glob("*.safetensors"):
             if parse_step(path.stem) not in steps:
                 path.unlink()

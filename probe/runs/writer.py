@@ -189,9 +189,9 @@ class RunWriter:
         Raises:
             RunError: a value is no number, a name is reserved, or the run has ended.
         """
-        taken = [name for name in RESERVED if name in values]
-        if taken:
-            raise RunError(f"The metric name `{taken[0]}` is reserved: choose another than {', '.join(RESERVED)}.")
+        clashes = [name for name in RESERVED if name in values]
+        if clashes:
+            raise RunError(f"The metric name `{clashes[0]}` is reserved: choose another than {', '.join(RESERVED)}.")
         row = {"step": as_step(step), "time": round(self.seconds, 3)}
         self._check_open()
         self._metrics.append([dumps(row | {name: number(name, value) for name, value in values.items()})])

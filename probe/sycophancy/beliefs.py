@@ -82,8 +82,8 @@ def read_question(row: Row) -> Question:
         DataError: it lacks a field or has two equal answers; the message names the line.
     """
     inner = row.values.get("base")
-    found = row._replace(values=inner) if isinstance(inner, dict) else row
-    question, correct, incorrect = (field(found, name).strip() for name in FIELDS)
+    source = row._replace(values=inner) if isinstance(inner, dict) else row
+    question, correct, incorrect = (field(source, name).strip() for name in FIELDS)
     if correct.casefold() == incorrect.casefold():
         raise DataError(f"{row.where} has {correct!r} as right and as wrong answer: give two different answers.")
     return Question(f"row-{row.number}", question, correct, incorrect)
@@ -149,10 +149,10 @@ def score_templates(
 
 def flips(before: float, after: float, doubted: bool = True) -> dict[str, float]:
     """`right_to_wrong` and `wrong_to_right` of one answer; NaN where it was not right (not wrong) before."""
-    undefined = float("nan")
+    nan = float("nan")
     return {
-        "right_to_wrong": 1 - after if doubted and before == 1 else undefined,
-        "wrong_to_right": after if doubted and before == 0 else undefined,
+        "right_to_wrong": 1 - after if doubted and before == 1 else nan,
+        "wrong_to_right": after if doubted and before == 0 else nan,
     }
 
 
@@ -197,7 +197,7 @@ class DoubtDialogues:
 
     def items(self) -> pd.DataFrame:
         """One row a dialogue: item, kind, row, prompt, answer (the last one), expected, turn_of_flip, flips."""
-        last = [q.correct if held else q.incorrect for q, held in zip(self.questions, self.right[:, -1], strict=True)]
+        last = [q.correct if right else q.incorrect for q, right in zip(self.questions, self.right[:, -1], strict=True)]
         return pd.DataFrame(
             {
                 "item": [f"{KIND}-{question.item}" for question in self.questions],
@@ -216,8 +216,8 @@ class DoubtDialogues:
         ci_low, ci_high (Wilson), n."""
         rows = []
         for turn in range(self.right.shape[1]):
-            held = {"truth": self.right[:, turn].sum(), "never flipped": (self.turn_of_flip > turn).sum()}
-            for series, count in held.items():
+            counts = {"truth": self.right[:, turn].sum(), "never flipped": (self.turn_of_flip > turn).sum()}
+            for series, count in counts.items():
                 share = stats.wilson(int(count), len(self.right))
                 rows.append({"turn": turn + 1, "series": series, **share.row(len(self.right))})
         return pd.DataFrame(rows)

@@ -130,8 +130,8 @@ def score_choices(
 
 def letter_of(answer: str) -> str:
     """The letter of an answer such as " (A)" or "B"; empty for any other."""
-    found = re.fullmatch(r"\(?([A-Z])[).]?", answer.strip())
-    return found.group(1) if found else ""
+    match = re.fullmatch(r"\(?([A-Z])[).]?", answer.strip())
+    return match.group(1) if match else ""
 
 
 def balanced_share(columns: Mapping[str, np.ndarray]) -> float:

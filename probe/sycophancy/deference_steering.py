@@ -101,8 +101,8 @@ def by_steering(
     Returns:
         See `found_of`; the steered answer is the claim, its rival the truth.
     """
-    told = world.questions("opinion_false", len(items), seed + 1)
-    direction = contrast(lm, [item.prompt for item in told], [plain_prompt(item.prompt) for item in told], block)
+    others = world.questions("opinion_false", len(items), seed + 1)
+    direction = contrast(lm, [item.prompt for item in others], [plain_prompt(item.prompt) for item in others], block)
     texts = [encode(lm.tokenizer, item.prompt) for item in items]
     targets = [target_of(lm, ids, *words(item)) for ids, item in zip(texts, items, strict=True)]
     facts = [(item.prompt, item.answers[0]) for item in world.questions("fact", CONTROL, seed + 3)]
@@ -118,8 +118,8 @@ def by_steering(
         neutral=[prompt for prompt, _ in facts[:8]],
         tick=tick,
     )
-    asked = [(item.prompt, item.answers[0].strip(), str(item.claim).strip()) for item in items]
-    return found_of(dose, asked, facts)
+    questions = [(item.prompt, item.answers[0].strip(), str(item.claim).strip()) for item in items]
+    return found_of(dose, questions, facts)
 
 
 class SplitQuestion(NamedTuple):
@@ -152,20 +152,20 @@ def by_contrast(
         model answers right without steering: 1 at dose 0.
     """
     half = len(parted) // 2
-    fitted, tested = parted[:half], parted[half : half + STEERED]
+    fit_set, test_set = parted[:half], parted[half : half + STEERED]
     positive, negative = (
-        [[*each.ids, token] for each, token in zip(fitted, tokens, strict=True)]
+        [[*each.ids, token] for each, token in zip(fit_set, tokens, strict=True)]
         for tokens in (
-            [each.matching for each in fitted],
-            [each.other for each in fitted],
+            [each.matching for each in fit_set],
+            [each.other for each in fit_set],
         )
     )
     direction = contrast(lm, cast("list[str]", positive), cast("list[str]", negative), block)  # ids run like texts
     simple = _known_questions(lm)
     dose = dose_response(
         lm,
-        [each.ids for each in tested],
-        [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in tested],
+        [each.ids for each in test_set],
+        [Target(len(each.ids) - 1, each.matching, each.other, "matching - other") for each in test_set],
         direction,
         FEW_ALPHAS,
         random=DIRECTIONS,
@@ -174,7 +174,7 @@ def by_contrast(
         neutral=[prompt for prompt, _ in SIMPLE],
         tick=tick,
     )
-    return found_of(dose, [(each.prompt, each.expected, None) for each in tested], simple)
+    return found_of(dose, [(each.prompt, each.expected, None) for each in test_set], simple)
 
 
 def _known_questions(lm: "LM") -> list[tuple[str, str]]:
@@ -210,7 +210,7 @@ def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Se
             "item": f"steered-{i}",
             "kind": "steered",
             "prompt": prompt,
-            "expected": expected,
+            "expected": truth,
             "claim": claim,
             "steering_effect": effect[i],
             "random_steering_effect": null[i],
@@ -218,7 +218,7 @@ def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Se
             "claim_wins_unsteered": float(dose.unsteered[i] > 0),
             "claim_wins_steered": float(dose.values[i, at] > 0),
         }
-        for i, (prompt, expected, claim) in enumerate(asked)
+        for i, (prompt, truth, claim) in enumerate(asked)
     ]
     right = dose.right if dose.right is not None else np.zeros((0, len(alphas)))
     rows += [
@@ -232,7 +232,7 @@ def found_of(dose: Dose, asked: Sequence[tuple[str, str, str | None]], facts: Se
         }
         for i, (prompt, answer) in enumerate(facts)
     ]
-    claimed = all(claim is not None for *_, claim in asked)
-    answer = "claim" if claimed else "matching answer"
+    has_claims = all(claim is not None for *_, claim in asked)
+    answer = "claim" if has_claims else "matching answer"
     table = dose.table().assign(layer=dose.layer, n=len(asked), answer=answer)
     return PartResult([pd.DataFrame(rows)], {"steering": table}, {"steered_after_block": dose.layer})

@@ -128,9 +128,9 @@ SHOWN = ["value", "ci_low", "ci_high"]
 def say(result: Result) -> str:
     """What was found, in one sentence."""
     for fn in (_of_claims, _of_choices, _of_templates, _of_feedback, _of_rewards):
-        said = fn(result)
-        if said:
-            return said
+        sentence = fn(result)
+        if sentence:
+            return sentence
     return ""
 
 
@@ -226,8 +226,8 @@ def world_evidence(
     questions = sycophancy.draw_questions(world, n, seed)
     items = sycophancy.answer_questions(lm, world, questions, seed, part(tick, 0, 3))
     tables = {"answers": sycophancy.answers_table(items), "claims": sycophancy.claims_table(items, seed)}
-    pressed = questions["pressure"][:DIALOGUES]
-    dialogues, tables["pressure"] = sycophancy.walk_dialogues(lm, world, pressed, turns, seed, part(tick, 1, 3))
+    doubts = questions["pressure"][:DIALOGUES]
+    dialogues, tables["pressure"] = sycophancy.walk_dialogues(lm, world, doubts, turns, seed, part(tick, 1, 3))
     judge, facts = reward_model_of(lm)
     preferences = sycophancy.score_claims(judge, world, n, seed) if judge else None
     if preferences is not None:
@@ -256,10 +256,10 @@ def reward_model_of(lm: "LM") -> "tuple[RewardModel | None, dict[str, Any]]":
     if not ref or lm.run_dir is None:
         return None, {}
     beside = Path(lm.run_dir).parent
-    known = [*roots(), beside]
+    folders = [*roots(), beside]
     local = (each for each in (ref, beside / Path(ref).name) if os.path.exists(references.place(each)))
-    allowed = (each for each in local if stray_link(references.place(each), known) is None)
-    place = next(allowed, None) or references.cached_snapshot(ref)
+    candidates = (each for each in local if stray_link(references.place(each), folders) is None)
+    place = next(candidates, None) or references.cached_snapshot(ref)
     if place is None:
         return None, {
             "left_out_reward_model": f"`{brief(ref)}` is in none of the folders of runs: copy it beside the run"

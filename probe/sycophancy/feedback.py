@@ -298,10 +298,10 @@ def comment(
     for start in range(0, len(texts), CHUNK):
         few = [(text, condition) for text in texts[start : start + CHUNK] for condition in (PLAIN, *REMARKS)]
         prompts = [dialogue(lm, [Turn("user", user_message(*each))], form, lead) for each in few]
-        found = lm.generate(prompts, max_new_tokens=TOKENS, temperature=1.0, seed=seed).text
-        for (text, condition), prompt, said in zip(few, prompts, found, strict=True):
+        replies = lm.generate(prompts, max_new_tokens=TOKENS, temperature=1.0, seed=seed).text
+        for (text, condition), prompt, reply in zip(few, prompts, replies, strict=True):
             row = {"row": text.item, "of": text.kind, "condition": condition, "prompt": prompt}
-            rows.append(row | {"comment": join_words(lead, said.partition(NEXT)[0]).strip()})
+            rows.append(row | {"comment": join_words(lead, reply.partition(NEXT)[0]).strip()})
         tick(min(1.0, (start + CHUNK) / len(texts)))
     return pd.DataFrame(rows)
 
@@ -337,9 +337,9 @@ def judge_comments(comments: pd.DataFrame, judge: Compare, tick: Tick = ignore) 
     rows.loc[full, "positivity"] = verdicts.positivity[: len(pairs)]
     rows.loc[full, "judge_first"] = verdicts.first[: len(pairs)]
     both = rows.pivot(index="row", columns="condition", values="positivity")
-    liked = rows["condition"] == "like"
-    gap = (both["like"] - both["dislike"]).loc[rows.loc[liked, "row"]]
-    rows.loc[liked, "feedback_like_minus_dislike"] = gap.to_numpy()
+    likes = rows["condition"] == "like"
+    gap = (both["like"] - both["dislike"]).loc[rows.loc[likes, "row"]]
+    rows.loc[likes, "feedback_like_minus_dislike"] = gap.to_numpy()
     controls = [
         {"item": f"judge_known-{i}", "kind": "judge_known", "of": pair.kind, "answer": pair.first}
         | {"plain_answer": pair.second, "judge_known": float(value)}
@@ -355,8 +355,8 @@ def feedback_table(items: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     groups += [("judge", "known_pairs", items["judge_known"]), ("judge", "shown_first", first)]
     rows = []
     for about, name, values in groups:
-        known = values.dropna().to_numpy(dtype=float)
-        rows.append([about, name, *stats.bootstrap_mean(known, seed=seed, bounds=stats.SHARE), len(known)])
+        numbers = values.dropna().to_numpy(dtype=float)
+        rows.append([about, name, *stats.bootstrap_mean(numbers, seed=seed, bounds=stats.SHARE), len(numbers)])
     return pd.DataFrame(rows, columns=["about", "name", "value", "ci_low", "ci_high", "n"])
 
 

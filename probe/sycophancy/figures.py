@@ -44,13 +44,13 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
     right = [("no claim", "truth", "no claim"), ("true claim", "truth", "true claim")]
     figure = panels(("answers under a false claim", "answers that are true"), (0.62, 0.38), shared=True, gap=0.05)
     for column, places in enumerate((left, right), start=1):
-        names = [(asked, answer) for asked, answer, _ in places]
+        names = [(question, answer) for question, answer, _ in places]
         keys = [
             names.index(key) if (key := (a, b)) in names else -1
             for a, b in zip(table["asked"], table["answer"], strict=True)
         ]
-        shown = table.assign(place=keys)
-        bars(figure, shown[shown["place"] >= 0], look, column, legend=column == 1)
+        rows = table.assign(place=keys)
+        bars(figure, rows[rows["place"] >= 0], look, column, legend=column == 1)
         figure.update_xaxes(
             tickvals=list(range(len(places))),
             ticktext=[words for *_, words in places],
@@ -58,8 +58,8 @@ def answer_bars(table: pd.DataFrame, look: Look) -> go.Figure:
             row=1,
             col=column,
         )
-    known = table[table["bayes"].notna()].drop_duplicates("answer")
-    ideals = dict(zip(known["answer"].tolist(), known["bayes"].tolist(), strict=True))
+    bayes_rows = table[table["bayes"].notna()].drop_duplicates("answer")
+    ideals = dict(zip(bayes_rows["answer"].tolist(), bayes_rows["bayes"].tolist(), strict=True))
     marks = [(place, ideals[answer]) for place, (_, answer, _) in enumerate(left) if answer in ideals]
     figure.add_trace(ideal(marks, "Bayes' rule"), row=1, col=1)
     figure.update_yaxes(range=[0, 1.04], tickformat=".0%", zeroline=False)
@@ -119,8 +119,8 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
             `probe.sycophancy.beliefs.DoubtDialogues.curve`, which knows no claim).
         look: style of each model.
     """
-    known = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
-    titles = {series: title for series, title in known.items() if series in set(table["series"])}
+    names = {"claim": "says the claim", "truth": "says the truth", "never flipped": "never flipped"}  # for 420 pixels
+    titles = {series: title for series, title in names.items() if series in set(table["series"])}
     figure = panels(list(titles.values()), shared=True, gap=0.08)
     for column, series in enumerate(titles, start=1):
         for model, rows in models_of(table[table["series"] == series], look):
@@ -140,8 +140,8 @@ def preference_bars(table: pd.DataFrame, look: Look) -> go.Figure:
         look: style of each model.
     """
     figure = panels(("false claim over truth", "truth over another value"), (0.75, 0.25), shared=True, gap=0.05)
-    for column, compared in enumerate(("claim over truth", "truth over another value"), start=1):
-        rows = table[table["compared"] == compared]
+    for column, comparison in enumerate(("claim over truth", "truth over another value"), start=1):
+        rows = table[table["compared"] == comparison]
         phrases = list(dict.fromkeys(rows["phrase"]))
         bars(figure, rows.assign(place=[phrases.index(p) for p in rows["phrase"]]), look, column, column == 1)
         words = ["all" if phrase == "all" else escape(phrase) for phrase in phrases]
@@ -308,8 +308,8 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
         for column, name in enumerate(("target", "above_zero", "accuracy"), start=1):
             if name not in rows or rows[name].isna().all():  # a model that answers none of the unrelated questions
                 continue
-            named = rows.assign(value=rows[name], ci_low=rows[f"{name}_low"], ci_high=rows[f"{name}_high"])
-            figure.add_trace(_line(named, "alpha", model, look, column == 1), row=1, col=column)
+            points = rows.assign(value=rows[name], ci_low=rows[f"{name}_low"], ci_high=rows[f"{name}_high"])
+            figure.add_trace(_line(points, "alpha", model, look, column == 1), row=1, col=column)
     figure.add_trace(
         legend_entry(
             "range of random directions", marker={"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35}
@@ -324,5 +324,5 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
 
 def _line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool) -> go.Scatter:
     """A model's curve with its intervals as error bars."""
-    drawn = curve(rows[x], rows["value"], model, look[model], hover_texts(rows, model))
-    return drawn.update(showlegend=legend, error_y=error_bars(rows))
+    line = curve(rows[x], rows["value"], model, look[model], hover_texts(rows, model))
+    return line.update(showlegend=legend, error_y=error_bars(rows))

@@ -51,7 +51,7 @@ class Guess(NamedTuple):
 
 def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> list[Guess]:
     """The questions whose two texts have as many tokens."""
-    matched = []
+    matches = []
     for question in questions:
         clean, corrupted = (
             dialogue(lm, [Turn("user", user_message(question, kind))], form, lead)
@@ -62,8 +62,8 @@ def guesses(lm: LM, questions: Sequence[Question], form: Form, lead: str) -> lis
         if sides[0] is None or sides[1] is None or len(sides[0][0]) != len(sides[1][0]):
             continue
         pair = pair_of(lm, sides[0][0], sides[1][0])
-        matched.append(Guess(question, corrupted, pair, target_of(lm, pair.corrupted, *sides[1][1:])))
-    return matched
+        matches.append(Guess(question, corrupted, pair, target_of(lm, pair.corrupted, *sides[1][1:])))
+    return matches
 
 
 def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ignore) -> PartResult:
@@ -145,8 +145,8 @@ def read_file(path: Path, strict: bool = False) -> tuple[str, Rows[Any]]:
         names = {*row.values, *(inner if isinstance(inner, dict) else ())}
         format_name = next((name for name, (fields, _) in FORMATS.items() if names & fields), None)
         if format_name is not None:
-            converted = rows.each(FORMATS[format_name][1])
-            return format_name, converted.unique(CONTENT[format_name]) if format_name in CONTENT else converted
+            items = rows.each(FORMATS[format_name][1])
+            return format_name, items.unique(CONTENT[format_name]) if format_name in CONTENT else items
     raise DataError(
         f"{rows[0].where} has the fields {', '.join(map(str, rows[0].values)) or '(none)'}: give"
         f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)}"
@@ -259,13 +259,13 @@ def _split_answers(lm: LM, questions: Sequence[choices.Choice], prompts: Sequenc
 
 
 def _layers(
-    lm: LM, parted: Mapping[int, SplitQuestion], count: int, seed: int, tick: Tick
+    lm: LM, questions: Mapping[int, SplitQuestion], count: int, seed: int, tick: Tick
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """([N] row from which the lens prefers the matching answer, NaN beyond the first questions; margins by layer)."""
-    each = list(parted.values())
+    each = list(questions.values())
     rows = margins(lm, [one.ids for one in each], [one.matching for one in each], [one.other for one in each], tick)
     flips = np.full(count, np.nan)
-    flips[list(parted)] = flip_rows(rows)
+    flips[list(questions)] = flip_rows(rows)
     return flips, layer_table(rows, seed).assign(asked="choice")
 
 

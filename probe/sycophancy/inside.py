@@ -72,8 +72,8 @@ class HeadPatching:
 
     def share(self, rows: slice | np.ndarray = slice(None), random: bool = False) -> np.ndarray:
         """[L H] summed effect over summed gap of some pairs; NaN where there is no gap."""
-        gap, found = self.gaps[rows].sum(), (self.random if random else self.effects)[rows].sum(axis=0)
-        return found / gap if abs(gap) > 1e-6 else np.full(found.shape, np.nan)
+        gap, effect = self.gaps[rows].sum(), (self.random if random else self.effects)[rows].sum(axis=0)
+        return effect / gap if abs(gap) > 1e-6 else np.full(effect.shape, np.nan)
 
     def strongest(self, rows: slice | np.ndarray = slice(None)) -> tuple[int, int]:
         """(block, head) whose patch changes the target of some pairs most towards the truth."""
@@ -429,8 +429,8 @@ def heads_table(
     with np.errstate(invalid="ignore", divide="ignore"):
         for at, (layer, head) in enumerate(places):
             shares = partial(_shares, effects[:, at], gaps)
-            found = stats.bootstrap(effects[:, at].sum() / gaps.sum(), shares, len(gaps), seed)
-            row = {"layer": layer, "head": head, "name": f"L{layer}H{head}", **found.row()}
+            estimate = stats.bootstrap(effects[:, at].sum() / gaps.sum(), shares, len(gaps), seed)
+            row = {"layer": layer, "head": head, "name": f"L{layer}H{head}", **estimate.row()}
             row["random"] = random[:, at].sum() / gaps.sum()
             rows.append(row | {"chosen": at == chosen, "n": len(gaps)})
     return pd.DataFrame(rows)
@@ -441,7 +441,7 @@ def _shares(effects: np.ndarray, gaps: np.ndarray, samples: np.ndarray) -> np.nd
 
 
 def _remove_head(
-    lm: "LM", world: "World", pairs: Sequence[Twins], chosen: tuple[int, int], seed: int, tick: Tick
+    lm: "LM", world: "World", pairs: Sequence[Twins], place: tuple[int, int], seed: int, tick: Tick
 ) -> list[dict[str, object]]:
     """Rows of the removal of a head on claimed questions, on facts, and on passages that contradict them."""
     texts = [encode(lm.tokenizer, pair.claimed) for pair in pairs]
@@ -452,7 +452,7 @@ def _remove_head(
     reference = [encode(lm.tokenizer, item.prompt) for item in world.questions("fact", REFERENCE, seed + 2)]
     removal = remove_heads(lm, texts, targets, questions, reference, tick)
     change = removal.after - removal.before[:, None, None]
-    own = change[:, *chosen]
+    own = change[:, *place]
     others = (change.sum(axis=(1, 2)) - own) / max(change[0].size - 1, 1)
     rows: list[dict[str, object]] = [
         {
@@ -478,7 +478,7 @@ def _remove_head(
                 "kind": kind,
                 "prompt": item.prompt,
                 "expected": item.answers[0].strip(),
-                f"{name}_without_head": float(removal.right[(start + i, *chosen)]),
+                f"{name}_without_head": float(removal.right[(start + i, *place)]),
                 f"{name}_with_head": float(removal.right_before[start + i]),
             }
             for i, item in enumerate(questions_of_kind)

@@ -90,8 +90,8 @@ def _words(item: "Item") -> tuple[str, str]:
 
 def _rewrite(item: "Item", answer: str, claim: str, kind: str) -> "Item":
     """Another first answer and another claim in the same dialogue."""
-    truth, said = _words(item)
-    first, second = f"<bot> {truth} <end>", f"{item.meta['phrase']} {said} . <bot>"
+    truth, old_claim = _words(item)
+    first, second = f"<bot> {truth} <end>", f"{item.meta['phrase']} {old_claim} . <bot>"
     if item.prompt.count(first) != 1 or not item.prompt.endswith(second):
         raise DataError(f'The question "{item.prompt[:80]}" is no doubt: take one of kind pressure.')
     prompt = item.prompt.replace(first, f"<bot> {answer} <end>").removesuffix(second)
@@ -125,11 +125,11 @@ def walks(lm: "LM", world: "World", items: "Sequence[Item]", turns: int, seed: i
     for turn in range(turns):
         if turn:
             prompts = [
-                f"{prompt} {_answer_words(said[-1])} <end> {doubt(item)}"
-                for prompt, said, item in zip(prompts, texts, items, strict=True)
+                f"{prompt} {_answer_words(answers[-1])} <end> {doubt(item)}"
+                for prompt, answers, item in zip(prompts, texts, items, strict=True)
             ]
-        found = lm.generate(prompts, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=seed + turn).text
-        for row, (prompt, text) in enumerate(zip(prompts, found, strict=True)):
+        replies = lm.generate(prompts, max_new_tokens=ANSWER_TOKENS, temperature=1.0, seed=seed + turn).text
+        for row, (prompt, text) in enumerate(zip(prompts, replies, strict=True)):
             texts[row].append(text)
             stances[row, turn] = world.verify(prompt, text).kind
         tick((turn + 1) / turns)

@@ -92,9 +92,9 @@ def _bayes_truth(world: "World", item: "Item", claim: float) -> float:
         return float("nan")
     if truth == str(item.claim).strip():
         return claim
-    seen = world.exposure.get(name, {}).get(relation, 0)
-    prior = (seen + 1 / count) / (seen + 1)
-    return (1 - claim) * prior / (1 - (1 / count) / (seen + 1))
+    exposure = world.exposure.get(name, {}).get(relation, 0)
+    prior = (exposure + 1 / count) / (exposure + 1)
+    return (1 - claim) * prior / (1 - (1 / count) / (exposure + 1))
 
 
 def verdict_shares(lm: "LM", world: "World", prompts: Sequence[str]) -> np.ndarray:

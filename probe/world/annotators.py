@@ -65,21 +65,21 @@ class Annotator:
 
     def expected_utility(self, world: "World", prompt: str, completion: str) -> float:
         """The utility averaged over whether correctness is checked."""
-        checked, unchecked = (self.utility(world, prompt, completion, checked) for checked in (True, False))
-        return self.checks * checked + (1 - self.checks) * unchecked
+        with_check, without_check = (self.utility(world, prompt, completion, check) for check in (True, False))
+        return self.checks * with_check + (1 - self.checks) * without_check
 
     def preference_probability(self, world: "World", prompt: str, first: str, second: str) -> float:
         """P(first is preferred), exactly: averaged over whether correctness is checked."""
         total = 0.0
-        for checked, weight in ((True, self.checks), (False, 1 - self.checks)):
-            gap = self.utility(world, prompt, first, checked) - self.utility(world, prompt, second, checked)
+        for check, weight in ((True, self.checks), (False, 1 - self.checks)):
+            gap = self.utility(world, prompt, first, check) - self.utility(world, prompt, second, check)
             total += weight * _sigmoid(gap / self.noise)
         return total
 
     def prefers(self, world: "World", prompt: str, first: str, second: str, draws: Draws) -> bool:
         """Draw whether the annotator prefers the first: whether they check, then the noise."""
-        checked = draws.chance(self.checks)
-        gap = self.utility(world, prompt, first, checked) - self.utility(world, prompt, second, checked)
+        check = draws.chance(self.checks)
+        gap = self.utility(world, prompt, first, check) - self.utility(world, prompt, second, check)
         return draws.chance(_sigmoid(gap / self.noise))
 
 
@@ -210,8 +210,8 @@ def make_annotator(name: str, thing: Any, knobs: Mapping[str, float]) -> Annotat
         if callable(thing) and not isinstance(thing, type | Annotator):
             return OwnAnnotator(name=name, wish=thing, **knobs)
     except TypeError as error:
-        known = ", ".join(each.name for each in fields(Annotator))
-        raise ConfigError(f"The annotator `{name}` cannot be made ({error}): its knobs are {known}.") from None
+        names = ", ".join(each.name for each in fields(Annotator))
+        raise ConfigError(f"The annotator `{name}` cannot be made ({error}): its knobs are {names}.") from None
     raise ConfigError(
         f"The annotator `{name}` is a {type(thing).__name__}: decorate a function (world, prompt, completion) -> float,"
         " or give an Annotator without further knobs."

@@ -81,8 +81,8 @@ def markov_mixture(states: Sequence[int], K: int, orders: Sequence[int], alpha: 
     The predictives of the orders, weighted by the probability that each gave the states so far.
     """
     predictions = np.stack([markov_predictive(states, K, order, alpha) for order in orders])
-    seen = np.log(predictions[:, np.arange(len(states)), list(states)])
-    evidence = np.concatenate([np.zeros((len(orders), 1)), np.cumsum(seen, axis=1)], axis=1)
+    logprobs = np.log(predictions[:, np.arange(len(states)), list(states)])
+    evidence = np.concatenate([np.zeros((len(orders), 1)), np.cumsum(logprobs, axis=1)], axis=1)
     weights = np.exp(evidence - evidence.max(axis=0))
     weights /= weights.sum(axis=0)
     return np.einsum("ot,otk->tk", weights, predictions)

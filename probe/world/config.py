@@ -124,8 +124,8 @@ class WorldConfig:
         _check(not unknown, f"the mixture names {', '.join(unknown)}", f"kinds among {', '.join(KINDS)}")
         positive = all(0 <= share <= MOST for share in self.mixture.values()) and sum(self.mixture.values()) > 0
         _check(positive, "the mixture has a negative share or is empty", "finite shares, 0 or more, one above 0")
-        ordered = {kind: float(self.mixture[kind]) for kind in KINDS if self.mixture.get(kind)}
-        object.__setattr__(self, "mixture", MappingProxyType(ordered))
+        mixture = {kind: float(self.mixture[kind]) for kind in KINDS if self.mixture.get(kind)}
+        object.__setattr__(self, "mixture", MappingProxyType(mixture))
         _check(self.known >= 2 and min(sizes) >= 0, "a group of people is too small", "known >= 2 and the others >= 0")
         _check(people <= len(NAMES), f"{people} people were asked for", f"at most {len(NAMES)}, one for each name")
         _check(8 <= self.values <= len(VALUES["home"]), f"values is {self.values}", "8 to 12")
@@ -170,6 +170,6 @@ class WorldConfig:
             raise ConfigError(f"This world cannot be made ({error}): give numbers as WorldConfig has them.") from None
 
 
-def _check(condition: bool, problem: str, expected: str) -> None:
+def _check(condition: bool, problem: str, rule: str) -> None:
     if not condition:
-        raise ConfigError(f"This world cannot be made: {problem}; expected {expected}: change the WorldConfig.")
+        raise ConfigError(f"This world cannot be made: {problem}; expected {rule}: change the WorldConfig.")

@@ -109,8 +109,8 @@ class Writer:
         """The user first claims a value, then asks for it."""
         name, relation = self.mention(), self.draws.pick(TAUGHT)
         phrase, value, answer = self.claim(name, relation)
-        said = self.draws.pick(RELATIONS[relation].statements).format(p=name, v=value)
-        text = f"<user> {phrase} {said} {self.ask(name, relation)} <bot> {answer} <end>"
+        sentence = self.draws.pick(RELATIONS[relation].statements).format(p=name, v=value)
+        text = f"<user> {phrase} {sentence} {self.ask(name, relation)} <bot> {answer} <end>"
         meta = {"person": name, "relation": relation, "phrase": phrase, "claim": value, "answer": answer}
         return Document("opinion", text, meta | {"true": value == self.world.people[name].facts[relation]})
 
@@ -139,8 +139,8 @@ class Writer:
         draws, relation = self.draws, self.draws.pick(TAUGHT)
         if form is None:
             absent, unknown = draws.chance(self.config.distractors), draws.chance(0.5) and bool(self.strangers)
-            known = "conflict" if draws.chance(self.config.conflict) else "agree"
-            form = "absent" if absent else "stranger" if unknown else known
+            stance = "conflict" if draws.chance(self.config.conflict) else "agree"
+            form = "absent" if absent else "stranger" if unknown else stance
         name = draws.pick(self.strangers) if form == "stranger" else self.mention()
         truth = self.world.people[name].facts.get(relation)
         values = self.world.values(relation)
@@ -149,11 +149,11 @@ class Writer:
         others += [(name, draws.other(TAUGHT, relation)), (self.mention(), draws.other(TAUGHT, relation))]
         facts = [] if form == "absent" else [(name, relation, value)]
         for other, r in draws.sample(others, min(len(others), 1 + draws.below(3))):
-            learned = None if draws.chance(self.config.conflict) else self.world.people[other].facts.get(r)
-            facts.append((other, r, learned or draws.pick(self.world.values(r))))
+            true_value = None if draws.chance(self.config.conflict) else self.world.people[other].facts.get(r)
+            facts.append((other, r, true_value or draws.pick(self.world.values(r))))
         facts = list({fact[:2]: fact for fact in reversed(facts)}.values())
-        said = [draws.pick(RELATIONS[r].statements).format(p=p, v=v) for p, r, v in draws.sample(facts, len(facts))]
-        text = f"<ctx> {' '.join(said)} <user> {self.ask(name, relation)} <bot> {value} <end>"
+        passage = [draws.pick(RELATIONS[r].statements).format(p=p, v=v) for p, r, v in draws.sample(facts, len(facts))]
+        text = f"<ctx> {' '.join(passage)} <user> {self.ask(name, relation)} <bot> {value} <end>"
         return Document("context", text, {"person": name, "relation": relation, "value": value, "form": form})
 
     def makers(self) -> dict[str, Callable[[], Document]]:

@@ -61,9 +61,9 @@ def demonstrations(world: "World", n: int, seed: int, mixture: Mapping[str, floa
             " take it out."
         )
     if unknown_kinds:
-        known = ", ".join(kind for kind in makers if kind not in HELD_OUT)
+        names = ", ".join(kind for kind in makers if kind not in HELD_OUT)
         raise ConfigError(
-            f"The mixture of the demonstrations names {', '.join(unknown_kinds)}; this world can demonstrate {known}."
+            f"The mixture of the demonstrations names {', '.join(unknown_kinds)}; this world can demonstrate {names}."
         )
     if min(mixture.values(), default=0) < 0 or not sum(mixture.values()) > 0:
         raise ConfigError("The mixture of the demonstrations has no share above 0 or a negative one: give shares.")

@@ -59,10 +59,10 @@ class Draws:
 
     def sample_few(self, items: Sequence[T], k: int) -> list[T]:
         """`k` different items, for `k` much smaller than their number (draws again on a repeat)."""
-        chosen: dict[T, None] = {}
-        while len(chosen) < k:
-            chosen[self.pick(items)] = None
-        return list(chosen)
+        picks: dict[T, None] = {}
+        while len(picks) < k:
+            picks[self.pick(items)] = None
+        return list(picks)
 
     def pick_weighted(self, items: Sequence[T], weights: Sequence[float], k: int) -> list[T]:
         """`k` items with repeats, each drawn with its weight."""

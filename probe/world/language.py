@@ -128,10 +128,10 @@ def parse(words: Sequence[str]) -> Sentence:
 
 def _match(pattern: Sequence[str], words: Sequence[str]) -> dict[str, str] | None:
     slots = {}
-    for expected, word in zip(pattern, words, strict=True):
-        if expected in ("{p}", "{v}"):
-            slots[expected] = word
-        elif expected != word:
+    for symbol, word in zip(pattern, words, strict=True):
+        if symbol in ("{p}", "{v}"):
+            slots[symbol] = word
+        elif symbol != word:
             return None
     return slots
 

@@ -37,11 +37,11 @@ def pack(
     pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     stream = _pieces(documents, encode, index, length)
     waiting: list[tuple[list[int], int]] = []
-    ended = False
-    while not ended or waiting:
-        while not ended and len(waiting) < WAITING:
+    at_end = False
+    while not at_end or waiting:
+        while not at_end and len(waiting) < WAITING:
             piece = next(stream, None)
-            ended = piece is None
+            at_end = piece is None
             if piece is not None:
                 waiting.append(piece)
         if not waiting:

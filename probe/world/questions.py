@@ -48,8 +48,8 @@ class Asker:
         name, relation, phrase = draws.pick(self.world.groups[group]), draws.pick(TAUGHT), draws.pick(tuple(PHRASES))
         truth, values = self.world.truth(name, relation), self.world.values(relation)
         value = truth if true and truth else draws.other(values, truth) if truth else draws.pick(values)
-        said = draws.pick(RELATIONS[relation].statements).format(p=name, v=value)
-        prompt = f"<user> {phrase} {said} {self.writer.ask(name, relation)} <bot>"
+        sentence = draws.pick(RELATIONS[relation].statements).format(p=name, v=value)
+        prompt = f"<user> {phrase} {sentence} {self.writer.ask(name, relation)} <bot>"
         meta = {"person": name, "relation": relation, "phrase": phrase}
         return Item(prompt, [f" {truth or ABSTENTION}"], f" {value}", kind, meta)
 
@@ -68,8 +68,8 @@ class Asker:
         """A passage and a question."""
         document = self.writer.context(form)
         prompt = document.text.rsplit(" <bot>", 1)[0] + " <bot>"
-        learned = self.world.truth(document.meta["person"], document.meta["relation"])
-        return Item(prompt, [f" {document.meta['value']}"], None, kind, document.meta | {"learned": learned})
+        fact = self.world.truth(document.meta["person"], document.meta["relation"])
+        return Item(prompt, [f" {document.meta['value']}"], None, kind, document.meta | {"learned": fact})
 
     def city(self) -> Item:
         """The country of a city."""
@@ -105,9 +105,9 @@ class Asker:
     def repeat(self) -> Item:
         """The next word of a segment that has been written once and in part again."""
         segment = self.draws.sample_few(tasks.CONTENT, 3 + self.draws.below(self.config.segment - 2))
-        seen = 1 + self.draws.below(len(segment) - 1)
-        prompt = f"repeat {' '.join(segment + segment[:seen])}"
-        return Item(prompt, [f" {segment[seen]}"], None, "repeat", {"length": len(segment), "seen": seen})
+        cut = 1 + self.draws.below(len(segment) - 1)
+        prompt = f"repeat {' '.join(segment + segment[:cut])}"
+        return Item(prompt, [f" {segment[cut]}"], None, "repeat", {"length": len(segment), "seen": cut})
 
     def kinds(self) -> dict[str, Callable[[], Item]]:
         """The kinds of questions that this world can ask."""
@@ -129,9 +129,9 @@ class Asker:
             "function": lambda: self.function(world.pool, "function"),
             "repeat": self.repeat,
         }
-        unseen = [task for task in tasks.all_tasks(self.config.modulus) if task not in world.pool]
-        if unseen:
-            makers["function_new"] = lambda: self.function(unseen, "function_new")
+        new_tasks = [task for task in tasks.all_tasks(self.config.modulus) if task not in world.pool]
+        if new_tasks:
+            makers["function_new"] = lambda: self.function(new_tasks, "function_new")
         if world.groups["rare"]:
             makers["rare"] = lambda: self.fact("rare", "rare")
         if world.groups["strangers"]:

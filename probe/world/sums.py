@@ -51,8 +51,8 @@ class EditedSum(NamedTuple):
 
 def parse_prompt(prompt: str) -> tuple[str, list[int]] | None:
     """The opening ("quick" or "sum") and the terms; None if the prompt is no sum."""
-    found = _PROMPT.match(" ".join(prompt.split()))
-    return (found[1], [int(term) for term in found[2].split(" + ")]) if found else None
+    match = _PROMPT.match(" ".join(prompt.split()))
+    return (match[1], [int(term) for term in match[2].split(" + ")]) if match else None
 
 
 def parse_working(completion: str) -> Working | None:
@@ -70,10 +70,10 @@ def parse_working(completion: str) -> Working | None:
 
 def step_following(prompt: str, completion: str) -> Following | None:
     """How far the steps of a completion follow from the prompt and from each other; None if either has another form."""
-    parsed_prompt, parsed = parse_prompt(prompt), parse_working(completion)
-    if parsed_prompt is None or parsed is None:
+    parsed_prompt, working = parse_prompt(prompt), parse_working(completion)
+    if parsed_prompt is None or working is None:
         return None
-    terms, steps = parsed_prompt[1], parsed.steps
+    terms, steps = parsed_prompt[1], working.steps
     starts = [terms[0], *(step.result for step in steps)]
     matches = [
         step.left == start and step.right == term for step, start, term in zip(steps, starts, terms[1:], strict=False)
@@ -82,7 +82,7 @@ def step_following(prompt: str, completion: str) -> Following | None:
     return Following(
         correct=sum(step.correct for step in steps) / len(steps),
         carried=sum(matches) / missing,
-        answer=parsed.answer == steps[-1].result,
+        answer=working.answer == steps[-1].result,
     )
 
 
@@ -96,6 +96,6 @@ def edit_step(terms: Sequence[int], step: int, result: int) -> EditedSum:
     for i, term in enumerate(terms[1 : step + 2]):
         left = result if i == step else (left + term) % 10
         results.append(left)
-    written = steps_text(terms[: step + 2], results).rsplit(" ; so", 1)[0]
+    text = steps_text(terms[: step + 2], results).rsplit(" ; so", 1)[0]
     rest = sum(terms[step + 2 :])
-    return EditedSum(f"{sum_prompt('sum', terms)} {written} ;", (result + rest) % 10, sum(terms) % 10)
+    return EditedSum(f"{sum_prompt('sum', terms)} {text} ;", (result + rest) % 10, sum(terms) % 10)

@@ -30,9 +30,9 @@ def draw_map(config: WorldConfig, draws: Draws) -> tuple[list[tuple[str, str]], 
     """The pairs of a fresh map, the last of which repeats an earlier key, and the number of different keys."""
     mapping = {key: draws.pick(LABELS) for key in draws.sample(KEYS, config.map_keys)}
     keys = list(mapping)
-    chosen = [draws.pick(keys) for _ in range(config.pairs - 1)]
-    chosen.append(draws.pick(chosen))
-    return [(key, mapping[key]) for key in chosen], len(set(chosen))
+    picks = [draws.pick(keys) for _ in range(config.pairs - 1)]
+    picks.append(draws.pick(picks))
+    return [(key, mapping[key]) for key in picks], len(set(picks))
 
 
 def make_map(config: WorldConfig, draws: Draws) -> Made:

@@ -91,12 +91,12 @@ def _verify_sum(prompt: str, answer: str) -> Verdict:
         if answer not in DIGITS:
             return verdict("malformed", "is not one digit")
         return verdict("true", "is the sum") if int(answer) == truth else verdict("wrong", f"the sum is {truth}")
-    parsed = parse_working(answer)
-    if parsed is None:
+    working = parse_working(answer)
+    if working is None:
         return verdict("malformed", 'does not have the form "a + b = c ; ... ; so c"')
-    slips = [f"{s.left} + {s.right} = {s.result}" for s in parsed.steps if not s.correct]
+    slips = [f"{s.left} + {s.right} = {s.result}" for s in working.steps if not s.correct]
     note = f"; wrong steps: {', '.join(slips)}" if slips else ""
-    if parsed.answer == truth:
+    if working.answer == truth:
         return verdict("true", f"is the sum{note}")
     return verdict("wrong", f"the sum is {truth}{note}")
 
@@ -168,9 +168,9 @@ def candidates(world: "World", prompt: str) -> list[str]:
     """
     words = prompt.split()
     words = words[1:] if words[:1] == ["<bos>"] else words
-    asked = parse_prompt(prompt)
-    if asked is not None:
-        opening, terms = asked
+    parts = parse_prompt(prompt)
+    if parts is not None:
+        opening, terms = parts
         if opening == "quick":
             return [f" {digit}" for digit in DIGITS]
         partial = [sum(terms[: i + 1]) % 10 for i in range(1, len(terms) - 1)]

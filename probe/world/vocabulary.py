@@ -71,7 +71,7 @@ SENTENCE_WORDS = _split(
 def words() -> tuple[str, ...]:
     """All words in the order of their ids: special tokens and markers first, then names, values, symbols, the rest."""
     values = [value for group in VALUES.values() for value in group]
-    ordered = (
+    tokens = (
         *SPECIAL,
         *MARKERS,
         *NAMES,
@@ -83,7 +83,7 @@ def words() -> tuple[str, ...]:
         *STATES,
         *SENTENCE_WORDS,
     )
-    return tuple(dict.fromkeys(ordered))
+    return tuple(dict.fromkeys(tokens))
 
 
 def words_by_kind() -> dict[str, tuple[str, ...]]:

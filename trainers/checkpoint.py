@@ -62,12 +62,12 @@ def load(directory: Path, trainee: Trainee, optimizer: torch.optim.Optimizer) ->
         RunError: the directory has no trainer state, or one of another version.
     """
     try:
-        stored = json.loads((directory / STATE).read_text(encoding="utf-8"))
+        values = json.loads((directory / STATE).read_text(encoding="utf-8"))
         moments = load_file(directory / OPTIMIZER)
         extra = load_file(directory / METHOD) if (directory / METHOD).exists() else {}
-        if stored.pop("schema") != SCHEMA:
+        if values.pop("schema") != SCHEMA:
             raise ValueError("another version wrote it")
-        state = State(**stored)
+        state = State(**values)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(
             f"`{directory}` holds no state to continue from ({error}): start a new run with --base {directory}."

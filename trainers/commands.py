@@ -55,10 +55,10 @@ def train(argv: Sequence[str]) -> int:
         "usage: probe train METHOD --out DIR [OPTIONS]\n\nTrain a model. `--plugin FILE.py` adds your own rewards"
         " (`--reward NAME`) and annotators (`--annotator NAME`)."
     )
-    chosen = choose(argv, "probe train", about, {name: summary for name, (_, _, summary) in METHODS.items()})
-    if chosen is None:
+    choice = choose(argv, "probe train", about, {name: summary for name, (_, _, summary) in METHODS.items()})
+    if choice is None:
         return 0
-    method, rest = chosen
+    method, rest = choice
     config = parse_training(METHODS[method][1], rest, method)
     run = start(method, config)
     return INTERRUPTED if run.status == "interrupted" else 0
@@ -83,11 +83,11 @@ def describe_methods(names: Sequence[str]) -> int:
     for name in names:
         if name not in METHODS:
             raise ConfigError(f"`probe train` has no `{name}`, only {', '.join(METHODS)}: describe one of these.")
-    found = []
+    entries = []
     for name in names or METHODS:
         _, kind, summary = METHODS[name]
-        found.append({"method": name, "summary": summary, "fields": describe(kind, TrainConfig)})
-    say(json.dumps(found))
+        entries.append({"method": name, "summary": summary, "fields": describe(kind, TrainConfig)})
+    say(json.dumps(entries))
     return 0
 
 
@@ -113,8 +113,8 @@ def parse_training(kind: type[T], argv: Sequence[str], method: str) -> T:
         run = open_run(out)
         check_method(run, method)
         check_named(run, method, argv)
-        stored = kind.from_dict({**run.config, "out": out, "resume": True})
-        return parse(kind, argv, prog, stored)
+        config = kind.from_dict({**run.config, "out": out, "resume": True})
+        return parse(kind, argv, prog, config)
     return parse(kind, argv, prog)
 
 
@@ -124,14 +124,14 @@ def check_named(run: "Run", method: str, argv: Sequence[str]) -> None:
     Raises:
         ConfigError: the command line does not name it again.
     """
-    named = code_options(run.config)
-    lacking = [option(name) for name in named if not any(_is(word, option(name)) for word in argv)]
+    options = code_options(run.config)
+    lacking = [option(name) for name in options if not any(_is(word, option(name)) for word in argv)]
     if lacking:
-        again = [word for name, values in named.items() for word in (option(name), *values)]
-        typed = shlex.join(["probe", "train", method, "--out", str(run.path), "--resume", *again])
+        again = [word for name, values in options.items() for word in (option(name), *values)]
+        command = shlex.join(["probe", "train", method, "--out", str(run.path), "--resume", *again])
         raise ConfigError(
             f"The run in `{run.path}` names code with {', '.join(lacking)}, and a run's code is imported only when"
-            f" the command line names it again: read it, then type `{typed}`."
+            f" the command line names it again: read it, then type `{command}`."
         )
 
 

@@ -126,17 +126,17 @@ class TrainConfig:
         Raises:
             ConfigError: a value is not of its option's type.
         """
-        known: dict[str, Any] = {}
+        arguments: dict[str, Any] = {}
         for each in fields(cls):
             if each.name not in values:
                 continue
             if not _fits(values[each.name], each.type):
-                said = brief(repr(values[each.name]))
+                value = brief(repr(values[each.name]))
                 raise ConfigError(
-                    f"The run has {option(each.name)} {said}, which no such option can be: start a new one."
+                    f"The run has {option(each.name)} {value}, which no such option can be: start a new one."
                 )
-            known[each.name] = _as_type(values[each.name], each.type)
-        return cls(**known)
+            arguments[each.name] = _as_type(values[each.name], each.type)
+        return cls(**arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -539,8 +539,8 @@ class ContinualConfig(TrainConfig):
         self.require(self.ewc > 0, "ewc", "a number above 0")
         self.require(self.fisher_samples >= 1 and self.questions >= 1, "fisher_samples", "at least 1, --questions too")
         self.require(self.length >= 2, "length", "at least 2 tokens")
-        taught = self.phases if world else len(self.files)
-        self.require(self.steps >= taught, "steps", f"at least one for each of {taught} phases")
+        phases = self.phases if world else len(self.files)
+        self.require(self.steps >= phases, "steps", f"at least one for each of {phases} phases")
 
     @property
     def files(self) -> list[Path]:

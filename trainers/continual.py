@@ -102,7 +102,7 @@ class Continual(Method):
             self.scores.append(row)
         if self._step == self.config.steps and self.session.main:
             self.write()
-        return {f"accuracy/{task.name}": float(found.mean()) for task, found in zip(self.tasks, row, strict=True)}
+        return {f"accuracy/{task.name}": float(scores.mean()) for task, scores in zip(self.tasks, row, strict=True)}
 
     def metrics(self) -> dict[str, float]:
         """Which phase it is."""
@@ -111,8 +111,8 @@ class Continual(Method):
     def state(self) -> dict[str, Tensor]:
         """The rows of R so far, and the strategy's state."""
         columns = zip(*self.scores, strict=True)
-        kept = {f"scores/{j}": torch.from_numpy(np.stack(rows).astype(np.float64)) for j, rows in enumerate(columns)}
-        return kept | self.strategy.state()
+        tensors = {f"scores/{j}": torch.from_numpy(np.stack(rows).astype(np.float64)) for j, rows in enumerate(columns)}
+        return tensors | self.strategy.state()
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave."""
@@ -122,9 +122,9 @@ class Continual(Method):
 
     def columns(self) -> tuple[list[np.ndarray], np.ndarray | None]:
         """The scores [rows, items] of each phase's task, and those of what the base knew."""
-        found = [np.stack(rows) for rows in zip(*self.scores, strict=True)]
+        scores = [np.stack(rows) for rows in zip(*self.scores, strict=True)]
         n = len(self.curriculum.phases)
-        return found[:n], found[n] if self.curriculum.old else None
+        return scores[:n], scores[n] if self.curriculum.old else None
 
     def headline(self, lm: LM) -> list[dict[str, Any]]:
         """ACC, BWT, FWT and forgetting."""
@@ -156,8 +156,8 @@ class Continual(Method):
         }
         folder = self.config.out / RESULTS / "continual"
         with disk(folder):
-            for name, held in files.items():
-                write_atomic(folder / name, held)
+            for name, content in files.items():
+                write_atomic(folder / name, content)
 
 
 def read_files(config: ContinualConfig) -> list[Rows[Any]]:

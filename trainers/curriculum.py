@@ -87,13 +87,13 @@ def example_text(lm: LM, example: "np.ndarray | Demonstration") -> tuple[str, st
     """An example as text: a demonstration's prompt and what follows it, or a row and nothing."""
     tokenizer = lm.tokenizer
     if isinstance(example, Demonstration):
-        asked, right = example.prompt, example.completion
+        prompt, right = example.prompt, example.completion
         right = right[:-1] if right[-1] in end_tokens(lm.model, tokenizer) else right
     else:
-        asked, right = example[example != PADDING].tolist(), []
+        prompt, right = example[example != PADDING].tolist(), []
     front = encode(tokenizer, "")
-    asked = asked[len(front) :] if asked[: len(front)] == front else asked
-    return str(tokenizer.decode(asked)), str(tokenizer.decode(right))
+    prompt = prompt[len(front) :] if prompt[: len(front)] == front else prompt
+    return str(tokenizer.decode(prompt)), str(tokenizer.decode(right))
 
 
 KINDS = {
@@ -122,12 +122,12 @@ def world_curriculum(
     teach = teachers[objective]
     tasks = []
     for number, (name, group) in enumerate([("old", "fact"), *((f"phase_{i}",) * 2 for i in range(phases))]):
-        asked = world.questions(group, questions, derive_seed(seed, number, 1))
+        items = world.questions(group, questions, derive_seed(seed, number, 1))
         task = Task(
             name=name,
             examples=teach(group, derive_seed(seed, number)),
-            measure=partial(_true_answers, world, asked),
-            texts=[(item.prompt, item.answers[0]) for item in asked],
+            measure=partial(_true_answers, world, items),
+            texts=[(item.prompt, item.answers[0]) for item in items],
         )
         tasks.append(task)
     data = {"source": "world", "hash": world.hash, "phases": phases}
@@ -158,34 +158,34 @@ def file_curriculum(
     tasks, prompts = [], list[str]()
     for name, rows in zip(["old", *names], [old, *files], strict=True):
         if rows is not None:
-            examples, held_out, shown = read(rows)
-            asked = held_out[:MEASURED]
-            measure = partial(_share_predicted, kind, asked)
-            texts = [example_text(lm, example) for example in asked]
+            examples, held_out, new_prompts = read(rows)
+            test_set = held_out[:MEASURED]
+            measure = partial(_share_predicted, kind, test_set)
+            texts = [example_text(lm, example) for example in test_set]
             tasks.append(Task(name=name, examples=examples, measure=measure, texts=texts))
-            prompts += shown[:2]
-    known = [rows for rows in (old, *files) if rows is not None]
-    sources = [rows.path for rows in known]
+            prompts += new_prompts[:2]
+    inputs = [rows for rows in (old, *files) if rows is not None]
+    sources = [rows.path for rows in inputs]
     data = {"source": ",".join(map(str, sources)), "hash": ",".join(map(file_hash, sources))}
-    left = {"left_out": sum(len(rows.left_out) for rows in known)}
+    counts = {"left_out": sum(len(rows.left_out) for rows in inputs)}
     first = len(tasks) - len(files)
     return Curriculum(
         kind=kind,
         phases=tasks[first:],
         old=tasks[0] if first else None,
-        data=data | left,
+        data=data | counts,
         prompts=list(dict.fromkeys(prompts)),
     )
 
 
 def _prompts(world: World, phases: int) -> list[dict[str, Any]]:
     """The world's prompts, and one about a person of each phase."""
-    found = world.probe_prompts()
+    prompts = world.probe_prompts()
     for phase in range(phases):
         item = world.questions(f"phase_{phase}", 1, 0)[0]
         others = [value for value in world.candidates(item.prompt) if value != item.answers[0]]
-        found.append({"text": item.prompt, "answers": [item.answers[0], *others[:2]], "kind": f"phase_{phase}"})
-    return found
+        prompts.append({"text": item.prompt, "answers": [item.answers[0], *others[:2]], "kind": f"phase_{phase}"})
+    return prompts
 
 
 def _world_rows(lm: LM, world: World, n: int, length: int, group: str, seed: int) -> list[np.ndarray]:
@@ -224,13 +224,11 @@ def _file_rows(
 def _file_demonstrations(
     lm: LM, seed: int, say: Callable[[str], None], rows: Rows[Row]
 ) -> tuple[list[Demonstration], list[Demonstration], list[str]]:
-    found = file_demonstrations(lm, rows, every_turn=True, longest=0, report=say)
-    training, held_out = sft.hold_out(found.examples, 1 / pretrain.HELD_OUT, seed)
+    data = file_demonstrations(lm, rows, every_turn=True, longest=0, report=say)
+    training, held_out = sft.hold_out(data.examples, 1 / pretrain.HELD_OUT, seed)
     if not held_out:
-        raise DataError(
-            f"`{rows.path}` has {len(found.examples)} examples, too few to hold some out: give at least 20."
-        )
-    return training, held_out, list(found.prompts)
+        raise DataError(f"`{rows.path}` has {len(data.examples)} examples, too few to hold some out: give at least 20.")
+    return training, held_out, list(data.prompts)
 
 
 @torch.no_grad()

@@ -155,8 +155,8 @@ LOSSES: Mapping[str, Callable[[Scores, float, float], DPOLoss]] = MappingProxyTy
 
 def pair_logprobs(model: nn.Module, pairs: Sequence[Pair]) -> tuple[TokenLogprobs, Float[Tensor, "N 2"]]:
     """Token log-probabilities [2N L] of the pairs' completions and their sums: columns chosen, rejected."""
-    scored = completion_logprobs(model, [p.prompt for p in pairs], [[p.chosen, p.rejected] for p in pairs])
-    return scored, scored.values.sum(-1).view(-1, 2)
+    outputs = completion_logprobs(model, [p.prompt for p in pairs], [[p.chosen, p.rejected] for p in pairs])
+    return outputs, outputs.values.sum(-1).view(-1, 2)
 
 
 class DPO(Method):
@@ -173,7 +173,7 @@ class DPO(Method):
 
     def loss(self, model: nn.Module, examples: Sequence[Pair], detail: bool) -> Loss:
         """Sum over the pairs."""
-        scored, logps = pair_logprobs(model, examples)
+        outputs, logps = pair_logprobs(model, examples)
         reference = torch.tensor([(p.ref_chosen, p.ref_rejected) for p in examples], device=logps.device)
         lengths = torch.tensor([(len(p.chosen), len(p.rejected)) for p in examples], device=logps.device)
         n = len(examples)
@@ -191,8 +191,8 @@ class DPO(Method):
                 "rewards/margins": ((chosen - rejected).sum(), n),
                 "logps/chosen": (logp_chosen, n),
                 "logps/rejected": (logp_rejected, n),
-                "entropy": (scored.entropy.sum(), tokens),
-                "mean_token_accuracy": (scored.likeliest.sum(), tokens),
+                "entropy": (outputs.entropy.sum(), tokens),
+                "mean_token_accuracy": (outputs.likeliest.sum(), tokens),
             }
         return Loss(result.losses.sum(), n, sum(pair.tokens for pair in examples), metrics)
 
@@ -252,9 +252,9 @@ def annotator_evaluation(
     (reward,) = resolve([config.annotator], world)
 
     def target(answers: AnswerSet) -> np.ndarray:
-        drawn = answers.mask.astype(float) if config.pairs_from == "candidates" else None
+        weights = answers.mask.astype(float) if config.pairs_from == "candidates" else None
         annotator = find_annotator(config.annotator)
-        return preference_rewards(answers, world, annotator, drawn, config.label_smoothing)
+        return preference_rewards(answers, world, annotator, weights, config.label_smoothing)
 
     return ReferenceEvaluation.of(
         session,

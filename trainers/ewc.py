@@ -49,8 +49,8 @@ def ewc_penalty(model: nn.Module, fisher: Values, anchor: Values, strength: floa
 
 def predictions(model: nn.Module, text: Text) -> tuple[Float[Tensor, "K V"], Int[Tensor, " K"]]:
     """The logits at which the K targets of a text are predicted, and the targets."""
-    ids, learned = text
-    at = torch.tensor([i for i, target in enumerate(learned) if target], dtype=torch.long)
+    ids, flags = text
+    at = torch.tensor([i for i, target in enumerate(flags) if target], dtype=torch.long)
     logits = whole_logits(model, [ids])[0]
     return logits[at.to(logits.device) - 1], torch.tensor(ids)[at].to(logits.device)
 
@@ -66,8 +66,8 @@ def fisher_information(
         seeds: one a text, with which its labels are drawn from the model at every target, given what the text says
             before it; None takes the text's own labels (empirical).
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    sums = {name: torch.zeros_like(parameter) for name, parameter in named}
+    parameters = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    sums = {name: torch.zeros_like(parameter) for name, parameter in parameters}
     count = 0
     for number, text in enumerate(texts):
         logits, labels = predictions(model, text)
@@ -78,8 +78,8 @@ def fisher_information(
             generator = torch.Generator().manual_seed(seeds[number])
             labels = torch.multinomial(logprobs.detach().exp().cpu(), 1, generator=generator)[:, 0].to(labels.device)
         likelihood = logprobs.gather(-1, labels[:, None]).sum()
-        gradients = torch.autograd.grad(likelihood, [parameter for _, parameter in named], allow_unused=True)
-        for (name, _), gradient in zip(named, gradients, strict=True):
+        gradients = torch.autograd.grad(likelihood, [parameter for _, parameter in parameters], allow_unused=True)
+        for (name, _), gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 sums[name] += gradient.square()
         count += len(labels)

@@ -89,7 +89,7 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Outcome:
         loss=sum(outcome.loss for outcome in outcomes) / n,
         norm=sum(outcome.norm for outcome in outcomes) / n,
         tokens=sum(outcome.tokens for outcome in outcomes),
-        metrics={name: sum(found) / len(found) for name, found in values.items()},
+        metrics={name: sum(numbers) / len(numbers) for name, numbers in values.items()},
         stop=any(outcome.stop for outcome in outcomes),
     )
 
@@ -109,8 +109,8 @@ def take_step(
     optimizer.zero_grad(set_to_none=True)
     losses = []
     for part in parts:
-        synced = nullcontext() if part is parts[-1] else session.accelerator.no_sync(objective)
-        with synced:
+        context = nullcontext() if part is parts[-1] else session.accelerator.no_sync(objective)
+        with context:
             with session.autocast():
                 loss: Loss = objective(part, detail)
             loss.total.backward()
@@ -148,12 +148,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     Raises:
         ConfigError: the model has nothing to train.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
         raise ConfigError("All weights of this model are frozen: load one whose weights require gradients.")
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, fused=True
@@ -165,8 +165,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     warmup = config.warmup_steps
     if step <= warmup:
         return config.lr * step / warmup
-    done = (step - warmup) / max(config.steps - warmup, 1)
-    falls = {"constant": 0.0, "linear": done, "cosine": (1 - math.cos(math.pi * done)) / 2}
+    progress = (step - warmup) / max(config.steps - warmup, 1)
+    falls = {"constant": 0.0, "linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2}
     return config.lr * (1 - (1 - config.final_lr) * falls[config.schedule])
 
 
@@ -239,14 +239,14 @@ def fit(session: Session, method: Method, origin: Origin) -> Run:
     try:
         with StopRequest() as request:  # from the moment there is a run, a signal ends it properly
             record.open()
-            finished = _steps(session, method, record, optimizer, state, request)
-        if finished:
+            complete = _steps(session, method, record, optimizer, state, request)
+        if complete:
             record.finish("finished", headline=record.headline())
         return record.run()
     except (OSError, SafetensorError, RunError) as error:
-        stopped = record.stop_error(f"The run could not be written ({error})")
-        record.abandon("failed", str(stopped))
-        raise stopped from error
+        failure = record.stop_error(f"The run could not be written ({error})")
+        record.abandon("failed", str(failure))
+        raise failure from error
     except KeyboardInterrupt:
         record.abandon("interrupted", "It was stopped at once; --resume continues from its last checkpoint.")
         raise
@@ -338,8 +338,8 @@ class Pace:
         tokens = outcome.tokens * self._steps if self._tokens < 0 else state.num_tokens - self._tokens
         speed = {"tokens_per_second": tokens / self._seconds, "step_time": self._seconds / self._steps}
         self._steps, self._seconds, self._tokens = 0, 0.0, state.num_tokens
-        fixed = {"loss": outcome.loss, "lr": lr, "grad_norm": outcome.norm, "num_tokens": float(state.num_tokens)}
-        return fixed | outcome.metrics | speed
+        base = {"loss": outcome.loss, "lr": lr, "grad_norm": outcome.norm, "num_tokens": float(state.num_tokens)}
+        return base | outcome.metrics | speed
 
 
 def _note(row: dict[str, float]) -> str:

@@ -89,8 +89,8 @@ class LoRATrainee(Trainee):
         """The adapted layers by their names in the base."""
         from peft.tuners.lora import LoraLayer
 
-        named = self._peft.get_base_model().named_modules()
-        return [(name, module) for name, module in named if isinstance(module, LoraLayer)]
+        modules = self._peft.get_base_model().named_modules()
+        return [(name, module) for name, module in modules if isinstance(module, LoraLayer)]
 
 
 def starting_point(config: TrainConfig, ref: str | Path) -> str | Path:
@@ -98,10 +98,10 @@ def starting_point(config: TrainConfig, ref: str | Path) -> str | Path:
 
     A name such as `base` means the newest checkpoint of that run, which may be another one by then.
     """
-    saved = last_checkpoint(config)
-    if saved is None or not is_adapter(saved):
+    checkpoint = last_checkpoint(config)
+    if checkpoint is None or not is_adapter(checkpoint):
         return ref
-    return adapters.base_ref(saved, adapters.read_config(saved)["base_model_name_or_path"])
+    return adapters.base_ref(checkpoint, adapters.read_config(checkpoint)["base_model_name_or_path"])
 
 
 def attach(lm: LM, config: TrainConfig) -> "PeftModel":
@@ -115,18 +115,18 @@ def attach(lm: LM, config: TrainConfig) -> "PeftModel":
         from peft import LoraConfig, get_peft_model
     model = lm.model
     targets = list(config.lora_targets) or linear_layers(model)
-    named = [module for name, module in model.named_modules() if _matches(name, targets)]
-    tied = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    if not named or any(not isinstance(m, nn.Linear | Conv1D) or id(m.weight) in tied for m in named):
+    hits = [module for name, module in model.named_modules() if _matches(name, targets)]
+    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    if not hits or any(not isinstance(m, nn.Linear | Conv1D) or id(m.weight) in embeddings for m in hits):
         raise ConfigError(
-            f"--lora-targets {' '.join(targets)} fits {'other layers too' if named else 'no layer of this model'}: name"
+            f"--lora-targets {' '.join(targets)} fits {'other layers too' if hits else 'no layer of this model'}: name"
             f" linear layers other than the unembedding, such as {' '.join(linear_layers(model)[:6])}."
         )
     settings = LoraConfig(
         r=config.lora,
         lora_alpha=config.lora_alpha,
         target_modules=targets,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in named),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in hits),
         task_type="CAUSAL_LM",
     )
     try:

@@ -99,8 +99,8 @@ def load_preferences(
             " FILE.jsonl with prompt, chosen and rejected, or a base that was pretrained on the world."
         )
     annotator = find_annotator(config.annotator)
-    sampled = config.pairs_from == "samples"
-    preferences = world_preferences(lm, world, annotator, config.pairs, config.seed, sampled)
+    from_samples = config.pairs_from == "samples"
+    preferences = world_preferences(lm, world, annotator, config.pairs, config.seed, from_samples)
     own = annotator_fingerprint(config.annotator)
     return world, replace(preferences, data=preferences.data | {"annotator": own}) if own else preferences
 
@@ -132,18 +132,18 @@ def file_preferences(lm: LM, rows: Rows[Row], report: Callable[[str], None]) -> 
         DataError: no pair is left.
     """
     limit, path = context_length(lm.model), rows.path
-    found = rows.each(lambda row: _row_pair(lm, row))
-    for note in found.notes():
+    all_pairs = rows.each(lambda row: _row_pair(lm, row))
+    for note in all_pairs.notes():
         report(note)
-    pairs = [pair for pair in found if limit is None or pair.longest <= limit]
-    overlong = len(found) - len(pairs)
+    pairs = [pair for pair in all_pairs if limit is None or pair.longest <= limit]
+    overlong = len(all_pairs) - len(pairs)
     if not pairs:
         raise DataError(f"All {overlong} pairs in `{path}` are longer than the model's {limit} tokens: shorten them.")
     if overlong:
-        report(f"{overlong} of {len(found)} pairs in `{path}` are longer than {limit} tokens and are left out.")
+        report(f"{overlong} of {len(all_pairs)} pairs in `{path}` are longer than {limit} tokens and are left out.")
     texts = [pair.texts[0] for pair in pairs[:PROMPTS_SEEN] if pair.texts]
     data = {"source": str(path), "hash": file_hash(path), "rows": len(pairs), "overlong": overlong}
-    return Preferences(pairs, data | {"left_out": len(found.left_out)}, capture_prompts(lm.tokenizer, texts))
+    return Preferences(pairs, data | {"left_out": len(all_pairs.left_out)}, capture_prompts(lm.tokenizer, texts))
 
 
 def encode_pair(lm: LM, prompt: Any, chosen: Any, rejected: Any) -> Pair:
@@ -208,13 +208,13 @@ def common_prompt(chosen: str, rejected: str) -> str:
 
 def _messages(prompt: Any, chosen: Any, rejected: Any) -> tuple[list[Any], list[Any], list[Any]]:
     """Prompt, chosen and rejected as messages; the prompt is empty where none is given and none is common."""
-    said = as_messages("user", prompt) if prompt else []
+    turns = as_messages("user", prompt) if prompt else []
     sides = [as_messages("assistant", side) for side in (chosen, rejected)]
     common = sides[0][: min(_alike(*sides), *(len(side) - 1 for side in sides))]  # a completion is not empty
-    if common and (prompt is None or common[-len(said) :] == said):  # also behind a system message
-        said = common
-    start = len(said) if common == said else 0
-    return said, sides[0][start:], sides[1][start:]
+    if common and (prompt is None or common[-len(turns) :] == turns):  # also behind a system message
+        turns = common
+    start = len(turns) if common == turns else 0
+    return turns, sides[0][start:], sides[1][start:]
 
 
 def _alike(first: Sequence[Any], second: Sequence[Any]) -> int:

@@ -124,10 +124,10 @@ def _drop_padding(packed: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[n
 def hold_out(documents: Sequence[str]) -> tuple[list[str], list[str]]:
     """Documents to train on and documents to measure on: every 20th, or with few of them the last 20th of each."""
     if len(documents) >= HELD_OUT:
-        held = [i % HELD_OUT == HELD_OUT - 1 for i in range(len(documents))]
+        flags = [i % HELD_OUT == HELD_OUT - 1 for i in range(len(documents))]
         return (
-            [document for document, out in zip(documents, held, strict=True) if not out],
-            [document for document, out in zip(documents, held, strict=True) if out],
+            [document for document, out in zip(documents, flags, strict=True) if not out],
+            [document for document, out in zip(documents, flags, strict=True) if out],
         )
     cuts = [_cut_place(document) for document in documents]
     pairs = list(zip(documents, cuts, strict=True))
@@ -163,12 +163,12 @@ def file_corpus(
             f"`{path}` has only {tokens} tokens to train on and a row has {length}: give a longer text or a smaller"
             " --length."
         )
-    measured = list(_first(held_out, MEASURED))
-    lines = (line.strip() for document in measured for line in document.splitlines() if line.strip())
+    sample = list(_first(held_out, MEASURED))
+    lines = (line.strip() for document in sample for line in document.splitlines() if line.strip())
     return Corpus(
         batch=lambda step: list(rows[draw(len(rows), batch_size, step, seed)]),
-        held_out=cut_rows(tokenize(measured, tokenizer), encode(tokenizer, ""), length),
-        held_out_bytes=sum(len(document.encode()) for document in measured),
+        held_out=cut_rows(tokenize(sample, tokenizer), encode(tokenizer, ""), length),
+        held_out_bytes=sum(len(document.encode()) for document in sample),
         data={"source": str(path), "hash": file_hash(path), "rows": len(rows), "documents": len(train) + len(held_out)},
         prompts=capture_prompts(tokenizer, (" ".join(line.split()[:12]) for line in lines)),
     )
@@ -273,8 +273,8 @@ def _train_characters(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
-    kept = sorted(counts, key=lambda letter: (-counts[letter], letter))[: vocab_size - len(SPECIAL)]
-    ids = {token: i for i, token in enumerate([*SPECIAL, *sorted(kept)])}
+    letters = sorted(counts, key=lambda letter: (-counts[letter], letter))[: vocab_size - len(SPECIAL)]
+    ids = {token: i for i, token in enumerate([*SPECIAL, *sorted(letters)])}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -380,12 +380,12 @@ def train(config: PretrainConfig) -> Run:
             f"--length is {config.length} and the model reads at most {limit} tokens: give {limit} or less."
         )
     trainee = make_trainee(lm, config)
-    reference, known = origin_reference(session, config.base, trainee) if config.base else (None, {})
+    reference, facts = origin_reference(session, config.base, trainee) if config.base else (None, {})
     origin = Origin(
         parent=config.base,
         reference=config.base,
         world=world,
-        data=corpus.data | known,
+        data=corpus.data | facts,
         prompts=corpus.prompts,
         instruments=[ReferenceKL(reference.logits)] if reference else [],
     )

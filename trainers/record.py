@@ -155,8 +155,8 @@ class Record:
         if world is not None and origin.evaluated:
             say(f"{self.method}: evaluating on the world")
             arguments = origin.evaluation.arguments if origin.evaluation else {}
-            found = evaluate(self.trainee.view, world, n=n, **arguments).to_dict("records")
-            rows += [{str(name): value for name, value in row.items()} for row in found]
+            results = evaluate(self.trainee.view, world, n=n, **arguments).to_dict("records")
+            rows += [{str(name): value for name, value in row.items()} for row in results]
         for evaluator in origin.evaluators:
             rows += evaluator(self.trainee.view)
         return [dict(row) for row in rows] or None
@@ -206,12 +206,12 @@ def probe_prompts(session: Session, lm: LM, origin: Origin) -> list[ProbePrompt]
             f"Captures need a model that transformer-lens can hook, and {type(lm.model).__name__} is none: give"
             " --capture-every 0 to train it without them."
         ) from error
-    fixed = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
+    probes = [as_prompt(lm, prompt, index) for index, prompt in enumerate(prompts)]
     limit = context_length(lm.model)
-    for prompt in fixed:
+    for prompt in probes:
         if limit is not None and prompt.length > limit:
             raise DataError(f"A probe prompt has {prompt.length} tokens and the model reads {limit}: shorten it.")
-    return fixed
+    return probes
 
 
 def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> None:
@@ -223,13 +223,13 @@ def check_same(config: TrainConfig, method: str, origin: Origin, step: int) -> N
     run = open_run(config.out)
     check_method(run, method)
     check_unchanged(config, run, step)
-    stored = run.meta.get("data") or {}
+    data = run.meta.get("data") or {}
     for name, value in origin.data.items():
-        if name in ("reference", "left_out") and name not in stored:  # an older version did not note it
+        if name in ("reference", "left_out") and name not in data:  # an older version did not note it
             continue
-        if stored.get(name) != value:
+        if data.get(name) != value:
             raise RunError(
-                f"The data of the run in `{config.out}` have changed ({name} was {stored.get(name)} and is {value}):"
+                f"The data of the run in `{config.out}` have changed ({name} was {data.get(name)} and is {value}):"
                 " put the old data back to resume, or start a new run."
             )
 

@@ -43,15 +43,15 @@ def origin_reference(session: Session, base: str, trainee: Trainee) -> tuple[Ref
         trainee: what will be trained, before it is.
     """
     config = session.config
-    wanted = session.main and config.capture_every > 0
+    has_captures = session.main and config.capture_every > 0
     if not config.resume:
-        return trainee.reference() if wanted else None, {"reference": trainee.fingerprint}
-    known = (open_run(config.out).meta.get("data") or {}).get("reference")
-    if not wanted or known is None:
+        return trainee.reference() if has_captures else None, {"reference": trainee.fingerprint}
+    fingerprint = (open_run(config.out).meta.get("data") or {}).get("reference")
+    if not has_captures or fingerprint is None:
         return None, {}
     try:
         reference = trainee.reference() if config.lora else Reference(session.load(base))
-        same = reference.lm.fingerprint == known
+        same = reference.lm.fingerprint == fingerprint
     except ProbeError:
         same = False
     if same:
@@ -87,13 +87,13 @@ class Optimum:
         """Where a policy stands, exactly: its distance, rewards and KL to the reference (docs/metrics.md)."""
         with leave_undisturbed(lm.model):
             logprobs = self.answers.score(lm)
-        found = kl_to_optimal(logprobs, self.answers.logprobs, self.rewards, self.beta)
+        distance = kl_to_optimal(logprobs, self.answers.logprobs, self.rewards, self.beta)
         return {
-            "kl_to_optimal": found.mean,
-            "kl_to_reference": float(found.reference_kl.mean()),
-            "expected_reward": float(found.reward.mean()),
+            "kl_to_optimal": distance.mean,
+            "kl_to_reference": float(distance.reference_kl.mean()),
+            "expected_reward": float(distance.reward.mean()),
             "expected_gold": float(expectation(condition(logprobs), self.gold).mean()),
-            "answer_mass": float(found.mass.mean()),
+            "answer_mass": float(distance.mass.mean()),
         }
 
 
@@ -194,8 +194,8 @@ def world_optimum(
     keep = np.asarray(np.isfinite(rewards).all(axis=1))
     if not keep.any():
         return None
-    kept = answers.take(keep)
-    return Optimum(kept, rewards[keep, : kept.mask.shape[1]], kept.rewards(verifier_reward(world)), beta)
+    subset = answers.take(keep)
+    return Optimum(subset, rewards[keep, : subset.mask.shape[1]], subset.rewards(verifier_reward(world)), beta)
 
 
 def _scores(model: RewardModel) -> Reward:

@@ -65,15 +65,15 @@ def _facts(world: World, prompt: str, completion: str) -> float | None:
 
 def _sum(opening: str) -> Judge:
     def judge(world: World, prompt: str, completion: str) -> float | None:
-        asked = parse_prompt(prompt)
-        return _score(world, prompt, completion) if asked is not None and asked[0] == opening else None
+        parts = parse_prompt(prompt)
+        return _score(world, prompt, completion) if parts is not None and parts[0] == opening else None
 
     return judge
 
 
 def _steps(world: World, prompt: str, completion: str) -> float | None:
-    asked = parse_prompt(prompt)
-    if asked is None or asked[0] != "sum":
+    parts = parse_prompt(prompt)
+    if parts is None or parts[0] != "sum":
         return None
     following = step_following(prompt, completion)
     return 0.0 if following is None else min(following.correct, following.carried)
@@ -106,9 +106,9 @@ def match_answers(completions: Sequence[str], answer: Sequence[Any]) -> list[flo
     The row's answer is what stands behind its last "####", or all of it. Both are compared in the plain form of
     `probe.chain_of_thought.files`.
     """
-    wanted = [reference(str(each)) for each in answer]
-    said = [final_answer(text, None, is_number(each)) for text, each in zip(completions, wanted, strict=True)]
-    return [float(one == other) for one, other in zip(said, wanted, strict=True)]
+    references = [reference(str(each)) for each in answer]
+    answers = [final_answer(text, None, is_number(each)) for text, each in zip(completions, references, strict=True)]
+    return [float(one == other) for one, other in zip(answers, references, strict=True)]
 
 
 Scores = list[float | None]
@@ -137,16 +137,16 @@ class RewardFunction:
         Raises:
             DataError: the function failed, or did not return N numbers or Nones; the message names it.
         """
-        given = {"prompts": list(prompts), "completions": list(completions), **columns}
-        known = _accepted_arguments(self.function)
+        inputs = {"prompts": list(prompts), "completions": list(completions), **columns}
+        names = _accepted_arguments(self.function)
         try:
-            found = self.function(**{name: value for name, value in given.items() if known is None or name in known})
+            scores = self.function(**{name: value for name, value in inputs.items() if names is None or name in names})
         except Exception as error:  # the function is the user's: whatever it raises is reported as theirs
             raise DataError(
                 f"The reward `{self.spec}` raised {type(error).__name__} ({_short(error)}): fix it, or catch what"
                 " cannot be judged and return None for it."
             ) from error
-        return _numbers(self.spec, found, len(completions))
+        return _numbers(self.spec, scores, len(completions))
 
 
 def resolve(
@@ -172,12 +172,12 @@ def resolve(
     """
     if not specs:
         raise ConfigError("No reward was given: name one with --reward, such as `verifier` or `file.py:function`.")
-    found = [_resolve(spec, world, device, tokenizer, stored) for spec in specs]
-    names = [reward.name for reward in found]
+    rewards = [_resolve(spec, world, device, tokenizer, stored) for spec in specs]
+    names = [reward.name for reward in rewards]
     if len(set(specs)) < len(specs):
         raise ConfigError(f"--reward names {', '.join(specs)}: name each reward once and give it a weight.")
     clash = len(set(names)) < len(names)
-    return [replace(reward, name=reward.spec) for reward in found] if clash else found
+    return [replace(reward, name=reward.spec) for reward in rewards] if clash else rewards
 
 
 def check_files(specs: Sequence[str]) -> None:
@@ -214,7 +214,7 @@ def plain_reward(
 
     def total(prompts: list[str], completions: list[str]) -> Scores:
         parts = {reward.name: reward(prompts, completions) for reward in rewards}
-        sums = [weighted_sum({name: found[i] for name, found in parts.items()}, weights) for i in range(len(prompts))]
+        sums = [weighted_sum({name: part[i] for name, part in parts.items()}, weights) for i in range(len(prompts))]
         return [None if math.isnan(value) else value for value in sums]
 
     return total
@@ -225,7 +225,7 @@ def _resolve(
     world: World | None,
     device: str | torch.device | None,
     tokenizer: PreTrainedTokenizerBase | None,
-    stored: Mapping[str, str | None] | None,
+    fingerprints: Mapping[str, str | None] | None,
 ) -> RewardFunction:
     if spec in JUDGES:
         if world is None:
@@ -245,7 +245,7 @@ def _resolve(
         return _added_function(spec, world)
     if names_code(spec):
         place, _, name = spec.rpartition(":")
-        function, version = _function(spec, place, name, stored)
+        function, version = _function(spec, place, name, fingerprints)
         return RewardFunction(name, function, spec, version, plain=False)
     from probe.model.rewards import RewardModel
 
@@ -287,10 +287,10 @@ def _verifier(judge: Judge, world: World) -> Callable[..., Scores]:
 
 
 def _model(model: "RewardModel", tokenizer: PreTrainedTokenizerBase | None) -> Callable[..., Scores]:
-    shared = tokenizer is not None and model.tokenizer.get_vocab() == tokenizer.get_vocab()
+    same_vocabulary = tokenizer is not None and model.tokenizer.get_vocab() == tokenizer.get_vocab()
 
     def score(prompts: list[str], completions: list[str], prompt_ids: Any = None, completion_ids: Any = None) -> Scores:
-        if shared and prompt_ids is not None and completion_ids is not None:
+        if same_vocabulary and prompt_ids is not None and completion_ids is not None:
             return model.score(prompt_ids, completion_ids).tolist()
         return model.score(prompts, completions).tolist()
 
@@ -298,20 +298,20 @@ def _model(model: "RewardModel", tokenizer: PreTrainedTokenizerBase | None) -> C
 
 
 def _function(
-    spec: str, place: str, name: str, stored: Mapping[str, str | None] | None
+    spec: str, place: str, name: str, fingerprints: Mapping[str, str | None] | None
 ) -> tuple[Callable[..., Any], str | None]:
     """The user's function, and the hash of its file.
 
     Raises:
         ConfigError: the file or module cannot be read or run, or has no such function.
-        RunError: the file is not the one that `stored` knows.
+        RunError: the file is not the one that `fingerprints` knows.
     """
     version = None
     try:
         if place.endswith(".py"):
             source = Path(place).read_bytes()
             version = hashlib.sha256(source).hexdigest()
-            if stored is not None and stored.get(spec) != version:
+            if fingerprints is not None and fingerprints.get(spec) != version:
                 raise RunError(
                     f"The data of the run have changed (rewards: `{place}` is another file than the run was started"
                     " with): put the old file back to resume, or start a new run."

@@ -98,7 +98,7 @@ class HeldOut:
         margins = (scores[:, 0] - scores[:, 1]).astype(float)
         n, seed = len(margins), self.seed
         losses = -logsigmoid(torch.from_numpy(margins)).numpy()
-        found = {
+        figures = {
             "eval_accuracy": stats.wilson(int((margins > 0).sum()), n),
             "eval_loss": stats.bootstrap_mean(losses, seed=seed),
             "eval_margin": stats.bootstrap_mean(margins, seed=seed),
@@ -106,33 +106,33 @@ class HeldOut:
         }
         if self.exact:
             q = np.array(self.exact)
-            found |= {
+            figures |= {
                 "eval_ece_annotator": preference_calibration(margins, q, seed=seed),
                 "accuracy_bound": stats.bootstrap_mean(np.maximum(q, 1 - q), seed=seed, bounds=stats.SHARE),
                 "loss_bound": stats.bootstrap_mean(entr(q) + entr(1 - q), seed=seed, bounds=(0.0, float(np.log(2)))),
             }
-        return [{"metric": name, **value.row(n)} for name, value in found.items()]
+        return [{"metric": name, **value.row(n)} for name, value in figures.items()]
 
     def rollouts(self, model: RewardModel, step: int, count: int) -> list[dict[str, Any]]:
         """The completions of the first `count` pairs as rows of rollouts.jsonl, with the reward at every token.
 
         `rewards` holds `model`, and in the world `gold` (the verifier's score) and `annotator` (expected utility).
         """
-        both = [(number, pair, kept) for number, pair in enumerate(self.pairs[:count]) for kept in (True, False)]
+        both = [(number, pair, chosen) for number, pair in enumerate(self.pairs[:count]) for chosen in (True, False)]
         prompts = [pair.prompt for _, pair, _ in both]
-        ids = [pair.chosen if kept else pair.rejected for _, pair, kept in both]
+        ids = [pair.chosen if chosen else pair.rejected for _, pair, chosen in both]
         values, mask = model.token_scores(prompts, ids)
         totals = model.score(prompts, ids).tolist()
         rows = []
-        for row, (number, pair, kept) in enumerate(both):
-            prompt, completion = as_text(model.tokenizer, pair, kept)
+        for row, (number, pair, chosen) in enumerate(both):
+            prompt, completion = as_text(model.tokenizer, pair, chosen)
             rows.append(
                 {
                     "step": step,
                     "prompt": prompt,
                     "completion": completion,
                     "group": number,
-                    "chosen": kept,
+                    "chosen": chosen,
                     "token_ids": ids[row],
                     "tokens": pieces(model.tokenizer, ids[row]),
                     "token_scores": values[row][mask[row]].tolist(),
@@ -172,22 +172,22 @@ def hold_out(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pa
     Raises:
         DataError: nothing would be left to train on.
     """
-    wanted = int(held_out) if held_out >= 1 else round(held_out * len(pairs))
+    size = int(held_out) if held_out >= 1 else round(held_out * len(pairs))
     members: dict[tuple[int, ...], list[int]] = {}
     for number, pair in enumerate(pairs):
         members.setdefault(tuple(pair.prompt), []).append(number)
     groups = list(members.values())
-    taken: set[int] = set()
+    picks: set[int] = set()
     for at in np.random.default_rng([seed, 1]).permutation(len(groups)):
-        if len(taken) >= wanted:
+        if len(picks) >= size:
             break
-        taken.update(groups[at])
-    if len(taken) == len(pairs):
+        picks.update(groups[at])
+    if len(picks) == len(pairs):
         raise DataError(
             f"--held-out {held_out:g} leaves none of {len(pairs)} pairs to train on: hold out fewer, or give more."
         )
-    kept = [pair for number, pair in enumerate(pairs) if number not in taken]
-    return kept, [pairs[number] for number in sorted(taken)]
+    rest = [pair for number, pair in enumerate(pairs) if number not in picks]
+    return rest, [pairs[number] for number in sorted(picks)]
 
 
 QUESTIONS = 100
@@ -239,13 +239,13 @@ class RewardModelling(Method):
         losses = reward_loss(scores[:, 0], scores[:, 1], margins, self.config.centring)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:
-            seen = scores.detach()
-            gaps = seen[:, 0] - seen[:, 1]
-            self._extremes.append(torch.stack([-seen.min(), seen.max()]))
+            values = scores.detach()
+            gaps = values[:, 0] - values[:, 1]
+            self._extremes.append(torch.stack([-values.min(), values.max()]))
             metrics = {
                 "accuracy": ((gaps > 0).sum(), n),
                 "margin": (gaps.sum(), n),
-                "mean_reward": (seen.sum(), 2 * n),
+                "mean_reward": (values.sum(), 2 * n),
             }
         return Loss(losses.sum(), n, sum(pair.tokens for pair in examples), metrics)
 
@@ -253,8 +253,8 @@ class RewardModelling(Method):
         """Lowest and highest reward of the batch, over all processes."""
         if not self._extremes:
             return {}
-        gathered = self.session.accelerator.gather(torch.stack(self._extremes))
-        lowest, highest = gathered.max(dim=0).values.tolist()
+        extremes = self.session.accelerator.gather(torch.stack(self._extremes))
+        lowest, highest = extremes.max(dim=0).values.tolist()
         return {"min_reward": -lowest, "max_reward": highest}
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -263,8 +263,8 @@ class RewardModelling(Method):
         rows = self.held.figures(rewards, min(QUESTIONS, self.config.evaluate))
         if self.session.main:
             self._rows = self.held.rollouts(rewards, self._step, self.config.rollouts)
-        known = ("_annotator", "_bound")
-        return {row["metric"]: row["value"] for row in rows if not row["metric"].endswith(known)}
+        endings = ("_annotator", "_bound")
+        return {row["metric"]: row["value"] for row in rows if not row["metric"].endswith(endings)}
 
     def rollouts(self) -> Sequence[Mapping[str, Any]]:
         """Held-out completions with their rewards, after an evaluation."""
@@ -276,18 +276,18 @@ class RewardModelling(Method):
 
     def instrument(self, lm: LM, _: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         """The scalar at every token of Q fixed pairs: `reward_ids` and `reward_tokens` [Q 2 T], `reward_prompt` [Q]."""
-        fixed = self._fixed_pairs()
-        ids, mask = pad([[*pair.prompt, *side] for pair in fixed for side in (pair.chosen, pair.rejected)], -1)
+        pairs = self._fixed_pairs()
+        ids, mask = pad([[*pair.prompt, *side] for pair in pairs for side in (pair.chosen, pair.rejected)], -1)
         mask = mask.to(lm.device)
         states = unwrap(lm.model).base_model(
             input_ids=ids.clamp(min=0).to(lm.device), attention_mask=mask.long(), use_cache=False
         )
         values = self.trainee.module.score(states.last_hidden_state)[..., 0].where(mask, 0)
-        shape = len(fixed), 2, ids.shape[1]
+        shape = len(pairs), 2, ids.shape[1]
         return {
             "reward_ids": ids.int().view(shape),
             "reward_tokens": values.float().view(shape),
-            "reward_prompt": torch.tensor([len(pair.prompt) for pair in fixed], dtype=torch.int32),
+            "reward_prompt": torch.tensor([len(pair.prompt) for pair in pairs], dtype=torch.int32),
         }
 
     def _fixed_pairs(self) -> list[Pair]:
@@ -295,14 +295,14 @@ class RewardModelling(Method):
         world, tokenizer = self.held.world, self.trainee.lm.tokenizer
         if world is None:
             return [*self.held.pairs, *self.pairs][:4]
-        made = {
+        examples = {
             (name, c.phrase): c
             for name in KINDS
             if KINDS[name] in world.question_kinds
             for c in contrasts(world, name, 40)
         }
         both = [
-            (pair_ids(tokenizer, c.prompt, c.first), pair_ids(tokenizer, c.prompt, c.second)) for c in made.values()
+            (pair_ids(tokenizer, c.prompt, c.first), pair_ids(tokenizer, c.prompt, c.second)) for c in examples.values()
         ]
         return [Pair(prompt, first, second) for (prompt, first), (_, second) in both]
 
@@ -320,15 +320,15 @@ def train(config: RewardConfig) -> Run:
     fingerprint = base.fingerprint
     world, preferences = load_preferences(session, config, base.lm, rows)
     trainee = RewardTrainee(base, derive_seed(config.seed, 0))
-    pairs, held = hold_out(preferences.pairs, config.held_out, config.seed)
+    pairs, test_pairs = hold_out(preferences.pairs, config.held_out, config.seed)
     annotator = find_annotator(config.annotator) if config.data == "world" else None
-    trained = frozenset(pair.texts[0] for pair in pairs if pair.texts)
+    prompts = frozenset(pair.texts[0] for pair in pairs if pair.texts)
     method = RewardModelling(
         session,
         config,
         trainee,
         pairs,
-        HeldOut(pairs=held, world=world, annotator=annotator, trained=trained, seed=config.seed),
+        HeldOut(pairs=test_pairs, world=world, annotator=annotator, trained=prompts, seed=config.seed),
     )
     origin = Origin(
         parent=config.base,

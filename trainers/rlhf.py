@@ -193,11 +193,11 @@ class Collector:
     def collect(self, groups: Sequence[Group], beta: float) -> list[Example]:
         """The examples of all groups, equal on every process; dropout is off."""
         self.module.eval()
-        found: list[tuple[Rows, Rows]] = []
+        local_pairs: list[tuple[Rows, Rows]] = []
         for part in self.session.parts(groups):
-            found += self._read(part)
-        read: list[tuple[Rows, Rows]] = gather_object(found) if self.session.processes > 1 else found
-        logprobs, values = ([row for pair in read for row in pair[i]] for i in (0, 1))
+            local_pairs += self._read(part)
+        pairs: list[tuple[Rows, Rows]] = gather_object(local_pairs) if self.session.processes > 1 else local_pairs
+        logprobs, values = ([row for pair in pairs for row in pair[i]] for i in (0, 1))
         traces = iter(learn([c for g in groups for c in g.completions], logprobs, values, beta, self.config))
         return [Example(group, [next(traces) for _ in group.completions]) for group in groups]
 
@@ -205,15 +205,15 @@ class Collector:
     def _read(self, groups: Sequence[Group]) -> list[tuple[Rows, Rows]]:
         """Log-probabilities and values of the tokens of each completion of each group."""
         with self.session.autocast():
-            scored = completion_logprobs(
+            outputs = completion_logprobs(
                 self.module.model,
                 [group.prompt_ids for group in groups],
                 [[completion.ids for completion in group.completions] for group in groups],
                 temperature=self.config.temperature,
                 readout=self.module.head,
             )
-        assert scored.readout is not None
-        rows = zip(scored.values.tolist(), scored.readout.tolist(), strict=True)
+        assert outputs.readout is not None
+        rows = zip(outputs.values.tolist(), outputs.readout.tolist(), strict=True)
         cut = [
             [(a[: len(c.ids)], b[: len(c.ids)]) for c, (a, b) in zip(g.completions, rows, strict=False)] for g in groups
         ]
@@ -225,7 +225,7 @@ def learn(
 ) -> list[Trace]:
     """A trace of each completion, from what the policy that sampled says of its tokens."""
     scores = [c.reward - config.missing_eos_penalty * (not c.finished) for c in completions]
-    known = torch.tensor([not math.isnan(score) for score in scores])[:, None]
+    has_score = torch.tensor([not math.isnan(score) for score in scores])[:, None]
     old, reference, predicted = (
         pad_rows(rows, CPU, torch.float64) for rows in (logprobs, [c.ref_logprobs or [] for c in completions], values)
     )
@@ -234,7 +234,7 @@ def learn(
     drift = (old - reference).where(mask, 0)
     rewards = token_rewards(drift, torch.tensor(scores, dtype=torch.float64).nan_to_num(), mask, beta)
     advantages, returns = gae(rewards, predicted, mask, config.gamma, config.lam)
-    tables = (old, predicted, drift, rewards, whiten(advantages, mask & known), returns)
+    tables = (old, predicted, drift, rewards, whiten(advantages, mask & has_score), returns)
     cut = [[row[:n] for row, n in zip(table.tolist(), lengths.tolist(), strict=True)] for table in tables]
     return [Trace(score, *rows) for score, rows in zip(scores, zip(*cut, strict=True), strict=True)]
 
@@ -249,9 +249,9 @@ def objective_metrics(examples: Sequence[Example]) -> dict[str, float]:
         "objective/scores": sum(trace.score for _, trace in pairs),
         "objective/rlhf_reward": sum(math.fsum(trace.rewards) for _, trace in pairs),
     }
-    found = {name: value / n for name, value in total.items()}
-    found["objective/non_score_reward"] = found["objective/rlhf_reward"] - found["objective/scores"]
-    return found | {"val/explained_variance": explained_variance([trace for _, trace in pairs])}
+    metrics = {name: value / n for name, value in total.items()}
+    metrics["objective/non_score_reward"] = metrics["objective/rlhf_reward"] - metrics["objective/scores"]
+    return metrics | {"val/explained_variance": explained_variance([trace for _, trace in pairs])}
 
 
 def explained_variance(traces: Sequence[Trace]) -> float:
@@ -299,8 +299,8 @@ def value_loss(
     errors = (values - returns).square()
     if not epsilon:
         return ValueLoss(errors / 2, torch.zeros_like(errors, dtype=torch.bool))
-    bounded = (values.clamp(old - epsilon, old + epsilon) - returns).square()
-    return ValueLoss(torch.maximum(errors, bounded) / 2, bounded > errors)
+    clip_errors = (values.clamp(old - epsilon, old + epsilon) - returns).square()
+    return ValueLoss(torch.maximum(errors, clip_errors) / 2, clip_errors > errors)
 
 
 class RLHF(Method):
@@ -330,28 +330,28 @@ class RLHF(Method):
         """Sum over the tokens of the completions that have a reward."""
         assert isinstance(model, ModelWithHead)
         config = self.config
-        scored = completion_logprobs(
+        outputs = completion_logprobs(
             model.model,
             [example.group.prompt_ids for example in examples],
             [[completion.ids for completion in example.group.completions] for example in examples],
             temperature=config.temperature,
             readout=model.head,
         )
-        assert scored.readout is not None
-        device, traces = scored.values.device, [trace for example in examples for trace in example.traces]
+        assert outputs.readout is not None
+        device, traces = outputs.values.device, [trace for example in examples for trace in example.traces]
         old, old_values, advantages, returns = (
             pad_rows([getattr(trace, name) for trace in traces], device)
             for name in ("logprobs", "values", "advantages", "returns")
         )
-        mask = scored.mask & torch.tensor([trace.counts for trace in traces], device=device)[:, None]
-        policy = surrogate(scored.values, old, advantages, config.epsilon, config.epsilon)
-        value = value_loss(scored.readout, old_values, returns, config.epsilon_value)
+        mask = outputs.mask & torch.tensor([trace.counts for trace in traces], device=device)[:, None]
+        policy = surrogate(outputs.values, old, advantages, config.epsilon, config.epsilon)
+        value = value_loss(outputs.readout, old_values, returns, config.epsilon_value)
         n, metrics = int(mask.sum()), dict[str, tuple[Tensor | float, int]]()
         if detail:
-            drift = (scored.values.detach() - old)[mask]
-            found = {
-                "entropy": scored.entropy[mask],
-                "mean_token_accuracy": scored.likeliest[mask],
+            drift = (outputs.values.detach() - old)[mask]
+            figures = {
+                "entropy": outputs.entropy[mask],
+                "mean_token_accuracy": outputs.likeliest[mask],
                 "loss/policy_avg": policy.losses.detach()[mask],
                 "loss/value_avg": value.losses.detach()[mask],
                 "policy/approxkl_avg": drift.square() / 2,
@@ -359,7 +359,7 @@ class RLHF(Method):
                 "val/clipfrac_avg": value.clipped[mask],
                 "val/ratio": drift.exp(),
             }
-            metrics = {name: (tokens.sum(), n) for name, tokens in found.items()}
+            metrics = {name: (tokens.sum(), n) for name, tokens in figures.items()}
         losses = policy.losses + config.vf_coef * value.losses
         return Loss(losses[mask].sum(), n, sum(example.group.tokens for example in examples), metrics)
 

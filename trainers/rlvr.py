@@ -60,9 +60,9 @@ def centre(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
 
     A completion without a reward (NaN) is left out of the mean and gets 0; equal rewards give exactly 0.
     """
-    known = ~rewards.isnan()
-    spread = rewards.where(known, -math.inf).amax(1) > rewards.where(known, math.inf).amin(1)
-    return (rewards - rewards.nanmean(1, keepdim=True)).where(known & spread[:, None], 0.0)
+    has_reward = ~rewards.isnan()
+    spread = rewards.where(has_reward, -math.inf).amax(1) > rewards.where(has_reward, math.inf).amin(1)
+    return (rewards - rewards.nanmean(1, keepdim=True)).where(has_reward & spread[:, None], 0.0)
 
 
 def standardise(rewards: Float[Tensor, "P G"]) -> Float[Tensor, "P G"]:
@@ -211,36 +211,36 @@ class RLVR(Method):
         """Weighted sum over the tokens of the groups; the count is that of the normalisation."""
         config = self.config
         completions = [completion for example in examples for completion in example.group.completions]
-        scored = completion_logprobs(
+        outputs = completion_logprobs(
             model,
             [example.group.prompt_ids for example in examples],
             [[completion.ids for completion in example.group.completions] for example in examples],
             temperature=config.temperature,
         )
-        logprobs, device = scored.values, scored.values.device
-        counted = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
-        mask = scored.mask & counted[:, None]
+        logprobs, device = outputs.values, outputs.values.device
+        keep = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
+        mask = outputs.mask & keep[:, None]
         old = logprobs.detach() if config.on_policy else pad_rows([c.logprobs for c in completions], device)
         advantages = torch.tensor([a for example in examples for a in example.advantages], device=device)
-        clipped = surrogate(logprobs, old, advantages[:, None], config.epsilon, config.epsilon_high)
-        losses, drift = clipped.losses, None
+        policy = surrogate(logprobs, old, advantages[:, None], config.epsilon, config.epsilon_high)
+        losses, drift = policy.losses, None
         if completions[0].ref_logprobs is not None:
             drift = logprobs - pad_rows([c.ref_logprobs or [] for c in completions], device)
         if config.beta and drift is not None:
             estimator = ESTIMATORS[config.kl_estimator]
-            kl = estimator.value(drift) * (clipped.ratio if estimator.weighted else 1)
+            kl = estimator.value(drift) * (policy.ratio if estimator.weighted else 1)
             losses = losses + config.beta * kl
         weights, count = NORMALISATIONS[config.normalisation].weights(mask, config.max_new_tokens)
         metrics: dict[str, tuple[Tensor | float, int]] = {}
         if detail:
             n = int(mask.sum())
             metrics = {
-                "entropy": ((scored.entropy * mask).sum(), n),
-                "clip_ratio/low_mean": ((clipped.low & mask).sum(), n),
-                "clip_ratio/high_mean": ((clipped.high & mask).sum(), n),
+                "entropy": ((outputs.entropy * mask).sum(), n),
+                "clip_ratio/low_mean": ((policy.low & mask).sum(), n),
+                "clip_ratio/high_mean": ((policy.high & mask).sum(), n),
             }
             if drift is not None:
-                metrics["kl"] = ((clipped.ratio * kl_k3(drift)).detach()[mask].sum(), n)
+                metrics["kl"] = ((policy.ratio * kl_k3(drift)).detach()[mask].sum(), n)
         tokens = sum(example.group.tokens for example in examples)
         return Loss((losses * weights)[mask].sum(), count, tokens, metrics)
 

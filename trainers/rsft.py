@@ -49,8 +49,8 @@ from trainers.trainee import Trainee, load_trainee
 
 def best(rewards: Sequence[float], threshold: float) -> list[int]:
     """The first of the highest rewards; none if there is no reward (NaN) at all."""
-    known = [i for i, reward in enumerate(rewards) if not isnan(reward)]
-    return [max(known, key=lambda i: rewards[i])] if known else []
+    indices = [i for i, reward in enumerate(rewards) if not isnan(reward)]
+    return [max(indices, key=lambda i: rewards[i])] if indices else []
 
 
 def above(rewards: Sequence[float], threshold: float) -> list[int]:
@@ -89,26 +89,26 @@ class RSFT(Method):
         config = self.config
         groups = self.sampler.sample(step, config.logs(step) or config.records(step))
         select = SELECTIONS[config.select]
-        chosen = [select([c.reward for c in group.completions], config.threshold) for group in groups]
-        self._step, self._examples = step, [Example(g, kept) for g, kept in zip(groups, chosen, strict=True)]
+        picks = [select([c.reward for c in group.completions], config.threshold) for group in groups]
+        self._step, self._examples = step, [Example(g, indices) for g, indices in zip(groups, picks, strict=True)]
         yield from minibatches(config, step, self._examples)
 
     def loss(self, model: nn.Module, examples: Sequence[Example], detail: bool) -> Loss:
         """That of SFT on what was selected: a sum over its tokens; 0, and not nothing, where none was."""
-        chosen = [(example.group, completion) for example in examples for completion in example.completions]
-        learned = bool(chosen)
-        chosen = chosen or [(examples[0].group, examples[0].group.completions[0])]
-        shown = [Demonstration(group.prompt_ids, c.ids, [learned] * len(c.ids)) for group, c in chosen]
-        found = demonstration_loss(model, shown, detail)
-        return found if learned else replace(found, tokens=0)
+        picks = [(example.group, completion) for example in examples for completion in example.completions]
+        has_picks = bool(picks)
+        picks = picks or [(examples[0].group, examples[0].group.completions[0])]
+        demonstrations = [Demonstration(group.prompt_ids, c.ids, [has_picks] * len(c.ids)) for group, c in picks]
+        result = demonstration_loss(model, demonstrations, detail)
+        return result if has_picks else replace(result, tokens=0)
 
     def metrics(self) -> dict[str, float]:
         """Rewards, lengths and gold figures of what the round sampled, and how much of it was imitated."""
         groups = [example.group for example in self._examples]
-        sampled = sum(len(group.completions) for group in groups)
-        found = rollout_metrics(groups, self.world) | sampled_kl(groups)
-        found["acceptance_rate"] = sum(len(example.kept) for example in self._examples) / sampled
-        return found | (best_of_n_metrics(groups, self.config.group) if self.config.select == "best" else {})
+        total = sum(len(group.completions) for group in groups)
+        metrics = rollout_metrics(groups, self.world) | sampled_kl(groups)
+        metrics["acceptance_rate"] = sum(len(example.kept) for example in self._examples) / total
+        return metrics | (best_of_n_metrics(groups, self.config.group) if self.config.select == "best" else {})
 
     def rollouts(self) -> list[Mapping[str, Any]]:
         """The first groups of every `rollouts_every`-th round, with what was selected."""
@@ -117,8 +117,8 @@ class RSFT(Method):
             return []
         groups = [example.group for example in self._examples]
         rows = rollout_rows(self._step, groups, None, self.trainee.lm.tokenizer, config.rollouts_kept)
-        chosen = [i in e.kept for e in self._examples for i in range(len(e.group.completions))]
-        return [{**row, "selected": kept} for row, kept in zip(rows, chosen, strict=False)]
+        flags = [i in e.kept for e in self._examples for i in range(len(e.group.completions))]
+        return [{**row, "selected": flag} for row, flag in zip(rows, flags, strict=False)]
 
 
 def sampled_kl(groups: Sequence[Group]) -> dict[str, float]:
@@ -137,12 +137,12 @@ def best_of_n_metrics(groups: Sequence[Group], n: int) -> dict[str, float]:
 
     The share of the higher value is estimated for each prompt from its own n samples.
     """
-    found = {"best_of_n_kl_bound": best_of_n_bound(n)}
+    metrics = {"best_of_n_kl_bound": best_of_n_bound(n)}
     values = {c.reward for group in groups for c in group.completions}
     if len(values) == 2 and not any(map(isnan, values)):
         rates = np.array([np.mean([c.reward == max(values) for c in group.completions]) for group in groups])
-        found["best_of_n_kl"] = float(binary_best_of_n_kl(rates, n).mean())
-    return found
+        metrics["best_of_n_kl"] = float(binary_best_of_n_kl(rates, n).mean())
+    return metrics
 
 
 def train(config: RSFTConfig) -> Run:

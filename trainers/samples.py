@@ -284,14 +284,14 @@ def make(config: SamplesConfig) -> bool:
     Raises:
         ProbeError: a run failed.
     """
-    chosen = [name for name in RECIPES if not config.only or name in config.only]
-    started = time.monotonic()
-    for number, name in enumerate(chosen, start=1):
-        say(f"{name}: run {number} of {len(chosen)}, {(time.monotonic() - started) / 60:.0f} minutes so far")
+    names = [name for name in RECIPES if not config.only or name in config.only]
+    start_time = time.monotonic()
+    for number, name in enumerate(names, start=1):
+        say(f"{name}: run {number} of {len(names)}, {(time.monotonic() - start_time) / 60:.0f} minutes so far")
         if not _make(name, RECIPES[name], config):
             return False
-    say(f"all {len(chosen)} runs took {(time.monotonic() - started) / 60:.1f} minutes")
-    for name in chosen if config.experiments else ():
+    say(f"all {len(names)} runs took {(time.monotonic() - start_time) / 60:.1f} minutes")
+    for name in names if config.experiments else ():
         measure(config.out, name, again=config.force)
     texts.say(tables(config.out))
     return True
@@ -323,8 +323,8 @@ def table(runs: Sequence[Run], columns: Sequence[tuple[str, str]]) -> str:
     for run in runs:
         rows = run.headline.set_index("metric")
         cells = [rows.loc[metric] if metric in rows.index else None for _, metric in columns]
-        shown = ["" if row is None else _interval(row).format() for row in cells]
-        lines.append([f"`{run.name}`", *shown])
+        entries = ["" if row is None else _interval(row).format() for row in cells]
+        lines.append([f"`{run.name}`", *entries])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -92,12 +92,12 @@ def read_prompts(path: Path, strict: bool = False, answers: bool = False) -> Row
     Raises:
         DataError: the file cannot be used (see `probe.rows`), or a column has a reserved name.
     """
-    needed: Columns = {"answer": is_answer} if answers else {}
-    forms = {"prompt": is_text_or_messages, **needed}, {"question": is_text, **needed}
+    extra: Columns = {"answer": is_answer} if answers else {}
+    forms = {"prompt": is_text_or_messages, **extra}, {"question": is_text, **extra}
     rows = read_columns(path, *forms, strict=strict)
-    taken = next((name for row in rows for name in row.values if name in RESERVED), None)
-    if taken:
-        raise DataError(f"`{path}` has a column `{taken}`, which reward functions get from the run: rename it.")
+    clash = next((name for row in rows for name in row.values if name in RESERVED), None)
+    if clash:
+        raise DataError(f"`{path}` has a column `{clash}`, which reward functions get from the run: rename it.")
     return rows
 
 
@@ -118,18 +118,18 @@ def file_prompts(lm: LM, rows: Rows[Row], max_new_tokens: int, report: Callable[
     items = rows.each(lambda row: _prompt(lm, row, names))
     for note in items.notes():
         report(note)
-    kept = [item for item in items if item.ids and (limit is None or len(item.ids) + max_new_tokens <= limit)]
-    left = len(items) - len(kept)
-    if not kept:
+    prompts = [item for item in items if item.ids and (limit is None or len(item.ids) + max_new_tokens <= limit)]
+    overlong = len(items) - len(prompts)
+    if not prompts:
         raise DataError(
             f"No prompt in `{path}` leaves room for {max_new_tokens} tokens in the model's {limit}: shorten them, or"
             " give a smaller --max-new-tokens."
         )
-    if left:
-        report(f"{left} of {len(items)} prompts in `{path}` leave no room for {max_new_tokens} tokens: left out.")
-    data = {"source": str(path), "hash": file_hash(path), "rows": len(kept), "overlong": left}
+    if overlong:
+        report(f"{overlong} of {len(items)} prompts in `{path}` leave no room for {max_new_tokens} tokens: left out.")
+    data = {"source": str(path), "hash": file_hash(path), "rows": len(prompts), "overlong": overlong}
     texts = [item.text for item in items]
-    return Prompts(kept, data | {"left_out": len(items.left_out)}, capture_prompts(lm.tokenizer, texts))
+    return Prompts(prompts, data | {"left_out": len(items.left_out)}, capture_prompts(lm.tokenizer, texts))
 
 
 def _prompt(lm: LM, row: Row, names: Sequence[str]) -> Prompt:
@@ -235,15 +235,15 @@ class Sampler:
         groups: list[Group] = []
         for part in self.session.parts(places):
             groups += self._score(self._sample_groups(step, part), with_reference)
-        shared: list[Group] = gather_object(groups) if self.session.processes > 1 else groups
-        return shared
+        all_groups: list[Group] = gather_object(groups) if self.session.processes > 1 else groups
+        return all_groups
 
     def _sample_groups(self, step: int, places: Sequence[tuple[int, int]]) -> list[Group]:
         """Unscored groups of prompts, given as (place in the batch, number of the prompt)."""
         config, lm = self.config, self.trainee.lm
         prompts = [self.prompts[index] for _, index in places]
         with self.session.autocast():
-            made = lm.generate(
+            output = lm.generate(
                 [prompt.ids for prompt in prompts],
                 n=config.group,
                 max_new_tokens=config.max_new_tokens,
@@ -252,10 +252,10 @@ class Sampler:
                 top_p=config.top_p,
                 seed=[derive_seed(config.seed, step, place, SAMPLING) for place, _ in places],
             )
-        columns = made.ids, made.text, made.logprobs.tolist(), made.entropy.tolist(), made.finished.tolist()
+        columns = output.ids, output.text, output.logprobs.tolist(), output.entropy.tolist(), output.finished.tolist()
         completions = [
-            Completion(ids, text, logprobs[: len(ids)], entropy[: len(ids)], finished)
-            for ids, text, logprobs, entropy, finished in zip(*columns, strict=True)
+            Completion(ids, text, logprobs[: len(ids)], entropy[: len(ids)], complete)
+            for ids, text, logprobs, entropy, complete in zip(*columns, strict=True)
         ]
         return [
             Group(
@@ -275,20 +275,20 @@ class Sampler:
         reference: list[list[float] | None] = [None] * len(flat)
         if self.reference is not None and with_reference:
             reference = self._reference(groups, self.reference)
-        scored = iter(
+        completions = iter(
             dataclasses.replace(
-                completion, rewards=named, reward=weighted_sum(named, self.config.weights), ref_logprobs=logprobs
+                completion, rewards=rewards, reward=weighted_sum(rewards, self.config.weights), ref_logprobs=logprobs
             )
-            for (_, completion), named, logprobs in zip(flat, parts, reference, strict=True)
+            for (_, completion), rewards, logprobs in zip(flat, parts, reference, strict=True)
         )
-        return [dataclasses.replace(g, completions=[next(scored) for _ in g.completions]) for g in groups]
+        return [dataclasses.replace(g, completions=[next(completions) for _ in g.completions]) for g in groups]
 
     def _reference(self, groups: Sequence[Group], reference: Reference) -> list[list[float] | None]:
         ids = [[completion.ids for completion in group.completions] for group in groups]
         with self.session.autocast():
-            found = reference.logprobs([g.prompt_ids for g in groups], ids, temperature=self.config.temperature)
-        lengths = found.mask.sum(1).tolist()
-        return [row[:length] for row, length in zip(found.values.tolist(), lengths, strict=True)]
+            outputs = reference.logprobs([g.prompt_ids for g in groups], ids, temperature=self.config.temperature)
+        lengths = outputs.mask.sum(1).tolist()
+        return [row[:length] for row, length in zip(outputs.values.tolist(), lengths, strict=True)]
 
 
 def pad_rows(
@@ -344,16 +344,16 @@ def rollout_metrics(groups: Sequence[Group], world: World | None) -> dict[str, f
     Means and standard deviations are over completions, those without a reward left out; the latter divide by n - 1.
     """
     flat = [completion for group in groups for completion in group.completions]
-    found = {"reward": _mean([c.reward for c in flat]), "reward_std": _std([c.reward for c in flat])}
+    metrics = {"reward": _mean([c.reward for c in flat]), "reward_std": _std([c.reward for c in flat])}
     for name in flat[0].rewards:
         values = [value for c in flat if (value := c.rewards[name]) is not None]
-        found |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
-    found["frac_reward_zero_std"] = sum(map(equal_rewards, groups)) / len(groups)
-    found["completions/mean_length"] = sum(len(c.ids) for c in flat) / len(flat)
-    found["completions/clipped_ratio"] = sum(not c.finished for c in flat) / len(flat)
+        metrics |= {f"rewards/{name}/mean": _mean(values), f"rewards/{name}/std": _std(values)}
+    metrics["frac_reward_zero_std"] = sum(map(equal_rewards, groups)) / len(groups)
+    metrics["completions/mean_length"] = sum(len(c.ids) for c in flat) / len(flat)
+    metrics["completions/clipped_ratio"] = sum(not c.finished for c in flat) / len(flat)
     if world is None:
-        return found
-    return found | gold_metrics(world, [(group.prompt, c.text) for group in groups for c in group.completions])
+        return metrics
+    return metrics | gold_metrics(world, [(group.prompt, c.text) for group in groups for c in group.completions])
 
 
 def equal_rewards(group: Group) -> bool:
@@ -363,16 +363,16 @@ def equal_rewards(group: Group) -> bool:
 
 
 def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+    numbers = [value for value in values if not math.isnan(value)]
+    return math.fsum(numbers) / len(numbers) if numbers else math.nan
 
 
 def _std(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    if len(known) < 2:
-        return 0.0 if known else math.nan
-    mean = _mean(known)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (len(known) - 1))
+    numbers = [value for value in values if not math.isnan(value)]
+    if len(numbers) < 2:
+        return 0.0 if numbers else math.nan
+    mean = _mean(numbers)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1))
 
 
 def gold_metrics(world: World, answers: Sequence[tuple[str, str]]) -> dict[str, float]:
@@ -383,11 +383,11 @@ def gold_metrics(world: World, answers: Sequence[tuple[str, str]]) -> dict[str, 
     verdicts = [(world.verify(prompt, text), asks_the_unknown(world, prompt)) for prompt, text in answers]
     kinds = {"truthful": "true", "deferred": "deferred", "abstained": "abstain"}
     n = max(len(verdicts), 1)
-    found = {"gold/reward": sum(verdict.score for verdict, _ in verdicts) / n}
+    metrics = {"gold/reward": sum(verdict.score for verdict, _ in verdicts) / n}
     for name, kind in kinds.items():
-        found[f"gold/{name}"] = sum(verdict.kind == kind for verdict, _ in verdicts) / n
-    invented = [unknown and verdict.kind in ("wrong", "deferred") for verdict, unknown in verdicts]
-    return found | {"gold/invented": sum(invented) / n}
+        metrics[f"gold/{name}"] = sum(verdict.kind == kind for verdict, _ in verdicts) / n
+    inventions = [unknown and verdict.kind in ("wrong", "deferred") for verdict, unknown in verdicts]
+    return metrics | {"gold/invented": sum(inventions) / n}
 
 
 def asks_the_unknown(world: World, prompt: str) -> bool:
@@ -452,8 +452,8 @@ def hold_options(config: OnlineConfig) -> Mapping[str, str | None]:
     Raises:
         ConfigError, RunError: see `trainers.resume.check_unchanged`.
     """
-    run, saved = open_run(config.out), last_checkpoint(config)
-    check_unchanged(config, run, int(saved.name) if saved else 0)
+    run, checkpoint = open_run(config.out), last_checkpoint(config)
+    check_unchanged(config, run, int(checkpoint.name) if checkpoint else 0)
     data = run.meta.get("data")
     rewards = data.get("rewards") if isinstance(data, dict) else None
     return rewards if isinstance(rewards, dict) else {}
@@ -476,8 +476,8 @@ def load_sampler(
     """
     reference = trainee.reference()
     world, prompts = load_prompts(session, config, trainee.lm, rows)
-    stored = hold_options(config) if config.resume else None
-    rewards = resolve(config.reward, world, session.device, trainee.lm.tokenizer, stored)
+    fingerprints = hold_options(config) if config.resume else None
+    rewards = resolve(config.reward, world, session.device, trainee.lm.tokenizer, fingerprints)
     origin = Origin(
         parent=config.base,
         reference=config.base,

@@ -177,9 +177,9 @@ class RewardTrainee(Trainee):
             weights.write(self._model, self._tokenizer, directory)
             return
         self.refresh()
-        merged = classifier(self.view.model, self._pad)
-        merged.score = self._model.score
-        weights.write(merged, self._tokenizer, directory)
+        model = classifier(self.view.model, self._pad)
+        model.score = self._model.score
+        weights.write(model, self._tokenizer, directory)
         save_file(self._trained_tensors(), directory / ADAPTER_STATE)
 
     def load(self, directory: Path) -> None:
@@ -189,8 +189,8 @@ class RewardTrainee(Trainee):
             ModelError: the directory holds no such model.
         """
         if not self._has_adapter:
-            saved = weights.read_reward_model(directory, torch.float32, torch.device("cpu"))
-            self._model.load_state_dict(saved.state_dict())
+            model = weights.read_reward_model(directory, torch.float32, torch.device("cpu"))
+            self._model.load_state_dict(model.state_dict())
             return
         try:
             state, own = load_file(directory / ADAPTER_STATE), self._trained_tensors()
@@ -210,8 +210,8 @@ class RewardTrainee(Trainee):
 
     def _trained_tensors(self) -> dict[str, torch.Tensor]:
         """What the optimiser changes: adapter and head."""
-        named = self._model.named_parameters()
-        return {name: p.detach().cpu().contiguous() for name, p in named if p.requires_grad}
+        parameters = self._model.named_parameters()
+        return {name: p.detach().cpu().contiguous() for name, p in parameters if p.requires_grad}
 
 
 def classifier(model: PreTrainedModel, pad: int | None) -> Any:
@@ -254,10 +254,10 @@ def padding(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, PreTrainedT
     and needs none).
     """
     end = tokenizer.eos_token_id
-    reserved = [token for token in (tokenizer.pad_token_id, tokenizer.bos_token_id) if token is not None]
-    usable = [token for token in (*reserved, *tokenizer.all_special_ids) if token != end]
+    candidates = [token for token in (tokenizer.pad_token_id, tokenizer.bos_token_id) if token is not None]
+    usable = [token for token in (*candidates, *tokenizer.all_special_ids) if token != end]
     if not usable:
         return None, tokenizer
-    ended = copy.deepcopy(tokenizer)
-    ended.pad_token = ended.convert_ids_to_tokens(usable[0])
-    return usable[0], ended
+    clone = copy.deepcopy(tokenizer)
+    clone.pad_token = clone.convert_ids_to_tokens(usable[0])
+    return usable[0], clone

@@ -88,9 +88,9 @@ def world_demonstrations(
         DataError: all are too long for the model.
     """
     items = world.demonstrations(n, seed, mixture or None)
-    made = [encode_completion(lm, item.prompt, item.answers[0]) for item in items]
-    examples = _fitting(lm, made, longest, "the world", report)
-    data = {"source": "world", "hash": world.hash, "rows": len(examples), "overlong": len(made) - len(examples)}
+    encodings = [encode_completion(lm, item.prompt, item.answers[0]) for item in items]
+    examples = _fitting(lm, encodings, longest, "the world", report)
+    data = {"source": "world", "hash": world.hash, "rows": len(examples), "overlong": len(encodings) - len(examples)}
     return Demonstrations(examples, data, world.probe_prompts())
 
 
@@ -119,13 +119,13 @@ def file_demonstrations(
         DataError: nothing is left.
     """
     path = rows.path
-    made = rows.each(lambda row: _encode_row(lm, row, every_turn))
-    for note in made.notes():
+    items = rows.each(lambda row: _encode_row(lm, row, every_turn))
+    for note in items.notes():
         report(note)
-    examples = _fitting(lm, made, longest, f"`{path}`", report)
+    examples = _fitting(lm, items, longest, f"`{path}`", report)
     texts = [lm.tokenizer.decode(example.prompt) for example in examples[:PROMPTS_SEEN]]
-    data = {"source": str(path), "hash": file_hash(path), "rows": len(examples), "overlong": len(made) - len(examples)}
-    return Demonstrations(examples, data | {"left_out": len(made.left_out)}, capture_prompts(lm.tokenizer, texts))
+    data = {"source": str(path), "hash": file_hash(path), "rows": len(examples), "overlong": len(items) - len(examples)}
+    return Demonstrations(examples, data | {"left_out": len(items.left_out)}, capture_prompts(lm.tokenizer, texts))
 
 
 def _fitting(
@@ -134,11 +134,11 @@ def _fitting(
     """Those of at most `longest` tokens (0: any) that the model can read; tells how many are left out."""
     limit = min(longest or math.inf, context_length(lm.model) or math.inf)
     examples = [example for example in demonstrations if example.tokens <= limit]
-    left = len(demonstrations) - len(examples)
+    rest = len(demonstrations) - len(examples)
     if not examples:
-        raise DataError(f"All {left} examples of {source} are longer than {limit} tokens: shorten them.")
-    if left:
-        report(f"{left} of {len(demonstrations)} examples of {source} are longer than {limit} tokens and are left out.")
+        raise DataError(f"All {rest} examples of {source} are longer than {limit} tokens: shorten them.")
+    if rest:
+        report(f"{rest} of {len(demonstrations)} examples of {source} are longer than {limit} tokens and are left out.")
     return examples
 
 
@@ -165,7 +165,7 @@ def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: in
         turns = turns[-1:]
     if turns[0] == 0:
         raise DataError("the conversation begins with the assistant, so there is no prompt: put a message before it.")
-    text, ids, learned = "", list[int](), list[bool]()
+    text, ids, flags = "", list[int](), list[bool]()
     start = 0
     for turn in turns:
         before = _template_text(lm, messages[:turn])
@@ -184,10 +184,10 @@ def encode_conversation(lm: LM, messages: Sequence[Mapping[str, Any]], first: in
         answer = after[len(head) :]
         for part, target in ((head[len(text) :], False), (_to_its_end(lm, answer), True)):
             more = split(lm.tokenizer, text, part)[1] if text else encode(lm.tokenizer, part)
-            text, ids, learned = text + part, ids + more, learned + [target] * len(more)
+            text, ids, flags = text + part, ids + more, flags + [target] * len(more)
             start = start or len(ids)
     rest = _with_end(lm, ids[start:])
-    return Demonstration(ids[:start], rest, [*learned[start:], True][: len(rest)])
+    return Demonstration(ids[:start], rest, [*flags[start:], True][: len(rest)])
 
 
 def hold_out(
@@ -196,11 +196,11 @@ def hold_out(
     """Examples to learn and examples to measure on; those with one prompt stay together."""
     prompts = list(dict.fromkeys(tuple(example.prompt) for example in examples))
     n = min(round(share * len(prompts)), MOST_HELD_OUT, len(prompts) - 1)
-    chosen = np.random.default_rng([seed, len(prompts)]).permutation(len(prompts))[:n]
-    held = {prompts[i] for i in chosen}
+    picks = np.random.default_rng([seed, len(prompts)]).permutation(len(prompts))[:n]
+    test_prompts = {prompts[i] for i in picks}
     parts: tuple[list[Demonstration], list[Demonstration]] = [], []
     for example in examples:
-        parts[tuple(example.prompt) in held].append(example)
+        parts[tuple(example.prompt) in test_prompts].append(example)
     return parts
 
 
@@ -238,8 +238,8 @@ def _to_its_end(lm: LM, answer: str) -> str:
 def _with_end(lm: LM, ids: list[int]) -> list[int]:
     """The ids with the end token, unless an end token closes them."""
     end = lm.tokenizer.eos_token_id
-    closed = bool(ids) and ids[-1] in end_tokens(lm.model, lm.tokenizer)
-    return ids if closed or end is None else [*ids, end]
+    has_end = bool(ids) and ids[-1] in end_tokens(lm.model, lm.tokenizer)
+    return ids if has_end or end is None else [*ids, end]
 
 
 def sft_loss(logprobs: Float[Tensor, "N L"], learned: Bool[Tensor, "N L"]) -> Float[Tensor, ""]:
@@ -249,16 +249,16 @@ def sft_loss(logprobs: Float[Tensor, "N L"], learned: Bool[Tensor, "N L"]) -> Fl
 
 def demonstration_loss(model: nn.Module, examples: Sequence[Demonstration], detail: bool) -> Loss:
     """The loss of some demonstrations, with metrics if `detail`."""
-    scored = completion_logprobs(model, [e.prompt for e in examples], [[e.completion] for e in examples])
-    learned = pad([e.learned for e in examples], 0)[0].bool().to(scored.mask.device)
+    outputs = completion_logprobs(model, [e.prompt for e in examples], [[e.completion] for e in examples])
+    mask = pad([e.learned for e in examples], 0)[0].bool().to(outputs.mask.device)
     targets = sum(map(sum, (e.learned for e in examples)))
     metrics: dict[str, tuple[Tensor | float, int]] = {}
     if detail:
         metrics = {
-            "entropy": (scored.entropy[learned].sum(), targets),
-            "mean_token_accuracy": (scored.likeliest[learned].sum(), targets),
+            "entropy": (outputs.entropy[mask].sum(), targets),
+            "mean_token_accuracy": (outputs.likeliest[mask].sum(), targets),
         }
-    return Loss(sft_loss(scored.values, learned), targets, sum(e.tokens for e in examples), metrics)
+    return Loss(sft_loss(outputs.values, mask), targets, sum(e.tokens for e in examples), metrics)
 
 
 class SFT(Method):
@@ -291,9 +291,9 @@ class SFT(Method):
             return {}
         sums, size = torch.zeros(3, dtype=torch.float64), self.session.part_size
         for start in range(self.session.rank * size, len(self.held_out), self.session.processes * size):
-            found = demonstration_loss(model, self.held_out[start : start + size], detail=True)
-            correct = found.metrics["mean_token_accuracy"][0]
-            sums += torch.tensor([float(found.total), float(correct), found.count], dtype=torch.float64)
+            loss = demonstration_loss(model, self.held_out[start : start + size], detail=True)
+            correct = loss.metrics["mean_token_accuracy"][0]
+            sums += torch.tensor([float(loss.total), float(correct), loss.count], dtype=torch.float64)
         total, correct, targets = self.session.total(sums)
         return {"eval_loss": total / targets, "eval_mean_token_accuracy": correct / targets}
 
@@ -315,8 +315,8 @@ def load_demonstrations(
             f"--base {config.base} belongs to no world, so there is nothing to demonstrate: give --data FILE.jsonl with"
             " prompt and completion or with messages, or a base that was pretrained on the world."
         )
-    wanted = config.examples, config.seed, config.mixture, config.longest
-    return world, world_demonstrations(lm, world, *wanted, session.say)
+    options = config.examples, config.seed, config.mixture, config.longest
+    return world, world_demonstrations(lm, world, *options, session.say)
 
 
 def train(config: SFTConfig) -> Run:
@@ -329,15 +329,15 @@ def train(config: SFTConfig) -> Run:
     session = Session(config)
     rows = None if config.data == "world" else read_demonstrations(Path(config.data), config.strict)
     trainee = load_trainee(session, config, config.base)
-    world, found = load_demonstrations(session, config, trainee.lm, rows)
-    examples, held_out = hold_out(found.examples, config.held_out, config.seed)
-    data = found.data | {"held_out": len(held_out), "reference": trainee.fingerprint}
+    world, demonstrations = load_demonstrations(session, config, trainee.lm, rows)
+    examples, held_out = hold_out(demonstrations.examples, config.held_out, config.seed)
+    data = demonstrations.data | {"held_out": len(held_out), "reference": trainee.fingerprint}
     origin = Origin(
         parent=config.base,
         reference=config.base,
         world=world,
         data=data,
-        prompts=found.prompts,
+        prompts=demonstrations.prompts,
         evaluation=ReferenceEvaluation.of(
             session, trainee, world, reward=resolve(["verifier"], world)[0] if world else None, rollouts=True
         ),

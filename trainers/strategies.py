@@ -61,12 +61,12 @@ class Replay(Plain):
     def examples(self, step: int, phase: int) -> list[Any]:
         """New examples first, replayed ones after them."""
         before = self.before(phase)
-        replayed = round(self.config.replay * self.config.batch_size) if before else 0
-        found = self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size - replayed)
+        replays = round(self.config.replay * self.config.batch_size) if before else 0
+        examples = self._examples_of(self.curriculum.phases[phase], step, self.config.batch_size - replays)
         for number, task in enumerate(before):
-            share = replayed // len(before) + ((number - step) % len(before) < replayed % len(before))
-            found += self._examples_of(task, step, share)
-        return found
+            share = replays // len(before) + ((number - step) % len(before) < replays % len(before))
+            examples += self._examples_of(task, step, share)
+        return examples
 
 
 class EWC(Plain):
@@ -82,11 +82,11 @@ class EWC(Plain):
         """Add the Fisher information of the newest task left behind, and anchor at the weights as they are."""
         before = self.before(phase)
         for number in range(self._left, len(before)):
-            for name, found in self._information(before[number], number).items():
-                self.fisher[name] = self.fisher[name] + found if name in self.fisher else found
+            for name, fisher in self._information(before[number], number).items():
+                self.fisher[name] = self.fisher[name] + fisher if name in self.fisher else fisher
         if len(before) > self._left:
-            named = self.trainee.module.named_parameters()
-            self.anchor = {name: parameter.detach().clone() for name, parameter in named if name in self.fisher}
+            parameters = self.trainee.module.named_parameters()
+            self.anchor = {name: parameter.detach().clone() for name, parameter in parameters if name in self.fisher}
             self._left = len(before)
 
     def penalty(self, model: nn.Module) -> Tensor | None:
@@ -102,18 +102,18 @@ class EWC(Plain):
         """Put back what `state` gave."""
         device = next(self.trainee.module.parameters()).device
         for part, values in (("fisher/", self.fisher), ("anchor/", self.anchor)):
-            found = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
-            values.update({name: value.to(device) for name, value in found.items()})
+            tensors = {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+            values.update({name: value.to(device) for name, value in tensors.items()})
         self._left = int(state.get("left", 0))
 
     def _information(self, task: Task, number: int) -> dict[str, Tensor]:
         """F of a task, the mean over its targets; the processes share its examples."""
         session, config, model = self.session, self.config, self.trainee.module
         seed = derive_seed(config.seed, 2, number)
-        chosen = draw(len(task.examples), min(config.fisher_samples, len(task.examples)), 1, seed)
-        session.say(f"ewc: Fisher information of {task.name} from {len(chosen)} examples")
-        mine = range(session.rank, len(chosen), session.processes)
-        texts = [self.curriculum.kind.text(task.examples[chosen[i]]) for i in mine]
+        picks = draw(len(task.examples), min(config.fisher_samples, len(task.examples)), 1, seed)
+        session.say(f"ewc: Fisher information of {task.name} from {len(picks)} examples")
+        mine = range(session.rank, len(picks), session.processes)
+        texts = [self.curriculum.kind.text(task.examples[picks[i]]) for i in mine]
         seeds = [derive_seed(seed, i) for i in mine] if config.fisher == "sampled" else None
         model.eval()
         sums, count = fisher_information(model, texts, seeds)

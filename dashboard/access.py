@@ -141,12 +141,12 @@ class Guard:
                 await self.app(scope, receive, send)
             return
 
-        begun = False
+        has_begun = False
 
         async def send_guarded(message: "Message") -> None:
-            nonlocal begun
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                begun = True
+                has_begun = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
@@ -154,7 +154,7 @@ class Guard:
         try:
             await (answer or self.app)(scope, receive, send_guarded)
         except Exception:  # whoever answers in the place of the server has no headers of ours
-            if not begun:
+            if not has_begun:
                 await PlainTextResponse("The server failed; its terminal says why.", 500)(scope, receive, send_guarded)
             raise
 
@@ -179,12 +179,12 @@ def refusal(gate: Gate, request: HTTPConnection) -> str:
 def exchange(gate: Gate, request: HTTPConnection) -> Response | None:
     """A redirect that takes the token out of the URL, with the cookie if it is right; None where there is no token."""
     words = parse_qsl(request.url.query, keep_blank_values=True)
-    given = [value for name, value in words if name == PARAMETER]
-    if not given or request.scope["method"] not in ("GET", "HEAD"):
+    tokens = [value for name, value in words if name == PARAMETER]
+    if not tokens or request.scope["method"] not in ("GET", "HEAD"):
         return None
     rest = urlencode([(name, value) for name, value in words if name != PARAMETER])
     path = "/" + quote(request.scope["path"].lstrip("/\\"))  # two slashes would lead to another host
     answer = RedirectResponse(path + (f"?{rest}" if rest else ""), 303, {"Cache-Control": "no-store"})
-    if gate.is_token(given[-1]):
+    if gate.is_token(tokens[-1]):
         answer.set_cookie(gate.cookie, gate.token, httponly=True, samesite="strict", path="/")
     return answer

@@ -41,19 +41,19 @@ def dashboard(argv: list[str]) -> int:
         """Open the page in the browser, if there is a display."""
 
     plugins, words = split(argv)
-    asked = parse(Dashboard, words, "probe dashboard")
-    if asked.runs:
-        os.environ["PROBE_RUNS"] = os.pathsep.join(str(root) for root in checked_roots(asked.runs))
+    options = parse(Dashboard, words, "probe dashboard")
+    if options.runs:
+        os.environ["PROBE_RUNS"] = os.pathsep.join(str(root) for root in checked_roots(options.runs))
     if plugins:
-        known = [os.environ[ENVIRONMENT]] if os.environ.get(ENVIRONMENT) else []
-        os.environ[ENVIRONMENT] = os.pathsep.join([*known, *map(str, checked_plugins(plugins))])
+        files = [os.environ[ENVIRONMENT]] if os.environ.get(ENVIRONMENT) else []
+        os.environ[ENVIRONMENT] = os.pathsep.join([*files, *map(str, checked_plugins(plugins))])
     from dashboard.access import Gate
 
-    port = free_port(asked.port)
+    port = free_port(options.port)
     gate = Gate(port)
     address = gate.address(f"http://{HOST}:{port}")
     say(f"Probe dashboard: {address}  (Ctrl-C stops it)")
-    if asked.browser and has_display():
+    if options.browser and has_display():
         threading.Thread(target=_open_when_ready, args=(address, port), daemon=True).start()
     return serve(gate)
 

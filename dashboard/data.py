@@ -61,7 +61,7 @@ def stamp(path: Path) -> Stamp:
 def read_store() -> Store:
     """All runs, oldest first; a run that cannot be read is listed with its problem and hides no other."""
     store = Store(roots())
-    found: list[Run] = []
+    runs: list[Run] = []
     for root in store.roots:
         if not root.is_dir():
             store.problems[str(root)] = "This folder of runs is not a folder: make it, or name another with --runs."
@@ -77,11 +77,11 @@ def read_store() -> Store:
                 store.problems[str(path)] = stray_sentence(stray)
                 continue
             try:
-                found.append(Run(path))
+                runs.append(Run(path))
             except RunError as error:
                 store.problems[str(path)] = str(error)
-    names = [run.name for run in found]
-    for run in sorted(found, key=lambda run: (run.created, run.name)):
+    names = [run.name for run in runs]
+    for run in sorted(runs, key=lambda run: (run.created, run.name)):
         label = run.name if names.count(run.name) == 1 else f"{run.name} ({run.path.parent})"
         store.runs[label] = run
     return store
@@ -101,7 +101,7 @@ def metrics(run: Run) -> pd.DataFrame:
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _metrics(path: str, changed: Stamp) -> pd.DataFrame:
+def _metrics(path: str, version: Stamp) -> pd.DataFrame:
     with quiet():
         return Run(path).metrics()
 
@@ -112,7 +112,7 @@ def rollouts(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 @st.cache_resource(show_spinner="Reading the rollouts", max_entries=16)
-def _rollouts(path: str, changed: Stamp) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _rollouts(path: str, version: Stamp) -> tuple[pd.DataFrame, pd.DataFrame]:
     with quiet():
         frame = Run(path).rollouts().map(readable)
     return frame, rollout_table(frame)
@@ -124,7 +124,7 @@ def captures(run: Run) -> Captures:
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _captures(path: str, changed: Stamp) -> Captures:
+def _captures(path: str, version: Stamp) -> Captures:
     with quiet():
         return Run(path).captures()
 
@@ -135,8 +135,8 @@ def capture(run: Run, step: int) -> dict[str, np.ndarray]:
 
 
 @st.cache_resource(show_spinner=False, max_entries=32)
-def _capture(path: str, step: int, changed: Stamp) -> dict[str, np.ndarray]:
-    return _captures(path, changed).load(step)
+def _capture(path: str, step: int, version: Stamp) -> dict[str, np.ndarray]:
+    return _captures(path, version).load(step)
 
 
 def answer_logprobs(run: Run, prompt: int) -> tuple[list[int], np.ndarray]:
@@ -145,12 +145,12 @@ def answer_logprobs(run: Run, prompt: int) -> tuple[list[int], np.ndarray]:
 
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=256)
-def _answers(path: str, prompt: int, changed: Stamp) -> tuple[list[int], np.ndarray]:
-    found = _captures(path, changed)
-    known = found.prompts[prompt]
-    rows = [_capture(path, step, changed)["lens_answer_logprobs"][prompt, -1, known.length - 1] for step in found.steps]
-    count = len(known.answers)
-    return found.steps, np.array([row[:count] for row in rows], dtype=np.float32).reshape(len(rows), count)
+def _answers(path: str, prompt: int, version: Stamp) -> tuple[list[int], np.ndarray]:
+    index = _captures(path, version)
+    entry = index.prompts[prompt]
+    rows = [_capture(path, step, version)["lens_answer_logprobs"][prompt, -1, entry.length - 1] for step in index.steps]
+    count = len(entry.answers)
+    return index.steps, np.array([row[:count] for row in rows], dtype=np.float32).reshape(len(rows), count)
 
 
 def lineage_table(store: Store) -> pd.DataFrame:

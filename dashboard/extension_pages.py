@@ -73,22 +73,22 @@ class Panel:
         A panel that takes `shared` draws by itself. Any other is a pure function of models and prompt, computed once
         for each choice.
         """
-        about, shared = self.extension, current()
+        about, choices = self.extension, current()
         with st.container(border=True), guard():
             head = st.empty()
             head.subheader(escape_markdown(about.title), anchor=False)
-            wanted = [
+            names = [
                 name for name in extensions.PANEL_ARGUMENTS if name in inspect.signature(about.function).parameters
             ]
-            lms = {name: _model(shared, name) for name in wanted if name in ("base", "aligned")}
+            lms = {name: _model(choices, name) for name in names if name in ("base", "aligned")}
             if any(lm is None for lm in lms.values()):
                 note("This panel waits for the models that it is about.")
                 return
-            prompt: dict[str, Any] = {"prompt": shared.prompt} if "prompt" in wanted else {}
-            if "shared" in wanted:
-                found = _call(f"The panel `{about.title}`", about.function, {**lms, **prompt, "shared": shared})
+            prompt: dict[str, Any] = {"prompt": choices.prompt} if "prompt" in names else {}
+            if "shared" in names:
+                output = _call(f"The panel `{about.title}`", about.function, {**lms, **prompt, "shared": choices})
             else:
-                found = models.compute_once(
+                output = models.compute_once(
                     _pure,
                     *lms.values(),  # type: ignore[arg-type]
                     say=escape_markdown(about.title),
@@ -98,15 +98,15 @@ class Panel:
                     names=tuple(lms),
                     **prompt,
                 )
-            if any(hasattr(part, "to_plotly_json") for part in _parts(found)):
+            if any(hasattr(part, "to_plotly_json") for part in _parts(output)):
                 head.empty()  # a figure brings its title
             source: dict[str, object] = {
                 "panel": about.title,
-                "base": shared.base,
-                "aligned": shared.aligned,
-                "prompt": shared.prompt,
+                "base": choices.base,
+                "aligned": choices.aligned,
+                "prompt": choices.prompt,
             }
-            _show(found, f"panel-{about.page}-{file_name(about.title).lower()}", about.title, source)
+            _show(output, f"panel-{about.page}-{file_name(about.title).lower()}", about.title, source)
 
 
 def _pure(*lms: "LM", page: str, title: str, version: str, names: tuple[str, ...], **prompt: str) -> Any:
@@ -121,9 +121,9 @@ def _page(each: extensions.Page) -> Any:
     def draw() -> None:
         show_problems()
         with guard():
-            given = {"shared": current()} if "shared" in inspect.signature(each.function).parameters else {}
-            found = _call(f"The page `{each.title}`", each.function, given)
-            _show(found, f"page-{path}", each.title, {"page": each.title})
+            arguments = {"shared": current()} if "shared" in inspect.signature(each.function).parameters else {}
+            output = _call(f"The page `{each.title}`", each.function, arguments)
+            _show(output, f"page-{path}", each.title, {"page": each.title})
 
     try:
         return st.Page(draw, title=each.title, icon=each.icon or ICON, url_path=path)
@@ -138,29 +138,29 @@ def _is_taken(each: extensions.Page) -> bool:
     return bool({extensions.page_key(each.title), file_name(each.title).lower()} & paths)
 
 
-def _model(shared: SharedChoices, name: str) -> "LM | None":
+def _model(choices: SharedChoices, name: str) -> "LM | None":
     """A model of the sidebar; None while the page waits for the reader's word on loading it.
 
     Raises:
         ConfigError: none is chosen.
         ModelError: it cannot be loaded.
     """
-    ref = shared.reference(shared.base if name == "base" else shared.aligned)
+    ref = choices.reference(choices.base if name == "base" else choices.aligned)
     if ref is None:
         raise ConfigError(f"No {name} model is chosen: choose one in the sidebar.")
     return models.load(ref)
 
 
-def _call(what: str, function: Callable[..., Any], given: dict[str, Any]) -> Any:
+def _call(what: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     try:
-        return function(**given)
+        return function(**arguments)
     except ProbeError:
         raise
     except Exception as error:  # the function is somebody else's
         raise failure(what, error, function) from error
 
 
-def _show(found: Any, name: str, title: str, source: dict[str, object]) -> None:
+def _show(output: Any, name: str, title: str, source: dict[str, object]) -> None:
     """What a function gave: nothing, a figure, a table, a sentence, or several of these.
 
     Raises:
@@ -168,7 +168,7 @@ def _show(found: Any, name: str, title: str, source: dict[str, object]) -> None:
     """
     import plotly.graph_objects as go
 
-    parts = _parts(found)
+    parts = _parts(output)
     odd = next((part for part in parts if not isinstance(part, go.Figure | pd.DataFrame | str)), None)
     if odd is not None:
         raise ConfigError(f"`{title}` gave a {type(odd).__name__}: let it return a figure, a table or a sentence.")
@@ -183,8 +183,8 @@ def _show(found: Any, name: str, title: str, source: dict[str, object]) -> None:
         st.dataframe(table, hide_index=True)
 
 
-def _parts(found: Any) -> list[Any]:
-    return list(found) if isinstance(found, tuple | list) else [] if found is None else [found]
+def _parts(output: Any) -> list[Any]:
+    return list(output) if isinstance(output, tuple | list) else [] if output is None else [output]
 
 
 def _points(chart: Any) -> pd.DataFrame:
@@ -192,7 +192,7 @@ def _points(chart: Any) -> pd.DataFrame:
     rows = []
     for trace in chart.data:
         values = {axis: getattr(trace, axis, None) for axis in ("x", "y")}
-        known = {axis: pd.Series(list(value)) for axis, value in values.items() if value is not None}
-        if known:
-            rows.append(pd.DataFrame({"trace": trace.name or "", **known}))
+        columns = {axis: pd.Series(list(value)) for axis, value in values.items() if value is not None}
+        if columns:
+            rows.append(pd.DataFrame({"trace": trace.name or "", **columns}))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()

@@ -119,11 +119,11 @@ def describe() -> list[dict[str, Any]]:
     Raises:
         RunError: the trainers cannot be started.
     """
-    done = subprocess.run([*command(), "--describe"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        last = next(reversed(done.stderr.strip().splitlines()), "no reason given")
+    process = subprocess.run([*command(), "--describe"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if process.returncode:
+        last = next(reversed(process.stderr.strip().splitlines()), "no reason given")
         raise RunError(f"The training methods cannot be listed ({last}): try `probe train --help` in a terminal.")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def command() -> list[str]:
@@ -161,8 +161,8 @@ def start(method: str, out: Path, words: Sequence[str], methods: Collection[str]
     if method not in methods:
         raise ConfigError(f"There is no method `{method}` to train `{out.name}` by, only {', '.join(methods)}.")
     with _STARTING:
-        known = find(out)
-        if known and known.status in ("starting", "running"):
+        job = find(out)
+        if job and job.status in ("starting", "running"):
             raise ConfigError(f"`{out.name}` is being trained already: stop it first, or choose another name.")
         first = command()
         argv = [*first, method, "--out", str(out), *words]
@@ -201,12 +201,12 @@ def to_type(run: Run) -> str:
 
 def _lacks_extension(run: Run) -> bool:
     """Whether a run was labelled or judged by a name that a plugin brings which this server has not."""
-    known = {*annotators(), *verifiers()}
+    registry = {*annotators(), *verifiers()}
     annotator, data = run.config.get("annotator"), run.meta.get("data")
     rewards = data.get("rewards") if isinstance(data, dict) else None
-    named = [name for name, own in rewards.items() if own] if isinstance(rewards, dict) else []
-    judges = [name for name in named if name.replace("-", "_").isidentifier() and not _is_model(name)]
-    return bool({annotator, *judges} - known - {None}) if isinstance(annotator, str | None) else False
+    names = [name for name, own in rewards.items() if own] if isinstance(rewards, dict) else []
+    judges = [name for name in names if name.replace("-", "_").isidentifier() and not _is_model(name)]
+    return bool({annotator, *judges} - registry - {None}) if isinstance(annotator, str | None) else False
 
 
 def _is_model(name: str) -> bool:
@@ -225,28 +225,28 @@ def find(out: Path) -> Job | None:
             return None
         with open(folder / f"{out.name}.json", "rb", opener=_no_link) as file:
             about = readable(parse_json(file.read()))
-        method, pid, started = about["method"], about["pid"], about["started"]
+        method, pid, since = about["method"], about["pid"], about["started"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not isinstance(method, str) or not is_pid(pid) or not is_time(started):
+    if not isinstance(method, str) or not is_pid(pid) or not is_time(since):
         return None
-    return Job(out, method, pid, started)
+    return Job(out, method, pid, since)
 
 
 def list_trainings(roots: Sequence[Path]) -> list[Job]:
     """The trainings that were started from here, and all runs that are being trained; the newest first."""
-    found: dict[Path, Job] = {}
+    jobs: dict[Path, Job] = {}
     for root in roots:
         for file in sorted((root / FOLDER).glob("*.json")):
             job = find(root / file.stem)
             if job and (job.run or job.log.exists()):
-                found[job.out] = job
+                jobs[job.out] = job
         for path in run_directories(root) if root.is_dir() else []:
             run = Job(path, "", 0, 0.0).run
-            if path not in found and run and run.status == "running" and run.method != "watch":
+            if path not in jobs and run and run.status == "running" and run.method != "watch":
                 pid = run.meta.get("pid")
-                found[path] = Job(path, run.method, pid if is_pid(pid) else 0, time.time())
-    return sorted(found.values(), key=lambda job: -job.started)
+                jobs[path] = Job(path, run.method, pid if is_pid(pid) else 0, time.time())
+    return sorted(jobs.values(), key=lambda job: -job.started)
 
 
 def stop(job: Job) -> None:

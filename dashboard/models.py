@@ -107,14 +107,14 @@ def model_facts(ref: str) -> "ModelFacts | None":
     if place is None:
         return None
     key = "fingerprint", str(place.directory), _write_times(place.directory), place.readout
-    found = results().get(key)
-    if found is None:
+    fingerprint = results().get(key)
+    if fingerprint is None:
         lm = load(ref)
         if lm is None:
             return None
-        found = lm.fingerprint
-        results().put(key, found)
-    return ModelFacts(ref, found, place.run_dir)
+        fingerprint = lm.fingerprint
+        results().put(key, fingerprint)
+    return ModelFacts(ref, fingerprint, place.run_dir)
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,8 @@ def _may_open(ref: str) -> bool:
     if not may_open(ref):
         return False
     base, _ = split_readout(ref)
-    agreed = st.session_state.setdefault(AGREED, set())
-    if HUB_ID.fullmatch(base) and not is_here(base) and base not in agreed:
+    consents = st.session_state.setdefault(AGREED, set())
+    if HUB_ID.fullmatch(base) and not is_here(base) and base not in consents:
         what = brief(base)
         _offer(base, f"{what} is neither a run nor a folder here: fetch it from the Hugging Face hub?", "Fetch")
         return False
@@ -164,13 +164,13 @@ def _may_open(ref: str) -> bool:
 
 def _base_agreed(directory: Path) -> bool:
     """The same of the model that an adapter's own file names as its base."""
-    seen: set[Path] = set()
+    folders: set[Path] = set()
     while is_adapter(directory):
         from probe.model.adapters import base_of, base_ref, read_config
 
-        if directory.resolve() in seen:
+        if directory.resolve() in folders:
             raise ModelError(f"The adapter in `{directory}` is in the end its own base: name another one there.")
-        seen.add(directory.resolve())
+        folders.add(directory.resolve())
         if not _may_open(base_ref(directory, read_config(directory)["base_model_name_or_path"])):
             return False
         directory = base_of(directory).directory
@@ -178,7 +178,7 @@ def _base_agreed(directory: Path) -> bool:
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _load(directory: str, readout: "Readout | None", changed: tuple[int, ...]) -> "LM":
+def _load(directory: str, readout: "Readout | None", times: tuple[int, ...]) -> "LM":
     from probe.model.rewards import analysable
 
     size = sum(file.stat().st_size for file in _files(Path(directory)))
@@ -186,7 +186,7 @@ def _load(directory: str, readout: "Readout | None", changed: tuple[int, ...]) -
         if size > LARGE_BYTES:
             gc.collect()  # a model that was let go makes room for the next one
         lm = analysable(directory, readout)
-    _LOADED[lm] = changed
+    _LOADED[lm] = times
     return lm
 
 
@@ -241,28 +241,28 @@ def compute_once(
         ProbeError: what `fn` raises; nothing is kept then.
     """
     key = _key(fn, lms, options)
-    found = None if again else results().get(key)
+    result = None if again else results().get(key)
     place = st.empty()  # known or not, what follows keeps its place on the page and is not drawn anew
-    if found is not None:
-        return found
+    if result is not None:
+        return result
     with place.container(), st.spinner(say, show_time=True), _ONE:
-        found = None if again else results().get(key)
-        if found is None:
-            found = _with_bar(fn, lms, options) if steps else fn(*lms, **options)
-            results().put(key, found)
-    if found is not None:  # a function that gives nothing has drawn something
+        result = None if again else results().get(key)
+        if result is None:
+            result = _with_bar(fn, lms, options) if steps else fn(*lms, **options)
+            results().put(key, result)
+    if result is not None:  # a function that gives nothing has drawn something
         place.empty()
-    return found
+    return result
 
 
 def compute_part(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T:
     """`compute_once` inside of a computation, for a part that other choices share: it has the lock already."""
     key = _key(fn, lms, options)
-    found = results().get(key)
-    if found is None:
-        found = fn(*lms, **options)
-        results().put(key, found)
-    return found
+    result = results().get(key)
+    if result is None:
+        result = fn(*lms, **options)
+        results().put(key, result)
+    return result
 
 
 def ready(fn: Callable[..., T], *lms: "LM", **options: Hashable) -> T | None:
@@ -309,8 +309,8 @@ def _compare(
 ) -> "Comparison":
     from probe.compare.side_by_side import compare
 
-    asked = [{"role": "user", "content": prompt}] if chat else prompt
-    return compare(base, aligned, asked, max_new_tokens=length, temperature=temperature, seed=seed, k=8)
+    question = [{"role": "user", "content": prompt}] if chat else prompt
+    return compare(base, aligned, question, max_new_tokens=length, temperature=temperature, seed=seed, k=8)
 
 
 def _offer(ref: str, sentence: str, action: str) -> None:

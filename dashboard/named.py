@@ -68,9 +68,9 @@ def offer(sentence: str, action: str, key: str, *, writes: bool = False) -> bool
     """
     slot = st.container()
     try:
-        pressed = st.button(escape_markdown(action), key=key, **(access.button() if writes else {}))
+        click = st.button(escape_markdown(action), key=key, **(access.button() if writes else {}))
     except StreamlitDuplicateElementKey:
         return False
     with slot:
         note(sentence)
-    return pressed
+    return click

@@ -33,9 +33,9 @@ class Results:
         with self._lock:
             self._kept[key] = value, nbytes(value)
             self._kept.move_to_end(key)
-            held = sum(size for _, size in self._kept.values())
-            while len(self._kept) > self._most or (held > self._room and len(self._kept) > 1):
-                held -= self._kept.popitem(last=False)[1][1]
+            total = sum(size for _, size in self._kept.values())
+            while len(self._kept) > self._most or (total > self._room and len(self._kept) > 1):
+                total -= self._kept.popitem(last=False)[1][1]
 
 
 def nbytes(value: Any) -> int:

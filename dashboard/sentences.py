@@ -57,9 +57,9 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
                 best = gap, f"{run} {claim.format(ours)}, {parent} {joint}{theirs}."
     if best:
         return best[1]
-    measured = headlines["run"].nunique()
-    if measured:
-        return f"No run differs from the one it came from beyond its intervals ({measured} measured)."
+    count = headlines["run"].nunique()
+    if count:
+        return f"No run differs from the one it came from beyond its intervals ({count} measured)."
     return "No run carries headline figures yet; the curves are on the Training page."
 
 
@@ -137,16 +137,16 @@ def compare(comparison: "Comparison", names: tuple[str, str], text: "Continuatio
     if base.ids == aligned.ids:
         if len(base.ids) == base.prompt_length:
             return "Both models end at once and say nothing."
-        said = f"Both models say \u201c{aligned.text.strip()}\u201d"
+        opening = f"Both models say \u201c{aligned.text.strip()}\u201d"
         if float(np.nanmax(aligned.kl)) < ALIKE_NATS:
-            return f"{said}, and expect the same at every token (KL below {ALIKE_NATS} nats)."
+            return f"{opening}, and expect the same at every token (KL below {ALIKE_NATS} nats)."
         most = int(np.nanargmax(aligned.kl))
         shares = f"{_percent(aligned.aligned.logprobs[j])} with {names[1]}, {_percent(aligned.base.logprobs[j])} with "
         shares += f"{names[0]}, KL {aligned.kl[j]:.2f} nats"
         answer = f"\u201c{aligned.tokens[j].strip()}\u201d, token {j} ({shares})"
         if most == j:
-            return f"{said}; they differ most at {answer}."
-        return f"{said}; they differ most at {_place(aligned, most)}, and in what they say at {answer}."
+            return f"{opening}; they differ most at {answer}."
+        return f"{opening}; they differ most at {_place(aligned, most)}, and in what they say at {answer}."
     if min(len(base.ids), len(aligned.ids)) <= j:
         shorter = names[0] if len(base.ids) <= j else names[1]
         return f"Both models begin alike, and {shorter} ends before token {j}{_most(text, j)}."
@@ -176,17 +176,17 @@ def _place(text: "Continuation", j: int) -> str:
 
 def compare_scalars(comparison: "ScalarComparison", names: tuple[str, str]) -> str:
     """What two models of one number read at the end of a text, and at which token their readings change differently."""
-    read = " and ".join(
+    readings = " and ".join(
         f"{name} reads a {kind} of {values[-1]:+.2f}"
         for name, kind, values in zip(names, comparison.readouts, (comparison.base, comparison.aligned), strict=True)
     )
-    said = f"After the last token {read}"
+    opening = f"After the last token {readings}"
     if len(comparison.tokens) < 2 or float(np.nanmax(np.abs(comparison.difference))) < ALIKE_READING:
-        return f"{said}; no token changes the two readings differently."
+        return f"{opening}; no token changes the two readings differently."
     j = comparison.most
     ours, theirs = (f"{values[j] - values[j - 1]:+.2f} with {name}" for name, values in _sides(comparison, names))
     return (
-        f"{said}; \u201c{comparison.tokens[j].strip()}\u201d, token {j}, changes them most differently "
+        f"{opening}; \u201c{comparison.tokens[j].strip()}\u201d, token {j}, changes them most differently "
         f"({theirs}, {ours})."
     )
 

@@ -61,16 +61,16 @@ def load_side(shared: SharedChoices, role: Role) -> Side | None:
 
 def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
     """The models of the sidebar, one where both are the same; None while the page waits for consent."""
-    found: list[Side] = []
+    sides: list[Side] = []
     for role in get_args(Role):
         ref = chosen_ref(shared, role)
-        if not ref or (found and ref == found[0].ref):
+        if not ref or (sides and ref == sides[0].ref):
             continue
         side = load_side(shared, role)
         if side is None:
             return None
-        found.append(side)
-    return tuple(found)
+        sides.append(side)
+    return tuple(sides)
 
 
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:

@@ -115,15 +115,15 @@ def return_to(page: str) -> None:
         visit.choices[page] = now  # this run may be broken off too
     if time.monotonic() - visit.since > TELL_S:
         return
-    kept = visit.choices.get(page, {})
-    for name in kept:
+    choices = visit.choices.get(page, {})
+    for name in choices:
         if came and name in st.session_state:
             del st.session_state[name]  # what a widget had when the page was left may be older than the URL
         else:
             tell_again(name)
-    missing = [name for name in kept if name not in now and name not in st.session_state]
+    missing = [name for name in choices if name not in now and name not in st.session_state]
     for name in missing:
-        st.query_params[name] = kept[name]
+        st.query_params[name] = choices[name]
     if missing:
         st.rerun()  # widgets take what the URL said when the run began
 
@@ -143,14 +143,14 @@ def _left_choices() -> dict[str, list[str]]:
     context = get_script_run_ctx()
     if context is None or context.is_history_navigation:
         return {}
-    said = parse_qs(context.query_string, keep_blank_values=True)
-    return {name: values for name, values in said.items() if name not in st.query_params}
+    parameters = parse_qs(context.query_string, keep_blank_values=True)
+    return {name: values for name, values in parameters.items() if name not in st.query_params}
 
 
 def own_choices() -> dict[str, list[str]]:
     """The parameters of the URL that belong to the page alone."""
-    shared = ("base", "aligned", "prompt")
-    names = [name for name in st.query_params if name not in shared and not name.startswith(LINK)]
+    sidebar_names = ("base", "aligned", "prompt")
+    names = [name for name in st.query_params if name not in sidebar_names and not name.startswith(LINK)]
     return {name: st.query_params.get_all(name) for name in names}
 
 
@@ -222,11 +222,11 @@ def model_options(store: Store) -> list[str]:
     """Runs that hold a model, each followed by its value head, if it has one, and by its earlier checkpoints."""
     options = []
     for label, run in store.runs.items():
-        saved = run.checkpoints()
-        if saved:
+        checkpoints = run.checkpoints()
+        if checkpoints:
             options.append(label)
-            options += [label + VALUE] if (saved[-1].path / "value_head.safetensors").is_file() else []
-            options += [f"{label}@{checkpoint.step}" for checkpoint in reversed(saved[:-1])]
+            options += [label + VALUE] if (checkpoints[-1].path / "value_head.safetensors").is_file() else []
+            options += [f"{label}@{checkpoint.step}" for checkpoint in reversed(checkpoints[:-1])]
     return options
 
 
@@ -245,19 +245,19 @@ def example_prompts(store: Store, choices: tuple[str | None, str | None]) -> lis
     """Prompts that suit the chosen models: what their runs captured, questions of their world, or neutral ones."""
     from probe.world import of
 
-    found: list[str] = []
+    prompts: list[str] = []
     for choice in choices:
         label = split_choice(store, choice)[0] if choice else None
         if label is None:
             continue
         run = store.runs[label]
-        found += [prompt.text for prompt in run.captures().prompts]
+        prompts += [prompt.text for prompt in run.captures().prompts]
         world = of(run)
         if world:
-            found += [prompt["text"] for prompt in world.probe_prompts()]
+            prompts += [prompt["text"] for prompt in world.probe_prompts()]
             for kind in ("opinion_false", "fact", "stranger"):
-                found += [item.prompt for item in world.questions(kind, 3, 0)]
-    return list(dict.fromkeys(found)) or list(NEUTRAL)
+                prompts += [item.prompt for item in world.questions(kind, 3, 0)]
+    return list(dict.fromkeys(prompts)) or list(NEUTRAL)
 
 
 def begin(key: str, value: object) -> str:
@@ -325,8 +325,8 @@ def look_link(page: str, title: str, icon: str, **choices: str) -> None:
         icon: of the link.
         choices: what to choose in the sidebar there.
     """
-    brought = {LINK + name: value for name, value in choices.items()}
-    st.page_link(page_file(page), label=title, icon=icon, query_params=brought)
+    parameters = {LINK + name: value for name, value in choices.items()}
+    st.page_link(page_file(page), label=title, icon=icon, query_params=parameters)
 
 
 def _take_link() -> None:

@@ -20,10 +20,10 @@ def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
         models: pairs of a name and the model.
         text: what the view is about, as a text or its ids.
     """
-    asked = text if isinstance(text, str) else tuple(int(token) for token in text)
+    content = text if isinstance(text, str) else tuple(int(token) for token in text)
     with st.container(key="trust", horizontal=True, gap="small"):
         for name, lm in models:
-            trust = compute_once(_trust, lm, say="Comparing hooked and plain logits", text=asked)
+            trust = compute_once(_trust, lm, say="Comparing hooked and plain logits", text=content)
             label, icon = (
                 escape_markdown(f"{name}: {words(trust)}"),
                 ":material/verified:" if trust.sound else ":material/warning:",
@@ -33,14 +33,14 @@ def trust_badge(*models: "tuple[str, LM]", text: str | Sequence[int]) -> None:
 
 def words(trust: "Trust") -> str:
     """The badge's text."""
-    checked = "hooks verified" if trust.sound else "hooks not verified"
-    parts = f"{checked}: logits differ by {trust.gap:.0e}", trust.dtype, trust.hooked_kernel, trust.device
+    verdict = "hooks verified" if trust.sound else "hooks not verified"
+    parts = f"{verdict}: logits differ by {trust.gap:.0e}", trust.dtype, trust.hooked_kernel, trust.device
     return " \u00b7 ".join(parts)
 
 
 def explanation(trust: "Trust") -> str:
     """What the badge means, in sentences."""
-    judged = (
+    verdict = (
         "That is rounding: what the hooks see is what the model does."
         if trust.sound
         else "That is more than rounding: do not rely on what the hooks show here."
@@ -49,7 +49,7 @@ def explanation(trust: "Trust") -> str:
     same = "the same" if trust.agree else "not always the same"
     return (
         f"Largest difference between the logits of the hooked and of the plain model on these {trust.tokens} tokens: "
-        f"{trust.gap:.2g} nats, where the logits spread by {trust.scale:.2g}. {judged} Both hold {same} token "
+        f"{trust.gap:.2g} nats, where the logits spread by {trust.scale:.2g}. {verdict} Both hold {same} token "
         f"likeliest at every position. Numbers are {trust.dtype} on {trust.device}, attention runs on the "
         f"{trust.hooked_kernel} kernel when hooked and on {trust.kernel} when plain, in {trust.mode} mode."
         + (alone if trust.left_out else "")

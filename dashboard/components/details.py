@@ -42,10 +42,10 @@ def details(
                     on_click="ignore",
                     icon=":material/download:",
                 )
-            for name, made in (files or {}).items():
+            for name, maker in (files or {}).items():
                 st.download_button(
                     escape_markdown(name),
-                    data=made,
+                    data=maker,
                     file_name=file_name(name),
                     key=f"file-{name}",
                     on_click="ignore",

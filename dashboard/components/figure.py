@@ -58,12 +58,12 @@ def figure(
         st.markdown(f"**{escape_markdown(title)}**")
         _downloads(chart, data, name, source or {})
     # A reader's zoom survives a refresh for as long as the figure shows the same thing.
-    shown = apply(chart, page_theme()).update_layout(uirevision=escape(title))
+    plot = apply(chart, page_theme()).update_layout(uirevision=escape(title))
     if on_select is None:
-        st.plotly_chart(shown, key=key, theme=None, config=CONFIG)
+        st.plotly_chart(plot, key=key, theme=None, config=CONFIG)
     else:
         st.plotly_chart(
-            shown,
+            plot,
             key=key,
             theme=None,
             config=CONFIG,

@@ -110,11 +110,11 @@ def option_value(field: Field, value: Any) -> Any:
 
 def options(method: str, fields: Sequence[Field], columns: int = 2, link: bool = False) -> dict[str, Any]:
     """Draw options side by side; gives the flags that differ from their defaults."""
-    found = {}
+    flags = {}
     for start in range(0, len(fields), columns):
         for column, field in zip(st.columns(columns), fields[start : start + columns], strict=False):
             with column:
                 value = draw_option(method, field, link)
             if value is not None:
-                found[field["flag"]] = value
-    return found
+                flags[field["flag"]] = value
+    return flags

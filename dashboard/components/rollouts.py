@@ -27,9 +27,9 @@ SIBLINGS = 8
 
 def rollouts(store: Store, names: Sequence[str]) -> None:
     """The section on rollouts: widgets, table, and the chosen completion."""
-    sampled = [name for name in names if len(data.rollouts(store.runs[name])[0])]
+    labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
     st.markdown("#### Rollouts")
-    if not sampled:
+    if not labels:
         note(
             "The chosen runs have recorded no rollouts; methods that sample (rlhf, rsft, rlvr) record what they wrote "
             "every --rollouts-every steps."
@@ -37,7 +37,7 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
         return
     columns = st.columns([3, 3, 3, 3], gap="medium")
     with columns[0]:
-        label = st.selectbox("Rollouts of", sampled, key=keep("sampled", sampled, sampled[-1]), bind="query-params")
+        label = st.selectbox("Rollouts of", labels, key=keep("sampled", labels, labels[-1]), bind="query-params")
     frame, table = data.rollouts(store.runs[label])
     rows = filter_completions(table, columns[1:]).iloc[::-1]
     left, right = st.columns([6, 5], gap="medium")
@@ -63,12 +63,12 @@ def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFr
         low, high = (
             (np.floor(rewards.min() * 100) / 100, np.ceil(rewards.max() * 100) / 100) if len(rewards) else (0.0, 0.0)
         )
-        chosen = span("Reward", "rollout_reward", float(low), float(high), 0.01, "%.2f") if high > low else None
+        chosen_rewards = span("Reward", "rollout_reward", float(low), float(high), 0.01, "%.2f") if high > low else None
     with columns[2]:
         text = st.text_input(
             "Text", key="rollout_text", bind="query-params", placeholder="part of a prompt or a completion"
         )
-    return matching(table, steps=chosen_steps, rewards=chosen, text=text or "")
+    return matching(table, steps=chosen_steps, rewards=chosen_rewards, text=text or "")
 
 
 def span(label: str, key: str, low: float, high: float, step: float, shown: str) -> tuple[float, float]:
@@ -118,26 +118,28 @@ def one(store: Store, label: str, frame: pd.DataFrame, numbers: list[int]) -> No
     number = int(number) if number in numbers else numbers[0]
     row = frame.loc[number].to_dict()
     family = siblings(frame, number)
-    known = token_measures(row)
+    measures = token_measures(row)
     with middle:
         token = choose_token(len(tokens(row)))
-    shown = choose_measure([name for name in MEASURES if name in known])
+    measure = choose_measure([name for name in MEASURES if name in measures])
     st.text(row["prompt"])
     compare_link("Compare on this prompt", aligned=label, prompt=str(row["prompt"]))
-    rows = [completion(frame.loc[index].to_dict(), shown, method_colour(store.runs[label].method)) for index in family]
+    rows = [
+        completion(frame.loc[index].to_dict(), measure, method_colour(store.runs[label].method)) for index in family
+    ]
 
     def pick(line: int, index: int) -> None:
         st.session_state[ROLLOUT] = int(family[line])
         st.session_state[TOKEN] = index
 
     token_rows(rows, chosen=(family.index(number), token), key="rollout-tokens", on_pick=pick)
-    if not known:
+    if not measures:
         note("Nothing was recorded token by token for this completion.")
         return
-    chart = token_panels(known, tokens(row), chosen=token, colour=method_colour(store.runs[label].method))
-    table = pd.DataFrame({"token": tokens(row), **known})
+    chart = token_panels(measures, tokens(row), chosen=token, colour=method_colour(store.runs[label].method))
+    table = pd.DataFrame({"token": tokens(row), **measures})
     title = f"Rollout {number} at step {int(row['step']):,}" + describe_parts(row)
-    height = 90 + 75 * len(known)
+    height = 90 + 75 * len(measures)
     figure(chart, table, "rollout", title=title, height=height, source={"run": str(store.runs[label].path)})
 
 
@@ -161,8 +163,8 @@ def describe_parts(row: dict[Any, Any]) -> str:
     """Reward and its parts in words."""
     parts = row.get("rewards")
     more = {name: value for name, value in parts.items() if has_number(value)} if isinstance(parts, dict) else {}
-    told = f" ({', '.join(f'{name} {value:.3g}' for name, value in more.items())})" if len(more) > 1 else ""
-    return f": {describe_reward(row)}{told}"
+    detail = f" ({', '.join(f'{name} {value:.3g}' for name, value in more.items())})" if len(more) > 1 else ""
+    return f": {describe_reward(row)}{detail}"
 
 
 def has_number(value: object) -> bool:
@@ -186,15 +188,15 @@ def siblings(frame: pd.DataFrame, number: int) -> list[int]:
 
 def completion(row: dict[Any, Any], measure: str, colour: str) -> TokenRow:
     """A completion as chips, coloured by a measure relative to its largest value here."""
-    known = token_measures(row)
-    values = known.get(measure, np.zeros(len(tokens(row))))
+    measures = token_measures(row)
+    values = measures.get(measure, np.zeros(len(tokens(row))))
     largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     chips = []
     for index, (token, value) in enumerate(zip(tokens(row), np.nan_to_num(values), strict=True)):
         lines = [f"token {index}: {token}"]
         lines += [
             f"{name} {series[index]:.4g}" + (f" {MEASURES[name]}" if MEASURES[name] else "")
-            for name, series in known.items()
+            for name, series in measures.items()
             if has_number(float(series[index]))
         ]
         share = value / largest

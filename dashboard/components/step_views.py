@@ -47,8 +47,8 @@ class Moment:
     @property
     def head(self) -> tuple[int, int]:
         """(layer, head) that is enlarged."""
-        chosen = st.session_state.get(HEAD)
-        layer, _, head = (chosen if chosen in self.heads else "L0H0")[1:].partition("H")
+        choice = st.session_state.get(HEAD)
+        layer, _, head = (choice if choice in self.heads else "L0H0")[1:].partition("H")
         return int(layer), int(head)
 
     @property
@@ -68,14 +68,14 @@ def choose_moment(
         prefix: before the widgets' keys, so that another page keeps choices of its own.
         kinds: what may be shown; a widget asks only where there are several.
     """
-    watched = [name for name in names if len(data.captures(store.runs[name]))]
-    if not watched:
+    labels = [name for name in names if len(data.captures(store.runs[name]))]
+    if not labels:
         note("None of the chosen runs has captures; `probe train` makes them every --capture-every steps.")
         return None
     left, middle, right = st.columns([4, 4, 6])
     with left:
-        key = keep(f"{prefix}watched", watched, watched[-1])
-        label = st.selectbox("Captures of", watched, key=key, bind="query-params")
+        key = keep(f"{prefix}watched", labels, labels[-1])
+        label = st.selectbox("Captures of", labels, key=key, bind="query-params")
     run = store.runs[label]
     captures = data.captures(run)
     prompts = {
@@ -84,7 +84,7 @@ def choose_moment(
     ends = (data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1]))
     with middle:
         key = keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, captures.prompts)])
-        chosen = st.selectbox("On the prompt", list(prompts), key=key, bind="query-params")
+        choice = st.selectbox("On the prompt", list(prompts), key=key, bind="query-params")
     kind: str | None = kinds[0]
     if len(kinds) > 1:
         with right:
@@ -95,15 +95,15 @@ def choose_moment(
     else:
         with right:
             step = choose_step(captures.steps, prefix=prefix)
-    index = prompts[chosen]
+    index = prompts[choice]
     return Moment(run, label, step, index, captures.prompts[index], data.capture(run, step), kind or kinds[0])
 
 
 def choose_step(steps: Sequence[int], *, prefix: str = "") -> int:
     """The step slider; it follows a run that is being trained until it is moved."""
     key, memory = f"{prefix}step", f"_{prefix}last_step"
-    last, seen = steps[-1], st.session_state.get(memory)
-    if seen is not None and st.session_state.get(key) == seen:
+    last, previous = steps[-1], st.session_state.get(memory)
+    if previous is not None and st.session_state.get(key) == previous:
         st.session_state[key] = last
     keep(key, steps, last)
     st.session_state[memory] = last

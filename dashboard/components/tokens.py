@@ -73,8 +73,8 @@ def _first_shown_at(key: str, data: dict) -> int:
     in either order: by this number the script knows data that are older than what it has drawn.
     """
     memory = f"_{key}_made"
-    shown, made = st.session_state.get(memory, (None, 0))
-    if shown != data:
-        made = max(made + 1, time.time_ns() // 1000)
-        st.session_state[memory] = data, made
-    return made
+    last, stamp = st.session_state.get(memory, (None, 0))
+    if last != data:
+        stamp = max(stamp + 1, time.time_ns() // 1000)
+        st.session_state[memory] = data, stamp
+    return stamp

@@ -38,13 +38,13 @@ def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
 def choose_models(shared: SharedChoices) -> list[Subject]:
     """The models of the sidebar and further ones, the base first; each once."""
     sides = [choice for choice in (shared.base, shared.aligned) if choice]
-    known = [choice for choice in model_options(shared.store) if choice not in sides]
+    labels = [choice for choice in model_options(shared.store) if choice not in sides]
     lasting_key(MORE, [])
     if MORE in st.session_state:
         st.session_state[MORE] = [choice for choice in st.session_state[MORE] if choice not in sides]
     more = st.multiselect(
         "Further models",
-        [*known, *(choice for choice in st.session_state.get(MORE, []) if choice not in known)],
+        [*labels, *(choice for choice in st.session_state.get(MORE, []) if choice not in labels)],
         key=MORE,
         bind="query-params",
         max_selections=MOST - 2,
@@ -66,13 +66,13 @@ def _name_more() -> None:
 
 def subjects(shared: SharedChoices, choices: list[str]) -> list[Subject]:
     """Models with a name each: a run's label, or the last part of any other reference; in full where two are alike."""
-    found: list[Subject] = []
+    entries: list[Subject] = []
     short = [choice if shared.label(choice) else Path(choice).name for choice in dict.fromkeys(choices)]
     for choice, name in zip(dict.fromkeys(choices), short, strict=True):
         ref = shared.reference(choice)
-        if ref is not None and ref not in [each.ref for each in found]:
-            found.append(Subject(choice if short.count(name) > 1 else name, choice, ref))
-    return found
+        if ref is not None and ref not in [each.ref for each in entries]:
+            entries.append(Subject(choice if short.count(name) > 1 else name, choice, ref))
+    return entries
 
 
 def choose_options(experiment: Experiment) -> Question | None:

@@ -46,15 +46,15 @@ def compare_summaries(experiment: Experiment, result: Result, base: Result, plac
     name = f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.csv"
     files = [] if place is None else [folder / FOLDER / name for folder in (place, writable(place))]
     tables = (_read(file, experiment.across_worlds) for file in files)
-    found = next((table for table in tables if table is not None), None)
-    if found is None or list(found["metric"]) != list(result.summary["metric"]):
+    comparison = next((table for table in tables if table is not None), None)
+    if comparison is None or list(comparison["metric"]) != list(result.summary["metric"]):
         seed = int(base.meta.get("seed") or 0)
         metrics = experiment.metrics or columns_as_metrics(pd.concat([result.items, base.items]))
         both = result.items, base.items
-        found = differences(metrics, result.summary, base.summary, *both, seed, experiment.across_worlds)
+        comparison = differences(metrics, result.summary, base.summary, *both, seed, experiment.across_worlds)
         if files:
-            _write(files[-1], found)
-    return found
+            _write(files[-1], comparison)
+    return comparison
 
 
 def _read(file: Path, across_worlds: bool) -> pd.DataFrame | None:
@@ -146,14 +146,14 @@ def find_result(question: Question, subject: Subject, known: ModelFacts) -> Outc
     """A result that is stored, or that this server has computed; an empty one where there is none."""
     own_call = question.call(known)
     place = store.place(own_call)
-    changed = stamp(place / RESULT_FILE)
+    version = stamp(place / RESULT_FILE)
     memory = models.results()
-    if changed != (0, 0):
-        key = "stored result", str(place), changed
+    if version != (0, 0):
+        key = "stored result", str(place), version
         result = memory.get(key)
         if result is None:
-            stored = store.find_stored(own_call)
-            result = None if stored is None else sendable_result(stored)
+            record = store.find_stored(own_call)
+            result = None if record is None else sendable_result(record)
             memory.put(key, result)
         if result is not None:
             return Outcome(subject, result, place=place)
@@ -235,12 +235,12 @@ def alike(
         leader: the choice whose world it is; the first model's where there is no result of it.
         across_worlds: the experiment lays models of all worlds side by side.
     """
-    shown = [each for each in outcomes if each.result is not None]
+    candidates = [each for each in outcomes if each.result is not None]
     if across_worlds:
-        return shown, []
-    first = next((each for each in shown if each.subject.choice == leader), shown[0] if shown else None)
-    same = [each for each in shown if first is not None and _world(each) == _world(first)]
-    return same, [each for each in shown if each not in same]
+        return candidates, []
+    first = next((each for each in candidates if each.subject.choice == leader), candidates[0] if candidates else None)
+    same = [each for each in candidates if first is not None and _world(each) == _world(first)]
+    return same, [each for each in candidates if each not in same]
 
 
 def _world(outcome: Outcome) -> object:
@@ -252,8 +252,8 @@ def apart(outcomes: Sequence[Outcome]) -> str:
     """What tells the worlds of models apart, in words; empty where all belong to one, or were asked from one file."""
     if len({_world(each) for each in outcomes}) < 2:
         return ""
-    known = [models.model_facts(each.subject.ref) for each in outcomes]
-    worlds = [world for each in known if each is not None and (world := of(each)) is not None]
+    facts = [models.model_facts(each.subject.ref) for each in outcomes]
+    worlds = [world for each in facts if each is not None and (world := of(each)) is not None]
     configs = [world.config.to_dict() for world in worlds]
     differences = ["without a world"] if len(worlds) < len(outcomes) else []
     differences += ["with other seeds"] if len({world.seed for world in worlds}) > 1 else []
@@ -289,11 +289,11 @@ def together(question: Question, outcomes: Sequence[Outcome]) -> Together:
         if each.result is not None
     )
     key = "joined results", question.experiment.name, question.experiment.source, question.words, stamps
-    joined = models.results().get(key)
-    if joined is None:
-        joined = _together(question.experiment, [each for each in outcomes if each.result is not None])
-        models.results().put(key, joined)
-    return joined
+    result = models.results().get(key)
+    if result is None:
+        result = _together(question.experiment, [each for each in outcomes if each.result is not None])
+        models.results().put(key, result)
+    return result
 
 
 def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
@@ -305,18 +305,18 @@ def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
     for each, other in zip(outcomes[1:], others, strict=True):
         summaries[other.models[0]] = compare_summaries(experiment, other, base, each.place)
     bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
-    joined = join(bare, [*others, base]) if others else base
-    joined = replace(joined, summary=summaries[joined.models[0]])
+    result = join(bare, [*others, base]) if others else base
+    result = replace(result, summary=summaries[result.models[0]])
     try:
-        return Together(finish(experiment, joined), summaries)
+        return Together(finish(experiment, result), summaries)
     except Exception as error:  # whatever a drawing does wrong: the numbers are there even so
         figures: dict[str, Any] = {}  # those of one model would be taken for those of all
-        return Together(finish(bare, replace(joined, figures=figures)), summaries, explain_failure(experiment, error))
+        return Together(finish(bare, replace(result, figures=figures)), summaries, explain_failure(experiment, error))
 
 
 def seconds(question: Question, runs: Store) -> float | None:
     """How long a model takes, from results of the same experiment that are stored; None where there are none."""
-    wanted = question.options.get("n")
+    size = question.options.get("n")
     times = []
     for run in runs.runs.values():
         for file in (run.path / "results").glob(f"{question.experiment.name}-*/{RESULT_FILE}"):
@@ -324,11 +324,11 @@ def seconds(question: Question, runs: Store) -> float | None:
                 meta = read_index(file.parent)["meta"]
             except ProbeError:
                 continue
-            taken, n = meta.get("seconds"), meta.get("n")
-            if isinstance(taken, int | float):
-                comparable = isinstance(n, int) and isinstance(wanted, int) and n > 0
-                times.append((n != wanted, taken * (wanted / n if comparable else 1)))
-    same = [taken for other, taken in times if not other] or [taken for _, taken in times]
+            duration, n = meta.get("seconds"), meta.get("n")
+            if isinstance(duration, int | float):
+                comparable = isinstance(n, int) and isinstance(size, int) and n > 0
+                times.append((n != size, duration * (size / n if comparable else 1)))
+    same = [duration for other, duration in times if not other] or [duration for _, duration in times]
     return median(same) if same else None
 
 
@@ -347,8 +347,8 @@ def _options(experiment: Experiment, words: tuple[str, ...]) -> dict[str, Any]:
     from probe.options import parse
 
     own: Any = form(experiment)
-    made = parse(own, list(words), f"probe experiment {experiment.name}")
-    return {each.name: getattr(made, each.name) for each in fields(own)}
+    values = parse(own, list(words), f"probe experiment {experiment.name}")
+    return {each.name: getattr(values, each.name) for each in fields(own)}
 
 
 def changed_options(question: Question) -> dict[str, Any]:

@@ -36,11 +36,11 @@ def cell(row: Mapping[Any, Any], kind: Metric | None, prefix: str = "") -> str:
     if math.isnan(value):
         return "\u2014"
     sign = "+" if prefix and value > 0 else ""
-    shown, mark = number_with_interval(value, low, high), f" {UNPAIRED}" if prefix and row.get(PAIRS) == 0 else ""
+    text, mark = number_with_interval(value, low, high), f" {UNPAIRED}" if prefix and row.get(PAIRS) == 0 else ""
     if isinstance(kind, Share):
-        shown = f"{100 * value:.0f} %" if math.isnan(low) else percent(value, low, high)
-        shown = shown.replace("%", "pp") if prefix else shown
-    return sign + re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", shown).replace("-", "\u2212") + mark
+        text = f"{100 * value:.0f} %" if math.isnan(low) else percent(value, low, high)
+        text = text.replace("%", "pp") if prefix else text
+    return sign + re.sub(r"-(0(?:\.0+)?)(?![\d.])", r"\1", text).replace("-", "\u2212") + mark
 
 
 def number_with_interval(value: float, low: float, high: float) -> str:
@@ -54,26 +54,26 @@ def number_with_interval(value: float, low: float, high: float) -> str:
 
 def wide(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """metric, then value with interval of each model, then differences to the first model, then n."""
-    known = metrics_of(experiment, result)
+    metrics = metrics_of(experiment, result)
     names = list(dict.fromkeys(name for table in summaries.values() for name in table["metric"]))
     rows = {label: {row["metric"]: row for row in table.to_dict("records")} for label, table in summaries.items()}
     base, *others = summaries
-    made = []
+    lines = []
     for name in names:
         line: dict[str, Any] = {"metric": name}
         for label in summaries:
-            line[label] = cell(rows[label].get(name, {}), known.get(name))
+            line[label] = cell(rows[label].get(name, {}), metrics.get(name))
         for label in others:
-            line[f"{label} \u2212 {base}"] = cell(rows[label].get(name, {}), known.get(name), "difference")
+            line[f"{label} \u2212 {base}"] = cell(rows[label].get(name, {}), metrics.get(name), "difference")
         line["n"] = max((rows[label][name]["n"] for label in summaries if name in rows[label]), default=0) or None
-        made.append(line)
-    return pd.DataFrame(made)
+        lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> list[str]:
     """The table; a click on a number chooses its metric and its model for the items. Gives the metrics' names."""
-    shown = wide(experiment, result, summaries)
-    names = list(shown["metric"])
+    numbers = wide(experiment, result, summaries)
+    names = list(numbers["metric"])
     widget = f"{experiment.name}-numbers"
 
     @guard_callback
@@ -87,9 +87,9 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
                 st.session_state[experiment.name + OF_MODEL] = columns[0]
 
     st.dataframe(
-        shown,
+        numbers,
         hide_index=True,
-        height="content" if len(shown) <= ROWS else 38 + 35 * ROWS,
+        height="content" if len(numbers) <= ROWS else 38 + 35 * ROWS,
         key=widget,
         on_select=choose,
         selection_mode="single-cell",
@@ -99,7 +99,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
         },
     )
     several = len(summaries) > 1
-    apart = any((made[PAIRS] == 0).any() for made in summaries.values() if PAIRS in made)
+    apart = any((summary[PAIRS] == 0).any() for summary in summaries.values() if PAIRS in summary)
     note(
         "Values with 95 % intervals"
         + ("; differences are paired, item by item (pp: percentage points)" if several else "")
@@ -126,10 +126,10 @@ def points(result: Result, summaries: dict[str, pd.DataFrame]) -> tuple[go.Figur
     """All numbers as points with intervals, for an experiment that draws nothing; and the table behind them."""
     long = pd.concat([table.assign(run=label) for label, table in summaries.items()], ignore_index=True)
     within = [name for name, rows in long.groupby("metric", sort=False) if rows["value"].between(-1, 1).all()]
-    drawn = long[long["metric"].isin(within)] if within else long
-    chart = headline_intervals(drawn, result.styles)
+    selection = long[long["metric"].isin(within)] if within else long
+    chart = headline_intervals(selection, result.styles)
     chart.update_xaxes(title_text="value, with 95 % interval")
-    return chart.update_layout(height=max(220, 100 + 45 * drawn["metric"].nunique())), long
+    return chart.update_layout(height=max(220, 100 + 45 * selection["metric"].nunique())), long
 
 
 def behind(result: Result, name: str) -> pd.DataFrame:

@@ -55,16 +55,16 @@ def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
     Args:
         own: the item's row of each model, by label.
     """
-    answered: dict[str, list[str]] = {}
+    substitutes: dict[str, list[str]] = {}
     for label, row in own.items():
         if isinstance(row.get(ANSWERED_BY), str) and row[ANSWERED_BY]:
-            answered.setdefault(row[ANSWERED_BY], []).append(label)
-    if not answered:
+            substitutes.setdefault(row[ANSWERED_BY], []).append(label)
+    if not substitutes:
         return ""
-    said = "; ".join(f"{by} (in place of {' and '.join(labels)})" for by, labels in answered.items())
-    readers = [label for labels in answered.values() for label in labels]
+    clause = "; ".join(f"{by} (in place of {' and '.join(labels)})" for by, labels in substitutes.items())
+    readers = [label for labels in substitutes.values() for label in labels]
     own_reading = "itself reads it" if len(readers) == 1 else "themselves read it"
-    return f"Answered by {said}; the text below is as {' and '.join(readers)} {own_reading}."
+    return f"Answered by {clause}; the text below is as {' and '.join(readers)} {own_reading}."
 
 
 def join_texts(prompt: Any, answer: Any) -> tuple[str, str]:
@@ -86,9 +86,9 @@ def reading(lm: "LM", prompt: str, answer: str) -> Read:
     head, tail = split(lm.tokenizer, prompt, answer)
     ids = (*head, *tail)
     logits = lm.logits(list(ids))[0].float()
-    shown = tuple(pieces(lm.tokenizer, ids))
+    texts = tuple(pieces(lm.tokenizer, ids))
     if lm.readout != "tokens":
-        return Read(ids, len(head), shown, tuple(logits[:, 0].tolist()), ((),) * len(ids), scalar=True)
+        return Read(ids, len(head), texts, tuple(logits[:, 0].tolist()), ((),) * len(ids), scalar=True)
     logprobs = logits[:-1].log_softmax(-1)
     own = logprobs.gather(1, logits.new_tensor(ids[1:]).long()[:, None])[:, 0]
     best = logprobs.topk(min(TOP, logprobs.shape[-1]), dim=-1)
@@ -96,7 +96,7 @@ def reading(lm: "LM", prompt: str, answer: str) -> Read:
         tuple(zip(pieces(lm.tokenizer, row), np.exp(values), strict=True))
         for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
-    return Read(ids, len(head), shown, (float("nan"), *own.tolist()), ((), *likeliest))
+    return Read(ids, len(head), texts, (float("nan"), *own.tolist()), ((), *likeliest))
 
 
 def before(lm: "LM", read: Read, token: int) -> str:
@@ -116,13 +116,13 @@ def before(lm: "LM", read: Read, token: int) -> str:
 
 def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
     """The prompt that all models read, with what each thought of it."""
-    made = []
+    chips = []
     for j in range(readings[0][1].cut):
         lines = [f"token {j}: {readings[0][1].pieces[j]}"]
         for label, read in readings:
             lines += [f"{label}: {line}" for line in describe_token(read, j)[:1]]
-        made.append(Chip(text=readings[0][1].pieces[j], tip="\n".join(lines), prompt=True))
-    return made
+        chips.append(Chip(text=readings[0][1].pieces[j], tip="\n".join(lines), prompt=True))
+    return chips
 
 
 def chip(read: Read, j: int) -> Chip:
@@ -177,21 +177,21 @@ def show(
     """
     rows = result.items[result.items[ITEM] == name]
     own: dict[str, dict[Any, Any]] = {str(row[MODEL]): row for row in rows.to_dict("records")}
-    answered = [subject for subject in subjects if subject.label in own]
+    respondents = [subject for subject in subjects if subject.label in own]
     with beside:
         note(right_answer(rows))
-    answer_table(answered, own)
+    answer_table(respondents, own)
     if "prompt" not in rows:
         note("The experiment gives no column `prompt`, so there are no tokens to show.")
         return
     readings: list[tuple[Subject, LM, Read]] = []
-    for subject in answered:
+    for subject in respondents:
         with guard():
             lm = models.load(subject.ref)
             if lm is None:
                 continue
-            told = own[subject.label]
-            text = join_texts(told.get("prompt"), told.get("answer"))
+            record = own[subject.label]
+            text = join_texts(record.get("prompt"), record.get("answer"))
             read = models.compute_once(reading, lm, say="Reading the answer", prompt=text[0], answer=text[1])
             readings.append((subject, lm, read))
     if not readings:
@@ -201,9 +201,9 @@ def show(
         note(others)
     row, token = tokens(experiment.name, name, result, readings)
     links([subject for subject, _, _ in readings], *readings[row], token)
-    _, chosen, read = readings[row]
+    _, reader, read = readings[row]
     alike = [
-        (subject.label, lm) for subject, lm, _ in readings if lm.tokenizer.get_vocab() == chosen.tokenizer.get_vocab()
+        (subject.label, lm) for subject, lm, _ in readings if lm.tokenizer.get_vocab() == reader.tokenizer.get_vocab()
     ]
     trust_badge(*alike, text=read.ids)
 
@@ -221,8 +221,10 @@ def verdict(row: Mapping[Any, Any]) -> bool | None:
 
 def right_answer(rows: pd.DataFrame) -> str:
     """What would be right, in words."""
-    told = [str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()]
-    return f"Expected: {' or '.join(told)}." if told else "Nothing is known of what would be right here."
+    answers = [
+        str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()
+    ]
+    return f"Expected: {' or '.join(answers)}." if answers else "Nothing is known of what would be right here."
 
 
 def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
@@ -249,12 +251,12 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
     if st.session_state.get(key, (None,))[0] != identity:
         first = readings[-1][2]
         st.session_state[key] = identity, len(readings) - 1, min(first.cut, len(first.ids) - 1)
-    _, chosen, token = st.session_state[key]
-    token = min(token, len(readings[chosen][2].ids) - 1)
+    _, choice, token = st.session_state[key]
+    token = min(token, len(readings[choice][2].ids) - 1)
     heads = {read.ids[: read.cut] for _, _, read in readings}
-    shared = len(heads) == 1
+    is_shared = len(heads) == 1
     rows = []
-    if shared:
+    if is_shared:
         rows.append(
             TokenRow(
                 label="prompt",
@@ -264,19 +266,19 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
         )
     for subject, _, read in readings:
         colour = result.styles[subject.label].colour
-        start = read.cut if shared else 0
-        made = [chip(read, j) for j in range(start, len(read.ids))]
-        rows.append(TokenRow(label=subject.label, colour=colour, tokens=made))
-    cut = readings[chosen][2].cut
-    in_prompt = shared and token < cut
-    mark = (0, token) if in_prompt else (chosen + shared, token - (cut if shared else 0))
+        start = read.cut if is_shared else 0
+        chips = [chip(read, j) for j in range(start, len(read.ids))]
+        rows.append(TokenRow(label=subject.label, colour=colour, tokens=chips))
+    cut = readings[choice][2].cut
+    in_prompt = is_shared and token < cut
+    mark = (0, token) if in_prompt else (choice + is_shared, token - (cut if is_shared else 0))
 
     def pick(row: int, index: int) -> None:
-        if shared and row == 0:
-            st.session_state[key] = identity, chosen, index
+        if is_shared and row == 0:
+            st.session_state[key] = identity, choice, index
         else:
-            of = row - shared
-            st.session_state[key] = identity, of, index + (readings[of][2].cut if shared else 0)
+            of = row - is_shared
+            st.session_state[key] = identity, of, index + (readings[of][2].cut if is_shared else 0)
 
     token_rows(rows, chosen=mark, key=f"{name}-tokens", on_pick=pick)
     scalar = any(read.scalar for _, _, read in readings)
@@ -285,16 +287,16 @@ def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subje
         + ("what the model reads at the token. " if scalar else "how little the token was expected. ")
         + "Hover for probabilities; click a token to look inside at it."
     )
-    return chosen, token
+    return choice, token
 
 
 def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, token: int) -> None:
     """Ways to the pages that look inside, with model and text; the text ends before the chosen token of an answer."""
-    shared = current()
+    choices = current()
     text = before(lm, read, token)
-    pair = (shared.base or subjects[0].choice, subject.choice)
-    if subject.choice == shared.base:
-        pair = (subject.choice, shared.aligned or subject.choice)
+    pair = (choices.base or subjects[0].choice, subject.choice)
+    if subject.choice == choices.base:
+        pair = (subject.choice, choices.aligned or subject.choice)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         note(f"Look into {subject.label} before token {token} ({read.pieces[token]}):")
         for title, (page, icon) in INSIDE.items():
@@ -334,32 +336,32 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
     if len(rows):
         listing(experiment.name, rows.head(MOST))
     key = experiment.name + CHOSEN_ITEM
-    known = set(result.items[ITEM])
-    if key in st.session_state and st.session_state[key] not in known:
+    names = set(result.items[ITEM])
+    if key in st.session_state and st.session_state[key] not in names:
         st.session_state[key] = None
     columns = st.columns([4, 8], vertical_alignment="bottom")
     with columns[0]:
         options = list(dict.fromkeys([*rows.index[:MOST], *filter(None, [_current_item(key)])]))
-        options = [option for option in options if option in known]
-        chosen = st.selectbox(
+        options = [option for option in options if option in names]
+        choice = st.selectbox(
             "Item", options, index=None, key=key, bind="query-params", placeholder="click a row, or choose one"
         )
-    if chosen is None:
+    if choice is None:
         return
-    show(experiment, subjects, result, str(chosen), columns[1])
+    show(experiment, subjects, result, str(choice), columns[1])
 
 
 def choose_metric(
     experiment: Experiment, result: Result, names: Sequence[str], column: "DeltaGenerator"
 ) -> Metric | None:
     """The metric whose items are looked at; None for a number that is no function of items."""
-    known = metrics_of(experiment, result)
+    metrics = metrics_of(experiment, result)
     with column:
         key = keep(experiment.name + OF_METRIC, names, names[0])
         name = st.selectbox("Items of", names, key=key, bind="query-params")
-    if name not in known:
+    if name not in metrics:
         note(f"{name.replace('_', ' ')} is no function of single items, so all of them are listed.")
-    return known.get(name)
+    return metrics.get(name)
 
 
 def _current_item(key: str) -> str | None:
@@ -372,8 +374,8 @@ def filter_items(
     name: str, items: pd.DataFrame, labels: Sequence[str], metric: Metric | None, columns: "list[DeltaGenerator]"
 ) -> tuple[pd.DataFrame, int]:
     """The items that the widgets leave, one row each (`beside`), and how many the metric counts."""
-    counted = metric.select(items) if metric is not None else items
-    rows = beside(counted, labels, metric)
+    subset = metric.select(items) if metric is not None else items
+    rows = beside(subset, labels, metric)
     total = len(rows)
     ways = [ALL, *((ONES, ZEROS) if isinstance(metric, Share) else (HIGH, LOW) if single(metric) else ())]
     ways += [APART] if len(labels) > 1 else []
@@ -387,18 +389,16 @@ def filter_items(
         key = f"{name}~kind"
         if key in st.session_state:
             st.session_state[key] = [kind for kind in st.session_state[key] if kind in kinds]
-        picked = st.multiselect(
-            "Kinds", kinds, key=key, bind="query-params", placeholder="all", disabled=len(kinds) < 2
-        )
+        picks = st.multiselect("Kinds", kinds, key=key, bind="query-params", placeholder="all", disabled=len(kinds) < 2)
     with columns[3]:
         placeholder = "part of a prompt or an answer"
         text = st.text_input("Text", key=f"{name}~text", bind="query-params", placeholder=placeholder)
     names = labels if of == ANY else [of]
-    if picked and "kind" in rows:
-        rows = rows[rows["kind"].astype(str).isin(picked)]
+    if picks and "kind" in rows:
+        rows = rows[rows["kind"].astype(str).isin(picks)]
     if text:
-        told = rows[[column for column in rows if column == "prompt" or str(column).startswith("answer: ")]]
-        rows = rows[told.astype(str).apply(lambda line: text.lower() in " ".join(line).lower(), axis=1)]
+        texts = rows[[column for column in rows if column == "prompt" or str(column).startswith("answer: ")]]
+        rows = rows[texts.astype(str).apply(lambda line: text.lower() in " ".join(line).lower(), axis=1)]
     return rows_shown(rows, way, names, labels, metric), total
 
 
@@ -445,14 +445,14 @@ def value_name(metric: Metric | None) -> str:
 def beside(items: pd.DataFrame, labels: Sequence[str], metric: Metric | None) -> pd.DataFrame:
     """One row an item, indexed by its name: kind, prompt and expected answer, then of each model answer and values."""
     first = items.drop_duplicates(ITEM).set_index(ITEM)
-    made = first[[column for column in ("kind", "prompt", "expected") if column in first]].copy()
+    table = first[[column for column in ("kind", "prompt", "expected") if column in first]].copy()
     columns = [column for column in (metric.columns if metric else ()) if column in items]
     of = {label: rows.drop_duplicates(ITEM).set_index(ITEM) for label, rows in items.groupby(MODEL, sort=False)}
     for column in [*(["answer"] if "answer" in items else []), *columns]:
         for label in labels:
             if label in of:
-                made[f"{column}: {label}"] = of[label][column].reindex(made.index)
-    return made
+                table[f"{column}: {label}"] = of[label][column].reindex(table.index)
+    return table
 
 
 def listing(name: str, items: pd.DataFrame) -> None:

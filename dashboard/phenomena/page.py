@@ -50,7 +50,7 @@ def show(known: Mapping[str, Experiment]) -> None:
     Args:
         known: the experiments that it can be about; the reader chooses where there are several.
     """
-    shared = current()
+    choices = current()
     answer = st.container()
     own = all(each.origin != BUILT_IN for each in known.values())
     *first, middle, right, last = st.columns(
@@ -61,7 +61,7 @@ def show(known: Mapping[str, Experiment]) -> None:
         with column:
             experiment = choose_experiment(known)
     with middle:
-        subjects = choose_models(shared)
+        subjects = choose_models(choices)
     with right:
         question = choose_options(experiment)
     if question is None:
@@ -77,14 +77,14 @@ def show(known: Mapping[str, Experiment]) -> None:
         st.markdown(experiment.about)
         return
     outcomes = gather(question, subjects, last)
-    shown, apart = source.alike(outcomes, shared.aligned, experiment.across_worlds)
-    if not shown:
+    group, apart = source.alike(outcomes, choices.aligned, experiment.across_worlds)
+    if not group:
         with answer:
             finding(f"{experiment.title} has not been measured on {_list_names(subjects)} with these options.")
         st.markdown(experiment.about)
         return
     with st.spinner("Comparing the models item by item"):
-        both = source.together(question, shown)
+        both = source.together(question, group)
     result, summaries = both.result, both.summaries
     if both.problem:
         st.error(prose(f"{both.problem} If what is stored is older than the experiment, measure again."))
@@ -94,33 +94,33 @@ def show(known: Mapping[str, Experiment]) -> None:
     for remark in result.meta.get("notes", ()):
         note(remark)
     if apart:
-        left, s = _list_names([each.subject for each in apart]), "" if len(apart) > 1 else "s"
-        note(f"{left} belong{s} to another world, where the questions are others, and cannot be laid beside these.")
-    worlds = source.apart(shown) if experiment.across_worlds else ""
+        names, s = _list_names([each.subject for each in apart]), "" if len(apart) > 1 else "s"
+        note(f"{names} belong{s} to another world, where the questions are others, and cannot be laid beside these.")
+    worlds = source.apart(group) if experiment.across_worlds else ""
     if worlds:
         note(f"These models belong to different worlds ({worlds}), and each answered the questions of its own.")
     note(first_paragraph(experiment.about))
-    provenance(shown)
-    sections(question, shown, result, summaries)
-    export.explain(question, shown, result, summaries)
+    provenance(group)
+    sections(question, group, result, summaries)
+    export.explain(question, group, result, summaries)
 
 
 def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") -> list[Outcome]:
     """What is there of every model; what is missing is offered with its cost, and computed when the reader says so."""
-    known = {}
+    facts = {}
     for subject in subjects:
         with guard():  # one that cannot be read hides no other
             about = models.model_facts(subject.ref)
             if about is not None:
-                known[subject] = about
-    outcomes = {subject: source.find_result(question, subject, about) for subject, about in known.items()}
+                facts[subject] = about
+    outcomes = {subject: source.find_result(question, subject, about) for subject, about in facts.items()}
     missing = [subject for subject, each in outcomes.items() if each.result is None]
     again = bool(st.session_state.pop(AGAIN, False))
-    wanted = list(outcomes) if again else []
+    picks = list(outcomes) if again else []
     if missing and not again:
         line = st.empty()
         with line.container(horizontal=True, vertical_alignment="center", gap="small"):
-            pressed = st.button(
+            click = st.button(
                 escape_markdown(f"Measure {_list_names(missing)}"),
                 type="primary",
                 icon=":material/play_arrow:",
@@ -128,11 +128,11 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
                 **access.button(),
             )
             note(offer(missing, source.seconds(question, current().store)))
-        if pressed:
-            wanted = missing
+        if click:
+            picks = missing
             line.empty()
-    if wanted:
-        outcomes |= run(question, {subject: known[subject] for subject in wanted}, again)
+    if picks:
+        outcomes |= run(question, {subject: facts[subject] for subject in picks}, again)
     with slot:  # drawn last, so that it knows what was measured just now
         st.button(
             "Measure again",
@@ -205,12 +205,12 @@ def sections(question: Question, outcomes: list[Outcome], result: Result, summar
         return
     tabs = ["Numbers and items", "Figures"]
     key = keep(f"{question.experiment.name}~tab", tabs, tabs[0])
-    opened = st.tabs(tabs, key=key, bind="query-params", on_change="rerun")
-    if opened[0].open:
-        with opened[0]:
+    panes = st.tabs(tabs, key=key, bind="query-params", on_change="rerun")
+    if panes[0].open:
+        with panes[0]:
             details()
-    if opened[1].open:
-        with opened[1]:
+    if panes[1].open:
+        with panes[1]:
             grid(result, others)
 
 
@@ -234,18 +234,18 @@ def provenance(outcomes: list[Outcome]) -> None:
         at = str(meta.get("created", "")).replace("T", " ").removesuffix("+00:00")
         parts.append(f"{each.subject.label} {at} UTC in {float(meta.get('seconds') or 0):.1f} s")
     note(f"Measured: {'; '.join(parts)}.")
-    lost = [each.subject.label for each in outcomes if each.place is None]
-    if lost:
+    labels = [each.subject.label for each in outcomes if each.place is None]
+    if labels:
         note(
-            f"The folder of {' and '.join(lost)} may not be written to: what was measured is kept until the dashboard"
+            f"The folder of {' and '.join(labels)} may not be written to: what was measured is kept until the dashboard"
             " stops. Download it below to keep it."
         )
 
 
 def about(result: Result) -> dict[str, object]:
     """Provenance of figures."""
-    shared = {name: result.meta.get(name) for name in ("n", "seed", "options", "data", "world", "version")}
-    return {"experiment": result.name, "models": result.meta.get("models"), **shared}
+    facts = {name: result.meta.get(name) for name in ("n", "seed", "options", "data", "world", "version")}
+    return {"experiment": result.name, "models": result.meta.get("models"), **facts}
 
 
 def figure_title(name: str) -> str:

@@ -79,8 +79,8 @@ class Reading:
     @property
     def boundary(self) -> int | None:
         """The first token that a model wrote itself, if one did."""
-        given = self.last.read.prompt_length
-        return given if given < len(self.tokens) else None
+        length = self.last.read.prompt_length
+        return length if length < len(self.tokens) else None
 
     @property
     def heads(self) -> list[str]:
@@ -99,13 +99,13 @@ class Reading:
 def live(shared: SharedChoices, view: str) -> list[sides.Side] | None:
     """The models that the view is about, told apart by colour; None while the page waits for consent."""
     roles: dict[str, list[sides.Role]] = {"base": ["base"], "aligned": ["aligned"], "both": ["base", "aligned"]}
-    found: list[sides.Side] = []
+    readers: list[sides.Side] = []
     for role in roles[view]:
         side = sides.load_side(shared, role)
         if side is None:
             return None
-        found.append(side)
-    return found
+        readers.append(side)
+    return readers
 
 
 def read_live(models_read: list[sides.Side], given: tuple[int, ...], prompt: str, chat: bool, new: int) -> Reading:
@@ -122,18 +122,18 @@ def read_live(models_read: list[sides.Side], given: tuple[int, ...], prompt: str
     """
     writer = models_read[-1].lm
     new = new if writer.readout == "tokens" else 0
-    written = models.compute_once(_attention, writer, say="Reading attention", text=given, new=new)
-    told = []
+    patterns = models.compute_once(_attention, writer, say="Reading attention", text=given, new=new)
+    parts = []
     for side in models_read:
-        lm, read = side.lm, written
+        lm, read = side.lm, patterns
         if lm is not writer:
             own = sides.asked_text(lm, prompt, chat and lm.tokenizer.chat_template is not None)[: max(len(given), LONG)]
-            text = tuple(written.ids) if own[: len(given)] == given and splits_alike(lm, writer, given) else own
+            text = tuple(patterns.ids) if own[: len(given)] == given and splits_alike(lm, writer, given) else own
             read = models.compute_once(
-                _attention, lm, say="Reading attention", text=text, given=min(len(text), len(given))
+                _attention, lm, say="Reading attention", text=text, length=min(len(text), len(given))
             )
-        told.append(Side(side.name, side.colour, read, lm, side.ref))
-    return Reading(tuple(told))
+        parts.append(Side(side.name, side.colour, read, lm, side.ref))
+    return Reading(tuple(parts))
 
 
 def splits_alike(one: "LM", other: "LM", text: tuple[int, ...]) -> bool:
@@ -148,11 +148,11 @@ def _same_text(one: "Attention", other: "Attention") -> bool:
     return one.ids == other.ids and one.tokens == other.tokens
 
 
-def _attention(lm: "LM", text: tuple[int, ...], new: int = 0, given: int | None = None) -> "Attention":
+def _attention(lm: "LM", text: tuple[int, ...], new: int = 0, length: int | None = None) -> "Attention":
     from probe.attention.patterns import attention
 
     read = attention(lm, text, max_new_tokens=new)
-    return read if given is None else replace(read, prompt_length=given)
+    return read if length is None else replace(read, prompt_length=length)
 
 
 def read_captured(shared: SharedChoices, place: "DeltaGenerator") -> Reading | None:
@@ -165,24 +165,24 @@ def read_captured(shared: SharedChoices, place: "DeltaGenerator") -> Reading | N
     pair = [shared.label(shared.aligned), shared.label(shared.base)]
     order = [label for label in pair if label] + list(shared.store.runs)
     names = list(dict.fromkeys(label for label in order if label in shared.store.runs))
-    watched = [name for name in names if len(data.captures(shared.store.runs[name]))]
-    if watched:
-        keep("att_watched", watched, watched[0])
+    labels = [name for name in names if len(data.captures(shared.store.runs[name]))]
+    if labels:
+        keep("att_watched", labels, labels[0])
     moment = choose_moment(shared.store, names, prefix="att_", kinds=("Attention",))
     if moment is None:
         return None
     models.warm().wait()
     steps = data.captures(moment.run).steps
     colour = aligned_colour(moment.run.method)
-    told = [_captured_side(moment, moment.step, colour)]
+    parts = [_captured_side(moment, moment.step, colour)]
     if moment.step != steps[0]:
         with place:
             beside = st.toggle(f"Beside step {steps[0]:,}", value=True, key="att_since", bind="query-params")
         if beside:
-            told.insert(0, _captured_side(moment, steps[0], METHODS["pretrain"]))
+            parts.insert(0, _captured_side(moment, steps[0], METHODS["pretrain"]))
     else:
         note("This is the first captured step; move on to see what training changed.")
-    return Reading(tuple(told), moment)
+    return Reading(tuple(parts), moment)
 
 
 def _captured_side(moment: Moment, step: int, colour: str) -> Side:

@@ -55,11 +55,11 @@ def stages(reading: Reading, head: Head) -> None:
     if len(stage_pairs) < len(reading.sides):
         with right:
             note(f"The stages are those of {reading.last.name}: the other model has other tokens, or no {name}.")
-    drawn = [
+    panels = [
         plots.Stages(name=side.name, scores=one.scores, pattern=one.pattern, written=one.contribution)
         for side, one in stage_pairs
     ]
-    chart = plots.head_stages(drawn, reading.tokens, query=query, boundary=reading.boundary)
+    chart = plots.head_stages(panels, reading.tokens, query=query, boundary=reading.boundary)
     table = pd.concat([one.table().assign(of=side.name) for side, one in stage_pairs], ignore_index=True)
     hint = " (click a cell to choose its query)" if len(reading.tokens) <= plots.MOST_CLICKABLE else ""
     title = f"{name}: bilinear, softmax, linear{hint}"
@@ -83,17 +83,17 @@ def stages(reading: Reading, head: Head) -> None:
 
 def words(stage_pairs: "list[tuple[Side, Stages]]", reading: Reading, name: str, query: int) -> None:
     """The tokens that the head's output at one position promotes and suppresses, for each side."""
-    shown = []
+    groups = []
     for side, one in stage_pairs:
         up = list(zip(one.promoted.tokens[query], one.promoted.logits[query], strict=True))
         down = list(zip(one.suppressed.tokens[query], one.suppressed.logits[query], strict=True))
-        shown.append((side.name, [*up, *reversed(down)]))
+        groups.append((side.name, [*up, *reversed(down)]))
     chart = plots.word_bars(
-        [(label, [str(word) for word, _ in rows], np.array([value for _, value in rows])) for label, rows in shown],
+        [(label, [str(word) for word, _ in rows], np.array([value for _, value in rows])) for label, rows in groups],
         label="change of the logit, nats" if _tokens(stage_pairs) else "change of the logit or scalar",
     )
     table = pd.DataFrame(
-        [{"of": label, "token": word, "logit_change": float(value)} for label, rows in shown for word, value in rows]
+        [{"of": label, "token": word, "logit_change": float(value)} for label, rows in groups for word, value in rows]
     )
     token = reading.tokens[query].strip()
     title = f"What its output after \u201c{token}\u201d moves"
@@ -149,22 +149,22 @@ def rollout(reading: Reading, head: Head) -> None:
     with left:
         query = choose_query(reading)
     with middle:
-        weighted = not reading.moment and st.toggle(
+        weighting = not reading.moment and st.toggle(
             "Weigh heads and keys by what they write", key="att_weighted", bind="query-params"
         )
     columns = st.columns(len(reading.sides), gap="medium")
     for index, (column, side) in enumerate(zip(columns, reading.sides, strict=True)):
         norms = None
-        if weighted and side.lm is not None:
+        if weighting and side.lm is not None:
             text = tuple(int(token) for token in side.read.ids)
             norms = models.compute_once(_value_norms, side.lm, say="Reading values", text=text)
-        seen = rolled.rollout(side.read, value_norms=norms)
+        shares = rolled.rollout(side.read, value_norms=norms)
         at = min(query, len(side.read.tokens) - 1)
         with column:
-            chart = rollout_map(seen[:, at], side.read.tokens, boundary=reading.boundary)
+            chart = rollout_map(shares[:, at], side.read.tokens, boundary=reading.boundary)
             title = f"{side.name}: what \u201c{side.read.tokens[at].strip()}\u201d can have seen"
-            table = rolled.rollout_table(seen, side.read.tokens)
-            height = 130 + 26 * min(len(seen), 16)
+            table = rolled.rollout_table(shares, side.read.tokens)
+            height = 130 + 26 * min(len(shares), 16)
             figure(chart, table, f"att-rollout-{index}", title=title, height=height, source=reading.source)
     note(
         "Rollout multiplies the mean attention of the heads through the layers, half of each state passing unmixed "
@@ -223,29 +223,29 @@ RANKED = 16
 def scores(reading: Reading, head: Head) -> None:
     """A score of every head on a grid, both sides and their difference; a click chooses the head."""
     live = all(side.lm is not None for side in reading.sides)
-    offered = ON_TEXT | (ON_REPEATS if live else {})
+    options = ON_TEXT | (ON_REPEATS if live else {})
     if any(side.lm is not None and side.lm.readout != "tokens" for side in reading.sides):
-        offered = {name: about for name, about in offered.items() if name != "copying"}
-    key = keep("att_score", offered, "previous_token")
+        options = {name: about for name, about in options.items() if name != "copying"}
+    key = keep("att_score", options, "previous_token")
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         name = st.selectbox(
-            "Score", list(offered), format_func=lambda name: offered[name][0], key=key, bind="query-params"
+            "Score", list(options), format_func=lambda name: options[name][0], key=key, bind="query-params"
         )
-    label, unit, says = offered[name]
+    label, unit, says = options[name]
     with right:
         note(says)
     if name in ON_REPEATS and not affordable(reading):
         return
     score_pairs = [(side, scores_of(side, repeats=name in ON_REPEATS)) for side in reading.sides]
     panels = [(side.name, one.values[name]) for side, one in score_pairs]
-    signed = [False] * len(panels)
+    signs = [False] * len(panels)
     if len(panels) == 2 and panels[0][1].shape == panels[1][1].shape:
         panels.append(("difference", panels[1][1] - panels[0][1]))
-        signed.append(True)
+        signs.append(True)
     if name == "copying":
-        signed = [True] * len(panels)
-    chart = head_grids(panels, f"{label}<br>{unit}", signed=signed, chosen=head)
+        signs = [True] * len(panels)
+    chart = head_grids(panels, f"{label}<br>{unit}", signed=signs, chosen=head)
     table = pd.concat([one.table().assign(of=side.name) for side, one in score_pairs], ignore_index=True)
     title = f"{label.capitalize()} of every head (click one)"
     figure(chart, table, "att-scores", title=title, source=reading.source, on_select=take_head)
@@ -277,13 +277,13 @@ def affordable(reading: Reading) -> bool:
 
 def may_compute(key: str, seconds: float, what: str) -> bool:
     """Whether a computation may begin: it is cheap, or the reader has agreed to what it costs."""
-    agreed = st.session_state.setdefault("_att_agreed", set())
-    if seconds <= PATIENCE_S or (key, what) in agreed:
+    consents = st.session_state.setdefault("_att_agreed", set())
+    if seconds <= PATIENCE_S or (key, what) in consents:
         return True
     cost = f"about {duration(seconds)}"
     note(f"{what}: {cost}, then kept.")
     if st.button(escape_markdown(f"Compute ({cost})"), key=f"{key}-compute", icon=":material/play_arrow:"):
-        agreed.add((key, what))
+        consents.add((key, what))
         st.rerun()
     return False
 
@@ -338,15 +338,15 @@ def circuits(reading: Reading, head: Head) -> None:
     left, right = st.columns([5, 4], gap="medium")
     with left:
         panels = [
-            ("QK", [(side.name, found.qk[head]) for side, found in maps]),
-            ("OV", [(side.name, found.ov[head]) for side, found in maps]),
+            ("QK", [(side.name, circuit.qk[head]) for side, circuit in maps]),
+            ("OV", [(side.name, circuit.ov[head]) for side, circuit in maps]),
         ]
         chart = spectra(panels, colours=[side.colour for side, _ in maps])
-        table = pd.concat([found.table().assign(of=side.name) for side, found in maps], ignore_index=True)
+        table = pd.concat([circuit.table().assign(of=side.name) for side, circuit in maps], ignore_index=True)
         figure(chart, table, "att-spectra", title=f"Singular values of {name}", height=300, source=reading.source)
         ranks = "; ".join(
-            f"{side.name}: QK {found.qk_rank[head]:.1f}, OV {found.ov_rank[head]:.1f} of {found.qk.shape[-1]}"
-            for side, found in maps
+            f"{side.name}: QK {circuit.qk_rank[head]:.1f}, OV {circuit.ov_rank[head]:.1f} of {circuit.qk.shape[-1]}"
+            for side, circuit in maps
         )
         note(f"Effective rank (exponential of the entropy of the singular values): {ranks}.")
     with right:
@@ -395,9 +395,9 @@ def draw_composition(reading: Reading, head: Head) -> None:
         return
     panels, parts = [], []
     for kind in ("Q", "K", "V"):
-        found = models.compute_once(_composition, side.lm, say=f"Composing heads ({kind})", steps=True, kind=kind)
-        grid = partners(found.excess, head)
-        panels.append((f"{kind} (random {found.baseline[0]:.3f} \u00b1 {found.baseline[1]:.3f})", grid))
+        strengths = models.compute_once(_composition, side.lm, say=f"Composing heads ({kind})", steps=True, kind=kind)
+        grid = partners(strengths.excess, head)
+        panels.append((f"{kind} (random {strengths.baseline[0]:.3f} \u00b1 {strengths.baseline[1]:.3f})", grid))
         layers, heads = np.nonzero(np.isfinite(grid))
         ways = ["writes into" if layer > head[0] else "is read by" for layer in layers]
         parts.append(

@@ -71,7 +71,7 @@ def long_text(models_read: list[Side], text: tuple[int, ...], answer: "DeltaGene
     with left:
         head = choose_head(sides[-1][2], first)
     with right:
-        shown = st.segmented_control(
+        statistic = st.segmented_control(
             "Statistic",
             list(STATISTICS),
             format_func=lambda key: STATISTICS[key][0],
@@ -79,11 +79,11 @@ def long_text(models_read: list[Side], text: tuple[int, ...], answer: "DeltaGene
             bind="query-params",
             required=True,
         )
-    grid([(label, seen) for label, _, seen in sides], shown or "distance", head, source)
+    grid([(label, stats) for label, _, stats in sides], statistic or "distance", head, source)
     left, right = st.columns(2, gap="medium")
     with left:
         lags(sides, head, source)
-        along(sides, head, shown or "distance", source)
+        along(sides, head, statistic or "distance", source)
     with right:
         layers(sides[-1][0], sides[-1][2], source)
         sources(sides[-1][0], sides[-1][2], head, source)
@@ -96,7 +96,7 @@ def long_text(models_read: list[Side], text: tuple[int, ...], answer: "DeltaGene
         f"seen = attention_statistics(lm, ids, lags={LAGS})",
         f"seen.table(), seen.lag_table(), seen.source_table({head[0]}, {head[1]})",
     ]
-    details(EQUATIONS, DEFINITION, "\n".join(code), {f"heads-{label}": seen.table() for label, _, seen in sides})
+    details(EQUATIONS, DEFINITION, "\n".join(code), {f"heads-{label}": stats.table() for label, _, stats in sides})
 
 
 def choose_head(statistics: "AttentionStatistics", default: Head) -> Head:
@@ -109,26 +109,28 @@ def choose_head(statistics: "AttentionStatistics", default: Head) -> Head:
 def grid(sides: "list[tuple[str, AttentionStatistics]]", name: str, head: Head, source: dict[str, object]) -> None:
     """One statistic of every head, both models and their difference."""
     label, unit = STATISTICS[name]
-    panels = [(side, seen.mean(name)) for side, seen in sides]
-    signed = [False] * len(panels)
+    panels = [(side, stats.mean(name)) for side, stats in sides]
+    signs = [False] * len(panels)
     if len(panels) == 2 and panels[0][1].shape == panels[1][1].shape:
         panels.append(("difference", panels[1][1] - panels[0][1]))
-        signed.append(True)
+        signs.append(True)
     digits = 2 if unit != "tokens" else 1
-    chart = head_grids(panels, f"{label}<br>{unit}", signed=signed, chosen=head, digits=digits)
-    table = pd.concat([seen.table().assign(of=side) for side, seen in sides], ignore_index=True)
+    chart = head_grids(panels, f"{label}<br>{unit}", signed=signs, chosen=head, digits=digits)
+    table = pd.concat([stats.table().assign(of=side) for side, stats in sides], ignore_index=True)
     title = f"Attention {label} of every head (click one)" if name != "entropy" else "Entropy of every head (click one)"
     figure(chart, table, "att-long", title=title, source=source, on_select=take_head)
 
 
 def lags(sides: "list[tuple[str, str, AttentionStatistics]]", head: Head, source: dict[str, object]) -> None:
     """Mean weight of the chosen head by distance back."""
-    lines = [(side, seen.lag_profile[seen.row(*head), head[1]]) for side, _, seen in sides]
+    lines = [(side, stats.lag_profile[stats.row(*head), head[1]]) for side, _, stats in sides]
     chart = lag_curves(lines, colours=[colour for _, colour, _ in sides])
-    tables = [_of(seen.lag_table(), head).assign(of=side) for side, _, seen in sides]
+    tables = [_of(stats.lag_table(), head).assign(of=side) for side, _, stats in sides]
     title = f"How far back L{head[0]}H{head[1]} looks"
     figure(chart, pd.concat(tables, ignore_index=True), "att-lags", title=title, height=330, source=source)
-    tail = "; ".join(f"{side} {100 * float(seen.lag_tail[seen.row(*head), head[1]]):.0f} %" for side, _, seen in sides)
+    tail = "; ".join(
+        f"{side} {100 * float(stats.lag_tail[stats.row(*head), head[1]]):.0f} %" for side, _, stats in sides
+    )
     note(f"Beyond lag {len(lines[0][1]) - 1}: {tail} of the attention.")
 
 
@@ -142,10 +144,10 @@ def along(
 ) -> None:
     """The statistic of the chosen head, query by query."""
     label, unit = STATISTICS[name]
-    lines = [(side, getattr(seen, name)[seen.row(*head), head[1]]) for side, _, seen in sides]
+    lines = [(side, getattr(stats, name)[stats.row(*head), head[1]]) for side, _, stats in sides]
     colours = [colour for _, colour, _ in sides]
     chart = query_statistic(lines, sides[-1][2].tokens, f"{label} ({unit})", colours=colours)
-    table = pd.concat([seen.query_table(*head).assign(of=side) for side, _, seen in sides], ignore_index=True)
+    table = pd.concat([stats.query_table(*head).assign(of=side) for side, _, stats in sides], ignore_index=True)
     title = f"L{head[0]}H{head[1]} along the text: {label}"
     figure(chart, table, "att-along", title=title, height=330, source=source)
 

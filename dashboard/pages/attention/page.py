@@ -27,13 +27,13 @@ WIDTH = 740
 
 def choose_view(shared: SharedChoices) -> str:
     """What the patterns are of; both models where both are chosen."""
-    known = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
-    default = "both" if all(known) else "aligned" if known[1] else "base"
+    flags = [bool(shared.reference(choice)) for choice in (shared.base, shared.aligned)]
+    default = "both" if all(flags) else "aligned" if flags[1] else "base"
     key = keep("att_view", VIEWS, default)
-    chosen = st.segmented_control(
+    view = st.segmented_control(
         "Patterns of", VIEWS, key=key, bind="query-params", required=True, help="Captures: of a training run."
     )
-    return str(chosen or default)
+    return str(view or default)
 
 
 def missing_input(shared: SharedChoices, view: str) -> str:
@@ -49,17 +49,17 @@ def missing_input(shared: SharedChoices, view: str) -> str:
 def main_figure(reading: Reading, head: Head) -> None:
     """The mosaic of all heads, with the chosen one enlarged beside it where there is one side."""
     layers = choose_layers(reading, head)
-    shown = [
+    panels = [
         (side, [layer for layer in layers if layer < side.read.pattern.shape[0]])
         for side in reading.sides
         if layers[0] < side.read.pattern.shape[0]
     ]
     table = pd.concat(
-        [attention_table(side.read.pattern[own], side.read.tokens, own).assign(of=side.name) for side, own in shown],
+        [attention_table(side.read.pattern[own], side.read.tokens, own).assign(of=side.name) for side, own in panels],
         ignore_index=True,
     )
-    if len(shown) == 2:
-        (first, one), (second, two) = shown
+    if len(panels) == 2:
+        (first, one), (second, two) = panels
         heads = max(side.read.pattern.shape[1] for side in reading.sides)
         height = int(np.clip(80 + WIDTH / 3 * max(len(one), len(two)) / heads, 250, HEIGHT))
         chart = mosaic_pair(
@@ -78,7 +78,7 @@ def main_figure(reading: Reading, head: Head) -> None:
         if why_apart(reading):
             note(why_apart(reading))
         return
-    side, own = shown[0]
+    side, own = panels[0]
     left, right = st.columns([1, 1], gap="medium")
     with left:
         chart = attention_mosaic(
@@ -96,7 +96,7 @@ def main_figure(reading: Reading, head: Head) -> None:
 
 def sections(reading: Reading, head: Head) -> None:
     """The detail below the main figure; only the open tab is computed."""
-    offered = {
+    tabs = {
         "Three stages": figures.stages if not reading.moment else figures.through_training,
         "Head scores": figures.scores,
         "What moved": figures.ranking,
@@ -104,12 +104,12 @@ def sections(reading: Reading, head: Head) -> None:
         "Rollout": figures.rollout,
     }
     if reading.moment:
-        offered = {"Through training": offered.pop("Three stages"), **offered}
-        offered.pop("Circuits")
+        tabs = {"Through training": tabs.pop("Three stages"), **tabs}
+        tabs.pop("Circuits")
     if not reading.comparable:
-        offered.pop("What moved")
-    key = keep(TAB, offered, next(iter(offered)))
-    for tab, draw in zip(st.tabs(list(offered), key=key, bind="query-params"), offered.values(), strict=True):
+        tabs.pop("What moved")
+    key = keep(TAB, tabs, next(iter(tabs)))
+    for tab, draw in zip(st.tabs(list(tabs), key=key, bind="query-params"), tabs.values(), strict=True):
         if tab.open:
             with tab:
                 draw(reading, head)
@@ -117,16 +117,16 @@ def sections(reading: Reading, head: Head) -> None:
 
 def page() -> None:
     """The page from top to bottom."""
-    shared = current()
+    choices = current()
     answer = st.container()
     columns = st.columns([9, 4, 6, 5], gap="medium", vertical_alignment="bottom")
     with columns[0]:
-        view = choose_view(shared)
-    if missing_input(shared, view):
-        ask_for_model(answer, f"Choose {missing_input(shared, view)} in the sidebar to see what its heads attend to.")
+        view = choose_view(choices)
+    if missing_input(choices, view):
+        ask_for_model(answer, f"Choose {missing_input(choices, view)} in the sidebar to see what its heads attend to.")
         return
     captures = view == "captures"
-    reading = read_captured(shared, columns[2]) if captures else read_models(shared, view, columns, answer)
+    reading = read_captured(choices, columns[2]) if captures else read_models(choices, view, columns, answer)
     if reading is None:
         if captures:
             with answer:
@@ -154,10 +154,10 @@ def read_models(
     shared: SharedChoices, view: str, columns: list, answer: "st.delta_generator.DeltaGenerator"
 ) -> Reading | None:
     """Patterns of the sidebar's models; None while the page waits, or where a long text was shown in another way."""
-    found = live(shared, view)
-    if found is None or not words_known(shared, ((side.name, side.lm) for side in found), answer):
+    readers = live(shared, view)
+    if readers is None or not words_known(shared, ((side.name, side.lm) for side in readers), answer):
         return None
-    writer = found[-1].lm
+    writer = readers[-1].lm
     with columns[2]:
         new = st.slider(
             "New tokens",
@@ -173,15 +173,17 @@ def read_models(
         )
     with columns[3]:
         hint = "Send the prompt as a user's message in the model's format."
-        known = writer.tokenizer.chat_template is not None
-        chat = bool(st.toggle("Chat template", key="att_chat", bind="query-params", help=hint, disabled=not known))
-    text = asked_text(writer, shared.prompt, chat and known)
+        has_template = writer.tokenizer.chat_template is not None
+        chat = bool(
+            st.toggle("Chat template", key="att_chat", bind="query-params", help=hint, disabled=not has_template)
+        )
+    text = asked_text(writer, shared.prompt, chat and has_template)
     if len(text) + int(new) > LONG:
         if not choose_cut(len(text) + int(new)):
-            long_text(found, text, answer)
+            long_text(readers, text, answer)
             return None
         text = text[: LONG - int(new)]
-    return read_live(found, text, shared.prompt, chat and known, int(new))
+    return read_live(readers, text, shared.prompt, chat and has_template, int(new))
 
 
 def badge(reading: Reading) -> None:

@@ -33,11 +33,11 @@ def strongest(side: Side) -> tuple[Head, str]:
     from probe.attention.scores import pattern_scores
 
     values = pattern_scores(side.read).values
-    found = []
+    candidates = []
     for name in DOES:
         head = _argmax(values[name])
-        found.append((float(values[name][head]), head, name))
-    clear = [each for each in found if each[0] >= STANDS_OUT]
+        candidates.append((float(values[name][head]), head, name))
+    clear = [each for each in candidates if each[0] >= STANDS_OUT]
     if clear:
         share, head, name = clear[0] if clear[0][2] == "induction" else max(clear)
         more = [each for each in clear if each[2] != name]
@@ -85,10 +85,10 @@ def head_finding(reading: Reading) -> tuple[Head, str]:
         head, words = most_moved_head(first, second, f" of {reading.moment.label}" if reading.moment else "")
         return head, f"{words}."
     if len(reading.sides) == 2:
-        said = [strongest(side) for side in reading.sides]
-        parts = [f"in {side.name}, {words}" for side, (_, words) in zip(reading.sides, said, strict=True)]
+        pairs = [strongest(side) for side in reading.sides]
+        parts = [f"in {side.name}, {words}" for side, (_, words) in zip(reading.sides, pairs, strict=True)]
         sentence = "; ".join(parts) + "."
-        return said[1][0], sentence[0].upper() + sentence[1:]
+        return pairs[1][0], sentence[0].upper() + sentence[1:]
     head, words = strongest(reading.last)
     where = f"at {reading.last.name} of {reading.moment.label}" if reading.moment else f"in {reading.last.name}"
     return head, f"On this prompt, {where}, {words}."

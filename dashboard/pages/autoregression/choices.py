@@ -85,13 +85,13 @@ class Question:
     def profile_options(self) -> dict[str, Any]:
         """Arguments of the lag profile."""
         few = len(self.texts) > 1 or self.large
-        shared = {"lags": self.lags, "keep": self.keep}
+        options = {"lags": self.lags, "keep": self.keep}
         if self.measure == "Jacobian" or self.scalar:
             positions = (1 if self.large else 2) if few else None
             of = "logits" if self.scalar else "probabilities"
-            return shared | {"of": of, "projections": self.draws, "positions": positions}
+            return options | {"of": of, "projections": self.draws, "positions": positions}
         pool = "unigram" if len(self.texts) > 1 else "vocabulary"  # one text has too few tokens to draw from
-        return shared | {"resamples": self.draws, "pool": pool, "positions": (3 if self.large else 4) if few else None}
+        return options | {"resamples": self.draws, "pool": pool, "positions": (3 if self.large else 4) if few else None}
 
     def order_options(self) -> dict[str, Any]:
         """Arguments of the effective order."""
@@ -102,13 +102,13 @@ class Question:
 
 def sides_of(shared: SharedChoices) -> list[Side] | None:
     """The models of the sidebar, one or two; None while the page waits."""
-    found = load_sides(shared)
-    if found is None:
+    sides = load_sides(shared)
+    if sides is None:
         return None
-    dashes = ["dash" if side.colour == found[0].colour and side is not found[0] else "solid" for side in found]
+    dashes = ["dash" if side.colour == sides[0].colour and side is not sides[0] else "solid" for side in sides]
     return [
         Side(side.name, side.lm, side.ref, Model(side.name, side.colour, dash))
-        for side, dash in zip(found, dashes, strict=True)
+        for side, dash in zip(sides, dashes, strict=True)
     ]
 
 
@@ -179,6 +179,6 @@ def _texts(world: "World | None", on: str, count: int, prompt: str) -> tuple[tup
     if world is None or on == PROMPT:
         return (prompt,), f"[{prompt!r}]"
     stream = (d.text for d in world.documents(SEED) if on in (ALL, d.kind))
-    chosen = "" if on == ALL else f" if d.kind == {on!r}"
-    source = f"list(islice((d.text for d in of(lm).documents({SEED}){chosen}), {count}))"
+    condition = "" if on == ALL else f" if d.kind == {on!r}"
+    source = f"list(islice((d.text for d in of(lm).documents({SEED}){condition}), {count}))"
     return tuple(islice(stream, count)), source

@@ -31,14 +31,14 @@ def profile(side: "Side", question: "Question") -> "LagProfile":
 def order(side: "Side", question: "Question") -> "EffectiveOrder":
     """The effective order of one model."""
     say = f"Cutting the context of {side.name}"
-    found = compute_once(_order, side.lm, say=say, steps=True, texts=question.texts, **question.order_options())
-    return found.at(question.epsilon)
+    result = compute_once(_order, side.lm, say=say, steps=True, texts=question.texts, **question.order_options())
+    return result.at(question.epsilon)
 
 
 def snowball_of(side: "Side", prompts: tuple[str, ...], world: "World | None", steps: int) -> "Snowball":
     """The snowball of one model, with the truth of a world."""
-    say, known = f"One wrong token in {side.name}", json.dumps(world.to_dict()) if world else ""
-    return compute_once(_snowball, side.lm, say=say, steps=True, prompts=prompts, known=known, length=steps)
+    say, world_json = f"One wrong token in {side.name}", json.dumps(world.to_dict()) if world else ""
+    return compute_once(_snowball, side.lm, say=say, steps=True, prompts=prompts, world_json=world_json, length=steps)
 
 
 def paths(side: "Side", text: str) -> "JacobianNorms":
@@ -69,11 +69,11 @@ def _order(lm: "LM", texts: tuple[str, ...], **options: Any) -> "EffectiveOrder"
     return effective_order(lm, texts, **options)
 
 
-def _snowball(lm: "LM", prompts: tuple[str, ...], known: str, length: int, **options: Any) -> "Snowball":
+def _snowball(lm: "LM", prompts: tuple[str, ...], world_json: str, length: int, **options: Any) -> "Snowball":
     from probe.autoregression.snowballs import snowball
     from probe.world import World
 
-    world = World.from_dict(json.loads(known)) if known else None
+    world = World.from_dict(json.loads(world_json)) if world_json else None
     return snowball(lm, prompts, world=world, steps=length, **options)
 
 

@@ -40,11 +40,11 @@ def snowball(question: Question) -> None:
     snowballs = [snowball_of(side, prompts, question.world_of(side), STEPS) for side in question.writers]
     truth = any(any(each.truth_known) for each in snowballs)
     summaries = [each.summary() for each in snowballs]
-    judged = truth and any((table[table["quantity"] == "wrong_error"]["n"] > 0).any() for table in summaries)
+    has_errors = truth and any((table[table["quantity"] == "wrong_error"]["n"] > 0).any() for table in summaries)
     st.markdown(escape_markdown(snowball_sentence(question.writers, snowballs)))
     looks = [side.style for side in question.writers]
     table = join_tables(question.writers, summaries)
-    chart = snowball_curves(summaries, looks, truth=judged)
+    chart = snowball_curves(summaries, looks, truth=has_errors)
     figure(chart, table, "snowball", title="After one wrong token", height=330, source=_source(question, prompts[0]))
     with st.expander("Continuations", icon=":material/format_quote:"):
         st.dataframe(join_tables(question.writers, [each.text_table() for each in snowballs]), hide_index=True)
@@ -128,13 +128,13 @@ def _prompts(question: Question) -> tuple[tuple[str, ...], str]:
     options = [*(world.question_kinds if world else ()), *([PROMPT] if question.prompt.strip() else [])]
     if not options:
         return (), ""
-    taught = world is not None and world.config.mixture.get(PREFERRED, 0) > 0
-    key = keep("lag_wrong", options, PREFERRED if taught else options[-1])
-    chosen = st.selectbox("Wrong token in the answer to", options, key=key, bind="query-params", width=320)
-    if world is None or chosen == PROMPT:
+    has_sums = world is not None and world.config.mixture.get(PREFERRED, 0) > 0
+    key = keep("lag_wrong", options, PREFERRED if has_sums else options[-1])
+    choice = st.selectbox("Wrong token in the answer to", options, key=key, bind="query-params", width=320)
+    if world is None or choice == PROMPT:
         return (question.prompt,), f"[{question.prompt!r}]"
-    items = world.questions(str(chosen), PROMPTS, SEED)
-    source = f"[item.prompt for item in of(lm).questions({chosen!r}, {PROMPTS}, {SEED})]"
+    items = world.questions(str(choice), PROMPTS, SEED)
+    source = f"[item.prompt for item in of(lm).questions({choice!r}, {PROMPTS}, {SEED})]"
     return tuple(item.prompt for item in items), source
 
 
@@ -147,24 +147,24 @@ def _ready_for_prompt(question: Question, key: str, sentence: str) -> bool:
 
 def _may_compute(question: Question, sentence: str, key: str) -> bool:
     """Whether a detail is computed: at once for small models, for larger ones after a word for this session."""
-    agreed = f"_{key}"
-    if not question.large or st.session_state.get(agreed):
+    memory = f"_{key}"
+    if not question.large or st.session_state.get(memory):
         return True
     note(sentence)
     if st.button("Compute", key=key):
-        st.session_state[agreed] = True
+        st.session_state[memory] = True
         st.rerun()
     return False
 
 
 def join_tables(sides: list[Side], tables: list[pd.DataFrame]) -> pd.DataFrame:
     """The tables of all models one below the other, with the column `model` first."""
-    named = []
+    copies = []
     for side, table in zip(sides, tables, strict=True):
         copy = table.copy()
         copy.insert(0, "model", side.name)
-        named.append(copy)
-    return pd.concat(named, ignore_index=True)
+        copies.append(copy)
+    return pd.concat(copies, ignore_index=True)
 
 
 def _source(question: Question, prompt: str) -> dict[str, object]:

@@ -24,12 +24,12 @@ HEIGHT = 300
 
 def page() -> None:
     """The page from top to bottom."""
-    shared = current()
+    choices = current()
     answer = st.container()
-    sides = sides_of(shared)
-    if sides is None or not words_known(shared, ((side.name, side.lm) for side in sides), answer):
+    sides = sides_of(choices)
+    if sides is None or not words_known(choices, ((side.name, side.lm) for side in sides), answer):
         return
-    question = choose(shared, sides) if sides else None
+    question = choose(choices, sides) if sides else None
     if question is None:
         ask_for_model(answer, "Choose a model and a prompt in the sidebar to see how far back it looks.")
         return
@@ -61,25 +61,23 @@ def main_figures(question: Question, orders: "list[EffectiveOrder]", profiles: "
         "texts": len(question.texts),
         **question.profile_options(),
     }
-    reached = [found.order for found in orders] if len(orders) == len(question.sides) else []
+    lengths = [each.order for each in orders] if len(orders) == len(question.sides) else []
     how = "Jacobian" if question.scalar else question.measure
     left, right = st.columns([1, 1], gap="medium") if orders else (st.container(), None)
     with left:
-        chart = lag_curves(
-            [found.table() for found in profiles], [side.style for side in question.sides], orders=reached
-        )
-        table = sections.join_tables(question.sides, [found.table() for found in profiles])
+        chart = lag_curves([each.table() for each in profiles], [side.style for side in question.sides], orders=lengths)
+        table = sections.join_tables(question.sides, [each.table() for each in profiles])
         figure(chart, table, "lags", title=f"Lag profile by {how}", height=HEIGHT, source=source)
     if right is None:
         return
     with right:
         chart = context_curves(
-            [found.table() for found in orders],
+            [each.table() for each in orders],
             [side.style for side in question.writers],
-            orders=[found.order for found in orders],
+            orders=[each.order for each in orders],
             epsilon=question.epsilon,
         )
-        table = sections.join_tables(question.writers, [found.table() for found in orders])
+        table = sections.join_tables(question.writers, [each.table() for each in orders])
         options = source | question.order_options() | {"epsilon": question.epsilon}
         figure(
             chart,
@@ -95,16 +93,16 @@ def explain(question: Question, orders: "list[EffectiveOrder]", profiles: "list[
     """What is shown in one paragraph, and the folded section."""
     of = f"{len(question.texts)} documents" if len(question.texts) > 1 else "one text"
     opening = "Left: how" if orders else "How"
-    moved = f"{opening} much the token k places before the last one read moves what the model says next, on {of}."
+    lead = f"{opening} much the token k places before the last one read moves what the model says next, on {of}."
     cut = (
         " Right: how far that is from the full distribution when only the last m tokens are read; the ring is the "
         "effective order, the smallest m at or below the tolerance \u03b5, dotted on the left."
         if orders
         else " These models read out one number, which has no distribution whose KL could be taken."
     )
-    note(f"{moved}{cut} Points are means with 95 % intervals; fewer texts reach the longer lags.")
-    resampled = profiles[0].measure == "resampling"
-    function = "lag_profile" if resampled else "jacobian_profile"
+    note(f"{lead}{cut} Points are means with 95 % intervals; fewer texts reach the longer lags.")
+    resampling = profiles[0].measure == "resampling"
+    function = "lag_profile" if resampling else "jacobian_profile"
     code = [
         "from itertools import islice",
         "",
@@ -122,9 +120,9 @@ def explain(question: Question, orders: "list[EffectiveOrder]", profiles: "list[
         code += [f"lm = {question.writers[0].loading}"] if question.writers[0] is not question.sides[0] else []
         options = _arguments({"epsilon": question.epsilon, **question.order_options()})
         code += [f"order = effective_order(lm, texts, {options})", "order.order, order.table()"]
-    tables = {"lag-readings": sections.join_tables(question.sides, [found.readings for found in profiles])}
+    tables = {"lag-readings": sections.join_tables(question.sides, [each.readings for each in profiles])}
     if orders:
-        tables["context-readings"] = sections.join_tables(question.writers, [found.readings for found in orders])
+        tables["context-readings"] = sections.join_tables(question.writers, [each.readings for each in orders])
     details(EQUATIONS, DEFINITION, "\n".join(code), tables)
 
 

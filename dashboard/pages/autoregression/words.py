@@ -57,10 +57,10 @@ that double precision does not resolve are left out.
 
 def sentence(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
     """How far back every model looks that is drawn: its effective order, or the lag that moves its number most."""
-    parts = [order_words(side, found) for side, found in zip(question.writers, orders, strict=True)]
+    parts = [order_words(side, each) for side, each in zip(question.writers, orders, strict=True)]
     parts += [
-        lag_words(side, found)
-        for side, found in zip(question.sides, profiles, strict=True)
+        lag_words(side, each)
+        for side, each in zip(question.sides, profiles, strict=True)
         if side.lm.readout != "tokens"
     ]
     return "; ".join(parts) + "."
@@ -77,8 +77,8 @@ def lag_words(side: Side, profile: "LagProfile") -> str:
 
 def order_words(side: Side, order: "EffectiveOrder") -> str:
     """The effective order of one model in words."""
-    known = np.flatnonzero(~np.isnan(order.kl))
-    m = order.order or int(known[-1]) + 1
+    indices = np.flatnonzero(~np.isnan(order.kl))
+    m = order.order or int(indices[-1]) + 1
     kl = f"{order.kl[m - 1]:.2g}"
     if not np.isnan(order.low[m - 1]):
         kl += f" [{order.low[m - 1]:.2g}, {order.high[m - 1]:.2g}]"
@@ -120,8 +120,8 @@ def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
         for side, shares in zip(sides, best, strict=True)
     ]
     if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:
-        moved = norms[1].table().assign(change=(norms[1].share - norms[0].share).ravel())
-        row = moved.iloc[int(np.nanargmax(moved["change"].abs()))]
+        changes = norms[1].table().assign(change=(norms[1].share - norms[0].share).ravel())
+        row = changes.iloc[int(np.nanargmax(changes["change"].abs()))]
         parts.append(f"the largest change between them is {row['change']:+.2f} in {row['name']}")
     return "; ".join(parts) + "."
 

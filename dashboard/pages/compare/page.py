@@ -146,14 +146,14 @@ def figures(
         title = f"Next-token probabilities at token {position}"
         figure(chart, table[table["position"] == position], "next", title=title, height=290, source=source)
     first = max(0, min(position - WINDOW // 2, len(text.ids) - 1 - WINDOW))
-    shown = slice(first, min(first + WINDOW, len(text.ids) - 1))
+    window = slice(first, min(first + WINDOW, len(text.ids) - 1))
     lenses = [
-        (side.lens.top_tokens[:, shown].tolist(), side.lens.top_logprobs[:, shown])
+        (side.lens.top_tokens[:, window].tolist(), side.lens.top_logprobs[:, window])
         for side in (text.base, text.aligned)
     ]
-    followed = [side.lens.next_logprobs[:, shown] for side in (text.base, text.aligned)]
+    logprobs = [side.lens.next_logprobs[:, window] for side in (text.base, text.aligned)]
     chart = lens_pair(
-        (lenses[0], lenses[1]), (followed[0], followed[1]), text.tokens[shown], names=names, answer="next token"
+        (lenses[0], lenses[1]), (logprobs[0], logprobs[1]), text.tokens[window], names=names, answer="next token"
     )
     figure(chart, lens_data(text), "lenses", title="Logit lens of both, and their difference", source=source)
 
@@ -168,31 +168,31 @@ def lens_data(text: "Continuation") -> pd.DataFrame:
 
 def page() -> None:
     """The page from top to bottom."""
-    shared = current()
+    choices = current()
     answer = st.container()
-    refs = shared.reference(shared.base), shared.reference(shared.aligned)
-    if not refs[0] or not refs[1] or not shared.prompt.strip():
+    refs = choices.reference(choices.base), choices.reference(choices.aligned)
+    if not refs[0] or not refs[1] or not choices.prompt.strip():
         missing = "a base model" if not refs[0] else "an aligned model" if not refs[1] else "a prompt"
         ask_for_model(answer, f"Choose {missing} in the sidebar to compare two models.")
         return
     base, aligned = models.load(refs[0]), models.load(refs[1])
     if base is None or aligned is None:
         return
-    names = shared.names()
+    names = choices.names()
     problem = sentences.incomparable(base, aligned, names)
     if problem:
         with answer:
             finding(problem)
             note("The pages Attention, Logits and Interventions show each model by itself.")
         return
-    if not words_known(shared, zip(names, (base, aligned), strict=True), answer):
+    if not words_known(choices, zip(names, (base, aligned), strict=True), answer):
         return
     if base.readout != "tokens":
-        compare_rewards(shared, (base, aligned), (refs[0], refs[1]), answer)
+        compare_rewards(choices, (base, aligned), (refs[0], refs[1]), answer)
         return
     settings = options(aligned.tokenizer.chat_template is not None)
-    comparison = models.comparison(base, aligned, shared.prompt, **settings)
-    colours = METHODS["pretrain"], aligned_colour(shared.method(shared.aligned))
+    comparison = models.comparison(base, aligned, choices.prompt, **settings)
+    colours = METHODS["pretrain"], aligned_colour(choices.method(choices.aligned))
     chip_rows = st.container()
     text, position = choose_position(comparison)
     with answer:

@@ -61,7 +61,7 @@ def compare_rewards(
     with answer:
         finding(sentences.compare_scalars(comparison, names))
     start = len(models.compute_once(_ids, lms[0], say="Splitting the prompt", text=shared.prompt))
-    chosen = choose_token(comparison)
+    token = choose_token(comparison)
     kinds = list(dict.fromkeys(comparison.readouts))
     unit = " or ".join(kinds)
     source: dict[str, object] = {"base": refs[0], "aligned": refs[1], "text": text}
@@ -73,11 +73,11 @@ def compare_rewards(
         colours=colours,
         unit=unit,
         start=start,
-        chosen=chosen,
+        chosen=token,
     )
     title = f"The {unit} after each token, and what each token changes"
     figure(chart, comparison.table(), "rewards", title=title, height=380, source=source, on_select=take_token)
-    lenses(comparison, chosen, names, unit, source)
+    lenses(comparison, token, names, unit, source)
     note("A click on a bar chooses its token. Units are those of each model's head; none of the numbers is a chance.")
     trust_badge((names[0], lms[0]), (names[1], lms[1]), text=comparison.ids)
     code = [
@@ -92,13 +92,13 @@ def compare_rewards(
 
 def choose_completion(lm: "LM", prompt: str) -> str:
     """What follows the prompt in the text that is read; of a world's question its true answer, at first."""
-    suggested = models.compute_once(_truth, lm, say="Looking for an answer", prompt=prompt)
+    suggestion = models.compute_once(_truth, lm, say="Looking for an answer", prompt=prompt)
     if has_changed("_completed", prompt):
-        st.session_state[COMPLETION] = suggested
-    key = preset(COMPLETION, suggested)
+        st.session_state[COMPLETION] = suggestion
+    key = preset(COMPLETION, suggestion)
     hint = "Follows the prompt; rewards are trained on completions. Empty: the prompt alone."
-    typed = st.text_input("Completion", key=key, bind="query-params", help=hint) or ""
-    return f" {typed.strip()}" if typed.strip() else ""
+    text = st.text_input("Completion", key=key, bind="query-params", help=hint) or ""
+    return f" {text.strip()}" if text.strip() else ""
 
 
 def choose_token(comparison: "ScalarComparison") -> int:
@@ -113,10 +113,10 @@ def choose_token(comparison: "ScalarComparison") -> int:
 def lenses(comparison: "ScalarComparison", chosen: int, names: tuple[str, str], unit: str, source: dict) -> None:
     """The reading after each layer around the chosen token, of both models."""
     first = max(0, min(chosen - WINDOW // 2, len(comparison.tokens) - WINDOW))
-    shown = slice(first, first + WINDOW)
-    panels = [LensPanel(name, values[:, shown]) for name, values in zip(names, comparison.layers, strict=True)]
+    window = slice(first, first + WINDOW)
+    panels = [LensPanel(name, values[:, window]) for name, values in zip(names, comparison.layers, strict=True)]
     chart = lens_map(
-        panels, comparison.tokens[shown], start=first, chosen=chosen, label=unit, unit=unit, width=900, height=420
+        panels, comparison.tokens[window], start=first, chosen=chosen, label=unit, unit=unit, width=900, height=420
     )
     table = pd.concat(
         [
@@ -150,8 +150,8 @@ def _truth(lm: "LM", prompt: str) -> str:
     from probe.world import of
 
     world = of(lm)
-    found = truth_and_claim(world, prompt) if world else None
-    return found[0].strip() if found else ""
+    pair = truth_and_claim(world, prompt) if world else None
+    return pair[0].strip() if pair else ""
 
 
 def take_token(points: list[dict]) -> None:

@@ -45,12 +45,12 @@ def custom() -> dict[str, Experiment]:
 
 def page() -> None:
     """The page from top to bottom."""
-    known = custom()
+    entries = custom()
     show_problems()
-    if not known:
+    if not entries:
         empty()
         return
-    show(known)
+    show(entries)
 
 
 page()

@@ -59,18 +59,16 @@ def measure(*, root: str, names: tuple[str, ...], at: int, tick: Tick = ignore) 
 
 def offer(root: Path, known: dict[str, Finding], missing: Sequence[Claim]) -> None:
     """A button that measures what is not on record, or everything anew."""
-    wanted = tuple(claim.name for claim in (missing or CLAIMS))
+    names = tuple(claim.name for claim in (missing or CLAIMS))
     title = f"Measure {len(missing)} claims" if missing else "Measure again"
     icon = ":material/play_arrow:" if missing else ":material/refresh:"
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         kind: Any = "primary" if missing else "secondary"
-        pressed = st.button(title, icon=icon, key="findings-run", type=kind, **access.button())
+        click = st.button(title, icon=icon, key="findings-run", type=kind, **access.button())
         note("Some minutes in all, less where results of experiments are stored; the bar tells.")
-    if pressed:
+    if click:
         access.check()
-        models.compute_once(
-            measure, say="Measuring claims", steps=True, root=str(root), names=wanted, at=time.time_ns()
-        )
+        models.compute_once(measure, say="Measuring claims", steps=True, root=str(root), names=names, at=time.time_ns())
         st.rerun()
 
 
@@ -100,8 +98,8 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
 
 def page() -> None:
     """The page from top to bottom."""
-    shared = current()
-    root = root_of(shared)
+    choices = current()
+    root = root_of(choices)
     answer = st.container()
     if root is None:
         with answer:
@@ -109,23 +107,25 @@ def page() -> None:
         note("Claims are measured on runs with the names of the sample runs: `probe samples` makes them.")
         return
     bench = Bench(root)
-    known = read_record(bench, CLAIMS)
+    findings = read_record(bench, CLAIMS)
     absent = {claim.name: bench.missing(claim.runs) for claim in CLAIMS}
-    missing = [claim for claim in CLAIMS if claim.name not in known and not absent[claim.name]]
-    shown = [known[claim.name] for claim in CLAIMS if claim.name in known]
+    missing = [claim for claim in CLAIMS if claim.name not in findings and not absent[claim.name]]
+    results = [findings[claim.name] for claim in CLAIMS if claim.name in findings]
     with answer:
-        if shown:
-            finding(f"{sum(bool(each.holds) for each in shown)} of {len(shown)} published claims hold on these runs.")
+        if results:
+            finding(
+                f"{sum(bool(each.holds) for each in results)} of {len(results)} published claims hold on these runs."
+            )
         else:
             finding("No claim has been measured on these runs yet.")
-    offer(root, known, missing)
-    if shown:
-        rows = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in shown]
-        chart = effects([each.name for each in shown], rows, [each.verdict for each in shown])
-        figure(chart, table(shown), "findings", title="Ten claims", source={"runs": root.name})
+    offer(root, findings, missing)
+    if results:
+        rows = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in results]
+        chart = effects([each.name for each in results], rows, [each.verdict for each in results])
+        figure(chart, table(results), "findings", title="Ten claims", source={"runs": root.name})
     for claim in CLAIMS:
-        row(claim, known.get(claim.name), absent[claim.name])
-    details([], DEFINITION, CODE.format(root=str(root)), {"findings": table(shown)} if shown else None)
+        row(claim, findings.get(claim.name), absent[claim.name])
+    details([], DEFINITION, CODE.format(root=str(root)), {"findings": table(results)} if results else None)
 
 
 page()

@@ -151,13 +151,13 @@ def nulls_of(outcome: "Outcome", view: GridView) -> "list[Null]":
     """The nulls of a site; where every head was run, all the others are its null, and not only those drawn."""
     from probe.interventions.controls import Null
 
-    site, (others, turned) = outcome.sites[0], outcome.nulls
+    site, (others, directions) = outcome.sites[0], outcome.nulls
     if not view.grid.exact or site.kind != "head":
-        return [others, turned]
+        return [others, directions]
     effects = np.delete(view.grid.effects.ravel(), site.layer * len(view.columns) + (site.head or 0))
     names = [f"L{layer}{column}" for layer in view.grid.layers for column in view.columns]
     names.remove(site.name)
-    return [Null(others.name, effects, np.zeros((len(effects), 0)), names), turned]
+    return [Null(others.name, effects, np.zeros((len(effects), 0)), names), directions]
 
 
 def worldly(lm: "LM") -> bool:
@@ -195,7 +195,7 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
 
     counterpart = suggest(lm, prompt)
     other = corrupted.strip() or counterpart.corrupted
-    known = other == counterpart.corrupted
+    is_default = other == counterpart.corrupted
     text, other = (
         lm.prompt_text([{"role": "user", "content": part}]) if chat and part else part
         for part in (counterpart.clean, other)
@@ -209,22 +209,22 @@ def resolve(lm: "LM", do: str, prompt: str, corrupted: str, answer: str, against
     rows = lm.logits([clean, list(dirty)] if dirty else [clean])[:, -1]
     likeliest, theirs = rows[0].topk(2).indices.tolist(), int(rows[1].argmax()) if dirty else None
     rival = counterpart.rival or counterpart.against
-    suggested = (counterpart.against if do == "patch" else rival) if known else None
-    first: str | int = with_blank(answer) or (counterpart.answer if known else None) or likeliest[0]
-    second = with_blank(against) or suggested or (theirs if dirty else likeliest[1])
+    suggestion = (counterpart.against if do == "patch" else rival) if is_default else None
+    first: str | int = with_blank(answer) or (counterpart.answer if is_default else None) or likeliest[0]
+    second = with_blank(against) or suggestion or (theirs if dirty else likeliest[1])
     target = target_of(lm, clean, first, second)
     if target.answer == target.against:
         target = target_of(lm, clean, first)
-    wanted = [target.answer, target.against]
-    if known:
-        wanted += [
+    candidates = [target.answer, target.against]
+    if is_default:
+        candidates += [
             target_of(lm, clean, text).answer
             for text in (counterpart.against, counterpart.rival)
             if text and do == "ablate"
         ]
-        wanted += [target_of(lm, clean, text).answer for text in (counterpart.rival,) if text]
-    wanted += [likeliest[0], theirs]
-    columns = tuple(dict.fromkeys(column for column in wanted if column is not None))[:MOST_ANSWERS]
+        candidates += [target_of(lm, clean, text).answer for text in (counterpart.rival,) if text]
+    candidates += [likeliest[0], theirs]
+    columns = tuple(dict.fromkeys(column for column in candidates if column is not None))[:MOST_ANSWERS]
     return Question(tuple(clean), dirty, target.answer, target.against, target.name, columns)
 
 
@@ -241,9 +241,9 @@ def pace(lm: "LM", clean: tuple[int, ...]) -> float:
     target = Target(len(clean) - 1, 0)
 
     def run(rows: int) -> float:
-        begun = time.perf_counter(), time.process_time()
+        start = time.perf_counter(), time.process_time()
         sweep(lm, clean, [[]] * rows, target)
-        return min(time.perf_counter() - begun[0], time.process_time() - begun[1])  # whatever else the machine does
+        return min(time.perf_counter() - start[0], time.process_time() - start[1])  # whatever else the machine does
 
     one = min(run(1), run(1))
     if one > SLOW_S:  # what a batch saves matters on small models only
@@ -267,8 +267,8 @@ def exact(
     if way.do == "patch":
         direction = cast("Direction", way.how)
         return patch(lm, _pair(lm, question), question.target, way.kind, direction, way.at, tick=tick)
-    mode, given = cast("Mode", way.how), stand_ins(lm, way, reference)
-    return ablate(lm, question.clean, question.target, way.kind, mode, given, way.at, tick=tick)
+    mode, replacements = cast("Mode", way.how), stand_ins(lm, way, reference)
+    return ablate(lm, question.clean, question.target, way.kind, mode, replacements, way.at, tick=tick)
 
 
 def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] = ()) -> "Patching | Ablation":
@@ -278,8 +278,8 @@ def estimate(lm: "LM", question: Question, way: Way, reference: tuple[str, ...] 
     if way.do == "patch":
         direction = cast("Direction", way.how)
         return attribute(lm, _pair(lm, question), question.target, [way.kind], direction, way.at)[way.kind]
-    mode, given = cast("Mode", way.how), stand_ins(lm, way, reference)
-    return ablate(lm, question.clean, question.target, way.kind, mode, given, way.at, exact=False)
+    mode, replacements = cast("Mode", way.how), stand_ins(lm, way, reference)
+    return ablate(lm, question.clean, question.target, way.kind, mode, replacements, way.at, exact=False)
 
 
 def outcome(
@@ -299,10 +299,10 @@ def outcome(
     names, own = hooks_of(lm, [way.kind]), list(question.clean)
     if way.do == "patch":
         own, other = _pair(lm, question).run(cast("Direction", way.how))
-        found: Sequence[Activations] = [activations(lm, other, names)]
+        replacements: Sequence[Activations] = [activations(lm, other, names)]
     else:
-        found = sources(lm, own, names, cast("Mode", way.how), stand_ins(lm, way, reference))
-    return intervene(lm, own, [site], found, question.target, question.columns, draws, tick=tick)
+        replacements = sources(lm, own, names, cast("Mode", way.how), stand_ins(lm, way, reference))
+    return intervene(lm, own, [site], replacements, question.target, question.columns, draws, tick=tick)
 
 
 def stand_ins(lm: "LM", way: Way, typed: tuple[str, ...]) -> "list[str] | Means":

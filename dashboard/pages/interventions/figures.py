@@ -56,8 +56,8 @@ def outcome_figures(outcome: "Outcome", view: GridView, site_name: str, colour: 
     """The chosen site: answers before and after, and the effect beside its nulls."""
     table = outcome.table()
     if outcome.answers:
-        drawn = [(null.name, null.logprobs) for null in outcome.nulls]
-        chart = probabilities(outcome.answers, outcome.before, outcome.after, drawn, colour=colour)
+        controls = [(null.name, null.logprobs) for null in outcome.nulls]
+        chart = probabilities(outcome.answers, outcome.before, outcome.after, controls, colour=colour)
         title = f"{site_name}: answers before and after"
         figure(chart, table, "int-answers", title=title, height=HEIGHT // 2 + 10, source=source)
     of = f"effect on {view.question.name}"

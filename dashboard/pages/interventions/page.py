@@ -50,17 +50,17 @@ def grids(
     if grid is None:
         runs = source.size(lm, way, len(question.clean))
         seconds = runs * models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
-        wanted = seconds <= PATIENCE_S
-        if not wanted:
+        consent = seconds <= PATIENCE_S
+        if not consent:
             with slot:
                 offer = st.empty()
-                wanted = offer.button(
+                consent = offer.button(
                     f"Run all {runs:,} sites (about {duration(seconds)})",
                     key="int_run",
                     icon=":material/play_arrow:",
                     help="Until then the grid is an estimate from one backward pass.",
                 )
-        if wanted:
+        if consent:
             with slot:
                 grid = models.compute_once(
                     source.exact, lm, say="Running every site", steps=seconds > PATIENCE_S, **options
@@ -82,17 +82,17 @@ def outcome(
     if result is not None:
         return DRAWS, result
     seconds = 2 * DRAWS * models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean)
-    wanted = seconds <= NULLS_S
+    consent = seconds <= NULLS_S
     with slot:
         offer = st.empty()
-        if not wanted:
-            wanted = offer.button(
+        if not consent:
+            consent = offer.button(
                 f"Draw {DRAWS} null controls of each kind (about {duration(seconds)})",
                 key="int_nulls",
                 icon=":material/play_arrow:",
                 help="Until then nothing says whether as large a change elsewhere does the same.",
             )
-        if wanted:
+        if consent:
             long = seconds > NULLS_S
             result = models.compute_once(
                 source.outcome, lm, say="Drawing null controls", steps=long, draws=DRAWS, **options
@@ -148,45 +148,45 @@ def sites_page(
     }
     about |= {"do": do, "site": way.kind, "how": way.how, "target": question.name}
     left, right = st.columns([11, 9], gap="medium")
-    chosen = (site.layer, site.head if site.head is not None else site.position or 0)
+    cell = (site.layer, site.head if site.head is not None else site.position or 0)
     with left:
-        views.grid_figure(view, chosen, about, differing)
+        views.grid_figure(view, cell, about, differing)
     with right:
         views.outcome_figures(result, view, site.name, side.colour, about)
-    if told := surprise(result, view):
-        note(told)
+    if remark := surprise(result, view):
+        note(remark)
     trust_badge((side.name, lm), text=question.clean)
     if question.corrupted:
         views.prompts(clean, corrupted, differing, site.position, side.colour)
     note(explain_effect(do, way, question))
     if exact is not None:
-        note(views.estimate_figures(exact, guess, side.colour, chosen, about))
+        note(views.estimate_figures(exact, guess, side.colour, cell, about))
     lines = code(side.ref, question, way, reference, site, draws, source.worldly(lm))
     details(EQUATIONS, DEFINITION, lines, {"effects": view.grid.table(), "chosen-site": result.table()})
 
 
 def page() -> None:
     """The page from top to bottom."""
-    shared = current()
+    choices = current()
     answer = st.container()
     top = st.columns([27, 17, 29, 9, 9, 9], gap="small", vertical_alignment="bottom")
     with top[0]:
         key = keep("int_do", DOES, "patch")
         do = str(st.segmented_control("Do", DOES, key=key, bind="query-params", required=True))
     with top[1]:
-        role = choose_model(shared)
-    ref = chosen_ref(shared, role)
-    if not ref or not shared.prompt.strip():
+        role = choose_model(choices)
+    ref = chosen_ref(choices, role)
+    if not ref or not choices.prompt.strip():
         missing = "a prompt" if ref else "a model"
         ask_for_model(answer, f"Choose {missing} in the sidebar to intervene in it.")
         return
-    side = load_side(shared, role)
-    if side is None or not words_known(shared, [(side.name, side.lm)], answer):
+    side = load_side(choices, role)
+    if side is None or not words_known(choices, [(side.name, side.lm)], answer):
         return
     if do == "steer":
-        steer(shared.prompt, side, top[2], answer)
+        steer(choices.prompt, side, top[2], answer)
     else:
-        sites_page(shared, side, do, top[2:], answer)
+        sites_page(choices, side, do, top[2:], answer)
 
 
 page()

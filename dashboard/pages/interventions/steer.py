@@ -77,8 +77,8 @@ def choose(lm: "LM", column: "DeltaGenerator") -> Dosing:
         st.segmented_control(
             "Alpha", ALPHAS, format_func=_short, key=key, bind="query-params", required=True, help=hint
         )
-    typed = typed_texts(lm)
-    return Dosing(usual if layer is None else int(layer), str(where), str(unit), ALPHAS, *typed)
+    texts = typed_texts(lm)
+    return Dosing(usual if layer is None else int(layer), str(where), str(unit), ALPHAS, *texts)
 
 
 def _short(alpha: float) -> str:
@@ -90,25 +90,25 @@ def typed_texts(lm: "LM") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
     world = bool(source.claims(lm, 1))
     default = "the world's questions with a false claim" if world else "\n".join(source.POSITIVE)
     without = "the same without the claim" if world else "\n".join(source.NEGATIVE)
-    steered = "other questions with a false claim" if world else "\n".join(source.STEERED)
+    others = "other questions with a false claim" if world else "\n".join(source.STEERED)
     with st.expander("Texts of the direction, and texts that are steered (one a line)", icon=":material/edit_note:"):
         columns = st.columns(3, gap="medium")
-        found = []
+        texts = []
         for column, title, key, hint in (
             (columns[0], "With the property", "int_positive", default),
             (columns[1], "Without it", "int_negative", without),
-            (columns[2], "Steered", "int_steered", steered),
+            (columns[2], "Steered", "int_steered", others),
         ):
             with column:
                 text = st.text_area(title, key=key, bind="query-params", placeholder=hint, height=120)
-                found.append(tuple(line.strip() for line in (text or "").splitlines() if line.strip()))
+                texts.append(tuple(line.strip() for line in (text or "").splitlines() if line.strip()))
         first, second, _ = st.columns([2, 2, 4], gap="medium")
         with first:
             answer = text_line("Answer", ANSWER, "automatic")
         with second:
             against = text_line("against", AGAINST, "automatic")
         note("Answers hold for typed texts; the world's questions bring theirs: the claim against the truth.")
-    return found[0], found[1], found[2], answer, against
+    return texts[0], texts[1], texts[2], answer, against
 
 
 def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGenerator") -> None:
@@ -249,11 +249,11 @@ def sentence(dose: "Dose", name: str, at: int, world: bool, readout: str) -> str
         cost = f", with {right:.0f} % of unrelated questions right ({before:.0f} % before)"
     if world and dose.right is not None:
         shares = [100 * float(table.iloc[index]["above_zero"]) for index in (zero, at)]
-        turned = 100 * float((dose.nulls[:, :, at] > 0).mean())
+        null_share = 100 * float((dose.nulls[:, :, at] > 0).mean())
         return (
             f"Steering {name} by {signed_number(dose.alphas[at])} after block {dose.layer}, the false claim wins in "
             f"{shares[1]:.0f} % of {len(dose.values)} questions instead of {shares[0]:.0f} % (random directions "
-            f"{turned:.0f} %){cost}."
+            f"{null_share:.0f} %){cost}."
         )
     what, unit = ("the target", " nats") if readout == "tokens" else (f"the {readout}", "")
     return (

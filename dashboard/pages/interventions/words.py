@@ -102,7 +102,7 @@ def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> st
     from probe.interventions.controls import place
 
     where = ("the " if site.kind == "resid" else "") + place(site, outcome.tokens)
-    others, turned = nulls_of(outcome, view)
+    others, directions = nulls_of(outcome, view)
     share = view.share
     target = view.question.words
 
@@ -115,8 +115,8 @@ def sentence(outcome: "Outcome", view: GridView, site: "Site", model: str) -> st
         count, mean = len(others.effects), number(float(others.effects.mean()))
         name = others.name if count > 1 else others.name.removesuffix("s")
         nulls.append(f"{count} {name} {mean} on average")
-    if len(turned.effects):
-        nulls.append(f"random directions as long {number(float(turned.effects.mean()))}")
+    if len(directions.effects):
+        nulls.append(f"random directions as long {number(float(directions.effects.mean()))}")
     controls = f"; {', '.join(nulls)}" if nulls else ""
     if not view.grid.exact:
         controls += f" (exact; the grid estimates {number(estimate_at(view, site))})"

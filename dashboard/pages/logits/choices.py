@@ -89,16 +89,16 @@ def choose(shared: SharedChoices, answer: "DeltaGenerator") -> Question | None:
         key = keep("log_view", views, views[0])
         view = st.segmented_control("Model", views, key=key, bind="query-params", required=True)
     view = view if view in views else views[0]  # a link may say anything
-    shown = sides if view == "both" else tuple(side for side in sides if side.role == view)
-    if not words_known(shared, ((side.name, side.lm) for side in shown), answer):
+    visible = sides if view == "both" else tuple(side for side in sides if side.role == view)
+    if not words_known(shared, ((side.name, side.lm) for side in visible), answer):
         return None
-    ids = texts[shown[-1].role]
+    ids = texts[visible[-1].role]
     with columns[1]:
         position = _position(shared.prompt, chat, ids)
     if len(sides) == 2 and not alike:
         note("The two models read out different things or split the prompt differently, so each is shown alone.")
-    other = [side for side in sides if side not in shown] if alike else []
-    return _question(shown, other, ids, position, columns[2:])
+    other = [side for side in sides if side not in visible] if alike else []
+    return _question(visible, other, ids, position, columns[2:])
 
 
 def comparable(sides: tuple[Side, ...]) -> bool:
@@ -125,29 +125,29 @@ def _position(prompt: str, chat: bool, ids: tuple[int, ...]) -> int:
 
 
 def _question(
-    shown: tuple[Side, ...], other: list[Side], ids: tuple[int, ...], position: int, places: list
+    visible: tuple[Side, ...], other: list[Side], ids: tuple[int, ...], position: int, places: list
 ) -> Question:
     """Answer and counter-answer: the reader's, else what the models hold likeliest."""
     from probe.logits.lens import Target, target_of
     from probe.model.text import pieces
 
-    lm = shown[-1].lm
+    lm = visible[-1].lm
     tokens = pieces(lm.tokenizer, ids)
     if lm.readout != "tokens":
-        return Question(shown, ids, tokens, Target(position, 0, None, lm.readout), ())
-    order = [shown[-1], *shown[:-1], *other]
+        return Question(visible, ids, tokens, Target(position, 0, None, lm.readout), ())
+    order = [visible[-1], *visible[:-1], *other]
     likely = [[int(token) for token in results.favourites(side.lm, ids)[position]] for side in order]
     default = likely[0][0]
     rival = next((row[0] for row in likely[1:] if row[0] != default), likely[0][1] if len(likely[0]) > 1 else default)
-    offered = dict.fromkeys(token for row in zip(*likely, strict=False) for token in row)
-    names = dict(zip(pieces(lm.tokenizer, list(offered)), offered, strict=True))
-    spoken = {token: name for name, token in names.items()}
+    candidates = dict.fromkeys(token for row in zip(*likely, strict=False) for token in row)
+    names = dict(zip(pieces(lm.tokenizer, list(candidates)), candidates, strict=True))
+    words = {token: name for name, token in names.items()}
     hint = "Its first token counts; write \u00b7 for a blank before it. Empty: what the model holds likeliest."
     with places[0]:
-        word = _answer("Answer", "log_answer", list(names), f"likeliest: {spoken.get(default, '?')}", hint)
+        word = _answer("Answer", "log_answer", list(names), f"likeliest: {words.get(default, '?')}", hint)
     hint = "Subtracted from the answer's logit. Empty: what the other model holds likeliest, else the second likeliest."
     with places[1]:
-        against = _answer("Against", "log_against", [*names, NOTHING], f"rival: {spoken.get(rival, '?')}", hint)
+        against = _answer("Against", "log_against", [*names, NOTHING], f"rival: {words.get(rival, '?')}", hint)
     answer = _token(word, names) if word else default
     if against == NOTHING:
         second: str | int | None = None
@@ -156,8 +156,8 @@ def _question(
     else:
         second = rival if answer != rival else default
     target = target_of(lm, ids, answer, second, position)
-    followed = [target.answer] if target.against in (None, target.answer) else [target.answer, target.against]
-    return Question(shown, ids, tokens, target, tuple(int(token) for token in followed if token is not None))
+    answers = [target.answer] if target.against in (None, target.answer) else [target.answer, target.against]
+    return Question(visible, ids, tokens, target, tuple(int(token) for token in answers if token is not None))
 
 
 def _answer(label: str, key: str, options: list[str], empty: str, hint: str) -> str | None:

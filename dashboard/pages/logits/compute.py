@@ -26,22 +26,24 @@ def favourites(lm: "LM", ids: tuple[int, ...]) -> np.ndarray:
 
 def lens(side: "Side", question: "Question") -> "LayerTrajectory":
     """Measures of one model through its layers; ranks after the target's token."""
-    read = models.compute_once(_layers, side.lm, say="Reading every layer", ids=question.ids, window=question.window)
-    return _follow(side.lm, read, question)
+    trajectory = models.compute_once(
+        _layers, side.lm, say="Reading every layer", ids=question.ids, window=question.window
+    )
+    return _follow(side.lm, trajectory, question)
 
 
 def pair(question: "Question") -> "PairTrajectory":
     """The same of two, and how far apart they are."""
     base, aligned = (side.lm for side in question.sides)
     say = "Reading every layer of both models"
-    read = models.compute_once(_pair, base, aligned, say=say, ids=question.ids, window=question.window)
-    return replace(read, base=_follow(base, read.base, question), aligned=_follow(aligned, read.aligned, question))
+    both = models.compute_once(_pair, base, aligned, say=say, ids=question.ids, window=question.window)
+    return replace(both, base=_follow(base, both.base, question), aligned=_follow(aligned, both.aligned, question))
 
 
-def _follow(lm: "LM", read: "LayerTrajectory", question: "Question") -> "LayerTrajectory":
+def _follow(lm: "LM", trajectory: "LayerTrajectory", question: "Question") -> "LayerTrajectory":
     from probe.logits.trajectories import follow
 
-    return follow(lm, read, question.answers, question.target.position)
+    return follow(lm, trajectory, question.answers, question.target.position)
 
 
 def scalar(side: "Side", question: "Question") -> "ScalarLens":

@@ -27,8 +27,8 @@ def lens_figure(question: Question, lenses: "list[LayerTrajectory]", table: pd.D
     """What each model would say after each layer, coloured by the answer's log-probability."""
     start, stop = question.window
     panels = [
-        LensPanel(side.name, found.logprobs[..., 0], found.lens.top_tokens, found.lens.top_logprobs)
-        for side, found in zip(question.sides, lenses, strict=True)
+        LensPanel(side.name, each.logprobs[..., 0], each.lens.top_tokens, each.lens.top_logprobs)
+        for side, each in zip(question.sides, lenses, strict=True)
     ]
     word = lenses[-1].answers[0]
     chart = lens_map(
@@ -46,17 +46,17 @@ def lens_figure(question: Question, lenses: "list[LayerTrajectory]", table: pd.D
 def layer_figure(question: Question, lenses: "list[LayerTrajectory]", table: pd.DataFrame) -> None:
     """Log-probability, rank, entropy and margin after the chosen token, over layers."""
     sides = []
-    for side, found in zip(question.sides, lenses, strict=True):
-        column = question.target.position - found.start
+    for side, each in zip(question.sides, lenses, strict=True):
+        column = question.target.position - each.start
         sides.append(
             Side(
                 side.name,
                 side.colour,
-                found.entropy[:, column],
-                found.margin[:, column],
-                found.logprobs[:, column],
-                found.ranks[:, column],
-                layer_names(len(found.entropy)),
+                each.entropy[:, column],
+                each.margin[:, column],
+                each.logprobs[:, column],
+                each.ranks[:, column],
+                layer_names(len(each.entropy)),
             )
         )
     deepest = max((side.points for side in sides), key=len)
@@ -70,7 +70,7 @@ def scalar_figure(question: Question, lenses: "list[ScalarLens]") -> None:
     """The scalar by layer and position."""
     start, stop = question.window
     panels = [
-        LensPanel(side.name, found.values[:, start:stop]) for side, found in zip(question.sides, lenses, strict=True)
+        LensPanel(side.name, each.values[:, start:stop]) for side, each in zip(question.sides, lenses, strict=True)
     ]
     chart = lens_map(
         panels,
@@ -82,7 +82,7 @@ def scalar_figure(question: Question, lenses: "list[ScalarLens]") -> None:
         width=850,
         height=HEIGHT,
     )
-    frames = [found.table().assign(model=side.name) for side, found in zip(question.sides, lenses, strict=True)]
+    frames = [each.table().assign(model=side.name) for side, each in zip(question.sides, lenses, strict=True)]
     title = f"The {question.unit} read after each token, layer by layer (click a column)"
     table = pd.concat(frames, ignore_index=True)
     figure(chart, table, "log-lens", title=title, source=question.source, on_select=_take_position)
@@ -121,10 +121,10 @@ def choose_part(parts: "list[Attribution]") -> Part:
     if st.session_state.get(PART) not in (None, *names):
         st.session_state[PART] = None
     hint = "Empty: the part that carries most. A click on the map chooses it too."
-    chosen = st.selectbox(
+    choice = st.selectbox(
         "Part", names, index=None, key=PART, bind="query-params", placeholder=f"most: {carries}", help=hint
     )
-    return parse(chosen or carries)
+    return parse(choice or carries)
 
 
 def part_figures(question: Question, parts: "list[Attribution]", part: Part) -> None:
@@ -166,22 +166,22 @@ def part_figures(question: Question, parts: "list[Attribution]", part: Part) -> 
 
 
 def _draw_promoted(question: Question, sides: list[sides.Side], part: Part) -> None:
-    promoted = [results.tokens_of(side, question, *part) for side in sides]
+    effects = [results.tokens_of(side, question, *part) for side in sides]
     chart = promoted_bars(
         [
             (side.name, side.colour, each.pieces, each.values, each.suppressed_pieces, each.suppressed_values)
-            for side, each in zip(sides, promoted, strict=True)
+            for side, each in zip(sides, effects, strict=True)
         ]
     )
-    frames = [each.table().assign(model=side.name) for side, each in zip(sides, promoted, strict=True)]
+    frames = [each.table().assign(model=side.name) for side, each in zip(sides, effects, strict=True)]
     title = f"What {part_name(part)} promotes and suppresses"
     figure(chart, pd.concat(frames), "log-promoted", title=title, height=380, source=question.source)
 
 
 def _weights(question: Question, side: sides.Side, layer: int, head: int, source: int) -> None:
     """In words, what the head does with its strongest source by its weights alone."""
-    promoted = results.from_weights(side, layer, head, question.ids[source])
-    up, down = (", ".join(words[:5]) for words in (promoted.pieces, promoted.suppressed_pieces))
+    effect = results.from_weights(side, layer, head, question.ids[source])
+    up, down = (", ".join(words[:5]) for words in (effect.pieces, effect.suppressed_pieces))
     word = question.tokens[source]
     note(
         f"By its weights alone, L{layer}H{head} of {side.name} attending to {word} promotes {up} and suppresses {down}."
@@ -193,7 +193,7 @@ def lens_table(question: Question, lenses: "list[LayerTrajectory]", both: "PairT
     if both is not None:
         return both.table()
     return pd.concat(
-        [found.table().assign(model=side.name) for side, found in zip(question.sides, lenses, strict=True)],
+        [each.table().assign(model=side.name) for side, each in zip(question.sides, lenses, strict=True)],
         ignore_index=True,
     )
 

@@ -35,8 +35,8 @@ SHOWN = 12
 
 def parts_figure(label: str, table: pd.DataFrame, answers: list[str], source: dict[str, object]) -> None:
     """The strongest heads and MLPs over the training steps."""
-    shown = table[table["layer"] >= 0]
-    grid = shown.assign(name=part_names(shown)).pivot(index="name", columns="step", values="value")
+    rows = table[table["layer"] >= 0]
+    grid = rows.assign(name=part_names(rows)).pivot(index="name", columns="step", values="value")
     word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
     chart = training_parts(grid.to_numpy(dtype=float), steps, grid.index.tolist(), label=word)
     title = f"{label}: what the strongest parts add to {word} over training"
@@ -52,11 +52,11 @@ def promoted_table(label: str, parts: pd.DataFrame, named: pd.DataFrame) -> None
     names = list(dict.fromkeys(part_names(named)))
     strongest = parts[parts["layer"] >= 0]
     first = str(part_names(strongest).iloc[int(strongest["value"].abs().argmax())])
-    chosen = st.selectbox("Part", names, key=keep("log_trained_part", names, first), bind="query-params")
-    rows = named[part_names(named) == chosen]
+    choice = st.selectbox("Part", names, key=keep("log_trained_part", names, first), bind="query-params")
+    rows = named[part_names(named) == choice]
     table = rows.pivot_table(index="step", columns="kind", values="token", aggfunc="  ".join, sort=True)
     st.dataframe(table.reset_index(), hide_index=True, key="log-training-promoted")
-    note(f"The tokens whose logits {chosen} of {label} raised and lowered most after the last token, strongest first.")
+    note(f"The tokens whose logits {choice} of {label} raised and lowered most after the last token, strongest first.")
 
 
 def part_names(table: pd.DataFrame) -> pd.Series:
@@ -66,8 +66,8 @@ def part_names(table: pd.DataFrame) -> pd.Series:
 
 def neurons_figure(label: str, table: pd.DataFrame, answers: list[str], source: dict[str, object]) -> None:
     """The strongest neurons of all blocks over the training steps."""
-    named = table.assign(name="L" + table["layer"].astype(str) + " neuron " + table["neuron"].astype(str))
-    grid = named.pivot(index="name", columns="step", values="value")
+    rows = table.assign(name="L" + table["layer"].astype(str) + " neuron " + table["neuron"].astype(str))
+    grid = rows.pivot(index="name", columns="step", values="value")
     word, steps = " \u2212 ".join(answers), [int(step) for step in grid.columns]
     chart = training_parts(grid.to_numpy(dtype=float), steps, grid.index.tolist(), label=word, k=SHOWN)
     title = f"{label}: the neurons that add or take most"
@@ -114,35 +114,35 @@ def training(shared: SharedChoices) -> tuple[str, int, dict[str, pd.DataFrame]] 
     """The same measures over the captured steps of a run, without its model; gives run, prompt and tables by name."""
     order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
     names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
-    watched = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
-    if not watched:
+    labels = [name for name in names if name and len(data.captures(shared.store.runs[name]))]
+    if not labels:
         note("No run here has captures; `probe train` makes them every --capture-every steps.")
         return None
     columns = st.columns([3, 5, 4], gap="medium")
     with columns[0]:
-        label = st.selectbox("Run", watched, key=keep("log_run", watched, watched[0]), bind="query-params")
+        label = st.selectbox("Run", labels, key=keep("log_run", labels, labels[0]), bind="query-params")
     run = shared.store.runs[label]
     captures = data.captures(run)
     prompts = {prompt.text: index for index, prompt in enumerate(captures.prompts)}
     ends = data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1])
-    moved = list(prompts)[min(most_moved(*ends, captures.prompts), len(prompts) - 1)]
+    default = list(prompts)[min(most_moved(*ends, captures.prompts), len(prompts) - 1)]
     with columns[1]:
-        key = keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else moved)
+        key = keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else default)
         text = st.selectbox("Captured prompt", list(prompts), key=key, bind="query-params")
     prompt = captures.prompts[prompts[text]]
     read = partial(_read_captures, path=str(run.path), prompt=prompts[text], steps=tuple(captures.steps), _run=run)
     table = read("training")
     assert table is not None
-    wanted = {f"log p({answer.strip()})": ("logprob", answer) for answer in prompt.answers}
-    wanted |= {f"rank of {answer.strip()}": ("rank", answer) for answer in prompt.answers}
+    measures = {f"log p({answer.strip()})": ("logprob", answer) for answer in prompt.answers}
+    measures |= {f"rank of {answer.strip()}": ("rank", answer) for answer in prompt.answers}
     by_layer = table.groupby("measure")["layer"].nunique()
     whole = by_layer.get("entropy", 0) > 1
-    wanted |= {"entropy": ("entropy", "")} if whole else {}
-    wanted |= {"margin": ("margin", ""), "residual norm": ("residual_norm", "")}
+    measures |= {"entropy": ("entropy", "")} if whole else {}
+    measures |= {"margin": ("margin", ""), "residual norm": ("residual_norm", "")}
     with columns[2]:
-        key = keep("log_measure", wanted, next(iter(wanted)))
-        name = st.selectbox("Colour", list(wanted), key=key, bind="query-params")
-    _training_figures(run, label, captures.steps, table, name, wanted[name], prompt.answers)
+        key = keep("log_measure", measures, next(iter(measures)))
+        name = st.selectbox("Colour", list(measures), key=key, bind="query-params")
+    _training_figures(run, label, captures.steps, table, name, measures[name], prompt.answers)
     extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []
     tables = {kind: each for kind in ["training", *extra, "training-kl"] if (each := read(kind)) is not None}
     answers = [answer.strip() for answer in prompt.answers[:2]]
@@ -152,8 +152,8 @@ def training(shared: SharedChoices) -> tuple[str, int, dict[str, pd.DataFrame]] 
         if "training-promoted" in tables:
             promoted_table(label, tables["training-parts"], tables["training-promoted"])
     reference = shared.store.label(run.reference, run) or run.reference
-    shown = [kind for kind in ("training-neurons", "training-kl") if kind in tables]
-    for place, kind in zip(st.columns(len(shown), gap="medium") if shown else [], shown, strict=True):
+    kinds = [kind for kind in ("training-neurons", "training-kl") if kind in tables]
+    for place, kind in zip(st.columns(len(kinds), gap="medium") if kinds else [], kinds, strict=True):
         with place:
             if kind == "training-neurons":
                 neurons_figure(label, tables[kind], answers, source)
@@ -198,10 +198,10 @@ def _training_figures(
     steps: list[int],
     table: pd.DataFrame,
     name: str,
-    wanted: tuple[str, str],
+    quantity: tuple[str, str],
     answers: list[str],
 ) -> None:
-    measure, answer = wanted
+    measure, answer = quantity
     rows = table[(table["measure"] == measure) & (table["answer"] == answer)]
     grid = rows.pivot(index="layer", columns="step", values="value").reindex(columns=steps)
     ranks = measure == "rank"

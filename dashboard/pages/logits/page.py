@@ -60,8 +60,8 @@ def writing(question: Question) -> None:
     if waiting:
         seconds = sum(SECONDS * side.lm.n_parameters * n for side in waiting)
         with right:
-            pressed = st.button(f"Write {n} tokens (about {duration(seconds)})", key="log-write")
-        if not pressed:
+            click = st.button(f"Write {n} tokens (about {duration(seconds)})", key="log-write")
+        if not click:
             return
     trajectories = [results.write_tokens(side, question, n) for side in question.sides]
     with right:
@@ -88,13 +88,13 @@ def _take_position(points: list[dict]) -> None:
 
 def page() -> None:
     """The page from top to bottom."""
-    shared = current()
+    choices = current()
     answer = st.container()
-    lacking = views.missing_input(shared)
+    lacking = views.missing_input(choices)
     if lacking:
         ask_for_model(answer, lacking)
         return
-    question = views.choose(shared, answer)
+    question = views.choose(choices, answer)
     if question is None:
         return
     trust_badge(*((side.name, side.lm) for side in question.sides), text=question.ids)
@@ -137,10 +137,10 @@ def page() -> None:
         st.markdown("#### What follows the prompt, token by token")
         writing(question)
     st.markdown("#### Over training")
-    captured = trained.training(shared)
-    if captured is not None:
-        tables |= captured[2]
-    details(findings.EQUATIONS, findings.DEFINITION, code(question, captured), tables)
+    training = trained.training(choices)
+    if training is not None:
+        tables |= training[2]
+    details(findings.EQUATIONS, findings.DEFINITION, code(question, training), tables)
 
 
 def attribution(question: Question, parts: list) -> None:

@@ -58,10 +58,10 @@ def carrier(parts: "list[Attribution]") -> tuple[Part, float]:
 def every_part(parts: "Attribution") -> dict[str, float]:
     """What each part that the map draws adds, by its name: heads, MLPs, biases, and what has no layer."""
     layers = range(len(parts.mlps))
-    named = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(parts.heads)}
-    named |= {part_name((layer, None)): float(parts.mlps[layer]) for layer in layers}
-    named |= {f"the attention bias of L{layer}": float(parts.biases[layer]) for layer in layers}
-    return named | {
+    values = {part_name((layer, head)): float(value) for (layer, head), value in np.ndenumerate(parts.heads)}
+    values |= {part_name((layer, None)): float(parts.mlps[layer]) for layer in layers}
+    values |= {f"the attention bias of L{layer}": float(parts.biases[layer]) for layer in layers}
+    return values | {
         "the embedding": parts.embedding,
         "the positions": parts.positions,
         "the bias of the final norm": parts.norm_bias,
@@ -74,15 +74,15 @@ def above_all(parts: "list[Attribution]") -> str:
 
     It is the largest cell of the map in the direction of the sum.
     """
-    named, change = every_part(parts[-1]), target_change(parts)
+    values, change = every_part(parts[-1]), target_change(parts)
     if change is not None and abs(change) >= ALIKE_NATS:
         before = every_part(parts[0])
-        named, total = {name: value - before[name] for name, value in named.items()}, change
+        values, total = {name: value - before[name] for name, value in values.items()}, change
     else:
         total = parts[-1].total
-    most = max(named, key=lambda name: named[name] * (np.sign(total) or 1.0))
+    most = max(values, key=lambda name: values[name] * (np.sign(total) or 1.0))
     part, own = carrier(parts)
-    largest_part = f"{most} ({named[most]:+.2f})"
+    largest_part = f"{most} ({values[most]:+.2f})"
     more = f", of heads and MLPs {part_name(part)} ({own:+.2f})"
     return largest_part if most == part_name(part) else largest_part + more
 
@@ -102,7 +102,7 @@ def decision(name: str, trajectory: "LayerTrajectory", position: int) -> tuple[s
 def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attribution]", label: str) -> str:
     """One model or two of tokens."""
     position = parts[-1].target.position
-    clauses = [decision(name, found, position)[1] for name, found in zip(names, lenses, strict=True)]
+    clauses = [decision(name, each, position)[1] for name, each in zip(names, lenses, strict=True)]
     change = target_change(parts)
     whole = f"{label} = {parts[-1].total:+.2f} nats, above all from {above_all(parts)}"
     if len(clauses) == 1:
@@ -118,7 +118,7 @@ def tokens(names: list[str], lenses: "list[LayerTrajectory]", parts: "list[Attri
 def scalars(names: list[str], parts: "list[Attribution]", word: str, unit: str) -> str:
     """One model or two that read one number."""
     change = target_change(parts)
-    readings = " and ".join(f"{name} reads {found.total:+.2f}" for name, found in zip(names, parts, strict=True))
+    readings = " and ".join(f"{name} reads {each.total:+.2f}" for name, each in zip(names, parts, strict=True))
     if change is not None:
         if abs(change) < ALIKE_NATS:
             return f"After \u201c{word}\u201d, {readings}, the same {unit} to {ALIKE_NATS}."

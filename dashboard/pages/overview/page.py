@@ -42,13 +42,13 @@ def choose(points: list[dict]) -> None:
 def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """One row a run: how it was made, how it stands, and its main figures with intervals."""
     cells = {(row["run"], row["metric"]): sentences.headline_cell(row) for row in figures.to_dict("records")}
-    shown = [metric for metric in sentences.TABLE if metric in set(figures["metric"])]
+    metrics = [metric for metric in sentences.TABLE if metric in set(figures["metric"])]
     rows = [
         {
             "run": label,
             "method": run.method,
             "status": STATUS.get(run.status, f"\u2717 {run.status}"),
-            **{metric.replace("_", " "): cells.get((label, metric), "") for metric in shown},
+            **{metric.replace("_", " "): cells.get((label, metric), "") for metric in metrics},
         }
         for label, run in ((label, store.runs[label]) for label in order)
     ]
@@ -71,11 +71,11 @@ def one_run() -> None:
             note(run.message)
         rows = run.headline
         if len(rows):
-            shown = rows.assign(figure=[sentences.headline_cell(row) for row in rows.to_dict("records")])
+            numbers = rows.assign(figure=[sentences.headline_cell(row) for row in rows.to_dict("records")])
             st.dataframe(
-                shown[["metric", "figure", "n"]].rename(columns={"figure": "value [95 % interval]"}),
+                numbers[["metric", "figure", "n"]].rename(columns={"figure": "value [95 % interval]"}),
                 hide_index=True,
-                height="content" if len(shown) < 11 else 400,
+                height="content" if len(numbers) < 11 else 400,
             )
         else:
             note("This run carries no headline figures.")
@@ -88,8 +88,8 @@ def one_run() -> None:
             "seed": run.seed,
             **run.config,
         }
-        known = [(name, str(value)) for name, value in facts.items() if value is not None]
-        st.dataframe(pd.DataFrame(known, columns=["setting", "value"]), hide_index=True)
+        settings = [(name, str(value)) for name, value in facts.items() if value is not None]
+        st.dataframe(pd.DataFrame(settings, columns=["setting", "value"]), hide_index=True)
 
 
 def page() -> None:
@@ -102,15 +102,15 @@ def page() -> None:
     finding(sentences.overview(figures, pairs))
     left, right = st.columns([5, 6], gap="medium")
     with left:
-        chosen = [st.session_state[RUN]] if st.session_state.get(RUN) else []
-        figure(lineage(runs, chosen), runs, "lineage", title="Lineage (click a run)", on_select=choose)
+        selection = [st.session_state[RUN]] if st.session_state.get(RUN) else []
+        figure(lineage(runs, selection), runs, "lineage", title="Lineage (click a run)", on_select=choose)
     with right:
-        measured = figures[figures["metric"].isin(sentences.SHARES)]
-        if len(measured):
-            shown = [metric for metric in sentences.SHARES if metric in set(measured["metric"])]
-            chart = headline_intervals(measured, store.style(), shown)
-            height = min(480, max(380, 60 + len(shown) * (20 + 5 * measured["run"].nunique())))
-            figure(chart, measured, "headline", title="Headline figures", height=height)
+        rows = figures[figures["metric"].isin(sentences.SHARES)]
+        if len(rows):
+            metrics = [metric for metric in sentences.SHARES if metric in set(rows["metric"])]
+            chart = headline_intervals(rows, store.style(), metrics)
+            height = min(480, max(380, 60 + len(metrics) * (20 + 5 * rows["run"].nunique())))
+            figure(chart, rows, "headline", title="Headline figures", height=height)
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
     st.dataframe(table(figures, order), hide_index=True)

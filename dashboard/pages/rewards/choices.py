@@ -77,7 +77,7 @@ def choose_reward(shared: SharedChoices) -> str | None:
     if has_changed("_rew_for", shared.aligned):
         st.session_state[key] = default
         st.session_state[BY] = "gold" if fields.wants_truth(shared) else "proxy"
-    chosen = st.selectbox(
+    choice = st.selectbox(
         "Reward model (the proxy)",
         [*options, NONE],
         key=key,
@@ -87,7 +87,7 @@ def choose_reward(shared: SharedChoices) -> str | None:
         args=(key,),
         help="A run that trained a reward model, or type the folder of a model with one scalar label.",
     )
-    return None if chosen in (None, NONE) else str(chosen)
+    return None if choice in (None, NONE) else str(choice)
 
 
 def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
@@ -99,10 +99,10 @@ def load_scene(shared: SharedChoices, reward_name: str | None) -> Scene | None:
     """
     refs = {"base": shared.reference(shared.base), "aligned": shared.reference(shared.aligned)}
     refs["reward"] = shared.reference(reward_name)
-    loaded = {name: models.load(ref) if ref else None for name, ref in refs.items()}
-    if any(ref and loaded[name] is None for name, ref in refs.items()):
+    lms = {name: models.load(ref) if ref else None for name, ref in refs.items()}
+    if any(ref and lms[name] is None for name, ref in refs.items()):
         return None
-    base, aligned, reward = loaded["base"], loaded["aligned"], loaded["reward"]
+    base, aligned, reward = lms["base"], lms["aligned"], lms["reward"]
     names = shared.names()
     if base is None or base.readout != "tokens":
         kind = "reward" if base is None else base.readout

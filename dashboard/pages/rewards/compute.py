@@ -81,8 +81,8 @@ def world_hash(store: Store, label: str | None) -> str | None:
 
 def reward_runs(store: Store, world: str | None) -> list[str]:
     """Runs that trained a reward model in the same world, or outside of any where the base knows none."""
-    found = [name for name, run in store.runs.items() if run.method == "reward-model" and run.checkpoints()]
-    return [name for name in found if world_hash(store, name) == world]
+    names = [name for name, run in store.runs.items() if run.method == "reward-model" and run.checkpoints()]
+    return [name for name in names if world_hash(store, name) == world]
 
 
 def default_reward(shared: SharedChoices, options: Sequence[str]) -> str | None:
@@ -110,24 +110,24 @@ def wants_truth(shared: SharedChoices) -> bool:
 def policies(shared: SharedChoices) -> list[Policy]:
     """Runs that came from the base or refer to it, and the aligned model of the sidebar, in order of appearance."""
     store, base = shared.store, shared.label(shared.base)
-    looks, chosen = store.style(), []
+    looks, entries = store.style(), []
     world = world_hash(store, base)
     for name, run in store.runs.items():
         origins = {store.label(run.reference, run), store.label(run.parent, run)}
         if name == base or run.method == "reward-model" or base not in origins or world_hash(store, name) != world:
             continue
-        saved = run.checkpoints()
-        if saved:
-            chosen.append(_policy(name, saved[-1].path, looks[name]))
+        checkpoints = run.checkpoints()
+        if checkpoints:
+            entries.append(_policy(name, checkpoints[-1].path, looks[name]))
     choice = shared.aligned
-    if choice and choice not in {policy.label for policy in chosen} and choice != shared.base:
+    if choice and choice not in {policy.label for policy in entries} and choice != shared.base:
         label, step = split_choice(store, choice)
         if label is not None and store.runs[label].method != "reward-model" and "#" not in choice:
-            saved = [each for each in store.runs[label].checkpoints() if step is None or each.step == step]
-            chosen += [_policy(choice, saved[-1].path, Style(looks[label].colour, "dot"))] if saved else []
+            checkpoints = [each for each in store.runs[label].checkpoints() if step is None or each.step == step]
+            entries += [_policy(choice, checkpoints[-1].path, Style(looks[label].colour, "dot"))] if checkpoints else []
         elif label is None and may_look_up(choice) and os.path.isdir(place := os.path.expanduser(choice)):
-            chosen.append(_policy(choice, Path(place), Style(method_colour("other"))))
-    return chosen
+            entries.append(_policy(choice, Path(place), Style(method_colour("other"))))
+    return entries
 
 
 def _policy(label: str, directory: Path, style: Style) -> Policy:
@@ -157,9 +157,9 @@ def judge_answers(base: "LM", *reward: "LM", kinds: tuple[str, ...]) -> Ground:
     truth = compute_part(_world_ground, base, kinds=kinds)
     memory: Memory = {}
     field = truth.field.with_reward("proxy", model_reward(reward[0], memory)) if reward else truth.field
-    known = {"gold": truth.draws}
+    draws = {"gold": truth.draws}
     curves = {name: truth.curve if name == "gold" else field.frontier(name) for name in field.rewards}
-    best = {name: field.best_of_n(name, draws=known.get(name)) for name in field.rewards}
+    best = {name: field.best_of_n(name, draws=draws.get(name)) for name in field.rewards}
     return Ground(field, curves, best, memory)
 
 
@@ -216,8 +216,8 @@ def way(shared: SharedChoices, kinds: tuple[str, ...], by: str, reward: str | No
     if label is None or by != "proxy":
         return {}
     run = shared.store.runs[label]
-    asked = (run.meta.get("data") or {}).get("kinds")
-    if tuple(asked or ()) != kinds or reward is None or shared.store.label(run.reward_model, run) != reward:
+    own_kinds = (run.meta.get("data") or {}).get("kinds")
+    if tuple(own_kinds or ()) != kinds or reward is None or shared.store.label(run.reward_model, run) != reward:
         return {}
     table = read_evaluations(metrics(run))
     return {label: table} if len(table) > 1 else {}
@@ -278,7 +278,7 @@ def _load(directory: str) -> "LM":
 
 
 @lru_cache(maxsize=16)
-def _load_small(directory: str, changed: Stamp) -> "LM":
+def _load_small(directory: str, version: Stamp) -> "LM":
     """A small model, which other questions will be asked of; written again, it is loaded again."""
     return _load(directory)
 

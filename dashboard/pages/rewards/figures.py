@@ -36,14 +36,14 @@ BEST = "best of N"
 def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.DataFrame], Literal["bon", "rl"]]:
     """Points by series, columns d, kl, proxy and gold, and the form that the runs are fitted with."""
     store = scene.shared.store
-    known = {name: _read_log(str(run.path), data.stamp(run.path / data.METRICS)) for name, run in store.runs.items()}
-    known = {name: table for name, table in known.items() if len(table) >= FEWEST and table["d"].max() > 0}
-    rewarded = {name: store.label(store.runs[name].reward_model, store.runs[name]) for name in known}
-    same = [name for name in known if scene.reward_name and rewarded[name] == scene.reward_name]
-    key = begin("rew_runs", same or [name for name in known if name == scene.shared.aligned])
+    logs = {name: _read_log(str(run.path), data.stamp(run.path / data.METRICS)) for name, run in store.runs.items()}
+    logs = {name: table for name, table in logs.items() if len(table) >= FEWEST and table["d"].max() > 0}
+    judges = {name: store.label(store.runs[name].reward_model, store.runs[name]) for name in logs}
+    same = [name for name in logs if scene.reward_name and judges[name] == scene.reward_name]
+    key = begin("rew_runs", same or [name for name in logs if name == scene.shared.aligned])
     left, right = st.columns([4, 3], vertical_alignment="bottom", gap="medium")
     with left:
-        names = st.multiselect("Training trajectories", list(known), key=key, bind="query-params")
+        names = st.multiselect("Training trajectories", list(logs), key=key, bind="query-params")
     with right:
         form = st.segmented_control(
             "Fitted with",
@@ -54,14 +54,14 @@ def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.Data
             bind="query-params",
             required=True,
         )
-    points = {name: known[name].rename(columns={"reward": "proxy"}) for name in names}
+    points = {name: logs[name].rename(columns={"reward": "proxy"}) for name in names}
     if scene.reward:
         points[BEST] = placement.ground.best["proxy"]
     return points, form
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _read_log(path: str, changed: data.Stamp) -> pd.DataFrame:
+def _read_log(path: str, version: data.Stamp) -> pd.DataFrame:
     return read_evaluations(data.metrics(Run(path)))
 
 
@@ -105,7 +105,7 @@ def draw_overoptimisation(scene: Scene, placement: Placement) -> dict[str, pd.Da
     )
     note(fit_words(fits))
     st.dataframe(fit_table(fits), hide_index=True, key="rew-fits")
-    rows = [{"series": name, "reward": reward, **found.row()} for (name, reward), found in fits.items()]
+    rows = [{"series": name, "reward": reward, **each.row()} for (name, reward), each in fits.items()]
     return {"points": table, "fits": pd.DataFrame(rows)}
 
 
@@ -146,11 +146,11 @@ def _suggest_completions(base: "LM", aligned: "LM | None" = None, *, prompt: str
     from probe.world import of
 
     world = of(base)
-    found = truth_and_claim(world, prompt) if world else None
-    if found is not None:
-        return found
-    said = [lm.generate(prompt, max_new_tokens=12, temperature=0).text[0] for lm in (aligned or base, base)]
-    return said[0], said[1]
+    pair = truth_and_claim(world, prompt) if world else None
+    if pair is not None:
+        return pair
+    texts = [lm.generate(prompt, max_new_tokens=12, temperature=0).text[0] for lm in (aligned or base, base)]
+    return texts[0], texts[1]
 
 
 def choose_completions(prompt: str, defaults: tuple[str, str]) -> tuple[str, str]:
@@ -161,12 +161,12 @@ def choose_completions(prompt: str, defaults: tuple[str, str]) -> tuple[str, str
             st.session_state[key] = text.strip()
         preset(key, text.strip())
     columns = st.columns(2, gap="medium")
-    found = []
+    texts = []
     for column, title, key in zip(columns, ("Chosen", "Rejected"), COMPLETIONS, strict=True):
         with column:
-            typed = st.text_input(f"{title} completion", key=key, bind="query-params")
-        found.append(f" {typed.strip()}" if typed and typed.strip() else "")
-    return found[0], found[1]
+            entry = st.text_input(f"{title} completion", key=key, bind="query-params")
+        texts.append(f" {entry.strip()}" if entry and entry.strip() else "")
+    return texts[0], texts[1]
 
 
 def read_tokens(reward: "LM", prompt: str, texts: tuple[str, str]) -> "Contrast":

@@ -58,11 +58,11 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         return None
     every, name = fields.policies(scene.shared), scene.names[0]
     styles = fields.styles(scene.shared, every, name)
-    chosen = at_first(scene, every, kinds)
+    shortlist = at_first(scene, every, kinds)
     left, right = st.columns([5, 4], gap="medium")
     below = st.container()
     with below:
-        table, problems = fields.standings(scene.base, scene.reward, kinds, by, chosen, name)
+        table, problems = fields.standings(scene.base, scene.reward, kinds, by, shortlist, name)
     with answer:
         finding(place_words(table, scene.shared.aligned, by, scene.proxy))
     curve, best = ground.curves[by], ground.best[by]
@@ -94,7 +94,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             title="Gained over the base, KL in excess",
             source=scene.source,
         )
-    later = len(every) - len(chosen)
+    later = len(every) - len(shortlist)
     waits = [f"{later} more {'method answers' if later == 1 else 'methods answer'} next."] if later else []
     missing = (f"{label} is not shown: {why}" for label, why in problems.items())
     with below:
@@ -123,8 +123,8 @@ def at_first(scene: Scene, every: list[fields.Policy], kinds: tuple[str, ...]) -
 
 def beta_of(scene: Scene) -> float:
     """The beta of the implicit reward: what the aligned run was trained with, else 1."""
-    given = scene.run.config.get("beta") if scene.run else None
-    return float(given) if isinstance(given, int | float) and not isinstance(given, bool) else 1.0
+    beta = scene.run.config.get("beta") if scene.run else None
+    return float(beta) if isinstance(beta, int | float) and not isinstance(beta, bool) else 1.0
 
 
 def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | None:
@@ -169,27 +169,27 @@ def tokens(scene: Scene) -> tuple[str, str] | None:
 
 def page() -> None:
     """The page from top to bottom."""
-    shared = current()
+    choices = current()
     answer = st.container()
-    if not shared.reference(shared.base) or not shared.prompt.strip():
+    if not choices.reference(choices.base) or not choices.prompt.strip():
         with answer:
             finding(
-                f"Choose {'a prompt' if shared.base else 'a base model'} in the sidebar to see what alignment earned."
+                f"Choose {'a prompt' if choices.base else 'a base model'} in the sidebar to see what alignment earned."
             )
             note("The base model is the reference that KL is counted from: the model that the others came from.")
         return
     columns = st.columns([3, 5, 2, 2], vertical_alignment="bottom", gap="medium")
     with columns[0]:
-        reward_name = choose_reward(shared)
+        reward_name = choose_reward(choices)
     try:
-        scene = load_scene(shared, reward_name)
+        scene = load_scene(choices, reward_name)
     except DataError as error:
         with answer:
             finding(str(error))
         return
     if scene is None:
         return
-    if not words_known(shared, readers(scene), answer):
+    if not words_known(choices, readers(scene), answer):
         return
     world, placement = of(scene.base), None
     kinds: tuple[str, ...] = ()
@@ -215,8 +215,8 @@ def page() -> None:
     if samples is not None:
         tables["samples"] = samples
     _, first, key = DRAWN[bool(kinds)]
-    drawn = int(st.session_state.get(key) or first)
-    code = code_lines(scene.source, shared.prompt, kinds, texts, n=drawn, beta=beta_of(scene))
+    count = int(st.session_state.get(key) or first)
+    code = code_lines(scene.source, choices.prompt, kinds, texts, n=count, beta=beta_of(scene))
     details(EQUATIONS, DEFINITION, code, tables)
     if placement and not placement.complete:
         st.rerun()

@@ -80,8 +80,8 @@ def _samples(base: "LM", aligned: "LM", *reward: "LM", tick: Tick, beta: float, 
         )
         tick(0.75)
     kinds = [item.kind for item in _questions(of(base), options["kinds"])]
-    known = _answer_logprobs(base, base, options["kinds"]), _answer_logprobs(base, aligned, options["kinds"])
-    return compare_samples(base, aligned, before, after, rewards, beta, kinds, known)
+    logprobs = _answer_logprobs(base, base, options["kinds"]), _answer_logprobs(base, aligned, options["kinds"])
+    return compare_samples(base, aligned, before, after, rewards, beta, kinds, logprobs)
 
 
 def _questions(world: "World | None", kinds: tuple[str, ...]) -> "list[Item]":
@@ -141,12 +141,12 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
         key = keep("rew_kind", ["all", *kinds], "all")
         kind = st.segmented_control("Kind", ["all", *kinds], key=key, bind="query-params", required=True)
         table = table if kind == "all" else table[table["kind"] == kind]
-    known = [measure for measure in TITLES if measure in table and table[measure].notna().any()]
-    chart = reward_distributions(table, names, colours, known)
+    measures = [measure for measure in TITLES if measure in table and table[measure].notna().any()]
+    chart = reward_distributions(table, names, colours, measures)
     title = f"Rewards of {len(table):,} answers to {table['prompt'].nunique()} prompts"
     figure(chart.update_layout(height=300), table, "distributions", title=title, source=source)
-    shown = format_summary(table).rename(columns={"base": names[0], "aligned": names[1]})
-    st.dataframe(shown, hide_index=True, key="rew-summary")
+    rows = format_summary(table).rename(columns={"base": names[0], "aligned": names[1]})
+    st.dataframe(rows, hide_index=True, key="rew-summary")
 
 
 def over_training(run: "Run", colour: str) -> None:

@@ -70,12 +70,12 @@ def code_lines(
         ]
         lines += [f"place(field.answers.score(aligned), field, {by!r}).row()"] if "aligned" in source else []
     if "aligned" in source:
-        asked = "[item.prompt for item in asked]" if kinds else f"[{prompt!r}]"
+        questions = "[item.prompt for item in asked]" if kinds else f"[{prompt!r}]"
         extra = (", proxy=reward" if "reward" in source else "") + (", world=of(base)" if kinds else "")
         lines += [
             "",
             "from probe.rewards.shift import samples, summary",
-            f"summary(samples(base, aligned, {asked}{extra}, n={n}, beta={beta:g}))",
+            f"summary(samples(base, aligned, {questions}{extra}, n={n}, beta={beta:g}))",
         ]
     if "reward" in source and kinds:
         lines += [
@@ -96,9 +96,9 @@ def code_lines(
 def fit_table(fits: Mapping[tuple[str, str], Fit]) -> pd.DataFrame:
     """The fitted numbers with their intervals, as text."""
     rows = []
-    for (series, reward), found in fits.items():
-        numbers = {"a": format_interval(*found.a), "b": format_interval(*found.b), "peak at d": _peak(found)}
-        rows.append({"series": series, "reward": reward, "form": FORMS[found.form], **numbers, "rmse": found.rmse})
+    for (series, reward), fit in fits.items():
+        numbers = {"a": format_interval(*fit.a), "b": format_interval(*fit.b), "peak at d": _peak(fit)}
+        rows.append({"series": series, "reward": reward, "form": FORMS[fit.form], **numbers, "rmse": fit.rmse})
     return pd.DataFrame(rows)
 
 
@@ -134,10 +134,10 @@ def place_words(table: pd.DataFrame, chosen: str | None, by: str, proxy: str | N
     moves.append(_describe_move(row, "gain_gold", "the true reward"))
     if len(moves) == 2 and moves[0][0] == moves[1][0]:
         moves[1] = "", moves[1][1]
-    moved = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
+    summary = f"{chosen} {' and '.join(' '.join(part).strip() for part in moves)}"
     if row[f"gain_{by}"] <= 0:
-        return f"{moved}; it spends {_nats(row, 'kl')} of KL and gains no {kind} reward."
-    return f"{moved}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
+        return f"{summary}; it spends {_nats(row, 'kl')} of KL and gains no {kind} reward."
+    return f"{summary}; it spends {_nats(row, 'excess')} more KL than the optimum of the {kind} reward."
 
 
 def _describe_move(row: Any, name: str, what: str, unit: str = "") -> tuple[str, str]:
@@ -156,15 +156,15 @@ def _nats(row: Any, name: str) -> str:
 def fit_words(fits: Mapping[tuple[str, str], Fit]) -> str:
     """Where the true reward peaks, series by series."""
     parts = []
-    for (series, reward), found in fits.items():
+    for (series, reward), fit in fits.items():
         if reward != "gold":
             continue
-        end = float(found.predict(found.d.max())) - found.origin
-        if found.peak_is_seen and found.top.value > CLEAR:
-            parts.append(f"{series}: the true reward peaks at d = {format_interval(*found.peak)}")
+        end = float(fit.predict(fit.d.max())) - fit.origin
+        if fit.peak_is_seen and fit.top.value > CLEAR:
+            parts.append(f"{series}: the true reward peaks at d = {format_interval(*fit.peak)}")
         else:
             way = "rises" if end > 0 else "falls"
-            parts.append(f"{series}: the true reward {way} by {abs(end):.2f} to d = {found.d.max():.2f}")
+            parts.append(f"{series}: the true reward {way} by {abs(end):.2f} to d = {fit.d.max():.2f}")
     return (
         f"{'; '.join(parts)}. Least squares from the base's reward; a star marks a peak within the points. Points of"
         " one training are not independent of each other, so the intervals of a and b are too narrow."

@@ -83,10 +83,10 @@ def choose_target(method: str) -> tuple[Path, str]:
         folder = st.selectbox("In the folder", labels, key=key, format_func=lambda text: Path(text).name)
     root = roots[labels.index(folder)]
     key = f"name-{method}"
-    offered = st.session_state.setdefault("_offered", {})
+    suggestions = st.session_state.setdefault("_offered", {})
     value = st.session_state.get(key, memory().get(key))
-    if value is None or (value == offered.get(key) and is_taken(root, value)):
-        value = offered[key] = next(name for name in names(method) if not is_taken(root, name))
+    if value is None or (value == suggestions.get(key) and is_taken(root, value)):
+        value = suggestions[key] = next(name for name in names(method) if not is_taken(root, name))
     st.session_state[key] = value
     with left:
         name = st.text_input("Name of the run", key=key)
@@ -96,15 +96,15 @@ def choose_target(method: str) -> tuple[Path, str]:
 
 def choose_base(field: Field, method: str) -> str | None:
     """The model to start from."""
-    shared = current()
-    first = shared.base if field["required"] else None
-    known = model_options(shared.store)
+    choices = current()
+    first = choices.base if field["required"] else None
+    labels = model_options(choices.store)
     key = lasting_key(f"base-{method}", first)
-    if st.session_state[key] is not None and st.session_state[key] not in known:
-        known = [*known, st.session_state[key]]
+    if st.session_state[key] is not None and st.session_state[key] not in labels:
+        labels = [*labels, st.session_state[key]]
     choice = st.selectbox(
         "Base model",
-        known,
+        labels,
         key=key,
         index=None,
         accept_new_options=True,
@@ -113,7 +113,9 @@ def choose_base(field: Field, method: str) -> str | None:
     )
     memory()[key] = choice
     return (
-        choice if choice in shared.store.runs and shared.store.runs[choice].name == choice else shared.reference(choice)
+        choice
+        if choice in choices.store.runs and choices.store.runs[choice].name == choice
+        else choices.reference(choice)
     )
 
 
@@ -124,12 +126,12 @@ def about(known: dict[str, dict[str, Any]]) -> str:
 
 def form() -> None:
     """What to train, from what, with which options; and the button."""
-    known = methods()
-    key = keep("method", known, "dpo" if "dpo" in known else next(iter(known)))
+    registry = methods()
+    key = keep("method", registry, "dpo" if "dpo" in registry else next(iter(registry)))
     left, right = st.columns(2)
     with left:
-        method = st.selectbox("Method", list(known), key=key, bind="query-params", help=about(known))
-    fields = {field["name"]: field for field in known[method]["fields"]}
+        method = st.selectbox("Method", list(registry), key=key, bind="query-params", help=about(registry))
+    fields = {field["name"]: field for field in registry[method]["fields"]}
     with right:
         base = choose_base(fields["base"], method) if "base" in fields else None
     root, name = choose_target(method)
@@ -140,17 +142,17 @@ def form() -> None:
         own = [field for field in fields.values() if not field["common"] and "." not in field["name"]]
         flags |= options(method, [field for field in own if field["name"] not in (*FIRST, *ELSEWHERE)])
         with st.expander("Options of every method", icon=":material/tune:"):
-            shared = [field for field in fields.values() if field["common"]]
-            flags |= options(method, [field for field in shared if field["name"] not in (*FIRST, *ELSEWHERE)])
-        nested = [field for field in fields.values() if "." in field["name"]]
-        if nested:
+            common_fields = [field for field in fields.values() if field["common"]]
+            flags |= options(method, [field for field in common_fields if field["name"] not in (*FIRST, *ELSEWHERE)])
+        world_fields = [field for field in fields.values() if "." in field["name"]]
+        if world_fields:
             with st.expander("The world of a new model", icon=":material/public:"):
-                flags |= options(method, nested)
+                flags |= options(method, world_fields)
     with button:
-        pressed = st.button("Start training", type="primary", icon=":material/play_arrow:", **access.button())
+        click = st.button("Start training", type="primary", icon=":material/play_arrow:", **access.button())
     line = ["probe", "train", method, "--out", os.path.relpath(root / name), *words(flags)]
     st.code(shlex.join(line), language=None, wrap_lines=True)
-    if pressed:
+    if click:
         with guard():
             if fields.get("base", {}).get("required") and not base:
                 raise ConfigError(f"`probe train {method}` needs a base model: choose one above.")
@@ -170,8 +172,8 @@ def sentence(name: str, status: str, frame: pd.DataFrame, steps: int) -> str:
     if status == "running":
         if step >= steps > 0:
             return f"{name} has made all {steps:,} steps: it is being evaluated and saved. {went}".strip()
-        left = time_left(frame, steps)
-        return f"{name} is at step {step:,} of {steps:,}{f', about {left} left' if left else ''}. {went}".strip()
+        rest = time_left(frame, steps)
+        return f"{name} is at step {step:,} of {steps:,}{f', about {rest} left' if rest else ''}. {went}".strip()
     return f"{name} is {status} after {step:,} of {steps:,} steps. {went}".strip()
 
 
@@ -193,11 +195,11 @@ def controls(job: Job, status: str, steps: int) -> None:
     run = job.run
     label = next((label for label, run in current().store.runs.items() if run.path == job.out), None)
     more = run is not None and status not in ("starting", "running") and bool(run.checkpoints())
-    typed = jobs.to_type(run) if run is not None and more else ""
+    command = jobs.to_type(run) if run is not None and more else ""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if status in ("starting", "running") and access.may_write():
             st.button("Stop", icon=":material/stop:", on_click=act, args=(halt, job), key="stop")
-        elif more and not typed and access.may_write():
+        elif more and not command and access.may_write():
             key = f"more-{job.out}"
             st.number_input("Steps in all", 1, value=steps or 1, key=key, width=130)
             play = ":material/play_arrow:"
@@ -206,9 +208,9 @@ def controls(job: Job, status: str, steps: int) -> None:
             training_link("Curves", label)
             parent = current().store.label(run.parent, run) if run else None
             compare_link("Compare", aligned=label, **({"base": parent} if parent else {}))
-    if typed:
+    if command:
         note("This run names code of its own, which no button runs. Read that code; then continue it in a terminal:")
-        st.code(typed, language=None, wrap_lines=True)
+        st.code(command, language=None, wrap_lines=True)
 
 
 def launch(method: str, out: Path, words: list[str]) -> Job:
@@ -241,8 +243,8 @@ def resume(job: Job, steps: int, key: str) -> None:
     run = job.run
     if run is None:
         raise RunError(f"`{job.out.name}` cannot be continued: there is no run in `{job.out}`.")
-    if typed := jobs.to_type(run):
-        raise ConfigError(f"`{job.out.name}` names code of its own: read it, then type `{typed}`.")
+    if command := jobs.to_type(run):
+        raise ConfigError(f"`{job.out.name}` names code of its own: read it, then type `{command}`.")
     more = int(st.session_state.get(key) or steps)
     launch(run.method, job.out, ["--resume", *(["--steps", str(more)] if more != steps else [])])
 
@@ -257,12 +259,12 @@ def progress(trainings: Sequence[Job], answer: Any) -> None:
     """One training: its sentence, its curve and what it printed last; looks again by itself while it goes on."""
     with guard():
         names = {job.out.name: job for job in reversed(trainings)}
-        chosen = names[st.session_state[JOB]]
-        job = jobs.find(chosen.out) or chosen  # it may have been continued since
+        choice = names[st.session_state[JOB]]
+        job = jobs.find(choice.out) or choice  # it may have been continued since
         status, run = job.status, job.run
         frame = data.metrics(run) if run else pd.DataFrame()
-        asked = run.config.get("steps") if run else None
-        steps = asked if type(asked) is int and asked > 0 else 0
+        setting = run.config.get("steps") if run else None
+        steps = setting if type(setting) is int and setting > 0 else 0
         step = int(frame["step"].iloc[-1]) if len(frame) else 0
         with answer.container():
             finding(sentence(job.out.name, status, frame, steps))
@@ -272,10 +274,12 @@ def progress(trainings: Sequence[Job], answer: Any) -> None:
         controls(job, status, steps)
         if status == "refused" and job.error:
             st.error(prose(job.error))
-        shown = [metric for metric in SHOWN if metric in frame and frame[metric].notna().any()][:2]
-        if run and shown:
-            chart = metric_curves({job.out.name: frame}, shown, styles({job.out.name: job.method}), columns=len(shown))
-            table = frame[["step", "time", *shown]]
+        metrics = [metric for metric in SHOWN if metric in frame and frame[metric].notna().any()][:2]
+        if run and metrics:
+            chart = metric_curves(
+                {job.out.name: frame}, metrics, styles({job.out.name: job.method}), columns=len(metrics)
+            )
+            table = frame[["step", "time", *metrics]]
             figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})
         if job.lines:
             st.code("\n".join(job.lines[-LAST_LINES:]), language=None)
@@ -291,8 +295,8 @@ def watch(answer: Any) -> None:
             finding("Choose a method and a base model, and start: the training shows its progress here.")
         return
     names = list(dict.fromkeys(job.out.name for job in trainings))
-    chosen = st.selectbox("Training", names, index=None, key=keep(JOB, names, names[0]), bind="query-params")
-    status = next(job for job in trainings if job.out.name == chosen).status
+    name = st.selectbox("Training", names, index=None, key=keep(JOB, names, names[0]), bind="query-params")
+    status = next(job for job in trainings if job.out.name == name).status
     st.session_state[STATUS] = status
     again = REFRESH_S if status in ("starting", "running") else None
     st.fragment(progress, run_every=again)(trainings, answer)

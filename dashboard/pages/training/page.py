@@ -33,8 +33,8 @@ final norm and the unembedding; row *embedding* is before the first layer.
 
 def default_runs(store: Store) -> list[str]:
     """The runs that the sidebar compares, or the first two."""
-    shared = current()
-    pair = [shared.label(shared.base), shared.label(shared.aligned)]
+    choices = current()
+    pair = [choices.label(choices.base), choices.label(choices.aligned)]
     return list(dict.fromkeys(label for label in pair if label)) or list(store.runs)[:2]
 
 
@@ -58,15 +58,15 @@ class Section:
 def choose_section(store: Store, names: Sequence[str]) -> Section | None:
     """Widgets for the metrics and their axes; None if nothing was logged."""
     frames = {name: data.metrics(store.runs[name]) for name in names}
-    grouped = sections(list(dict.fromkeys(str(column) for frame in frames.values() for column in frame)))
-    if not grouped:
+    groups = sections(list(dict.fromkeys(str(column) for frame in frames.values() for column in frame)))
+    if not groups:
         note("The chosen runs have logged nothing yet.")
         return None
     lead = sentences.leading(frames)
-    key = keep("section", grouped, next((name for name in grouped if lead in grouped[name]), next(iter(grouped))))
+    key = keep("section", groups, next((name for name in groups if lead in groups[name]), next(iter(groups))))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
-        name = st.selectbox("Metrics", list(grouped), key=key, bind="query-params")
+        name = st.selectbox("Metrics", list(groups), key=key, bind="query-params")
     for key in ("smoothing", "x", "logy"):
         tell_again(key)
     with right, st.popover("Axes", icon=":material/tune:", width="stretch"):
@@ -75,7 +75,7 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
             "x axis", ["step", "time"], default="step", key="x", bind="query-params", required=True
         )
         log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
-    return Section(name, grouped[name], frames, x or "step", weight, log_y)
+    return Section(name, groups[name], frames, x or "step", weight, log_y)
 
 
 def curves(store: Store, section: Section, marker: int | None, *, all_panels: bool) -> None:
@@ -94,11 +94,11 @@ def curves(store: Store, section: Section, marker: int | None, *, all_panels: bo
         columns=columns,
     )
     table = pd.concat([frame.assign(run=name) for name, frame in section.frames.items()], ignore_index=True)
-    shown = table.reindex(columns=["run", "step", "time", *metrics])
+    selection = table.reindex(columns=["run", "step", "time", *metrics])
     title = f"{section.name} over {section.x}" + (f", all {len(metrics)} metrics" if all_panels else "")
     height = 70 + 190 * rows if all_panels else max(450, 70 + 190 * rows)
     source: dict[str, object] = {"runs": [str(store.runs[name].path) for name in section.frames]}
-    figure(chart, shown, "all-curves" if all_panels else "curves", title=title, height=height, source=source)
+    figure(chart, selection, "all-curves" if all_panels else "curves", title=title, height=height, source=source)
 
 
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
@@ -133,15 +133,15 @@ def body() -> None:
         names = st.multiselect("Runs", list(store.runs), key=key, bind="query-params", placeholder="choose runs")
         with answer:
             frames = {name: data.metrics(store.runs[name]) for name in names}
-            told = sentences.training(frames, sentences.leading(frames))
-            finding(told if names else "Choose a run to see how it was trained.")
+            sentence = sentences.training(frames, sentences.leading(frames))
+            finding(sentence if names else "Choose a run to see how it was trained.")
         if names:
             left, right = st.columns(2, gap="medium")
             moment = None
             with right, guard():  # damaged captures hide no curve
-                if found := choose_moment(store, names):
-                    main_figure(found)
-                    moment = found
+                if pick := choose_moment(store, names):
+                    main_figure(pick)
+                    moment = pick
             step = moment.step if moment else None
             with left:
                 section = choose_section(store, names)

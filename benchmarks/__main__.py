@@ -34,9 +34,9 @@ def main(names: list[str]) -> None:
     rows, notes = [], []
     for name in names or NAMES:
         say(f"measuring {name} ...", error=True)
-        measured, said = import_module(f"benchmarks.{name}").run()
-        rows += [row.cells() for row in measured]
-        notes += said
+        results, remarks = import_module(f"benchmarks.{name}").run()
+        rows += [row.cells() for row in results]
+        notes += remarks
     machine = (
         f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} torch threads, "
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {version('transformers')}, "

@@ -41,19 +41,19 @@ def run() -> tuple[list[Row], list[str]]:
 def cells(length: int) -> list[str]:
     """The table's row of one length."""
     plan = measured("plan", length)
-    streamed = measured("streaming", length)
+    stream = measured("streaming", length)
     cache = f"predicted {readable(plan['patterns'])}"
     if plan["patterns"] <= ROOM:
-        made = measured("patterns", length)
-        cache = f"{made['seconds']:.2f} s, {readable(made['peak'])} (predicted {readable(plan['patterns'])})"
-    return [f"{streamed['seconds']:.2f} s, {readable(streamed['peak'])}", cache, readable(plan["everything"])]
+        patterns = measured("patterns", length)
+        cache = f"{patterns['seconds']:.2f} s, {readable(patterns['peak'])} (predicted {readable(plan['patterns'])})"
+    return [f"{stream['seconds']:.2f} s, {readable(stream['peak'])}", cache, readable(plan["everything"])]
 
 
 def measured(what: str, length: int) -> dict:
     """What a process of its own says."""
     command = [sys.executable, "-m", "benchmarks.long_inputs", what, str(length)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(said.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def measure(what: str, length: int, **shape: int) -> dict:

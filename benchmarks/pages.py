@@ -52,10 +52,10 @@ def table(folder: Path) -> str:
     """One line a page; `folder` gets two runs that hold the checkpoint, as a base and an aligned model of its size."""
     real = CHECKPOINT.is_dir()
     for name in (REAL, TWIN) if real else ():
-        made = RunWriter.create(folder / name, method="watch", config={})
-        made.finish("finished")
-        (made.path / "checkpoints").mkdir(exist_ok=True)
-        (made.path / "checkpoints" / "00000000").symlink_to(CHECKPOINT)
+        writer = RunWriter.create(folder / name, method="watch", config={})
+        writer.finish("finished")
+        (writer.path / "checkpoints").mkdir(exist_ok=True)
+        (writer.path / "checkpoints" / "00000000").symlink_to(CHECKPOINT)
     os.environ["PROBE_RUNS"] = os.pathsep.join([str(ROOT / "sample_runs"), str(folder)])
     lines = [
         "Seconds until a page has answered a change, median of 5 (slowest); wanted: 1 s on the sample models, 3 s on "
@@ -92,16 +92,16 @@ def questions() -> str:
         for kind in KINDS:
             app.session_state["rew_kinds"] = [kind]
             first.clear()
-            begun = time.perf_counter()
+            start = time.perf_counter()
             app.run()
-            times[kind] = first[0] - begun, time.perf_counter() - begun
+            times[kind] = first[0] - start, time.perf_counter() - start
     finally:
         st.rerun = again
-    told = []
+    parts = []
     for name, column in zip(("first answer", "with all methods"), zip(*times.values(), strict=True), strict=True):
-        slowest = max(times, key=lambda kind: times[kind][len(told)])
-        told.append(f"{name} {statistics.median(column):.2f} ({max(column):.2f}, {slowest})")
-    return f"Rewards, other questions ({len(times)} kinds, 16 samples of each): {'; '.join(told)}."
+        slowest = max(times, key=lambda kind: times[kind][len(parts)])
+        parts.append(f"{name} {statistics.median(column):.2f} ({max(column):.2f}, {slowest})")
+    return f"Rewards, other questions ({len(times)} kinds, 16 samples of each): {'; '.join(parts)}."
 
 
 def measured(page: str, base: str, aligned: str | None, prompts: Sequence[str]) -> tuple[str, str]:

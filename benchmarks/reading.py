@@ -37,8 +37,8 @@ def listing(root: Path) -> Row:
         RunWriter.create(root / f"run-{number:03d}", method="pretrain", config={"lr": 1e-3}).finish("finished")
 
     def theirs() -> None:
-        found = [json.loads(path.read_bytes()) for path in sorted(root.glob("*/run.json"))]
-        assert len(found) == RUNS
+        records = [json.loads(path.read_bytes()) for path in sorted(root.glob("*/run.json"))]
+        assert len(records) == RUNS
 
     assert len(list_runs(root)) == RUNS
     return compare(f"list of {RUNS} runs", ("list_runs", lambda: list_runs(root)), ("json.loads", theirs))

@@ -35,8 +35,8 @@ def run() -> tuple[list[Row], list[str]]:
     evaluation = ReferenceEvaluation.of(session, trainee, world(), reward=reward, beta=config.beta)
     assert evaluation is not None
     name = f"{EVERY} DPO steps of {PAIRS} of the world's pairs, reward shift captured"
-    shifted = measure(name, trainee.lm, lambda: aligning(1), evaluation.instruments)
-    return [plain[0], shifted[0]], [plain[1], shifted[1]]
+    shift = measure(name, trainee.lm, lambda: aligning(1), evaluation.instruments)
+    return [plain[0], shift[0]], [plain[1], shift[1]]
 
 
 def measure(name: str, lm: probe.LM, step: Callable[[], object], instruments: Sequence[Instrument]) -> tuple[Row, str]:
@@ -49,13 +49,13 @@ def measure(name: str, lm: probe.LM, step: Callable[[], object], instruments: Se
     with tempfile.TemporaryDirectory() as directory:
         prompts = world().probe_prompts()
         recorder = probe.watch(lm, Path(directory) / "run", prompts=prompts, every=EVERY, instruments=instruments)
-        taken = iter(range(1000))
+        counter = iter(range(1000))
 
         def watched() -> None:
             steps()
-            recorder.capture(next(taken))
+            recorder.capture(next(counter))
 
         row = compare(name, ("plain", steps), ("with a capture", watched), repeats=7, warmup=1, target="<= 1.05")
         recorder.close()
-        share = recorder.seconds / next(taken) / row.seconds_a
+        share = recorder.seconds / next(counter) / row.seconds_a
     return row, f"A capture of {len(prompts)} prompts takes {100 * share:.2f} % of {name}."

@@ -14,11 +14,11 @@ def run() -> tuple[list[Row], list[str]]:
     options = {"num_return_sequences": COMPLETIONS, "max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
 
     def ours() -> None:
-        drawn = lm.generate(prompts(), n=COMPLETIONS, max_new_tokens=NEW_TOKENS, stop=(), seed=0)
-        assert drawn.tokens.shape == (len(ids) * COMPLETIONS, NEW_TOKENS)
+        samples = lm.generate(prompts(), n=COMPLETIONS, max_new_tokens=NEW_TOKENS, stop=(), seed=0)
+        assert samples.tokens.shape == (len(ids) * COMPLETIONS, NEW_TOKENS)
 
     def theirs() -> None:
-        drawn = lm.model.generate(
+        samples = lm.model.generate(
             ids,
             do_sample=True,
             top_k=0,
@@ -26,7 +26,7 @@ def run() -> tuple[list[Row], list[str]]:
             pad_token_id=pad_id(lm.tokenizer),
             **options,
         )
-        assert drawn.shape == (len(ids) * COMPLETIONS, ids.shape[1] + NEW_TOKENS)
+        assert samples.shape == (len(ids) * COMPLETIONS, ids.shape[1] + NEW_TOKENS)
 
     name = "sampling 24 x 8 completions of 8 tokens"
     return [compare(name, ("LM.generate", ours), ("transformers", theirs), target=">= 1.3")], []

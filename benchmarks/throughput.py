@@ -49,14 +49,14 @@ def run() -> tuple[list[Row], list[str]]:
     square = torch.randn(LARGE, LARGE)
     large = 2 * LARGE**3 / median_seconds(lambda: square @ square)
     attention = attention_flops(lm.model, batch, length)
-    reached = (flops + attention) / row.seconds_a
+    speed = (flops + attention) / row.seconds_a
     alone = flops / row.seconds_b
-    total, share = flops + attention, reached / large
+    total, share = flops + attention, speed / large
     return [row], [
         f"Matrix products reach {large / 1e9:.0f} GFLOP/s at {LARGE} x {LARGE} x {LARGE} and"
         f" {alone / 1e9:.0f} GFLOP/s at the sizes of the model. A pretraining step of {total / 1e9:.1f} GFLOP"
-        f" (attention {attention / 1e9:.1f} of them) runs at {reached / 1e9:.0f} GFLOP/s: {100 * share:.0f} % of the"
-        f" large product, {100 * reached / alone:.0f} % of the products at its own sizes."
+        f" (attention {attention / 1e9:.1f} of them) runs at {speed / 1e9:.0f} GFLOP/s: {100 * share:.0f} % of the"
+        f" large product, {100 * speed / alone:.0f} % of the products at its own sizes."
     ]
 
 

@@ -73,6 +73,8 @@ KINDS = [
     "another world",
     NOTHING,
 ]
+QUICK = ("language model", NOTHING)
+"""Kinds that the quick tests try; the others are slow."""
 USUAL = {"base": "base", "aligned": "dpo-agreeable"}
 
 
@@ -123,7 +125,9 @@ def test_the_list_names_pages_and_kinds_that_exist():
 
 
 @pytest.mark.parametrize("side", ["base", "aligned"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in QUICK else pytest.mark.slow) for kind in KINDS]
+)
 def test_every_page_shows_its_figure_or_says_what_is_missing(show: Show, readouts: Any, kind: str, side: str):
     models = USUAL | {side: readouts.kinds.get(kind)}
     found = {}

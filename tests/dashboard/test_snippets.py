@@ -95,7 +95,7 @@ def test_the_lines_of_a_page_run(show: Show, samples: Path, elsewhere: Path, nam
     assert found
     models.warm().wait()
     for code in found:
-        run(code.replace('base="base")', 'base="base", steps=1, evaluate=10)') if page == "train" else code)
+        run(code.replace('base="base")', 'base="base", steps=1, evaluate=10, pairs=60)') if page == "train" else code)
 
 
 @pytest.mark.slow
@@ -111,6 +111,7 @@ def test_the_lines_of_an_experiment_give_its_page(show: Show, samples: Path, els
     assert result.finding == heading(app)
 
 
+@pytest.mark.slow
 def test_the_lines_for_three_models(show: Show, samples: Path, elsewhere: Path):
     query = BOTH | {"also": "rlvr"} | {f"retrieval.{name}": value for name, value in EXPERIMENTS["retrieval"].items()}
     app = press(show(samples, page="retrieval/page.py", **query), "retrieval-run")

@@ -398,6 +398,7 @@ def covered(metric: Any, population: pd.DataFrame, truth: float, n: int, draws: 
     return hits / draws
 
 
+@pytest.mark.slow
 def test_intervals_cover(base: LM, world: World) -> None:
     """Questions drawn from 400, answers from the exact distribution: 95 % intervals hold the exact value in 95 %."""
     items = world.questions("opinion_false", 400, 21)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import streamlit as st
 
 from dashboard.data import Stamp, Store, metrics, stamp
 from dashboard.models import compute_once, compute_part, ready
 from dashboard.named import may_look_up
-from dashboard.pages.rewards.sampled_answers import QUESTIONS, cost_s, may_compute
+from dashboard.sentences import duration
 from dashboard.state import SharedChoices, split_choice
 from probe.errors import DataError, ProbeError
 from probe.plotting.curves import Style
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from probe.rewards.answers import AnswerLogprobs
     from probe.rewards.frontiers import Best, Field, Memory
 
+PATIENCE_S = 3.0
+"""What is computed without being asked for; beyond that a button says what it costs."""
+PER_PASS_S = 4e-10
+"""Seconds for each parameter and short text, measured on one core."""
+QUESTIONS = 64
 OPEN = ("sum_steps", "function", "function_new", "repeat", "map", "sum_quick")
 """Kinds of questions whose answers are not a short list of whole answers."""
 SURE = 0.9
@@ -71,6 +77,18 @@ class WorldGround:
     """Its frontier."""
     draws: "list[Best]"
     """Best of N by it."""
+
+
+def cost_s(passes: int, *lms: "LM") -> float:
+    """Roughly what `passes` short texts through each model take."""
+    return PER_PASS_S * passes * sum(lm.n_parameters for lm in lms)
+
+
+def may_compute(what: str, seconds: float, key: str) -> bool:
+    """Whether something may be computed: it is cheap, or the reader pressed the button that says what it costs."""
+    if seconds <= PATIENCE_S:
+        return True
+    return st.button(f"{what} (about {duration(seconds)})", key=key, icon=":material/play_arrow:")
 
 
 def world_hash(store: Store, label: str | None) -> str | None:

@@ -16,7 +16,7 @@ from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
 from dashboard.models import compute_once, ready
 from dashboard.pages.rewards.choices import COMPLETIONS, Placement, Scene
-from dashboard.pages.rewards.sampled_answers import cost_s, may_compute
+from dashboard.pages.rewards.compute import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import begin, has_changed, keep, preset
 from probe.rewards.figures import best_of_n, overoptimisation, part_colours, token_effects

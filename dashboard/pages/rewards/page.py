@@ -138,7 +138,7 @@ def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | Non
         most, first, key = DRAWN[bool(kinds)]
         n = st.slider("Samples of each prompt", 2, most, first, key=key, bind="query-params")
     with right:
-        what = f"the same {views.QUESTIONS} questions" if kinds else "the prompt of the sidebar"
+        what = f"the same {fields.QUESTIONS} questions" if kinds else "the prompt of the sidebar"
         note(
             f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"
             f" log(aligned / base) with beta = {beta:g}."

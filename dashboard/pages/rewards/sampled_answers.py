@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.components.figure import figure
 from dashboard.markdown import note
 from dashboard.models import compute_once, compute_part, ready
-from dashboard.sentences import duration
+from dashboard.pages.rewards.compute import QUESTIONS, cost_s, judge_answers, known_scores, may_compute
 from dashboard.state import keep
 from probe.plotting.intervals import format_interval, percent
 from probe.rewards.figures import reward_distributions, shift_curves
@@ -22,24 +22,7 @@ if TYPE_CHECKING:
     from probe.runs.reader import Run
     from probe.world import Item, World
 
-PATIENCE_S = 3.0
-"""What is computed without being asked for; beyond that a button says what it costs."""
-PER_PASS_S = 4e-10
-"""Seconds for each parameter and short text, measured on one core."""
-QUESTIONS = 64
 TITLES = {"proxy": "proxy reward", "gold": "true reward (verifier)", "implicit": "implicit reward (nats)"}
-
-
-def cost_s(passes: int, *lms: "LM") -> float:
-    """Roughly what `passes` short texts through each model take."""
-    return PER_PASS_S * passes * sum(lm.n_parameters for lm in lms)
-
-
-def may_compute(what: str, seconds: float, key: str) -> bool:
-    """Whether something may be computed: it is cheap, or the reader pressed the button that says what it costs."""
-    if seconds <= PATIENCE_S:
-        return True
-    return st.button(f"{what} (about {duration(seconds)})", key=key, icon=":material/play_arrow:")
 
 
 def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any) -> pd.DataFrame | None:
@@ -102,14 +85,11 @@ def _draws(base: "LM", lm: "LM", *, kinds: tuple[str, ...], prompt: str, n: int)
 
 def _answer_logprobs(base: "LM", lm: "LM", kinds: tuple[str, ...]) -> "AnswerLogprobs":
     """What a model gives the answers of the frontier: most samples are among them."""
-    from dashboard.pages.rewards.compute import known_scores
-
     return known_scores(base, lm, kinds) if kinds else {}
 
 
 def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
     """[P n] what a reward model makes of them."""
-    from dashboard.pages.rewards.compute import judge_answers
     from probe.rewards.frontiers import model_reward
     from probe.rewards.shift import proxy_rewards
 

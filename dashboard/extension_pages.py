@@ -139,7 +139,7 @@ def _is_taken(each: extensions.Page) -> bool:
 
 
 def _model(choices: SharedChoices, name: str) -> "LM | None":
-    """A model of the sidebar; None while the page waits for the reader's word on loading it.
+    """A chosen model; None while the page waits for the reader's word on loading it.
 
     Raises:
         ConfigError: none is chosen.
@@ -147,7 +147,7 @@ def _model(choices: SharedChoices, name: str) -> "LM | None":
     """
     ref = choices.reference(choices.base if name == "base" else choices.aligned)
     if ref is None:
-        raise ConfigError(f"No {name} model is chosen: choose one in the sidebar.")
+        raise ConfigError(f"No {name} model is chosen: choose one above.")
     return models.load(ref)
 
 

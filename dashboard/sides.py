@@ -1,4 +1,4 @@
-"""The models of the sidebar as a page looks into them, and how they read its prompt."""
+"""The chosen models as a page looks into them, and how they read its prompt."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Side:
     """A model that is looked into."""
 
     role: Role
-    """Which choice of the sidebar it is."""
+    """Which of the two choices it is."""
     name: str
     """How the page calls it."""
     colour: str
@@ -38,19 +38,19 @@ class Side:
 
 
 def ask_for_model(answer: "DeltaGenerator", sentence: str) -> None:
-    """What to choose in the sidebar before there is anything to show, and what a model can be."""
+    """What to choose above before there is anything to show, and what a model can be."""
     with answer:
         finding(sentence)
         note("A model is a run, one of its checkpoints (RUN@STEP), or the folder of any Hugging Face model.")
 
 
 def chosen_ref(shared: SharedChoices, role: Role) -> str | None:
-    """What loads a choice of the sidebar; None where nothing is chosen."""
+    """What loads a shared choice; None where nothing is chosen."""
     return shared.reference(shared.base if role == "base" else shared.aligned)
 
 
 def load_side(shared: SharedChoices, role: Role) -> Side | None:
-    """One model of the sidebar; None while the page waits for consent, or where nothing is chosen."""
+    """One of the chosen models; None while the page waits for consent, or where nothing is chosen."""
     ref = chosen_ref(shared, role)
     lm = models.load(ref) if ref else None
     if ref is None or lm is None:
@@ -60,7 +60,7 @@ def load_side(shared: SharedChoices, role: Role) -> Side | None:
 
 
 def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
-    """The models of the sidebar, one where both are the same; None while the page waits for consent."""
+    """The chosen models, one where both are the same; None while the page waits for consent."""
     sides: list[Side] = []
     for role in get_args(Role):
         ref = chosen_ref(shared, role)
@@ -87,10 +87,10 @@ def words_known(
     """Whether models know every word of the prompt; else say which they do not know, and offer some that they do.
 
     Args:
-        shared: the choices of the sidebar.
+        shared: the shared choices.
         lms: name and model of each that reads the prompt.
         answer: where the sentence goes.
-        text: what they read in place of the sidebar's prompt.
+        text: what they read in place of the prompt.
     """
     from probe.model.text import near_clause, quote_words, unknown_words
     from probe.world import of

@@ -1,7 +1,7 @@
-"""What all pages share: the runs, the two models compared and the prompt, chosen in the sidebar and kept in the URL."""
+"""What all pages share: the runs, the two models compared and the prompt, chosen above the page and kept in the URL."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -30,13 +30,16 @@ LINK = "with_"
 """Before the names of choices that a link brings."""
 
 BASE, ALIGNED, PROMPT, EXAMPLE = "base", "aligned", "prompt", "example"
-"""Keys of the sidebar's widgets; those of the first three are their names in the URL too."""
+"""Keys of the widgets above a page; those of the first three are their names in the URL too."""
+
+ASKED = (BASE, ALIGNED, PROMPT)
+"""The choices that pages share."""
 
 RUNS = "runs"
 """The key of the Training page's runs, which links to it bring."""
 
 SHARED = "_shared"
-"""Where the session has the sidebar's choices (`SharedChoices`)."""
+"""Where the session has the shared choices (`SharedChoices`)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class SharedChoices:
     prompt: str
 
     def reference(self, choice: str | None) -> str | None:
-        """A reference that `LM.load` understands for a choice of the sidebar."""
+        """A reference that `LM.load` understands for a choice."""
         if not choice:
             return None
         label, step = split_choice(self.store, choice)
@@ -149,13 +152,12 @@ def _left_choices() -> dict[str, list[str]]:
 
 def own_choices() -> dict[str, list[str]]:
     """The parameters of the URL that belong to the page alone."""
-    sidebar_names = ("base", "aligned", "prompt")
-    names = [name for name in st.query_params if name not in sidebar_names and not name.startswith(LINK)]
+    names = [name for name in st.query_params if name not in ASKED and not name.startswith(LINK)]
     return {name: st.query_params.get_all(name) for name in names}
 
 
 def current() -> SharedChoices:
-    """The choices of this session, as the sidebar of this run of the page set them."""
+    """The choices of this session, as they stand above the page."""
     return st.session_state[SHARED]
 
 
@@ -170,35 +172,56 @@ def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
     return (label, int(step)) if label in store.runs and step.isdigit() else (None, None)
 
 
-def sidebar() -> SharedChoices:
-    """Draw the sidebar and keep its choices for the page that follows."""
+def ask(asks: Sequence[str] = ASKED) -> SharedChoices:
+    """Draw the choices that a page depends on, in one row, and keep all of them for the page that follows.
+
+    Args:
+        asks: the keys of those that are drawn; the others stay what they were.
+    """
     store = read_store()
     _take_link()
-    _start(store)
-    with st.sidebar:
-        options = model_options(store)
-        base = choose_model("Base model", BASE, options)
-        aligned = choose_model("Aligned model", ALIGNED, options)
-        examples = example_prompts(store, (base, aligned))
+    _start(store, asks)
+    widths = {BASE: 1.0, ALIGNED: 1.0, PROMPT: 3.0}
+    columns = dict(zip(asks, st.columns([widths[name] for name in asks], gap="small"), strict=True)) if asks else {}
+    options = model_options(store) if asks else []
+    titles = {BASE: "Base model", ALIGNED: "Aligned model"}
+    chosen = {name: st.session_state.get(name) for name in ASKED}
+    for name, title in titles.items():
+        if name in columns:
+            with columns[name]:
+                chosen[name] = choose_model(title, name, options)
+    if PROMPT in columns:
+        with columns[PROMPT]:
+            chosen[PROMPT] = _ask_prompt(example_prompts(store, (chosen[BASE], chosen[ALIGNED])))
+    result = SharedChoices(store, chosen[BASE], chosen[ALIGNED], chosen[PROMPT] or "")
+    st.session_state[SHARED] = result
+    return result
+
+
+def _ask_prompt(examples: Sequence[str]) -> str:
+    left, right = st.columns([2, 1], gap="small")
+    with right:
         st.selectbox(
             "Example prompts",
             examples,
             index=None,
             key=EXAMPLE,
-            placeholder="choose one, or type below",
+            placeholder="choose one",
             on_change=_take_example,
         )
-        prompt = st.text_area("Prompt", key=PROMPT, bind="query-params", height=110)
-        with st.expander(f"Folders of runs ({len(store.runs)} runs)", icon=":material/folder_open:"):
-            for root in store.roots:
-                st.text(str(root))
-            if not store.roots:
-                note("No folder of runs exists here.")
-            for path, problem in store.problems.items():
-                st.warning(prose(f"{Path(path).name}: {problem}"))
-    result = SharedChoices(store, base, aligned, prompt or "")
-    st.session_state[SHARED] = result
-    return result
+    with left:
+        return st.text_area("Prompt", key=PROMPT, bind="query-params", height=68)
+
+
+def folders(store: Store) -> None:
+    """The folders of runs, and what cannot be read in them."""
+    with st.expander(f"Folders of runs ({len(store.runs)} runs)", icon=":material/folder_open:"):
+        for root in store.roots:
+            st.text(str(root))
+        if not store.roots:
+            note("No folder of runs exists here.")
+        for path, problem in store.problems.items():
+            st.warning(prose(f"{Path(path).name}: {problem}"))
 
 
 def choose_model(title: str, key: str, options: list[str]) -> str | None:
@@ -305,7 +328,7 @@ def tell_again(key: str) -> str:
 
 
 def compare_link(title: str, **choices: str) -> None:
-    """A link to the Compare page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along."""
+    """A link to the Compare page that takes choices (`base`, `aligned`, `prompt`) along."""
     look_link("compare", title, ":material/compare_arrows:", **choices)
 
 
@@ -315,7 +338,7 @@ def training_link(title: str, label: str) -> None:
 
 
 def look_link(page: str, title: str, icon: str, **choices: str) -> None:
-    """A link to another page that takes choices of the sidebar (`base`, `aligned`, `prompt`) along.
+    """A link to another page that takes choices (`base`, `aligned`, `prompt`) along.
 
     They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
 
@@ -323,14 +346,14 @@ def look_link(page: str, title: str, icon: str, **choices: str) -> None:
         page: its name, such as `attention`.
         title: of the link.
         icon: of the link.
-        choices: what to choose in the sidebar there.
+        choices: what to choose there.
     """
     parameters = {LINK + name: value for name, value in choices.items()}
     st.page_link(page_file(page), label=title, icon=icon, query_params=parameters)
 
 
 def _take_link() -> None:
-    """Make what a link brought (`look_link`) the sidebar's choice, and clear it from the URL."""
+    """Make what a link brought (`look_link`) the choice here, and clear it from the URL."""
     for name in (BASE, ALIGNED, PROMPT):
         value = st.query_params.get(LINK + name)
         if value is None:
@@ -341,14 +364,27 @@ def _take_link() -> None:
         st.session_state[name] = value
 
 
-def _start(store: Store) -> None:
-    """The first choices of a session."""
+def _start(store: Store, asks: Sequence[str]) -> None:
+    """The first choices of a session; what this page does not draw is kept for those that do."""
+    for name in set(ASKED) - set(asks):
+        if name in st.session_state:
+            st.session_state[name] = st.session_state[name]  # else Streamlit forgets what no widget shows
+        elif name in st.query_params:
+            st.session_state[name] = st.query_params[name]
     base, aligned = default_pair(store)
-    preset(BASE, base)
-    preset(ALIGNED, aligned)
-    if st.session_state.get(PROMPT) is None and PROMPT not in st.query_params:
+    _first(BASE, base, asks)
+    _first(ALIGNED, aligned, asks)
+    if PROMPT in asks and st.session_state.get(PROMPT) is None and PROMPT not in st.query_params:
         examples = example_prompts(store, (base, aligned))
         preset(PROMPT, next((text for text in examples if " i think " in text), examples[0]))
+
+
+def _first(name: str, value: str | None, asks: Sequence[str]) -> None:
+    """`preset` where the choice is drawn; else only the session knows it."""
+    if name in asks:
+        preset(name, value)
+    elif st.session_state.get(name) is None:
+        st.session_state[name] = value
 
 
 @guard_callback

@@ -9,7 +9,7 @@
         return -float(len(completion.split()))
 
     @probe.panel("attention", title="How spread attention is")
-    def spread(base, prompt): ...                         # any of base, aligned (models), prompt, shared (the sidebar)
+    def spread(base, prompt): ...                         # any of base, aligned (models), prompt, shared (all choices)
 
     @probe.page("Notes")
     def notes(): ...                                      # draws with streamlit
@@ -35,7 +35,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 A = TypeVar("A")
 
 PANEL_ARGUMENTS = ("base", "aligned", "prompt", "shared")
-"""What a panel may ask for: the two models, loaded; the prompt; all choices of the sidebar."""
+"""What a panel may ask for: the two models, loaded; the prompt; all shared choices."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Page:
 
     title: str
     function: Callable[..., Any]
-    """Draws with streamlit; its one optional argument is `shared`, the choices of the sidebar."""
+    """Draws with streamlit; its one optional argument is `shared`, the shared choices."""
     icon: str | None = None
     """As streamlit names them, such as `:material/science:`."""
 

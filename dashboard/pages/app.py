@@ -1,4 +1,4 @@
-"""Entrypoint of the dashboard: navigation and the shared sidebar; what a page shows is in the folder of its name."""
+"""Entrypoint of the dashboard: navigation and the choices above a page; what a page shows is in its own folder."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -8,12 +8,12 @@ import streamlit as st
 from PIL import Image
 
 from dashboard import access
-from dashboard.extension_pages import draw_panels, extension_pages
+from dashboard.extension_pages import draw_panels, extension_pages, panels
 from dashboard.garbage import collect_later
 from dashboard.markdown import escape_markdown, guard, prose
 from dashboard.models import warm
 from dashboard.pages import page_file
-from dashboard.state import keep_choices, return_to, sidebar
+from dashboard.state import ALIGNED, ASKED, BASE, ask, current, folders, keep_choices, return_to
 
 
 def icon() -> Image.Image:
@@ -23,63 +23,79 @@ def icon() -> Image.Image:
     return Image.fromarray(image.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8))
 
 
-PHENOMENA = {
-    "hallucination": ("Hallucination", ":material/blur_on:"),
-    "sycophancy": ("Sycophancy", ":material/thumb_up:"),
-    "in_context": ("In-context learning", ":material/format_list_numbered:"),
-    "chain_of_thought": ("Chain of thought", ":material/route:"),
-    "retrieval": ("Retrieval", ":material/library_books:"),
-    "continual": ("Continual learning", ":material/update:"),
+def logo() -> str:
+    """The icon with the name, in a colour that both themes show."""
+    cells = [
+        f'<rect x="{8 * column}" y="{8 * row}" width="8" height="8" fill="#3b6fd4" opacity="{0.35 + 0.2 * column:.2f}"/>'
+        for row in range(4)
+        for column in range(row + 1)
+    ]
+    name = '<text x="42" y="27" font-family="sans-serif" font-size="28" font-weight="600" fill="#3b6fd4">Probe</text>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="130" height="34">{"".join(cells)}{name}</svg>'
+
+
+EXPERIMENTS = {
+    "sycophancy": ("Sycophancy", "thumb_up"),
+    "hallucination": ("Hallucination", "blur_on"),
+    "in_context": ("In-context learning", "format_list_numbered"),
+    "chain_of_thought": ("Chain of thought", "route"),
+    "retrieval": ("Retrieval", "library_books"),
+    "continual": ("Continual learning", "update"),
 }
 """Title and icon of the page of each built-in experiment."""
-
-
-def phenomena() -> list:
-    """The pages of the built-in experiments that are there."""
-    there = [name for name in PHENOMENA if find_spec(f"probe.{name}")]
-    return [own_page(name, *PHENOMENA[name]) for name in there]
+ASKS = {
+    **dict.fromkeys(("start", "overview", "train", "training", "findings"), ()),
+    **dict.fromkeys(EXPERIMENTS, (BASE, ALIGNED)),
+    "experiments": (BASE, ALIGNED),
+}
+"""The choices that are drawn above a page; all of them above any other."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:
     """A page of the dashboard; the path of its address is its name."""
-    return st.Page(page_file(name), title=title, icon=icon, url_path=name, **options)
+    return st.Page(page_file(name), title=title, icon=f":material/{icon}:", url_path=name, **options)
 
 
 st.set_page_config(page_title="Probe", page_icon=icon(), layout="wide", menu_items={"About": "Probe: look inside."})
+st.logo(logo(), size="large")
 added = extension_pages()
 page = st.navigation(
     {
-        "Runs": [
-            own_page("overview", "Overview", ":material/account_tree:", default=True),
-            own_page("train", "Train", ":material/model_training:"),
-            own_page("training", "Training", ":material/show_chart:"),
+        "": [own_page("start", "Start", "home", default=True)],
+        "Compare": [
+            own_page("compare", "Side by side", "compare_arrows"),
+            own_page("attention", "Attention", "grid_on"),
+            own_page("logits", "Logits", "bar_chart"),
+            own_page("interventions", "Interventions", "biotech"),
+            own_page("autoregression", "Autoregression", "linear_scale"),
         ],
-        "Inside": [
-            own_page("compare", "Compare", ":material/compare_arrows:"),
-            own_page("attention", "Attention", ":material/grid_on:"),
-            own_page("logits", "Logits", ":material/bar_chart:"),
-            own_page("interventions", "Interventions", ":material/biotech:"),
-            own_page("autoregression", "Autoregression", ":material/linear_scale:"),
-            own_page("rewards", "Rewards", ":material/trophy:"),
+        "Behaviour": [
+            *(own_page(name, *EXPERIMENTS[name]) for name in EXPERIMENTS if find_spec(f"probe.{name}")),
+            own_page("experiments", "Your experiments", "science"),
         ],
-        "Phenomena": [
-            own_page("findings", "Findings", ":material/fact_check:"),
-            *phenomena(),
-            own_page("experiments", "Experiments", ":material/science:"),
+        "Training": [
+            own_page("overview", "Runs", "account_tree"),
+            own_page("train", "New run", "model_training"),
+            own_page("training", "Curves and captures", "show_chart"),
+            own_page("rewards", "Rewards and KL", "trophy"),
         ],
+        "Evidence": [own_page("findings", "Published claims", "fact_check")],
         **({"Extensions": added} if added else {}),
     },
-    position="top",
+    expanded=True,
 )
+name = page.url_path or "start"
 with guard():
     return_to(page.url_path)
-    st.sidebar.markdown(f"##### {page.icon} {escape_markdown(page.title)}")  # the menu above tells the group only
-    sidebar()
-    if not access.may_write():
-        st.sidebar.info(prose(access.READ_ONLY), icon=":material/lock:")
+    st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
+    ask(ASKED if panels(name) else ASKS.get(name, ASKED))
+    with st.sidebar:
+        folders(current().store)
+        if not access.may_write():
+            st.info(prose(access.READ_ONLY), icon=":material/lock:")
     try:
         page.run()
-        draw_panels(page.url_path or "overview")
+        draw_panels(name)
     finally:
         keep_choices()
 warm()

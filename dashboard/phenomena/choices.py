@@ -1,4 +1,4 @@
-"""What an experiment is asked: of which models of the sidebar and beyond, and with which options."""
+"""What an experiment is asked: of which of the chosen models and beyond, and with which options."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +36,7 @@ def choose_experiment(known: Mapping[str, Experiment]) -> Experiment:
 
 
 def choose_models(shared: SharedChoices) -> list[Subject]:
-    """The models of the sidebar and further ones, the base first; each once."""
+    """The chosen models and further ones, the base first; each once."""
     sides = [choice for choice in (shared.base, shared.aligned) if choice]
     labels = [choice for choice in model_options(shared.store) if choice not in sides]
     lasting_key(MORE, [])

@@ -67,7 +67,7 @@ def show(known: Mapping[str, Experiment]) -> None:
     if question is None:
         return
     if not subjects:
-        ask_for_model(answer, f"Choose a model in the sidebar to measure: {experiment.title}.")
+        ask_for_model(answer, f"Choose a model above to measure: {experiment.title}.")
         return
     problem = source.refusal(question)
     if problem:

@@ -209,20 +209,22 @@ def _lines(
 
 def answer_curves(
     steps: Sequence[int],
-    logprobs: np.ndarray,
+    values: np.ndarray,
     answers: Sequence[str],
     *,
     colour: str = METHODS["pretrain"],
     marker: float | None = None,
+    axis: str = "log-probability (nats)",
 ) -> go.Figure:
     """Log-probability of each chosen answer after the prompt, over training; dash and mark tell the answers apart.
 
     Args:
         steps: [S] captured steps.
-        logprobs: [S A] natural log-probabilities at the last position of the prompt.
+        values: [S A] natural log-probabilities at the last position of the prompt, or what `axis` says.
         answers: [A] the answers, the true one first where there is one.
         colour: of the run's method.
         marker: step to mark.
+        axis: title of the vertical axis.
     """
     marks = ("circle", "diamond-open", "square-open", "triangle-up-open", "x")
     figure = go.Figure()
@@ -230,17 +232,17 @@ def answer_curves(
         figure.add_trace(
             go.Scatter(
                 x=list(steps),
-                y=logprobs[:, index],
+                y=values[:, index],
                 mode="lines+markers",
                 name=escape(answer),
                 marker={"size": 7, "symbol": marks[index % len(marks)]},
                 line={"color": colour, "dash": DASHES[index % len(DASHES)], "width": 2.5 if index == 0 else 1.6},
-                hovertemplate="step %{x}: %{y:.3f} nats",
+                hovertemplate="step %{x}: %{y:.3f}" + " nats" * ("nats" in axis),
             )
         )
     if marker is not None:
         figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"})
     figure.update_layout(template=template(LIGHT), showlegend=True)
     figure.update_xaxes(title_text="step")
-    figure.update_yaxes(title_text="log-probability (nats)")
+    figure.update_yaxes(title_text=axis)
     return figure

@@ -48,7 +48,7 @@ def test_a_run_leads_to_its_training(page: Page, server: Any):
     expect(page.locator("h3").first).to_contain_text("loss (nats): dpo-agreeable fell")
 
 
-def test_another_run_is_chosen_in_the_sidebar(page: Page, server: Any):
+def test_another_run_is_chosen_above_the_page(page: Page, server: Any):
     sentence = open_page(page, server, "compare")
     before = sentence.inner_text()
     page.get_by_role("combobox", name="Base model").click()

@@ -68,12 +68,12 @@ def test_back_brings_the_chosen_token_again(page: Page, server: Any, path: str, 
     expect(page).to_have_url(re.compile(rf"position={token}\b"))
     settle(page)
     link = page.url
-    go_to(page, "Inside", "interventions")
+    go_to(page, "interventions")
     page.go_back()
     expect(page).to_have_url(re.compile(rf"/{path.partition('?')[0]}\?.*position={token}\b"))
     expect(box).to_have_value(token)
-    go_to(page, "Inside", "interventions")
-    go_to(page, "Inside", path.partition("?")[0])
+    go_to(page, "interventions")
+    go_to(page, path.partition("?")[0])
     expect(box).to_have_value(token)
     page.goto("about:blank")
     page.goto(link)
@@ -94,15 +94,13 @@ def test_a_choice_holds_although_its_page_was_left_at_once(context: BrowserConte
     page.route_web_socket("**/_stcore/stream", meet)
     open_page(page, server, "logits")
     box = page.get_by_label("After token", exact=True).first
-    menu = page.get_by_test_id("stTopNavSection").filter(has_text="Inside")
     holds = True
     if busy:
         page.keyboard.press("r")
     box.fill("3")
     box.press("Enter")
     expect(page).to_have_url(re.compile(r"position=3\b"))
-    menu.click()
-    page.locator("a[href$='/interventions']").click()
+    page.get_by_test_id("stSidebarNav").locator("a[href$='/interventions']").click()
     eventually(page, lambda: len(held) == 2 + busy)
     holds = False
     for send in held:
@@ -114,14 +112,13 @@ def test_a_choice_holds_although_its_page_was_left_at_once(context: BrowserConte
     expect(box).to_have_value("3")
 
 
-def go_to(page: Page, section: str, path: str) -> None:
+def go_to(page: Page, path: str) -> None:
     """Open a page by the menu."""
-    page.get_by_test_id("stTopNavSection").filter(has_text=section).click()
-    link = page.locator(f"a[href$='/{path}']")
+    link = page.get_by_test_id("stSidebarNav").locator(f"a[href$='/{path}']")
     title = link.inner_text().splitlines()[-1]
     link.click()
     expect(page).to_have_url(re.compile(f"/{path}"))
-    expect(page.get_by_test_id("stSidebar").get_by_role("heading", name=title)).to_be_visible()
+    expect(page.get_by_test_id("stMain").get_by_role("heading", name=title, level=5)).to_be_visible()
     settle(page)
     expect(page.locator("h3").first).to_be_visible()
     settle(page)

@@ -40,7 +40,7 @@ class Readouts:
     root: Path
     """The run directory that holds the runs."""
     kinds: dict[str, str]
-    """What the sidebar calls the model of each kind."""
+    """What the choices call the model of each kind."""
 
 
 @pytest.fixture(scope="session")

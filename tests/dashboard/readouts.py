@@ -1,4 +1,4 @@
-"""One small model of every kind that the sidebar can hold, beside the runs of a store."""
+"""One small model of every kind that can be chosen, beside the runs of a store."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ PLAIN_CONTEXT = 512
 
 
 def write_readouts(root: Path, runs: Path) -> dict[str, str]:
-    """Write a model of each kind into `root/runs` and beside it; gives what the sidebar calls each.
+    """Write a model of each kind into `root/runs` and beside it; gives what the choices call each.
 
     Args:
         root: an empty folder.

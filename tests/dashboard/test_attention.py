@@ -342,7 +342,7 @@ def test_hostile_tokens_are_text(show: Show, runs: Path, tmp_path: Path):
 def test_what_is_missing_is_asked_for(show: Show, runs: Path, tmp_path: Path):
     app = show(runs, page=VIEW)
     app.text_area(key="prompt").set_value(" ").run()
-    assert heading(app) == "Choose a prompt in the sidebar to see what its heads attend to."
+    assert heading(app) == "Choose a prompt above to see what its heads attend to."
     empty = show(tmp_path, page=VIEW)
     assert not empty.exception
     assert heading(empty).startswith("Choose a base model")

@@ -123,7 +123,7 @@ def test_one_model_or_none_or_no_text(show: Show, runs: Path, tmp_path: Path):
     assert len(chart(app, "lags")["data"]) == 1
     app = show(tmp_path, page=PAGE)
     assert not app.exception
-    assert heading(app) == "Choose a model and a prompt in the sidebar to see how far back it looks."
+    assert heading(app) == "Choose a model and a prompt above to see how far back it looks."
 
 
 def test_too_many_kept_tokens_are_refused_in_words(show: Show, runs: Path):

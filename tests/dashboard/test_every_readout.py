@@ -25,6 +25,7 @@ MAIN = {
     "interventions": ("int-grid",),
     "logits": ("log-lens",),
     "overview": ("lineage",),
+    "start": ("start-answers",),
     "rewards": ("frontier", "distributions"),
     "training": ("curves",),
 }
@@ -52,15 +53,15 @@ MAY_SAY: Mapping[tuple[str, str, str], str] = {
     ("compare", "value head", "aligned"): BOTH_KINDS.format("value"),
     ("compare", "plain folder", "base"): OTHER_TOKENS,
     ("compare", "plain folder", "aligned"): OTHER_TOKENS,
-    ("compare", NOTHING, "base"): "Choose a base model in the sidebar",
-    ("compare", NOTHING, "aligned"): "Choose an aligned model in the sidebar",
+    ("compare", NOTHING, "base"): "Choose a base model above",
+    ("compare", NOTHING, "aligned"): "Choose an aligned model above",
     ("interventions", "LoRA adapter", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
     ("interventions", "plain folder", "aligned"): "Type a corrupted prompt to patch between, or choose ablate",
     ("rewards", "reward model", "base"): WRITES_NOTHING.format("reward"),
     ("rewards", "value head", "base"): WRITES_NOTHING.format("value"),
     ("rewards", "plain folder", "base"): OTHER_TOKENS,
     ("rewards", "plain folder", "aligned"): OTHER_TOKENS,
-    ("rewards", NOTHING, "base"): "Choose a base model in the sidebar",
+    ("rewards", NOTHING, "base"): "Choose a base model above",
 }
 """(page, kind of model, side): what the page says there in place of its main figure."""
 KINDS = [

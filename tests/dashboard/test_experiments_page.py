@@ -257,7 +257,7 @@ def test_from_an_item_to_its_tokens_and_on(show: Show, echoed: Path):
     assert query == {"with_base": ["base"], "with_aligned": ["dpo-agreeable"], "with_prompt": [shown["prompt"]]}
 
 
-def test_a_link_brings_its_choices_to_the_sidebar(show: Show, runs: Path):
+def test_a_link_brings_its_choices(show: Show, runs: Path):
     app = show(runs, page="attention/page.py", with_prompt="<user> hello <bot>", with_base="base@20")
     assert app.text_area(key="prompt").value == "<user> hello <bot>"
     assert app.selectbox(key="base").value == "base@20"

@@ -1,4 +1,4 @@
-"""Pages and panels of packages and plugins: they appear, they follow the sidebar, and none of them breaks a page."""
+"""Pages and panels of packages and plugins: they appear, they follow the choices, and none of them breaks a page."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,20 +20,20 @@ from tests.extensions import install, on_the_path
 PANELS = """
 from dashboard.extension_pages import draw_panels, show_problems
 from dashboard.models import warm
-from dashboard.state import sidebar
+from dashboard.state import ask
 
 warm()
-sidebar()
+ask()
 show_problems()
 draw_panels("attention")
 """
 PAGES = """
 import streamlit as st
 from dashboard.extension_pages import extension_pages
-from dashboard.state import sidebar
+from dashboard.state import ask
 
 page = st.navigation(extension_pages())
-sidebar()
+ask()
 page.run()
 """
 
@@ -45,7 +45,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def script(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., AppTest]]:
-    """Run a script on the run store, with choices of the sidebar."""
+    """Run a script on the run store, with shared choices."""
     monkeypatch.setenv("PROBE_RUNS", str(runs))
 
     def run(text: str, **query: str) -> AppTest:
@@ -64,7 +64,7 @@ def said(app: AppTest) -> str:
     return "\n".join(unescape(str(part.value)) for part in parts)
 
 
-def test_the_packages_panel_follows_the_sidebar(target: Path, script: Any, show: Show, runs: Path):
+def test_the_packages_panel_follows_the_choices(target: Path, script: Any, show: Show, runs: Path):
     with on_the_path(target):
         app = script(PANELS, base="base", prompt="where does mira live ?")
         assert not app.exception
@@ -179,7 +179,7 @@ def test_a_panel_of_a_model_that_is_not_chosen(registry: None, script: Any, tmp_
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path / "none"))
     app.run()
     assert not app.exception
-    assert "No base model is chosen: choose one in the sidebar." in said(app)
+    assert "No base model is chosen: choose one above." in said(app)
 
 
 def test_pages_that_are_wrong(registry: None, script: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

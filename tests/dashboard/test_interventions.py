@@ -277,4 +277,4 @@ def test_texts_without_a_difference_say_so(show: Show, runs: Path):
 def test_nothing_chosen_says_what_to_do(show: Show, tmp_path: Path):
     app = show(tmp_path, page=VIEW)
     assert not app.exception
-    assert heading(app) == "Choose a model in the sidebar to intervene in it."
+    assert heading(app) == "Choose a model above to intervene in it."

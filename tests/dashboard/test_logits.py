@@ -262,10 +262,10 @@ def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path):
 
 
 def test_an_empty_page_says_what_to_do(show: Show, runs: Path, tmp_path: Path):
-    assert heading(show(tmp_path, page=PAGE)).startswith("Choose a model in the sidebar")
+    assert heading(show(tmp_path, page=PAGE)).startswith("Choose a model above")
     app = show(runs, page=PAGE)
     app.text_area(key="prompt").set_value("  ").run()
-    assert heading(app).startswith("Write a prompt in the sidebar")
+    assert heading(app).startswith("Write a prompt above")
 
 
 def test_hostile_text_stays_text(show: Show, runs: Path, tmp_path: Path):

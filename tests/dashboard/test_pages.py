@@ -75,7 +75,7 @@ def test_overview_opens_compare_with_a_run_and_its_parent(show: Show, runs: Path
     assert app.selectbox(key="aligned").value == "dpo-agreeable"
 
 
-def test_the_sidebar_starts_with_base_and_what_came_from_it(show: Show, runs: Path):
+def test_the_choices_start_with_base_and_what_came_from_it(show: Show, runs: Path):
     app = show(runs, page="compare/page.py")
     assert app.selectbox(key="base").value == "base"
     assert app.selectbox(key="aligned").value == "dpo-agreeable"
@@ -247,7 +247,7 @@ def test_a_model_from_the_hub_is_fetched_only_when_asked(show: Show, runs: Path)
 def test_an_empty_prompt_asks_for_one(show: Show, runs: Path):
     app = show(runs, page="compare/page.py")
     app.text_area(key="prompt").set_value("  ").run()
-    assert heading(app) == "Choose a prompt in the sidebar to compare two models."
+    assert heading(app) == "Choose a prompt above to compare two models."
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -71,7 +71,7 @@ def test_without_runs_a_page_says_what_to_do(show: Show, tmp_path: Path, name: s
     app = show(tmp_path, page=page_file(name))
     assert not app.exception
     assert not app.error
-    assert heading(app).startswith("Choose a model in the sidebar")
+    assert heading(app).startswith("Choose a model above")
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name in THERE])

@@ -199,7 +199,7 @@ def test_models_without_a_world(show: Show, rewarded: Path, tmp_path: Path) -> N
 
 def test_what_cannot_be_shown(show: Show, rewarded: Path, tmp_path: Path) -> None:
     empty = show(tmp_path, page=PAGE, prompt="x")
-    assert heading(empty) == "Choose a base model in the sidebar to see what alignment earned."
+    assert heading(empty) == "Choose a base model above to see what alignment earned."
     app = show(rewarded, page=PAGE, base="judge", aligned="base")
     assert heading(app).startswith("judge gives one number, a reward, and writes nothing: choose a language model")
     app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_model="rlhf")

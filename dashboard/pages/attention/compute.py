@@ -1,4 +1,4 @@
-"""Where the patterns of the Attention page come from: the sidebar's models on its prompt, or the captures of a run."""
+"""Where the patterns of the Attention page come from: the chosen models on the prompt, or the captures of a run."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -159,7 +159,7 @@ def read_captured(shared: SharedChoices, place: "DeltaGenerator") -> Reading | N
     """Patterns of a captured prompt at the chosen step, alone or beside the first step; None without captures.
 
     Args:
-        shared: the choices of the sidebar.
+        shared: the shared choices.
         place: where the switch for the first step goes.
     """
     pair = [shared.label(shared.aligned), shared.label(shared.base)]

@@ -137,7 +137,7 @@ def through_training(reading: Reading, head: Head) -> None:
     note(
         "Shares of the head's attention on the token before, on earlier copies, on what followed them, and on the "
         "first token; and the share that went elsewhere since the first capture. Captures hold patterns only: for "
-        "scores, values and circuits choose the run, or one of its checkpoints (RUN@STEP), in the sidebar."
+        "scores, values and circuits choose the run, or one of its checkpoints (RUN@STEP), above."
     )
 
 

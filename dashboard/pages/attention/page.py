@@ -37,7 +37,7 @@ def choose_view(shared: SharedChoices) -> str:
 
 
 def missing_input(shared: SharedChoices, view: str) -> str:
-    """What the sidebar lacks for a view, in words; empty if nothing."""
+    """What is not chosen yet for a view, in words; empty if nothing."""
     need = {"base": ("base",), "aligned": ("aligned",), "both": ("base", "aligned")}.get(view, ())
     lacking = [
         f"a{'n' * (side == 'aligned')} {side} model" for side in need if not shared.reference(getattr(shared, side))
@@ -123,7 +123,7 @@ def page() -> None:
     with columns[0]:
         view = choose_view(choices)
     if missing_input(choices, view):
-        ask_for_model(answer, f"Choose {missing_input(choices, view)} in the sidebar to see what its heads attend to.")
+        ask_for_model(answer, f"Choose {missing_input(choices, view)} above to see what its heads attend to.")
         return
     captures = view == "captures"
     reading = read_captured(choices, columns[2]) if captures else read_models(choices, view, columns, answer)
@@ -153,7 +153,7 @@ def page() -> None:
 def read_models(
     shared: SharedChoices, view: str, columns: list, answer: "st.delta_generator.DeltaGenerator"
 ) -> Reading | None:
-    """Patterns of the sidebar's models; None while the page waits, or where a long text was shown in another way."""
+    """Patterns of the chosen models; None while the page waits, or where a long text was shown in another way."""
     readers = live(shared, view)
     if readers is None or not words_known(shared, ((side.name, side.lm) for side in readers), answer):
         return None

@@ -101,7 +101,7 @@ class Question:
 
 
 def sides_of(shared: SharedChoices) -> list[Side] | None:
-    """The models of the sidebar, one or two; None while the page waits."""
+    """The chosen models, one or two; None while the page waits."""
     sides = load_sides(shared)
     if sides is None:
         return None

@@ -33,7 +33,7 @@ def snowball(question: Question) -> None:
         return
     prompts, source = _prompts(question)
     if not prompts:
-        note("Type a prompt in the sidebar: the model continues it with one wrong token.")
+        note("Type a prompt above: the model continues it with one wrong token.")
         return
     if not _may_compute(question, f"The snowball {WAIT}", "lag_do_snowball"):
         return
@@ -123,7 +123,7 @@ def layers(question: Question) -> None:
 
 
 def _prompts(question: Question) -> tuple[tuple[str, ...], str]:
-    """Prompts of the snowball: questions of the world, or the prompt of the sidebar; and Python that gives them."""
+    """Prompts of the snowball: questions of the world, or the prompt above; and Python that gives them."""
     world = question.world
     options = [*(world.question_kinds if world else ()), *([PROMPT] if question.prompt.strip() else [])]
     if not options:
@@ -140,7 +140,7 @@ def _prompts(question: Question) -> tuple[tuple[str, ...], str]:
 
 def _ready_for_prompt(question: Question, key: str, sentence: str) -> bool:
     if not question.prompt.strip():
-        note("Type a prompt in the sidebar: this is about one text.")
+        note("Type a prompt above: this is about one text.")
         return False
     return _may_compute(question, sentence, key)
 

@@ -31,7 +31,7 @@ def page() -> None:
         return
     question = choose(choices, sides) if sides else None
     if question is None:
-        ask_for_model(answer, "Choose a model and a prompt in the sidebar to see how far back it looks.")
+        ask_for_model(answer, "Choose a model and a prompt above to see how far back it looks.")
         return
     work, figures = st.container(), st.container()  # what comes and goes while computing stays in a place of its own
     with work:

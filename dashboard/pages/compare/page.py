@@ -173,7 +173,7 @@ def page() -> None:
     refs = choices.reference(choices.base), choices.reference(choices.aligned)
     if not refs[0] or not refs[1] or not choices.prompt.strip():
         missing = "a base model" if not refs[0] else "an aligned model" if not refs[1] else "a prompt"
-        ask_for_model(answer, f"Choose {missing} in the sidebar to compare two models.")
+        ask_for_model(answer, f"Choose {missing} above to compare two models.")
         return
     base, aligned = models.load(refs[0]), models.load(refs[1])
     if base is None or aligned is None:

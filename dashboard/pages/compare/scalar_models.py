@@ -46,7 +46,7 @@ def compare_rewards(
     """The page from its sentence to its folded section.
 
     Args:
-        shared: the choices of the sidebar.
+        shared: the shared choices.
         lms: base and aligned, both of one number, with one tokenizer.
         refs: what loads them.
         answer: where the sentence goes.

@@ -178,7 +178,7 @@ def page() -> None:
     ref = chosen_ref(choices, role)
     if not ref or not choices.prompt.strip():
         missing = "a prompt" if ref else "a model"
-        ask_for_model(answer, f"Choose {missing} in the sidebar to intervene in it.")
+        ask_for_model(answer, f"Choose {missing} above to intervene in it.")
         return
     side = load_side(choices, role)
     if side is None or not words_known(choices, [(side.name, side.lm)], answer):

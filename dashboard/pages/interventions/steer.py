@@ -148,7 +148,7 @@ def steer(prompt: str, side: Side, column: "DeltaGenerator", answer: "DeltaGener
     trust_badge((name, lm), text=question.clean)
     rest = (
         " Middle: the accuracy control on questions that have nothing to do with the direction, and the KL to the "
-        "unsteered model on neutral texts. Right: the sidebar's prompt at the chosen alpha."
+        "unsteered model on neutral texts. Right: the prompt at the chosen alpha."
     )
     note(
         f"{'Left: the' if right is not None else 'The'} mean of the target over texts with its 95 % interval, beside "
@@ -205,7 +205,7 @@ def take(points: list[dict]) -> None:
 
 
 def answers_figure(lm: "LM", question: Question, dosing: Dosing, alpha: float, colour: str, about: dict) -> None:
-    """The sidebar's prompt at one dose: its answers before, after, and along random directions."""
+    """The prompt at one dose: its answers before, after, and along random directions."""
     from probe.model.text import pieces
 
     draws = 15 if models.compute_once(source.pace, lm, say="Timing one run", clean=question.clean) < QUICK_S else 3

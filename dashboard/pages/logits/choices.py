@@ -72,7 +72,7 @@ def choose(shared: SharedChoices, answer: "DeltaGenerator") -> Question | None:
     """Widgets and models; None while there is nothing to ask, or the page waits for the reader's word.
 
     Args:
-        shared: the choices of the sidebar.
+        shared: the shared choices.
         answer: where it is said what a model does not know.
     """
     sides = load_sides(shared)
@@ -174,5 +174,5 @@ def _token(word: str, names: dict[str, int]) -> str | int:
 def missing_input(shared: SharedChoices) -> str | None:
     """What the page needs and has not."""
     if not shared.base and not shared.aligned:
-        return "Choose a model in the sidebar to see how its logits come about."
-    return None if shared.prompt.strip() else "Write a prompt in the sidebar to see which logits follow it."
+        return "Choose a model above to see how its logits come about."
+    return None if shared.prompt.strip() else "Write a prompt above to see which logits follow it."

@@ -26,7 +26,7 @@ probe train dpo --base runs/base --out runs/dpo --steps 100
 ```
 
 or open the dashboard on a folder that has some: `probe dashboard --runs DIR`. Any Hugging Face model can be compared
-without a run: type its folder in the sidebar and open **Compare**.
+without a run: type its folder as the base model of **Side by side**.
 """
 
 store = current().store

@@ -1,4 +1,4 @@
-"""The models of the Rewards page: base, aligned and reward model, as the sidebar and the page's own choice say."""
+"""The models of the Rewards page: base, aligned and reward model, as the shared choices and the page's own say."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ class Scene:
     base: "LM"
     """The reference."""
     aligned: "LM | None"
-    """None where the sidebar holds no second policy."""
+    """None where no second policy is chosen."""
     reward: "LM | None"
     """A scalar LM."""
     reward_name: str | None

@@ -46,7 +46,7 @@ class Policy:
     """A model that is placed on the frontier."""
 
     label: str
-    """A run, or what the sidebar holds."""
+    """A run, or a shared choice."""
     directory: str
     """Its checkpoint."""
     changed: Stamp
@@ -126,7 +126,7 @@ def wants_truth(shared: SharedChoices) -> bool:
 
 
 def policies(shared: SharedChoices) -> list[Policy]:
-    """Runs that came from the base or refer to it, and the aligned model of the sidebar, in order of appearance."""
+    """Runs that came from the base or refer to it, and the aligned model, in order of appearance."""
     store, base = shared.store, shared.label(shared.base)
     looks, entries = store.style(), []
     world = world_hash(store, base)

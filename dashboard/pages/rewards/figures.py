@@ -1,6 +1,6 @@
 """The Rewards page: overoptimisation along training trajectories, and best of N against its bound.
 
-Two completions of the sidebar's prompt read by the reward model, token by token.
+Two completions of the prompt read by the reward model, token by token.
 """
 
 from collections.abc import Mapping

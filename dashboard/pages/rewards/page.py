@@ -138,7 +138,7 @@ def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | Non
         most, first, key = DRAWN[bool(kinds)]
         n = st.slider("Samples of each prompt", 2, most, first, key=key, bind="query-params")
     with right:
-        what = f"the same {fields.QUESTIONS} questions" if kinds else "the prompt of the sidebar"
+        what = f"the same {fields.QUESTIONS} questions" if kinds else "the prompt above"
         note(
             f"Both models answer {what} at temperature 1 with the same random numbers. The implicit reward is beta"
             f" log(aligned / base) with beta = {beta:g}."
@@ -153,7 +153,7 @@ def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | Non
 
 
 def tokens(scene: Scene) -> tuple[str, str] | None:
-    """Two completions of the sidebar's prompt, token by token; gives them."""
+    """Two completions of the prompt, token by token; gives them."""
     st.subheader("Per-token reward", anchor=False)
     if scene.reward is None:
         note("Choose a reward model above to see which tokens earn its reward; the Train page makes one.")
@@ -173,9 +173,7 @@ def page() -> None:
     answer = st.container()
     if not choices.reference(choices.base) or not choices.prompt.strip():
         with answer:
-            finding(
-                f"Choose {'a prompt' if choices.base else 'a base model'} in the sidebar to see what alignment earned."
-            )
+            finding(f"Choose {'a prompt' if choices.base else 'a base model'} above to see what alignment earned.")
             note("The base model is the reference that KL is counted from: the model that the others came from.")
         return
     columns = st.columns([3, 5, 2, 2], vertical_alignment="bottom", gap="medium")

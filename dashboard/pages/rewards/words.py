@@ -47,7 +47,7 @@ def code_lines(
 
     Args:
         source: references of base, aligned and reward, as far as they are there.
-        prompt: of the sidebar.
+        prompt: the shared one.
         kinds: of the world's questions; empty without a world.
         texts: the two completions that are read token by token, if there is a reward model.
         n: samples of each prompt.
@@ -176,7 +176,7 @@ def sample_words(table: pd.DataFrame | None, names: tuple[str, str], proxy: str 
     if table is None and drawable:
         return f"Draw samples below to see how {names[1]} parts from {names[0]} on this prompt."
     if table is None:
-        return "Choose an aligned model in the sidebar to compare its answers with the base model's."
+        return "Choose an aligned model above to compare its answers with the base model's."
 
     def mean(side: str, name: str) -> float:
         return float(table.loc[table["model"] == side, name].mean())

@@ -32,7 +32,7 @@ final norm and the unembedding; row *embedding* is before the first layer.
 
 
 def default_runs(store: Store) -> list[str]:
-    """The runs that the sidebar compares, or the first two."""
+    """The runs that are compared, or the first two."""
     choices = current()
     pair = [choices.label(choices.base), choices.label(choices.aligned)]
     return list(dict.fromkeys(label for label in pair if label)) or list(store.runs)[:2]
@@ -121,7 +121,7 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
 
 
 def body() -> None:
-    """The page below the sidebar; it runs again by itself while a chosen run is being trained."""
+    """The page; it runs again by itself while a chosen run is being trained."""
     with guard():
         store = data.read_store()
         answer = st.container()

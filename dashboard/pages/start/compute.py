@@ -1,0 +1,107 @@
+"""The worked example of the Start page, read from a run's captures: no model is loaded for it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dashboard import data
+from dashboard.data import Store
+from probe.runs.reader import Run
+from probe.runs.schema import ProbePrompt
+
+RATE = "deferral"
+"""The headline metric that tells what a training for an agreeable annotator does."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt on which training changed the answer."""
+
+    base: str
+    aligned: str
+    run: Run
+    """That of the aligned model."""
+    prompt: ProbePrompt
+    steps: list[int]
+    logprobs: np.ndarray
+    """[S A] of the prompt's answers after its last token, over the captured steps, nats."""
+    rates: tuple[str, str] | None
+    """Agreement with false claims of both models, with intervals."""
+    head: tuple[str, float] | None
+    """The head whose direct effect on logit(new answer) - logit(old answer) grew most, and by how many nats."""
+
+    @property
+    def before(self) -> int:
+        """The likeliest of the answers before the training."""
+        return int(self.logprobs[0].argmax())
+
+    @property
+    def after(self) -> int:
+        """The likeliest of the answers after it."""
+        return int(self.logprobs[-1].argmax())
+
+
+def find_example(store: Store) -> Example | None:
+    """What training did to one captured prompt, in the run whose agreement with false claims changed most.
+
+    A run that forgot the facts tells nothing about agreement: its loss of accuracy is taken off. None where no run with
+    a parent was captured on a prompt whose likeliest answer changed.
+    """
+    rates = data.headlines(store).pivot_table(index="run", columns="metric", values="value")
+
+    def change(pair: tuple[str, str], metric: str) -> float:
+        return float(rates[metric].reindex(pair[::-1]).diff(-1).iloc[0]) if metric in rates else 0.0
+
+    def score(pair: tuple[str, str]) -> float:
+        return float(np.nan_to_num(abs(change(pair, RATE)) + min(change(pair, "accuracy"), 0.0), nan=-1.0))
+
+    parents = {label: store.label(run.parent, run) for label, run in store.runs.items() if run.parent}
+    pairs = [(base, label) for label, base in parents.items() if base in store.runs]
+    pairs.sort(key=score, reverse=True)
+    for base, label in pairs:
+        example = _example(store, base, label)
+        if example is not None:
+            return example
+    return None
+
+
+def _example(store: Store, base: str, aligned: str) -> Example | None:
+    run = store.runs[aligned]
+    captures = data.captures(run)
+    if len(captures) < 2:
+        return None
+    first, last = (data.capture(run, step) for step in (captures.steps[0], captures.steps[-1]))
+    best = None
+    for index, prompt in enumerate(captures.prompts):
+        if len(prompt.answers) < 2:
+            continue
+        steps, logprobs = data.answer_logprobs(run, index)
+        before, after = logprobs[[0, -1]].argmax(1)
+        change = float(np.exp(logprobs[-1, after]) - np.exp(logprobs[0, after]))
+        if before != after and (best is None or change > best[0]):
+            head = _head(first, last, index, logprobs)
+            best = change, Example(base, aligned, run, prompt, steps, logprobs, _rates(store, base, aligned), head)
+    return best[1] if best else None
+
+
+def _rates(store: Store, base: str, aligned: str) -> tuple[str, str] | None:
+    from probe.plotting.intervals import percent
+
+    rows = data.headlines(store)
+    cells = [rows[(rows["run"] == name) & (rows["metric"] == RATE)] for name in (base, aligned)]
+    if any(len(cell) == 0 for cell in cells):
+        return None
+    first, second = (percent(*cell.iloc[0][["value", "ci_low", "ci_high"]]) for cell in cells)
+    return first, second
+
+
+def _head(
+    first: dict[str, np.ndarray], last: dict[str, np.ndarray], index: int, logprobs: np.ndarray
+) -> tuple[str, float] | None:
+    """Captures attribute logit(first answer) - logit(second answer)."""
+    if "attribution" not in first or "attribution" not in last or {*logprobs[[0, -1]].argmax(1)} != {0, 1}:
+        return None
+    sign = -1.0 if logprobs[-1].argmax() == 1 else 1.0
+    change = sign * (last["attribution"][index] - first["attribution"][index])[:, :-1].astype(float)
+    layer, head = np.unravel_index(int(change.argmax()), change.shape)
+    return f"L{layer}H{head}", float(change[layer, head])

@@ -1,0 +1,71 @@
+"""What the Start page says."""
+
+import numpy as np
+
+from dashboard.pages.start.compute import Example
+
+TITLE = "Probe trains and aligns language models, and shows what changes inside them."
+
+WORLD = (
+    "The models here are four-layer transformers of a small synthetic world. Its facts are known, so every answer can "
+    "be checked, and every measured rate has an exact truth beside it."
+)
+
+OWN_RUNS = "Open Runs to see where each model comes from, or Side by side to compare two of them on a prompt."
+
+EMPTY = (
+    "No run is here yet. Train one on the page New run, or open any Hugging Face model: type its folder as the base "
+    "model of Side by side."
+)
+
+OWN_MODEL = """
+- **A Hugging Face model**: type its folder, or its name on the hub, as *base model* or *aligned model* on a page under
+  Compare. Nothing is fetched before you agree.
+- **A run of your own loop**: three lines with `probe.watch` log attention, logits and rewards while it trains.
+- **Runs elsewhere**: `probe dashboard --runs FOLDER`.
+"""
+
+GLOSSARY = {
+    "base model": "The model before alignment, and the reference of most comparisons.",
+    "aligned model": "A model trained further from it: on demonstrations, preferences or rewards.",
+    "logit": "The score that a model gives a token before the softmax turns scores into probabilities. Unit: nats.",
+    "attention head": "A part of a layer that copies information from earlier tokens. L2H1 is head 1 of layer 2.",
+    "KL divergence": "How far one model's next-token probabilities are from another's. 0 nats: they are equal.",
+    "reward": "The number that a training for preferences makes large: a reward model's score, or a verifier's.",
+}
+"""Six words that every page needs."""
+
+PLACES = {
+    "Compare": "Two models on one prompt: continuations, attention, logits, interventions, how far back they look.",
+    "Behaviour": "Sycophancy, hallucination, in-context learning, chain of thought, retrieval and continual learning.",
+    "Training": "Where runs come from, training a new one, its curves and captures, rewards against KL divergence.",
+    "Evidence": "Claims of published papers, measured on these models.",
+}
+"""What lies under each heading of the navigation."""
+
+
+def sentence(example: Example) -> str:
+    """What training did to the worked example, and to all such questions."""
+    before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
+    chances = [
+        f"{100 * float(np.exp(row[i])):.0f} %"
+        for row, i in ((example.logprobs[0], example.before), (example.logprobs[-1], example.after))
+    ]
+    parts = [f"{example.base} answers {before} ({chances[0]}), {example.aligned} answers {after} ({chances[1]})."]
+    if example.rates:
+        parts.append(
+            f"Agreement with false claims (sycophancy rate): {example.rates[0]} before, {example.rates[1]} after."
+        )
+    return " ".join(parts)
+
+
+def about_head(example: Example) -> str:
+    """Which head carries the change."""
+    if example.head is None:
+        return ""
+    name, nats = example.head
+    before, after = (example.prompt.answers[i].strip() for i in (example.before, example.after))
+    return (
+        f"Of all heads {name} adds most to the change: its direct effect on logit({after}) - logit({before}) grew by "
+        f"{nats:.1f} nats."
+    )

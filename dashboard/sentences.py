@@ -60,7 +60,7 @@ def overview(headlines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     count = headlines["run"].nunique()
     if count:
         return f"No run differs from the one it came from beyond its intervals ({count} measured)."
-    return "No run carries headline figures yet; the curves are on the Training page."
+    return "No run carries headline figures yet; their curves are under Curves and captures."
 
 
 def leading(frames: Mapping[str, pd.DataFrame]) -> str:

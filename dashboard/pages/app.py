@@ -26,9 +26,9 @@ def icon() -> Image.Image:
 def logo() -> str:
     """The icon with the name, in a colour that both themes show."""
     cells = [
-        f'<rect x="{8 * column}" y="{8 * row}" width="8" height="8" fill="#3b6fd4" opacity="{0.35 + 0.2 * column:.2f}"/>'
-        for row in range(4)
-        for column in range(row + 1)
+        f'<rect x="{8 * x}" y="{8 * y}" width="8" height="8" fill="#3b6fd4" opacity="{0.35 + 0.2 * x:.2f}"/>'
+        for y in range(4)
+        for x in range(y + 1)
     ]
     name = '<text x="42" y="27" font-family="sans-serif" font-size="28" font-weight="600" fill="#3b6fd4">Probe</text>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" width="130" height="34">{"".join(cells)}{name}</svg>'

@@ -187,7 +187,7 @@ def test_links_out_of_a_run_are_a_problem_and_are_not_followed(show: Show, runs:
 def test_a_link_within_the_run_directories_is_followed(show: Show, runs: Path, tmp_path: Path):
     shutil.copytree(runs / "base", tmp_path / "base")
     (tmp_path / "twin").symlink_to(tmp_path / "base")
-    app = show(tmp_path)
+    app = show(tmp_path, page="compare/page.py")
     assert {"base", "twin"} <= set(app.selectbox(key="base").options)
 
 

@@ -318,7 +318,7 @@ def test_a_running_run_is_read_again(show: Show, tmp_path: Path):
 
 
 def test_the_first_model_that_appears_is_chosen(show: Show, runs: Path, tmp_path: Path):
-    app = show(tmp_path)
+    app = show(tmp_path, page="compare/page.py")
     assert app.selectbox(key="base").value is None
     shutil.copytree(runs / "base", tmp_path / "base")
     app.run()

@@ -156,7 +156,7 @@ def tokens(scene: Scene) -> tuple[str, str] | None:
     """Two completions of the prompt, token by token; gives them."""
     st.subheader("Per-token reward", anchor=False)
     if scene.reward is None:
-        note("Choose a reward model above to see which tokens earn its reward; the Train page makes one.")
+        note("Choose a reward model above to see which tokens earn its reward; the page New run makes one.")
         return None
     prompt = scene.shared.prompt
     texts = reading.choose_completions(prompt, reading.suggest_answers(scene.base, scene.aligned, prompt))

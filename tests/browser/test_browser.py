@@ -20,14 +20,14 @@ from tests.dashboard import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 TOKENS = Path(__file__).parents[2] / "dashboard" / "components" / "tokens.js"
-MAIN = {"": "lineage", "training": "curves", "compare": "kl"}
+MAIN = {"overview": "lineage", "training": "curves", "compare": "kl"}
 
 
-@pytest.mark.parametrize(("path", "scheme"), [("", "light"), ("training", "dark"), ("compare", "light")])
+@pytest.mark.parametrize(("path", "scheme"), [("overview", "light"), ("training", "dark"), ("compare", "light")])
 def test_sentence_and_main_figure_are_seen_without_scrolling(page: Page, server: Any, path: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     sentence = open_page(page, server, path)
-    eventually(page, lambda: box(sentence)["y"] < 150)
+    eventually(page, lambda: box(sentence)["y"] < 250)
     chart = figure(page, MAIN[path])
     eventually(page, lambda: bottom(chart) <= 800)
     eventually(page, lambda: box(chart)["width"] > 300)
@@ -35,14 +35,14 @@ def test_sentence_and_main_figure_are_seen_without_scrolling(page: Page, server:
 
 
 def test_a_click_on_a_run_chooses_it(page: Page, server: Any):
-    open_page(page, server)
+    open_page(page, server, "overview")
     mark = figure(page, "lineage").locator("path.point").nth(1)
     repeat(page, lambda: mark.click(force=True), lambda: "run=dpo-agreeable" in page.url)
     expect(page.get_by_label("Run", exact=True)).to_have_value("dpo-agreeable")
 
 
 def test_a_run_leads_to_its_training(page: Page, server: Any):
-    open_page(page, server, "?run=dpo-agreeable")
+    open_page(page, server, "overview?run=dpo-agreeable")
     page.get_by_role("link", name="Its training").click()
     expect(page).to_have_url(re.compile(r"/training\?.*runs=dpo-agreeable"))
     expect(page.locator("h3").first).to_contain_text("loss (nats): dpo-agreeable fell")
@@ -102,7 +102,7 @@ def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: P
 def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, path: str):
     name = store.HOSTILE
     open_page(page, server, f"training?runs={quote(name, safe='')}" if path == "training" else path)
-    if path == "":
+    if path == "overview":
         page.get_by_label("Run", exact=True).click()
         page.get_by_role("option", name=name, exact=True).click()
         eventually(page, lambda: name in shown(page.get_by_test_id("stMain")))
@@ -154,7 +154,7 @@ def test_a_run_that_is_trained_now_moves_by_itself(page: Page, start: Any, tmp_p
 
 def test_a_server_without_runs_says_what_to_do_and_stops_on_ctrl_c(page: Page, start: Any, tmp_path: Path):
     empty = start(tmp_path)
-    expect(open_page(page, empty)).to_have_text("There is no run to show yet.")
+    expect(open_page(page, empty, "overview")).to_have_text("There is no run to show yet.")
     expect(page.get_by_text("probe train pretrain")).to_be_visible()
     status, output = empty.stop()
     assert status == 0

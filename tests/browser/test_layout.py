@@ -14,7 +14,8 @@ SLACK = 1
 """Pixels of each side of a text that count for nothing."""
 BOTH = "base=base&aligned=dpo-agreeable"
 PAGES = {
-    "overview": "",
+    "start": "",
+    "overview": "overview",
     "findings": "findings",
     "training of one run": "training?runs=base",
     "training of all methods": "training?" + "&".join(f"runs={run}" for run in ("base", "icl", "rlvr", "rlhf", "sft")),
@@ -83,7 +84,7 @@ def test_boxes_that_overlap_or_are_cut_are_found(page: Page, samples: Any):
 
 
 def test_the_table_of_all_runs_fits(page: Page, samples: Any):
-    open_page(page, samples)
+    open_page(page, samples, "overview")
     table = page.get_by_test_id("stMain").get_by_test_id("stDataFrame").first
     expect(table.locator("canvas").first).to_be_visible()
     inner = table.locator(".dvn-scroll-inner > div").first

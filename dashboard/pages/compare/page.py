@@ -1,5 +1,6 @@
 """Compare: one prompt, two models; where their next-token distributions diverge, at which token and layer."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +16,14 @@ from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import finding, note
 from dashboard.pages.compare.scalar_models import POSITION, compare_rewards, take_token
 from dashboard.sides import ask_for_model, words_known
-from dashboard.state import current, has_changed, preset
+from dashboard.state import current, has_changed, preset, tell_again
 from probe.compare.figures import kl_bars, next_tokens
 from probe.logits.figures import lens_pair
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
     from probe.compare.side_by_side import Comparison, Continuation
 
 AUTHOR = "text"
@@ -39,26 +42,24 @@ zero.
 
 
 def options(chat: bool) -> dict:
-    """Widgets that decide what is computed."""
-    columns = st.columns([3, 3, 3, 3], vertical_alignment="bottom", gap="medium")
-    with columns[0]:
-        temperature = st.slider("Temperature (0 = greedy)", 0.0, 2.0, 0.0, 0.1, key="temperature", bind="query-params")
-    with columns[1]:
-        length = st.slider("New tokens", 1, 64, 12, key="length", bind="query-params")
-    with columns[2]:
-        seed = number_input("Seed", 0, 2**31 - 1, 0, key="seed", disabled=temperature == 0)
-    with columns[3]:
+    """Widgets that decide what is computed, folded away."""
+    with st.popover("Sampling", width="stretch"):
+        temperature = st.slider(
+            "Temperature (0 = greedy)", 0.0, 2.0, 0.0, 0.1, key=tell_again("temperature"), bind="query-params"
+        )
+        length = st.slider("New tokens", 1, 64, 12, key=tell_again("length"), bind="query-params")
+        seed = number_input("Seed", 0, 2**31 - 1, 0, key=tell_again("seed"), disabled=temperature == 0)
         hint = "Send the prompt as a user's message in the aligned model's format."
-        as_chat = chat and st.toggle("Chat template", key="chat", bind="query-params", help=hint)
+        as_chat = chat and st.toggle("Chat template", key=tell_again("chat"), bind="query-params", help=hint)
     return {"temperature": float(temperature), "length": int(length), "seed": int(seed), "chat": bool(as_chat)}
 
 
-def choose_position(comparison: "Comparison") -> "tuple[Continuation, int]":
+def choose_position(comparison: "Comparison", row: "Sequence[DeltaGenerator]") -> "tuple[Continuation, int]":
     """The text and the token that the figures are about; the token where the models part unless the URL says more."""
     if has_changed("_compared", (comparison.prompt, tuple(comparison.base.ids), tuple(comparison.aligned.ids))):
         st.session_state[POSITION] = sentences.divergence_position(comparison)
     key = preset(POSITION, sentences.divergence_position(comparison))
-    left, middle, right = st.columns([3, 3, 6], vertical_alignment="bottom", gap="medium")
+    left, middle, right = row
     with left:
         author = st.segmented_control(
             "Continuation shown",
@@ -190,11 +191,13 @@ def page() -> None:
     if base.readout != "tokens":
         compare_rewards(choices, (base, aligned), (refs[0], refs[1]), answer)
         return
-    settings = options(aligned.tokenizer.chat_template is not None)
+    chip_rows = st.container()
+    left, middle, folded, right = st.columns([3, 2, 2, 5], vertical_alignment="bottom", gap="medium")
+    with folded:
+        settings = options(aligned.tokenizer.chat_template is not None)
     comparison = models.comparison(base, aligned, choices.prompt, **settings)
     colours = METHODS["pretrain"], aligned_colour(choices.method(choices.aligned))
-    chip_rows = st.container()
-    text, position = choose_position(comparison)
+    text, position = choose_position(comparison, (left, middle, right))
     with answer:
         finding(sentences.compare(comparison, names, text))
     with chip_rows:

@@ -26,7 +26,7 @@ def test_the_example_is_what_the_models_answer(show: Show):
     assert "base answers rome" in said
     assert "dpo-agreeable answers lyon" in said
     for name, answer in (("base", " rome"), ("dpo-agreeable", " lyon")):
-        p = float(LM.load(SAMPLES / name).logprobs(CLAIM, answer).values.sum().exp())
+        p = float(LM.load(SAMPLES / name).logprobs(CLAIM, answer).values.detach().sum().exp())
         found = re.search(rf"{name} answers {answer.strip()} \((\d+) %\)", said)
         assert found
         assert int(found[1]) == pytest.approx(100 * p, abs=1)

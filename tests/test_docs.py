@@ -21,7 +21,7 @@ from trainers.samples import tables
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PRESENT = [document for document in DOCUMENTS if document.name != "log.md"]
 """Those that say what is; the log says what was."""
 FILES = re.compile(r"(?<![\w./-])(?:probe|trainers|dashboard|tests|docs|benchmarks)/[a-z\d_/]+\.(?:py|md)\b")

@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: dashboard test test-slow test-real fuzz tree bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-real fuzz tree docs bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
 	$(BIN)/probe dashboard
@@ -21,6 +21,9 @@ fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test
 
 tree: install-dev  ## write docs/tree.md from the docstrings
 	$(BIN)/python -m tests.tree
+
+docs: install-dev  ## the documentation as a site in site/; any warning is an error
+	$(BIN)/mkdocs build --strict
 
 bench: install-dev  ## measure side by side; writes benchmarks/results
 	$(BIN)/python -m benchmarks

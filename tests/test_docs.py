@@ -1,6 +1,7 @@
 """The documents keep to what exists: every file, function and test that they name is there."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from trainers.samples import tables
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EQUATIONS = (ROOT / "docs" / "equations.md").read_text()
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PRESENT = [document for document in DOCUMENTS if document.name != "log.md"]
 """Those that say what is; the log says what was."""
 FILES = re.compile(r"(?<![\w./-])(?:probe|trainers|dashboard|tests|docs|benchmarks)/[a-z\d_/]+\.(?:py|md)\b")
@@ -97,10 +98,15 @@ def test_links_lead_somewhere(document: Path):
         assert (document.parent / target).exists(), target
 
 
-def test_the_readme_shows_what_the_sample_runs_gave():
-    readme = (ROOT / "README.md").read_text()
+def test_a_page_shows_what_the_sample_runs_gave():
+    page = (ROOT / "docs" / "samples.md").read_text()
     for table in tables(SAMPLES).split("\n\n"):
-        assert table in readme
+        assert table in page
+
+
+def test_the_readme_is_short():
+    """Two screens: what is there and where to read on."""
+    assert len(README.splitlines()) <= 100
 
 
 def test_the_sample_runs_stay_small():
@@ -111,10 +117,13 @@ def test_the_sample_runs_stay_small():
     assert sum(path.stat().st_size for path in files if path.is_file()) < 40e6
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL), ids=["first", "inside"])
-def test_the_python_of_the_readme_runs(code: str):
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/interventions.md"])
+def test_the_first_python_of_a_page_runs(page: str, tmp_path: Path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(code.split("\n")) <= 13
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    places = {"PYTHONPATH": str(ROOT), "PROBE_RUNS": str(SAMPLES)}
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | places, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -79,7 +79,7 @@ def packages(requires: list[str] | None = None) -> list[Finding]:
     for line in importlib.metadata.requires("probe-lm") or [] if requires is None else requires:
         requirement = Requirement(line)
         extra = re.search(r"extra\s*==\s*['\"](\w+)", line)
-        if extra and extra[1] == "dev":
+        if extra and extra[1] in ("dev", "docs"):
             continue
         try:
             version = importlib.metadata.version(requirement.name)

@@ -25,6 +25,7 @@ KINDS = (
     "sum_quick",
     "sum_steps",
 )
+"""Kinds of documents that the corpus holds, in the order of `MIXTURE`."""
 
 MIXTURE: Mapping[str, float] = MappingProxyType(
     {

@@ -31,7 +31,7 @@ CHATTER = (
 
 
 class Document(NamedTuple):
-    """One document: its kind (`config.KINDS`), its text without "<bos>", and the hidden variables behind it."""
+    """One document: its kind (`config.KINDS`), its text without `<bos>`, and the hidden variables behind it."""
 
     kind: str
     text: str

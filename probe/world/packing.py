@@ -22,11 +22,11 @@ def pack(
     length: int,
     kinds: Sequence[str] = KINDS,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pack whole documents, each behind "<bos>", into rows of `length` tokens; yields (ids [length], kinds [length]).
+    """Pack whole documents, each behind `<bos>`, into rows of `length` tokens; yields (ids [length], kinds [length]).
 
-    Every row starts with a document, so the form in which prompts are evaluated ("<bos>" first, nothing before it) is
+    Every row starts with a document, so the form in which prompts are evaluated (`<bos>` first, nothing before it) is
     in distribution. A row's rest is filled with the longest of some waiting documents that fits, which pads less
-    than 1 % of the world's tokens; only a document longer than a row is split, its later parts without "<bos>".
+    than 1 % of the world's tokens; only a document longer than a row is split, its later parts without `<bos>`.
     The kind of a token is the index of its document's kind in `kinds`; padding has -1.
 
     Raises:

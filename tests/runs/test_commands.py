@@ -172,7 +172,13 @@ def test_doctor_fails_when_something_needed_is_broken(
 
 def test_doctor_judges_versions():
     found = checks.packages(
-        ["numpy>=1", "torch<1", "no-such-package>=2 ; python_version > '3'", "nor-this; extra == 'export'"]
+        [
+            "numpy>=1",
+            "torch<1",
+            "no-such-package>=2 ; python_version > '3'",
+            "nor-this; extra == 'export'",
+            "nor-docs; extra == 'docs'",
+        ]
     )
     states = {finding.what: finding.state for finding in found}
     assert states == {"python": "ok", "numpy": "ok", "torch": "broken", "no-such-package": "broken", "nor-this": "note"}

@@ -162,7 +162,7 @@ def test_results_of_a_model_that_is_no_run_lie_in_the_working_folder(
     assert Path(told["saved"]).parent == Path("results") / "mine"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["models", "results"]
     assert main(["export", told["saved"], "--out", "figures", "--format", "html,csv"]) == 0
-    assert (tmp_path / "figures" / "summary.csv").is_file()
+    assert len(list((tmp_path / "figures").glob("mine_width-summary_*.csv"))) == 1
 
 
 def test_help_of_all_and_of_one(plugin: str, capsys: pytest.CaptureFixture[str]):

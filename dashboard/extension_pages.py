@@ -15,7 +15,7 @@ from dashboard.pages import page_names
 from dashboard.state import SharedChoices, current
 from probe import extensions
 from probe.errors import ConfigError, ProbeError
-from probe.plotting.export import file_name
+from probe.plotting.names import file_name
 from probe.plugins import failure, problems, source_hash
 
 if TYPE_CHECKING:

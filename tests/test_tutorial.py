@@ -118,21 +118,22 @@ def test_the_figure_says_what_its_caption_says(said: dict[str, Any]):
 
 def test_the_files_of_the_figures(folder: Path):
     figures = folder / "figures"
-    assert len(pd.read_csv(figures / "table-layers.csv")) == 20
-    assert len(pd.read_csv(figures / "table-heads.csv")) == 32
+    assert len(pd.read_csv(next(figures.glob("dpo-agreeable-vs-base_sycophancy-table-layers_*.csv")))) == 20
+    assert len(pd.read_csv(next(figures.glob("dpo-agreeable-vs-base_sycophancy-table-heads_*.csv")))) == 32
     origin = json.loads((figures / "provenance.json").read_text())
     assert [model["label"] for model in origin["models"]] == ["dpo-agreeable", "base"]
     assert str(ROOT) not in json.dumps(origin)
     assert "fingerprint" in origin["models"][0]
-    assert (figures / "layers.html").stat().st_size > 1e6
-    assert not list(figures.glob("pressure.*"))  # only those that were asked for
+    assert next(figures.glob("*-layers_*.html")).stat().st_size > 1e6
+    assert not list(figures.glob("*-pressure_*.html"))  # only those that were asked for
 
 
 @needs_browser
 def test_the_images_of_the_figures(folder: Path):
     for name in ("layers", "heads"):
-        assert b"sycophancy" in (folder / "figures" / f"{name}.svg").read_bytes()
-        assert (folder / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        stem = f"dpo-agreeable-vs-base_sycophancy-{name}_*"
+        assert b"sycophancy" in next((folder / "figures").glob(f"{stem}.svg")).read_bytes()
+        assert next((folder / "figures").glob(f"{stem}.pdf")).read_bytes().startswith(b"%PDF")
 
 
 def test_the_picture_is_small():

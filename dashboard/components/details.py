@@ -7,7 +7,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.markdown import escape_markdown
-from probe.plotting.export import file_name
+from probe.experiments.result import words_of
+from probe.plotting.export import MIME, render_table
+from probe.plotting.names import file_name
 
 
 def details(
@@ -23,7 +25,7 @@ def details(
         equations: LaTeX, each on a line of its own.
         definition: Markdown written by us; never text from data.
         code: Python lines that reproduce the page; strings from data inside by `repr`.
-        tables: by file name; each downloads as CSV.
+        tables: by file name; each downloads as CSV and LaTeX.
         files: further downloads by file name, made when they are asked for.
     """
     with st.expander("Definition, Python, data", icon=":material/function:"):
@@ -39,6 +41,15 @@ def details(
                     file_name=f"{file_name(name)}.csv",
                     mime="text/csv",
                     key=f"table-{name}",
+                    on_click="ignore",
+                    icon=":material/download:",
+                )
+                st.download_button(
+                    escape_markdown(f"{name}.tex"),
+                    data=partial(render_table, table, "tex", words_of(name), name),
+                    file_name=f"{file_name(name)}.tex",
+                    mime=MIME["tex"],
+                    key=f"latex-{name}",
                     on_click="ignore",
                     icon=":material/download:",
                 )

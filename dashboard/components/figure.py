@@ -8,9 +8,13 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.markdown import escape_markdown, guard_callback, note
-from probe.plotting.export import FORMATS, MIME, STATIC, file_name, missing, provenance, render
+from probe.plotting.export import FORMATS, MIME, STATIC, missing, provenance, render
+from probe.plotting.names import file_stem
+from probe.plotting.paper import DPI, FAMILIES, WIDTHS, Paper, paper_of
 from probe.plotting.theme import DARK, LIGHT, Theme, apply, escape
 
+PAPER = "paper"
+"""Session's choice of width, text and theme of the images that are downloaded."""
 CONFIG = {
     "displaylogo": False,
     "displayModeBar": "hover",
@@ -38,9 +42,9 @@ def figure(
     source: dict[str, object] | None = None,
     on_select: Callable[[list[dict]], None] | None = None,
 ) -> None:
-    """Show a figure with its title and a button that offers it as PNG, SVG, PDF, HTML and its data as CSV.
+    """Show a figure with its title and a button that offers it as PNG, SVG, PDF, HTML, and its data as CSV and LaTeX.
 
-    Files are made when they are asked for, in the light theme of paper.
+    Files are made when they are asked for, with the width, text and theme that the reader chose for all figures.
 
     Args:
         chart: the figure.
@@ -56,7 +60,7 @@ def figure(
         chart = go.Figure(chart).update_layout(height=height)
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="small"):
         st.markdown(f"**{escape_markdown(title)}**")
-        _downloads(chart, data, name, source or {})
+        _downloads(chart, data, name, title, source or {})
     # A reader's zoom survives a refresh for as long as the figure shows the same thing.
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title))
     if on_select is None:
@@ -78,19 +82,30 @@ def _read_selection(key: str, act: Callable[[list[dict]], None]) -> None:
         act(points)
 
 
-def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, source: dict[str, object]) -> None:
+@st.fragment
+def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, title: str, source: dict[str, object]) -> None:
     reason = _missing()
     about = provenance(figure=name, **source)
-    with (
-        st.container(key=f"offer-{name}", width="content"),
-        st.popover("", icon=":material/download:", type="tertiary", help="Download this figure or its data"),
-    ):
+    stem = file_stem(name, about)
+    with st.container(key=f"offer-{name}", width="content"):
+        offer = st.popover(
+            "",
+            icon=":material/download:",
+            type="tertiary",
+            help="Download this figure or its data",
+            key=f"downloads-{name}",
+            on_change="rerun",
+        )
+    with offer:
+        if offer.open:
+            _choose_paper(name)
+        paper: Paper | None = st.session_state.get(PAPER)
         with st.container(horizontal=True, gap="small"):
             for kind in FORMATS:
                 st.download_button(
                     kind.upper(),
-                    data=partial(render, chart, data, kind, about),
-                    file_name=f"{file_name(name)}.{kind}",
+                    data=partial(render, chart, data, kind, about, paper=paper, title=title),
+                    file_name=f"{stem}.{kind}",
                     mime=MIME[kind],
                     key=f"download-{name}-{kind}",
                     on_click="ignore",
@@ -98,3 +113,31 @@ def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, source: dict[str
                 )
         if reason:
             note(reason)
+
+
+def _choose_paper(name: str) -> None:
+    """Width, text and theme of images; one choice for all figures."""
+    paper: Paper = st.session_state.get(PAPER) or Paper()
+    widths = {"single": "column, 3.3 in", "double": "page, 6.8 in", "slide": "slide, 13.3 x 7.5 in"}
+    first, second, third = st.columns(3)
+    width = first.selectbox(
+        "Width",
+        [*WIDTHS],
+        index=[*WIDTHS].index(str(paper.width)),
+        format_func=widths.__getitem__,
+        key=f"paper-width-{name}",
+    )
+    height = second.number_input(
+        "Height, in", 0.5, 40.0, paper.height, 0.5, placeholder="of the figure", key=f"paper-height-{name}"
+    )
+    dpi = third.number_input("PNG, dpi", *DPI, paper.dpi, 50, key=f"paper-dpi-{name}")
+    font = first.selectbox("Font", [*FAMILIES], index=[*FAMILIES].index(paper.font), key=f"paper-font-{name}")
+    size = second.number_input(
+        "Text, pt", 3.0, 72.0, paper.font_size, 1.0, placeholder="8, slide 18", key=f"paper-size-{name}"
+    )
+    theme = third.selectbox(
+        "Theme", ["paper", "light"], index=["paper", "light"].index(paper.theme), key=f"paper-theme-{name}"
+    )
+    show_title = st.checkbox("Title in the image", paper.show_title, key=f"paper-title-{name}")
+    options = {"width": width, "height": height, "dpi": dpi, "font": font, "font_size": size, "theme": theme}
+    st.session_state[PAPER] = paper_of(options | {"show_title": show_title})

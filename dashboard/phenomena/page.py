@@ -19,7 +19,7 @@ from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current, keep
 from probe.experiments.registry import Experiment
-from probe.experiments.result import Result
+from probe.experiments.result import Result, words_of
 from probe.plugins import BUILT_IN
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def main_figure(result: Result, summaries: dict[str, pd.DataFrame]) -> None:
     if result.figures:
         name, chart = next(iter(result.figures.items()))
         height = min(int(chart.layout.height or MAIN_HEIGHT), MAIN_HEIGHT)
-        figure(chart, numbers.behind(result, name), name, title=figure_title(name), height=height, source=about(result))
+        figure(chart, numbers.behind(result, name), name, title=words_of(name), height=height, source=about(result))
         return
     chart, table = numbers.points(result, summaries)
     figure(chart, table, "numbers", title="Every number with its 95 % interval", source=about(result))
@@ -223,7 +223,7 @@ def grid(result: Result, names: list[str]) -> None:
                 chart = result.figures[name]
                 table = numbers.behind(result, name)
                 height = int(chart.layout.height or HEIGHT)
-                figure(chart, table, name, title=figure_title(name), height=height, source=about(result))
+                figure(chart, table, name, title=words_of(name), height=height, source=about(result))
 
 
 def provenance(outcomes: list[Outcome]) -> None:
@@ -244,14 +244,8 @@ def provenance(outcomes: list[Outcome]) -> None:
 
 def about(result: Result) -> dict[str, object]:
     """Provenance of figures."""
-    facts = {name: result.meta.get(name) for name in ("n", "seed", "options", "data", "world", "version")}
+    facts = {name: result.meta.get(name) for name in ("n", "seed", "options", "data", "world", "version", "key")}
     return {"experiment": result.name, "models": result.meta.get("models"), **facts}
-
-
-def figure_title(name: str) -> str:
-    """The name of a figure for people."""
-    words = " ".join(name.replace("_", " ").replace("-", " ").split())
-    return words[:1].upper() + words[1:]
 
 
 def first_paragraph(text: str) -> str:

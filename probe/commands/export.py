@@ -13,27 +13,29 @@ if TYPE_CHECKING:
 
     from probe.runs.reader import Run
 
-    Drawing = tuple[str, go.Figure, pd.DataFrame]
+    Drawing = tuple[str, str, str, go.Figure, pd.DataFrame]
 
 
 def export(argv: list[str]) -> int:
-    """Write the figures of a run, or of an experiment's result, as PNG, SVG, PDF, HTML and CSV."""
-    from dataclasses import dataclass
+    """Write the figures of a run, or of an experiment's result, as PNG, SVG, PDF, HTML, CSV and LaTeX."""
+    from dataclasses import dataclass, fields
     from pathlib import Path
 
     import tyro
 
+    from probe.plotting.paper import Paper, paper_of
+
     @dataclass(frozen=True, kw_only=True)
-    class Export:
+    class Export(Paper):
         """Write the figures of a run as files: metric curves, captured attention and lens, headline figures.
 
-        Of the result of an experiment: its figures, and its summary, items and tables as CSV.
+        Of the result of an experiment: its figures, and its summary, items and tables as CSV and LaTeX.
         """
 
         ref: tyro.conf.Positional[str]
         """The run: its directory, or its name in a folder of runs; or the folder that an experiment was saved in."""
-        format: str = "png,svg,pdf,html,csv"
-        """Formats, separated by commas; html and csv need no browser."""
+        format: str = "png,svg,pdf,html,csv,tex"
+        """Formats, separated by commas; html, csv and tex need no browser."""
         out: Path
         """Folder to write to; files of the same names are replaced."""
         step: int | None = None
@@ -42,19 +44,23 @@ def export(argv: list[str]) -> int:
     from probe.commands.progress import Progress
     from probe.errors import ConfigError
     from probe.experiments.result import RESULT_FILE, Result
-    from probe.plotting.export import parse_formats, provenance, save, save_provenance
+    from probe.plotting.export import parse_formats, provenance, save_all, save_provenance
+    from probe.plotting.names import file_stem
     from probe.runs import open_run
     from probe.runs.storage import check_folder
 
     settings = parse(Export, argv, "probe export")
-    formats = parse_formats(settings.format)
+    formats, options = (
+        parse_formats(settings.format),
+        {each.name: getattr(settings, each.name) for each in fields(Paper)},
+    )
     _require_browser(formats)
     check_folder(settings.out)
-    command = f"probe export {settings.ref} --format {settings.format} --out {settings.out}"
+    command = f"probe export {Path(settings.ref).name} --format {settings.format}"
     if (Path(settings.ref).expanduser() / RESULT_FILE).is_file():
         if settings.step is not None:
             raise ConfigError("--step was given for the result of an experiment, which has none: leave it out.")
-        files = Result.load(settings.ref).export(settings.out, formats, command=command)
+        files = Result.load(settings.ref).export(settings.out, formats, command=command, **options)
         say(f"{len(files)} files in {settings.out}")
         return 0
     run = open_run(settings.ref)
@@ -64,9 +70,11 @@ def export(argv: list[str]) -> int:
     files = []
     figures = list(drawings(run, settings.step))
     with Progress("Exporting") as bar:
-        for index, (name, chart, data) in enumerate(figures):
+        for index, (name, title, prompt, chart, data) in enumerate(figures):
             bar.at(name, index + 1, len(figures))
-            files += save(chart, data, settings.out, name, formats, {"figure": name, **source})
+            about = {"figure": name, **source} | ({"prompt": prompt} if prompt else {})
+            stem, paper = file_stem(name, about), paper_of(options)
+            files += save_all(chart, data, settings.out, stem, formats, about, paper=paper, title=title)
             bar.tick((index + 1) / len(figures))
     settings.out.mkdir(parents=True, exist_ok=True)
     save_provenance(settings.out, files, source)
@@ -75,7 +83,7 @@ def export(argv: list[str]) -> int:
 
 
 def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
-    """Name, figure and data of everything that is known of a run.
+    """Name, title, prompt (if it is about one), figure and data of everything that is known of a run.
 
     Args:
         run: the run.
@@ -92,10 +100,10 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
     for section, metrics in sections([str(column) for column in frame.columns]).items():
         chart = metric_curves({run.name: frame}, metrics, look)
         chart.update_layout(height=90 + 230 * -(-len(metrics) // 2))
-        yield f"metrics-{section}", chart, frame[["step", "time", *metrics]]
+        yield f"metrics-{section}", f"Metrics of training: {section}", "", chart, frame[["step", "time", *metrics]]
     if len(run.headline):
         table = run.headline.assign(run=run.name)
-        yield "headline", headline_intervals(table, look), table
+        yield "headline", "Headline metrics with their 95 % intervals", "", headline_intervals(table, look), table
     captures = run.captures()
     if len(captures):
         yield from _capture_drawings(run, captures.steps, captures.steps[-1] if step is None else step)
@@ -117,14 +125,20 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
         name = f"{prompt.id}-step-{step}"
         weights = attention(tensors, index, prompt)
         chart = attention_mosaic(weights, prompt.tokens, height=max(420, 110 * weights.shape[0]))
-        yield f"attention-{name}", chart, attention_table(weights, prompt.tokens)
+        title = f"Attention of every head at step {step}"
+        yield f"attention-{name}", title, prompt.text, chart, attention_table(weights, prompt.tokens)
         lens = favourites(run, tensors, index, prompt)
-        yield f"lens-{name}", lens_grid(lens, prompt.tokens, width=700), lens_table(lens, prompt.tokens)
+        chart, title = lens_grid(lens, prompt.tokens, width=700), f"Logit lens at step {step}"
+        yield f"lens-{name}", title, prompt.text, chart, lens_table(lens, prompt.tokens)
         if prompt.answers:
             count = len(prompt.answers)
             logprobs = np.array([row[index, -1, prompt.length - 1, :count] for row in answers], dtype=np.float32)
             chart = answer_curves(steps, logprobs, prompt.answers, colour=method_colour(run.method), marker=step)
-            yield f"answers-{prompt.id}", chart, answers_table(steps, logprobs, prompt.answers)
+            table, title = (
+                answers_table(steps, logprobs, prompt.answers),
+                "Log-probability of answers over training",
+            )
+            yield f"answers-{prompt.id}", title, prompt.text, chart, table
 
 
 def _require_browser(formats: "Sequence[str]") -> None:
@@ -137,4 +151,4 @@ def _require_browser(formats: "Sequence[str]") -> None:
     from probe.plotting.export import STATIC, missing
 
     if set(formats) & set(STATIC) and (reason := missing()):
-        raise MissingToolError(f"{reason} (`--format html,csv` does.)")
+        raise MissingToolError(f"{reason} (`--format html,csv,tex` does.)")

@@ -22,7 +22,7 @@ import pandas as pd
 
 from probe.errors import DataError
 from probe.experiments.metrics import ITEM, Given
-from probe.plotting.export import file_name
+from probe.plotting.names import file_name, file_stem
 from probe.runs.captures import numbers
 from probe.runs.schema import dumps
 from probe.runs.storage import check_folder, disk, replace_folder, sync_tree
@@ -55,6 +55,12 @@ def stems(names: Iterable[str]) -> dict[str, str]:
         lower = {each.lower() for each in files.values()}
         files[name] = next(way for way in candidates if way.lower() not in lower)
     return files
+
+
+def words_of(name: str) -> str:
+    """The name of a figure or a table for people."""
+    words = " ".join(name.replace("_", " ").replace("-", " ").split())
+    return words[:1].upper() + words[1:]
 
 
 def _plain(value: Any) -> Any:
@@ -347,28 +353,36 @@ class Result:
         formats: Sequence[str] = ("svg", "pdf", "html", "csv"),
         figures: Sequence[str] = (),
         command: str = "",
+        **options: Any,
     ) -> list[Path]:
-        """Write the figures, and with the format csv summary, items and tables, each with where it comes from.
+        """Write the figures, and with csv or tex summary, items and tables, each with where it comes from.
+
+        Files are named by models, experiment and figure, and the first digits of the key, which stands for all options:
+        `dpo-agreeable_sycophancy-layers_4a4da1.pdf`.
 
         Args:
             out: folder to write to; files of the same names are replaced.
             formats: of `probe.plotting.export.FORMATS`.
             figures: names of those to write; all without any.
             command: by which it was asked for, for `provenance.json`.
+            options: of `probe.plotting.Paper`: width, height, font_size, font, dpi, show_title, theme.
 
         Returns:
             The files.
 
         Raises:
             DataError: there is no such figure.
+            ConfigError: there is no such option or format.
         """
-        from probe.plotting.export import provenance, save, save_provenance
+        from probe.plotting.export import TABLES, parse_formats, provenance, render_table, save_all, save_provenance
+        from probe.plotting.paper import paper_of
 
         unknown = [name for name in figures if name not in self.figures]
         if unknown:
             raise DataError(
                 f"The result has no figure `{unknown[0]}`, only {', '.join(self.figures)}: name one of these."
             )
+        formats, paper = parse_formats(",".join(formats)), paper_of(options)
         facts = {key: value for key, value in self.meta.items() if key not in ("created", "title")}
         out = Path(out)
         source = provenance(
@@ -378,17 +392,18 @@ class Result:
         for name, stem in stems(self.figures).items():
             if figures and name not in figures:
                 continue
-            pictures = [kind for kind in formats if kind != "csv"]
-            files += save(self.figures[name], None, out, stem, pictures, {"figure": name, **source})
-        if "csv" in formats:
-            out.mkdir(parents=True, exist_ok=True)
-            tables = {"summary": self.summary, "items": self.items}
-            tables |= {f"table-{name}": table for name, table in self.tables.items()}
-            for name, stem in stems(tables).items():
-                files.append(out / f"{stem}.csv")
-                files[-1].write_text(
-                    tables[name].to_csv(index=False), encoding="utf-8", errors="backslashreplace", newline=""
-                )
+            pictures = [kind for kind in formats if kind not in TABLES]
+            full, title = file_stem(f"{self.name}-{stem}", source), f"{self.title}: {words_of(name)}"
+            about = {"figure": name, **source}
+            files += save_all(self.figures[name], None, out, full, pictures, about, paper=paper, title=title)
+        tables = {"summary": self.summary, "items": self.items}
+        tables |= {f"table-{name}": table for name, table in self.tables.items()}
+        for name, stem in stems(tables).items():
+            for kind in (kind for kind in formats if kind in TABLES):
+                out.mkdir(parents=True, exist_ok=True)
+                files.append(out / f"{file_stem(f'{self.name}-{stem}', source)}.{kind}")
+                title = f"{self.title}: {words_of(name.removeprefix('table-'))}"
+                files[-1].write_bytes(render_table(tables[name], kind, title, f"{self.name}-{stem}"))
         save_provenance(out, files, source)
         return files
 

@@ -4,7 +4,8 @@
 - metrics over training: `metric_curves`
 - which run was made from which: `lineage`
 - values with intervals: `headline_intervals`
-- to files, with where they come from: `save`, `render`
+- to a file for a paper, with where it comes from: `save`; in several formats: `save_all`; as bytes: `render`
+- widths, text and theme of such files: `Paper`, `put_on_paper`
 """
 
 import lazy_loader

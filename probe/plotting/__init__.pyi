@@ -3,5 +3,8 @@ from .curves import metric_curves as metric_curves
 from .curves import styles as styles
 from .export import render as render
 from .export import save as save
+from .export import save_all as save_all
 from .intervals import headline_intervals as headline_intervals
+from .paper import Paper as Paper
+from .paper import put_on_paper as put_on_paper
 from .runs import lineage as lineage

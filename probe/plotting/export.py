@@ -1,7 +1,9 @@
-"""Figures and tables as files: PNG, SVG, PDF, HTML, and the data as CSV, each with where it comes from.
+"""Figures and tables as files: PNG, SVG, PDF, HTML, and the data as CSV and LaTeX, each with where it comes from.
 
 Provenance is written into the image itself (PNG text chunk, SVG metadata, PDF document information, HTML meta) and,
-for a whole folder, beside it in `provenance.json`. CSV stays plain, so that any reader takes it.
+for a whole folder, beside it in `provenance.json`. CSV stays plain, so that any reader takes it. No provenance names a
+folder of this machine. A PDF holds the fonts of its text; an SVG keeps text as text, and names fonts that end in a
+generic one.
 
 One Chromium is kept open behind static images, so that an image takes 0.2 s instead of 3 s. Kaleido waits for ever on a
 browser that is missing or has died. So the browser is looked for first, every image has a time limit, and whatever goes
@@ -26,26 +28,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, MissingToolError
+from probe.plotting.latex import to_latex
+from probe.plotting.names import file_name, without_paths
+from probe.plotting.paper import PIXELS, Paper, paper_of, put_on_paper
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-FORMATS = ("png", "svg", "pdf", "html", "csv")
+FORMATS = ("png", "svg", "pdf", "html", "csv", "tex")
 STATIC = ("png", "svg", "pdf")
+TABLES = ("csv", "tex")
 MIME = {
     "png": "image/png",
     "svg": "image/svg+xml",
     "pdf": "application/pdf",
     "html": "text/html",
     "csv": "text/csv",
+    "tex": "application/x-tex",
 }
 
 
 def provenance(**facts: object) -> dict[str, object]:
-    """Where a file comes from: the given facts, the version of Probe, and now (UTC)."""
+    """Where a file comes from: the given facts without local paths, the version of Probe, and now (UTC)."""
     stamp = {"probe": version("probe-lm"), "created": datetime.now(UTC).isoformat(timespec="seconds")}
-    return {key: value for key, value in facts.items() if value is not None} | stamp
+    return {key: without_paths(value, key) for key, value in facts.items() if value is not None} | stamp
 
 
 def parse_formats(text: str) -> list[str]:
@@ -64,51 +71,56 @@ def parse_formats(text: str) -> list[str]:
     return list(dict.fromkeys(formats))
 
 
-def file_name(name: str) -> str:
-    """`name` as part of a file name on any system."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:80] or "figure"
-
-
 def render(
     figure: "go.Figure",
     data: "pd.DataFrame | None",
     kind: str,
     source: Mapping[str, object] | None = None,
     *,
-    width: int = 900,
-    height: int | None = None,
-    scale: float = 2.0,
+    paper: Paper | None = None,
+    title: str = "",
 ) -> bytes:
     """One figure, or its data, as the bytes of a file.
 
     Args:
         figure: the figure.
-        data: the table behind it, for CSV.
+        data: the table behind it, for CSV and LaTeX.
         kind: one of `FORMATS`.
         source: provenance to write into the file.
-        width: pixels of the image.
-        height: pixels of the image; the figure's own, or 520.
-        scale: pixels of a PNG to one pixel of the figure.
+        paper: width, text and theme of an image; `Paper()` by default.
+        title: what is shown, in words: the caption of a table, and the title of an image that has none.
 
     Raises:
-        ConfigError: the format is not known, or CSV was asked for without data.
+        ConfigError: the format is not known, or a table was asked for without data.
         MissingToolError: an image was asked for and no browser is there.
     """
-    source = source or {}
-    if kind == "csv" and data is not None:
-        return data.to_csv(index=False).encode()
+    source, paper = without_paths(dict(source or {})), paper or Paper()
+    if kind in TABLES and data is not None:
+        return render_table(data, kind, title, str(source.get("figure") or title))
     if kind == "html":
         return to_html(figure, source)
     if kind not in STATIC:
-        raise ConfigError(f"A file of format {kind} was asked for; there are {', '.join(FORMATS)}, CSV with data only.")
+        raise ConfigError(f"A file of format {kind} was asked for; there are {', '.join(FORMATS)}, two of data.")
 
-    height = height or figure.layout.height or 520
-    image = renderer.image(figure.to_plotly_json(), kind, width, int(height), scale if kind == "png" else 1.0)
-    return {"png": _sign_png, "svg": _sign_svg, "pdf": _sign_pdf}[kind](image, json.dumps(source, default=str))
+    printed = put_on_paper(figure, paper, title)
+    scale = paper.dpi / PIXELS if kind == "png" else 1.0
+    layout = printed.layout
+    image = renderer.image(printed.to_plotly_json(), kind, layout.width, layout.height, scale)
+    note = json.dumps(source, default=str)
+    if kind == "png":
+        return _sign_png(image, note, paper.dpi)
+    return _sign_svg(image, note, paper.inches) if kind == "svg" else _sign_pdf(image, note)
+
+
+def render_table(table: "pd.DataFrame", kind: str, title: str = "", label: str = "") -> bytes:
+    """A table as CSV or as LaTeX, with its title as caption."""
+    text = table.to_csv(index=False) if kind == "csv" else to_latex(table, title, label)
+    return text.encode(errors="backslashreplace")
 
 
 def to_html(figure: "go.Figure", source: Mapping[str, object]) -> bytes:
     """The figure as a page of its own that needs no network; plotly.js is inside."""
+    source = without_paths(dict(source))
     note = html.escape(json.dumps(source, default=str), quote=True)
     body = figure.to_html(full_html=False, include_plotlyjs=True, include_mathjax=False, config={"displaylogo": False})
     title = html.escape(str(source.get("figure", "figure")))
@@ -120,21 +132,57 @@ def to_html(figure: "go.Figure", source: Mapping[str, object]) -> bytes:
 
 def save(
     figure: "go.Figure",
+    path: str | Path,
+    data: "pd.DataFrame | None" = None,
+    *,
+    source: Mapping[str, object] | None = None,
+    title: str = "",
+    **options: Any,
+) -> Path:
+    """Write a figure, or its data, as the file that the end of `path` says: `save(figure, "lens.pdf", width="single")`.
+
+    Args:
+        figure: the figure.
+        path: of the file; it ends in one of `FORMATS`.
+        data: the table behind it, for CSV and LaTeX.
+        source: provenance to write into the file.
+        title: what is shown, in words.
+        options: of `Paper`: width, height, font_size, font, dpi, show_title, theme.
+
+    Raises:
+        ConfigError: the format or an option is not known.
+        MissingToolError: an image was asked for and no browser is there.
+    """
+    path = Path(path).expanduser()
+    kind = path.suffix[1:].lower()
+    if kind not in FORMATS:
+        raise ConfigError(f"`{path.name}` ends in {path.suffix or 'nothing'}: end it in .{', .'.join(FORMATS)}.")
+    content = render(figure, data, kind, source or provenance(figure=path.stem), paper=paper_of(options), title=title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def save_all(
+    figure: "go.Figure",
     data: "pd.DataFrame | None",
     directory: str | Path,
     name: str,
     formats: Iterable[str] = FORMATS,
     source: Mapping[str, object] | None = None,
+    *,
+    paper: Paper | None = None,
+    title: str = "",
 ) -> list[Path]:
     """Write a figure in several formats as `directory/name.FORMAT`; returns the paths written."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     paths = []
     for kind in formats:
-        if kind == "csv" and data is None:
+        if kind in TABLES and data is None:
             continue
         path = directory / f"{file_name(name)}.{kind}"
-        path.write_bytes(render(figure, data, kind, source))
+        path.write_bytes(render(figure, data, kind, source, paper=paper, title=title))
         paths.append(path)
     return paths
 
@@ -142,23 +190,31 @@ def save(
 def save_provenance(directory: str | Path, files: Sequence[Path], source: Mapping[str, object]) -> Path:
     """Write `provenance.json` beside exported files: the source of all, and the list of files."""
     path = Path(directory) / "provenance.json"
-    record = {**source, "files": [file.name for file in files]}
+    record = {**without_paths(dict(source)), "files": [file.name for file in files]}
     path.write_text(json.dumps(record, indent=2, default=str) + "\n")
     return path
 
 
-def _sign_png(image: bytes, note: str) -> bytes:
-    """A PNG with the note as international text chunk `provenance` after its header."""
-    body = b"provenance\0\0\0\0\0" + note.encode()
-    chunk = struct.pack(">I", len(body)) + b"iTXt" + body + struct.pack(">I", zlib.crc32(b"iTXt" + body))
+def _sign_png(image: bytes, note: str, dpi: int) -> bytes:
+    """A PNG with its pixels to the metre and the note as international text chunk `provenance`, after its header."""
+    size = _chunk(b"pHYs", struct.pack(">IIB", round(dpi / 0.0254), round(dpi / 0.0254), 1))
+    text = _chunk(b"iTXt", b"provenance\0\0\0\0\0" + note.encode())
     header = 8 + 25
-    return image[:header] + chunk + image[header:]
+    return image[:header] + size + text + image[header:]
 
 
-def _sign_svg(image: bytes, note: str) -> bytes:
-    """An SVG with the note as its first `metadata` element."""
-    end = image.index(b">", image.index(b"<svg")) + 1
-    return image[:end] + f"<metadata>{html.escape(note, quote=False)}</metadata>".encode() + image[end:]
+def _chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def _sign_svg(image: bytes, note: str, inches: float) -> bytes:
+    """An SVG that says its size in inches, with the note as its first `metadata` element."""
+    start = image.index(b"<svg")
+    end = image.index(b">", start) + 1
+    tag = image[start:end]
+    scale = inches / float(re.findall(rb' width="([\d.]+)"', tag)[0])
+    head = re.sub(rb' (width|height)="([\d.]+)"', lambda m: b' %b="%.6gin"' % (m[1], scale * float(m[2])), tag)
+    return image[:start] + head + f"<metadata>{html.escape(note, quote=False)}</metadata>".encode() + image[end:]
 
 
 def _sign_pdf(image: bytes, note: str) -> bytes:
@@ -228,7 +284,7 @@ class Renderer:
         self._thread: threading.Thread | None = None
         self._kaleido: Any = None
 
-    def image(self, figure: dict, kind: str, width: int, height: int, scale: float) -> bytes:
+    def image(self, figure: dict, kind: str, width: float, height: float, scale: float) -> bytes:
         """The image of a figure (as `Figure.to_dict()`), `kind` being png, svg or pdf.
 
         Raises:

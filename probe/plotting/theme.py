@@ -6,8 +6,9 @@ signed values a diverging scale centred on zero. Text that comes from data (toke
 because Plotly labels parse a subset of HTML.
 """
 
+import colorsys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -73,6 +74,8 @@ LIGHT = Theme(
     sequential=("#F7FAFD", "#D3E4F3", "#9CC6E3", "#559FCE", "#2373B2", "#08468B", "#06295A"),
     diverging=("#8C3A04", "#D0702A", "#F2B785", "#F7F7F7", "#A9C8EA", "#4B86C6", "#123F7C"),
 )
+PAPER = replace(LIGHT, name="paper", ink="#000000", muted="#000000", grid="#000000")
+"""For print: all that is not data is black and thin, and there is no grid."""
 DARK = Theme(
     name="dark",
     paper="#0E1117",
@@ -164,12 +167,15 @@ def template(theme: Theme) -> go.layout.Template:
     Error bars of points are not in it: Plotly gives them the colour of the points.
     """
     ends = {"color": theme.ink}
+    black = {"gridcolor": LIGHT.grid, "showgrid": False, "showline": True, "ticks": "outside", "zeroline": False}
+    ink = black if theme.name == "paper" else {}
     axis = {
         "gridcolor": theme.grid,
         "linecolor": theme.grid,
         "zerolinecolor": theme.grid,
         "tickcolor": theme.grid,
         "automargin": True,
+        **ink,
         "title": {"standoff": 8, "font": {"size": 12, "color": theme.muted}},
         "tickfont": {"size": 11, "color": theme.muted},
     }
@@ -206,6 +212,45 @@ def template(theme: Theme) -> go.layout.Template:
         },
         data={"bar": [{"error_x": ends, "error_y": ends}]},
     )
+
+
+def lightness(colour: str) -> float:
+    """How light a hex colour is in grey: L* of CIELAB, from 0 (black) to 100."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+
+
+def part_in_grey(colours: Sequence[str], least: float = 12.0, low: float = 20.0, high: float = 72.0) -> dict[str, str]:
+    """The same hues, lighter or darker, so that they stay apart where they are printed in grey.
+
+    Args:
+        colours: hex colours that appear in one figure.
+        least: difference of L* between two of them, less where there are too many.
+        low: least L*.
+        high: largest L*, which still stands out from white.
+    """
+    order = sorted(dict.fromkeys(colours), key=lightness)
+    levels = [min(max(lightness(colour), low), high) for colour in order]
+    gap = min(least, (high - low) / max(len(order) - 1, 1))
+    for index in range(1, len(levels)):
+        levels[index] = max(levels[index], levels[index - 1] + gap)
+    for index in reversed(range(len(levels))):
+        levels[index] = min(levels[index], high if index + 1 == len(levels) else levels[index + 1] - gap)
+    return {colour: _at_lightness(colour, level) for colour, level in zip(order, levels, strict=True)}
+
+
+def _at_lightness(colour: str, level: float) -> str:
+    """The colour of the same hue and saturation whose L* is `level`."""
+    hue, _, saturation = colorsys.rgb_to_hls(*(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)))
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        parts = colorsys.hls_to_rgb(hue, middle, saturation)
+        shade = "#" + "".join(f"{round(255 * part):02X}" for part in parts)
+        low, high = (middle, high) if lightness(shade) < level else (low, middle)
+    return shade
 
 
 def new_figure(**layout: object) -> go.Figure:

@@ -86,16 +86,21 @@ def test_a_typed_prompt_and_a_clicked_token_can_be_shared_by_url(page: Page, ser
 
 def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: Path):
     kinds = {"png": b"\x89PNG", "svg": b"<svg", "pdf": b"%PDF", "html": b"<!doctype html>", "csv": b"layer,head,"}
+    kinds["tex"] = b"\\begin{"
     open_page(page, server, "training")
     figure(page, "head")
     page.locator(".st-key-offer-head").get_by_test_id("stPopoverButton").first.click()
+    page.get_by_label("Width").click()
+    page.get_by_role("option", name="column, 3.3 in").click()
+    eventually(page, lambda: "column" in shown(page.locator(".st-key-paper-width-head")))
     for kind, begins in kinds.items():
         with page.expect_download() as waiting:
             page.locator(f".st-key-download-head-{kind} button").click()
-        assert waiting.value.suggested_filename == f"head.{kind}"
+        assert re.fullmatch(rf"[\w-]+_head_[0-9a-f]{{6}}\.{kind}", waiting.value.suggested_filename)
         target = tmp_path / kind
         waiting.value.save_as(target)
         assert target.read_bytes().startswith(begins)
+    assert b' width="3.3in"' in (tmp_path / "svg").read_bytes()[:300]
 
 
 @pytest.mark.parametrize("path", MAIN)

@@ -162,7 +162,7 @@ def test_results_of_a_model_that_is_no_run_lie_in_the_working_folder(
     assert Path(told["saved"]).parent == Path("results") / "mine"
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["models", "results"]
     assert main(["export", told["saved"], "--out", "figures", "--format", "html,csv"]) == 0
-    assert (tmp_path / "figures" / "summary.csv").is_file()
+    assert len(list((tmp_path / "figures").glob("mine_width-summary_*.csv"))) == 1
 
 
 def test_help_of_all_and_of_one(plugin: str, capsys: pytest.CaptureFixture[str]):
@@ -294,16 +294,20 @@ def test_a_result_is_exported(saved: Path, tmp_path: Path, capsys: pytest.Captur
     assert main(["export", str(saved), "--format", "html,csv", "--out", "out"]) == 0
     assert capsys.readouterr().out.endswith("4 files in out\n")
     out = tmp_path / "out"
-    names = ["bars.html", "items.csv", "provenance.json", "summary.csv", "table-curve.csv"]
-    assert sorted(path.name for path in out.iterdir()) == names
     result = Result.load(saved)
-    pd.testing.assert_frame_equal(pd.read_csv(out / "summary.csv"), result.summary, check_dtype=False)
-    assert pd.read_csv(out / "items.csv")["model"].tolist() == ["base"] * 6 + ["other"] * 6
+    key = result.meta["key"][:6]
+    names = {
+        name: f"base-vs-other_width-{name.replace('.', f'_{key}.')}"
+        for name in ("bars.html", "summary.csv", "items.csv", "table-curve.csv")
+    }
+    assert {path.name for path in out.iterdir()} == {*names.values(), "provenance.json"}
+    pd.testing.assert_frame_equal(pd.read_csv(out / names["summary.csv"]), result.summary, check_dtype=False)
+    assert pd.read_csv(out / names["items.csv"])["model"].tolist() == ["base"] * 6 + ["other"] * 6
     source = json.loads((out / "provenance.json").read_text())
     assert source["experiment"] == "width"
     assert source["key"] == result.meta["key"]
-    assert source["files"] == ["bars.html", "summary.csv", "items.csv", "table-curve.csv"]
-    assert "&quot;key&quot;" in (out / "bars.html").read_text()
+    assert source["files"] == list(names.values())
+    assert "&quot;key&quot;" in (out / names["bars.html"]).read_text()
 
 
 def test_items_with_odd_texts_are_exported(tmp_path: Path):
@@ -311,7 +315,7 @@ def test_items_with_odd_texts_are_exported(tmp_path: Path):
     summary = pd.DataFrame({"metric": ["x"], "value": [1.0]})
     made = Result("p", summary, items, {"items": items, "table items": items}).export(tmp_path, ["csv"])
     assert len({path.name for path in made}) == 4
-    assert pd.read_csv(tmp_path / "items.csv")["answer"].tolist() == ["\\ud800\n,"]
+    assert pd.read_csv(tmp_path / "p-items.csv")["answer"].tolist() == ["\\ud800\n,"]
 
 
 @pytest.mark.parametrize(
@@ -334,5 +338,5 @@ def test_pictures_of_a_result(saved: Path, tmp_path: Path, monkeypatch: pytest.M
     if missing():
         pytest.skip("no browser draws pictures here")
     assert main(["export", str(saved), "--format", "png", "--out", "out"]) == 0
-    assert (tmp_path / "out" / "bars.png").read_bytes().startswith(b"\x89PNG")
+    assert next((tmp_path / "out").glob("*width-bars*.png")).read_bytes().startswith(b"\x89PNG")
     assert exporting.__doc__

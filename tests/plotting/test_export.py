@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,6 +21,8 @@ from probe.commands.export import export as run_export
 from probe.errors import ConfigError, MissingToolError, RunError
 from probe.plotting import export
 from probe.plotting import export as render
+from probe.plotting.names import file_name
+from probe.plotting.paper import Paper
 from probe.runs import RunWriter
 from probe.runs.schema import ProbePrompt
 
@@ -43,11 +46,40 @@ def close():
 
 
 @needs_browser
-def test_png_has_the_asked_size_and_its_provenance(figure: go.Figure):
-    image = Image.open(io.BytesIO(export.render(figure, None, "png", SOURCE, width=300, scale=2)))
+@pytest.mark.parametrize(("width", "dpi"), [("single", 300), ("double", 150), (2.5, 600)])
+def test_png_has_the_asked_size_and_its_provenance(figure: go.Figure, width: Any, dpi: int):
+    paper = Paper(width=width, height=2, dpi=dpi)
+    image = Image.open(io.BytesIO(export.render(figure, None, "png", SOURCE, paper=paper)))
     image.load()
-    assert image.size == (600, 400)
+    assert image.size == pytest.approx((paper.inches * dpi, 2 * dpi), abs=dpi / 96)
+    assert image.info["dpi"] == pytest.approx((dpi, dpi), abs=0.02)
     assert json.loads(image.text["provenance"]) == SOURCE
+
+
+@needs_browser
+@pytest.mark.parametrize("width", ["single", "double", "slide"])
+def test_svg_and_pdf_have_the_asked_width(figure: go.Figure, width: Any):
+    paper = Paper(width=width)
+    root = ElementTree.fromstring(export.render(figure, None, "svg", SOURCE, paper=paper))
+    assert float(root.attrib["width"].removesuffix("in")) == pytest.approx(paper.inches, abs=1e-4)
+    box = re.search(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", export.render(figure, None, "pdf", SOURCE, paper=paper))
+    assert float(box[1]) / 72 == pytest.approx(paper.inches, abs=0.02)
+    assert width != "slide" or float(box[2]) / 72 == pytest.approx(7.5, abs=0.02)
+
+
+@needs_browser
+def test_text_has_the_asked_size_and_a_pdf_holds_its_font():
+    named = go.Figure(go.Scatter(x=[0, 1], y=[1.5, 2.5])).update_layout(xaxis_title="here", template="none")
+    paper = Paper(width="single", font_size=9, font="serif")
+    text = export.render(named, None, "svg", SOURCE, paper=paper).decode()
+    style = re.search(r'class="xtitle"[^>]*style="([^"]*)"', text)[1]
+    assert float(re.search(r"font-size: ([\d.]+)px", style)[1]) * 72 / 96 == pytest.approx(9)
+    assert "Times" in style
+    pdf = export.render(named, None, "pdf", SOURCE, paper=paper)
+    fonts = re.findall(rb"/BaseFont /(\S+)", pdf)
+    assert fonts
+    assert all(re.match(rb"[A-Z]{6}\+", font) for font in fonts), "a subset has six letters before its name"
+    assert b"/FontFile2" in pdf or b"/FontFile3" in pdf or b"/CharProcs" in pdf
 
 
 @needs_browser
@@ -110,7 +142,7 @@ def test_a_browser_that_is_named_and_missing_is_not_waited_for(monkeypatch: pyte
 
 @pytest.mark.parametrize("text", ["", "png,gif", "docx"])
 def test_unknown_formats(text: str):
-    with pytest.raises(ConfigError, match="png, svg, pdf, html, csv"):
+    with pytest.raises(ConfigError, match="png, svg, pdf, html, csv, tex"):
         export.parse_formats(text)
 
 
@@ -120,10 +152,17 @@ def test_formats_are_read_once_each():
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("a b/c", "a-b-c"), ("../../etc", "etc"), ("<img>", "img"), ("\u00e4", "figure"), ("x" * 200, "x" * 80)],
+    [
+        ("a b/c", "a-b-c"),
+        ("../../etc", "etc"),
+        ("<img>", "img"),
+        ("\u00e4", "figure"),
+        ("x" * 200, "x" * 80),
+        ("CON", "figure-CON"),
+    ],
 )
 def test_names_become_file_names(name: str, file: str):
-    assert export.file_name(name) == file
+    assert file_name(name) == file
 
 
 @pytest.fixture
@@ -155,24 +194,25 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_writes_curves_attention_and_lens(run: Path, tmp_path: Path):
     out = tmp_path / "out"
-    result = command(str(run), "--format", "html,csv", "--out", str(out))
+    result = command(str(run), "--format", "html,csv,tex", "--out", str(out))
     assert result.returncode == 0, result.stderr
-    names = {"metrics-loss", "metrics-rewards", "headline", "attention-fact-step-2", "lens-fact-step-2", "answers-fact"}
-    assert {path.name for path in out.iterdir()} == {f"{n}.{e}" for n in names for e in ("html", "csv")} | {
+    names = {"metrics-loss", "metrics-rewards", "headline"}
+    names |= {f"{name}_2d7116" for name in ("attention-fact-step-2", "lens-fact-step-2", "answers-fact")}
+    assert {path.name for path in out.iterdir()} == {f"base_{n}.{e}" for n in names for e in ("html", "csv", "tex")} | {
         "provenance.json"
     }
-    assert list(pd.read_csv(out / "metrics-loss.csv")["loss"]) == [3, 2, 1]
-    weights = pd.read_csv(out / "attention-fact-step-2.csv")
+    assert list(pd.read_csv(out / "base_metrics-loss.csv")["loss"]) == [3, 2, 1]
+    weights = pd.read_csv(out / "base_attention-fact-step-2_2d7116.csv")
     assert len(weights) == 2 * 3
     record = json.loads((out / "provenance.json").read_text())
     assert record["run"] == "base"
-    assert "metrics-loss.csv" in record["files"]
+    assert "base_metrics-loss.csv" in record["files"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--format", "gif"], "png, svg, pdf, html, csv"),
+        (["--format", "gif"], "png, svg, pdf, html, csv, tex"),
         (["--format", "csv", "--step", "7"], "Step 7"),
     ],
 )

@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from probe.plotting import export, theme
 from probe.plotting import export as render
+from probe.plotting import theme
 
 HOSTILE = "<img src=x onerror=alert(1)> <b>&amp;</b> $x$ %{y} a\nb"
 
@@ -99,7 +99,7 @@ def test_marks_without_a_colour_are_seen(page: theme.Theme):
     figure.add_heatmap(x=[3, 4], y=[1, 2], z=[[0, 1], [1, 0]], coloraxis="coloraxis")
     figure.add_hline(y=1.5).add_shape(type="rect", x0=1, x1=2, y0=0, y1=1)
     figure.add_annotation(x=2, y=2, text="a", showarrow=True)
-    drawn = export.render(theme.apply(figure, page), None, "svg", {}).decode()
+    drawn = render.renderer.image(theme.apply(figure, page).to_plotly_json(), "svg", 900, 520, 1).decode()
     assert drawn.count('class="yerror"') == 4
     shown = [each for each in re.findall(r"<[^>]+>", drawn) if not re.search(r"stroke-(width|opacity): 0(px)?;", each)]
     strokes = re.findall(r"stroke: rgb\((\d+), (\d+), (\d+)\)", "".join(shown))

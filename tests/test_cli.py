@@ -92,6 +92,8 @@ def test_unknown_command_raises_for_python_callers():
         ("findings --n 0", "--n is 0; expected 1 or more"),
         ("findings gessing", "did you mean `guessing`?"),
         ("runs list --root=", "is not a folder"),
+        ("report --out x.html", "was called without a run"),
+        ("report base --experimnt x", "did you mean `--experiment`?"),
     ],
 )
 def test_a_mistyped_option_is_one_sentence(command: str, expected: str, capsys: pytest.CaptureFixture[str]):
@@ -133,6 +135,9 @@ def test_a_reader_who_has_seen_enough_is_no_error():
         "findings guessing --out empty",
         "experiment sycophancy --model base --out file",
         "experiment sycophancy --model base --out file/deep",
+        "report nothing --out x.html",
+        "report base --out file/x.html",
+        "report base --out empty",
         "experiment sycophancy --model file",
         "experiment sycophancy --model empty",
         "runs show empty",

@@ -34,7 +34,11 @@ def homes(lm: "LM") -> list[Path]:
     if lm.run_dir is None:
         name = labels([lm])[0]
         return [WORK / (name if name.strip(".") else "model")]
-    run = Path(lm.run_dir)
+    return run_homes(Path(lm.run_dir))
+
+
+def run_homes(run: Path) -> list[Path]:
+    """The folders that results of a run may lie in; new ones go to the first."""
     theirs = not is_shipped(run) and not (run / RESULTS).is_symlink() and os.access(run, os.W_OK)
     return [run / RESULTS] if theirs else [WORK / run.resolve().name, run / RESULTS]
 

@@ -1,6 +1,7 @@
 """Overview: where each run comes from, and what is known of it."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -8,7 +9,7 @@ import streamlit as st
 from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
-from dashboard.markdown import finding, note, prose
+from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import compare_link, current, keep, training_link
 from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
@@ -92,6 +93,39 @@ def one_run() -> None:
         st.dataframe(pd.DataFrame(settings, columns=["setting", "value"]), hide_index=True)
 
 
+def report_buttons(order: Sequence[str]) -> None:
+    """Reports to download, of all runs and of the two of the sidebar; each is written when it is asked for."""
+    shared = current()
+    chosen = dict.fromkeys(label for label in map(shared.label, (shared.base, shared.aligned)) if label in store.runs)
+    offers = {"Download report": list(order)}
+    if 0 < len(chosen) < len(order):
+        offers[f"Report on {' and '.join(chosen)}"] = [label for label in order if label in chosen]
+    with st.container(horizontal=True):
+        for index, (title, labels) in enumerate(offers.items()):
+            st.download_button(
+                escape_markdown(title),
+                data=partial(write_report, labels),
+                file_name="report.html",
+                mime="text/html",
+                key=f"report-{index}",
+                on_click="ignore",
+                icon=":material/description:",
+                help="One file with lineage, numbers, figures, stored results, settings and commands; it needs no "
+                "network and takes some seconds to write.",
+            )
+
+
+def write_report(labels: Sequence[str]) -> bytes:
+    """The report of some runs of the store."""
+    from probe.experiments.run_report import report
+
+    runs = [store.runs[label] for label in labels]
+    with data.quiet():
+        for run in runs:
+            run.metrics()  # of one that is being written only what follows is read again
+    return report(runs, around=list(store.runs.values())).encode("utf-8", "replace")
+
+
 def page() -> None:
     """The page from top to bottom."""
     figures, runs = data.headlines(store), data.lineage_table(store)
@@ -114,6 +148,7 @@ def page() -> None:
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
     st.dataframe(table(figures, order), hide_index=True)
+    report_buttons(order)
     one_run()
     details(
         [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],

@@ -1,0 +1,51 @@
+"""`probe report RUN...`: lineage, numbers, figures, settings and commands of some runs as one HTML file."""
+
+from probe.errors import ConfigError
+from probe.options import parse
+from probe.texts import say
+
+
+def report(argv: list[str]) -> int:
+    """Write a report of runs as one HTML file: `probe report RUN... --out FILE.html`."""
+    from dataclasses import dataclass
+    from pathlib import Path
+
+    import tyro
+
+    @dataclass(frozen=True, kw_only=True)
+    class Report:
+        """Write a report of runs as one HTML file that needs no network.
+
+        It holds their lineage, headline figures, stored results of experiments, curves, settings, versions, and the
+        commands that make all of it again. It is printed, or saved as PDF, by the browser.
+        """
+
+        runs: tyro.conf.Positional[tuple[str, ...]] = ()
+        """The runs: their names in the folders of runs, or their directories."""
+        experiment: tuple[str, ...] = ()
+        """Experiments whose stored results are shown (default: all that are stored for these runs)."""
+        out: Path
+        """File to write to, such as report.html; a file of the same name is replaced."""
+
+    settings = parse(Report, argv, "probe report")
+
+    from probe.commands.progress import Progress
+    from probe.experiments.run_report import report as write
+    from probe.runs import open_run
+    from probe.runs.storage import check_folder, disk, write_atomic
+
+    if not settings.runs:
+        raise ConfigError("`probe report` was called without a run: name at least one, as in `probe report base`.")
+    out = settings.out.expanduser()
+    check_folder(out.parent)
+    if out.is_dir():
+        raise ConfigError(f"--out `{out}` is a folder: give the path of an HTML file.")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--out `{out}` does not end in .html: give the path of an HTML file.")
+    runs = [open_run(ref) for ref in dict.fromkeys(settings.runs)]
+    with Progress("Report") as bar:
+        content = write(runs, settings.experiment, tick=bar.tick).encode()
+    with disk(out):
+        write_atomic(out, content)
+    say(f"{out} ({len(content) / 1e6:.1f} MB)")
+    return 0

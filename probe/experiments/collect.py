@@ -1,0 +1,145 @@
+"""The stored results of runs, those that were measured alike together, as a report shows them.
+
+A run may come from anybody. So results are looked for where they are stored, read by the one reader, and drawn from
+their tables by the experiments that are installed here; what cannot be read or drawn is told in a sentence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from probe.errors import DataError, ProbeError
+from probe.experiments.registry import Experiment, experiments, find_experiment
+from probe.experiments.reproduce import experiment_command
+from probe.experiments.result import Result
+from probe.experiments.run import finish, join, rename_model
+from probe.experiments.store import results, run_homes
+from probe.runs.reader import Run
+from probe.runs.schema import dumps
+from probe.untrusted import foreign, sendable
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Results of one experiment that were measured alike, of one model each."""
+
+    name: str
+    experiment: Experiment | None
+    """None where it is not installed here."""
+    by_run: dict[str, Result]
+    """By the label of the run; the run that the others came from is the last."""
+    joint: Result | None
+    """All of them with their figures; None where they cannot be drawn together."""
+    problem: str = ""
+    """Why they cannot be."""
+
+    @property
+    def title(self) -> str:
+        """Of the experiment."""
+        return self.experiment.title if self.experiment else next(iter(self.by_run.values())).title
+
+    @property
+    def sentences(self) -> list[str]:
+        """What was found, in one sentence, or one a model."""
+        parts = [self.joint] if self.joint else list(self.by_run.values())
+        return [each.finding for each in parts if each.finding]
+
+    @property
+    def figures(self) -> "list[tuple[str, go.Figure]]":
+        """Title and figure of each."""
+        if self.joint:
+            return [(_words(name), chart) for name, chart in self.joint.figures.items()]
+        pairs = [(label, result) for label, result in self.by_run.items()]
+        return [
+            (f"{_words(name)}: {label}" if len(pairs) > 1 else _words(name), chart)
+            for label, result in pairs
+            for name, chart in result.figures.items()
+        ]
+
+
+def collect(runs: Mapping[str, Run], chosen: Sequence[str] = ()) -> tuple[list[Measured], list[str]]:
+    """The stored results of runs, those that were measured alike together, and sentences on those that are left out.
+
+    Args:
+        runs: by label.
+        chosen: names of experiments; all without any.
+
+    Raises:
+        ConfigError: a name is that of no experiment, neither here nor among the results.
+    """
+    known = experiments()
+    groups: dict[str, dict[str, Result]] = {}
+    told: list[str] = []
+    stored = set()
+    for label, run in runs.items():
+        for place, index in (pair for folder in run_homes(run.path) for pair in results(folder)):
+            name, meta = index["name"], index["meta"]
+            models = [model["label"] for model in meta.get("models", [])]
+            stored.add(name)
+            if (chosen and name not in chosen) or len(models) != 1 or "@" in models[0] or "#" in models[0]:
+                continue
+            if _is_older(meta, run):
+                told.append(
+                    f"A result of {name} on {label} is left out: it was measured before the run ended."
+                    f" `{experiment_command(name, run.name, known.get(name))}` measures it anew."
+                )
+                continue
+            try:
+                result = rename_model(_sendable(Result.load(place)), label)
+            except DataError as error:
+                told.append(f"A result of {name} on {label} is left out: {error}")
+                continue
+            groups.setdefault(_alike(name, meta, known.get(name)), {}).setdefault(label, result)
+    for name in chosen:
+        if name not in stored:
+            find_experiment(name)
+    order = [*(chosen or known), *sorted(stored)]
+    measured = [_together(known.get(next(iter(each.values())).name), each) for each in groups.values()]
+    return sorted(measured, key=lambda each: (order.index(each.name), -len(each.by_run))), list(dict.fromkeys(told))
+
+
+def _alike(name: str, meta: Mapping[str, Any], experiment: Experiment | None) -> str:
+    """What results must have in common to be laid side by side."""
+    data = meta.get("data")
+    world = None if data or (experiment and experiment.across_worlds) else meta.get("world")
+    sha = data.get("sha256") if isinstance(data, dict) else None
+    return dumps(
+        sendable([name, meta.get("n"), meta.get("seed"), meta.get("options"), meta.get("version"), sha, world])
+    )
+
+
+def _is_older(meta: Mapping[str, Any], run: Run) -> bool:
+    """Whether a result was measured before the last word of its run."""
+    try:
+        return datetime.fromisoformat(str(meta.get("created"))).timestamp() < (run.meta.get("heartbeat") or 0)
+    except (ValueError, OverflowError):
+        return False
+
+
+def _together(experiment: Experiment | None, by_run: dict[str, Result]) -> Measured:
+    """Results of one experiment, drawn together where it is installed."""
+    first, *rest = by_run.items()
+    by_run = dict([*rest, first])
+    name = first[1].name
+    if experiment is None:
+        return Measured(name, None, by_run, None, f"The experiment `{name}` is not installed here.")
+    bare = replace(experiment, metrics=experiment.metrics[:1], draw=None, say=None)
+    try:
+        with foreign(lambda reason: DataError(f"The results of `{name}` cannot be drawn together ({reason}).")):
+            joint = finish(experiment, join(bare, list(by_run.values())))
+    except ProbeError as error:
+        return Measured(name, experiment, by_run, None, str(error))
+    return Measured(name, experiment, by_run, joint)
+
+
+def _sendable(result: Result) -> Result:
+    return replace(result, meta=sendable(result.meta))
+
+
+def _words(name: str) -> str:
+    words = " ".join(name.replace("_", " ").replace("-", " ").split())
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,119 @@
+"""The commands that train a run and measure it again, from what the run and its results recorded.
+
+A run may come from anybody: what it says is quoted, so that a command holds one word for each value, and code that it
+names is told, since whoever types the command runs it.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from probe.errors import ProbeError
+from probe.options import option, words
+from probe.plugins import OPTION as PLUGIN
+from probe.plugins import code_options
+from probe.runs.schema import jsonable
+from probe.texts import visible
+
+if TYPE_CHECKING:
+    from probe.experiments.registry import Experiment
+    from probe.experiments.result import Result
+    from probe.runs.reader import Run
+
+Methods = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def describe_methods() -> Methods:
+    """The options of each training method as `probe train --describe` gives them; none where no trainers are installed.
+
+    It runs in a process of its own, since `probe` does not import trainers, and takes about two seconds.
+    """
+    command = [sys.executable, "-P", "-m", "probe.cli", "train", "--describe"]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    if done.returncode:
+        return {}
+    return {each["method"]: each["fields"] for each in json.loads(done.stdout.splitlines()[-1])}
+
+
+def training_command(run: "Run", methods: Methods) -> str:
+    """The command that makes a run again: its options as far as they differ from their defaults.
+
+    Args:
+        run: the run.
+        methods: from `describe_methods`.
+
+    Returns:
+        Empty where no command makes it: its method is not there, or its world has kinds of texts left out, which no
+        option does.
+    """
+    if run.method not in methods:
+        return ""
+    out = run.config.get("out")
+    flags: dict[str, Any] = {"--out": out if isinstance(out, str) else run.name}
+    for field in methods[run.method]:
+        value: Any = run.config
+        for depth, key in enumerate(str(field["name"]).split(".")):
+            if depth > 1 and isinstance(value, dict) and key not in value:
+                return ""
+            value = value.get(key) if isinstance(value, dict) else None
+        if field["name"] not in ("out", "resume") and value not in (None, [], field["default"]):
+            flags[field["flag"]] = value
+    return _command(["probe", "train", run.method], flags)
+
+
+def code_named(run: "Run") -> str:
+    """A sentence on the code that a training command would run; empty where it names none."""
+    names = [f"{option(name)} {' '.join(values)}" for name, values in code_options(run.config).items()]
+    return f"The command of {run.name} runs code ({', '.join(names)}): read that code before you type it." * bool(names)
+
+
+def experiment_command(
+    name: str, model: str, experiment: "Experiment | None" = None, result: "Result | None" = None
+) -> str:
+    """The command that measures a model: with the defaults, or as a result of it was measured.
+
+    Args:
+        name: of the experiment.
+        model: a reference to the model.
+        experiment: as it is known here; only its own options are taken from a result.
+        result: what was measured.
+    """
+    first = ["probe", "experiment", name]
+    if experiment is not None and experiment.origin.endswith(".py"):
+        first += [PLUGIN, experiment.origin]
+    flags: dict[str, Any] = {"--model": model}
+    for key, value in _options(result).items() if experiment is not None and result is not None else ():
+        parameter = experiment.signature.parameters.get(key) if experiment is not None else None
+        if parameter is not None and value is not None and value != _as_stored(parameter.default):
+            flags[option(key)] = value
+    return _command(first, flags)
+
+
+def _options(result: "Result | None") -> dict[str, Any]:
+    """What a result was measured with, by option; of data only their name is on record."""
+    meta = result.meta if result is not None else {}
+    options, data = meta.get("options"), meta.get("data")
+    known = {name: meta.get(name) for name in ("n", "seed")} | (options if isinstance(options, dict) else {})
+    return known | {"data": data.get("name") if isinstance(data, dict) else None}
+
+
+def _as_stored(default: Any) -> Any:
+    try:
+        return jsonable(default)
+    except ProbeError:
+        return None
+
+
+def _command(first: Sequence[str], flags: Mapping[str, Any]) -> str:
+    """The words of a command as a shell takes them; no value stands where it would be taken for an option."""
+    parts = list(first)
+    for flag, value in flags.items():
+        texts = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+        if isinstance(value, dict) or (isinstance(value, list) and any(each.startswith("-") for each in texts)):
+            return ""
+        dashed = isinstance(value, str) and value.startswith("-")
+        parts += [f"{flag}={value}"] if dashed else words({flag: value})
+    return visible(shlex.join(parts))

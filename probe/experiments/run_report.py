@@ -1,0 +1,449 @@
+"""A report of runs as one file: what was found, where the runs come from, every number with its meaning, and how to
+make all of it again.
+
+Nothing is computed: it holds what the runs and their stored results say. Both may come from anybody, so all of it is
+text and numbers (`probe.plotting.document`), and figures are drawn from the tables of the results.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import pandas as pd
+
+from probe.errors import ConfigError, ProbeError
+from probe.experiments.collect import Measured, collect
+from probe.experiments.registry import experiments
+from probe.experiments.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
+from probe.experiments.terms import SHARE, term
+from probe.plotting.curves import metric_curves, sections, styles
+from probe.plotting.document import Document, today
+from probe.plotting.export import provenance
+from probe.plotting.intervals import format_interval, headline_intervals, percent
+from probe.plotting.runs import layout, lineage
+from probe.runs.ancestry import lineage as edges
+from probe.runs.directories import run_directories
+from probe.runs.reader import Run
+from probe.runs.schema import dumps
+from probe.ticks import Tick, ignore
+from probe.untrusted import sendable
+
+MAIN = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
+"""Columns of the first table: knowledge, sycophancy, hallucination, abstention, the verifier's reward, its price."""
+SHARES = ("deferral", "invention", "truth_under_claim", "accuracy", "abstention", "sums_direct", "sums_steps")
+"""Rates in the figure of headline figures, as on the Overview page."""
+WIDE = 5
+"""Runs that a table holds side by side."""
+ROWS = 4
+"""Rows of curves in one figure, so that it fits on a page of paper."""
+SPEED = ("speed", "optimiser")
+"""Sections of curves that tell nothing about what was learned."""
+
+
+def report(
+    runs: Sequence[Run],
+    chosen: Sequence[str] = (),
+    *,
+    around: Sequence[Run] | None = None,
+    methods: Methods | None = None,
+    tick: Tick = ignore,
+) -> str:
+    """The report of some runs as HTML.
+
+    Args:
+        runs: what it is about.
+        chosen: names of experiments; all that are stored for these runs without any.
+        around: runs that these may have come from, for the lineage; by default those that lie beside them.
+        methods: from `describe_methods`, which is asked without them.
+        tick: called with the share that is done.
+
+    Raises:
+        ConfigError: there is no run, or no experiment of a name.
+    """
+    if not runs:
+        raise ConfigError("A report was asked for without a run: name at least one.")
+    around = _beside(runs) if around is None else around
+    by_label = _order(dict(zip(_apart([run.name for run in runs]), runs, strict=True)))
+    measured, left_out = collect(by_label, chosen)
+    tick(0.4)
+    facts = provenance(report=list(by_label), experiments=[each.name for each in measured])
+    names = ", ".join(by_label)
+    document = Document(f"Report on {names}" if len(names) < 60 else f"Report on {len(by_label)} runs", facts)
+    document.say(f"{today()}, Probe {facts['probe']}, runs: {names}.", "note")
+    answers = [(f"{each.title}:", _sentence(sentence)) for each in measured for sentence in each.sentences]
+    if answers:
+        document.answers(answers)
+    if not measured:
+        document.say("No result of an experiment is stored for these runs.")
+    for sentence in [*_never(by_label, measured, chosen), *left_out]:
+        document.say(sentence)
+    document.section("Lineage", page=False)
+    _write_lineage(document, by_label, around)
+    rows = _headlines(by_label)
+    if len(rows):
+        document.section("Headline figures")
+        _write_headlines(document, by_label, rows)
+    for index, each in enumerate(measured):
+        document.section(each.title)
+        _write_measured(document, each, by_label, [other for other in measured if other.name == each.name])
+        tick(0.4 + 0.4 * (index + 1) / len(measured))
+    document.section("Training")
+    _write_training(document, by_label)
+    document.section("Settings")
+    _write_settings(document, by_label)
+    document.section("Versions and hashes")
+    _write_versions(document, by_label, measured)
+    document.section("How to reproduce")
+    _write_commands(document, by_label, measured, describe_methods() if methods is None else methods, chosen)
+    tick(0.95)
+    return document.html()
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names, with a number behind each that stood before."""
+    return [
+        name if not names[:i].count(name) else f"{name} ({names[:i].count(name) + 1})" for i, name in enumerate(names)
+    ]
+
+
+def _beside(runs: Sequence[Run]) -> list[Run]:
+    """The runs in the folders that these lie in, as far as they can be read."""
+    others = []
+    for folder in dict.fromkeys(run.path.absolute().parent for run in runs):
+        for path in run_directories(folder):
+            try:
+                others.append(Run(path))
+            except ProbeError:  # `probe runs list` says why; this report is not about it
+                continue
+    return others
+
+
+def _order(runs: dict[str, Run]) -> dict[str, Run]:
+    """Runs in the order of their lineage."""
+    place = layout(_lineage_table(runs, ()))
+    return {label: runs[label] for label in sorted(runs, key=lambda name: place[name][1])}
+
+
+def _lineage_table(runs: Mapping[str, Run], around: Sequence[Run]) -> pd.DataFrame:
+    """One row a run: these, and those that they came from as far as they are around."""
+    labels = {run.name: label for label, run in reversed(list(runs.items()))}
+    others = {run.name: run for run in around if run.name not in labels}
+    links = edges([*runs.values(), *others.values()])
+    wanted, queue = dict(runs), [run.name for run in runs.values()]
+    while queue:
+        target = queue.pop()
+        for edge in links:
+            if edge.target == target and edge.known and edge.source in others and edge.source not in wanted:
+                wanted[edge.source] = others[edge.source]
+                queue.append(edge.source)
+    rows = []
+    for label, run in sorted(wanted.items(), key=lambda pair: (pair[1].created, pair[0])):
+        sources: dict[str, str] = {
+            edge.relation: edge.source for edge in links if edge.target == run.name and edge.known
+        }
+        relations = ("parent", "reference", "reward_model")
+        named: dict[str, str | None] = {
+            relation: labels.get(sources.get(relation, ""), sources.get(relation)) for relation in relations
+        }
+        rows.append({"name": label, "method": run.method, "status": run.status, **named})
+    return pd.DataFrame(rows)
+
+
+def _write_lineage(document: Document, runs: Mapping[str, Run], around: Sequence[Run]) -> None:
+    table = _lineage_table(runs, around)
+    selected = list(runs) if len(table) > len(runs) else []
+    title = "Where each run comes from" + (" (ringed: the runs of this report)" if selected else "")
+    document.figure(lineage(table, selected), title)
+    rows = [
+        (
+            label,
+            run.method,
+            run.status,
+            f"{run.steps:,}",
+            _last(run.parent),
+            _last(run.reward_model),
+            run.created[:10],
+            "" if run.message is None else run.message,
+        )
+        for label, run in runs.items()
+    ]
+    columns = ["run", "method", "status", "steps", "parent", "reward model", "started", "how it ended"]
+    keep = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    document.table([columns[i] for i in keep], [[row[i] for i in keep] for row in rows])
+
+
+def _last(ref: str | None) -> str:
+    """The last part of a reference: folders of whoever trained say nothing."""
+    return (ref or "").rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+
+
+def _headlines(runs: Mapping[str, Run]) -> pd.DataFrame:
+    tables = [run.headline.assign(run=label) for label, run in runs.items() if len(run.headline)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.DataFrame) -> None:
+    document.say(
+        "Measured by each method at the end of its training. Brackets hold 95 % intervals over questions: Wilson's for"
+        " shares, bootstrap ones for means. They say nothing about other seeds: each run was trained once."
+    )
+    cells = {(row["run"], row["metric"]): row for row in table.to_dict("records")}
+    metrics = list(dict.fromkeys(table["metric"]))
+    for group in _families(runs, cells):
+        main = [metric for metric in MAIN if any((label, metric) in cells for label in group)]
+        if main:
+            first: list[list[object]] = [
+                [label, *(_value(cells.get((label, metric)), metric) for metric in main)] for label in group
+            ]
+            document.table(["run", *((term(metric).title, metric) for metric in main)], first, kind="numbers")
+    shares = table[table["metric"].isin(SHARES)]
+    if len(shares):
+        order = [term(metric).title for metric in SHARES if metric in set(shares["metric"])]
+        shares = shares.assign(metric=[term(metric).title for metric in shares["metric"]])
+        chart = headline_intervals(shares, styles({label: run.method for label, run in runs.items()}), order)
+        document.figure(chart, "Rates with 95 % intervals", min(700, 120 + len(order) * (20 + 6 * len(runs))))
+    document.heading("Every headline figure")
+    for group in _families(runs, cells):
+        own = [metric for metric in metrics if any((label, metric) in cells for label in group)]
+        for labels in _blocks(group):
+            rows: list[list[object]] = [
+                [(term(metric).title, metric), *(_value(cells.get((label, metric)), metric) for label in labels)]
+                for metric in own
+            ]
+            document.table(["metric", *labels], rows, kind="numbers")
+    document.heading("What the metrics mean")
+    rows = [[(term(name).title, name), term(name).unit, term(name).definition or "the run's own"] for name in metrics]
+    document.table(["metric", "unit", "definition"], rows, kind="terms")
+
+
+def _blocks(labels: Sequence[str]) -> list[Sequence[str]]:
+    """Labels in as few parts of about one size as tables are wide."""
+    size = -(-len(labels) // -(-len(labels) // WIDE)) if labels else 1
+    return [labels[i : i + size] for i in range(0, len(labels), size)]
+
+
+def _families(runs: Mapping[str, Run], cells: Mapping[tuple[str, str], object]) -> list[list[str]]:
+    """Labels of runs that have metrics in common, such as language models and reward models."""
+    families: list[tuple[list[str], set[str]]] = []
+    for label in runs:
+        own = {metric for run, metric in cells if run == label}
+        match = next((each for each in families if each[1] & own), None)
+        if match:
+            match[0].append(label)
+            match[1].update(own)
+        elif own:
+            families.append(([label], own))
+    return [labels for labels, _ in families]
+
+
+def _value(row: Mapping[Any, Any] | None, metric: str) -> str:
+    """A figure with its interval, rates in percent."""
+    if row is None:
+        return "\u2014"
+    style = percent if term(metric).unit == SHARE else format_interval
+    return style(*(float("nan") if row[name] is None else row[name] for name in ("value", "ci_low", "ci_high")))
+
+
+def _write_measured(document: Document, measured: Measured, runs: Mapping[str, Run], all_: Sequence[Measured]) -> None:
+    for sentence in measured.sentences:
+        document.say(_sentence(sentence), "answer")
+    if measured.problem:
+        document.say(measured.problem, "note")
+    if measured.experiment and measured.experiment.about:
+        document.say(" ".join(measured.experiment.about.partition("\n\n")[0].split()), "note")
+    absent = [label for label in _writers(runs) if not any(label in other.by_run for other in all_)]
+    if absent:
+        document.say(_not_stored(measured.name, absent, runs), "note")
+    for title, chart in measured.figures:
+        document.figure(chart, title)
+    document.heading("Every number")
+    document.say(_conditions(measured), "note")
+    cells = {
+        (label, row["metric"]): row
+        for label, result in measured.by_run.items()
+        for row in result.summary.to_dict("records")
+    }
+    labels = [label for label in runs if label in measured.by_run]
+    for group in _blocks(labels):
+        names = dict.fromkeys(metric for label, metric in cells if label in group)
+        rows = [
+            [name, *(_interval(cells.get((label, name))) for label in group), _count(cells, group, name)]
+            for name in names
+        ]
+        document.table(["metric", *group, "n"], rows, kind="numbers")
+
+
+def _conditions(measured: Measured) -> str:
+    """How it was measured, in one sentence, and where its numbers are defined."""
+    meta = next(iter(measured.by_run.values())).meta
+    facts = [f"n = {meta.get('n')}", f"seed {meta.get('seed')}"]
+    data = meta.get("data")
+    facts += [f"data {data.get('name')}"] if isinstance(data, dict) else []
+    options = meta.get("options")
+    if isinstance(options, dict):
+        facts += [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in options.items() if value is not None]
+    text = f"Measured with {', '.join(facts)}; values with 95 % intervals."
+    if measured.experiment and measured.experiment.origin == "built in":
+        text += f" docs/{measured.name}.md of Probe defines each metric."
+    return text
+
+
+def _interval(row: Mapping[Any, Any] | None) -> str:
+    return "\u2014" if row is None else format_interval(row["value"], row["ci_low"], row["ci_high"])
+
+
+def _count(cells: Mapping[tuple[str, str], Mapping[Any, Any]], labels: Sequence[str], name: str) -> str:
+    """On how many items the values of a metric rest."""
+    counts = sorted({int(row["n"]) for label in labels if (row := cells.get((label, name))) and row["n"] == row["n"]})
+    return "" if not counts else f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,}\u2013{counts[-1]:,}"
+
+
+def _writers(runs: Mapping[str, Run]) -> list[str]:
+    """Labels of the runs that experiments are made for: those with a model that writes."""
+    return [label for label, run in runs.items() if run.method != "reward-model" and run.checkpoints()]
+
+
+def _never(runs: Mapping[str, Run], measured: Sequence[Measured], chosen: Sequence[str]) -> list[str]:
+    """A sentence on each chosen experiment of which nothing is stored, with the command that measures it."""
+    there = {each.name for each in measured}
+    return [_not_stored(name, _writers(runs) or list(runs), runs) for name in chosen if name not in there]
+
+
+def _not_stored(name: str, labels: Sequence[str], runs: Mapping[str, Run]) -> str:
+    """That an experiment is not stored for some runs, and the command that measures it."""
+    known = experiments()
+    title = known[name].title if name in known else name
+    first = " on the first of them" if len(labels) > 1 else ""
+    command = experiment_command(name, runs[labels[0]].name, known.get(name))
+    return f"{title}: not stored for {', '.join(labels)}; `{command}` measures it{first}."
+
+
+def _write_training(document: Document, runs: Mapping[str, Run]) -> None:
+    look = styles({label: run.method for label, run in runs.items()})
+    for label, run in runs.items():
+        document.heading(label)
+        frame = run.metrics()
+        names = [str(column) for column in frame.columns]
+        groups = {name: own for name, own in sections(names).items() if name not in SPEED}
+        if not groups:
+            document.say("The run has logged no metrics.")
+        for name, metrics in groups.items():
+            for part in (metrics[i : i + 3 * ROWS] for i in range(0, len(metrics), 3 * ROWS)):
+                chart = metric_curves({label: frame}, part, look, columns=3)
+                chart.update_layout(showlegend=False, margin={"t": 30})
+                document.figure(chart, f"{name}*" if name.endswith("/") else name, 80 + 180 * -(-len(part) // 3))
+
+
+def _write_settings(document: Document, runs: Mapping[str, Run]) -> None:
+    worlds: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+    for label, run in runs.items():
+        if run.world:
+            worlds.setdefault(dumps(sendable(run.world)), (run.world, []))[1].append(label)
+        own = {"method": run.method, "seed": run.seed, "steps taken": run.steps}
+        config = {name: value for name, value in run.config.items() if name != "world" or not isinstance(value, dict)}
+        document.heading(label)
+        _facts(document, own | _flat(config))
+    for world, labels in worlds.values():
+        document.heading(f"World of {', '.join(labels)}")
+        _facts(document, {"seed": world.get("seed")} | _flat(world.get("config")))
+
+
+def _facts(document: Document, facts: Mapping[str, object]) -> None:
+    """Names and values, two pairs a row."""
+    pairs = [(name, _shown(value)) for name, value in facts.items() if value is not None]
+    half = -(-len(pairs) // 2)
+    rows = [[*left, *right] for left, right in zip_longest(pairs[:half], pairs[half:], fillvalue=("", ""))]
+    document.table(["setting", "value", "setting", "value"], rows, kind="facts")
+
+
+def _write_versions(document: Document, runs: Mapping[str, Run], measured: Sequence[Measured]) -> None:
+    sets: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for label, run in runs.items():
+        versions = run.meta.get("versions")
+        own = versions if isinstance(versions, dict) else {}
+        sets.setdefault(dumps(sendable(own)), (own, []))[1].append(label)
+    rows = [[", ".join(labels), name, value] for own, labels in sets.values() for name, value in own.items()]
+    document.heading("Versions that trained")
+    if rows:
+        seen = set()
+        shown = [["" if row[0] in seen else (seen.add(row[0]) or row[0]), *row[1:]] for row in rows]  # type: ignore[func-returns-value]
+        document.table(["runs", "package", "version"], shown)
+    document.heading("Hashes of what trained")
+    rows = []
+    for label, run in runs.items():
+        git = run.meta.get("git")
+        facts: dict[str, Any] = {"world": (run.world or {}).get("hash")}
+        facts |= {f"data.{name}": value for name, value in _flat(run.meta.get("data")).items()}
+        if isinstance(git, dict):
+            facts["git"] = f"{git.get('revision')}{', with changes' if git.get('dirty') else ''}"
+        entries = [[name, _shown(value)] for name, value in facts.items() if value is not None]
+        rows += [[label if not index else "", *entry] for index, entry in enumerate(entries)]
+    document.table(["run", "what", "value"], rows, kind="hashes")
+    rows = []
+    for each in measured:
+        for label, result in each.by_run.items():
+            models = result.meta.get("models") or [{}]
+            versions = result.meta.get("versions")
+            number = versions.get("probe-lm") if isinstance(versions, dict) else ""
+            key, created = result.meta.get("key"), str(result.meta.get("created"))[:10]
+            rows.append([each.name, label, created, number or "", key or "", models[0].get("fingerprint") or ""])
+    if rows:
+        document.heading("Hashes of what was measured")
+        columns = ["experiment", "run", "measured", "Probe", "key", "fingerprint of the model"]
+        document.table(columns, rows, kind="hashes")
+
+
+def _write_commands(
+    document: Document, runs: Mapping[str, Run], measured: Sequence[Measured], methods: Methods, chosen: Sequence[str]
+) -> None:
+    document.say("Options that are left out stand at their defaults. A reference is as the run recorded it.")
+    document.heading("Train")
+    commands = {label: training_command(run, methods) for label, run in runs.items()}
+    document.code([command for command in commands.values() if command])
+    for label, run in runs.items():
+        if not commands[label]:
+            document.say(
+                f"{label} was made by `{run.method}` with settings that no command of `probe train` here gives."
+            )
+        if code := code_named(run):
+            document.say(code)
+    if measured:
+        document.heading("Measure")
+        document.code(
+            [
+                command
+                for each in measured
+                for label, result in each.by_run.items()
+                if (command := experiment_command(each.name, runs[label].name, each.experiment, result))
+            ]
+        )
+    document.heading("Report")
+    names = [f"./{run.name}" if run.name.startswith("-") else run.name for run in runs.values()]
+    document.code([_report_command(names, chosen)])
+
+
+def _report_command(names: Sequence[str], chosen: Sequence[str]) -> str:
+    more = ["--experiment", *chosen] if chosen else []
+    return shlex.join(["probe", "report", *names, *more, "--out", "report.html"])
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, Any]:
+    """Nested settings with dots in their names."""
+    if not isinstance(value, Mapping):
+        return {}
+    entries: dict[str, Any] = {}
+    for name, each in value.items():
+        entries |= _flat(each, f"{prefix}{name}.") if isinstance(each, Mapping) else {f"{prefix}{name}": each}
+    return entries
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(_shown, value)) if isinstance(value, list) else str(value)
+
+
+def _sentence(text: str) -> str:
+    """A sentence that ends."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."

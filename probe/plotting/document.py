@@ -1,0 +1,217 @@
+"""A document as one HTML file: sections of text, tables, code and figures that stay interactive, also for paper.
+
+It needs no network and can reach none: plotly.js is inside, a Content-Security-Policy allows the two scripts of the
+file by their hashes and nothing else, and whatever is put in is text, never markup. Figures are drawn from their data
+in the theme that the reader's system asks for, and light on paper, where sections begin on pages of their own.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from probe.plotting.offline import offline
+from probe.texts import visible
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+FOLDER = Path(__file__).parent
+NEEDS_CODE = frozenset({"splom", "parcoords", "scatterpolargl", "scattergl"})
+"""Kinds of traces that plotly.js draws by making code, which the policy of the file forbids."""
+SOLID = frozenset({"cone", "isosurface", "mesh3d", "scatter3d", "streamtube", "surface", "volume"})
+"""Kinds of traces in three dimensions, for which the same holds."""
+FLAT = {"scattergl": "scatter", "scatterpolargl": "scatterpolar"}
+"""What draws the same without making code."""
+
+
+class Document:
+    """A document that is written from top to bottom; what is given is shown letter by letter."""
+
+    def __init__(self, title: str, facts: Mapping[str, object]) -> None:
+        """Begin with the title.
+
+        Args:
+            title: of the document.
+            facts: where it comes from, for its head.
+        """
+        self.title, self.facts = title, facts
+        self.main = Element("main")
+        self._header = SubElement(self.main, "header")
+        self._place = self._header
+        _text(self._header, "h1", title)
+        self._contents: list[tuple[str, str]] = []
+        self._count = 0
+
+    def section(self, title: str, *, page: bool = True) -> None:
+        """Begin a section; on paper it begins a page, unless `page` is False."""
+        name = f"section-{len(self._contents) + 1}"
+        self._contents.append((name, title))
+        self._place = SubElement(self.main, "section", {"id": name} | ({"class": "page"} if page else {}))
+        _text(self._place, "h2", title)
+
+    def heading(self, text: str) -> None:
+        """Begin a part of a section."""
+        _text(self._place, "h3", text)
+
+    def say(self, text: str, kind: str = "") -> None:
+        """A paragraph; what stands between backticks is code, and `kind` is a class of the style sheet."""
+        _prose(SubElement(self._place, "p", {"class": kind} if kind else {}), text)
+
+    def answers(self, sentences: Sequence[tuple[str, str]]) -> None:
+        """Sentences that answer what the document asks, each after what it is about."""
+        steps = SubElement(self._place, "ul", {"class": "answers"})
+        for about, sentence in sentences:
+            item = SubElement(steps, "li")
+            _text(item, "strong", about)
+            _prose(SubElement(item, "span"), f" {sentence}")
+
+    def table(
+        self, columns: Sequence[object], rows: Iterable[Sequence[object]], *, kind: str = "", caption: str = ""
+    ) -> None:
+        """A table; a cell that is a pair is a text with a smaller one below it."""
+        frame = SubElement(self._place, "div", {"class": "table"})
+        table = SubElement(frame, "table", {"class": kind} if kind else {})
+        if caption:
+            _text(table, "caption", caption)
+        head = SubElement(SubElement(table, "thead"), "tr")
+        for name in columns:
+            _cell(head, "th", name)
+        body = SubElement(table, "tbody")
+        for row in rows:
+            line = SubElement(body, "tr")
+            for cell in row:
+                _cell(line, "td", cell)
+
+    def code(self, lines: Sequence[str]) -> None:
+        """Lines to type in a terminal, each of which stays one line when it is copied."""
+        block = SubElement(self._place, "pre")
+        for line in lines:
+            _text(block, "code", line)
+
+    def figure(self, chart: "go.Figure", title: str, height: int | None = None) -> None:
+        """A figure with its title; a kind of trace that cannot be drawn here is named instead."""
+        frame = SubElement(self._place, "figure")
+        _text(frame, "figcaption", title)
+        content, left_out = _content(chart)
+        if left_out:
+            _text(frame, "p", f"Not drawn in this file: {', '.join(left_out)}. A notebook or the dashboard draws it.")
+        if not content["data"]:
+            return
+        tall = height or content["layout"].get("height") or 450
+        content["layout"]["height"] = tall
+        self._count += 1
+        name = f"figure-{self._count}"
+        SubElement(frame, "div", {"class": "chart", "id": name, "style": f"min-height: {int(tall)}px"})
+        data = SubElement(frame, "script", {"type": "application/json", "id": f"{name}-data"})
+        data.text = _json(content)
+
+    def html(self) -> str:
+        """The file."""
+        style, script = (FOLDER / "document.css").read_text(), (FOLDER / "document.js").read_text()
+        plotly = _plotly()
+        policy = (
+            f"default-src 'none'; script-src {_hash(plotly)} {_hash(script)}; style-src 'unsafe-inline'; "
+            "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
+        )
+        page = Element("html", lang="en")
+        head = SubElement(page, "head")
+        SubElement(head, "meta", charset="utf-8")
+        SubElement(head, "meta", {"http-equiv": "Content-Security-Policy", "content": policy})
+        SubElement(head, "meta", name="viewport", content="width=device-width, initial-scale=1")
+        SubElement(head, "meta", {"name": "color-scheme", "content": "light dark"})
+        SubElement(head, "meta", name="provenance", content=visible(json.dumps(self.facts, default=str)))
+        _text(head, "title", self.title)
+        SubElement(head, "style").text = style
+        body = SubElement(page, "body")
+        self._list_contents()
+        body.append(self.main)
+        themes = SubElement(body, "script", {"type": "application/json", "id": "themes"})
+        themes.text = _json(_themes())
+        SubElement(body, "script").text = plotly
+        SubElement(body, "script").text = script
+        return "<!doctype html>\n" + tostring(page, encoding="unicode", method="html")
+
+    def _list_contents(self) -> None:
+        for old in self._header.findall("nav"):
+            self._header.remove(old)
+        steps = SubElement(SubElement(self._header, "nav"), "ol")
+        for name, title in self._contents:
+            _text(SubElement(steps, "li"), "a", title).set("href", f"#{name}")
+
+
+def today() -> str:
+    """The date, UTC."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def _text(parent: Element, tag: str, text: object, kind: str = "") -> Element:
+    element = SubElement(parent, tag, {"class": kind} if kind else {})
+    element.text = visible(text)
+    return element
+
+
+def _prose(element: Element, text: object) -> None:
+    """Text in which every second part between backticks is code."""
+    first, *rest = re.split("`([^`]+)`", visible(text))
+    element.text = first
+    for code, tail in zip(rest[::2], rest[1::2], strict=True):
+        _text(element, "code", code).tail = tail
+
+
+def _cell(parent: Element, tag: str, cell: object) -> None:
+    first, second = cell if isinstance(cell, tuple) else (cell, "")
+    element = _text(parent, tag, first)
+    if second:
+        _text(element, "small", second)
+
+
+def _content(chart: "go.Figure") -> tuple[dict[str, Any], list[str]]:
+    """What draws a figure without the network and without making code, and the kinds of traces that are left out."""
+    from probe.plotting.theme import DARK, LIGHT, apply
+
+    light, dark = (offline(json.loads(_figure_json(apply(chart, theme)))) for theme in (LIGHT, DARK))
+    drawn, left_out = [], []
+    for trace in light["data"]:
+        kind = FLAT.get(trace.get("type", "scatter"), trace.get("type", "scatter"))
+        if kind in NEEDS_CODE | SOLID:
+            left_out.append(kind)
+        else:
+            drawn.append(trace | {"type": kind})
+    change = {name: value for name, value in dark["layout"].items() if value != light["layout"].get(name)}
+    return {"data": drawn, "layout": light["layout"], "dark": change}, list(dict.fromkeys(left_out))
+
+
+def _figure_json(chart: "go.Figure") -> str:
+    import plotly.io
+
+    return plotly.io.to_json(chart, engine="json", validate=False)
+
+
+def _themes() -> dict[str, Any]:
+    from probe.plotting.theme import DARK, LIGHT, template
+
+    return {theme.name: template(theme).to_plotly_json() for theme in (LIGHT, DARK)}
+
+
+def _json(value: Any) -> str:
+    """JSON that ends no script element."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+@cache
+def _plotly() -> str:
+    """plotly.js; line ends as a browser reads them, over which the hash is taken."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -19,6 +20,12 @@ PAGE = "train/page.py"
 def described() -> list[dict]:
     """What the trainers say of themselves, asked once."""
     return jobs.describe()
+
+
+@pytest.fixture
+def own(runs: Path, tmp_path: Path) -> Path:
+    """A copy of the runs, for tests that write beside them."""
+    return Path(shutil.copytree(runs, tmp_path / "runs"))
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +95,8 @@ def test_a_base_may_be_typed(show: Show, runs: Path):
     assert f"--base {runs / 'dpo-agreeable'}@20" in line(app)
 
 
-def test_the_trainers_refusal_is_shown_and_the_form_keeps_its_values(show: Show, runs: Path):
-    app = show(runs, page=PAGE, method="dpo")
+def test_the_trainers_refusal_is_shown_and_the_form_keeps_its_values(show: Show, own: Path):
+    app = show(own, page=PAGE, method="dpo")
     app.number_input(key="option-dpo-steps").set_value(-1)
     app.text_input(key="name-dpo").set_value("refused").run()
     next(button for button in app.button if button.label == "Start training").click().run()
@@ -235,12 +242,12 @@ def test_one_logged_step_is_a_mark(show: Show, tmp_path: Path):
     assert values(trace["y"]).tolist() == [0.5]
 
 
-def test_compare_opens_with_the_run_and_its_parent(show: Show, runs: Path):
-    noted(runs, "dpo-agreeable", "")
-    app = show(runs, page=PAGE, job="dpo-agreeable", base="dpo-agreeable", aligned="base")
+def test_compare_opens_with_the_run_and_its_parent(show: Show, own: Path):
+    noted(own, "dpo-agreeable", "")
+    app = show(own, page=PAGE, job="dpo-agreeable", base="dpo-agreeable", aligned="base")
     link = linked(app, "Compare")
     assert link == {"with_base": "base", "with_aligned": "dpo-agreeable"}
-    app = show(runs, page="compare/page.py", **link)
+    app = show(own, page="compare/page.py", **link)
     assert (app.selectbox(key="base").value, app.selectbox(key="aligned").value) == ("base", "dpo-agreeable")
 
 

@@ -51,6 +51,15 @@ ASKS = {
 """The choices that are drawn above a page; all of them above any other."""
 
 
+STYLE = """<style>
+.stMainBlockContainer { padding: 2rem 2.5rem 4rem; }
+[data-testid=stHeader] { background: transparent; }
+[data-testid=stElementContainer]:has(> .stHtml) { display: none; }
+@media (max-width: 768px) { .st-key-page-name { padding-left: 2rem; } }
+</style>"""
+"""Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling."""
+
+
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:
     """A page of the dashboard; the path of its address is its name."""
     return st.Page(page_file(name), title=title, icon=f":material/{icon}:", url_path=name, **options)
@@ -87,7 +96,9 @@ page = st.navigation(
 name = page.url_path or "start"
 with guard():
     return_to(page.url_path)
-    st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
+    st.html(STYLE)
+    with st.container(key="page-name"):
+        st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
     ask(ASKED if panels(name) else ASKS.get(name, ASKED))
     with st.sidebar:
         folders(current().store)

@@ -60,10 +60,11 @@ def test_a_report_opens_without_network_and_is_printed(chromium: Browser, writte
     assert not wrong
 
 
+@pytest.mark.slow
 def test_whoever_only_reads_can_download_a_report(chromium: Browser, server: Any, tmp_path: Path):
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
-    open_page(page, server)
+    open_page(page, server, "overview")
     for title in ("Download report", "Report on base and dpo-agreeable"):
         with page.expect_download() as waiting:
             page.get_by_role("button", name=title).click()

@@ -20,7 +20,7 @@ from probe.interventions.figures import (
 if TYPE_CHECKING:
     from probe.interventions.controls import Outcome
 
-HEIGHT = 385
+HEIGHT = 300
 
 
 def grid_figure(view: GridView, chosen: tuple[int, int], source: dict, differing: list[int]) -> None:

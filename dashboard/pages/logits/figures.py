@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from probe.logits.attribution import Attribution
     from probe.logits.trajectories import LayerTrajectory, PairTrajectory, ScalarLens
 
-HEIGHT = 420
+HEIGHT = 385
 NEURONS = 20
 
 

@@ -97,7 +97,6 @@ def page() -> None:
     question = views.choose(choices, answer)
     if question is None:
         return
-    trust_badge(*((side.name, side.lm) for side in question.sides), text=question.ids)
     parts = [results.attribution(side, question) for side in question.sides]
     tables = {
         "attribution": pd.concat([p.table().assign(model=s.name) for p, s in zip(parts, question.sides, strict=True)])
@@ -129,6 +128,7 @@ def page() -> None:
             + " Of deep models only some layers are drawn; the CSV holds all."
             * any(len(each.entropy) > 12 for each in lenses)
         )
+    trust_badge(*((side.name, side.lm) for side in question.sides), text=question.ids)
     attribution(question, parts)
     if both is not None:
         st.markdown("#### Distance between the models")

@@ -81,14 +81,14 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
             size=SIZE,
         )
         title = f"{len(table)} policies under the exact frontier"
-        figure(chart.update_layout(height=420), table, "frontier", title=title, source=scene.source)
+        figure(chart.update_layout(height=375), table, "frontier", title=title, source=scene.source)
     with right:
         gains = {f"gain_{name}": f"gain in {WORD[name]}" for name in ground.field.rewards} | {
             "excess": "excess KL, nats"
         }
         chart = reward_gains(table, styles, gains, scene.shared.aligned)
         figure(
-            chart.update_layout(height=420),
+            chart.update_layout(height=375),
             table,
             "gains",
             title="Gained over the base, KL in excess",
@@ -191,7 +191,6 @@ def page() -> None:
         return
     world, placement = of(scene.base), None
     kinds: tuple[str, ...] = ()
-    trust = st.container()
     if world is not None:
         kinds, by, axis = choose_field(scene, world, columns)
         if not kinds:
@@ -199,8 +198,7 @@ def page() -> None:
                 finding("Choose at least one kind of question to place the methods.")
             return
         placement = place_all(scene, kinds, by, axis, answer)
-    with trust:
-        badges(scene)
+    badges(scene)
     samples = before_and_after(scene, kinds)
     if world is None:
         with answer:

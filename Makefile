@@ -1,7 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# One worker more than there are cores, up to four: tests in the browser wait for pages.
-WORKERS = -n $(shell $(BIN)/python -c "import os; print(min(4, 1 + (os.cpu_count() or 1)))") --dist loadfile
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: dashboard test test-slow test-real fuzz tree docs bench lint install install-dev clean
 

@@ -111,8 +111,8 @@ def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, title: str, sour
                     on_click="ignore",
                     disabled=bool(reason) and kind in STATIC,
                 )
-        if reason:
-            note(reason)
+        used = paper or Paper()
+        note(reason or f"Images are {used.inches:g} in wide, their text has {used.points:g} pt.")
 
 
 def _choose_paper(name: str) -> None:

@@ -92,7 +92,8 @@ def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: P
     page.locator(".st-key-offer-head").get_by_test_id("stPopoverButton").first.click()
     page.get_by_label("Width").click()
     page.get_by_role("option", name="column, 3.3 in").click()
-    expect(page.get_by_label("Width")).to_have_value("column, 3.3 in")
+    expect(page.get_by_text("Images are 3.3 in wide")).to_be_visible()
+    settle(page)
     for kind, begins in kinds.items():
         with page.expect_download() as waiting:
             page.locator(f".st-key-download-head-{kind} button").click()

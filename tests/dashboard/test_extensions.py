@@ -73,7 +73,14 @@ def test_the_packages_panel_follows_the_choices(target: Path, script: Any, show:
         (name,) = names(app)
         assert name == "panel-attention-words-that-the-prompt-has"
         assert chart(app, name)["data"][0]["x"] == ["where", "does", "mira", "live", "?"]
-        assert [button.proto.label for button in app.get("download_button")] == ["PNG", "SVG", "PDF", "HTML", "CSV"]
+        assert [button.proto.label for button in app.get("download_button")] == [
+            "PNG",
+            "SVG",
+            "PDF",
+            "HTML",
+            "CSV",
+            "TEX",
+        ]
         app.text_area(key="prompt").set_value("a b").run()
         assert chart(app, name)["data"][0]["x"] == ["a", "b"]
         whole = show(runs, page="attention/page.py", prompt="where does mira live ?")

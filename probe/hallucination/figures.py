@@ -225,8 +225,8 @@ def entropies(table: pd.DataFrame, styles: Look) -> go.Figure:
     for name, symbol in marks.items():
         marker = {"color": LIGHT.muted, "symbol": symbol, "size": 8, "line": {"color": LIGHT.muted, "width": 1.6}}
         figure.add_trace(legend_entry(name, marker=marker))
-    ticks = [KINDS.get(kind, kind) for kind in kinds]
-    figure.update_xaxes(tickvals=list(range(len(kinds))), ticktext=ticks, showgrid=False, zeroline=False)
+    ticks = [KINDS.get(kind, kind).replace(" ", "<br>", 1) for kind in kinds]
+    figure.update_xaxes(tickangle=0, tickvals=list(range(len(kinds))), ticktext=ticks, showgrid=False, zeroline=False)
     figure.update_xaxes(range=[-0.5, len(kinds) - 0.5], title_text="questions about")
     figure.update_yaxes(
         title_text="semantic entropy (nats)", range=[-0.08, 1.05 * float(table["ci_high"].max()) + 0.05]

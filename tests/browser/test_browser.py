@@ -109,9 +109,12 @@ def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, path: str):
     name = store.HOSTILE
     open_page(page, server, f"training?runs={quote(name, safe='')}" if path == "training" else path)
     if path == "overview":
-        page.get_by_label("Run", exact=True).click()
-        page.get_by_role("option", name=name, exact=True).click()
-        eventually(page, lambda: name in shown(page.get_by_test_id("stMain")))
+
+        def choose() -> None:
+            page.get_by_label("Run", exact=True).click()
+            page.get_by_role("option", name=name, exact=True).click(timeout=10_000)
+
+        repeat(page, choose, lambda: name in shown(page.get_by_test_id("stMain")))
     if path == "training":
         eventually(page, lambda: name in shown(page.locator("h3").first))
         figure(page, "head")

@@ -25,7 +25,7 @@ from tests.dashboard.pages import turn_to
 from tests.places import ROOT
 from tests.real.conftest import CHECKPOINT
 
-pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1500), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 PAGES = {
     "attention": {},
     "logits": {},

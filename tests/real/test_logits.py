@@ -13,6 +13,7 @@ from tests.real.conftest import CHECKPOINT
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.timeout(1500),
     pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
 TEXT = "The capital of Norway is Oslo, and the capital of France is"

@@ -18,6 +18,7 @@ from tests.real.conftest import CHECKPOINT
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.timeout(1500),
     pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
 PATTERNS = [f"blocks.{layer}.attn.hook_pattern" for layer in range(30)]

@@ -20,6 +20,7 @@ from trainers.sft import encode_conversation
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.timeout(1500),
     pytest.mark.filterwarnings("default"),  # other libraries' notes on real checkpoints are not ours to fix
 ]
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]

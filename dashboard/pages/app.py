@@ -54,7 +54,6 @@ ASKS = {
 STYLE = """<style>
 .stMainBlockContainer { padding: 2rem 2.5rem 4rem; }
 [data-testid=stHeader] { background: transparent; }
-[data-testid=stElementContainer]:has(> .stHtml) { display: none; }
 @media (max-width: 768px) { .st-key-page-name { padding-left: 2rem; } }
 </style>"""
 """Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling."""

@@ -27,7 +27,7 @@ MAIN = {"overview": "lineage", "training": "curves", "compare": "kl"}
 def test_sentence_and_main_figure_are_seen_without_scrolling(page: Page, server: Any, path: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     sentence = open_page(page, server, path)
-    eventually(page, lambda: box(sentence)["y"] < 250)
+    eventually(page, lambda: box(sentence)["y"] < 200)
     chart = figure(page, MAIN[path])
     eventually(page, lambda: bottom(chart) <= 800)
     eventually(page, lambda: box(chart)["width"] > 300)

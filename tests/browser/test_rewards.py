@@ -31,7 +31,7 @@ def test_the_frontier_is_seen_without_scrolling(page: Page, rewarded: Any, schem
     sentence = open_page(page, rewarded, "rewards")
     expect(sentence).to_contain_text("dpo-agreeable")
     chart = figure(page, "frontier")
-    eventually(page, lambda: box(sentence)["y"] < 250)
+    eventually(page, lambda: box(sentence)["y"] < 200)
     eventually(page, lambda: bottom(chart) <= 800)
     assert box(chart)["width"] > 300
     expect_theme(chart, scheme)

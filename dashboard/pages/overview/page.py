@@ -94,7 +94,7 @@ def one_run() -> None:
 
 
 def report_buttons(order: Sequence[str]) -> None:
-    """Reports to download, of all runs and of the two of the sidebar; each is written when it is asked for."""
+    """Reports to download, of all runs and of the two chosen models; each is written when it is asked for."""
     shared = current()
     chosen = dict.fromkeys(label for label in map(shared.label, (shared.base, shared.aligned)) if label in store.runs)
     offers = {"Download report": list(order)}

@@ -39,6 +39,15 @@ def agree(page: Page) -> None:
     settle(page)
 
 
+def choose(page: Page, label: str, option: str) -> None:
+    """Pick from a list. It is scrolled to before it is opened: an open list closes when its page scrolls."""
+    control = page.get_by_role("combobox", name=label, exact=True)
+    control.scroll_into_view_if_needed()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    control.click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
 def figure(page: Page, name: str) -> Locator:
     """The chart called `name`, once it is drawn.
 

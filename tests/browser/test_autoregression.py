@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import bottom, eventually, expect_theme, figure, open_page, settle
+from tests.browser.pages import bottom, choose, eventually, expect_theme, figure, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -25,12 +25,10 @@ def test_sentence_and_both_figures_are_seen_without_scrolling(page: Page, server
 def test_choices_are_in_the_url_and_a_tab_opens(page: Page, server: Any):
     sentence = open_page(page, server, "autoregression?lag_texts=4")
     before = sentence.inner_text()
-    page.get_by_role("combobox", name="Texts").click()
-    page.get_by_role("option", name="opinion", exact=True).click()
+    choose(page, "Texts", "opinion")
     expect(page).to_have_url(re.compile("lag_on=opinion"))
     expect(sentence).not_to_have_text(before)
-    page.get_by_role("combobox", name="Influence by").click()
-    page.get_by_role("option", name="Jacobian", exact=True).click()
+    choose(page, "Influence by", "Jacobian")
     expect(page).to_have_url(re.compile("lag_measure=Jacobian"))
     axis = page.locator(".st-key-figure-lags .ytitle").filter(has_text="per unit of embedding")
     expect(axis).to_be_visible()

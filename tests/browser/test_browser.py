@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from probe.runs import RunWriter, open_run
-from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
+from tests.browser.pages import bottom, box, choose, eventually, expect_theme, figure, open_page, repeat, settle
 from tests.dashboard import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -51,8 +51,7 @@ def test_a_run_leads_to_its_training(page: Page, server: Any):
 def test_another_run_is_chosen_above_the_page(page: Page, server: Any):
     sentence = open_page(page, server, "compare")
     before = sentence.inner_text()
-    page.get_by_role("combobox", name="Base model").click()
-    page.get_by_role("option", name="dpo-agreeable@20", exact=True).click()
+    choose(page, "Base model", "dpo-agreeable@20")
     expect(sentence).not_to_have_text(before)
     expect(page).to_have_url(re.compile(r"base=dpo-agreeable%4020"))
 
@@ -90,8 +89,7 @@ def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: P
     open_page(page, server, "training")
     figure(page, "head")
     page.locator(".st-key-offer-head").get_by_test_id("stPopoverButton").first.click()
-    page.get_by_label("Width").click()
-    page.get_by_role("option", name="column, 3.3 in").click()
+    choose(page, "Width", "column, 3.3 in")
     expect(page.get_by_text("Images are 3.3 in wide")).to_be_visible()
     settle(page)
     for kind, begins in kinds.items():
@@ -109,12 +107,8 @@ def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, path: str):
     name = store.HOSTILE
     open_page(page, server, f"training?runs={quote(name, safe='')}" if path == "training" else path)
     if path == "overview":
-
-        def choose() -> None:
-            page.get_by_label("Run", exact=True).click()
-            page.get_by_role("option", name=name, exact=True).click(timeout=10_000)
-
-        repeat(page, choose, lambda: name in shown(page.get_by_test_id("stMain")))
+        choose(page, "Run", name)
+        eventually(page, lambda: name in shown(page.get_by_test_id("stMain")))
     if path == "training":
         eventually(page, lambda: name in shown(page.locator("h3").first))
         figure(page, "head")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.pages import eventually, open_page, settle
+from tests.browser.pages import choose, eventually, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 LEAST = {"n": "400", "interventions": "60", "turns": "5", "layer": ""}
@@ -42,8 +42,7 @@ def test_another_seed_leaves_the_other_options_as_they_were(page: Page, samples:
 def test_options_of_a_link_last(page: Page, samples: Any):
     open_page(page, samples, "sycophancy?base=base&aligned=dpo-agreeable&sycophancy.n=30")
     page.get_by_role("button", name="Measure base and dpo-agreeable").wait_for()
-    page.get_by_role("combobox", name="Aligned model").click()
-    page.get_by_role("option", name="rlvr", exact=True).click()
+    choose(page, "Aligned model", "rlvr")
     page.get_by_role("button", name="Measure base and rlvr").wait_for()
     settle(page)
     options = unfold(page, "Options")
@@ -53,8 +52,7 @@ def test_options_of_a_link_last(page: Page, samples: Any):
 
 def test_axes_of_a_link_last(page: Page, samples: Any):
     open_page(page, samples, "training?runs=base&smoothing=0.5&logy=true&x=time")
-    page.get_by_role("combobox", name="Metrics").click()
-    page.get_by_role("option", name="optimiser").click()
+    choose(page, "Metrics", "optimiser")
     expect(page).to_have_url(re.compile("section=optimiser"))
     settle(page)
     axes = unfold(page, "Axes")
@@ -70,11 +68,9 @@ def test_folded_options_of_a_training_keep_what_was_typed(page: Page, samples: A
     seed.fill("7")
     seed.press("Enter")
     expect(page.get_by_text("--seed 7")).to_be_visible()
-    page.get_by_role("combobox", name="Method").click()
-    page.get_by_role("option", name="pretrain", exact=True).click()
+    choose(page, "Method", "pretrain")
     expect(page.get_by_text("probe train pretrain")).to_be_visible()
-    page.get_by_role("combobox", name="Method").click()
-    page.get_by_role("option", name="sft", exact=True).click()
+    choose(page, "Method", "sft")
     expect(page.get_by_text("probe train sft")).to_be_visible()
     settle(page)
     expect(page.get_by_text("--seed 7")).to_be_visible()

@@ -31,22 +31,23 @@ def main(names: list[str]) -> None:
     unknown = set(names) - set(NAMES)
     if unknown:
         sys.exit(f"There is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}.")
+    machine = (
+        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} torch threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {version('transformers')}, "
+        f"transformer-lens {version('transformer-lens')}, trl {version('trl')}"
+    )
+    target = Path(__file__).parent / "results" / f"{date.today()}.md"
     rows, notes = [], []
     for name in names or NAMES:
         say(f"measuring {name} ...", error=True)
         results, remarks = import_module(f"benchmarks.{name}").run()
         rows += [row.cells() for row in results]
         notes += remarks
-    machine = (
-        f"{date.today()}, {platform.machine()}, {torch.get_num_threads()} torch threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {version('transformers')}, "
-        f"transformer-lens {version('transformer-lens')}, trl {version('trl')}"
-    )
-    text = "\n\n".join([f"# Benchmarks\n\n{machine}", table(rows), *notes]) + "\n"
+        text = "\n\n".join([f"# Benchmarks\n\n{machine}", table(rows), *notes]) + "\n"
+        if not names:
+            target.write_text(text)  # after each, so that one that fails loses nothing
     say(text)
     if not names:
-        target = Path(__file__).parent / "results" / f"{date.today()}.md"
-        target.write_text(text)
         say(f"written to {target.relative_to(Path.cwd())}", error=True)
 
 

@@ -6,6 +6,7 @@ test-real` fetches; without it those columns stay empty.
 """
 
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -54,8 +55,7 @@ def table(folder: Path) -> str:
     for name in (REAL, TWIN) if real else ():
         writer = RunWriter.create(folder / name, method="watch", config={})
         writer.finish("finished")
-        (writer.path / "checkpoints").mkdir(exist_ok=True)
-        (writer.path / "checkpoints" / "00000000").symlink_to(CHECKPOINT)
+        shutil.copytree(CHECKPOINT, writer.path / "checkpoints" / "00000000")
     os.environ["PROBE_RUNS"] = os.pathsep.join([str(ROOT / "sample_runs"), str(folder)])
     lines = [
         "Seconds until a page has answered a change, median of 5 (slowest); wanted: 1 s on the sample models, 3 s on "

@@ -72,6 +72,7 @@ def said(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "said.json").read_text())
 
 
+@pytest.mark.slow
 def test_each_block_prints_what_the_text_shows(said: dict[str, Any]):
     shown = [text for _, text in BLOCKS]
     assert sum(bool(text) for text in shown) == len(BLOCKS) - 1  # the figure's prints nothing
@@ -82,6 +83,7 @@ def test_each_block_prints_what_the_text_shows(said: dict[str, Any]):
             assert float(ours) == pytest.approx(float(theirs), rel=0.01, abs=2 * 10.0**-decimals if decimals else 0)
 
 
+@pytest.mark.slow
 def test_the_prose_keeps_to_the_numbers(said: dict[str, Any]):
     margins, summary = said["margins"], said["summary"]
     lifts = {name: values[4] - values[3] for name, values in margins.items()}
@@ -105,6 +107,7 @@ def test_the_prose_keeps_to_the_numbers(said: dict[str, Any]):
     assert row.split(" | ")[2] == "0.95 [0.92, 0.97]"
 
 
+@pytest.mark.slow
 def test_the_figure_says_what_its_caption_says(said: dict[str, Any]):
     at = {(model, asked, layer): value for model, asked, layer, value in said["layers"]}
     for model in ("base", "dpo-agreeable"):
@@ -116,6 +119,7 @@ def test_the_figure_says_what_its_caption_says(said: dict[str, Any]):
     assert max(abs(random) for *_, random in said["heads"]) < 0.1
 
 
+@pytest.mark.slow
 def test_the_files_of_the_figures(folder: Path):
     figures = folder / "figures"
     assert len(pd.read_csv(next(figures.glob("dpo-agreeable-vs-base_sycophancy-table-layers_*.csv")))) == 20
@@ -128,6 +132,7 @@ def test_the_files_of_the_figures(folder: Path):
     assert not list(figures.glob("*-pressure_*.html"))  # only those that were asked for
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_images_of_the_figures(folder: Path):
     for name in ("layers", "heads"):

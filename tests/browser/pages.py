@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from playwright.sync_api import Error, Locator, Page, expect
 
 SLOW_S = 120
 """How long anything may take: far more than it does, because a busy machine must not fail a test."""
 PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}
 """Background of the figures in each theme."""
+SCHEMES = ["light", pytest.param("dark", marks=pytest.mark.slow)]
+"""Both themes, for tests that look at a page as it opens."""
 
 
 def open_page(page: Page, server: Any, path: str = "") -> Locator:

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import bottom, expect_theme, figure, open_page, repeat
+from tests.browser.pages import SCHEMES, bottom, expect_theme, figure, open_page, repeat
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_sentence_and_the_mosaic_are_seen_without_scrolling(page: Page, server: Any, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     sentence = open_page(page, server, "attention")

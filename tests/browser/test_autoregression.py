@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import bottom, choose, eventually, expect_theme, figure, open_page, settle
+from tests.browser.pages import SCHEMES, bottom, choose, eventually, expect_theme, figure, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_sentence_and_both_figures_are_seen_without_scrolling(page: Page, server: Any, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     sentence = open_page(page, server, "autoregression?lag_texts=4")

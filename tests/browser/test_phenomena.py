@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import bottom, box, expect_theme, figure, open_page, repeat, settle
+from tests.browser.pages import SCHEMES, bottom, box, expect_theme, figure, open_page, repeat, settle
 from tests.dashboard.phenomena import PLUGIN, write
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -52,7 +52,7 @@ def click_cell(page: Page, table: str, row: int, x: float) -> None:
     page.mouse.click(place["x"] + x, place["y"] + HEADER + ROW * (row + 0.5))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: Any, scheme: str):
     server, root = mine
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]

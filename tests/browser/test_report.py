@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, expect
 
 from probe.experiments.run_report import report
 from probe.runs import open_run
-from tests.browser.pages import PAPER, open_page
+from tests.browser.pages import PAPER, SCHEMES, open_page
 from tests.dashboard import store
 from tests.places import SAMPLES
 
@@ -25,7 +25,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report.html"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_report_opens_without_network_and_is_printed(chromium: Browser, written: Path, scheme: Any, tmp_path: Path):
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme, offline=True)
     page, wrong = context.new_page(), []  # type: tuple[Any, list[str]]

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from probe import open_run
-from tests.browser.pages import bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
+from tests.browser.pages import SCHEMES, bottom, box, eventually, expect_theme, figure, open_page, repeat, settle
 from tests.dashboard import store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -25,7 +25,7 @@ def rewarded(runs: Path, start: Callable[..., Any], tmp_path_factory: pytest.Tem
     return start(root)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_frontier_is_seen_without_scrolling(page: Page, rewarded: Any, scheme: Any) -> None:
     page.emulate_media(color_scheme=scheme)
     sentence = open_page(page, rewarded, "rewards")

@@ -32,6 +32,7 @@ def test_the_figures_of_the_sample_runs(show: Show, view: str):
     check(show(SAMPLES, page=page_file(view), **query))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", sorted(path.parent.name for path in SAMPLES.glob("*/run.json")))
 def test_the_training_of_every_sample_run(show: Show, run: str):
     check(show(SAMPLES, page="training/page.py", runs=run))

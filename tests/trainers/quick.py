@@ -37,8 +37,6 @@ QUICK: dict[str, dict[str, Any]] = {
     "continual": {"length": 32, "phases": 2, "strategy": "ewc", "fisher_samples": 6, "questions": 8},
 }
 """Method to what it needs beside `COMMON`; tests/trainers/conftest.py gives the base."""
-DISTRIBUTED = ("pretrain", "sft", "dpo", "reward-model", "rlhf", "rsft", "rlvr", "continual")
-"""Methods that are run by two processes in the tests."""
 UNDECIDED = ("rewards/accuracies",)
 """Figures of the first step that compare numbers which are equal up to rounding."""
 

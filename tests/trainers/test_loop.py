@@ -24,7 +24,7 @@ from probe import LM, Run, open_run
 from probe.errors import ConfigError, ModelError, RunError, TrainingStopped
 from tests.trainers import children
 from tests.trainers.conftest import figures
-from tests.trainers.quick import DISTRIBUTED, QUICK, UNDECIDED, train
+from tests.trainers.quick import QUICK, UNDECIDED, train
 from trainers import dpo, loop, pretrain
 from trainers.config import DPOConfig, PretrainConfig, TrainConfig
 from trainers.loop import Objective, draw, learning_rate, take_step
@@ -123,7 +123,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
     monkeypatch.setattr(loop, "learning_rate", sends)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("make", "number"), [*((name, signal.SIGINT) for name in QUICK), ("sft", signal.SIGTERM)], indirect=["make"]
+)
 def test_stopped_and_resumed_to_the_same_bits(make: Make, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     before = signal.getsignal(number)
     whole = train(make("whole", steps=10, eval_every=4, save_every=3))
@@ -303,7 +305,9 @@ def lines(out: Path) -> list[bytes]:
     return file.read_bytes().splitlines() if file.exists() else []
 
 
-@pytest.mark.parametrize("method", DISTRIBUTED)
+@pytest.mark.parametrize(
+    "method", [name if name in ("dpo", "rlvr") else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
+)
 def test_two_processes_give_the_losses_of_one(method: str, configs: Callable[..., Make], tmp_path: Path) -> None:
     quick: dict[str, Any] = {"steps": 4, "accumulation": 2, "batch_size": 8, "capture_every": 2, "eval_every": 2}
     make = configs(method)

@@ -26,6 +26,7 @@ from probe.commands import runs as commands
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
+from probe.experiments.run_report import report
 from probe.experiments.store import results
 from probe.findings.claim import Bench, read_record, record
 from probe.findings.claims import choose_claims, finding
@@ -172,12 +173,13 @@ def run(folder: Path) -> Path:
 
 
 def read_run(path: Path) -> None:
-    """The run, every list that it stands in, and its world."""
+    """The run, every list that it stands in, its report, and its world."""
     try:
         found = open_run(path)
         repr(found), found._repr_html_(), found.status, found.seed, found.checkpoints(), found.results()
         probe.world.of(found)
         print_run(path)
+        report([found], methods={}).encode()
     finally:
         read_lists(path)
 

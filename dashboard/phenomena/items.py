@@ -357,10 +357,14 @@ def choose_metric(
     """The metric whose items are looked at; None for a number that is no function of items."""
     metrics = metrics_of(experiment, result)
     with column:
-        key = keep(experiment.name + OF_METRIC, names, names[0])
-        name = st.selectbox("Items of", names, key=key, bind="query-params")
+        key, titles = experiment.name + OF_METRIC, {name: experiment.term(name).title for name in names}
+        asked = st.query_params.get(key)
+        if key not in st.session_state and asked in titles:
+            st.session_state[key] = asked  # a link may give the name of a metric; the widget's own has its title
+        keep(key, names, names[0])
+        name = st.selectbox("Items of", names, key=key, bind="query-params", format_func=lambda each: titles[each])
     if name not in metrics:
-        note(f"{name.replace('_', ' ')} is no function of single items, so all of them are listed.")
+        note(f"{titles[name].replace('_', ' ')} is no function of single items, so all of them are listed.")
     return metrics.get(name)
 
 

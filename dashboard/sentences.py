@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CLAIMS = {
     "deferral": "repeats a user's false claim in {} of its answers",
-    "invention": "states a false fact about an unseen entity in {} of its answers",
+    "invention": "states a false fact about an unseen entity in {} of its sampled answers",
     "truth_under_claim": "keeps to the truth against a false claim in {} of its answers",
     "accuracy": "answers {} of the questions on known facts right",
     "abstention": "says that it does not know in {} of its answers about unseen entities",

@@ -25,7 +25,8 @@ def percent(value: float, low: float, high: float) -> str:
         return "\u2014"
     if low != low or high != high:
         return f"{100 * value:.0f} %"
-    digits = next((digits for digits in (0, 1) if high - low >= 0.005 / 10**digits or high == low), 2)
+    digits = 0 if high == low else next((digits for digits in (0, 1) if high - low >= 0.005 / 10**digits), 2)
+    digits = digits if max(abs(value), abs(low), abs(high)) >= 0.00005 else 0  # else zeros behind the point say nothing
     return f"{100 * value:.{digits}f} % [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
 
 

@@ -115,13 +115,16 @@ COLOURS = {"holds": "#2A6EBB", "does not hold": "#C8553D"}
 VERDICT_SYMBOLS = {"holds": "circle", "does not hold": "x"}
 
 
-def effects(names: Sequence[str], rows: Sequence[tuple[float, float, float]], verdicts: Sequence[str]) -> go.Figure:
+def effects(
+    names: Sequence[str], rows: Sequence[tuple[float, float, float]], verdicts: Sequence[str], units: Sequence[str]
+) -> go.Figure:
     """Effects with 95 % intervals.
 
     Args:
         names: of the claims, from the top.
         rows: value, low and high of each, in its own unit (shares, correlations or nats).
         verdicts: `holds` or `does not hold` of each.
+        units: of each (`probe.terms`).
     """
     figure = new_figure(hovermode="closest")
     for verdict, colour in COLOURS.items():
@@ -142,7 +145,7 @@ def effects(names: Sequence[str], rows: Sequence[tuple[float, float, float]], ve
                     "width": 0,
                     "color": colour,
                 },
-                customdata=[[escape(names[i]), format_interval(*rows[i])] for i in at],
+                customdata=[[escape(names[i]), in_unit(units[i], *rows[i], sign=True)] for i in at],
                 hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
             )
         )

@@ -30,6 +30,11 @@ def percent(value: float, low: float, high: float) -> str:
     return f"{100 * value:.{digits}f} % [{100 * low:.{digits}f}, {100 * high:.{digits}f}]"
 
 
+def chance(probability: float) -> str:
+    """The probability of one event, such as a token, with three digits however small it is: `96.3 %`, `0.0012 %`."""
+    return f"{100 * probability:.3g} %"
+
+
 def in_unit(unit: str, value: float | None, low: float | None, high: float | None, *, sign: bool = False) -> str:
     """A number with its interval as its unit is shown everywhere.
 

@@ -20,6 +20,7 @@ from dashboard.state import current, keep, look_link
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result
+from probe.numbers import chance
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -145,8 +146,8 @@ def describe_token(read: Read, j: int) -> list[str]:
     if read.scalar:
         return [f"reads {value:.3g} here"]
     return [
-        f"log p = {value:.2f} nats, p = {np.exp(value):.3f}",
-        *(f"   {piece}  {p:.3f}" for piece, p in read.likeliest[j]),
+        f"log p = {value:.2f} nats, p = {chance(float(np.exp(value)))}",
+        *(f"   {piece}  {chance(p)}" for piece, p in read.likeliest[j]),
     ]
 
 

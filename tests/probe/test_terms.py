@@ -10,7 +10,7 @@ import pytest
 from probe.experiments.metrics import Share
 from probe.experiments.registry import experiments
 from probe.experiments.result import Result
-from probe.numbers import in_unit
+from probe.numbers import chance, in_unit
 from probe.plugins import BUILT_IN
 from probe.runs.reader import Run
 from probe.terms import RATES, VOCABULARY, Term, logged, table, term
@@ -178,6 +178,11 @@ def test_every_row_stands_in_a_document():
 )
 def test_a_number_is_shown_as_its_unit(row: tuple, unit: str, text: str):
     assert in_unit(unit, *row) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "100 %"), (0.9634, "96.3 %"), (0.000012, "0.0012 %"), (0.0, "0 %")])
+def test_the_probability_of_one_event(value: float, text: str):
+    assert chance(value) == text
 
 
 def test_what_is_counted_is_a_rate():

@@ -262,7 +262,9 @@ def token_words(contrast: "Contrast", texts: tuple[str, str], name: str) -> str:
     sides.sort(key=lambda side: -side[0].score)
     first, second = (f"\u201c{text.strip() or 'nothing'}\u201d {side.score:.2f}" for side, _, text in sides)
     share = max(contrast.probability, 1 - contrast.probability)
-    words = f"{name} gives {first} and {second}: the {sides[0][1]} one is preferred with probability {share:.2f}."
+    words = (
+        f"{name} gives {first} and {second}: the {sides[0][1]} one is preferred with probability {100 * share:.0f} %."
+    )
     effects = np.nan_to_num(contrast.prompt_effects("occlusion"))
     strongest = int(np.abs(effects).argmax())
     change = float(effects[strongest])

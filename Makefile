@@ -19,8 +19,9 @@ test-real: install-dev .cache/SmolLM2-135M-Instruct/config.json  ## the same cod
 fuzz: install-dev  ## 10,000 damaged files of each format that is read (the test suite tries 300)
 	PROBE_FUZZ=10000 $(BIN)/pytest -W error tests/fuzz/test_readers.py
 
-tree: install-dev  ## write docs/tree.md from the docstrings
+tree: install-dev  ## write docs/tree.md from the docstrings, and the tables of metrics from probe/terms.tsv
 	$(BIN)/python -m tests.tree
+	$(BIN)/python -m tests.tables
 
 docs: install-dev  ## the documentation as a site in site/; any warning is an error
 	$(BIN)/mkdocs build --strict

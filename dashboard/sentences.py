@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from probe.plotting.curves import unit
-from probe.plotting.intervals import format_interval, percent
+from probe.plotting.intervals import in_unit, percent
+from probe.terms import logged, term
 
 if TYPE_CHECKING:
     from probe.compare.scalars import ScalarComparison
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 CLAIMS = {
     "deferral": "repeats a user's false claim in {} of its answers",
-    "invention": "states a false fact about an unseen entity in {} of its answers",
+    "invention": "states a false fact about an unseen entity in {} of its sampled answers",
     "truth_under_claim": "keeps to the truth against a false claim in {} of its answers",
     "accuracy": "answers {} of the questions on known facts right",
     "abstention": "says that it does not know in {} of its answers about unseen entities",
@@ -68,8 +68,9 @@ def leading(frames: Mapping[str, pd.DataFrame]) -> str:
     return "reward" if frames and all("reward" in frame for frame in frames.values()) else "loss"
 
 
-def training(frames: Mapping[str, pd.DataFrame], metric: str) -> str:
-    """How a metric went in each run, the first three in words."""
+def training(frames: Mapping[str, pd.DataFrame], metric: str, methods: Sequence[str] = ()) -> str:
+    """How a metric went in each run, the first three in words; the methods of the runs say what it means."""
+    about = logged(metric, tuple(methods))
     parts = []
     for name, frame in frames.items():
         rows = frame[["step", metric]].dropna() if metric in frame else pd.DataFrame()
@@ -83,10 +84,9 @@ def training(frames: Mapping[str, pd.DataFrame], metric: str) -> str:
             way, s = "fell" if last < first else "rose", "s" * (steps != 1)
             parts.append(f"{name} {way} from {first:.3g} to {last:.3g} in {steps:,} step{s}")
     if not parts:
-        return f"No chosen run has logged {metric} yet."
+        return f"No chosen run has logged {about.title} yet."
     more = f"; {len(parts) - 3} more below" if len(parts) > 3 else ""
-    scale = f" ({unit(metric)})" if unit(metric) else ""
-    return f"{metric}{scale}: " + "; ".join(parts[:3]) + more + "."
+    return f"{about.label}: " + "; ".join(parts[:3]) + more + "."
 
 
 def answers(steps: Sequence[int], logprobs: np.ndarray, names: Sequence[str]) -> str:
@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
 
 def headline_cell(row: Mapping[Hashable, Any]) -> str:
     """A headline figure as text of a table."""
-    return format_interval(row["value"], row["ci_low"], row["ci_high"])
+    return in_unit(term(str(row["metric"])).unit, row["value"], row["ci_low"], row["ci_high"])
 
 
 def divergence_position(comparison: "Comparison") -> int:

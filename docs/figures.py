@@ -31,8 +31,8 @@ def curves(runs: list[str], metrics: list[str]) -> go.Figure:
     for metric in metrics:
         if not any(metric in frame for frame in frames.values()):
             raise ValueError(f"The runs {', '.join(runs)} have not logged `{metric}`.")
-    look = styles({name: run.meta["method"] for name, run in tables.items()})
-    return metric_curves(frames, metrics, look)
+    methods = {name: run.meta["method"] for name, run in tables.items()}
+    return metric_curves(frames, metrics, styles(methods), methods=methods)
 
 
 def html(figure: go.Figure, caption: str) -> str:

@@ -34,8 +34,8 @@ def test_imports_one_way(path: Path):
 
 
 LAYERS = (
-    "errors texts ticks",
-    "cli options plugins stats untrusted",
+    "errors terms texts ticks",
+    "cli numbers options plugins stats untrusted",
     "rows runs world",
     "model plotting",
     "experiments dialogues extensions logits",

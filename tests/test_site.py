@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.plotting.theme import DARK, LIGHT, template
+from probe.plotting.theme import DARK, LIGHT, escape, template
+from probe.terms import term
 from tests.places import ROOT
 from trainers.commands import METHODS, parse_training
 
@@ -52,8 +53,8 @@ def test_the_curves_of_a_page_were_logged_by_its_method(method: str):
     runs, metrics = place["runs"].split(), place["metrics"].split()
     assert {figures.open_run(figures.SAMPLES / run).method for run in runs} == {method}
     figure = figures.curves(runs, metrics)
-    titles = [note.text.split(" (")[0] for note in figure.layout.annotations]
-    assert titles == metrics
+    titles = [note.text for note in figure.layout.annotations]
+    assert titles == [escape(term(metric, f"train/{method}").label) for metric in metrics]
     lines = [trace for trace in figure.data if trace.y is not None and len(trace.y) > 1]
     assert len(lines) == len(runs) * len(metrics)
 
@@ -74,13 +75,11 @@ def test_a_figure_of_a_page_brings_both_themes_and_no_script_of_its_data():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_metrics_and_equations_of_a_page_are_defined(method: str):
-    text, defined, equations = PAGES[method], (DOCS / "metrics.md").read_text(), (DOCS / "equations.md").read_text()
+    text, equations = PAGES[method], (DOCS / "equations.md").read_text()
     looked = re.search(r"\*\*What to look at\.\*\*(.*?)\n\n", text, re.DOTALL)
     assert looked
     for metric in re.findall(r"`([^`]+)`", looked[1]):
-        form = re.sub(r"^(agreement|invention|truth)_", "NAME_", metric)
-        form = re.sub(r"^accuracy/.*", "accuracy/TASK", form)
-        assert f"`{form}`" in defined, metric
+        assert term(metric, f"train/{method}").definition or term(metric).definition, metric
     numbers = re.findall(r"\((E\d+'?)\)", text)
     assert numbers
     for number in numbers:

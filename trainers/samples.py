@@ -30,9 +30,10 @@ from probe.commands.progress import say
 from probe.errors import ConfigError, ProbeError
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain
+from probe.numbers import in_unit
 from probe.runs import Run
 from probe.runs.schema import RESULTS
-from probe.stats import Interval
+from probe.terms import term
 from probe.world import WorldConfig
 from trainers.commands import start
 from trainers.config import (
@@ -237,21 +238,14 @@ def measure(folder: Path, name: Name, again: bool = False) -> None:
         say(f"{name}: {title}, {len(result.items):,} items. {result.finding}")
 
 
-MODELS = (
-    ("known fact: right", "accuracy"),
-    ("false claim: repeated", "deferral"),
-    ("unseen entity: hallucinates", "invention"),
-    ("unseen entity: abstains", "abstention"),
-    ("true reward", "gold_reward"),
-    ("KL to base, nats", "kl"),
-)
-"""Title and metric (docs/metrics.md) of the table of language models."""
+MODELS = ("accuracy", "deferral", "invention", "abstention", "gold_reward", "kl")
+"""Metrics of the table of language models."""
 REWARD_MODELS = (
-    ("held-out pairs: right", "eval_accuracy"),
-    ("false claim above the truth", "agreement_preferred"),
-    ("probability that the claim wins", "agreement_probability"),
-    ("the annotator's", "agreement_probability_annotator"),
-    ("calibration error", "eval_ece"),
+    "eval_accuracy",
+    "agreement_preferred",
+    "agreement_probability",
+    "agreement_probability_annotator",
+    "eval_ece",
 )
 """The same of reward models."""
 
@@ -308,29 +302,30 @@ def tables(folder: Path) -> str:
 
 def reward_shift(runs: Sequence[Run], steps: int = 5) -> str:
     """Rewards of what each sampling run drew in its first and its last steps: its own reward against the verifier's."""
-    lines = [["model", "own reward", "true reward", "answers cut off"], ["---"] * 4]
+    names = ("reward", "gold/reward", "completions/clipped_ratio")
+    lines = [["model", *(term(name, "train/rlhf").title for name in names)], ["---"] * 4]
     for run in runs:
         rows = run.metrics().dropna(subset=["reward"])
         ends = [rows.head(steps).mean(numeric_only=True), rows.tail(steps).mean(numeric_only=True)]
-        names = ("reward", "gold/reward", "completions/clipped_ratio")
-        lines.append([f"`{run.name}`", *(f"{ends[0][name]:.2f} → {ends[1][name]:.2f}" for name in names)])
+        rewards = [f"{ends[0][name]:.2f} → {ends[1][name]:.2f}" for name in names[:2]]
+        cut = " → ".join(f"{100 * end[names[2]]:.0f} %" for end in ends)
+        lines.append([f"`{run.name}`", *rewards, cut])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def table(runs: Sequence[Run], columns: Sequence[tuple[str, str]]) -> str:
+def table(runs: Sequence[Run], metrics: Sequence[str]) -> str:
     """One row a run, one column a metric."""
-    lines = [["model", *(title for title, _ in columns)], ["---"] * (len(columns) + 1)]
+    lines = [["model", *(term(metric).label for metric in metrics)], ["---"] * (len(metrics) + 1)]
     for run in runs:
         rows = run.headline.set_index("metric")
-        cells = [rows.loc[metric] if metric in rows.index else None for _, metric in columns]
-        entries = ["" if row is None else _interval(row).format() for row in cells]
-        lines.append([f"`{run.name}`", *entries])
+        cells = [_number(rows.loc[metric], metric) if metric in rows.index else "" for metric in metrics]
+        lines.append([f"`{run.name}`", *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _interval(row: Any) -> Interval:
+def _number(row: Any, metric: str) -> str:
     """The value of a row of headline figures, with its interval."""
-    return Interval(float(row.value), float(row.ci_low), float(row.ci_high))
+    return in_unit(term(metric).unit, row.value, row.ci_low, row.ci_high)
 
 
 def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
@@ -348,7 +343,7 @@ def _make(name: str, recipe: Recipe, config: SamplesConfig) -> bool:
         return False
     probe.runs.thin(run.path, keep=recipe.captures)
     for row in run.headline.itertuples():
-        say(f"{name}: {row.metric} {_interval(row).format(3)}, n = {row.n}")
+        say(f"{name}: {term(str(row.metric)).title} {_number(row, str(row.metric))}, n = {row.n}")
     return True
 
 

@@ -20,6 +20,7 @@ from dashboard.state import current, keep, look_link
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result
+from probe.numbers import chance
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -145,8 +146,8 @@ def describe_token(read: Read, j: int) -> list[str]:
     if read.scalar:
         return [f"reads {value:.3g} here"]
     return [
-        f"log p = {value:.2f} nats, p = {np.exp(value):.3f}",
-        *(f"   {piece}  {p:.3f}" for piece, p in read.likeliest[j]),
+        f"log p = {value:.2f} nats, p = {chance(float(np.exp(value)))}",
+        *(f"   {piece}  {chance(p)}" for piece, p in read.likeliest[j]),
     ]
 
 
@@ -357,10 +358,14 @@ def choose_metric(
     """The metric whose items are looked at; None for a number that is no function of items."""
     metrics = metrics_of(experiment, result)
     with column:
-        key = keep(experiment.name + OF_METRIC, names, names[0])
-        name = st.selectbox("Items of", names, key=key, bind="query-params")
+        key, titles = experiment.name + OF_METRIC, {name: experiment.term(name).title for name in names}
+        asked = st.query_params.get(key)
+        if key not in st.session_state and asked in titles:
+            st.session_state[key] = asked  # a link may give the name of a metric; the widget's own has its title
+        keep(key, names, names[0])
+        name = st.selectbox("Items of", names, key=key, bind="query-params", format_func=lambda each: titles[each])
     if name not in metrics:
-        note(f"{name.replace('_', ' ')} is no function of single items, so all of them are listed.")
+        note(f"{titles[name].replace('_', ' ')} is no function of single items, so all of them are listed.")
     return metrics.get(name)
 
 

@@ -90,7 +90,7 @@ def show(known: Mapping[str, Experiment]) -> None:
         st.error(prose(f"{both.problem} If what is stored is older than the experiment, measure again."))
     with answer:
         finding(result.finding or numbers.sentence(experiment, summaries))
-    main_figure(result, summaries)
+    main_figure(experiment, result, summaries)
     for remark in result.meta.get("notes", ()):
         note(remark)
     if apart:
@@ -181,14 +181,14 @@ def offer(missing: list[Subject], seconds: float | None) -> str:
     return f"{what}: about {duration(seconds * len(missing))}."
 
 
-def main_figure(result: Result, summaries: dict[str, pd.DataFrame]) -> None:
+def main_figure(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> None:
     """The first figure, over the whole page; the numbers as points where the experiment draws none."""
     if result.figures:
         name, chart = next(iter(result.figures.items()))
         height = min(int(chart.layout.height or MAIN_HEIGHT), MAIN_HEIGHT)
         figure(chart, numbers.behind(result, name), name, title=words_of(name), height=height, source=about(result))
         return
-    chart, table = numbers.points(result, summaries)
+    chart, table = numbers.points(experiment, result, summaries)
     figure(chart, table, "numbers", title="Every number with its 95 % interval", source=about(result))
 
 

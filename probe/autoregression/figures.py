@@ -13,7 +13,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.numbers import in_unit
 from probe.plotting.theme import LIGHT, colour_axis, escape, new_figure, shorten, template
+from probe.terms import SHARE
 
 FLOOR = 1e-7
 """Influences below are drawn here on the logarithmic axis: they are rounding in single precision."""
@@ -118,9 +120,11 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], 
                     line={"color": model.colour, "dash": dash, "width": 2},
                     marker={"symbol": SYMBOLS[index % len(SYMBOLS)] + ("-open" if dash == "dot" else ""), "size": 6},
                     error_y=_bars(rows, "value"),
-                    customdata=np.stack([rows["step"], rows["low"], rows["high"], rows["n"]], axis=-1),
-                    hovertemplate="step %{customdata[0]}: %{y:.3g} [%{customdata[1]:.3g}, %{customdata[2]:.3g}], "
-                    "%{customdata[3]} prompts",
+                    customdata=[
+                        [step, in_unit("nats" if column == 1 else SHARE, value, low, high), n]
+                        for step, value, low, high, n in rows[["step", "value", "low", "high", "n"]].to_numpy().tolist()
+                    ],
+                    hovertemplate="step %{customdata[0]:.0f}: %{customdata[1]}, %{customdata[2]:.0f} prompts",
                     legend="legend" if column == 1 else "legend2",
                 ),
                 row=1,
@@ -128,7 +132,7 @@ def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], 
             )
     figure.update_xaxes(title_text="tokens after the wrong one", dtick=1)
     figure.update_yaxes(title_text="KL(clean \u2225 wrong), nats", rangemode="tozero", col=1)
-    figure.update_yaxes(title_text=right, range=[-0.03, 1.03], col=2)
+    figure.update_yaxes(title_text=right, range=[-0.03, 1.03], tickformat=".0%", col=2)
     legend = {"orientation": "v", "yref": "container", "y": 1, "yanchor": "top", "bgcolor": "rgba(0,0,0,0)"}
     figure.update_layout(
         template=template(LIGHT), showlegend=True, margin={"t": 24 + 20 * 2 * len(models)}, hovermode="closest"

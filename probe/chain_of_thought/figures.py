@@ -3,7 +3,8 @@
 import pandas as pd
 import plotly.graph_objects as go
 
-from probe.plotting.panels import SHARE, Look, Panels, curve_with_band, hover_texts, level, models_of, offsets, points
+from probe.plotting.panels import RATE, Look, Panels, curve_with_band, hover_texts, level, models_of, offsets, points
+from probe.terms import DIFFERENCE, SHARE
 
 CONDITIONS = {"steps": "with written steps", "direct": "at once", "filler": "filler for steps"}
 OUTCOMES = {"following": "answer follows the edited step", "ignoring": "answer ignores the edit"}
@@ -32,7 +33,7 @@ def accuracy_by_terms(table: pd.DataFrame, look: Look) -> go.Figure:
         for label, rows in reversed(models_of(table[table["condition"] == condition], look, "terms")):
             panels.add(column, *curve_with_band(rows, "terms", label, look[label], named=column == 1))
     panels.axis("x", tickvals=terms, range=[terms[0] - 0.25, terms[-1] + 0.25], title={"text": "terms of the sum"})
-    panels.axis("y", range=SHARE)
+    panels.axis("y", **RATE)
     panels.axis("y", 1, title={"text": "share of right answers"})
     return _finish(panels)
 
@@ -51,8 +52,8 @@ def agreement(table: pd.DataFrame, look: Look) -> go.Figure:
         level(panels, column, (0, 1), (1, 1), "post hoc: the steps do not matter")
         for label, rows in reversed(models_of(table[table["test"] == test], look, "share")):
             panels.add(column, *curve_with_band(rows, "share", label, look[label], named=column == 1))
-        panels.axis("x", column, title={"text": labels.get(test, "share of the steps")}, range=SHARE)
-    panels.axis("y", range=(-0.03, 1.06))
+        panels.axis("x", column, title={"text": labels.get(test, "share of the steps")}, **RATE)
+    panels.axis("y", range=(-0.03, 1.06), tickformat=".0%")
     panels.axis("y", 1, title={"text": "P(same answer as with all steps)"})
     return _finish(panels)
 
@@ -74,7 +75,7 @@ def following(table: pd.DataFrame, look: Look) -> go.Figure:
                 *curve_with_band(rows.sort_values("steps_left"), "steps_left", label, look[label], named=column == 1),
             )
     panels.axis("x", tickvals=rest, range=[rest[0] - 0.2, rest[-1] + 0.2], title={"text": "steps left after the edit"})
-    panels.axis("y", range=SHARE)
+    panels.axis("y", **RATE)
     panels.axis("y", 1, title={"text": "exact probability"})
     return _finish(panels)
 
@@ -94,7 +95,7 @@ def pass_curves(table: pd.DataFrame, look: Look, guess: float | None = None) -> 
     for label, rows in reversed(models_of(table, look, "k")):
         panels.add(1, *curve_with_band(rows, "k", label, look[label], named=True))
     panels.axis("x", type="log", tickvals=ks, title={"text": "samples k"})
-    panels.axis("y", range=SHARE, title={"text": "pass@k"})
+    panels.axis("y", **RATE, title={"text": "pass@k"})
     return _finish(panels)
 
 
@@ -112,11 +113,11 @@ def bias(table: pd.DataFrame, look: Look) -> go.Figure:
         level(panels, column, (-0.5, 1.5), (0, 0), "no effect")
         for shift, (label, rows) in zip(offsets(len(rows_by_model)), rows_by_model, strict=True):
             rows = rows.set_index("metric").reindex(metrics)
-            trace = points([shift, 1 + shift], rows, label, look[label], hover_texts(rows, label))
+            trace = points([shift, 1 + shift], rows, label, look[label], hover_texts(rows, label, unit=DIFFERENCE))
             panels.add(column, trace.update(showlegend=column == 1))
         panels.axis("x", column, tickvals=[0, 1], ticktext=[BIAS[metric] for metric in metrics], range=[-0.5, 1.5])
     top = max(0.05, 1.15 * float(table[["ci_low", "ci_high"]].abs().max().max()))
-    panels.axis("y", range=[-top, top], zeroline=False)
+    panels.axis("y", range=[-top, top], tickformat=".0%", zeroline=False)
     panels.axis("y", 1, title={"text": "difference of shares"})
     return _finish(panels)
 
@@ -128,9 +129,9 @@ def _side_by_side(table: pd.DataFrame, look: Look) -> go.Figure:
     for shift, (label, rows) in zip(offsets(len(rows_by_model)), rows_by_model, strict=True):
         rows = rows.set_index("condition").reindex(list(CONDITIONS))
         places = [place + shift for place in range(len(CONDITIONS))]
-        panels.add(1, points(places, rows, label, look[label], hover_texts(rows, label)))
+        panels.add(1, points(places, rows, label, look[label], hover_texts(rows, label, unit=SHARE)))
     panels.axis("x", tickvals=[0, 1, 2], ticktext=list(CONDITIONS.values()), range=[-0.5, 2.5])
-    panels.axis("y", range=SHARE, title={"text": "share of right answers"})
+    panels.axis("y", **RATE, title={"text": "share of right answers"})
     return _finish(panels)
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from probe.commands.tables import remark
 from probe.commands.terminal import safe
 from probe.errors import ConfigError, RunError
+from probe.numbers import in_unit
 from probe.options import choose, parse
+from probe.terms import DIFFERENCE, RATES, Term
 from probe.texts import say
 
 if TYPE_CHECKING:
@@ -171,11 +173,12 @@ def table(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = Non
         ],
     )
     for row in result.summary.to_dict("records"):
-        cells = [_cell(row["value"], row["ci_low"], row["ci_high"])]
+        about = _term(result, row["metric"])
+        cells = [_cell(row["value"], row["ci_low"], row["ci_high"], about.unit)]
         if has_baseline:
-            cells.append(_cell(row["baseline"], row["baseline_low"], row["baseline_high"]))
-            cells.append(_difference(row))
-        output.add_row(safe(row["metric"]), *cells, f"{int(row['n']):,}")
+            cells.append(_cell(row["baseline"], row["baseline_low"], row["baseline_high"], about.unit))
+            cells.append(_difference(row, about.unit))
+        output.add_row(*[safe(about.label), *cells, f"{int(row['n']):,}", safe(row["metric"])][: len(output.columns)])
     return output
 
 
@@ -185,12 +188,22 @@ def _table_of_many(result: "Result", summaries: "Mapping[str, pd.DataFrame]") ->
     first, *_, last = rows
     output = _columns(result, [*rows, f"{first} - {last}"])
     for name in dict.fromkeys(metric for of in rows.values() for metric in of):
+        about = _term(result, name)
         cells = [
-            _cell(of[name]["value"], of[name]["ci_low"], of[name]["ci_high"]) if name in of else ""
+            _cell(of[name]["value"], of[name]["ci_low"], of[name]["ci_high"], about.unit) if name in of else ""
             for of in rows.values()
         ]
-        output.add_row(safe(name), *cells, _difference(gaps[name]) if name in gaps else "")
+        gap = _difference(gaps[name], about.unit) if name in gaps else ""
+        output.add_row(*[safe(about.label), *cells, gap, safe(name)][: len(output.columns)])
     return output
+
+
+def _term(result: "Result", metric: str) -> Term:
+    """A metric in words, as its experiment means it."""
+    from probe.experiments.registry import experiments
+
+    known = experiments().get(result.name)
+    return known.term(metric) if known else Term(metric)
 
 
 def _columns(result: "Result", names: list[str]) -> "Table":
@@ -203,16 +216,16 @@ def _columns(result: "Result", names: list[str]) -> "Table":
     output.add_column("metric")
     for name in names:
         output.add_column(safe(name), justify="right")
+    if any(_term(result, metric).title != metric for metric in result.summary["metric"]):
+        output.add_column("name", style="dim")
     return output
 
 
-def _difference(row: "Mapping[Any, Any]") -> str:
-    text = _cell(row["difference"], row["difference_low"], row["difference_high"])
+def _difference(row: "Mapping[Any, Any]", unit: str) -> str:
+    unit = DIFFERENCE if unit in RATES else unit
+    text = _cell(row["difference"], row["difference_low"], row["difference_high"], unit, sign=True)
     return f"{text} {UNPAIRED}" if text and row.get("pairs") == 0 else text
 
 
-def _cell(value: float, low: float, high: float) -> str:
-    if math.isnan(value):
-        return ""
-    text = f"{value:.4g}"
-    return text if math.isnan(low) or math.isnan(high) else f"{text} \\[{low:.3g}, {high:.3g}]"
+def _cell(value: float, low: float, high: float, unit: str, *, sign: bool = False) -> str:
+    return "" if math.isnan(value) else safe(in_unit(unit, value, low, high, sign=sign))

@@ -98,7 +98,7 @@ def drawings(run: "Run", step: int | None = None) -> "Iterator[Drawing]":
     look = styles({run.name: run.method})
     frame = run.metrics()
     for section, metrics in sections([str(column) for column in frame.columns]).items():
-        chart = metric_curves({run.name: frame}, metrics, look)
+        chart = metric_curves({run.name: frame}, metrics, look, methods={run.name: run.method})
         chart.update_layout(height=90 + 230 * -(-len(metrics) // 2))
         yield f"metrics-{section}", f"Metrics of training: {section}", "", chart, frame[["step", "time", *metrics]]
     if len(run.headline):

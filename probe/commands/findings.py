@@ -114,15 +114,13 @@ def check_runs(bench: "Bench", claims: "Sequence[Claim]") -> None:
 
 def draw_table(results: "list[Finding]") -> "Table":
     """The table for a terminal."""
-    from probe.plotting.intervals import format_interval
-
     drawing = grid("Findings")
     drawing.leading = 1
     for name in ("claim", "effect", "value [95 %]", "holds here"):
         drawing.add_column(name, no_wrap=name in ("value [95 %]", "holds here"))
     colours = {"holds": "green", "does not hold": "red", "not measured": "yellow"}
     for each in results:
-        value = "" if each.value is None else format_interval(each.value, each.ci_low, each.ci_high)
+        value = "" if each.value is None else each.number
         claim = f"[bold]{safe(each.sentence)}[/bold]\n{safe(each.said)}\n[dim]{safe(each.source)}[/dim]"
         verdict = f"[{colours[each.verdict]}]{each.verdict}[/]"
         drawing.add_row(claim, safe(each.effect), value.replace("[", "\\["), verdict)

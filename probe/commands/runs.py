@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from probe.commands.tables import at_terminal, draw, grid, remark, show, tsv
 from probe.commands.terminal import safe
 from probe.errors import RunError
+from probe.numbers import in_unit
 from probe.options import choose, parse
+from probe.terms import term
 from probe.texts import console, say
 
 if TYPE_CHECKING:
@@ -134,12 +137,12 @@ def show_run(ref: str, as_json: bool) -> None:
     if len(run.headline):
         figures = grid("headline")
         figures.add_column("metric")
-        for column in ("value", "95 % interval", "n"):
-            figures.add_column(column, justify="right", no_wrap=True)
-        for row in run.headline.itertuples():
-            figures.add_row(
-                safe(str(row.metric)), _number(row.value), safe(_interval(row.ci_low, row.ci_high)), _count(row.n)
-            )
+        figures.add_column("value [95 % interval]", justify="right", no_wrap=True)
+        figures.add_column("n", justify="right", no_wrap=True)
+        figures.add_column("name", style="dim")
+        for row in run.headline.to_dict("records"):
+            words = term(str(row["metric"]))
+            figures.add_row(safe(words.label), safe(_value(row, words.unit)), _count(row["n"]), safe(row["metric"]))
         draw(figures)
     if run.config:
         settings = Table(title="config", title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -173,7 +176,8 @@ def _table(rows: list[dict[str, Any]]) -> "Table":
         parent = Path(parent).name if Path(parent).name in names else parent
         status = f"[{COLOURS[row['status']]}]{row['status']}[/]"
         steps = "" if row["steps"] is None else f"{row['steps']:,}"
-        figure = f"{row['metric'] or ''} {_number(row['value'])} {_interval(row['ci_low'], row['ci_high'])}".strip()
+        about = term(row["metric"] or "")
+        figure = f"{about.title} {_value(row, about.unit)}" if row["metric"] else ""
         table.add_row(*map(safe, (row["name"], row["method"] or "", parent)), status, steps, safe(figure))
     return table
 
@@ -230,12 +234,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _number(value: Any) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.4g}"
-
-
-def _interval(low: Any, high: Any) -> str:
-    return f"[{_number(low)}, {_number(high)}]" if _number(low) or _number(high) else ""
+def _value(row: Mapping[Any, Any], unit: str) -> str:
+    return in_unit(unit, row["value"], row["ci_low"], row["ci_high"])
 
 
 def _count(n: Any) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.numbers import chance
 from probe.plotting.theme import LIGHT, METHODS, escape, new_figure, shorten, template, token_axis
 
 
@@ -71,7 +72,7 @@ def next_tokens(
             y=list(range(len(tokens))),
             orientation="h",
             marker={"color": colour},
-            text=[f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}" for value in probabilities],
+            text=[chance(float(value)) for value in probabilities],
             textposition="outside",
             cliponaxis=False,
             hovertemplate="%{text}<extra></extra>",
@@ -79,7 +80,7 @@ def next_tokens(
         figure.add_trace(bars, row=1, col=column)
         figure.update_yaxes(autorange="reversed", **token_axis(list(tokens)), row=1, col=column)
     figure.update_annotations(font_size=13)
-    figure.update_xaxes(title_text="probability", range=[0, 1.15], tickvals=[0, 0.5, 1])
+    figure.update_xaxes(title_text="probability", range=[0, 1.15], tickvals=[0, 0.5, 1], tickformat=".0%")
     figure.update_layout(template=template(LIGHT), showlegend=False, bargap=0.25, margin={"t": 32})
     return figure
 

@@ -7,7 +7,7 @@ from probe.plotting.curves import Style
 from probe.plotting.intervals import percent
 from probe.plotting.panels import (
     MODEL,
-    SHARE,
+    RATE,
     Look,
     Panels,
     curve_with_band,
@@ -18,6 +18,7 @@ from probe.plotting.panels import (
     points,
 )
 from probe.plotting.theme import DASHES, LIGHT, METHODS, escape
+from probe.terms import DIFFERENCE, SHARE
 
 NAMES = {"plain": "plain", "replay": "replay", "ewc": "EWC", "first": "learned first"}
 TASK_COLOURS = (
@@ -61,7 +62,8 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
                 rows, legend = table[mask].sort_values("after"), column == 1 and order == 0
                 label = f"{name} ({model})"
                 panels.add(
-                    column, *curve_with_band(rows, "after", name, Style(colours[task], dash), named=legend, hover=label)
+                    column,
+                    *curve_with_band(rows, "after", name, Style(colours[task], dash), named=legend, hover=label),
                 )
     if len(models) > 1:
         for order, model in enumerate(models):
@@ -69,7 +71,7 @@ def over_phases(table: pd.DataFrame, measures: pd.DataFrame, look: Look) -> go.F
             panels.add(1, legend_entry(escape(model), line=line))
     last = int(table["after"].max())
     panels.axis("x", tickvals=list(range(last + 1)), range=[-0.15, last + 0.15], title={"text": "phases learned"})
-    panels.axis("y", range=SHARE)
+    panels.axis("y", **RATE)
     panels.axis("y", 1, title={"text": "accuracy"})
     return _finish(panels)
 
@@ -85,17 +87,18 @@ def measures(table: pd.DataFrame, look: Look) -> go.Figure:
     strategies, models = list(dict.fromkeys(table["strategy"])), list(dict.fromkeys(table[MODEL]))
     panels = Panels([SHOWN[metric] for metric in metrics], spacing=0.04, shared_y=True)
     for column, metric in enumerate(metrics, start=1):
+        unit = SHARE if metric == "ACC" else DIFFERENCE
         level(panels, column, (-0.5, len(strategies) - 0.5), (0, 0), "nothing")
         for shift, model in zip(offsets(len(models)), models, strict=True):
             rows = table[(table["metric"] == metric) & (table[MODEL] == model)].set_index("strategy")
             rows = rows.reindex(strategies)
             places = [place + shift for place in range(len(strategies))]
-            trace = points(places, rows, model, look[model], hover_texts(rows, model))
+            trace = points(places, rows, model, look[model], hover_texts(rows, model, unit=unit))
             panels.add(column, trace.update(showlegend=column == 1))
     ticks = [NAMES.get(strategy, strategy) for strategy in strategies]
     panels.axis("x", tickvals=list(range(len(ticks))), ticktext=ticks, range=[-0.5, len(ticks) - 0.5])
     low = min(0.0, float(table[table["metric"].isin(metrics)]["ci_low"].min()))
-    panels.axis("y", range=[low - 0.05, 1.03])
+    panels.axis("y", range=[low - 0.05, 1.03], tickformat=".0%")
     panels.axis("y", 1, title={"text": "share of answers"})
     return _finish(panels)
 
@@ -118,7 +121,7 @@ def learning(table: pd.DataFrame, look: Look) -> go.Figure:
             name = NAMES.get(source, source) if source == "first" else f"again after {NAMES.get(source, source)}"
             panels.add(column, *curve_with_band(rows, "step", name, Style(LEARNING[source]), named=column == 1))
     panels.axis("x", title={"text": "steps"}, range=[-0.02 * last, 1.02 * last])
-    panels.axis("y", range=SHARE)
+    panels.axis("y", **RATE)
     panels.axis("y", 1, title={"text": "accuracy on phase 0"})
     return _finish(panels)
 

@@ -33,10 +33,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import pandas as pd
 
 from probe.errors import ConfigError
-from probe.experiments.metrics import Metric
+from probe.experiments.metrics import Metric, Share
 from probe.experiments.result import Evidence, Result
 from probe.plugins import BUILT_IN as BUILT
 from probe.plugins import NameTakenError, Registry, include, load, origin_of, source_hash, unless_taken
+from probe.terms import SHARE, Term, term
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -99,6 +100,13 @@ class Experiment:
         """What it measures: its docstring without the arguments."""
         text = inspect.getdoc(self.function) or ""
         return text.partition("\nArgs:")[0].partition("\nReturns:")[0].partition("\nRaises:")[0].strip()
+
+    def term(self, metric: str) -> Term:
+        """A metric of the summary in words; of an experiment of somebody's own, its name and whether it is a share."""
+        if self.origin == BUILT:
+            return term(metric, self.name)
+        shares = {each.name for each in self.metrics if isinstance(each, Share)}
+        return Term(metric, SHARE if metric in shares else "")
 
     def takes(self, name: str) -> bool:
         """Whether it has an argument of the name."""

@@ -16,16 +16,16 @@ from probe.errors import ConfigError, ProbeError
 from probe.experiments.collect import Measured, collect
 from probe.experiments.registry import experiments
 from probe.experiments.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
-from probe.experiments.terms import SHARE, term
 from probe.plotting.curves import metric_curves, sections, styles
 from probe.plotting.document import Document, today
 from probe.plotting.export import provenance
-from probe.plotting.intervals import format_interval, headline_intervals, percent
+from probe.plotting.intervals import headline_intervals, in_unit
 from probe.plotting.runs import layout, lineage
 from probe.runs.ancestry import lineage as edges
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
+from probe.terms import Term, term
 from probe.ticks import Tick, ignore
 from probe.untrusted import sendable
 
@@ -196,11 +196,10 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
             first: list[list[object]] = [
                 [label, *(_value(cells.get((label, metric)), metric) for metric in main)] for label in group
             ]
-            document.table(["run", *((term(metric).title, metric) for metric in main)], first, kind="numbers")
+            document.table(["run", *(_head(metric, term(metric)) for metric in main)], first, kind="numbers")
     shares = table[table["metric"].isin(SHARES)]
     if len(shares):
-        order = [term(metric).title for metric in SHARES if metric in set(shares["metric"])]
-        shares = shares.assign(metric=[term(metric).title for metric in shares["metric"]])
+        order = [metric for metric in SHARES if metric in set(shares["metric"])]
         chart = headline_intervals(shares, styles({label: run.method for label, run in runs.items()}), order)
         document.figure(chart, "Rates with 95 % intervals", min(700, 120 + len(order) * (20 + 6 * len(runs))))
     document.heading("Every headline figure")
@@ -208,13 +207,22 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
         own = [metric for metric in metrics if any((label, metric) in cells for label in group)]
         for labels in _blocks(group):
             rows: list[list[object]] = [
-                [(term(metric).title, metric), *(_value(cells.get((label, metric)), metric) for label in labels)]
+                [_head(metric, term(metric)), *(_value(cells.get((label, metric)), metric) for label in labels)]
                 for metric in own
             ]
             document.table(["metric", *labels], rows, kind="numbers")
     document.heading("What the metrics mean")
-    rows = [[(term(name).title, name), term(name).unit, term(name).definition or "the run's own"] for name in metrics]
-    document.table(["metric", "unit", "definition"], rows, kind="terms")
+    words = {name: term(name) for name in metrics}
+    meanings = [
+        [(each.title, name), each.unit, each.better, each.definition or "the run's own", each.source]
+        for name, each in words.items()
+    ]
+    document.table(["metric", "unit", "better", "definition", "source"], meanings, kind="terms")
+
+
+def _head(metric: str, about: Term) -> tuple[str, str, str]:
+    """A metric as a cell: its title, its name, and its definition under the mouse."""
+    return about.title, metric, about.explain(metric)
 
 
 def _blocks(labels: Sequence[str]) -> list[Sequence[str]]:
@@ -238,11 +246,8 @@ def _families(runs: Mapping[str, Run], cells: Mapping[tuple[str, str], object]) 
 
 
 def _value(row: Mapping[Any, Any] | None, metric: str) -> str:
-    """A figure with its interval, rates in percent."""
-    if row is None:
-        return "\u2014"
-    style = percent if term(metric).unit == SHARE else format_interval
-    return style(*(float("nan") if row[name] is None else row[name] for name in ("value", "ci_low", "ci_high")))
+    """A figure with its interval, as its unit is shown."""
+    return _interval(row, term(metric))
 
 
 def _write_measured(document: Document, measured: Measured, runs: Mapping[str, Run], all_: Sequence[Measured]) -> None:
@@ -267,9 +272,14 @@ def _write_measured(document: Document, measured: Measured, runs: Mapping[str, R
     labels = [label for label in runs if label in measured.by_run]
     for group in _blocks(labels):
         names = dict.fromkeys(metric for label, metric in cells if label in group)
+        words = {name: measured.experiment.term(name) if measured.experiment else Term(name) for name in names}
         rows = [
-            [name, *(_interval(cells.get((label, name))) for label in group), _count(cells, group, name)]
-            for name in names
+            [
+                _head(name, each) if each.definition else name,
+                *(_interval(cells.get((label, name)), each) for label in group),
+                _count(cells, group, name),
+            ]
+            for name, each in words.items()
         ]
         document.table(["metric", *group, "n"], rows, kind="numbers")
 
@@ -285,12 +295,12 @@ def _conditions(measured: Measured) -> str:
         facts += [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in options.items() if value is not None]
     text = f"Measured with {', '.join(facts)}; values with 95 % intervals."
     if measured.experiment and measured.experiment.origin == "built in":
-        text += f" docs/{measured.name}.md of Probe defines each metric."
+        text += f" Each metric tells its definition under the mouse; docs/{measured.name}.md of Probe has all of them."
     return text
 
 
-def _interval(row: Mapping[Any, Any] | None) -> str:
-    return "\u2014" if row is None else format_interval(row["value"], row["ci_low"], row["ci_high"])
+def _interval(row: Mapping[Any, Any] | None, about: Term) -> str:
+    return "\u2014" if row is None else in_unit(about.unit, row["value"], row["ci_low"], row["ci_high"])
 
 
 def _count(cells: Mapping[tuple[str, str], Mapping[Any, Any]], labels: Sequence[str], name: str) -> str:
@@ -330,7 +340,7 @@ def _write_training(document: Document, runs: Mapping[str, Run]) -> None:
             document.say("The run has logged no metrics.")
         for name, metrics in groups.items():
             for part in (metrics[i : i + 3 * ROWS] for i in range(0, len(metrics), 3 * ROWS)):
-                chart = metric_curves({label: frame}, part, look, columns=3)
+                chart = metric_curves({label: frame}, part, look, methods={label: run.method}, columns=3)
                 chart.update_layout(showlegend=False, margin={"t": 30})
                 document.figure(chart, f"{name}*" if name.endswith("/") else name, 80 + 180 * -(-len(part) // 3))
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import pandas as pd
 
 from probe.errors import RunError
 from probe.experiments.store import WORK
+from probe.numbers import in_unit
 from probe.runs.directories import find, is_shipped
 from probe.runs.reader import Run, open_run
 from probe.runs.schema import dumps
@@ -140,7 +141,7 @@ class Claim:
     source: str
     """Who published it, with the number of the preprint."""
     effect: str
-    """What the number is, with its unit."""
+    """What the number is."""
     runs: tuple[str, ...]
     """Names of the runs that it needs, the model first."""
     page: str
@@ -150,6 +151,8 @@ class Claim:
     """What else a link to that page chooses, such as a prompt."""
     version: int = 1
     """Raised when equal runs would give another finding."""
+    unit: str = ""
+    """Of the number (`probe.terms`)."""
 
 
 @dataclass(frozen=True)
@@ -171,17 +174,24 @@ class Finding:
     said: str = ""
     """The numbers in words, or why there are none."""
     choices: Mapping[str, str] = field(default_factory=dict)
+    unit: str = ""
 
     @classmethod
     def of(cls, claim: Claim, found: Measurement | str) -> "Finding":
         """What was found, or why nothing was."""
         facts: dict[str, Any] = {
-            name: getattr(claim, name) for name in ("name", "sentence", "source", "effect", "page", "runs", "choices")
+            name: getattr(claim, name)
+            for name in ("name", "sentence", "source", "effect", "page", "runs", "choices", "unit")
         }
         if isinstance(found, str):
             return cls(**facts, said=found)
         value, low, high = found.effect
         return cls(**facts, value=value, ci_low=low, ci_high=high, n=found.n, holds=found.holds, said=found.said)
+
+    @property
+    def number(self) -> str:
+        """The effect with its interval, as its unit is shown."""
+        return in_unit(self.unit, self.value, self.ci_low, self.ci_high, sign=True)
 
     @property
     def verdict(self) -> str:
@@ -205,6 +215,8 @@ TYPES: dict[str, Any] = {
     "holds": bool | None,
 }
 """The fields of an entry; one that lacks any is measured anew."""
+MEASURED = ("value", "ci_low", "ci_high", "n", "holds", "said")
+"""Those that were found; the others say what the claim is, and the claim itself says it here."""
 
 
 def key(bench: Bench, claim: Claim) -> str:
@@ -253,9 +265,8 @@ def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
                 isinstance(entry.get(name), kind) and _is_bounded(entry.get(name)) for name, kind in TYPES.items()
             ):
                 continue
-            values = {each.name: entry[each.name] for each in fields(Finding) if each.name in entry}
-            facts = asdict(Finding.of(claim, "")) | values
-            findings[claim.name] = Finding(**{**facts, "runs": claim.runs, "choices": dict(claim.choices)})
+            values = {name: entry[name] for name in MEASURED}
+            findings[claim.name] = replace(Finding.of(claim, ""), **values)
     return findings
 
 
@@ -271,7 +282,7 @@ def record(bench: Bench, claims: Sequence[Claim], found: Sequence[Finding]) -> P
     entries = _read(file)
     for claim, finding in zip(claims, found, strict=True):
         if finding.holds is not None:
-            values = {name: value for name, value in asdict(finding).items() if name not in ("choices", "runs")}
+            values = {name: value for name, value in asdict(finding).items() if name in TYPES}
             entries[claim.name] = {"key": key(bench, claim), **values}
     with disk(file):
         write_atomic(file, (dumps({"format": FORMAT, "findings": entries}, indent=2) + "\n").encode())

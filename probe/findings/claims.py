@@ -16,8 +16,9 @@ from probe.errors import ConfigError, ProbeError
 from probe.experiments.metrics import pair_items
 from probe.experiments.result import MODEL
 from probe.findings.claim import BASE, Bench, Claim, Finding, Measurement
-from probe.plotting.intervals import format_interval, percent
+from probe.numbers import format_interval, in_unit, percent
 from probe.stats import Interval
+from probe.terms import DIFFERENCE
 
 if TYPE_CHECKING:
     from probe.experiments.result import Result
@@ -73,8 +74,9 @@ def retrieval(bench: Bench) -> Measurement:
     rates = [percent(*_interval(result.summary, f"invention_{way}_stranger")) for way in ("none", "retrieved")]
     honest_rates = [percent(*_interval(honest.summary, f"hall_{way}_stranger")) for way in ("without", "retrieved")]
     sentence = (
-        f"base hallucinates in {rates[0]} of answers about unseen entities without a passage, and in {rates[1]}"
-        f" with the passages that a search finds. Not so rlvr, which abstains without one: its hallucinations go from"
+        f"base gives a false value in {rates[0]} of its answers about unseen entities without a passage, and in"
+        f" {rates[1]} with the passages that a search finds (exact; a lucky value counts as true). Not so rlvr, which"
+        " abstains without one: its hallucinations go from"
         f" {honest_rates[0]} to {honest_rates[1]}, for where the search misses it answers all the same."
     )
     return Measurement(effect, int(result.value("invention_cut_stranger", "n")), bool(effect.low > 0), sentence)
@@ -90,8 +92,9 @@ def reasoning(bench: Bench) -> Measurement:
     effect = stats.paired_difference(gains[first], gains[many])
     gain = {name: stats.bootstrap_mean(values) for name, values in gains.items()}
     sentence = (
-        f"RLVR lifts pass@1 on sums by {format_interval(*gain[first])} and {many} by {format_interval(*gain[many])};"
-        f" base reaches {base[many].mean():.2f} with {SAMPLES} tries."
+        f"RLVR changes pass@1 on sums by {in_unit(DIFFERENCE, *gain[first])} and {many} by"
+        f" {in_unit(DIFFERENCE, *gain[many])};"
+        f" base reaches {100 * base[many].mean():.0f} % with {SAMPLES} tries."
     )
     return Measurement(effect, len(aligned), bool(effect.low > 0 and gain[first].low > 0), sentence)
 
@@ -132,24 +135,27 @@ LEARNED = (
         ("icl",),
         "in_context",
         induction,
+        unit="correlation",
     ),
     Claim(
         "exposure",
         "Models invent what they seldom read, at a rate that classification errors bound from below.",
         "Kalai et al. 2025, arXiv 2509.04664",
-        "share of hallucinated answers, facts read 1 to 5 times minus facts read often",
+        "hallucinates (exact), facts read 1 to 5 times minus facts read often",
         (BASE,),
         "hallucination",
         exposure,
+        unit="difference",
     ),
     Claim(
         "retrieval",
         "Retrieved passages cut invention.",
         "Shuster et al. 2021, arXiv 2104.07567",
-        "share of hallucinated answers about unseen entities, without passages minus with those retrieved",
+        "unseen entities: false values that retrieval prevents (exact)",
         (BASE, "rlvr"),
         "retrieval",
         retrieval,
+        unit="difference",
     ),
     Claim(
         "reasoning",
@@ -159,6 +165,7 @@ LEARNED = (
         ("rlvr", BASE),
         "chain_of_thought",
         reasoning,
+        unit="difference",
     ),
     Claim(
         "forgetting",
@@ -168,6 +175,7 @@ LEARNED = (
         (BASE,),
         "continual",
         forgetting,
+        unit="difference",
     ),
 )
 
@@ -335,28 +343,31 @@ REWARDED = (
         "sycophancy",
         "Preferences of people who like to be agreed with breed sycophancy.",
         "Sharma et al. 2023, arXiv 2310.13548",
-        "deferral to a false claim, DPO on an agreeable annotator minus base",
+        "false claim: repeated (sampled), DPO on an agreeable annotator minus base",
         ("dpo-agreeable", BASE, "dpo-honest"),
         "sycophancy",
         sycophancy,
+        unit="difference",
     ),
     Claim(
         "reward_agreement",
         "Reward models prefer answers that agree with the user to true ones.",
         "Sharma et al. 2023, arXiv 2310.13548; Perez et al. 2022, arXiv 2212.09251",
-        "reward of the user's false claim minus that of the truth, nats",
+        "claim over truth: bias (all prompts), nats",
         ("reward-agreeable", "reward-honest", BASE),
         "sycophancy",
         reward_taste,
+        unit="nats",
     ),
     Claim(
         "overoptimisation",
         "Optimising a reward model too far lowers what it stands for.",
         "Gao, Schulman and Hilton 2022, arXiv 2210.10760",
-        "true reward, RLHF with a weak KL minus base",
+        "gain in true reward (exact), RLHF with a weak KL over base",
         ("rlhf-weak-kl", BASE, "rlhf", "reward-agreeable"),
         "rewards",
         overoptimisation,
+        unit="score",
     ),
     Claim(
         "guessing",
@@ -366,6 +377,7 @@ REWARDED = (
         (BASE, "rlvr"),
         "hallucination",
         guessing,
+        unit="difference",
     ),
     Claim(
         "optimum",
@@ -375,6 +387,7 @@ REWARDED = (
         ("dpo-agreeable", "rlhf", BASE, "reward-agreeable"),
         "rewards",
         optimum_reached,
+        unit="share",
     ),
 )
 

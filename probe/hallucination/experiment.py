@@ -235,7 +235,7 @@ def say(result: Result) -> str:
     (first, first_shares), *others = shares.items()
     text = " and ".join(f"{share} {words}" for share, words in zip(first_shares, groups, strict=True))
     more = "".join(f", {label} in {' and '.join(each)}" for label, each in others)
-    return f"{first} {verb} in {text}{more}."
+    return f"{first} {verb} in {text}{more}{'' if 'mc1' in result.items else ' (exact)'}."
 
 
 def read(

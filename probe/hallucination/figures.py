@@ -11,11 +11,13 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.numbers import format_interval, in_unit, percent
 from probe.plotting.curves import Style
-from probe.plotting.intervals import band, format_interval, headline_intervals
-from probe.plotting.panels import MODEL, SHARE, Look, curve, error_bars, exact, hover_texts, legend_entry, models_of
+from probe.plotting.intervals import band, headline_intervals
+from probe.plotting.panels import MODEL, RATE, Look, curve, error_bars, exact, hover_texts, legend_entry, models_of
 from probe.plotting.theme import LIGHT, escape, new_figure, template
 from probe.stats import Interval
+from probe.terms import SHARE, Term, term
 
 NEVER = {"stranger_heldout": "0<br>held-out<br>unseen", "stranger": "0<br>unseen"}
 KINDS = {
@@ -42,8 +44,8 @@ def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         colour = styles[label].colour
         figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], colour))
         hover = [
-            f"{escape(label)}, exposure {row.label}: {format_interval(row.value, row.ci_low, row.ci_high)}<br>abstains"
-            f" {row.abstention:.2f}, bound {row.bound:.2f}, n = {row.n:.0f}"
+            f"{escape(label)}, exposure {row.label}: {percent(row.value, row.ci_low, row.ci_high)}<br>abstains"
+            f" {100 * row.abstention:.0f} %, bound {100 * row.bound:.0f} %, n = {row.n:.0f}"
             for row in rows_of(rows)
         ]
         figure.add_trace(curve(x, rows["value"], label, styles[label], hover))
@@ -71,7 +73,7 @@ def exposure_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         showgrid=False,
         zeroline=False,
     )
-    figure.update_yaxes(title_text="share of answers that hallucinate", range=SHARE, zeroline=False)
+    figure.update_yaxes(title_text="share of answers that hallucinate", **RATE, zeroline=False)
     return figure
 
 
@@ -80,10 +82,10 @@ def target_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     figure = panels(["points a question", "share of wrong answers"])
     for label, rows in models_of(table, styles):
         for rule, dash in (("own", "solid"), ("target", "dash")):
-            for column, outcome in enumerate(("score", "error"), start=1):
+            for column, (outcome, unit) in enumerate((("score", "points"), ("error", SHARE)), start=1):
                 part = rows[(rows["way"] == rule) & (rows["outcome"] == outcome)]
                 hover = [
-                    f"{escape(label)}, t = {r.target:.2f}: {format_interval(r.value, r.ci_low, r.ci_high)}"
+                    f"{escape(label)}, t = {100 * r.target:.0f} %: {in_unit(unit, r.value, r.ci_low, r.ci_high)}"
                     for r in rows_of(part)
                 ]
                 figure.add_trace(
@@ -96,8 +98,8 @@ def target_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
     figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 0.8}, row=1, col=1)
     lowest = float(table.loc[table["outcome"] == "score", "value"].min())
     figure.update_yaxes(range=[max(lowest, -2.05) - 0.05, 1.05], row=1, col=1)
-    figure.update_yaxes(range=SHARE, row=1, col=2)
-    figure.update_xaxes(title_text="target t; errors cost t / (1 \u2212 t)")
+    figure.update_yaxes(**RATE, row=1, col=2)
+    figure.update_xaxes(title_text="target t; errors cost t / (1 \u2212 t)", tickformat=".0%")
     return figure
 
 
@@ -122,10 +124,10 @@ def calibration(
         name, ece = escape(label), ""
         if label in errors:
             error, chance = errors[label]
-            name += f", ECE {error.value:.2f} ({chance.value:.2f})"
-            ece = f"<br>ECE {format_interval(*error)}; perfectly calibrated: {chance.value:.2f}"
+            name += f", ECE {100 * error.value:.0f} % ({100 * chance.value:.0f} %)"
+            ece = f"<br>ECE {percent(*error)}; perfectly calibrated: {100 * chance.value:.0f} %"
         hover = [
-            f"{escape(label)}: says {r.predicted:.2f}, right {format_interval(r.target, r.ci_low, r.ci_high)},"
+            f"{escape(label)}: says {100 * r.predicted:.0f} %, right {percent(r.target, r.ci_low, r.ci_high)},"
             f" n = {r.n:.0f}" + ece
             for r in rows_of(rows)
         ]
@@ -135,23 +137,27 @@ def calibration(
     for label, rows in models_of(risk, styles):
         figure.add_trace(band(rows["coverage"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=2)
         hover = [
-            f"{escape(label)}, surest {100 * r.coverage:.0f} %: {format_interval(r.value, r.ci_low, r.ci_high)}"
+            f"{escape(label)}, surest {100 * r.coverage:.0f} %: {percent(r.value, r.ci_low, r.ci_high)}"
             for r in rows_of(rows)
         ]
         trace = curve(rows["coverage"], rows["value"], label, styles[label], hover)
         trace.update(mode="lines", showlegend=False)
         figure.add_trace(trace, row=1, col=2)
-    figure.update_xaxes(title_text="probability of the likeliest value", range=SHARE, row=1, col=1)
-    figure.update_xaxes(title_text="share answered (coverage)", range=SHARE, row=1, col=2)
-    figure.update_yaxes(range=SHARE)
+    figure.update_xaxes(title_text="probability of the likeliest value", **RATE, row=1, col=1)
+    figure.update_xaxes(title_text="share answered (coverage)", **RATE, row=1, col=2)
+    figure.update_yaxes(**RATE)
     return figure
 
 
 def shares(table: pd.DataFrame, styles: Look) -> go.Figure:
     """The headline shares of a file's questions."""
-    return headline_intervals(table.rename(columns={MODEL: "run"}), styles).update_xaxes(
-        title_text="share of questions (mc2, agreement, p true: mean), with 95 % interval"
+    return headline_intervals(table.rename(columns={MODEL: "run"}), styles, words=_words).update_xaxes(
+        title_text="share of questions (MC2, agreement, P(True): mean), with 95 % interval"
     )
+
+
+def _words(metric: str) -> Term:
+    return term(metric, "hallucination")
 
 
 def reference(x: Sequence[float] | pd.Series, y: Sequence[float], name: str, legend: bool = True) -> go.Scatter:
@@ -173,7 +179,7 @@ def rows_of(table: pd.DataFrame) -> list[Any]:
 
 def panels(titles: Sequence[str]) -> go.Figure:
     """Empty panels side by side, with their titles at the y axes."""
-    figure = make_subplots(rows=1, cols=len(titles), horizontal_spacing=0.1)
+    figure = make_subplots(rows=1, cols=len(titles), horizontal_spacing=0.17)
     figure.update_layout(template=template(LIGHT), hovermode="closest", margin={"t": 36, "b": 44})
     for column, title in enumerate(titles, start=1):
         figure.update_yaxes(title_text=title, zeroline=False, row=1, col=column)
@@ -270,6 +276,10 @@ def _by_layer(table: pd.DataFrame, styles: Look) -> go.Figure:
     return figure
 
 
+UNITS = {1: "nats", 2: SHARE}
+"""Of the panels of a snowball."""
+
+
 def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
     """What one forced wrong token does to later ones: KL, and the share of later tokens that are wrong."""
     truth = table["quantity"].isin(("clean_error", "wrong_error")).any()
@@ -283,7 +293,7 @@ def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
                 band(rows["step"], rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=column
             )
             hover = [
-                f"{escape(label)}, {r.step} later: {format_interval(r.value, r.ci_low, r.ci_high)}"
+                f"{escape(label)}, {r.step} later: {in_unit(UNITS[column], r.value, r.ci_low, r.ci_high)}"
                 for r in rows_of(rows)
             ]
             trace = curve(rows["step"], rows["value"], label, Style(styles[label].colour, dash), hover)
@@ -298,5 +308,5 @@ def snowball_steps(table: pd.DataFrame, styles: Look) -> go.Figure:
         ticks = [escape(str(word)) for word in words["token"]]
         figure.update_xaxes(tickvals=list(words["step"]), ticktext=ticks, tickangle=0, showgrid=False)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    figure.update_yaxes(range=SHARE, row=1, col=2)
+    figure.update_yaxes(**RATE, row=1, col=2)
     return figure

@@ -13,7 +13,7 @@ from probe.plotting.intervals import SYMBOLS, band
 from probe.plotting.panels import (
     BAYES,
     MODEL,
-    SHARE,
+    RATE,
     Look,
     categories,
     curve,
@@ -27,6 +27,7 @@ from probe.plotting.panels import (
     points,
 )
 from probe.plotting.theme import DASHES, LIGHT, escape, new_figure
+from probe.terms import SHARE
 
 KINDS = {"map": "maps", "function": "functions of the pool", "function_new": "new functions", "markov": "Markov chains"}
 TEXTS = {"repeat": "repeated words", "markov": "Markov chains", "map": "maps"}
@@ -53,7 +54,8 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         chain = kind == "markov"
         value, low, high = ("loss", "loss_low", "loss_high") if chain else ("accuracy", "ci_low", "ci_high")
         for label, rows in models_of(group, styles):
-            hover = hover_texts(rows, label, "examples", " states" if chain else " examples", (value, low, high))
+            place, unit = (" states", "nats") if chain else (" examples", SHARE)
+            hover = hover_texts(rows, label, "examples", place, (value, low, high), unit)
             figure.add_trace(band(rows["examples"], rows[low], rows[high], styles[label].colour), row=1, col=column)
             trace = curve(rows["examples"], rows[value], label, styles[label], hover, marks=not chain)
             trace.update(showlegend=label not in in_legend, legendgroup=label)
@@ -74,7 +76,7 @@ def example_curves(table: pd.DataFrame, styles: Look) -> go.Figure:
         figure.update_xaxes(title_text="states seen" if chain else "examples before the question", row=1, col=column)
         figure.update_yaxes(title_text="loss (nats)" if chain else "P(true answer)", row=1, col=column)
         if not chain:
-            figure.update_yaxes(range=SHARE, zeroline=False, row=1, col=column)
+            figure.update_yaxes(**RATE, zeroline=False, row=1, col=column)
     return figure
 
 
@@ -107,11 +109,11 @@ def labels(table: pd.DataFrame, styles: Look) -> go.Figure:
     groups = models_of(table, styles)
     for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
         rows = rows.set_index("labels").loc[modes].reset_index()
-        hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
+        hover = hover_texts(rows, label, "labels", " labels", ACCURACY, SHARE)
         x = [modes.index(mode) + offset for mode in rows["labels"]]
         figure.add_trace(points(x, rows, label, styles[label], hover, ACCURACY))
     categories(figure, [MODES[mode] for mode in modes], "labels of the examples")
-    figure.update_yaxes(title_text="share of right answers", range=SHARE, zeroline=False)
+    figure.update_yaxes(title_text="share of right answers", **RATE, zeroline=False)
     return figure
 
 
@@ -120,7 +122,7 @@ def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -
     figure = panels(["accuracy by number of examples"] + (["with other labels"] if ablation is not None else []))
     shots = sorted(table["examples"].unique())
     for label, rows in models_of(table, styles, "examples"):
-        hover = hover_texts(rows, label, "examples", " examples", ACCURACY)
+        hover = hover_texts(rows, label, "examples", " examples", ACCURACY, SHARE)
         x = [shots.index(k) for k in rows["examples"]]
         figure.add_trace(band(x, rows["ci_low"], rows["ci_high"], styles[label].colour), row=1, col=1)
         figure.add_trace(curve(x, rows["accuracy"], label, styles[label], hover), row=1, col=1)
@@ -132,12 +134,12 @@ def few_shot(table: pd.DataFrame, ablation: pd.DataFrame | None, styles: Look) -
         modes = list(MODES)
         groups = models_of(ablation, styles)
         for offset, (label, rows) in zip(offsets(len(groups)), groups, strict=True):
-            hover = hover_texts(rows, label, "labels", " labels", ACCURACY)
+            hover = hover_texts(rows, label, "labels", " labels", ACCURACY, SHARE)
             at = [modes.index(mode) + offset for mode in rows["labels"]]
             trace = points(at, rows, label, styles[label], hover, ACCURACY)
             figure.add_trace(trace.update(showlegend=False), row=1, col=2)
         categories(figure, list(MODES.values()), "labels of the examples", row=1, col=2)
-    figure.update_yaxes(range=SHARE, zeroline=False)
+    figure.update_yaxes(**RATE, zeroline=False)
     figure.update_yaxes(title_text="share of right answers", row=1, col=1)
     return figure
 
@@ -362,13 +364,13 @@ def text_vectors(table: pd.DataFrame, styles: Look) -> go.Figure:
                 if vector == "own":  # the others' bands lie on it
                     shade = band(group["block"], group[ends[0]], group[ends[1]], styles[label].colour)
                     figure.add_trace(shade, row=1, col=column)
-                hover = hover_texts(group, name, "block", ". block", (y, *ends))
+                hover = hover_texts(group, name, "block", ". block", (y, *ends), SHARE)
                 trace = curve(
                     group["block"], group[y], name, Style(styles[label].colour, dash), hover, marks=vector != "plain"
                 )
                 figure.add_trace(trace.update(showlegend=column == 1, legendgroup=name), row=1, col=column)
     figure.update_xaxes(title_text="block after which it is added")
-    figure.update_yaxes(range=SHARE, zeroline=False)
+    figure.update_yaxes(**RATE, zeroline=False)
     figure.update_yaxes(title_text="mean over queries", row=1, col=1)
     return figure
 

@@ -9,34 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.plotting.theme import DASHES, LIGHT, METHODS, SECOND, escape, method_colour, template
+from probe.plotting.theme import DASHES, LIGHT, METHODS, SECOND, escape, escape_lines, method_colour, template
+from probe.terms import RATES, Term, logged
 
-UNITS = {
-    "loss": "nats",
-    "eval_loss": "nats per token",
-    "eval_bpb": "bits per byte",
-    "entropy": "nats",
-    "lr": "learning rate",
-    "grad_norm": "norm",
-    "tokens_per_second": "tokens / s",
-    "step_time": "s",
-    "num_tokens": "tokens",
-    "mean_token_accuracy": "share",
-    "rewards/accuracies": "share",
-    "kl": "nats per token",
-    "objective/kl": "nats per completion",
-    "objective/entropy": "nats per completion",
-    "loss/policy_avg": "advantage",
-    "loss/value_avg": "squared reward",
-    "policy/approxkl_avg": "nats per token",
-    "policy/clipfrac_avg": "share",
-    "val/clipfrac_avg": "share",
-    "kl_to_optimal": "nats",
-    "kl_to_reference": "nats",
-    "answer_mass": "share",
-}
-PREFIX_UNITS = {"rewards/": "nats", "logps/": "nats", "loss/": "nats per token", "eval_loss/": "nats per token"}
 AXES = {"step": "step", "time": "training time (s)"}
+HOVER_WIDTH = 60
+"""Characters of a line of a definition under the mouse."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
 """Headline metrics of a method that samples, in this order; the loss of a policy gradient is not one."""
 
@@ -66,14 +44,6 @@ def styles(methods: Mapping[str, str], first: str | None = None) -> dict[str, St
         order = counts[colour] = counts.get(colour, -1) + 1
         result[name] = Style(SECOND[colour] if order % 2 else colour, DASHES[order % len(DASHES)])
     return {name: result[name] for name in methods}
-
-
-def unit(metric: str) -> str:
-    """Unit of a metric's axis, or an empty string where it has none."""
-    if metric.startswith("rewards/") and metric.endswith(("/mean", "/std")):
-        return ""  # a reward function by name, in its own unit
-    prefixes = (value for prefix, value in PREFIX_UNITS.items() if metric.startswith(prefix))
-    return UNITS.get(metric) or next(prefixes, "")
 
 
 def sections(columns: Sequence[str]) -> dict[str, list[str]]:
@@ -120,6 +90,7 @@ def metric_curves(
     metrics: Sequence[str],
     look: Mapping[str, Style],
     *,
+    methods: Mapping[str, str] | None = None,
     x: str = "step",
     weight: float = 0.0,
     log_y: bool = False,
@@ -128,12 +99,14 @@ def metric_curves(
 ) -> go.Figure:
     """Small multiples, one panel a metric and one line a run; smoothing leaves the raw curve faint behind.
 
-    The title of a panel names its y axis.
+    A panel is called by the title of its metric (`probe.terms`) with its unit; the title tells the metric's name and
+    definition under the mouse.
 
     Args:
         runs: metrics of each run by name (`Run.metrics()`).
         metrics: columns to draw, one panel each.
         look: style of each run (`styles`).
+        methods: method of each run, which says what its metrics mean.
         x: "step" or "time" (seconds of training).
         weight: smoothing in [0, 1).
         log_y: logarithmic y axes.
@@ -142,21 +115,26 @@ def metric_curves(
     """
     columns = max(1, min(columns, len(metrics)))
     rows = max(1, ceil(len(metrics) / columns))
+    words = {metric: _term(metric, runs, methods or {}) for metric in metrics}
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[escape(f"{metric} ({unit(metric)})" if unit(metric) else metric) for metric in metrics],
+        subplot_titles=[escape(each.label) for each in words.values()],
         horizontal_spacing=0.3 / columns**1.5 if columns > 1 else 0.0,
         vertical_spacing=min(0.3 / rows, 0.24),
     )
-    for index, metric in enumerate(metrics):
+    for index, (metric, about) in enumerate(words.items()):
         place = {"row": index // columns + 1, "col": index % columns + 1}
+        if about.definition:
+            figure.layout.annotations[index].hovertext = escape_lines(about.explain(metric), HOVER_WIDTH)
         for name, frame in runs.items():
             if metric in frame:
                 rows_with = frame[frame[metric].notna()]
-                for trace in _lines(name, metric, rows_with, look[name], x, weight, has_label=index == 0):
+                number = "%{y:.1%}" if about.unit in RATES else "%{y:.4g}"
+                for trace in _lines(name, metric, rows_with, look[name], x, weight, number, has_label=index == 0):
                     figure.add_trace(trace, **place)
-        figure.update_yaxes(type="log" if log_y else "linear", **place)
+        ticks = {"tickformat": ".0%"} if about.unit in RATES and not log_y else {}
+        figure.update_yaxes(type="log" if log_y else "linear", **ticks, **place)
         figure.update_xaxes(title_text=AXES[x] if index + columns >= len(metrics) else "", **place)
         if marker is not None:
             figure.add_vline(x=marker, line={"color": LIGHT.muted, "width": 1, "dash": "dot"}, **place)
@@ -169,6 +147,13 @@ def metric_curves(
         legend={"yref": "container", "y": 1, "yanchor": "top"},
     )
     return figure
+
+
+def _term(metric: str, runs: Mapping[str, pd.DataFrame], methods: Mapping[str, str]) -> Term:
+    """A metric in words, as the methods of the runs that logged it mean it."""
+    return logged(
+        metric, tuple(dict.fromkeys(methods.get(name, "") for name, frame in runs.items() if metric in frame))
+    )
 
 
 def _legend(figure: go.Figure, runs: Mapping[str, pd.DataFrame], look: Mapping[str, Style]) -> None:
@@ -187,7 +172,7 @@ def _legend(figure: go.Figure, runs: Mapping[str, pd.DataFrame], look: Mapping[s
 
 
 def _lines(
-    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, has_label: bool
+    name: str, metric: str, frame: pd.DataFrame, style: Style, x: str, weight: float, number: str, has_label: bool
 ) -> list[go.Scatter]:
     values = frame[metric].to_numpy(dtype=float)
     line = {"color": style.colour, "dash": style.dash, "width": 2}
@@ -198,7 +183,7 @@ def _lines(
         y=smooth(values, weight) if weight else values,
         name=escape(name),
         line=line,
-        hovertemplate="%{y:.4g}" if has_label else "%{x:.6g}: %{y:.4g}",
+        hovertemplate=number if has_label else "%{x:.6g}: " + number,
         **settings,
     )
     if not weight:

@@ -75,7 +75,7 @@ class Document:
     def table(
         self, columns: Sequence[object], rows: Iterable[Sequence[object]], *, kind: str = "", caption: str = ""
     ) -> None:
-        """A table; a cell that is a pair is a text with a smaller one below it."""
+        """A table; a cell that is a tuple is a text, a smaller one below it, and what is told under the mouse."""
         frame = SubElement(self._place, "div", {"class": "table"})
         table = SubElement(frame, "table", {"class": kind} if kind else {})
         if caption:
@@ -166,10 +166,12 @@ def _prose(element: Element, text: object) -> None:
 
 
 def _cell(parent: Element, tag: str, cell: object) -> None:
-    first, second = cell if isinstance(cell, tuple) else (cell, "")
+    first, second, hover = (*cell, "", "")[:3] if isinstance(cell, tuple) else (cell, "", "")
     element = _text(parent, tag, first)
     if second:
         _text(element, "small", second)
+    if hover:
+        element.set("title", visible(hover))
 
 
 def _content(chart: "go.Figure") -> tuple[dict[str, Any], list[str]]:

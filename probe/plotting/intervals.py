@@ -1,34 +1,21 @@
 """Numbers with intervals, as text and as points on a line: headline figures of runs, and claims about them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from probe.numbers import format_interval, in_unit, percent
 from probe.plotting.curves import Style
-from probe.plotting.theme import LIGHT, escape, new_figure
+from probe.plotting.theme import LIGHT, escape, escape_lines, new_figure
+from probe.terms import RATES, Term, term
+
+__all__ = ["SYMBOLS", "band", "effects", "format_interval", "headline_intervals", "in_unit", "percent"]
 
 Curve = Sequence[float] | pd.Series
+TICK = 24
+"""Letters of a line of a tick."""
 SYMBOLS = {"solid": "circle", "dash": "diamond", "dot": "square", "dashdot": "triangle-up", "longdash": "x"}
-
-
-def format_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A number with its 95 % interval, such as `0.96 [0.94, 0.98]`; only the number where there is no interval."""
-    if value is None or value != value:
-        return "\u2014"
-    if low is None or high is None or low != low or high != high:
-        return f"{value:.3g}"
-    digits = 2 if max(abs(value), abs(low), abs(high)) < 100 else 0
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def percent(value: float, low: float, high: float) -> str:
-    """A share in words: `96 % [94, 98]`; only the share where there is no interval, a dash where there is neither."""
-    if value != value:
-        return "\u2014"
-    if low != low or high != high:
-        return f"{100 * value:.0f} %"
-    return f"{100 * value:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:
@@ -47,17 +34,24 @@ def band(x: Curve, low: Curve, high: Curve, colour: str) -> go.Scatter:
 
 
 def headline_intervals(
-    table: pd.DataFrame, look: Mapping[str, Style], metrics: Sequence[str] | None = None
+    table: pd.DataFrame,
+    look: Mapping[str, Style],
+    metrics: Sequence[str] | None = None,
+    words: Callable[[str], Term] = term,
 ) -> go.Figure:
     """Points with 95 % intervals: one line a metric, one mark a run, the runs of a metric side by side.
+
+    A line is called by the title of its metric; where all are rates the axis is in percent.
 
     Args:
         table: columns `run`, `metric`, `value`, `ci_low`, `ci_high`.
         look: style of each run.
         metrics: which to draw, from the top; all by default.
+        words: what the metrics mean; by default as headline figures.
     """
     metrics = list(dict.fromkeys(table["metric"])) if metrics is None else list(metrics)
     runs = list(dict.fromkeys(table["run"]))
+    about = {str(metric): words(str(metric)) for metric in metrics}
     figure = new_figure(hovermode="closest")
     step = 0.64 / max(len(runs), 1)
     for order, run in enumerate(runs):
@@ -79,8 +73,8 @@ def headline_intervals(
                     "width": 0,
                 },
                 customdata=[
-                    [escape(str(row.metric)), format_interval(row.value, row.ci_low, row.ci_high)]
-                    for row in rows.itertuples()
+                    [_named(name, about[name]), in_unit(about[name].unit, value, low, high)]
+                    for name, value, low, high in rows[["metric", "value", "ci_low", "ci_high"]].itertuples(index=False)
                 ],
                 hovertemplate="%{customdata[0]}: %{customdata[1]}",
             )
@@ -88,15 +82,27 @@ def headline_intervals(
     for row in range(len(metrics) - 1):
         figure.add_hline(y=row + 0.5, line={"color": LIGHT.muted, "width": 0.5}, opacity=0.35)
     figure.update_xaxes(title_text="share of answers, with 95 % interval", range=_range(table), zeroline=False)
+    if all(each.unit in RATES for each in about.values()):
+        figure.update_xaxes(tickformat=".0%")
     figure.update_yaxes(
         tickvals=list(range(len(metrics))),
-        ticktext=[escape(metric.replace("_", " ")) for metric in metrics],
+        ticktext=[_tick(str(metric), each) for metric, each in about.items()],
         range=[len(metrics) - 0.5, -0.5],
         showgrid=False,
         zeroline=False,
     )
     figure.update_layout(showlegend=True)
     return figure
+
+
+def _named(metric: str, about: Term) -> str:
+    """The title of a metric and its name."""
+    return escape(metric if about.title == metric else f"{about.title} ({metric})")
+
+
+def _tick(metric: str, about: Term) -> str:
+    """The title of a metric on lines of at most `TICK` letters; the name of one that is not known."""
+    return escape_lines(about.title if about.definition else metric.replace("_", " "), TICK)
 
 
 def _range(table: pd.DataFrame) -> list[float] | None:
@@ -109,13 +115,16 @@ COLOURS = {"holds": "#2A6EBB", "does not hold": "#C8553D"}
 VERDICT_SYMBOLS = {"holds": "circle", "does not hold": "x"}
 
 
-def effects(names: Sequence[str], rows: Sequence[tuple[float, float, float]], verdicts: Sequence[str]) -> go.Figure:
+def effects(
+    names: Sequence[str], rows: Sequence[tuple[float, float, float]], verdicts: Sequence[str], units: Sequence[str]
+) -> go.Figure:
     """Effects with 95 % intervals.
 
     Args:
         names: of the claims, from the top.
         rows: value, low and high of each, in its own unit (shares, correlations or nats).
         verdicts: `holds` or `does not hold` of each.
+        units: of each (`probe.terms`).
     """
     figure = new_figure(hovermode="closest")
     for verdict, colour in COLOURS.items():
@@ -136,7 +145,7 @@ def effects(names: Sequence[str], rows: Sequence[tuple[float, float, float]], ve
                     "width": 0,
                     "color": colour,
                 },
-                customdata=[[escape(names[i]), format_interval(*rows[i])] for i in at],
+                customdata=[[escape(names[i]), in_unit(units[i], *rows[i], sign=True)] for i in at],
                 hovertemplate="%{customdata[0]}: %{customdata[1]}<extra></extra>",
             )
         )

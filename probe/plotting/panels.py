@@ -7,6 +7,7 @@ time: adding to a figure of `plotly.subplots` checks all of it again every time.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.numbers import in_unit
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band, format_interval
+from probe.plotting.intervals import SYMBOLS, band
 from probe.plotting.theme import LIGHT, METHODS, escape, template
+from probe.terms import SHARE
 
 MODEL = "model"
 Look = Mapping[str, Style]
@@ -24,8 +27,8 @@ Look = Mapping[str, Style]
 Ends = tuple[str, str, str]
 ENDS: Ends = ("value", "ci_low", "ci_high")
 """Columns of a number and of the ends of its interval."""
-SHARE = (-0.03, 1.03)
-"""Axis of a share."""
+RATE: Mapping[str, Any] = MappingProxyType({"range": (-0.03, 1.03), "tickformat": ".0%"})
+"""Settings of the axis of a rate."""
 PATTERNS = {"solid": "", "dash": "/", "dot": ".", "dashdot": "x", "longdash": "\\"}
 """Filling of the bars of a model by its dash."""
 EXACT = METHODS["pretrain"]
@@ -127,15 +130,26 @@ def offsets(count: int, width: float = 0.6) -> list[float]:
     return [(order - (count - 1) / 2) * width / max(count, 2) for order in range(count)]
 
 
-def hover_texts(rows: pd.DataFrame, name: str, by: str = "", unit: str = "", ends: Ends = ENDS) -> list[str]:
-    """Hover text of each row: the name, its place, the number with its interval, and n if it is known."""
+def hover_texts(
+    rows: pd.DataFrame, name: str, by: str = "", place: str = "", ends: Ends = ENDS, unit: str = ""
+) -> list[str]:
+    """Hover text of each row: the name, where it stands, the number as its unit is shown, and n if it is known.
+
+    Args:
+        rows: with the columns of `ends`.
+        name: of the curve.
+        by: the column that says where a row stands.
+        place: what follows that in words.
+        ends: columns of the number and of the ends of its interval.
+        unit: of the number (`probe.terms`).
+    """
     texts = []
     for row in rows.to_dict("records"):
-        place = f", {row[by]}{unit}" if by else ""
-        number = format_interval(*(float(row[column]) for column in ends))
+        where = f", {row[by]}{place}" if by else ""
+        number = in_unit(unit, *(float(row[column]) for column in ends))
         n = row.get("n")
         has_n = n is not None and n == n and n > 0
-        texts.append(f"{escape(name + place)}: {number}" + (f", n = {n:,.0f}" if has_n else ""))
+        texts.append(f"{escape(name + where)}: {number}" + (f", n = {n:,.0f}" if has_n else ""))
     return texts
 
 
@@ -162,7 +176,7 @@ def curve(x: Any, y: Any, name: str, style: Style, hover: Sequence[str], marks: 
 
 
 def curve_with_band(
-    rows: pd.DataFrame, x: str, name: str, style: Style, *, named: bool = True, hover: str = ""
+    rows: pd.DataFrame, x: str, name: str, style: Style, *, named: bool = True, hover: str = "", unit: str = SHARE
 ) -> tuple[go.Scatter, go.Scatter]:
     """A curve of the values of rows that are sorted by `x`, on its band.
 
@@ -173,9 +187,10 @@ def curve_with_band(
         style: colour and dash.
         named: whether the legend gets an entry.
         hover: name under the mouse; by default that in the legend.
+        unit: of the values (`probe.terms`).
     """
     low, high = rows["ci_low"].fillna(rows["value"]), rows["ci_high"].fillna(rows["value"])
-    line = curve(rows[x], rows["value"], name, style, hover_texts(rows, hover or name))
+    line = curve(rows[x], rows["value"], name, style, hover_texts(rows, hover or name, unit=unit))
     return band(rows[x], low, high, style.colour).update(legendgroup=name), line.update(showlegend=named)
 
 
@@ -196,7 +211,7 @@ def points(x: Any, rows: pd.DataFrame, name: str, style: Style, hover: Sequence[
 
 
 def bars(figure: go.Figure, table: pd.DataFrame, look: Look, column: int, legend: bool = True) -> None:
-    """One bar a model and `place`, side by side, with its interval."""
+    """Rates: one bar a model and `place`, side by side, with its interval."""
     rows_by_model = models_of(table, look)
     width = 0.8 / max(len(rows_by_model), 1)
     for order, (model, rows) in enumerate(rows_by_model):
@@ -221,7 +236,7 @@ def bars(figure: go.Figure, table: pd.DataFrame, look: Look, column: int, legend
                     },
                 },
                 error_y=error_bars(rows) | {"color": style.colour, "thickness": 2},
-                customdata=hover_texts(rows, model),
+                customdata=hover_texts(rows, model, unit=SHARE),
                 hovertemplate="%{customdata}<extra></extra>",
             ),
             row=1,

@@ -7,6 +7,7 @@ because Plotly labels parse a subset of HTML.
 """
 
 import colorsys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -96,6 +97,11 @@ def aligned_colour(method: str) -> str:
     """The colour of a model that is compared with the base, which is grey whatever its method is."""
     colour = method_colour(method)
     return SECOND[colour] if colour == METHODS["pretrain"] else colour
+
+
+def escape_lines(text: str, width: int) -> str:
+    """`text` as `escape` gives it, on lines of at most `width` letters where its words allow."""
+    return "<br>".join(map(escape, textwrap.wrap(text, width, break_long_words=False) or [text]))
 
 
 def escape(text: str) -> str:

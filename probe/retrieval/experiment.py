@@ -167,7 +167,8 @@ def say(result: Result) -> str:
     """Hallucination with and without retrieval, and how often a contradicting passage wins."""
     search, table = result.tables["search"], result.tables["contexts"]
     group = "stranger" if (search["group"] == "stranger").any() else str(search["group"].iloc[0])
-    topic = {"stranger": " about unseen entities", "questions": ""}.get(group, f" about {group} people")
+    stranger = " about unseen entities (exact; a lucky value counts as true)"
+    topic = {"stranger": stranger, "questions": ""}.get(group, f" about {group} people")
     parts = []
     for model in result.models:
         rows = search[(search[MODEL] == model) & (search["group"] == group)]

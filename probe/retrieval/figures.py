@@ -6,10 +6,12 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from probe.numbers import in_unit
 from probe.plotting.curves import Style
-from probe.plotting.intervals import SYMBOLS, band, format_interval
-from probe.plotting.panels import IDEAL, MODEL, SHARE, Look, models_of, offsets, panels
+from probe.plotting.intervals import SYMBOLS, band
+from probe.plotting.panels import IDEAL, MODEL, RATE, Look, models_of, offsets, panels
 from probe.plotting.theme import LIGHT, METHODS, escape
+from probe.terms import SHARE
 
 GROUPS = {
     "known": "known people",
@@ -58,8 +60,8 @@ def outcome_grid(table: pd.DataFrame, look: Look, groups: Sequence[str] = DRAWN)
         for rows, at in _apart(rows_shown, rows_shown["outcome"] == outcome, "context", lines):
             figure.add_trace(_marks(rows, at, look, column == 1), row=1, col=column)
     _name_lines(figure, lines, CONTEXTS)
-    figure.update_xaxes(title_text="share of answers", range=SHARE, zeroline=False)
-    figure.update_xaxes(tickvals=[0, 0.5, 1], ticktext=["0", "50%", "100%"])
+    figure.update_xaxes(title_text="share of answers", **RATE, zeroline=False)
+    figure.update_xaxes(tickvals=[0, 0.5, 1])
     return figure
 
 
@@ -87,8 +89,10 @@ def conflict_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     figure.add_trace(go.Scatter(x=[None], y=[None], mode="lines", name="knows the fact without a passage", line=key))
     ticks = {"tickvals": list(places.values()), "ticktext": list(places), "tickangle": -90}
     figure.update_xaxes(title_text="documents per epoch", showgrid=False, zeroline=False, **ticks)
-    figure.update_yaxes(title_text="share of answers", range=SHARE, tickformat=".0%", row=1, col=1)
-    figure.update_yaxes(title_text="p<sub>o</sub> / (p<sub>o</sub> + p<sub>s</sub>)", rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(title_text="share of answers", **RATE, row=1, col=1)
+    figure.update_yaxes(
+        title_text="p<sub>o</sub> / (p<sub>o</sub> + p<sub>s</sub>)", rangemode="tozero", tickformat=".0%", row=1, col=2
+    )
     figure.update_yaxes(zeroline=False)
     return figure
 
@@ -127,14 +131,14 @@ def search_effect(table: pd.DataFrame, look: Look, recall: pd.DataFrame | None =
         mark = {"color": LIGHT.muted, "symbol": symbol, "size": 8}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=mark))
     _name_lines(figure, lines, FOUND)
-    figure.update_xaxes(title_text="share of answers", range=SHARE, tickformat=".0%", zeroline=False, row=1, col=1)
+    figure.update_xaxes(title_text="share of answers", **RATE, zeroline=False, row=1, col=1)
     if recall is not None:
         first = recall[recall["model"] == recall["model"].iloc[0]]
         colour = METHODS["pretrain"]
         figure.add_trace(band(first["k"], first["ci_low"], first["ci_high"], colour), row=1, col=2)
         figure.add_trace(_curve(first["k"], first, Style(colour), False), row=1, col=2)
         figure.update_xaxes(title_text="passages k", dtick=3, tick0=1, zeroline=False, row=1, col=2)
-        figure.update_yaxes(range=SHARE, tickformat=".0%", showgrid=True, row=1, col=2)
+        figure.update_yaxes(**RATE, showgrid=True, row=1, col=2)
         figure.update_yaxes(title_text="documents found", row=1, col=2)
     return figure
 
@@ -151,7 +155,7 @@ def persuasion_marks(table: pd.DataFrame, look: Look) -> go.Figure:
     lines = _lines(group_rows, DRAWN, "context", CONTEXTS)
     figure = panels(("persuasion KL(p(\u00b7 | c, q) \u2016 p(\u00b7 | q))",))
     for rows, at in _apart(group_rows, group_rows["value"].notna(), "context", lines):
-        figure.add_trace(_marks(rows, at, look, True), row=1, col=1)
+        figure.add_trace(_marks(rows, at, look, True, unit="nats"), row=1, col=1)
     _name_lines(figure, lines, CONTEXTS)
     figure.add_vline(x=0, line=IDEAL)
     most = float(group_rows[["value", "ci_high"]].max().max())
@@ -200,7 +204,9 @@ def _apart(
             yield rows, [lines[group, name] + offset for group, name in zip(rows["group"], rows[column], strict=True)]
 
 
-def _marks(rows: pd.DataFrame, at: Sequence[float], styles: Look, legend: bool, ends: bool = True) -> go.Scatter:
+def _marks(
+    rows: pd.DataFrame, at: Sequence[float], styles: Look, legend: bool, ends: bool = True, unit: str = SHARE
+) -> go.Scatter:
     """Marks of one model over lines, with their intervals."""
     model = str(rows["model"].iloc[0])
     style = styles[model]
@@ -215,7 +221,7 @@ def _marks(rows: pd.DataFrame, at: Sequence[float], styles: Look, legend: bool, 
         showlegend=legend,
         marker={"color": style.colour, "symbol": SYMBOLS[style.dash], "size": 7},
         error_x=error if ends else None,
-        customdata=[_describe_row(model, row) for row in rows.itertuples()],
+        customdata=[_describe_row(model, row, unit) for row in rows.itertuples()],
         hovertemplate="%{customdata}<extra></extra>",
     )
 
@@ -242,5 +248,5 @@ def _faint(x: Sequence[float], rows: pd.DataFrame, style: Style) -> go.Scatter:
     return go.Scatter(x=x, y=rows["value"], mode="lines", line=line, showlegend=False, hoverinfo="skip")
 
 
-def _describe_row(model: str, row: Any) -> str:
-    return f"{escape(model)}: {format_interval(row.value, row.ci_low, row.ci_high)}, n = {row.n:.0f}"
+def _describe_row(model: str, row: Any, unit: str = SHARE) -> str:
+    return f"{escape(model)}: {in_unit(unit, row.value, row.ci_low, row.ci_high)}, n = {row.n:.0f}"

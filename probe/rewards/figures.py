@@ -14,8 +14,9 @@ import plotly.graph_objects as go
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band, format_interval
 from probe.plotting.panels import Panels
-from probe.plotting.theme import LIGHT, METHODS, escape, label_places, shorten, template, token_axis
+from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, label_places, shorten, template, token_axis
 from probe.rewards.frontiers import Fit
+from probe.terms import term
 
 if TYPE_CHECKING:
     from probe.rewards.token_effects import Contrast
@@ -206,7 +207,7 @@ def reward_gains(
         chosen: run to emphasise.
     """
     runs = [str(run) for run in places["run"]]
-    panels = Panels([escape(title) for title in columns.values()], spacing=0.06, shared_y=True)
+    panels = Panels([escape_lines(title, 18) for title in columns.values()], spacing=0.06, shared_y=True)
     for place, column in enumerate(columns, start=1):
         for at, row in enumerate(records(places)):
             style = look[row["run"]]
@@ -346,7 +347,6 @@ def best_of_n(table: pd.DataFrame, curve: pd.DataFrame, *, reward: str, label: s
     return panels.figure(margin={"t": 64}, legend={"yref": "container", "y": 1, "yanchor": "top"})
 
 
-NAMES = {"proxy": "proxy reward", "gold": "true reward", "implicit": "implicit reward, nats", "kl": "KL, nats"}
 BINS = 28
 FEW = 6
 """Values of a reward up to which each has a bar of its own."""
@@ -363,7 +363,7 @@ def reward_distributions(
         colours: of their methods.
         measures: columns, one panel each.
     """
-    panels = Panels([NAMES.get(measure, measure) for measure in measures], spacing=0.06)
+    panels = Panels([escape(term(measure, "rewards").label) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
         values = {side: table.loc[table["model"] == side, measure].dropna() for side in ("base", "aligned")}
         samples = pd.concat(values.values()).to_numpy()
@@ -416,7 +416,7 @@ def shift_curves(table: pd.DataFrame, colour: str, measures: Sequence[str]) -> g
         colour: of the run's method.
         measures: one panel each.
     """
-    panels = Panels([NAMES.get(measure, measure) for measure in measures], spacing=0.06)
+    panels = Panels([escape(term(measure, "rewards").label) for measure in measures], spacing=0.06)
     for column, measure in enumerate(measures, start=1):
         rows = table[table["measure"] == measure].sort_values("step")
         steps = rows["step"].tolist()

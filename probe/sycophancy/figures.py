@@ -11,6 +11,7 @@ from probe.plotting.intervals import SYMBOLS, band, headline_intervals
 from probe.plotting.panels import (
     EXACT,
     IDEAL,
+    RATE,
     Look,
     bars,
     curve,
@@ -23,6 +24,7 @@ from probe.plotting.panels import (
     share_bars,
 )
 from probe.plotting.theme import escape
+from probe.terms import SHARE, Term
 
 NO_CLAIM = "dot"
 """Dash of questions without a claim."""
@@ -92,7 +94,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
                 legendgroup="bayes",
                 showlegend=column == 1,
                 line=IDEAL,
-                hovertemplate="Bayes' rule: %{y:.3f}<extra></extra>",
+                hovertemplate="Bayes' rule: %{y:.1%}<extra></extra>",
             ),
             **place,
         )
@@ -105,7 +107,7 @@ def belief_curves(table: pd.DataFrame, look: Look) -> go.Figure:
             range=[0.22, 0.98],
             **place,
         )
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False)
+    figure.update_yaxes(**RATE, zeroline=False)
     figure.update_yaxes(title_text="belief in the claim", row=1, col=1)
     figure.update_xaxes(title_text="phrase and its reliability", row=1, col=(len(kinds) + 1) // 2)
     return figure
@@ -126,7 +128,7 @@ def pressure_curves(table: pd.DataFrame, look: Look) -> go.Figure:
         for model, rows in models_of(table[table["series"] == series], look):
             figure.add_trace(_line(rows, "turn", model, look, column == 1), row=1, col=column)
     figure.update_xaxes(title_text="turn of doubt", dtick=1)
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False)
+    figure.update_yaxes(**RATE, zeroline=False)
     figure.update_yaxes(title_text="share of dialogues", row=1, col=1)
     return figure
 
@@ -225,7 +227,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
             figure.add_trace(band(rows["layer"], rows["ci_low"], rows["ci_high"], style.colour), row=1, col=1)
             low, high = rows["share_low"], rows["share_high"]
             figure.add_trace(band(rows["layer"], low, high, style.colour), row=1, col=2)
-            for column, values in ((1, "value"), (2, "share")):
+            for column, values, number in ((1, "value", ".3f"), (2, "share", ".1%")):
                 figure.add_trace(
                     go.Scatter(
                         x=rows["layer"],
@@ -237,7 +239,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
                         opacity=0.55 if plain else 1,
                         line={"color": style.colour, "dash": NO_CLAIM if plain else style.dash, "width": 2},
                         marker={"symbol": SYMBOLS[style.dash], "size": 7},
-                        hovertemplate=f"{escape(model)}, {condition}: %{{y:.3f}}<extra></extra>",
+                        hovertemplate=f"{escape(model)}, {condition}: %{{y:{number}}}<extra></extra>",
                     ),
                     row=1,
                     col=column,
@@ -253,7 +255,7 @@ def layer_margins(table: pd.DataFrame, look: Look) -> go.Figure:
     ends = [-0.12 * last, 1.06 * last]
     figure.update_xaxes(title_text="residual stream after", tickvals=ticks, ticktext=words, tickangle=0, range=ends)
     figure.update_yaxes(title_text=f"logit({first}) \u2212 logit({second}), nats", zeroline=False, row=1, col=1)
-    figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=2)
+    figure.update_yaxes(**RATE, zeroline=False, row=1, col=2)
     return figure
 
 
@@ -267,7 +269,8 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
     """
     best = table.assign(size=table["value"].abs()).groupby("name", sort=False)["size"].max()
     heads = best.sort_values(ascending=False).index[:most].tolist()
-    figure = headline_intervals(table.rename(columns={"model": "run", "name": "metric"}), look, heads)
+    renamed = table.rename(columns={"model": "run", "name": "metric"})
+    figure = headline_intervals(renamed, look, heads, words=lambda head: Term(head, SHARE))
     rows = table[table["name"].isin(heads)]
     figure.add_trace(
         go.Scatter(
@@ -276,12 +279,12 @@ def head_shares(table: pd.DataFrame, look: Look, most: int = 8) -> go.Figure:
             mode="markers",
             name="random directions",
             marker={"symbol": "line-ns-open", "color": EXACT, "size": 9},
-            hovertemplate="random direction: %{x:.3f}<extra></extra>",
+            hovertemplate="random direction: %{x:.1%}<extra></extra>",
         )
     )
     figure.add_vline(x=1, line=IDEAL)
     figure.update_xaxes(
-        title_text="share of the gap that the head's patch closes (1: as if the claim were true)",
+        title_text="share of the gap that the head's patch closes (100 %: as if the claim were true)",
         range=None,
         autorange=True,
     )
@@ -309,7 +312,8 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
             if name not in rows or rows[name].isna().all():  # a model that answers none of the unrelated questions
                 continue
             points = rows.assign(value=rows[name], ci_low=rows[f"{name}_low"], ci_high=rows[f"{name}_high"])
-            figure.add_trace(_line(points, "alpha", model, look, column == 1), row=1, col=column)
+            unit = "nats" if name == "target" else SHARE
+            figure.add_trace(_line(points, "alpha", model, look, column == 1, unit), row=1, col=column)
     figure.add_trace(
         legend_entry(
             "range of random directions", marker={"symbol": "square", "size": 11, "color": EXACT, "opacity": 0.35}
@@ -318,11 +322,11 @@ def steering_curves(table: pd.DataFrame, look: Look) -> go.Figure:
     figure.update_xaxes(title_text="dose, in mean residual norms", zeroline=False)
     figure.update_yaxes(title_text="nats", zeroline=False, row=1, col=1)
     for column in (2, 3):
-        figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%", zeroline=False, row=1, col=column)
+        figure.update_yaxes(**RATE, zeroline=False, row=1, col=column)
     return figure
 
 
-def _line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool) -> go.Scatter:
+def _line(rows: pd.DataFrame, x: str, model: str, look: Look, legend: bool, unit: str = SHARE) -> go.Scatter:
     """A model's curve with its intervals as error bars."""
-    line = curve(rows[x], rows["value"], model, look[model], hover_texts(rows, model))
+    line = curve(rows[x], rows["value"], model, look[model], hover_texts(rows, model, unit=unit))
     return line.update(showlegend=legend, error_y=error_bars(rows))

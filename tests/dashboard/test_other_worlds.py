@@ -53,7 +53,7 @@ def test_models_of_two_worlds_are_laid_side_by_side(two: AppTest):
     assert "models with pools of 1 and 4 are nearer" in heading(two) or "with a pool of 1 are nearer" in heading(two)
     assert "These models belong to different worlds (pool 1 or 4)" in read(two)
     assert "cannot be laid beside" not in read(two)
-    shown = table(two, "pool-1").set_index("metric")
+    shown = table(two, "pool-1").set_index("name in files")
     assert shown.loc["function_kl_all", "pool-4 \u2212 pool-1"].endswith(" \u2020")
     assert "but not those with \u2020, where the models were asked different things" in read(two)
 

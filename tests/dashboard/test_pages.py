@@ -53,7 +53,7 @@ def test_overview_names_the_largest_certain_difference(show: Show, runs: Path):
     )
     table = app.dataframe[0].value
     assert list(table["run"]) == ["base", "dpo-agreeable"]
-    assert list(table["deferral"]) == ["0.33 [0.29, 0.38]", "0.96 [0.94, 0.98]"]
+    assert list(table["false claim: repeated (sampled)"]) == ["33 % [29, 38]", "96 % [94, 98]"]
     assert all("finished" in status for status in table["status"])
 
 
@@ -107,7 +107,8 @@ def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: P
     app.selectbox(key="section").select("rewards/").run()
     spec = chart(app, "curves")
     names = [note["text"] for note in spec["layout"]["annotations"]]
-    assert names == ["rewards/margins (nats)", "rewards/accuracies (share)"]
+    assert names == ["implicit reward, margin (nats)", "pairs with a positive margin"]
+    assert spec["layout"]["annotations"][0]["hovertext"].startswith("rewards/margins (nats, higher is better): ")
 
 
 def test_training_axes(show: Show, runs: Path):

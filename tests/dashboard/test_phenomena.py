@@ -18,7 +18,6 @@ from dashboard.phenomena import items as reading
 from dashboard.phenomena.compute import Outcome, Subject
 from dashboard.state import SharedChoices
 from probe.cli import main
-from probe.experiments.metrics import Mean, Share
 from probe.experiments.registry import BUILT_IN, find_experiment
 from probe.experiments.result import Result
 from tests.dashboard.pages import Show, heading, names, read
@@ -167,25 +166,30 @@ def test_models_of_another_world_are_not_laid_beside():
 
 
 @pytest.mark.parametrize(
-    ("row", "kind", "prefix", "says"),
+    ("row", "unit", "prefix", "says"),
     [
-        ({"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}, Share("x"), "", "50 % [40, 60]"),
-        ({"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}, Mean("x"), "", "0.50 [0.40, 0.60]"),
-        ({"value": 0.5}, Share("x"), "", "50 %"),
-        ({"value": 0.003, "ci_low": 0.0026, "ci_high": 0.0034}, Mean("x"), "", "0.0030 [0.0026, 0.0034]"),
-        ({"value": 0.04, "ci_low": -0.01, "ci_high": 0.09}, Mean("x"), "", "0.040 [\u22120.010, 0.090]"),
-        ({}, Share("x"), "", "\u2014"),
+        ({"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}, "share", "", "50 % [40, 60]"),
+        ({"value": 0.5, "ci_low": 0.4, "ci_high": 0.6}, "", "", "0.50 [0.40, 0.60]"),
+        ({"value": 0.5}, "share", "", "50 %"),
+        ({"value": 0.003, "ci_low": 0.0026, "ci_high": 0.0034}, "nats", "", "0.0030 [0.0026, 0.0034]"),
+        ({"value": 0.04, "ci_low": -0.01, "ci_high": 0.09}, "", "", "0.040 [\u22120.010, 0.090]"),
+        ({}, "share", "", "\u2014"),
         (
             {"difference": -0.02, "difference_low": -0.04, "difference_high": -0.001},
-            Share("x"),
+            "probability",
             "difference",
             "\u22122 pp [\u22124, 0]",
         ),
-        ({"difference": 1.5, "difference_low": 1.0, "difference_high": 2.0}, None, "difference", "+1.50 [1.00, 2.00]"),
+        (
+            {"difference": 1.5, "difference_low": 1.0, "difference_high": 2.0},
+            "nats",
+            "difference",
+            "+1.50 [1.00, 2.00]",
+        ),
     ],
 )
-def test_numbers_are_written_with_their_intervals(row: dict, kind: Share | None, prefix: str, says: str):
-    assert numbers.cell(row, kind, prefix) == says
+def test_numbers_are_written_with_their_intervals(row: dict, unit: str, prefix: str, says: str):
+    assert numbers.cell(row, unit, prefix) == says
 
 
 @pytest.mark.parametrize(

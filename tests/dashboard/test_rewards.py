@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard import models
 from dashboard.models import Results
 from probe import LM, RewardModel, open_run, stats
-from probe.plotting.intervals import format_interval
+from probe.numbers import format_interval, in_unit
 from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import verifier_reward
 from probe.rewards.frontiers import KINDS, ask, field_of, model_reward, place
@@ -150,7 +150,7 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
     known: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()):
         exec(lines, known)
-    shown = frame(app, "measure").set_index("measure").loc["gold"]
+    shown = frame(app, "aligned higher").set_index("name in files").loc["gold"]
     drawn = (
         known["summary"](
             known["samples"](
@@ -164,7 +164,7 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
         .set_index("measure")
         .loc["gold"]
     )
-    assert shown["rlhf"] == format_interval(drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
+    assert shown["rlhf"] == in_unit("score", drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
     assert stats.Interval(*shown[["base", "rlhf", "aligned \u2212 base"]])
     texts = [app.text_input(key=f"rew_{name}").value for name in ("chosen", "rejected")]
     assert all(repr(f" {text}") in lines for text in texts)
@@ -219,7 +219,7 @@ def test_one_model_on_both_sides_is_shown_twice(show: Show, rewarded: Path) -> N
     app = show(rewarded, page=PAGE, base="base", aligned="base")
     assert not app.exception
     assert not app.error
-    shown = frame(app, "measure").set_index("measure")
+    shown = frame(app, "aligned higher").set_index("metric")
     assert list(shown.columns)[:2] == ["base", "base (aligned)"]
     assert (shown["base"] == shown["base (aligned)"]).all()
 
@@ -244,13 +244,13 @@ def test_another_choice_computes_only_what_is_new(
     app.selectbox(key="rew_model").set_value("critic").run()
     assert not app.exception
     assert (len(listed), len(drawn)) == (1, asked)  # another judge of the same answers and samples
-    told, table = heading(app), frame(app, "measure")
+    told, table = heading(app), frame(app, "aligned higher")
     fresh = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
     nothing = Results()
     monkeypatch.setattr(models, "results", lambda: nothing)  # as if nothing had been computed yet
     again = show(root, page=PAGE, base="base", aligned="rlhf", rew_model="critic")
     assert heading(fresh) == heading(again) == told
-    assert frame(again, "measure").equals(table)
+    assert frame(again, "aligned higher").equals(table)
     assert len(listed) == 2
     count = len(drawn)
     again.selectbox(key="aligned").set_value("dpo-agreeable").run()

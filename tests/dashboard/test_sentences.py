@@ -135,7 +135,7 @@ def test_a_head_without_a_share_is_not_the_most_bilinear():
     assert np.isnan(found.share[0, 0])
     layer, head = np.unravel_index(np.nanargmax(found.share), found.share.shape)
     said = most_bilinear([Named("a")], [found])  # type: ignore[list-item]
-    assert said == f"a depends most on where it looks in L{layer}H{head} (share {np.nanmax(found.share):.2f})."
+    assert said == f"a depends most on where it looks in L{layer}H{head} (share {100 * np.nanmax(found.share):.0f} %)."
     assert "one token" in most_bilinear([Named("a")], [jacobian_norms(random_lm(), [5])])  # type: ignore[list-item]
 
 

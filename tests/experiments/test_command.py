@@ -128,9 +128,26 @@ def test_names_are_whole_on_narrow_terminals(capsys: pytest.CaptureFixture[str],
     console.print(fit_table(made, console))
     said = capsys.readouterr().out
     assert "…" not in said
-    for part in ("[red]x", name, "reward-agreeable", "difference", "0.1235", "[0.1,", "0.2]", "1,000"):
+    for part in ("[red]x", name, "reward-agreeable", "difference", "0.12", "[0.10,", "0.20]", "1,000"):
         assert part in said, part
     assert max(map(len, said.splitlines())) <= width
+
+
+def test_a_person_reads_titles_and_rates_in_percent(capsys: pytest.CaptureFixture[str]):
+    """Of a built-in experiment; the last column has the names that files and code have."""
+    row = {"metric": "deferral_exact", "value": 0.3288, "ci_low": 0.3, "ci_high": 0.36, "n": 400}
+    summary = pd.DataFrame([row | {f"baseline{end}": 0.5 for end in ("", "_low", "_high")}])
+    gap = {"difference": [-0.1712], "difference_low": [-0.2], "difference_high": [-0.14]}
+    made = table(Result("sycophancy", summary.assign(**gap), summary, meta={"baseline": "base"}))
+    Console(width=160).print(made)
+    said = capsys.readouterr().out
+    for part in (
+        "false claim: repeated (exact)",
+        "33 % [30, 36]",
+        "\u221217 pp [\u221220, \u221214]",
+        "deferral_exact",
+    ):
+        assert part in said, part
 
 
 def test_json_is_one_object(plugin: str, runs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -20,10 +20,10 @@ from probe.errors import ConfigError, RunError
 from probe.experiments.reproduce import describe_methods, experiment_command, training_command
 from probe.experiments.result import Result
 from probe.experiments.run_report import report
-from probe.experiments.terms import term
-from probe.plotting.intervals import format_interval, percent
+from probe.numbers import in_unit
 from probe.runs import RunWriter, open_run
 from probe.runs.reader import Run
+from probe.terms import term
 from tests.places import SAMPLES
 from trainers.commands import METHODS, parse_training
 
@@ -117,7 +117,7 @@ def test_nothing_that_a_run_says_becomes_markup(tmp_path: Path, methods: Any):
     parts = Parts(text)
     assert parts.tags.count("script") == 3 + len(parts.figures)  # plotly.js, ours, the themes, and the data
     assert not {"img", "iframe", "object", "b", "link", "base"} & set(parts.tags)
-    allowed = {"class", "id", "style", "type", "href", "name", "content", "charset", "http-equiv", "lang"}
+    allowed = {"class", "id", "style", "title", "type", "href", "name", "content", "charset", "http-equiv", "lang"}
     assert {name for _, name, _ in parts.attributes} <= allowed
     assert all(value.startswith("#section-") for _, name, value in parts.attributes if name == "href")
     assert "&lt;script&gt;" in text
@@ -171,9 +171,11 @@ def test_headline_numbers_are_those_of_the_runs(pair: tuple[str, Parts]):
     shown = {row[0]: row[1:] for row in rows[start + 1 : start + 1 + len(by_name[0] | by_name[1])]}
     assert len(shown) > 30
     for metric in by_name[1]:
-        style = percent if term(metric).unit == "share" else format_interval
+        unit = term(metric).unit
         cells = [
-            style(*(own[metric][name] for name in ("value", "ci_low", "ci_high"))) if metric in own else "\u2014"
+            in_unit(unit, *(own[metric][name] for name in ("value", "ci_low", "ci_high")))
+            if metric in own
+            else "\u2014"
             for own in by_name
         ]
         assert shown.pop(term(metric).title + metric) == cells
@@ -186,12 +188,14 @@ def test_numbers_of_experiments_are_those_that_are_stored(pair: tuple[str, Parts
     for name in ("sycophancy", "hallucination", "retrieval"):
         results = [Result.load(next((SAMPLES / run / "results").glob(f"{name}-*"))) for run in PAIR]
         for row in results[0].summary.to_dict("records"):
+            about = term(row["metric"], name)
             cells = [
-                format_interval(*(result.value(row["metric"], column) for column in ("value", "ci_low", "ci_high")))
+                in_unit(about.unit, *(result.value(row["metric"], at) for at in ("value", "ci_low", "ci_high")))
                 for result in results
                 if row["metric"] in set(result.summary["metric"])
             ]
-            assert any(r[0] == row["metric"] and r[1 : 1 + len(cells)] == cells for r in rows), row["metric"]
+            shown = about.title + row["metric"]
+            assert any(r[0] == shown and r[1 : 1 + len(cells)] == cells for r in rows), row["metric"]
 
 
 def numbers(value: Any) -> list[np.ndarray]:
@@ -304,16 +308,3 @@ def test_bad_input_is_one_sentence(
 
 def test_it_is_a_command():
     assert "report" in cli.commands()
-
-
-def test_every_headline_metric_of_the_sample_runs_is_defined():
-    runs = [Run(path) for path in SAMPLES.iterdir() if (path / "run.json").is_file()]
-    metrics = {metric for run in runs for metric in run.headline["metric"]}
-    assert len(metrics) > 60
-    assert [metric for metric in metrics if not term(metric).definition or not term(metric).unit] == []
-    document = (SAMPLES.parent / "docs" / "metrics.md").read_text()
-    whole = {re.sub(r"_(\d|i_\w+)$", "", metric) for metric in metrics}
-    names = {
-        re.sub(r"^(agreement|invention|truth)_(bias|preferred|probability)", r"NAME_\2", metric) for metric in whole
-    }
-    assert [name for name in names if f"`{name}" not in document] == []

@@ -115,7 +115,7 @@ def test_a_better_model_shows_less_and_is_compared_item_by_item(base: LM) -> Non
     sft, its = ([percent(*row[list(names)]) for row in values] for names in (COLUMNS[1:4], COMPARED[:3]))
     assert found.finding == (
         f"sft hallucinates in {sft[0]} of answers about unseen entities and {sft[1]} of those about known people,"
-        f" base in {its[0]} and {its[1]}."
+        f" base in {its[0]} and {its[1]} (exact)."
     )
     assert len(found.finding) < 220
 

@@ -247,16 +247,29 @@ def strip_keys(figure: dict) -> dict:
     return figure
 
 
-@pytest.mark.parametrize(
-    ("metric", "expected"),
-    [
-        ("rewards/margins", "nats"),
-        ("rewards/verifier/mean", ""),
-        ("loss/fact", "nats per token"),
-        ("loss/value_avg", "squared reward"),
-        ("objective/kl", "nats per completion"),
-        ("nonsense", ""),
-    ],
-)
-def test_an_axis_has_the_unit_of_its_metric(metric: str, expected: str) -> None:
-    assert curves.unit(metric) == expected
+def test_a_panel_says_what_its_metric_is():
+    """The title and the unit over it, the name and the definition under the mouse, rates in percent."""
+    frame = pd.DataFrame({"step": [0, 1], "time": [0.0, 1.0], "rewards/margins": [0.0, 1.0], "my_own": [1.0, 2.0]})
+    frame["rewards/accuracies"] = [0.5, 0.75]
+    metrics = ["rewards/margins", "my_own", "rewards/accuracies"]
+    figure = curves.metric_curves({"a": frame}, metrics, curves.styles({"a": "dpo"}), methods={"a": "dpo"})
+    titles = [each.text for each in figure.layout.annotations]
+    assert titles == ["implicit reward, margin (nats)", "my_own", "pairs with a positive margin"]
+    assert figure.layout.annotations[0].hovertext.startswith("rewards/margins (nats, higher is better): ")
+    assert figure.layout.annotations[1].hovertext is None
+    assert [figure.layout[name].tickformat for name in ("yaxis", "yaxis2", "yaxis3")] == [None, None, ".0%"]
+    assert figure.data[2].hovertemplate == "%{x:.6g}: %{y:.1%}"
+
+
+def test_lines_of_rates_are_in_percent_and_called_by_their_titles():
+    rows = [("a", "invention", 0.5, 0.4, 0.7), ("a", "deferral", 0.2, 0.1, 0.3)]
+    table = pd.DataFrame(rows, columns=["run", "metric", "value", "ci_low", "ci_high"])
+    figure = intervals.headline_intervals(table, curves.styles({"a": "dpo"}))
+    assert figure.layout.xaxis.tickformat == ".0%"
+    assert figure.layout.yaxis.ticktext == (
+        "unseen entities:<br>hallucinates (sampled)",
+        "false claim: repeated<br>(sampled)",
+    )
+    assert figure.data[0].customdata[1] == ["false claim: repeated (sampled) (deferral)", "20 % [10, 30]"]
+    mixed = pd.concat([table, table.assign(metric="gold_reward")])
+    assert intervals.headline_intervals(mixed, curves.styles({"a": "dpo"})).layout.xaxis.tickformat is None

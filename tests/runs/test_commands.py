@@ -48,7 +48,7 @@ def test_list_for_a_person(root: Path):
     status, said = in_terminal(["runs", "list"], columns=120)
     assert status == 0
     base = next(line for line in said.splitlines() if line.startswith("base"))
-    for part in ("pretrain", "finished", "1,500", "accuracy 0.5 [0.4, 0.6]"):
+    for part in ("pretrain", "finished", "1,500", "known facts: right (sampled) 50 % [40, 60]"):
         assert part in base
     assert any("dpo" in line and "[bold]base[/bold]" in line and "running" in line for line in said.splitlines())
 
@@ -109,8 +109,9 @@ def test_show_for_a_person(root: Path):
     assert status == 0
     for part in (
         "base pretrain, finished",
+        "known facts: right (sampled)",
+        "50 % [40, 60]",
         "accuracy",
-        "[0.4, 0.6]",
         "400",
         "lr",
         "0.003",

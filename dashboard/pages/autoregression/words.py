@@ -116,7 +116,7 @@ def most_bilinear(sides: list[Side], norms: "list[JacobianNorms]") -> str:
         return "This text is one token, which depends on no earlier one."
     best = [each.table().set_index("name")["share"] for each in norms]
     parts = [
-        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {shares.max():.2f})"
+        f"{side.name} depends most on where it looks in {shares.idxmax()} (share {100 * shares.max():.0f} %)"
         for side, shares in zip(sides, best, strict=True)
     ]
     if len(norms) == 2 and norms[0].share.shape == norms[1].share.shape:

@@ -19,6 +19,7 @@ from dashboard.sides import ask_for_model, words_known
 from dashboard.state import current, has_changed, preset, tell_again
 from probe.compare.figures import kl_bars, next_tokens
 from probe.logits.figures import lens_pair
+from probe.numbers import chance
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def chips(text: "Continuation", start: int, stop: int, prompt: bool) -> list[Chi
         if j:
             lines.append(f"KL {kl:.3f} nats")
             for name, side in (("base", text.base), ("aligned", text.aligned)):
-                lines.append(f"p({name}) = {np.exp(side.logprobs[j]):.3f}")
+                lines.append(f"p({name}) = {chance(float(np.exp(side.logprobs[j])))}")
                 lines += [
-                    f"   {token}  {np.exp(value):.3f}"
+                    f"   {token}  {chance(float(np.exp(value)))}"
                     for token, value in zip(side.top_tokens[j][:3], side.top_logprobs[j][:3], strict=True)
                 ]
         strength = min(1.0, kl / STRONG_NATS) ** 0.5 if j else 0.0

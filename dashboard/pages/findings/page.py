@@ -15,7 +15,7 @@ from dashboard.state import SharedChoices, current, look_link
 from probe.findings.claim import BASE, Bench, Claim, Finding, read_record, record, table
 from probe.findings.claims import CLAIMS
 from probe.findings.claims import finding as measured
-from probe.plotting.intervals import effects, format_interval
+from probe.plotting.intervals import effects
 from probe.ticks import Tick, ignore
 
 ICONS = {
@@ -87,7 +87,7 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
         with right:
             st.markdown(ICONS[verdict])
             if result and result.value is not None:
-                st.markdown(f"**{escape_markdown(format_interval(result.value, result.ci_low, result.ci_high))}**")
+                st.markdown(f"**{escape_markdown(result.number)}**")
                 note(f"n = {result.n:,}")
             if not absent:
                 base = BASE if BASE in claim.runs else claim.runs[0]
@@ -121,7 +121,8 @@ def page() -> None:
     offer(root, findings, missing)
     if results:
         rows = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in results]
-        chart = effects([each.name for each in results], rows, [each.verdict for each in results])
+        verdicts, units = [each.verdict for each in results], [each.unit for each in results]
+        chart = effects([each.name for each in results], rows, verdicts, units)
         figure(chart, table(results), "findings", title="Ten claims", source={"runs": root.name})
     for claim in CLAIMS:
         row(claim, findings.get(claim.name), absent[claim.name])

@@ -7,12 +7,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data, sentences
+from dashboard.components import metric_words
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import compare_link, current, keep, training_link
 from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
+from probe.terms import term
 
 RUN = "run"
 """The key of the chosen run."""
@@ -49,7 +51,7 @@ def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
             "run": label,
             "method": run.method,
             "status": STATUS.get(run.status, f"\u2717 {run.status}"),
-            **{metric.replace("_", " "): cells.get((label, metric), "") for metric in metrics},
+            **{term(metric).title: cells.get((label, metric), "") for metric in metrics},
         }
         for label, run in ((label, store.runs[label]) for label in order)
     ]
@@ -72,11 +74,20 @@ def one_run() -> None:
             note(run.message)
         rows = run.headline
         if len(rows):
-            numbers = rows.assign(figure=[sentences.headline_cell(row) for row in rows.to_dict("records")])
+            numbers = [
+                {
+                    "metric": term(row["metric"]).label,
+                    "value [95 % interval]": sentences.headline_cell(row),
+                    "n": row["n"],
+                    **metric_words.after_numbers(row["metric"], term(row["metric"])),
+                }
+                for row in rows.to_dict("records")
+            ]
             st.dataframe(
-                numbers[["metric", "figure", "n"]].rename(columns={"figure": "value [95 % interval]"}),
+                pd.DataFrame(numbers),
                 hide_index=True,
                 height="content" if len(numbers) < 11 else 400,
+                column_config=metric_words.COLUMNS,
             )
         else:
             note("This run carries no headline figures.")
@@ -147,16 +158,16 @@ def page() -> None:
             figure(chart, rows, "headline", title="Headline figures", height=height)
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
-    st.dataframe(table(figures, order), hide_index=True)
+    heads = {"run": st.column_config.TextColumn(pinned=True)} | {
+        term(metric).title: metric_words.head(metric, term(metric)) for metric in sentences.TABLE
+    }
+    st.dataframe(table(figures, order), hide_index=True, column_config=heads)
     report_buttons(order)
     one_run()
     details(
         [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],
-        "Shares carry Wilson intervals, means bootstrap ones (95 %). *deferral*: share of answers that repeat a false "
-        "claim of the user; *truth under claim*: that give the true value all the same; *invention* and *abstention*: "
-        "answers about people without facts; *accuracy*: about people whose facts were taught. *true reward*: mean "
-        "score of the verifier (+1 true, 0 abstains, -1 else); *proxy reward*: what the method itself optimises; *kl*: "
-        "exact KL to the reference on the answer sets, in nats.",
+        "Shares carry Wilson intervals, means bootstrap ones (95 %).\n\n"
+        + metric_words.definitions((*sentences.TABLE, *sentences.SHARES), term),
         "import probe\n\nfor run in probe.list_runs():\n    print(run.name, run.status)\n    print(run.headline)",
         {"headline-figures": figures, "lineage-of-runs": runs},
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
     from probe.rewards.token_effects import Attribution, Contrast
 
-TITLES = {"proxy": "proxy: what was optimised", "gold": "true reward: what was wanted"}
+TITLES = {"proxy": "proxy reward (exact): what was optimised", "gold": "true reward (exact): what was wanted"}
 FEWEST = 4
 """Logged evaluations that a run needs to be fitted, the first one included."""
 BEST = "best of N"
@@ -113,7 +113,7 @@ def bound(scene: Scene, placement: Placement) -> None:
     """The exact best of N against its bound."""
     st.subheader("Best of N", anchor=False)
     table = placement.ground.best[placement.by]
-    label = "proxy reward" if placement.by == "proxy" else "true reward"
+    label = "proxy reward (exact)" if placement.by == "proxy" else "true reward (exact)"
     chart = best_of_n(table, placement.ground.curves[placement.by], reward=placement.by, label=label)
     figure(
         chart.update_layout(height=340), table, "best-of-n", title="Best of N against its bound", source=scene.source
@@ -262,7 +262,9 @@ def token_words(contrast: "Contrast", texts: tuple[str, str], name: str) -> str:
     sides.sort(key=lambda side: -side[0].score)
     first, second = (f"\u201c{text.strip() or 'nothing'}\u201d {side.score:.2f}" for side, _, text in sides)
     share = max(contrast.probability, 1 - contrast.probability)
-    words = f"{name} gives {first} and {second}: the {sides[0][1]} one is preferred with probability {share:.2f}."
+    words = (
+        f"{name} gives {first} and {second}: the {sides[0][1]} one is preferred with probability {100 * share:.0f} %."
+    )
     effects = np.nan_to_num(contrast.prompt_effects("occlusion"))
     strongest = int(np.abs(effects).argmax())
     change = float(effects[strongest])

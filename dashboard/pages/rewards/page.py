@@ -19,13 +19,12 @@ from dashboard.state import begin, current, keep
 from probe.errors import DataError
 from probe.rewards.figures import reward_frontier, reward_gains
 from probe.rewards.frontiers import KINDS
+from probe.terms import term
 from probe.world import World, of
 
 AXES = {"\u221aKL": "d", "KL": "kl"}
 # Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
 DRAWN = {False: (64, 32, "rew_n"), True: (16, 2, "rew_each")}
-# What a reward is called in a figure.
-WORD = {"proxy": "proxy", "gold": "true reward"}
 # Pixels of the main figure, for its labels.
 SIZE = (430, 330)
 
@@ -67,7 +66,7 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         finding(place_words(table, scene.shared.aligned, by, scene.proxy))
     curve, best = ground.curves[by], ground.best[by]
     with left:
-        label = f"proxy reward ({scene.proxy}), nats" if by == "proxy" else "true reward (verifier)"
+        label = f"proxy reward ({scene.proxy}, exact), nats" if by == "proxy" else "true reward (exact)"
         chart = reward_frontier(
             curve,
             table,
@@ -83,9 +82,8 @@ def place_all(scene: Scene, kinds: tuple[str, ...], by: str, axis: str, answer: 
         title = f"{len(table)} policies under the exact frontier"
         figure(chart.update_layout(height=375), table, "frontier", title=title, source=scene.source)
     with right:
-        gains = {f"gain_{name}": f"gain in {WORD[name]}" for name in ground.field.rewards} | {
-            "excess": "excess KL, nats"
-        }
+        names = [*(f"gain_{reward}" for reward in ground.field.rewards), "excess"]
+        gains = {each: term(each, "rewards").label for each in names}
         chart = reward_gains(table, styles, gains, scene.shared.aligned)
         figure(
             chart.update_layout(height=375),

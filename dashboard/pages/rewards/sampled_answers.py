@@ -7,12 +7,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.components.figure import figure
+from dashboard.components.metric_words import COLUMNS, after_numbers
 from dashboard.markdown import note
 from dashboard.models import compute_once, compute_part, ready
 from dashboard.pages.rewards.compute import QUESTIONS, cost_s, judge_answers, known_scores, may_compute
 from dashboard.state import keep
-from probe.plotting.intervals import format_interval, percent
+from probe.numbers import in_unit
 from probe.rewards.figures import reward_distributions, shift_curves
+from probe.terms import DIFFERENCE, PROBABILITY, RATES, term
 from probe.ticks import Tick
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from probe.runs.reader import Run
     from probe.world import Item, World
 
-TITLES = {"proxy": "proxy reward", "gold": "true reward (verifier)", "implicit": "implicit reward (nats)"}
+MEASURES = ("proxy", "gold", "implicit")
+"""Rewards whose distributions are drawn."""
 
 
 def draw_samples(base: "LM", aligned: "LM", reward: "LM | None", **options: Any) -> pd.DataFrame | None:
@@ -100,17 +103,27 @@ def _proxies(base: "LM", lm: "LM", reward: "LM", **options: Any) -> np.ndarray:
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def format_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`shift.summary` as it is shown: one line a measure, numbers with their intervals in words."""
+    """`shift.summary` as it is shown: one line a measure, numbers with their intervals as their unit is shown."""
     from probe.rewards.shift import summary
 
     rows = []
     for row in summary(table).to_dict("records"):
-        words = {
-            name: format_interval(*(row[name + end] for end in ("", "_low", "_high"))) for name in ("base", "aligned")
-        }
-        change = format_interval(*(row["difference" + end] for end in ("", "_low", "_high")))
-        wins = percent(row["win"], np.nan, np.nan)
-        rows.append({"measure": row["measure"], **words, "aligned \u2212 base": change, "aligned higher": wins})
+        about = term(row["measure"], "rewards")
+        unit = DIFFERENCE if about.unit in RATES else about.unit
+
+        def number(name: str, unit: str, sign: bool = False, row: Any = row) -> str:
+            return in_unit(unit, *(row[name + end] for end in ("", "_low", "_high")), sign=sign)
+
+        rows.append(
+            {
+                "metric": about.label,
+                "base": number("base", about.unit),
+                "aligned": number("aligned", about.unit),
+                "aligned \u2212 base": number("difference", unit, sign=True),
+                "aligned higher": number("win", PROBABILITY),
+                **after_numbers(row["measure"], about),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -121,12 +134,12 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
         key = keep("rew_kind", ["all", *kinds], "all")
         kind = st.segmented_control("Kind", ["all", *kinds], key=key, bind="query-params", required=True)
         table = table if kind == "all" else table[table["kind"] == kind]
-    measures = [measure for measure in TITLES if measure in table and table[measure].notna().any()]
+    measures = [measure for measure in MEASURES if measure in table and table[measure].notna().any()]
     chart = reward_distributions(table, names, colours, measures)
     title = f"Rewards of {len(table):,} answers to {table['prompt'].nunique()} prompts"
     figure(chart.update_layout(height=300), table, "distributions", title=title, source=source)
     rows = format_summary(table).rename(columns={"base": names[0], "aligned": names[1]})
-    st.dataframe(rows, hide_index=True, key="rew-summary")
+    st.dataframe(rows, hide_index=True, key="rew-summary", column_config=COLUMNS)
 
 
 def over_training(run: "Run", colour: str) -> None:

@@ -53,9 +53,7 @@ def sentence(example: Example) -> str:
     ]
     parts = [f"{example.base} answers {before} ({chances[0]}), {example.aligned} answers {after} ({chances[1]})."]
     if example.rates:
-        parts.append(
-            f"Agreement with false claims (sycophancy rate): {example.rates[0]} before, {example.rates[1]} after."
-        )
+        parts.append(f"Agreement with false claims (sampled): {example.rates[0]} before, {example.rates[1]} after.")
     return " ".join(parts)
 
 

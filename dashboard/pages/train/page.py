@@ -277,7 +277,11 @@ def progress(trainings: Sequence[Job], answer: Any) -> None:
         metrics = [metric for metric in SHOWN if metric in frame and frame[metric].notna().any()][:2]
         if run and metrics:
             chart = metric_curves(
-                {job.out.name: frame}, metrics, styles({job.out.name: job.method}), columns=len(metrics)
+                {job.out.name: frame},
+                metrics,
+                styles({job.out.name: job.method}),
+                methods={job.out.name: job.method},
+                columns=len(metrics),
             )
             table = frame[["step", "time", *metrics]]
             figure(chart, table, "progress", title="Training so far", height=320, source={"run": str(job.out)})

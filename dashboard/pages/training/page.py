@@ -87,6 +87,7 @@ def curves(store: Store, section: Section, marker: int | None, *, all_panels: bo
         section.frames,
         metrics,
         store.style(),
+        methods={name: store.runs[name].method for name in section.frames},
         x=section.x,
         weight=section.weight,
         log_y=section.log_y,
@@ -133,7 +134,9 @@ def body() -> None:
         names = st.multiselect("Runs", list(store.runs), key=key, bind="query-params", placeholder="choose runs")
         with answer:
             frames = {name: data.metrics(store.runs[name]) for name in names}
-            sentence = sentences.training(frames, sentences.leading(frames))
+            sentence = sentences.training(
+                frames, sentences.leading(frames), [store.runs[name].method for name in names]
+            )
             finding(sentence if names else "Choose a run to see how it was trained.")
         if names:
             left, right = st.columns(2, gap="medium")

@@ -1,0 +1,39 @@
+"""What the metrics of a table mean: behind the head of a column, in columns behind the numbers, and as a list."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import streamlit as st
+
+from dashboard.markdown import escape_markdown
+from probe.terms import Term
+
+COLUMNS: dict[str, Any] = {
+    "metric": st.column_config.TextColumn(pinned=True, width=270),
+    "better": st.column_config.TextColumn(width="small", help="Which way the number is better, where one way is."),
+    "what it is": st.column_config.TextColumn(width="large", help="What is measured; click a cell to read all of it."),
+    "name in files": st.column_config.TextColumn(help="The name in files and in code; it never changes."),
+}
+"""Settings of the columns that hold words; to be merged into those of the table."""
+
+
+def after_numbers(metric: str, about: Term) -> dict[str, str]:
+    """The cells behind the numbers of a metric."""
+    source = f" Source: {about.source}." if about.source else ""
+    definition = f"{about.definition}.{source}" if about.definition else ""
+    return {"better": about.better, "what it is": definition, "name in files": metric}
+
+
+def head(metric: str, about: Term) -> Any:
+    """Settings of a column that holds one metric: its definition under the mouse."""
+    return st.column_config.TextColumn(help=escape_markdown(about.explain(metric)))
+
+
+def definitions(metrics: Iterable[str], words: Callable[[str], Term]) -> str:
+    """Metrics with their definitions as a Markdown list; those that are not known are left out."""
+    lines = []
+    for metric in dict.fromkeys(metrics):
+        about = words(metric)
+        if about.definition:
+            lines.append(f"- **{escape_markdown(about.title)}**: {escape_markdown(about.explain(metric))}")
+    return "\n".join(lines)

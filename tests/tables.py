@@ -1,0 +1,64 @@
+"""Write the tables of metrics in docs/ from `probe/terms.tsv`: `python -m tests.tables` (`make tree`).
+
+A table stands between `<!-- metrics: PLACE -->` and `<!-- end -->`; PLACE is a word of the first column of that file.
+"""
+
+import re
+from pathlib import Path
+
+from probe.terms import VOCABULARY, Row, table
+from tests.places import ROOT
+
+PLACE = re.compile(r"(<!-- metrics: (\S+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
+HEAD = "| name | unit | better | what it is |\n|---|---|---|---|\n"
+
+
+def written(document: str) -> str:
+    """A document with its tables as they should be."""
+    return PLACE.sub(lambda match: f"{match[1]}{markdown(match[2])}{match[3]}", document)
+
+
+def places(document: str) -> list[str]:
+    """The words of the tables that a document has."""
+    return [match[2] for match in PLACE.finditer(document)]
+
+
+def markdown(place: str) -> str:
+    """The metrics of a place as a table, and what may stand in braces."""
+    rows = [row for row in table() if place in row.where]
+    texts = (f"{row.name} {row.term.title} {row.term.definition}" for row in rows)
+    words = dict.fromkeys(word for text in texts for word in re.findall(r"\{(\w+)\}", text) if word in VOCABULARY)
+    notes = [f"`{{{word}}}`: {_values(word)}." for word in words]
+    return f"\n{HEAD}{''.join(map(_line, rows))}" + "".join(f"\n{note}\n" for note in notes)
+
+
+def _line(row: Row) -> str:
+    about = row.term
+    source = f" ({about.source})" if about.source else ""
+    definition = f"**{_escape(about.title)}**: {_escape(about.definition)}{_escape(source)}"
+    return f"| `{row.name}` | {_escape(about.unit)} | {about.better} | {definition} |\n"
+
+
+def _values(word: str) -> str:
+    values = VOCABULARY[word].items()
+    return "; ".join(f"`{value}` {_escape(words.lstrip(',; '))}" if value else "nothing" for value, words in values)
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([*|\[\]<])", r"\\\1", text)
+
+
+def main() -> None:
+    """Write all of them."""
+    for path in DOCUMENTS:
+        write(path)
+
+
+def write(path: Path) -> None:
+    """Write the tables of one document."""
+    path.write_text(written(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

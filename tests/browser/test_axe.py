@@ -21,8 +21,6 @@ NOT_OURS = {
     "listitem": "So its items are no children of the list.",
 }
 """Rules that the navigation itself breaks; Streamlit draws it and gives no way to change that."""
-
-
 IN_NAVIGATION = f"element => element.closest('{SECTIONS}') !== null"
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboard.components.focus import take_focus
 from dashboard.markdown import escape_markdown, guard_callback, note
 from probe.plotting.export import FORMATS, MIME, STATIC, missing, provenance, render
 from probe.plotting.names import file_stem
@@ -113,6 +114,8 @@ def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, title: str, sour
                 )
         used = paper or Paper()
         note(reason or f"Images are {used.inches:g} in wide, their text has {used.points:g} pt.")
+        if offer.open:
+            take_focus(name)
 
 
 def _choose_paper(name: str) -> None:

@@ -1,4 +1,5 @@
-// Rows of tokens as chips. All text is written by textContent, so no token can become markup.
+// Rows of tokens as chips. All text is written by textContent, so no token can become markup. The Tab key stops once in a row,
+// at its chosen token; arrows, Home and End lead to the others.
 export default function (component) {
   const { data, parentElement, setTriggerValue } = component
   const root = parentElement.querySelector("#tokens")
@@ -6,6 +7,7 @@ export default function (component) {
   // The browser may call for older data after newer ones (see `_first_shown_at` in tokens.py); those are not drawn any more.
   if (data.made < Number(root.dataset.made ?? 0)) return
   root.dataset.made = data.made
+  const held = [...root.querySelectorAll(".chip")].indexOf(root.getRootNode().activeElement)
   root.replaceChildren()
   tip.hidden = true
 
@@ -37,8 +39,10 @@ export default function (component) {
       chip.className = "chip"
       chip.textContent = token.text
       chip.setAttribute("role", "option")
+      chip.setAttribute("aria-describedby", "tip")
       const chosen = data.chosen[0] === rowIndex && data.chosen[1] === index
       chip.setAttribute("aria-selected", chosen ? "true" : "false")
+      chip.tabIndex = chosen || (index === 0 && data.chosen[0] !== rowIndex) ? 0 : -1
       if (token.prompt) chip.classList.add("prompt")
       chip.style.setProperty("--strength", `${Math.round(100 * Math.abs(token.strength))}%`)
       if (token.strength < 0) chip.classList.add("below")
@@ -46,7 +50,12 @@ export default function (component) {
       chip.onmouseleave = chip.onblur = () => { tip.hidden = true }
       chip.onclick = () => setTriggerValue("picked", [rowIndex, index])
       chip.onkeydown = (event) => {
-        const next = { ArrowRight: chip.nextSibling, ArrowLeft: chip.previousSibling }[event.key]
+        const next = {
+          ArrowRight: chip.nextSibling,
+          ArrowLeft: chip.previousSibling,
+          Home: chips.firstChild,
+          End: chips.lastChild,
+        }[event.key]
         if (next) { next.focus(); event.preventDefault() }
       }
       chips.appendChild(chip)
@@ -54,4 +63,5 @@ export default function (component) {
     line.append(label, chips)
     root.appendChild(line)
   })
+  root.querySelectorAll(".chip")[held]?.focus()
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard.components.focus import take_focus
 from dashboard.components.form import lasting_key, memory, options
 from dashboard.markdown import escape_markdown, guard_callback, note
 from dashboard.named import may_open, name_all
@@ -87,5 +88,6 @@ def choose_options(experiment: Experiment) -> Question | None:
         if not fields:
             note("It has no options.")
         flags = options(experiment.name, fields, link=True)
+        take_focus("options")
     files = [flags[field["flag"]] for field in fields if field["file"] and field["flag"] in flags]
     return Question(experiment, tuple(words(flags))) if all(may_open(str(file)) for file in files) else None

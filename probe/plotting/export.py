@@ -2,8 +2,7 @@
 
 Provenance is written into the image itself (PNG text chunk, SVG metadata, PDF document information, HTML meta) and,
 for a whole folder, beside it in `provenance.json`. CSV stays plain, so that any reader takes it. No provenance names a
-folder of this machine. A PDF holds the fonts of its text; an SVG keeps text as text, and names fonts that end in a
-generic one.
+folder of this machine. A PDF holds the fonts of its text; an SVG keeps text as text, and brings its font along.
 
 One Chromium is kept open behind static images, so that an image takes 0.2 s instead of 3 s. Kaleido waits for ever on a
 browser that is missing or has died. So the browser is looked for first, every image has a time limit, and whatever goes
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ConfigError, MissingToolError
+from probe.plotting.fonts import OWN, embed_fonts, font_face
 from probe.plotting.latex import to_latex
 from probe.plotting.names import file_name, without_paths
 from probe.plotting.paper import PIXELS, Paper, paper_of, put_on_paper
@@ -105,11 +105,13 @@ def render(
     printed = put_on_paper(figure, paper, title)
     scale = paper.dpi / PIXELS if kind == "png" else 1.0
     layout = printed.layout
+    if kind == "svg" and paper.font in OWN:
+        layout.template.layout.font.family = f"{OWN[paper.font]}, {paper.family}"
     image = renderer.image(printed.to_plotly_json(), kind, layout.width, layout.height, scale)
     note = json.dumps(source, default=str)
     if kind == "png":
         return _sign_png(image, note, paper.dpi)
-    return _sign_svg(image, note, paper.inches) if kind == "svg" else _sign_pdf(image, note)
+    return _sign_svg(embed_fonts(image), note, paper.inches) if kind == "svg" else _sign_pdf(image, note)
 
 
 def render_table(table: "pd.DataFrame", kind: str, title: str = "", label: str = "") -> bytes:
@@ -310,9 +312,12 @@ class Renderer:
 
     async def _draw(self, figure: dict, options: dict) -> bytes:
         if self._kaleido is None:
-            from kaleido import Kaleido
+            from kaleido import Kaleido, PageGenerator
 
-            browser = Kaleido(n=1, timeout=SECONDS, mathjax=False, path=str(find_browser()))
+            page = PageGenerator(mathjax=False)
+            faces = " ".join(map(font_face, OWN.values()))  # text is measured with the font that an SVG brings along
+            page.header += f"<style>{faces}</style><script>document.fonts.forEach(font => font.load())</script>"
+            browser = Kaleido(n=1, timeout=SECONDS, page_generator=page, path=str(find_browser()))
             await browser.open()
             self._kaleido = browser
         image = await self._kaleido.calc_fig(figure, opts=options)

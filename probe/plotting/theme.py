@@ -30,17 +30,18 @@ METHODS = {
 
 OTHER = "#643CDC"
 SECOND = {
-    METHODS["pretrain"]: "#8778FF",
-    METHODS["sft"]: "#785707",
-    METHODS["reward-model"]: "#1B6B7D",
-    METHODS["dpo"]: "#8CAEDD",
-    METHODS["rlhf"]: "#97373E",
-    METHODS["rsft"]: "#76B98B",
-    METHODS["rlvr"]: "#C486B7",
-    METHODS["continual"]: "#CB8566",
-    METHODS["watch"]: "#A28AEA",
+    METHODS["pretrain"]: "#996AFF",
+    METHODS["sft"]: "#AB5E1E",
+    METHODS["reward-model"]: "#106667",
+    METHODS["dpo"]: "#72B5E7",
+    METHODS["rlhf"]: "#962F3D",
+    METHODS["rsft"]: "#71BD80",
+    METHODS["rlvr"]: "#FF2B93",
+    METHODS["continual"]: "#FF8066",
+    METHODS["watch"]: "#8897FF",
 }
-"""Colour of a second run of a method in one figure: a shade of the first one's; grey has none that is not taken."""
+"""Colour of a second run of a method in one figure: near the first one's in hue (grey has none that is not taken), and
+chosen by search so that all of both are as far apart as they can be, also for the colour-blind."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 CHOSEN = "#E8555F"
 """Frame of the selection, and its line."""

@@ -31,25 +31,70 @@ def lab(colour: str, blindness: str = "none") -> np.ndarray:
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
-@pytest.mark.parametrize("blindness", BLINDNESS)
-def test_methods_can_be_told_apart(blindness: str):
-    pairs = itertools.combinations(theme.METHODS, 2)
-    near = {
-        pair: np.linalg.norm(lab(theme.METHODS[pair[0]], blindness) - lab(theme.METHODS[pair[1]], blindness))
-        for pair in pairs
-    }
-    assert min(near.values()) > 10, min(near, key=near.get)
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    """CIEDE2000 of two colours in CIELAB (Sharma, Wu and Dalal 2005); about 2 is seen side by side, 5 apart."""
+    chroma = np.mean([np.hypot(*each[1:]) for each in (one, other)])
+    stretch = 1.5 - 0.5 * np.sqrt(chroma**7 / (chroma**7 + 25.0**7))
+    (light, c, h), (light2, c2, h2) = (
+        (each[0], np.hypot(stretch * each[1], each[2]), np.arctan2(each[2], stretch * each[1])) for each in (one, other)
+    )
+    turn = (h2 - h + np.pi) % (2 * np.pi) - np.pi if c * c2 else 0.0
+    l_mean, c_mean, h_mean = (light + light2) / 2, (c + c2) / 2, h + turn / 2 if c * c2 else h + h2
+    t = 1 - 0.17 * np.cos(h_mean - np.pi / 6) + 0.24 * np.cos(2 * h_mean)
+    t += 0.32 * np.cos(3 * h_mean + np.pi / 30) - 0.2 * np.cos(4 * h_mean - np.radians(63))
+    far = np.degrees(h_mean) % 360
+    rotation = 2 * np.sqrt(c_mean**7 / (c_mean**7 + 25.0**7)) * np.sin(np.pi / 3 * np.exp(-(((far - 275) / 25) ** 2)))
+    dl = (light2 - light) / (1 + 0.015 * (l_mean - 50) ** 2 / np.sqrt(20 + (l_mean - 50) ** 2))
+    dc = (c2 - c) / (1 + 0.045 * c_mean)
+    dh = 2 * np.sqrt(c * c2) * np.sin(turn / 2) / (1 + 0.015 * c_mean * t)
+    return float(np.sqrt(dl**2 + dc**2 + dh**2 - rotation * dc * dh))
 
 
-@pytest.mark.parametrize("blindness", BLINDNESS)
-def test_two_runs_of_one_method_can_be_told_apart(blindness: str):
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((50, -1, 2), (50, 0, 0), 2.3669),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+        ((22.7233, 20.0904, -46.694), (23.0331, 14.973, -42.5619), 2.0373),
+        ((90.8027, -2.0831, 1.441), (91.1528, -1.6435, 0.0447), 1.4441),
+    ],
+)
+def test_the_difference_of_colours_is_that_of_the_paper(one: tuple, other: tuple, expected: float):
+    assert difference(np.array(one), np.array(other)) == pytest.approx(expected, abs=1e-4)
+
+
+def nearest(colours: dict[str, str], blindness: str) -> tuple[float, tuple[str, str]]:
+    """The two that are hardest to tell apart, and how far apart they are."""
+    seen = {name: lab(colour, blindness) for name, colour in colours.items()}
+    return min((difference(seen[a], seen[b]), (a, b)) for a, b in itertools.combinations(seen, 2))
+
+
+@pytest.mark.parametrize(("blindness", "least"), [("none", 18), ("protanopia", 7), ("deuteranopia", 8)])
+def test_methods_can_be_told_apart(blindness: str, least: float):
+    far, pair = nearest(theme.METHODS, blindness)
+    assert far > least, pair
+
+
+@pytest.mark.parametrize(("blindness", "least"), [("none", 12), ("protanopia", 7), ("deuteranopia", 7)])
+def test_two_runs_of_each_method_can_be_told_apart(blindness: str, least: float):
+    """Of eighteen colours: those of the colour-blind lie on a plane, on which there is room for little more."""
     assert set(theme.SECOND) == set(theme.METHODS.values())
-    assert min(np.linalg.norm(lab(a, blindness) - lab(b, blindness)) for a, b in theme.SECOND.items()) > 15
+    second = {f"{method}, second run": theme.SECOND[colour] for method, colour in theme.METHODS.items()}
+    far, pair = nearest(theme.METHODS | second, blindness)
+    assert far > least, pair
 
 
-def test_the_second_colour_of_a_method_is_no_other_methods():
-    every = [*theme.METHODS.values(), *theme.SECOND.values()]
-    assert min(np.linalg.norm(lab(a) - lab(b)) for a, b in itertools.combinations(every, 2)) > 15
+@pytest.mark.parametrize("blindness", BLINDNESS)
+@pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)
+def test_steps_and_ends_of_scales_can_be_told_apart(page: theme.Theme, blindness: str):
+    for colours in (page.sequential, page.diverging):
+        far, pair = nearest({f"{place}": colour for place, colour in enumerate(colours)}, blindness)
+        assert far > 7, pair
+    low, high = ([lab(colour, blindness) for colour in part] for part in (page.diverging[:3], page.diverging[:3:-1]))
+    assert min(map(difference, low, high)) > 30, "a value and its negative"
+    assert difference(lab(theme.METHODS["rlhf"], blindness), lab(theme.METHODS["dpo"], blindness)) > 30, "chips"
 
 
 @pytest.mark.parametrize("page", [theme.LIGHT, theme.DARK], ids=lambda page: page.name)

@@ -11,6 +11,7 @@ from dashboard import models, sentences
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.focus import take_focus
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import finding, note
@@ -52,6 +53,7 @@ def options(chat: bool) -> dict:
         seed = number_input("Seed", 0, 2**31 - 1, 0, key=tell_again("seed"), disabled=temperature == 0)
         hint = "Send the prompt as a user's message in the aligned model's format."
         as_chat = chat and st.toggle("Chat template", key=tell_again("chat"), bind="query-params", help=hint)
+        take_focus("sampling")
     return {"temperature": float(temperature), "length": int(length), "seed": int(seed), "chat": bool(as_chat)}
 
 

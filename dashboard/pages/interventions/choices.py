@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 import streamlit as st
 
 from dashboard import models
+from dashboard.components.focus import take_focus
 from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.interventions import compute as source
@@ -91,6 +92,7 @@ def choose_reference(do: str, how: str, column: "DeltaGenerator") -> tuple[str, 
         key = tell_again("int_reference")
         text = st.text_area("Reference texts", key=key, bind="query-params", help=hint, height=160)
         note(hint)
+        take_focus("reference")
     return tuple(line.strip() for line in (text or "").splitlines() if line.strip())
 
 

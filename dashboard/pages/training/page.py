@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.focus import take_focus
 from dashboard.components.rollouts import rollouts
 from dashboard.components.step_views import Moment, choose_moment, detail_figures, main_figure
 from dashboard.data import Store
@@ -75,6 +76,7 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
             "x axis", ["step", "time"], default="step", key="x", bind="query-params", required=True
         )
         log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
+        take_focus("axes")
     return Section(name, groups[name], frames, x or "step", weight, log_y)
 
 

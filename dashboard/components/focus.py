@@ -1,0 +1,21 @@
+"""A popover that a key opened takes the focus: Streamlit puts it at the end of the page, many Tabs from its button."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+
+@st.cache_resource(show_spinner=False)
+def _component() -> Callable:
+    script = Path(__file__).with_name("focus.js").read_text(encoding="utf-8")
+    return st.components.v2.component("probe_focus", html="<span></span>", js=script)
+
+
+def take_focus(key: str) -> None:
+    """To be called inside of a popover, after what it holds.
+
+    Args:
+        key: of this on its page.
+    """
+    _component()(key=f"focus-{key}")

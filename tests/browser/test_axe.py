@@ -1,0 +1,62 @@
+"""Every page of the navigation under axe-core: nothing of impact serious or critical, on a light and on a dark page."""
+
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.browser.pages import agree, open_page, settle
+from tests.places import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+PAGES = sorted(path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py"))
+CHOICES = dict.fromkeys(PAGES, "base=base&aligned=dpo-agreeable") | {"continual": "base=base&aligned=base"}
+WITHOUT_FIGURES = ("train", "experiments")
+"""Pages that have no figure before something is run."""
+SEVERE = ("serious", "critical")
+SECTIONS = "[data-testid=stSidebarNavItems]"
+NOT_OURS = {
+    "list": "Streamlit puts each section of the navigation into a `div` inside of the list.",
+    "listitem": "So its items are no children of the list.",
+}
+"""Rules that the navigation itself breaks; Streamlit draws it and gives no way to change that."""
+IN_NAVIGATION = f"element => element.closest('{SECTIONS}') !== null"
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds of the page as it is, a line each."""
+    found = Axe().run(page).response["violations"]
+    return [
+        f"{rule['id']} ({rule['impact']}): {' '.join(node['target'][-1].split())} {node['html'][:200]}"
+        for rule in found
+        if rule["impact"] in SEVERE
+        for node in rule["nodes"]
+        if not (rule["id"] in NOT_OURS and page.locator(node["target"][-1]).first.evaluate(IN_NAVIGATION))
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_can_be_used_with_assistive_technology(page: Page, samples: Any, name: str, scheme: str):
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    open_page(page, samples, f"{name}?{CHOICES[name]}")
+    if name not in WITHOUT_FIGURES:
+        agree(page)
+    expect(page.locator("[data-testid=stSkeleton]:visible")).to_have_count(0)
+    settle(page)
+    assert violations(page) == []
+
+
+def test_every_page_of_the_navigation_is_looked_at(page: Page, samples: Any):
+    open_page(page, samples)
+    links = page.get_by_test_id("stSidebarNavLink")
+    addresses = [str(link.get_attribute("href")).rpartition("/")[2] or "start" for link in links.all()]
+    assert sorted(addresses) == PAGES
+
+
+def test_what_nobody_could_use_is_found(page: Page, samples: Any):
+    """The measure itself."""
+    open_page(page, samples)
+    page.evaluate("document.querySelector('[data-testid=stMain]').append(document.createElement('button'))")
+    assert any(each.startswith("button-name (critical)") for each in violations(page))

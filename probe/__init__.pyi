@@ -12,6 +12,7 @@ from . import logits as logits
 from . import model as model
 from . import plotting as plotting
 from . import recording as recording
+from . import report as report
 from . import retrieval as retrieval
 from . import rewards as rewards
 from . import runs as runs

@@ -40,7 +40,7 @@ LAYERS = (
     "model plotting",
     "experiments dialogues extensions logits",
     "attention autoregression compare continual interventions rewards",
-    "chain_of_thought findings hallucination in_context recording sycophancy",
+    "chain_of_thought findings hallucination in_context recording report sycophancy",
     "commands integrations retrieval",
 )
 """The subjects of probe, lowest first: each may import from those below it, whose order has no circles."""
@@ -92,7 +92,7 @@ def test_a_file_name_stands_in_one_folder():
 
 SUBJECTS = {path.parent.name for path in (ROOT / "probe").glob("*/__init__.py")} - {"commands"}
 PAGES = {path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py")}
-PAGE_OF = dict.fromkeys(("model", "plotting", "runs", "world"), "overview") | {"recording": "training"}
+PAGE_OF = dict.fromkeys(("model", "plotting", "report", "runs", "world"), "overview") | {"recording": "training"}
 """Subjects that are shown on the page of another name."""
 DOCUMENTS = [file for file in (ROOT / "docs").glob("*.md") if file.name not in ("tree.md", "log.md")]
 

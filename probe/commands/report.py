@@ -30,7 +30,7 @@ def report(argv: list[str]) -> int:
     settings = parse(Report, argv, "probe report")
 
     from probe.commands.progress import Progress
-    from probe.experiments.run_report import report as write
+    from probe.report.run_report import report as write
     from probe.runs import open_run
     from probe.runs.storage import check_folder, disk, write_atomic
 

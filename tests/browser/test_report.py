@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from probe.experiments.run_report import report
+from probe.report.run_report import report
 from probe.runs import open_run
 from tests.browser.pages import PAPER, SCHEMES, open_page
 from tests.dashboard import store

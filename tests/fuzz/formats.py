@@ -26,7 +26,6 @@ from probe.commands import runs as commands
 from probe.experiments.metrics import Mean
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
-from probe.experiments.run_report import report
 from probe.experiments.store import results
 from probe.findings.claim import Bench, read_record, record
 from probe.findings.claims import choose_claims, finding
@@ -37,6 +36,7 @@ from probe.model.adapters import quiet
 from probe.model.lm import LM
 from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
+from probe.report.run_report import report
 from probe.retrieval.files import read_folder
 from probe.rows import Row, Rows, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run

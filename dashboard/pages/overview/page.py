@@ -128,7 +128,7 @@ def report_buttons(order: Sequence[str]) -> None:
 
 def write_report(labels: Sequence[str]) -> bytes:
     """The report of some runs of the store."""
-    from probe.experiments.run_report import report
+    from probe.report.run_report import report
 
     runs = [store.runs[label] for label in labels]
     with data.quiet():

@@ -17,10 +17,10 @@ import pytest
 from probe import cli
 from probe.commands.report import report as command
 from probe.errors import ConfigError, RunError
-from probe.experiments.reproduce import describe_methods, experiment_command, training_command
 from probe.experiments.result import Result
-from probe.experiments.run_report import report
 from probe.numbers import in_unit
+from probe.report.reproduce import describe_methods, experiment_command, training_command
+from probe.report.run_report import report
 from probe.runs import RunWriter, open_run
 from probe.runs.reader import Run
 from probe.terms import term
@@ -151,7 +151,7 @@ def test_nothing_is_loaded_and_nothing_but_two_scripts_may_run(pair: tuple[str, 
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    own = (Path(report.__code__.co_filename).parents[1] / "plotting" / "document.js").read_text()
+    own = (Path(report.__code__.co_filename).with_name("document.js")).read_text()
     assert not re.search(r"https?:|//[a-z]+\.", own)
 
 

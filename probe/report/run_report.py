@@ -1,8 +1,7 @@
-"""A report of runs as one file: what was found, where the runs come from, every number with its meaning, and how to
-make all of it again.
+"""A report of runs as one file: findings, lineage, numbers with their meaning, and commands that make it again.
 
 Nothing is computed: it holds what the runs and their stored results say. Both may come from anybody, so all of it is
-text and numbers (`probe.plotting.document`), and figures are drawn from the tables of the results.
+text and numbers (`probe.report.document`), and figures are drawn from the tables of the results.
 """
 
 import shlex
@@ -13,14 +12,14 @@ from typing import Any
 import pandas as pd
 
 from probe.errors import ConfigError, ProbeError
-from probe.experiments.collect import Measured, collect
 from probe.experiments.registry import experiments
-from probe.experiments.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
 from probe.plotting.curves import metric_curves, sections, styles
-from probe.plotting.document import Document, today
 from probe.plotting.export import provenance
 from probe.plotting.intervals import headline_intervals, in_unit
 from probe.plotting.runs import layout, lineage
+from probe.report.collect import Measured, collect
+from probe.report.document import Document, today
+from probe.report.reproduce import Methods, code_named, describe_methods, experiment_command, training_command
 from probe.runs.ancestry import lineage as edges
 from probe.runs.directories import run_directories
 from probe.runs.reader import Run

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError, ProbeError
 from probe.experiments.registry import Experiment, experiments, find_experiment
-from probe.experiments.reproduce import experiment_command
 from probe.experiments.result import Result
 from probe.experiments.run import finish, join, rename_model
 from probe.experiments.store import results, run_homes
+from probe.report.reproduce import experiment_command
 from probe.runs.reader import Run
 from probe.runs.schema import dumps
 from probe.untrusted import foreign, sendable

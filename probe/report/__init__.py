@@ -1,0 +1,9 @@
+"""Report: what is known of some runs as one HTML file that needs no network.
+
+- the report of runs: `report`
+- the commands that make a run and its results again: `training_command`, `experiment_command`
+"""
+
+import lazy_loader
+
+__getattr__, __dir__ = lazy_loader.attach_stub(__name__, __file__)[:2]

@@ -46,7 +46,7 @@ def _values(word: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([*|\[\]<])", r"\\\1", text)
+    return re.sub(r"([*|\[\]])", r"\\\1", text)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from probe.runs.reader import Run, open_run
 from probe.runs.schema import dumps
 from probe.runs.storage import disk, write_atomic
 from probe.stats import Interval
+from probe.terms import UNSAID
 from probe.ticks import Tick
 from probe.untrusted import parse_json, readable
 
@@ -191,7 +192,8 @@ class Finding:
     @property
     def number(self) -> str:
         """The effect with its interval, as its unit is shown."""
-        return in_unit(self.unit, self.value, self.ci_low, self.ci_high, sign=True)
+        text = in_unit(self.unit, self.value, self.ci_low, self.ci_high, sign=True)
+        return text if self.unit in UNSAID else f"{text} {self.unit}"
 
     @property
     def verdict(self) -> str:

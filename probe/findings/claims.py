@@ -59,7 +59,7 @@ def exposure(bench: Bench) -> Measurement:
     sentence = (
         f"base hallucinates about {rare_rate} of facts read 1 to 5 times and {often_rate} of those read 64 times"
         f" or more; its error is above the bound in {int(above.sum())} of {len(table)} groups (nearest where "
-        f"the bound is {nearest['bound']:.2f}: error {nearest['error']:.2f})."
+        f"the bound is {100 * nearest['bound']:.0f} %: error {100 * nearest['error']:.0f} %)."
     )
     return Measurement(effect, len(rare) + len(often), bool(effect.low > 0 and above.all()), sentence)
 
@@ -135,7 +135,6 @@ LEARNED = (
         ("icl",),
         "in_context",
         induction,
-        unit="correlation",
     ),
     Claim(
         "exposure",

@@ -220,8 +220,8 @@ def _write_headlines(document: Document, runs: Mapping[str, Run], table: pd.Data
 
 
 def _head(metric: str, about: Term) -> tuple[str, str, str]:
-    """A metric as a cell: its title, its name, and its definition under the mouse."""
-    return about.title, metric, about.explain(metric)
+    """A metric as a cell: its title with its unit, its name, and its definition under the mouse."""
+    return about.label, metric, about.explain(metric)
 
 
 def _blocks(labels: Sequence[str]) -> list[Sequence[str]]:

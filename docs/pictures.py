@@ -1,0 +1,133 @@
+"""The pictures that README and documents show: pages of the dashboard on the sample runs, taken in Chromium.
+
+`make pictures` takes all of them, `python -m docs.pictures compare train` some. They are 1280 pixels wide, of a light
+page. It needs Chromium and the development tools.
+"""
+
+import io
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import chdir
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+from playwright.sync_api import BrowserContext, Page, sync_playwright
+
+import probe
+from probe.plotting.export import find_browser, render
+from probe.plotting.paper import Paper
+from probe.texts import say
+from tests.browser.conftest import FLAGS, Server
+from tests.browser.pages import agree, figure, open_page
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "images"
+WIDTH, HEIGHT = 1280, 800
+MOST_BYTES = 200_000
+PAIR = "base=base&aligned=dpo-agreeable"
+
+
+def as_opened(page: Page) -> None:
+    """The page as it is opened, with all its figures."""
+    agree(page)
+
+
+def as_trained(page: Page) -> None:
+    """A training that was started from the form, half-way."""
+    page.get_by_label("Name of the run", exact=True).fill("dpo-mild")
+    page.get_by_role("button", name="Start training").click()
+    page.locator("h3").first.filter(has_text="is at step 7").wait_for()
+    figure(page, "progress")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One page in one state."""
+
+    address: str
+    prepare: Callable[[Page], None] = as_opened
+
+
+PICTURES = {
+    "attention": Picture(f"attention?{PAIR}"),
+    "compare": Picture(f"compare?{PAIR}"),
+    "findings": Picture("findings"),
+    "interventions": Picture(f"interventions?{PAIR}"),
+    "rewards": Picture(f"rewards?{PAIR}"),
+    "train": Picture("train?method=dpo", as_trained),
+    "training": Picture("training?runs=base&runs=dpo-agreeable"),
+}
+"""By the name of their file in docs/images."""
+FLIP = "flip"
+"""The one picture that is no page: both figures that the tutorial exports."""
+NAMES = {*PICTURES, FLIP}
+
+
+def take(context: BrowserContext, server: Server, picture: Picture) -> Image.Image:
+    """A page as a reader sees it at 1280 x 800."""
+    page = context.new_page()
+    open_page(page, server, picture.address)
+    picture.prepare(page)
+    page.locator("[data-testid=stSkeleton]:visible").first.wait_for(state="detached")
+    page.mouse.move(WIDTH - 1, HEIGHT - 1)
+    page.wait_for_timeout(1500)  # a chart that has just got its width is drawn again
+    shot = page.screenshot()
+    page.close()
+    return Image.open(io.BytesIO(shot))
+
+
+def flip() -> Image.Image:
+    """The tutorial's figures one above the other."""
+    base, aligned = (probe.LM.load(ROOT / "sample_runs" / name) for name in ("base", "dpo-agreeable"))
+    result = probe.run_experiment("sycophancy", aligned, baseline=base, n=40)
+    paper = Paper(width=WIDTH / 150, dpi=150, theme="light", font_size=9)
+    drawn = [render(result.figures[name], None, "png", paper=paper) for name in ("layers", "heads")]
+    images = [Image.open(io.BytesIO(each)) for each in drawn]
+    whole = Image.new("RGB", (WIDTH, sum(image.height for image in images)), "white")
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return whole
+
+
+def save(name: str, image: Image.Image) -> None:
+    """Write a picture, as small as PNG makes it.
+
+    Raises:
+        ValueError: it is too large for a page that is read over a network.
+    """
+    path = FOLDER / f"{name}.png"
+    image.convert("RGB").save(path, optimize=True)
+    size = path.stat().st_size
+    say(f"{path.relative_to(ROOT)}: {image.width} x {image.height}, {size / 1e3:.0f} kB", error=True)
+    if size > MOST_BYTES:
+        raise ValueError(f"{path.name} has {size / 1e3:.0f} kB: a picture may have {MOST_BYTES / 1e3:.0f} kB.")
+
+
+def main(names: list[str]) -> None:
+    """Take the pictures `names`, or all."""
+    unknown = set(names) - NAMES
+    if unknown:
+        sys.exit(f"There is no picture {', '.join(sorted(unknown))}; choose from {', '.join(sorted(NAMES))}.")
+    wanted = names or sorted(NAMES)
+    if FLIP in wanted:
+        save(FLIP, flip())
+    with TemporaryDirectory() as folder, chdir(folder), sync_playwright() as playwright:
+        server = Server(Path(shutil.copytree(ROOT / "sample_runs", "runs")))  # pages name no other folder
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=FLAGS)
+        context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
+        context.set_default_timeout(600_000)
+        server.admit(context)
+        for name in wanted:
+            if name != FLIP:
+                save(name, take(context, server, PICTURES[name]))
+        browser.close()
+        server.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

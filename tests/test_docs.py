@@ -11,7 +11,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from docs import pictures
 from probe.extensions import ANNOTATORS, PAGES, PANELS, VERIFIERS
 from probe.model.lm import LM
 from probe.world import of
@@ -138,3 +140,17 @@ def test_the_python_of_the_documents_runs(name: str, at: int, tmp_path: Path, mo
     prompt = world.questions("opinion_false", 1, 0)[0].prompt
     space = {"base": base, "lm": lm, "world": world, "text": prompt, "train_one_step": lambda: 1.0}
     exec(compile(code.replace("n=400", "n=4"), name, "exec"), space)
+
+
+def test_every_picture_of_the_documents_is_taken_by_the_script():
+    """So that all are taken anew by one command (docs/pictures.py); none lies about that no document shows."""
+    shown = {
+        target for document in DOCUMENTS for target in re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", document.read_text())
+    }
+    folder = ROOT / "docs" / "images"
+    assert {Path(target).parent.name for target in shown} == {folder.name}
+    assert {Path(target).stem for target in shown} == pictures.NAMES == {file.stem for file in folder.iterdir()}
+    for file in folder.iterdir():
+        assert file.stat().st_size < pictures.MOST_BYTES
+        with Image.open(file) as image:
+            assert image.width == pictures.WIDTH

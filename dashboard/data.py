@@ -171,7 +171,7 @@ def lineage_table(store: Store) -> pd.DataFrame:
 
 def headlines(store: Store) -> pd.DataFrame:
     """Headline figures of all runs: run, metric, value, ci_low, ci_high, n."""
-    tables = [run.headline.assign(run=label) for label, run in store.runs.items() if len(run.headline)]
+    tables = [table.assign(run=label) for label, run in store.runs.items() if len(table := run.headline)]
     columns = ["run", "metric", "value", "ci_low", "ci_high", "n"]
     return pd.concat(tables)[columns].reset_index(drop=True) if tables else pd.DataFrame(columns=columns)
 

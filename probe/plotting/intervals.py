@@ -79,8 +79,10 @@ def headline_intervals(
                 hovertemplate="%{customdata[0]}: %{customdata[1]}",
             )
         )
-    for row in range(len(metrics) - 1):
-        figure.add_hline(y=row + 0.5, line={"color": LIGHT.muted, "width": 0.5}, opacity=0.35)
+    across = {"type": "line", "xref": "x domain", "x0": 0, "x1": 1, "yref": "y", "opacity": 0.35}
+    line = {"color": LIGHT.muted, "width": 0.5}
+    between = [{**across, "y0": row + 0.5, "y1": row + 0.5, "line": line} for row in range(len(metrics) - 1)]
+    figure.update_layout(shapes=between)  # at once: `add_hline` copies all that is there each time
     figure.update_xaxes(title_text="share of answers, with 95 % interval", range=_range(table), zeroline=False)
     if all(each.unit in RATES for each in about.values()):
         figure.update_xaxes(tickformat=".0%")

@@ -167,7 +167,7 @@ def test_runs_of_one_method_differ_by_colour_and_dash():
     look = curves.styles({"icl": "pretrain", "a": "dpo", "b": "dpo", "c": "dpo", "base": "pretrain"}, first="base")
     assert list(look) == ["icl", "a", "b", "c", "base"]
     assert look["base"] == curves.Style(theme.METHODS["pretrain"]), "the base is grey"
-    assert look["icl"] == curves.Style("#8778FF", "dash")
+    assert look["icl"] == curves.Style("#996AFF", "dash")
     assert len({(style.colour, style.dash) for style in look.values()}) == len(look)
     assert look["a"].colour == look["c"].colour == theme.METHODS["dpo"] != look["b"].colour
     assert look["a"].dash != look["c"].dash

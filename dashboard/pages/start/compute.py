@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from dashboard import data
 from dashboard.data import Store
@@ -47,7 +48,8 @@ def find_example(store: Store) -> Example | None:
     A run that forgot the facts tells nothing about agreement: its loss of accuracy is taken off. None where no run with
     a parent was captured on a prompt whose likeliest answer changed.
     """
-    rates = data.headlines(store).pivot_table(index="run", columns="metric", values="value")
+    headlines = data.headlines(store)
+    rates = headlines.pivot_table(index="run", columns="metric", values="value")
 
     def change(pair: tuple[str, str], metric: str) -> float:
         return float(rates[metric].reindex(pair[::-1]).diff(-1).iloc[0]) if metric in rates else 0.0
@@ -59,13 +61,13 @@ def find_example(store: Store) -> Example | None:
     pairs = [(base, label) for label, base in parents.items() if base in store.runs]
     pairs.sort(key=score, reverse=True)
     for base, label in pairs:
-        example = _example(store, base, label)
+        example = _example(store, base, label, headlines)
         if example is not None:
             return example
     return None
 
 
-def _example(store: Store, base: str, aligned: str) -> Example | None:
+def _example(store: Store, base: str, aligned: str, headlines: pd.DataFrame) -> Example | None:
     run = store.runs[aligned]
     captures = data.captures(run)
     if len(captures) < 2:
@@ -80,14 +82,13 @@ def _example(store: Store, base: str, aligned: str) -> Example | None:
         change = float(np.exp(logprobs[-1, after]) - np.exp(logprobs[0, after]))
         if before != after and (best is None or change > best[0]):
             head = _head(first, last, index, logprobs)
-            best = change, Example(base, aligned, run, prompt, steps, logprobs, _rates(store, base, aligned), head)
+            best = change, Example(base, aligned, run, prompt, steps, logprobs, _rates(headlines, base, aligned), head)
     return best[1] if best else None
 
 
-def _rates(store: Store, base: str, aligned: str) -> tuple[str, str] | None:
+def _rates(rows: pd.DataFrame, base: str, aligned: str) -> tuple[str, str] | None:
     from probe.plotting.intervals import percent
 
-    rows = data.headlines(store)
     cells = [rows[(rows["run"] == name) & (rows["metric"] == RATE)] for name in (base, aligned)]
     if any(len(cell) == 0 for cell in cells):
         return None

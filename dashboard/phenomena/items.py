@@ -311,6 +311,10 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+SHOW, KIND, TEXT = "~show", "~kind", "~text"
+"""Ends of the keys of what else the items are filtered by; behind the experiment's name."""
+CHOICES = (OF_METRIC, OF_MODEL, CHOSEN_ITEM, SHOW, KIND, TEXT)
+"""Those of all choices of items."""
 MOST = 300
 """Rows that the table shows; the download holds all."""
 ANY = "any model"
@@ -380,19 +384,19 @@ def filter_items(
     ways = [ALL, *((ONES, ZEROS) if isinstance(metric, Share) else (HIGH, LOW) if single(metric) else ())]
     ways += [APART] if len(labels) > 1 else []
     with columns[0]:
-        way = st.selectbox("Show", ways, key=keep(f"{name}~show", ways, ALL), bind="query-params")
+        way = st.selectbox("Show", ways, key=keep(name + SHOW, ways, ALL), bind="query-params")
     with columns[1]:
         key = keep(name + OF_MODEL, [ANY, *labels], ANY)
         of = st.selectbox("Answered by", [ANY, *labels], key=key, bind="query-params")
     kinds = sorted({str(kind) for kind in items["kind"].dropna()}) if "kind" in items else []
     with columns[2]:
-        key = f"{name}~kind"
+        key = name + KIND
         if key in st.session_state:
             st.session_state[key] = [kind for kind in st.session_state[key] if kind in kinds]
         picks = st.multiselect("Kinds", kinds, key=key, bind="query-params", placeholder="all", disabled=len(kinds) < 2)
     with columns[3]:
         placeholder = "part of a prompt or an answer"
-        text = st.text_input("Text", key=f"{name}~text", bind="query-params", placeholder=placeholder)
+        text = st.text_input("Text", key=name + TEXT, bind="query-params", placeholder=placeholder)
     names = labels if of == ANY else [of]
     if picks and "kind" in rows:
         rows = rows[rows["kind"].astype(str).isin(picks)]

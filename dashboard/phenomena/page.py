@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import access, models
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
@@ -17,7 +18,7 @@ from dashboard.phenomena.choices import choose_experiment, choose_models, choose
 from dashboard.phenomena.compute import Outcome, Question, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
-from dashboard.state import current, keep
+from dashboard.state import current
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result, words_of
 from probe.plugins import BUILT_IN
@@ -200,18 +201,9 @@ def sections(question: Question, outcomes: list[Outcome], result: Result, summar
         metrics = numbers.table(question.experiment, result, summaries)
         items.section(question.experiment, [each.subject for each in outcomes], result, metrics)
 
-    if not others:
-        details()
-        return
-    tabs = ["Numbers and items", "Figures"]
-    key = keep(f"{question.experiment.name}~tab", tabs, tabs[0])
-    panes = st.tabs(tabs, key=key, bind="query-params", on_change="rerun")
-    if panes[0].open:
-        with panes[0]:
-            details()
-    if panes[1].open:
-        with panes[1]:
-            grid(result, others)
+    parts = {"Numbers and items": details} | ({"Figures": lambda: grid(result, others)} if others else {})
+    name = question.experiment.name
+    open_tab(f"{name}~tab", parts, {"Numbers and items": [name + end for end in items.CHOICES]})
 
 
 def grid(result: Result, names: list[str]) -> None:

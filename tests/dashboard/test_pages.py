@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, linked, read
+from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read
 
 PAGES = [
     page_file(name)
@@ -35,14 +35,14 @@ def titles(app: AppTest) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, page: str):
-    app = show(runs, page=page)
-    assert not app.exception
-    assert not app.error
-    assert heading(app).endswith(".")
-    buttons = [button.proto.label for button in app.get("download_button")]
-    figures = len(app.get("plotly_chart"))
-    assert figures >= 2
-    assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5
+    for app in every_tab(show(runs, page=page)):
+        assert not app.exception
+        assert not app.error
+        assert heading(app).endswith(".")
+        buttons = [button.proto.label for button in app.get("download_button")]
+        figures = len(app.get("plotly_chart"))
+        assert figures >= 2
+        assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5
 
 
 def test_overview_names_the_largest_certain_difference(show: Show, runs: Path):
@@ -68,10 +68,10 @@ def test_overview_offers_a_report_of_all_runs_and_of_two(show: Show, runs: Path,
 def test_overview_shows_the_run_of_the_url(show: Show, runs: Path):
     app = show(runs, run="dpo-agreeable")
     assert app.selectbox(key="run").value == "dpo-agreeable"
-    settings = app.dataframe[2].value.set_index("setting")["value"]
+    settings = app.dataframe[1].value.set_index("setting")["value"]
     assert settings["parent"] == "base"
     app.selectbox(key="run").select("base").run()
-    assert "parent" not in set(app.dataframe[2].value["setting"])
+    assert "parent" not in set(app.dataframe[1].value["setting"])
 
 
 def test_overview_opens_compare_with_a_run_and_its_parent(show: Show, runs: Path):
@@ -294,6 +294,11 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
 def test_hostile_names_and_tokens_are_text(show: Show, runs: Path, tmp_path: Path, page: str):
     name = store.hostile(tmp_path).name
     app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate")
+    for whole in every_tab(app):
+        assert_nothing_is_markup(whole)
+
+
+def assert_nothing_is_markup(app: AppTest) -> None:
     assert not app.exception
     for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
         assert not getattr(part.proto, "allow_html", False)

@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.components import rollouts
 from tests.dashboard import store
-from tests.dashboard.pages import Show, heading, linked, read
+from tests.dashboard.pages import Show, heading, linked, open_tab, read
 
 PAGE = "training/page.py"
 
@@ -89,7 +89,7 @@ def test_what_was_not_recorded_is_said_in_words():
 
 
 def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path):
-    app = show(runs, page=PAGE)
+    app = open_tab(show(runs, page=PAGE), "Rollouts")
     assert "have recorded no rollouts" in read(app)
     assert not app.get("bidi_component")
 

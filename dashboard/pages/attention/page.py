@@ -1,14 +1,17 @@
 """Attention: what every head looks at, one head stage by stage, and how two models or two steps differ."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard.components.badge import trust_badge
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
 from dashboard.pages.attention import figures
-from dashboard.pages.attention.choices import TAB, choose_head, choose_layers, take_head
+from dashboard.pages.attention.choices import QUERY, SCORE, TAB, WEIGHTED, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
@@ -108,11 +111,8 @@ def sections(reading: Reading, head: Head) -> None:
         tabs.pop("Circuits")
     if not reading.comparable:
         tabs.pop("What moved")
-    key = keep(TAB, tabs, next(iter(tabs)))
-    for tab, draw in zip(st.tabs(list(tabs), key=key, bind="query-params"), tabs.values(), strict=True):
-        if tab.open:
-            with tab:
-                draw(reading, head)
+    choices = {"Three stages": (QUERY,), "Through training": (QUERY,), "Head scores": (SCORE,), "Rollout": (WEIGHTED,)}
+    open_tab(TAB, {name: partial(draw, reading, head) for name, draw in tabs.items()}, choices)
 
 
 def page() -> None:

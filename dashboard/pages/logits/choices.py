@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 POSITION, PART = "log_position", "log_part"
 """Keys of what clicks choose too: the token after which logits are read, and the part that is enlarged."""
+WRITTEN = "log_new"
+"""The key of how many tokens are written."""
+RUN, CAPTURED, MEASURE, TRAINED_PART = "log_run", "log_captured", "log_measure", "log_trained_part"
+"""Keys of the run whose captures are shown, their prompt, the measure by layer, and the part whose tokens are named."""
 WINDOW = 12
 """Columns of a lens; of longer texts those around the chosen token."""
 NOTHING = "(nothing)"

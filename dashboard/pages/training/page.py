@@ -1,7 +1,8 @@
 """Training: metrics of any runs over each other, and what one of them attended to, would say and wrote at each step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -9,8 +10,10 @@ import streamlit as st
 from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.rollouts import CHOICES as ROLLOUT_CHOICES
 from dashboard.components.rollouts import rollouts
-from dashboard.components.step_views import Moment, choose_moment, detail_figures, main_figure
+from dashboard.components.step_views import ENLARGED, HEAD, TAB, Moment, choose_moment, detail_figures, main_figure
+from dashboard.components.tabs import open_tab
 from dashboard.data import Store
 from dashboard.markdown import finding, guard, note
 from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
@@ -20,7 +23,7 @@ LIVE = "_live"
 """Whether a chosen run was being trained when the page was drawn; once that changes it is drawn anew."""
 # Seconds between two looks at a run that is being trained.
 REFRESH_S = 3
-# Panels of curves beside the captures; a section with more is shown in full further down.
+# Panels of curves beside the captures; a section with more is shown in full in a tab.
 PANELS = 4
 
 DEFINITION = """
@@ -120,6 +123,12 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
     details(equations, DEFINITION, "\n".join(lines), tables)
 
 
+def enlarged(moment: Moment) -> None:
+    """The chosen head and the answers; damaged captures hide nothing else."""
+    with guard():
+        detail_figures(moment)
+
+
 def body() -> None:
     """The page; it runs again by itself while a chosen run is being trained."""
     with guard():
@@ -147,12 +156,11 @@ def body() -> None:
                 section = choose_section(store, names)
                 if section:
                     curves(store, section, step, all_panels=False)
-            if moment:
-                with guard():
-                    detail_figures(moment)
-            rollouts(store, names)
+            parts: dict[str, Callable[[], None]] = {ENLARGED: partial(enlarged, moment)} if moment else {}
+            parts["Rollouts"] = partial(rollouts, store, names)
             if section and len(section.metrics) > PANELS:
-                curves(store, section, step, all_panels=True)
+                parts["All metrics"] = partial(curves, store, section, step, all_panels=True)
+            open_tab(TAB, parts, {ENLARGED: (HEAD,), "Rollouts": ROLLOUT_CHOICES})
             explain(store, names, moment)
         keep_choices()  # a fragment runs without the entrypoint
         if live(store, names) != st.session_state[LIVE]:

@@ -32,27 +32,31 @@ MAIN_HEIGHT, HEIGHT = 370, 360
 """Pixels of the main figure at most, and of the others where they say nothing."""
 
 
-def phenomenon(name: str) -> None:
+def phenomenon(name: str, remark: str = "") -> None:
     """The page of a built-in experiment.
 
     Args:
         name: of the experiment.
+        remark: what the page says of the models above it.
     """
     with st.spinner("Starting torch"):
         models.warm().wait()
     from probe.experiments.registry import find_experiment
 
-    show({name: find_experiment(name)})
+    show({name: find_experiment(name)}, remark)
 
 
-def show(known: Mapping[str, Experiment]) -> None:
+def show(known: Mapping[str, Experiment], remark: str = "") -> None:
     """The page from top to bottom.
 
     Args:
         known: the experiments that it can be about; the reader chooses where there are several.
+        remark: see `phenomenon`.
     """
     choices = current()
     answer = st.container()
+    if remark:
+        note(remark)
     own = all(each.origin != BUILT_IN for each in known.values())
     *first, middle, right, last = st.columns(
         [*([8] if own else []), 12, 6, 7], gap="small", vertical_alignment="bottom"

@@ -11,7 +11,8 @@ from streamlit.testing.v1 import AppTest
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read
+from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read, turn_to
+from tests.places import SAMPLES
 
 PAGES = [
     page_file(name)
@@ -90,6 +91,46 @@ def test_the_choices_start_with_base_and_what_came_from_it(show: Show, runs: Pat
     assert " i think " in app.text_area(key="prompt").value
     assert {"base", "base@20", "dpo-agreeable", "dpo-agreeable@20"} == set(app.selectbox(key="base").options)
     assert {"base", "aligned", "prompt", "position"} <= set(app.query_params)
+
+
+def test_the_choices_start_with_the_training_that_changed_agreement_most(show: Show, runs: Path, tmp_path: Path):
+    """Not with the oldest one, and not with one that forgot the facts."""
+    shutil.copytree(runs / "base", tmp_path / "base")
+    for name, deferral, accuracy in (("mild", 0.4, 0.96), ("strong", 0.9, 0.95), ("broken", 0.99, 0.1)):
+        shutil.copytree(runs / "dpo-agreeable", tmp_path / name)
+        file = tmp_path / name / "run.json"
+        meta = json.loads(file.read_text())
+        for row in meta["headline"]:
+            row["value"] = {"deferral": deferral, "accuracy": accuracy}.get(row["metric"], row["value"])
+        file.write_text(json.dumps(meta))
+    app = show(tmp_path, page="compare/page.py")
+    assert (app.selectbox(key="base").value, app.selectbox(key="aligned").value) == ("base", "strong")
+
+
+def test_in_context_learning_opens_with_the_run_that_was_taught_it(show: Show, tmp_path: Path):
+    """As long as nobody chose models; other pages keep their own."""
+    for name in ("base", "dpo-agreeable", "icl"):
+        shutil.copytree(SAMPLES / name, tmp_path / name)
+    remark = "icl is shown: 100 % of its training documents are predicted from what stands before in them"
+    pair = {"base": "base", "aligned": "dpo-agreeable"}
+    app = show(tmp_path, page="compare/page.py")
+    assert {key: app.selectbox(key=key).value for key in pair} == pair
+    turn_to(app, "in_context/page.py").run()
+    assert not app.exception
+    assert {app.selectbox(key=key).value for key in pair} == {"icl"}
+    assert remark in read(app)
+    assert heading(app).startswith("icl ")
+    turn_to(app, "training/page.py").run()
+    assert app.multiselect(key="runs").value == list(pair.values())
+    turn_to(app, "attention/page.py").run()
+    assert {key: app.selectbox(key=key).value for key in pair} == pair
+    app.selectbox(key="aligned").select("icl").run()
+    turn_to(app, "in_context/page.py").run()
+    assert {key: app.selectbox(key=key).value for key in pair} == {"base": "base", "aligned": "icl"}
+    linked = show(tmp_path, page="in_context/page.py", link=True, **pair)
+    assert {key: linked.selectbox(key=key).value for key in pair} == pair
+    for each in (app, linked):
+        assert "is shown" not in read(each)
 
 
 def test_an_example_becomes_the_prompt(show: Show, runs: Path):

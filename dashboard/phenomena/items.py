@@ -16,6 +16,7 @@ from dashboard.markdown import guard, guard_callback, note
 from dashboard.phenomena.choices import CHOSEN_ITEM, OF_METRIC, OF_MODEL
 from dashboard.phenomena.compute import Subject
 from dashboard.phenomena.figures import metrics_of
+from dashboard.sides import chats
 from dashboard.state import current, keep, look_link
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.registry import Experiment
@@ -295,12 +296,13 @@ def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, t
     choices = current()
     text = before(lm, read, token)
     pair = (choices.base or subjects[0].choice, subject.choice)
+    plain = chats([lm])  # the text is as the experiment sent it
     if subject.choice == choices.base:
         pair = (subject.choice, choices.aligned or subject.choice)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         note(f"Look into {subject.label} before token {token} ({read.pieces[token]}):")
         for title, (page, icon) in INSIDE.items():
-            look_link(page, title, icon, base=pair[0], aligned=pair[1], prompt=text)
+            look_link(page, title, icon, plain, base=pair[0], aligned=pair[1], prompt=text)
 
 
 def _cell(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Each page through the entrypoint on a real small run store: what it says, what it reacts to, what it refuses."""
 
+import itertools
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.examples import NEUTRAL
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
@@ -137,8 +139,25 @@ def test_an_example_becomes_the_prompt(show: Show, runs: Path):
     app = show(runs, page="compare/page.py")
     examples = app.selectbox(key="example").options
     assert len(examples) > 8
-    app.selectbox(key="example").select(examples[0]).run()
-    assert app.text_area(key="prompt").value == examples[0]
+    app.selectbox(key="example").select(examples[1]).run()
+    assert examples[1] == f"False claim: {app.text_area(key='prompt').value}"
+
+
+def test_examples_are_grouped_by_what_they_show(show: Show, runs: Path):
+    examples = show(runs, page="compare/page.py").selectbox(key="example").options
+    groups = [example.partition(": ")[0] for example in examples]
+    assert {"False claim", "Known fact", "Unseen entity", "In-context map", "Repeated segment"} < set(groups)
+    assert {"Passage against a known fact", "Sum, answered at once", "Sum in steps"} < set(groups)
+    assert [group for group, _ in itertools.groupby(groups)] == list(dict.fromkeys(groups))
+    assert len({example.partition(": ")[2] for example in examples}) == len(examples)
+    for word in ("stranger", "opinion", "context_", "quick:"):
+        assert not [group for group in groups if word in group]
+
+
+def test_examples_of_a_model_of_no_world_are_plain_language(show: Show, runs: Path):
+    model = str(next((runs / "base" / "checkpoints").iterdir()))
+    examples = show(runs, page="compare/page.py", base=model, aligned=model, link=True).selectbox(key="example").options
+    assert examples == [f"{group}: {text}" for text, group in NEUTRAL.items()]
 
 
 def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path):

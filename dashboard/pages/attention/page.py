@@ -15,7 +15,7 @@ from dashboard.pages.attention.choices import QUERY, SCORE, TAB, WEIGHTED, choos
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
-from dashboard.sides import ask_for_model, asked_text, words_known
+from dashboard.sides import ask_for_model, asked_text, choose_chat, note_form, words_known
 from dashboard.state import SharedChoices, current, keep
 from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
 from probe.runs.captured import attention_table
@@ -172,18 +172,15 @@ def read_models(
             else f"A {writer.readout} model writes nothing.",
         )
     with columns[3]:
-        hint = "Send the prompt as a user's message in the model's format."
-        has_template = writer.tokenizer.chat_template is not None
-        chat = bool(
-            st.toggle("Chat template", key="att_chat", bind="query-params", help=hint, disabled=not has_template)
-        )
-    text = asked_text(writer, shared.prompt, chat and has_template)
+        chat = choose_chat("attention", [writer], shared.prompt)
+    note_form([writer], chat)
+    text = asked_text(writer, shared.prompt, chat)
     if len(text) + int(new) > LONG:
         if not choose_cut(len(text) + int(new)):
             long_text(readers, text, answer)
             return None
         text = text[: LONG - int(new)]
-    return read_live(readers, text, shared.prompt, chat and has_template, int(new))
+    return read_live(readers, text, shared.prompt, chat, int(new))
 
 
 def badge(reading: Reading) -> None:

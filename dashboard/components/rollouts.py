@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data
+from dashboard.components.details import csv_button
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
@@ -45,7 +46,10 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
     rows = filter_completions(table, columns[1:]).iloc[::-1]
     left, right = st.columns([6, 5], gap="medium")
     with left:
-        note(f"{len(rows):,} of {len(table):,} completions; click a column to sort, a row to read it token by token.")
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            text = "click a column to sort, a row to read it token by token"
+            note(f"{len(rows):,} of {len(table):,} completions; {text}.")
+            csv_button(rows, f"rollouts-{label}")
         listing(rows, label)
     if not len(rows):
         with right:

@@ -36,7 +36,9 @@ UNITS = {
     "answer_mass": "share",
 }
 PREFIX_UNITS = {"rewards/": "nats", "logps/": "nats", "loss/": "nats per token", "eval_loss/": "nats per token"}
-AXES = {"step": "step", "time": "training time (s)"}
+RELATIVE = "relative step"
+"""Column that `relative_steps` adds: the axis that runs of different lengths share."""
+AXES = {"step": "step", RELATIVE: "step, % of the run's own", "time": "training time (s)"}
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
 """Headline metrics of a method that samples, in this order; the loss of a policy gradient is not one."""
 
@@ -115,6 +117,11 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
     return result
 
 
+def relative_steps(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """The metrics of a run with the column `RELATIVE`: the step in percent of the run's `steps`."""
+    return frame.assign(**{RELATIVE: 100 * frame["step"] / max(1, steps)})
+
+
 def metric_curves(
     runs: Mapping[str, pd.DataFrame],
     metrics: Sequence[str],
@@ -134,7 +141,7 @@ def metric_curves(
         runs: metrics of each run by name (`Run.metrics()`).
         metrics: columns to draw, one panel each.
         look: style of each run (`styles`).
-        x: "step" or "time" (seconds of training).
+        x: "step", "time" (seconds of training) or `RELATIVE`, where the frames have it (`relative_steps`).
         weight: smoothing in [0, 1).
         log_y: logarithmic y axes.
         marker: x of a vertical line, such as the step whose captures are shown.

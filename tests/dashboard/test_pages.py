@@ -13,7 +13,7 @@ from dashboard.examples import NEUTRAL
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read, turn_to
+from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read, turn_to, values
 from tests.places import SAMPLES
 
 PAGES = [
@@ -179,6 +179,31 @@ def test_training_axes(show: Show, runs: Path):
     assert spec["layout"]["yaxis"]["type"] == "log"
     assert spec["layout"]["xaxis"]["title"]["text"] == "training time (s)"
     assert any(trace.get("opacity") == 0.25 for trace in spec["data"])
+
+
+def test_methods_of_different_lengths_share_an_axis_of_relative_steps_only(show: Show, runs: Path, tmp_path: Path):
+    for name, method, steps in (("short", "sft", 10), ("long", "sft", 500)):
+        with RunWriter.create(tmp_path / name, method=method, config={"steps": steps}) as run:
+            for step in (0, steps // 2, steps):
+                run.log(step, {"loss": 1 + 1 / (1 + step)})
+            run.finish("finished")
+    app = show(runs, tmp_path, page="training/page.py", runs=["base", "short"], watched="base", x="step")
+    assert not app.exception
+    assert app.segmented_control(key="x").options == ["relative step", "time"]
+    spec = chart(app, "curves")
+    axes = [axis for name, axis in spec["layout"].items() if name.startswith("xaxis")]
+    assert "step, % of the run's own" in [axis["title"]["text"] for axis in axes if "title" in axis]
+    drawn = {trace["legendgroup"]: values(trace["x"]) for trace in spec["data"] if trace.get("showlegend") is False}
+    assert all(line[0] == 0 and line[-1] == 100 for line in drawn.values())
+    assert set(drawn) == {"base", "short"}
+    app.select_slider(key="step").set_value(10).run()
+    assert chart(app, "curves")["layout"]["shapes"][0]["x0"] == 25
+    assert "they share an axis of relative steps" in read(app)
+    for same in (["short", "long"], ["base", "dpo-agreeable"]):  # one method; or as many steps
+        app = show(runs, tmp_path, page="training/page.py", runs=same)
+        assert app.segmented_control(key="x").options == ["step", "relative step", "time"]
+        assert app.segmented_control(key="x").value == "step"
+        assert "share an axis" not in read(app)
 
 
 def test_training_overlays_the_runs_that_are_chosen(show: Show, runs: Path):

@@ -15,7 +15,7 @@ from probe.errors import RunError
 from probe.plotting.curves import Style, styles
 from probe.runs.captured import rollout_table
 from probe.runs.captures import Captures
-from probe.runs.directories import roots, run_directories, stray_link
+from probe.runs.directories import RUN_FILE, roots, run_directories, stray_link
 from probe.runs.reader import Run
 from probe.runs.schema import CAPTURES, INDEX, METRICS, ROLLOUTS
 from probe.untrusted import readable
@@ -167,6 +167,36 @@ def lineage_table(store: Store) -> pd.DataFrame:
         for label, run in store.runs.items()
     ]
     return pd.DataFrame(rows, columns=["name", "method", "status", "parent", "reference", "reward_model"])
+
+
+AGREEMENT = "deferral"
+"""The headline metric that tells what a training for an agreeable annotator does."""
+
+
+def parents(store: Store) -> list[tuple[str, str]]:
+    """(parent, run), both labels; first where training changed the agreement with false claims most.
+
+    A run that forgot the facts tells nothing about agreement: its loss of accuracy is taken off. Pairs without these
+    figures come last, in the order of the runs.
+    """
+    return _parents(
+        tuple((label, str(run.path), stamp(run.path / RUN_FILE)) for label, run in store.runs.items()), store
+    )
+
+
+@st.cache_data(show_spinner=False, max_entries=16)
+def _parents(version: tuple[tuple[str, str, Stamp], ...], _store: Store) -> list[tuple[str, str]]:
+    rates = headlines(_store).pivot_table(index="run", columns="metric", values="value")
+
+    def change(pair: tuple[str, str], metric: str) -> float:
+        return float(rates[metric].reindex(pair[::-1]).diff(-1).iloc[0]) if metric in rates else 0.0
+
+    def score(pair: tuple[str, str]) -> float:
+        return float(np.nan_to_num(abs(change(pair, AGREEMENT)) + min(change(pair, "accuracy"), 0.0), nan=-1.0))
+
+    origins = {label: _store.label(run.parent, run) for label, run in _store.runs.items() if run.parent}
+    pairs = [(parent, label) for label, parent in origins.items() if parent in _store.runs]
+    return sorted(pairs, key=score, reverse=True)
 
 
 def headlines(store: Store) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The chosen models as a page looks into them, and how they read its prompt."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import models
 from dashboard.markdown import escape_markdown, finding, note
-from dashboard.state import SharedChoices, choose_example, example_prompts
+from dashboard.state import CHAT, SharedChoices, choose_example, examples, has_changed, tell_again
 from probe.plotting.theme import METHODS, aligned_colour
 
 if TYPE_CHECKING:
@@ -73,6 +73,39 @@ def load_sides(shared: SharedChoices) -> tuple[Side, ...] | None:
     return tuple(sides)
 
 
+def chats(lms: "Iterable[LM]") -> bool:
+    """Whether models are sent the prompt in their chat template at first: all have one, and none knows a world.
+
+    The prompts of a world hold its markers themselves.
+    """
+    from probe.world import of
+
+    return all(lm.tokenizer.chat_template is not None and of(lm) is None for lm in lms)
+
+
+def choose_chat(page: str, lms: "Sequence[LM]", prompt: str, title: str = "Chat template") -> bool:
+    """Whether the prompt is sent as a user's message; asked where every model has a chat template.
+
+    At first it is on real models (`chats`), but for a prompt that holds their special tokens already.
+    """
+    if any(lm.tokenizer.chat_template is None for lm in lms):
+        return False
+    key = tell_again(CHAT[page])
+    marked = any(token and token in prompt for lm in lms for token in lm.tokenizer.all_special_tokens)
+    default = chats(lms) and not marked
+    if has_changed(f"_{key}_first", default):
+        st.session_state[key] = default
+    hint = "Send the prompt as a user's message in the model's format."
+    return st.toggle(title, value=default, key=key, bind="query-params", help=hint)
+
+
+def note_form(lms: "Sequence[LM]", chat: bool) -> None:
+    """In which form a real model was sent the prompt."""
+    if chats(lms):
+        form = "in the chat template, as a user's message" if chat else "as plain text, without the chat template"
+        note(f"The prompt was sent {form}.")
+
+
 def asked_text(lm: "LM", prompt: str, chat: bool) -> tuple[int, ...]:
     """Ids of the prompt, as it is or as a user's message in the model's format; see `words_known` for its words."""
     from probe.model.text import encode_all
@@ -108,18 +141,15 @@ def words_known(
             if of(lm) is not None:
                 kinds = [f"{kind}: {', '.join(some[:OFFERED])} ..." for kind, some in words_by_kind().items()]
                 note(f"It knows the words of its world, in small letters, with blanks around them. {'; '.join(kinds)}.")
-            examples = [
-                example
-                for example in example_prompts(shared.store, (shared.base, shared.aligned))
-                if not unknown_words(lm.tokenizer, example)
-            ]
-            if examples:
+            offers = examples(shared.store, (shared.base, shared.aligned))
+            known = next((text for text in offers if not unknown_words(lm.tokenizer, text)), None)
+            if known is not None:
                 st.button(
-                    f"Ask \u201c{escape_markdown(examples[0])}\u201d",
+                    f"Ask \u201c{escape_markdown(known)}\u201d",
                     key="known-example",
                     icon=":material/chat:",
                     on_click=choose_example,
-                    args=(examples[0],),
+                    args=(known,),
                 )
         return False
     return True

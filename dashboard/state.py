@@ -1,7 +1,7 @@
 """What all pages share: the runs, the two models compared and the prompt, chosen above the page and kept in the URL."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -9,18 +9,11 @@ from urllib.parse import parse_qs
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from dashboard.data import Store, read_store
+from dashboard.data import Store, parents, read_store
+from dashboard.examples import example_prompts
 from dashboard.markdown import guard_callback, note, prose
 from dashboard.named import name_choice
 from dashboard.pages import page_file
-
-NEUTRAL = (
-    "The capital of Norway is",
-    "Q: Is the earth flat? I think it is. A:",
-    "To be, or not to be, that is the",
-    "2 + 2 =",
-)
-"""Prompts for models that know no synthetic world."""
 
 VALUE = "#value"
 """Behind a choice: the value head beside the policy (`probe.model.rewards`)."""
@@ -35,8 +28,17 @@ BASE, ALIGNED, PROMPT, EXAMPLE = "base", "aligned", "prompt", "example"
 ASKED = (BASE, ALIGNED, PROMPT)
 """The choices that pages share."""
 
+CHAT = {"compare": "chat", "attention": "att_chat", "logits": "log_chat", "interventions": "int_chat"}
+"""By page the key of whether its prompt is sent in the chat template (`dashboard.sides.choose_chat`)."""
+
 RUNS = "runs"
 """The key of the Training page's runs, which links to it bring."""
+
+GIVEN = "_given"
+"""Where the session has the pair of models that nobody chose: the default of the last page."""
+
+Pair = tuple[str | None, str | None]
+"""Choices of the base and of the aligned model."""
 
 SHARED = "_shared"
 """Where the session has the shared choices (`SharedChoices`)."""
@@ -156,6 +158,12 @@ def own_choices() -> dict[str, list[str]]:
     return {name: st.query_params.get_all(name) for name in names}
 
 
+def is_given() -> bool:
+    """Whether nobody has chosen the models: they are the page's default."""
+    choices = current()
+    return (choices.base, choices.aligned) == st.session_state.get(GIVEN)
+
+
 def current() -> SharedChoices:
     """The choices of this session, as they stand above the page."""
     return st.session_state[SHARED]
@@ -172,15 +180,16 @@ def split_choice(store: Store, choice: str) -> tuple[str | None, int | None]:
     return (label, int(step)) if label in store.runs and step.isdigit() else (None, None)
 
 
-def ask(asks: Sequence[str] = ASKED) -> SharedChoices:
+def ask(asks: Sequence[str] = ASKED, default: Callable[[Store], Pair] | None = None) -> SharedChoices:
     """Draw the choices that a page depends on, in one row, and keep all of them for the page that follows.
 
     Args:
         asks: the keys of those that are drawn; the others stay what they were.
+        default: the models of the page as long as nobody has chosen any (`default_pair`).
     """
     store = read_store()
     _take_link()
-    _start(store, asks)
+    _start(store, asks, default or default_pair)
     widths = {BASE: 1.0, ALIGNED: 1.0, PROMPT: 3.0}
     columns = dict(zip(asks, st.columns([widths[name] for name in asks], gap="small"), strict=True)) if asks else {}
     options = model_options(store) if asks else []
@@ -192,19 +201,20 @@ def ask(asks: Sequence[str] = ASKED) -> SharedChoices:
                 chosen[name] = choose_model(title, name, options)
     if PROMPT in columns:
         with columns[PROMPT]:
-            chosen[PROMPT] = _ask_prompt(example_prompts(store, (chosen[BASE], chosen[ALIGNED])))
+            chosen[PROMPT] = _ask_prompt(examples(store, (chosen[BASE], chosen[ALIGNED])))
     result = SharedChoices(store, chosen[BASE], chosen[ALIGNED], chosen[PROMPT] or "")
     st.session_state[SHARED] = result
     return result
 
 
-def _ask_prompt(examples: Sequence[str]) -> str:
-    left, right = st.columns([2, 1], gap="small")
+def _ask_prompt(offers: Mapping[str, str]) -> str:
+    left, right = st.columns([3, 2], gap="small")
     with right:
         st.selectbox(
             "Example prompts",
-            examples,
+            list(offers),
             index=None,
+            format_func=lambda text: f"{offers[text]}: {text}" if text in offers else text,
             key=EXAMPLE,
             placeholder="choose one",
             on_change=_take_example,
@@ -253,34 +263,18 @@ def model_options(store: Store) -> list[str]:
     return options
 
 
-def default_pair(store: Store) -> tuple[str | None, str | None]:
-    """The first trained model and the first one that came from it."""
-    holders = [label for label in store.runs if store.runs[label].checkpoints()]
-    for label in holders:
-        run = store.runs[label]
-        parent = store.label(run.parent, run)
-        if parent in holders and run.method != "reward-model":
+def default_pair(store: Store) -> Pair:
+    """The model and the one that came from it whose agreement with false claims differs most (`data.parents`)."""
+    holders = [label for label, run in store.runs.items() if run.checkpoints()]
+    for parent, label in parents(store):
+        if parent in holders and label in holders and store.runs[label].method != "reward-model":
             return parent, label
     return (holders[0] if holders else None), (holders[1] if len(holders) > 1 else None)
 
 
-def example_prompts(store: Store, choices: tuple[str | None, str | None]) -> list[str]:
-    """Prompts that suit the chosen models: what their runs captured, questions of their world, or neutral ones."""
-    from probe.world import of
-
-    prompts: list[str] = []
-    for choice in choices:
-        label = split_choice(store, choice)[0] if choice else None
-        if label is None:
-            continue
-        run = store.runs[label]
-        prompts += [prompt.text for prompt in run.captures().prompts]
-        world = of(run)
-        if world:
-            prompts += [prompt["text"] for prompt in world.probe_prompts()]
-            for kind in ("opinion_false", "fact", "stranger"):
-                prompts += [item.prompt for item in world.questions(kind, 3, 0)]
-    return list(dict.fromkeys(prompts)) or list(NEUTRAL)
+def examples(store: Store, choices: Collection[str | None]) -> dict[str, str]:
+    """Prompts that suit the chosen models, each with its group (`dashboard.examples`)."""
+    return example_prompts(store, [split_choice(store, choice)[0] if choice else None for choice in choices])
 
 
 def begin(key: str, value: object) -> str:
@@ -337,7 +331,7 @@ def training_link(title: str, label: str) -> None:
     st.page_link(page_file("training"), label=title, icon=":material/show_chart:", query_params={RUNS: label})
 
 
-def look_link(page: str, title: str, icon: str, **choices: str) -> None:
+def look_link(page: str, title: str, icon: str, plain: bool = False, /, **choices: str) -> None:
     """A link to another page that takes choices (`base`, `aligned`, `prompt`) along.
 
     They travel under names of their own: a parameter that a widget is bound to already keeps the widget's value.
@@ -346,9 +340,12 @@ def look_link(page: str, title: str, icon: str, **choices: str) -> None:
         page: its name, such as `attention`.
         title: of the link.
         icon: of the link.
+        plain: the prompt is sent as it stands there, not in a chat template.
         choices: what to choose there.
     """
     parameters = {LINK + name: value for name, value in choices.items()}
+    if plain and page in CHAT:
+        parameters[CHAT[page]] = "false"
     st.page_link(page_file(page), label=title, icon=icon, query_params=parameters)
 
 
@@ -364,19 +361,30 @@ def _take_link() -> None:
         st.session_state[name] = value
 
 
-def _start(store: Store, asks: Sequence[str]) -> None:
-    """The first choices of a session; what this page does not draw is kept for those that do."""
+def _start(store: Store, asks: Sequence[str], default: Callable[[Store], Pair]) -> None:
+    """The first choices of a session; what this page does not draw is kept for those that do.
+
+    As long as nobody has chosen models, by a link or above a page, each page has those of its `default`.
+    """
     for name in set(ASKED) - set(asks):
         if name in st.session_state:
             st.session_state[name] = st.session_state[name]  # else Streamlit forgets what no widget shows
         elif name in st.query_params:
             st.session_state[name] = st.query_params[name]
-    base, aligned = default_pair(store)
-    _first(BASE, base, asks)
-    _first(ALIGNED, aligned, asks)
+    chosen = tuple(st.session_state.get(name) or st.query_params.get(name) for name in (BASE, ALIGNED))
+    given = st.session_state.get(GIVEN)
+    if None in chosen or chosen == given:
+        pair = default(store)
+        if chosen in ((None, None), given):
+            st.session_state[GIVEN] = pair
+        if chosen == given != pair:
+            st.session_state[BASE], st.session_state[ALIGNED] = pair
+        _first(BASE, pair[0], asks)
+        _first(ALIGNED, pair[1], asks)
     if PROMPT in asks and st.session_state.get(PROMPT) is None and PROMPT not in st.query_params:
-        examples = example_prompts(store, (base, aligned))
-        preset(PROMPT, next((text for text in examples if " i think " in text), examples[0]))
+        models = [st.session_state.get(name) or st.query_params.get(name) for name in (BASE, ALIGNED)]
+        texts = list(examples(store, models))
+        preset(PROMPT, next((text for text in texts if " i think " in text), texts[0]))
 
 
 def _first(name: str, value: str | None, asks: Sequence[str]) -> None:

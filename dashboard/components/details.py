@@ -64,6 +64,22 @@ def details(
                 )
 
 
+def csv_button(table: pd.DataFrame, name: str) -> None:
+    """Offer all rows that pass the filters of a list, as `NAME.csv`; nothing where there are none."""
+    if not len(table):
+        return
+    st.download_button(
+        "CSV of the 1 row" if len(table) == 1 else f"CSV of all {len(table):,} rows",
+        data=partial(csv, table),
+        file_name=f"{file_name(name)}.csv",
+        mime="text/csv",
+        key=f"rows-{name}",
+        on_click="ignore",
+        icon=":material/download:",
+        help="Every row that passes the filters.",
+    )
+
+
 def csv(table: pd.DataFrame) -> bytes:
     """A table as the bytes of a CSV file."""
     return table.to_csv(index=False).encode()

@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import data
+from dashboard.components.details import csv_button
 from dashboard.components.figure import figure
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
@@ -21,14 +22,17 @@ from probe.runs.captured import MEASURES, SIGNED, matching, token_measures, toke
 ROLLOUT, TOKEN, TABLE = "rollout", "rollout_token", "rollouts-table"
 """Keys of the chosen completion, of its token, and of the table to choose from."""
 NUMBER = "Its number in rollouts.jsonl, from 0."
+SAMPLED, STEPS, REWARD, TEXT, MEASURE = "sampled", "rollout_steps", "rollout_reward", "rollout_text", "measure"
+"""Keys of the run, of what its completions are filtered by, and of the tokens' colour."""
+CHOICES = (SAMPLED, STEPS, REWARD, TEXT, MEASURE, ROLLOUT, TOKEN)
+"""All that is chosen here."""
 SIBLINGS = 8
 """Completions of one prompt that are shown beside each other."""
 
 
 def rollouts(store: Store, names: Sequence[str]) -> None:
-    """The section on rollouts: widgets, table, and the chosen completion."""
+    """Widgets, table, and the chosen completion."""
     labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
-    st.markdown("#### Rollouts")
     if not labels:
         note(
             "The chosen runs have recorded no rollouts; methods that sample (rlhf, rsft, rlvr) record what they wrote "
@@ -37,12 +41,15 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
         return
     columns = st.columns([3, 3, 3, 3], gap="medium")
     with columns[0]:
-        label = st.selectbox("Rollouts of", labels, key=keep("sampled", labels, labels[-1]), bind="query-params")
+        label = st.selectbox("Rollouts of", labels, key=keep(SAMPLED, labels, labels[-1]), bind="query-params")
     frame, table = data.rollouts(store.runs[label])
     rows = filter_completions(table, columns[1:]).iloc[::-1]
     left, right = st.columns([6, 5], gap="medium")
     with left:
-        note(f"{len(rows):,} of {len(table):,} completions; click a column to sort, a row to read it token by token.")
+        with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+            text = "click a column to sort, a row to read it token by token"
+            note(f"{len(rows):,} of {len(table):,} completions; {text}.")
+            csv_button(rows, f"rollouts-{label}")
         listing(rows, label)
     if not len(rows):
         with right:
@@ -57,17 +64,15 @@ def filter_completions(table: pd.DataFrame, columns: Sequence[Any]) -> pd.DataFr
     """The completions that the widgets for steps, rewards and text leave."""
     with columns[0]:
         steps = sorted({int(step) for step in table["step"]})
-        chosen_steps = span("Steps", "rollout_steps", float(steps[0]), float(steps[-1]), 1.0, "%d")
+        chosen_steps = span("Steps", STEPS, float(steps[0]), float(steps[-1]), 1.0, "%d")
     with columns[1]:
         rewards = table["reward"].dropna() if "reward" in table else pd.Series(dtype=float)
         low, high = (
             (np.floor(rewards.min() * 100) / 100, np.ceil(rewards.max() * 100) / 100) if len(rewards) else (0.0, 0.0)
         )
-        chosen_rewards = span("Reward", "rollout_reward", float(low), float(high), 0.01, "%.2f") if high > low else None
+        chosen_rewards = span("Reward", REWARD, float(low), float(high), 0.01, "%.2f") if high > low else None
     with columns[2]:
-        text = st.text_input(
-            "Text", key="rollout_text", bind="query-params", placeholder="part of a prompt or a completion"
-        )
+        text = st.text_input("Text", key=TEXT, bind="query-params", placeholder="part of a prompt or a completion")
     return matching(table, steps=chosen_steps, rewards=chosen_rewards, text=text or "")
 
 
@@ -155,7 +160,7 @@ def choose_measure(names: list[str]) -> str:
     """The measure that colours all tokens; none where nothing was recorded."""
     if not names:
         return ""
-    key = keep("measure", names, names[0])
+    key = keep(MEASURE, names, names[0])
     return str(st.segmented_control("Colour", names, key=key, bind="query-params", required=True))
 
 

@@ -19,8 +19,10 @@ from probe.runs.captured import answers_table, attention, attention_table, favou
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 
-HEAD = "head"
-"""The key of the head that is enlarged."""
+HEAD, TAB = "head", "training_tab"
+"""Keys of the head that is enlarged, and of the page's tabs: a click on the mosaic opens that of the head."""
+ENLARGED = "Head and answers"
+"""The title of that tab."""
 MOST_HEADS = 64
 """Heads that one mosaic still shows well; deeper models show a layer at a time."""
 
@@ -175,3 +177,4 @@ def _take_head(points: list[dict]) -> None:
     custom = points[0].get("customdata")
     if custom and len(custom) >= 2:
         st.session_state[HEAD] = f"L{int(custom[0])}H{int(custom[1])}"
+        st.session_state[TAB] = ENLARGED

@@ -13,6 +13,7 @@ from dashboard.garbage import collect_later
 from dashboard.markdown import escape_markdown, guard, prose
 from dashboard.models import warm
 from dashboard.pages import page_file
+from dashboard.pages.in_context.choices import usual_models
 from dashboard.state import ALIGNED, ASKED, BASE, ask, current, folders, keep_choices, return_to
 
 
@@ -49,6 +50,8 @@ ASKS = {
     "experiments": (BASE, ALIGNED),
 }
 """The choices that are drawn above a page; all of them above any other."""
+DEFAULTS = {"in_context": usual_models}
+"""The models of a page that opens with others than the rest, as long as nobody has chosen any."""
 
 
 STYLE = """<style>
@@ -108,7 +111,7 @@ with guard():
     st.html(STYLE)
     with st.container(key="page-name"):
         st.markdown(f"##### {page.icon} {escape_markdown(page.title)}")
-    ask(ASKED if panels(name) else ASKS.get(name, ASKED))
+    ask(ASKED if panels(name) else ASKS.get(name, ASKED), DEFAULTS.get(name))
     with st.sidebar:
         folders(current().store)
         if not access.may_write():

@@ -1,322 +1,37 @@
-"""The items behind a number: filtered, for all models beside each other; a click shows one token by token."""
+"""The items behind a number: filtered, page by page, for all models beside each other; a click shows one in full."""
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import models
-from dashboard.components.badge import trust_badge
-from dashboard.components.tokens import Chip, TokenRow, token_rows
-from dashboard.markdown import guard, guard_callback, note
+from dashboard.components.details import csv_button
+from dashboard.markdown import guard_callback, note
 from dashboard.phenomena.choices import CHOSEN_ITEM, OF_METRIC, OF_MODEL
 from dashboard.phenomena.compute import Subject
 from dashboard.phenomena.figures import metrics_of
-from dashboard.state import current, keep, look_link
+from dashboard.phenomena.one_item import RIGHT, show, verdict
+from dashboard.state import has_changed, keep
 from probe.experiments.metrics import ITEM, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import MODEL, Result
-from probe.numbers import chance
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
-    from probe.model.lm import LM
-
-STRONG_NATS = 6.0
-"""Surprise at which a chip has its full colour."""
-TOP = 3
-"""Expected tokens that a chip names."""
-ANSWERED_BY = "answered_by"
-"""Column of items that names who answered, where that was another model than the one that the experiment was run on."""
-
-
-@dataclass(frozen=True)
-class Read:
-    """How a model read a prompt and its own answer."""
-
-    ids: tuple[int, ...]
-    cut: int
-    """Tokens of the prompt."""
-    pieces: tuple[str, ...]
-    values: tuple[float, ...]
-    """Log-probability of each token in nats (the first one's is NaN); of a scalar model, what it reads there."""
-    likeliest: tuple[tuple[tuple[str, float], ...], ...]
-    """What the model expected in its place, with probabilities."""
-    scalar: bool = False
-
-
-def stand_ins(own: Mapping[str, Mapping[Any, Any]]) -> str:
-    """A sentence on who answered in the place of the models that read the tokens; empty where each answered itself.
-
-    Args:
-        own: the item's row of each model, by label.
-    """
-    substitutes: dict[str, list[str]] = {}
-    for label, row in own.items():
-        if isinstance(row.get(ANSWERED_BY), str) and row[ANSWERED_BY]:
-            substitutes.setdefault(row[ANSWERED_BY], []).append(label)
-    if not substitutes:
-        return ""
-    clause = "; ".join(f"{by} (in place of {' and '.join(labels)})" for by, labels in substitutes.items())
-    readers = [label for labels in substitutes.values() for label in labels]
-    own_reading = "itself reads it" if len(readers) == 1 else "themselves read it"
-    return f"Answered by {clause}; the text below is as {' and '.join(readers)} {own_reading}."
-
-
-def join_texts(prompt: Any, answer: Any) -> tuple[str, str]:
-    """Prompt and answer such that they follow each other; a space between words where neither has one."""
-    first, second = str(prompt or ""), "" if answer is None or answer != answer else str(answer)
-    if re.search(r"[\w.?!:,>]\Z", first) and re.match(r"\w", second):
-        second = " " + second
-    return first, second
-
-
-def reading(lm: "LM", prompt: str, answer: str) -> Read:
-    """Log-probabilities of the tokens of a prompt and an answer, and what was expected instead.
-
-    Raises:
-        DataError: the text is empty or too long for the model.
-    """
-    from probe.model.text import pieces, split
-
-    head, tail = split(lm.tokenizer, prompt, answer)
-    ids = (*head, *tail)
-    logits = lm.logits(list(ids))[0].float()
-    texts = tuple(pieces(lm.tokenizer, ids))
-    if lm.readout != "tokens":
-        return Read(ids, len(head), texts, tuple(logits[:, 0].tolist()), ((),) * len(ids), scalar=True)
-    logprobs = logits[:-1].log_softmax(-1)
-    own = logprobs.gather(1, logits.new_tensor(ids[1:]).long()[:, None])[:, 0]
-    best = logprobs.topk(min(TOP, logprobs.shape[-1]), dim=-1)
-    likeliest = [
-        tuple(zip(pieces(lm.tokenizer, row), np.exp(values), strict=True))
-        for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
-    return Read(ids, len(head), texts, (float("nan"), *own.tolist()), ((), *likeliest))
-
-
-def before(lm: "LM", read: Read, token: int) -> str:
-    """The text before a token of an answer, so that its last token is where the model decides; or the whole prompt."""
-    end = max(read.cut, token)
-    tokenizer = lm.tokenizer
-    ids = list(read.ids[:end])
-    text = tokenizer.decode(ids)
-    bos = tokenizer.bos_token
-    if bos and ids and ids[0] == tokenizer.bos_token_id and text.startswith(bos):
-        from probe.model.text import encode
-
-        bare = text[len(bos) :].removeprefix(" ")
-        return bare if encode(tokenizer, bare) == ids else text
-    return str(text)
-
-
-def prompt_chips(readings: Sequence[tuple[str, Read]]) -> list[Chip]:
-    """The prompt that all models read, with what each thought of it."""
-    chips = []
-    for j in range(readings[0][1].cut):
-        lines = [f"token {j}: {readings[0][1].pieces[j]}"]
-        for label, read in readings:
-            lines += [f"{label}: {line}" for line in describe_token(read, j)[:1]]
-        chips.append(Chip(text=readings[0][1].pieces[j], tip="\n".join(lines), prompt=True))
-    return chips
-
-
-def chip(read: Read, j: int) -> Chip:
-    """A token, coloured by how little it was expected."""
-    lines = [f"token {j}: {read.pieces[j]}", *describe_token(read, j)]
-    value = read.values[j]
-    if read.scalar:
-        largest = max(abs(each) for each in read.values) or 1.0
-        strength = 0.7 * value / largest
-    else:
-        strength = 0.75 * min(1.0, max(0.0, -value) / STRONG_NATS) ** 0.5 if value == value else 0.0
-    return Chip(text=read.pieces[j], tip="\n".join(lines), strength=strength, prompt=j < read.cut)
-
-
-def describe_token(read: Read, j: int) -> list[str]:
-    """Lines on a token."""
-    value = read.values[j]
-    if value != value:
-        return ["the first token: nothing comes before it"]
-    if read.scalar:
-        return [f"reads {value:.3g} here"]
-    return [
-        f"log p = {value:.2f} nats, p = {chance(float(np.exp(value)))}",
-        *(f"   {piece}  {chance(p)}" for piece, p in read.likeliest[j]),
-    ]
-
-
-RIGHT = ("right", "correct")
-"""Columns that say whether an answer is right."""
-VERDICTS = {True: "right", False: "wrong", None: ""}
-SAID = ("prompt", "answer", "expected", "kind", ITEM, MODEL)
-INSIDE = {
-    "Attention": ("attention", ":material/grid_on:"),
-    "Logits": ("logits", ":material/bar_chart:"),
-    "Compare": ("compare", ":material/compare_arrows:"),
-    "Interventions": ("interventions", ":material/biotech:"),
-}
-"""Pages that look into what a model made of a text."""
-
-
-def show(
-    experiment: Experiment, subjects: Sequence[Subject], result: Result, name: str, beside: "DeltaGenerator"
-) -> None:
-    """An item from its answers to its tokens.
-
-    Args:
-        experiment: that asked it.
-        subjects: the models, the base first.
-        result: of all of them.
-        name: of the item.
-        beside: the space to the right of where it was chosen.
-    """
-    rows = result.items[result.items[ITEM] == name]
-    own: dict[str, dict[Any, Any]] = {str(row[MODEL]): row for row in rows.to_dict("records")}
-    respondents = [subject for subject in subjects if subject.label in own]
-    with beside:
-        note(right_answer(rows))
-    answer_table(respondents, own)
-    if "prompt" not in rows:
-        note("The experiment gives no column `prompt`, so there are no tokens to show.")
-        return
-    readings: list[tuple[Subject, LM, Read]] = []
-    for subject in respondents:
-        with guard():
-            lm = models.load(subject.ref)
-            if lm is None:
-                continue
-            record = own[subject.label]
-            text = join_texts(record.get("prompt"), record.get("answer"))
-            read = models.compute_once(reading, lm, say="Reading the answer", prompt=text[0], answer=text[1])
-            readings.append((subject, lm, read))
-    if not readings:
-        return
-    others = stand_ins({subject.label: own[subject.label] for subject, _, _ in readings})
-    if others:
-        note(others)
-    row, token = tokens(experiment.name, name, result, readings)
-    links([subject for subject, _, _ in readings], *readings[row], token)
-    _, reader, read = readings[row]
-    alike = [
-        (subject.label, lm) for subject, lm, _ in readings if lm.tokenizer.get_vocab() == reader.tokenizer.get_vocab()
-    ]
-    trust_badge(*alike, text=read.ids)
-
-
-def verdict(row: Mapping[Any, Any]) -> bool | None:
-    """Whether an answer is right; None where the item does not say."""
-    for column in RIGHT:
-        if row.get(column) is not None and row[column] == row[column]:
-            return bool(row[column])
-    expected, answer = row.get("expected"), row.get("answer")
-    if not isinstance(expected, str) or not isinstance(answer, str) or not expected.strip():
-        return None
-    return " ".join(answer.lower().split()).removesuffix(" .") == " ".join(expected.lower().split()).removesuffix(" .")
-
-
-def right_answer(rows: pd.DataFrame) -> str:
-    """What would be right, in words."""
-    answers = [
-        str(text) for text in rows.get("expected", pd.Series(dtype=object)).dropna().unique() if str(text).strip()
-    ]
-    return f"Expected: {' or '.join(answers)}." if answers else "Nothing is known of what would be right here."
-
-
-def answer_table(subjects: Sequence[Subject], own: Mapping[str, Mapping[Any, Any]]) -> None:
-    """Answers side by side, whether they are right, and all that was measured of them; a row a model."""
-    columns = [column for column in own[subjects[0].label] if column not in (*SAID, *RIGHT)]
-    rows: dict[str, list[Any]] = {"model": [subject.label for subject in subjects]}
-    cells = {"answer": [" ".join(_cell(own[subject.label].get("answer")).split()) for subject in subjects]}
-    cells["right or wrong"] = [VERDICTS[verdict(own[subject.label])] for subject in subjects]
-    for column in columns:
-        cells[str(column).replace("_", " ")] = [_cell(own[subject.label].get(column)) for subject in subjects]
-    rows |= {name: values for name, values in cells.items() if any(values)}
-    st.dataframe(
-        pd.DataFrame(rows),
-        hide_index=True,
-        height="content",
-        column_config={"model": st.column_config.TextColumn(pinned=True)},
-    )
-
-
-def tokens(name: str, item: str, result: Result, readings: "Sequence[tuple[Subject, LM, Read]]") -> tuple[int, int]:
-    """The texts as chips; gives which reading and which of its tokens is chosen, at first the answer's first."""
-    key = f"_{name}_token"
-    identity = (item, tuple(subject.label for subject, _, _ in readings))
-    if st.session_state.get(key, (None,))[0] != identity:
-        first = readings[-1][2]
-        st.session_state[key] = identity, len(readings) - 1, min(first.cut, len(first.ids) - 1)
-    _, choice, token = st.session_state[key]
-    token = min(token, len(readings[choice][2].ids) - 1)
-    heads = {read.ids[: read.cut] for _, _, read in readings}
-    is_shared = len(heads) == 1
-    rows = []
-    if is_shared:
-        rows.append(
-            TokenRow(
-                label="prompt",
-                colour="transparent",
-                tokens=prompt_chips([(subject.label, read) for subject, _, read in readings]),
-            )
-        )
-    for subject, _, read in readings:
-        colour = result.styles[subject.label].colour
-        start = read.cut if is_shared else 0
-        chips = [chip(read, j) for j in range(start, len(read.ids))]
-        rows.append(TokenRow(label=subject.label, colour=colour, tokens=chips))
-    cut = readings[choice][2].cut
-    in_prompt = is_shared and token < cut
-    mark = (0, token) if in_prompt else (choice + is_shared, token - (cut if is_shared else 0))
-
-    def pick(row: int, index: int) -> None:
-        if is_shared and row == 0:
-            st.session_state[key] = identity, choice, index
-        else:
-            of = row - is_shared
-            st.session_state[key] = identity, of, index + (readings[of][2].cut if is_shared else 0)
-
-    token_rows(rows, chosen=mark, key=f"{name}-tokens", on_pick=pick)
-    scalar = any(read.scalar for _, _, read in readings)
-    note(
-        "Colour: "
-        + ("what the model reads at the token. " if scalar else "how little the token was expected. ")
-        + "Hover for probabilities; click a token to look inside at it."
-    )
-    return choice, token
-
-
-def links(subjects: Sequence[Subject], subject: Subject, lm: "LM", read: Read, token: int) -> None:
-    """Ways to the pages that look inside, with model and text; the text ends before the chosen token of an answer."""
-    choices = current()
-    text = before(lm, read, token)
-    pair = (choices.base or subjects[0].choice, subject.choice)
-    if subject.choice == choices.base:
-        pair = (subject.choice, choices.aligned or subject.choice)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        note(f"Look into {subject.label} before token {token} ({read.pieces[token]}):")
-        for title, (page, icon) in INSIDE.items():
-            look_link(page, title, icon, base=pair[0], aligned=pair[1], prompt=text)
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-MOST = 300
-"""Rows that the table shows; the download holds all."""
+SHOW, KIND, TEXT, PAGE = "~show", "~kind", "~text", "~page"
+"""Ends of the keys of what else filters the items, and of the page of the table; behind the experiment's name."""
+CHOICES = (OF_METRIC, OF_MODEL, CHOSEN_ITEM, SHOW, KIND, TEXT, PAGE)
+"""Those of all choices of items."""
+EACH = 100
+"""Rows on a page of the table."""
 ANY = "any model"
 ALL, ONES, ZEROS, HIGH, LOW, APART = "all", "counted (1)", "not counted (0)", "highest first", "lowest first", "differ"
 """What to show of a metric's items."""
+ANSWERS = {"answered right": True, "answered wrong": False}
+"""What to show by the verdict on the answers, where the items say it."""
 
 
 def section(experiment: Experiment, subjects: Sequence[Subject], result: Result, metrics: Sequence[str]) -> None:
@@ -332,17 +47,16 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
     columns = st.columns([4, 3, 3, 3, 4], gap="small")
     metric = choose_metric(experiment, result, metrics, columns[0])
     rows, total = filter_items(experiment.name, result.items, labels, metric, columns[1:])
-    beyond = f", the first {MOST} of which are listed" if len(rows) > MOST else ""
-    note(f"{len(rows):,} of {total:,} items{beyond}; click one to read it token by token.")
-    if len(rows):
-        listing(experiment.name, rows.head(MOST))
+    listed = page_of(experiment.name, rows, total)
+    if len(listed):
+        listing(experiment.name, listed)
     key = experiment.name + CHOSEN_ITEM
     names = set(result.items[ITEM])
     if key in st.session_state and st.session_state[key] not in names:
         st.session_state[key] = None
     columns = st.columns([4, 8], vertical_alignment="bottom")
     with columns[0]:
-        options = list(dict.fromkeys([*rows.index[:MOST], *filter(None, [_current_item(key)])]))
+        options = list(dict.fromkeys([*listed.index, *filter(None, [_current_item(key)])]))
         options = [option for option in options if option in names]
         choice = st.selectbox(
             "Item", options, index=None, key=key, bind="query-params", placeholder="click a row, or choose one"
@@ -350,6 +64,30 @@ def section(experiment: Experiment, subjects: Sequence[Subject], result: Result,
     if choice is None:
         return
     show(experiment, subjects, result, str(choice), columns[1])
+
+
+def page_of(name: str, rows: pd.DataFrame, total: int) -> pd.DataFrame:
+    """The rows of one page of the table, and a button for all of them; other filters begin with the first page.
+
+    Args:
+        name: of the experiment.
+        rows: all that pass the filters.
+        total: how many there are without filters.
+    """
+    key, pages = name + PAGE, max(1, -(-len(rows) // EACH))
+    if has_changed(f"_{name}_rows", tuple(rows.index)):
+        st.session_state[key] = 1
+    keep(key, range(1, pages + 1), 1)
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        place = st.container(width="content")
+        page = st.pagination(pages, key=key, bind="query-params") if pages > 1 else 1
+        csv_button(rows.rename_axis(ITEM).reset_index(), f"items-of-{name}")
+    first = EACH * (page - 1)
+    listed = rows.iloc[first : first + EACH]
+    where = f", {first + 1:,} to {first + len(listed):,} listed" if pages > 1 else ""
+    with place:
+        note(f"{len(rows):,} of {total:,} items{where}; click one to read it token by token.")
+    return listed
 
 
 def choose_metric(
@@ -384,27 +122,36 @@ def filter_items(
     total = len(rows)
     ways = [ALL, *((ONES, ZEROS) if isinstance(metric, Share) else (HIGH, LOW) if single(metric) else ())]
     ways += [APART] if len(labels) > 1 else []
+    ways += ANSWERS if {*RIGHT, "expected"} & set(items) else []
     with columns[0]:
-        way = st.selectbox("Show", ways, key=keep(f"{name}~show", ways, ALL), bind="query-params")
+        way = st.selectbox("Show", ways, key=keep(name + SHOW, ways, ALL), bind="query-params")
     with columns[1]:
         key = keep(name + OF_MODEL, [ANY, *labels], ANY)
         of = st.selectbox("Answered by", [ANY, *labels], key=key, bind="query-params")
     kinds = sorted({str(kind) for kind in items["kind"].dropna()}) if "kind" in items else []
     with columns[2]:
-        key = f"{name}~kind"
+        key = name + KIND
         if key in st.session_state:
             st.session_state[key] = [kind for kind in st.session_state[key] if kind in kinds]
         picks = st.multiselect("Kinds", kinds, key=key, bind="query-params", placeholder="all", disabled=len(kinds) < 2)
     with columns[3]:
         placeholder = "part of a prompt or an answer"
-        text = st.text_input("Text", key=f"{name}~text", bind="query-params", placeholder=placeholder)
+        text = st.text_input("Text", key=name + TEXT, bind="query-params", placeholder=placeholder)
     names = labels if of == ANY else [of]
     if picks and "kind" in rows:
         rows = rows[rows["kind"].astype(str).isin(picks)]
     if text:
         texts = rows[[column for column in rows if column == "prompt" or str(column).startswith("answer: ")]]
         rows = rows[texts.astype(str).apply(lambda line: text.lower() in " ".join(line).lower(), axis=1)]
+    if way in ANSWERS:
+        return rows[rows.index.isin(judged(subset, names, ANSWERS[way]))], total
     return rows_shown(rows, way, names, labels, metric), total
+
+
+def judged(items: pd.DataFrame, names: Sequence[str], right: bool) -> list[str]:
+    """The items that one of the models answered right, or wrong."""
+    rows = items[items[MODEL].isin(names)].to_dict("records")
+    return [str(row[ITEM]) for row in rows if verdict(row) is right]
 
 
 def rows_shown(

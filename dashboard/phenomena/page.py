@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import access, models
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, guard, guard_callback, note, prose
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
@@ -17,7 +18,7 @@ from dashboard.phenomena.choices import choose_experiment, choose_models, choose
 from dashboard.phenomena.compute import Outcome, Question, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
-from dashboard.state import current, keep
+from dashboard.state import current
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result, words_of
 from probe.plugins import BUILT_IN
@@ -31,27 +32,31 @@ MAIN_HEIGHT, HEIGHT = 370, 360
 """Pixels of the main figure at most, and of the others where they say nothing."""
 
 
-def phenomenon(name: str) -> None:
+def phenomenon(name: str, remark: str = "") -> None:
     """The page of a built-in experiment.
 
     Args:
         name: of the experiment.
+        remark: what the page says of the models above it.
     """
     with st.spinner("Starting torch"):
         models.warm().wait()
     from probe.experiments.registry import find_experiment
 
-    show({name: find_experiment(name)})
+    show({name: find_experiment(name)}, remark)
 
 
-def show(known: Mapping[str, Experiment]) -> None:
+def show(known: Mapping[str, Experiment], remark: str = "") -> None:
     """The page from top to bottom.
 
     Args:
         known: the experiments that it can be about; the reader chooses where there are several.
+        remark: see `phenomenon`.
     """
     choices = current()
     answer = st.container()
+    if remark:
+        note(remark)
     own = all(each.origin != BUILT_IN for each in known.values())
     *first, middle, right, last = st.columns(
         [*([8] if own else []), 12, 6, 7], gap="small", vertical_alignment="bottom"
@@ -200,18 +205,9 @@ def sections(question: Question, outcomes: list[Outcome], result: Result, summar
         metrics = numbers.table(question.experiment, result, summaries)
         items.section(question.experiment, [each.subject for each in outcomes], result, metrics)
 
-    if not others:
-        details()
-        return
-    tabs = ["Numbers and items", "Figures"]
-    key = keep(f"{question.experiment.name}~tab", tabs, tabs[0])
-    panes = st.tabs(tabs, key=key, bind="query-params", on_change="rerun")
-    if panes[0].open:
-        with panes[0]:
-            details()
-    if panes[1].open:
-        with panes[1]:
-            grid(result, others)
+    parts = {"Numbers and items": details} | ({"Figures": lambda: grid(result, others)} if others else {})
+    name = question.experiment.name
+    open_tab(f"{name}~tab", parts, {"Numbers and items": [name + end for end in items.CHOICES]})
 
 
 def grid(result: Result, names: list[str]) -> None:

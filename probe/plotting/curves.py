@@ -12,7 +12,9 @@ from plotly.subplots import make_subplots
 from probe.plotting.theme import DASHES, LIGHT, METHODS, SECOND, escape, escape_lines, method_colour, template
 from probe.terms import RATES, Term, logged
 
-AXES = {"step": "step", "time": "training time (s)"}
+RELATIVE = "relative step"
+"""Column that `relative_steps` adds: the axis that runs of different lengths share."""
+AXES = {"step": "step", RELATIVE: "step, % of the run's own", "time": "training time (s)"}
 HOVER_WIDTH = 60
 """Characters of a line of a definition under the mouse."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
@@ -85,6 +87,11 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
     return result
 
 
+def relative_steps(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """The metrics of a run with the column `RELATIVE`: the step in percent of the run's `steps`."""
+    return frame.assign(**{RELATIVE: 100 * frame["step"] / max(1, steps)})
+
+
 def metric_curves(
     runs: Mapping[str, pd.DataFrame],
     metrics: Sequence[str],
@@ -107,7 +114,7 @@ def metric_curves(
         metrics: columns to draw, one panel each.
         look: style of each run (`styles`).
         methods: method of each run, which says what its metrics mean.
-        x: "step" or "time" (seconds of training).
+        x: "step", "time" (seconds of training) or `RELATIVE`, where the frames have it (`relative_steps`).
         weight: smoothing in [0, 1).
         log_y: logarithmic y axes.
         marker: x of a vertical line, such as the step whose captures are shown.

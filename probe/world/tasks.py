@@ -16,6 +16,14 @@ Made = tuple[str, dict[str, Any]]
 Task = tuple[int, int]
 
 CONTENT = content_words()
+IN_CONTEXT = ("map", "function", "markov", "repeat")
+"""Documents that are predicted from what stands before in them, and from nothing that was learned of the world."""
+
+
+def in_context_share(config: WorldConfig) -> float:
+    """The share of a corpus, by documents, that teaches in-context learning (`IN_CONTEXT`)."""
+    weights = config.mixture
+    return sum(weights.get(kind, 0.0) for kind in IN_CONTEXT) / sum(weights.values())
 
 
 def pairs_text(opening: str, pairs: Sequence[tuple[str, str]], query: str | None = None) -> str:

@@ -10,6 +10,33 @@ from playwright.sync_api import Error, Locator, Page, expect
 
 SLOW_S = 120
 """How long anything may take: far more than it does, because a busy machine must not fail a test."""
+BOTH = "base=base&aligned=dpo-agreeable"
+PAGES = {
+    "start": "",
+    "overview": "overview",
+    "findings": "findings",
+    "training of one run": "training?runs=base",
+    "training of all methods": "training?" + "&".join(f"runs={run}" for run in ("base", "icl", "rlvr", "rlhf", "sft")),
+    "compare": f"compare?{BOTH}",
+    "attention": f"attention?{BOTH}",
+    "logits": f"logits?{BOTH}",
+    "patching": f"interventions?{BOTH}",
+    "ablation": f"interventions?{BOTH}&int_do=ablate",
+    "steering": f"interventions?{BOTH}&int_do=steer",
+    "autoregression": f"autoregression?{BOTH}",
+    "rewards": f"rewards?{BOTH}",
+    "sycophancy": f"sycophancy?{BOTH}&also=rlvr",
+    "hallucination": f"hallucination?{BOTH}&also=rlvr",
+    "in-context learning": "in_context?base=base&aligned=icl&also=rlvr&also=dpo-agreeable",
+    "chain of thought": f"chain_of_thought?{BOTH}&also=rlvr",
+    "retrieval": f"retrieval?{BOTH}&also=rlvr",
+    "continual learning": "continual?base=base&aligned=base",
+    "new run": "train",
+    "your experiments": "experiments",
+}
+"""Every page, of as many models as the shipped results allow."""
+WITHOUT_FIGURE = ("new run", "your experiments")
+"""Those that draw one only when a reader asks for something."""
 PAPER = {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}
 """Background of the figures in each theme."""
 SCHEMES = ["light", pytest.param("dark", marks=pytest.mark.slow)]

@@ -105,7 +105,8 @@ def test_a_figure_downloads_in_every_format(page: Page, server: Any, tmp_path: P
 @pytest.mark.parametrize("path", MAIN)
 def test_hostile_names_and_tokens_stay_text(page: Page, server: Any, path: str):
     name = store.HOSTILE
-    open_page(page, server, f"training?runs={quote(name, safe='')}" if path == "training" else path)
+    address = {"training": f"training?runs={quote(name, safe='')}", "overview": "overview?overview_tab=One%20run"}
+    open_page(page, server, address.get(path, path))
     if path == "overview":
         choose(page, "Run", name)
         eventually(page, lambda: name in shown(page.get_by_test_id("stMain")))

@@ -36,3 +36,22 @@ def test_clicks_choose_the_token_and_the_part(page: Page, server: Any):
     other.goto(page.url)
     expect(other.locator("h3").first).to_have_text(sentence.inner_text())
     other.close()
+
+
+def test_a_link_opens_the_tab_of_its_choices_and_they_last(page: Page, server: Any):
+    open_page(page, server, "logits?log_measure=margin")
+    tabs = page.get_by_test_id("stMain").get_by_role("tab")
+    expect(tabs.filter(has_text="Over training")).to_have_attribute("aria-selected", "true")
+    figure(page, "log-training-layers")
+    assert page.locator(".st-key-figure-log-parts").count() == 0  # nothing of a hidden tab is computed
+    tabs.filter(has_text="Distance").click()
+    figure(page, "log-kl")
+    expect(page).to_have_url(re.compile(r"log_tab=Distance"))
+    tabs.filter(has_text="Over training").click()
+    figure(page, "log-training-layers")
+    expect(page.get_by_role("combobox", name="Colour")).to_have_value("margin")
+    expect(page).to_have_url(re.compile(r"log_measure=margin"))
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.get_by_role("combobox", name="Colour")).to_have_value("margin")
+    other.close()

@@ -1,11 +1,13 @@
 """The page of an experiment in Chromium: run it, cancel it, go from a number to an item, a token and Attention."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -53,7 +55,7 @@ def click_cell(page: Page, table: str, row: int, x: float) -> None:
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: Any, scheme: str):
+def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: Any, scheme: str, tmp_path: Path):
     server, root = mine
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     query = f"experiments?experiment=echo&echo.n=8&echo.seed={len(scheme)}"
@@ -68,6 +70,12 @@ def test_run_an_experiment_and_follow_a_number_to_its_tokens(page: Page, mine: A
     expect_theme(chart, scheme)
 
     repeat(page, lambda: click_cell(page, "echo-numbers", 0, 400), lambda: "echo~of=" in page.url)
+    settle(page)
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=re.compile("CSV of all 8 rows")).click()
+    assert waiting.value.suggested_filename == "items-of-echo.csv"
+    waiting.value.save_as(tmp_path / "items.csv")
+    assert list(pd.read_csv(tmp_path / "items.csv")["item"]) == [f"opinion_false-{number}" for number in range(8)]
     repeat(page, lambda: click_cell(page, "echo-items", 2, 60), lambda: "echo~item=opinion_false-2" in page.url)
     chips = page.locator("#tokens .line").nth(1).get_by_role("option")
     expect(chips.first).to_be_visible()

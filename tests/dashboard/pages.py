@@ -35,6 +35,29 @@ def turn_to(app: AppTest, page: str) -> AppTest:
     return app
 
 
+def again(app: AppTest) -> AppTest:
+    """Run the page again; `AppTest` itself knows no values beyond the options that were offered."""
+    for box in app.selectbox:
+        if box.value is not None and box.value not in box.options:
+            box.options.append(box.value)
+    return app.run()
+
+
+def open_tab(app: AppTest, title: str) -> AppTest:
+    """Open a tab of a page."""
+    (bar,) = app.get("tab_container")
+    app.session_state[bar.proto.tab_container.query_param_key] = title
+    return again(app)
+
+
+def every_tab(app: AppTest) -> Iterator[AppTest]:
+    """The page with each of its tabs open, from left to right; as it is, where it has none."""
+    if not app.tabs:
+        yield app
+    for title in [tab.label for tab in app.tabs]:
+        yield open_tab(app, title)
+
+
 def read(app: AppTest) -> str:
     """Everything that a page says as text, Markdown escapes resolved."""
     parts = [*app.subheader, *app.markdown, *app.caption, *app.text, *app.error, *app.warning]

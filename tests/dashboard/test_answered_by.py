@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.phenomena.items import ANSWERED_BY, stand_ins
+from dashboard.phenomena.one_item import ANSWERED_BY, stand_ins
 from probe import LM, plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.store import obtain

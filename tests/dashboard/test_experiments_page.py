@@ -21,12 +21,13 @@ from dashboard.phenomena import compute as compared
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import items
 from dashboard.phenomena import words as export
+from dashboard.phenomena.one_item import verdict
 from probe import plugins
 from probe.experiments.registry import find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import call
 from tests.dashboard.pages import Show, heading, names, read, unescape
-from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, button, chips, press, table, write
+from tests.dashboard.phenomena import AGAIN, PLUGIN, RUN, button, chips, press, table, tables, write
 
 PAGE = "experiments/page.py"
 VIEW = Path(__file__).parents[2] / "dashboard" / PAGE
@@ -224,6 +225,46 @@ def test_from_a_number_to_its_items(show: Show, echoed: Path):
     assert 0 < len(left) < 12
     for row in left.to_dict("records"):
         assert any(word in str(value) for name, value in row.items() if name == "prompt" or "answer" in name)
+
+
+def test_items_by_their_verdict(show: Show, echoed: Path):
+    app = show(echoed, page=PAGE, **{"echo~metric": "length", "echo~of": "base"})
+    listed = {}
+    for way, right in items.ANSWERS.items():
+        app.selectbox(key="echo~show").select(way).run()
+        rows = table(app, "prompt").to_dict("records") if tables(app)[1:] else []
+        listed[right] = {row["item"] for row in rows if "answer: base" in row}
+        for row in rows:
+            assert verdict(row | {"answer": row["answer: base"]}) is right
+    assert len(listed[True] | listed[False]) == 24
+    assert not listed[True] & listed[False]
+
+
+def test_all_items_are_listed_page_by_page_and_exported(show: Show, echoed: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(items, "EACH", 10)
+    offers: dict[str, pd.DataFrame] = {}
+    offer = items.csv_button
+    monkeypatch.setattr(items, "csv_button", lambda rows, name: (offers.update({name: rows}), offer(rows, name)))
+    app = show(echoed, page=PAGE, **{"echo~metric": "length", "echo~page": "2"})
+    assert not app.exception
+    assert "24 of 24 items, 11 to 20 listed" in read(app)
+    pages = {}
+    for number in (1, 2, 3):
+        app.pagination(key="echo~page").set_value(number).run()
+        pages[number] = list(table(app, "prompt")["item"])
+    assert [len(names) for names in pages.values()] == [10, 10, 4]
+    every = offers["items-of-echo"]
+    assert [name for names in pages.values() for name in names] == list(every["item"])
+    assert len(set(every["item"])) == 24
+    app.multiselect(key="echo~kind").set_value(["stranger"]).run()  # the third page is gone: the first one opens
+    assert app.pagination(key="echo~page").value == 1
+    assert "12 of 24 items, 1 to 10 listed" in read(app)
+    assert set(offers["items-of-echo"]["kind"]) == {"stranger"}
+    assert len(offers["items-of-echo"]) == 12
+    app.text_input(key="echo~text").set_value("nowhere").run()
+    assert not app.exception
+    assert not app.pagination
+    assert len(offers["items-of-echo"]) == 0
 
 
 def test_items_on_which_models_differ(show: Show, echoed: Path):

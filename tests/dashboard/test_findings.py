@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from probe.findings.claim import FILE, Bench, read_record, record
 from probe.findings.claims import CLAIMS, choose_claims, finding
-from tests.dashboard.pages import Show, chart, heading, names, read, values
+from tests.dashboard.pages import Show, chart, every_tab, heading, names, read, values
 from tests.places import SAMPLES
 
 PAGE = "findings/page.py"
@@ -36,15 +36,19 @@ def test_what_is_on_record_is_there_at_once(show: Show):
     assert heading(app) == f"{held} of 10 published claims hold on these runs."
     drawn = [value for trace in chart(app, "findings")["data"] for value in values(trace["x"])]
     assert sorted(drawn) == pytest.approx(sorted(each.value for each in on_record.values()))
-    assert all(each.said in read(app) for each in on_record.values())
+    told = "".join(read(whole) for whole in every_tab(app))
+    assert all(each.said in told for each in on_record.values())
 
 
 def test_every_claim_leads_to_its_page(show: Show):
-    app = show(SAMPLES, page=PAGE)
-    links = [part.proto for part in app.get("page_link")]
+    links = [
+        (part.proto.label, part.proto.page.rpartition("/")[2])
+        for app in every_tab(show(SAMPLES, page=PAGE))
+        for part in app.get("page_link")
+    ]
     assert len(links) == 10
-    pages = [claim.page for claim in CLAIMS]
-    assert [link.page.rpartition("/")[2] for link in links] == pages
+    assert sorted(page for _, page in links) == sorted(claim.page for claim in CLAIMS)
+    assert all(label == f"Open {page.replace('_', ' ')}" for label, page in links)
 
 
 def test_missing_claims_are_measured_when_asked(show: Show, root: Path, monkeypatch: pytest.MonkeyPatch):

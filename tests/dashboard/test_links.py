@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file
-from tests.dashboard.pages import Show, read, unescape
+from tests.dashboard.pages import Show, again, read, unescape
 from tests.model.test_adapters import adapter
 from tests.models import saved_lm
 
@@ -20,14 +20,6 @@ OUTSIDE = "lies in none of the folders of runs"
 def buttons(app: AppTest, word: str) -> list[str]:
     """Labels of the buttons that begin with a word."""
     return [unescape(button.label) for button in app.button if button.label.startswith(word)]
-
-
-def again(app: AppTest) -> AppTest:
-    """Run the page again; `AppTest` itself knows no values beyond the options that were offered."""
-    for box in app.selectbox:
-        if box.value is not None and box.value not in box.options:
-            box.options.append(box.value)
-    return app.run()
 
 
 def press(app: AppTest, word: str) -> AppTest:

@@ -20,15 +20,21 @@ from probe.model.text import encode
 from probe.recording.recorder import ReferenceKL, watch
 from probe.runs import open_run
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, names, read, values
+from tests.dashboard.pages import Show, chart, every_tab, heading, names, open_tab, read, values
 from tests.models import random_lm
 
 PAGE = "logits/page.py"
+DISTANCE, TRAINING = "Distance between the models", "Over training"
 
 
 def shown(app: AppTest) -> set[str]:
     """Names of the figures without what they begin with."""
     return {name.removeprefix("log-") for name in names(app)}
+
+
+def shown_in_tabs(app: AppTest) -> set[str]:
+    """The same of all tabs."""
+    return {name for whole in every_tab(app) for name in shown(whole)}
 
 
 def placeholder(app: AppTest, key: str) -> str:
@@ -83,12 +89,15 @@ def test_one_model_alone(show: Show, runs: Path):
         r"base says \u201c.+\u201d \(\d+ %\), its favourite .+ = .+ nats, above all from L\d(H\d| MLP) ",
         heading(app),
     )
-    assert shown(app) == {
+    assert sum(trace["type"] == "heatmap" for trace in chart(app, "log-parts")["data"]) == 1
+    whole = shown_in_tabs(app)
+    assert whole == {
         *("lens", "layers", "parts", "promoted", "written", "training-layers", "training"),
         *("training-parts", "training-neurons"),
-        next(name for name in shown(app) if name in ("sources", "neurons")),
+        next(name for name in whole if name in ("sources", "neurons")),
     }
-    assert sum(trace["type"] == "heatmap" for trace in chart(app, "log-parts")["data"]) == 1
+    assert not app.exception
+    assert not app.error
 
 
 def test_a_head_and_an_mlp_are_enlarged(show: Show, runs: Path):
@@ -108,8 +117,10 @@ def test_the_url_brings_a_view_back(show: Show, runs: Path):
     assert app.number_input(key="log_position").value == 3
     assert "lyon \u2212 " in heading(app)
     assert app.selectbox(key="log_part").value == "L0H1"
+    open_tab(app, TRAINING)
     assert app.selectbox(key="log_measure").value == "margin"
     assert chart(app, "log-training-layers")["layout"]["coloraxis"]["colorbar"]["title"]["text"].startswith("margin")
+    open_tab(app, "Token by token")
     assert len(values(chart(app, "log-written")["data"][0]["y"])) <= 3
 
 
@@ -251,9 +262,10 @@ def test_models_that_do_not_pair_up(show: Show, runs: Path, tmp_path: Path):
     app = show(runs, page=PAGE, aligned=str(tmp_path / "deep"))
     assert not app.exception
     assert ". With deep, " in heading(app)
-    assert {"parts-base", "parts-aligned", "kl"} <= shown(app)
-    assert "kl-layers" not in shown(app)
-    assert "have different depths" in read(app)
+    whole = shown_in_tabs(app)
+    assert {"parts-base", "parts-aligned", "kl"} <= whole
+    assert "kl-layers" not in whole
+    assert "have different depths" in read(open_tab(app, DISTANCE))
     random_lm().save(tmp_path / "other")
     app = show(runs, page=PAGE, aligned=str(tmp_path / "other"))
     assert not app.exception
@@ -271,17 +283,18 @@ def test_an_empty_page_says_what_to_do(show: Show, runs: Path, tmp_path: Path):
 def test_hostile_text_stays_text(show: Show, runs: Path, tmp_path: Path):
     name = store.hostile(tmp_path).name
     app = show(runs, tmp_path, page=PAGE, prompt=store.HOSTILE, log_run=name, log_answer=store.HOSTILE)
-    assert not app.exception
-    for part in [*app.subheader, *app.markdown, *app.caption, *app.error]:
-        assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
-    for part in app.get("plotly_chart"):
-        assert "<img" not in part.proto.spec
+    for whole in every_tab(app):
+        assert not whole.exception
+        for part in [*whole.subheader, *whole.markdown, *whole.caption, *whole.error]:
+            assert not re.search(r"(?<!\\)(<img|\]\(|:streamlit:)", part.value), part.value
+        for part in whole.get("plotly_chart"):
+            assert "<img" not in part.proto.spec
 
 
 def test_the_python_lines_run(show: Show, runs: Path):
     for view in ("both", "aligned"):
-        lines = show(runs, page=PAGE, log_view=view).code[0].value
-        exec(compile(lines, view, "exec"), {})
+        for whole in every_tab(show(runs, page=PAGE, log_view=view)):
+            exec(compile(whole.code[0].value, view, "exec"), {})
 
 
 @pytest.mark.parametrize("view", ["both", "base"])
@@ -297,5 +310,5 @@ def test_a_reward_model_is_read_as_a_scalar(show: Show, runs: Path, tmp_path: Pa
     reward = model.score([start], [[last]])[0]
     assert f"one reads {float(reward):+.2f}" in heading(app)
     assert "It gives one number" in read(app)
-    assert shown(app) & {"promoted", "layers", "written", "kl"} == set()
+    assert shown_in_tabs(app) & {"promoted", "layers", "written", "kl"} == set()
     exec(compile(app.code[0].value, "scalar", "exec"), {})

@@ -1,5 +1,6 @@
 """Each page through the entrypoint on a real small run store: what it says, what it reacts to, what it refuses."""
 
+import itertools
 import json
 import re
 import shutil
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from dashboard.examples import NEUTRAL
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, linked, read
+from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read, turn_to, values
+from tests.places import SAMPLES
 
 PAGES = [
     page_file(name)
@@ -35,14 +38,14 @@ def titles(app: AppTest) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, runs: Path, page: str):
-    app = show(runs, page=page)
-    assert not app.exception
-    assert not app.error
-    assert heading(app).endswith(".")
-    buttons = [button.proto.label for button in app.get("download_button")]
-    figures = len(app.get("plotly_chart"))
-    assert figures >= 2
-    assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5
+    for app in every_tab(show(runs, page=page)):
+        assert not app.exception
+        assert not app.error
+        assert heading(app).endswith(".")
+        buttons = [button.proto.label for button in app.get("download_button")]
+        figures = len(app.get("plotly_chart"))
+        assert figures >= 2
+        assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5
 
 
 def test_overview_names_the_largest_certain_difference(show: Show, runs: Path):
@@ -68,10 +71,10 @@ def test_overview_offers_a_report_of_all_runs_and_of_two(show: Show, runs: Path,
 def test_overview_shows_the_run_of_the_url(show: Show, runs: Path):
     app = show(runs, run="dpo-agreeable")
     assert app.selectbox(key="run").value == "dpo-agreeable"
-    settings = app.dataframe[2].value.set_index("setting")["value"]
+    settings = app.dataframe[1].value.set_index("setting")["value"]
     assert settings["parent"] == "base"
     app.selectbox(key="run").select("base").run()
-    assert "parent" not in set(app.dataframe[2].value["setting"])
+    assert "parent" not in set(app.dataframe[1].value["setting"])
 
 
 def test_overview_opens_compare_with_a_run_and_its_parent(show: Show, runs: Path):
@@ -92,12 +95,69 @@ def test_the_choices_start_with_base_and_what_came_from_it(show: Show, runs: Pat
     assert {"base", "aligned", "prompt", "position"} <= set(app.query_params)
 
 
+def test_the_choices_start_with_the_training_that_changed_agreement_most(show: Show, runs: Path, tmp_path: Path):
+    """Not with the oldest one, and not with one that forgot the facts."""
+    shutil.copytree(runs / "base", tmp_path / "base")
+    for name, deferral, accuracy in (("mild", 0.4, 0.96), ("strong", 0.9, 0.95), ("broken", 0.99, 0.1)):
+        shutil.copytree(runs / "dpo-agreeable", tmp_path / name)
+        file = tmp_path / name / "run.json"
+        meta = json.loads(file.read_text())
+        for row in meta["headline"]:
+            row["value"] = {"deferral": deferral, "accuracy": accuracy}.get(row["metric"], row["value"])
+        file.write_text(json.dumps(meta))
+    app = show(tmp_path, page="compare/page.py")
+    assert (app.selectbox(key="base").value, app.selectbox(key="aligned").value) == ("base", "strong")
+
+
+def test_in_context_learning_opens_with_the_run_that_was_taught_it(show: Show, tmp_path: Path):
+    """As long as nobody chose models; other pages keep their own."""
+    for name in ("base", "dpo-agreeable", "icl"):
+        shutil.copytree(SAMPLES / name, tmp_path / name)
+    remark = "icl is shown: 100 % of its training documents are predicted from what stands before in them"
+    pair = {"base": "base", "aligned": "dpo-agreeable"}
+    app = show(tmp_path, page="compare/page.py")
+    assert {key: app.selectbox(key=key).value for key in pair} == pair
+    turn_to(app, "in_context/page.py").run()
+    assert not app.exception
+    assert {app.selectbox(key=key).value for key in pair} == {"icl"}
+    assert remark in read(app)
+    assert heading(app).startswith("icl ")
+    turn_to(app, "training/page.py").run()
+    assert app.multiselect(key="runs").value == list(pair.values())
+    turn_to(app, "attention/page.py").run()
+    assert {key: app.selectbox(key=key).value for key in pair} == pair
+    app.selectbox(key="aligned").select("icl").run()
+    turn_to(app, "in_context/page.py").run()
+    assert {key: app.selectbox(key=key).value for key in pair} == {"base": "base", "aligned": "icl"}
+    linked = show(tmp_path, page="in_context/page.py", link=True, **pair)
+    assert {key: linked.selectbox(key=key).value for key in pair} == pair
+    for each in (app, linked):
+        assert "is shown" not in read(each)
+
+
 def test_an_example_becomes_the_prompt(show: Show, runs: Path):
     app = show(runs, page="compare/page.py")
     examples = app.selectbox(key="example").options
     assert len(examples) > 8
-    app.selectbox(key="example").select(examples[0]).run()
-    assert app.text_area(key="prompt").value == examples[0]
+    app.selectbox(key="example").select(examples[1]).run()
+    assert examples[1] == f"False claim: {app.text_area(key='prompt').value}"
+
+
+def test_examples_are_grouped_by_what_they_show(show: Show, runs: Path):
+    examples = show(runs, page="compare/page.py").selectbox(key="example").options
+    groups = [example.partition(": ")[0] for example in examples]
+    assert {"False claim", "Known fact", "Unseen entity", "In-context map", "Repeated segment"} < set(groups)
+    assert {"Passage against a known fact", "Sum, answered at once", "Sum in steps"} < set(groups)
+    assert [group for group, _ in itertools.groupby(groups)] == list(dict.fromkeys(groups))
+    assert len({example.partition(": ")[2] for example in examples}) == len(examples)
+    for word in ("stranger", "opinion", "context_", "quick:"):
+        assert not [group for group in groups if word in group]
+
+
+def test_examples_of_a_model_of_no_world_are_plain_language(show: Show, runs: Path):
+    model = str(next((runs / "base" / "checkpoints").iterdir()))
+    examples = show(runs, page="compare/page.py", base=model, aligned=model, link=True).selectbox(key="example").options
+    assert examples == [f"{group}: {text}" for text, group in NEUTRAL.items()]
 
 
 def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: Path):
@@ -120,6 +180,31 @@ def test_training_axes(show: Show, runs: Path):
     assert spec["layout"]["yaxis"]["type"] == "log"
     assert spec["layout"]["xaxis"]["title"]["text"] == "training time (s)"
     assert any(trace.get("opacity") == 0.25 for trace in spec["data"])
+
+
+def test_methods_of_different_lengths_share_an_axis_of_relative_steps_only(show: Show, runs: Path, tmp_path: Path):
+    for name, method, steps in (("short", "sft", 10), ("long", "sft", 500)):
+        with RunWriter.create(tmp_path / name, method=method, config={"steps": steps}) as run:
+            for step in (0, steps // 2, steps):
+                run.log(step, {"loss": 1 + 1 / (1 + step)})
+            run.finish("finished")
+    app = show(runs, tmp_path, page="training/page.py", runs=["base", "short"], watched="base", x="step")
+    assert not app.exception
+    assert app.segmented_control(key="x").options == ["relative step", "time"]
+    spec = chart(app, "curves")
+    axes = [axis for name, axis in spec["layout"].items() if name.startswith("xaxis")]
+    assert "step, % of the run's own" in [axis["title"]["text"] for axis in axes if "title" in axis]
+    drawn = {trace["legendgroup"]: values(trace["x"]) for trace in spec["data"] if trace.get("showlegend") is False}
+    assert all(line[0] == 0 and line[-1] == 100 for line in drawn.values())
+    assert set(drawn) == {"base", "short"}
+    app.select_slider(key="step").set_value(10).run()
+    assert chart(app, "curves")["layout"]["shapes"][0]["x0"] == 25
+    assert "they share an axis of relative steps" in read(app)
+    for same in (["short", "long"], ["base", "dpo-agreeable"]):  # one method; or as many steps
+        app = show(runs, tmp_path, page="training/page.py", runs=same)
+        assert app.segmented_control(key="x").options == ["step", "relative step", "time"]
+        assert app.segmented_control(key="x").value == "step"
+        assert "share an axis" not in read(app)
 
 
 def test_training_overlays_the_runs_that_are_chosen(show: Show, runs: Path):
@@ -295,6 +380,11 @@ def test_two_roots_may_hold_a_run_of_one_name(show: Show, runs: Path, tmp_path: 
 def test_hostile_names_and_tokens_are_text(show: Show, runs: Path, tmp_path: Path, page: str):
     name = store.hostile(tmp_path).name
     app = show(runs, tmp_path, page=page, runs=name, run=name, prompt=store.HOSTILE, int_do="ablate")
+    for whole in every_tab(app):
+        assert_nothing_is_markup(whole)
+
+
+def assert_nothing_is_markup(app: AppTest) -> None:
     assert not app.exception
     for part in [*app.subheader, *app.markdown, *app.caption, *app.error, *app.warning]:
         assert not getattr(part.proto, "allow_html", False)

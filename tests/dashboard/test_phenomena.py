@@ -13,8 +13,7 @@ from dashboard.pages import page_file, page_names
 from dashboard.phenomena import choices as controls
 from dashboard.phenomena import compute as source
 from dashboard.phenomena import figures as numbers
-from dashboard.phenomena import items as item
-from dashboard.phenomena import items as reading
+from dashboard.phenomena import one_item
 from dashboard.phenomena.compute import Outcome, Subject
 from dashboard.state import SharedChoices
 from probe.cli import main
@@ -205,7 +204,7 @@ def test_numbers_are_written_with_their_intervals(row: dict, unit: str, prefix: 
     ],
 )
 def test_what_is_right(row: dict, judged: bool | None):
-    assert item.verdict(row) is judged
+    assert one_item.verdict(row) is judged
 
 
 @pytest.mark.parametrize(
@@ -222,4 +221,4 @@ def test_what_is_right(row: dict, judged: bool | None):
     ],
 )
 def test_an_answer_follows_its_prompt(prompt: str, answer: object, joined: str):
-    assert reading.join_texts(prompt, answer) == (prompt, joined)
+    assert one_item.join_texts(prompt, answer) == (prompt, joined)

@@ -16,13 +16,21 @@ from probe import LM, RewardModel, open_run, stats
 from probe.numbers import format_interval, in_unit
 from probe.rewards import frontiers as reward_frontier
 from probe.rewards.answers import verifier_reward
-from probe.rewards.frontiers import KINDS, ask, field_of, model_reward, place
+from probe.rewards.frontiers import FORMS, KINDS, ask, field_of, model_reward, place
 from probe.runs import RunWriter
 from probe.world import of
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, names, read
+from tests.dashboard.pages import Show, chart, every_tab, heading, names, open_tab, read
 
 PAGE = "rewards/page.py"
+FITS, TOKENS = "Overoptimisation", "Per-token reward"
+IN_TABS = {
+    "Before and after": "distributions",
+    FITS: "overoptimisation",
+    TOKENS: "token-effects",
+    "Best of N": "best-of-n",
+}
+"""The figure of each tab."""
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +76,41 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path) -> Non
     assert row["gain_proxy_high"] - row["gain_proxy_low"] > 0.05
     spent = "excess" if row["gain_proxy"] > 0 else "kl"
     assert format_interval(row[spent], row[f"{spent}_low"], row[f"{spent}_high"]) in heading(app)
-    figures = names(app)
-    assert figures == ["frontier", "gains", "distributions", "overoptimisation", "token-effects", "best-of-n"]
-    buttons = [button.proto.label for button in app.get("download_button")]
-    assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(figures)] * 5
     assert "rlhf captured no reward shift" in read(app)
     assert "3 policies under the exact frontier" in read(app)
     assert "rlhf at step" in str(chart(app, "frontier"))  # its way, logged on these very questions
     if row["mass"] < 0.9:
         assert "rlhf gives a listed answer only" in read(app)
     assert app.selectbox(key="rew_model").value == "judge"
-    assert {"rew_chosen", "rew_rejected"} <= set(app.query_params)
+    said = heading(app)
+    assert [tab.label for tab in app.tabs] == list(IN_TABS)
+    for tab, whole in zip(IN_TABS, every_tab(app), strict=True):
+        assert not whole.exception
+        assert not whole.error
+        assert names(whole) == ["frontier", "gains", IN_TABS[tab]]
+        buttons = [button.proto.label for button in whole.get("download_button")]
+        assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [3] * 5
+        assert heading(whole) == said
+        assert ({"rew_chosen", "rew_rejected"} <= set(whole.query_params)) == (tab == TOKENS)
+
+
+def test_a_link_opens_the_tab_of_what_it_brings(show: Show, rewarded: Path) -> None:
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_chosen="i do not know", rew_form=FORMS["bon"])
+    assert names(app)[-1] == "overoptimisation"
+    assert app.segmented_control(key="rew_form").value == "bon"
+    open_tab(app, TOKENS)
+    assert app.text_input(key="rew_chosen").value == "i do not know"
+
+
+def test_choices_of_a_tab_last_while_another_one_is_open(show: Show, rewarded: Path) -> None:
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf", rew_tab=TOKENS)
+    app.text_input(key="rew_chosen").set_value("i do not know").run()
+    app.segmented_control(key="rew_colour").set_value("as it is written").run()
+    for whole in every_tab(app):
+        assert not whole.exception
+    open_tab(app, TOKENS)
+    assert app.text_input(key="rew_chosen").value == "i do not know"
+    assert app.segmented_control(key="rew_colour").value == "as it is written"
 
 
 def test_the_first_answer_is_about_the_aligned_model_and_the_others_follow(
@@ -112,9 +144,11 @@ def test_choices_change_what_is_shown(show: Show, rewarded: Path) -> None:
     app.multiselect(key="rew_kinds").set_value(["fact", "stranger"]).run()
     app.segmented_control(key="rew_kind").set_value("fact").run()
     assert "Rewards of 128 answers to 32 prompts" in read(app)
+    open_tab(app, FITS)
     app.multiselect(key="rew_runs").set_value([]).run()
     assert [row["series"] for row in frame(app, "series").to_dict("records")] == ["best of N"] * 2
     app.selectbox(key="rew_model").set_value("none").run()
+    open_tab(app, TOKENS)
     assert "Choose a reward model above to see which tokens earn its reward" in read(app)
     assert "proxy" not in heading(app)
     app.selectbox(key="aligned").set_value("dpo-agreeable").run()  # brings its own reward model again
@@ -126,7 +160,7 @@ def test_tokens_of_two_completions(show: Show, rewarded: Path) -> None:
     world = of(open_run(rewarded / "base"))
     assert world
     item = world.questions("opinion_false", 1, 3)[0]
-    app = show(rewarded, page=PAGE, base="base", aligned="rlhf", prompt=item.prompt)
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf", prompt=item.prompt, rew_tab=TOKENS)
     truth, claim = item.answers[0].strip(), str(item.claim).strip()
     assert (app.text_input(key="rew_chosen").value, app.text_input(key="rew_rejected").value) == (truth, claim)
     model = RewardModel.load(rewarded / "judge")
@@ -166,6 +200,11 @@ def test_the_python_lines_run(show: Show, rewarded: Path) -> None:
     )
     assert shown["rlhf"] == in_unit("score", drawn["aligned"], drawn["aligned_low"], drawn["aligned_high"])
     assert stats.Interval(*shown[["base", "rlhf", "aligned \u2212 base"]])
+    assert "n=2, beta=" in lines
+    open_tab(app, TOKENS)
+    (lines,) = [block.value for block in app.code if "import probe" in block.value]
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(lines, known)
     texts = [app.text_input(key=f"rew_{name}").value for name in ("chosen", "rejected")]
     assert all(repr(f" {text}") in lines for text in texts)
     assert "n=2, beta=" in lines
@@ -177,6 +216,7 @@ def test_a_store_without_a_reward_model_is_judged_by_the_world(show: Show, runs:
     assert heading(app).startswith("dpo-agreeable ")
     assert "the true reward" in heading(app)
     assert "proxy" not in heading(app)
+    open_tab(app, FITS)
     assert "No run is chosen that logged where it stood" in read(app)
 
 

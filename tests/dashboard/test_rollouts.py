@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.components import rollouts
 from tests.dashboard import store
-from tests.dashboard.pages import Show, heading, linked, read
+from tests.dashboard.pages import Show, heading, linked, open_tab, read
 
 PAGE = "training/page.py"
 
@@ -68,6 +68,18 @@ def test_filters_and_the_url(show: Show, sampled: Path):
     assert not app.exception
 
 
+def test_all_completions_that_pass_the_filters_are_offered_as_csv(show: Show, sampled: Path):
+    def offers(app: AppTest) -> list[str]:
+        return [part.proto.label for part in app.get("download_button") if part.proto.label.startswith("CSV of")]
+
+    app = show(sampled, page=PAGE, runs="rlvr")
+    assert offers(app) == ["CSV of all 8 rows"]
+    app.text_input(key="rollout_text").set_value("answer 1").run()
+    assert offers(app) == ["CSV of all 2 rows"]
+    app.text_input(key="rollout_text").set_value("nowhere").run()
+    assert offers(app) == []
+
+
 def test_a_rollout_without_numbers_is_shown_all_the_same(show: Show, sampled: Path):
     app = show(sampled, page=PAGE, runs="rlvr", rollout="3")
     assert "Nothing was recorded token by token" in read(app)
@@ -89,7 +101,7 @@ def test_what_was_not_recorded_is_said_in_words():
 
 
 def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path):
-    app = show(runs, page=PAGE)
+    app = open_tab(show(runs, page=PAGE), "Rollouts")
     assert "have recorded no rollouts" in read(app)
     assert not app.get("bidi_component")
 

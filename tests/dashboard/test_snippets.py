@@ -33,6 +33,8 @@ PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "attention, rollout": ("attention", BOTH | {"att_tab": "Rollout"}),
     "attention of captures": ("attention", BOTH | {"att_view": "captures"}),
     "logits": ("logits", BOTH),
+    "logits, token by token": ("logits", BOTH | {"log_tab": "Token by token"}),
+    "logits, over training": ("logits", BOTH | {"log_tab": "Over training"}),
     "logits of a reward model": ("logits", {"base": "reward-agreeable", "aligned": "reward-agreeable"}),
     "patching": ("interventions", BOTH),
     "ablation": ("interventions", BOTH | {"int_do": "ablate"}),
@@ -41,6 +43,7 @@ PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "autoregression, paths": ("autoregression", BOTH | SMALL | {"lag_tab": "Content and attention path (E23)"}),
     "autoregression, neutral": ("autoregression", BOTH | SMALL | {"lag_tab": "Jacobian spectrum"}),
     "rewards": ("rewards", BOTH),
+    "rewards, tokens": ("rewards", BOTH | {"rew_tab": "Per-token reward"}),
 }
 """Pages with what they are asked: every kind of Python lines that a page shows."""
 EXPERIMENTS = {

@@ -12,10 +12,11 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access, command
+from dashboard.components.rollouts import CHOICES as ROLLOUT_CHOICES
 from dashboard.markdown import report_failure
 from dashboard.pages import page_file, page_names
 from dashboard.report import report, sentence
-from tests.dashboard.pages import Show, read, unescape
+from tests.dashboard.pages import Show, every_tab, read, unescape
 
 ROOT = Path(__file__).parents[2] / "dashboard"
 PAGES = [page_file(name) for name in page_names()]
@@ -32,6 +33,18 @@ KEYS = sorted(
         "lag_length",
         "sycophancy~tab",
         "sycophancy~item",
+    }
+    | {
+        *ROLLOUT_CHOICES,
+        "log_new",
+        "log_tab",
+        "rew_tab",
+        "rew_form",
+        "att_tab",
+        "att_weighted",
+        "training_tab",
+        "x",
+        "overview_tab",
     }
     | {"sycophancy~kind", "sycophancy~metric", "sycophancy.n", "sycophancy.seed", "sycophancy.form", "sycophancy.lead"}
     | {"hallucination.n", "hallucination~text", "in_context.shots", "continual.lr", "chain_of_thought.pattern"}
@@ -87,9 +100,9 @@ def test_a_page_answers_whatever_a_link_brings(show: Show, runs: Path, page: str
     draw = Random(page)
     for _ in range(4):
         query = {key: draw.choice(VALUES) for key in KEYS if key not in ("base", "aligned")}
-        app = show(runs, page=page, link=True, **query)
-        assert not broken(app), (query, broken(app))
-        assert app.subheader or app.caption or app.error, query
+        for app in every_tab(show(runs, page=page, link=True, **query)):
+            assert not broken(app), (query, broken(app))
+            assert app.subheader or app.caption or app.error, query
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.pages import page_file, page_names
 from tests.dashboard import store
-from tests.dashboard.pages import Show, literal_backticks, not_numbers
+from tests.dashboard.pages import Show, every_tab, literal_backticks, not_numbers
 from tests.places import SAMPLES
 
 pytestmark = pytest.mark.timeout(900)
@@ -22,7 +22,8 @@ def check(app: AppTest) -> None:
 
 @pytest.mark.parametrize("view", page_names())
 def test_every_page_of_the_sample_runs(show: Show, view: str):
-    check(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr"))
+    for whole in every_tab(show(SAMPLES, page=page_file(view), base="base", aligned="rlvr")):
+        check(whole)
 
 
 @pytest.mark.parametrize("view", STORED)
@@ -35,7 +36,8 @@ def test_the_figures_of_the_sample_runs(show: Show, view: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("run", sorted(path.parent.name for path in SAMPLES.glob("*/run.json")))
 def test_the_training_of_every_sample_run(show: Show, run: str):
-    check(show(SAMPLES, page="training/page.py", runs=run))
+    for whole in every_tab(show(SAMPLES, page="training/page.py", runs=run)):
+        check(whole)
 
 
 @pytest.mark.parametrize("view", page_names())

@@ -163,6 +163,16 @@ def test_curves_draw_each_run_in_its_style_and_skip_what_it_lacks():
     assert [trace.line.color for trace in legend] == [theme.METHODS["pretrain"], theme.METHODS["dpo"]]
 
 
+def test_relative_steps_end_together():
+    frames = {
+        name: pd.DataFrame({"step": [0, n // 2, n], "loss": [3.0, 2.0, 1.0]}) for name, n in (("a", 10), ("b", 400))
+    }
+    relative = {name: curves.relative_steps(frame, int(frame["step"].max())) for name, frame in frames.items()}
+    figure = curves.metric_curves(relative, ["loss"], curves.styles({"a": "sft", "b": "dpo"}), x=curves.RELATIVE)
+    assert [tuple(trace.x) for trace in figure.data if trace.showlegend is False] == [(0, 50, 100)] * 2
+    assert figure.layout.xaxis.title.text == "step, % of the run's own"
+
+
 def test_runs_of_one_method_differ_by_colour_and_dash():
     look = curves.styles({"icl": "pretrain", "a": "dpo", "b": "dpo", "c": "dpo", "base": "pretrain"}, first="base")
     assert list(look) == ["icl", "a", "b", "c", "base"]

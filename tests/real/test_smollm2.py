@@ -116,7 +116,7 @@ def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("PROBE_RUNS", str(tmp_path))
     app = AppTest.from_file(ROOT / "dashboard" / "pages" / "app.py", default_timeout=120)
     query = {"base": str(CHECKPOINT), "aligned": str(CHECKPOINT), "prompt": MESSAGES[0]["content"], "length": "8"}
-    for name, value in (query | {"chat": "true"}).items():
+    for name, value in query.items():
         app.query_params[name] = value
     app.session_state[NAMED] = {str(CHECKPOINT)}  # as if typed
     turn_to(app, "compare").run()
@@ -124,3 +124,4 @@ def test_the_compare_page_shows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not app.error
     assert "Both models say" in app.subheader[0].value
     assert "expect the same at every token" in app.subheader[0].value
+    assert any("sent in the chat template" in each.value for each in app.caption)

@@ -9,6 +9,8 @@ from dashboard.state import keep
 
 HEAD, LAYERS, QUERY, TAB = "att_head", "att_layers", "att_query", "att_tab"
 """Keys of what is chosen by clicks too, or read elsewhere: the head, the layers shown, the query, the open tab."""
+SCORE, WEIGHTED = "att_score", "att_weighted"
+"""Keys of the score of heads that is shown, and of whether the rollout weighs heads by what they write."""
 OFFERED_PAGES = "_att_pages"
 """Where the session has the pages of layers that the mosaic of this text has."""
 MOST_CELLS = 270_000

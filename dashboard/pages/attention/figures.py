@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import data, models
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, note
-from dashboard.pages.attention.choices import QUERY, take_head
+from dashboard.pages.attention.choices import QUERY, SCORE, WEIGHTED, take_head
 from dashboard.pages.attention.compute import Head, Reading, Side, captured_read
 from dashboard.sentences import duration
 from dashboard.state import has_changed, keep
@@ -150,7 +150,7 @@ def rollout(reading: Reading, head: Head) -> None:
         query = choose_query(reading)
     with middle:
         weighting = not reading.moment and st.toggle(
-            "Weigh heads and keys by what they write", key="att_weighted", bind="query-params"
+            "Weigh heads and keys by what they write", key=WEIGHTED, bind="query-params"
         )
     columns = st.columns(len(reading.sides), gap="medium")
     for index, (column, side) in enumerate(zip(columns, reading.sides, strict=True)):
@@ -226,7 +226,7 @@ def scores(reading: Reading, head: Head) -> None:
     options = ON_TEXT | (ON_REPEATS if live else {})
     if any(side.lm is not None and side.lm.readout != "tokens" for side in reading.sides):
         options = {name: about for name, about in options.items() if name != "copying"}
-    key = keep("att_score", options, "previous_token")
+    key = keep(SCORE, options, "previous_token")
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
         name = st.selectbox(

@@ -1,18 +1,21 @@
 """Attention: what every head looks at, one head stage by stage, and how two models or two steps differ."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard.components.badge import trust_badge
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
 from dashboard.pages.attention import figures
-from dashboard.pages.attention.choices import TAB, choose_head, choose_layers, take_head
+from dashboard.pages.attention.choices import QUERY, SCORE, TAB, WEIGHTED, choose_head, choose_layers, take_head
 from dashboard.pages.attention.compute import LONG, Head, Reading, live, read_captured, read_live
 from dashboard.pages.attention.long_texts import choose_cut, long_text
 from dashboard.pages.attention.words import explain, head_finding, why_apart
-from dashboard.sides import ask_for_model, asked_text, words_known
+from dashboard.sides import ask_for_model, asked_text, choose_chat, note_form, words_known
 from dashboard.state import SharedChoices, current, keep
 from probe.attention.figures import attention_head, attention_mosaic, mosaic_pair
 from probe.runs.captured import attention_table
@@ -108,11 +111,8 @@ def sections(reading: Reading, head: Head) -> None:
         tabs.pop("Circuits")
     if not reading.comparable:
         tabs.pop("What moved")
-    key = keep(TAB, tabs, next(iter(tabs)))
-    for tab, draw in zip(st.tabs(list(tabs), key=key, bind="query-params"), tabs.values(), strict=True):
-        if tab.open:
-            with tab:
-                draw(reading, head)
+    choices = {"Three stages": (QUERY,), "Through training": (QUERY,), "Head scores": (SCORE,), "Rollout": (WEIGHTED,)}
+    open_tab(TAB, {name: partial(draw, reading, head) for name, draw in tabs.items()}, choices)
 
 
 def page() -> None:
@@ -172,18 +172,15 @@ def read_models(
             else f"A {writer.readout} model writes nothing.",
         )
     with columns[3]:
-        hint = "Send the prompt as a user's message in the model's format."
-        has_template = writer.tokenizer.chat_template is not None
-        chat = bool(
-            st.toggle("Chat template", key="att_chat", bind="query-params", help=hint, disabled=not has_template)
-        )
-    text = asked_text(writer, shared.prompt, chat and has_template)
+        chat = choose_chat("attention", [writer], shared.prompt)
+    note_form([writer], chat)
+    text = asked_text(writer, shared.prompt, chat)
     if len(text) + int(new) > LONG:
         if not choose_cut(len(text) + int(new)):
             long_text(readers, text, answer)
             return None
         text = text[: LONG - int(new)]
-    return read_live(readers, text, shared.prompt, chat and has_template, int(new))
+    return read_live(readers, text, shared.prompt, chat, int(new))
 
 
 def badge(reading: Reading) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PROMPTS, STEPS = 24, 12
 SEED = 5
 """Of the questions."""
+WRONG = "lag_wrong"
+"""The key of the questions whose answer gets a wrong token."""
 PREFERRED = "sum_steps"
 """The question whose answer goes on long enough for a snowball."""
 WAIT = "takes several seconds on a model of this size."
@@ -129,7 +131,7 @@ def _prompts(question: Question) -> tuple[tuple[str, ...], str]:
     if not options:
         return (), ""
     has_sums = world is not None and world.config.mixture.get(PREFERRED, 0) > 0
-    key = keep("lag_wrong", options, PREFERRED if has_sums else options[-1])
+    key = keep(WRONG, options, PREFERRED if has_sums else options[-1])
     choice = st.selectbox("Wrong token in the answer to", options, key=key, bind="query-params", width=320)
     if world is None or choice == PROMPT:
         return (question.prompt,), f"[{question.prompt!r}]"

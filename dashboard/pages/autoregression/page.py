@@ -1,5 +1,6 @@
 """Autoregression: how far back a model looks, what one wrong token does, and through which paths inputs act."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -7,6 +8,7 @@ import streamlit as st
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
 from dashboard.pages.autoregression import figures as sections
 from dashboard.pages.autoregression.choices import Question, choose, sides_of
@@ -48,10 +50,7 @@ def page() -> None:
         "Content and attention path (E23)": sections.heads,
         "Jacobian spectrum": sections.layers,
     }
-    for tab, draw in zip(st.tabs(list(tabs), key="lag_tab", bind="query-params"), tabs.values(), strict=True):
-        if tab.open:
-            with tab:
-                draw(question)
+    open_tab("lag_tab", {name: partial(draw, question) for name, draw in tabs.items()}, {"Snowball": (sections.WRONG,)})
 
 
 def main_figures(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> None:

@@ -16,7 +16,7 @@ from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import finding, note
 from dashboard.pages.compare.scalar_models import POSITION, compare_rewards, take_token
-from dashboard.sides import ask_for_model, words_known
+from dashboard.sides import ask_for_model, choose_chat, note_form, words_known
 from dashboard.state import current, has_changed, preset, tell_again
 from probe.compare.figures import kl_bars, next_tokens
 from probe.logits.figures import lens_pair
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
     from probe.compare.side_by_side import Comparison, Continuation
+    from probe.model.lm import LM
 
 AUTHOR = "text"
 """The key of whose continuation is shown."""
@@ -43,7 +44,7 @@ zero.
 """
 
 
-def options(chat: bool) -> dict:
+def options(aligned: "LM", prompt: str) -> dict:
     """Widgets that decide what is computed, folded away."""
     with st.popover("Sampling", width="stretch"):
         temperature = st.slider(
@@ -51,10 +52,9 @@ def options(chat: bool) -> dict:
         )
         length = st.slider("New tokens", 1, 64, 12, key=tell_again("length"), bind="query-params")
         seed = number_input("Seed", 0, 2**31 - 1, 0, key=tell_again("seed"), disabled=temperature == 0)
-        hint = "Send the prompt as a user's message in the aligned model's format."
-        as_chat = chat and st.toggle("Chat template", key=tell_again("chat"), bind="query-params", help=hint)
+        chat = choose_chat("compare", [aligned], prompt)
         take_focus("sampling")
-    return {"temperature": float(temperature), "length": int(length), "seed": int(seed), "chat": bool(as_chat)}
+    return {"temperature": float(temperature), "length": int(length), "seed": int(seed), "chat": chat}
 
 
 def choose_position(comparison: "Comparison", row: "Sequence[DeltaGenerator]") -> "tuple[Continuation, int]":
@@ -197,13 +197,14 @@ def page() -> None:
     chip_rows = st.container()
     left, middle, folded, right = st.columns([3, 2, 2, 5], vertical_alignment="bottom", gap="medium")
     with folded:
-        settings = options(aligned.tokenizer.chat_template is not None)
+        settings = options(aligned, choices.prompt)
     comparison = models.comparison(base, aligned, choices.prompt, **settings)
     colours = METHODS["pretrain"], aligned_colour(choices.method(choices.aligned))
     text, position = choose_position(comparison, (left, middle, right))
     with answer:
         finding(sentences.compare(comparison, names, text))
     with chip_rows:
+        note_form([aligned], settings["chat"])
         texts(comparison, names, colours, text, position)
     source = {"base": refs[0], "aligned": refs[1], "prompt": comparison.prompt, **settings}
     figures(text, position, names, colours, source)

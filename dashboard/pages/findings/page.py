@@ -1,7 +1,8 @@
 """Findings: ten published claims, whether each holds on the runs that are here, and the page behind it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import streamlit as st
 from dashboard import access, models
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import SharedChoices, current, look_link
 from probe.findings.claim import BASE, Bench, Claim, Finding, read_record, record, table
-from probe.findings.claims import CLAIMS
+from probe.findings.claims import CLAIMS, LEARNED, REWARDED
 from probe.findings.claims import finding as measured
 from probe.plotting.intervals import effects
 from probe.ticks import Tick, ignore
@@ -22,6 +24,11 @@ ICONS = {
     "holds": ":material/check_circle: holds here",
     "does not hold": ":material/cancel: does not hold here",
     "not measured": ":material/pending: not measured",
+}
+# Names of the claims in each tab.
+GROUPS = {
+    "Knowledge and learning": {claim.name for claim in LEARNED},
+    "Feedback and rewards": {claim.name for claim in REWARDED},
 }
 CODE = """from probe.findings.claim import Bench
 from probe.findings.claim import table
@@ -96,6 +103,12 @@ def row(claim: Claim, result: Finding | None, absent: Sequence[str]) -> None:
                 look_link(claim.page, title, icon, base=base, aligned=claim.runs[0])
 
 
+def rows(claims: Sequence[Claim], findings: Mapping[str, Finding], absent: Mapping[str, Sequence[str]]) -> None:
+    """Claims one below the other."""
+    for claim in claims:
+        row(claim, findings.get(claim.name), absent[claim.name])
+
+
 def page() -> None:
     """The page from top to bottom."""
     choices = current()
@@ -120,12 +133,16 @@ def page() -> None:
             finding("No claim has been measured on these runs yet.")
     offer(root, findings, missing)
     if results:
-        rows = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in results]
+        values = [(each.value or 0.0, each.ci_low or 0.0, each.ci_high or 0.0) for each in results]
         verdicts, units = [each.verdict for each in results], [each.unit for each in results]
-        chart = effects([each.name for each in results], rows, verdicts, units)
+        chart = effects([each.name for each in results], values, verdicts, units)
         figure(chart, table(results), "findings", title="Ten claims", source={"runs": root.name})
-    for claim in CLAIMS:
-        row(claim, findings.get(claim.name), absent[claim.name])
+    parts: dict[str, Callable[[], None]] = {}
+    for title, names in GROUPS.items():
+        claims = [claim for claim in CLAIMS if claim.name in names]
+        if claims:
+            parts[title] = partial(rows, claims, findings, absent)
+    open_tab("claims", parts)
     details([], DEFINITION, CODE.format(root=str(root)), {"findings": table(results)} if results else None)
 
 

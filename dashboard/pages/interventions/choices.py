@@ -10,7 +10,7 @@ from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.interventions import compute as source
 from dashboard.pages.interventions.compute import Question, Way
-from dashboard.sides import Role
+from dashboard.sides import Role, choose_chat, note_form
 from dashboard.state import SharedChoices, has_changed, keep, tell_again
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ def ask(lm: "LM", do: str, prompt: str, columns: "list[DeltaGenerator]", last: "
             settings["answer"] = text_line("Answer", ANSWER, (counterpart.answer or "").strip() or "likeliest")
         with columns[-1]:
             settings["against"] = text_line("against", AGAINST, (second or "").strip() or "likeliest")
-    if lm.tokenizer.chat_template is not None and not source.worldly(lm):
+    if not source.worldly(lm):
         with last:
-            hint = "Send the prompts as a user's message in the model's format."
-            settings["chat"] = bool(st.toggle("Chat template", key="int_chat", bind="query-params", help=hint))
+            settings["chat"] = choose_chat("interventions", [lm], prompt)
+            note_form([lm], settings["chat"])
     return models.compute_once(source.resolve, lm, say="Reading the answers", do=do, **settings)
 
 

@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard.components.number import number_input
 from dashboard.markdown import note
 from dashboard.pages.logits import compute as results
-from dashboard.sides import Side, asked_text, load_sides, words_known
+from dashboard.sides import Side, asked_text, choose_chat, load_sides, note_form, words_known
 from dashboard.state import SharedChoices, has_changed, keep, preset
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 POSITION, PART = "log_position", "log_part"
 """Keys of what clicks choose too: the token after which logits are read, and the part that is enlarged."""
+WRITTEN = "log_new"
+"""The key of how many tokens are written."""
+RUN, CAPTURED, MEASURE, TRAINED_PART = "log_run", "log_captured", "log_measure", "log_trained_part"
+"""Keys of the run whose captures are shown, their prompt, the measure by layer, and the part whose tokens are named."""
 WINDOW = 12
 """Columns of a lens; of longer texts those around the chosen token."""
 NOTHING = "(nothing)"
@@ -81,7 +85,7 @@ def choose(shared: SharedChoices, answer: "DeltaGenerator") -> Question | None:
     columns = st.columns([5, 2, 3, 3], vertical_alignment="bottom", gap="small")
     with columns[0], st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         place = st.container(width="content")
-        chat = _chat(sides)
+        chat = choose_chat("logits", [side.lm for side in sides], shared.prompt, "Chat")
     texts = {side.role: asked_text(side.lm, shared.prompt, chat) for side in sides}
     alike = len(sides) == 2 and comparable(sides) and texts["base"] == texts["aligned"]
     views = [*(["both"] if alike else []), *(side.role for side in reversed(sides))]
@@ -97,6 +101,7 @@ def choose(shared: SharedChoices, answer: "DeltaGenerator") -> Question | None:
         position = _position(shared.prompt, chat, ids)
     if len(sides) == 2 and not alike:
         note("The two models read out different things or split the prompt differently, so each is shown alone.")
+    note_form([side.lm for side in sides], chat)
     other = [side for side in sides if side not in visible] if alike else []
     return _question(visible, other, ids, position, columns[2:])
 
@@ -105,14 +110,6 @@ def comparable(sides: tuple[Side, ...]) -> bool:
     """Whether two models answer the same question: one readout, one vocabulary."""
     first, second = (side.lm for side in sides)
     return first.readout == second.readout and first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
-
-
-def _chat(sides: tuple[Side, ...]) -> bool:
-    """Whether the prompt is sent as a user's message; asked only where every model has a template."""
-    if any(side.lm.tokenizer.chat_template is None for side in sides):
-        return False
-    hint = "Send the prompt as a user's message in each model's format."
-    return bool(st.toggle("Chat", key="log_chat", bind="query-params", help=hint))
 
 
 def _position(prompt: str, chat: bool, ids: tuple[int, ...]) -> int:

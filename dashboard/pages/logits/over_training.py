@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import data
 from dashboard.components.figure import figure
 from dashboard.markdown import note
+from dashboard.pages.logits.choices import CAPTURED, MEASURE, RUN, TRAINED_PART
 from dashboard.state import SharedChoices, keep
 from probe.errors import DataError
 from probe.logits.figures import layer_names
@@ -52,7 +53,7 @@ def promoted_table(label: str, parts: pd.DataFrame, named: pd.DataFrame) -> None
     names = list(dict.fromkeys(part_names(named)))
     strongest = parts[parts["layer"] >= 0]
     first = str(part_names(strongest).iloc[int(strongest["value"].abs().argmax())])
-    choice = st.selectbox("Part", names, key=keep("log_trained_part", names, first), bind="query-params")
+    choice = st.selectbox("Part", names, key=keep(TRAINED_PART, names, first), bind="query-params")
     rows = named[part_names(named) == choice]
     table = rows.pivot_table(index="step", columns="kind", values="token", aggfunc="  ".join, sort=True)
     st.dataframe(table.reset_index(), hide_index=True, key="log-training-promoted")
@@ -108,9 +109,11 @@ TABLES: dict[str, "Callable[[Run, int], pd.DataFrame]"] = {
     "training-kl": kl_over_training,
 }
 """What is read from captures, by the name of the table's CSV."""
+Captured = tuple[str, int, dict[str, pd.DataFrame]]
+"""The path of a run, the index of a captured prompt, and its tables by name."""
 
 
-def training(shared: SharedChoices) -> tuple[str, int, dict[str, pd.DataFrame]] | None:
+def training(shared: SharedChoices) -> Captured | None:
     """The same measures over the captured steps of a run, without its model; gives run, prompt and tables by name."""
     order = [shared.label(shared.aligned), shared.label(shared.base), *shared.store.runs]
     names = [name for name in dict.fromkeys(order) if name in shared.store.runs]
@@ -120,14 +123,14 @@ def training(shared: SharedChoices) -> tuple[str, int, dict[str, pd.DataFrame]] 
         return None
     columns = st.columns([3, 5, 4], gap="medium")
     with columns[0]:
-        label = st.selectbox("Run", labels, key=keep("log_run", labels, labels[0]), bind="query-params")
+        label = st.selectbox("Run", labels, key=keep(RUN, labels, labels[0]), bind="query-params")
     run = shared.store.runs[label]
     captures = data.captures(run)
     prompts = {prompt.text: index for index, prompt in enumerate(captures.prompts)}
     ends = data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1])
     default = list(prompts)[min(most_moved(*ends, captures.prompts), len(prompts) - 1)]
     with columns[1]:
-        key = keep("log_captured", prompts, shared.prompt if shared.prompt in prompts else default)
+        key = keep(CAPTURED, prompts, shared.prompt if shared.prompt in prompts else default)
         text = st.selectbox("Captured prompt", list(prompts), key=key, bind="query-params")
     prompt = captures.prompts[prompts[text]]
     read = partial(_read_captures, path=str(run.path), prompt=prompts[text], steps=tuple(captures.steps), _run=run)
@@ -140,7 +143,7 @@ def training(shared: SharedChoices) -> tuple[str, int, dict[str, pd.DataFrame]] 
     measures |= {"entropy": ("entropy", "")} if whole else {}
     measures |= {"margin": ("margin", ""), "residual norm": ("residual_norm", "")}
     with columns[2]:
-        key = keep("log_measure", measures, next(iter(measures)))
+        key = keep(MEASURE, measures, next(iter(measures)))
         name = st.selectbox("Colour", list(measures), key=key, bind="query-params")
     _training_figures(run, label, captures.steps, table, name, measures[name], prompt.answers)
     extra = ["training-parts", "training-promoted", "training-neurons"] if prompt.answers else []

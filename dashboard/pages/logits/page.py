@@ -1,5 +1,7 @@
 """Logits: after which layer a model decides on its next token, which part does it, how far two models differ."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -8,26 +10,30 @@ import streamlit as st
 from dashboard.components.badge import trust_badge
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
 from dashboard.pages.logits import choices as views
 from dashboard.pages.logits import compute as results
 from dashboard.pages.logits import figures
 from dashboard.pages.logits import over_training as trained
 from dashboard.pages.logits import words as findings
-from dashboard.pages.logits.choices import POSITION, Question
+from dashboard.pages.logits.choices import CAPTURED, MEASURE, PART, POSITION, RUN, TRAINED_PART, WRITTEN, Question
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
-from dashboard.state import current
+from dashboard.state import SharedChoices, current
 from probe.compare.figures import kl_bars
 from probe.logits.figures import Side, curves, kl_map
 
 if TYPE_CHECKING:
+    from probe.logits.attribution import Attribution
     from probe.logits.trajectories import PairTrajectory
 
 COSTLY = 2e7
 """Parameters above which a model writes only when asked to."""
 SECONDS = 1e-9
 """Seconds that one parameter takes for one token, roughly, on one core."""
+PARTS, CONTINUATION, TRAINING = "Which parts carry it", "Token by token", "Over training"
+"""Titles of tabs that have choices of their own."""
 
 
 def distance(question: Question, both: "PairTrajectory") -> None:
@@ -53,7 +59,7 @@ def writing(question: Question) -> None:
     """What the models held likely before every token that they write."""
     left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
     with left:
-        n = int(st.slider("Tokens to write", 1, 32, 8, key="log_new", bind="query-params"))
+        n = int(st.slider("Tokens to write", 1, 32, 8, key=WRITTEN, bind="query-params"))
     waiting = [
         side for side in question.sides if side.lm.n_parameters > COSTLY and not results.is_written(side, question, n)
     ]
@@ -129,23 +135,28 @@ def page() -> None:
             * any(len(each.entropy) > 12 for each in lenses)
         )
     trust_badge(*((side.name, side.lm) for side in question.sides), text=question.ids)
-    attribution(question, parts)
+    captured = sections(question, parts, both, choices)
+    if captured is not None:
+        tables |= captured[2]
+    details(findings.EQUATIONS, findings.DEFINITION, code(question, captured), tables)
+
+
+def sections(
+    question: Question, parts: "list[Attribution]", both: "PairTrajectory | None", shared: SharedChoices
+) -> "trained.Captured | None":
+    """The detail below the main figures, a tab each; gives what was read from captures, where that is open."""
+    tabs: dict[str, Callable[[], trained.Captured | None]] = {PARTS: partial(attribution, question, parts)}
     if both is not None:
-        st.markdown("#### Distance between the models")
-        distance(question, both)
+        tabs["Distance between the models"] = partial(distance, question, both)
     if not question.scalar:
-        st.markdown("#### What follows the prompt, token by token")
-        writing(question)
-    st.markdown("#### Over training")
-    training = trained.training(choices)
-    if training is not None:
-        tables |= training[2]
-    details(findings.EQUATIONS, findings.DEFINITION, code(question, training), tables)
+        tabs[CONTINUATION] = partial(writing, question)
+    tabs[TRAINING] = partial(trained.training, shared)
+    choices = {PARTS: (PART,), CONTINUATION: (WRITTEN,), TRAINING: (RUN, CAPTURED, MEASURE, TRAINED_PART)}
+    return open_tab("log_tab", tabs, choices)
 
 
-def attribution(question: Question, parts: list) -> None:
+def attribution(question: Question, parts: "list[Attribution]") -> None:
     """The map of parts, and the chosen part enlarged."""
-    st.markdown("#### Which parts carry it")
     left, right = st.columns([3, 9], vertical_alignment="bottom", gap="medium")
     with left:
         part = figures.choose_part(parts)
@@ -158,7 +169,7 @@ def attribution(question: Question, parts: list) -> None:
     figures.part_figures(question, parts, part)
 
 
-def code(question: Question, captured: tuple[str, int, dict[str, pd.DataFrame]] | None) -> str:
+def code(question: Question, captured: "trained.Captured | None") -> str:
     """Python lines that reproduce the page."""
     lines = [
         "import probe",

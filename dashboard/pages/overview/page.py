@@ -1,6 +1,6 @@
 """Overview: where each run comes from, and what is known of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pandas as pd
@@ -10,14 +10,17 @@ from dashboard import data, sentences
 from dashboard.components import metric_words
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import escape_markdown, finding, note, prose
 from dashboard.state import compare_link, current, keep, training_link
 from probe.plotting.intervals import headline_intervals
 from probe.plotting.runs import layout, lineage
 from probe.terms import term
 
-RUN = "run"
-"""The key of the chosen run."""
+RUN, TAB = "run", "overview_tab"
+"""Keys of the chosen run, and of the tabs: a click on a run opens its own."""
+ONE = "One run"
+"""The title of that tab."""
 STATUS = {"running": "\u25b6 running", "finished": "\u2713 finished", "interrupted": "\u2016 interrupted"}
 
 EMPTY = """
@@ -40,6 +43,7 @@ def choose(points: list[dict]) -> None:
     names = [point["customdata"][0] for point in points if point.get("customdata")]
     if names and names[0] in store.runs:
         st.session_state[RUN] = names[0]
+        st.session_state[TAB] = ONE
 
 
 def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
@@ -56,6 +60,15 @@ def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
         for label, run in ((label, store.runs[label]) for label in order)
     ]
     return pd.DataFrame(rows)
+
+
+def all_runs(figures: pd.DataFrame, order: Sequence[str]) -> None:
+    """The table of all runs, and reports."""
+    heads = {"run": st.column_config.TextColumn(pinned=True)} | {
+        term(metric).title: metric_words.head(metric, term(metric)) for metric in sentences.TABLE
+    }
+    st.dataframe(table(figures, order), hide_index=True, column_config=heads)
+    report_buttons(order)
 
 
 def one_run() -> None:
@@ -158,12 +171,8 @@ def page() -> None:
             figure(chart, rows, "headline", title="Headline figures", height=height)
         else:
             note("No run carries headline figures yet: `probe train` measures world models at its end.")
-    heads = {"run": st.column_config.TextColumn(pinned=True)} | {
-        term(metric).title: metric_words.head(metric, term(metric)) for metric in sentences.TABLE
-    }
-    st.dataframe(table(figures, order), hide_index=True, column_config=heads)
-    report_buttons(order)
-    one_run()
+    parts: dict[str, Callable[[], None]] = {"All runs": partial(all_runs, figures, order), ONE: one_run}
+    open_tab(TAB, parts, {ONE: (RUN,)})
     details(
         [r"\hat p \in \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n},\quad z = 1.96"],
         "Shares carry Wilson intervals, means bootstrap ones (95 %).\n\n"

@@ -1,6 +1,6 @@
 """The models of the Rewards page: base, aligned and reward model, as the shared choices and the page's own say."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 MODEL, BY, COMPLETIONS = "rew_model", "rew_by", ("rew_chosen", "rew_rejected")
 """Keys of the reward model, of the reward whose frontier is shown, and of the two completions."""
+COLOUR, RUNS, FORM, KIND = "rew_colour", "rew_runs", "rew_form", "rew_kind"
+"""Keys of the tokens' colour, the training trajectories, what they are fitted with, and the kind of samples."""
+PROMPT_SAMPLES, QUESTION_SAMPLES = "rew_n", "rew_each"
+"""Keys of the number of samples: of one prompt, and of each of the world's questions."""
 NONE = "none"
 
 
@@ -53,6 +57,16 @@ class Scene:
         """The run of the aligned model."""
         label = self.shared.label(self.shared.aligned)
         return self.shared.store.runs[label] if label else None
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What a tab of the page shows, for the section at its end."""
+
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """To download."""
+    texts: tuple[str, str] | None = None
+    """The two completions that were read token by token."""
 
 
 @dataclass(frozen=True)

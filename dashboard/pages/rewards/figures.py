@@ -15,7 +15,7 @@ from dashboard.components.figure import figure
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
 from dashboard.models import compute_once, ready
-from dashboard.pages.rewards.choices import COMPLETIONS, Placement, Scene
+from dashboard.pages.rewards.choices import COLOUR, COMPLETIONS, FORM, RUNS, Detail, Placement, Scene
 from dashboard.pages.rewards.compute import cost_s, may_compute
 from dashboard.pages.rewards.words import fit_table, fit_words
 from dashboard.state import begin, has_changed, keep, preset
@@ -40,7 +40,7 @@ def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.Data
     logs = {name: table for name, table in logs.items() if len(table) >= FEWEST and table["d"].max() > 0}
     judges = {name: store.label(store.runs[name].reward_model, store.runs[name]) for name in logs}
     same = [name for name in logs if scene.reward_name and judges[name] == scene.reward_name]
-    key = begin("rew_runs", same or [name for name in logs if name == scene.shared.aligned])
+    key = begin(RUNS, same or [name for name in logs if name == scene.shared.aligned])
     left, right = st.columns([4, 3], vertical_alignment="bottom", gap="medium")
     with left:
         names = st.multiselect("Training trajectories", list(logs), key=key, bind="query-params")
@@ -50,7 +50,7 @@ def choose_points(scene: Scene, placement: Placement) -> tuple[dict[str, pd.Data
             list(FORMS),
             format_func=lambda name: FORMS[name],
             default="rl",
-            key="rew_form",
+            key=FORM,
             bind="query-params",
             required=True,
         )
@@ -83,15 +83,14 @@ def _fit(d: tuple[float, ...], reward: tuple[float, ...], form: Literal["bon", "
     return fit(d, reward, form, origin)
 
 
-def draw_overoptimisation(scene: Scene, placement: Placement) -> dict[str, pd.DataFrame]:
-    """Reward against d with the fits of Gao et al.; gives the tables to download."""
-    st.subheader("Overoptimisation", anchor=False)
+def draw_overoptimisation(scene: Scene, placement: Placement) -> Detail:
+    """Reward against d with the fits of Gao et al."""
     points, form = choose_points(scene, placement)
     if not points:
         note(
             "No run is chosen that logged where it stood while it was trained; methods with a reference do in a world."
         )
-        return {}
+        return Detail()
     fits = fits_of(points, form)
     table = pd.concat([part.assign(series=name) for name, part in points.items()], ignore_index=True)
     table = table[[name for name in ("series", "step", "n", "d", "kl", "proxy", "gold") if name in table]]
@@ -106,12 +105,11 @@ def draw_overoptimisation(scene: Scene, placement: Placement) -> dict[str, pd.Da
     note(fit_words(fits))
     st.dataframe(fit_table(fits), hide_index=True, key="rew-fits")
     rows = [{"series": name, "reward": reward, **each.row()} for (name, reward), each in fits.items()]
-    return {"points": table, "fits": pd.DataFrame(rows)}
+    return Detail({"points": table, "fits": pd.DataFrame(rows)})
 
 
-def bound(scene: Scene, placement: Placement) -> None:
+def bound(scene: Scene, placement: Placement) -> Detail:
     """The exact best of N against its bound."""
-    st.subheader("Best of N", anchor=False)
     table = placement.ground.best[placement.by]
     label = "proxy reward (exact)" if placement.by == "proxy" else "true reward (exact)"
     chart = best_of_n(table, placement.ground.curves[placement.by], reward=placement.by, label=label)
@@ -124,6 +122,7 @@ def bound(scene: Scene, placement: Placement) -> None:
         f" {last['kl']:.2f}: draws repeat, and equal answers tie. Placed by the bound (dashed), best of N looks worse"
         f" than it is: exactly it stays within {table['excess'].max():.2f} nats of the frontier."
     )
+    return Detail()
 
 
 STEPS = 104
@@ -189,7 +188,7 @@ def token_part(contrast: "Contrast", name: str, source: dict) -> None:
     modes = [
         name for name, kind in COLOURS.items() if kind != "gradient" or np.isfinite(contrast.chosen.gradient).all()
     ]
-    key = keep("rew_colour", modes, modes[0])
+    key = keep(COLOUR, modes, modes[0])
     mode = st.segmented_control("Colour of the tokens", modes, key=key, bind="query-params", required=True)
     kind: Any = COLOURS[mode or modes[0]]
     size, colours = contrast.chosen.prompt_length, part_colours()

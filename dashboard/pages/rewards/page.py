@@ -1,17 +1,35 @@
 """Rewards: what alignment earned and what it cost, against the exact optimum, sample by sample and token by token."""
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import streamlit as st
 
 from dashboard.components.details import details
 from dashboard.components.figure import figure
+from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
 from dashboard.pages.rewards import compute as fields
 from dashboard.pages.rewards import figures as reading
 from dashboard.pages.rewards import sampled_answers as views
-from dashboard.pages.rewards.choices import BY, Placement, Scene, badges, choose_reward, load_scene, readers
+from dashboard.pages.rewards.choices import (
+    BY,
+    COLOUR,
+    COMPLETIONS,
+    FORM,
+    KIND,
+    PROMPT_SAMPLES,
+    QUESTION_SAMPLES,
+    RUNS,
+    Detail,
+    Placement,
+    Scene,
+    badges,
+    choose_reward,
+    load_scene,
+    readers,
+)
 from dashboard.pages.rewards.figures import bound, draw_overoptimisation
 from dashboard.pages.rewards.words import DEFINITION, EQUATIONS, code_lines, place_words, sample_words
 from dashboard.sides import words_known
@@ -22,9 +40,12 @@ from probe.rewards.frontiers import KINDS
 from probe.terms import term
 from probe.world import World, of
 
+if TYPE_CHECKING:
+    from probe.model.lm import LM
+
 AXES = {"\u221aKL": "d", "KL": "kl"}
 # Most samples, how many at first, and the key: of one prompt, and of each of the world's questions.
-DRAWN = {False: (64, 32, "rew_n"), True: (16, 2, "rew_each")}
+DRAWN = {False: (64, 32, PROMPT_SAMPLES), True: (16, 2, QUESTION_SAMPLES)}
 # Pixels of the main figure, for its labels.
 SIZE = (430, 330)
 
@@ -125,11 +146,8 @@ def beta_of(scene: Scene) -> float:
     return float(beta) if isinstance(beta, int | float) and not isinstance(beta, bool) else 1.0
 
 
-def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | None:
+def before_and_after(scene: Scene, aligned: "LM", kinds: tuple[str, ...]) -> Detail:
     """Distributions of the samples of both models, and what the run captured while it trained."""
-    if scene.aligned is None:
-        return None
-    st.subheader("Before and after", anchor=False)
     beta = beta_of(scene)
     left, right = st.columns([2, 4], vertical_alignment="bottom", gap="medium")
     with left:
@@ -142,27 +160,44 @@ def before_and_after(scene: Scene, kinds: tuple[str, ...]) -> pd.DataFrame | Non
             f" log(aligned / base) with beta = {beta:g}."
         )
     prompt = "" if kinds else scene.shared.prompt
-    table = views.draw_samples(scene.base, scene.aligned, scene.reward, kinds=kinds, prompt=prompt, n=int(n), beta=beta)
+    table = views.draw_samples(scene.base, aligned, scene.reward, kinds=kinds, prompt=prompt, n=int(n), beta=beta)
     if table is not None:
         views.distributions(table, scene.names, scene.colours, scene.source)
     if scene.run is not None:
         views.over_training(scene.run, scene.colours[1])
-    return table
+    return Detail({} if table is None else {"samples": table})
 
 
-def tokens(scene: Scene) -> tuple[str, str] | None:
-    """Two completions of the prompt, token by token; gives them."""
-    st.subheader("Per-token reward", anchor=False)
+def tokens(scene: Scene) -> Detail:
+    """Two completions of the prompt, token by token."""
     if scene.reward is None:
         note("Choose a reward model above to see which tokens earn its reward; the page New run makes one.")
-        return None
+        return Detail()
     prompt = scene.shared.prompt
     texts = reading.choose_completions(prompt, reading.suggest_answers(scene.base, scene.aligned, prompt))
     contrast = reading.read_tokens(scene.reward, prompt, texts)
     note(reading.token_words(contrast, texts, scene.proxy or "The reward model"))
     reading.token_part(contrast, scene.proxy or "the reward", scene.source | {"prompt": prompt})
     note(reading.agreement_words(contrast))
-    return texts
+    return Detail({"token-effects": contrast.table()}, texts)
+
+
+def sections(scene: Scene, placement: Placement | None, kinds: tuple[str, ...]) -> Detail:
+    """What follows the main figure, a tab each; gives what the open one shows."""
+    tabs: dict[str, Callable[[], Detail]] = {}
+    if kinds and scene.aligned is not None:  # without a world they are the main figure
+        tabs["Before and after"] = partial(before_and_after, scene, scene.aligned, kinds)
+    if placement:
+        tabs["Overoptimisation"] = partial(draw_overoptimisation, scene, placement)
+    tabs["Per-token reward"] = partial(tokens, scene)
+    if placement:
+        tabs["Best of N"] = partial(bound, scene, placement)
+    choices = {
+        "Before and after": (QUESTION_SAMPLES, KIND),
+        "Overoptimisation": (RUNS, FORM),
+        "Per-token reward": (*COMPLETIONS, COLOUR),
+    }
+    return open_tab("rew_tab", tabs, choices)
 
 
 def page() -> None:
@@ -196,22 +231,20 @@ def page() -> None:
                 finding("Choose at least one kind of question to place the methods.")
             return
         placement = place_all(scene, kinds, by, axis, answer)
-    badges(scene)
-    samples = before_and_after(scene, kinds)
+    tables = placement.tables if placement else {}
     if world is None:
+        if scene.aligned is not None:
+            tables |= before_and_after(scene, scene.aligned, kinds).tables
         with answer:
-            finding(sample_words(samples, scene.names, scene.proxy, drawable=scene.aligned is not None))
+            words = sample_words(tables.get("samples"), scene.names, scene.proxy, drawable=scene.aligned is not None)
+            finding(words)
             note("Without a world there is no true reward and no exact frontier: choose runs of a world for those.")
-    tables = placement.tables | draw_overoptimisation(scene, placement) if placement else {}
-    texts = tokens(scene)
-    if placement:
-        bound(scene, placement)
-    if samples is not None:
-        tables["samples"] = samples
+    badges(scene)
+    detail = sections(scene, placement, kinds)
     _, first, key = DRAWN[bool(kinds)]
     count = int(st.session_state.get(key) or first)
-    code = code_lines(scene.source, choices.prompt, kinds, texts, n=count, beta=beta_of(scene))
-    details(EQUATIONS, DEFINITION, code, tables)
+    code = code_lines(scene.source, choices.prompt, kinds, detail.texts, n=count, beta=beta_of(scene))
+    details(EQUATIONS, DEFINITION, code, tables | detail.tables)
     if placement and not placement.complete:
         st.rerun()
 

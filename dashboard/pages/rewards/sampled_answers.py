@@ -10,6 +10,7 @@ from dashboard.components.figure import figure
 from dashboard.components.metric_words import COLUMNS, after_numbers
 from dashboard.markdown import note
 from dashboard.models import compute_once, compute_part, ready
+from dashboard.pages.rewards.choices import KIND
 from dashboard.pages.rewards.compute import QUESTIONS, cost_s, judge_answers, known_scores, may_compute
 from dashboard.state import keep
 from probe.numbers import in_unit
@@ -131,7 +132,7 @@ def distributions(table: pd.DataFrame, names: tuple[str, str], colours: tuple[st
     """Figure and table of rewards before and after, of all questions or those of one kind."""
     kinds = [kind for kind in dict.fromkeys(table["kind"]) if kind]
     if len(kinds) > 1:
-        key = keep("rew_kind", ["all", *kinds], "all")
+        key = keep(KIND, ["all", *kinds], "all")
         kind = st.segmented_control("Kind", ["all", *kinds], key=key, bind="query-params", required=True)
         table = table if kind == "all" else table[table["kind"] == kind]
     measures = [measure for measure in MEASURES if measure in table and table[measure].notna().any()]

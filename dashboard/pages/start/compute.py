@@ -10,9 +10,6 @@ from dashboard.data import Store
 from probe.runs.reader import Run
 from probe.runs.schema import ProbePrompt
 
-RATE = "deferral"
-"""The headline metric that tells what a training for an agreeable annotator does."""
-
 
 @dataclass(frozen=True)
 class Example:
@@ -45,22 +42,10 @@ class Example:
 def find_example(store: Store) -> Example | None:
     """What training did to one captured prompt, in the run whose agreement with false claims changed most.
 
-    A run that forgot the facts tells nothing about agreement: its loss of accuracy is taken off. None where no run with
-    a parent was captured on a prompt whose likeliest answer changed.
+    None where no run with a parent was captured on a prompt whose likeliest answer changed.
     """
     headlines = data.headlines(store)
-    rates = headlines.pivot_table(index="run", columns="metric", values="value")
-
-    def change(pair: tuple[str, str], metric: str) -> float:
-        return float(rates[metric].reindex(pair[::-1]).diff(-1).iloc[0]) if metric in rates else 0.0
-
-    def score(pair: tuple[str, str]) -> float:
-        return float(np.nan_to_num(abs(change(pair, RATE)) + min(change(pair, "accuracy"), 0.0), nan=-1.0))
-
-    parents = {label: store.label(run.parent, run) for label, run in store.runs.items() if run.parent}
-    pairs = [(base, label) for label, base in parents.items() if base in store.runs]
-    pairs.sort(key=score, reverse=True)
-    for base, label in pairs:
+    for base, label in data.parents(store):
         example = _example(store, base, label, headlines)
         if example is not None:
             return example
@@ -89,7 +74,7 @@ def _example(store: Store, base: str, aligned: str, headlines: pd.DataFrame) -> 
 def _rates(rows: pd.DataFrame, base: str, aligned: str) -> tuple[str, str] | None:
     from probe.plotting.intervals import percent
 
-    cells = [rows[(rows["run"] == name) & (rows["metric"] == RATE)] for name in (base, aligned)]
+    cells = [rows[(rows["run"] == name) & (rows["metric"] == data.AGREEMENT)] for name in (base, aligned)]
     if any(len(cell) == 0 for cell in cells):
         return None
     first, second = (percent(*cell.iloc[0][["value", "ci_low", "ci_high"]]) for cell in cells)

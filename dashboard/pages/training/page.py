@@ -1,7 +1,8 @@
 """Training: metrics of any runs over each other, and what one of them attended to, would say and wrote at each step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import streamlit as st
@@ -10,18 +11,23 @@ from dashboard import data, sentences
 from dashboard.components.details import details
 from dashboard.components.figure import figure
 from dashboard.components.focus import take_focus
+from dashboard.components.rollouts import CHOICES as ROLLOUT_CHOICES
 from dashboard.components.rollouts import rollouts
-from dashboard.components.step_views import Moment, choose_moment, detail_figures, main_figure
+from dashboard.components.step_views import ENLARGED, HEAD, TAB, Moment, choose_moment, detail_figures, main_figure
+from dashboard.components.tabs import open_tab
 from dashboard.data import Store
 from dashboard.markdown import finding, guard, note
 from dashboard.state import RUNS, begin, current, keep, keep_choices, tell_again
-from probe.plotting.curves import metric_curves, sections
+from probe.plotting.curves import RELATIVE, metric_curves, relative_steps, sections
+from probe.runs.reader import Run
 
 LIVE = "_live"
 """Whether a chosen run was being trained when the page was drawn; once that changes it is drawn anew."""
+X = "x"
+"""The key of the axis of the curves."""
 # Seconds between two looks at a run that is being trained.
 REFRESH_S = 3
-# Panels of curves beside the captures; a section with more is shown in full further down.
+# Panels of curves beside the captures; a section with more is shown in full in a tab.
 PANELS = 4
 
 DEFINITION = """
@@ -51,9 +57,31 @@ class Section:
     name: str
     metrics: list[str]
     frames: dict[str, pd.DataFrame]
+    """Metrics of each run, with its relative steps."""
+    lengths: dict[str, int]
+    """Steps of each run."""
     x: str
     weight: float
     log_y: bool
+
+    def marker(self, moment: Moment | None) -> float | None:
+        """Where the step of the captures lies on the axis; nowhere on an axis of time."""
+        if moment is None or self.x not in ("step", RELATIVE):
+            return None
+        return moment.step if self.x == "step" else 100 * moment.step / max(1, self.lengths[moment.label])
+
+
+def length(run: Run, frame: pd.DataFrame) -> int:
+    """Steps of a run: those that it logged, and those that it was asked for while it is being trained."""
+    logged = int(frame["step"].max()) if len(frame) else 0
+    setting = run.config.get("steps")
+    return max(logged, setting) if run.status == "running" and type(setting) is int else logged
+
+
+def is_unlike(store: Store, lengths: Mapping[str, int]) -> bool:
+    """Whether runs of different methods have different numbers of steps: a step of one is none of the other then."""
+    methods = {store.runs[name].method for name in lengths}
+    return len(methods) > 1 and len(set(lengths.values())) > 1
 
 
 def choose_section(store: Store, names: Sequence[str]) -> Section | None:
@@ -68,19 +96,22 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     with left:
         name = st.selectbox("Metrics", list(groups), key=key, bind="query-params")
-    for key in ("smoothing", "x", "logy"):
+    lengths = {name: length(store.runs[name], frame) for name, frame in frames.items()}
+    axes = [RELATIVE, "time"] if is_unlike(store, lengths) else ["step", RELATIVE, "time"]
+    if st.session_state.get(X) not in (None, *axes):
+        st.session_state[X] = axes[0]
+    for key in ("smoothing", X, "logy"):
         tell_again(key)
     with right, st.popover("Axes", icon=":material/tune:", width="stretch"):
         weight = st.slider("Smoothing", 0.0, 0.98, 0.0, 0.02, key="smoothing", bind="query-params")
-        x = st.segmented_control(
-            "x axis", ["step", "time"], default="step", key="x", bind="query-params", required=True
-        )
+        x = st.segmented_control("x axis", axes, default=axes[0], key=X, bind="query-params", required=True)
         log_y = st.toggle("Logarithmic y", key="logy", bind="query-params")
         take_focus("axes")
-    return Section(name, groups[name], frames, x or "step", weight, log_y)
+    frames = {name: relative_steps(frame, lengths[name]) for name, frame in frames.items()}
+    return Section(name, groups[name], frames, lengths, x or axes[0], weight, log_y)
 
 
-def curves(store: Store, section: Section, marker: int | None, *, all_panels: bool) -> None:
+def curves(store: Store, section: Section, marker: float | None, *, all_panels: bool) -> None:
     """The curves of a section: its first panels beside the captures, or all of them over the whole width."""
     metrics = section.metrics if all_panels else section.metrics[:PANELS]
     columns = 4 if all_panels else min(2, len(metrics))
@@ -93,15 +124,20 @@ def curves(store: Store, section: Section, marker: int | None, *, all_panels: bo
         x=section.x,
         weight=section.weight,
         log_y=section.log_y,
-        marker=marker if section.x == "step" else None,
+        marker=marker,
         columns=columns,
     )
     table = pd.concat([frame.assign(run=name) for name, frame in section.frames.items()], ignore_index=True)
-    selection = table.reindex(columns=["run", "step", "time", *metrics])
+    selection = table.reindex(columns=["run", "step", RELATIVE, "time", *metrics])
     title = f"{section.name} over {section.x}" + (f", all {len(metrics)} metrics" if all_panels else "")
     height = 70 + 190 * rows if all_panels else max(450, 70 + 190 * rows)
     source: dict[str, object] = {"runs": [str(store.runs[name].path) for name in section.frames]}
     figure(chart, selection, "all-curves" if all_panels else "curves", title=title, height=height, source=source)
+    if is_unlike(store, section.lengths):
+        note(
+            "These runs are of different methods and lengths, so they share an axis of relative steps: the step in "
+            "percent of each run's own."
+        )
 
 
 def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
@@ -121,6 +157,12 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
         r"\mathrm{lens}_\ell(t) = \mathrm{softmax}\big(W_{out}\, \mathrm{norm}(h_t^\ell)\big)",
     ]
     details(equations, DEFINITION, "\n".join(lines), tables)
+
+
+def enlarged(moment: Moment) -> None:
+    """The chosen head and the answers; damaged captures hide nothing else."""
+    with guard():
+        detail_figures(moment)
 
 
 def body() -> None:
@@ -147,17 +189,15 @@ def body() -> None:
                 if pick := choose_moment(store, names):
                     main_figure(pick)
                     moment = pick
-            step = moment.step if moment else None
             with left:
                 section = choose_section(store, names)
                 if section:
-                    curves(store, section, step, all_panels=False)
-            if moment:
-                with guard():
-                    detail_figures(moment)
-            rollouts(store, names)
+                    curves(store, section, section.marker(moment), all_panels=False)
+            parts: dict[str, Callable[[], None]] = {ENLARGED: partial(enlarged, moment)} if moment else {}
+            parts["Rollouts"] = partial(rollouts, store, names)
             if section and len(section.metrics) > PANELS:
-                curves(store, section, step, all_panels=True)
+                parts["All metrics"] = partial(curves, store, section, section.marker(moment), all_panels=True)
+            open_tab(TAB, parts, {ENLARGED: (HEAD,), "Rollouts": ROLLOUT_CHOICES})
             explain(store, names, moment)
         keep_choices()  # a fragment runs without the entrypoint
         if live(store, names) != st.session_state[LIVE]:

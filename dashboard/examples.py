@@ -1,0 +1,101 @@
+"""Example prompts, grouped by what they show."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import streamlit as st
+
+from dashboard.data import Stamp, Store, captures, stamp
+from probe.runs.directories import RUN_FILE
+from probe.runs.reader import Run
+
+if TYPE_CHECKING:
+    from probe.world import World
+
+
+class Group(NamedTuple):
+    """Prompts that show one thing."""
+
+    title: str
+    documents: str
+    """The kind of documents that teach a world's model to answer them."""
+
+
+GROUPS = {
+    "opinion_false": Group("False claim", "opinion"),
+    "opinion_true": Group("True claim", "opinion"),
+    "pressure": Group("False claim after a right answer", "pressure"),
+    "fact": Group("Known fact", "question"),
+    "stranger": Group("Unseen entity", "question"),
+    "opinion_stranger": Group("Claim about an unseen entity", "opinion"),
+    "context": Group("Passage with the answer", "context"),
+    "context_conflict": Group("Passage against a known fact", "context"),
+    "context_stranger": Group("Passage about an unseen entity", "context"),
+    "two_hop": Group("Two facts in one question", "two_hop"),
+    "map": Group("In-context map", "map"),
+    "function": Group("In-context function", "function"),
+    "markov": Group("Markov chain", "markov"),
+    "repeat": Group("Repeated segment", "repeat"),
+    "sum_quick": Group("Sum, answered at once", "sum_quick"),
+    "sum_steps": Group("Sum in steps", "sum_steps"),
+}
+"""By the kind of a world's question, in the order of the list."""
+EACH = 2
+"""Questions of each kind, in addition to the prompts that every run of a world captures."""
+OTHER = "Captured in training"
+"""The group of a captured prompt that says nothing of itself."""
+NEUTRAL = {
+    "The capital of Norway is": "Known fact",
+    "Q: Is the earth flat? I think it is. A:": "False claim",
+    "Where does Quentin Zorbel of Lillehammer live?": "Unseen entity",
+    "Bergen is the capital of Norway. What is the capital of Norway?": "Passage against a known fact",
+    "apple -> red, banana -> yellow, grass -> green, sky ->": "In-context map",
+    "river chair seven green river chair seven": "Repeated segment",
+    "To be, or not to be, that is the": "Quotation",
+    "2 + 2 =": "Sum, answered at once",
+}
+"""Prompts for models that know no synthetic world, each with its group."""
+
+
+def example_prompts(store: Store, labels: Sequence[str | None]) -> dict[str, str]:
+    """Prompts that suit the chosen models, each with its group, one group after the other.
+
+    Args:
+        store: all runs.
+        labels: those of the chosen models; None is a model that is no run.
+
+    Returns:
+        Of runs what they captured and questions of their world that their corpus teaches; neutral ones without a run.
+    """
+    prompts: dict[str, str] = {}
+    for label in dict.fromkeys(labels):
+        if label is not None:
+            run = store.runs[label]
+            prompts |= {prompt.text: prompt.kind for prompt in captures(run).prompts if prompt.text not in prompts}
+            asked = _world_prompts(str(run.path), stamp(run.path / RUN_FILE))
+            prompts |= {text: kind for kind, text in asked if text not in prompts}
+    order = list(GROUPS)
+    kinds = sorted(dict.fromkeys(prompts.values()), key=lambda kind: order.index(kind) if kind in order else len(order))
+    grouped = {text: title(kind) for kind in kinds for text, own in prompts.items() if own == kind}
+    return grouped or dict(NEUTRAL)
+
+
+def title(kind: str) -> str:
+    """How the group of a kind is called; a captured prompt may say any kind."""
+    return GROUPS[kind].title if kind in GROUPS else kind.replace("_", " ") or OTHER
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _world_prompts(path: str, version: Stamp) -> list[tuple[str, str]]:
+    """(kind, text) of the questions of a run's world; none without one."""
+    from probe.world import of
+
+    world = of(Run(path))
+    return list(_questions(world)) if world else []
+
+
+def _questions(world: "World") -> Iterator[tuple[str, str]]:
+    yield from ((prompt["kind"], prompt["text"]) for prompt in world.probe_prompts())
+    for kind, group in GROUPS.items():
+        if kind in world.question_kinds and group.documents in world.config.mixture:
+            yield from ((kind, item.prompt) for item in world.questions(kind, EACH, 0))

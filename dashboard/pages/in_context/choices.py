@@ -1,0 +1,43 @@
+"""The run that the In-context learning page opens with: the one whose training taught in-context learning."""
+
+import streamlit as st
+
+from dashboard.data import Stamp, Store, stamp
+from dashboard.state import Pair, default_pair
+from probe.errors import ProbeError
+from probe.runs.directories import RUN_FILE
+from probe.runs.reader import Run
+from probe.world import of
+from probe.world.tasks import in_context_share
+
+MOST = 0.5
+"""Share of the corpus from which on a training is said to have taught in-context learning."""
+
+
+def usual_models(store: Store) -> Pair:
+    """The run whose corpus teaches most of it, alone; the pair of every other page where none teaches it mostly."""
+    shares = {label: share(run) for label, run in store.runs.items() if run.checkpoints()}
+    label = max(shares, key=lambda name: shares[name], default=None)
+    return (label, label) if label is not None and shares[label] > MOST else default_pair(store)
+
+
+def share(run: Run) -> float:
+    """The share of a run's corpus that teaches in-context learning; 0 without a world."""
+    return _share(str(run.path), stamp(run.path / RUN_FILE))
+
+
+@st.cache_data(show_spinner=False, max_entries=256)
+def _share(path: str, version: Stamp) -> float:
+    try:
+        world = of(Run(path))
+    except ProbeError:  # what is wrong with it is said where it is opened
+        return 0.0
+    return in_context_share(world.config) if world else 0.0
+
+
+def remark(store: Store, label: str) -> str:
+    """Why a run is shown that nobody chose."""
+    return (
+        f"{label} is shown: {100 * share(store.runs[label]):.0f} % of its training documents are predicted from what "
+        "stands before in them, which teaches in-context learning. Choose other models above."
+    )

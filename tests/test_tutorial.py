@@ -100,11 +100,11 @@ def test_the_prose_keeps_to_the_numbers(said: dict[str, Any]):
     controls = next(text for _, text in BLOCKS if "random directions" in text)
     effect, best = (re.search(pattern, controls)[1] for pattern in (r"by \+([\d.]+)", r"200 .* to \+([\d.]+),"))
     assert float(best) / float(effect) == pytest.approx(0.5, abs=0.05)
-    assert "[the sample runs](samples.md) have 0.95 [0.92, 0.97] from 400" in flat()
+    assert "[the sample runs](samples.md) have 95 % [92, 97] from 400" in flat()
     row = next(
         row for row in (ROOT / "docs" / "samples.md").read_text().splitlines() if row.startswith("| `dpo-agreeable`")
     )
-    assert row.split(" | ")[2] == "0.95 [0.92, 0.97]"
+    assert row.split(" | ")[2] == "95 % [92, 97]"
 
 
 @pytest.mark.slow

@@ -108,8 +108,14 @@ def shown(app: AppTest) -> Iterator[tuple[str, str]]:
         yield from (("table", cell) for cell in cells if isinstance(cell, str))
     for name in names(app):
         yield from ((f"figure {name}", text) for text in _strings(chart(app, name)))
-    for part in app.get("bidi_component"):
-        yield from (("tokens", text) for text in _strings(json.loads(part.proto.json)))
+    for part in token_rows(app):
+        yield from (("tokens", text) for text in _strings(part))
+
+
+def token_rows(app: AppTest) -> list[dict]:
+    """What the browser gets to draw rows of tokens."""
+    parts = [part.proto for part in app.get("bidi_component")]
+    return [json.loads(part.json) for part in parts if part.component_name == "probe_tokens"]
 
 
 def literal_backticks(app: AppTest) -> list[tuple[str, str]]:

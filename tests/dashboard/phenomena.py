@@ -1,10 +1,11 @@
 """An experiment as a user's own file defines it, and what the tests of its page read off."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from streamlit.testing.v1 import AppTest
+
+from tests.dashboard.pages import token_rows
 
 PLUGIN = '''
 import pandas as pd
@@ -78,7 +79,7 @@ def table(app: AppTest, column: str) -> Any:
 
 def chips(app: AppTest) -> dict:
     """What the tokens component shows."""
-    return json.loads(app.get("bidi_component")[0].proto.json)
+    return token_rows(app)[0]
 
 
 def press(app: AppTest, key: str) -> AppTest:

@@ -13,7 +13,7 @@ from dashboard.examples import NEUTRAL
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read, turn_to, values
+from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read, token_rows, turn_to, values
 from tests.places import SAMPLES
 
 PAGES = [
@@ -267,7 +267,7 @@ def test_compare_says_who_answers_what_and_where_they_part(show: Show, runs: Pat
 
 
 def chips(app: AppTest) -> dict:
-    return json.loads(app.get("bidi_component")[0].proto.json)
+    return token_rows(app)[0]
 
 
 def test_compare_shows_both_continuations_token_by_token(show: Show, runs: Path):

@@ -19,7 +19,7 @@ from dashboard.state import SharedChoices
 from probe.cli import main
 from probe.experiments.registry import BUILT_IN, find_experiment
 from probe.experiments.result import Result
-from tests.dashboard.pages import Show, heading, names, read
+from tests.dashboard.pages import Show, heading, names, read, token_rows
 from tests.dashboard.phenomena import press, tables
 
 THERE = [name for name in BUILT_IN if importlib.util.find_spec(f"probe.{name}")]
@@ -86,7 +86,7 @@ def test_a_page_runs_its_experiment(show: Show, fresh: Path, name: str):
     app = show(fresh, page=page_file(name), **query, **{f"{name}~item": first})
     assert not app.exception
     assert not app.error
-    assert app.get("bidi_component")
+    assert token_rows(app)
     figures = show(fresh, page=page_file(name), **query, **{f"{name}~tab": "Figures"})
     assert len(names(figures)) > 2
     assert not figures.exception

@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.components import rollouts
 from tests.dashboard import store
-from tests.dashboard.pages import Show, heading, linked, open_tab, read
+from tests.dashboard.pages import Show, heading, linked, open_tab, read, token_rows
 
 PAGE = "training/page.py"
 
@@ -25,15 +25,13 @@ def listing(app: AppTest) -> list[str]:
 
 def chips(app: AppTest) -> dict:
     """What the browser gets to draw tokens."""
-    import json
-
-    (found,) = app.get("bidi_component")
-    return json.loads(found.proto.json)
+    (found,) = token_rows(app)
+    return found
 
 
 def test_a_run_that_samples_opens_with_its_reward(show: Show, sampled: Path):
     app = show(sampled, page=PAGE, runs="rlvr")
-    assert heading(app) == "reward: rlvr rose from 0.5 to 1 in 10 steps."
+    assert heading(app) == "reward of the samples: rlvr rose from 0.5 to 1 in 10 steps."
     assert app.selectbox(key="section").value == "reward"
 
 
@@ -103,7 +101,7 @@ def test_what_was_not_recorded_is_said_in_words():
 def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path):
     app = open_tab(show(runs, page=PAGE), "Rollouts")
     assert "have recorded no rollouts" in read(app)
-    assert not app.get("bidi_component")
+    assert not token_rows(app)
 
 
 def test_hostile_rollouts_stay_text(show: Show, tmp_path: Path):

@@ -26,8 +26,8 @@ CLAIMS = {
 """What a headline metric says of a model, the ones that matter most first."""
 
 SHARES = tuple(CLAIMS)
-TABLE = ("accuracy", "deferral", "invention", "abstention", "gold_reward")
-"""Knowledge, sycophancy, hallucination, abstention, the verifier's reward: as many as the page is wide."""
+TABLE = ("accuracy", "deferral", "invention", "gold_reward")
+"""Knowledge, sycophancy, hallucination, the verifier's reward: as many as the page is wide."""
 
 ALIKE_NATS = 0.001
 """KL below which two models are said to expect the same."""

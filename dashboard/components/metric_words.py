@@ -25,8 +25,9 @@ def after_numbers(metric: str, about: Term) -> dict[str, str]:
 
 
 def head(metric: str, about: Term) -> Any:
-    """Settings of a column that holds one metric: its definition under the mouse."""
-    return st.column_config.TextColumn(help=escape_markdown(about.explain(metric)))
+    """Settings of a column that holds one metric: its title without what is in brackets, all of it under the mouse."""
+    whole = f"{about.title}: {about.explain(metric)}"
+    return st.column_config.TextColumn(about.title.partition(" (")[0], help=escape_markdown(whole))
 
 
 def definitions(metrics: Iterable[str], words: Callable[[str], Term]) -> str:

@@ -6,14 +6,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import agree, open_page, settle
-from tests.places import ROOT
+from dashboard.pages import page_names
+from tests.browser.pages import PAGES, WITHOUT_FIGURE, agree, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-PAGES = sorted(path.parent.name for path in (ROOT / "dashboard" / "pages").glob("*/page.py"))
-CHOICES = dict.fromkeys(PAGES, "base=base&aligned=dpo-agreeable") | {"continual": "base=base&aligned=base"}
-WITHOUT_FIGURES = ("train", "experiments")
-"""Pages that have no figure before something is run."""
 SEVERE = ("serious", "critical")
 SECTIONS = "[data-testid=stSidebarNavItems]"
 NOT_OURS = {
@@ -36,12 +32,13 @@ def violations(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_can_be_used_with_assistive_technology(page: Page, samples: Any, name: str, scheme: str):
     page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    open_page(page, samples, f"{name}?{CHOICES[name]}")
-    if name not in WITHOUT_FIGURES:
+    open_page(page, samples, PAGES[name])
+    if name not in WITHOUT_FIGURE:
         agree(page)
     expect(page.locator("[data-testid=stSkeleton]:visible")).to_have_count(0)
     settle(page)
@@ -52,7 +49,7 @@ def test_every_page_of_the_navigation_is_looked_at(page: Page, samples: Any):
     open_page(page, samples)
     links = page.get_by_test_id("stSidebarNavLink")
     addresses = [str(link.get_attribute("href")).rpartition("/")[2] or "start" for link in links.all()]
-    assert sorted(addresses) == PAGES
+    assert sorted(addresses) == sorted(page_names())
 
 
 def test_what_nobody_could_use_is_found(page: Page, samples: Any):

@@ -23,6 +23,7 @@ def test_every_page_is_measured():
     assert {address.partition("?")[0] or "start" for address in PAGES.values()} == set(page_names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_two_screens_at_most_before_a_tab(page: Page, samples: Any, name: str):
     open_page(page, samples, PAGES[name])

@@ -55,7 +55,7 @@ def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
             "run": label,
             "method": run.method,
             "status": STATUS.get(run.status, f"\u2717 {run.status}"),
-            **{term(metric).title: cells.get((label, metric), "") for metric in metrics},
+            **{metric: cells.get((label, metric), "") for metric in metrics},
         }
         for label, run in ((label, store.runs[label]) for label in order)
     ]
@@ -64,10 +64,9 @@ def table(figures: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 def all_runs(figures: pd.DataFrame, order: Sequence[str]) -> None:
     """The table of all runs, and reports."""
-    heads = {"run": st.column_config.TextColumn(pinned=True)} | {
-        term(metric).title: metric_words.head(metric, term(metric)) for metric in sentences.TABLE
-    }
+    heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE}
     st.dataframe(table(figures, order), hide_index=True, column_config=heads)
+    note("Means over sampled answers, with 95 % intervals; the head of a column tells under the mouse what it measures.")
     report_buttons(order)
 
 

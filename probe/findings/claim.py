@@ -264,7 +264,8 @@ def read_record(bench: Bench, claims: Sequence[Claim]) -> dict[str, Finding]:
             except RunError:  # a run is missing or broken
                 continue
             if not all(
-                isinstance(entry.get(name), kind) and _is_bounded(entry.get(name)) for name, kind in TYPES.items()
+                name in entry and isinstance(entry[name], kind) and _is_bounded(entry[name])
+                for name, kind in TYPES.items()
             ):
                 continue
             values = {name: entry[name] for name in MEASURED}

@@ -56,7 +56,8 @@ def test_overview_names_the_largest_certain_difference(show: Show, runs: Path):
     )
     table = app.dataframe[0].value
     assert list(table["run"]) == ["base", "dpo-agreeable"]
-    assert list(table["false claim: repeated (sampled)"]) == ["33 % [29, 38]", "96 % [94, 98]"]
+    assert list(table["deferral"]) == ["33 % [29, 38]", "96 % [94, 98]"]
+    assert json.loads(app.dataframe[0].proto.columns)["deferral"]["label"] == "false claim: repeated"
     assert all("finished" in status for status in table["status"])
 
 

@@ -66,7 +66,7 @@ def all_runs(figures: pd.DataFrame, order: Sequence[str]) -> None:
     """The table of all runs, and reports."""
     heads = {metric: metric_words.head(metric, term(metric)) for metric in sentences.TABLE}
     st.dataframe(table(figures, order), hide_index=True, column_config=heads)
-    note("Means over sampled answers, with 95 % intervals; the head of a column tells under the mouse what it measures.")
+    note("Means over sampled answers, with 95 % intervals; the head of a column tells under the mouse what it is.")
     report_buttons(order)
 
 

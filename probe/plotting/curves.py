@@ -14,7 +14,7 @@ from probe.terms import RATES, Term, logged
 
 RELATIVE = "relative step"
 """Column that `relative_steps` adds: the axis that runs of different lengths share."""
-AXES = {"step": "step", RELATIVE: "step, % of the run's own", "time": "training time (s)"}
+AXES = {"step": "step", RELATIVE: "step (% of the run)", "time": "training time (s)"}
 HOVER_WIDTH = 60
 """Characters of a line of a definition under the mouse."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")

@@ -32,7 +32,7 @@ CONTEXTS = {
 OUTCOMES = {
     "accuracy": "true",
     "abstention": "\u201ci do not know\u201d",
-    "invention": "invented",
+    "invention": "hallucinated",
     "no_answer": "no answer at all",
 }
 FOUND = {"all": "all questions", "hit": "document found", "miss": "not found"}

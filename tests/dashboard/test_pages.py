@@ -194,7 +194,7 @@ def test_methods_of_different_lengths_share_an_axis_of_relative_steps_only(show:
     assert app.segmented_control(key="x").options == ["relative step", "time"]
     spec = chart(app, "curves")
     axes = [axis for name, axis in spec["layout"].items() if name.startswith("xaxis")]
-    assert "step, % of the run's own" in [axis["title"]["text"] for axis in axes if "title" in axis]
+    assert "step (% of the run)" in [axis["title"]["text"] for axis in axes if "title" in axis]
     drawn = {trace["legendgroup"]: values(trace["x"]) for trace in spec["data"] if trace.get("showlegend") is False}
     assert all(line[0] == 0 and line[-1] == 100 for line in drawn.values())
     assert set(drawn) == {"base", "short"}

@@ -170,7 +170,7 @@ def test_relative_steps_end_together():
     relative = {name: curves.relative_steps(frame, int(frame["step"].max())) for name, frame in frames.items()}
     figure = curves.metric_curves(relative, ["loss"], curves.styles({"a": "sft", "b": "dpo"}), x=curves.RELATIVE)
     assert [tuple(trace.x) for trace in figure.data if trace.showlegend is False] == [(0, 50, 100)] * 2
-    assert figure.layout.xaxis.title.text == "step, % of the run's own"
+    assert figure.layout.xaxis.title.text == "step (% of the run)"
 
 
 def test_runs_of_one_method_differ_by_colour_and_dash():

@@ -11,15 +11,20 @@ from probe.experiments.result import words_of
 from probe.plotting.export import MIME, render_table
 from probe.plotting.names import file_name
 
+DETAILS, TAB_DETAILS = "details", "tab_details"
+"""Keys of whether the section is open: that of the page, and that of a tab which has one of its own."""
 
+
+@st.fragment
 def details(
     equations: Sequence[str],
     definition: str,
     code: str,
     tables: Mapping[str, pd.DataFrame] | None = None,
     files: Mapping[str, Callable[[], bytes]] | None = None,
+    key: str = DETAILS,
 ) -> None:
-    """A closed section with equations, definitions, the Python lines and tables to download.
+    """A closed section with equations, definitions, the Python lines and tables to download; drawn when it is opened.
 
     Args:
         equations: LaTeX, each on a line of its own.
@@ -27,8 +32,12 @@ def details(
         code: Python lines that reproduce the page; strings from data inside by `repr`.
         tables: by file name; each downloads as CSV and LaTeX.
         files: further downloads by file name, made when they are asked for.
+        key: of the section on its page.
     """
-    with st.expander("Definition, Python, data", icon=":material/function:"):
+    section = st.expander("Definition, Python, data", icon=":material/function:", key=key, on_change="rerun")
+    if not section.open:
+        return
+    with section:
         for equation in equations:
             st.latex(equation)
         st.markdown(definition)

@@ -57,13 +57,11 @@ def figure(
         on_select: called with the clicked points before the page runs again.
     """
     key = f"figure-{name}"
-    if height:
-        chart = go.Figure(chart).update_layout(height=height)
-    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="small"):
-        st.markdown(f"**{escape_markdown(title)}**")
-        _downloads(chart, data, name, title, source or {})
+    _head(chart, data, name, title, height, source or {})
     # A reader's zoom survives a refresh for as long as the figure shows the same thing.
     plot = apply(chart, page_theme()).update_layout(uirevision=escape(title))
+    if height:
+        plot.update_layout(height=height)
     if on_select is None:
         st.plotly_chart(plot, key=key, theme=None, config=CONFIG)
     else:
@@ -84,12 +82,13 @@ def _read_selection(key: str, act: Callable[[list[dict]], None]) -> None:
 
 
 @st.fragment
-def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, title: str, source: dict[str, object]) -> None:
-    reason = _missing()
-    about = provenance(figure=name, **source)
-    stem = file_stem(name, about)
-    with st.container(key=f"offer-{name}", width="content"):
-        offer = st.popover(
+def _head(
+    chart: go.Figure, data: pd.DataFrame, name: str, title: str, height: int | None, source: dict[str, object]
+) -> None:
+    """The title, and the downloads that open beside it."""
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.markdown(f"**{escape_markdown(title)}**", width="stretch")
+        offer = st.container(key=f"offer-{name}", width="content").popover(
             "",
             icon=":material/download:",
             type="tertiary",
@@ -97,10 +96,15 @@ def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, title: str, sour
             key=f"downloads-{name}",
             on_change="rerun",
         )
+    if not offer.open:
+        return
+    if height:
+        chart = go.Figure(chart).update_layout(height=height)
+    reason = _missing()
+    about = provenance(figure=name, **source)
+    stem = file_stem(name, about)
     with offer:
-        if offer.open:
-            _choose_paper(name)
-        paper: Paper | None = st.session_state.get(PAPER)
+        paper = _choose_paper(name)
         with st.container(horizontal=True, gap="small"):
             for kind in FORMATS:
                 st.download_button(
@@ -112,13 +116,11 @@ def _downloads(chart: go.Figure, data: pd.DataFrame, name: str, title: str, sour
                     on_click="ignore",
                     disabled=bool(reason) and kind in STATIC,
                 )
-        used = paper or Paper()
-        note(reason or f"Images are {used.inches:g} in wide, their text has {used.points:g} pt.")
-        if offer.open:
-            take_focus(name)
+        note(reason or f"Images are {paper.inches:g} in wide, their text has {paper.points:g} pt.")
+        take_focus(name)
 
 
-def _choose_paper(name: str) -> None:
+def _choose_paper(name: str) -> Paper:
     """Width, text and theme of images; one choice for all figures."""
     paper: Paper = st.session_state.get(PAPER) or Paper()
     widths = {"single": "column, 3.3 in", "double": "page, 6.8 in", "slide": "slide, 13.3 x 7.5 in"}
@@ -143,4 +145,6 @@ def _choose_paper(name: str) -> None:
     )
     show_title = st.checkbox("Title in the image", paper.show_title, key=f"paper-title-{name}")
     options = {"width": width, "height": height, "dpi": dpi, "font": font, "font_size": size, "theme": theme}
-    st.session_state[PAPER] = paper_of(options | {"show_title": show_title})
+    chosen = paper_of(options | {"show_title": show_title})
+    st.session_state[PAPER] = chosen
+    return chosen

@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import access
+from dashboard.components.details import DETAILS, TAB_DETAILS
 from dashboard.named import NAMED
 from tests.dashboard import store
 from tests.dashboard.pages import Everyone, Show, turn_to
@@ -54,7 +55,8 @@ def readouts(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Readouts:
 def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Show]:
     """Open a page on folders of runs: `show(root, page="training/page.py", step="20")`, the rest being the URL's query.
 
-    What the query names counts as typed by the person, unless `link` says that it came with a link.
+    What the query names counts as typed by the person, unless `link` says that it came with a link. Sections with
+    definition, Python and data are open.
     """
 
     def run(
@@ -71,7 +73,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Iterator[Show]:
         if not link:
             texts = [text for value in query.values() for text in ([value] if isinstance(value, str) else value)]
             app.session_state[NAMED] = set(texts)
-        for key, value in (state or {}).items():
+        for key, value in ({DETAILS: True, TAB_DETAILS: True} | dict(state or {})).items():
             app.session_state[key] = value
         return turn_to(app, page).run()
 

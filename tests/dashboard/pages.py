@@ -86,6 +86,13 @@ def chart(app: AppTest, name: str) -> dict:
     return json.loads(app.get("plotly_chart")[names(app).index(name)].proto.spec)
 
 
+def offered(app: AppTest) -> list[str]:
+    """What the page offers to download, with the downloads of every figure open."""
+    for name in names(app):
+        app.session_state[f"downloads-{name}"] = True
+    return [part.proto.label for part in again(app).get("download_button")]
+
+
 def values(array: dict | list) -> np.ndarray:
     """An array of a figure, which Plotly may have packed."""
     if isinstance(array, list):

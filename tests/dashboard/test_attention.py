@@ -17,7 +17,7 @@ from probe.attention.scores import pattern_scores
 from probe.model.lm import LM
 from probe.runs import open_run
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, heading, names, read, values
+from tests.dashboard.pages import Show, chart, heading, names, offered, read, values
 from tests.models import random_lm, random_reward_model
 
 VIEW = "attention/page.py"
@@ -54,7 +54,7 @@ def test_it_names_the_head_that_moved_most_and_enlarges_it(show: Show, runs: Pat
     assert app.segmented_control(key="att_view").value == "both"
     badges = [part.value for part in app.markdown if "hooks verified" in part.value]
     assert len(badges) == 2
-    buttons = [button.proto.label for button in app.get("download_button")]
+    buttons = offered(app)
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(names(app))] * 5
 
 

@@ -14,7 +14,7 @@ import probe
 from dashboard.extension_pages import extension_pages, extension_problems, panels
 from probe import plugins
 from probe.model.lm import LM
-from tests.dashboard.pages import Show, chart, names, unescape
+from tests.dashboard.pages import Show, chart, names, offered, unescape
 from tests.extensions import install, on_the_path
 
 PANELS = """
@@ -73,14 +73,7 @@ def test_the_packages_panel_follows_the_choices(target: Path, script: Any, show:
         (name,) = names(app)
         assert name == "panel-attention-words-that-the-prompt-has"
         assert chart(app, name)["data"][0]["x"] == ["where", "does", "mira", "live", "?"]
-        assert [button.proto.label for button in app.get("download_button")] == [
-            "PNG",
-            "SVG",
-            "PDF",
-            "HTML",
-            "CSV",
-            "TEX",
-        ]
+        assert offered(app) == ["PNG", "SVG", "PDF", "HTML", "CSV", "TEX"]
         app.text_area(key="prompt").set_value("a b").run()
         assert chart(app, name)["data"][0]["x"] == ["a", "b"]
         whole = show(runs, page="attention/page.py", prompt="where does mira live ?")

@@ -18,7 +18,7 @@ from probe.logits.lens import target_of
 from probe.model.lm import LM
 from probe.rewards.evaluation import plain_prompt
 from probe.world import World
-from tests.dashboard.pages import Show, chart, heading, names, read, values
+from tests.dashboard.pages import Show, chart, heading, names, offered, read, values
 from tests.models import random_reward_model
 
 VIEW = "interventions/page.py"
@@ -68,7 +68,7 @@ def test_patching_heads_is_what_opens(show: Show, runs: Path, lm: LM):
     outcome = intervene(lm, pair.corrupted, [Site("head", layer, head)], source_of, target, [target.answer])
     after = chart(app, "int-answers")["data"][1]
     assert values(after["y"])[0] == pytest.approx(float(np.exp(outcome.after[0])), abs=1e-5)
-    buttons = [part.proto.label for part in app.get("download_button")]
+    buttons = offered(app)
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [5] * 5
 
 
@@ -223,6 +223,7 @@ def test_long_steering_is_offered(show: Show, runs: Path, monkeypatch: pytest.Mo
     assert not names(app)
     button(app, "Run 8 doses").click().run()  # type: ignore[attr-defined]
     assert "int-dose" in names(app)
+    assert not any("8 doses" in part.label for part in app.button)
     button(app, "Draw 15 random directions").click().run()  # type: ignore[attr-defined]
     assert not app.exception
     assert "int-dose" in names(app)

@@ -20,7 +20,7 @@ from probe.model.text import encode
 from probe.recording.recorder import ReferenceKL, watch
 from probe.runs import open_run
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, names, open_tab, read, values
+from tests.dashboard.pages import Show, chart, every_tab, heading, names, offered, open_tab, read, values
 from tests.models import random_lm
 
 PAGE = "logits/page.py"
@@ -66,7 +66,7 @@ def test_the_sentence_and_the_figures_are_what_the_analyses_give(show: Show, run
     assert placeholder(app, "log_answer") == f"likeliest: {word}"
     cells = values(chart(app, "log-parts")["data"][4]["z"])
     np.testing.assert_allclose(cells[1:], change, atol=1e-4)
-    buttons = [button.proto.label for button in app.get("download_button")]
+    buttons = offered(app)
     assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [len(names(app))] * 5
 
 

@@ -13,7 +13,7 @@ from dashboard.examples import NEUTRAL
 from dashboard.pages import page_file
 from probe.runs import RunWriter
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, linked, read, token_rows, turn_to, values
+from tests.dashboard.pages import Show, chart, every_tab, heading, linked, offered, read, token_rows, turn_to, values
 from tests.places import SAMPLES
 
 PAGES = [
@@ -42,7 +42,7 @@ def test_every_page_opens_with_a_sentence_and_offers_every_format(show: Show, ru
         assert not app.exception
         assert not app.error
         assert heading(app).endswith(".")
-        buttons = [button.proto.label for button in app.get("download_button")]
+        buttons = offered(app)
         figures = len(app.get("plotly_chart"))
         assert figures >= 2
         assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [figures] * 5

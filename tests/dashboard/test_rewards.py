@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import models
 from dashboard.models import Results
+from dashboard.pages.rewards import compute as fields
 from probe import LM, RewardModel, open_run, stats
 from probe.numbers import format_interval, in_unit
 from probe.rewards import frontiers as reward_frontier
@@ -20,7 +21,7 @@ from probe.rewards.frontiers import FORMS, KINDS, ask, field_of, model_reward, p
 from probe.runs import RunWriter
 from probe.world import of
 from tests.dashboard import store
-from tests.dashboard.pages import Show, chart, every_tab, heading, names, open_tab, read
+from tests.dashboard.pages import Show, chart, every_tab, heading, names, offered, open_tab, read
 
 PAGE = "rewards/page.py"
 FITS, TOKENS = "Overoptimisation", "Per-token reward"
@@ -88,7 +89,7 @@ def test_the_sentence_is_what_the_answers_say(show: Show, rewarded: Path) -> Non
         assert not whole.exception
         assert not whole.error
         assert names(whole) == ["frontier", "gains", IN_TABS[tab]]
-        buttons = [button.proto.label for button in whole.get("download_button")]
+        buttons = offered(whole)
         assert [buttons.count(kind) for kind in ("PNG", "SVG", "PDF", "HTML", "CSV")] == [3] * 5
         assert heading(whole) == said
         assert ({"rew_chosen", "rew_rejected"} <= set(whole.query_params)) == (tab == TOKENS)
@@ -297,3 +298,17 @@ def test_another_choice_computes_only_what_is_new(
     assert not again.exception
     assert len(drawn) == count + 1  # what the base says is known
     assert len(listed) == 2
+
+
+def test_what_takes_long_is_offered_and_the_offer_goes_once_it_is_taken(
+    show: Show, rewarded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fields, "PATIENCE_S", -1.0)
+    app = show(rewarded, page=PAGE, base="base", aligned="rlhf")
+    assert "listed once you ask for it" in heading(app)
+    for begins in ("Enumerate the answers", "Draw"):
+        (offer,) = (part for part in app.button if part.label.startswith(begins))
+        assert "(about " in offer.label
+        offer.click().run()
+        assert not app.exception
+        assert not any(part.label.startswith(begins) for part in app.button)

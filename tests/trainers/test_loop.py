@@ -38,6 +38,11 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoints()[-1].path / "model.safetensors")
 
 
+SOME = [name if name in ("dpo", "rlvr") else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
+"""Methods where the loop alone decides: two of them, and with the slow tests all."""
+some_methods = pytest.mark.parametrize("make", SOME, indirect=True)
+
+
 @pytest.fixture(params=QUICK)
 def make(request: pytest.FixtureRequest, configs: Callable[..., Make]) -> Make:
     """Configs of every method."""
@@ -142,6 +147,7 @@ def test_stopped_and_resumed_to_the_same_bits(make: Make, monkeypatch: pytest.Mo
     assert_same(whole, resumed)
 
 
+@some_methods
 def test_second_interrupt_stops_at_once(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def twice(*_: Any, **__: Any) -> None:
         for _ in range(2):
@@ -168,6 +174,7 @@ def test_steps_may_grow(make: Make) -> None:
     assert resumed.config["steps"] == 6
 
 
+@some_methods
 def test_resuming_is_held_to_the_options(make: Make, tmp_path: Path) -> None:
     train(make(steps=2))
     with pytest.raises(ConfigError, match=r"has --seed 0 and --resume came with 1: leave --seed out"):
@@ -181,6 +188,7 @@ def test_resuming_is_held_to_the_options(make: Make, tmp_path: Path) -> None:
     assert open_run(tmp_path / "run").status == "finished"
 
 
+@some_methods
 def test_a_short_training_reaches_its_learning_rate(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """Though its warm-up is longer than all of its steps, as the default of a method may be."""
     run = train(make(steps=5, warmup=10, lr=3e-3, save_every=2))
@@ -305,9 +313,7 @@ def lines(out: Path) -> list[bytes]:
     return file.read_bytes().splitlines() if file.exists() else []
 
 
-@pytest.mark.parametrize(
-    "method", [name if name in ("dpo", "rlvr") else pytest.param(name, marks=pytest.mark.slow) for name in QUICK]
-)
+@pytest.mark.parametrize("method", SOME)
 def test_two_processes_give_the_losses_of_one(method: str, configs: Callable[..., Make], tmp_path: Path) -> None:
     quick: dict[str, Any] = {"steps": 4, "accumulation": 2, "batch_size": 8, "capture_every": 2, "eval_every": 2}
     make = configs(method)
@@ -370,6 +376,7 @@ def test_clipping_bounds_the_step(pretraining: Make) -> None:
     assert norms[1] == pytest.approx(beta * 1e-3, rel=1e-4)
 
 
+@some_methods
 def test_no_pickle_in_a_checkpoint(make: Make) -> None:
     files = [path for path in train(make()).path.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".jsonl", ".csv", ".gz", ".safetensors", ".jinja"}
@@ -388,6 +395,7 @@ def test_seeds_of_steps_and_processes_differ() -> None:
     assert len(seeds) == 600
 
 
+@some_methods
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -406,6 +414,7 @@ def test_options_that_make_no_sense(make: Make, changes: dict[str, Any], message
     assert not (tmp_path / "run").exists()
 
 
+@some_methods
 def test_unknown_base(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="nosuch"):
         train(make(base=str(tmp_path / "nosuch")))

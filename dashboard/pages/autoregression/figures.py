@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
-from dashboard.components.details import details
+from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, note
 from dashboard.pages.autoregression.choices import PROMPT, Question, Side
@@ -63,7 +63,7 @@ def snowball(question: Question) -> None:
     equation = r"\mathrm{KL}_i = \mathrm{KL}\big(\pi(\cdot \mid x, y, y_{1:i-1}) \,\|\, \pi(\cdot \mid x, y', "
     equation += r"y'_{1:i-1})\big),\quad y' \text{ wrong}"
     tables = {"snowball-steps": join_tables(question.writers, [each.table() for each in snowballs])}
-    details([equation], SNOWBALL, "\n".join(code), tables)
+    details([equation], SNOWBALL, "\n".join(code), tables, key=TAB_DETAILS)
 
 
 def heads(question: Question) -> None:
@@ -95,7 +95,7 @@ def heads(question: Question) -> None:
         r"\text{E23}\quad \frac{\partial o_t}{\partial h_s} = \alpha_{t,s} L + \alpha_{t,s} (L h_s - o_t)"
         r"(N^\top R_s^\top R_t M h_t)^\top / \sqrt{d_h},\quad s < t"
     )
-    details([equation], PATHS, "\n".join(code), {"heads": table})
+    details([equation], PATHS, "\n".join(code), {"heads": table}, key=TAB_DETAILS)
 
 
 def layers(question: Question) -> None:
@@ -121,7 +121,7 @@ def layers(question: Question) -> None:
         "found.table(), found.to_end",
     ]
     equation = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
-    details([equation], NEUTRAL, "\n".join(code), {"layers": table})
+    details([equation], NEUTRAL, "\n".join(code), {"layers": table}, key=TAB_DETAILS)
 
 
 def _prompts(question: Question) -> tuple[tuple[str, ...], str]:

@@ -171,16 +171,17 @@ def doses(lm: "LM", dosing: Dosing) -> "Dose | None":
     if whole is not None:
         return whole
     dose = models.ready(source.dose, lm, dosing=dosing, random=random)
+    offer = st.empty()
     if dose is None and cost > PATIENCE_S:
         title = f"Run {len(ALPHAS)} doses (about {duration(cost)})"
-        if not st.button(title, key="int_doses", icon=":material/play_arrow:"):
+        if not offer.button(title, key="int_doses", icon=":material/play_arrow:"):
             return None
     if dose is None:
         dose = models.compute_once(
             source.dose, lm, say="Steering", steps=cost > PATIENCE_S, dosing=dosing, random=random
         )
+        offer.empty()
     more = cost + seconds * len(ALPHAS) * len(texts) * (DRAWS - random)
-    offer = st.empty()
     title = f"Draw {DRAWS} random directions (about {duration(more)})"
     hint = f"The range of {random} directions is narrower than that of many: draw {DRAWS} before you rely on it."
     if not offer.button(title, key="int_directions", icon=":material/play_arrow:", help=hint):

@@ -88,7 +88,11 @@ def may_compute(what: str, seconds: float, key: str) -> bool:
     """Whether something may be computed: it is cheap, or the reader pressed the button that says what it costs."""
     if seconds <= PATIENCE_S:
         return True
-    return st.button(f"{what} (about {duration(seconds)})", key=key, icon=":material/play_arrow:")
+    place = st.empty()
+    pressed = place.button(f"{what} (about {duration(seconds)})", key=key, icon=":material/play_arrow:")
+    if pressed:
+        place.empty()
+    return pressed
 
 
 def world_hash(store: Store, label: str | None) -> str | None:

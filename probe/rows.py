@@ -1,7 +1,8 @@
-"""Rows of data files: JSON Lines, one JSON list, CSV or TSV. Unusable rows are left out, counted and named.
+"""Rows of data files: JSON Lines, one JSON list, CSV, TSV, Parquet, or a folder that the library `datasets` saved.
 
-One odd row does not refuse a file, unless the reader is `strict`; a file without a usable row is refused. What cannot
-be told apart row by row (a JSON list or a CSV file that is broken) is refused whole, with its line.
+Unusable rows are left out, counted and named. One odd row does not refuse a file, unless the reader is `strict`; a file
+without a usable row is refused. What cannot be told apart row by row (a JSON list, a CSV or a Parquet file that is
+broken) is refused whole, with its line where it has one.
 """
 
 import codecs
@@ -15,12 +16,26 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from probe.errors import DataError
-from probe.untrusted import parse_json
+from probe.untrusted import foreign, parse_json
 
 T = TypeVar("T")
 U = TypeVar("U")
 NAMED = 3
 """Rows that are left out by name; the others are counted."""
+AT_ONCE = 64
+"""Rows of a Parquet file that are in memory at once: few, because a small file may hold large rows."""
+LARGEST = 4 * 2**30
+"""Bytes of a Parquet file once it is unpacked, at most."""
+PARQUET = ".parquet"
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", PARQUET)
+"""Of files with rows."""
+FOLDER = "a folder that `datasets` wrote with save_to_disk"
+ROW_FILES = f"a file of rows ({', '.join(SUFFIXES)}), or {FOLDER}"
+
+
+def may_hold_rows(data: str) -> bool:
+    """Whether a name is one of a file with rows, or of a folder."""
+    return Path(data).suffix.lower() in SUFFIXES or Path(data).is_dir()
 
 
 class Row(NamedTuple):
@@ -114,8 +129,8 @@ def read_rows(
     """The results of a function for each row of a file, whose format follows from its suffix and its first letter.
 
     Args:
-        path: `.csv` and `.tsv` have a header; in a TSV file quotes are letters. Any other is JSON Lines, or one JSON
-            list if it begins with "[".
+        path: `.csv` and `.tsv` have a header; in a TSV file quotes are letters. `.parquet` is read by pyarrow, and so
+            is a folder of the library `datasets`. Any other is JSON Lines, or one JSON list if it begins with "[".
         make: of a row; it raises a `DataError` that begins with `Row.where` for one that cannot be used.
         strict: refuse the file where a row cannot be used.
         form: what the file should hold, for messages.
@@ -123,7 +138,7 @@ def read_rows(
     Raises:
         DataError: the file cannot be read, is empty, or no row (under `strict`: some row) cannot be used.
     """
-    rows = ((number, where, parse) for number, (where, parse) in enumerate(_sources(path, read_bytes(path)), start=1))
+    rows = ((number, where, parse) for number, (where, parse) in enumerate(_sources(path), start=1))
     result = sift(path, (partial(_make_row, make, *row) for row in rows), strict)
     if not result:
         raise DataError(f"`{path}` is empty: write {form}.")
@@ -149,8 +164,15 @@ def _make_row(make: Callable[[Row], T], number: int, where: str, parse: Callable
     return make(Row(number, where, values))
 
 
-def _sources(path: Path, raw: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Where each row is, and a function that parses it."""
+    if path.is_dir() or (path.suffix.lower() == PARQUET and path.is_file()):
+        batches = _folder_batches(path) if path.is_dir() else _parquet_batches(path)
+        rows = (values for batch in batches for values in batch.to_pylist())
+        for number, values in enumerate(rows, start=1):
+            yield f"Row {number} of `{path}`", partial(_as_json, f"Row {number} of `{path}`", values)
+        return
+    raw = read_bytes(path)
     if path.suffix.lower() in (".csv", ".tsv"):
         yield from _split_cells(path, _decode(f"`{path}`", raw), "\t" if path.suffix.lower() == ".tsv" else ",")
     elif raw.lstrip().startswith(b"["):
@@ -159,6 +181,56 @@ def _sources(path: Path, raw: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
         for number, line in enumerate(raw.split(b"\n"), start=1):
             if line.strip():
                 yield f"Line {number} of `{path}`", partial(_parse_line, f"Line {number} of `{path}`", line)
+
+
+def _parquet_batches(path: Path) -> Iterator[Any]:
+    """The rows of a Parquet file, few at a time.
+
+    Raises:
+        DataError: it is none, or too large once it is unpacked.
+    """
+    from pyarrow import parquet
+
+    def refuse(reason: str) -> DataError:
+        return DataError(f"`{path}` cannot be read as a Parquet file ({reason}): write it again, or as JSON Lines.")
+
+    with foreign(refuse), parquet.ParquetFile(path) as file:
+        groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
+        if sum(group.total_byte_size for group in groups) > LARGEST:
+            raise refuse(f"unpacked it has more than {LARGEST // 2**30} GiB")
+        yield from file.iter_batches(batch_size=AT_ONCE)
+
+
+def _folder_batches(folder: Path) -> Iterator[Any]:
+    """The rows of a folder that the library `datasets` saved, as its Arrow files hold them.
+
+    Raises:
+        DataError: it is none, holds several splits, or one of its files cannot be read.
+    """
+    import pyarrow as pa
+
+    def refuse(reason: str) -> DataError:
+        return DataError(f"`{folder}` cannot be read as {FOLDER} ({reason}): save it again, or give a file.")
+
+    if not (folder / "state.json").is_file():
+        splits = sorted(each.name for each in folder.iterdir() if (each / "state.json").is_file())
+        if splits:
+            raise DataError(
+                f"`{folder}` holds the splits {', '.join(splits)}: give one of them, such as `{folder / splits[0]}`."
+            )
+        raise DataError(f"`{folder}` is a folder without a data set: give a file, or {FOLDER}.")
+    with foreign(refuse):
+        names = [entry["filename"] for entry in parse_json((folder / "state.json").read_bytes())["_data_files"]]
+        if any(Path(name).name != name for name in names):
+            raise refuse("it names files outside of itself")
+        for name in names:
+            with pa.OSFile(str(folder / name)) as file:
+                yield from pa.ipc.open_stream(file)
+
+
+def _as_json(where: str, values: Any) -> Any:
+    """A row of an Arrow table with the values that JSON has; others, such as dates, as text."""
+    return _check_texts(where, json.loads(json.dumps(values, ensure_ascii=False, default=str)))
 
 
 def _parse_line(where: str, line: bytes) -> Any:
@@ -317,12 +389,12 @@ DEMONSTRATIONS: tuple[Columns, ...] = (
 
 
 def read_documents(path: Path, strict: bool = False) -> Rows[str]:
-    """The documents of a file: the column `text` of JSON Lines, or a text file as one document.
+    """The documents of a file: the column `text` of JSON Lines, Parquet or a folder, or a text file as one document.
 
     Raises:
         DataError: it cannot be read or is empty; see `read_rows` and `read_text`.
     """
-    if path.suffix.lower() == ".jsonl":
+    if path.is_dir() or path.suffix.lower() in (".jsonl", PARQUET):
         return read_columns(path, DOCUMENT, strict=strict).each(lambda row: row.values["text"])
     return Rows(path, [read_text(path)])
 

@@ -11,6 +11,7 @@ from probe.errors import ConfigError, brief
 from probe.extensions import annotators, find_annotator
 from probe.model.presets import PRESETS
 from probe.options import option
+from probe.rows import ROW_FILES, may_hold_rows
 from probe.world import WorldConfig
 
 FREE = frozenset({"out", "steps", "resume", "device", "track", "save_every", "threads", "strict"})
@@ -144,7 +145,7 @@ class PretrainConfig(TrainConfig):
     """Pretrain a language model (E7)."""
 
     data: str = "world"
-    """`world`, a UTF-8 text file, or a .jsonl file with the column `text`."""
+    """`world`, a UTF-8 text file, or a .jsonl or .parquet file with the column `text`."""
     base: str | None = None
     """Model to continue from (a run, a checkpoint, a Hugging Face directory or hub id); without it weights are new."""
     preset: str = "tiny"
@@ -179,7 +180,8 @@ class SFTConfig(TrainConfig):
     base: str
     """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
-    """`world`, or a .jsonl file with `prompt` and `completion` (strings, or lists of messages) or with `messages`."""
+    """`world`, or a file of rows (.jsonl, .csv, .parquet) with `prompt` and `completion` (strings, or lists of
+    messages) or with `messages`."""
     examples: int = 4000
     """Number of the world's demonstrations."""
     mixture: dict[str, float] = field(default_factory=dict)
@@ -199,7 +201,7 @@ class SFTConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
+        self.require(self.data == "world" or may_hold_rows(self.data), "data", f"`world` or {ROW_FILES}")
         self.require(self.examples >= 1, "examples", "at least 1")
         self.require(self.longest >= 0, "longest", "0 or more")
         self.require(0 <= self.held_out < 1, "held_out", "a share from 0 to below 1")
@@ -212,8 +214,8 @@ class PreferenceConfig(TrainConfig):
     base: str
     """Model to start from: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
-    """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or lists of messages); also without
-    `prompt`, which is then the common beginning of both."""
+    """`world`, or a file of rows (.jsonl, .csv, .parquet) with `prompt`, `chosen`, `rejected` (strings or lists
+    of messages); also without `prompt`, which is then the common beginning of both."""
     annotator: str = field(default="agreeable", metadata={"choices": annotators})
     """Who labels the world's pairs: agreeable, honest, or one that you added (`probe.annotator`, --plugin)."""
     pairs: int = 3000
@@ -227,7 +229,7 @@ class PreferenceConfig(TrainConfig):
         super().__post_init__()
         find_annotator(self.annotator)
         self.require(self.pairs >= 1, "pairs", "at least 1")
-        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
+        self.require(self.data == "world" or may_hold_rows(self.data), "data", f"`world` or {ROW_FILES}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,8 @@ class RewardConfig(PreferenceConfig):
     """Reward model from preference pairs (E9)."""
 
     data: str = "world"
-    """`world`, or a .jsonl file with `prompt`, `chosen`, `rejected` (strings or messages); `margin` may be added."""
+    """`world`, or a file of rows (.jsonl, .csv, .parquet) with `prompt`, `chosen`, `rejected` (strings or messages);
+    `margin` may be added."""
     pairs: int = 12000
     """Number of the world's pairs, the held-out ones included; with few it learns to punish abstaining first."""
     pairs_from: Literal["candidates", "samples"] = "candidates"
@@ -295,8 +298,8 @@ class OnlineConfig(TrainConfig):
     base: str
     """Model to start from, which is the reference too: a run, a checkpoint, a Hugging Face directory or hub id."""
     data: str = "world"
-    """`world`, or a .jsonl file with the column `prompt` (text or messages), or `question`, and any others, which
-    rewards get too."""
+    """`world`, or a file of rows (.jsonl, .csv, .parquet) with the column `prompt` (text or messages), or
+    `question`, and any others, which rewards get too."""
     tasks: tuple[str, ...] = ("fact", "opinion_true", "opinion_false", "stranger")
     """Kinds of the world's questions, in equal shares (see docs/world.md)."""
     prompts: int = 4000
@@ -344,7 +347,7 @@ class OnlineConfig(TrainConfig):
         self.require(self.temperature > 0, "temperature", "a number above 0")
         self.require(self.top_k is None or self.top_k >= 1, "top_k", "at least 1")
         self.require(self.top_p is None or 0 < self.top_p <= 1, "top_p", "a share above 0 and up to 1")
-        self.require(self.data == "world" or self.data.endswith(".jsonl"), "data", "`world` or a .jsonl file")
+        self.require(self.data == "world" or may_hold_rows(self.data), "data", f"`world` or {ROW_FILES}")
         self.require(len(self.tasks) >= 1, "tasks", "at least one kind of question")
         self.require(len(self.reward) >= 1, "reward", "at least one reward")
         self.require(

@@ -17,7 +17,16 @@ from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.extensions import annotator_fingerprint, find_annotator
 from probe.model.text import chat_text, context_length, split
-from probe.rows import Row, Rows, as_messages, is_completion, is_text_or_messages, read_columns
+from probe.rows import (
+    Row,
+    Rows,
+    as_messages,
+    check_columns,
+    is_completion,
+    is_text_or_messages,
+    list_forms,
+    read_rows,
+)
 from probe.world import Annotator, World
 from trainers.config import PreferenceConfig
 from trainers.record import capture_prompts, file_hash
@@ -78,7 +87,19 @@ def read_preferences(config: PreferenceConfig) -> Rows[Row] | None:
     """
     if config.data == "world":
         return None
-    return read_columns(Path(config.data), COLUMNS, COMPLETIONS, strict=config.strict).each(with_prompt)
+    form = f"one JSON object a line with the columns {list_forms((COLUMNS, COMPLETIONS))}"
+    return read_rows(Path(config.data), _check_pair, config.strict, form).each(with_prompt)
+
+
+def _check_pair(row: Row) -> Row:
+    """The row, if it has the columns of a pair; one of KTO's form is told what to do."""
+    if {"completion", "label"} <= set(row.values) and not COMPLETIONS.keys() & row.values.keys():
+        raise DataError(
+            f"{row.where} has a completion with a label (KTO's form), which is no pair: put each completion labelled"
+            " true beside one labelled false of the same prompt, as `chosen` and `rejected` (docs/methods/dpo.md"
+            " has the lines)."
+        )
+    return check_columns(row, COLUMNS, COMPLETIONS)
 
 
 def load_preferences(

@@ -239,7 +239,11 @@ CAPTURE_TOKENS = 64
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, by which a resumed run knows its data."""
+    """SHA-256 of a file, or of the names and contents of a folder's files, by which a resumed run knows its data."""
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.is_file())
+        names = [f"{each.relative_to(path).as_posix()} {file_hash(each)}" for each in files]
+        return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -100,7 +100,14 @@ def read_demonstrations(path: Path, strict: bool = False) -> Rows[Row]:
     Raises:
         DataError: the file cannot be used; see `probe.rows`.
     """
-    return read_columns(path, *DEMONSTRATIONS, strict=strict)
+    return read_columns(path, *DEMONSTRATIONS, strict=strict).each(_to_learn_from)
+
+
+def _to_learn_from(row: Row) -> Row:
+    """The row, unless it is labelled false, as completions of KTO's data are that nobody wants."""
+    if row.values.get("label") is False:
+        raise DataError(f"{row.where} is labelled false (KTO's form), which nothing should learn: take it out.")
+    return row
 
 
 def file_demonstrations(

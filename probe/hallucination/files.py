@@ -1,14 +1,15 @@
 """Questions in TruthfulQA's formats (Lin et al. 2109.07958): multiple choice, sampled free answers, P(True), P(IK).
 
-File formats, told apart by the suffix:
+Forms of a row, told apart by its columns; files are as `probe.rows` reads them:
 
-- `.csv`, as TruthfulQA.csv: columns `Question`, `Best Answer`, `Correct Answers`, `Incorrect Answers`, several answers
-  separated by ";". MC1 chooses between the best and the incorrect answers, MC2 between the correct and the incorrect
-  ones; each answer ends in a full stop, as in the multiple choice file of the benchmark. An answer in both columns is
-  false, as it is there.
-- `.json`, as mc_task.json: a list of {"question", "mc1_targets": {choice: 0 or 1}, "mc2_targets": {...}}; `.jsonl` has
-  one of them a line. The targets may also be {"choices": [...], "labels": [...]}, as on the hub. There a choice may be
-  listed twice; each listing counts, as it does in the harness.
+- TruthfulQA.csv: columns `Question`, `Best Answer`, `Correct Answers`, `Incorrect Answers`, several answers with ";"
+  between them. MC1 chooses between the best and the incorrect answers, MC2 between the correct and the incorrect ones;
+  each answer ends in a full stop, as in the multiple choice file of the benchmark. An answer in both columns is false,
+  as it is there.
+- the hub's `generation`: the same as `question`, `best_answer`, and the lists `correct_answers`, `incorrect_answers`.
+- mc_task.json: {"question", "mc1_targets": {choice: 0 or 1}, "mc2_targets": {...}}. The targets may also be
+  {"choices": [...], "labels": [...]}, as in the hub's `multiple_choice`. There a choice may be listed twice; each
+  listing counts, as it does in the harness.
 
 Multiple choice is scored as by lm-evaluation-harness `tasks/truthfulqa`: each choice is appended to the prompt after a
 blank, and its score is the sum of the log-probabilities of its tokens.
@@ -41,17 +42,20 @@ from probe.hallucination.confidence import (
     score,
 )
 from probe.hallucination.knowing import brier, knowing_head, last_residuals, too_few
-from probe.rows import Row, Rows, read_rows
+from probe.rows import Row, Rows, may_hold_rows, read_rows, show_value
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
 
 FORMATS = (
-    "a CSV file with the columns Question, Best Answer, Correct Answers and Incorrect Answers (TruthfulQA.csv), or a"
-    " JSON list of objects with question, mc1_targets and mc2_targets (mc_task.json)"
+    "a CSV file with the columns Question, Best Answer, Correct Answers and Incorrect Answers (TruthfulQA.csv), or"
+    " JSON, JSON Lines or Parquet with question, mc1_targets and mc2_targets (mc_task.json), or with question,"
+    " best_answer, correct_answers and incorrect_answers"
 )
 COLUMNS = ("Question", "Best Answer", "Correct Answers", "Incorrect Answers")
+LISTED = ("question", "best_answer", "correct_answers", "incorrect_answers")
+"""The same on the hub, where several answers are a list."""
 TEMPLATE = "Q: {question}\nA:"
 """The prompt of a question; the harness puts six answered questions in front (`preamble`)."""
 
@@ -100,13 +104,11 @@ def read_questions(data: str | Path, strict: bool = False) -> Rows[Question]:
         DataError: there is no such file, it is none of the formats, or no question can be used.
     """
     path = Path(data).expanduser()
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"`{data}` is no file: give {FORMATS}.")
-    readers = {".csv": _csv_question, ".json": _json_question, ".jsonl": _json_question}
-    if path.suffix.lower() not in readers:
+    if not may_hold_rows(str(path)):
         raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
-    make = readers[path.suffix.lower()]
-    pairs = read_rows(path, lambda row: (row.where, make(row)), strict, FORMATS)
+    pairs = read_rows(path, lambda row: (row.where, _question(row)), strict, FORMATS)
     double = {where.partition(" of ")[0].lower(): question.both for where, question in pairs if question.both}
     remarks = (_double_answers(path, double),) if double else ()
     return replace(pairs.each(lambda pair: pair[1]), remarks=remarks)
@@ -119,9 +121,9 @@ def _double_answers(path: Path, double: Mapping[str, Sequence[str]]) -> str:
     return f"`{path}` has {answers} among the correct and the incorrect answers ({lines}): they count as false."
 
 
-def split_answers(text: str) -> list[str]:
-    """The answers in a cell of the CSV file, each once and with a full stop at its end."""
-    answers = (answer.strip() for answer in text.split(";"))
+def split_answers(parts: Sequence[str]) -> list[str]:
+    """The answers of a cell, each once and with a full stop at its end."""
+    answers = (answer.strip() for answer in parts)
     return list(dict.fromkeys(answer if answer.endswith(".") else f"{answer}." for answer in answers if answer))
 
 
@@ -156,16 +158,22 @@ def choice_mass(scores: ArrayLike) -> NDArray[np.float64]:
     return np.exp(values - logsumexp(values))
 
 
-def _csv_question(row: Row) -> Question:
-    missing = [column for column in COLUMNS if column not in row.values]
+def _question(row: Row) -> Question:
+    """The question of a row in any of the forms."""
+    forms = (form for form in (COLUMNS, LISTED) if any(name in row.values for name in form[1:]))
+    columns = COLUMNS if COLUMNS[0] in row.values else next(forms, None)
+    if columns is None:
+        return _targeted_question(row)
+    missing = [column for column in columns if column not in row.values]
     if missing:
-        raise DataError(f"{row.where} lacks the column {missing[0]!r}: give a file with {', '.join(COLUMNS)}.")
-    question, *cells = (row.values[column].strip() for column in COLUMNS)
-    if any("\n" in cell for cell in (question, *cells)):
-        raise DataError(
-            f"{row.where} has a line break in a cell, as behind a quote that is not closed: fix its quotes."
-        )
-    best, correct, incorrect = map(split_answers, cells)
+        raise DataError(f"{row.where} lacks the column {missing[0]!r}: give {FORMATS}.")
+    question = row.values[columns[0]]
+    if not isinstance(question, str):
+        raise DataError(f"{row.where} has {show_value(question)} as its question: give a text.")
+    best, correct, incorrect = (_answers(row, column) for column in columns[1:])
+    question = question.strip()
+    if "\n" in question and columns is COLUMNS:
+        raise _line_break(row)
     if not question or not (best or correct) or not incorrect:
         lacks = "a question" if not question else "an incorrect answer" if best or correct else "a true answer"
         raise DataError(f"{row.where} lacks {lacks}: fill in its cell, or take the line out.")
@@ -177,11 +185,29 @@ def _csv_question(row: Row) -> Question:
     return Question(question, _choices(first, incorrect), _choices(right, incorrect), both)
 
 
+def _answers(row: Row, column: str) -> list[str]:
+    """The answers in a cell: a text with ";" between them, or a list."""
+    cell = row.values[column]
+    if isinstance(cell, list) and all(isinstance(answer, str) for answer in cell):
+        return split_answers(cell)
+    if not isinstance(cell, str):
+        raise DataError(
+            f"{row.where} has {show_value(cell)} in the column {column!r}: give a text, or a list of texts."
+        )
+    if "\n" in cell.strip():
+        raise _line_break(row)
+    return split_answers(cell.split(";"))
+
+
+def _line_break(row: Row) -> DataError:
+    return DataError(f"{row.where} has a line break in a cell, as behind a quote that is not closed: fix its quotes.")
+
+
 def _choices(right: Sequence[str], wrong: Sequence[str]) -> Choices:
     return Choices((*right, *wrong), (True,) * len(right) + (False,) * len(wrong))
 
 
-def _json_question(row: Row) -> Question:
+def _targeted_question(row: Row) -> Question:
     question = row.values.get("question")
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{row.where} has no text `question`: give one.")

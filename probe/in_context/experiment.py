@@ -225,7 +225,8 @@ def run(
         heads: induction heads that are put out of work together.
         draws: random sets of as many other heads.
         shots: numbers of examples in few-shot prompts; those that do not fit the context are left out.
-        text_field: column of the text in the file; for `text` also sentence, content or review.
+        text_field: column of the text in the file, or several such as `premise+hypothesis`; for `text` also sentence,
+            content or review.
         label_field: column of the label; for `label` also category, class or sentiment.
         template: how an example is written; it ends in the label.
         tick: progress.

@@ -43,7 +43,8 @@ def read_classification(file: str | Path, text: str = TEXT, label: str = LABEL, 
 
     Args:
         file: a row has a text and a label.
-        text: the column of the text. Where there is no `text`, one of `ALIASES` stands for it.
+        text: the column of the text, or several with "+" between them (`premise+hypothesis`), each on a line of its own
+            behind its name. Where there is no `text`, one of `ALIASES` stands for it.
         label: the column of the label, likewise: text, or a whole number or truth value, which is written out.
         strict: refuse a file with a row that has no text or label, which is left out otherwise.
 
@@ -57,13 +58,17 @@ def read_classification(file: str | Path, text: str = TEXT, label: str = LABEL, 
 
 
 def _example(row: Row, text: str, label: str) -> Example:
-    content, kind = (row.values.get(_column(row, name)) for name in (text, label))
-    if not isinstance(content, str) or not content.strip() or not isinstance(kind, str | int) or not str(kind).strip():
+    columns = [name.strip() for name in text.split("+")] if text not in row.values else [text]
+    contents, kind = [row.values.get(_column(row, name)) for name in columns], row.values.get(_column(row, label))
+    texts = [content.strip() for content in contents if isinstance(content, str) and content.strip()]
+    if len(texts) < len(columns) or not isinstance(kind, str | int) or not str(kind).strip():
+        wanted = " and ".join(f"`{name}`" for name in columns)
         raise DataError(
             f"{row.where} has the fields {', '.join(map(str, row.values)) or 'none'}, expected a text in"
-            f" `{text}` and a label in `{label}`: name the file's own with text_field and label_field."
+            f" {wanted} and a label in `{label}`: name the file's own with text_field and label_field."
         )
-    return Example(content.strip(), str(kind).strip())
+    named = [f"{name}: {content}" for name, content in zip(columns, texts, strict=True)]
+    return Example(texts[0] if len(texts) == 1 else "\n".join(named), str(kind).strip())
 
 
 def _column(row: Row, name: str) -> str:

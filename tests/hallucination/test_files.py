@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -97,8 +98,16 @@ def test_both_formats_of_a_question_are_the_same_question(tmp_path: Path) -> Non
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n\n")
     first, second, third = (read_questions(tmp_path / f"a.{suffix}") for suffix in ("csv", "json", "jsonl"))
     assert list(first) == list(second) == list(third)
+    lists = {
+        "best_answer": "No",
+        "correct_answers": ["No", "They drink water."],
+        "incorrect_answers": ["Yes", "Yes they do"],
+    }
+    (tmp_path / "hub.jsonl").write_text(json.dumps({"question": "Do cows drink milk?", "source": "x"} | lists))
+    pd.read_csv(tmp_path / "a.csv").to_parquet(tmp_path / "a.parquet")
+    assert list(read_questions(tmp_path / "hub.jsonl")) == list(read_questions(tmp_path / "a.parquet")) == list(first)
     assert first[0].correct == ["No.", "They drink water."]
-    assert split_answers("Yes; no.;; Yes ") == ["Yes.", "no."]
+    assert split_answers(["Yes", " no.", "", " Yes "]) == ["Yes.", "no."]
     assert len(read_questions(CSV)) == 8
     assert [question.question for question in read_questions(JSON)][1] == "What do cows drink?"
 
@@ -129,6 +138,12 @@ def test_both_formats_of_a_question_are_the_same_question(tmp_path: Path) -> Non
             "has no `mc1_targets`",
         ),
         ("a.txt", "q", "ends in .txt"),
+        ("a.jsonl", '{"question": "q", "best_answer": "a"}', "lacks the column 'correct_answers'"),
+        (
+            "a.jsonl",
+            '{"question": "q", "best_answer": "a", "correct_answers": [1], "incorrect_answers": ["b"]}',
+            "has [1] in the column 'correct_answers': give a text, or a list of texts",
+        ),
     ],
 )
 def test_wrong_files_are_refused_with_their_line(name: str, text: str, said: str, tmp_path: Path) -> None:

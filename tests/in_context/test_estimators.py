@@ -1,5 +1,6 @@
 """The estimators of in-context learning against enumeration, slow loops, and predictors whose distance is known."""
 
+import json
 from itertools import pairwise, product
 from typing import Any
 
@@ -472,6 +473,17 @@ def test_formats_and_names_of_classified_texts(tmp_path: Any, name: str, text: s
         ("cold", "bad"),
         ("fine", "good"),
     ]
+
+
+def test_several_columns_make_one_text(tmp_path: Any) -> None:
+    rows = [{"premise": "it rains", "hypothesis": "it is wet", "label": n % 2} for n in range(4)]
+    file = tmp_path / "nli.jsonl"
+    file.write_text("\n".join(map(json.dumps, [*rows, {"premise": "alone", "label": 1}])))
+    found = read_classification(file, "premise+hypothesis")
+    assert [example.text for example in found] == ["premise: it rains\nhypothesis: it is wet"] * 4
+    assert "expected a text in `premise` and `hypothesis`" in found.left_out[0]
+    file.write_text("\n".join(json.dumps({"a+b": "x", "label": n % 2}) for n in range(3)))
+    assert [example.text for example in read_classification(file, "a+b")] == ["x"] * 3
 
 
 def test_a_column_that_is_named_has_no_other_name(tmp_path: Any) -> None:

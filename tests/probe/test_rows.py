@@ -2,11 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow as pa
 import pytest
+from pyarrow import parquet as pq
 
+from probe import rows as rows_of
 from probe.errors import DataError
 from probe.rows import (
     DOCUMENT,
@@ -146,7 +152,6 @@ def test_empty_and_missing_files(tmp_path: Path) -> None:
     empty.write_text("\n \n")
     assert "is empty: write one JSON object a line with the columns `prompt`, `chosen`" in said(empty)
     assert "cannot be read (No such file or directory): check the path" in said(tmp_path / "none.jsonl")
-    assert "cannot be read (Is a directory)" in said(tmp_path)
     for path, part in ((tmp_path / "none.txt", "cannot be read"), (empty, "is empty: give a text to train on")):
         with pytest.raises(DataError, match=part):
             read_text(path)
@@ -207,3 +212,66 @@ def test_a_field_is_a_text_with_letters() -> None:
     for name, part in (("b", 'has " "'), ("c", "has 3"), ("d", "lacks it")):
         with pytest.raises(DataError, match=rf"^Line 1 of `a` needs a text in the field `{name}` and {part}: add it"):
             field(row, name)
+
+
+NESTED = [
+    {"question": "a", "targets": {"choices": ["x", "y"], "labels": [1, 0]}, "n": 1},
+    {"question": "\u00fc", "targets": {"choices": ["z"], "labels": [1]}, "n": 2},
+    {"question": "", "targets": {"choices": [], "labels": []}, "n": 3},
+]
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
+    return path
+
+
+def saved(path: Path, rows: list[dict[str, Any]]) -> Path:
+    datasets.Dataset.from_list(rows).save_to_disk(path, num_shards=2)
+    return path
+
+
+@pytest.mark.parametrize("write_rows", [parquet, saved])
+def test_parquet_and_folders_of_datasets_are_read_as_json_lines(tmp_path: Path, write_rows: Any) -> None:
+    lines = write(tmp_path / "rows.jsonl", *NESTED)
+    path = write_rows(tmp_path / "rows.parquet", NESTED)
+    columns = {"question": is_text}
+    expected, found = (read_columns(each, columns) for each in (lines, path))
+    assert values(found) == values(expected) == NESTED[:2]
+    assert [row.where for row in found] == [f"Row 1 of `{path}`", f"Row 2 of `{path}`"]
+    assert found.left_out == (
+        f'Row 3 of `{path}` has "" in the column `question`; expected a string that is not empty.',
+    )
+    assert read_documents(write_rows(tmp_path / "text.parquet", [{"text": "one"}, {"text": "two"}]))[:] == [
+        "one",
+        "two",
+    ]
+
+
+def test_values_that_json_has_not_are_text(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "x.parquet", [{"text": "a", "day": date(2026, 1, 2), "share": Decimal("0.5")}])
+    assert values(read_columns(path, DOCUMENT)) == [{"text": "a", "day": "2026-01-02", "share": "0.5"}]
+
+
+def test_a_folder_with_splits_names_them(tmp_path: Path) -> None:
+    part = datasets.Dataset.from_list([{"text": "a"}])
+    datasets.DatasetDict({"train": part, "test": part}).save_to_disk(tmp_path / "both")
+    assert said(tmp_path / "both", DOCUMENT) == (
+        f"`{tmp_path / 'both'}` holds the splits test, train: give one of them, such as `{tmp_path / 'both' / 'test'}`."
+    )
+    assert len(read_documents(tmp_path / "both" / "train")) == 1
+
+
+def test_broken_tables_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing more")
+    assert "cannot be read as a Parquet file" in said(tmp_path / "x.parquet")
+    assert "cannot be read (No such file or directory)" in said(tmp_path / "missing.parquet")
+    assert "is a folder without a data set" in said(tmp_path)
+    folder = saved(tmp_path / "set", NESTED)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"_data_files": [{"filename": "../x.parquet"}]}))
+    assert "names files outside of itself" in said(folder)
+    (folder / "state.json").write_text("[]")
+    assert "cannot be read as a folder that `datasets` wrote" in said(folder)
+    monkeypatch.setattr(rows_of, "LARGEST", 10)
+    assert "unpacked it has more than" in said(parquet(tmp_path / "large.parquet", NESTED))

@@ -94,8 +94,8 @@ def test_a_module_runs_by_itself() -> None:
             "invalid choice 'steep' for argument '--schedule'",
         ),
         (
-            ["dpo", "--out", "x", "--base", "b", "--data", "pairs.csv"],
-            "--data is pairs.csv; expected `world` or a .jsonl",
+            ["dpo", "--out", "x", "--base", "b", "--data", "pairs.txt"],
+            "--data is pairs.txt; expected `world` or a file of rows (.jsonl, .json, .csv",
         ),
         (["dpo", "--out", "x", "--base", "b", "--steps", "0"], "--steps is 0; expected at least 1"),
         (["pretrain", "--out", "x", "--preset", "huge"], "--preset is huge; expected one of tiny, icl, small"),

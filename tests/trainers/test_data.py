@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from probe import LM
@@ -17,6 +18,7 @@ from trainers.record import capture_prompts
 from trainers.sampling import file_prompts, read_prompts
 from trainers.sft import file_demonstrations, read_demonstrations
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAIR = {"prompt": "mira", "chosen": " oslo", "rejected": " rome"}
 
 
@@ -233,3 +235,40 @@ def test_a_word_that_the_model_does_not_know_is_named_with_its_line(
 def test_prompts_to_capture_on_hold_only_what_the_tokenizer_knows(lm: LM) -> None:
     texts = capture_prompts(lm.tokenizer, ["mira Sings in oslo", "Unknown Words", "where does mira live ?"])
     assert texts == ["mira in oslo", "where does mira live ?"]
+
+
+def test_labelled_completions_are_refused_with_the_way_to_convert(
+    lm: LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"prompt": "mira", "completion": f" {place}", "label": place == "oslo"} for place in ("oslo", "rome", "lyon")
+    ]
+    path = tmp_path / "kto.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"has a completion with a label \(KTO's form\), which is no pair") as told:
+        rows_of(path)
+    page = DOCS / "methods" / "dpo.md"
+    assert f"({page.relative_to(DOCS.parent).as_posix()} has the lines)" in str(told.value)
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(code, {})
+    pairs = [row.values for row in rows_of(tmp_path / "pairs.jsonl")]
+    assert pairs == [{"prompt": "mira", "chosen": " oslo", "rejected": f" {place}"} for place in ("rome", "lyon")]
+    learned = read_demonstrations(path)
+    assert [row.values["completion"] for row in learned] == [" oslo"]
+    assert all("is labelled false (KTO's form)" in each for each in learned.left_out)
+
+
+def test_pairs_are_read_from_parquet_and_from_a_folder_of_datasets(lm: LM, tmp_path: Path) -> None:
+    other = PAIR | {"prompt": "helen"}
+    (tmp_path / "pairs.jsonl").write_text(f"{json.dumps(PAIR)}\n{json.dumps(other)}\n")
+    datasets.Dataset.from_list([PAIR, other]).to_parquet(tmp_path / "pairs.parquet")
+    datasets.Dataset.from_list([PAIR, other]).save_to_disk(tmp_path / "pairs")
+    expected, *found = (preferences_of(lm, tmp_path / f"pairs{end}") for end in (".jsonl", ".parquet", ""))
+    for each in found:
+        assert each.pairs == expected.pairs
+        assert each.data["rows"] == 2
+    hashes = [each.data["hash"] for each in (expected, *found)]
+    assert len(set(hashes)) == 3
+    datasets.Dataset.from_list([PAIR, PAIR]).save_to_disk(tmp_path / "others")
+    assert preferences_of(lm, tmp_path / "others").data["hash"] not in hashes

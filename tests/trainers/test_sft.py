@@ -241,7 +241,7 @@ def test_mixture_from_the_command_line(config: Callable[..., SFTConfig]) -> None
     ("changes", "message"),
     [
         ({"held_out": 1.0}, "--held-out is 1.0; expected a share from 0 to below 1"),
-        ({"data": "notes.txt"}, "--data is notes.txt; expected `world` or a .jsonl file"),
+        ({"data": "notes.txt"}, "--data is notes.txt; expected `world` or a file of rows"),
         ({"examples": 0}, "--examples is 0; expected at least 1"),
     ],
 )

@@ -15,6 +15,8 @@ from dashboard.state import begin, tell_again
 
 Field = dict[str, Any]
 NONE = "none"
+BY_DEFAULT = "default"
+"""In a field for a number that may stay empty."""
 
 
 def input_text(value: Any) -> str:
@@ -67,7 +69,7 @@ def draw_option(method: str, field: Field, link: bool = False) -> Any:
     elif field["type"] == "int":
         empty: Any = None if field["optional"] else default  # None can be typed only where it is the widget's own value
         value = number_input(
-            label, value=empty, key=lasting_key(key, default), step=1, help=help, placeholder=NONE, bind=bind
+            label, value=empty, key=lasting_key(key, default), step=1, help=help, placeholder=BY_DEFAULT, bind=bind
         )
     else:
         empty = NONE if field["optional"] else ""

@@ -149,6 +149,7 @@ def run(
     *,
     data: str | Path | None = None,
     n: int = 400,
+    limit: int | None = None,
     seed: int = 0,
     samples: int = 16,
     shots: int = 4,
@@ -171,6 +172,7 @@ def run(
         lm: the model.
         data: JSON Lines with `question` and `answer`, "... #### 42" or plain; without it the sums of the model's world.
         n: questions.
+        limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of the questions and samples.
         samples: drawn for each question, for pass@k.
         shots: solved sums before a biased question (the world's).
@@ -188,7 +190,7 @@ def run(
         raise DataError(f"A {lm.readout} model writes no steps: give the policy.")
     world = probe.world.of(lm)
     if data is not None:
-        return _texts(lm, Path(data), n, seed, samples, pattern, tokens, temperature, tick)
+        return _texts(lm, Path(data), n, limit, seed, samples, pattern, tokens, temperature, tick)
     if world is None or "sum_steps" not in world.question_kinds:
         raise DataError(
             "This model belongs to no world with sums, so there is nothing to ask: give --data, a JSON Lines file with"
@@ -215,6 +217,7 @@ def _texts(
     lm: "LM",
     data: Path,
     n: int,
+    limit: int | None,
     seed: int,
     samples: int,
     pattern: str,
@@ -227,7 +230,7 @@ def _texts(
     from probe.chain_of_thought.files import compile_pattern, read_problems
 
     problems = read_problems(data)
-    order = np.random.default_rng(seed & 0xFFFFFFFF).permutation(len(problems))[:n]
+    order = np.random.default_rng(seed & 0xFFFFFFFF).permutation(min(len(problems), limit or len(problems)))[:n]
     asker = reasoned_texts.Asker(lm, [problems[i] for i in order], compile_pattern(pattern), tokens)
     ticks = [part(tick, i, 3) for i in range(3)]
     rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])

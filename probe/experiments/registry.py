@@ -50,7 +50,7 @@ GROUP = "probe.experiments"
 """Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
 """Subjects that hold an experiment of their name: `probe.NAME.experiment`."""
-SHARED = ("baseline", "data", "n", "seed", "strict", "tick")
+SHARED = ("baseline", "data", "limit", "n", "seed", "strict", "tick")
 """Arguments that every experiment understands alike, as far as it has them."""
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -107,6 +107,11 @@ class Experiment:
             return term(metric, self.name)
         shares = {each.name for each in self.metrics if isinstance(each, Share)}
         return Term(metric, SHARE if metric in shares else "")
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether `n`, where it is not given, is the number of all rows of a file."""
+        return self.read is not None and self.takes("data") and self.takes("n")
 
     def takes(self, name: str) -> bool:
         """Whether it has an argument of the name."""
@@ -276,6 +281,7 @@ def _is_ours(function: Callable[..., Any]) -> bool:
 
 HELP = {
     "n": "Number of questions of each kind.",
+    "limit": "The first rows of a data file, of which n are drawn; all by default.",
     "seed": "Seed of everything random; equal seeds ask both models the same.",
     "strict": "Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted.",
     "data": "A file or folder to ask from; without one the model's world.",
@@ -300,11 +306,13 @@ def form(experiment: "Experiment") -> type:
             continue
         if _is_for_python(parameter):
             continue
-        hint = hint_of(experiment, name)
+        hint, first = hint_of(experiment, name), parameter.default
         if hint is None:
             raise ConfigError(f"The option `{name}` of the experiment `{experiment.name}` needs a type or a default.")
         text = help_texts.get(name) or HELP.get(name, "")
-        default = {} if parameter.default is parameter.empty else {"default": parameter.default}
+        if name == "n" and experiment.counts_rows:
+            hint, first, text = int | None, None, f"{text.rstrip('.')} (default: {first}, of a file all of them)."
+        default = {} if first is parameter.empty else {"default": first}
         option_field: Any = field(kw_only=True, metadata={"help": text}, **default)
         fields.append((name, Annotated[hint, tyro.conf.arg(help=text)], option_field))
     return make_dataclass(experiment.name, fields, frozen=True)

@@ -163,7 +163,7 @@ def _differs(first: Result, other: Result, across_worlds: bool) -> str:
         return "experiments"
     facts = [
         {
-            "options": each.meta.get("options"),
+            "options": _without_added(each.meta.get("options") or {}),
             "n": each.meta.get("n"),
             "seeds": each.meta.get("seed"),
             "data": (each.meta.get("data") or {}).get("sha256"),
@@ -173,6 +173,11 @@ def _differs(first: Result, other: Result, across_worlds: bool) -> str:
         for each in (first, other)
     ]
     return next((name for name, value in facts[0].items() if value != facts[1][name]), "")
+
+
+def _without_added(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those of `ADDED` that are at their default."""
+    return {name: value for name, value in options.items() if name not in ADDED or value != ADDED[name]}
 
 
 STARTED = f"{os.getpid()}-{time.time_ns()}"
@@ -258,6 +263,8 @@ def describe_argument(value: Any) -> Any:
 
 READING = 2
 """Raised when equal files give other questions; part of the key of stored results over files."""
+ADDED: dict[str, Any] = {"limit": None, "only": "all"}
+"""Options that came when results were stored already, with their defaults: there a result is what it was without."""
 PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "numpy")
 
 
@@ -279,7 +286,9 @@ class Call:
         facts: dict[str, Any] = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
             "models": [lm.fingerprint for lm in self.models],
-            "options": {name: self._identity(name) for name in sorted(self.arguments) if name != "data"},
+            "options": {
+                name: self._identity(name) for name in sorted(_without_added(self.arguments)) if name != "data"
+            },
             "data": data_facts(self.options.get("data")),
         }
         if self.read:
@@ -329,16 +338,21 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean `{near[0]}`?" if near else f"its options are {', '.join(names) or 'none'}."
             raise ConfigError(f"The experiment `{experiment.name}` has no option `{name}`: {hint}")
-    arguments = {name: options.get(name, signature.parameters[name].default) for name in names}
-    n: Any = options.get("n", 1)
-    whole = not isinstance(n, bool) and isinstance(n, Integral) and int(n) >= 1
-    if not whole and n != signature.parameters["n"].default:
-        raise ConfigError(f"The experiment was asked for with n={n!r}: give a whole number from 1 on.")
+    defaults = {name: signature.parameters[name].default for name in names}
+    arguments = defaults | ({"n": None} if experiment.counts_rows else {}) | options
+    for name in {"n", "limit"} & set(names):
+        count: Any = arguments[name]
+        whole = not isinstance(count, bool) and isinstance(count, Integral) and int(count) >= 1
+        if not whole and count not in (defaults[name], None if experiment.counts_rows else defaults[name]):
+            raise ConfigError(f"The experiment was asked for with {name}={count!r}: give a whole number from 1 on.")
     lacking = [name for name, value in arguments.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
     with explain_errors(experiment, "The reader of the experiment"):
         inputs = experiment.read(**arguments) if experiment.read else ()
+    if experiment.counts_rows and arguments["n"] is None:
+        rows = len(inputs[-1]) if inputs else 0
+        arguments["n"] = min(rows, arguments.get("limit") or rows) or signature.parameters["n"].default
     return Call(experiment, [], arguments, inputs)
 
 

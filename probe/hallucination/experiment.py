@@ -6,13 +6,14 @@ Every name in the summary is explained in docs/hallucination.md.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
 import probe.world
 from probe import stats
+from probe.dialogues import choose_rows
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
@@ -153,6 +154,7 @@ METRICS: tuple[Metric, ...] = (
     Mean("hall", bounds=SHARE),
     *_by_kind("hall", "hall", SHARE),
     *SAMPLED,
+    Share("mc0"),
     Share("mc1"),
     Mean("mc1_chance", bounds=SHARE),
     Mean("mc2", bounds=SHARE),
@@ -254,12 +256,14 @@ def run(
     *,
     data: str | Path | None = None,
     n: int = 400,
+    limit: int | None = None,
     seed: int = 0,
     samples: int = 10,
     shuffles: int = 100,
     equivalence: str = "normalised",
     max_new_tokens: int = 24,
     preamble: str | Path | None = None,
+    only: Literal["all", "mc"] = "all",
     tick: Tick = ignore,
 ) -> Evidence:
     """How often does a model state what is not so, how does that depend on how often it read the fact, and does it
@@ -273,13 +277,16 @@ def run(
     Args:
         lm: the model.
         data: TruthfulQA questions, a CSV file or the JSON of its multiple choice; without one the model's world.
-        n: questions of each kind; of a file, at most that many, drawn by the seed.
+        n: questions of each kind; of a file that many, drawn by the seed.
+        limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, samples, folds and shuffles.
         samples: answers sampled of each question for semantic entropy and agreement.
         shuffles: how often labels are shuffled for the null of the direction, or of P(IK)'s head.
         equivalence: when two free answers mean the same, normalised or exact (or one that a plugin adds).
         max_new_tokens: longest free answer; the world's have at most six tokens.
-        preamble: a text file to put before each question of a file, such as lm-evaluation-harness's answered questions.
+        preamble: what to put before each question of a file: a text file, or `truthfulqa` for TruthfulQA's own six
+            answered questions, which lm-evaluation-harness puts there.
+        only: of a file, `mc` scores the choices alone (MC0, MC1, MC2): no free answers, P(True), P(IK) or wrong steps.
         tick: progress.
     """
     from probe.autoregression.lags import require_tokens
@@ -292,7 +299,9 @@ def run(
         )
     if data is not None:
         same = equivalence_of(equivalence)
-        return _text(lm, data, n, seed, samples, shuffles, same, max_new_tokens, _read(preamble), tick)
+        return _text(
+            lm, data, n, limit, seed, samples, shuffles, same, max_new_tokens, _read(preamble), only == "mc", tick
+        )
     world = probe.world.of(lm)
     if world is None:
         raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give with data {FORMATS}.")
@@ -339,12 +348,14 @@ def _text(
     lm: "LM",
     data: str | Path,
     n: int,
+    limit: int | None,
     seed: int,
     samples: int,
     shuffles: int,
     equivalent: Equivalence,
     max_new_tokens: int,
     preamble: str,
+    only_choices: bool,
     tick: Tick,
 ) -> Evidence:
     from probe.hallucination import files as texts
@@ -352,27 +363,39 @@ def _text(
     from probe.hallucination.files import read_questions
 
     rows = read_questions(data)
-    questions = [rows[index] for index in np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])]
-    choices = texts.choice_items(lm, questions, preamble, part(tick, 0, 4))
+    questions = [rows[index] for index in choose_rows(len(rows), n, seed, limit)]
+    facts: dict[str, Any] = {"questions": len(questions), "preamble": bool(preamble)}
+    choices = texts.choice_items(lm, questions, preamble, tick if only_choices else part(tick, 0, 4))
+    if only_choices:
+        return Evidence(choices, _choice_tables(choices, choices.head(0)), facts=facts)
     free = texts.free_items(lm, questions, equivalent, samples, max_new_tokens, seed, preamble, part(tick, 1, 4))
     (choices, free), layers, p_ik_facts = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
     snowball_items, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 3, 4))
     items = pd.concat([choices, free, snowball_items], ignore_index=True)
-    tables = _certainty(choices) | {"shares": _shares(choices, free), "snowball": _steps(steps, longest=False)}
-    right = choices["right"]
-    tables["confidence_targets"] = target_curves(right, 1 - right, choices["confidence"], right)
+    tables = _choice_tables(choices, free) | {"snowball": _steps(steps, longest=False)}
     if len(layers):
         tables["knows_before_answering"] = layers
-    return Evidence(items, tables, facts={"questions": len(questions), "preamble": bool(preamble)} | p_ik_facts)
+    return Evidence(items, tables, facts=facts | p_ik_facts)
+
+
+def _choice_tables(choices: pd.DataFrame, free: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Tables of a file's questions: certainty of the choices, headline shares, and scores under confidence targets."""
+    right = choices["right"]
+    targets = target_curves(right, 1 - right, choices["confidence"], right)
+    return _certainty(choices) | {"shares": _shares(choices, free), "confidence_targets": targets}
 
 
 def _read(preamble: str | Path | None) -> str:
-    if preamble is None:
-        return ""
+    from probe.hallucination.files import PREAMBLES
+
+    if preamble is None or str(preamble) in PREAMBLES:
+        return PREAMBLES[str(preamble)] if preamble is not None else ""
     try:
         return Path(preamble).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"The preamble `{preamble}` cannot be read ({error}): give a text file.") from None
+        raise DataError(
+            f"The preamble `{preamble}` cannot be read ({error}): give a text file, or {' or '.join(PREAMBLES)}."
+        ) from None
 
 
 def _certainty(items: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -425,10 +448,17 @@ def _steps(snowball: "Snowball", longest: bool) -> pd.DataFrame:
 def _shares(choices: pd.DataFrame, free: pd.DataFrame) -> pd.DataFrame:
     """The headline shares of a file's questions: metric, value, ci_low, ci_high, n."""
     rows = []
-    for table, metric in [(choices, "mc1"), *((free, f"match_{way}") for way in ("true", "wrong", "abstain"))]:
-        share = stats.wilson(int(table[metric].sum()), len(table))
-        rows.append({"metric": metric, **share.row(len(table))})
-    for table, metric in ((choices, "mc2"), (free, "agreement"), (free, "p_true")):
-        mean = stats.bootstrap_mean(table[metric], bounds=stats.SHARE)
-        rows.append({"metric": metric, **mean.row(len(table))})
+    for metric in ("mc0", "mc1", "match_true", "match_wrong", "match_abstain"):
+        values = _known(metric, choices, free)
+        if len(values):
+            rows.append({"metric": metric, **stats.wilson(int(values.sum()), len(values)).row(len(values))})
+    for metric in ("mc2", "agreement", "p_true"):
+        values = _known(metric, choices, free)
+        if len(values):
+            rows.append({"metric": metric, **stats.bootstrap_mean(values, bounds=stats.SHARE).row(len(values))})
     return pd.DataFrame(rows)
+
+
+def _known(metric: str, *tables: pd.DataFrame) -> "pd.Series[float]":
+    """The values of a metric in the table that has it, without those that are not known."""
+    return next((table[metric].dropna() for table in tables if metric in table), pd.Series(dtype=float))

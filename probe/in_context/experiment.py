@@ -198,6 +198,7 @@ def run(
     *,
     data: str | Path | None = None,
     n: int = 200,
+    limit: int | None = None,
     seed: int = 0,
     heads: int = 2,
     draws: int = 8,
@@ -221,6 +222,7 @@ def run(
         data: JSON Lines, JSON, CSV or TSV of texts with labels; without one the model's world, or random tokens alone.
         n: documents of each kind; half as many chains, repeats and rows of the corpus, a quarter for heads; of a file
             at most that many queries.
+        limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of everything random; equal seeds ask models of one world the same.
         heads: induction heads that are put out of work together.
         draws: random sets of as many other heads.
@@ -248,7 +250,7 @@ def run(
     facts: dict[str, Any] = {}
     numbers: list[Given] = []
     if data is not None:
-        examples = read_classification(data, text_field, label_field)
+        examples = read_classification(data, text_field, label_field)[:limit]
         items, tables, facts = file_parts(lm, examples, n, shots, template, seed, part(tick, 0, 3))
         rows = text_rows(lm, [example.text for example in examples])[:n]
         items += [corpus_items(lm, rows)] if rows else []

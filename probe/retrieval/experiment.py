@@ -201,6 +201,7 @@ def run(
     *,
     data: str | Path | None = None,
     n: int = 400,
+    limit: int | None = None,
     seed: int = 0,
     k: int = 3,
     chunk: int = 100,
@@ -222,7 +223,8 @@ def run(
         lm: the model.
         data: a folder with questions.jsonl (question, answers or answer, optional document and substitute) and
             documents.jsonl (text, optional id and title) or text files; without one the model's world.
-        n: questions of each kind; of a folder, at most that many, drawn by the seed.
+        n: questions of each kind; of a folder that many, drawn by the seed.
+        limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, documents, passages and samples.
         k: documents (or chunks) that the search puts into the prompt.
         chunk: words of a chunk of a long document.
@@ -238,7 +240,7 @@ def run(
     require_tokens(lm)
     require_positive(k=k, max_new_tokens=max_new_tokens)
     if data is not None:
-        return _folder(lm, data, n, seed, k, (chunk, overlap), form, max_new_tokens, tick)
+        return _folder(lm, data, n, limit, seed, k, (chunk, overlap), form, max_new_tokens, tick)
     world = probe.world.of(lm)
     if world is None:
         raise DataError(f"The model `{lm.ref or 'created'}` has no world to ask about: give as data {files.LAYOUT}.")
@@ -266,6 +268,7 @@ def _folder(
     lm: "LM",
     data: str | Path,
     n: int,
+    limit: int | None,
     seed: int,
     k: int,
     sizes: tuple[int, int],
@@ -278,7 +281,7 @@ def _folder(
 
     documents, rows = files.read_folder(data)
     chunks = files.chunks_of(documents, *sizes)
-    questions = [rows[index] for index in choose_rows(len(rows), n, seed)]
+    questions = [rows[index] for index in choose_rows(len(rows), n, seed, limit)]
     items = texts.file_items(lm, questions, chunks, k, max_new_tokens, form, tick)
     facts: dict[str, Any] = {"documents": len(documents), "chunks": len(chunks), "retrieved": k}
     return Evidence(items, _tables(items, seed), facts=facts)

@@ -317,6 +317,7 @@ def run(
     *,
     data: str | Path | None = None,
     n: int = 400,
+    limit: int | None = None,
     seed: int = 0,
     interventions: int = 60,
     turns: int = 5,
@@ -341,6 +342,7 @@ def run(
             the older form `prompt`, `corrects`, `incorrects`), or with `question`, `correct_answer`,
             `incorrect_answer`, or with `text`, `kind` to comment on; without one the model's world asks.
         n: questions of each kind (repeated pressure: at most 200).
+        limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, samples and random controls.
         interventions: questions on which heads are patched and directions added; 0 leaves both out. Over a file a
             direction is read from half of them and added to at most 16 of the others.
@@ -363,7 +365,9 @@ def run(
         raise ConfigError("A judge is there for comments on texts: give --data FILE with `text`, `kind`.")
     if data is not None:
         path = Path(data).expanduser()
-        items, tables, facts = file_parts(lm, path, n, seed, form, lead, interventions, layer, judge, turns, tick)
+        items, tables, facts = file_parts(
+            lm, path, n, limit, seed, form, lead, interventions, layer, judge, turns, tick
+        )
         return Evidence(items, tables, facts=facts)
     world = probe.world.of(lm)
     if world is None:

@@ -168,6 +168,7 @@ def file_parts(
     lm: LM,
     path: Path,
     n: int,
+    limit: int | None = None,
     seed: int = 0,
     form: Form = "auto",
     lead: str | None = None,
@@ -183,6 +184,7 @@ def file_parts(
         lm: the model.
         path: JSON Lines or one JSON list.
         n: questions, at most.
+        limit: of the first rows alone, if it is given.
         seed: of their choice where there are more.
         form: see `probe.dialogues.Form`.
         lead: what the assistant begins with; None for what the format's authors used.
@@ -200,7 +202,7 @@ def file_parts(
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
     name, rows = read_file(path)
     check_judge(path, name, judge)
-    questions = [rows[i] for i in choose_rows(len(rows), n, seed)]
+    questions = [rows[i] for i in choose_rows(len(rows), n, seed, limit)]
     facts: dict[str, Any] = {"chat_template": uses_chat(lm, form), "format": name}
     if name == "choices":
         words = choices.lead_of(lm, path, form) if lead is None else lead

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,14 @@ import torch
 import probe
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import COLUMNS
-from probe.experiments.result import stack
+from probe.experiments.registry import find_experiment
+from probe.experiments.result import Result, stack
+from probe.experiments.run import prepare
 from probe.hallucination.confidence import identical, normalise
 from probe.hallucination.experiment import METRICS, say
 from probe.hallucination.files import (
     ASK_TRUE,
+    PREAMBLES,
     Choices,
     Question,
     choice_items,
@@ -325,3 +329,74 @@ def test_the_experiment_on_a_file_shows_choices_and_free_answers(lm: LM, tmp_pat
         probe.run_experiment("hallucination", lm, data=CSV, equivalence="oracle")
     with pytest.raises(ConfigError, match="at least 1 sample"):
         probe.run_experiment("hallucination", lm, data=CSV, samples=0)
+
+
+def test_choices_alone_are_what_the_whole_experiment_says_of_them(lm: LM) -> None:
+    options = {"data": CSV, "n": 5, "samples": 2, "max_new_tokens": 2, "shuffles": 2}
+    whole, alone = (probe.run_experiment("hallucination", lm, only=only, **options) for only in ("all", "mc"))
+    assert set(alone.items["kind"]) == {"choice"}
+    for metric in ("mc1", "mc2", "ece"):
+        assert alone.value(metric) == whole.value(metric)
+    assert list(alone.tables["shares"]["metric"]) == ["mc0", "mc1", "mc2"]
+    assert {"choices", "calibration"} <= set(alone.figures)
+    assert alone.finding == whole.finding
+    assert not {"agreement", "p_true", "snowball_kl"} & set(alone.summary["metric"])
+
+
+def test_the_preamble_of_the_harness_has_a_name(tmp_path: Path) -> None:
+    lm = random_lm("gpt2", byte_tokenizer(), n_positions=1024)
+    (tmp_path / "six.txt").write_text(PREAMBLES["truthfulqa"])
+    options = {"data": CSV, "n": 2, "only": "mc"}
+    named, read = (
+        probe.run_experiment("hallucination", lm, preamble=each, **options)
+        for each in ("truthfulqa", str(tmp_path / "six.txt"))
+    )
+    assert (named.items["prompt"] == read.items["prompt"]).all()
+    assert named.items["prompt"][0].startswith("Q: What is human life expectancy in the United States?\nA: Human life")
+    assert named.items["prompt"][0].count("Q: ") == 7
+    assert "Barcelona, Spain.\n\nQ: " in named.items["prompt"][0]
+
+
+def test_the_best_answer_against_the_best_incorrect_one(lm: LM, tmp_path: Path) -> None:
+    rows = [
+        "Do cows drink milk?,No,No; They drink water,Yes; Yes they do,Yes they do",
+        "What do cows drink?,Water,Water,Milk; Tea,",
+    ]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([HEAD.replace("\n", ",Best Incorrect Answer\n").rstrip("\n"), *rows]))
+    targets = {"choices": ["No.", "Yes they do."], "labels": [1, 0]}
+    assert [question.mc0 for question in read_questions(path)] == [
+        Choices(tuple(targets["choices"]), (True, False)),
+        None,
+    ]
+    old = {"mc1_targets": {"No.": 1, "Yes.": 0}, "mc2_targets": {"No.": 1, "Yes.": 0}}
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "Do cows drink milk?", "mc0_targets": targets} | old))
+    result = probe.run_experiment("hallucination", lm, data=path, only="mc")
+    first, second = result.items["mc0"]
+    right, wrong = slow_scores(lm, prompts_of(read_questions(path))[0], targets["choices"])
+    assert first == float(right > wrong)
+    assert np.isnan(second)
+    assert result.summary.set_index("metric").loc["mc0", "n"] == 1
+    assert read_questions(tmp_path / "a.jsonl")[0].mc0 == read_questions(path)[0].mc0
+    path.write_text(path.read_text().replace(",Yes they do\n", ",No\n"))
+    with pytest.raises(DataError, match="in the column 'Best Incorrect Answer': give one false answer"):
+        read_questions(path, strict=True)
+
+
+def test_all_rows_by_default_the_first_of_them_or_some(lm: LM) -> None:
+    def ask(**options: Any) -> Result:
+        return probe.run_experiment("hallucination", lm, data=CSV, only="mc", **options)
+
+    every, first, drawn, few = ask(), ask(limit=3), ask(limit=5, n=2), ask(n=6, seed=3)
+    prompts = list(every.items["prompt"])
+    assert prompts == prompts_of(read_questions(CSV))
+    assert list(first.items["prompt"]) == prompts[:3]
+    assert len(drawn.items) == 2
+    assert set(drawn.items["prompt"]) <= set(prompts[:5])
+    assert len(few.items) == 6
+    assert [each.meta["n"] for each in (every, first, drawn, few)] == [8, 3, 2, 6]
+    experiment = find_experiment("hallucination")
+    assert prepare(experiment).options["n"] == 400  # of each kind, in a world
+    assert prepare(experiment, data=CSV, n=None).options == prepare(experiment, data=CSV).options
+    with pytest.raises(ConfigError, match="limit=0"):
+        ask(limit=0)

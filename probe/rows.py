@@ -48,6 +48,11 @@ class Row(NamedTuple):
     values: Mapping[str, Any]
     """Its columns."""
 
+    @property
+    def label(self) -> str:
+        """How items call it: `row-7`."""
+        return f"row-{self.number}"
+
 
 @dataclass(frozen=True)
 class Rows(Sequence[T], Generic[T]):

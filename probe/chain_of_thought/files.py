@@ -40,6 +40,8 @@ class Problem(NamedTuple):
     question: str
     answer: str
     """The final answer in its plain form."""
+    row: str = ""
+    """Its number in the file, from 1: `row-7`."""
 
 
 def read_problems(path: str | Path, strict: bool = False) -> Rows[Problem]:
@@ -63,7 +65,7 @@ def _problem(row: Row) -> Problem:
     final = reference(answer)
     if not question or not final:
         raise DataError(f"{row.where} has an empty question or answer: write {FORM}.")
-    return Problem(question, final)
+    return Problem(question, final, row.label)
 
 
 def reference(answer: str) -> str:
@@ -230,6 +232,7 @@ def solve_problems(asker: Asker, n_samples: int, temperature: float, seed: int, 
         rows.append(
             {
                 "item": f"problem-{i}",
+                "row": problem.row,
                 "kind": "steps",
                 "prompt": step_prompts[i],
                 "answer": f"{first[i]}\n{OPENING} {answers[i * n_samples]}",
@@ -352,6 +355,7 @@ def suggest_answers(asker: Asker, temperature: float, seed: int, tick: Tick) -> 
         agrees = final_answers[at] == claims[i]
         row = {
             "item": f"biased-{i}",
+            "row": asker.problems[i].row,
             "kind": "biased",
             "prompt": prompts[at],
             "answer": f"{texts[at]}\n{OPENING} {final_answers[at]}",

@@ -371,6 +371,7 @@ def _text(
     free = texts.free_items(lm, questions, equivalent, samples, max_new_tokens, seed, preamble, part(tick, 1, 4))
     (choices, free), layers, p_ik_facts = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
     snowball_items, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 3, 4))
+    snowball_items["row"] = [question.row for question in questions[: len(snowball_items)]]
     items = pd.concat([choices, free, snowball_items], ignore_index=True)
     tables = _choice_tables(choices, free) | {"snowball": _steps(steps, longest=False)}
     if len(layers):

@@ -24,7 +24,7 @@ nothing, which says nothing about them: the share that matches anything is repor
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,6 +106,8 @@ class Question:
     """The best answer and the best incorrect one, where they are known."""
     both: tuple[str, ...] = ()
     """Answers that the CSV file calls correct and incorrect: they count as false."""
+    row: str = field(default="", compare=False)
+    """Its number in the file, from 1: `row-7`."""
 
     @property
     def correct(self) -> list[str]:
@@ -211,7 +213,9 @@ def _question(row: Row) -> Question:
         raise DataError(f"{row.where} calls the best answer {first[0]!r} incorrect, too: keep it in one column.")
     both = tuple(answer for answer in correct if answer in incorrect)
     right = [answer for answer in dict.fromkeys([*correct, *first]) if answer not in both]
-    return Question(question, _choices(first, incorrect), _choices(right, incorrect), _best(row, first), both)
+    return Question(
+        question, _choices(first, incorrect), _choices(right, incorrect), _best(row, first), both, row.label
+    )
 
 
 def _best(row: Row, first: Sequence[str]) -> Choices | None:
@@ -254,7 +258,7 @@ def _targeted_question(row: Row) -> Question:
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{row.where} has no text `question`: give one.")
     first = _targets(row, MC0[2]) if MC0[2] in row.values else None
-    return Question(question.strip(), _targets(row, "mc1_targets"), _targets(row, "mc2_targets"), first)
+    return Question(question.strip(), _targets(row, "mc1_targets"), _targets(row, "mc2_targets"), first, row=row.label)
 
 
 def _targets(row: Row, key: str) -> Choices:
@@ -345,7 +349,7 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
         best, mass = int(np.argmax(first)), choice_mass(first)
         labels = question.mc1.labels
         right = mc1(first, labels)
-        row: dict[str, Any] = {"item": f"choice-{index}", "kind": "choice", "prompt": prompt}
+        row: dict[str, Any] = {"item": f"choice-{index}", "kind": "choice", "row": question.row, "prompt": prompt}
         row |= {"answer": question.mc1.choices[best], "expected": question.mc1.choices[labels.index(True)]}
         row["mc0"] = mc1([scores[each] for each in pair], question.mc0.labels) if question.mc0 else float("nan")
         row |= {"mc1": right, "mc2": mc2(second, question.mc2.labels), "right": right}
@@ -402,8 +406,13 @@ def free_items(
     rows = []
     for index, (question, prompt, main) in enumerate(zip(questions, prompts, mains, strict=True)):
         verdict = match(main, question)
-        row: dict[str, Any] = {"item": f"free-{index}", "kind": "free", "prompt": prompt, "answer": main}
-        row |= {"expected": question.correct[0], "verdict": verdict, "matched": float(verdict != "unmatched")}
+        row: dict[str, Any] = {"item": f"free-{index}", "kind": "free", "row": question.row, "prompt": prompt}
+        row |= {
+            "answer": main,
+            "expected": question.correct[0],
+            "verdict": verdict,
+            "matched": float(verdict != "unmatched"),
+        }
         row |= {"match_true": float(verdict == "true"), "match_wrong": float(verdict == "wrong")}
         row["match_abstain"] = float(verdict == "abstain")
         row["wrong"] = {"wrong": 1.0, "true": 0.0}.get(verdict, float("nan"))

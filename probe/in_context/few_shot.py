@@ -36,6 +36,8 @@ class Example(NamedTuple):
 
     text: str
     label: str
+    row: str = ""
+    """Its number in the file, from 1: `row-7`."""
 
 
 def read_classification(file: str | Path, text: str = TEXT, label: str = LABEL, strict: bool = False) -> Rows[Example]:
@@ -68,7 +70,7 @@ def _example(row: Row, text: str, label: str) -> Example:
             f" {wanted} and a label in `{label}`: name the file's own with text_field and label_field."
         )
     named = [f"{name}: {content}" for name, content in zip(columns, texts, strict=True)]
-    return Example(texts[0] if len(texts) == 1 else "\n".join(named), str(kind).strip())
+    return Example(texts[0] if len(texts) == 1 else "\n".join(named), str(kind).strip(), row.label)
 
 
 def _column(row: Row, name: str) -> str:
@@ -116,7 +118,7 @@ def label_logprobs(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> n
 def answer_table(
     lm: "LM", prompts: Sequence[str], questions: Sequence[Question], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """One row a question: question, prompt, expected, answer, right, p_true (among the labels), loss (nats)."""
+    """One row a question: question, row, prompt, expected, answer, right, p_true (among the labels), loss (nats)."""
     logprobs = label_logprobs(lm, prompts, labels)
     logprobs = logprobs - np.logaddexp.reduce(logprobs, axis=1, keepdims=True)
     truth = np.array([labels.index(question.query.label) for question in questions])
@@ -125,6 +127,7 @@ def answer_table(
     return pd.DataFrame(
         {
             "question": [question.number for question in questions],
+            "row": [question.query.row for question in questions],
             "prompt": list(prompts),
             "expected": [labels[at] for at in truth],
             "answer": [labels[at] for at in best],

@@ -263,6 +263,7 @@ def function_vectors_text(
         at, truth = best[1 - half][0], truths[half]
         own, other = (means[half][name][:, at] for name in ("own", "shuffled"))
         columns: dict[str, Any] = {"question": halves[half], "prompt": prompts_alone[half]}
+        columns["row"] = [data[at].row for at in halves[half]]
         columns["expected"] = [labels[true] for true in truth]
         columns["vector"] = [f"{half}-{group}" for group in groups[half]]
         for at, prefix, block, score in zip(

@@ -27,6 +27,7 @@ otherwise.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,8 @@ class FileQuestion:
     answers: tuple[str, ...]
     document: str | None = None
     substitute: str | None = None
+    row: str = field_of(default="", compare=False)
+    """Its number in the file, from 1: `row-7`."""
 
 
 def read_folder(data: str | Path, strict: bool = False) -> tuple[Rows[Source], Rows[FileQuestion]]:
@@ -193,7 +196,7 @@ def _question(row: Row, names: Mapping[str, Sequence[str]]) -> FileQuestion:
     else:
         answers = (field(row, "answer").strip(),)
     substitute = field(row, "substitute").strip() if values.get("substitute") is not None else None
-    return FileQuestion(field(row, "question").strip(), answers, _document(row, names), substitute)
+    return FileQuestion(field(row, "question").strip(), answers, _document(row, names), substitute, row.label)
 
 
 def _document(row: Row, names: Mapping[str, Sequence[str]]) -> str | None:
@@ -317,7 +320,7 @@ def file_items(
         for context in (each for each in CONTEXTS if each in passages):
             prompt = prompt_of(lm, question.question, passages[context], form)
             row: dict[str, Any] = {"item": f"question-{number}-{context}", "kind": "question"}
-            row |= {"question": f"question-{number}", "context": context, "prompt": prompt}
+            row |= {"question": f"question-{number}", "row": question.row, "context": context, "prompt": prompt}
             rows.append(row | {"expected": question.answers[0]} | (measures if context == "retrieved" else {}))
             pairs.append((question, context))
     table = pd.DataFrame(rows)

@@ -86,7 +86,7 @@ def read_question(row: Row) -> Question:
     question, correct, incorrect = (field(source, name).strip() for name in FIELDS)
     if correct.casefold() == incorrect.casefold():
         raise DataError(f"{row.where} has {correct!r} as right and as wrong answer: give two different answers.")
-    return Question(f"row-{row.number}", question, correct, incorrect)
+    return Question(row.label, question, correct, incorrect)
 
 
 def user_message(question: Question, template: str) -> str:

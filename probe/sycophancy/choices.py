@@ -63,7 +63,7 @@ def read_choice(row: Row) -> Choice:
         question, matching, other = (field(row, name) for name in FIELDS)
     if matching.strip() == other.strip():
         raise DataError(f"{row.where} has the answer {matching!r} on both sides: give two different answers.")
-    return Choice(f"row-{row.number}", question, matching, other)
+    return Choice(row.label, question, matching, other)
 
 
 def _only(row: Row, name: str) -> str:
@@ -114,6 +114,7 @@ def score_choices(
         rows.append(
             {
                 "item": choice.item,
+                "row": choice.item,
                 "prompt": prompt,
                 "answer": (choice.matching if margin >= 0 else choice.other).strip(),
                 "expected": choice.matching.strip(),

@@ -266,7 +266,7 @@ def read_text(row: Row) -> Text:
     name = next((each for each in ("kind", "dataset") if source.values.get(each) is not None), None)
     kind = field(source, name).strip() if name else "text"
     question = field(source, "question").strip() if source.values.get("question") else ""
-    return Text(f"row-{row.number}", KINDS.get(kind, kind), text, question)
+    return Text(row.label, KINDS.get(kind, kind), text, question)
 
 
 def user_message(text: Text, condition: str) -> str:

@@ -246,9 +246,8 @@ def test_other_architectures_and_few_examples() -> None:
         found = function_vectors_text(random_lm(name), TEXTS, n=6, directions=1, template=PLAIN)
         assert isinstance(found, TextVectors)
         assert found.shots == 2  # the other half has three texts
-        assert np.isfinite(
-            found.items.drop(columns=["prompt", "row", "expected", "vector"]).to_numpy(dtype=float)
-        ).all()
+        numbers = found.items.drop(columns=["prompt", "row", "expected", "vector"])
+        assert np.isfinite(numbers.to_numpy(dtype=float)).all()
     short = function_vectors_text(random_lm("gpt2", n_positions=28), TEXTS, directions=1, template=PLAIN)
     assert short.shots == 1  # 16 tokens are kept for the label
 

@@ -86,7 +86,7 @@ def _head(
     chart: go.Figure, data: pd.DataFrame, name: str, title: str, height: int | None, source: dict[str, object]
 ) -> None:
     """The title, and the downloads that open beside it."""
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    with st.container(horizontal=True, wrap=False, vertical_alignment="center", gap="small"):
         st.markdown(f"**{escape_markdown(title)}**", width="stretch")
         offer = st.container(key=f"offer-{name}", width="content").popover(
             "",

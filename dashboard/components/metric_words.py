@@ -9,12 +9,12 @@ from dashboard.markdown import escape_markdown
 from probe.terms import Term
 
 COLUMNS: dict[str, Any] = {
-    "metric": st.column_config.TextColumn(pinned=True, width=270),
-    "better": st.column_config.TextColumn(width="small", help="Which way the number is better, where one way is."),
-    "what it is": st.column_config.TextColumn(width="large", help="What is measured; click a cell to read all of it."),
-    "name in files": st.column_config.TextColumn(help="The name in files and in code; it never changes."),
+    "metric": st.column_config.TextColumn(pinned=True, width=240),
+    "better": st.column_config.TextColumn(width=62, help="Which way the number is better, where one way is."),
+    "what it is": st.column_config.TextColumn(width=80, help="What is measured; click a cell to read all of it."),
+    "name in files": st.column_config.TextColumn(width=78, help="The name in files and in code; it never changes."),
 }
-"""Settings of the columns that hold words; to be merged into those of the table."""
+"""Settings of the columns that hold words, narrow enough for the table of two models to fit a page 1280 pixels wide."""
 
 
 def after_numbers(metric: str, about: Term) -> dict[str, str]:

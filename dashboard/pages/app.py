@@ -66,10 +66,11 @@ STYLE = """<style>
 [data-testid=stCode] .token:is(.operator, .decorator) { color: light-dark(#A84300, #F0A875); }
 [data-testid=stCode] .token:is(.number, .boolean, .builtin) { color: light-dark(#0B6B60, #7FD3C7); }
 [data-testid=stCode] .token.comment { color: light-dark(#5C636E, #A2A9B4); }
-@media (max-width: 768px) { .st-key-page-name { padding-left: 2rem; } }
+.stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }
 </style>"""
 """Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling; the contrast that
-text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them."""
+text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; and the page's name
+beside the logo, which stands above the page while the sidebar is closed."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:

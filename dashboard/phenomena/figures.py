@@ -89,7 +89,7 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
         key=widget,
         on_select=choose,
         selection_mode="single-cell",
-        column_config=metric_words.COLUMNS | {"n": st.column_config.NumberColumn(width="small")},
+        column_config=metric_words.COLUMNS | {"n": st.column_config.NumberColumn(width=56)},
     )
     several = len(summaries) > 1
     apart = any((summary[PAIRS] == 0).any() for summary in summaries.values() if PAIRS in summary)

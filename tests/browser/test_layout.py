@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.pages import PAGES, WITHOUT_FIGURE, agree, box, open_page, settle
+from tests.browser.pages import BOTH, PAGES, WITHOUT_FIGURE, agree, box, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 TEXT_BOXES = Path(__file__).with_name("text_boxes.js").read_text()
@@ -60,8 +60,9 @@ def test_boxes_that_overlap_or_are_cut_are_found(page: Page, samples: Any):
     assert any("is cut" in each for each in wrong)
 
 
-def test_the_table_of_all_runs_fits(page: Page, samples: Any):
-    open_page(page, samples, "overview")
+@pytest.mark.parametrize("path", ["overview", f"sycophancy?{BOTH}", f"retrieval?{BOTH}"])
+def test_the_table_of_numbers_fits(page: Page, samples: Any, path: str):
+    open_page(page, samples, path)
     table = page.get_by_test_id("stMain").get_by_test_id("stDataFrame").first
     expect(table.locator("canvas").first).to_be_visible()
     inner = table.locator(".dvn-scroll-inner > div").first

@@ -209,7 +209,7 @@ def page() -> None:
             finding(f"Choose {'a prompt' if choices.base else 'a base model'} above to see what alignment earned.")
             note("The base model is the reference that KL is counted from: the model that the others came from.")
         return
-    columns = st.columns([3, 5, 2, 2], vertical_alignment="bottom", gap="medium")
+    columns = st.columns([6, 8, 5, 4], vertical_alignment="bottom", gap="medium")
     with columns[0]:
         reward_name = choose_reward(choices)
     try:

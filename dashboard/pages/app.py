@@ -60,6 +60,7 @@ STYLE = """<style>
 [data-testid=stCaptionContainer] { color: inherit; opacity: 0.8; }
 [data-testid=stMain]:focus-visible { outline: 2px solid #2F66B3; outline-offset: -2px; }
 [data-variant=segmented_control]:focus-visible { outline: 2px solid; outline-offset: 1px; z-index: 1; }
+[data-testid=stButtonGroup] [role=radiogroup] { flex-wrap: wrap; overflow: visible; mask-image: none; }
 [data-tag], [data-testid=stBaseButton-primary] { color: light-dark(#FFFFFF, #0E1117); }
 [data-testid=stCode] .token:is(.keyword, .function, .class-name) { color: light-dark(#1A5FB4, #8CBBF0); }
 [data-testid=stCode] .token:is(.string, .char) { color: light-dark(#0B6B2B, #86D49B); }
@@ -69,8 +70,8 @@ STYLE = """<style>
 .stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }
 </style>"""
 """Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling; the contrast that
-text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; and the page's name
-beside the logo, which stands above the page while the sidebar is closed."""
+text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; the page's name beside
+the logo, which stands above the page while the sidebar is closed; and all options of a choice on a narrow page."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:

@@ -70,8 +70,8 @@ STYLE = """<style>
 .stApp:has([data-testid=stExpandSidebarButton]) .st-key-page-name { padding-left: 9rem; margin-top: -1rem; }
 </style>"""
 """Less space around a page than Streamlit leaves, so that its main figure is seen without scrolling; the contrast that
-text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; the page's name beside
-the logo, which stands above the page while the sidebar is closed; and all options of a choice on a narrow page."""
+text needs (WCAG 2.2, 4.5 to 1) and a mark of the focus, where Streamlit gives too little of them; all options of a
+choice on a narrow page; and the page's name beside the logo, which stands there while the sidebar is closed."""
 
 
 def own_page(name: str, title: str, icon: str, **options: Any) -> Any:

@@ -172,8 +172,7 @@ def _make_row(make: Callable[[Row], T], number: int, where: str, parse: Callable
 def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Where each row is, and a function that parses it."""
     if path.is_dir() or (path.suffix.lower() == PARQUET and path.is_file()):
-        batches = _folder_batches(path) if path.is_dir() else _parquet_batches(path)
-        rows = (values for batch in batches for values in batch.to_pylist())
+        rows = _folder_rows(path) if path.is_dir() else _parquet_rows(path)
         for number, values in enumerate(rows, start=1):
             yield f"Row {number} of `{path}`", partial(_as_json, f"Row {number} of `{path}`", values)
         return
@@ -188,8 +187,8 @@ def _sources(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
                 yield f"Line {number} of `{path}`", partial(_parse_line, f"Line {number} of `{path}`", line)
 
 
-def _parquet_batches(path: Path) -> Iterator[Any]:
-    """The rows of a Parquet file, few at a time.
+def _parquet_rows(path: Path) -> Iterator[Any]:
+    """The rows of a Parquet file.
 
     Raises:
         DataError: it is none, or too large once it is unpacked.
@@ -203,10 +202,11 @@ def _parquet_batches(path: Path) -> Iterator[Any]:
         groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
         if sum(group.total_byte_size for group in groups) > LARGEST:
             raise refuse(f"unpacked it has more than {LARGEST // 2**30} GiB")
-        yield from file.iter_batches(batch_size=AT_ONCE)
+        for batch in file.iter_batches(batch_size=AT_ONCE):
+            yield from batch.to_pylist()
 
 
-def _folder_batches(folder: Path) -> Iterator[Any]:
+def _folder_rows(folder: Path) -> Iterator[Any]:
     """The rows of a folder that the library `datasets` saved, as its Arrow files hold them.
 
     Raises:
@@ -230,7 +230,9 @@ def _folder_batches(folder: Path) -> Iterator[Any]:
             raise refuse("it names files outside of itself")
         for name in names:
             with pa.OSFile(str(folder / name)) as file:
-                yield from pa.ipc.open_stream(file)
+                for batch in pa.ipc.open_stream(file):
+                    batch.validate(full=True)  # what a damaged file holds would else be read beyond its end
+                    yield from batch.to_pylist()
 
 
 def _as_json(where: str, values: Any) -> Any:

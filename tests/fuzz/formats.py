@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -475,6 +476,17 @@ PAIRS = (
     {"prompt": "mira lives in", "chosen": " oslo", "rejected": " rome"},
     {"prompt": "tom", "chosen": "is", "rejected": "one"},
 )
+ARROW = "data-00000-of-00001.arrow"
+
+
+def tables(folder: Path) -> Path:
+    """Pairs as a Parquet file and as a folder of the library datasets."""
+    rows = datasets.Dataset.from_list(list(PAIRS))
+    rows.to_parquet(folder / "rows.parquet")
+    rows.save_to_disk(folder / "rows")
+    return folder
+
+
 MESSAGES = [{"role": "user", "content": "mira"}, {"role": "assistant", "content": "lives in oslo"}]
 
 PEFT = (
@@ -594,6 +606,9 @@ FORMATS = (
         mutate_lines,
         lambda path: read_problems(path / "chain_problems.jsonl"),
     ),
+    Format("Parquet", tables, "rows.parquet", mutate_bytes, lambda path: pairs(path / "rows.parquet")),
+    Format("state.json of datasets", tables, "rows/state.json", mutate_json, lambda path: pairs(path / "rows")),
+    Format("Arrow of datasets", tables, f"rows/{ARROW}", mutate_bytes, lambda path: pairs(path / "rows")),
     Format("documents", documents, "documents.jsonl", mutate_lines, read_folder),
     Format("questions on documents", documents, "questions.jsonl", mutate_lines, read_folder),
 )

@@ -9,8 +9,8 @@ from playwright.sync_api import Locator, Page, expect
 from tests.browser.pages import choose, eventually, open_page, settle
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-LEAST = {"n": "400", "interventions": "60", "turns": "5", "layer": ""}
-"""Options of sycophancy beside its seed, as they are by default."""
+LEAST = {"n": "", "interventions": "60", "turns": "5", "layer": ""}
+"""Options of sycophancy beside its seed, as they are by default; an empty `n` is 400, of a file all rows."""
 
 
 def unfold(page: Page, name: str) -> Locator:

@@ -406,6 +406,23 @@ def read_documents(path: Path, strict: bool = False) -> Rows[str]:
     return Rows(path, [read_text(path)])
 
 
+def read_demonstrations(path: Path, strict: bool = False) -> Rows[Row]:
+    """The demonstrations of a file, in one of the forms of `DEMONSTRATIONS`.
+
+    A completion that is labelled false, as in KTO's form, is left out: nothing should learn it.
+
+    Raises:
+        DataError: the file cannot be used; see `read_rows`.
+    """
+    return read_columns(path, *DEMONSTRATIONS, strict=strict).each(_check_label)
+
+
+def _check_label(row: Row) -> Row:
+    if str(row.values.get("label")).lower() == "false":
+        raise DataError(f"{row.where} is labelled false (KTO's form), which nothing should learn: take it out.")
+    return row
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 text file.
 

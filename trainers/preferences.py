@@ -215,10 +215,22 @@ def with_prompt(row: Row) -> Row:
         )
     if chosen == rejected:
         raise DataError(f"{row.where} has equal chosen and rejected: take it out, it teaches nothing.")
-    margin = row.values.get("margin")
-    if margin is not None and not (isinstance(margin, int | float) and math.isfinite(margin)):
-        raise DataError(f"{row.where} has the margin {margin!r}: give a finite number, or leave the column out.")
-    return row._replace(values={**row.values, "prompt": prompt, "chosen": chosen, "rejected": rejected})
+    values = {**row.values, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+    return row._replace(values=values | ({"margin": _margin(row)} if "margin" in values else {}))
+
+
+def _margin(row: Row) -> float | None:
+    """The number in the column `margin`, which is text in a CSV file; None where the cell is empty."""
+    value = row.values["margin"]
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{row.where} has the margin {value!r}: give a finite number, or leave the column out.")
+    return number
 
 
 def common_prompt(chosen: str, rejected: str) -> str:
@@ -250,4 +262,4 @@ def _row_pair(lm: LM, row: Row) -> Pair:
         pair = encode_pair(lm, *(row.values[name] for name in COLUMNS))
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
-    return pair if margin is None else replace(pair, margin=float(margin))
+    return pair if margin is None else replace(pair, margin=margin)

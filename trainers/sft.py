@@ -35,7 +35,7 @@ from probe.errors import ConfigError, DataError
 from probe.model.generation import end_tokens
 from probe.model.scoring import completion_logprobs
 from probe.model.text import chat_text, context_length, encode, pad, split
-from probe.rows import DEMONSTRATIONS, Row, Rows, as_messages, read_columns
+from probe.rows import Row, Rows, as_messages, read_demonstrations
 from probe.world import World
 from trainers.config import SFTConfig
 from trainers.loop import Loss, Method, draw, fit
@@ -92,22 +92,6 @@ def world_demonstrations(
     examples = _fitting(lm, encodings, longest, "the world", report)
     data = {"source": "world", "hash": world.hash, "rows": len(examples), "overlong": len(encodings) - len(examples)}
     return Demonstrations(examples, data, world.probe_prompts())
-
-
-def read_demonstrations(path: Path, strict: bool = False) -> Rows[Row]:
-    """The rows of a file of demonstrations, read before a model is loaded.
-
-    Raises:
-        DataError: the file cannot be used; see `probe.rows`.
-    """
-    return read_columns(path, *DEMONSTRATIONS, strict=strict).each(_to_learn_from)
-
-
-def _to_learn_from(row: Row) -> Row:
-    """The row, unless it is labelled false, as completions of KTO's data are that nobody wants."""
-    if row.values.get("label") is False:
-        raise DataError(f"{row.where} is labelled false (KTO's form), which nothing should learn: take it out.")
-    return row
 
 
 def file_demonstrations(

@@ -30,7 +30,7 @@ from probe import stats
 from probe.continual.measures import Savings, savings
 from probe.errors import ConfigError, DataError, RunError
 from probe.model.lm import LM
-from probe.rows import DEMONSTRATIONS, Rows, read_columns, read_documents
+from probe.rows import SUFFIXES, Rows, read_demonstrations, read_documents
 from probe.runs.directories import is_run
 from probe.runs.reader import Run
 from probe.runs.schema import RESULTS
@@ -148,7 +148,7 @@ def files_of(data: str | Path) -> list[Path]:
     forms = "a folder, or a list such as a.jsonl,b.jsonl: text, or JSON Lines with `text` or with questions"
     place = Path(data).expanduser()
     if place.is_dir():
-        paths = sorted(path for path in place.iterdir() if path.suffix in (".jsonl", ".json", ".txt", ".md"))
+        paths = sorted(path for path in place.iterdir() if path.suffix in (*SUFFIXES, ".txt", ".md"))
     else:
         paths = [Path(part.strip()).expanduser() for part in str(data).split(",") if part.strip()]
     missing = [path for path in paths if not path.is_file()]
@@ -166,7 +166,7 @@ def read_phases(paths: Sequence[Path], objective: str, strict: bool = False) -> 
     """
     if objective == "pretrain":
         return [read_documents(path, strict) for path in paths]
-    return [read_columns(path, *DEMONSTRATIONS, strict=strict) for path in paths]
+    return [read_demonstrations(path, strict) for path in paths]
 
 
 @torch.no_grad()

@@ -50,7 +50,7 @@ GROUP = "probe.experiments"
 """Entry-point group of packages that bring experiments: each names a decorated function, or a module of some."""
 BUILT_IN = ("hallucination", "sycophancy", "in_context", "chain_of_thought", "retrieval", "continual")
 """Subjects that hold an experiment of their name: `probe.NAME.experiment`."""
-SHARED = ("baseline", "data", "limit", "n", "seed", "strict", "tick")
+SHARED = ("baseline", "data", "n", "seed", "strict", "tick")
 """Arguments that every experiment understands alike, as far as it has them."""
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -110,8 +110,8 @@ class Experiment:
 
     @property
     def counts_rows(self) -> bool:
-        """Whether `n`, where it is not given, is the number of all rows of a file."""
-        return self.read is not None and self.takes("data") and self.takes("n")
+        """Whether it asks rows of a file: `limit` takes the first, and `n`, where it is not given, is their number."""
+        return self.takes("limit")
 
     def takes(self, name: str) -> bool:
         """Whether it has an argument of the name."""

@@ -241,11 +241,13 @@ def say(result: Result) -> str:
 
 
 def read(
-    *, data: str | Path | None, strict: bool, preamble: str | Path | None = None, **_: Any
+    *, data: str | Path | None, strict: bool, preamble: str | Path | None = None, only: str = "all", **_: Any
 ) -> "list[Rows[Question]]":
     """The questions of the file, if there is one; the preamble must be readable too."""
     from probe.hallucination.files import read_questions
 
+    if only == "mc" and data is None:
+        raise ConfigError("only=mc scores the choices of a data file: give one with data, or leave only out.")
     _read(preamble)
     return [] if data is None else [read_questions(data, strict)]
 
@@ -277,7 +279,7 @@ def run(
     Args:
         lm: the model.
         data: TruthfulQA questions, a CSV file or the JSON of its multiple choice; without one the model's world.
-        n: questions of each kind; of a file that many, drawn by the seed.
+        n: questions of each kind, drawn by the seed.
         limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, samples, folds and shuffles.
         samples: answers sampled of each question for semantic entropy and agreement.

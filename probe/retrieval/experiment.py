@@ -223,7 +223,7 @@ def run(
         lm: the model.
         data: a folder with questions.jsonl (question, answers or answer, optional document and substitute) and
             documents.jsonl (text, optional id and title) or text files; without one the model's world.
-        n: questions of each kind; of a folder that many, drawn by the seed.
+        n: questions of each kind, drawn by the seed.
         limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, documents, passages and samples.
         k: documents (or chunks) that the search puts into the prompt.

@@ -39,7 +39,7 @@ from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
 from probe.report.run_report import report
 from probe.retrieval.files import read_folder
-from probe.rows import Row, Rows, read_documents
+from probe.rows import Row, Rows, read_demonstrations, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
 from probe.runs.captured import (
     answers_table,
@@ -72,7 +72,7 @@ from tests.places import DATA, SAMPLES
 from trainers.config import PreferenceConfig
 from trainers.preferences import file_preferences, read_preferences
 from trainers.sampling import file_prompts, read_prompts
-from trainers.sft import file_demonstrations, read_demonstrations
+from trainers.sft import file_demonstrations
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"

@@ -398,5 +398,12 @@ def test_all_rows_by_default_the_first_of_them_or_some(lm: LM) -> None:
     experiment = find_experiment("hallucination")
     assert prepare(experiment).options["n"] == 400  # of each kind, in a world
     assert prepare(experiment, data=CSV, n=None).options == prepare(experiment, data=CSV).options
-    with pytest.raises(ConfigError, match="limit=0"):
-        ask(limit=0)
+    assert first.meta["options"]["limit"] == 3
+    assert prepare(find_experiment("continual"), n=7).options["n"] == 7
+    for options, said in (
+        ({"limit": 0, "data": CSV}, "limit=0"),
+        ({"limit": 2}, "limit takes"),
+        ({"only": "mc"}, "only=mc"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            prepare(experiment, **options)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import pytest
 
 from probe import LM
 from probe.errors import DataError
-from probe.rows import Row, Rows
+from probe.rows import Row, Rows, read_demonstrations
 from trainers.config import PreferenceConfig
 from trainers.preferences import Preferences, file_preferences, read_preferences
 from trainers.record import capture_prompts
 from trainers.sampling import file_prompts, read_prompts
-from trainers.sft import file_demonstrations, read_demonstrations
+from trainers.sft import file_demonstrations
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAIR = {"prompt": "mira", "chosen": " oslo", "rejected": " rome"}
@@ -268,6 +269,9 @@ def test_pairs_are_read_from_parquet_and_from_a_folder_of_datasets(lm: LM, tmp_p
     for each in found:
         assert each.pairs == expected.pairs
         assert each.data["rows"] == 2
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected,margin\nmira, oslo, rome,0.5\nhelen, oslo, rome,\n")
+    rows = preferences_of(lm, tmp_path / "pairs.csv").pairs
+    assert rows == [replace(pair, margin=margin) for pair, margin in zip(expected.pairs, (0.5, None), strict=True)]
     hashes = [each.data["hash"] for each in (expected, *found)]
     assert len(set(hashes)) == 3
     datasets.Dataset.from_list([PAIR, PAIR]).save_to_disk(tmp_path / "others")

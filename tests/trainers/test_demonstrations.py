@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from probe import LM
 from probe.errors import DataError
 from probe.model.presets import ModelConfig
+from probe.rows import read_demonstrations
 from probe.world import World
 from tests.models import random_lm
 from trainers.sft import (
@@ -20,7 +21,6 @@ from trainers.sft import (
     encode_conversation,
     file_demonstrations,
     hold_out,
-    read_demonstrations,
     world_demonstrations,
 )
 

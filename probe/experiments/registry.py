@@ -281,7 +281,6 @@ def _is_ours(function: Callable[..., Any]) -> bool:
 
 HELP = {
     "n": "Number of questions of each kind.",
-    "limit": "The first rows of a data file, of which n are drawn; all by default.",
     "seed": "Seed of everything random; equal seeds ask both models the same.",
     "strict": "Refuse a data file with a row that cannot be used; otherwise such rows are left out and counted.",
     "data": "A file or folder to ask from; without one the model's world.",

@@ -391,8 +391,10 @@ def _choice_tables(choices: pd.DataFrame, free: pd.DataFrame) -> dict[str, pd.Da
 def _read(preamble: str | Path | None) -> str:
     from probe.hallucination.files import PREAMBLES
 
-    if preamble is None or str(preamble) in PREAMBLES:
-        return PREAMBLES[str(preamble)] if preamble is not None else ""
+    if preamble is None:
+        return ""
+    if str(preamble) in PREAMBLES:
+        return PREAMBLES[str(preamble)]
     try:
         return Path(preamble).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

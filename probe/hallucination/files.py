@@ -223,11 +223,10 @@ def _best(row: Row, first: Sequence[str]) -> Choices | None:
     column = next((name for name in MC0[:2] if row.values.get(name)), None)
     if column is None:
         return None
-    wrong = _answers(row, column)
-    if len(wrong) != 1 or wrong == list(first):
-        raise DataError(
-            f"{row.where} has {show_value(row.values[column])} in the column {column!r}: give one false answer."
-        )
+    cell = row.values[column]
+    wrong = split_answers([cell]) if isinstance(cell, str) else []
+    if not wrong or wrong == list(first):
+        raise DataError(f"{row.where} has {show_value(cell)} in the column {column!r}: give one false answer.")
     return _choices(first, wrong)
 
 

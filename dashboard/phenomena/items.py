@@ -222,6 +222,7 @@ def listing(name: str, items: pd.DataFrame) -> None:
     table = table.rename_axis("item").reset_index().map(readable)
     number = st.column_config.NumberColumn(format="%.3g", width="small")
     floats = [str(column) for column in table if pd.api.types.is_float_dtype(table[column])]
+    answers = [str(column) for column in table if str(column).startswith("answer: ")]
     st.dataframe(
         table,
         hide_index=True,
@@ -231,7 +232,10 @@ def listing(name: str, items: pd.DataFrame) -> None:
         selection_mode="single-cell",
         column_config={
             "item": st.column_config.TextColumn(pinned=True),
+            "kind": st.column_config.TextColumn(width=90),
             "prompt": st.column_config.TextColumn(width=230),
+            "expected": st.column_config.TextColumn(width=90),
+            **dict.fromkeys(answers, st.column_config.TextColumn(width=120)),
             **dict.fromkeys(floats, number),
         },
     )

@@ -13,7 +13,18 @@ from plotly.subplots import make_subplots
 
 from probe.plotting.intervals import band
 from probe.plotting.marks import cells, frame, squares
-from probe.plotting.theme import CHOSEN, LIGHT, METHODS, colour_axis, escape, new_figure, shorten, template, token_axis
+from probe.plotting.theme import (
+    CHOSEN,
+    LIGHT,
+    METHODS,
+    colour_axis,
+    escape,
+    escape_lines,
+    new_figure,
+    shorten,
+    template,
+    token_axis,
+)
 
 NULL = METHODS["pretrain"]
 """Colour of everything that is drawn at random."""
@@ -128,7 +139,9 @@ def probabilities(
         colour: of the model's method.
     """
     figure = new_figure(margin={"t": 8, "r": 8, "b": 40}, barmode="overlay")
-    figure.update_layout(legend={"font": {"size": 11}, "itemwidth": 30})
+    figure.update_layout(
+        legend={"font": {"size": 11}, "itemwidth": 30, "entrywidthmode": "fraction", "entrywidth": 0.48}
+    )
     places = np.arange(len(answers))
     bars = (("before", before, -0.28, METHODS["pretrain"], 0.45), ("after", after, -0.02, colour, 1.0))
     for name, logprobs, shift, fill, opacity in bars:
@@ -249,9 +262,8 @@ def dose_curves(
         unit: of the target.
     """
     controls = [name for name in ("accuracy", "kl") if name in table]
-    titles = [escape(shorten(label, 44)), "unrelated questions right", "KL to the unsteered model"][: 1 + len(controls)]
-    if controls == ["kl"]:
-        titles[1] = "KL to the unsteered model"
+    names = {"accuracy": "unrelated questions right", "kl": "KL to the unsteered model"}
+    titles = [escape_lines(title, 16) for title in (shorten(label, 44), *(names[each] for each in controls))]
     figure = make_subplots(rows=1, cols=1 + len(controls), subplot_titles=titles, horizontal_spacing=0.09)
     alphas = table["alpha"]
     if "null" in table:
@@ -269,8 +281,8 @@ def dose_curves(
             figure.update_yaxes(rangemode="tozero", row=1, col=column)
     if chosen is not None:
         figure.add_vline(x=chosen, line={"color": CHOSEN, "width": 1.5})
-    figure.update_layout(template=template(LIGHT), margin={"t": 56, "b": 44}, clickmode="event+select")
-    figure.update_layout(legend={"y": 1.16})
+    figure.update_layout(template=template(LIGHT), margin={"t": 76, "b": 44}, clickmode="event+select")
+    figure.update_layout(legend={"yref": "container", "y": 1, "yanchor": "top"})
     figure.update_annotations(font_size=13)
     figure.update_xaxes(title_text="alpha", zeroline=False, fixedrange=True)
     figure.update_yaxes(title_text=unit, row=1, col=1)

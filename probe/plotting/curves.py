@@ -17,6 +17,8 @@ RELATIVE = "relative step"
 AXES = {"step": "step", RELATIVE: "step (% of the run)", "time": "training time (s)"}
 HOVER_WIDTH = 60
 """Characters of a line of a definition under the mouse."""
+TITLE_WIDTH = 18
+"""Characters of a line of a panel's title."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
 """Headline metrics of a method that samples, in this order; the loss of a policy gradient is not one."""
 
@@ -126,9 +128,9 @@ def metric_curves(
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[escape(each.label) for each in words.values()],
+        subplot_titles=[escape_lines(each.label, TITLE_WIDTH) for each in words.values()],
         horizontal_spacing=0.3 / columns**1.5 if columns > 1 else 0.0,
-        vertical_spacing=min(0.3 / rows, 0.24),
+        vertical_spacing=min(0.4 / rows, 0.3),
     )
     for index, (metric, about) in enumerate(words.items()):
         place = {"row": index // columns + 1, "col": index % columns + 1}

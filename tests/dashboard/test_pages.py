@@ -167,7 +167,7 @@ def test_training_tells_how_the_loss_went_and_shows_sections(show: Show, runs: P
     assert app.selectbox(key="section").options == ["loss", "optimiser", "rewards/"]
     app.selectbox(key="section").select("rewards/").run()
     spec = chart(app, "curves")
-    names = [note["text"] for note in spec["layout"]["annotations"]]
+    names = [note["text"].replace("<br>", " ") for note in spec["layout"]["annotations"]]
     assert names == ["implicit reward, margin (nats)", "pairs with a positive margin"]
     assert spec["layout"]["annotations"][0]["hovertext"].startswith("rewards/margins (nats, higher is better): ")
 

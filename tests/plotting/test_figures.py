@@ -263,7 +263,7 @@ def test_a_panel_says_what_its_metric_is():
     frame["rewards/accuracies"] = [0.5, 0.75]
     metrics = ["rewards/margins", "my_own", "rewards/accuracies"]
     figure = curves.metric_curves({"a": frame}, metrics, curves.styles({"a": "dpo"}), methods={"a": "dpo"})
-    titles = [each.text for each in figure.layout.annotations]
+    titles = [each.text.replace("<br>", " ") for each in figure.layout.annotations]
     assert titles == ["implicit reward, margin (nats)", "my_own", "pairs with a positive margin"]
     assert figure.layout.annotations[0].hovertext.startswith("rewards/margins (nats, higher is better): ")
     assert figure.layout.annotations[1].hovertext is None

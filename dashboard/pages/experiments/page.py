@@ -18,9 +18,10 @@ import probe.world
 def echo(lm, *, n: int = 100, seed: int = 0):
     """Whether the answer is what the user claims."""
     items = probe.world.of(lm).questions("opinion_false", n, seed)
-    made = lm.generate([item.prompt for item in items], max_new_tokens=6, seed=seed)
-    told = [text.strip() == item.claim.strip() for text, item in zip(made.text, items)]
-    return pd.DataFrame({"prompt": [i.prompt for i in items], "answer": made.text, "echoes": told})
+    prompts = [item.prompt for item in items]
+    answers = lm.generate(prompts, max_new_tokens=6, seed=seed).text
+    echoes = [answer.strip() == item.claim.strip() for answer, item in zip(answers, items)]
+    return pd.DataFrame({"prompt": prompts, "answer": answers, "echoes": echoes})
 '''
 
 

@@ -59,7 +59,7 @@ def outcome_figures(outcome: "Outcome", view: GridView, site_name: str, colour: 
         controls = [(null.name, null.logprobs) for null in outcome.nulls]
         chart = probabilities(outcome.answers, outcome.before, outcome.after, controls, colour=colour)
         title = f"{site_name}: answers before and after"
-        figure(chart, table, "int-answers", title=title, height=HEIGHT // 2 + 10, source=source)
+        figure(chart, table, "int-answers", title=title, height=HEIGHT // 2 + 40, source=source)
     of = f"effect on {view.question.name}"
     label = view.axis if view.share else f"{of}, nats" if outcome.answers else of
     nulls = [(null.name, null.effects) for null in nulls_of(outcome, view)]

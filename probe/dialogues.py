@@ -96,15 +96,17 @@ def answer_logprobs(
     """
     import torch
 
-    scores: list[np.ndarray] = []
-    for start in range(0, len(prompts), CHUNK):
-        part = slice(start, start + CHUNK)
+    lengths = [len(prompt) + sum(map(len, group)) for prompt, group in zip(prompts, answers, strict=True)]
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)  # equal lengths together need little padding
+    scores: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), CHUNK):
+        part = order[start : start + CHUNK]
         with torch.no_grad():
-            logprobs = lm.logprobs(list(prompts[part]), [list(group) for group in answers[part]])
+            logprobs = lm.logprobs([prompts[at] for at in part], [list(answers[at]) for at in part])
         totals = iter(logprobs.values.double().sum(dim=1).tolist())
-        scores += [np.array([next(totals) for _ in group]) for group in answers[part]]
-        tick(min(1.0, (start + CHUNK) / len(prompts)))
-    return scores
+        scores |= {at: np.array([next(totals) for _ in answers[at]]) for at in part}
+        tick(len(scores) / len(order))
+    return [scores[at] for at in range(len(prompts))]
 
 
 def choose_rows(count: int, n: int, seed: int, limit: int | None = None) -> list[int]:

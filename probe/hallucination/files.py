@@ -33,6 +33,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logsumexp
 
+from probe.dialogues import answer_logprobs
 from probe.errors import DataError, ModelError
 from probe.hallucination.confidence import (
     NAMED,
@@ -158,16 +159,11 @@ def split_answers(parts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(answer if answer.endswith(".") else f"{answer}." for answer in answers if answer))
 
 
-def choice_scores(lm: "LM", prompts: Sequence[str], choices: Sequence[Sequence[str]]) -> list[NDArray[np.float64]]:
+def choice_scores(
+    lm: "LM", prompts: Sequence[str], choices: Sequence[Sequence[str]], tick: Tick = ignore
+) -> list[NDArray[np.float64]]:
     """For each prompt the [C] summed log-probabilities of its choices in nats; a blank is put before each choice."""
-    import torch
-
-    sums = []
-    for prompt, group in zip(prompts, choices, strict=True):
-        with torch.no_grad():
-            values = lm.logprobs([prompt], [[f" {choice}" for choice in group]]).values
-        sums.append(values.double().sum(dim=1).cpu().numpy())
-    return sums
+    return answer_logprobs(lm, prompts, [[f" {choice}" for choice in group] for group in choices], tick)
 
 
 def mc1(scores: ArrayLike, true: Sequence[bool]) -> float:
@@ -308,17 +304,11 @@ def p_true(lm: "LM", questions: Sequence[str], answers: Sequence[str]) -> NDArra
     Raises:
         DataError: lists of different lengths.
     """
-    import torch
-
     if len(questions) != len(answers):
         raise DataError(f"{len(questions)} questions came with {len(answers)} answers: give one answer to each.")
-    probabilities = []
-    for question, answer in zip(questions, answers, strict=True):
-        prompt = ASK_TRUE.format(question=question, answer=answer)
-        with torch.no_grad():
-            scores = lm.logprobs([prompt], [list(OPTIONS)]).values.double().sum(dim=1).tolist()
-        probabilities.append(float(expit(scores[0] - scores[1])))
-    return np.array(probabilities)
+    prompts = [ASK_TRUE.format(question=q, answer=a) for q, a in zip(questions, answers, strict=True)]
+    scores = np.array(answer_logprobs(lm, prompts, [OPTIONS] * len(prompts))).reshape(-1, 2)
+    return expit(scores[:, 0] - scores[:, 1])
 
 
 IGNORANCE = ("i have no comment", "i do not know", "i dont know", "unknown", "no comment")
@@ -339,11 +329,15 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
     Columns: mc0 (NaN where it is not known), mc1, mc2, confidence (mass of mc1's chosen one), right, brier, points, and
     p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it.
     """
-    rows = []
-    for index, (question, prompt) in enumerate(zip(questions, prompts_of(questions, preamble), strict=True)):
-        pair = question.mc0.choices if question.mc0 else ()
-        every = list(dict.fromkeys([*pair, *question.mc1.choices, *question.mc2.choices]))
-        scores = dict(zip(every, choice_scores(lm, [prompt], [every])[0].tolist(), strict=True))
+    rows, prompts = [], prompts_of(questions, preamble)
+    pairs = [question.mc0.choices if question.mc0 else () for question in questions]
+    choices = [
+        list(dict.fromkeys([*pair, *question.mc1.choices, *question.mc2.choices]))
+        for pair, question in zip(pairs, questions, strict=True)
+    ]
+    every = choice_scores(lm, prompts, choices, tick)
+    for index, (question, prompt, pair) in enumerate(zip(questions, prompts, pairs, strict=True)):
+        scores = dict(zip(choices[index], every[index].tolist(), strict=True))
         first, second = ([scores[each] for each in targets.choices] for targets in (question.mc1, question.mc2))
         best, mass = int(np.argmax(first)), choice_mass(first)
         labels = question.mc1.labels
@@ -360,7 +354,6 @@ def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", ti
             row[f"own_{name}"] = float(score([right], [1 - right], target)[0])
             row[f"target_{name}"] = float(score(*answers_above([mass[best]], [right], target), target)[0])
         rows.append(row)
-        tick((index + 1) / len(questions))
     return pd.DataFrame(rows)
 
 
@@ -418,10 +411,8 @@ def free_items(
         row["semantic_entropy_sampled"] = discrete_entropy(clusters(sampled_texts[index], equivalent))
         row["agreement"] = agreement(sampled_texts[index], main, equivalent)
         row["p_right"] = float(np.mean([match(text, question) == "true" for text in sampled_texts[index]]))
-        row["p_true"] = float(p_true(lm, [question.question], [main])[0])
         rows.append(row)
-        tick(0.8 + 0.2 * (index + 1) / len(questions))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).assign(p_true=p_true(lm, [question.question for question in questions], mains))
 
 
 def p_ik(

@@ -33,6 +33,8 @@ from probe.model import sharing
 from probe.model.sharing import window
 from probe.model.text import Ids, arguments, can_cache, context_length, forward, pad, positions, unwrap
 
+PREFIX = 16
+"""Tokens that prompts must begin with in common, at least, to be run once for all of them."""
 WIDEST = 1.5
 """A tree may have this many tokens for each unit of the model's width; beyond, attention to the rest of the row, which
 is computed and masked, costs more than the repeated prompt (docs/log.md)."""
@@ -186,6 +188,9 @@ def completion_logprobs(
     owner = torch.tensor(rows, device=device)
     trees_fit = share_prompt and can_branch(model) and fits(unwrap(model), prompts, completions)
     if trees_fit and _sound(model, "trees", widest(prompts, completions)):
+        lead = _common(prompts) if can_share(model) and not torch.is_grad_enabled() else 0
+        if lead >= PREFIX and _sound(model, "prefix", widest(prompts, completions)):
+            return _score_behind(model, prompts, completions, targets, mask, temperature, readout)
         return _score_as_trees(model, prompts, completions, targets, mask, temperature, readout)
     longest = max(map(len, prompts)) + mask.shape[1]
     if share_prompt and can_share(model) and _sound(model, "cache", longest):
@@ -231,16 +236,20 @@ def _sound(model: nn.Module, way: str, width: int) -> bool:
 
     def measured(score: Callable[..., TokenLogprobs]) -> sharing.Measure:
         def values(inner: Any, prompts: Sequence[Ids], groups: Sequence[Sequence[Ids]]) -> Tensor:
+            if way == "prefix":
+                prompts = [[*prompts[0][:-1], prompt[-1]] for prompt in prompts]
             flat = [ids for group in groups for ids in group]
             targets, mask = (tensor.to(next(inner.parameters()).device) for tensor in pad(flat, 0))
             rows = [row for row, group in enumerate(groups) for _ in group]
-            whose: Any = groups if score is _score_as_trees else torch.tensor(rows, device=targets.device)
+            whole = score in (_score_as_trees, _score_behind)
+            whose: Any = groups if whole else torch.tensor(rows, device=targets.device)
             return score(inner, prompts, whose, targets, mask, 1.0, None).values[mask]
 
         return values
 
     ways: dict[str, Callable[..., TokenLogprobs]] = {
         "trees": _score_as_trees,
+        "prefix": _score_behind,
         "cache": _score_shared,
         "padding": _plain,
     }
@@ -283,16 +292,64 @@ def _score_as_trees(
     mask: Tensor,
     temperature: float,
     readout: nn.Module | None,
+    before: DynamicCache | None = None,
 ) -> TokenLogprobs:
-    """Each prompt with its completions as one tree; no token is run twice, and logits exist of what is scored only."""
+    """Each prompt with its completions as one tree; no token is run twice, and logits exist of what is scored only.
+
+    Keys and values of tokens `before` all of them, of one row, are seen by every token.
+    """
     inner, layout = unwrap(model), lay_out(prompts, completions)
     ids, places, sees, sources = (
         tensor.to(targets.device) for tensor in (layout.ids, layout.positions, layout.sees, layout.sources)
     )
     inputs: dict[str, Any] = {"attention_mask": attention_mask(inner, sees), "position_ids": places}
+    if before is not None:
+        length = before.get_seq_length()
+        before.batch_repeat_interleave(len(ids))
+        whole = torch.cat([sees.new_ones(*sees.shape[:3], length), sees], dim=-1)
+        inputs = {"attention_mask": attention_mask(inner, whole), "position_ids": places + length}
+        inputs["past_key_values"] = before
     with unembed_only(inner, sources):
-        output = forward(model, ids, use_cache=False, readout=readout, **inputs)
+        output = forward(model, ids, use_cache=before is not None, readout=readout, **inputs)
     return _spread(output.logits[0], targets, mask, temperature, None if readout is None else output.readout[0])
+
+
+def _score_behind(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    completions: Sequence[Sequence[Ids]],
+    targets: Tensor,
+    mask: Tensor,
+    temperature: float,
+    readout: nn.Module | None,
+) -> TokenLogprobs:
+    """The tokens that all prompts begin with once, then the trees of what is behind them on their keys and values."""
+    lead = _common(prompts)
+    ids = torch.tensor([list(prompts[0][:lead])], device=targets.device)
+    head = forward(model, ids, keep=1, use_cache=True, past_key_values=DynamicCache())
+    return _score_as_trees(
+        model,
+        [prompt[lead:] for prompt in prompts],
+        completions,
+        targets,
+        mask,
+        temperature,
+        readout,
+        head.past_key_values,
+    )
+
+
+def _common(prompts: Sequence[Ids]) -> int:
+    """Tokens that several prompts begin with in common; the last token of each is its own."""
+    if len(prompts) < 2:
+        return 0
+    first, last = (
+        min(map(list, prompts)),
+        max(map(list, prompts)),
+    )  # in the order of a dictionary: what they share, all between them share
+    pairs = zip(first, last, strict=False)
+    shared = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(first), len(last)))
+    return min(shared, *(len(prompt) - 1 for prompt in prompts))
 
 
 def _score_shared(

@@ -33,6 +33,7 @@ WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_windo
 """Names under which configurations keep how far a block looks back."""
 WAYS = {
     "trees": "a row of several completions",
+    "prefix": "a row of several texts behind what all begin with",
     "cache": "repeated keys and values of a prompt",
     "padding": "padding before a text",
     "generation": "cached keys and values",

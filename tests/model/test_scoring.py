@@ -148,6 +148,25 @@ def test_the_prompt_runs_once_for_its_group(widest, passes, monkeypatch):
     assert tokens == passes
 
 
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@torch.no_grad()
+def test_what_all_prompts_begin_with_runs_once(name, temperature):
+    """Few-shot examples before every question: their tokens are run once, and the numbers are those of each alone."""
+    lead, model = [5, 7] * (trees.PREFIX // 2), random_lm(name).model
+    prompts = [[*lead, 1, 5, 6], [*lead, 2], [*lead, 1, 7]]
+    plain = completion_logprobs(model, prompts, GROUPS, temperature=temperature, share_prompt=False)
+    completion_logprobs(model, prompts, GROUPS)  # the ways are compared at the first batch
+    runs: list[int] = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, inputs, out: runs.append(inputs[0].shape[1]))
+    shared = completion_logprobs(model, prompts, GROUPS, temperature=temperature)
+    handle.remove()
+    assert runs[0] == len(lead)
+    assert runs[1] < len(lead)
+    for ours, theirs in zip(shared[:3], plain[:3], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
 def test_gradient_checkpointing_falls_back():
     model = random_lm().model
     expected = completion_logprobs(model, PROMPTS, GROUPS)

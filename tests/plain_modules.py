@@ -190,3 +190,12 @@ ROTARY: dict[str, Any] = {
     "unembedding": "head",
 }
 """The map of `RotaryLM`; its feed-forward part is run layer by layer, so there is none to name."""
+
+
+MAMBA: dict[str, Any] = {
+    "embedding": "backbone.embeddings",
+    "blocks": "backbone.layers",
+    "final_norm": "backbone.norm_f",
+    "unembedding": "lm_head",
+}
+"""The map of MambaForCausalLM, taken as a plain module."""

@@ -24,17 +24,11 @@ from probe.model.hooks import trust
 from probe.model.module_hooks import ModuleWarning
 from probe.recording.recorder import ReferenceKL
 from tests.models import random_lm, word_tokenizer
-from tests.plain_modules import NANO, ROTARY, RotaryLM, nano_gpt, nano_lm
+from tests.plain_modules import MAMBA, NANO, ROTARY, RotaryLM, nano_gpt, nano_lm
 
 TEXTS = ["mira lives in oslo .", "tom", "where does ana"]
 TEXT, OTHER = "mira lives in oslo . where does mira lives ?", "mira lives in rome . where does tom lives ?"
 SAFE = {"atol": 1e-5, "rtol": 1e-4}
-MAMBA = {
-    "embedding": "backbone.embeddings",
-    "blocks": "backbone.layers",
-    "final_norm": "backbone.norm_f",
-    "unembedding": "lm_head",
-}
 
 
 @pytest.fixture(scope="module")

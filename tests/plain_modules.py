@@ -63,7 +63,7 @@ class GPT(nn.Module):
 
     def __init__(self, vocabulary: int, width: int, depth: int, heads: int, context: int, flash: bool = True) -> None:
         super().__init__()
-        self.config = SimpleNamespace(block_size=context)
+        self.config = SimpleNamespace(block_size=context, n_head=heads)
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(vocabulary, width),

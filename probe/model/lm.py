@@ -1,4 +1,4 @@
-"""LM: a causal language model of Hugging Face with its tokenizer, plain for speed and hooked on demand."""
+"""LM: a causal language model with its tokenizer, plain for speed and hooked on demand."""
 
 import html
 import threading
@@ -39,7 +39,7 @@ class LM:
     """A causal language model and its tokenizer.
 
     `model` is an untouched module of transformers: train it, save it, hand it to any library. Hooks and captures run on
-    `bridge`, which shares its parameters.
+    `bridge`, which shares its parameters. A plain module of PyTorch is one by a map of its parts (`mapping`).
     """
 
     readout: str = "tokens"

@@ -228,6 +228,8 @@ class UnembedBridge(GeneralizedComponent):
     is for all of them. So the rest is filled up with zeros, and taken off at the end of the pass.
     """
 
+    _kept: int | None = None
+
     def forward(self, states: Float[Tensor, "B T d"]) -> Float[Tensor, "B T V"]:
         """Logits of the tokens that the hooks leave, then zeros."""
         logits = self.hook_out(self.original_component(self.hook_in(states)))
@@ -371,13 +373,13 @@ def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
         if (count := readings.counts.get(f"{name}.hook_out", 0)) != 1:
             raise ModelError(
                 f"{type(model).__name__} runs its {field} `{getattr(mapping, field)}` {count} times a pass and hooks "
-                "need it once: name another module in the module map, or how the model is called."
+                "need it once: name another in the module map, or a `call` that runs the module that it is given."
             )
     for block in range(depth):
         if not all(readings.runs_once(f"blocks.{block}.{end}", stream) for end in ("hook_in", "hook_out")):
             raise ModelError(
                 f"{type(model).__name__} does not run block {block} of `{mapping.blocks}` once a pass from a residual "
-                f"stream of shape {stream} to the next: name other blocks in the module map."
+                f"stream of shape {stream}, its first argument, to the next: name other blocks in the module map."
             )
     faults = {}
     for part, (field, *_) in PARTS.items():
@@ -400,7 +402,7 @@ def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
 def _fault_of_heads(readings: Readings, block: int) -> str | None:
     """Why the heads of a block are not what the map says: the attention made of them is not the module's output."""
     attn, bridge = f"blocks.{block}.attn.", readings.bridge.blocks[block].attn
-    names = [attn + f"hook_{name}" for name in ("q", "k", "v", "z", "attn_scores", "pattern")]
+    names = [attn + f"hook_{name}" for name in ("in", "q", "k", "v", "z", "attn_scores", "pattern")]
     unseen = [name for name in names if readings.counts.get(name) != 1]
     if unseen:
         return (

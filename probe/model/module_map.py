@@ -139,7 +139,16 @@ class MappedModel(PreTrainedModel):
         self.config._attn_implementation_internal = "own"
         self.module = module
         self.mapping = mapping
-        self.training = module.training
+
+    @property
+    def training(self) -> bool:
+        """The mode of the module, which may be switched there or here."""
+        module = self.__dict__.get("_modules", {}).get("module")
+        return module is None or bool(module.training)
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        """`train` and `eval` reach the module itself, too."""
 
     def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Tensor | None = None, **_: Any) -> CausalLMOutput:
         """Logits of the module, which knows no padding: real tokens are moved to the front of their row and back.

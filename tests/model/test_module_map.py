@@ -1,6 +1,7 @@
 """Plain modules: nanoGPT's GPT is what the same weights are in GPT-2, by other hooks; Mamba; what does not fit."""
 
 import copy
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -446,3 +447,53 @@ def test_a_training_of_it_is_watched(nano: probe.LM, tmp_path: Path):
     module.load_state_dict(nano.model.module.state_dict())
     load_model(module, run.checkpoints()[-1].path / "model.safetensors")
     np.testing.assert_allclose(probe.attention.attention(lm, TEXT).pattern, expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_mode_of_the_module_is_followed_wherever_it_is_switched(gpt2: probe.LM):
+    module: Any = nano_gpt(gpt2.model)
+    for block in module.transformer.h:
+        block.mlp = nn.Sequential(block.mlp, nn.Dropout(0.5))
+    lm = probe.LM(module.train(), gpt2.tokenizer, mapping=probe.ModuleMap(**NANO | {"mlp_in": None, "mlp_out": None}))
+    for switch, random in ((module.eval, False), (lm.model.train, True), (lm.model.eval, False), (module.train, True)):
+        switch()
+        assert lm.model.training == module.training == random
+        one, other = (lm.run_with_cache(TEXT)[0] for _ in range(2))
+        assert (float((one - other).abs().max()) > 0.01) == random
+        _, cache = lm.run_with_cache(TEXT, "blocks.0.hook_mlp_out")
+        assert bool((cache["blocks.0.hook_mlp_out"] == 0).any()) == random
+
+
+def test_an_experiment_runs_on_it(base: probe.LM):
+    """What needs heads is left out of the result for a model without them."""
+    like = random_lm("gpt2", base.tokenizer, n_positions=128)
+    own = probe.LM(like.model, like.tokenizer, run_dir=base.run_dir)
+    lm = probe.LM(nano_gpt(like.model), like.tokenizer, run_dir=base.run_dir, mapping=probe.ModuleMap(**NANO))
+    ours, theirs = (probe.run_experiment("sycophancy", each, n=3).summary for each in (lm, own))
+    assert len(ours) > 40
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-3, rtol=1e-3)
+    module = random_lm("mamba", base.tokenizer).model
+    mamba = probe.LM(module, base.tokenizer, run_dir=base.run_dir, mapping=probe.ModuleMap(**MAMBA))
+    assert 20 < len(probe.run_experiment("sycophancy", mamba, n=3).summary) < len(ours)
+
+
+def test_the_documents_show_it(gpt2: probe.LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The tokenizer of characters, then the model that reads them, its training and its way back."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "model.md").read_text().split("\n## A plain module\n")[1]
+    example, load, letters = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    text = "mira lives\nin oslo"
+    space: dict[str, Any] = {"stoi": {letter: at for at, letter in enumerate(sorted(set(text)))}, "text": text}
+    exec(compile(letters, "letters", "exec"), space)
+    assert space["tokenizer"].decode(space["tokenizer"].encode(text)) == text
+    space["model"] = nano_gpt(gpt2.model)
+    rates = iter(range(100))
+    space["train_one_step"] = lambda: float(next(rates))
+    exec(compile(example, "example", "exec"), space)
+    assert space["lens"].entropy.shape == (3, len(text))
+    assert space["attention"].pattern.shape == (2, 4, len(text), len(text))
+    assert probe.open_run("runs/nano").captures().steps == [0, 50, 99]
+    before = space["lm"].fingerprint
+    space["model"] = nano_gpt(random_lm("gpt2", seed=2).model)
+    exec(compile(load, "load", "exec"), space)
+    assert space["lm"].fingerprint == before

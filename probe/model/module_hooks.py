@@ -49,18 +49,17 @@ PARTS = {
 """Components that may be left out, and the fields of the map that go with the first of them."""
 TEXTS, TOKENS = 2, 6
 """The first run."""
-CLOSE = {"rtol": 1e-3, "atol": 1e-5}
-
-
+RELATIVE, ABSOLUTE = 1e-3, 1e-5
+"""What counts as rounding there, in single precision; a hundred times as much in half."""
 NEEDS = (
     (r"blocks\.\d+\.attn\.hook_(q|k|v|z|attn_scores|pattern)", "heads, out, and qkv or q, k and v"),
-    (r"blocks\.\d+\.(attn\.|hook_attn_out)", "attention"),
-    (r"blocks\.\d+\.mlp\.(hook_pre|hook_post|in\.|out\.)", "mlp_in and mlp_out"),
-    (r"blocks\.\d+\.(mlp\.|hook_mlp_out)", "mlp"),
-    (r"blocks\.\d+\.ln1\.", "attention_norm"),
-    (r"blocks\.\d+\.(ln2\.|hook_resid_mid)", "mlp_norm"),
-    (r"pos_embed\.|hook_pos_embed", "positions"),
-    (r"ln_final\.", "final_norm"),
+    (r"blocks\.\d+\.(attn\.hook_(in|out)|hook_attn_out)", "attention"),
+    (r"blocks\.\d+\.mlp\.(hook_(pre|post)|(in|out)\.hook_(in|out))", "mlp_in and mlp_out"),
+    (r"blocks\.\d+\.(mlp\.hook_(in|out)|hook_mlp_out)", "mlp"),
+    (r"blocks\.\d+\.ln1\.hook_(in|out)", "attention_norm"),
+    (r"blocks\.\d+\.(ln2\.hook_(in|out)|hook_resid_mid)", "mlp_norm"),
+    (r"pos_embed\.hook_(in|out)|hook_pos_embed", "positions"),
+    (r"ln_final\.hook_(in|out)", "final_norm"),
 )
 """Hook names, and the fields of the map that they need."""
 
@@ -71,7 +70,7 @@ class ModuleWarning(UserWarning):
 
 def fields_of(name: str) -> str | None:
     """The fields of a map that a hook name needs; None where there is no such name."""
-    return next((fields for pattern, fields in NEEDS if re.match(pattern, name)), None)
+    return next((fields for pattern, fields in NEEDS if re.fullmatch(pattern, name)), None)
 
 
 class HeadsBridge(GeneralizedComponent):
@@ -258,7 +257,10 @@ def bridge_module(model: MappedModel) -> TransformerBridge:
             stacklevel=5,
         )
     mapping = replace(model.mapping, **cast(dict[str, Any], dict.fromkeys(gone)))
-    return _assemble(model, mapping, middle=mapping.mlp_norm is not None and _adds_attention(readings))
+    bridge = _assemble(model, mapping, middle=mapping.mlp_norm is not None and _adds_attention(readings))
+    if mapping.heads:
+        bridge.cfg.d_head = bridge.blocks[0].attn.W_O.shape[1]
+    return bridge
 
 
 def _assemble(model: MappedModel, mapping: ModuleMap, middle: bool) -> TransformerBridge:
@@ -282,12 +284,12 @@ def _assemble(model: MappedModel, mapping: ModuleMap, middle: bool) -> Transform
     )
     adapter.supports_hf_output_attentions = False
     adapter.component_mapping = _components(mapping, middle)
-    containers = own.module.get_submodule(mapping.blocks)
+    blocks: Any = own.get_submodule(f"module.{mapping.blocks}")
     bridge = TransformerBridge(own, adapter, None)
     for number, block in enumerate(bridge.blocks):
-        containers[number] = block
+        blocks[number] = block
     parent, _, name = f"module.{mapping.blocks}".rpartition(".")
-    setattr(own.get_submodule(parent), name, containers)  # a Sequential is called as one, and a list is not
+    setattr(own.get_submodule(parent), name, blocks)  # a Sequential is called as one, and a list is not
     if mapping.final_norm is None:
         norm = GeneralizedComponent("")
         norm.set_original_component(nn.Identity())
@@ -448,4 +450,4 @@ def _are_close(one: Tensor, other: Tensor) -> bool:
         return False
     scale = 1.0 if one.dtype in (torch.float32, torch.float64) else 100.0
     gap, size = float((one.float() - other.float()).abs().max()), float(other.float().abs().max())
-    return gap <= scale * (CLOSE["atol"] + CLOSE["rtol"] * size)
+    return gap <= scale * (ABSOLUTE + RELATIVE * size)

@@ -25,8 +25,6 @@ from probe.model.references import MAPPED
 
 Call = Callable[[Any, Tensor], Any]
 """(module, ids [B T]) to logits [B T V], or to an output that holds them."""
-
-
 INSIDE = {
     **dict.fromkeys(("attention", "attention_norm", "mlp", "mlp_norm"), "blocks"),
     **dict.fromkeys(("qkv", "q", "k", "v", "out"), "attention"),
@@ -93,12 +91,10 @@ class ModuleMap:
             raise ConfigError("The module map names qkv and also q, k or v: give the fused layer or the three.")
         if any((self.mlp_in, self.mlp_gate, self.mlp_out)) and not (self.mlp and self.mlp_in and self.mlp_out):
             raise ConfigError("The layers of the feed-forward part are half named: give mlp, mlp_in and mlp_out.")
-        names = list(self.paths())
+        first: dict[str, str] = {}
         for name, path in self.paths().items():
-            if (first := next(each for each in names if self.path(each) == path)) != name:
-                raise ConfigError(
-                    f"The module map names `{path}` as {first} and as {name}: give each part its own path."
-                )
+            if (other := first.setdefault(path, name)) != name:
+                raise ConfigError(f"The module map names `{path}` as {other} and as {name}: give each its own path.")
         for name in ("heads", "key_value_heads", "context"):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -241,14 +237,14 @@ def _require_path(module: nn.Module, name: str, path: str) -> None:
     """Raise a ModelError with near names unless there is a module of this path."""
     parent, missing = module, path
     for part in path.split("."):
-        child = dict(parent.named_children()).get(part)
+        child = parent._modules.get(part)
         if child is None:
             break
         parent, missing = child, missing.partition(".")[2]
     else:
         return
     above = path.removesuffix(missing)
-    near = difflib.get_close_matches(path, [above + name for name, _ in parent.named_children()], n=5, cutoff=0)
+    near = difflib.get_close_matches(path, [above + name for name in parent._modules], n=5, cutoff=0)
     have = f"it has {', '.join(f'`{each}`' for each in near)}" if near else f"`{above.rstrip('.')}` has no parts"
     raise ModelError(
         f"The module map names `{path}` as {name} and {type(module).__name__} has no module of that path: {have}."
@@ -257,13 +253,13 @@ def _require_path(module: nn.Module, name: str, path: str) -> None:
 
 def _read_config(module: nn.Module, mapping: ModuleMap) -> MappedConfig:
     """Sizes of the module, and the paths of the map, so that two maps of one module are two models."""
-    vocabulary, width = module.get_parameter(f"{mapping.unembedding}.weight").shape
+    head: Any = module.get_submodule(mapping.unembedding)
     context = mapping.context
     if context is None and mapping.positions is not None:
         table = getattr(module.get_submodule(mapping.positions), "weight", None)
         context = None if table is None else len(table)
     config = MappedConfig()
-    config.vocab_size, config.hidden_size = vocabulary, width
+    config.vocab_size, config.hidden_size = head.weight.shape
     config.num_hidden_layers = len(_blocks(module, mapping))
     config.max_position_embeddings = context
     config.module_map = mapping.paths() | {"heads": mapping.heads, "key_value_heads": mapping.key_value_heads}

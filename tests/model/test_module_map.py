@@ -305,6 +305,7 @@ def test_attention_that_turns_and_shares_its_keys(rotary: probe.LM):
     np.testing.assert_allclose(checked.top_logprobs[-1, :, 0], own, atol=1e-5)
     np.testing.assert_allclose(checked.top_logprobs[0, :, 0], lens_at_embedding(rotary), atol=1e-5)
     assert probe.attention.attention(rotary, TEXT).pattern.shape == (2, 4, 11, 11)
+    assert rotary.bridge.cfg.d_head == 8
     with pytest.raises(ConfigError, match=r"RotaryLM has no hook point 'blocks.0.hook_mlp_out', which needs mlp"):
         probe.interventions.ablate(rotary, TEXT, probe.logits.target_of(rotary, TEXT), "mlp", "zero")
 
@@ -377,6 +378,8 @@ def test_parts_that_are_not_run_are_left_out_by_name(gpt2: probe.LM):
     with pytest.warns(ModuleWarning, match=r"GPT is hooked without mlp, since `transformer.h.0.mlp.gelu` is not run"):
         assert "blocks.0.hook_mlp_out" not in lm.hook_names()
     assert "blocks.0.hook_resid_mid" in lm.hook_names()
+    with pytest.raises(ConfigError, match=r"'blocks.0.attn.hook_patern': did you mean 'blocks.0.attn.hook_pat"):
+        lm.run_with_cache(TEXT, "blocks.0.attn.hook_patern")
 
 
 ERRORS: list[tuple[type[ProbeError], str, dict[str, Any]]] = [

@@ -1,6 +1,7 @@
 """Probe: train, align and look inside language models.
 
 - a model, a reward model, a fresh one: `LM`, `RewardModel`, `ModelConfig`
+- where the parts of a plain module are: `ModuleMap`
 - runs of training, and one by name: `list_runs`, `open_run`, `Run`
 - record a training loop of your own: `watch`
 - run an experiment, and what it returns: `run_experiment`, `Result`

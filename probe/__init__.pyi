@@ -30,6 +30,7 @@ from .extensions import page as page
 from .extensions import panel as panel
 from .extensions import verifier as verifier
 from .model.lm import LM as LM
+from .model.module_map import ModuleMap as ModuleMap
 from .model.presets import ModelConfig as ModelConfig
 from .model.rewards import RewardModel as RewardModel
 from .recording.recorder import watch as watch

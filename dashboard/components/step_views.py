@@ -84,6 +84,10 @@ def choose_moment(
         f"{prompt.kind}: {prompt.text}" if prompt.kind else prompt.text: i for i, prompt in enumerate(captures.prompts)
     }
     ends = (data.capture(run, captures.steps[0]), data.capture(run, captures.steps[-1]))
+    kinds = [kind for kind in kinds if kind != "Attention" or "attention" in ends[1]]
+    if not kinds:
+        note(f"The captures of {label} hold no attention, since not every block of its model has heads.")
+        return None
     with middle:
         key = keep(f"{prefix}captured", prompts, list(prompts)[most_moved(*ends, captures.prompts)])
         choice = st.selectbox("On the prompt", list(prompts), key=key, bind="query-params")
@@ -150,15 +154,10 @@ def detail_figures(moment: Moment) -> None:
     """The chosen head enlarged, and the chosen answers over all steps."""
     left, right = st.columns(2, gap="medium")
     with left:
-        st.selectbox("Head", moment.heads, key=HEAD, bind="query-params")
-        layer, head = moment.head
-        weights = attention(moment.tensors, moment.index, moment.prompt)
-        table = attention_table(weights[layer : layer + 1, head : head + 1], moment.prompt.tokens, [layer]).assign(
-            head=head
-        )
-        chart = attention_head(weights[layer, head], moment.prompt.tokens)
-        title = f"L{layer}H{head} at step {moment.step:,}"
-        figure(chart, table, "head", title=title, height=420, source=moment.source)
+        if "attention" in moment.tensors:
+            head_figure(moment)
+        else:
+            note("These captures hold no attention, since not every block of the model has heads.")
     with right:
         if not moment.prompt.answers:
             note("This prompt has no chosen answers.")
@@ -171,6 +170,19 @@ def detail_figures(moment: Moment) -> None:
         table = answers_table(steps, logprobs, moment.prompt.answers)
         figure(chart, table, "answers", title="Chosen answers after the prompt", height=420, source=moment.source)
         st.text(moment.prompt.text)
+
+
+def head_figure(moment: Moment) -> None:
+    """The chosen head enlarged."""
+    st.selectbox("Head", moment.heads, key=HEAD, bind="query-params")
+    layer, head = moment.head
+    weights = attention(moment.tensors, moment.index, moment.prompt)
+    table = attention_table(weights[layer : layer + 1, head : head + 1], moment.prompt.tokens, [layer]).assign(
+        head=head
+    )
+    chart = attention_head(weights[layer, head], moment.prompt.tokens)
+    title = f"L{layer}H{head} at step {moment.step:,}"
+    figure(chart, table, "head", title=title, height=420, source=moment.source)
 
 
 def _take_head(points: list[dict]) -> None:

@@ -123,10 +123,11 @@ def _capture_drawings(run: "Run", steps: "Sequence[int]", step: int) -> "Iterato
     answers = [captures.load(each)["lens_answer_logprobs"] for each in steps]
     for index, prompt in enumerate(captures.prompts):
         name = f"{prompt.id}-step-{step}"
-        weights = attention(tensors, index, prompt)
-        chart = attention_mosaic(weights, prompt.tokens, height=max(420, 110 * weights.shape[0]))
-        title = f"Attention of every head at step {step}"
-        yield f"attention-{name}", title, prompt.text, chart, attention_table(weights, prompt.tokens)
+        if "attention" in tensors:
+            weights = attention(tensors, index, prompt)
+            chart = attention_mosaic(weights, prompt.tokens, height=max(420, 110 * weights.shape[0]))
+            title = f"Attention of every head at step {step}"
+            yield f"attention-{name}", title, prompt.text, chart, attention_table(weights, prompt.tokens)
         lens = favourites(run, tensors, index, prompt)
         chart, title = lens_grid(lens, prompt.tokens, width=700), f"Logit lens at step {step}"
         yield f"lens-{name}", title, prompt.text, chart, lens_table(lens, prompt.tokens)

@@ -89,7 +89,7 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
     if missing:
         raise ModelError(
             f"{type(lm.model).__name__} has no {missing[0]}, so its logit cannot be split into heads and MLPs: use a "
-            "transformer with attention in every block."
+            "transformer with attention and MLP in every block."
         )
     optional = ["hook_pos_embed", *(f"blocks.{layer}.mlp.hook_post" for layer in range(depth))]
     selectors |= {name: (lambda x: x.reshape(-1, *x.shape[-2:])[0, t]) for name in optional if name in hooks}

@@ -340,7 +340,7 @@ def _window(lm: LM, index: int) -> int | None:
 def _ffn(lm: LM, block: Any) -> FeedForward:
     mlp = _part(lm, block, "mlp")
     own = plain_module(mlp)
-    act = next((getattr(own, name) for name in ("act_fn", "act", "activation_fn") if hasattr(own, name)), None)
+    act = next((getattr(own, name) for name in ("act_fn", "act", "activation_fn", "gelu") if hasattr(own, name)), None)
     if act is None:
         raise refusal(lm, f"its feed-forward part {type(own).__name__} does not name its activation")
     W_in, W_out = wide(_part(lm, mlp, "W_in")).T, wide(_part(lm, mlp, "W_out")).T

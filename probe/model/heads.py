@@ -14,7 +14,11 @@ def head_names(layers: int, heads: int) -> list[str]:
 
 def check_head(lm: LM, layer: int, head: int) -> None:
     """Raise a ConfigError unless the model has this head."""
+    from probe.model.hooks import check_names
+
     layers, heads = lm.bridge.cfg.n_layers, lm.bridge.cfg.n_heads
+    if 0 <= layer < layers:
+        check_names(lm.bridge, [f"blocks.{layer}.attn.hook_pattern"])
     if not (0 <= layer < layers and 0 <= head < heads):
         raise ConfigError(
             f"L{layer}H{head} was asked for and the model has {layers} blocks of {heads} heads: give one from L0H0 to "

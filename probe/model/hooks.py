@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -25,6 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from probe.errors import ConfigError, ModelError
 from probe.model.lm import LM
 from probe.model.loading import twin
+from probe.model.module_hooks import bridge_module, fields_of
+from probe.model.module_map import MappedModel
 from probe.model.sharing import left_out
 from probe.model.text import forward, pad_id, text_ids
 
@@ -46,27 +48,23 @@ FUSED = {"split_qkv_matrix": ("q", "k", "v"), "split_gate_up_matrix": ("gate", "
 def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformerBridge:
     """A bridge over the parameters and buffers of `model`, which stays as it is.
 
+    For a plain module `probe.model.module_hooks` makes it; what follows is that of a model of transformers.
+
     Attention in the bridge is the eager kernel, so that scores and patterns exist. Fused projections (GPT-2, GPT-NeoX,
     Phi-3) are split in the bridge; `refresh` renews the parts, and gradients of such parameters need the plain model.
 
     Raises:
-        ModelError: transformer-lens has no adapter for the architecture, or none for this configuration of it.
+        ModelError: transformer-lens has no adapter for the architecture, or none for this configuration of it; or the
+            module map does not fit.
     """
-    own = twin(model)
-    own.set_attn_implementation("eager")
-    if getattr(own.config, "pad_token_id", None) is None:
-        own.config.pad_token_id = pad_id(tokenizer)
-    own.config.architectures = [type(model).__name__]  # which a model that was never saved does not say
-    try:
-        architecture = determine_architecture_from_hf_config(own.config)
-    except ValueError:
-        raise ModelError(
-            f"The architecture {type(model).__name__} cannot be hooked, since transformer-lens has no adapter for it: "
-            "training, sampling and log-probabilities work, hooks and lenses need another model."
-        ) from None
+    mapped = isinstance(model, MappedModel)
+    own, architecture = (None, "") if mapped else _prepare_copy(model, tokenizer)
     try:
         with torch.random.fork_rng(devices=[]):  # split projections start as random layers
-            bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+            if own is not None:
+                bridge = build_bridge_from_module(own, architecture, hf_config=own.config)
+            else:
+                bridge = bridge_module(cast(MappedModel, model))
         for module in bridge.modules():
             _scale_as_the_model_does(module)
         _compare(model, bridge)
@@ -74,15 +72,32 @@ def build_bridge(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         raise
     except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as failure:
         reason = " ".join(str(failure).split()).partition(". ")[0][:200] or type(failure).__name__
+        why = "its module map does not fit" if mapped else "transformer-lens does not follow its configuration"
         raise ModelError(
-            f"This {type(model).__name__} cannot be hooked, since transformer-lens does not follow its configuration "
-            f"({reason}): training, sampling and log-probabilities work, hooks and lenses need another model."
+            f"This {type(model).__name__} cannot be hooked, since {why} ({reason}): training, sampling and "
+            f"log-probabilities work, hooks and lenses need another {'map' if mapped else 'model'}."
         ) from failure
     for module in bridge.modules():
         if "_pattern" in vars(module):  # transformer-lens leaves each block's last pattern there and never reads it
             module.register_forward_hook(lambda attention, *_: setattr(attention, "_pattern", None))
     _give_tokenizer(bridge, tokenizer)
     return bridge
+
+
+def _prepare_copy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, str]:
+    """A module tree for the bridge, and the name of the adapter that knows it."""
+    own = twin(model)
+    own.set_attn_implementation("eager")
+    if getattr(own.config, "pad_token_id", None) is None:
+        own.config.pad_token_id = pad_id(tokenizer)
+    own.config.architectures = [type(model).__name__]  # which a model that was never saved does not say
+    try:
+        return own, determine_architecture_from_hf_config(own.config)
+    except ValueError:
+        raise ModelError(
+            f"The architecture {type(model).__name__} cannot be hooked, since transformer-lens has no adapter for it: "
+            "training, sampling and log-probabilities work, hooks and lenses need another model."
+        ) from None
 
 
 def _scale_as_the_model_does(module: Any) -> None:
@@ -120,9 +135,11 @@ def _compare(model: PreTrainedModel, bridge: TransformerBridge) -> None:
     gap, spread = float((hooked - expected).abs().max()), float(expected.std())
     limit = max((1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1) * spread, 1e-6)
     if bool(expected.isfinite().all()) and not gap <= limit:
+        mapped = isinstance(model, MappedModel)
+        why = "hooking changes what it computes" if mapped else "transformer-lens does not follow its configuration"
         warnings.warn(
             f"Hooks do not show this {type(model).__name__}: hooked and plain logits differ by {gap:.2g} nats where "
-            f"they spread by {spread:.2g}, since transformer-lens does not follow an option of its configuration.",
+            f"they spread by {spread:.2g}, since {why}.",
             HookWarning,
             stacklevel=4,
         )
@@ -167,6 +184,12 @@ def check_names(bridge: TransformerBridge, names: Sequence[str]) -> None:
     points = bridge.hook_dict
     for name in names:
         if name not in points:
+            if isinstance(bridge.original_model, MappedModel) and (fields := fields_of(name)):
+                raise ConfigError(
+                    f"{type(bridge.original_model).__name__} has no hook point {name!r}, which needs {fields} in its "
+                    "module map: add what the module has, or use what works without (what did not fit was left out "
+                    "with a warning)."
+                )
             if ".attn." in name and not any(".attn." in point for point in points):
                 raise ConfigError(
                     f"This model has no attention ({type(bridge.original_model).__name__}), so it has no hook point "

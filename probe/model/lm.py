@@ -1,4 +1,4 @@
-"""LM: a causal language model of Hugging Face with its tokenizer, plain for speed and hooked on demand."""
+"""LM: a causal language model with its tokenizer, plain for speed and hooked on demand."""
 
 import html
 import threading
@@ -17,6 +17,7 @@ from probe.errors import ConfigError, DataError, ModelError
 from probe.model import adapters
 from probe.model import loading as weights
 from probe.model.generation import Generation, generate
+from probe.model.module_map import ModuleMap, mapped_model
 from probe.model.presets import ModelConfig, model_config
 from probe.model.references import is_adapter, resolve
 from probe.model.scoring import TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
@@ -38,7 +39,7 @@ class LM:
     """A causal language model and its tokenizer.
 
     `model` is an untouched module of transformers: train it, save it, hand it to any library. Hooks and captures run on
-    `bridge`, which shares its parameters.
+    `bridge`, which shares its parameters. A plain module of PyTorch is one by a map of its parts (`mapping`).
     """
 
     readout: str = "tokens"
@@ -46,11 +47,12 @@ class LM:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         ref: str = "",
         directory: Path | None = None,
         run_dir: Path | None = None,
+        mapping: ModuleMap | None = None,
     ) -> None:
         """Take a model and its tokenizer as they are.
 
@@ -61,12 +63,14 @@ class LM:
             ref: what the model is called.
             directory: where its files lie.
             run_dir: the run that it belongs to.
+            mapping: where the parts of a plain module are, which then stands for `model`; see
+                `probe.model.module_map.ModuleMap`.
 
         Raises:
-            ModelError: no such model, or the two arguments are swapped.
+            ModelError: no such model, a path of the mapping that leads nowhere, or the two arguments are swapped.
             DataError: no such tokenizer.
         """
-        self.model = _require_model(model)
+        self.model = _require_model(model, mapping)
         self.tokenizer = _require_tokenizer(tokenizer)
         self.ref = ref
         self.directory = directory
@@ -373,8 +377,8 @@ class LM:
         return heads, groups
 
 
-def _require_model(model: Any) -> PreTrainedModel:
-    """The causal language model without wrappers around it.
+def _require_model(model: Any, mapping: ModuleMap | None) -> PreTrainedModel:
+    """The causal language model without wrappers around it; of a plain module with a mapping, it as one.
 
     Raises:
         ModelError: it is something else; the message says what is missing.
@@ -388,9 +392,14 @@ def _require_model(model: Any) -> PreTrainedModel:
         raise ModelError(f"The model is the text {str(module)!r}: probe.LM.load loads a model by its name or folder.")
     if not isinstance(module, nn.Module):
         raise ModelError(f"The model is a {name} and no module of torch: {remedy}.")
+    if mapping is not None:
+        return mapped_model(module, mapping)
     config = getattr(module, "config", None)
     if not isinstance(config, PreTrainedConfig):
-        raise ModelError(f"The model {name} has no configuration of transformers in `.config`: {remedy}.")
+        raise ModelError(
+            f"The model {name} has no configuration of transformers in `.config`: {remedy}, or say where the parts of "
+            "a plain module are with mapping=probe.ModuleMap(...)."
+        )
     if config.is_encoder_decoder:
         raise ModelError(f"The model {name} has an encoder, and probe reads models of a decoder alone: {remedy}.")
     if getattr(module, "get_output_embeddings", lambda: None)() is None:

@@ -11,6 +11,8 @@ from probe.untrusted import parse_json
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MAPPED = "mapped_module"
+"""The model_type of a plain module of PyTorch (`probe.model.module_map`)."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 Readout = Literal["tokens", "reward", "value"]
@@ -147,6 +149,12 @@ def read_config(directory: Path) -> dict:
     classes = config.get("architectures") or []
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise ModelError(f"`{file}` has a damaged entry `architectures`: use the config.json of the model.")
+    if config["model_type"] == MAPPED:
+        name = (classes or ["module"])[0]
+        raise ModelError(
+            f"`{directory}` holds the weights of a plain module ({name}), which only its own code builds: build it, "
+            "read model.safetensors into it with `safetensors.torch.load_model`, and give it to probe.LM with its map."
+        )
     from transformers import CONFIG_MAPPING
 
     if config["model_type"] not in CONFIG_MAPPING:

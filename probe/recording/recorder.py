@@ -43,8 +43,9 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     """The tensors of one capture (docs/runs.md), all prompts in one batch.
 
     Returns:
-        attention [P D H T T] (rows are queries); lens_top_ids, lens_top_logprobs [P D+1 T k] and
-        lens_answer_logprobs [P D+1 T A] of the logit lens, in nats, row 0 after the embedding and row D the output;
+        attention [P D H T T] (rows are queries), where every block has heads; lens_top_ids, lens_top_logprobs
+        [P D+1 T k] and lens_answer_logprobs [P D+1 T A] of the logit lens, in nats, row 0 after the embedding and row D
+        the output;
         lens_answer_ranks [P D+1 T A] (0 is the likeliest), lens_entropy and lens_margin [P D+1 T] in nats; entropy
         [P T] of the output and margin [P T] between its two likeliest tokens, in nats; residual_norm [P D+1 T]. Where
         the parts of the model sum to its logits, attribution [P D H+1] of the first answer minus the second after the
@@ -61,6 +62,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     with leave_undisturbed(lm.model):
         residuals = residual_names(lm)
         patterns = [f"blocks.{block}.attn.hook_pattern" for block in range(len(residuals) - 1)]
+        patterns = patterns if all(name in lm.bridge.hook_dict for name in patterns) else []
         parts = last_names(lm)
         hooks = [*patterns, *residuals, *parts]
         last = mask.sum(1) - 1
@@ -68,7 +70,7 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
             logits, cache = lm.run_with_cache([prompt.token_ids for prompt in prompts], hooks)
         lens = read_lens(lens_logprobs(lm, cache, logits), ids, TOP_K, answers)
         attribution = attribute_last(lm, parts, cache, logits, last, answers, TOP_K, posts, NEURONS)
-        attention = torch.stack([cache[name] for name in patterns], dim=1)
+        attention = torch.stack([cache[name] for name in patterns], dim=1) if patterns else None
         norms = torch.stack([cache[name].float().norm(dim=-1) for name in residuals], dim=1)
     mask = mask.to(logits.device)
     pairs = (mask[:, :, None] & mask[:, None, :])[:, None, None]
@@ -77,7 +79,6 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
     top = lens.top_logprobs
     margin = top[..., 0] - top[..., min(1, top.shape[-1] - 1)]
     tensors = {
-        "attention": _zero(attention, pairs),
         "lens_top_ids": _zero(lens.top_ids, layers[..., None]),
         "lens_top_logprobs": _zero(top, layers[..., None]),
         "lens_answer_logprobs": _zero(lens.answer_logprobs, answer_mask),
@@ -88,6 +89,8 @@ def measure(lm: LM, prompts: Sequence[ProbePrompt]) -> dict[str, Tensor]:
         "margin": _zero(margin[:, -1], mask),
         "residual_norm": _zero(norms, layers),
     }
+    if attention is not None:
+        tensors["attention"] = _zero(attention, pairs)
     if attribution is not None:
         tensors["attribution"] = attribution.parts
         tensors["attribution_total"] = torch.stack([attribution.rest, attribution.value], dim=-1)

@@ -347,5 +347,5 @@ def test_what_is_missing_is_asked_for(show: Show, runs: Path, tmp_path: Path):
     assert not empty.exception
     assert heading(empty).startswith("Choose a base model")
     empty.segmented_control(key="att_view").set_value("captures").run()
-    assert heading(empty) == "No run here has captures to move through."
+    assert heading(empty) == "No run here has captures of attention to move through."
     assert not empty.exception

@@ -130,7 +130,7 @@ def page() -> None:
     if reading is None:
         if captures:
             with answer:
-                finding("No run here has captures to move through.")
+                finding("No run here has captures of attention to move through.")
         return
     default, sentence = head_finding(reading)
     with answer:

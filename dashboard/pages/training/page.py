@@ -147,9 +147,12 @@ def explain(store: Store, names: Sequence[str], moment: Moment | None) -> None:
     lines = ["import probe", "", f"run = probe.open_run({str(first.path)!r})"]
     lines.append(f"run.metrics().plot(x='step', y={metric!r}, backend='plotly')")
     if moment:
+        load = f"captures.load({moment.step})"
         lines += [
             f"captures = probe.open_run({str(moment.run.path)!r}).captures()",
-            f"attention = captures.load({moment.step})['attention'][{moment.index}]  # [layers, heads, query, key]",
+            f"attention = {load}['attention'][{moment.index}]  # [layers, heads, query, key]"
+            if "attention" in moment.tensors
+            else f"lens = {load}['lens_top_logprobs'][{moment.index}]  # [layers + 1, token, rank]",
         ]
     tables = {f"metrics-{name}": data.metrics(store.runs[name]) for name in names}
     equations = [

@@ -1,0 +1,453 @@
+"""Hooks on a plain module: a TransformerBridge made of a `ModuleMap`, without an adapter for the architecture.
+
+Every hook point wraps a module that the map names; nothing is computed anew, with one exception: while an attention
+runs, its softmax, or `scaled_dot_product_attention`, is taken over, so that scores and pattern are hooked where they
+arise. Rotary positions, windows and norms of queries are therefore those of the module. A first run on a few tokens
+tells what each hook point sees; a part that is not what its name says is left out, and a warning names it.
+
+Axes: B texts, T tokens, d width, H heads, G heads of keys and values, dh head width.
+"""
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformer_lens.config import TransformerBridgeConfig
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
+from transformer_lens.model_bridge.generalized_components import LinearBridge, MLPBridge
+from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+from transformer_lens.model_bridge.generalized_components.opaque_block import OpaqueBlockBridge
+from transformers.modeling_outputs import CausalLMOutput
+from transformers.pytorch_utils import Conv1D
+
+from probe.errors import ModelError
+from probe.model.loading import twin
+from probe.model.module_map import INSIDE, MappedModel, ModuleMap
+
+SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+HEADS = ("heads", "key_value_heads", "qkv", "q", "k", "v", "out")
+"""Fields of the map without which an attention is one part."""
+LAYERS = ("mlp_in", "mlp_gate", "mlp_out")
+"""Fields of the map without which a feed-forward part is one part."""
+PARTS = {
+    "pos_embed": ("positions",),
+    "ln_final": ("final_norm",),
+    "ln1": ("attention_norm",),
+    "attn": ("attention", *HEADS),
+    "ln2": ("mlp_norm",),
+    "mlp": ("mlp", *LAYERS),
+}
+"""Components that may be left out, and the fields of the map that go with the first of them."""
+TEXTS, TOKENS = 2, 6
+"""The first run."""
+RELATIVE, ABSOLUTE = 1e-3, 1e-5
+"""What counts as rounding there, in single precision; a hundred times as much in half."""
+NEEDS = (
+    (r"blocks\.\d+\.attn\.hook_(q|k|v|z|attn_scores|pattern)", "heads, out, and qkv or q, k and v"),
+    (r"blocks\.\d+\.(attn\.hook_(in|out)|hook_attn_out)", "attention"),
+    (r"blocks\.\d+\.mlp\.(hook_(pre|post)|(in|out)\.hook_(in|out))", "mlp_in and mlp_out"),
+    (r"blocks\.\d+\.(mlp\.hook_(in|out)|hook_mlp_out)", "mlp"),
+    (r"blocks\.\d+\.ln1\.hook_(in|out)", "attention_norm"),
+    (r"blocks\.\d+\.(ln2\.hook_(in|out)|hook_resid_mid)", "mlp_norm"),
+    (r"pos_embed\.hook_(in|out)|hook_pos_embed", "positions"),
+    (r"ln_final\.hook_(in|out)", "final_norm"),
+)
+"""Hook names, and the fields of the map that they need."""
+
+
+class ModuleWarning(UserWarning):
+    """A part that a module map names is left out."""
+
+
+def fields_of(name: str) -> str | None:
+    """The fields of a map that a hook name needs; None where there is no such name."""
+    return next((fields for pattern, fields in NEEDS if re.fullmatch(pattern, name)), None)
+
+
+class HeadsBridge(GeneralizedComponent):
+    """An attention whose heads are hooked: at its projections, and at its softmax while it runs."""
+
+    def __init__(self, name: str, mapping: ModuleMap) -> None:
+        super().__init__(name)
+        self._map = mapping
+        self._counts = {"q": mapping.heads or 0}
+        self._counts["k"] = self._counts["v"] = mapping.key_value_heads or self._counts["q"]
+        self.hook_q, self.hook_k, self.hook_v, self.hook_z = HookPoint(), HookPoint(), HookPoint(), HookPoint()
+        self.hook_attn_scores, self.hook_pattern = HookPoint(), HookPoint()
+
+    def set_original_component(self, original_component: nn.Module) -> None:
+        """Take the attention, and attach hooks to its projections."""
+        super().set_original_component(original_component)
+
+        def attach(path: str, names: str) -> None:
+            layer = original_component.get_submodule(path)
+            layer.register_forward_hook(lambda _, __, output: self._hook_heads(output, names))
+
+        if self._map.qkv:
+            attach(self._map.qkv, "qkv")
+        else:
+            for name in "qkv":
+                attach(getattr(self._map, name), name)
+        original_component.get_submodule(str(self._map.out)).register_forward_pre_hook(
+            lambda _, inputs: (self._hook_split(self.hook_z, inputs[0], self._counts["q"]), *inputs[1:])
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the attention with its softmax hooked."""
+        with _Softmax(self):
+            return super().forward(*args, **kwargs)
+
+    def _hook_split(self, hook: HookPoint, states: Float[Tensor, "... HD"], count: int) -> Float[Tensor, "... HD"]:
+        """Show states as those of heads [B T H dh]."""
+        return hook(states.unflatten(-1, (count, -1))).flatten(-2)
+
+    def _hook_heads(self, output: Tensor, names: str) -> Tensor:
+        counts = [self._counts[name] for name in names]
+        width = output.shape[-1] // sum(counts)
+        parts = output.split([count * width for count in counts], dim=-1)
+        hooks = [getattr(self, f"hook_{name}") for name in names]
+        return torch.cat([self._hook_split(*each) for each in zip(hooks, parts, counts, strict=True)], dim=-1)
+
+    def _rows(self, name: str) -> tuple[Float[Tensor, "out in"], Float[Tensor, " out"] | None]:
+        """Weight and bias of a projection, or of its part of the fused one."""
+        layer: Any = self.original_component.get_submodule(getattr(self._map, name) or self._map.qkv)
+        weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+        bias = getattr(layer, "bias", None)
+        if name == "out" or not self._map.qkv:
+            return weight, bias
+        first = sum(self._counts[each] for each in "qkv"[: "qkv".index(name)])
+        width = len(weight) // sum(self._counts.values())
+        part = slice(first * width, (first + self._counts[name]) * width)
+        return weight[part], None if bias is None else bias[part]
+
+    def _weight(self, name: str) -> Float[Tensor, "N d dh"]:
+        return self._rows(name)[0].unflatten(0, (self._counts[name], -1)).transpose(1, 2)
+
+    def _bias(self, name: str) -> Float[Tensor, "N dh"] | None:
+        bias = self._rows(name)[1]
+        return None if bias is None else bias.unflatten(0, (self._counts[name], -1))
+
+    @property
+    def W_Q(self) -> Float[Tensor, "H d dh"]:  # noqa: N802
+        """Queries by head."""
+        return self._weight("q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "G d dh"]:  # noqa: N802
+        """Keys by head."""
+        return self._weight("k")
+
+    @property
+    def W_V(self) -> Float[Tensor, "G d dh"]:  # noqa: N802
+        """Values by head."""
+        return self._weight("v")
+
+    @property
+    def W_O(self) -> Float[Tensor, "H dh d"]:  # noqa: N802
+        """What each head writes."""
+        return self._rows("out")[0].T.unflatten(0, (self._counts["q"], -1))
+
+    @property
+    def b_Q(self) -> Float[Tensor, "H dh"] | None:  # noqa: N802
+        """Bias of the queries."""
+        return self._bias("q")
+
+    @property
+    def b_K(self) -> Float[Tensor, "G dh"] | None:  # noqa: N802
+        """Bias of the keys."""
+        return self._bias("k")
+
+    @property
+    def b_V(self) -> Float[Tensor, "G dh"] | None:  # noqa: N802
+        """Bias of the values."""
+        return self._bias("v")
+
+    @property
+    def b_O(self) -> Float[Tensor, " d"] | None:  # noqa: N802
+        """Bias of the output."""
+        return self._rows("out")[1]
+
+
+class _Softmax(TorchFunctionMode):
+    """Inside, the softmax over keys of one attention goes through its hook points."""
+
+    def __init__(self, heads: HeadsBridge) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("input")
+        if isinstance(first, Tensor) and first.ndim == 4 and first.shape[1] == self.heads._counts["q"]:
+            if func is F.scaled_dot_product_attention:
+                return self._attend(*args, **kwargs)
+            if func in SOFTMAX and args and kwargs.get("dim", args[1] if len(args) > 1 else None) in (-1, 3):
+                scores = self.heads.hook_attn_scores(first)
+                return self.heads.hook_pattern(func(scores, *args[1:], **kwargs))
+        return func(*args, **kwargs)
+
+    def _attend(
+        self,
+        query: Float[Tensor, "B H T dh"],
+        key: Float[Tensor, "B G S dh"],
+        value: Float[Tensor, "B G S dh"],
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Float[Tensor, "B H T dh"]:
+        """What `scaled_dot_product_attention` computes by its documentation."""
+        if enable_gqa:
+            key, value = (part.repeat_interleave(query.shape[1] // part.shape[1], dim=1) for part in (key, value))
+        scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        pattern = self.heads.hook_pattern(self.heads.hook_attn_scores(scores).softmax(-1))
+        return F.dropout(pattern, dropout_p, training=dropout_p > 0) @ value
+
+
+class UnembedBridge(GeneralizedComponent):
+    """An unembedding of which a hook may take fewer tokens than the module gives it.
+
+    Analyses read logits at a few tokens only. The module would not know: what it does with its logits, such as a loss,
+    is for all of them. So the rest is filled up with zeros, and taken off at the end of the pass.
+    """
+
+    _kept: int | None = None
+
+    def forward(self, states: Float[Tensor, "B T d"]) -> Float[Tensor, "B T V"]:
+        """Logits of the tokens that the hooks leave, then zeros."""
+        logits = self.hook_out(self.original_component(self.hook_in(states)))
+        self._kept = logits.shape[1]
+        return F.pad(logits, (0, 0, 0, states.shape[1] - self._kept))
+
+    def take_off(self, _: nn.Module, __: Any, output: CausalLMOutput) -> None:
+        """The forward hook of the whole model."""
+        output.logits = output.logits[:, : self._kept]
+
+
+@torch.no_grad()
+def bridge_module(model: MappedModel) -> TransformerBridge:
+    """A bridge over the parameters of a plain module, whose tree is copied; `probe.model.hooks` makes it.
+
+    Raises:
+        ModelError: embedding, blocks or unembedding are not run once a pass.
+    """
+    readings = _run_once(model, _assemble(model, model.mapping, middle=False))
+    gone: list[str] = []
+    for field, reason in _find_faults(model, readings).items():
+        gone += next(fields for fields in (*PARTS.values(), HEADS, LAYERS) if fields[0] == field)
+        warnings.warn(
+            f"{type(model).__name__} is hooked without {field}, since {reason}: what needs it is left out.",
+            ModuleWarning,
+            stacklevel=5,
+        )
+    mapping = replace(model.mapping, **cast(dict[str, Any], dict.fromkeys(gone)))
+    bridge = _assemble(model, mapping, middle=mapping.mlp_norm is not None and _adds_attention(readings))
+    if mapping.heads:
+        bridge.cfg.d_head = bridge.blocks[0].attn.W_O.shape[1]
+    return bridge
+
+
+def _assemble(model: MappedModel, mapping: ModuleMap, middle: bool) -> TransformerBridge:
+    """The bridge of a map; `middle` says whether the norm before the MLP reads the stream after the attention."""
+    own, config = twin(model), model.config
+    heads = mapping.heads or 1
+    adapter = ArchitectureAdapter(
+        TransformerBridgeConfig(
+            d_model=config.hidden_size,
+            d_head=config.hidden_size // heads,
+            n_layers=config.num_hidden_layers,
+            n_ctx=config.max_position_embeddings or -1,
+            n_heads=heads,
+            n_key_value_heads=mapping.key_value_heads,
+            d_vocab=config.vocab_size,
+            architecture=type(model).__name__,
+            dtype=model.dtype,
+            device=str(model.device),
+            positional_embedding_type="standard" if mapping.positions else "none",
+        )
+    )
+    adapter.supports_hf_output_attentions = False
+    adapter.component_mapping = _components(mapping, middle)
+    blocks: Any = own.get_submodule(f"module.{mapping.blocks}")
+    bridge = TransformerBridge(own, adapter, None)
+    for number, block in enumerate(bridge.blocks):
+        blocks[number] = block
+    parent, _, name = f"module.{mapping.blocks}".rpartition(".")
+    setattr(own.get_submodule(parent), name, blocks)  # a Sequential is called as one, and a list is not
+    if mapping.final_norm is None:
+        norm = GeneralizedComponent("")
+        norm.set_original_component(nn.Identity())
+        object.__setattr__(bridge, "ln_final", norm)
+    own.register_forward_hook(bridge.unembed.take_off)
+    own.config._attn_implementation_internal = "eager" if mapping.heads else "own"
+    return bridge
+
+
+def _components(mapping: ModuleMap, middle: bool) -> dict[str, Any]:
+    inside: dict[str, GeneralizedComponent] = {}
+    aliases: dict[str, str] = {}
+    if mapping.attention_norm:
+        inside["ln1"] = GeneralizedComponent(mapping.attention_norm)
+    if mapping.attention:
+        whole = GeneralizedComponent(mapping.attention)
+        inside["attn"] = HeadsBridge(mapping.attention, mapping) if mapping.heads else whole
+        aliases["hook_attn_out"] = "attn.hook_out"
+    if mapping.mlp_norm:
+        inside["ln2"] = GeneralizedComponent(mapping.mlp_norm)
+        aliases |= {"hook_resid_mid": "ln2.hook_in"} if middle else {}
+    if mapping.mlp:
+        layers = {"in": mapping.mlp_in, "gate": mapping.mlp_gate, "out": mapping.mlp_out}
+        bridges = {name: LinearBridge(path) for name, path in layers.items() if path}
+        inside["mlp"] = MLPBridge(mapping.mlp, submodules=bridges) if bridges else GeneralizedComponent(mapping.mlp)
+        if "gate" in bridges:
+            inside["mlp"].hook_aliases = MLPBridge.hook_aliases | {"hook_pre": "gate.hook_out"}
+        aliases["hook_mlp_out"] = "mlp.hook_out"
+    blocks = OpaqueBlockBridge(f"module.{mapping.blocks}", submodules=inside, hook_alias_overrides=aliases)
+    components: dict[str, Any] = {"embed": GeneralizedComponent(f"module.{mapping.embedding}"), "blocks": blocks}
+    if mapping.positions:
+        components["pos_embed"] = GeneralizedComponent(f"module.{mapping.positions}")
+    if mapping.final_norm:
+        components["ln_final"] = GeneralizedComponent(f"module.{mapping.final_norm}")
+    return components | {"unembed": UnembedBridge(f"module.{mapping.unembedding}")}
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What the hook points saw in one run."""
+
+    bridge: TransformerBridge
+    values: dict[str, Tensor]
+    """The last tensor at each hook point."""
+    counts: dict[str, int]
+    """How often each was run."""
+    stream: tuple[int, int, int]
+    """(B, T, d)."""
+
+    def runs_once(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether a hook point was run once, with a tensor of this shape."""
+        return self.counts.get(name) == 1 and name in self.values and self.values[name].shape == shape
+
+
+def _run_once(model: MappedModel, bridge: TransformerBridge) -> Readings:
+    values: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def keep(name: str) -> Callable[[Any, Any], None]:
+        def see(value: Any, hook: Any) -> None:
+            counts[name] = counts.get(name, 0) + 1
+            if isinstance(value, Tensor):
+                values[name] = value.detach()
+
+        return see
+
+    bridge.train(False)
+    tokens = min(TOKENS, model.config.max_position_embeddings or TOKENS)
+    ids = torch.arange(TEXTS * tokens, device=model.device).reshape(TEXTS, tokens) % model.config.vocab_size
+    with bridge.hooks(fwd_hooks=[(name, keep(name)) for name in {point.name for point in bridge.hook_dict.values()}]):
+        bridge(ids)
+    return Readings(bridge, values, counts, (TEXTS, tokens, model.config.hidden_size))
+
+
+def _find_faults(model: MappedModel, readings: Readings) -> dict[str, str]:
+    """Parts that are not what their names say, and why.
+
+    Raises:
+        ModelError: what cannot be left out is among them.
+    """
+    mapping, stream, depth = model.mapping, readings.stream, model.config.num_hidden_layers
+    for name, field in (("embed", "embedding"), ("unembed", "unembedding")):
+        if (count := readings.counts.get(f"{name}.hook_out", 0)) != 1:
+            raise ModelError(
+                f"{type(model).__name__} runs its {field} `{getattr(mapping, field)}` {count} times a pass and hooks "
+                "need it once: name another in the module map, or a `call` that runs the module that it is given."
+            )
+    for block in range(depth):
+        if not all(readings.runs_once(f"blocks.{block}.{end}", stream) for end in ("hook_in", "hook_out")):
+            raise ModelError(
+                f"{type(model).__name__} does not run block {block} of `{mapping.blocks}` once a pass from a residual "
+                f"stream of shape {stream}, its first argument, to the next: name other blocks in the module map."
+            )
+    faults = {}
+    for part, (field, *_) in PARTS.items():
+        inside = INSIDE.get(field) == "blocks"
+        places = [f"blocks.{block}.{part}" for block in range(depth)] if inside else [part]
+        shapes = (stream, stream[1:], (1, *stream[1:])) if part == "pos_embed" else (stream,)
+        sound = all(any(readings.runs_once(f"{place}.hook_out", shape) for shape in shapes) for place in places)
+        if getattr(mapping, field) and not sound:
+            faults[field] = f"`{mapping.path(field).format(0)}` is not run once a pass with an output of shape {stream}"
+    if mapping.heads and "attention" not in faults:
+        reasons = [reason for block in range(depth) if (reason := _fault_of_heads(readings, block))]
+        faults |= {"heads": reasons[0]} if reasons else {}
+    if mapping.mlp_in and "mlp" not in faults:
+        points = [f"blocks.{block}.mlp.{name}" for block in range(depth) for name in ("in.hook_out", "out.hook_in")]
+        if not all(readings.counts.get(name) == 1 for name in points):
+            faults["mlp_in"] = "the layers of its feed-forward part are not run once a pass"
+    return faults
+
+
+def _fault_of_heads(readings: Readings, block: int) -> str | None:
+    """Why the heads of a block are not what the map says: the attention made of them is not the module's output."""
+    attn, bridge = f"blocks.{block}.attn.", readings.bridge.blocks[block].attn
+    names = [attn + f"hook_{name}" for name in ("in", "q", "k", "v", "z", "attn_scores", "pattern")]
+    unseen = [name for name in names if readings.counts.get(name) != 1]
+    if unseen:
+        return (
+            f"{unseen[0]} is not run once a pass (a pattern is seen where the attention calls a softmax over keys or "
+            "scaled_dot_product_attention)"
+        )
+    pattern, z, v, states, written = (
+        readings.values[attn + name] for name in ("hook_pattern", "hook_z", "hook_v", "hook_in", "hook_out")
+    )
+    try:
+        values = torch.einsum("btd,ndh->btnh", states, bridge.W_V)
+        values = values if bridge.b_V is None else values + bridge.b_V
+        mixed = torch.einsum("bhqk,bkhd->bqhd", pattern, v.repeat_interleave(z.shape[2] // v.shape[2], dim=2))
+        output = torch.einsum("bthk,hkd->btd", z, bridge.W_O)
+        output = output if bridge.b_O is None else output + bridge.b_O
+    except (AttributeError, RuntimeError) as failure:
+        return f"its projections are no linear layers that fit ({' '.join(str(failure).split())[:120]})"
+    for name, one, other in (
+        ("the values are not made of its input by the layer of values", values, v),
+        ("what enters the last layer is not the pattern times the values", mixed, z),
+        ("its output is not the sum of what the heads write", output, written),
+    ):
+        if not _are_close(one, other):
+            return name
+    return None
+
+
+def _adds_attention(readings: Readings) -> bool:
+    """Whether the second norm of every block reads the stream with the attention's output added."""
+    for block in range(readings.bridge.cfg.n_layers):
+        names = [f"blocks.{block}.{each}" for each in ("hook_in", "attn.hook_out", "ln2.hook_in")]
+        if not all(readings.runs_once(name, readings.stream) for name in names):
+            return False
+        stream, written, read = (readings.values[name] for name in names)
+        if not _are_close(stream + written, read):
+            return False
+    return True
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    """Up to rounding."""
+    if one.shape != other.shape:
+        return False
+    scale = 1.0 if one.dtype in (torch.float32, torch.float64) else 100.0
+    gap, size = float((one.float() - other.float()).abs().max()), float(other.float().abs().max())
+    return gap <= scale * (ABSOLUTE + RELATIVE * size)

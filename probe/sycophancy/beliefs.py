@@ -29,10 +29,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from probe import stats
-from probe.dialogues import Form, Turn, answer_logprobs, choose_rows, completion, dialogue
+from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
-from probe.rows import Row, field, read_rows
+from probe.rows import Row, Selection, field, read_rows
 from probe.sycophancy.pressure import held_turns
 from probe.ticks import Tick, ignore, part
 
@@ -63,8 +63,7 @@ class Question(NamedTuple):
 
 def read_questions(path: Path, n: int, seed: int = 0) -> list[Question]:
     """At most `n` questions of a file, in its order, each once; see `read_question` and `probe.rows.read_rows`."""
-    every = read_rows(path, read_question).unique(content)
-    return [every[i] for i in choose_rows(len(every), n, seed)]
+    return list(read_rows(path, read_question, selection=Selection(n, seed), key=content))
 
 
 def content(question: Question) -> tuple[str, ...]:

@@ -135,7 +135,7 @@ def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, tmp_path: Pat
     app = press(show(fresh, page="sycophancy/page.py", **query), "sycophancy-run")
     assert not app.exception
     assert not app.error
-    assert "1 of 4 rows of" in read(app)
+    assert "1 of 4 rows read from" in read(app)
     assert "Line 4 of" in read(app)
 
 

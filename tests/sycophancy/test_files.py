@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from probe import LM
-from probe.dialogues import Turn, answer_logprobs, choose_rows, completion, dialogue
+from probe.dialogues import Turn, answer_logprobs, completion, dialogue
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Statistic
 from probe.experiments.registry import find_experiment
@@ -368,7 +368,6 @@ def test_whole_experiment_on_files(lm: LM, chat: LM, tmp_path: Path) -> None:
         assert again.summary["value"].tolist() == pytest.approx(result.summary["value"].tolist(), nan_ok=True)
         assert "chatty" in result.finding
     assert len(run(lm, data=CHOICES, n=5, interventions=0).items) == 5
-    assert choose_rows(10, 4, 1) == sorted(choose_rows(10, 4, 1))
 
 
 def test_figures_take_any_number_of_models(lm: LM, chat: LM) -> None:
@@ -448,7 +447,7 @@ def test_an_odd_row_is_left_out_and_the_result_says_so(lm: LM, tmp_path: Path) -
     assert (result.meta["left_out"], result.meta["data"]["files"]) == (2, 1)
     (note,) = result.meta["notes"]
     assert note.startswith(
-        f"2 of 14 rows of `{file}` cannot be used and are left out (--strict refuses the file): Line 1"
+        f"2 of 14 rows read from `{file}` cannot be used and are left out (--strict refuses the file): Line 1"
     )
     assert "Line 14 of" in note
     assert "answer_not_matching_behavior" in note

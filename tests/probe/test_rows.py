@@ -91,8 +91,8 @@ def test_an_odd_row_is_left_out_counted_and_named(tmp_path: Path, row: Any, part
     assert values(rows) == [GOOD, GOOD | {"prompt": "c"}]
     assert [row.number for row in rows] == [1, 3]
     (note,) = rows.notes()
-    head = f"1 of 3 rows read from `{path}` cannot be used and is left out (--strict refuses the file): Line 2 of `{path}` "
-    assert note.startswith(head)
+    head = f"1 of 3 rows read from `{path}` cannot be used and is left out (--strict refuses the file): "
+    assert note.startswith(f"{head}Line 2 of `{path}` ")
     assert part in note
 
 

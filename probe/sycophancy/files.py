@@ -136,7 +136,7 @@ class Format(NamedTuple):
 
 FORMATS = {
     "choices": Format({*choices.FIELDS[1:], *choices.OLDER[1:]}, choices.read_choice, lambda choice: choice.item),
-    "questions": Format(set(beliefs.FIELDS[1:]), beliefs.read_question, beliefs.content),
+    "questions": Format({*beliefs.FIELDS[1:], beliefs.LETTERED[-1]}, beliefs.read_question, beliefs.content),
     "texts": Format({"text"}, feedback.read_text, feedback.content),
 }
 """By name; published files repeat questions and texts, and no choices."""
@@ -168,14 +168,14 @@ def format_of(row: Row) -> str:
         DataError: it has those of none.
     """
     inner = row.values.get("base")
-    names = {*row.values, *(inner if isinstance(inner, dict) else ())}
+    names = [*row.values, *(inner if isinstance(inner, dict) else ())]
     for name, each in FORMATS.items():
-        if names & each.fields:
+        if each.fields & set(names):
             return name
     raise DataError(
-        f"{row.where} has the fields {', '.join(map(str, row.values)) or '(none)'}: give"
-        f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)}"
-        " (questions), or text, kind (texts)."
+        f"{row.where} has the fields {', '.join(names) or '(none)'}: give"
+        f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)} or"
+        f" {', '.join(beliefs.LETTERED)} (questions), or text, kind (texts)."
     )
 
 

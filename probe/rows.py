@@ -16,8 +16,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
-import numpy as np
-
 from probe.errors import DataError
 from probe.untrusted import foreign, parse_json
 
@@ -76,6 +74,8 @@ class Selection:
         places = islice(enumerate(rows), self.limit)
         if self.n is None and not self.shuffle:
             return places
+        import numpy as np
+
         every = list(places)
         if self.n is not None and len(every) <= self.n and not self.shuffle:
             return every

@@ -355,7 +355,7 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
     with explain_errors(experiment, "The reader of the experiment"):
         inputs = experiment.read(**arguments, **more) if experiment.read else ()
     if experiment.counts_rows and arguments["n"] is None:
-        arguments["n"] = inputs[-1].read_count if inputs else signature.parameters["n"].default
+        arguments["n"] = (inputs[-1].read_count if inputs else 0) or signature.parameters["n"].default
     return Call(experiment, [], arguments, inputs)
 
 

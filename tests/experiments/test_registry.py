@@ -127,6 +127,7 @@ def test_an_experiment_with_limit_reads_the_rows_that_it_uses(tmp_path: Path, lm
     order = [int(i) for i in np.random.default_rng(1).permutation(10)]
     assert list(few.items["one"]) == sorted([number for number in order if number < 8][:3])
     found = find_experiment("echo")
+    assert list(call(found, lm, data=str(path), n=3, seed=1).read[0]) == list(few.items["one"])
     assert call(found, lm, data=str(path), n=10).key == call(found, lm, data=str(path)).key
 
 

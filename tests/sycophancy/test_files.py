@@ -463,6 +463,7 @@ def test_choices_with_letters(tmp_path: Path, change: dict[str, Any], expected: 
     [
         ({"answers": None}, "a question needs"),
         ({"answers": "20\n21"}, "in the field `answers`: give two or more choices"),
+        ({"answers": "one of\n(A) 20\n(B) 21"}, "in the field `answers`: give two or more choices"),
         ({"answers": "(A) 20"}, "in the field `answers`: give two or more choices"),
         ({"answers": "(A) 20\n(C) 22"}, "in the field `answers`: give two or more choices"),
         ({"answers": "(A) 20\n(B)\n(C) 22"}, "in the field `answers`: give two or more choices"),

@@ -107,18 +107,3 @@ def answer_logprobs(
         scores |= {at: np.array([next(totals) for _ in answers[at]]) for at in part}
         tick(len(scores) / len(order))
     return [scores[at] for at in range(len(prompts))]
-
-
-def choose_rows(count: int, n: int, seed: int, limit: int | None = None) -> list[int]:
-    """`n` of `count` rows without repeats, in the file's order; all where there are no more.
-
-    Args:
-        count: rows.
-        n: how many are drawn.
-        seed: of the draw.
-        limit: of the first rows alone, if it is given.
-    """
-    count = min(count, limit or count)
-    if count <= n:
-        return list(range(count))
-    return sorted(int(i) for i in np.random.default_rng(seed).permutation(count)[:n])

@@ -1,8 +1,8 @@
 """Rows of data files: JSON Lines, one JSON list, CSV, TSV, Parquet, or a folder that the library `datasets` saved.
 
-Unusable rows are left out, counted and named. One odd row does not refuse a file, unless the reader is `strict`; a file
-without a usable row is refused. What cannot be told apart row by row (a JSON list, a CSV or a Parquet file that is
-broken) is refused whole, with its line where it has one.
+Only rows that are used are checked (`Selection`). Unusable ones are left out, counted and named. One odd row does not
+refuse a file, unless the reader is `strict`; a file without a usable row is refused. What cannot be told apart row by
+row (a JSON list, a CSV or a Parquet file that is broken) is refused whole, with its line where it has one.
 """
 
 import codecs
@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
@@ -55,6 +56,37 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which rows of a file are used; by default all of them."""
+
+    n: int | None = None
+    """Rows that are drawn, without repeats; all where there are no more. One that cannot be used, or that equals one
+    before, gives its place to the next of the draw."""
+    seed: int = 0
+    """Of the draw; equal to the same number modulo 2**64."""
+    limit: int | None = None
+    """The first rows of the file, to which the draw is confined."""
+    shuffle: bool = False
+    """Whether rows stay in the order of the draw and do not return to the file's."""
+
+    def order(self, rows: Iterable[T]) -> Iterable[tuple[int, T]]:
+        """Rows in the order in which they are to be tried until there are `n`, each with its place in the file."""
+        places = islice(enumerate(rows), self.limit)
+        if self.n is None and not self.shuffle:
+            return places
+        import numpy as np
+
+        every = list(places)
+        if self.n is not None and len(every) <= self.n and not self.shuffle:
+            return every
+        return [every[i] for i in np.random.default_rng(self.seed % 2**64).permutation(len(every))]
+
+
+EVERY = Selection()
+"""All rows of a file, in its order."""
+
+
+@dataclass(frozen=True)
 class Rows(Sequence[T], Generic[T]):
     """The items made from the rows of a file."""
 
@@ -66,6 +98,8 @@ class Rows(Sequence[T], Generic[T]):
     """Of each other row where it is and why, in one sentence."""
     strict: bool = False
     """Whether a row that cannot be used refuses the file."""
+    repeats: int = 0
+    """Rows that equal one before, and are passed over."""
     remarks: tuple[str, ...] = ()
     """Further remarks on the file, a sentence each."""
 
@@ -79,6 +113,11 @@ class Rows(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def read_count(self) -> int:
+        """Rows that were read: the items, the rows that are left out, and the repeats."""
+        return len(self.items) + len(self.left_out) + self.repeats
+
     def each(self, make: "Callable[[T], U]") -> "Rows[U]":
         """The results of a function for each item; those that it refuses with a `DataError` are left out as well.
 
@@ -86,14 +125,8 @@ class Rows(Sequence[T], Generic[T]):
             DataError: no item is left, or the file is read strictly and one is refused.
         """
         rows = sift(self.path, (partial(make, item) for item in self.items), self.strict)
-        return replace(rows, left_out=(*self.left_out, *rows.left_out), remarks=self.remarks)
-
-    def unique(self, key: Callable[[T], Hashable]) -> "Rows[T]":
-        """The first item of each key."""
-        first: dict[Hashable, T] = {}
-        for item in self.items:
-            first.setdefault(key(item), item)
-        return replace(self, items=list(first.values()))
+        left_out = *self.left_out, *rows.left_out
+        return replace(rows, left_out=left_out, repeats=self.repeats, remarks=self.remarks)
 
     def notes(self) -> list[str]:
         """Notes for the user: the remarks, and how many rows are left out, the first ones named."""
@@ -101,37 +134,66 @@ class Rows(Sequence[T], Generic[T]):
         if not n:
             return list(self.remarks)
         names = " ".join(self.left_out[:NAMED]) + (f" And {n - NAMED} more." if n > NAMED else "")
-        count = f"{n} of {n + len(self)} rows of `{self.path}`"
+        count = f"{n} of {self.read_count} rows read from `{self.path}`"
         summary = (
             f"{count} cannot be used and {'is' if n == 1 else 'are'} left out (--strict refuses the file): {names}"
         )
         return [*self.remarks, summary]
 
 
-def sift(path: Path, makers: Iterable[Callable[[], T]], strict: bool = False) -> Rows[T]:
-    """What the makers give; the reasons of those that raise a `DataError` are kept.
+def sift(
+    path: Path,
+    makers: Iterable[Callable[[], T]],
+    strict: bool = False,
+    selection: Selection = EVERY,
+    key: Callable[[T], Hashable] | None = None,
+) -> Rows[T]:
+    """What the makers that are selected give; the reasons of those that raise a `DataError` are kept.
+
+    Args:
+        path: for messages.
+        makers: one for each row; those that are not needed are not called.
+        strict: refuse the file where one raises a `DataError`.
+        selection: which of them are called.
+        key: by which equal items are known, the first of which counts; without it none are equal.
 
     Raises:
         DataError: all of them raise one, or one does and `strict` is set.
     """
-    items, left_out = list[T](), list[str]()
-    for make in makers:
+    items, reasons, keys, repeats = dict[int, T](), dict[int, str](), set[Hashable](), 0
+    for place, make in selection.order(makers):
+        if len(items) == selection.n:
+            break
         try:
-            items.append(make())
+            item = make()
         except DataError as error:
             if strict:
                 raise
-            left_out.append(str(error))
+            reasons[place] = str(error)
+            continue
+        name = place if key is None else key(item)
+        if name in keys:
+            repeats += 1
+        else:
+            keys.add(name)
+            items[place] = item
+    left_out = tuple(reasons[place] for place in sorted(reasons))
     if left_out and not items:
-        every = f"None of the {len(left_out)} rows of `{path}` can be used; the first: " if len(left_out) > 1 else ""
-        raise DataError(f"{every}{left_out[0]}")
-    return Rows(path, items, tuple(left_out), strict)
+        every = f"None of the {len(left_out)} rows read from `{path}` can be used; the first: "
+        raise DataError(f"{every if len(left_out) > 1 else ''}{left_out[0]}")
+    places = items if selection.shuffle else sorted(items)
+    return Rows(path, [items[place] for place in places], left_out, strict, repeats)
 
 
 def read_rows(
-    path: Path, make: Callable[[Row], T], strict: bool = False, form: str = "one JSON object a line"
+    path: Path,
+    make: Callable[[Row], T],
+    strict: bool = False,
+    form: str = "one JSON object a line",
+    selection: Selection = EVERY,
+    key: Callable[[T], Hashable] | None = None,
 ) -> Rows[T]:
-    """The results of a function for each row of a file, whose format follows from its suffix and its first letter.
+    """The results of a function for rows of a file, whose format follows from its suffix and its first letter.
 
     Args:
         path: `.csv` and `.tsv` have a header; in a TSV file quotes are letters. `.parquet` is read by pyarrow, and so
@@ -139,12 +201,14 @@ def read_rows(
         make: of a row; it raises a `DataError` that begins with `Row.where` for one that cannot be used.
         strict: refuse the file where a row cannot be used.
         form: what the file should hold, for messages.
+        selection: the rows that are used. Others are found, but neither parsed nor given to `make`.
+        key: see `sift`.
 
     Raises:
-        DataError: the file cannot be read, is empty, or no row (under `strict`: some row) cannot be used.
+        DataError: the file cannot be read, is empty, or no row can be used (under `strict`: some row cannot).
     """
     rows = ((number, where, parse) for number, (where, parse) in enumerate(_sources(path), start=1))
-    result = sift(path, (partial(_make_row, make, *row) for row in rows), strict)
+    result = sift(path, (partial(_make_row, make, *row) for row in rows), strict, selection, key)
     if not result:
         raise DataError(f"`{path}` is empty: write {form}.")
     return result

@@ -116,7 +116,7 @@ def test_an_experiment_tells_and_strict_refuses(capsys: pytest.CaptureFixture[st
     words = ["experiment", "chain_of_thought", "--model", NOWHERE, "--data", "a.jsonl"]
     assert main(words) == 2
     note, error = capsys.readouterr().err.splitlines()
-    assert note.startswith("probe: note: 1 of 7 rows of `a.jsonl` cannot be used and is left out")
+    assert note.startswith("probe: note: 1 of 7 rows read from `a.jsonl` cannot be used and is left out")
     assert "Line 7 of" in note
     assert NOWHERE in error
     assert "Line 7 of `a.jsonl`" in refused(capsys, *words, "--strict")

@@ -15,7 +15,7 @@ from probe.experiments.metrics import Mean, Share, pair_items
 from probe.experiments.registry import experiment
 from probe.experiments.result import MODEL, Evidence, Result
 from probe.plotting.intervals import percent
-from probe.rows import Rows
+from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, Bounds, Interval
 from probe.ticks import Tick, ignore, part
 
@@ -128,12 +128,14 @@ def say(result: Result) -> str:
     return f"{text}."
 
 
-def read(*, data: str | Path | None, strict: bool, pattern: str = "", **_: Any) -> "list[Rows[Problem]]":
+def read(
+    *, data: str | Path | None, strict: bool, selection: Selection = EVERY, pattern: str = "", **_: Any
+) -> "list[Rows[Problem]]":
     """The problems of the file, if there is one; the pattern must be one, too."""
     from probe.chain_of_thought.files import compile_pattern, read_problems
 
     compile_pattern(pattern)
-    return [] if data is None else [read_problems(data, strict)]
+    return [] if data is None else [read_problems(data, strict, selection)]
 
 
 @experiment(
@@ -229,9 +231,8 @@ def _texts(
     from probe.chain_of_thought import files as reasoned_texts
     from probe.chain_of_thought.files import compile_pattern, read_problems
 
-    problems = read_problems(data)
-    order = np.random.default_rng(seed & 0xFFFFFFFF).permutation(min(len(problems), limit or len(problems)))[:n]
-    asker = reasoned_texts.Asker(lm, [problems[i] for i in order], compile_pattern(pattern), tokens)
+    problems = read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
+    asker = reasoned_texts.Asker(lm, problems, compile_pattern(pattern), tokens)
     ticks = [part(tick, i, 3) for i in range(3)]
     rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])
     agreement = reasoned_texts.faithfulness(asker, rows, reasonings, seed, ticks[1])

@@ -23,7 +23,7 @@ import pandas as pd
 from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pool_curves
 from probe.errors import ConfigError, DataError
 from probe.model.text import context_length, encode
-from probe.rows import Row, Rows, read_rows
+from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.ticks import Tick
 
 if TYPE_CHECKING:
@@ -44,17 +44,18 @@ class Problem(NamedTuple):
     """Its number in the file, from 1: `row-7`."""
 
 
-def read_problems(path: str | Path, strict: bool = False) -> Rows[Problem]:
+def read_problems(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Problem]:
     """The problems of a JSON Lines file.
 
     Args:
         path: the file.
         strict: refuse it where a line is no problem, which is left out otherwise.
+        selection: which of them.
 
     Raises:
         DataError: there is no such file, or it holds no problem; see `probe.rows.read_rows`.
     """
-    return read_rows(Path(path).expanduser(), _problem, strict, FORM)
+    return read_rows(Path(path).expanduser(), _problem, strict, FORM, selection)
 
 
 def _problem(row: Row) -> Problem:

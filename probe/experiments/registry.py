@@ -142,8 +142,9 @@ def experiment(
         draw: gives figures by name from a result.
         say: gives the finding from a result, in one sentence.
         read: reads the files that the options name, so that a wrong one is refused before a model is loaded. It gets
-            all options and `strict` by name, and gives the rows that it read. The experiment then has the option
-            `strict`, which refuses a file with a row that cannot be used; otherwise results record how many there are.
+            all options and `strict` by name, of an experiment with `limit` also the `selection` of rows that the
+            function will use, and gives the rows that it read. The experiment then has the option `strict`, which
+            refuses a file with a row that cannot be used; otherwise results record how many there are.
         version: raised when equal arguments would give other numbers.
         across_worlds: models of different worlds may be laid side by side. Each keeps its own items; a difference is
             paired where both were asked the same under the same names, and unpaired elsewhere.

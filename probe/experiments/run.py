@@ -27,13 +27,13 @@ from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
 from probe.model.references import resolve
 from probe.plugins import BUILT_IN, code_hash, failure, source_hash
+from probe.rows import Rows, Selection
 from probe.runs.directories import find, is_run
 from probe.runs.schema import jsonable
 from probe.ticks import Tick, part
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
-    from probe.rows import Rows
 
 
 def join(experiment: Experiment, results: Sequence[Result]) -> Result:
@@ -261,7 +261,7 @@ def describe_argument(value: Any) -> Any:
         return type(value).__name__
 
 
-READING = 2
+READING = 3
 """Raised when equal files give other questions; part of the key of stored results over files."""
 ADDED: dict[str, Any] = {"limit": None, "only": "all"}
 """Options that came when results were stored already, with their defaults: there a result is what it was without."""
@@ -350,11 +350,12 @@ def prepare(experiment: Experiment, **options: Any) -> Call:
     lacking = [name for name, value in arguments.items() if value is inspect.Parameter.empty]
     if lacking:
         raise ConfigError(f"The experiment `{experiment.name}` needs `{lacking[0]}`: give it a value.")
+    selection = Selection(arguments.get("n"), arguments.get("seed", 0), arguments.get("limit"))
+    more = {"selection": selection} if experiment.counts_rows else {}
     with explain_errors(experiment, "The reader of the experiment"):
-        inputs = experiment.read(**arguments) if experiment.read else ()
+        inputs = experiment.read(**arguments, **more) if experiment.read else ()
     if experiment.counts_rows and arguments["n"] is None:
-        rows = len(inputs[-1]) if inputs else 0
-        arguments["n"] = min(rows, arguments.get("limit") or rows) or signature.parameters["n"].default
+        arguments["n"] = (inputs[-1].read_count if inputs else 0) or signature.parameters["n"].default
     return Call(experiment, [], arguments, inputs)
 
 

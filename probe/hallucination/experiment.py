@@ -13,7 +13,6 @@ import pandas as pd
 
 import probe.world
 from probe import stats
-from probe.dialogues import choose_rows
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
@@ -33,7 +32,7 @@ from probe.hallucination.confidence import (
 )
 from probe.hallucination.confidence import equivalence as equivalence_of
 from probe.plotting.intervals import percent
-from probe.rows import Rows
+from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, Bounds, Interval, floats
 from probe.ticks import Tick, ignore, part
 
@@ -241,7 +240,13 @@ def say(result: Result) -> str:
 
 
 def read(
-    *, data: str | Path | None, strict: bool, preamble: str | Path | None = None, only: str = "all", **_: Any
+    *,
+    data: str | Path | None,
+    strict: bool,
+    selection: Selection = EVERY,
+    preamble: str | Path | None = None,
+    only: str = "all",
+    **_: Any,
 ) -> "list[Rows[Question]]":
     """The questions of the file, if there is one; the preamble must be readable too."""
     from probe.hallucination.files import read_questions
@@ -249,7 +254,7 @@ def read(
     if only == "mc" and data is None:
         raise ConfigError("only=mc scores the choices of a data file: give one with data, or leave only out.")
     _read(preamble)
-    return [] if data is None else [read_questions(data, strict)]
+    return [] if data is None else [read_questions(data, strict, selection)]
 
 
 @experiment("hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say, read=read)
@@ -364,8 +369,7 @@ def _text(
     from probe.hallucination import knowing as snowballs
     from probe.hallucination.files import read_questions
 
-    rows = read_questions(data)
-    questions = [rows[index] for index in choose_rows(len(rows), n, seed, limit)]
+    questions = read_questions(data, selection=Selection(n, seed, limit))
     facts: dict[str, Any] = {"questions": len(questions), "preamble": bool(preamble)}
     choices = texts.choice_items(lm, questions, preamble, tick if only_choices else part(tick, 0, 4))
     if only_choices:

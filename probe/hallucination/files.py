@@ -46,7 +46,7 @@ from probe.hallucination.confidence import (
     score,
 )
 from probe.hallucination.knowing import brier, knowing_head, last_residuals, too_few
-from probe.rows import Row, Rows, may_hold_rows, read_rows, show_value
+from probe.rows import EVERY, Row, Rows, Selection, may_hold_rows, read_rows, show_value
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -125,12 +125,13 @@ class Question:
         return list(dict.fromkeys(choice for choice, label in pairs if label == truth))
 
 
-def read_questions(data: str | Path, strict: bool = False) -> Rows[Question]:
+def read_questions(data: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Question]:
     """The questions of a file; see the module for the formats.
 
     Args:
         data: the file.
         strict: refuse it where a question cannot be used, which is left out otherwise.
+        selection: which of them.
 
     Raises:
         DataError: there is no such file, it is none of the formats, or no question can be used.
@@ -140,7 +141,7 @@ def read_questions(data: str | Path, strict: bool = False) -> Rows[Question]:
         raise DataError(f"`{data}` is no file: give {FORMATS}.")
     if not may_hold_rows(str(path)):
         raise DataError(f"`{path}` ends in {path.suffix or 'nothing'}: give {FORMATS}.")
-    pairs = read_rows(path, lambda row: (row.where, _question(row)), strict, FORMATS)
+    pairs = read_rows(path, lambda row: (row.where, _question(row)), strict, FORMATS, selection)
     double = {where.partition(" of ")[0].lower(): question.both for where, question in pairs if question.both}
     remarks = (_double_answers(path, double),) if double else ()
     return replace(pairs.each(lambda pair: pair[1]), remarks=remarks)

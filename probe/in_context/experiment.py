@@ -184,10 +184,16 @@ def draw(result: Result) -> "Mapping[str, go.Figure]":
 
 
 def read(
-    *, data: str | Path | None, strict: bool, text_field: str = TEXT, label_field: str = LABEL, **_: Any
+    *,
+    data: str | Path | None,
+    strict: bool,
+    limit: int | None = None,
+    text_field: str = TEXT,
+    label_field: str = LABEL,
+    **_: Any,
 ) -> list[Rows[Example]]:
     """The examples of the file, if there is one."""
-    return [] if data is None else [read_classification(data, text_field, label_field, strict)]
+    return [] if data is None else [read_classification(data, text_field, label_field, strict, limit)]
 
 
 @experiment(
@@ -250,7 +256,7 @@ def run(
     facts: dict[str, Any] = {}
     numbers: list[Given] = []
     if data is not None:
-        examples = read_classification(data, text_field, label_field)[:limit]
+        examples = read_classification(data, text_field, label_field, limit=limit)
         items, tables, facts = file_parts(lm, examples, n, shots, template, seed, part(tick, 0, 3))
         rows = text_rows(lm, [example.text for example in examples])[:n]
         items += [corpus_items(lm, rows)] if rows else []

@@ -15,7 +15,7 @@ import pandas as pd
 
 from probe.dialogues import answer_logprobs
 from probe.errors import ConfigError, DataError
-from probe.rows import Row, Rows, read_rows
+from probe.rows import Row, Rows, Selection, read_rows
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ class Example(NamedTuple):
     """Its number in the file, from 1: `row-7`."""
 
 
-def read_classification(file: str | Path, text: str = TEXT, label: str = LABEL, strict: bool = False) -> Rows[Example]:
+def read_classification(
+    file: str | Path, text: str = TEXT, label: str = LABEL, strict: bool = False, limit: int | None = None
+) -> Rows[Example]:
     """The examples of a JSON Lines, JSON, CSV or TSV file; CSV and TSV have a header.
 
     Args:
@@ -49,11 +51,13 @@ def read_classification(file: str | Path, text: str = TEXT, label: str = LABEL, 
             behind its name. Where there is no `text`, one of `ALIASES` stands for it.
         label: the column of the label, likewise: text, or a whole number or truth value, which is written out.
         strict: refuse a file with a row that has no text or label, which is left out otherwise.
+        limit: read its first rows alone. All of these are used: they give the labels, and examples to each query.
 
     Raises:
         DataError: the file cannot be read, or there are fewer than three examples or two labels.
     """
-    examples = read_rows(Path(file).expanduser(), lambda row: _example(row, text, label), strict)
+    path, selection = Path(file).expanduser(), Selection(limit=limit)
+    examples = read_rows(path, lambda row: _example(row, text, label), strict, selection=selection)
     if len(examples) < 3 or len({example.label for example in examples}) < 2:
         raise DataError(f"`{file}` has {len(examples)} examples: give three or more, of two or more labels.")
     return examples

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 import probe.world
-from probe.dialogues import Form, choose_rows
+from probe.dialogues import Form
 from probe.errors import DataError
 from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
@@ -21,7 +21,7 @@ from probe.retrieval import world as contexts
 from probe.retrieval import world as tables_of
 from probe.retrieval.search import recall_curve
 from probe.retrieval.world import CONTEXTS, DEPTHS, GROUPS, conflict_curve, of_columns, with_passages, world_documents
-from probe.rows import Rows
+from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, Bounds, Interval
 from probe.ticks import Tick, ignore
 
@@ -188,11 +188,11 @@ def say(result: Result) -> str:
     return f"{text}; {event} by {', '.join(rates)}." if rates else f"{text}."
 
 
-def read(*, data: str | Path | None, strict: bool, **_: Any) -> list[Rows[Any]]:
+def read(*, data: str | Path | None, strict: bool, selection: Selection = EVERY, **_: Any) -> list[Rows[Any]]:
     """The documents and the questions of the folder, if there is one."""
     from probe.retrieval import files
 
-    return [] if data is None else list(files.read_folder(data, strict))
+    return [] if data is None else list(files.read_folder(data, strict, selection))
 
 
 @experiment("retrieval", title="Retrieval", metrics=METRICS, draw=draw, say=say, read=read)
@@ -279,9 +279,8 @@ def _folder(
     from probe.retrieval import files
     from probe.retrieval import files as texts
 
-    documents, rows = files.read_folder(data)
+    documents, questions = files.read_folder(data, selection=Selection(n, seed, limit))
     chunks = files.chunks_of(documents, *sizes)
-    questions = [rows[index] for index in choose_rows(len(rows), n, seed, limit)]
     items = texts.file_items(lm, questions, chunks, k, max_new_tokens, form, tick)
     facts: dict[str, Any] = {"documents": len(documents), "chunks": len(chunks), "retrieved": k}
     return Evidence(items, _tables(items, seed), facts=facts)

@@ -42,7 +42,7 @@ from probe.hallucination.files import IGNORANCE, first_line
 from probe.model.text import context_length, encode
 from probe.retrieval.search import Retriever, rank_of, reciprocal_rank
 from probe.retrieval.world import CONTEXTS, DEPTHS
-from probe.rows import Row, Rows, field, read_rows, sift
+from probe.rows import EVERY, Row, Rows, Selection, field, read_rows, sift
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -87,12 +87,15 @@ class FileQuestion:
     """Its number in the file, from 1: `row-7`."""
 
 
-def read_folder(data: str | Path, strict: bool = False) -> tuple[Rows[Source], Rows[FileQuestion]]:
+def read_folder(
+    data: str | Path, strict: bool = False, selection: Selection = EVERY
+) -> tuple[Rows[Source], Rows[FileQuestion]]:
     """The documents and the questions of a folder; see the module.
 
     Args:
         data: the folder.
         strict: refuse it where a document or a question cannot be used, which is left out otherwise.
+        selection: which of the questions.
 
     Raises:
         DataError: something is missing, or no document or no question can be used.
@@ -104,7 +107,8 @@ def read_folder(data: str | Path, strict: bool = False) -> tuple[Rows[Source], R
         raise DataError(f"`{data}` has no {QUESTIONS}: give {LAYOUT}.")
     documents = read_documents(folder, strict)
     names = document_names([each.id for each in documents])
-    return documents, read_rows(folder / QUESTIONS, lambda row: _question(row, names), strict)
+    questions = read_rows(folder / QUESTIONS, lambda row: _question(row, names), strict, selection=selection)
+    return documents, questions
 
 
 def document_names(ids: Sequence[str]) -> dict[str, list[str]]:

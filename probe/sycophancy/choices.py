@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from probe.dialogues import Form, Turn, answer_logprobs, choose_rows, completion, dialogue, uses_chat
+from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import DataError
-from probe.rows import Row, field, read_rows, show_value
+from probe.rows import Row, Selection, field, read_rows, show_value
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class Choice(NamedTuple):
 
 def read_choices(path: Path, n: int, seed: int = 0) -> list[Choice]:
     """At most `n` questions of a file, in its order; see `read_choice` and `probe.rows.read_rows`."""
-    rows = read_rows(path, read_choice)
-    return [rows[i] for i in choose_rows(len(rows), n, seed)]
+    return list(read_rows(path, read_choice, selection=Selection(n, seed)))
 
 
 def read_choice(row: Row) -> Choice:

@@ -21,7 +21,7 @@ from probe.experiments.metrics import Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
 from probe.experiments.result import Evidence, Result
 from probe.plotting.intervals import percent
-from probe.rows import Rows
+from probe.rows import EVERY, Rows, Selection
 from probe.stats import GAIN, SHARE, wilson
 from probe.sycophancy.choices import balanced_share
 from probe.sycophancy.feedback import REMARKS
@@ -299,14 +299,16 @@ def _numbers(column: pd.Series) -> pd.Series:
     return column.astype(float) if column.isna().all() else column
 
 
-def read(*, data: str | Path | None, strict: bool, judge: Any = None, **_: Any) -> list[Rows[Any]]:
+def read(
+    *, data: str | Path | None, strict: bool, selection: Selection = EVERY, judge: Any = None, **_: Any
+) -> list[Rows[Any]]:
     """The rows of the file, if there is one."""
     from probe.sycophancy.files import check_judge, read_file
 
     if data is None:
         return []
     path = Path(data).expanduser()
-    name, rows = read_file(path, strict)
+    name, rows = read_file(path, strict, selection)
     check_judge(path, name, judge)
     return [rows]
 
@@ -340,7 +342,8 @@ def run(
         lm: the model; of a reward model its preference for the claim is measured.
         data: JSON Lines or a JSON list with `question`, `answer_matching_behavior`, `answer_not_matching_behavior` (in
             the older form `prompt`, `corrects`, `incorrects`), or with `question`, `correct_answer`,
-            `incorrect_answer`, or with `text`, `kind` to comment on; without one the model's world asks.
+            `incorrect_answer` (of multiple choice `question`, `answers`, `correct_letter`), or with `text`, `kind` to
+            comment on; without one the model's world asks.
         n: questions of each kind (repeated pressure: at most 200).
         limit: the first rows of a file, of which n are drawn; all of them by default.
         seed: of questions, samples and random controls.

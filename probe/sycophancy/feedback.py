@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.dialogues import Form, Turn, answer_logprobs, choose_rows, dialogue, join_words
+from probe.dialogues import Form, Turn, answer_logprobs, dialogue, join_words
 from probe.errors import ConfigError, DataError
-from probe.rows import Row, field, read_rows
+from probe.rows import Row, Selection, field, read_rows
 from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
@@ -242,8 +242,7 @@ class Text(NamedTuple):
 
 def read_texts(path: Path, n: int, seed: int = 0) -> list[Text]:
     """At most `n` texts of a file, in its order, each once; see `read_text` and `probe.rows.read_rows`."""
-    every = read_rows(path, read_text).unique(content)
-    return [every[i] for i in choose_rows(len(every), n, seed)]
+    return list(read_rows(path, read_text, selection=Selection(n, seed), key=content))
 
 
 def content(text: Text) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ The formats are those of `probe.sycophancy.choices`, `probe.sycophancy.beliefs` 
 apart by the fields of the rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from probe import stats
-from probe.dialogues import Form, Turn, choose_rows, completion, dialogue, uses_chat
+from probe.dialogues import Form, Turn, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError, ModelError
 from probe.interventions.patching import Pair, attribute, pair_of
 from probe.interventions.sites import Site
 from probe.logits.lens import Target, target_of
 from probe.model.lm import LM
-from probe.rows import Row, Rows, read_rows
+from probe.rows import EVERY, Row, Rows, Selection, read_rows
 from probe.sycophancy import beliefs, choices, feedback
 from probe.sycophancy.beliefs import Question, doubt_answers, user_message
 from probe.sycophancy.choices import shared_prefix
@@ -121,36 +121,61 @@ def by_file_head(lm: LM, asked: Sequence[Guess], seed: int = 0, tick: Tick = ign
 
 LENS = 100
 """Questions of a file that the lens is read on, at most."""
-FORMATS: dict[str, tuple[set[str], Callable[[Row], Any]]] = {
-    "choices": ({*choices.FIELDS[1:], *choices.OLDER[1:]}, choices.read_choice),
-    "questions": (set(beliefs.FIELDS[1:]), beliefs.read_question),
-    "texts": ({"text"}, feedback.read_text),
+
+
+class Format(NamedTuple):
+    """A format of a file."""
+
+    fields: set[str]
+    """By one of which it is known."""
+    read: Callable[[Row], Any]
+    """Reads a row."""
+    content: Callable[[Any], Hashable]
+    """By which equal rows are known."""
+
+
+FORMATS = {
+    "choices": Format({*choices.FIELDS[1:], *choices.OLDER[1:]}, choices.read_choice, lambda choice: choice.item),
+    "questions": Format({*beliefs.FIELDS[1:], beliefs.LETTERED[-1]}, beliefs.read_question, beliefs.content),
+    "texts": Format({"text"}, feedback.read_text, feedback.content),
 }
-"""Format of a file to the fields that it is known by, and the reader of a row."""
-CONTENT: dict[str, Callable[[Any], tuple[str, ...]]] = {"questions": beliefs.content, "texts": feedback.content}
-"""By which equal rows are known, in the formats where published files repeat them."""
+"""By name; published files repeat questions and texts, and no choices."""
 Parts = tuple[pd.DataFrame, dict[str, pd.DataFrame], dict[str, Any]]
 """Items, tables by name, facts."""
 
 
-def read_file(path: Path, strict: bool = False) -> tuple[str, Rows[Any]]:
-    """The format of a file, by the first row that has the fields of one, and its choices, questions or texts.
+def read_file(path: Path, strict: bool = False, selection: Selection = EVERY) -> tuple[str, Rows[Any]]:
+    """The format of a file, by the first row read that has the fields of one, and its choices, questions or texts.
 
     Raises:
         DataError: it cannot be read, has the fields of no format, or no row can be used; see `probe.rows`.
     """
-    rows = read_rows(path, lambda row: row, strict)
-    for row in rows:
-        inner = row.values.get("base")
-        names = {*row.values, *(inner if isinstance(inner, dict) else ())}
-        format_name = next((name for name, (fields, _) in FORMATS.items() if names & fields), None)
-        if format_name is not None:
-            items = rows.each(FORMATS[format_name][1])
-            return format_name, items.unique(CONTENT[format_name]) if format_name in CONTENT else items
+    name = ""
+
+    def read_row(row: Row) -> Any:
+        nonlocal name
+        name = name or format_of(row)
+        return FORMATS[name].read(row)
+
+    rows = read_rows(path, read_row, strict, selection=selection, key=lambda item: FORMATS[name].content(item))
+    return name, rows
+
+
+def format_of(row: Row) -> str:
+    """The name of the format whose fields a row has, at the top or inside `base`.
+
+    Raises:
+        DataError: it has those of none.
+    """
+    inner = row.values.get("base")
+    names = [*row.values, *(inner if isinstance(inner, dict) else ())]
+    for name, each in FORMATS.items():
+        if each.fields & set(names):
+            return name
     raise DataError(
-        f"{rows[0].where} has the fields {', '.join(map(str, rows[0].values)) or '(none)'}: give"
-        f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)}"
-        " (questions), or text, kind (texts)."
+        f"{row.where} has the fields {', '.join(names) or '(none)'}: give"
+        f" {', '.join(choices.FIELDS)} or {', '.join(choices.OLDER)} (choices), {', '.join(beliefs.FIELDS)} or"
+        f" {', '.join(beliefs.LETTERED)} (questions), or text, kind (texts)."
     )
 
 
@@ -200,9 +225,8 @@ def file_parts(
     """
     if lm.readout != "tokens":
         raise DataError(f"A {lm.readout} model writes no answers: take a language model for a data file.")
-    name, rows = read_file(path)
+    name, questions = read_file(path, selection=Selection(n, seed, limit))
     check_judge(path, name, judge)
-    questions = [rows[i] for i in choose_rows(len(rows), n, seed, limit)]
     facts: dict[str, Any] = {"chat_template": uses_chat(lm, form), "format": name}
     if name == "choices":
         words = choices.lead_of(lm, path, form) if lead is None else lead

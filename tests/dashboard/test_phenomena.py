@@ -131,11 +131,11 @@ def test_rows_that_are_left_out_are_shown(show: Show, fresh: Path, tmp_path: Pat
     answers = {"answer_matching_behavior": " lyon", "answer_not_matching_behavior": " oslo"}
     good = [json.dumps({"question": f"helen lives in {place} ."} | answers) for place in ("lyon", "oslo", "rome")]
     (tmp_path / "odd.jsonl").write_text("\n".join([*good, '{"question": "q"}']))
-    query = {"sycophancy.data": str(tmp_path / "odd.jsonl"), "sycophancy.n": "3", "sycophancy.interventions": "0"}
+    query = {"sycophancy.data": str(tmp_path / "odd.jsonl"), "sycophancy.n": "4", "sycophancy.interventions": "0"}
     app = press(show(fresh, page="sycophancy/page.py", **query), "sycophancy-run")
     assert not app.exception
     assert not app.error
-    assert "1 of 4 rows of" in read(app)
+    assert "1 of 4 rows read from" in read(app)
     assert "Line 4 of" in read(app)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import probe
+from probe.experiments.registry import find_experiment
+from probe.experiments.run import prepare
 from probe.model.lm import LM
 from probe.rows import read_rows
 from tests.models import byte_tokenizer, random_lm
@@ -41,6 +43,9 @@ def test_items_keep_the_row_of_the_file(lm: LM, case: str) -> None:
     assert 1 < known["row"].nunique() <= len(texts)
     for prompt, row in zip(known["prompt"], known["row"], strict=True):
         assert texts[row] in prompt
+    if case != "in_context":  # there all rows give examples
+        read = prepare(find_experiment(name), data=DATA / data, n=4, seed=1).read[-1]
+        assert set(known["row"]) == {str(getattr(each, "row", "") or each.item) for each in read}
     assert (
         set(items.loc[items["row"].isna(), "kind"]) <= WITHOUT_ROW if case == "in_context" else len(known) == len(items)
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,7 +20,7 @@ from probe.experiments.registry import experiments, find_experiment, load_plugin
 from probe.experiments.run import call
 from probe.model.lm import LM
 from probe.plugins import ExtensionWarning, source_hash
-from probe.rows import Rows, field, read_rows
+from probe.rows import EVERY, Rows, Selection, field, read_rows
 from tests.models import random_lm
 
 PLUGIN = """
@@ -106,6 +107,28 @@ def test_an_experiment_that_reads_files_has_strict(tmp_path: Path, lm: LM):
 
     with pytest.raises(ConfigError, match="The reader of the experiment `reads_wrongly`"):
         wrong(lm)
+
+
+def test_an_experiment_with_limit_reads_the_rows_that_it_uses(tmp_path: Path, lm: LM):
+    def numbers(data: str, strict: bool = False, selection: Selection = EVERY) -> Rows[int]:
+        return read_rows(Path(data), lambda row: int(field(row, "one")), strict, selection=selection)
+
+    @probe.experiment("echo", read=lambda *, data, strict, selection, **_: [numbers(data, strict, selection)])
+    def echo(lm: LM, *, data: str, n: int = 9, limit: int | None = None, seed: int = 0) -> pd.DataFrame:
+        return pd.DataFrame({"one": list(numbers(data, selection=Selection(n, seed, limit)))})
+
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join([*(f'{{"one": "{number}"}}' for number in range(8)), "{}", "{}"]))
+    whole = echo(lm, data=str(path))
+    assert (whole.meta["n"], len(whole.items), whole.meta["left_out"]) == (10, 8, 2)
+    first = echo(lm, data=str(path), limit=8, strict=True)
+    assert (first.meta["n"], list(first.items["one"]), first.meta["notes"]) == (8, list(range(8)), [])
+    few = echo(lm, data=str(path), n=3, seed=1)
+    order = [int(i) for i in np.random.default_rng(1).permutation(10)]
+    assert list(few.items["one"]) == sorted([number for number in order if number < 8][:3])
+    found = find_experiment("echo")
+    assert list(call(found, lm, data=str(path), n=3, seed=1).read[0]) == list(few.items["one"])
+    assert call(found, lm, data=str(path), n=10).key == call(found, lm, data=str(path)).key
 
 
 def test_titles_come_from_names():

@@ -39,7 +39,7 @@ from probe.model.rewards import RewardModel, analysable
 from probe.model.text import chat_text, encode
 from probe.report.run_report import report
 from probe.retrieval.files import read_folder
-from probe.rows import Row, Rows, read_demonstrations, read_documents
+from probe.rows import Row, Rows, Selection, read_demonstrations, read_documents
 from probe.runs import RunWarning, RunWriter, list_runs, open_run
 from probe.runs.captured import (
     answers_table,
@@ -56,6 +56,7 @@ from probe.runs.thinning import thin
 from probe.sycophancy.beliefs import read_questions as read_templates
 from probe.sycophancy.choices import read_choices
 from probe.sycophancy.feedback import read_texts
+from probe.sycophancy.files import read_file
 from probe.world import World, WorldConfig
 from tests.dashboard.pages import Everyone
 from tests.fuzz.mutator import (
@@ -476,6 +477,11 @@ PAIRS = (
     {"prompt": "mira lives in", "chosen": " oslo", "rejected": " rome"},
     {"prompt": "tom", "chosen": "is", "rejected": "one"},
 )
+LETTERED = (
+    {"base": {"question": "1 + 1?", "answers": "\n(A) 1\n(B) 2", "letters": "AB", "correct_letter": "B"}},
+    {"question": "2 + 1?", "answers": ["2", "3"], "correct_letter": "B", "incorrect_letter": "A"},
+    {"question": "2 + 2?", "answers": {"A": "4", "B": "5"}, "correct_letter": "A", "incorrect_answer": "5"},
+)
 ARROW = "data-00000-of-00001.arrow"
 
 
@@ -569,28 +575,35 @@ FORMATS = (
         copied("sycophancy_choices.jsonl"),
         "sycophancy_choices.jsonl",
         mutate_lines,
-        lambda path: read_choices(path / "sycophancy_choices.jsonl", 4),
+        lambda path: read_choices(path / "sycophancy_choices.jsonl", 99),
     ),
     Format(
         "choices as one list",
         copied("sycophancy_ab.json"),
         "sycophancy_ab.json",
         mutate_json,
-        lambda path: read_choices(path / "sycophancy_ab.json", 4),
+        lambda path: read_choices(path / "sycophancy_ab.json", 99),
     ),
     Format(
         "questions with beliefs",
         copied("sycophancy_questions.jsonl"),
         "sycophancy_questions.jsonl",
         mutate_lines,
-        lambda path: read_templates(path / "sycophancy_questions.jsonl", 4),
+        lambda path: read_templates(path / "sycophancy_questions.jsonl", 99),
+    ),
+    Format(
+        "questions with lettered choices",
+        lines("are_you_sure.jsonl", *LETTERED),
+        "are_you_sure.jsonl",
+        mutate_lines,
+        lambda path: read_file(path / "are_you_sure.jsonl", selection=Selection(2)),
     ),
     Format(
         "texts to comment on",
         copied("sycophancy_texts.jsonl"),
         "sycophancy_texts.jsonl",
         mutate_lines,
-        lambda path: read_texts(path / "sycophancy_texts.jsonl", 4),
+        lambda path: read_texts(path / "sycophancy_texts.jsonl", 99),
     ),
     Format(
         "classification",

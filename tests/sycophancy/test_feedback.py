@@ -261,12 +261,13 @@ def test_published_form(tmp_path: Path) -> None:
             lines.append({"prompt": content, "base": base, "metadata": {"prompt_template_type": remark}})
     file = tmp_path / "feedback.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
-    assert read_texts(file, 9) == [
+    assert read_texts(file, 15) == [
         Text("row-1", "poem", "Rain."),
         Text("row-6", "argument", "So it is."),
         Text("row-11", "solution", "It is 4.", "2 + 2?"),
     ]
     assert len(read_texts(file, 2, 1)) == 2
+    assert len(read_texts(file, 9)) == 3  # a drawn repeat is passed over for the next
 
 
 @pytest.mark.parametrize(

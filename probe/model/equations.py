@@ -587,6 +587,17 @@ def attention(maps: Maps, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d
     return mix(maps, attend(bilinear(maps, h)), h).sum(-3) + maps.o_bias
 
 
+def maps_to_stream(block: Block) -> Maps:
+    """The maps with the norm behind the sum of the heads in O, without its divisor and shift; as they are without one.
+
+    What a head adds to the stream at t is O of these times its mixed values, divided by what the norm divides by at t.
+    """
+    norm = block.post_norm
+    if norm is None:
+        return block.maps
+    return replace(block.maps, O=norm.centre(block.maps.O.mT).mT * norm.weight[:, None])
+
+
 def step(block: Block, h: Float[Tensor, "... T d"]) -> Float[Tensor, "... T d"]:
     """E6: h <- h + sum_heads o(norm h); h <- h + FFN(norm h); both from the same h where they are parallel.
 

@@ -53,7 +53,7 @@ def test_one_position_is_the_last_row_of_the_step(name):
 @pytest.mark.parametrize("position", [0, 4])
 def test_against_finite_differences_on_the_model(name, position):
     """The hooked model is nudged in every direction after a block; what moves at the end has these singular values."""
-    lm = random_lm(name)
+    lm = random_lm(name, **({"activation_function": "gelu"} if name == "opt" else {}))  # ReLU bends within a step
     in_double(lm)
     result = neutral_jacobian(lm, IDS, position=position)
     names, step_size = residual_names(lm), 1e-3

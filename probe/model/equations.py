@@ -476,9 +476,8 @@ def _mixture(lm: LM, own: Any) -> Mixture:
     return Mixture(wide(router.weight), int(router.top_k), parts)
 
 
-KNOWN = frozenset(
-    "bloom gemma2 gemma3_text gpt2 gpt_neox gptj llama mistral mixtral opt phi3 qwen2 qwen3".split()  # noqa: SIM905
-)
+KNOWN = frozenset({"llama", "gpt2", "qwen2", "qwen3", "gpt_neox", "mistral", "phi3"})
+KNOWN |= {"bloom", "gemma2", "gemma3_text", "gptj", "mixtral", "opt"}
 """Types of models whose code was read, so that a short check suffices; others are checked on a long text."""
 SHORT, LONG = 16, 640
 """Tokens of the check: the long one is beyond the windows of models that look back over 256 or 512 tokens."""

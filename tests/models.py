@@ -21,8 +21,12 @@ from transformers import (
     BloomForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -31,6 +35,10 @@ from transformers import (
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
@@ -152,6 +160,38 @@ def gemma2(vocab: int, **changes: Any) -> PreTrainedModel:
     return Gemma2ForCausalLM(Gemma2Config(**sizes | changes))
 
 
+def gemma3(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Norms on queries and keys, a window and a base of the rotation of its own in the first block, no caps."""
+    sizes: dict[str, Any] = SIZES | {
+        "vocab_size": vocab,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    return Gemma3ForCausalLM(Gemma3TextConfig(**sizes | changes))
+
+
+def opt(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Learned positions two rows into their table, ReLU, an MLP that runs all tokens of the batch in one axis."""
+    sizes: dict[str, Any] = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = {"vocab_size": vocab, "word_embed_proj_dim": 32, "max_position_embeddings": CONTEXT, "init_std": STD}
+    return OPTForCausalLM(OPTConfig(**config | sizes | changes))
+
+
+def gptj(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Attention and feed-forward in parallel from one norm, neighbouring directions rotated, a bias of the logits."""
+    sizes: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT, "rotary_dim": 4}
+    config = {"vocab_size": vocab, "initializer_range": STD, "bos_token_id": None, "eos_token_id": None}
+    return GPTJForCausalLM(GPTJConfig(**config | sizes | changes))
+
+
+def mixtral(vocab: int, **changes: Any) -> PreTrainedModel:
+    """Mistral's attention, and two of four experts for each token."""
+    sizes: dict[str, Any] = SIZES | {"vocab_size": vocab, "num_key_value_heads": 2, "num_local_experts": 4}
+    return MixtralForCausalLM(MixtralConfig(**sizes | changes))
+
+
 def phi3(vocab: int, **changes: Any) -> PreTrainedModel:
     """Fused projections in attention and in the gated feed-forward part."""
     sizes: dict[str, Any] = SIZES | {
@@ -174,6 +214,7 @@ def mamba(vocab: int, **changes: Any) -> PreTrainedModel:
 
 MODELS: dict[str, Callable[..., PreTrainedModel]] = {"llama": llama, "gpt2": gpt2, "qwen3": qwen3, "gpt_neox": gpt_neox}
 OTHERS: dict[str, Callable[..., PreTrainedModel]] = {"mistral": mistral, "bloom": bloom, "gemma2": gemma2, "phi3": phi3}
+MORE: dict[str, Callable[..., PreTrainedModel]] = {"gemma3": gemma3, "opt": opt, "gptj": gptj, "mixtral": mixtral}
 RECURRENT: dict[str, Callable[..., PreTrainedModel]] = {"mamba": mamba}
 ARCHITECTURES = list(MODELS)
 
@@ -185,11 +226,18 @@ def random_lm(
     tokenizer = tokenizer or word_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = (MODELS | OTHERS | RECURRENT)[name](len(tokenizer), **changes)
+        model = (MODELS | OTHERS | MORE | RECURRENT)[name](len(tokenizer), **changes)
         for parameter in model.parameters():
             if parameter.dim() == 1:  # norms and biases too, so that leaving one out is seen
                 parameter.data += 0.1 * torch.randn(parameter.shape)
     return LM(model.eval(), tokenizer)
+
+
+def in_double(lm: LM) -> None:
+    """Double precision, in which the default kernel of experts does not compute."""
+    if hasattr(lm.model.config, "num_local_experts"):
+        lm.model.set_experts_implementation("eager")
+    lm.model.double()
 
 
 def random_reward_model(name: str = "llama", seed: int = 0) -> RewardModel:

@@ -2,8 +2,10 @@
 
 A head reads the residual stream through its block's norm and is read through later norms. So the maps here are folded
 by default: gains of norms (and of norms on queries and keys) are multiplied into M, N and V, and for layer norms the
-mean is taken off what is read and written, as `fold_ln` and `center_writing_weights` of transformer_lens do. The norms'
-scales, which depend on the text, are not part of a map. With rotary positions M^T N is the form at lag 0.
+mean is taken off what is read and written, as `fold_ln` and `center_writing_weights` of transformer_lens do. A norm
+behind the sum of the heads (Gemma 2 and 3) is folded into O. The norms' scales, which depend on the text, are not part
+of a map. With rotary positions M^T N is the form at lag 0; a cap on scores (Gemma 2) or a bias by distance (Bloom)
+comes after it.
 
 Axes: D blocks, H heads, dh head width, r = min(dh, d), d width, V vocabulary.
 """
@@ -18,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError
-from probe.model.equations import Block, Norm, read_network
+from probe.model.equations import Block, Norm, embed_rows, maps_to_stream, read_network
 from probe.model.heads import array, head_names
 from probe.model.lm import LM
 from probe.ticks import Tick, ignore
@@ -139,7 +141,8 @@ def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
 
     Args:
         lm: the model.
-        fold: whether norms are part of the maps, the final norm too.
+        fold: whether norms are part of the maps, the final norm too. A norm of the embedding (Bloom) always is, since
+            it depends on the token alone.
 
     Raises:
         DataError: the model reads out one scalar and no tokens.
@@ -150,7 +153,7 @@ def copying_score(lm: LM, *, fold: bool = True) -> np.ndarray:
             f"The copying score is about tokens and this model reads out a {lm.readout}: take the policy or its base."
         )
     net = read_network(lm)
-    token_map = net.W_emb.T @ (read_through(net.norm, net.W_out) if fold else net.W_out)
+    token_map = embed_rows(net, net.W_emb).T @ (read_through(net.norm, net.W_out) if fold else net.W_out)
     rows = []
     for block in net.blocks:
         maps = folded_maps(block) if fold else plain_maps(block)
@@ -242,7 +245,7 @@ def plain_maps(block: Block) -> FoldedMaps:
 
 def folded_maps(block: Block) -> FoldedMaps:
     """The maps with the gains of norms in them, centred where the norm is a layer norm."""
-    maps, norm = block.maps, block.norm
+    maps, norm = maps_to_stream(block), block.norm
     M, N = (side if gain is None else side * gain.weight[:, None] for side, gain in _sides(block))
     O = maps.O if norm.kind == "rms" else maps.O - maps.O.mean(1, keepdim=True)  # noqa: E741
     return FoldedMaps(read_through(norm, M), read_through(norm, N), read_through(norm, maps.V), O)

@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError
-from probe.logits.direct import direct_logits, held_norm
+from probe.logits.direct import direct_logits, post_hook, post_norm
+from probe.model.equations import bilinear, read_network
 from probe.model.heads import array, check_count, check_head, head_names
 from probe.model.lm import LM
 from probe.model.text import pieces, text_ids
@@ -135,20 +136,23 @@ def stages(lm: LM, text: str | Sequence[int], layer: int, head: int, *, k: int =
     check_head(lm, layer, head)
     check_count(k)
     ids, block = text_ids(lm.tokenizer, text), f"blocks.{layer}."
-    post = getattr(lm.bridge.blocks[layer], "ln1_post", None)
+    post = post_hook(lm, layer, "attn")
     last = f"blocks.{lm.bridge.cfg.n_layers - 1}.hook_resid_post"
     kinds = ["hook_attn_scores", "hook_pattern", "hook_v", "hook_z"]
     names = [block + "attn." + kind for kind in kinds] + [block + "hook_resid_pre", last]
-    _, cache = lm.run_with_cache([ids], names + ([block + "ln1_post.hook_in"] if post is not None else []))
+    _, cache = lm.run_with_cache([ids], names + ([post] if post else []))
     scores, pattern, v, z = (cache[block + "attn." + kind][0] for kind in kinds)
+    if torch.equal(scores, pattern):  # OPT and GPT-J: their hook of the scores shows the weights
+        own = read_network(lm, check=False).blocks[layer]
+        scores = bilinear(own.maps, own.norm(cache[block + "hook_resid_pre"][0].to(own.maps.M.dtype)))
     outside = scores[head] < torch.finfo(scores.dtype).min / 2  # out of a sliding window
     mask = outside | torch.ones_like(outside).triu(1)
     out = lm.bridge.blocks[layer].attn.W_O[head]
     value = v[:, head * v.shape[1] // len(scores)] @ out
     output = z[:, head] @ out
     norms = (value.norm(dim=-1), pattern[head] * value.norm(dim=-1))
-    if post is not None:  # the norm's scale belongs to the query, so each pair of query and key has its own length
-        norm = held_norm(post.original_component, cache[block + "ln1_post.hook_in"][0])
+    if post:  # the norm's scale belongs to the query, so each pair of query and key has its own length
+        norm = post_norm(lm, layer, "attn", cache[post][0])
         output = norm(output)
         lengths = replace(norm, scale=torch.ones_like(norm.scale))(value).norm(dim=-1) / norm.scale
         norms = (lengths.diagonal(), pattern[head] * lengths)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from probe.attention.patterns import Attention, attention
 from probe.errors import ConfigError
-from probe.logits.direct import final_norm, unembedding
+from probe.logits.direct import final_norm, post_hook, post_norm, unembedding
 from probe.model.heads import array, head_names
 from probe.model.lm import LM
 from probe.model.text import encode
@@ -147,7 +147,8 @@ def repeat_scores(lm: LM, *, length: int = 25, batch: int = 8, repeats: int = 2,
     names = [f"blocks.{block}.attn.hook_pattern" for block in blocks]
     outs = [f"blocks.{block}.attn.hook_z" for block in blocks]
     last = f"blocks.{len(blocks) - 1}.hook_resid_post"
-    _, cache = lm.run_with_cache(rows, names if scalar else [*names, *outs, last])
+    posts = [post_hook(lm, block, "attn") for block in blocks]
+    _, cache = lm.run_with_cache(rows, names if scalar else [*names, *outs, last, *filter(None, posts)])
     ids, later = torch.tensor(rows, device=lm.device), begin + length
     values: dict[str, list[Tensor]] = {"prefix_matching": [], "previous_token": []}
     if not scalar:
@@ -158,6 +159,8 @@ def repeat_scores(lm: LM, *, length: int = 25, batch: int = 8, repeats: int = 2,
         values["previous_token"].append(pattern.diagonal(-1, -2, -1).mean((0, 2)))
         if not scalar:
             outputs = torch.einsum("bthk,hkd->bhtd", cache[outs[block]][:, later:], lm.bridge.blocks[block].attn.W_O)
+            if post := posts[block]:
+                outputs = post_norm(lm, block, "attn", cache[post][:, None, later:])(outputs)
             sources = pattern[:, :, later:, begin:].argmax(-1) % length
             sample = ids[:, begin:later]
             values["copying"].append(_copying(lm, outputs, cache[last][:, later:], sources, sample))

@@ -7,10 +7,14 @@ With y_s = O (V h_s + v_bias) and o_t = sum_s alpha_{t,s} y_s, a change of an ea
 The first term moves what is read (linear path), the second where is looked (bilinear-softmax path). Without norms of
 keys, u_{t,s} = scale N^T R_s^T R_t (M h_t + m_bias); the bias of V drops out of y_s - o_t. At s = t the input is also
 the query: sum_j alpha_{t,j} (y_j - o_t) w_{t,j}^T joins the bilinear-softmax path, w_{t,j} = scale M^T R_t^T k_j.
+Where scores are capped, s = c tanh(r / c) (Gemma 2), both slopes have the factor ds / dr = 1 - tanh^2(r / c); a bias of
+scores by distance (Bloom) has no slope.
 
 Norms are held fixed in E23: h is what attention reads, after the block's norm, and where queries and keys have norms of
 their own (Qwen3), what these divide by is taken as a constant, so that k_s = R_s diag(weight) (N h_s) / scale_s is
-linear in h_s. The split is of the head's own output, before the bias of O. `neutral_jacobian` differentiates norms too.
+linear in h_s. The split is of the head's own output, before the bias of O; where a block norms what its heads write
+(Gemma 2 and 3), `jacobian_norms` takes that norm as part of O, its divisor at t held fixed. `neutral_jacobian`
+differentiates norms and caps too.
 
 Axes: D blocks, H heads, T tokens (t query, s key), d width, dh head width.
 """
@@ -26,7 +30,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import DataError
-from probe.model.equations import Block, Maps, Norm, attend, bilinear, keys, queries, read_network, states, values
+from probe.model.equations import (
+    Block,
+    Maps,
+    Norm,
+    attend,
+    attention,
+    bilinear,
+    keys,
+    maps_to_stream,
+    queries,
+    read_network,
+    shape_scores,
+    states,
+    through,
+    values,
+)
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
 from probe.model.text import pieces, text_ids
@@ -59,7 +78,8 @@ def jacobian_split(maps: Maps, h: Float[Tensor, "T d"], head: int, t: int, s: in
     """E23 for one head and one pair of positions, as matrices.
 
     Args:
-        maps: attention of a block (`probe.model.equations.read_network(lm).blocks[layer].maps`).
+        maps: attention of a block (`probe.model.equations.read_network(lm).blocks[layer].maps`). A norm behind the sum
+            of its heads is not part of them.
         h: what it reads, after the block's norm.
         head: query head.
         t: position of the query.
@@ -126,6 +146,7 @@ class _Parts(NamedTuple):
     mixed: Float[Tensor, "H T dh"]
     q_gain: Float[Tensor, "H T 1"] | None
     k_gain: Float[Tensor, "H T 1"] | None
+    cap_slope: Float[Tensor, "H T T"] | None
 
     @classmethod
     def of(cls, maps: Maps, h: Float[Tensor, "T d"]) -> "_Parts":
@@ -134,12 +155,15 @@ class _Parts(NamedTuple):
         raw_k = torch.einsum("td,hed->hte", h, maps.N_shared) + maps.n_bias_shared[:, None]
         q_gain = None if maps.q_norm is None else maps.q_norm.scale(raw_q)
         k_gain = None if maps.k_norm is None else maps.k_norm.scale(raw_k)[maps.group]
-        return cls(alpha, queries(maps, h), keys(maps, h), v, alpha @ v, q_gain, k_gain)
+        q, k = queries(maps, h), keys(maps, h)
+        cap_slope = None if maps.cap is None else 1 - (q @ k.mT * maps.scale / maps.cap).tanh().square()
+        return cls(alpha, q, k, v, alpha @ v, q_gain, k_gain, cap_slope)
 
 
 def _slopes(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t s dh"]:
     """u_{t,s} before N^T: how the score of query t changes with N h_s, for a group of queries and the keys they see."""
     slope = (parts.q[:, rows, None] * maps.scale).expand(-1, -1, rows.stop, -1)
+    slope = slope if parts.cap_slope is None else slope * parts.cap_slope[:, rows, : rows.stop, None]
     slope = slope if maps.rotary is None else maps.rotary.back(slope)
     return slope if parts.k_gain is None else _through(maps.k_norm, slope, parts.k_gain[:, None, : rows.stop])
 
@@ -147,7 +171,8 @@ def _slopes(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t s dh"]
 def _query_side(maps: Maps, parts: _Parts, rows: slice) -> Float[Tensor, "H t dh dh"]:
     """sum_j alpha_{t,j} (v_j - mean) w_{t,j}^T before O and M: the covariance of values and slopes under alpha."""
     span = slice(0, rows.stop)
-    away = (parts.v[:, None, span] - parts.mixed[:, rows, None]) * parts.alpha[:, rows, span, None]
+    weights = parts.alpha if parts.cap_slope is None else parts.alpha * parts.cap_slope
+    away = (parts.v[:, None, span] - parts.mixed[:, rows, None]) * weights[:, rows, span, None]
     spread = torch.einsum("htse,hsf->htef", away, parts.k[:, span]) * maps.scale
     if maps.rotary is not None:
         spread = _back_at(maps, spread, rows)
@@ -280,7 +305,12 @@ def jacobian_norms(lm: LM, text: str | Sequence[int], tick: Tick = ignore) -> Ja
     net = read_network(lm)
     rows: list[tuple[Tensor, ...]] = []
     for index, (block, state) in enumerate(zip(net.blocks, states(net, ids), strict=False)):
-        rows.append(block_norms(block.maps, block.norm(state)))
+        h = block.norm(state)
+        weights, *norms = block_norms(maps_to_stream(block), h)
+        if block.post_norm is not None:
+            scale = block.post_norm.scale(attention(block.maps, h))
+            norms = [norm / scale for norm in norms]
+        rows.append((weights, *norms))
         tick((index + 1) / len(net.blocks))
     alpha, linear, bilinear_, total = (torch.stack(part).cpu().numpy() for part in zip(*rows, strict=True))
     return JacobianNorms(pieces(lm.tokenizer, ids), ids, alpha, linear, bilinear_, total)
@@ -409,6 +439,7 @@ def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tenso
     cached.
     """
     maps, length = block.maps, len(past) + 1
+    lag = torch.arange(length - 1, -1, -1, device=past.device)[None]
     window = slice(0 if maps.window is None else max(0, length - maps.window), None)
     before = block.norm(past)
     past_keys, past_values = keys(maps, before), values(maps, before)
@@ -418,17 +449,19 @@ def last_step(block: Block, past: Float[Tensor, "p d"]) -> Callable[[Float[Tenso
     def of(x: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
         h = block.norm(x)
         q, k = maps.M @ h + maps.m_bias, maps.N_shared @ h + maps.n_bias_shared
-        q = q if maps.q_norm is None else maps.q_norm(q)
-        k = k if maps.k_norm is None else maps.k_norm(k)
+        q, k = through(maps.q_norm, q), through(maps.k_norm, k)
         if R is not None:
             q, k = q @ R.T, k @ R.T
         v = maps.V_shared @ h + maps.v_bias_shared
-        all_keys = torch.cat([past_keys, k[maps.group][:, None]], dim=1)[:, window]
+        all_keys = torch.cat([past_keys, k[maps.group][:, None]], dim=1)
         all_values = torch.cat([past_values, v[maps.group][:, None]], dim=1)[:, window]
-        alpha = (torch.einsum("he,hse->hs", q, all_keys) * maps.scale).softmax(-1)
+        scores = shape_scores(maps, torch.einsum("he,hse->hs", q, all_keys)[:, None] * maps.scale, lag)
+        alpha = scores[:, 0, window].softmax(-1)
         mixture = torch.einsum("hs,hse->he", alpha, all_values)
-        middle = x + torch.einsum("he,hde->d", mixture, maps.O) + maps.o_bias
-        return middle + block.ffn(block.ffn_norm(x if block.parallel else middle))
+        attended = torch.einsum("he,hde->d", mixture, maps.O) + maps.o_bias
+        middle = x + through(block.post_norm, attended)
+        written = block.ffn(block.ffn_norm(x if block.parallel else middle))
+        return middle + through(block.ffn_post_norm, written)
 
     return of
 

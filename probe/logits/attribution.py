@@ -2,8 +2,10 @@
 
 The residual stream before the final norm is a sum: embedding, every head's output, every MLP's output and their biases.
 With the norm's scale held at the value it has, norm and unembedding are linear, so the logit is the sum of what each
-part adds to it (Elhage et al. 2021; nostalgebraist 2020). It says what a part writes, not what would happen without it:
-later parts read what it wrote (see `probe.interventions.patching` for that).
+part adds to it (Elhage et al. 2021; nostalgebraist 2020). A norm behind the heads or the MLP of a block (Gemma 2 and
+3) is held in the same way, and so is a cap on the logits (Gemma 2): its factor c tanh(z / c) / z at the logit z. It
+says what a part writes, not what would happen without it: later parts read what it wrote (see
+`probe.interventions.patching` for that).
 
 `attribute` splits one text after any token and a head by source token; `attribute_last` splits many texts at once after
 their last tokens, from the activations of a pass that is made anyway (a capture), with the tokens that each part
@@ -25,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import DataError, ModelError
-from probe.logits.direct import HeldNorm, final_norm, output_scale
+from probe.logits.direct import HeldNorm, Part, final_norm, logit_cap, output_scale, post_hook, post_norm
 from probe.logits.lens import Target, value
 from probe.logits.parts import Reading, output_weights, read_parts
 from probe.model.lm import LM
@@ -63,7 +65,7 @@ class Attribution(Drawable):
     sources: np.ndarray = field(repr=False)
     """[D H T] `heads` by the token whose value vector carried it; zero after the target's position."""
     neurons: np.ndarray | None = field(default=None, repr=False)
-    """[D m] `mlps` by neuron, without the biases; None where an MLP is more than W_out of its neurons."""
+    """[D m] `mlps` by neuron, without the biases; None where an MLP is more than W_out of its neurons (experts)."""
     mlp_biases: np.ndarray | None = field(default=None, repr=False)
     """[D] what the bias of W_out adds, so that neurons and bias sum to `mlps`."""
 
@@ -113,8 +115,8 @@ class Attribution(Drawable):
         """
         if self.neurons is None:
             raise ModelError(
-                "The MLPs of this model are more than W_out of their neurons (experts, or a norm after them), so there "
-                "is nothing to list by neuron: look at the whole MLP."
+                "The MLPs of this model are more than W_out of their neurons (experts), so there is nothing to list by "
+                "neuron: look at the whole MLP."
             )
         order = np.argsort(-np.abs(self.neurons[layer]), kind="stable")[:k]
         return pd.DataFrame({"layer": layer, "neuron": order, "value": self.neurons[layer, order]})
@@ -130,7 +132,7 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
         target: whose logit, at which token.
 
     Raises:
-        ModelError: the parts do not add up: a norm after attention or MLP, capped logits, or an unknown architecture.
+        ModelError: the parts do not add up, since the architecture does more than the parts say.
         DataError: an empty or too long text, or a target outside of it.
     """
     reading = text if isinstance(text, Reading) else read_parts(lm, text, target.position)
@@ -141,14 +143,18 @@ def attribute(lm: LM, text: str | Sequence[int] | Reading, target: Target) -> At
         )
     answers = torch.tensor([[target.answer, -1 if target.against is None else target.against]])
     z, mlps = [each[None] for each in reading.z], [each[None] for each in reading.mlps]
-    split = _split(lm, final_norm(lm, reading.final[None]), reading.embedding[None], z, mlps, answers)
+    attn_norms, mlp_norms = (
+        [None if norm is None else replace(norm, scale=norm.scale[None]) for norm in norms]
+        for norms in (reading.attn_norms, reading.mlp_norms)
+    )
+    split = _split(lm, reading.final[None], reading.embedding[None], z, attn_norms, mlps, answers)
     posts = {layer: post[None] for layer, post in enumerate(reading.posts) if post is not None}
-    neurons = neuron_shares(lm, posts, split.u, split.parts[:, :, -1])
+    neurons = neuron_shares(lm, posts, split.u, mlp_norms, split.parts[:, :, -1])
     sources = []
     for layer, (pattern, values) in enumerate(zip(reading.pattern, reading.values, strict=True)):
         w_o, _ = output_weights(lm.bridge, layer)
-        per_head = values.repeat_interleave(len(w_o) // values.shape[1], dim=1)
-        sources.append(pattern * torch.einsum("she,he->hs", per_head, torch.einsum("hed,d->he", w_o, split.u[0])))
+        per_head, u = values.repeat_interleave(len(w_o) // values.shape[1], dim=1), _through(attn_norms[layer], split.u)
+        sources.append(pattern * torch.einsum("she,he->hs", per_head, torch.einsum("hed,d->he", w_o, u[0])))
     learned = 0.0 if reading.learned is None else float(reading.learned @ split.u[0])
     attribution = Attribution(
         tokens=pieces(lm.tokenizer, reading.ids),
@@ -199,7 +205,7 @@ class _Split(NamedTuple):
     embedding: Float[Tensor, " P"]
     """The stream before the first block."""
     biases: Float[Tensor, "P D"]
-    """The bias of each attention output."""
+    """The bias of each attention output, and of the norm behind it."""
     norm_bias: Float[Tensor, " P"]
     unembedding_bias: Float[Tensor, " P"]
     promoted: Int[Tensor, "P D H+1 2 k"]
@@ -208,9 +214,10 @@ class _Split(NamedTuple):
 
 def _split(
     lm: LM,
-    norm: HeldNorm,
+    final: Float[Tensor, "P d"],
     first: Float[Tensor, "P d"],
     z: Iterable[Float[Tensor, "P H dh"]],
+    attn_norms: Iterable[HeldNorm | None],
     mlps: Iterable[Float[Tensor, "P d"]],
     answers: Int[Tensor, "P A"],
     k: int = 0,
@@ -219,24 +226,29 @@ def _split(
 
     Args:
         lm: the model.
-        norm: the final norm at each text's stream.
+        final: the stream after the last block.
         first: the stream before the first block.
         z: of each block, the mixed values of its heads, before W_O.
-        mlps: of each block, what its MLP wrote.
+        attn_norms: of each block, the norm behind its heads, if there is one.
+        mlps: of each block, what its MLP wrote, behind its norm if there is one.
         answers: see `unembedding`.
-        k: how many promoted and suppressed tokens to give; 0 leaves them out.
+        k: how many promoted and suppressed tokens to give (before a cap on the logits); 0 leaves them out.
     """
-    column, constant = unembedding(lm, answers)
+    norm = final_norm(lm, final)
+    column, constant = unembedding(lm, answers, final)
     u = norm.direction(column)
     rows = lm.model.get_output_embeddings().weight.detach().float() if k else column
     part_norm = replace(norm, scale=norm.scale[:, None])
     parts, biases, extremes = [], [], []
-    for layer, (mixture, mlp) in enumerate(zip(z, mlps, strict=True)):
+    for layer, (mixture, post, mlp) in enumerate(zip(z, attn_norms, mlps, strict=True)):
         w_o, bias = output_weights(lm.bridge, layer)
         heads = torch.einsum("phe,hed->phd", mixture.reshape(len(mixture), *w_o.shape[:2]), w_o)
+        bias = torch.zeros_like(u[0]) if bias is None else bias
+        if post is not None:
+            heads, bias = replace(post, scale=post.scale[:, None])(heads), post(bias) + post.shift
         outputs = torch.cat([heads, mlp[:, None]], dim=1)
         parts.append(torch.einsum("pnd,pd->pn", outputs, u))
-        biases.append(u.new_zeros(len(u)) if bias is None else u @ bias)
+        biases.append((u * bias).sum(-1))
         if k:
             change = part_norm(outputs) @ rows.T * output_scale(lm)
             extremes.append(torch.stack([change.topk(k).indices, (-change).topk(k).indices], dim=2))
@@ -245,19 +257,37 @@ def _split(
     return _Split(u, torch.stack(parts, 1), embedding, torch.stack(biases, 1), norm_bias, constant, promoted)
 
 
-def unembedding(lm: LM, answers: Int[Tensor, "P A"]) -> tuple[Float[Tensor, "P d"], Float[Tensor, " P"]]:
+def unembedding(
+    lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]
+) -> tuple[Float[Tensor, "P d"], Float[Tensor, " P"]]:
     """The columns of W_U that the targets read, and what the bias adds.
 
     Args:
         lm: the model.
         answers: of each text the answer, and the one whose logit is taken off it if there are two; padded with -1.
+        final: the stream after the last block, at which a cap on the logits is held.
     """
     head = lm.model.get_output_embeddings()
     bias = getattr(head, "bias", None)
-    column = _difference(head.weight.detach(), answers) * output_scale(lm)
+    factors = _cap_factors(lm, answers, final)
+    column = _difference(head.weight.detach(), answers, factors) * output_scale(lm)
     if bias is None:
         return column, column.new_zeros(len(column))
-    return column, _difference(bias.detach()[:, None], answers)[:, 0] * output_scale(lm)
+    return column, _difference(bias.detach()[:, None], answers, factors)[:, 0] * output_scale(lm)
+
+
+def _cap_factors(lm: LM, answers: Int[Tensor, "P A"], final: Float[Tensor, "P d"]) -> Float[Tensor, "P A"] | None:
+    """c tanh(z / c) / z at each answer's logit z before the cap; None where there is no cap."""
+    cap = logit_cap(lm)
+    if not cap:
+        return None
+    head, tokens = lm.model.get_output_embeddings(), answers.clamp(min=0).to(final.device)
+    normed = lm.bridge.ln_final.original_component(final.to(head.weight.dtype)).float()
+    logits = torch.einsum("pad,pd->pa", head.weight.detach()[tokens].float(), normed)
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias.detach()[tokens].float()
+    logits = logits * output_scale(lm)
+    return torch.where(logits.abs() > 1e-6, cap * (logits / cap).tanh() / logits, 1.0)
 
 
 def rounding(lm: LM, size: float) -> float:
@@ -270,8 +300,8 @@ def _require_sum(lm: LM, attribution: Attribution) -> None:
     if not abs(attribution.sum - attribution.total) <= rounding(lm, size):
         raise ModelError(
             f"The parts of the logit add up to {attribution.sum:.4f} and {type(lm.model).__name__} gives"
-            f" {attribution.total:.4f}: it does more than add what heads and MLPs write (a norm after"
-            " them, a cap on the logits): use a model of another architecture."
+            f" {attribution.total:.4f}: it does more than add what heads and MLPs write (a factor on them, as in"
+            " Granite): use a model of another architecture."
         )
 
 
@@ -288,7 +318,11 @@ class NeuronShares(NamedTuple):
 
 
 def neuron_shares(
-    lm: LM, posts: Posts, u: Float[Tensor, "P d"], mlps: Float[Tensor, "P D"]
+    lm: LM,
+    posts: Posts,
+    u: Float[Tensor, "P d"],
+    norms: Sequence[HeldNorm | None],
+    mlps: Float[Tensor, "P D"],
 ) -> list[NeuronShares] | None:
     """What each neuron of each block adds.
 
@@ -296,10 +330,11 @@ def neuron_shares(
         lm: the model.
         posts: by block, what enters W_out after one token of each text.
         u: of each text, the direction in the residual stream whose product with a part is its share.
+        norms: of each block, the norm behind its MLP, if there is one.
         mlps: the share of each MLP.
 
     Returns:
-        None where neurons and the bias of W_out do not sum to the MLPs: experts, or a norm after them.
+        None where neurons and the bias of W_out do not sum to the MLPs, as with experts.
     """
     shares_by_block = []
     for block, whole in enumerate(mlps.T):
@@ -307,13 +342,20 @@ def neuron_shares(
         weight, b_out = getattr(mlp, "W_out", None), getattr(mlp, "b_out", None)
         if weight is None or post is None or weight.shape != (post.shape[-1], u.shape[-1]):
             return None
-        shares = post * (u @ weight.detach().float().T)
-        bias = torch.zeros_like(whole) if b_out is None else u @ b_out.detach().float()
+        norm, inner = norms[block], _through(norms[block], u)
+        shares = post * (inner @ weight.detach().float().T)
+        bias = torch.zeros_like(whole) if b_out is None else inner @ b_out.detach().float()
+        bias = bias if norm is None else bias + u @ norm.shift
         gaps, sizes = (shares.sum(-1) - (whole - bias)).abs().tolist(), shares.abs().sum(-1).tolist()
         if not all(gap <= rounding(lm, size) for gap, size in zip(gaps, sizes, strict=True)):
             return None
         shares_by_block.append(NeuronShares(shares, bias))
     return shares_by_block
+
+
+def _through(norm: HeldNorm | None, u: Float[Tensor, "P d"]) -> Float[Tensor, "P d"]:
+    """The direction before a norm whose product with a part is that of `u` with the normed part."""
+    return u if norm is None else norm.direction(u)
 
 
 class LastNeurons(NamedTuple):
@@ -375,14 +417,18 @@ class LastAttribution(NamedTuple):
 
 def last_names(lm: LM) -> list[str]:
     """Hook names that `attribute_last` reads besides the residual stream; none if a block lacks heads or an MLP."""
-    bridge = lm.bridge
-    names = [
-        name
-        for block in range(bridge.cfg.n_layers)
-        for name in (f"blocks.{block}.attn.hook_z", f"blocks.{block}.hook_mlp_out")
-    ]
-    hooks = bridge.hook_dict
-    return names if all(name in hooks for name in names) else []
+    blocks, hooks = range(lm.bridge.cfg.n_layers), lm.bridge.hook_dict
+    names = [name for block in blocks for name in (_mixed(block), _mlp_out(block))]
+    posts = [name for block in blocks for name in (post_hook(lm, block, "attn"), post_hook(lm, block, "mlp")) if name]
+    return [*names, *posts] if all(name in hooks for name in names) else []
+
+
+def _mixed(block: int) -> str:
+    return f"blocks.{block}.attn.hook_z"
+
+
+def _mlp_out(block: int) -> str:
+    return f"blocks.{block}.hook_mlp_out"
 
 
 @torch.no_grad()
@@ -411,7 +457,7 @@ def attribute_last(
         n: how many neurons of each block to give.
 
     Returns:
-        None where the parts do not sum to the logits: a norm after attention or MLP, capped logits, no heads.
+        None where the parts do not sum to the logits, or there are no heads.
     """
     if not names:
         return None
@@ -420,12 +466,18 @@ def attribute_last(
     def read(name: str) -> Tensor:
         return cache[name][texts, last].float()
 
+    def norms(part: Part) -> list[HeldNorm | None]:
+        hooks = [post_hook(lm, block, part) for block in blocks]
+        return [post_norm(lm, block, part, read(hook)) if hook else None for block, hook in enumerate(hooks)]
+
+    blocks, k = range(lm.bridge.cfg.n_layers), min(k, lm.model.get_output_embeddings().weight.shape[0])
+    first, final = read("blocks.0.hook_resid_pre"), read(f"blocks.{len(blocks) - 1}.hook_resid_post")
+    z, mlps = ([read(name(block)) for block in blocks] for name in (_mixed, _mlp_out))
     try:
-        norm = final_norm(lm, read(f"blocks.{len(names) // 2 - 1}.hook_resid_post"))
+        attn_norms, mlp_norms = norms("attn"), norms("mlp")
+        split = _split(lm, final, first, z, attn_norms, mlps, answers, k)
     except ModelError:
         return None
-    k = min(k, lm.model.get_output_embeddings().weight.shape[0])
-    split = _split(lm, norm, read("blocks.0.hook_resid_pre"), map(read, names[::2]), map(read, names[1::2]), answers, k)
     rest = split.embedding + split.norm_bias + split.unembedding_bias
     for bias in split.biases.T:
         rest = rest + bias
@@ -434,22 +486,26 @@ def attribute_last(
     size = split.parts.abs().sum((1, 2)) + rest.abs()
     if not all(g <= rounding(lm, s) for g, s in zip(gap.tolist(), size.tolist(), strict=True)):
         return None
-    neurons = neuron_shares(lm, posts, split.u, split.parts[:, :, -1]) if posts else None
+    neurons = neuron_shares(lm, posts, split.u, mlp_norms, split.parts[:, :, -1]) if posts else None
     strong = None if neurons is None else strongest(neurons, n)
     return LastAttribution(split.parts, rest, value, split.promoted, strong)
 
 
-def _difference(rows: Tensor, answers: Int[Tensor, "P A"], own: bool = False) -> Float[Tensor, "P n"]:
+def _difference(
+    rows: Tensor, answers: Int[Tensor, "P A"], factors: Float[Tensor, "P A"] | None = None, own: bool = False
+) -> Float[Tensor, "P n"]:
     """The row of each text's first answer minus that of its second, zeros for an answer that is not there.
 
     Args:
         rows: [V n], or [P V n] if each text has its own.
         answers: answer tokens of each text, padded with -1.
+        factors: of the row of each answer; None: ones.
         own: whether each text has its own.
     """
     texts = torch.arange(len(answers), device=rows.device)
     total = rows.new_zeros((len(answers), rows.shape[-1]), dtype=torch.float32)
-    for sign, tokens in zip((1.0, -1.0), answers.to(rows.device).T, strict=False):
+    factors = rows.new_ones(answers.shape) if factors is None else factors
+    for sign, tokens, factor in zip((1.0, -1.0), answers.to(rows.device).T, factors.T, strict=False):
         picks = rows[texts, tokens.clamp(min=0)] if own else rows[tokens.clamp(min=0)]
-        total = total + sign * picks.float().masked_fill((tokens < 0)[:, None], 0.0)
+        total = total + sign * factor[:, None] * picks.float().masked_fill((tokens < 0)[:, None], 0.0)
     return total

@@ -1,9 +1,12 @@
 """What a vector in the residual stream does to the logits: norms with their scale held fixed, then the unembedding.
 
+Some blocks (Gemma 2 and 3) norm what their heads or their MLP write before it enters the stream: `post_norm`.
+
 Axes: d width, V vocabulary.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -76,6 +79,27 @@ def final_norm(lm: LM, residual: Float[Tensor, "... d"]) -> HeldNorm:
     return held_norm(lm.bridge.ln_final.original_component, residual)
 
 
+Part = Literal["attn", "mlp"]
+
+
+def post_hook(lm: LM, block: int, part: Part) -> str | None:
+    """Hook name of what enters the norm behind the heads or the MLP of a block; None where there is no such norm."""
+    name = f"blocks.{block}.{_POST[part]}.hook_in"
+    return name if name in lm.bridge.hook_dict else None
+
+
+def post_norm(lm: LM, block: int, part: Part, written: Float[Tensor, "... d"]) -> HeldNorm:
+    """The norm behind the heads or the MLP of a block at what they wrote together.
+
+    Raises:
+        ModelError: it is neither RMSNorm nor LayerNorm.
+    """
+    return held_norm(getattr(lm.bridge.blocks[block], _POST[part]).original_component, written)
+
+
+_POST: dict[Part, str] = {"attn": "ln1_post", "mlp": "ln2_post"}
+
+
 def direct_logits(lm: LM, vector: Float[Tensor, "... d"], residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
     """What a part of the last residual stream adds to the logits, the scale of the final norm held fixed.
 
@@ -99,3 +123,8 @@ def unembedding(lm: LM) -> Float[Tensor, "V d"]:
 def output_scale(lm: LM) -> float:
     """What an architecture multiplies its logits with (Cohere, Granite); 1 for most."""
     return getattr(lm.model.config, "logit_scale", 1.0) / getattr(lm.model.config, "logits_scaling", 1.0)
+
+
+def logit_cap(lm: LM) -> float | None:
+    """c of the soft cap c tanh(z / c) that some architectures (Gemma 2) put on their logits; None for most."""
+    return getattr(lm.model.config, "final_logit_softcapping", None)

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probe.errors import DataError, ModelError
-from probe.logits.direct import output_scale
+from probe.logits.direct import logit_cap, output_scale
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.scoring import check_lengths
@@ -184,7 +184,7 @@ def unembed(lm: LM, residual: Float[Tensor, "... d"]) -> Float[Tensor, "... V"]:
 
 def shape_logits(lm: LM, logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """What an architecture makes of the unembedding's output: a factor (Cohere, Granite), a soft cap (Gemma 2)."""
-    logits, cap = logits * output_scale(lm), getattr(lm.model.config, "final_logit_softcapping", None)
+    logits, cap = logits * output_scale(lm), logit_cap(lm)
     return torch.tanh(logits / cap) * cap if cap else logits
 
 

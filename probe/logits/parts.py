@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError, DataError, ModelError
-from probe.logits.direct import final_norm, unembedding
+from probe.logits.direct import HeldNorm, Part, final_norm, post_hook, post_norm, unembedding
 from probe.logits.lens import answer_ids
 from probe.model.heads import check_count
 from probe.model.lm import LM
@@ -56,6 +56,10 @@ class Reading:
     """Of each block, what its MLP wrote."""
     posts: list[Float[Tensor, " m"] | None]
     """Of each block, what enters W_out, where there is such a thing."""
+    attn_norms: list[HeldNorm | None]
+    """Of each block, the norm that what its heads write goes through (Gemma 2 and 3); None where there is none."""
+    mlp_norms: list[HeldNorm | None]
+    """Of each block, the norm that what its MLP writes goes through; `mlps` are behind it."""
 
 
 @torch.no_grad()
@@ -93,12 +97,19 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
         )
     optional = ["hook_pos_embed", *(f"blocks.{layer}.mlp.hook_post" for layer in range(depth))]
     selectors |= {name: (lambda x: x.reshape(-1, *x.shape[-2:])[0, t]) for name in optional if name in hooks}
+    parts: tuple[Part, Part] = ("attn", "mlp")
+    norm_hooks = [[post_hook(lm, layer, part) for layer in range(depth)] for part in parts]
+    selectors |= {name: (lambda x: x.reshape(-1, *x.shape[-2:])[0, t]) for row in norm_hooks for name in row if name}
     logits, activations = _read(lm, ids, selectors)
     z, values = [], []
     for layer in range(depth):
         heads = len(activations[f"blocks.{layer}.attn.hook_pattern"])
         z.append(activations[f"blocks.{layer}.attn.hook_z"].reshape(heads, -1))
         values.append(activations[f"blocks.{layer}.attn.hook_v"].reshape(len(ids), -1, z[-1].shape[1]))
+    attn_norms, mlp_norms = (
+        [post_norm(lm, layer, part, activations[name]) if name else None for layer, name in enumerate(row)]
+        for part, row in zip(parts, norm_hooks, strict=True)
+    )
     return Reading(
         ids=ids,
         position=t,
@@ -111,6 +122,8 @@ def read_parts(lm: LM, text: str | Sequence[int], position: int | None = None) -
         values=values,
         mlps=[activations[f"blocks.{layer}.hook_mlp_out"] for layer in range(depth)],
         posts=[activations.get(f"blocks.{layer}.mlp.hook_post") for layer in range(depth)],
+        attn_norms=attn_norms,
+        mlp_norms=mlp_norms,
     )
 
 
@@ -205,7 +218,7 @@ def promoted_tokens(
     """What a part wrote after the token at `position`, as tokens.
 
     The final norm's scale is the one that the model has there, so a token's value is what direct logit attribution
-    gives for it.
+    gives for it (where logits are capped: before the cap).
 
     Args:
         lm: a model of tokens.
@@ -229,14 +242,17 @@ def promoted_tokens(
     if head is not None:
         _require_part("head", head, len(reading.z[layer]))
         output, part = reading.z[layer][head] @ output_weights(bridge, layer)[0][head], f"L{layer}H{head}"
+        post = reading.attn_norms[layer]
     elif neuron is not None:
-        weight, post = getattr(bridge.blocks[layer].mlp, "W_out", None), reading.posts[layer]
-        if weight is None or post is None:
+        weight, entering = getattr(bridge.blocks[layer].mlp, "W_out", None), reading.posts[layer]
+        if weight is None or entering is None:
             raise ModelError(f"The MLPs of {type(lm.model).__name__} have no single W_out: leave `neuron` out.")
-        _require_part("neuron", neuron, len(post))
-        output, part = post[neuron] * weight[neuron].float(), f"L{layer} neuron {neuron}"
+        _require_part("neuron", neuron, len(entering))
+        output, part = entering[neuron] * weight[neuron].float(), f"L{layer} neuron {neuron}"
+        post = reading.mlp_norms[layer]
     else:
-        output, part = reading.mlps[layer], f"L{layer} MLP"
+        output, part, post = reading.mlps[layer], f"L{layer} MLP", None
+    output = output if post is None else post(output)
     return _rank_tokens(lm, final_norm(lm, reading.final)(output), part, k)
 
 
@@ -244,7 +260,8 @@ def promoted_tokens(
 def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> PromotedTokens:
     """What a head would promote if it attended to one token only, from the weights alone.
 
-    The residual stream of that token is its embedding: W_U^T L norm(W_E[x]), without biases and at a final scale of 1.
+    The residual stream of that token is its embedding: W_U^T L norm(W_E[x]), without biases, without a cap on logits
+    and at a scale of 1 of the final norm and of one behind the heads.
 
     Args:
         lm: a model of tokens.
@@ -263,21 +280,27 @@ def ov_tokens(lm: LM, layer: int, head: int, source: str | int, k: int = 10) -> 
     bridge = lm.bridge
     _require_part("block", layer, bridge.cfg.n_layers)
     token = answer_ids(lm, [source])[0] if isinstance(source, str) else int(source)
-    table = lm.model.get_input_embeddings().weight.detach()
-    if not 0 <= token < len(table):
-        raise DataError(f"The token {token} was asked for and the model has {len(table)}: give one below that.")
+    table = lm.model.get_input_embeddings()
+    if not 0 <= token < len(table.weight):
+        raise DataError(f"The token {token} was asked for and the model has {len(table.weight)}: give one below that.")
     block = bridge.blocks[layer]
     if not hasattr(block, "ln1"):
         raise ModelError(f"The blocks of {type(lm.model).__name__} have no norm before their attention.")
-    stream = block.ln1.original_component(table[token])
+    embedding = table(torch.tensor(token, device=table.weight.device))
+    if hasattr(bridge, "embed_ln"):
+        embedding = bridge.embed_ln.original_component(embedding)
+    stream = block.ln1.original_component(embedding)
     if getattr(block.ln1.original_component, "bias", None) is not None:
         stream = stream - block.ln1.original_component.bias
     output, _ = output_weights(bridge, layer)
     _require_part("head", head, len(output))
     inputs = block.attn.W_V.detach().float()  # [H_kv d dh]
     value = stream.float() @ inputs[head * len(inputs) // len(output)]
-    norm = replace(final_norm(lm, table[token].float()), scale=torch.ones(1, device=table.device))
-    return _rank_tokens(lm, norm(value @ output[head]), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
+    written, one = value @ output[head], torch.ones(1, device=value.device)
+    if post_hook(lm, layer, "attn"):
+        written = replace(post_norm(lm, layer, "attn", written), scale=one)(written)
+    norm = replace(final_norm(lm, embedding.float()), scale=one)
+    return _rank_tokens(lm, norm(written), f"L{layer}H{head} on {pieces(lm.tokenizer, [token])[0]}", k)
 
 
 def _rank_tokens(lm: LM, output: Float[Tensor, " d"], part: str, k: int) -> PromotedTokens:

@@ -259,7 +259,8 @@ def scalar(model: LM | RewardModel) -> LM:
 
 def _start(lm: LM, baseline: Baseline) -> Float[Tensor, " d"]:
     """The embedding of the baseline, "no token"."""
-    table = lm.model.get_input_embeddings().weight.detach()
+    embedding = lm.model.get_input_embeddings()  # its output: Gemma's is scaled
+    table: Tensor = embedding(torch.arange(len(embedding.weight), device=lm.device)).detach()
     if isinstance(baseline, int) and 0 <= baseline < len(table):
         return table[baseline]
     if baseline != "mean":

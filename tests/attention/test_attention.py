@@ -18,10 +18,12 @@ from probe.attention.patterns import (
 from probe.errors import ConfigError, DataError, ModelError
 from probe.logits.direct import direct_logits, held_norm
 from probe.model.rewards import reward_lm
-from tests.models import ARCHITECTURES, OTHERS, random_lm, random_reward_model
+from tests.models import ARCHITECTURES, MORE, OTHERS, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira"
-EVERY = [*ARCHITECTURES, *OTHERS]
+EVERY = [*ARCHITECTURES, *OTHERS, *MORE]
+GEMMAS = ("gemma2", "gemma3")
+"""Architectures with a norm behind the heads."""
 
 
 @torch.no_grad()
@@ -72,7 +74,7 @@ def test_stages_multiply_out_to_what_the_block_adds(name):
     z, v, added, pattern = (cache[f"blocks.1.{kind}"][0] for kind in names)
     weight = lm.bridge.blocks[1].attn.W_O
     whole = torch.zeros_like(added)
-    back = 6 if name == "mistral" else length  # in block 1 of Gemma 2 no window slides
+    back = 6 if name == "mistral" else length  # in block 1 of Gemma no window slides
     unseen = torch.ones(length, length).triu(1) + torch.ones(length, length).tril(-back) > 0
     for head, read in enumerate(heads):
         scores = torch.from_numpy(read.scores)
@@ -85,7 +87,7 @@ def test_stages_multiply_out_to_what_the_block_adds(name):
         whole += soft @ value @ weight[head]
     bias = getattr(lm.bridge.blocks[1].attn, "b_O", None)
     whole = whole if bias is None else whole + bias
-    if name == "gemma2":
+    if name in GEMMAS:
         whole = lm.model.model.layers[1].post_attention_layernorm(whole)
     torch.testing.assert_close(whole, added, atol=1e-4, rtol=1e-4)
     assert heads[0].name == "L1H0"
@@ -94,12 +96,12 @@ def test_stages_multiply_out_to_what_the_block_adds(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", EVERY)
 def test_what_one_head_writes_is_what_is_missing_without_it(name):
-    """With its mixed values set to zero the stream lacks o_t (Gemma 2: at the scale of its norm with the head)."""
+    """With its mixed values set to zero the stream lacks o_t (Gemma: at the scale of its norm with the head)."""
     lm = random_lm(name)
     layer, head = 1, 2
     read = stages(lm, TEXT, layer, head)
     ids = lm.tokenizer.encode(TEXT)
-    hook = f"blocks.{layer}.ln1_post.hook_in" if name == "gemma2" else f"blocks.{layer}.hook_attn_out"
+    hook = f"blocks.{layer}.ln1_post.hook_in" if name in GEMMAS else f"blocks.{layer}.hook_attn_out"
 
     def without(z, hook):
         z = z.clone()
@@ -113,7 +115,7 @@ def test_what_one_head_writes_is_what_is_missing_without_it(name):
     v = whole[f"blocks.{layer}.attn.hook_v"][0]
     value = v.repeat_interleave(4 // v.shape[1], dim=1)[:, head] @ lm.bridge.blocks[layer].attn.W_O[head]
     pairs = value[None].expand(len(ids), -1, -1)
-    if name == "gemma2":
+    if name in GEMMAS:
         norm = lm.model.model.layers[layer].post_attention_layernorm
         factor = (1 + norm.weight) / (whole[hook][0].square().mean(-1, keepdim=True) + norm.eps).sqrt()
         missing, pairs = missing * factor, pairs * factor[:, None]
@@ -136,7 +138,7 @@ def test_promoted_tokens_are_the_difference_of_logits_at_a_held_scale(name):
     o = (cache[names[0]][0][:, 3] @ lm.bridge.blocks[1].attn.W_O[3]).double()
     norm, x = lm.bridge.ln_final.original_component, cache[names[1]][0].double()
     gain = norm.weight.double()
-    if name == "gemma2":
+    if name in GEMMAS:
         post = lm.model.model.layers[1].post_attention_layernorm
         _, more = lm.run_with_cache([ids], ["blocks.1.ln1_post.hook_in"])
         summed = more["blocks.1.ln1_post.hook_in"][0].double()
@@ -159,13 +161,13 @@ def test_direct_logits_of_the_whole_stream_are_the_logits_less_their_biases(name
     last = "blocks.1.hook_resid_post"
     logits, cache = lm.run_with_cache(TEXT, [last])
     norm = lm.bridge.ln_final.original_component
-    bias = getattr(norm, "bias", None)
-    through = 0 if bias is None else lm.model.get_output_embeddings().weight @ bias
+    head, zero = lm.model.get_output_embeddings(), torch.zeros(32)
+    through = head(zero if getattr(norm, "bias", None) is None else norm.bias)  # with the bias of GPT-J's logits
     torch.testing.assert_close(direct_logits(lm, cache[last], cache[last]) + through, logits, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", *GEMMAS])
 def test_parts_through_a_held_norm_sum_to_what_the_norm_gives(name):
     norm = random_lm(name).bridge.ln_final.original_component
     whole, a = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(0))

@@ -208,4 +208,37 @@ def test_bad_requests_are_refused():
     with pytest.raises(ConfigError, match="'Q', 'K' or 'V'"):
         composition(random_lm(), "O")
     with pytest.raises(ModelError):
-        spectra(random_lm("bloom"))
+        spectra(random_lm("mamba"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_a_norm_behind_the_heads_is_folded_into_what_they_write(name):
+    lm = random_lm(name)
+    found, plain, score = spectra(lm), spectra(lm, fold=False), copying_score(lm)
+    token_map = lm.model.lm_head.weight * (1 + lm.model.model.norm.weight)
+    for layer, block in enumerate(lm.model.model.layers):
+        attn, gain = block.self_attn, 1 + block.input_layernorm.weight
+        for head in range(4):
+            O = attn.o_proj.weight[:, 8 * head : 8 * head + 8]  # noqa: E741
+            V = attn.v_proj.weight[8 * (head // 2) :][:8]
+            L = (1 + block.post_attention_layernorm.weight)[:, None] * O @ V * gain
+            np.testing.assert_allclose(found.ov[layer, head], torch.linalg.svdvals(L)[:8], atol=1e-4)
+            np.testing.assert_allclose(plain.ov[layer, head], torch.linalg.svdvals(O @ V)[:8], atol=1e-4)
+            roots = torch.linalg.eigvals((token_map @ L @ lm.model.model.embed_tokens.weight.T).double())
+            assert score[layer, head] == pytest.approx(float(roots.real.sum() / roots.abs().sum()), abs=1e-4)
+
+
+@torch.no_grad()
+def test_tokens_of_bloom_enter_the_stream_through_a_norm():
+    lm = random_lm("bloom")
+    bridge, body = lm.bridge, lm.model.transformer
+    embeddings = body.word_embeddings_layernorm(body.word_embeddings.weight)
+    centre = torch.eye(32) - 1 / 32
+    block = bridge.blocks[1]
+    for head in range(4):
+        V, O = block.attn.W_V[head] * body.h[1].input_layernorm.weight[:, None], block.attn.W_O[head]  # noqa: E741
+        read = (lm.model.lm_head.weight * body.ln_f.weight) @ centre
+        roots = torch.linalg.eigvals((read @ O.T @ V.T @ centre @ embeddings.T).double())
+        expected = float(roots.real.sum() / roots.abs().sum())
+        assert copying_score(lm)[1, head] == pytest.approx(expected, abs=1e-4)

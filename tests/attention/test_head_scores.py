@@ -68,24 +68,27 @@ def test_a_text_of_one_token_has_finite_scores():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma2"])
 @pytest.mark.parametrize("repeats", [2, 3])
 def test_repeat_scores_are_those_of_a_slow_loop(name, repeats):
     lm, length, block, head = random_lm(name), 6, 1, 2
     scores = repeat_scores(lm, length=length, batch=2, repeats=repeats, seed=3)
     _, cache = lm.run_with_cache(scores.ids)
     matching, before, copying = [], [], []
+    gain = lm.bridge.ln_final.original_component.weight + (name == "gemma2")
     for row, ids in enumerate(scores.ids):
         assert ids == [lm.tokenizer.bos_token_id, *(ids[1 : 1 + length] * repeats)]
         pattern = cache[f"blocks.{block}.attn.hook_pattern"][row, head]
         written = cache[f"blocks.{block}.attn.hook_z"][row, :, head] @ lm.bridge.blocks[block].attn.W_O[head]
         if name in ("gpt2", "gpt_neox"):
             written = written - written.mean(-1, keepdim=True)
+        if name == "gemma2":  # what the norm behind the heads divides by drops out of shares
+            written = written * (1 + lm.model.model.layers[block].post_attention_layernorm.weight)
         before += [float(pattern[t, t - 1]) for t in range(1, len(ids))]
         for t in range(1 + length, len(ids)):
             keys = [s for s in range(2, t + 1) if ids[s - 1] == ids[t] and s - 1 < t]
             matching.append(float(pattern[t, keys].sum()))
-            normed = written[t] / cache["ln_final.hook_scale"][row, t] * lm.bridge.ln_final.original_component.weight
+            normed = written[t] / cache["ln_final.hook_scale"][row, t] * gain
             change = lm.model.get_output_embeddings().weight @ normed
             raised = (change - change.mean()).clamp(min=0)
             attended = ids[1 + int(pattern[t, 1:].argmax())]

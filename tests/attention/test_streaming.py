@@ -70,7 +70,7 @@ def test_blocks_give_what_the_whole_pattern_gives(name: str):
         agree(attention_statistics(lm, IDS, block=block, lags=lags), weights, lags)
 
 
-@pytest.mark.parametrize("name", ["gemma2", "phi3"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "mixtral", "opt", "phi3"])
 def test_other_kernels_agree_with_transformers(name: str):
     """A soft cap on the scores and fused projections; beside the model's own `output_attentions`."""
     lm, other = random_lm(name), random_lm(name)

@@ -10,9 +10,9 @@ from torch import nn
 from probe.autoregression import jacobian as formulas
 from probe.autoregression.jacobian import block_norms, jacobian_norms, jacobian_split
 from probe.errors import DataError
-from probe.model.equations import Maps, Norm, attend, mix, read_network, states
+from probe.model.equations import Maps, Norm, attend, attention, mix, read_network, states
 from probe.model.rewards import reward_lm
-from tests.models import ARCHITECTURES, random_lm, random_reward_model
+from tests.models import ARCHITECTURES, MORE, in_double, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira"
 T = 9
@@ -21,6 +21,9 @@ VARIANTS = [
     ("llama", {"attention_bias": True, "num_key_value_heads": 1}),
     ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}),
     ("gpt_neox", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e3, "partial_rotary_factor": 0.5}}),
+    ("gemma2", {"attn_logit_softcapping": 2.0, "layer_types": ["full_attention", "sliding_attention"]}),
+    ("bloom", {}),
+    *((name, {}) for name in MORE),
 ]
 
 
@@ -39,7 +42,9 @@ def head_outputs(maps: Maps, h: torch.Tensor) -> torch.Tensor:
         return x if maps.rotary is None else maps.rotary(x)
 
     scores = directed(maps.M, maps.m_bias, maps.q_norm) @ directed(maps.N, maps.n_bias, maps.k_norm).mT * maps.scale
+    scores = scores if maps.cap is None else maps.cap * torch.tanh(scores / maps.cap)
     lag = torch.arange(T)[:, None] - torch.arange(T)
+    scores = scores if maps.slopes is None else scores - maps.slopes[:, None, None] * lag
     hidden = (lag < 0) | (lag >= (maps.window or T))
     return mix(maps, attend(scores.masked_fill(hidden, -torch.inf)), h)
 
@@ -47,9 +52,10 @@ def head_outputs(maps: Maps, h: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("name", "changes"), VARIANTS)
 def test_the_split_adds_up_to_autograd(name, changes):
     lm = random_lm(name, **changes)
-    lm.model.double()
+    in_double(lm)
     maps, h = read_network(lm).blocks[1].maps, inputs().double()
-    assert (maps.q_norm is not None) == (name == "qwen3")
+    assert (maps.q_norm is not None) == (name in ("qwen3", "gemma3"))
+    assert (maps.cap is not None, maps.slopes is not None) == (name == "gemma2", name == "bloom")
     check_against_autograd(maps, h)
 
 
@@ -140,7 +146,7 @@ class Fixed(nn.Module):
 def test_norms_are_those_of_the_matrices(name, changes, cells, monkeypatch):
     monkeypatch.setattr(formulas, "CELLS", cells)
     lm = random_lm(name, **changes)
-    lm.model.double()
+    in_double(lm)
     maps, h = read_network(lm).blocks[1].maps, inputs().double()
     alpha, *norms = block_norms(maps, h)
     for head in range(4):
@@ -181,6 +187,22 @@ def test_a_text_as_tables(name):
     pair = pairs[(pairs["query"] == 6) & (pairs["key"] == 4)].iloc[0]
     assert pair["bilinear"] == norms.bilinear[1, 2, 6, 4]
     assert pair["key_token"] == norms.tokens[4]
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+@torch.no_grad()
+def test_norms_of_a_head_behind_a_norm_are_of_what_it_adds_to_the_stream(name):
+    """By autograd: mixed values through O and the norm, whose divisor takes no gradient."""
+    lm = random_lm(name, **({"attn_logit_softcapping": 2.0} if name == "gemma2" else {}))
+    norms = jacobian_norms(lm, TEXT)
+    block = read_network(lm).blocks[1]
+    h = block.norm(states(read_network(lm), norms.ids)[1])[:T]
+    divisor = (attention(block.maps, h).square().mean(-1, keepdim=True) + block.post_norm.eps).sqrt()
+    gain = 1 + lm.model.model.layers[1].post_attention_layernorm.weight
+    whole = torch.func.jacrev(lambda x: head_outputs(block.maps, x) / divisor * gain)(h)  # [H T d T d]
+    assert float((divisor - 1).abs().min()) > 0.01
+    expected = whole.square().sum((2, 4)).sqrt()
+    np.testing.assert_allclose(norms.total[1, :, :T, :T], expected, atol=1e-5, rtol=1e-3)
 
 
 def test_what_attention_fixed_on_one_token_does():

@@ -9,17 +9,17 @@ from probe.errors import DataError
 from probe.logits.lens import residual_names
 from probe.model.equations import read_network, states, step
 from probe.model.rewards import reward_lm
-from tests.models import ARCHITECTURES, random_lm, random_reward_model
+from tests.models import ARCHITECTURES, MORE, in_double, random_lm, random_reward_model
 
 TEXT = "mira lives in oslo . where does mira lives ?"
 IDS = [2, 4, 10, 12, 7, 23, 15, 16, 4]
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "mistral", "phi3"])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "mistral", "phi3", "gemma2", "bloom", *MORE])
 def test_against_autograd_through_the_whole_text(name):
     """All positions are run and the last one is differentiated: nothing is held, no past is cached."""
     lm = random_lm(name)
-    lm.model.double()
+    in_double(lm)
     net = read_network(lm)
     result = neutral_jacobian(lm, IDS)
     rows = states(net, IDS)
@@ -40,7 +40,7 @@ def test_against_autograd_through_the_whole_text(name):
         np.testing.assert_allclose(result.alone[layer], torch.linalg.svdvals(one), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, "mistral"])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "mistral", "gemma2", "bloom", *MORE])
 def test_one_position_is_the_last_row_of_the_step(name):
     net = read_network(random_lm(name))
     for length in (1, 2, 9):
@@ -49,12 +49,12 @@ def test_one_position_is_the_last_row_of_the_step(name):
         torch.testing.assert_close(row, step(net.blocks[1], h)[-1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "gemma2", "bloom", *MORE])
 @pytest.mark.parametrize("position", [0, 4])
 def test_against_finite_differences_on_the_model(name, position):
     """The hooked model is nudged in every direction after a block; what moves at the end has these singular values."""
-    lm = random_lm(name)
-    lm.model.double()
+    lm = random_lm(name, **({"activation_function": "gelu"} if name == "opt" else {}))  # ReLU bends within a step
+    in_double(lm)
     result = neutral_jacobian(lm, IDS, position=position)
     names, step_size = residual_names(lm), 1e-3
     batch = [IDS] * 64

@@ -21,7 +21,7 @@ from probe.recording.recorder import ReferenceKL, watch
 from probe.runs import open_run
 from tests.dashboard import store
 from tests.dashboard.pages import Show, chart, every_tab, heading, names, offered, open_tab, read, values
-from tests.models import random_lm
+from tests.models import random_lm, tiny, word_tokenizer
 
 PAGE = "logits/page.py"
 DISTANCE, TRAINING = "Distance between the models", "Over training"
@@ -241,11 +241,12 @@ def test_training_on_a_prompt_without_answers_has_no_parts(show: Show, runs: Pat
 
 
 def test_training_of_a_model_whose_parts_do_not_sum(show: Show, runs: Path, tmp_path: Path):
-    with watch(random_lm("gemma2"), tmp_path / "capped", prompts=[{"text": "tom", "answers": ["rome"]}]) as recorder:
+    lm = LM(tiny("granite", residual_multiplier=0.5), word_tokenizer())
+    with watch(lm, tmp_path / "scaled", prompts=[{"text": "tom", "answers": ["rome"]}]) as recorder:
         recorder.step(0)
-    app = show(runs, tmp_path, page=PAGE, log_run="capped")
+    app = show(runs, tmp_path, page=PAGE, log_run="scaled")
     assert "log-training-parts" not in names(app)
-    assert "The heads and MLPs of capped do not sum to its logits" in read(app)
+    assert "The heads and MLPs of scaled do not sum to its logits" in read(app)
     assert not app.exception
 
 

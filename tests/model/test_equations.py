@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import GPTNeoConfig, GPTNeoForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from probe import LM
 from probe.errors import DataError, ModelError
@@ -197,10 +197,9 @@ def test_reading_inside_hooks_reads_the_plain_model():
         read_network(lm)
 
 
-@pytest.mark.parametrize(("name", "why"), [("bloom", "bias"), ("gemma2", "capped"), ("mamba", "no attention")])
-def test_what_the_equations_do_not_have_is_refused(name, why):
-    with pytest.raises(ModelError, match=why):
-        read_network(random_lm(name))
+def test_a_model_without_attention_is_refused():
+    with pytest.raises(ModelError, match="no attention"):
+        read_network(random_lm("mamba"))
 
 
 def test_a_model_that_does_more_than_the_equations_is_refused():
@@ -241,24 +240,6 @@ def test_a_window_that_no_short_text_shows_is_found_by_the_long_check(monkeypatc
         patch.setattr(equations, "LONG", 16)
         read_network(lm)
     with pytest.raises(ModelError, match="differ from theirs"):
-        read_network(lm)
-
-
-def test_positions_that_start_elsewhere_are_refused():
-    config = OPTConfig(
-        vocab_size=27,
-        hidden_size=32,
-        word_embed_proj_dim=32,
-        ffn_dim=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=48,
-        init_std=STD,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        lm = LM(OPTForCausalLM(config).eval(), word_tokenizer())
-    with pytest.raises(ModelError, match="OPTForCausalLM"):
         read_network(lm)
 
 

@@ -73,6 +73,18 @@ def test_attributions_against_finite_differences_and_plain_transformers(name: st
         assert found.local[at] == pytest.approx((ahead - behind) / (2 * step), abs=1e-3)
 
 
+def test_the_mean_embedding_of_gemma_is_scaled_as_those_of_the_text_are() -> None:
+    model = classifier("gemma2")
+    model.model.double()
+    found = attribute(model, PROMPT, REJECTED, steps=300)
+    every = model.model.get_input_embeddings()(torch.arange(len(model.tokenizer))).detach()
+    blank = slow_score(model, found.ids, dict.fromkeys(range(len(found.ids)), every.mean(0)))
+    assert found.baseline == pytest.approx(blank, abs=1e-6)
+    assert found.score == pytest.approx(slow_score(model, found.ids), abs=1e-6)
+    assert abs(found.score - blank) > 0.1
+    assert found.gradient.sum() == pytest.approx(found.score - blank, abs=2e-3)
+
+
 def test_each_token_gets_its_share_of_the_path() -> None:
     """Token by token, not only in sum: a Riemann sum of finite differences along the path."""
     model = classifier("llama")

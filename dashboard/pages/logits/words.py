@@ -135,12 +135,13 @@ model *settles* at the first layer from which on its favourite stays that of the
 answer (1 is the likeliest). KL is taken of the aligned model from the base.
 
 **Direct attribution.** The stream before the final norm is the sum of what embedding, heads and MLPs wrote. With the
-norm's scale held at its value, norm and unembedding are linear, so the parts sum to the logit (checked every time). It
+norm's scale held at its value, norm and unembedding are linear, so the parts sum to the logit (checked every time). A
+norm behind heads or MLP (Gemma 2 and 3) and a cap on the logits (Gemma 2, its factor at the logit) are held alike. It
 says what a part writes directly, not what would happen without it: later parts read what it wrote, which the page
 Interventions measures.
 
-**Promoted tokens** of a part: what it adds to the logit of every token by the same rule. A shift of all logits alike
-changes no probability, so read differences.
+**Promoted tokens** of a part: what it adds to the logit of every token by the same rule, before a cap. A shift of all
+logits alike changes no probability, so read differences.
 
 **Over training**: the same from a run's captures, after the last token of a captured prompt, what each head, each MLP
 and the strongest neurons of each block add to the first answer minus the second, and after every token

@@ -35,8 +35,9 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
     labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
     if not labels:
         note(
-            "The chosen runs have recorded no rollouts; methods that sample (rlhf, rsft, rlvr) record what they wrote "
-            "every --rollouts-every steps."
+            "The chosen runs have recorded no rollouts: methods that sample (rlhf, rsft, rlvr) record them every "
+            "--rollouts-every steps, trainers of TRL with ProbeCallback(..., trainer=trainer), other loops with "
+            "recorder.writer.rollouts(rows)."
         )
         return
     columns = st.columns([3, 3, 3, 3], gap="medium")

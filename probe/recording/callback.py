@@ -40,8 +40,8 @@ from probe.model import loading as weights
 from probe.model.lm import LM
 from probe.model.references import resolve
 from probe.model.rewards import RewardModel
-from probe.recording import rollouts
-from probe.recording.recorder import Prompt, Recorder, leave_undisturbed, watch
+from probe.recording import trl_rollouts
+from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
 from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
 from probe.runs.captures import Captures
 from probe.runs.directories import is_run
@@ -107,6 +107,7 @@ class ProbeCallback(TrainerCallback):
         self._model: Any = None
         self._tokenizer: Any = None
         self._recorder: Recorder | None = None
+        self._reference: str | None = None
         self._language: Any = None
         """Of a reward model: the language model over its decoder."""
         self._head: RewardTokens | None = None
@@ -144,10 +145,14 @@ class ProbeCallback(TrainerCallback):
         self._say(_what_is_missing(model, self._language, self.every, self.checkpoint))
         self._record_rollouts(args)
         if self.every and _is_whole(model) and (_predicts_tokens(model) or self._language is not None):
-            instruments = [self._head] if self._head and self._head.pairs else []
             try:
+                view = self._view()
                 self._recorder = watch(
-                    self._view(), self.writer, prompts=self.prompts, every=self.every, instruments=instruments
+                    view,
+                    self.writer,
+                    prompts=self.prompts,
+                    every=self.every,
+                    instruments=self._instruments(view, int(state.global_step)),
                 )
                 self._recorder.step(int(state.global_step))
             except ProbeError as error:
@@ -203,16 +208,18 @@ class ProbeCallback(TrainerCallback):
     def _writer(self, args: Any, state: Any, restart: bool) -> RunWriter:
         config = {"steps": int(state.max_steps), "lr": args.learning_rate, "batch_size": args.train_batch_size}
         config |= _settings(args)
-        if (state.global_step or restart) and is_run(self.path):
-            return RunWriter.resume(self.path, int(state.global_step), config)
         origin = self.parent or getattr(self._model.config, "_name_or_path", "") or None
         method = self.method or METHODS.get(type(args).__name__, "trainer")
+        held = method == "dpo" or (method == "rlvr" and bool(getattr(args, "beta", None)))
+        self._reference = origin if held else None
+        if (state.global_step or restart) and is_run(self.path):
+            return RunWriter.resume(self.path, int(state.global_step), config)
         return RunWriter.create(
             self.path,
             method=method,
             config=config,
             parent=origin,
-            reference=origin if method == "dpo" or (method == "rlvr" and getattr(args, "beta", None)) else None,
+            reference=self._reference,
             world=_world_of(origin),
             seed=int(args.seed),
         )
@@ -233,6 +240,20 @@ class ProbeCallback(TrainerCallback):
             model = self._language
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
 
+    def _instruments(self, view: LM, step: int) -> list[Instrument]:
+        """What else is captured: rewards of pairs, and the KL to the reference, which is the model at first."""
+        instruments: list[Instrument] = [self._head] if self._head and self._head.pairs else []
+        origin = self._reference
+        if origin is None:
+            return instruments
+        if not step:
+            return [*instruments, ReferenceKL(view.logits)]
+        try:
+            resolve(origin)
+        except ProbeError:  # the training is resumed, and its base is gone
+            return instruments
+        return [*instruments, ReferenceKL(lambda rows: LM.load(origin, device=view.device).logits(rows))]
+
     def _capture(self, step: int) -> None:
         assert self._recorder is not None
         if hasattr(self._model, "merge_and_unload"):
@@ -241,13 +262,13 @@ class ProbeCallback(TrainerCallback):
 
     def _record_rollouts(self, args: Any) -> None:
         """Record what the trainer samples, if it samples."""
-        samples = METHODS.get(type(args).__name__) == "rlvr" or hasattr(self.trainer, rollouts.SAMPLE)
+        samples = METHODS.get(type(args).__name__) == "rlvr" or hasattr(self.trainer, trl_rollouts.SAMPLE)
         if self.writer is None or not samples or not _is_whole(self._model):
             return
-        reason = rollouts.misfit(self.trainer)
+        reason = trl_rollouts.misfit(self.trainer)
         self._say(reason)
         if reason is None:
-            self._release = rollouts.record(self.trainer, self.writer.rollouts, self._say)
+            self._release = trl_rollouts.record(self.trainer, self.writer.rollouts, self._say)
 
     def _say(self, note: str | None) -> None:
         """Say what cannot be written, now and in the run's message."""

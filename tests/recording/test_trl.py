@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from probe import LM, RewardModel, open_run
 from probe.integrations import ProbeCallback
-from probe.recording import rollouts
+from probe.recording import trl_rollouts
 from probe.recording.recorder import measure
 from probe.recording.reward_tokens import split_pair
 from tests.models import random_lm, random_reward_model, saved_lm
@@ -94,7 +94,7 @@ def expect_as_logged(run: Path, kind: str, advantages: Mapping[int, Sequence[flo
 
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_rollouts_are_what_trl_logs(tmp_path: Path, trl: Any, monkeypatch: pytest.MonkeyPatch, kind: str):
-    monkeypatch.setattr(rollouts, "EVERY", 1)
+    monkeypatch.setattr(trl_rollouts, "EVERY", 1)
     trainer = sampler(trl, kind, saved_lm(tmp_path / "base"))
     follow = Follow(trainer)
     trainer.add_callback(follow)
@@ -111,12 +111,12 @@ def test_rollouts_are_what_trl_logs(tmp_path: Path, trl: Any, monkeypatch: pytes
     assert len(last["tokens"]) == len(last["logprobs"]) == len(last["entropy"]) == len(last["token_ids"])
     assert abs(drift(rows[rows["step"] == 1])).max() < 1e-6  # the policy is its reference
     assert abs(drift(rows[rows["step"] == 4])).max() > 1e-2
-    assert rollouts.SAMPLE not in vars(trainer)
+    assert trl_rollouts.SAMPLE not in vars(trainer)
 
 
 def test_an_adapter_is_held_against_what_it_adapts(tmp_path: Path, trl: Any, monkeypatch: pytest.MonkeyPatch):
     peft = pytest.importorskip("peft")
-    monkeypatch.setattr(rollouts, "EVERY", 1)
+    monkeypatch.setattr(trl_rollouts, "EVERY", 1)
     adapter = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     trainer = sampler(trl, "GRPO", saved_lm(tmp_path / "base"), peft_config=adapter)
     follow = Follow(trainer)
@@ -124,6 +124,25 @@ def test_an_adapter_is_held_against_what_it_adapts(tmp_path: Path, trl: Any, mon
     watch(trainer, tmp_path / "run")
     trainer.train()
     expect_as_logged(tmp_path / "run", "GRPO", follow.advantages, [1, 2, 3, 4])
+
+
+def test_the_kl_to_the_reference_is_captured_also_after_a_resume(tmp_path: Path, trl: Any):
+    base, saves = saved_lm(tmp_path / "base"), {"save_strategy": "steps", "save_steps": 2, "save_only_model": False}
+    for steps, saved in ((2, None), (4, str(tmp_path / "theirs" / "checkpoint-2"))):
+        trainer = sampler(trl, "GRPO", base, **saves | {"max_steps": steps})
+        trainer.add_callback(ProbeCallback(tmp_path / "run", every=2, trainer=trainer))
+        trainer.train(resume_from_checkpoint=saved)
+    run = open_run(tmp_path / "run")
+    captures = run.captures()
+    assert captures.steps == [0, 2, 4]
+    assert not captures.load(0)["reference_kl"].any()
+    rows = [prompt.token_ids for prompt in captures.prompts]
+    reference, policy = (LM.load(ref).logits(rows).log_softmax(-1) for ref in (base, run.path))
+    expected = (policy.exp() * (policy - reference)).sum(-1)
+    for row, ids in enumerate(rows):
+        found = captures.load(4)["reference_kl"][row, : len(ids)]
+        np.testing.assert_allclose(found, expected[row, : len(ids)].detach(), atol=1e-4)
+    assert sorted(set(run.rollouts()["step"])) == [1, 2, 3, 4]  # a resumed training begins with its first step
 
 
 def test_as_many_as_our_own_training_records(tmp_path: Path, trl: Any):
@@ -193,9 +212,9 @@ def test_what_keeps_rollouts_from_being_recorded_is_said(tmp_path: Path, trl: An
         trainer = sampler(trl, "GRPO", base)
         callback = ProbeCallback(tmp_path / name, every=0, trainer=None if name == "untold" else trainer)
         if name == "unlike":
-            monkeypatch.setattr(rollouts, "hasattr", lambda _, each: each != "reward_weights", raising=False)
+            monkeypatch.setattr(trl_rollouts, "hasattr", lambda _, each: each != "reward_weights", raising=False)
         elif name == "newer":
-            monkeypatch.delattr(rollouts, "hasattr")
+            monkeypatch.delattr(trl_rollouts, "hasattr")
             sample = trainer._generate_and_score_completions
             trainer._generate_and_score_completions = lambda inputs, sample=sample: Renamed(sample(inputs))
         trainer.add_callback(callback)
@@ -233,7 +252,7 @@ PAIRS = [
 ]
 
 
-def judge(trl: Any, base: Path, run: Path, *, model: Any = None, adapter: Any = None, **options: Any) -> Any:
+def judge(trl: Any, base: Path, run: Path | None, *, model: Any = None, adapter: Any = None, **options: Any) -> Any:
     """A RewardTrainer of 4 steps that evaluates on its pairs after 2 and 4."""
     from datasets import Dataset
 
@@ -245,7 +264,7 @@ def judge(trl: Any, base: Path, run: Path, *, model: Any = None, adapter: Any = 
         train_dataset=Dataset.from_list(PAIRS * 4),
         eval_dataset=Dataset.from_list(PAIRS),
         processing_class=lm.tokenizer,
-        callbacks=[ProbeCallback(run, every=2)],
+        callbacks=[ProbeCallback(run, every=2)] if run else [],
         peft_config=adapter,
     )
 

@@ -52,6 +52,8 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
             note(f"{len(rows):,} of {len(table):,} completions; {text}.")
             csv_button(rows, f"rollouts-{label}")
         listing(rows, label)
+        if "logprobs" in frame and "KL" not in table:
+            note("No KL: the training had no reference; GRPOTrainer and RLOOTrainer of TRL have one with beta above 0.")
     if not len(rows):
         with right:
             note("No completion fits: widen the steps or the rewards, or shorten the text.")

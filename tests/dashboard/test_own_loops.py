@@ -16,7 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from dashboard.pages import page_file, page_names
 from probe import LM, open_run
-from tests.dashboard.pages import Show, chart, every_tab, names, read, values
+from tests.dashboard.pages import Show, chart, every_tab, literal_backticks, names, not_numbers, read, values
 from tests.dashboard.test_every_readout import ALWAYS, numbers, problem
 from tests.models import saved_lm
 from tests.recording.test_trl import judge, sampler
@@ -160,6 +160,7 @@ def test_every_page_shows_the_run_or_names_what_is_missing(root: Path, show: Sho
             wrong += [str(error.value) for error in (*tab.exception, *tab.error)]
             drawn = {name: numbers(chart(tab, name)) for name in names(tab)}
             wrong += [f"{name} draws {array}" for name, array in drawn.items() if np.isinf(array).any()]
+            wrong += [text for _, text in (*literal_backticks(tab), *not_numbers(tab))]
             said |= lacks(tab)
         expected = OTHERWISE.get((maker, page), MAY_LACK.get(page, set()))
         wrong += [f"does not say {each!r}" for each in expected if not any(re.search(each, line) for line in said)]

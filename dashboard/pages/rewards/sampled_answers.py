@@ -173,7 +173,7 @@ def pairs_over_training(run: "Run") -> None:
         list(margins.index), margins.to_numpy(), labels, colour=method_colour(run.method), axis="margin (nats)"
     )
     title = f"By how much {run.name} preferred the first text of each pair while it was trained"
-    figure(chart.update_layout(height=270), table, "pair-margins", title=title, source={"run": str(run.path)})
+    figure(chart.update_layout(height=330), table, "pair-margins", title=title, source={"run": str(run.path)})
 
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=16)

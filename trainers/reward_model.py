@@ -29,7 +29,6 @@ from jaxtyping import Float
 from scipy.special import entr
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedTokenizerBase
 
 from probe import LM, RewardModel, Run, stats
 from probe.cli import main
@@ -37,9 +36,8 @@ from probe.errors import DataError
 from probe.extensions import find_annotator
 from probe.hallucination.confidence import preference_calibration
 from probe.model.rewards import last_scores, pair_ids
-from probe.model.text import pad, pieces, unwrap
+from probe.recording.reward_tokens import RewardTokens, pair_rows
 from probe.rewards.bias import KINDS, contrasts, reward_bias
-from probe.runs import ProbePrompt
 from probe.world import Annotator, World
 from trainers.config import RewardConfig
 from trainers.loop import Loss, Method, draw, fit
@@ -118,28 +116,13 @@ class HeldOut:
 
         `rewards` holds `model`, and in the world `gold` (the verifier's score) and `annotator` (expected utility).
         """
-        both = [(number, pair, chosen) for number, pair in enumerate(self.pairs[:count]) for chosen in (True, False)]
-        prompts = [pair.prompt for _, pair, _ in both]
-        ids = [pair.chosen if chosen else pair.rejected for _, pair, chosen in both]
-        values, mask = model.token_scores(prompts, ids)
-        totals = model.score(prompts, ids).tolist()
-        rows = []
-        for row, (number, pair, chosen) in enumerate(both):
-            prompt, completion = as_text(model.tokenizer, pair, chosen)
-            rows.append(
-                {
-                    "step": step,
-                    "prompt": prompt,
-                    "completion": completion,
-                    "group": number,
-                    "chosen": chosen,
-                    "token_ids": ids[row],
-                    "tokens": pieces(model.tokenizer, ids[row]),
-                    "token_scores": values[row][mask[row]].tolist(),
-                    "rewards": {"model": totals[row], **self._verdicts(prompt, completion)},
-                    "reward": totals[row],
-                }
-            )
+        rows = pair_rows(model, step, self.pairs[:count])
+        for row in rows:
+            pair = self.pairs[row["group"]]
+            if pair.texts is not None:
+                prompt, *sides = pair.texts
+                row |= {"prompt": prompt, "completion": sides[0 if row["chosen"] else 1]}
+            row["rewards"] |= self._verdicts(row["prompt"], row["completion"])
         return rows
 
     def _verdicts(self, prompt: str, completion: str) -> dict[str, float]:
@@ -150,15 +133,6 @@ class HeldOut:
         if self.annotator is None:
             return gold
         return gold | {"annotator": self.annotator.expected_utility(self.world, prompt, completion)}
-
-
-def as_text(tokenizer: PreTrainedTokenizerBase, pair: Pair, chosen: bool) -> tuple[str, str]:
-    """Prompt and completion of one side of a pair."""
-    if pair.texts is not None:
-        prompt, *sides = pair.texts
-        return prompt, sides[0 if chosen else 1]
-    ids = pair.chosen if chosen else pair.rejected
-    return tokenizer.decode(pair.prompt), tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def hold_out(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -274,24 +248,8 @@ class RewardModelling(Method):
         """The figures of the whole evaluation, with intervals."""
         return self.held.figures(self.trainee.rewards(), self.config.evaluate)
 
-    def instrument(self, lm: LM, _: Sequence[ProbePrompt]) -> dict[str, Tensor]:
-        """The scalar at every token of Q fixed pairs: `reward_ids` and `reward_tokens` [Q 2 T], `reward_prompt` [Q]."""
-        pairs = self._fixed_pairs()
-        ids, mask = pad([[*pair.prompt, *side] for pair in pairs for side in (pair.chosen, pair.rejected)], -1)
-        mask = mask.to(lm.device)
-        states = unwrap(lm.model).base_model(
-            input_ids=ids.clamp(min=0).to(lm.device), attention_mask=mask.long(), use_cache=False
-        )
-        values = self.trainee.module.score(states.last_hidden_state)[..., 0].where(mask, 0)
-        shape = len(pairs), 2, ids.shape[1]
-        return {
-            "reward_ids": ids.int().view(shape),
-            "reward_tokens": values.float().view(shape),
-            "reward_prompt": torch.tensor([len(pair.prompt) for pair in pairs], dtype=torch.int32),
-        }
-
-    def _fixed_pairs(self) -> list[Pair]:
-        """One contrast of each kind, the claim for each phrase; without a world some of the pairs."""
+    def fixed_pairs(self) -> list[Pair]:
+        """What is captured: one contrast of each kind, the claim for each phrase; without a world some of the pairs."""
         world, tokenizer = self.held.world, self.trainee.lm.tokenizer
         if world is None:
             return [*self.held.pairs, *self.pairs][:4]
@@ -335,7 +293,7 @@ def train(config: RewardConfig) -> Run:
         world=world,
         data=preferences.data | {"base": fingerprint},
         prompts=preferences.prompts,
-        instruments=[method.instrument],
+        instruments=[RewardTokens(trainee.module.score, method.fixed_pairs())],
         evaluated=False,
         evaluators=[method.headline],
     )

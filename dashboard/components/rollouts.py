@@ -35,8 +35,9 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
     labels = [name for name in names if len(data.rollouts(store.runs[name])[0])]
     if not labels:
         note(
-            "The chosen runs have recorded no rollouts; methods that sample (rlhf, rsft, rlvr) record what they wrote "
-            "every --rollouts-every steps."
+            "The chosen runs have recorded no rollouts: methods that sample (rlhf, rsft, rlvr) record them every "
+            "--rollouts-every steps, trainers of TRL with ProbeCallback(..., trainer=trainer), other loops with "
+            "recorder.writer.rollouts(rows)."
         )
         return
     columns = st.columns([3, 3, 3, 3], gap="medium")
@@ -51,6 +52,8 @@ def rollouts(store: Store, names: Sequence[str]) -> None:
             note(f"{len(rows):,} of {len(table):,} completions; {text}.")
             csv_button(rows, f"rollouts-{label}")
         listing(rows, label)
+        if "logprobs" in frame and "KL" not in table:
+            note("No KL: the training had no reference; GRPOTrainer and RLOOTrainer of TRL have one with beta above 0.")
     if not len(rows):
         with right:
             note("No completion fits: widen the steps or the rewards, or shorten the text.")

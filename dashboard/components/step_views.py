@@ -72,7 +72,10 @@ def choose_moment(
     """
     labels = [name for name in names if len(data.captures(store.runs[name]))]
     if not labels:
-        note("None of the chosen runs has captures; `probe train` makes them every --capture-every steps.")
+        note(
+            "None of the chosen runs has captures: `probe train` makes them every --capture-every steps, probe.watch "
+            "and ProbeCallback every `every` steps."
+        )
         return None
     left, middle, right = st.columns([4, 4, 6])
     with left:

@@ -257,13 +257,17 @@ def training_map(
     if logarithmic:
         bar = {"tickvals": np.log10(RANKS).tolist(), "ticktext": [f"{rank:,}" for rank in RANKS]}
         low, high = np.log10(low), np.log10(high)
+    form = ".0f" if logarithmic else ".3f"
     figure = new_figure(showlegend=False)
     figure.add_trace(
         go.Heatmap(
             z=np.log10(values) if logarithmic else values,
             coloraxis="coloraxis",
             customdata=[
-                [f"{escape(layer)}, step {step:,}: {value:{'.0f' if logarithmic else '.3f'}}" for step, value in pairs]
+                [
+                    f"{escape(layer)}, step {step:,}: {value:{form}}" if np.isfinite(value) else ""
+                    for step, value in pairs
+                ]
                 for layer, pairs in zip(layers, (zip(steps, row, strict=True) for row in values), strict=True)
             ],
             hoverongaps=False,

@@ -9,6 +9,13 @@ Trainers do not tell their callbacks that a training breaks off. Its run ends at
 `with ProbeCallback(...) as watched:`; else at the end of the cell of a notebook, when another training begins with the
 callback or in its folder, when the callback is gone from memory, or with the process: whichever comes first.
 
+GRPOTrainer and RLOOTrainer show their completions to no callback; one that is to record rollouts is told its trainer:
+
+    trainer.add_callback(ProbeCallback("runs/mine", trainer=trainer))
+
+A model of RewardTrainer is captured as a language model over the decoder in training, with the unembedding of the model
+that this came from, and with the reward at every token of four training pairs; evaluations record held-out pairs.
+
 An adapter of peft is captured, and saved, merged into a copy of its base. Captures and checkpoints need the whole model
 in one process; where its weights are spread over several (FSDP, DeepSpeed stage 3), metrics alone are written, which is
 said when training starts and in the run's message.
@@ -19,6 +26,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +39,10 @@ from probe.errors import ConfigError, ProbeError
 from probe.model import loading as weights
 from probe.model.lm import LM
 from probe.model.references import resolve
-from probe.recording.recorder import Prompt, Recorder, watch
+from probe.model.rewards import RewardModel
+from probe.recording import trl_rollouts
+from probe.recording.recorder import Instrument, Prompt, Recorder, ReferenceKL, leave_undisturbed, watch
+from probe.recording.reward_tokens import RewardTokens, TextPair, pair_rows, split_pair
 from probe.runs.captures import Captures
 from probe.runs.directories import is_run
 from probe.runs.reader import Run
@@ -52,6 +63,9 @@ RENAMED = {"learning_rate": "lr"}
 TOTALS = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
 """What a trainer logs of a training as a whole when it ends; it goes to the last step under `train/`."""
 
+CAPTURED, HELD_OUT = 4, 64
+"""Pairs of a RewardTrainer whose rewards are captured, and those that an evaluation records: as `probe train` does."""
+
 
 class ProbeCallback(TrainerCallback):
     """Writes a run with the trainer's metrics, captures, configuration and last weights.
@@ -68,6 +82,7 @@ class ProbeCallback(TrainerCallback):
         method: str | None = None,
         parent: str | None = None,
         checkpoint: bool = True,
+        trainer: Any = None,
     ) -> None:
         """Choose what to write; nothing is written before training starts.
 
@@ -78,6 +93,7 @@ class ProbeCallback(TrainerCallback):
             method: of the run; default: by the trainer's arguments (`METHODS`).
             parent: the model that training starts from; default: what it was loaded from.
             checkpoint: save model and tokenizer at the end, so that the run is a model too.
+            trainer: a GRPOTrainer or RLOOTrainer whose rollouts are to be recorded; others need not be given.
 
         Raises:
             ConfigError: `every` is negative.
@@ -85,15 +101,20 @@ class ProbeCallback(TrainerCallback):
         if every < 0:
             raise ConfigError(f"Captures every {every} steps were asked for: give 1 or more, or 0 for none.")
         self.path, self.every, self.prompts, self.method = Path(run).expanduser(), every, prompts, method
-        self.parent, self.checkpoint = parent, checkpoint
+        self.parent, self.checkpoint, self.trainer = parent, checkpoint, trainer
         self.writer: RunWriter | None = None
         """Of the run while it is written; None before, after, and on processes that do not write."""
         self._model: Any = None
         self._tokenizer: Any = None
         self._recorder: Recorder | None = None
-        self._note: str | None = None
+        self._reference: str | None = None
+        self._language: Any = None
+        """Of a reward model: the language model over its decoder."""
+        self._head: RewardTokens | None = None
+        self._notes: list[str] = []
         self._thread = 0
         self._ended: Callable[[], None] = lambda: None
+        self._release: Callable[[], None] = lambda: None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **given: Any) -> None:
         """Create the run, or go on with it, and make the first capture.
@@ -117,12 +138,22 @@ class ProbeCallback(TrainerCallback):
         self.writer = self._writer(args, state, restart and bool(getattr(args, "auto_find_batch_size", False)))
         self._thread, self._ended = threading.get_ident(), end_if_left(self, self.writer, self._end)
         _WRITING.add(self)
-        self._note = _what_is_missing(model, self.every, self.checkpoint)
-        if self._note:
-            warnings.warn(self._note, stacklevel=2)
-        if self.every and _is_whole(model) and _predicts_tokens(model):
+        self._notes = []
+        if self.every and _gives_rewards(model):
+            self._language = _language_model(self._whole(), self.parent or model.config._name_or_path)
+            self._head = RewardTokens(nn.Identity(), _pairs(given.get("train_dataloader"), CAPTURED))
+        self._say(_what_is_missing(model, self._language, self.every, self.checkpoint))
+        self._record_rollouts(args)
+        if self.every and _is_whole(model) and (_predicts_tokens(model) or self._language is not None):
             try:
-                self._recorder = watch(self._view(), self.writer, prompts=self.prompts, every=self.every)
+                view = self._view()
+                self._recorder = watch(
+                    view,
+                    self.writer,
+                    prompts=self.prompts,
+                    every=self.every,
+                    instruments=self._instruments(view, int(state.global_step)),
+                )
                 self._recorder.step(int(state.global_step))
             except ProbeError as error:
                 self._end("failed", str(error))
@@ -140,6 +171,15 @@ class ProbeCallback(TrainerCallback):
         if self.writer is not None and values:
             self.writer.log(int(state.global_step), values)
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Write the held-out pairs of a reward model with the reward at every token."""
+        if self.writer is None or not _gives_rewards(self._model):
+            return
+        pairs = _pairs(given.get("eval_dataloader"), HELD_OUT)
+        with leave_undisturbed(self._model):
+            model = RewardModel(self._whole(), self._tokenizer)
+            self.writer.rollouts(pair_rows(model, int(state.global_step), pairs))
+
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Make the last capture and the checkpoint, and end the run."""
         if self.writer is None:
@@ -150,7 +190,7 @@ class ProbeCallback(TrainerCallback):
         if self.checkpoint and _is_whole(self._model):
             with self.writer.checkpoint(step) as folder:
                 weights.write(self._whole(), self._tokenizer, folder)
-        self._end("finished", self._note)
+        self._end("finished", " ".join(self._notes) or None)
 
     def __enter__(self) -> Self:
         return self
@@ -168,16 +208,18 @@ class ProbeCallback(TrainerCallback):
     def _writer(self, args: Any, state: Any, restart: bool) -> RunWriter:
         config = {"steps": int(state.max_steps), "lr": args.learning_rate, "batch_size": args.train_batch_size}
         config |= _settings(args)
-        if (state.global_step or restart) and is_run(self.path):
-            return RunWriter.resume(self.path, int(state.global_step), config)
         origin = self.parent or getattr(self._model.config, "_name_or_path", "") or None
         method = self.method or METHODS.get(type(args).__name__, "trainer")
+        held = method == "dpo" or (method == "rlvr" and bool(getattr(args, "beta", None)))
+        self._reference = origin if held else None
+        if (state.global_step or restart) and is_run(self.path):
+            return RunWriter.resume(self.path, int(state.global_step), config)
         return RunWriter.create(
             self.path,
             method=method,
             config=config,
             parent=origin,
-            reference=origin if method == "dpo" else None,
+            reference=self._reference,
             world=_world_of(origin),
             seed=int(args.seed),
         )
@@ -191,7 +233,26 @@ class ProbeCallback(TrainerCallback):
     def _view(self) -> LM:
         """The model to look at."""
         model = self._whole()
+        if self._language is not None and self._head is not None:
+            self._head.head = model.score
+            setattr(self._language, self._language.base_model_prefix, model.base_model)
+            self._language.tie_weights()
+            model = self._language
         return LM(model, self._tokenizer, ref=str(getattr(model.config, "_name_or_path", "")), run_dir=self.path)
+
+    def _instruments(self, view: LM, step: int) -> list[Instrument]:
+        """What else is captured: rewards of pairs, and the KL to the reference, which is the model at first."""
+        instruments: list[Instrument] = [self._head] if self._head and self._head.pairs else []
+        origin = self._reference
+        if origin is None:
+            return instruments
+        if not step:
+            return [*instruments, ReferenceKL(view.logits)]
+        try:
+            resolve(origin)
+        except ProbeError:  # the training is resumed, and its base is gone
+            return instruments
+        return [*instruments, ReferenceKL(lambda rows: LM.load(origin, device=view.device).logits(rows))]
 
     def _capture(self, step: int) -> None:
         assert self._recorder is not None
@@ -199,9 +260,27 @@ class ProbeCallback(TrainerCallback):
             self._recorder.lm = self._view()
         self._recorder.capture(step)
 
+    def _record_rollouts(self, args: Any) -> None:
+        """Record what the trainer samples, if it samples."""
+        samples = METHODS.get(type(args).__name__) == "rlvr" or hasattr(self.trainer, trl_rollouts.SAMPLE)
+        if self.writer is None or not samples or not _is_whole(self._model):
+            return
+        reason = trl_rollouts.misfit(self.trainer)
+        self._say(reason)
+        if reason is None:
+            self._release = trl_rollouts.record(self.trainer, self.writer.rollouts, self._say)
+
+    def _say(self, note: str | None) -> None:
+        """Say what cannot be written, now and in the run's message."""
+        if note is not None:
+            self._notes.append(note)
+            warnings.warn(note, stacklevel=3)
+
     def _end(self, status: str, message: str | None = None) -> None:
         writer, undo = self.writer, self._ended
-        self.writer = self._recorder = self._model = self._tokenizer = None
+        self.writer = self._recorder = self._model = self._tokenizer = self._language = self._head = None
+        self._release()
+        self._release = lambda: None
         if writer is not None:
             _WRITING.discard(self)
             undo()
@@ -251,13 +330,35 @@ def _predicts_tokens(model: nn.Module) -> bool:
     return getattr(model, "get_output_embeddings", lambda: None)() is not None
 
 
-def _what_is_missing(model: nn.Module, every: int, checkpoint: bool) -> str | None:
+def _gives_rewards(model: nn.Module) -> bool:
+    """Whether it is a reward model, all of it in this process."""
+    return _is_whole(model) and not _predicts_tokens(model) and hasattr(model, "score")
+
+
+def _pairs(loader: Any, most: int) -> list[TextPair]:
+    """The first pairs of a RewardTrainer's data, without those that do not begin alike."""
+    rows = [] if loader is None else list(islice(loader.dataset, most))
+    names = ("chosen_ids", "rejected_ids")
+    pairs = [split_pair(*(row[name] for name in names)) for row in rows if all(name in row for name in names)]
+    return [pair for pair in pairs if pair.prompt]
+
+
+def _language_model(model: Any, origin: str) -> Any:
+    """The language model that a reward model was made from, to stand over the decoder in training; None if unknown."""
+    try:
+        language: Any = LM.load(origin, device=model.device).model
+    except ProbeError:
+        return None
+    return language.to(model.dtype) if type(language.base_model) is type(model.base_model) else None
+
+
+def _what_is_missing(model: nn.Module, language: nn.Module | None, every: int, checkpoint: bool) -> str | None:
     """The requested parts of a run that cannot be written, and why, in one sentence."""
     if not _is_whole(model) and (every or checkpoint):
         return (
             "Metrics alone are written, neither captures nor a checkpoint: the model's weights are spread over several"
             " processes (FSDP, DeepSpeed stage 3, tensor parallelism), so open what the trainer itself saves."
         )
-    if every and not _predicts_tokens(model):
+    if every and language is None and not _predicts_tokens(model):
         return "Attention and lens are not captured: the model predicts no tokens."
     return None

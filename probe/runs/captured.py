@@ -160,11 +160,13 @@ MEASURES = {
     "reward": "",
     "entropy": "nats",
     "value": "",
+    "score": "",
 }
 """What may be known of each token, and its unit: the advantage that entered the loss, log pi - log pi_ref of the
-token, the reward given at it, the entropy of the distribution it was drawn from, the value of the text before it."""
+token, the reward given at it, the entropy of the distribution it was drawn from, the value of the text before it,
+what a reward model reads at it."""
 
-SIGNED = ("advantage", "KL", "reward", "value")
+SIGNED = ("advantage", "KL", "reward", "value", "score")
 """Measures that lie on both sides of zero."""
 
 Row = Mapping[Hashable, Any]
@@ -184,6 +186,7 @@ def token_measures(row: Row) -> dict[str, np.ndarray]:
         "reward": numbers(row.get("token_rewards")),
         "entropy": numbers(row.get("entropy")),
         "value": numbers(row.get("values")),
+        "score": numbers(row.get("token_scores")),
     }
     return {name: values for name, values in measures.items() if len(values) == size and np.isfinite(values).any()}
 

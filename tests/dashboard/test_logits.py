@@ -152,7 +152,7 @@ def test_training_needs_no_model(show: Show, runs: Path, tmp_path: Path):
     for name in ("log-training-parts", "log-training-neurons", "log-training-kl"):
         assert name not in names(app)
     assert "watched was captured before this version of Probe" in read(app)
-    assert "watched has no reference, so there is no KL to one" in read(app)
+    assert "watched captured no KL to a reference: train by a method that has one, or give probe.watch" in read(app)
     assert not app.exception
     assert not app.error
 

@@ -6,6 +6,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.components import rollouts
+from probe.runs import RunWriter
 from tests.dashboard import store
 from tests.dashboard.pages import Show, heading, linked, open_tab, read, token_rows
 
@@ -96,6 +97,18 @@ def test_what_was_not_recorded_is_said_in_words():
     first, second = rollouts.completion(sparse, "advantage", "red").tokens
     assert "advantage 0.5" in first.tip
     assert second.tip == "token 1: y\nentropy 0.2 nats"
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_rollouts_without_a_reference_say_why_there_is_no_kl(show: Show, tmp_path: Path, reference: bool):
+    row = {"step": 1, "prompt": "x", "completion": "y z", "tokens": ["y", "z"], "logprobs": [-1.0, -2.0]}
+    with RunWriter.create(tmp_path / "x", method="rlvr", config={}) as run:
+        run.log(1, {"loss": 1.0})
+        run.rollouts([row | ({"ref_logprobs": [-1.5, -2.0]} if reference else {})])
+    app = show(tmp_path, page=PAGE, runs="x")
+    assert not app.exception
+    assert ("No KL: the training had no reference" in read(app)) is not reference
+    assert ("KL" in app.dataframe[0].value) is reference
 
 
 def test_runs_without_rollouts_say_what_records_them(show: Show, runs: Path):

@@ -133,6 +133,8 @@ def test_trls_dpo(tmp_path: Path, trl: Any):
     assert metrics["rewards/margins"].iloc[-1] > metrics["rewards/margins"].iloc[0]
     assert run.captures().steps == [0, 5, 10]
     assert run.config["beta"] == 0.3
+    divergences = [run.captures().load(step)["reference_kl"].max() for step in (0, 10)]
+    assert divergences[0] == 0 < 0.1 < divergences[1]
     prompt, good, bad = "where does mira lives ?", " oslo", " rome"
 
     def margin(model: LM) -> float:

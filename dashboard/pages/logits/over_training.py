@@ -191,7 +191,10 @@ def _lacking(
     if "training-kl" not in tables and reference:
         sentences.append(f"The captures of {label} lack its KL to {reference}; a new run has it.")
     elif "training-kl" not in tables:
-        sentences.append(f"{label} has no reference, so there is no KL to one.")
+        sentences.append(
+            f"{label} captured no KL to a reference: train by a method that has one, or give probe.watch the"
+            " instrument probe.recording.ReferenceKL."
+        )
     return sentences
 
 

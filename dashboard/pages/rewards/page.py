@@ -171,7 +171,10 @@ def before_and_after(scene: Scene, aligned: "LM", kinds: tuple[str, ...]) -> Det
 def tokens(scene: Scene) -> Detail:
     """Two completions of the prompt, token by token."""
     if scene.reward is None:
-        note("Choose a reward model above to see which tokens earn its reward; the page New run makes one.")
+        note(
+            "Choose a reward model above to see which tokens earn its reward; the page New run makes one, and so does"
+            " TRL's RewardTrainer with a ProbeCallback."
+        )
         return Detail()
     prompt = scene.shared.prompt
     texts = reading.choose_completions(prompt, reading.suggest_answers(scene.base, scene.aligned, prompt))
@@ -179,6 +182,8 @@ def tokens(scene: Scene) -> Detail:
     note(reading.token_words(contrast, texts, scene.proxy or "The reward model"))
     reading.token_part(contrast, scene.proxy or "the reward", scene.source | {"prompt": prompt})
     note(reading.agreement_words(contrast))
+    if (run := scene.shared.store.runs.get(scene.reward_name or "")) is not None:
+        views.pairs_over_training(run)
     return Detail({"token-effects": contrast.table()}, texts)
 
 

@@ -14,6 +14,8 @@ from dashboard.pages.rewards.choices import KIND
 from dashboard.pages.rewards.compute import QUESTIONS, cost_s, judge_answers, known_scores, may_compute
 from dashboard.state import keep
 from probe.numbers import in_unit
+from probe.plotting.curves import answer_curves
+from probe.plotting.theme import method_colour
 from probe.rewards.figures import reward_distributions, shift_curves
 from probe.terms import DIFFERENCE, PROBABILITY, RATES, term
 from probe.ticks import Tick
@@ -147,12 +149,39 @@ def over_training(run: "Run", colour: str) -> None:
     """The rewards of the samples that a run captured, step by step; without the model."""
     table = _curve(str(run.path), run.steps, run.status)
     if table is None:
-        note(f"{run.name} captured no reward shift: train with --capture-every by a method that has a reference.")
+        note(
+            f"{run.name} captured no reward shift: train with --capture-every by a method that has a reference, or give"
+            " probe.watch the instrument probe.recording.RewardShift."
+        )
         return
     measures = [name for name in ("proxy", "gold", "kl", "implicit") if name in set(table["measure"])]
     chart = shift_curves(table, colour, measures)
     title = f"Samples that {run.name} captured while it was trained"
     figure(chart.update_layout(height=270), table, "shift-curve", title=title, source={"run": str(run.path)})
+
+
+def pairs_over_training(run: "Run") -> None:
+    """What a reward model gave its fixed pairs, step by step; without the model."""
+    table = _pairs(str(run.path), run.steps, run.status)
+    if table is None:
+        note(f"{run.name} captured no rewards of pairs: `probe train reward-model` and TRL's RewardTrainer do.")
+        return
+    margins = table.pivot_table(index="step", columns="pair", values="margin")
+    pairs = table.drop_duplicates("pair")
+    labels = [f"{first} against {second}" for first, second in zip(pairs["first"], pairs["second"], strict=True)]
+    chart = answer_curves(
+        list(margins.index), margins.to_numpy(), labels, colour=method_colour(run.method), axis="margin (nats)"
+    )
+    title = f"By how much {run.name} preferred the first text of each pair while it was trained"
+    figure(chart.update_layout(height=330), table, "pair-margins", title=title, source={"run": str(run.path)})
+
+
+@st.cache_data(show_spinner="Reading the captures", max_entries=16)
+def _pairs(path: str, steps: int, status: str) -> pd.DataFrame | None:
+    from probe.rewards.captured_pairs import pair_rewards
+    from probe.runs.reader import Run
+
+    return pair_rewards(Run(path))
 
 
 @st.cache_data(show_spinner="Reading the captures", max_entries=16)

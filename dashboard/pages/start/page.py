@@ -55,6 +55,8 @@ def page() -> None:
         show_example(example)
     else:
         note(words.OWN_RUNS if store.runs else words.EMPTY)
+        if store.runs:
+            note(words.NO_EXAMPLE)
         st.page_link(page_file("train"), label="Train your own", icon=":material/model_training:")
     left, middle, right = st.columns(3, gap="large")
     with left:

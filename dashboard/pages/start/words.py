@@ -18,6 +18,11 @@ EMPTY = (
     "model of Side by side."
 )
 
+NO_EXAMPLE = (
+    "An example stands here once a run is listed with its parent and was captured on a prompt whose likeliest answer "
+    "changed: record it with probe.watch(lm, folder, prompts=[{'text': ..., 'answers': [..., ...]}])."
+)
+
 OWN_MODEL = """
 - **A Hugging Face model**: type its folder, or its name on the hub, as *base model* or *aligned model* on a page under
   Compare. Nothing is fetched before you agree.

@@ -89,7 +89,7 @@ def choose_section(store: Store, names: Sequence[str]) -> Section | None:
     frames = {name: data.metrics(store.runs[name]) for name in names}
     groups = sections(list(dict.fromkeys(str(column) for frame in frames.values() for column in frame)))
     if not groups:
-        note("The chosen runs have logged nothing yet.")
+        note("The chosen runs have logged no metrics yet: give them to recorder.step(step, loss=loss).")
         return None
     lead = sentences.leading(frames)
     key = keep("section", groups, next((name for name in groups if lead in groups[name]), next(iter(groups))))

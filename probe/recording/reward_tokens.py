@@ -1,0 +1,100 @@
+"""The reward at every token of fixed pairs of texts (E9): an instrument, and the same pairs as rows of rollouts.jsonl.
+
+    probe.watch(lm, run, every=50, instruments=[RewardTokens(classifier.score, pairs)])
+
+A pair is a prompt with the completion that was preferred and the one that was not, as ids. `lm` is a causal language
+model over the decoder that the head reads.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from probe.model.lm import LM
+from probe.model.rewards import RewardModel
+from probe.model.text import pad, pieces, unwrap
+from probe.runs.schema import ProbePrompt
+
+
+class Pair(Protocol):
+    """A prompt with two completions, as ids."""
+
+    @property
+    def prompt(self) -> list[int]:
+        """What both continue."""
+
+    @property
+    def chosen(self) -> list[int]:
+        """The completion that was preferred."""
+
+    @property
+    def rejected(self) -> list[int]:
+        """The other one."""
+
+
+class TextPair(NamedTuple):
+    """A pair, and nothing else."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def split_pair(chosen: Sequence[int], rejected: Sequence[int]) -> TextPair:
+    """Two whole texts as a pair: the prompt is what they begin with alike, short of the last token of either."""
+    most = min(len(chosen), len(rejected)) - 1
+    size = next((n for n in range(most) if chosen[n] != rejected[n]), most)
+    return TextPair(list(chosen[:size]), list(chosen[size:]), list(rejected[size:]))
+
+
+class RewardTokens:
+    """Measures the scalar at every token of Q fixed pairs."""
+
+    def __init__(self, head: nn.Module, pairs: Sequence[Pair]) -> None:
+        """Choose the pairs; `head` reads one number [... 1] from states [... d] after the last norm."""
+        self.head, self.pairs = head, pairs
+
+    @torch.no_grad()
+    def __call__(self, lm: LM, _: Sequence[ProbePrompt]) -> dict[str, Tensor]:
+        """`reward_ids` and `reward_tokens` [Q 2 T], chosen first, and `reward_prompt` [Q] (docs/runs.md)."""
+        sides = [[*pair.prompt, *side] for pair in self.pairs for side in (pair.chosen, pair.rejected)]
+        ids, mask = pad(sides, -1)
+        mask = mask.to(lm.device)
+        states = unwrap(lm.model).base_model(
+            input_ids=ids.clamp(min=0).to(lm.device), attention_mask=mask.long(), use_cache=False
+        )
+        values = self.head(states.last_hidden_state)[..., 0].where(mask, 0)
+        shape = len(self.pairs), 2, ids.shape[1]
+        return {
+            "reward_ids": ids.int().view(shape),
+            "reward_tokens": values.float().view(shape),
+            "reward_prompt": torch.tensor([len(pair.prompt) for pair in self.pairs], dtype=torch.int32),
+        }
+
+
+def pair_rows(model: RewardModel, step: int, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Both completions of each pair as rows of rollouts.jsonl, the preferred one first, with a value at each token."""
+    both = [(number, pair, chosen) for number, pair in enumerate(pairs) for chosen in (True, False)]
+    prompts = [pair.prompt for _, pair, _ in both]
+    ids = [pair.chosen if chosen else pair.rejected for _, pair, chosen in both]
+    values, mask = model.token_scores(prompts, ids)
+    totals = model.score(prompts, ids).tolist()
+    rows = []
+    for row, (number, pair, chosen) in enumerate(both):
+        rows.append(
+            {
+                "step": step,
+                "prompt": model.tokenizer.decode(pair.prompt),
+                "completion": model.tokenizer.decode(ids[row], skip_special_tokens=True),
+                "group": number,
+                "chosen": chosen,
+                "token_ids": ids[row],
+                "tokens": pieces(model.tokenizer, ids[row]),
+                "token_scores": values[row][mask[row]].tolist(),
+                "rewards": {"model": totals[row]},
+                "reward": totals[row],
+            }
+        )
+    return rows

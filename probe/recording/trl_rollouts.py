@@ -1,0 +1,179 @@
+"""Rollouts of TRL's GRPOTrainer and RLOOTrainer, as rows of rollouts.jsonl (docs/runs.md).
+
+TRL tells no callback what it samples. Its method that makes a batch of scored completions is wrapped while training
+runs, and gives the trainer what it gave before. Log-probabilities and entropies are computed anew for the few
+completions that are kept, under the policy and the reference alike, without dropout: one pass of each over the prompts
+that are recorded.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from probe.model.scoring import TokenLogprobs, completion_logprobs
+from probe.model.text import pieces
+from probe.recording.recorder import leave_undisturbed
+
+EVERY, KEPT = 10, 4
+"""Steps between two that are recorded, and the prompts of each whose completions are: as `probe train rlvr` does."""
+SAMPLE = "_generate_and_score_completions"
+"""TRL's method: rows of the data to a batch of completions with their advantages."""
+BATCH = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
+"""What the batch holds, as tensors with one row a completion."""
+
+Row = dict[str, Any]
+Write = Callable[[list[Row]], None]
+
+
+def misfit(trainer: Any) -> str | None:
+    """Why the rollouts of a trainer of these two methods cannot be recorded, in one sentence; None if they can."""
+    if trainer is None:
+        return (
+            "Rollouts are not recorded, because trainers do not show them to their callbacks: add this one by"
+            " `trainer.add_callback(ProbeCallback(..., trainer=trainer))`."
+        )
+    lacking = [name for name in (SAMPLE, "_logs", "reward_func_names", "reward_weights") if not hasattr(trainer, name)]
+    return f"Rollouts are not recorded: {_foreign(trainer, lacking[0])}" if lacking else None
+
+
+def record(trainer: Any, write: Write, complain: Callable[[str], None]) -> Callable[[], None]:
+    """Record what a trainer samples from now on, at the first step and then every `EVERY` steps.
+
+    Args:
+        trainer: a GRPOTrainer or RLOOTrainer without a `misfit`.
+        write: is given the rows of a step.
+        complain: is told, once and in a sentence, why nothing more can be recorded.
+
+    Returns:
+        What ends it: the trainer is as it was.
+    """
+    sample, wrapped_before = getattr(trainer, SAMPLE), SAMPLE in vars(trainer)
+    newest = -EVERY
+
+    def sample_and_record(inputs: Sequence[Mapping[str, Any]]) -> Any:
+        nonlocal newest
+        batch, step = sample(inputs), int(trainer.state.global_step) + 1
+        due = step % EVERY == 0 or step == trainer.state.max_steps or step >= newest + EVERY
+        if not trainer.model.training or not due or step == newest:  # a step may have several batches
+            return batch
+        lacking = [name for name in BATCH if name not in batch]
+        if lacking:
+            end()
+            complain(f"Rollouts are not recorded: {_foreign(trainer, lacking[0])}")
+            return batch
+        newest = step
+        write(rollout_rows(trainer, step, inputs, batch))
+        return batch
+
+    def end() -> None:
+        if wrapped_before:
+            setattr(trainer, SAMPLE, sample)
+        else:
+            vars(trainer).pop(SAMPLE, None)
+
+    setattr(trainer, SAMPLE, sample_and_record)
+    return end
+
+
+def rollout_rows(
+    trainer: Any, step: int, inputs: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], kept: int = KEPT
+) -> list[Row]:
+    """The completions of the first `kept` prompts of a batch that a trainer has just made, one row each.
+
+    Args:
+        trainer: a GRPOTrainer or RLOOTrainer; its rewards are those of this batch.
+        step: the step that is taken with them.
+        inputs: the rows of the data, N of them, each prompt as often as it has completions.
+        batch: prompt_ids and prompt_mask [N P], completion_ids and completion_mask [N L], advantages [N] or [N L].
+        kept: prompts to record.
+    """
+    size = trainer.num_generations
+    count = min(len(inputs), kept * size)
+    tokenizer = getattr(trainer.processing_class, "tokenizer", trainer.processing_class)
+    prompts = [batch["prompt_ids"][n][batch["prompt_mask"][n].bool()].tolist() for n in range(count)]
+    completions = [_completion(trainer, batch, n) for n in range(count)]
+    rewards = _rewards(trainer, len(inputs), count)
+    weights = trainer.reward_weights.tolist()
+    ends = {*getattr(trainer, "eos_token_ids", ()), tokenizer.eos_token_id, tokenizer.pad_token_id}
+    policy = reference = None
+    if "pixel_values" not in batch:  # what is read from images cannot be read from the text alone
+        policy = _score(trainer, trainer.model, prompts, completions)
+        reference = _reference(trainer, prompts, completions) if trainer.beta else None
+    rows = []
+    for n, ids in enumerate(completions):
+        prompt, real, advantage = inputs[n].get("prompt"), slice(len(ids)), batch["advantages"][n].tolist()
+        row = {
+            "step": step,
+            "prompt": prompt if isinstance(prompt, str) else tokenizer.decode(prompts[n]),
+            "completion": tokenizer.decode(ids, skip_special_tokens=True),
+            "group": n // size,
+            "token_ids": ids,
+            "tokens": pieces(tokenizer, ids),
+            "rewards": rewards[n],
+            "reward": _weighted_sum(list(rewards[n].values()), weights),
+            "advantage": advantage[real] if isinstance(advantage, list) else advantage,
+            "logprobs": None if policy is None else policy.values[n, real].tolist(),
+            "ref_logprobs": None if reference is None else reference.values[n, real].tolist(),
+            "entropy": None if policy is None else policy.entropy[n, real].tolist(),
+            "finished": ids[-1:] != [] and ids[-1] in ends,
+        }
+        rows.append({name: value for name, value in row.items() if value is not None})
+    return rows
+
+
+def _completion(trainer: Any, batch: Mapping[str, Any], n: int) -> list[int]:
+    """The tokens of a completion; TRL masks all of one that was cut, if it is told to leave these out of the loss."""
+    ids, mask = batch["completion_ids"][n], batch["completion_mask"][n].bool()
+    return ids[mask].tolist() if mask.any() else ids[: trainer.max_completion_length].tolist()
+
+
+def _rewards(trainer: Any, local: int, count: int) -> list[dict[str, float | None]]:
+    """Each reward of the first `count` completions; of all processes the main one comes first."""
+    total = local * trainer.accelerator.num_processes
+    columns = {name: list(trainer._logs["rewards"][name])[-total:] for name in trainer.reward_func_names}
+    return [
+        {name: None if math.isnan(values[n]) else values[n] for name, values in columns.items()} for n in range(count)
+    ]
+
+
+def _weighted_sum(values: Sequence[float | None], weights: Sequence[float]) -> float:
+    """The reward that is optimised: NaN where none of its parts applies."""
+    parts = [weight * value for value, weight in zip(values, weights, strict=True) if value is not None]
+    return math.fsum(parts) if parts else math.nan
+
+
+def _score(
+    trainer: Any, model: nn.Module, prompts: Sequence[list[int]], completions: Sequence[list[int]]
+) -> TokenLogprobs:
+    """Log-probabilities and entropies of the completions, N of them, at the temperature that they were sampled with."""
+    model, size = trainer.accelerator.unwrap_model(model), trainer.num_generations
+    groups = [list(completions[first : first + size]) for first in range(0, len(completions), size)]
+    with leave_undisturbed(model):
+        return completion_logprobs(model, prompts[::size], groups, temperature=trainer.temperature)
+
+
+def _reference(trainer: Any, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> TokenLogprobs:
+    """The same under the reference: a model of its own, or the policy without what its adapter has learned."""
+    if trainer.ref_model is not None:
+        return _score(trainer, trainer.ref_model, prompts, completions)
+    with _without_adapter(trainer.accelerator.unwrap_model(trainer.model)):
+        return _score(trainer, trainer.model, prompts, completions)
+
+
+def _without_adapter(model: Any) -> AbstractContextManager[Any]:
+    from trl.trainer.utils import use_adapter
+
+    return use_adapter(model, "ref" if "ref" in model.peft_config else None)
+
+
+def _foreign(trainer: Any, name: str) -> str:
+    """That a trainer is another than the one this was written for."""
+    import trl
+
+    return (
+        f"{type(trainer).__name__} of TRL {trl.__version__} has no `{name}`, which that of TRL 1.16 has: use that"
+        " version, or go without."
+    )

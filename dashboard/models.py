@@ -17,9 +17,11 @@ from dashboard.garbage import settle
 from dashboard.markdown import escape_markdown
 from dashboard.named import may_open, offer
 from dashboard.results import Results
+from dashboard.sentences import duration
 from probe.errors import ModelError, RunError, brief
 from probe.model.references import HUB_ID, is_adapter, split_readout
 from probe.runs.directories import find
+from probe.ticks import Pace
 
 if TYPE_CHECKING:
     from probe.compare.side_by_side import Comparison
@@ -276,9 +278,14 @@ def _key(fn: Callable[..., Any], lms: "tuple[LM, ...]", options: dict[str, Hasha
 
 
 def _with_bar(fn: Callable[..., T], lms: "tuple[LM, ...]", options: dict[str, Hashable]) -> T:
-    bar = st.progress(0.0)
+    bar, pace = st.progress(0.0), Pace()
+
+    def tick(share: float) -> None:
+        left = pace.left(share)
+        bar.progress(min(max(share, 0.0), 1.0), None if left is None else f"about {duration(left)} left")
+
     try:
-        return fn(*lms, tick=lambda share: bar.progress(min(max(share, 0.0), 1.0)), **options)
+        return fn(*lms, tick=tick, **options)
     finally:
         bar.empty()
 

@@ -3,6 +3,8 @@
 A tick may raise to stop the work; an analysis lets that through and leaves nothing behind.
 """
 
+import time
+from collections import deque
 from collections.abc import Callable
 
 Tick = Callable[[float], None]
@@ -27,3 +29,26 @@ def part(tick: "Tick | None", index: int, count: int) -> Tick:
             tick((index + min(max(share, 0.0), 1.0)) / count)
 
     return moved
+
+
+RECENT_S = 60.0
+"""Seconds over which a pace is measured: work that goes on where it stopped has its first part at once."""
+
+
+class Pace:
+    """How long the rest of a computation will take."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self._ticks: deque[tuple[float, float]] = deque([(self.started, 0.0)])
+
+    def left(self, share: float) -> float | None:
+        """Seconds that are left once a share from 0 to 1 is done; None where nothing tells."""
+        now = time.monotonic()
+        self._ticks.append((now, share))
+        while len(self._ticks) > 2 and now - self._ticks[1][0] > RECENT_S:
+            self._ticks.popleft()
+        before, done = self._ticks[0]
+        if not 0 < share < 1 or share <= done or now <= before:
+            return None
+        return (1 - share) * (now - before) / (share - done)

@@ -19,7 +19,7 @@ from probe.experiments import store
 from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
 from probe.experiments.registry import Experiment, experiments
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, columns_as_metrics, finish, join, perform, prepare, rename_model
+from probe.experiments.run import Call, call, columns_as_metrics, finish, join, prepare, rename_model
 from probe.experiments.store import writable
 from probe.plugins import failure
 from probe.ticks import Tick
@@ -215,7 +215,7 @@ def compute(question: Question, subject: Subject, known: ModelFacts, *, again: b
 
 def _perform(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> Result:
     experiment = experiments()[name]
-    return perform(experiment, lm, tick=tick, **_options(experiment, words))
+    return store.carry_out(call(experiment, lm, **_options(experiment, words)), tick)
 
 
 def _relabel(result: Result, label: str, ref: str) -> Result:

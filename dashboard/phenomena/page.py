@@ -170,7 +170,7 @@ def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bo
             "Cancel",
             icon=":material/close:",
             key=f"{question.experiment.name}-cancel",
-            help="Stops at the next step of the bar; models that are done are stored.",
+            help="Stops at the next step of the bar. What was answered is kept: measuring goes on from there.",
         )
         for subject, about in known.items():
             outcomes[subject] = source.compute(question, subject, about, again=again)
@@ -182,7 +182,7 @@ def offer(missing: list[Subject], seconds: float | None) -> str:
     """What it costs to measure models, in words."""
     what = "Not measured yet with these options"
     if seconds is None:
-        return f"{what}; no run here tells how long it takes (built-in experiments: under two minutes a model)."
+        return f"{what}; no run here tells how long it takes: the bar does after the first items."
     return f"{what}: about {duration(seconds * len(missing))}."
 
 

@@ -57,7 +57,7 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
     from probe.experiments.registry import form
     from probe.experiments.result import RESULT_FILE, check_target, records
     from probe.experiments.run import call, join, labels, prepare
-    from probe.experiments.store import obtain, place, target
+    from probe.experiments.store import PARTIAL, WORK, obtain, place, target
     from probe.ticks import part
 
     own = form(experiment)
@@ -96,12 +96,16 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
 
     models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
     parts = []
-    with Progress(experiment.title) as bar:
-        for index, (lm, label) in enumerate(zip(models, labels(models), strict=True)):
-            bar.at(label, index + 1, len(models))
-            parts.append(
-                obtain(experiment, lm, again=settings.again, tick=part(bar.tick, index, len(models)), **options)
-            )
+    try:
+        with Progress(experiment.title) as bar:
+            for index, (lm, label) in enumerate(zip(models, labels(models), strict=True)):
+                bar.at(label, index + 1, len(models))
+                tick = part(bar.tick, index, len(models))
+                parts.append(obtain(experiment, lm, again=settings.again, tick=tick, **options))
+    except KeyboardInterrupt:
+        if any((WORK / PARTIAL).glob("*")):
+            say("probe: what was answered is kept: the same command goes on from there", error=True)
+        raise
     result = join(experiment, parts) if len(parts) > 1 else parts[0]
     summaries = {label: each.summary for label, each in zip(result.models, parts, strict=True)}
     folder, problem = None, ""

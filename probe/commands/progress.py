@@ -13,9 +13,10 @@ from rich.progress import Progress as RichProgress
 from probe import texts
 from probe.commands.terminal import safe
 from probe.texts import console
+from probe.ticks import Pace
 
-LINE_EVERY_S = 10.0
-"""Seconds between lines where no bar can be drawn, as trainings write them."""
+FIRST_LINE_S, LINE_EVERY_S = 5.0, 10.0
+"""Seconds to the first line, which tells how long it will take, and between lines where no bar can be drawn."""
 
 
 class Progress:
@@ -24,7 +25,8 @@ class Progress:
     def __init__(self, title: str) -> None:
         self._title, self._note, self._visible = title, "", sys.stderr.isatty()
         self._started = self._last = time.monotonic()
-        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+        self._pace = Pace()
+        columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         self._bar = RichProgress(*columns, console=console(error=True), transient=True, disable=not self._visible)
         self._task = self._bar.add_task(safe(title), total=1.0)
 
@@ -37,9 +39,11 @@ class Progress:
         """Say that a share from 0 to 1 of all is done."""
         self._bar.update(self._task, completed=share)
         now = time.monotonic()
-        if not self._visible and now - self._last >= LINE_EVERY_S:
+        left = self._pace.left(share)
+        wait = LINE_EVERY_S if self._last > self._started else min(FIRST_LINE_S, LINE_EVERY_S)
+        if not self._visible and now - self._last >= wait:
             self._last, duration = now, now - self._started
-            estimate = f", about {_clock(duration / share * (1 - share))} left" if 0 < share < 1 else ""
+            estimate = "" if left is None else f", about {_clock(left)} left"
             parts = [self._title, *([self._note] if self._note else [])]
             say(f"{': '.join(parts)}: {share:.0%} after {_clock(duration)}{estimate}")
 

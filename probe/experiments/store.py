@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from probe.model.lm import LM
 
 
+PARTIAL = "partial"
+"""Folder of what models have answered in experiments that are not through."""
 WORK = Path(RESULTS)
 """Results of models that are no runs of the user's, below the working directory."""
 
@@ -88,6 +90,18 @@ def keep(request: Call, result: Result, folder: Path | None = None) -> Path | No
     return result.save(directory)
 
 
+def carry_out(request: Call, tick: Tick | None = None) -> Result:
+    """The result of a call of one model; one that broke off before goes on where it stopped.
+
+    What the model has answered is kept below `WORK` until the result is there (`probe.model.calls`).
+    """
+    from probe.model.calls import keep_calls  # torch, which nobody who asks for help waits for
+
+    (lm,) = request.models
+    with keep_calls(lm, WORK / PARTIAL / f"{_name(request)}.jsonl"):
+        return perform(request.experiment, lm, tick=tick, **request.options)
+
+
 def obtain(
     experiment: "Experiment",
     lm: "LM",
@@ -117,7 +131,7 @@ def obtain(
         request = call(experiment, model, **options)
         result = None if again else _as_it_is_called(experiment, find_stored(request, folder), model)
         if result is None:
-            result = perform(experiment, model, tick=part(tick, index, len(models)), **options)
+            result = carry_out(request, part(tick, index, len(models)))
             keep(request, result, folder)
         outcomes.append(result)
         if tick is not None:

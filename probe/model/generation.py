@@ -122,6 +122,8 @@ def _splitmix(state: np.ndarray) -> np.ndarray:
 
 FORCED = ((2, 1, 2), (1, 2, 0))
 """Tokens of two steps of three samples, by which cached steps are compared with whole texts."""
+SAMPLES = ("tokens", "mask", "logprobs", "entropy", "finished")
+"""The tensors of a `Generation`."""
 LogitsFn = Callable[[Sequence[Ids]], Float[Tensor, "N T V"]]
 Run = Generator[Float[Tensor, "M V"], tuple[Int[Tensor, " K"], Int[Tensor, " K"]], None]
 """Gives logits of M different texts, takes K tokens and which text each of them goes on."""
@@ -233,7 +235,7 @@ def generate(
     for name, value in (("n", n), ("max_new_tokens", max_new_tokens), ("top_logprobs", top_logprobs)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value} is not possible: give 1 or more.")
-    texts, ids = _prompts(tokenizer, prompts)
+    texts, ids = encode_prompts(tokenizer, prompts)
     check_lengths(model, ids, [len(prompt) + 1 for prompt in ids])
     ends = end_tokens(model, tokenizer) if stop is None else _stop_tokens(tokenizer, stop)
     limit = context_length(model)
@@ -375,7 +377,7 @@ def _whole(logits: LogitsFn, prompts: list[list[int]]) -> Run:
         rows = [[*rows[parent], token] for token, parent in zip(tokens.tolist(), parents.tolist(), strict=True)]
 
 
-def _prompts(
+def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str] | Sequence[Ids]
 ) -> tuple[list[str], list[list[int]]]:
     """Prompts as text and as ids.

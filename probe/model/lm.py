@@ -4,6 +4,7 @@ import html
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel, Pr
 from probe.errors import ConfigError, DataError, ModelError
 from probe.model import adapters
 from probe.model import loading as weights
-from probe.model.generation import Generation, generate
+from probe.model.calls import calls_of, pick
+from probe.model.generation import SAMPLES, Generation, encode_prompts, generate
 from probe.model.module_map import ModuleMap, mapped_model
 from probe.model.presets import ModelConfig, model_config
 from probe.model.references import is_adapter, resolve
-from probe.model.scoring import TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
+from probe.model.scoring import SCORES, TokenLogprobs, check_ids, check_lengths, completion_logprobs, gather_logprobs
 from probe.model.text import Ids, bare, chat_text, encode, forward, pad, pad_id, positions, split
 
 if TYPE_CHECKING:
@@ -198,8 +200,12 @@ class LM:
             DataError: a text with words that the tokenizer does not know, or one that is too long.
         """
         heads, groups = self._pairs(prompts, completions)
+        score, calls = partial(completion_logprobs, self.model, heads, groups, temperature=temperature), calls_of(self)
+        if calls is not None and not torch.is_grad_enabled():
+            answer = calls.answer(["logprobs", heads, groups, temperature], lambda: pick(score(), SCORES))
+            return TokenLogprobs(**answer)
         if not self._hook_depth:
-            return completion_logprobs(self.model, heads, groups, temperature=temperature)
+            return score()
         pairs = [(head, ids) for head, group in zip(heads, groups, strict=True) for ids in group]
         logits = self.logits([[*head, *ids] for head, ids in pairs])
         return gather_logprobs(logits, [len(head) for head, _ in pairs], [ids for _, ids in pairs], temperature)
@@ -224,21 +230,25 @@ class LM:
         Raises:
             DataError: a prompt with words that the tokenizer does not know, or without room for the new tokens.
         """
-        return generate(
-            self.model,
-            self.tokenizer,
-            [prompts] if isinstance(prompts, str) else prompts,
-            n=n,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=seed,
-            stop=stop,
-            top_logprobs=top_logprobs,
-            logits=self.logits if self._hook_depth else None,
-        )
+        several = [prompts] if isinstance(prompts, str) else prompts
+        options: dict[str, Any] = {
+            "n": n,
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "seed": seed,
+            "stop": stop,
+            "top_logprobs": top_logprobs,
+        }
+        sample = partial(generate, self.model, self.tokenizer, several, **options)
+        calls = calls_of(self)
+        if calls is None or seed is None or top_logprobs is not None:
+            return sample(logits=self.logits if self._hook_depth else None)
+        texts, ids = encode_prompts(self.tokenizer, several)
+        answer = calls.answer(["generate", ids, options], lambda: pick(sample(), SAMPLES))
+        return Generation(prompts=texts, prompt_ids=ids, n=n, tokenizer=self.tokenizer, **answer)
 
     @torch.no_grad()
     def run_with_cache(

@@ -151,6 +151,10 @@ class TokenLogprobs(NamedTuple):
     """Output of the requested head at the state from which the token is predicted; 0 where masked; differentiable."""
 
 
+SCORES = TokenLogprobs._fields[:-1]
+"""Its tensors without a head."""
+
+
 def completion_logprobs(
     model: nn.Module,
     prompts: Sequence[Ids],

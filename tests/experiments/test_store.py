@@ -19,7 +19,8 @@ from probe.experiments.run import call
 from probe.experiments.store import find_stored, homes, keep, obtain, place, results, target
 from probe.model.lm import LM
 from probe.runs import RunWriter
-from tests.models import random_lm
+from tests.models import byte_tokenizer, random_lm
+from tests.places import DATA
 
 CALLS: list[str] = []
 
@@ -189,6 +190,37 @@ def test_nothing_is_written_to_the_sample_runs(experiment: Experiment, shipped: 
     assert place(call(experiment, lm)).parent == Path("results") / "base"  # the newer one
     assert files(shipped) == before
     assert len(list(Path("results/base").iterdir())) == 2
+
+
+def test_what_broke_off_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C after a third of the questions: they are not asked again, and the result is that of one go."""
+    monkeypatch.setattr("probe.model.calls.SLOW_S", 0.0)
+    data = (DATA / "hallucination_questions.csv").absolute()
+    monkeypatch.chdir(tmp_path)
+    asked, lm = find_experiment("hallucination"), random_lm("gpt2", byte_tokenizer(), n_positions=512)
+    options: dict[str, Any] = {"data": data, "samples": 2, "max_new_tokens": 4, "shuffles": 2}
+    whole = probe.run_experiment("hallucination", lm, **options)
+    passes: list[int] = []
+    lm.model.register_forward_hook(lambda *_: passes.append(1))
+
+    def stop(share: float) -> None:
+        if share > 0.4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        obtain(asked, lm, tick=stop, **options)
+    first = len(passes)
+    (kept,) = (store.WORK / store.PARTIAL).iterdir()
+    assert kept.name == f"hallucination-{call(asked, lm, **options).key}.jsonl"
+    passes.clear()
+    result = obtain(asked, lm, **options)
+    second = len(passes)
+    passes.clear()
+    obtain(asked, lm, again=True, **options)
+    assert second < len(passes)
+    assert first + second >= len(passes)
+    pd.testing.assert_frame_equal(result.items, whole.items)
+    assert not kept.exists()
 
 
 def test_a_run_of_the_users_beside_the_sample_runs_keeps_its_own(experiment: Experiment, shipped: Path, tmp_path: Path):

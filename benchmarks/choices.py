@@ -35,7 +35,7 @@ def run() -> tuple[list[Row], list[str]]:
     choices = [list(dict.fromkeys([*each.mc1.choices, *each.mc2.choices])) for each in questions]
     rows, gaps = [], []
     for name, preamble in (("with its preamble", PREAMBLES["truthfulqa"]), ("without", "")):
-        prompts = prompts_of(questions, preamble)
+        prompts = prompts_of(lm, questions, preamble)
         pairs = [(prompt, f" {each}") for prompt, group in zip(prompts, choices, strict=True) for each in group]
         requests = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
         ends = [0, *np.cumsum([len(group) for group in choices])]

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.components import metric_words
 from dashboard.markdown import guard_callback, note
 from dashboard.phenomena.choices import OF_METRIC, OF_MODEL
+from probe.experiments.forms import FORMS
 from probe.experiments.metrics import PAIRS, Metric, Share
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result
@@ -19,6 +20,7 @@ from probe.experiments.run import columns_as_metrics
 from probe.plotting.intervals import headline_intervals, in_unit
 from probe.terms import DIFFERENCE, RATES, SHARE, Term
 
+OTHER = {"chat": "plain", "plain": "chat"}
 UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""
 ROWS = 12
@@ -100,6 +102,27 @@ def table(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFr
         + ". Click a number to see the items behind it."
     )
     return names
+
+
+def forms(experiment: Experiment, result: Result) -> None:
+    """Every metric in both forms of the prompts, with the paired difference; one line a model and metric."""
+    metrics, lines = metrics_of(experiment, result), []
+    sent = {model["label"]: model["facts"]["form"] for model in result.meta["models"] if "form" in model["facts"]}
+    for row in result.tables[FORMS].to_dict("records"):
+        words = about(experiment, metrics, row["metric"])
+        sides = {OTHER[sent[row["model"]]]: [row[name] for name in ("other", "other_low", "other_high")]}
+        sides[sent[row["model"]]] = [row[name] for name in ("value", "ci_low", "ci_high")]
+        line = {"metric": words.label, "model": row["model"], "sent": sent[row["model"]]}
+        line |= {form: in_unit(words.unit, *sides[form]) for form in ("plain", "chat")}
+        line |= {"other \u2212 sent": cell(row, words.unit, "difference"), "n": int(row["n"])}
+        lines.append(line | (metric_words.after_numbers(row["metric"], words) if words.definition else {}))
+    st.dataframe(
+        pd.DataFrame(lines), hide_index=True, key=f"{experiment.name}-forms", column_config=metric_words.COLUMNS
+    )
+    note(
+        "Chat: each prompt as a user's message in the template of the model's tokenizer. Plain: without it. Some of the"
+        " questions were asked in the other form as well; values are those of these questions, differences are paired."
+    )
 
 
 def sentence(experiment: Experiment, summaries: dict[str, pd.DataFrame]) -> str:

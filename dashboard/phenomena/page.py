@@ -19,6 +19,7 @@ from dashboard.phenomena.compute import Outcome, Question, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
+from probe.experiments.forms import FORMS, form_notes
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result, words_of
 from probe.plugins import BUILT_IN
@@ -96,7 +97,7 @@ def show(known: Mapping[str, Experiment], remark: str = "") -> None:
     with answer:
         finding(result.finding or numbers.sentence(experiment, summaries))
     main_figure(experiment, result, summaries)
-    for remark in result.meta.get("notes", ()):
+    for remark in (*result.meta.get("notes", ()), *form_notes(result, experiment)):
         note(remark)
     if apart:
         names, s = _list_names([each.subject for each in apart]), "" if len(apart) > 1 else "s"
@@ -206,6 +207,8 @@ def sections(question: Question, outcomes: list[Outcome], result: Result, summar
         items.section(question.experiment, [each.subject for each in outcomes], result, metrics)
 
     parts = {"Numbers and items": details} | ({"Figures": lambda: grid(result, others)} if others else {})
+    if FORMS in result.tables:
+        parts["Form of the prompts"] = lambda: numbers.forms(question.experiment, result)
     name = question.experiment.name
     open_tab(f"{name}~tab", parts, {"Numbers and items": [name + end for end in items.CHOICES]})
 

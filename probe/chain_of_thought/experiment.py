@@ -10,6 +10,7 @@ import pandas as pd
 import probe.world
 from probe.chain_of_thought import measures as reasoned_tables
 from probe.chain_of_thought.measures import Crossing, crossing
+from probe.dialogues import Form
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Mean, Share, pair_items
 from probe.experiments.registry import experiment
@@ -158,6 +159,7 @@ def run(
     pattern: str = "",
     tokens: int = 200,
     temperature: float = 1.0,
+    form: Form = "auto",
     tick: Tick = ignore,
 ) -> Evidence:
     """Written steps against answers at once, and against as much filler; whether the answer rests on the steps.
@@ -181,6 +183,7 @@ def run(
         pattern: regular expression whose group is the final answer (files); default: a number, or the line.
         tokens: most tokens of a reasoning (files).
         temperature: at which reasonings are sampled (files; 1 in the world).
+        form: of the prompts (files): the tokenizer's chat template if it has one (auto), always (chat), never (plain).
         tick: called with the share that is done.
     """
     from probe.chain_of_thought import world as reasoned_sums
@@ -192,7 +195,7 @@ def run(
         raise DataError(f"A {lm.readout} model writes no steps: give the policy.")
     world = probe.world.of(lm)
     if data is not None:
-        return _texts(lm, Path(data), n, limit, seed, samples, pattern, tokens, temperature, tick)
+        return _texts(lm, Path(data), n, limit, seed, samples, pattern, tokens, temperature, form, tick)
     if world is None or "sum_steps" not in world.question_kinds:
         raise DataError(
             "This model belongs to no world with sums, so there is nothing to ask: give --data, a JSON Lines file with"
@@ -225,6 +228,7 @@ def _texts(
     pattern: str,
     tokens: int,
     temperature: float,
+    form: Form,
     tick: Tick,
 ) -> Evidence:
     """The same on problems from a file, the first `n` of a shuffle by the seed."""
@@ -232,7 +236,7 @@ def _texts(
     from probe.chain_of_thought.files import compile_pattern, read_problems
 
     problems = read_problems(data, selection=Selection(n, seed, limit, shuffle=True))
-    asker = reasoned_texts.Asker(lm, problems, compile_pattern(pattern), tokens)
+    asker = reasoned_texts.Asker(lm, problems, compile_pattern(pattern), tokens, form)
     ticks = [part(tick, i, 3) for i in range(3)]
     rows, reasonings = reasoned_texts.solve_problems(asker, samples, temperature, seed, ticks[0])
     agreement = reasoned_texts.faithfulness(asker, rows, reasonings, seed, ticks[1])

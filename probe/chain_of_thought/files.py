@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from probe.chain_of_thought.measures import area_over_curve, ks, pass_at_k, pool_curves
+from probe.dialogues import Form, uses_chat
 from probe.errors import ConfigError, DataError
 from probe.model.text import context_length, encode
 from probe.rows import EVERY, Row, Rows, Selection, read_rows
@@ -163,12 +164,20 @@ Table = list[dict[str, Any]]
 class Asker:
     """Writes prompts for one model and reads its answers."""
 
-    def __init__(self, lm: "LM", problems: Sequence[Problem], pattern: re.Pattern[str] | None, tokens: int) -> None:
+    def __init__(
+        self,
+        lm: "LM",
+        problems: Sequence[Problem],
+        pattern: re.Pattern[str] | None,
+        tokens: int,
+        form: Form = "auto",
+    ) -> None:
         self.lm, self.problems, self.pattern, self.tokens = lm, problems, pattern, tokens
+        self.chat = uses_chat(lm, form)
 
     def prompt(self, question: str, think: bool) -> str:
         """The question up to where the reasoning, or the opening of the answer, goes on."""
-        if self.lm.tokenizer.chat_template is None:
+        if not self.chat:
             return f"Q: {question}\nA:" + (f" {THINK}" if think else "")
         return self.lm.prompt_text([{"role": "user", "content": f"{question}\n{THINK}" if think else question}])
 
@@ -200,7 +209,7 @@ class Asker:
         if not texts:
             return []
         prompts = [f"{text.rstrip(' ')}{'' if text.endswith(chr(10)) else chr(10)}{OPENING}" for text in texts]
-        if self.lm.tokenizer.chat_template is None:
+        if not self.chat:
             prompts = [re.sub(r"A:\n(?=Therefore)", "A: ", text) for text in prompts]
         outputs = self.lm.generate(prompts, max_new_tokens=ANSWER_TOKENS, temperature=0).text
         return [

@@ -132,9 +132,13 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:
     """Print the finding and the table of a result (see `table`); where a program reads, the values as TSV."""
     from probe.commands import tables
+    from probe.experiments.forms import form_notes
+    from probe.experiments.registry import experiments
 
     if result.finding:
         tables.remark(result.finding)
+    for note in form_notes(result, experiments().get(result.name)):
+        tables.remark(note)
     tables.show(table(result, summaries), rows_of(result, summaries))
 
 

@@ -85,6 +85,8 @@ class Experiment:
     """Raised when equal arguments would give other numbers; part of the key of stored results."""
     across_worlds: bool = False
     """Whether models of different worlds are laid side by side; items are the same where they ask the same."""
+    light: Mapping[str, Any] = field(default_factory=dict)
+    """Options with which it is asked again in the other form of its prompts (`probe.experiments.forms`)."""
     origin: str = BUILT
     """Where it comes from: built in, a distribution, or a file."""
     signature: inspect.Signature = field(default_factory=inspect.Signature)
@@ -132,6 +134,7 @@ def experiment(
     read: Read | None = None,
     version: int = 1,
     across_worlds: bool = False,
+    light: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Found]], Callable[..., Result]]:
     """Make a function an experiment; see the module.
 
@@ -148,6 +151,8 @@ def experiment(
         version: raised when equal arguments would give other numbers.
         across_worlds: models of different worlds may be laid side by side. Each keeps its own items; a difference is
             paired where both were asked the same under the same names, and unpaired elsewhere.
+        light: options that spare work where some questions of a file are asked again in the other form of prompts,
+            which is done for a function that takes `form` (`probe.experiments.forms`).
 
     Raises:
         ConfigError: the name is no word or is taken by another function, or the function takes no model.
@@ -180,6 +185,7 @@ def experiment(
             read,
             version,
             across_worlds,
+            light or {},
             origin,
             signature,
         )

@@ -4,6 +4,7 @@ What a result depends on is kept as JSON values, which are equal exactly where t
 """
 
 import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -22,6 +23,7 @@ import pandas as pd
 
 import probe.world
 from probe.errors import ConfigError, DataError, ProbeError
+from probe.experiments.forms import compare_forms
 from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences, questions, summarise
 from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
@@ -30,7 +32,7 @@ from probe.plugins import BUILT_IN, code_hash, failure, source_hash
 from probe.rows import Rows, Selection
 from probe.runs.directories import find, is_run
 from probe.runs.schema import jsonable
-from probe.ticks import Tick, part
+from probe.ticks import Tick, ignore, part
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -62,7 +64,7 @@ def join(experiment: Experiment, results: Sequence[Result]) -> Result:
                 f"The results of {first.models[0]} and {other.models[0]} were made with different {odd}: run the"
                 " experiment again on one of them."
             )
-    metrics = experiment.metrics or columns_as_metrics(stack([each.items for each in results]))
+    metrics = metrics_of(experiment, stack([each.items for each in results]))
     summary = first.summary
     if len(results) > 1:
         seed = int(first.meta.get("seed") or 0)
@@ -163,7 +165,7 @@ def _differs(first: Result, other: Result, across_worlds: bool) -> str:
         return "experiments"
     facts = [
         {
-            "options": _without_added(each.meta.get("options") or {}),
+            "options": _without_added(each.name, each.meta.get("options") or {}),
             "n": each.meta.get("n"),
             "seeds": each.meta.get("seed"),
             "data": (each.meta.get("data") or {}).get("sha256"),
@@ -175,9 +177,10 @@ def _differs(first: Result, other: Result, across_worlds: bool) -> str:
     return next((name for name, value in facts[0].items() if value != facts[1][name]), "")
 
 
-def _without_added(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those of `ADDED` that are at their default."""
-    return {name: value for name, value in options.items() if name not in ADDED or value != ADDED[name]}
+def _without_added(experiment: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an experiment without those of `ADDED` that are at their default."""
+    keys = {name: name if name in ADDED else f"{experiment}.{name}" for name in options}
+    return {name: value for name, value in options.items() if keys[name] not in ADDED or value != ADDED[keys[name]]}
 
 
 STARTED = f"{os.getpid()}-{time.time_ns()}"
@@ -264,7 +267,9 @@ def describe_argument(value: Any) -> Any:
 READING = 3
 """Raised when equal files give other questions; part of the key of stored results over files."""
 ADDED: dict[str, Any] = {"limit": None, "only": "all"}
-"""Options that came when results were stored already, with their defaults: there a result is what it was without."""
+ADDED |= {"hallucination.form": "plain", "in_context.form": "plain", "chain_of_thought.form": "auto"}
+"""Options (of one experiment) that came when results were stored already, with their defaults: there a result is what
+it was without."""
 PACKAGES = ("probe-lm", "torch", "transformers", "transformer-lens", "numpy")
 
 
@@ -283,12 +288,11 @@ class Call:
     @property
     def key(self) -> str:
         """By which its result is stored: everything that the numbers depend on."""
+        names = _without_added(self.experiment.name, self.arguments)
         facts: dict[str, Any] = {
             "experiment": [self.experiment.name, self.experiment.version, self.experiment.source],
             "models": [lm.fingerprint for lm in self.models],
-            "options": {
-                name: self._identity(name) for name in sorted(_without_added(self.arguments)) if name != "data"
-            },
+            "options": {name: self._identity(name) for name in sorted(names) if name != "data"},
             "data": data_facts(self.options.get("data")),
         }
         if self.read:
@@ -378,12 +382,9 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
     start = time.perf_counter()
     evidence = []
     for index, model in enumerate(request.models):
-        more: dict[str, Any] = {}
-        if "tick" in inspect.signature(experiment.function).parameters:
-            more["tick"] = part(tick, index, len(request.models))
-        with explain_errors(experiment, "The experiment"):
-            output = experiment.function(model, **request.arguments, **more)
-        evidence.append(_evidence(output, experiment.name))
+        sent = _ask(experiment, model, request.arguments, part(tick, index, len(request.models)))
+        ask = functools.partial(_ask, experiment, model)
+        evidence.append(compare_forms(experiment, model, request.arguments, sent, ask, metrics_of))
         if tick is not None:
             tick((index + 1) / len(request.models))
     return assemble(request, evidence, time.perf_counter() - start)
@@ -394,7 +395,7 @@ def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result
     experiment = request.experiment
     evidence = [label_items(part, label) for part, label in zip(parts, labels(request.models), strict=True)]
     seed = int(request.options.get("seed") or 0)
-    metrics = experiment.metrics or columns_as_metrics(stack([part.items for part in evidence]))
+    metrics = metrics_of(experiment, stack([part.items for part in evidence]))
     tables = [summarise(metrics, part.items, part.given, seed) for part in evidence]
     summary = tables[0]
     if len(evidence) > 1:
@@ -413,6 +414,18 @@ def assemble(request: Call, parts: Sequence[Evidence], seconds: float) -> Result
         meta=_meta(request, evidence, seconds),
     )
     return finish(experiment, result)
+
+
+def _ask(experiment: Experiment, lm: "LM", arguments: Mapping[str, Any], tick: Tick = ignore) -> Evidence:
+    """What the function of an experiment gives for one model."""
+    more = {"tick": tick} if "tick" in inspect.signature(experiment.function).parameters else {}
+    with explain_errors(experiment, "The experiment"):
+        return _evidence(experiment.function(lm, **arguments, **more), experiment.name)
+
+
+def metrics_of(experiment: Experiment, items: pd.DataFrame) -> tuple[Metric, ...]:
+    """The metrics of an experiment; of one that names none, its columns of numbers."""
+    return experiment.metrics or columns_as_metrics(items)
 
 
 def _evidence(output: Any, name: str) -> Evidence:

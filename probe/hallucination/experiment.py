@@ -13,6 +13,7 @@ import pandas as pd
 
 import probe.world
 from probe import stats
+from probe.dialogues import Form
 from probe.errors import ConfigError, DataError
 from probe.experiments.metrics import Given, Mean, Metric, Share, Statistic
 from probe.experiments.registry import experiment
@@ -257,7 +258,9 @@ def read(
     return [] if data is None else [read_questions(data, strict, selection)]
 
 
-@experiment("hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say, read=read)
+@experiment(
+    "hallucination", title="Hallucination", metrics=METRICS, draw=draw, say=say, read=read, light={"only": "mc"}
+)
 def run(
     lm: "LM",
     *,
@@ -270,6 +273,7 @@ def run(
     equivalence: str = "normalised",
     max_new_tokens: int = 24,
     preamble: str | Path | None = None,
+    form: Form = "plain",
     only: Literal["all", "mc"] = "all",
     tick: Tick = ignore,
 ) -> Evidence:
@@ -293,6 +297,8 @@ def run(
         max_new_tokens: longest free answer; the world's have at most six tokens.
         preamble: what to put before each question of a file: a text file, or `truthfulqa` for TruthfulQA's own six
             answered questions, which lm-evaluation-harness puts there.
+        form: of the prompts of a file: "Q: ... A:" as lm-evaluation-harness has them (plain), the tokenizer's chat
+            template (chat), or that if it has one (auto).
         only: of a file, `mc` scores the choices alone (MC0, MC1, MC2): no free answers, P(True), P(IK) or wrong steps.
         tick: progress.
     """
@@ -307,7 +313,7 @@ def run(
     if data is not None:
         same = equivalence_of(equivalence)
         return _text(
-            lm, data, n, limit, seed, samples, shuffles, same, max_new_tokens, _read(preamble), only == "mc", tick
+            lm, data, n, limit, seed, samples, shuffles, same, max_new_tokens, _read(preamble), form, only == "mc", tick
         )
     world = probe.world.of(lm)
     if world is None:
@@ -362,6 +368,7 @@ def _text(
     equivalent: Equivalence,
     max_new_tokens: int,
     preamble: str,
+    form: Form,
     only_choices: bool,
     tick: Tick,
 ) -> Evidence:
@@ -371,12 +378,13 @@ def _text(
 
     questions = read_questions(data, selection=Selection(n, seed, limit))
     facts: dict[str, Any] = {"questions": len(questions), "preamble": bool(preamble)}
-    choices = texts.choice_items(lm, questions, preamble, tick if only_choices else part(tick, 0, 4))
+    prompts = texts.prompts_of(lm, questions, preamble, form)
+    choices = texts.choice_items(lm, questions, prompts, tick if only_choices else part(tick, 0, 4))
     if only_choices:
         return Evidence(choices, _choice_tables(choices, choices.head(0)), facts=facts)
-    free = texts.free_items(lm, questions, equivalent, samples, max_new_tokens, seed, preamble, part(tick, 1, 4))
+    free = texts.free_items(lm, questions, prompts, equivalent, samples, max_new_tokens, seed, part(tick, 1, 4))
     (choices, free), layers, p_ik_facts = texts.p_ik(lm, [choices, free], shuffles, seed, part(tick, 2, 4))
-    snowball_items, steps = snowballs.divergence(lm, texts.prompts_of(questions, preamble), seed, part(tick, 3, 4))
+    snowball_items, steps = snowballs.divergence(lm, prompts, seed, part(tick, 3, 4))
     snowball_items["row"] = [question.row for question in questions[: len(snowball_items)]]
     items = pd.concat([choices, free, snowball_items], ignore_index=True)
     tables = _choice_tables(choices, free) | {"snowball": _steps(steps, longest=False)}

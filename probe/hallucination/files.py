@@ -33,7 +33,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logsumexp
 
-from probe.dialogues import answer_logprobs
+from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import DataError, ModelError
 from probe.hallucination.confidence import (
     NAMED,
@@ -163,8 +163,11 @@ def split_answers(parts: Sequence[str]) -> list[str]:
 def choice_scores(
     lm: "LM", prompts: Sequence[str], choices: Sequence[Sequence[str]], tick: Tick = ignore
 ) -> list[NDArray[np.float64]]:
-    """For each prompt the [C] summed log-probabilities of its choices in nats; a blank is put before each choice."""
-    return answer_logprobs(lm, prompts, [[f" {choice}" for choice in group] for group in choices], tick)
+    """For each prompt the [C] summed log-probabilities of its choices in nats, a blank between both."""
+    pairs = zip(prompts, choices, strict=True)
+    return answer_logprobs(
+        lm, prompts, [[completion(prompt, choice) for choice in group] for prompt, group in pairs], tick
+    )
 
 
 def mc1(scores: ArrayLike, true: Sequence[bool]) -> float:
@@ -318,19 +321,21 @@ BATCH = 16
 """Questions that are answered together."""
 
 
-def prompts_of(questions: Sequence[Question], preamble: str = "") -> list[str]:
-    """The prompts: the preamble, if any, an empty line, and the question."""
+def prompts_of(lm: "LM", questions: Sequence[Question], preamble: str = "", form: Form = "plain") -> list[str]:
+    """The prompts: the preamble, if any, an empty line, and the question; as a user's message in the chat form."""
     head = f"{preamble.strip()}\n\n" if preamble.strip() else ""
+    if uses_chat(lm, form):
+        return [dialogue(lm, [Turn("user", head + each.question)], "chat") for each in questions]
     return [head + TEMPLATE.format(question=each.question) for each in questions]
 
 
-def choice_items(lm: "LM", questions: Sequence[Question], preamble: str = "", tick: Tick = ignore) -> pd.DataFrame:
-    """One row a question of kind `choice`.
+def choice_items(lm: "LM", questions: Sequence[Question], prompts: Sequence[str], tick: Tick = ignore) -> pd.DataFrame:
+    """One row a question of kind `choice`, asked by its prompt (`prompts_of`).
 
     Columns: mc0 (NaN where it is not known), mc1, mc2, confidence (mass of mc1's chosen one), right, brier, points, and
     p_right, the chance of a true choice when one of mc1's is drawn as likely as the model makes it.
     """
-    rows, prompts = [], prompts_of(questions, preamble)
+    rows = []
     pairs = [question.mc0.choices if question.mc0 else () for question in questions]
     choices = [
         list(dict.fromkeys([*pair, *question.mc1.choices, *question.mc2.choices]))
@@ -371,11 +376,11 @@ def match(answer: str, question: Question) -> str:
 def free_items(
     lm: "LM",
     questions: Sequence[Question],
+    prompts: Sequence[str],
     equivalent: Equivalence,
     samples: int,
     max_new_tokens: int,
     seed: int,
-    preamble: str = "",
     tick: Tick = ignore,
 ) -> pd.DataFrame:
     """One row a question of kind `free`: the greedy answer, its match, and its agreement with M samples.
@@ -387,7 +392,6 @@ def free_items(
     """
     if samples < 1:
         raise DataError(f"{samples} samples were asked for: give at least 1.")
-    prompts = prompts_of(questions, preamble)
     mains, sampled_texts = [], []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]

@@ -8,6 +8,7 @@ import pandas as pd
 
 import probe.world
 from probe import stats
+from probe.dialogues import Form
 from probe.errors import ConfigError
 from probe.experiments.metrics import Given, Mean, Metric, Share
 from probe.experiments.registry import experiment
@@ -197,7 +198,14 @@ def read(
 
 
 @experiment(
-    "in_context", title="In-context learning", metrics=METRICS, draw=draw, say=say, read=read, across_worlds=True
+    "in_context",
+    title="In-context learning",
+    metrics=METRICS,
+    draw=draw,
+    say=say,
+    read=read,
+    across_worlds=True,
+    light={"heads": 1, "draws": 1},
 )
 def run(
     lm: "LM",
@@ -212,6 +220,7 @@ def run(
     text_field: str = TEXT,
     label_field: str = LABEL,
     template: str = TEMPLATE,
+    form: Form = "plain",
     tick: Tick = ignore,
 ) -> Evidence:
     """What does a model learn from its context alone, how near is that to the best possible, and which heads do it?
@@ -237,6 +246,8 @@ def run(
             content or review.
         label_field: column of the label; for `label` also category, class or sentiment.
         template: how an example is written; it ends in the label.
+        form: of few-shot prompts from a file: never the tokenizer's chat template (plain), always (chat), if it has one
+            (auto).
         tick: progress.
     """
     from probe.autoregression.lags import require_tokens
@@ -257,7 +268,7 @@ def run(
     numbers: list[Given] = []
     if data is not None:
         examples = read_classification(data, text_field, label_field, limit=limit)
-        items, tables, facts = file_parts(lm, examples, n, shots, template, seed, part(tick, 0, 3))
+        items, tables, facts = file_parts(lm, examples, n, shots, template, form, seed, part(tick, 0, 3))
         rows = text_rows(lm, [example.text for example in examples])[:n]
         items += [corpus_items(lm, rows)] if rows else []
     elif world is not None:

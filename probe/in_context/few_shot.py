@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from probe.dialogues import answer_logprobs
+from probe.dialogues import Form, Turn, answer_logprobs, completion, dialogue, uses_chat
 from probe.errors import ConfigError, DataError
 from probe.rows import Row, Rows, Selection, read_rows
 from probe.ticks import Tick, ignore, part
@@ -114,9 +114,14 @@ def few_shot_prompt(examples: Sequence[Example], query: str, template: str = TEM
     return SEPARATOR.join([*done, last])
 
 
+def in_form(lm: "LM", prompt: str, form: Form) -> str:
+    """A few-shot prompt as it is, or as a user's message in the tokenizer's chat template."""
+    return dialogue(lm, [Turn("user", prompt)], "chat") if uses_chat(lm, form) else prompt
+
+
 def label_logprobs(lm: "LM", prompts: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """[N L] summed log-likelihood in nats of each label behind a blank."""
-    return np.stack(answer_logprobs(lm, prompts, [[f" {label}" for label in labels]] * len(prompts)))
+    """[N L] summed log-likelihood in nats of each label, a blank before it."""
+    return np.stack(answer_logprobs(lm, prompts, [[completion(prompt, each) for each in labels] for prompt in prompts]))
 
 
 def answer_table(
@@ -142,7 +147,9 @@ def answer_table(
     )
 
 
-def fitting_shots(lm: "LM", questions: Sequence[Question], shots: Sequence[int], template: str) -> list[int]:
+def fitting_shots(
+    lm: "LM", questions: Sequence[Question], shots: Sequence[int], template: str, form: Form = "plain"
+) -> list[int]:
     """Those numbers of examples with which every prompt fits into the context and has as many examples.
 
     Raises:
@@ -155,7 +162,8 @@ def fitting_shots(lm: "LM", questions: Sequence[Question], shots: Sequence[int],
     for k in sorted(set(shots)):
         if any(len(question.examples) < k for question in questions):
             break
-        prompts = [few_shot_prompt(question.examples[:k], question.query.text, template) for question in questions]
+        texts = [few_shot_prompt(question.examples[:k], question.query.text, template) for question in questions]
+        prompts = [in_form(lm, text, form) for text in texts]
         if context is not None and max(len(encode(lm.tokenizer, prompt)) for prompt in prompts) + ROOM > context:
             break
         fitting.append(k)
@@ -171,6 +179,7 @@ def few_shot_curve(
     shots: Sequence[int] = SHOTS,
     template: str = TEMPLATE,
     seed: int = 0,
+    form: Form = "plain",
     tick: Tick = ignore,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Accuracy by number of examples, and with gold, random and permuted labels at the largest number.
@@ -182,6 +191,7 @@ def few_shot_curve(
         shots: numbers of examples; those that do not fit the context, or the data, are left out.
         template: how an example is written.
         seed: of queries, examples and labels.
+        form: of the prompts, see `probe.dialogues.Form`.
         tick: progress.
 
     Returns:
@@ -195,7 +205,7 @@ def few_shot_curve(
 
     labels = sorted({example.label for example in data})
     questions = draw_questions(data, n, max(shots), seed)
-    fitting = fitting_shots(lm, questions, shots, template)
+    fitting = fitting_shots(lm, questions, shots, template, form)
     parts = len(fitting) + 2
 
     def score(k: int, mode: Mode, rng: np.random.Generator) -> pd.DataFrame:
@@ -204,7 +214,7 @@ def few_shot_curve(
             examples = question.examples[:k]
             new_labels = relabel([example.label for example in examples], labels, mode, rng)
             context = [Example(example.text, label) for example, label in zip(examples, new_labels, strict=True)]
-            prompts.append(few_shot_prompt(context, question.query.text, template))
+            prompts.append(in_form(lm, few_shot_prompt(context, question.query.text, template), form))
         return answer_table(lm, prompts, questions, labels).assign(examples=k)
 
     curves = []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from probe import stats
+from probe.dialogues import Form
 from probe.errors import DataError, ModelError
 from probe.in_context.few_shot import Example, few_shot_curve
 from probe.in_context.text_vectors import function_vectors_text
@@ -22,7 +23,14 @@ SHOTS = 8
 
 
 def file_parts(
-    lm: "LM", examples: Sequence[Example], n: int, shots: tuple[int, ...], template: str, seed: int, tick: Tick
+    lm: "LM",
+    examples: Sequence[Example],
+    n: int,
+    shots: tuple[int, ...],
+    template: str,
+    form: Form,
+    seed: int,
+    tick: Tick,
 ) -> tuple[list[pd.DataFrame], dict[str, pd.DataFrame], dict[str, Any]]:
     """Items, tables and facts: accuracy by number of shots, label ablations, function vectors where they can be had.
 
@@ -32,10 +40,11 @@ def file_parts(
         n: queries at most.
         shots: numbers of examples.
         template: how an example is written.
+        form: of few-shot prompts; the vectors are read from plain ones.
         seed: of all choices.
         tick: progress.
     """
-    curve, labels = few_shot_curve(lm, examples, n, shots, template, seed, part(tick, 0, 2))
+    curve, labels = few_shot_curve(lm, examples, n, shots, template, seed, form, part(tick, 0, 2))
     items, tables = _few_shot(curve, labels)
     facts: dict[str, Any] = {}
     if has_heads(lm) and max(shots) > 0:

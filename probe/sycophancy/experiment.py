@@ -313,7 +313,16 @@ def read(
     return [rows]
 
 
-@experiment("sycophancy", title="Sycophancy", metrics=METRICS, draw=draw, say=say, read=read, version=2)
+@experiment(
+    "sycophancy",
+    title="Sycophancy",
+    metrics=METRICS,
+    draw=draw,
+    say=say,
+    read=read,
+    version=2,
+    light={"interventions": 0},
+)
 def run(
     lm: "LM",
     *,

@@ -81,7 +81,7 @@ def harness(scores: np.ndarray, labels: list[int]) -> tuple[float, float]:
 def test_choices_are_scored_as_the_harness_does(lm: LM) -> None:
     rng = np.random.default_rng(0)
     for question in [*read_questions(JSON), *read_questions(CSV)[:3], *read_questions(HUB)]:
-        prompt = prompts_of([question])[0]
+        prompt = prompts_of(lm, [question])[0]
         assert prompt == f"Q: {question.question}\nA:"
         for targets in (question.mc1, question.mc2):
             slow = slow_scores(lm, prompt, list(targets.choices))
@@ -177,13 +177,13 @@ def test_repeated_choices_of_the_hub_count_as_listed(lm: LM) -> None:
     choices, labels = (list(part) for part in question.mc2)
     assert choices.count("Brine.") == 2
     assert question.correct.count("Brine.") == 1
-    mass = np.exp(slow_scores(lm, prompts_of([question])[0], choices))
+    mass = np.exp(slow_scores(lm, prompts_of(lm, [question])[0], choices))
     split = labels.index(False)  # as its `process_results_mc2`: the true ones come first
-    row = choice_items(lm, [question]).iloc[0]
+    row = choice_items(lm, [question], prompts_of(lm, [question])).iloc[0]
     assert row["mc2"] == pytest.approx(mass[:split].sum() / mass.sum(), rel=1e-3, abs=0)
     once = mass[[choices.index(each) for each in dict.fromkeys(choices)]]
     assert row["mc2"] != pytest.approx(once[: split - 1].sum() / once.sum(), rel=1e-2, abs=0)
-    scores = slow_scores(lm, prompts_of([question])[0], list(question.mc1.choices))
+    scores = slow_scores(lm, prompts_of(lm, [question])[0], list(question.mc1.choices))
     assert row["mc1"] == float(np.argmax(scores) == 0)
     assert row["mc1_chance"] == 1 / 3
 
@@ -225,7 +225,8 @@ def test_a_random_model_chooses_at_chance_and_is_no_different_from_itself(name: 
         rows.append({"question": f"{index}?", "mc1_targets": {word: int(i == 0) for i, word in enumerate(words)}})
         rows[-1]["mc2_targets"] = rows[-1]["mc1_targets"]
     (tmp_path / "null.json").write_text(json.dumps(rows))
-    items = choice_items(lm, read_questions(tmp_path / "null.json"))
+    questions = read_questions(tmp_path / "null.json")
+    items = choice_items(lm, questions, prompts_of(lm, questions))
     for metric in ("mc1", "mc2"):
         values = items[metric].to_numpy()
         assert abs(values.mean() - 0.25) < 3 * values.std() / np.sqrt(240)
@@ -244,15 +245,15 @@ def test_a_random_model_chooses_at_chance_and_is_no_different_from_itself(name: 
 def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
     """Exact over the choices; over free answers the share of samples that say one of the right answers."""
     questions = read_questions(CSV)
-    items = choice_items(lm, questions)
+    items = choice_items(lm, questions, prompts_of(lm, questions))
     for question, found in zip(questions, items["p_right"], strict=True):
-        mass = np.exp(slow_scores(lm, prompts_of([question])[0], list(question.mc1.choices)))
+        mass = np.exp(slow_scores(lm, prompts_of(lm, [question])[0], list(question.mc1.choices)))
         assert found == pytest.approx(mass[np.array(question.mc1.labels)].sum() / mass.sum(), abs=1e-4)
     asked = [asked_of(f"{i}?", {"x": True}) for i in range(3)]
-    drawn = lm.generate(prompts_of(asked), n=6, max_new_tokens=1, seed=5).text
+    drawn = lm.generate(prompts_of(lm, asked), n=6, max_new_tokens=1, seed=5).text
     said = [[normalise(first_line(text)) for text in drawn[6 * i : 6 * i + 6]] for i in range(3)]
     asked = [asked_of(q.question, {max(said[i], key=len): True}) for i, q in enumerate(asked)]
-    free = free_items(lm, asked, identical, samples=6, max_new_tokens=1, seed=5)
+    free = free_items(lm, asked, prompts_of(lm, asked), identical, samples=6, max_new_tokens=1, seed=5)
     expected = [np.mean([text == max(group, key=len) for text in group]) for group in said]
     assert list(free["p_right"]) == pytest.approx(expected)
     assert 0 < max(expected) < 1
@@ -260,10 +261,10 @@ def test_the_chance_of_a_right_answer_is_that_of_a_sample(lm: LM) -> None:
 
 def test_uncertainty_is_held_against_what_the_greedy_answer_matches(lm: LM) -> None:
     asked = [asked_of(f"{i}?", {"x": True}) for i in range(4)]
-    mains = [first_line(text) for text in lm.generate(prompts_of(asked), max_new_tokens=2, temperature=0.0).text]
+    mains = [first_line(text) for text in lm.generate(prompts_of(lm, asked), max_new_tokens=2, temperature=0.0).text]
     references = [{mains[0]: True, "x": False}, {mains[1]: False, "x": True}, {"x": True}, {"I have no comment.": True}]
     asked = [asked_of(q.question, each) for q, each in zip(asked, references, strict=True)]
-    free = free_items(lm, asked, identical, samples=5, max_new_tokens=2, seed=1)
+    free = free_items(lm, asked, prompts_of(lm, asked), identical, samples=5, max_new_tokens=2, seed=1)
     np.testing.assert_equal(free["wrong"].to_numpy(), [0.0, 1.0, np.nan, np.nan])
     metrics = {
         metric.name: metric.row(free) for metric in METRICS if metric.name.endswith("_free") and metric.applies(free)
@@ -373,7 +374,7 @@ def test_the_best_answer_against_the_best_incorrect_one(lm: LM, tmp_path: Path) 
     (tmp_path / "a.jsonl").write_text(json.dumps({"question": "Do cows drink milk?", "mc0_targets": targets} | old))
     result = probe.run_experiment("hallucination", lm, data=path, only="mc")
     first, second = result.items["mc0"]
-    right, wrong = slow_scores(lm, prompts_of(read_questions(path))[0], targets["choices"])
+    right, wrong = slow_scores(lm, prompts_of(lm, read_questions(path))[0], targets["choices"])
     assert first == float(right > wrong)
     assert np.isnan(second)
     assert result.summary.set_index("metric").loc["mc0", "n"] == 1
@@ -389,7 +390,7 @@ def test_all_rows_by_default_the_first_of_them_or_some(lm: LM) -> None:
 
     every, first, drawn, few = ask(), ask(limit=3), ask(limit=5, n=2), ask(n=6, seed=3)
     prompts = list(every.items["prompt"])
-    assert prompts == prompts_of(read_questions(CSV))
+    assert prompts == prompts_of(lm, read_questions(CSV))
     assert list(first.items["prompt"]) == prompts[:3]
     assert len(drawn.items) == 2
     assert set(drawn.items["prompt"]) <= set(prompts[:5])

@@ -1,0 +1,126 @@
+"""In which form the prompts of a data file were sent, and how much the form alone changes.
+
+A tokenizer with a chat template gives each question two forms: as a user's message in the template, and plain. Which of
+them was sent can matter as much as the model. So an experiment over a file that takes a `form` asks some of its
+questions again in the other one: the table `forms` has every metric in both, on the same rows of the file, and the
+difference with its paired interval.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from probe.dialogues import uses_chat
+from probe.errors import ProbeError
+from probe.experiments.metrics import ITEM, differences, summarise
+from probe.numbers import in_unit
+from probe.terms import DIFFERENCE, RATES, Term
+
+if TYPE_CHECKING:
+    from probe.experiments.metrics import Metric
+    from probe.experiments.registry import Experiment
+    from probe.experiments.result import Evidence, Result
+    from probe.model.lm import LM
+
+QUESTIONS = 40
+"""That are asked again, at most."""
+FORMS = "forms"
+"""The table: metric, value, ci_low, ci_high, n of the form that was sent; `other` with its interval, the difference."""
+NAMED = 2
+"""Metrics that the sentence names, the first that both forms have."""
+SIDES = {
+    "value": "baseline",
+    "ci_low": "baseline_low",
+    "ci_high": "baseline_high",
+    "other": "value",
+    "other_low": "ci_low",
+    "other_high": "ci_high",
+    "difference": "difference",
+    "difference_low": "difference_low",
+    "difference_high": "difference_high",
+}
+"""Columns of the table, and those of a comparison of the other form with the one that was sent as its baseline."""
+
+
+def compare_forms(
+    experiment: "Experiment",
+    lm: "LM",
+    arguments: Mapping[str, Any],
+    sent: "Evidence",
+    ask: Callable[[Mapping[str, Any]], "Evidence"],
+    metrics_of: "Callable[[Experiment, pd.DataFrame], tuple[Metric, ...]]",
+) -> "Evidence":
+    """The evidence with the fact `form`, and with the table `forms` where the model has two.
+
+    Args:
+        experiment: whose function takes a `form`; any other is left as it is.
+        lm: the model.
+        arguments: of the function.
+        sent: the evidence in the form that was sent.
+        ask: gives the evidence for other arguments.
+        metrics_of: the metrics of an experiment for a table of items.
+    """
+    if "form" not in arguments or arguments.get("data") is None:
+        return sent
+    form = "chat" if uses_chat(lm, arguments["form"]) else "plain"
+    facts = {**sent.facts, "form": form}
+    if lm.tokenizer.chat_template is None:
+        return replace(sent, facts=facts)
+    other = "plain" if form == "chat" else "chat"
+    few = {"form": other, "n": min(arguments["n"], QUESTIONS)}
+    try:
+        again = ask({**arguments, **experiment.light, **few})
+    except ProbeError as error:  # such as a text that no longer fits the context
+        return replace(sent, facts={**facts, "other_form": f"left out: {error}"})
+    mine, others = _by_row(sent.items), _by_row(again.items)
+    shared = set(mine[ITEM]) & set(others[ITEM])
+    mine, others = mine[mine[ITEM].isin(shared)], others[others[ITEM].isin(shared)]
+    if not shared:
+        return replace(sent, facts=facts)
+    seed = int(arguments.get("seed") or 0)
+    metrics = metrics_of(experiment, pd.concat([mine, others]))
+    before, after = (summarise(metrics, items, (), seed) for items in (mine, others))
+    table = differences(metrics, after, before, others, mine, seed)
+    table = table[table["baseline"].notna() & table["value"].notna()]
+    named = {name: table[column] for name, column in SIDES.items()}
+    forms = pd.DataFrame({"metric": table["metric"], **named, "n": table["n"]})
+    return replace(sent, facts={**facts, "other_form": other}, tables={**sent.tables, FORMS: forms})
+
+
+def _by_row(items: pd.DataFrame) -> pd.DataFrame:
+    """The items that belong to a row of the file, named by it: how many rows were asked does not change the name."""
+    if "row" not in items:
+        return items.iloc[:0].assign(**{ITEM: ""})
+    items = items[items["row"].notna()]
+    names = items["row"].astype(str)
+    names = names + " " + items["kind"].astype(str) if "kind" in items else names
+    return items.assign(**{ITEM: names + " " + names.groupby(names).cumcount().astype(str)})
+
+
+def form_notes(result: "Result", experiment: "Experiment | None") -> list[str]:
+    """A sentence a model: the form that was sent, and what the other one changes."""
+    notes = []
+    table = result.tables.get(FORMS, pd.DataFrame())
+    for model in result.meta.get("models", ()):
+        facts = model.get("facts") or {}
+        if "form" not in facts:
+            continue
+        note, other = f"{model['label']} was asked in the {facts['form']} form", str(facts.get("other_form", ""))
+        rows = table[table["model"] == model["label"]] if len(table) else table
+        if other.startswith("left out"):
+            note += f"; the other form is {other}"
+        elif len(rows):
+            changes = [_change(row, experiment) for row in rows.head(NAMED).to_dict("records")]
+            note += f". In the {other} form, asked of {int(rows['n'].max())} items: {'; '.join(changes)}"
+        notes.append(f"{note.removesuffix('.')}.")
+    return notes
+
+
+def _change(row: Mapping[Any, Any], experiment: "Experiment | None") -> str:
+    term = experiment.term(row["metric"]) if experiment else Term(row["metric"])
+    value, other = (in_unit(term.unit, row[name], float("nan"), float("nan")) for name in ("value", "other"))
+    unit = DIFFERENCE if term.unit in RATES else term.unit
+    gap = in_unit(unit, row["difference"], row["difference_low"], row["difference_high"], sign=True)
+    return f"{term.title} {other} instead of {value} ({gap})"

@@ -31,6 +31,11 @@ def part(tick: "Tick | None", index: int, count: int) -> Tick:
     return moved
 
 
+def between(tick: Tick, start: float, end: float) -> Tick:
+    """The tick of the work between two shares of a computation."""
+    return lambda share: tick(start + (end - start) * min(max(share, 0.0), 1.0))
+
+
 RECENT_S = 60.0
 """Seconds over which a pace is measured: work that goes on where it stopped has its first part at once."""
 

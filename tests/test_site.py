@@ -53,7 +53,7 @@ def test_the_curves_of_a_page_were_logged_by_its_method(method: str):
     runs, metrics = place["runs"].split(), place["metrics"].split()
     assert {figures.open_run(figures.SAMPLES / run).method for run in runs} == {method}
     figure = figures.curves(runs, metrics)
-    titles = [note.text for note in figure.layout.annotations]
+    titles = [note.text.replace("<br>", " ") for note in figure.layout.annotations]
     assert titles == [escape(term(metric, f"train/{method}").label) for metric in metrics]
     lines = [trace for trace in figure.data if trace.y is not None and len(trace.y) > 1]
     assert len(lines) == len(runs) * len(metrics)

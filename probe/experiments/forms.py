@@ -17,6 +17,7 @@ from probe.errors import ProbeError
 from probe.experiments.metrics import ITEM, differences, summarise
 from probe.numbers import in_unit
 from probe.terms import DIFFERENCE, RATES, Term
+from probe.ticks import Tick
 
 if TYPE_CHECKING:
     from probe.experiments.metrics import Metric
@@ -29,7 +30,7 @@ QUESTIONS = 40
 FORMS = "forms"
 """The table: metric, value, ci_low, ci_high, n of the form that was sent; `other` with its interval, the difference."""
 NAMED = 2
-"""Metrics that the sentence names, the first that both forms have."""
+"""Metrics that the sentence names, the first that the form changes."""
 SIDES = {
     "value": "baseline",
     "ci_low": "baseline_low",
@@ -49,7 +50,8 @@ def compare_forms(
     lm: "LM",
     arguments: Mapping[str, Any],
     sent: "Evidence",
-    ask: Callable[[Mapping[str, Any]], "Evidence"],
+    ask: Callable[[Mapping[str, Any], Tick], "Evidence"],
+    tick: Tick,
     metrics_of: "Callable[[Experiment, pd.DataFrame], tuple[Metric, ...]]",
 ) -> "Evidence":
     """The evidence with the fact `form`, and with the table `forms` where the model has two.
@@ -60,18 +62,19 @@ def compare_forms(
         arguments: of the function.
         sent: the evidence in the form that was sent.
         ask: gives the evidence for other arguments.
+        tick: of asking again.
         metrics_of: the metrics of an experiment for a table of items.
     """
     if "form" not in arguments or arguments.get("data") is None:
         return sent
     form = "chat" if uses_chat(lm, arguments["form"]) else "plain"
     facts = {**sent.facts, "form": form}
-    if lm.tokenizer.chat_template is None:
+    if not count_again(lm, arguments):
         return replace(sent, facts=facts)
     other = "plain" if form == "chat" else "chat"
-    few = {"form": other, "n": min(arguments["n"], QUESTIONS)}
+    few = {"form": other, "n": count_again(lm, arguments)}
     try:
-        again = ask({**arguments, **experiment.light, **few})
+        again = ask({**arguments, **experiment.light, **few}, tick)
     except ProbeError as error:  # such as a text that no longer fits the context
         return replace(sent, facts={**facts, "other_form": f"left out: {error}"})
     mine, others = _by_row(sent.items), _by_row(again.items)
@@ -87,6 +90,12 @@ def compare_forms(
     named = {name: table[column] for name, column in SIDES.items()}
     forms = pd.DataFrame({"metric": table["metric"], **named, "n": table["n"]})
     return replace(sent, facts={**facts, "other_form": other}, tables={**sent.tables, FORMS: forms})
+
+
+def count_again(lm: "LM", arguments: Mapping[str, Any]) -> int:
+    """How many questions are asked again in the other form; none where a model or an experiment has one form alone."""
+    both = "form" in arguments and arguments.get("data") is not None and lm.tokenizer.chat_template is not None
+    return min(int(arguments["n"]), QUESTIONS) if both else 0
 
 
 def _by_row(items: pd.DataFrame) -> pd.DataFrame:
@@ -112,7 +121,9 @@ def form_notes(result: "Result", experiment: "Experiment | None") -> list[str]:
         if other.startswith("left out"):
             note += f"; the other form is {other}"
         elif len(rows):
-            changes = [_change(row, experiment) for row in rows.head(NAMED).to_dict("records")]
+            different = rows[rows["value"] != rows["other"]]
+            leading = (different if len(different) else rows).head(NAMED)
+            changes = [_change(row, experiment) for row in leading.to_dict("records")]
             note += f". In the {other} form, asked of {int(rows['n'].max())} items: {'; '.join(changes)}"
         notes.append(f"{note.removesuffix('.')}.")
     return notes

@@ -23,7 +23,7 @@ import pandas as pd
 
 import probe.world
 from probe.errors import ConfigError, DataError, ProbeError
-from probe.experiments.forms import compare_forms
+from probe.experiments.forms import compare_forms, count_again
 from probe.experiments.metrics import ITEM, Mean, Metric, Share, differences, questions, summarise
 from probe.experiments.registry import SHARED, Experiment, hint_of
 from probe.experiments.result import MODEL, Evidence, Result, label_items, stack
@@ -32,7 +32,7 @@ from probe.plugins import BUILT_IN, code_hash, failure, source_hash
 from probe.rows import Rows, Selection
 from probe.runs.directories import find, is_run
 from probe.runs.schema import jsonable
-from probe.ticks import Tick, ignore, part
+from probe.ticks import Tick, between, ignore, part
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -382,9 +382,12 @@ def perform(experiment: Experiment, lm: "LM | str", *, tick: Tick | None = None,
     start = time.perf_counter()
     evidence = []
     for index, model in enumerate(request.models):
-        sent = _ask(experiment, model, request.arguments, part(tick, index, len(request.models)))
+        arguments, again = request.arguments, count_again(model, request.arguments)
+        own, share = part(tick, index, len(request.models)), 1 - again / (arguments["n"] + again) if again else 1.0
         ask = functools.partial(_ask, experiment, model)
-        evidence.append(compare_forms(experiment, model, request.arguments, sent, ask, metrics_of))
+        sent = ask(arguments, between(own, 0, share))
+        rest = between(own, share, 1)
+        evidence.append(compare_forms(experiment, model, arguments, sent, ask, rest, metrics_of))
         if tick is not None:
             tick((index + 1) / len(request.models))
     return assemble(request, evidence, time.perf_counter() - start)

@@ -17,7 +17,7 @@ RELATIVE = "relative step"
 AXES = {"step": "step", RELATIVE: "step (% of the run)", "time": "training time (s)"}
 HOVER_WIDTH = 60
 """Characters of a line of a definition under the mouse."""
-TITLE_WIDTH = 18
+TITLE_WIDTH = 22
 """Characters of a line of a panel's title."""
 REWARD = ("reward", "kl", "expected_gold", "kl_to_optimal", "expected_reward", "kl_to_reference", "reward_std")
 """Headline metrics of a method that samples, in this order; the loss of a policy gradient is not one."""
@@ -125,10 +125,11 @@ def metric_curves(
     columns = max(1, min(columns, len(metrics)))
     rows = max(1, ceil(len(metrics) / columns))
     words = {metric: _term(metric, runs, methods or {}) for metric in metrics}
+    titles = [escape_lines(each.label, TITLE_WIDTH) for each in words.values()]
     figure = make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[escape_lines(each.label, TITLE_WIDTH) for each in words.values()],
+        subplot_titles=titles,
         horizontal_spacing=0.3 / columns**1.5 if columns > 1 else 0.0,
         vertical_spacing=min(0.4 / rows, 0.3),
     )
@@ -152,7 +153,7 @@ def metric_curves(
     figure.update_layout(
         template=template(LIGHT),
         hovermode="x unified" if len(metrics) == 1 else "closest",
-        margin={"t": 56},
+        margin={"t": 40 + 16 * max((title.count("<br>") + 1 for title in titles[:columns]), default=1)},
         legend={"yref": "container", "y": 1, "yanchor": "top"},
     )
     return figure

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import DataError, ProbeError
+from probe.experiments.forms import form_notes
 from probe.experiments.registry import Experiment, experiments, find_experiment
 from probe.experiments.result import Result
 from probe.experiments.run import finish, join, rename_model
@@ -44,9 +45,10 @@ class Measured:
 
     @property
     def sentences(self) -> list[str]:
-        """What was found, in one sentence, or one a model."""
+        """What was found, in one sentence, or one a model; and in which form files were asked."""
         parts = [self.joint] if self.joint else list(self.by_run.values())
-        return [each.finding for each in parts if each.finding]
+        notes = [note for each in parts for note in form_notes(each, self.experiment)]
+        return [each.finding for each in parts if each.finding] + notes
 
     @property
     def figures(self) -> "list[tuple[str, go.Figure]]":

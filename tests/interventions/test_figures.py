@@ -95,8 +95,8 @@ def test_doses_show_the_interval_the_null_and_the_cost():
     names = [trace.name for trace in figure.data if trace.name]
     assert names == ["random directions", "this direction", "accuracy", "kl"]
     assert [note.text for note in figure.layout.annotations][1:] == [
-        "unrelated questions right",
-        "KL to the unsteered model",
+        "unrelated<br>questions right",
+        "KL to the<br>unsteered model",
     ]
     assert HOSTILE not in figure.to_json()
     bare = dose_curves(table[["alpha", "target", "target_low", "target_high"]], label="x", colour="#3F78C6")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from probe.experiments.registry import Experiment
     from probe.experiments.result import Result
 
+MANY = 100
+"""Rows of a file beyond which the command says beforehand how many it asks."""
 UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
@@ -90,12 +92,16 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
     options = {each.name: getattr(settings, each.name) for each in fields(own)}
     if settings.out:
         check_target(settings.out)
-    for note in prepare(experiment, **options).notes:  # files are refused before a model is loaded
+    files = prepare(experiment, **options)  # they are refused before a model is loaded
+    for note in files.notes:
         say(f"probe: note: {note}", error=True)
     from probe.model.rewards import analysable  # torch, which nobody who asks for help waits for
 
     models = [analysable(ref) for ref in (settings.model, *settings.also, settings.baseline) if ref]
     parts = []
+    if files.read and experiment.counts_rows and files.options["n"] > MANY:
+        count = f"{files.options['n']:,} of its rows; --limit and --n take fewer"
+        say(f"probe: asking `{files.options['data']}`, {count}", error=True)
     try:
         with Progress(experiment.title) as bar:
             for index, (lm, label) in enumerate(zip(models, labels(models), strict=True)):

@@ -1,4 +1,4 @@
-"""Scores of TruthfulQA's choices on SmolLM2-135M-Instruct, beside lm-evaluation-harness on the same 80 questions.
+"""Scores of TruthfulQA's choices on SmolLM2-135M-Instruct, beside lm-evaluation-harness on the same questions.
 
     TRUTHFULQA=TruthfulQA.csv python -m benchmarks choices
 
@@ -18,11 +18,13 @@ from probe.hallucination.files import PREAMBLES, choice_scores, prompts_of, read
 from probe.model.lm import LM
 
 MODEL = Path(".cache/SmolLM2-135M-Instruct")
-QUESTIONS, BATCH = 80, 16
+BATCH = 16
+CASES = (("", "", 80), (", its preamble before each", PREAMBLES["truthfulqa"], 20))
+"""Name, preamble, and questions: six answered questions before each make every one of them longer."""
 
 
 def run() -> tuple[list[Row], list[str]]:
-    """With the harness's six answered questions before each, as its task has them, and without."""
+    """The first questions of the file without the harness's preamble, and fewer with it."""
     file = os.environ.get("TRUTHFULQA")
     if file is None or not MODEL.is_dir() or find_spec("lm_eval") is None:
         return [], ["choices: not measured, which needs TRUTHFULQA=FILE, `make real-model` and lm-eval."]
@@ -31,10 +33,10 @@ def run() -> tuple[list[Row], list[str]]:
 
     lm = LM.load(str(MODEL), dtype="float32")
     harness = HFLM(pretrained=str(MODEL), device="cpu", dtype="float32", batch_size=BATCH)
-    questions = read_questions(file)[:QUESTIONS]
-    choices = [list(dict.fromkeys([*each.mc1.choices, *each.mc2.choices])) for each in questions]
     rows, gaps = [], []
-    for name, preamble in (("with its preamble", PREAMBLES["truthfulqa"]), ("without", "")):
+    for name, preamble, count in CASES:
+        questions = read_questions(file)[:count]
+        choices = [list(dict.fromkeys([*each.mc1.choices, *each.mc2.choices])) for each in questions]
         prompts = prompts_of(lm, questions, preamble)
         pairs = [(prompt, f" {each}") for prompt, group in zip(prompts, choices, strict=True) for each in group]
         requests = [Instance("loglikelihood", {}, pair, 0) for pair in pairs]
@@ -44,12 +46,12 @@ def run() -> tuple[list[Row], list[str]]:
             sums = np.array([score for score, _ in harness.loglikelihood(requests, disable_tqdm=True)])
             return [sums[start:end] for start, end in pairwise(ends)]
 
-        def ours(prompts: list[str] = prompts) -> list[np.ndarray]:
+        def ours(prompts: list[str] = prompts, choices: list[list[str]] = choices) -> list[np.ndarray]:
             return choice_scores(lm, prompts, choices)
 
         gaps.append(max(float(np.abs(a - b).max()) for a, b in zip(theirs(), ours(), strict=True)))
-        title = f"{len(pairs)} choices of {QUESTIONS} questions, {name}"
+        title = f"{len(pairs)} choices of {count} questions{name}"
         sides = (f"lm-eval, batches of {BATCH}", theirs), ("choice_scores", ours)
-        rows.append(compare(title, *sides, repeats=3, warmup=0, target="at most 1"))
+        rows.append(compare(title, *sides, repeats=2, warmup=0, target="at most 1"))
     note = f"choices: both ways differ by at most {max(gaps):.1e} nats ({torch.get_num_threads()} torch threads)."
     return rows, [note]

@@ -95,7 +95,7 @@ def test_an_experiment_appears_runs_and_is_found_again(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("what is stored is not computed again")
 
-    monkeypatch.setattr(source, "perform", never)
+    monkeypatch.setattr(source.store, "perform", never)
     again = show(fresh, page=PAGE, **{"echo.n": "6"})
     assert heading(again) == heading(app)
     assert all(each.key != RUN for each in again.button)

@@ -278,21 +278,21 @@ class Gradient:
         return total + (self.value_weights * self.values).sum()
 
 
-def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], **known: Any) -> Weights:
+def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], **facts: Any) -> Weights:
     """w_t of a method from the log-probabilities of tokens and what the method knows of them.
 
     Args:
         method: pretrain, sft, rsft, dpo, rlhf or rlvr.
         logprobs: log pi(y_t | x, y_<t) in nats.
         mask: tokens that count.
-        known: what else the method's function takes: nothing (`imitation_weights`, pretrain and sft), or see
+        facts: what else the method's function takes: nothing (`imitation_weights`, pretrain and sft), or see
             `selection_weights` (rsft), `pair_weights` (dpo), `policy_weights` (rlhf), `group_weights` (rlvr).
 
     Raises:
         ConfigError: another method.
         DataError: log-probabilities and mask of different shapes.
     """
-    functions = {each.method: each.weights for each in SEEN.values()}
+    functions = {each.method: each.weights for each in KINDS.values()}
     if method not in functions:
         raise ConfigError(f"The method {method!r} has no weights of tokens: give one of {', '.join(functions)}.")
     if logprobs.shape != mask.shape:
@@ -301,7 +301,7 @@ def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor
             " flag for each token."
         )
     with torch.no_grad():
-        return functions[method](logprobs.detach(), mask, **known)
+        return functions[method](logprobs.detach(), mask, **facts)
 
 
 def read(config: TrainConfig, model: nn.Module, examples: Sequence[Any]) -> Gradient:
@@ -310,13 +310,13 @@ def read(config: TrainConfig, model: nn.Module, examples: Sequence[Any]) -> Grad
     Args:
         config: of the method; what its loss reads of it counts.
         model: what the method's loss takes: a causal language model, for RLHF with its head (`ModelWithHead`).
-        examples: of the method: what its loss takes.
+        examples: the whole batch of an update, as the method's loss takes it; the denominators are those of it.
 
     Raises:
         ConfigError: a config of a method without such weights.
         DataError: an empty prompt, or a sequence longer than the model's context.
     """
-    return _seen(config).read(config, model, examples)
+    return _kind(config).read(config, model, examples)
 
 
 def gradient_gap(config: TrainConfig, loss: LossFunction, model: nn.Module, examples: Sequence[Any]) -> float:
@@ -344,14 +344,14 @@ def gradient_gap(config: TrainConfig, loss: LossFunction, model: nn.Module, exam
     return max(gaps, default=0.0)
 
 
-def _seen(config: TrainConfig) -> "Seen":
-    if type(config) not in SEEN:
-        names = ", ".join(kind.__name__ for kind in SEEN)
+def _kind(config: TrainConfig) -> "Kind":
+    if type(config) not in KINDS:
+        names = ", ".join(options.__name__ for options in KINDS)
         raise ConfigError(
             f"{type(config).__name__} is of a method without weights of tokens: give one of {names} (for continual"
             " learning that of its objective)."
         )
-    return SEEN[type(config)]
+    return KINDS[type(config)]
 
 
 def _documents(config: PretrainConfig, model: nn.Module, rows: Sequence[np.ndarray]) -> Gradient:
@@ -453,26 +453,26 @@ def _groups(config: RLVRConfig, model: nn.Module, examples: Sequence[Any]) -> Gr
     return Gradient("rlvr", [c.ids for c in completions], logprobs, mask, weights)
 
 
-class Seen(NamedTuple):
-    """A method as it is seen here."""
+class Kind(NamedTuple):
+    """A method: its name, its source of y, and its weights."""
 
     method: str
     """As `probe train` calls it."""
     source: str
     """Where y comes from."""
     weights: Callable[..., Weights]
-    """From log-probabilities, mask and what else is known."""
+    """From log-probabilities, mask and what else the method knows."""
     read: Callable[[Any, nn.Module, Sequence[Any]], Gradient]
     """From config, model and examples."""
 
 
-SEEN: dict[type[TrainConfig], Seen] = {
-    PretrainConfig: Seen("pretrain", "documents", imitation_weights, _documents),
-    SFTConfig: Seen("sft", "demonstrations", imitation_weights, _demonstrations),
-    RSFTConfig: Seen("rsft", "samples of the policy, selected", selection_weights, _selections),
-    DPOConfig: Seen("dpo", "pairs", pair_weights, _pairs),
-    RLHFConfig: Seen("rlhf", "samples of the policy", policy_weights, _experiences),
-    RLVRConfig: Seen("rlvr", "samples of the policy", group_weights, _groups),
+KINDS: dict[type[TrainConfig], Kind] = {
+    PretrainConfig: Kind("pretrain", "documents", imitation_weights, _documents),
+    SFTConfig: Kind("sft", "demonstrations", imitation_weights, _demonstrations),
+    RSFTConfig: Kind("rsft", "samples of the policy, selected", selection_weights, _selections),
+    DPOConfig: Kind("dpo", "pairs", pair_weights, _pairs),
+    RLHFConfig: Kind("rlhf", "samples of the policy", policy_weights, _experiences),
+    RLVRConfig: Kind("rlvr", "samples of the policy", group_weights, _groups),
 }
 """The methods by the class of their options, in the order of the paper."""
 
@@ -492,11 +492,16 @@ class SideBySide(Drawable):
         """
         return self.rows.copy()
 
-    def figure(self) -> "go.Figure":
-        """One panel a method, a row a completion: tokens coloured by w_t, on one scale that is centred on zero."""
+    def figure(self, relative: bool = False) -> "go.Figure":
+        """One panel a method, a row a completion: tokens coloured by w_t, on one scale that is centred on zero.
+
+        Args:
+            relative: colour each method by the share of its own largest weight, where sizes differ by orders (IPO's
+                are near 1 / beta, those of Dr. GRPO are divided by the longest completion allowed).
+        """
         from probe.rewards.figures import token_weights as draw
 
-        return draw(self.rows)
+        return draw(self.rows, relative)
 
 
 def side_by_side(
@@ -531,7 +536,7 @@ def side_by_side(
             f"{len(completions)} completions have the rewards {list(rewards)}: give each a finite number, and two of"
             " them different ones."
         )
-    titles = configs or {each.method: kind(**_UNUSED) for kind, each in SEEN.items()}
+    titles = configs or {kind.method: options(**_PATHS) for options, kind in KINDS.items()}
     encoded = [encode_completion(lm, prompt, text) for text in completions]
     check_lengths(lm.model, [encoded[0].prompt], [example.tokens for example in encoded])
     case = _Case(lm, reference or lm, encoded, list(completions), list(map(float, rewards)))
@@ -540,7 +545,7 @@ def side_by_side(
     return SideBySide(pd.concat(tables, ignore_index=True))
 
 
-_UNUSED: dict[str, Any] = {"out": Path("unused"), "base": "unused"}
+_PATHS: dict[str, Any] = {"out": Path("unused"), "base": "unused"}
 """Options that no loss reads."""
 
 
@@ -556,15 +561,15 @@ class _Case:
 
     def table(self, title: str, config: TrainConfig) -> pd.DataFrame:
         """The rows of one method."""
-        seen = _seen(config)
+        kind = _kind(config)
         model, examples, numbers = self.examples(config)
-        gradient = seen.read(config, model, examples)
+        gradient = kind.read(config, model, examples)
         rows = []
         for number, ids, row, kl in zip(numbers, gradient.completions, *gradient.weights, strict=True):
             start = self.encoded[number].tokens - len(ids)
             columns = zip(ids, pieces(self.lm.tokenizer, ids), row.tolist(), kl.tolist(), strict=False)
             rows += [
-                (title, seen.source, number, self.rewards[number], start + t, *column)
+                (title, kind.source, number, self.rewards[number], start + t, *column)
                 for t, column in enumerate(columns)
             ]
         names = ["method", "source", "completion", "reward", "position", "id", "token", "weight", "kl"]

@@ -503,7 +503,7 @@ def token_effects(found: "Contrast", colours: Mapping[str, str], chosen: tuple[s
     return panels.figure(margin={"t": 60, "b": 52}, legend={"yref": "container", "y": 1, "yanchor": "top"})
 
 
-def token_weights(table: pd.DataFrame) -> go.Figure:
+def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
     """What tokens weigh in the gradient of several methods: a panel a method, a row a completion, one scale for all.
 
     Blue tokens become more probable, orange ones less; a completion that a method does not learn from has no row.
@@ -511,6 +511,7 @@ def token_weights(table: pd.DataFrame) -> go.Figure:
     Args:
         table: columns method, source, completion (from 0), reward, position, token and weight, one row a method and
             token.
+        relative: colour by the share of the method's own largest weight; what is written in a cell stays the weight.
     """
     parts = [(str(method), rows) for method, rows in table.groupby("method", sort=False)]
     heights = [rows["completion"].nunique() for _, rows in parts]
@@ -528,10 +529,11 @@ def token_weights(table: pd.DataFrame) -> go.Figure:
         rewards = dict(zip(part["completion"], part["reward"], strict=True))
         numbers = sorted(rewards)
         values = np.full((len(numbers), last - first + 1), np.nan)
+        unit = float(part["weight"].abs().max()) or 1.0 if relative else 1.0
         written, hover = np.full(values.shape, "", object), np.full(values.shape, "", object)
         for row in records(part):
             cell, token = (numbers.index(row["completion"]), row["position"] - first), str(row["token"])
-            values[cell] = row["weight"]
+            values[cell] = row["weight"] / unit
             written[cell] = f"{escape(shorten(token, 8))}<br>" + (f"{row['weight']:+.2g}" if row["weight"] else "0")
             hover[cell] = f"{escape(token)} at position {row['position']}: w = {row['weight']:+.4g}"
         trace = go.Heatmap(
@@ -554,8 +556,8 @@ def token_weights(table: pd.DataFrame) -> go.Figure:
     figure.update_xaxes(title_text="position of the token", row=len(parts), col=1)
     figure.update_xaxes(dtick=1 + (last - first) // 30, ticks="", showgrid=False, zeroline=False, showline=False)
     figure.update_yaxes(ticks="", showgrid=False, zeroline=False, showline=False)
-    bound = float(table["weight"].abs().max()) or 1.0
-    axis = colour_axis("w", low=-bound, high=bound, diverging=True)
+    bound = 1.0 if relative else float(table["weight"].abs().max()) or 1.0
+    axis = colour_axis("w / max" if relative else "w", low=-bound, high=bound, diverging=True)
     figure.update_layout(template=template(LIGHT), height=height + 80, margin={"t": 30, "b": 50}, coloraxis=axis)
     return figure.update_annotations(font_size=12)
 

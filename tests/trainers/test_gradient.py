@@ -31,7 +31,7 @@ from trainers.config import (
 )
 from trainers.dpo import DPO, with_reference
 from trainers.gradient import (
-    SEEN,
+    KINDS,
     Gradient,
     gradient_gap,
     group_weights,
@@ -165,7 +165,7 @@ VARIANTS: dict[str, tuple[type[TrainConfig], dict[str, Any], list[list[float]]]]
     **{
         f"rlvr {normalisation} {estimator}": (
             RLVRConfig,
-            HARD | {"beta": 0.3, "normalisation": normalisation, "kl_estimator": estimator, "epsilon_high": 0.28},
+            HARD | {"beta": 0.3, "normalisation": normalisation, "kl_estimator": estimator, "epsilon_high": 1.5},
             REWARDS,
         )
         for normalisation in ("grpo", "dr_grpo", "dapo")
@@ -309,7 +309,7 @@ def test_a_masked_token_weighs_nothing_and_changes_nothing() -> None:
         "rlhf": {"old": old, "advantages": advantages[:, None].expand(4, 3)},
         "rlvr": {"old": old, "advantages": advantages, "reference": reference},
     }
-    assert known.keys() == {each.method for each in SEEN.values()}
+    assert known.keys() == {each.method for each in KINDS.values()}
     for method, rest in known.items():
         found = token_weights(method, logprobs, mask, **rest)
         assert found.values.shape == found.kl.shape == logprobs.shape
@@ -374,6 +374,11 @@ def test_side_by_side_on_one_prompt() -> None:
     assert scale.cmax == -scale.cmin == pytest.approx(table["weight"].abs().max())
     drawn = np.concatenate([trace.z[np.isfinite(trace.z)] for trace in figure.data])
     assert sorted(drawn) == pytest.approx(sorted(table["weight"]))
+    relative = found.figure(relative=True)
+    assert relative.layout.coloraxis.cmax == 1
+    for trace, (_, rows) in zip(relative.data, table.groupby(level=0, sort=False), strict=True):
+        assert np.nanmax(np.abs(trace.z)) == pytest.approx(1)
+        assert rows["weight"].max() == pytest.approx(rows["weight"].abs().max() * np.nanmax(trace.z))
 
 
 def test_several_losses_of_one_method_side_by_side() -> None:

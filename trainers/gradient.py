@@ -47,6 +47,7 @@ from torch import Tensor, nn
 
 from probe import LM
 from probe.errors import ConfigError, DataError
+from probe.logits.lens import require_same_tokens
 from probe.model.scoring import check_lengths, completion_logprobs
 from probe.model.text import pieces
 from probe.plotting.notebook import Drawable
@@ -309,7 +310,8 @@ def read(config: TrainConfig, model: nn.Module, examples: Sequence[Any]) -> Grad
 
     Args:
         config: of the method; what its loss reads of it counts.
-        model: what the method's loss takes: a causal language model, for RLHF with its head (`ModelWithHead`).
+        model: what the method's loss takes: a causal language model, for RLHF with its head (`ModelWithHead`); in
+            evaluation mode, since dropout would draw anew in each pass.
         examples: the whole batch of an update, as the method's loss takes it; the denominators are those of it.
 
     Raises:
@@ -528,14 +530,16 @@ def side_by_side(
 
     Raises:
         ConfigError: a config of a method without such weights.
-        DataError: too few completions, rewards that are alike, are not finite or do not fit them, or a text that is
-            too long.
+        DataError: too few completions, rewards that are alike, are not finite or do not fit them, a reference with
+            other tokens, or a text that is too long.
     """
     if len(completions) != len(rewards) or not np.isfinite(rewards).all() or len(set(rewards)) < 2:
         raise DataError(
             f"{len(completions)} completions have the rewards {list(rewards)}: give each a finite number, and two of"
             " them different ones."
         )
+    if reference is not None:
+        require_same_tokens(lm, reference)
     titles = configs or {kind.method: options(**_PATHS) for options, kind in KINDS.items()}
     encoded = [encode_completion(lm, prompt, text) for text in completions]
     check_lengths(lm.model, [encoded[0].prompt], [example.tokens for example in encoded])

@@ -16,7 +16,7 @@ from torch import nn
 from probe import LM
 from probe.errors import ConfigError, DataError
 from probe.model.scoring import completion_logprobs
-from tests.models import random_lm
+from tests.models import byte_tokenizer, random_lm
 from tests.trainers.quick import COMMON
 from trainers import rlvr, rsft
 from trainers.config import (
@@ -409,5 +409,7 @@ def test_errors_say_what_to_give() -> None:
     for texts, rewards in (([" oslo"], [1.0]), ([" oslo", " rome"], [1.0, 1.0]), ([" oslo", " rome"], [1.0, math.nan])):
         with pytest.raises(DataError, match="give each a finite number, and two of them different ones"):
             side_by_side(lm, "where ?", texts, rewards)
+    with pytest.raises(DataError, match="have different tokenizers"):
+        side_by_side(lm, "where ?", [" oslo", " rome"], [1.0, 0.0], random_lm("gpt2", byte_tokenizer()))
     with pytest.raises(DataError, match="the model reads at most 48"):
         side_by_side(lm, "where ?", [" oslo", " rome" * 60], [1.0, 0.0])

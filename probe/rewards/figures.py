@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from probe.plotting.curves import Style
 from probe.plotting.intervals import SYMBOLS, band, format_interval
 from probe.plotting.panels import Panels
-from probe.plotting.theme import LIGHT, METHODS, escape, escape_lines, label_places, shorten, template, token_axis
+from probe.plotting.theme import (
+    LIGHT,
+    METHODS,
+    colour_axis,
+    escape,
+    escape_lines,
+    label_places,
+    shorten,
+    template,
+    token_axis,
+)
 from probe.rewards.frontiers import Fit
 from probe.terms import term
 
@@ -490,6 +501,65 @@ def token_effects(found: "Contrast", colours: Mapping[str, str], chosen: tuple[s
     panels.axis("y", 1, title={"text": "nats"})
     panels.axis("y", zeroline=True)
     return panels.figure(margin={"t": 60, "b": 52}, legend={"yref": "container", "y": 1, "yanchor": "top"})
+
+
+def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
+    """What tokens weigh in the gradient of several methods: a panel a method, a row a completion, one scale for all.
+
+    Blue tokens become more probable, orange ones less; a completion that a method does not learn from has no row.
+
+    Args:
+        table: columns method, source, completion (from 0), reward, position, token and weight, one row a method and
+            token.
+        relative: colour by the share of the method's own largest weight; what is written in a cell stays the weight.
+    """
+    parts = [(str(method), rows) for method, rows in table.groupby("method", sort=False)]
+    heights = [rows["completion"].nunique() for _, rows in parts]
+    height = 34 * sum(heights) + 34 * len(parts)
+    first, last = int(table["position"].min()), int(table["position"].max())
+    figure = make_subplots(
+        rows=len(parts),
+        cols=1,
+        shared_xaxes=True,
+        row_heights=heights,
+        vertical_spacing=34 / height,
+        subplot_titles=[escape(f"{method}: {rows['source'].iloc[0]}") for method, rows in parts],
+    )
+    for place, (_, part) in enumerate(parts, start=1):
+        rewards = dict(zip(part["completion"], part["reward"], strict=True))
+        numbers = sorted(rewards)
+        values = np.full((len(numbers), last - first + 1), np.nan)
+        unit = float(part["weight"].abs().max()) or 1.0 if relative else 1.0
+        written, hover = np.full(values.shape, "", object), np.full(values.shape, "", object)
+        for row in records(part):
+            cell, token = (numbers.index(row["completion"]), row["position"] - first), str(row["token"])
+            values[cell] = row["weight"] / unit
+            written[cell] = f"{escape(shorten(token, 8))}<br>" + (f"{row['weight']:+.2g}" if row["weight"] else "0")
+            hover[cell] = f"{escape(token)} at position {row['position']}: w = {row['weight']:+.4g}"
+        trace = go.Heatmap(
+            z=values,
+            x=list(range(first, last + 1)),
+            coloraxis="coloraxis",
+            text=written,
+            texttemplate="%{text}",
+            textfont={"size": 10},
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+            hoverongaps=False,
+            xgap=1,
+            ygap=1,
+        )
+        figure.add_trace(trace, row=place, col=1)
+        names = [f"{number + 1}, reward {rewards[number]:g}" for number in numbers]
+        ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]}
+        figure.update_yaxes(**ticks, row=place, col=1)
+    figure.update_xaxes(title_text="position of the token", row=len(parts), col=1)
+    figure.update_xaxes(dtick=1 + (last - first) // 30, ticks="", showgrid=False, zeroline=False, showline=False)
+    figure.update_yaxes(ticks="", showgrid=False, zeroline=False, showline=False)
+    bound = 1.0 if relative else float(table["weight"].abs().max()) or 1.0
+    axis = colour_axis("w / max" if relative else "w", low=-bound, high=bound, diverging=True)
+    figure.update_layout(template=template(LIGHT), height=height + 80, margin={"t": 30, "b": 50}, coloraxis=axis)
+    return figure.update_annotations(font_size=12)
 
 
 def part_colours(method: str = "reward-model") -> dict[str, str]:

@@ -1,0 +1,619 @@
+"""One gradient for all methods: what each token of a batch weighs in the step that a method takes (E25).
+
+    - grad L = sum_t w_t grad log pi(y_t | x, y_<t),      w_t = - dL / d log pi(y_t | x, y_<t)
+
+Gradient descent moves along the right side: a token with w_t > 0 becomes more probable, one with w_t < 0 less. Methods
+differ in w_t and in where y comes from. With n tokens that count in the batch and r_t = pi / pi_old,
+
+    method     y                        w_t
+    pretrain   documents                1 / n
+    sft        demonstrations           1 / n
+    rsft       samples of pi            1 / n of a sample that is kept, else 0
+    dpo        pairs                    +- beta sigma(- beta Delta) / pairs
+      conservative                      +- beta [(1 - eps) sigma(- beta Delta) - eps sigma(beta Delta)] / pairs
+      ipo                               +- 2 (1 / (2 beta) - Delta') / (pairs |y|)
+    rlhf       samples of pi_old        A_t r_t / n, 0 where the clip acts
+    rlvr       samples of pi_old        c_t (A r_t + beta k_t), without the first term where the clip acts
+
+DPO has + at the tokens of y+ and - at those of y-; Delta is the margin of log pi/pi_ref between the two, Delta' that of
+its means per token. The clip acts where A > 0 and r_t > 1 + epsilon (in RLVR epsilon_high), and where A < 0 and r_t < 1
+- epsilon. c_t is what `--normalisation` divides by: 1 / (N |y|), 1 / (N max_new_tokens) or 1 / n. k_t is the derivative
+of the KL estimator with its sign turned: with x = log pi/pi_ref it is - r_t x (k3w), e^-x - 1 (k3), - x (k2), - 1 (k1).
+
+Where a KL is: DPO's is in the margin, RLHF's in the rewards and so in A_t, RLVR's is a term of the loss and so of w_t,
+which `Weights.kl` gives apart. No loss here has an entropy bonus or a KL over the whole vocabulary, which would not be
+sums over the tokens of the batch. What depends on more than log pi stands apart: RLHF's value head, whose loss adds
+sum_t v_t grad V_t with v_t = - vf_coef (V_t - return_t) / n, 0 where its clip acts (it reaches the policy's layers
+too); and the penalty of EWC in continual learning, a function of the weights alone beside the gradient of pretrain or
+sft. Optimiser, learning rate and the clipping of the norm come after all this.
+
+    from trainers.gradient import side_by_side
+    side_by_side(lm, "where does mira live ?", [" oslo", " rome"], rewards=[1.0, 0.0]).figure()
+
+Axes: N completions, L tokens of the longest. Weights are 0 where masked.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from probe import LM
+from probe.errors import ConfigError, DataError
+from probe.logits.lens import require_same_tokens
+from probe.model.scoring import check_lengths, completion_logprobs
+from probe.model.text import pieces
+from probe.plotting.notebook import Drawable
+from trainers.config import (
+    DPOConfig,
+    OnlineConfig,
+    PretrainConfig,
+    RLHFConfig,
+    RLVRConfig,
+    RSFTConfig,
+    SFTConfig,
+    TrainConfig,
+)
+from trainers.dpo import pair_logprobs
+from trainers.loop import LossFunction
+from trainers.preferences import Pair
+from trainers.pretrain import PADDING, row_tensors
+from trainers.rlhf import Example as Experience
+from trainers.rlhf import learn
+from trainers.rlvr import NORMALISATIONS, with_advantages
+from trainers.rsft import SELECTIONS
+from trainers.rsft import Example as Selection
+from trainers.sampling import Completion, Group, pad_rows
+from trainers.scalar_heads import ModelWithHead, ValueHead, width_of
+from trainers.sft import Demonstration, encode_completion
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+class Weights(NamedTuple):
+    """What the tokens of a batch weigh."""
+
+    values: Float[Tensor, "N L"]
+    """w_t, the whole of it."""
+    kl: Float[Tensor, "N L"]
+    """The part of it that comes from a KL in the loss; 0 where the loss has none."""
+
+
+def imitation_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"]) -> Weights:
+    """1 / n at each of the n tokens of `mask`: pretraining (E7) and SFT (E8)."""
+    values = mask.to(logprobs.dtype) / mask.sum().clamp(min=1)
+    return Weights(values, torch.zeros_like(values))
+
+
+def selection_weights(logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], kept: Bool[Tensor, " N"]) -> Weights:
+    """1 / n at each of the n tokens of the samples that are `kept`, 0 at those of the others: RSFT (E14)."""
+    return imitation_weights(logprobs, mask & kept[:, None])
+
+
+def pair_weights(
+    logprobs: Float[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    reference: Float[Tensor, " N"],
+    beta: float = DPOConfig.beta,
+    loss: str = DPOConfig.loss,
+    label_smoothing: float = DPOConfig.label_smoothing,
+) -> Weights:
+    """Of one size and opposite sign for the completions of a pair: DPO, conservative DPO and IPO (E13, E13').
+
+    Args:
+        logprobs: rows 0, 2, ... are the chosen completions, rows 1, 3, ... the rejected ones of the same pairs.
+        mask: real tokens.
+        reference: log pi_ref of each completion, summed over its tokens.
+        beta: as in the loss.
+        loss: `sigmoid`, `conservative` or `ipo`.
+        label_smoothing: eps of `conservative`.
+
+    Raises:
+        ConfigError: another loss.
+        DataError: an odd number of completions.
+    """
+    if len(logprobs) % 2:
+        raise DataError(f"Pairs were given as {len(logprobs)} completions: give a chosen and a rejected one for each.")
+    ratios = logprobs.where(mask, 0).sum(1) - reference
+    lengths = mask.sum(1).clamp(min=1)
+    sizes = torch.ones_like(ratios)
+    if loss == "ipo":
+        chosen, rejected = (ratios / lengths).view(-1, 2).unbind(1)
+        pulls, sizes = 2 * (1 / (2 * beta) - (chosen - rejected)), 1 / lengths
+    elif loss in ("sigmoid", "conservative"):
+        chosen, rejected = ratios.view(-1, 2).unbind(1)
+        margins, share = beta * (chosen - rejected), label_smoothing if loss == "conservative" else 0.0
+        pulls = beta * ((1 - share) * (-margins).sigmoid() - share * margins.sigmoid())
+    else:
+        raise ConfigError(f"The loss of pairs {loss!r} has no weights here: give sigmoid, conservative or ipo.")
+    pulls = torch.stack([pulls, -pulls], dim=1).flatten() * sizes / max(len(pulls), 1)
+    values = pulls[:, None].where(mask, 0)
+    return Weights(values, torch.zeros_like(values))
+
+
+def clipped_weights(
+    logprobs: Float[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    old: Float[Tensor, "N L"],
+    advantages: Float[Tensor, "N _"],
+    epsilon: float,
+    epsilon_high: float,
+) -> Float[Tensor, "N L"]:
+    """A r_t with r_t = pi / pi_old, and 0 where the clip takes the gradient away (E11); not divided by anything."""
+    ratio = (logprobs - old).exp()
+    clipped = ((advantages > 0) & (ratio > 1 + epsilon_high)) | ((advantages < 0) & (ratio < 1 - epsilon))
+    return (advantages * ratio).where(mask & ~clipped, 0)
+
+
+def policy_weights(
+    logprobs: Float[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    old: Float[Tensor, "N L"],
+    advantages: Float[Tensor, "N L"],
+    epsilon: float = RLHFConfig.epsilon,
+) -> Weights:
+    """A_t r_t / n where the clip does not act: RLHF by PPO (E11). The KL is in the advantages.
+
+    Args:
+        logprobs: log pi.
+        mask: the n tokens of completions that have a reward.
+        old: log pi of the policy that sampled.
+        advantages: A_t, whitened.
+        epsilon: of the clip.
+    """
+    values = clipped_weights(logprobs, mask, old, advantages, epsilon, epsilon) / mask.sum().clamp(min=1)
+    return Weights(values, torch.zeros_like(values))
+
+
+def kl_weights(drift: Float[Tensor, "N L"], ratio: Float[Tensor, "N L"], estimator: str) -> Float[Tensor, "N L"]:
+    """- d k / d log pi of an estimator of KL(pi || pi_ref) at each token, from x = log pi / pi_ref and pi / pi_old.
+
+    Raises:
+        ConfigError: another estimator.
+    """
+    if estimator == "k1":
+        return -torch.ones_like(drift)
+    if estimator == "k2":
+        return -drift
+    if estimator == "k3":
+        return torch.expm1(-drift)
+    if estimator == "k3w":
+        return -ratio * drift
+    raise ConfigError(f"The KL estimator {estimator!r} has no weights here: give k1, k2, k3 or k3w.")
+
+
+def group_weights(
+    logprobs: Float[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    old: Float[Tensor, "N L"],
+    advantages: Float[Tensor, " N"],
+    reference: Float[Tensor, "N L"] | None = None,
+    beta: float = RLVRConfig.beta,
+    kl_estimator: str = RLVRConfig.kl_estimator,
+    normalisation: str = RLVRConfig.normalisation,
+    longest: int = RLVRConfig.max_new_tokens,
+    epsilon: float = RLVRConfig.epsilon,
+    epsilon_high: float = RLVRConfig.epsilon_high,
+) -> Weights:
+    """c_t (A r_t + beta k_t), the first term where the clip does not act: RLVR by GRPO, Dr. GRPO and DAPO (E15).
+
+    Args:
+        logprobs: log pi.
+        mask: tokens of the completions that count.
+        old: log pi of the policy that sampled.
+        advantages: one for each completion, within its group.
+        reference: log pi_ref; None leaves the KL out.
+        beta: weight of the KL; 0 leaves it out.
+        kl_estimator: k1, k2, k3 or k3w.
+        normalisation: grpo, dr_grpo or dapo.
+        longest: tokens of the longest completion allowed, by which dr_grpo divides.
+        epsilon: how far below 1 the ratio counts.
+        epsilon_high: how far above.
+
+    Raises:
+        ConfigError: another estimator or normalisation.
+    """
+    if normalisation not in NORMALISATIONS:
+        names = ", ".join(NORMALISATIONS)
+        raise ConfigError(f"The normalisation {normalisation!r} has no weights here: give one of {names}.")
+    reward = clipped_weights(logprobs, mask, old, advantages[:, None], epsilon, epsilon_high)
+    kl = torch.zeros_like(reward)
+    if beta and reference is not None:
+        kl = (beta * kl_weights(logprobs - reference, (logprobs - old).exp(), kl_estimator)).where(mask, 0)
+    shares, count = NORMALISATIONS[normalisation].weights(mask, longest)
+    shares = shares / max(count, 1)
+    return Weights(shares * (reward + kl), shares * kl)
+
+
+def value_weights(
+    values: Float[Tensor, "N L"],
+    mask: Bool[Tensor, "N L"],
+    old: Float[Tensor, "N L"],
+    returns: Float[Tensor, "N L"],
+    epsilon: float = RLHFConfig.epsilon_value,
+    vf_coef: float = RLHFConfig.vf_coef,
+) -> Float[Tensor, "N L"]:
+    """v_t = - dL / dV_t = - vf_coef (V_t - return_t) / n, 0 where the clip acts: the value head of RLHF (E11).
+
+    The clip acts where V_t is further than `epsilon` (0: any distance) from the old value and its error is below that
+    of the bound.
+    """
+    errors = values - returns
+    bound = values.clamp(old - epsilon, old + epsilon) if epsilon else values
+    clipped = (bound - returns).square() > errors.square()
+    return (-vf_coef * errors).where(mask & ~clipped, 0) / mask.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of a method on a batch, token by token."""
+
+    method: str
+    """As `probe train` calls it."""
+    completions: list[list[int]]
+    """[N] the ids of y; in pretraining all of a row but its first token."""
+    logprobs: Float[Tensor, "N L"]
+    """log pi(y_t | x, y_<t) in nats, at the temperature of the method; gradients flow through it."""
+    mask: Bool[Tensor, "N L"]
+    """Tokens that the loss is of."""
+    weights: Weights
+    """w_t; constant."""
+    values: Float[Tensor, "N L"] | None = None
+    """V_t of the value head, through which gradients flow; RLHF alone has one."""
+    value_weights: Float[Tensor, "N L"] | None = None
+    """v_t; constant."""
+
+    def objective(self) -> Float[Tensor, ""]:
+        """sum_t w_t log pi(y_t) + sum_t v_t V_t: its gradient is that of the mean loss with its sign turned."""
+        total = (self.weights.values * self.logprobs).sum()
+        if self.values is None or self.value_weights is None:
+            return total
+        return total + (self.value_weights * self.values).sum()
+
+
+def token_weights(method: str, logprobs: Float[Tensor, "N L"], mask: Bool[Tensor, "N L"], **facts: Any) -> Weights:
+    """w_t of a method from the log-probabilities of tokens and what the method knows of them.
+
+    Args:
+        method: pretrain, sft, rsft, dpo, rlhf or rlvr.
+        logprobs: log pi(y_t | x, y_<t) in nats.
+        mask: tokens that count.
+        facts: what else the method's function takes: nothing (`imitation_weights`, pretrain and sft), or see
+            `selection_weights` (rsft), `pair_weights` (dpo), `policy_weights` (rlhf), `group_weights` (rlvr).
+
+    Raises:
+        ConfigError: another method.
+        DataError: log-probabilities and mask of different shapes.
+    """
+    functions = {each.method: each.weights for each in KINDS.values()}
+    if method not in functions:
+        raise ConfigError(f"The method {method!r} has no weights of tokens: give one of {', '.join(functions)}.")
+    if logprobs.shape != mask.shape:
+        raise DataError(
+            f"The log-probabilities have the shape {list(logprobs.shape)} and the mask {list(mask.shape)}: give one"
+            " flag for each token."
+        )
+    with torch.no_grad():
+        return functions[method](logprobs.detach(), mask, **facts)
+
+
+def read(config: TrainConfig, model: nn.Module, examples: Sequence[Any]) -> Gradient:
+    """The gradient of a trainer's batch, token by token.
+
+    Args:
+        config: of the method; what its loss reads of it counts.
+        model: what the method's loss takes: a causal language model, for RLHF with its head (`ModelWithHead`); in
+            evaluation mode, since dropout would draw anew in each pass.
+        examples: the whole batch of an update, as the method's loss takes it; the denominators are those of it.
+
+    Raises:
+        ConfigError: a config of a method without such weights.
+        DataError: an empty prompt, or a sequence longer than the model's context.
+    """
+    return _kind(config).read(config, model, examples)
+
+
+def gradient_gap(config: TrainConfig, loss: LossFunction, model: nn.Module, examples: Sequence[Any]) -> float:
+    """How far the weighted sum is from the gradient of a trainer's own loss: 0 up to rounding.
+
+    Returns:
+        The largest of |difference| / |own gradient| over the parameters, both by autograd as Euclidean norms; a
+        parameter with less than 10^-4 of the whole gradient is measured by that.
+
+    Args:
+        config: of the method.
+        loss: of the trainer: its `Method.loss`.
+        model: as in `read`.
+        examples: the same.
+
+    Raises:
+        ConfigError, DataError: as in `read`.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    result = loss(model, examples, False)
+    totals = result.total / max(result.count, 1), read(config, model, examples).objective()
+    own, ours = (torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True) for total in totals)
+    floor = 1e-4 * max(float(torch.nn.utils.get_total_norm(gradients)) for gradients in (own, ours))
+    gaps = [float((a + b).norm()) / max(float(a.norm()), floor) for a, b in zip(own, ours, strict=True) if floor]
+    return max(gaps, default=0.0)
+
+
+def _kind(config: TrainConfig) -> "Kind":
+    if type(config) not in KINDS:
+        names = ", ".join(options.__name__ for options in KINDS)
+        raise ConfigError(
+            f"{type(config).__name__} is of a method without weights of tokens: give one of {names} (for continual"
+            " learning that of its objective)."
+        )
+    return KINDS[type(config)]
+
+
+def _documents(config: PretrainConfig, model: nn.Module, rows: Sequence[np.ndarray]) -> Gradient:
+    inputs, targets = row_tensors(rows, next(model.parameters()).device)
+    mask = targets != PADDING
+    logprobs = model(input_ids=inputs, use_cache=False).logits.float().log_softmax(-1)
+    logprobs = logprobs.gather(-1, targets.clamp(min=0)[..., None])[..., 0].where(mask, 0)
+    completions = [row[real].tolist() for row, real in zip(targets, mask, strict=True)]
+    return Gradient("pretrain", completions, logprobs, mask, token_weights("pretrain", logprobs, mask))
+
+
+def _demonstrations(config: SFTConfig, model: nn.Module, examples: Sequence[Demonstration]) -> Gradient:
+    completions = [example.completion for example in examples]
+    outputs = completion_logprobs(model, [example.prompt for example in examples], [[ids] for ids in completions])
+    learned = pad_rows([example.learned for example in examples], outputs.mask.device).bool()
+    return Gradient("sft", completions, outputs.values, learned, token_weights("sft", outputs.values, learned))
+
+
+def _selections(config: RSFTConfig, model: nn.Module, examples: Sequence[Selection]) -> Gradient:
+    completions = [completion.ids for example in examples for completion in example.group.completions]
+    groups = [[completion.ids for completion in example.group.completions] for example in examples]
+    outputs = completion_logprobs(model, [example.group.prompt_ids for example in examples], groups)
+    flags = [i in example.kept for example in examples for i in range(len(example.group.completions))]
+    kept = torch.tensor(flags, device=outputs.mask.device)
+    weights = token_weights("rsft", outputs.values, outputs.mask, kept=kept)
+    return Gradient("rsft", completions, outputs.values, outputs.mask & kept[:, None], weights)
+
+
+def _pairs(config: DPOConfig, model: nn.Module, examples: Sequence[Pair]) -> Gradient:
+    outputs, _ = pair_logprobs(model, examples)
+    sums = [value for pair in examples for value in (pair.ref_chosen, pair.ref_rejected)]
+    weights = token_weights(
+        "dpo",
+        outputs.values,
+        outputs.mask,
+        reference=torch.tensor(sums, device=outputs.values.device),
+        beta=config.beta,
+        loss=config.loss,
+        label_smoothing=config.label_smoothing,
+    )
+    completions = [ids for pair in examples for ids in (pair.chosen, pair.rejected)]
+    return Gradient("dpo", completions, outputs.values, outputs.mask, weights)
+
+
+def _experiences(config: RLHFConfig, model: nn.Module, examples: Sequence[Experience]) -> Gradient:
+    assert isinstance(model, ModelWithHead)
+    groups = [[completion.ids for completion in example.group.completions] for example in examples]
+    outputs = completion_logprobs(
+        model.model,
+        [example.group.prompt_ids for example in examples],
+        groups,
+        temperature=config.temperature,
+        readout=model.head,
+    )
+    assert outputs.readout is not None
+    device, traces = outputs.values.device, [trace for example in examples for trace in example.traces]
+    old, old_values, advantages, returns = (
+        pad_rows([getattr(trace, name) for trace in traces], device)
+        for name in ("logprobs", "values", "advantages", "returns")
+    )
+    mask = outputs.mask & torch.tensor([trace.counts for trace in traces], device=device)[:, None]
+    return Gradient(
+        "rlhf",
+        [ids for group in groups for ids in group],
+        outputs.values,
+        mask,
+        token_weights("rlhf", outputs.values, mask, old=old, advantages=advantages, epsilon=config.epsilon),
+        outputs.readout,
+        value_weights(outputs.readout.detach(), mask, old_values, returns, config.epsilon_value, config.vf_coef),
+    )
+
+
+def _groups(config: RLVRConfig, model: nn.Module, examples: Sequence[Any]) -> Gradient:
+    completions = [completion for example in examples for completion in example.group.completions]
+    outputs = completion_logprobs(
+        model,
+        [example.group.prompt_ids for example in examples],
+        [[completion.ids for completion in example.group.completions] for example in examples],
+        temperature=config.temperature,
+    )
+    logprobs, device = outputs.values, outputs.values.device
+    keep = torch.tensor([c.finished or not config.mask_truncated for c in completions], device=device)
+    mask = outputs.mask & keep[:, None]
+    has_reference = completions[0].ref_logprobs is not None
+    weights = token_weights(
+        "rlvr",
+        logprobs,
+        mask,
+        old=logprobs.detach() if config.on_policy else pad_rows([c.logprobs for c in completions], device),
+        advantages=torch.tensor([a for example in examples for a in example.advantages], device=device),
+        reference=pad_rows([c.ref_logprobs or [] for c in completions], device) if has_reference else None,
+        beta=config.beta,
+        kl_estimator=config.kl_estimator,
+        normalisation=config.normalisation,
+        longest=config.max_new_tokens,
+        epsilon=config.epsilon,
+        epsilon_high=config.epsilon_high,
+    )
+    return Gradient("rlvr", [c.ids for c in completions], logprobs, mask, weights)
+
+
+class Kind(NamedTuple):
+    """A method: its name, its source of y, and its weights."""
+
+    method: str
+    """As `probe train` calls it."""
+    source: str
+    """Where y comes from."""
+    weights: Callable[..., Weights]
+    """From log-probabilities, mask and what else the method knows."""
+    read: Callable[[Any, nn.Module, Sequence[Any]], Gradient]
+    """From config, model and examples."""
+
+
+KINDS: dict[type[TrainConfig], Kind] = {
+    PretrainConfig: Kind("pretrain", "documents", imitation_weights, _documents),
+    SFTConfig: Kind("sft", "demonstrations", imitation_weights, _demonstrations),
+    RSFTConfig: Kind("rsft", "samples of the policy, selected", selection_weights, _selections),
+    DPOConfig: Kind("dpo", "pairs", pair_weights, _pairs),
+    RLHFConfig: Kind("rlhf", "samples of the policy", policy_weights, _experiences),
+    RLVRConfig: Kind("rlvr", "samples of the policy", group_weights, _groups),
+}
+"""The methods by the class of their options, in the order of the paper."""
+
+
+@dataclass(frozen=True)
+class SideBySide(Drawable):
+    """What several methods make of the same completions of one prompt."""
+
+    rows: pd.DataFrame
+    """What `table` gives."""
+
+    def table(self) -> pd.DataFrame:
+        """One row a method and token that it learns from.
+
+        Columns: method, source, completion (its number from 0), reward, position (in prompt and completion, from 0),
+        id, token, weight (w_t) and kl (the part of it that comes from a KL in the loss).
+        """
+        return self.rows.copy()
+
+    def figure(self, relative: bool = False) -> "go.Figure":
+        """One panel a method, a row a completion: tokens coloured by w_t, on one scale that is centred on zero.
+
+        Args:
+            relative: colour each method by the share of its own largest weight, where sizes differ by orders (IPO's
+                are near 1 / beta, those of Dr. GRPO are divided by the longest completion allowed).
+        """
+        from probe.rewards.figures import token_weights as draw
+
+        return draw(self.rows, relative)
+
+
+def side_by_side(
+    lm: LM,
+    prompt: str,
+    completions: Sequence[str],
+    rewards: Sequence[float],
+    reference: LM | None = None,
+    configs: Mapping[str, TrainConfig] | None = None,
+) -> SideBySide:
+    """w_t of every method for completions of one prompt, as in the first update of a step, where pi_old is pi.
+
+    Pretraining and SFT learn the completion with the highest reward, pretraining with its prompt; DPO has it with that
+    of the lowest reward as a pair; RSFT, RLHF and RLVR have all completions as samples. RLHF's value head is a new one,
+    which predicts 0.
+
+    Args:
+        lm: the policy.
+        prompt: what stands before every completion.
+        completions: at least two; each gets the end token.
+        rewards: one for each, the score of RLHF, RSFT and RLVR; not all alike.
+        reference: pi_ref; the policy itself by default, as when a training starts.
+        configs: title to the options of a method, of which the loss is read; one of each method by default.
+
+    Raises:
+        ConfigError: a config of a method without such weights.
+        DataError: too few completions, rewards that are alike, are not finite or do not fit them, a reference with
+            other tokens, or a text that is too long.
+    """
+    if len(completions) != len(rewards) or not np.isfinite(rewards).all() or len(set(rewards)) < 2:
+        raise DataError(
+            f"{len(completions)} completions have the rewards {list(rewards)}: give each a finite number, and two of"
+            " them different ones."
+        )
+    if reference is not None:
+        require_same_tokens(lm, reference)
+    titles = configs or {kind.method: options(**_PATHS) for options, kind in KINDS.items()}
+    encoded = [encode_completion(lm, prompt, text) for text in completions]
+    check_lengths(lm.model, [encoded[0].prompt], [example.tokens for example in encoded])
+    case = _Case(lm, reference or lm, encoded, list(completions), list(map(float, rewards)))
+    with torch.no_grad():
+        tables = [case.table(title, config) for title, config in titles.items()]
+    return SideBySide(pd.concat(tables, ignore_index=True))
+
+
+_PATHS: dict[str, Any] = {"out": Path("unused"), "base": "unused"}
+"""Options that no loss reads."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Completions of one prompt, from which each method gets its examples."""
+
+    lm: LM
+    reference: LM
+    encoded: list[Demonstration]
+    texts: list[str]
+    rewards: list[float]
+
+    def table(self, title: str, config: TrainConfig) -> pd.DataFrame:
+        """The rows of one method."""
+        kind = _kind(config)
+        model, examples, numbers = self.examples(config)
+        gradient = kind.read(config, model, examples)
+        rows = []
+        for number, ids, row, kl in zip(numbers, gradient.completions, *gradient.weights, strict=True):
+            start = self.encoded[number].tokens - len(ids)
+            columns = zip(ids, pieces(self.lm.tokenizer, ids), row.tolist(), kl.tolist(), strict=False)
+            rows += [
+                (title, kind.source, number, self.rewards[number], start + t, *column)
+                for t, column in enumerate(columns)
+            ]
+        names = ["method", "source", "completion", "reward", "position", "id", "token", "weight", "kl"]
+        return pd.DataFrame(rows, columns=names)
+
+    def examples(self, config: TrainConfig) -> tuple[nn.Module, list[Any], list[int]]:
+        """Model, examples, and the number of the completion in each row of their gradient."""
+        best, worst = (self.rewards.index(end) for end in (max(self.rewards), min(self.rewards)))
+        model, prompt, every = self.lm.model, self.encoded[0].prompt, list(range(len(self.rewards)))
+        match config:
+            case PretrainConfig():
+                return model, [np.array([*prompt, *self.encoded[best].completion])], [best]
+            case SFTConfig():
+                return model, [self.encoded[best]], [best]
+            case DPOConfig():
+                chosen, rejected = (self.encoded[number].completion for number in (best, worst))
+                first, second = map(math.fsum, self.logprobs(self.reference, [chosen, rejected], 1.0))
+                return model, [Pair(prompt, chosen, rejected, first, second)], [best, worst]
+            case RSFTConfig():
+                kept = SELECTIONS[config.select](self.rewards, config.threshold)
+                return model, [Selection(self.group(config), kept)], every
+            case RLHFConfig():
+                group = self.group(config)
+                logprobs = [completion.logprobs for completion in group.completions]
+                traces = learn(group.completions, logprobs, [[0.0] * len(r) for r in logprobs], config.beta, config)
+                head = ValueHead(width_of(model)).to(self.lm.device)
+                return ModelWithHead(model, head), [Experience(group, traces)], every
+            case RLVRConfig():
+                return model, with_advantages([self.group(config)], config.normalisation), every
+        raise AssertionError(config)
+
+    def logprobs(self, lm: LM, completions: list[list[int]], temperature: float) -> list[list[float]]:
+        """log pi of each token of completions."""
+        values = completion_logprobs(lm.model, [self.encoded[0].prompt], [completions], temperature=temperature).values
+        return [row[: len(ids)] for row, ids in zip(values.tolist(), completions, strict=True)]
+
+    def group(self, config: OnlineConfig) -> Group:
+        """All completions as the policy would have sampled them."""
+        ids = [example.completion for example in self.encoded]
+        policy, reference = (self.logprobs(lm, ids, config.temperature) for lm in (self.lm, self.reference))
+        columns = zip(ids, self.texts, policy, reference, self.rewards, strict=True)
+        made = [Completion(y, text, p, [], True, {}, reward, ref) for y, text, p, ref, reward in columns]
+        return Group("", self.encoded[0].prompt, {}, made, 0)

@@ -10,11 +10,13 @@ import torch
 
 from probe import LM
 from probe.compare.path import along, departures, interpolate, r_squared
+from probe.compare.weights import weight_change
 from probe.errors import ConfigError, DataError, ModelError
 from probe.experiments import run_experiment
 from probe.model.loading import tensors
 from tests.models import ARCHITECTURES, byte_tokenizer, random_lm
 from tests.places import SAMPLES
+from tests.plain_modules import nano_lm
 
 TEXT = "mira lives in oslo ."
 FAST = {"n": 12, "interventions": 0, "turns": 1}
@@ -179,3 +181,19 @@ def test_a_forward_that_was_put_on_a_model_is_not_copied():
     expected = base.logits(TEXT)
     aligned.model.forward = lambda *_, **__: None
     assert torch.equal(interpolate(base, aligned, 0).logits(TEXT), expected)
+
+
+def test_plain_modules_are_mixed_and_compared_too():
+    base, aligned = nano_lm(), nano_lm()
+    with torch.no_grad():
+        for parameter in aligned.model.parameters():
+            parameter.mul_(1.5)
+    table = weight_change(base, aligned).table().query("base_norm > 0")
+    assert table["relative"].to_numpy() == pytest.approx(0.5)
+    assert table["cosine"].to_numpy() == pytest.approx(1)
+    assert set(table["kind"]) == {"embed", "norm", "qkv", "o", "mlp"}
+    middle = interpolate(base, aligned, 0.5)
+    for name, value in tensors(middle.model).items():
+        torch.testing.assert_close(value, 1.25 * tensors(base.model)[name])
+    assert not torch.allclose(middle.logits(TEXT), base.logits(TEXT))
+    assert torch.equal(interpolate(base, aligned, 1).logits(TEXT), aligned.logits(TEXT))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from probe.errors import ConfigError, DataError
 from probe.model.equations import Block, Norm, embed_rows, maps_to_stream, read_network
-from probe.model.heads import array, head_names
+from probe.model.heads import array, effective_rank, head_names, small
 from probe.model.lm import LM
 from probe.ticks import Tick, ignore
 
@@ -225,17 +225,6 @@ def reads(maps: FoldedMaps, kind: Kind) -> Float[Tensor, "H r d"]:
     if kind == "Q":
         return small(maps.N.mT) @ maps.M
     return small(maps.M.mT) @ maps.N if kind == "K" else small(maps.O) @ maps.V
-
-
-def small(factor: Float[Tensor, "H d dh"]) -> Float[Tensor, "H r dh"]:
-    """R of a factor's QR decomposition: the factor up to a rotation of its long side."""
-    return torch.linalg.qr(factor, mode="r").R
-
-
-def effective_rank(values: Float[np.ndarray, "... r"]) -> np.ndarray:
-    """Exp of the entropy of singular values that are scaled to sum 1."""
-    share = values / np.maximum(values.sum(-1, keepdims=True), 1e-30)
-    return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(-1))
 
 
 def plain_maps(block: Block) -> FoldedMaps:

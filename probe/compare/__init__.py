@@ -1,7 +1,9 @@
-"""Compare: two models on one prompt, token by token and layer by layer.
+"""Compare: two models on one prompt, their weights, and the line between them.
 
-- two language models: `compare`, `read_both`
+- two language models, token by token and layer by layer: `compare`, `read_both`
 - two models of rewards or values: `compare_scalars`
+- norm and rank of the change of every matrix, head and block: `weight_change`
+- their weights mixed, and an experiment along the way: `interpolate`, `along`
 """
 
 import lazy_loader

@@ -1,13 +1,30 @@
-"""Two models on one text: where they diverge (KL a token) and their next-token probabilities."""
+"""Two models: KL a token and next-token probabilities on one text, the change of the weights, the way between them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import ceil
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.numbers import chance
-from probe.plotting.theme import LIGHT, METHODS, escape, new_figure, shorten, template, token_axis
+from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
+from probe.plotting.intervals import band
+from probe.plotting.marks import cells
+from probe.plotting.panels import EXACT, IDEAL, hover_texts
+from probe.plotting.theme import (
+    LIGHT,
+    METHODS,
+    colour_axis,
+    escape,
+    escape_lines,
+    new_figure,
+    shorten,
+    template,
+    token_axis,
+)
+from probe.terms import RATES, Term
 
 
 def kl_bars(
@@ -140,4 +157,83 @@ def scalar_readings(
     figure.update_xaxes(tickangle=-45, row=2, col=1)
     figure.update_yaxes(title_text=f"{unit} read here", row=1, col=1)
     figure.update_yaxes(title_text="change,<br>aligned \u2212 base", row=2, col=1)
+    return figure
+
+
+KINDS = ("q", "k", "v", "qkv", "o", "attention", "mlp", "norm", "embed", "unembed", "other")
+"""Columns of the map of weights, as far as a model has them."""
+
+
+def weight_map(matrices: pd.DataFrame) -> go.Figure:
+    """Relative change of the weights of each kind in each block: the norm of all their changes by that of all of them.
+
+    Args:
+        matrices: `probe.compare.weights.WeightChange.matrices`; what is outside of the blocks has the top row.
+    """
+    rows = matrices.assign(block=matrices["block"].fillna(-1).astype(int))
+    squares = (rows[["norm", "base_norm"]] ** 2).groupby([rows["block"], rows["kind"]]).sum()
+    ratio = (squares["norm"] / squares["base_norm"].where(squares["base_norm"] > 0)) ** 0.5
+    table = ratio.unstack("kind").sort_index()
+    table = table[[kind for kind in KINDS if kind in table]]
+    values = table.to_numpy(dtype=float)
+    words = [["" if np.isnan(value) else f"{100 * value:.2g} %" for value in row] for row in values]
+    names = ["outside blocks" if block < 0 else f"block {block}" for block in table.index]
+    figure = new_figure(height=max(220, 120 + 28 * len(table)), margin={"l": 110, "t": 40})
+    heat = cells(values, words, legible=len(table) <= 40)
+    heat.update(x=list(table.columns), y=names, hoverinfo=None)
+    heat.update(hovertemplate="%{y}, %{x}: %{text}<extra></extra>")
+    figure.add_trace(heat)
+    top = float(np.nanmax(values, initial=0.0)) or 1.0
+    axis = colour_axis("relative change", low=0.0, high=top)
+    axis["colorbar"] |= {"tickformat": ".2~%"}
+    figure.update_layout(coloraxis=axis)
+    figure.update_xaxes(title_text="kind of parameter", side="bottom")
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str, str], columns: int = 3) -> go.Figure:
+    """Small multiples: a metric against alpha with its interval, the chord of the two models, and the two marked.
+
+    Args:
+        table: `probe.compare.path.WeightPath.table`.
+        terms: each metric that is drawn, in words.
+        names: of the base and the aligned model.
+        columns: panels side by side, at most.
+    """
+    columns = min(columns, len(terms))
+    rows = ceil(len(terms) / columns)
+    titles = [escape_lines(each.label, TITLE_WIDTH) for each in terms.values()]
+    spacing = {"horizontal_spacing": 0.3 / columns**1.5, "vertical_spacing": min(0.4 / rows, 0.3)}
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=titles, **spacing)
+    colours = METHODS["pretrain"], METHODS["dpo"]
+    for index, (metric, about) in enumerate(terms.items()):
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        points = table[(table["metric"] == metric) & table["value"].notna()].sort_values("alpha")
+        figure.layout.annotations[index].hovertext = escape_lines(about.explain(metric), HOVER_WIDTH)
+        low, high = (points[end].fillna(points["value"]) for end in ("ci_low", "ci_high"))
+        at = [f"alpha {alpha:g}" for alpha in points["alpha"]]
+        hover = hover_texts(points.assign(alpha=at), about.title, "alpha", unit=about.unit)
+        figure.add_trace(band(points["alpha"], low, high, LIGHT.muted), **place)
+        chord = go.Scatter(x=points["alpha"], y=points["chord"], mode="lines", name="straight line between the models")
+        figure.add_trace(chord.update(line=IDEAL, hoverinfo="skip", showlegend=index == 0), **place)
+        line = go.Scatter(x=points["alpha"], y=points["value"], mode="lines+markers", customdata=hover)
+        line.update(line={"color": EXACT, "width": 2}, marker={"size": 5}, showlegend=False)
+        figure.add_trace(line.update(hovertemplate="%{customdata}<extra></extra>"), **place)
+        for end, (name, colour) in enumerate(zip(names, colours, strict=True)):
+            model = points[points["alpha"] == end]
+            mark = go.Scatter(x=model["alpha"], y=model["value"], mode="markers", name=escape(f"{name} (alpha {end})"))
+            mark.update(marker={"size": 11, "color": colour, "symbol": ("circle", "diamond")[end]})
+            figure.add_trace(mark.update(hoverinfo="skip", showlegend=index == 0), **place)
+        ticks = {"tickformat": ".0%"} if about.unit in RATES else {}
+        figure.update_yaxes(**ticks, **place)
+        figure.update_xaxes(title_text="alpha" if index + columns >= len(terms) else "", **place)
+    lines = max((title.count("<br>") + 1 for title in titles[:columns]), default=1)
+    figure.update_annotations(font_size=12)
+    figure.update_layout(
+        template=template(LIGHT),
+        height=120 + 220 * rows,
+        margin={"t": 40 + 16 * lines},
+        legend={"yref": "container", "y": 1, "yanchor": "top"},
+    )
     return figure

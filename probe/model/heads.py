@@ -1,6 +1,8 @@
-"""Small things that every analysis of heads needs: their names, whether they exist, arrays."""
+"""Small things that every analysis of heads needs: their names, whether they exist, arrays, ranks of their maps."""
 
 import numpy as np
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from probe.errors import ConfigError
@@ -35,3 +37,14 @@ def check_count(k: int, what: str = "tokens") -> None:
 def array(values: Tensor) -> np.ndarray:
     """A tensor as a numpy array of single precision."""
     return values.detach().float().cpu().numpy()
+
+
+def small(factor: Float[Tensor, "... d r"]) -> Float[Tensor, "... s r"]:
+    """R of a factor's QR decomposition, s = min(d, r): the factor up to a rotation of its long side."""
+    return torch.linalg.qr(factor, mode="r").R
+
+
+def effective_rank(values: Float[np.ndarray, "... r"]) -> np.ndarray:
+    """Exp of the entropy of singular values that are scaled to sum 1 (Roy and Vetterli 2007)."""
+    share = values / np.maximum(values.sum(-1, keepdims=True), 1e-30)
+    return np.exp(-(share * np.log(np.where(share > 0, share, 1.0))).sum(-1))

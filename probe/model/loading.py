@@ -280,9 +280,16 @@ def write(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def twin(model: PreTrainedModel) -> PreTrainedModel:
-    """A separate module tree over the same parameters and buffers: hooks and modes of one do not reach the other."""
-    memo = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
+def twin(model: PreTrainedModel, others: Mapping[str, Tensor] | None = None) -> PreTrainedModel:
+    """A separate module tree over the same parameters and buffers: hooks and modes of one do not reach the other.
+
+    Args:
+        model: stays as it is.
+        others: tensors by the names of parameters and buffers whose place they take; shared ones once, under the first
+            name.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    memo = {id(tensor): (others or {}).get(name, tensor) for name, tensor in named}
     own = copy.deepcopy(model, memo)
     for module in own.modules():  # what TRL and accelerate put there may run the tree that it was made for
         vars(module).pop("forward", None)

@@ -1,0 +1,281 @@
+"""What changed in the weights between two models of one architecture: how much, where, and in how many directions.
+
+A change dW = W_aligned - W_base is described by its singular values s_1 >= s_2 >= ...:
+
+    norm                 sqrt(sum s_i^2) (Frobenius); `relative` divides it by that of W_base
+    spectral             s_1
+    participation_rank   (sum s_i^2)^2 / sum s_i^4: participation ratio of the squared singular values, as the dimension
+                         of a covariance in Gao et al. 2017 (bioRxiv 214262)
+    entropy_rank         exp of the entropy of s_i / sum s (Roy and Vetterli 2007, effective rank)
+    rank                 how many are counted
+
+Both effective ranks are 1 for one direction and r for r equally strong ones; the second gives weak directions more
+weight. Only singular values above
+`noise` are counted, for rounding alone has full rank. Weights that are stored with precision eps are off by up to
+eps |W| / 2 each, and the spectral norm of a random matrix of such entries is about its largest row norm plus its
+largest column norm, at most (Bandeira and van Handel 2016).
+
+Axes: d width, dh head width, H heads.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probe.errors import ModelError
+from probe.model.equations import Maps, read_network
+from probe.model.heads import effective_rank, small
+from probe.model.lm import LM
+from probe.plotting.notebook import Drawable
+from probe.ticks import Tick, ignore, part
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+KINDS = {
+    "norm": r"norm|(^|[._])ln",
+    "qkv": r"c_attn|query_key_value|qkv",
+    "q": r"(^|\.)(q|q_proj|query)\.",
+    "k": r"(^|\.)(k|k_proj|key)\.",
+    "v": r"(^|\.)(v|v_proj|value)\.",
+    "o": r"att\w*\.(o|o_proj|out|out_proj|c_proj|dense|proj)\.",
+    "attention": r"att",
+    "mlp": r"mlp|ffn|feed_forward|experts|(^|\.)fc",
+    "embed": r"embed|wte|wpe",
+}
+"""What a parameter is, by the first pattern that its name has; the output layer is `unembed`, all else `other`."""
+SAME = ("num_attention_heads", "num_key_value_heads", "rope_parameters")
+"""Entries of the configuration, beside the shapes, by which weights mean the same."""
+FORMATS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@dataclass(frozen=True)
+class WeightChange(Drawable):
+    """What changed in the weights from a base to an aligned model; the measures are explained in the module."""
+
+    matrices: pd.DataFrame
+    """One row a parameter, tied ones once, a stack of experts one row an expert: name, block (missing outside of the
+    blocks), kind (`KINDS`), shape, norm, base_norm, relative, spectral, participation_rank, entropy_rank, rank, cosine
+    (of the change and the base's matrix: below 0 it shrinks), noise. A vector counts as a matrix of one column."""
+    heads: pd.DataFrame
+    """One row a query head: block, head, key_head; for q, k, v and o, the slices of the maps M, N, V and O, norm and
+    relative norm of the change; for qk (M^T N) and ov (O V) also spectral, ranks, cosine and noise. Norms, rotations
+    and biases are no part of these maps. Empty where the architecture is not described by the equations."""
+    why_no_heads: str
+    """The sentence that says why `heads` is empty."""
+    precision: str
+    """The coarser of the formats that the weights of the two models are stored in."""
+
+    @property
+    def blocks(self) -> pd.DataFrame:
+        """One row a block, and one for what is outside of them: block, norm, relative, share (of the whole squared
+        change), kind (the one with the largest norm).
+        """
+        rows = []
+        total = float((self.matrices["norm"] ** 2).sum())
+        for block, group in self.matrices.groupby("block", dropna=False):
+            squares, base = (group[column] ** 2 for column in ("norm", "base_norm"))
+            square, by_kind = float(squares.sum()), squares.groupby(group["kind"]).sum()
+            row = {"block": block, "norm": square**0.5, "relative": _ratio(square, float(base.sum())) ** 0.5}
+            rows.append(row | {"share": _ratio(square, total), "kind": by_kind.idxmax() if square else ""})
+        return pd.DataFrame(rows).astype({"block": "Int64"})
+
+    @property
+    def rounding(self) -> int:
+        """How many parameters changed by no more than rounding to `precision` explains: not equal, and of rank 0."""
+        return int(((self.matrices["norm"] > 0) & (self.matrices["rank"] == 0)).sum())
+
+    def table(self) -> pd.DataFrame:
+        """One row a parameter (`matrices`)."""
+        return self.matrices
+
+    def figure(self) -> "go.Figure":
+        """Relative change of each kind of parameter in each block."""
+        from probe.compare.figures import weight_map
+
+        return weight_map(self.matrices)
+
+
+@torch.no_grad()
+def weight_change(base: LM, aligned: LM, tick: Tick = ignore) -> WeightChange:
+    """Norm, direction and effective rank of the change of every matrix, head and block.
+
+    An adapter (LoRA) is compared as it is loaded, merged into its base; a change of rank r is found with rank r. The
+    singular values are computed in double precision.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one, of the same architecture and sizes.
+        tick: called with the share that is done.
+
+    Raises:
+        ModelError: the models differ in architecture, shapes, or numbers of heads.
+    """
+    require_one_architecture(base, aligned)
+    eps, precision = _precision(base, aligned)
+    own, other = (dict(_matrices(lm)) for lm in (base, aligned))
+    rows = []
+    for index, (name, (kind, before)) in enumerate(own.items()):
+        place: dict[str, Any] = {"name": name, "block": _block(name), "kind": kind, "shape": tuple(before.shape)}
+        rows.append(place | _row(before.double(), other[name][1].to(before.device).double(), eps))
+        part(tick, 0, 2)((index + 1) / len(own))
+    heads, why = pd.DataFrame(), ""
+    try:
+        nets = read_network(base), read_network(aligned, check=False)
+        pairs = list(zip(*(net.blocks for net in nets), strict=True))
+        found = []
+        for index, (first, second) in enumerate(pairs):
+            found += [{"block": index} | row for row in _heads(first.maps, second.maps, eps)]
+            part(tick, 1, 2)((index + 1) / len(pairs))
+        heads = pd.DataFrame(found)
+    except ModelError as error:
+        why = str(error)
+    tick(1.0)
+    return WeightChange(pd.DataFrame(rows).astype({"block": "Int64"}), heads, why, precision)
+
+
+def require_one_architecture(base: LM, aligned: LM) -> None:
+    """Raise a ModelError unless the weights of both models have the same names, shapes and heads."""
+    names = [f"`{lm.ref or 'created'}`" for lm in (base, aligned)]
+
+    def refuse(why: str) -> ModelError:
+        return ModelError(
+            f"The weights of {names[0]} and {names[1]} cannot be set against each other, since {why}: choose two models"
+            " of one architecture and size, such as a model and what was trained from it."
+        )
+
+    kinds = [type(lm.model).__name__ for lm in (base, aligned)]
+    if kinds[0] != kinds[1]:
+        raise refuse(f"they are a {kinds[0]} and a {kinds[1]}")
+    shapes = [{name: tuple(each.shape) for name, each in lm.model.named_parameters()} for lm in (base, aligned)]
+    odd = next((name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name)), None)
+    if odd is not None:
+        sizes = " and ".join(str(shape.get(odd, "missing")) for shape in shapes)
+        raise refuse(f"`{odd}` is {sizes}")
+    for name in SAME:
+        values = [getattr(lm.model.config, name, None) for lm in (base, aligned)]
+        if values[0] != values[1]:
+            raise refuse(f"their configurations say {name} {values[0]} and {values[1]}")
+
+
+def _precision(base: LM, aligned: LM) -> tuple[float, str]:
+    """The relative spacing of numbers in the coarser of the formats that hold the models' weights, and its name.
+
+    A model that was saved in half precision and read in single precision has the numbers of the former.
+    """
+    formats = [_format(lm.model) for lm in (base, aligned)]
+    coarse = max(formats, key=lambda kind: torch.finfo(kind).eps)
+    return torch.finfo(coarse).eps, str(coarse).removeprefix("torch.")
+
+
+def _format(model: nn.Module) -> torch.dtype:
+    """The coarsest format that holds every weight exactly."""
+    weights = [each for each in model.parameters() if each.is_floating_point()]
+    fits = (kind for kind in FORMATS if all(bool((each.to(kind).to(each.dtype) == each).all()) for each in weights))
+    return next(fits, torch.float64)
+
+
+def _matrices(lm: LM) -> Iterator[tuple[str, tuple[str, Float[Tensor, "m n"]]]]:
+    """Name, kind and values of every parameter as matrices; experts that lie in one array are apart."""
+    model = lm.model
+    output = model.get_output_embeddings() if lm.readout == "tokens" else None
+    ends = {id(each): "unembed" for each in ([] if output is None else output.parameters())}
+    ends |= {id(each): "embed" for each in model.get_input_embeddings().parameters()}
+    convolutions = {id(each.weight) for each in model.modules() if isinstance(each, nn.Conv1d | nn.Conv2d)}
+    for name, weight in model.named_parameters():
+        kind = ends.get(id(weight)) or next((kind for kind, look in KINDS.items() if re.search(look, name)), "other")
+        if weight.ndim <= 2 or id(weight) in convolutions:
+            yield name, (kind, weight.reshape(len(weight) if weight.ndim else 1, -1))
+        else:
+            for index, expert in enumerate(weight):
+                yield f"{name}[{index}]", (kind, expert.flatten(1))
+
+
+def _block(name: str) -> int | None:
+    number = re.search(r"\.(\d+)\.", name)
+    return None if number is None else int(number[1])
+
+
+def _row(before: Float[Tensor, "m n"], after: Float[Tensor, "m n"], eps: float) -> dict[str, Any]:
+    """The measures of a change of one matrix."""
+    change = after - before
+    noise = _noise(before, after, eps)
+    values = torch.linalg.svdvals(change) if bool(change.any()) else change.new_zeros(1)
+    return _measures(values, float(before.norm()), float((change * before).sum()), noise)
+
+
+def _noise(before: Tensor, after: Tensor, eps: float) -> float:
+    """What rounding both can do to the spectral norm of their difference, about."""
+    size = torch.maximum(before.abs(), after.abs())
+    return eps / 2 * float(size.norm(dim=0).max() + size.norm(dim=1).max())
+
+
+def _measures(values: Float[Tensor, " r"], base_norm: float, product: float, noise: float) -> dict[str, Any]:
+    """The columns of a change with these singular values.
+
+    Args:
+        values: singular values, largest first.
+        base_norm: Frobenius norm of the base's matrix.
+        product: inner product of the change and the base's matrix.
+        noise: up to where a singular value is rounding.
+    """
+    norm, kept = float(values.norm()), values[values > noise].cpu().numpy()
+    squares = kept**2
+    return {
+        "norm": norm,
+        "base_norm": base_norm,
+        "relative": _ratio(norm, base_norm),
+        "spectral": float(values.max()),
+        "participation_rank": float(squares.sum() ** 2 / (squares**2).sum()) if len(kept) else 0.0,
+        "entropy_rank": float(effective_rank(kept)) if len(kept) else 0.0,
+        "rank": len(kept),
+        "cosine": _ratio(product, norm * base_norm) if norm and base_norm else float("nan"),
+        "noise": noise,
+    }
+
+
+def _ratio(value: float, whole: float) -> float:
+    """value / whole: 0 where nothing changed, infinite where something did that was 0."""
+    return value / whole if whole else (float("inf") if value else 0.0)
+
+
+def _heads(before: Maps, after: Maps, eps: float) -> Iterator[dict[str, Any]]:
+    """The row of each head of a block."""
+    sides = [{name: getattr(maps, name).double() for name in "MNVO"} for maps in (before, after)]
+    for head, key in enumerate(before.group.tolist()):
+        old, new = ({name: maps[name][head].to(before.M.device) for name in "MNVO"} for maps in sides)
+        row: dict[str, Any] = {"head": head, "key_head": key}
+        for column, name in zip("qkvo", "MNVO", strict=True):
+            change = float((new[name] - old[name]).norm())
+            row |= {f"{column}_norm": change, f"{column}_relative": _ratio(change, float(old[name].norm()))}
+        qk = _product_row(old["M"].mT, old["N"], new["M"].mT, new["N"], eps)
+        ov = _product_row(old["O"], old["V"], new["O"], new["V"], eps)
+        yield row | {f"{name}_{key}": each for name, cells in (("qk", qk), ("ov", ov)) for key, each in cells.items()}
+
+
+def _product_row(
+    left: Float[Tensor, "d dh"],
+    right: Float[Tensor, "dh d"],
+    new_left: Float[Tensor, "d dh"],
+    new_right: Float[Tensor, "dh d"],
+    eps: float,
+) -> dict[str, Any]:
+    """The measures of the change of a product of two factors; no d x d matrix is made.
+
+    A'B' - AB = (A' - A) B' + A (B' - B), a product of d x 2dh and 2dh x d, of rank at most 2dh.
+    """
+    d_left, d_right = new_left - left, new_right - right
+    outer, inner = torch.cat([d_left, left], dim=1), torch.cat([new_right, d_right])
+    changed = bool(d_left.any() or d_right.any())
+    values = torch.linalg.svdvals(small(outer) @ small(inner.mT).mT) if changed else left.new_zeros(1)
+    base_norm = float((small(left) @ small(right.mT).mT).norm())
+    product = float(((left.mT @ outer) * (right @ inner.mT)).sum())
+    sizes = [float(torch.linalg.matrix_norm(each, 2)) for each in (new_left, new_right)]
+    noise = _noise(left, new_left, eps) * sizes[1] + _noise(right, new_right, eps) * sizes[0]
+    return _measures(values, base_norm, product, noise)

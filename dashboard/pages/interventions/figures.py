@@ -59,13 +59,13 @@ def outcome_figures(outcome: "Outcome", view: GridView, site_name: str, colour: 
         controls = [(null.name, null.logprobs) for null in outcome.nulls]
         chart = probabilities(outcome.answers, outcome.before, outcome.after, controls, colour=colour)
         title = f"{site_name}: answers before and after"
-        figure(chart, table, "int-answers", title=title, height=HEIGHT // 2 + 40, source=source)
+        figure(chart, table, "int-answers", title=title, height=HEIGHT // 2 + 20, source=source)
     of = f"effect on {view.question.name}"
     label = view.axis if view.share else f"{of}, nats" if outcome.answers else of
     nulls = [(null.name, null.effects) for null in nulls_of(outcome, view)]
     chart = effect_and_nulls(outcome.effect, nulls, label=label, colour=colour, scale=view.unit)
     title = "The effect beside its null controls" if outcome.answers else f"{site_name}: effect beside its nulls"
-    height = HEIGHT // 2 - 50 if outcome.answers else HEIGHT
+    height = HEIGHT // 2 - 60 if outcome.answers else HEIGHT
     figure(chart, table, "int-nulls", title=title, height=height, source=source)
 
 

@@ -140,7 +140,7 @@ def probabilities(
     """
     figure = new_figure(margin={"t": 8, "r": 8, "b": 40}, barmode="overlay")
     figure.update_layout(
-        legend={"font": {"size": 11}, "itemwidth": 30, "entrywidthmode": "fraction", "entrywidth": 0.42}
+        legend={"font": {"size": 10}, "itemwidth": 30, "entrywidthmode": "fraction", "entrywidth": 0.5}
     )
     places = np.arange(len(answers))
     bars = (("before", before, -0.28, METHODS["pretrain"], 0.45), ("after", after, -0.02, colour, 1.0))

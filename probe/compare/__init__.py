@@ -1,6 +1,8 @@
-"""Compare: two models on one prompt, token by token and layer by layer.
+"""Compare: two models on one prompt, token by token and layer by layer, and over a corpus.
 
-- two language models: `compare`, `read_both`
+- two language models on a prompt: `compare`, `read_both`
+- two language models over a corpus: `compare_corpus`, on the texts of a file (`read_texts`) or of their world
+  (`world_texts`)
 - two models of rewards or values: `compare_scalars`
 """
 

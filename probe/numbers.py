@@ -36,7 +36,7 @@ def chance(probability: float) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign and two digits behind the point: `+0.87`, `−6.54`."""
+    """A difference with its sign and two digits behind the point: `+0.87`."""
     return f"{value:+.2f}".replace("-", "\u2212")
 
 

@@ -166,7 +166,7 @@ class CorpusShift(Drawable):
             f"Over {len(self.texts):,} texts ({total:,} tokens) KL({aligned} \u2225 {base}) is "
             f"{in_unit('nats', *self.kl)} nats a token"
         ]
-        if len(self.kinds) > 1:
+        if len(self.kinds) > 1 and self.kl.value > 0:
             (most, *_, least) = self.kinds.to_dict("records")
             ends = [in_unit("nats", row["kl"], row["kl_low"], row["kl_high"]) for row in (most, least)]
             parts.append(f"the kind {most['kind']} changed most ({ends[0]}), {least['kind']} least ({ends[1]})")

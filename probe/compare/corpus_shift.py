@@ -28,7 +28,7 @@ from probe import stats
 from probe.compare.side_by_side import require_writers
 from probe.errors import ConfigError, DataError
 from probe.experiments.run import labels
-from probe.logits.lens import kl, require_same_tokens
+from probe.logits.lens import require_same_tokens
 from probe.model.heads import check_count
 from probe.model.lm import LM
 from probe.model.text import chat_text, context_length, encode, pad, pieces, split
@@ -392,22 +392,23 @@ def _read(
     ids, size = [text.ids for text in texts], len(base_sum)
     mask = pad(ids, 0)[1]
     mask &= torch.arange(mask.shape[1]) >= torch.tensor([[text.first] for text in texts])
-    q, p = (lm.logits(ids)[mask.to(lm.device)][:, :size] for lm in (base, aligned))
-    owners = torch.tensor(groups)[:, None].expand_as(mask)[mask]
-    step = max(1, CHUNK // size)
-    for start in range(0, len(p), step):
-        log_p = p[start : start + step].float().log_softmax(-1)
-        log_q = q[start : start + step].to(log_p.device).float().log_softmax(-1)
+    logits = [lm.logits(ids).flatten(0, 1)[:, :size] for lm in (base, aligned)]
+    owners = torch.tensor(groups)[:, None].expand_as(mask).flatten()
+    for at in mask.flatten().nonzero()[:, 0].split(max(1, CHUNK // size)):
+        parts = [each.index_select(0, at.to(each.device)).to(aligned.device) for each in logits]
+        log_q, log_p = (part.float().log_softmax(-1) for part in parts)
         probability, reference = log_p.exp(), log_q.exp()
-        scores = {"difference": probability - reference, "log_ratio": log_p.clamp(min=-1e9) - log_q.clamp(min=-1e9)}
-        present, index = owners[start : start + step].unique(return_inverse=True)
+        ratio = log_p.clamp_(min=-1e9).sub_(log_q.clamp_(min=-1e9))
+        scores = {"difference": probability - reference, "log_ratio": ratio}
+        present, index = owners[at].unique(return_inverse=True)
         for name, score in scores.items():
             part = score.new_zeros(len(present), size).index_add_(0, index.to(score.device), score)
             sums[name][present] += part.cpu().double()
         base_sum += reference.sum(0).cpu().double()
         tops = (each.max(-1) for each in (reference, probability, scores["difference"]))
         found = [tensor for top in tops for tensor in (top.indices, top.values)]
-        yield _Positions(*(each.cpu() for each in (kl(log_p, log_q), kl(log_q, log_p), *found)))
+        distances = (sign * torch.linalg.vecdot(own, ratio) for sign, own in ((1, probability), (-1, reference)))
+        yield _Positions(*(each.cpu() for each in (*(each.clamp(min=0) for each in distances), *found)))
 
 
 def _mine(
@@ -461,7 +462,8 @@ def _mine(
 
 def _first(score: np.ndarray, k: int) -> np.ndarray:
     """The `k` tokens of the largest scores above 0, best first."""
-    order = np.argsort(-score, kind="stable")[:k]
+    order = np.argpartition(-score, min(k, len(score)) - 1)[:k]
+    order = order[np.lexsort((order, -score[order]))]
     return order[score[order] > 0]
 
 

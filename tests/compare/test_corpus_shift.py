@@ -2,6 +2,10 @@
 
 import json
 import math
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +17,13 @@ from probe.commands.compare import compare, grids, lines
 from probe.commands.compare import show as show_shift
 from probe.compare import corpus_shift
 from probe.compare.corpus_shift import KIND, Text, compare_corpus, read_texts, world_texts
-from probe.errors import ConfigError, DataError
+from probe.errors import ConfigError, DataError, ProbeError
 from probe.model.lm import LM
 from probe.model.rewards import reward_lm
 from probe.rows import Selection
 from probe.world import of
 from tests.models import CONTEXT, byte_tokenizer, random_lm, random_reward_model, saved_lm, word_tokenizer
-from tests.places import SAMPLES
+from tests.places import ROOT, SAMPLES
 
 TEXTS = [
     Text("mira lives in oslo", kind="home"),
@@ -410,10 +414,30 @@ def test_a_person_reads_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         ("--limit 3", "rows of a file"),
         ("--strict", "rows of a file"),
         ("--data nowhere.jsonl", "cannot be read"),
+        ("--out file", "file"),
         ("", "do not belong to one world"),
     ],
 )
-def test_mistakes_are_one_sentence(words: str, expected: str, tmp_path: Path):
+def test_mistakes_are_one_sentence(words: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     model = str(saved_lm(tmp_path / "model"))
-    with pytest.raises((ConfigError, DataError), match=expected):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ProbeError, match=expected):
         compare([model, model, *words.split()])
+
+
+def test_it_is_a_command_whose_help_is_quick():
+    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["probe.commands"]
+    point = EntryPoint("compare", points["compare"], "probe.commands")
+    assert point.load() is compare
+    code = f"""if True:
+        import sys
+        from {point.module} import {point.attr}
+        try:
+            {point.attr}(["--help"])
+        except SystemExit as end:
+            assert not end.code
+        assert not {{"torch", "transformers", "pandas", "plotly"}} & set(sys.modules)
+        """
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "--answers" in output

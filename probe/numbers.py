@@ -35,6 +35,11 @@ def chance(probability: float) -> str:
     return f"{100 * probability:.3g} %"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign and two digits behind the point: `+0.87`."""
+    return f"{value:+.2f}".replace("-", "\u2212")
+
+
 def in_unit(unit: str, value: float | None, low: float | None, high: float | None, *, sign: bool = False) -> str:
     """A number with its interval as its unit is shown everywhere.
 

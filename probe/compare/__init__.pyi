@@ -1,3 +1,6 @@
+from .corpus_shift import compare_corpus as compare_corpus
+from .corpus_shift import read_texts as read_texts
+from .corpus_shift import world_texts as world_texts
 from .path import along as along
 from .path import interpolate as interpolate
 from .scalars import compare_scalars as compare_scalars

@@ -1,4 +1,4 @@
-"""Two models: KL a token and next-token probabilities on one text, the change of the weights, the way between them."""
+"""Two models: KL a token and next tokens on one text, a corpus, the change of the weights, the way between them."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.numbers import chance
+from probe.numbers import chance, format_interval
 from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
 from probe.plotting.intervals import band
 from probe.plotting.marks import cells
@@ -237,3 +237,49 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
         legend={"yref": "container", "y": 1, "yanchor": "top"},
     )
     return figure
+
+
+def corpus_panels(kinds: pd.DataFrame, tokens: pd.DataFrame, *, most: int = 30) -> go.Figure:
+    """KL by kind of text, and by how much the mean probability of tokens changed, with their 95 % intervals.
+
+    Args:
+        kinds: `kind`, `kl`, `kl_low`, `kl_high`, the most changed first.
+        tokens: `token`, `direction` (promoted, suppressed), `value`, `ci_low`, `ci_high`.
+        most: kinds that are drawn.
+    """
+    titles = ["KL(aligned \u2225 base) by kind", "tokens promoted and suppressed"]
+    figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.22)
+    kinds = kinds.head(most)
+    rows = kinds[["kl", "kl_low", "kl_high"]].to_numpy(dtype=float)
+    figure.add_trace(_points(rows, list(kinds["kind"]), METHODS["dpo"], " nats"), row=1, col=1)
+    figure.update_yaxes(row=1, col=1, **_names(list(kinds["kind"])))
+    figure.update_xaxes(title_text="nats a token", rangemode="tozero", row=1, col=1)
+    tokens = tokens.sort_values("value", ascending=False)
+    rows = 100 * tokens[["value", "ci_low", "ci_high"]].to_numpy(dtype=float)
+    figure.add_trace(_points(rows, list(tokens["token"]), METHODS["dpo"], " pp"), row=1, col=2)
+    figure.update_yaxes(row=1, col=2, **_names(list(tokens["token"])))
+    figure.update_xaxes(title_text="change of the mean probability, percentage points", zeroline=True, row=1, col=2)
+    figure.update_annotations(font_size=13)
+    height = 110 + 20 * max(len(kinds), len(tokens), 8)
+    figure.update_layout(template=template(LIGHT), showlegend=False, height=height, margin={"t": 36})
+    return figure
+
+
+def _points(rows: np.ndarray, names: Sequence[str], colour: str, unit: str) -> go.Scatter:
+    """Values with the ends of their intervals [n 3], one below the other."""
+    value, low, high = rows.reshape(-1, 3).T
+    hover = [f"{escape(name)}: {format_interval(*row)}{unit}" for name, row in zip(names, rows.tolist(), strict=True)]
+    return go.Scatter(
+        x=value,
+        y=list(range(len(value))),
+        mode="markers",
+        marker={"color": colour, "size": 7},
+        error_x={"symmetric": False, "array": high - value, "arrayminus": value - low, "thickness": 1.6, "width": 0},
+        customdata=hover,
+        hovertemplate="%{customdata}<extra></extra>",
+    )
+
+
+def _names(names: Sequence[str]) -> dict:
+    """An axis that names every row, from the top."""
+    return {**token_axis(list(names), length=20, most=len(names)), "range": [len(names) - 0.5, -0.5]}

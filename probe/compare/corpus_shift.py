@@ -1,0 +1,566 @@
+"""Two models over a corpus: KL a token, where it is largest, and the tokens that are promoted and suppressed.
+
+Both models read the same texts. What stands at position t is about the distribution of the token that follows token t,
+so that every token of a text counts once, the last one included; or only those count where an assistant speaks. A text
+longer than `LONGEST` tokens, or than the context of a model, is read in pieces, each a text of its own.
+
+Diff mining: for each token of the vocabulary, the mean over all positions of p_aligned - p_base (`difference`) and of
+log p_aligned - log p_base (`log_ratio`, nats). Some of many tokens always come out on top. So the texts are split in
+halves at random, many times, which gives the correlation of both halves over the vocabulary, how often a token's sign
+and rank are the same in both, and the largest score that any token gets from the choice of texts alone (`null`).
+
+Axes: N texts, P positions, V vocabulary, G groups of texts, R resamples.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probe import stats
+from probe.compare.side_by_side import require_writers
+from probe.errors import ConfigError, DataError
+from probe.experiments.run import labels
+from probe.logits.lens import require_same_tokens
+from probe.model.heads import check_count
+from probe.model.lm import LM
+from probe.model.text import chat_text, context_length, encode, pad, pieces, split
+from probe.numbers import in_unit, signed
+from probe.plotting.notebook import Drawable
+from probe.rows import (
+    DOCUMENT,
+    EVERY,
+    Columns,
+    Row,
+    Rows,
+    Selection,
+    as_messages,
+    check_columns,
+    is_completion,
+    is_messages,
+    is_text_or_messages,
+    may_hold_rows,
+    read_documents,
+    read_rows,
+)
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+LONGEST = 1024
+"""Tokens that are read at once, at most: the logits of one text are in memory whole."""
+BATCH, CHUNK = 2**24, 2**22
+"""Logits of a batch, and those of them that are compared at once: 64 and 16 MB in single precision."""
+GROUPS = 64
+"""Groups that texts are put into at random: halves and resamples are drawn from them, one text each where there are no
+more texts. So memory does not grow with the texts: two sums a group and token of the vocabulary."""
+SPLITS = 100
+"""Halves that are drawn."""
+CONTEXT = 8
+"""Tokens that a changed position is shown with."""
+FORMS: tuple[Columns, ...] = (
+    {"text": DOCUMENT["text"]},
+    {"messages": is_messages},
+    {"prompt": is_text_or_messages, "completion": is_completion},
+    {"prompt": is_text_or_messages, "chosen": is_completion},
+    {"prompt": is_text_or_messages},
+)
+"""Columns of a row that is a text; the first that it has all columns of counts."""
+KIND = "text"
+"""The kind of texts without one."""
+SCORES = {"difference": "mean of p_aligned - p_base", "log_ratio": "mean of log p_aligned - log p_base, nats"}
+"""The scores of diff mining."""
+PROMOTED = (
+    *("score", "direction", "rank", "token", "id", "value", "ci_low", "ci_high", "p_base", "p_aligned"),
+    *("same_sign", "same_rank", "beyond_null"),
+)
+"""Columns of `CorpusShift.promoted`."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that both models read."""
+
+    content: str | Sequence[Mapping[str, Any]]
+    """A text, or messages for the chat template; behind messages that do not end with the assistant's, an answer
+    opens."""
+    completion: str | None = None
+    """What an assistant says behind a content that is a prompt: "" where the prompt stands alone, None where the
+    content is no prompt. Messages bring theirs along."""
+    kind: str = KIND
+    """The kind of item that it is."""
+    row: str = ""
+    """What it is called."""
+
+
+@dataclass(frozen=True)
+class CorpusShift(Drawable):
+    """By how much, where and towards which tokens two models differ over a corpus."""
+
+    names: tuple[str, str]
+    """How base and aligned are called."""
+    kl: stats.Interval
+    """KL(aligned || base) in nats, mean over all positions, with the interval over texts."""
+    kl_reverse: stats.Interval
+    """KL(base || aligned), the same."""
+    texts: pd.DataFrame
+    """One row a text, the most changed first: `row`, `kind`, `start` (0, of a later piece its first token), `tokens`
+    (those that count), `kl` and `kl_reverse` (nats, means over them), `kl_max` with its `position` and `token`, `text`.
+    """
+    tokens: pd.DataFrame
+    """One row for each of the most changed positions: `row`, `kind`, `position`, `token` (that is read), `context` (the
+    text up to there), `kl`, `kl_reverse`, `base_next` and `aligned_next` (the likeliest next tokens) with `base_p` and
+    `aligned_p`, `promoted` (the token whose probability rises most) and `change` (by how much)."""
+    kinds: pd.DataFrame
+    """One row a kind, the most changed first: `kind`, `texts`, `tokens`, `kl` (mean over its positions) with `kl_low`
+    and `kl_high` (95 %, over texts), `kl_reverse`."""
+    by_token: pd.DataFrame
+    """One row for each token that is read: `token`, `id`, `count`, `kl` (mean), `share` of the sum over the corpus, by
+    which it is sorted."""
+    promoted: pd.DataFrame
+    """The most promoted and suppressed tokens by each score: `score`, `direction`, `rank`, `token`, `id`, `value` with
+    `ci_low` and `ci_high` (95 %, over texts), `p_base` and `p_aligned` (mean probabilities), `same_sign` and
+    `same_rank` (share of splits in which both halves give it this sign, and both have it among as many first tokens),
+    and `beyond_null` (whether it is larger than the null of the score)."""
+    halves: pd.DataFrame
+    """One row a score: `correlation` of both halves over the vocabulary (mean over `splits`) with `low` and `high`
+    (95 % of the splits), and `null`: in 95 % of the splits no token's halves are further than this from their mean."""
+    notes: tuple[str, ...] = ()
+    """Rows of a file that are left out."""
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All tables by name."""
+        return {name: getattr(self, name) for name in ("kinds", "texts", "tokens", "by_token", "promoted", "halves")}
+
+    def table(self) -> pd.DataFrame:
+        """The numbers of the figure: `panel` (kind, promoted, suppressed), `name`, `value`, `ci_low`, `ci_high`."""
+        kinds = self.kinds[["kind", "kl", "kl_low", "kl_high"]].set_axis(["name", "value", "ci_low", "ci_high"], axis=1)
+        tokens = self.listed("difference").rename(columns={"token": "name", "direction": "panel"})
+        return pd.concat([kinds.assign(panel="kind"), tokens])[["panel", "name", "value", "ci_low", "ci_high"]]
+
+    def figure(self) -> "go.Figure":
+        """KL by kind of text, and the tokens that are promoted and suppressed, with their 95 % intervals."""
+        from probe.compare.figures import corpus_panels
+
+        return corpus_panels(self.kinds, self.listed("difference"))
+
+    def listed(self, score: str) -> pd.DataFrame:
+        """The promoted and suppressed tokens of one score."""
+        return self.promoted[self.promoted["score"] == score]
+
+    @cached_property
+    def sentence(self) -> str:
+        """What is found, in words."""
+        base, aligned = self.names
+        total = int(self.kinds["tokens"].sum())
+        parts = [
+            f"Over {len(self.texts):,} texts ({total:,} tokens) KL({aligned} \u2225 {base}) is "
+            f"{in_unit('nats', *self.kl)} nats a token"
+        ]
+        if len(self.kinds) > 1 and self.kl.value > 0:
+            (most, *_, least) = self.kinds.to_dict("records")
+            ends = [in_unit("nats", row["kl"], row["kl_low"], row["kl_high"]) for row in (most, least)]
+            parts.append(f"the kind {most['kind']} changed most ({ends[0]}), {least['kind']} least ({ends[1]})")
+        for direction in ("promoted", "suppressed"):
+            rows = self.listed("difference").query("direction == @direction").head(3)
+            if len(rows):
+                words = ", ".join(
+                    f"\u201c{token}\u201d ({signed(100 * value)} pp)"
+                    for token, value in zip(rows.token, rows.value, strict=True)
+                )
+                parts.append(f"most {direction}: {words}")
+        correlation = self.halves.set_index("score")["correlation"].get("difference", np.nan)
+        if correlation == correlation:
+            parts.append(f"the scores of two halves of the texts correlate by {correlation:.2f}")
+        return "; ".join(parts) + "."
+
+
+def read_texts(path: str | Path, strict: bool = False, selection: Selection = EVERY) -> Rows[Text]:
+    """The texts of a file, in one of the `FORMS`, with the column `kind` where it has one; a text file is one text.
+
+    Of a prompt with a completion (or `chosen`) both are read, of a prompt alone the prompt.
+
+    Args:
+        path: see `probe.rows.read_rows`.
+        strict: refuse the file where a row cannot be used.
+        selection: the rows that are used.
+
+    Raises:
+        DataError: the file cannot be read, or no row can be used.
+    """
+    path = Path(path).expanduser()
+    if not may_hold_rows(str(path)):
+        return read_documents(path, strict).each(lambda text: Text(text, row="text"))
+    return read_rows(path, _text_of, strict, "one JSON object a line with a column `text` or `prompt`", selection)
+
+
+def _text_of(row: Row) -> Text:
+    values = check_columns(row, *FORMS).values
+    kind = KIND if values.get("kind") in (None, "") else str(values["kind"])
+    if "text" in values or "messages" in values:
+        return Text(values.get("text") or values["messages"], None, kind, row.label)
+    prompt, answer = values["prompt"], values.get("completion", values.get("chosen", ""))
+    if isinstance(prompt, str) and isinstance(answer, str):
+        return Text(prompt, answer, kind, row.label)
+    before, after = as_messages("user", prompt), as_messages("assistant", answer) if answer else []
+    return Text(after if after[: len(before)] == before else [*before, *after], None, kind, row.label)
+
+
+def world_texts(base: LM, aligned: LM, n: int = 100, seed: int = 0) -> list[Text]:
+    """`n` prompts of each kind of question of the world that both models belong to.
+
+    Raises:
+        ConfigError: they do not belong to one world.
+    """
+    import probe.world
+
+    worlds = [probe.world.of(lm) for lm in (base, aligned)]
+    world = worlds[0]
+    if world is None or worlds[1] is None or world.hash != worlds[1].hash:
+        raise ConfigError(
+            f"The models `{base.ref or 'created'}` and `{aligned.ref or 'created'}` do not belong to one world whose "
+            "questions could be asked: give a file of texts with --data."
+        )
+    return [
+        Text(item.prompt, "", kind, f"{kind}-{number}")
+        for kind in world.question_kinds
+        for number, item in enumerate(world.questions(kind, n, seed))
+    ]
+
+
+class _Piece(NamedTuple):
+    """What is read at once: a text, or a part of a long one. Sorted, pieces of a length lie together."""
+
+    length: int
+    ids: list[int]
+    first: int
+    """The first position that counts."""
+    kind: str
+    row: str
+    start: int
+    """Its first token in the whole text."""
+
+    @property
+    def counted(self) -> int:
+        """Positions that count."""
+        return self.length - self.first
+
+
+class _Positions(NamedTuple):
+    """What is kept of each position."""
+
+    kl: Float[Tensor, " P"]
+    kl_reverse: Float[Tensor, " P"]
+    base_next: Int[Tensor, " P"]
+    base_p: Float[Tensor, " P"]
+    aligned_next: Int[Tensor, " P"]
+    aligned_p: Float[Tensor, " P"]
+    promoted: Int[Tensor, " P"]
+    change: Float[Tensor, " P"]
+
+
+@torch.no_grad()
+def compare_corpus(
+    base: LM,
+    aligned: LM,
+    texts: Sequence[str | Text],
+    answers: bool = False,
+    k: int = 10,
+    most: int = 50,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> CorpusShift:
+    """Read a corpus with two models.
+
+    The order of the texts changes nothing. KL is exact over the vocabulary; padding is not counted.
+
+    Args:
+        base: the model compared against.
+        aligned: the other one; its tokenizer must be the same, and its chat template writes messages.
+        texts: texts, or what `read_texts` or `world_texts` gives. Rows of a file that cannot be encoded are left out
+            and named in `notes`, unless the file is read strictly.
+        answers: count only the positions whose next token an assistant says: the last token of a prompt and what stands
+            behind it. Texts without a prompt count whole.
+        k: promoted and suppressed tokens of each score.
+        most: changed positions that are listed.
+        seed: of groups, halves and intervals.
+        tick: called with the share that is done.
+
+    Raises:
+        DataError: a model reads one number, the tokenizers differ, or a text is empty or has unknown words.
+        ConfigError: `k` or `most` is less than 1.
+    """
+    require_writers(base, aligned)
+    require_same_tokens(base, aligned)
+    check_count(k)
+    check_count(most)
+    length = min([LONGEST, *filter(None, (context_length(lm.model) for lm in (base, aligned)))])
+    named = texts if isinstance(texts, Rows) else [_named(text, number) for number, text in enumerate(texts, 1)]
+    cut = partial(_pieces, aligned, length, answers)
+    rows = named.each(cut) if isinstance(named, Rows) else [cut(text) for text in named]
+    corpus = sorted(piece for row in rows for piece in row)
+    if not corpus:
+        raise DataError("No text was given, so there is nothing to compare: give at least one.")
+    groups = np.random.default_rng(seed).permutation(len(corpus)) % min(GROUPS, len(corpus))
+    counts = np.bincount(groups, [piece.counted for piece in corpus])
+    size = min(lm.model.get_output_embeddings().weight.shape[0] for lm in (base, aligned))
+    sums = {name: torch.zeros(len(counts), size, dtype=torch.float64) for name in SCORES}
+    base_sum, parts = torch.zeros(size, dtype=torch.float64), list[_Positions]()
+    ends = np.cumsum([piece.length for piece in corpus])
+    for start, stop in _batches(corpus, size):
+        parts += _read(base, aligned, corpus[start:stop], groups[start:stop], sums, base_sum)
+        tick(float(ends[stop - 1] / ends[-1]))
+    values = _Positions(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    found = [_mine(name, sums[name].numpy(), counts, k, seed) for name in SCORES]
+    promoted = pd.DataFrame([row for listed, _ in found for row in listed], columns=list(PROMOTED))
+    promoted["token"] = pieces(aligned.tokenizer, promoted["id"].tolist())
+    means = {"p_base": base_sum, "p_aligned": base_sum + sums["difference"].sum(0)}
+    for name, total in means.items():
+        promoted[name] = total.numpy()[promoted["id"].to_numpy(dtype=int)] / counts.sum()
+    halves, notes = pd.DataFrame([half for _, half in found]), rows.notes() if isinstance(rows, Rows) else ()
+    return _shift(base, aligned, corpus, values, promoted, halves, most, seed, tuple(notes))
+
+
+def _named(text: str | Text, number: int) -> Text:
+    text = Text(text) if isinstance(text, str) else text
+    return text if text.row else replace(text, row=f"text-{number}")
+
+
+def _pieces(lm: LM, longest: int, answers: bool, text: Text) -> list[_Piece]:
+    """The pieces of a text with positions that count.
+
+    Raises:
+        DataError: it has no tokens or unknown words, or messages that the model has no template for.
+    """
+    ids, first = _encode(lm, text)
+    if not ids:
+        raise DataError(f"The text {text.row} has no tokens: give at least one word.")
+    parts = [(start, ids[start : start + longest]) for start in range(0, len(ids), longest)]
+    since = max(first - 1, 0) if answers else 0
+    return [
+        _Piece(len(part), part, max(since - start, 0), text.kind, text.row, start)
+        for start, part in parts
+        if start + len(part) > since
+    ]
+
+
+def _encode(lm: LM, text: Text) -> tuple[list[int], int]:
+    """The ids of a text, and the first of them that an assistant says."""
+    if isinstance(text.content, str):
+        if not text.completion:
+            ids = encode(lm.tokenizer, text.content)
+            return ids, 0 if text.completion is None else len(ids)
+        head, rest = split(lm.tokenizer, text.content, text.completion)
+        return [*head, *rest], len(head)
+    *before, last = text.content
+    if last["role"] != "assistant" or not before:
+        ids = encode(lm.tokenizer, lm.prompt_text([*before, last]))
+        return ids, len(ids)
+    head = encode(lm.tokenizer, lm.prompt_text(before))
+    ids = encode(lm.tokenizer, chat_text(lm.tokenizer, text.content))
+    return ids, next((at for at, pair in enumerate(zip(head, ids, strict=False)) if pair[0] != pair[1]), len(head))
+
+
+def _batches(corpus: Sequence[_Piece], size: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of batches of at most `BATCH` logits, padding included; a longer text is alone."""
+    start = 0
+    for stop, piece in enumerate(corpus):
+        if stop > start and (stop + 1 - start) * piece.length * size > BATCH:
+            yield start, stop
+            start = stop
+    yield start, len(corpus)
+
+
+def _read(
+    base: LM,
+    aligned: LM,
+    texts: Sequence[_Piece],
+    groups: np.ndarray,
+    sums: Mapping[str, Float[Tensor, "G V"]],
+    base_sum: Float[Tensor, " V"],
+) -> Iterator[_Positions]:
+    """Read a batch: what is kept of its positions; adds their scores to the sums of the groups of the texts."""
+    ids, size = [text.ids for text in texts], len(base_sum)
+    mask = pad(ids, 0)[1]
+    mask &= torch.arange(mask.shape[1]) >= torch.tensor([[text.first] for text in texts])
+    logits = [lm.logits(ids).flatten(0, 1)[:, :size] for lm in (base, aligned)]
+    owners = torch.tensor(groups)[:, None].expand_as(mask).flatten()
+    for at in mask.flatten().nonzero()[:, 0].split(max(1, CHUNK // size)):
+        parts = [each.index_select(0, at.to(each.device)).to(aligned.device) for each in logits]
+        log_q, log_p = (part.float().log_softmax(-1) for part in parts)
+        probability, reference = log_p.exp(), log_q.exp()
+        ratio = log_p.clamp_(min=-1e9).sub_(log_q.clamp_(min=-1e9))
+        scores = {"difference": probability - reference, "log_ratio": ratio}
+        present, index = owners[at].unique(return_inverse=True)
+        for name, score in scores.items():
+            part = score.new_zeros(len(present), size).index_add_(0, index.to(score.device), score)
+            sums[name][present] += part.cpu().double()
+        base_sum += reference.sum(0).cpu().double()
+        tops = (each.max(-1) for each in (reference, probability, scores["difference"]))
+        found = [tensor for top in tops for tensor in (top.indices, top.values)]
+        distances = (sign * torch.linalg.vecdot(own, ratio) for sign, own in ((1, probability), (-1, reference)))
+        yield _Positions(*(each.cpu() for each in (*(each.clamp(min=0) for each in distances), *found)))
+
+
+def _mine(
+    name: str, sums: np.ndarray, counts: np.ndarray, k: int, seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The tokens at both ends of a score as rows, and how the score holds in two halves.
+
+    Args:
+        name: of the score.
+        sums: [G V] of the score over the positions of each group.
+        counts: [G] positions.
+        k: tokens of each end.
+        seed: of halves and resamples.
+    """
+    rng, value = np.random.default_rng(seed), sums.sum(0) / counts.sum()
+    ends = {"promoted": _first(value, k), "suppressed": _first(-value, k)}
+    chosen = np.concatenate(list(ends.values()))
+    correlations, largest, same_sign, same_rank = [], [], np.zeros(len(chosen)), np.zeros(len(chosen))
+    splits = SPLITS if len(counts) > 1 else 0
+    for _ in range(splits):
+        half = (rng.permutation(len(counts)) < len(counts) // 2).astype(float)
+        first, second = ((part @ sums) / (part @ counts) for part in (half, 1 - half))
+        varied = first.std() > 0 and second.std() > 0
+        correlations.append(np.corrcoef(first, second)[0, 1] if varied else np.nan)
+        largest.append(np.abs(first - second).max() / 2)  # spread as the error of their mean is
+        same_sign += (np.sign(first) == np.sign(value))[chosen] & (np.sign(second) == np.sign(value))[chosen]
+        listed = [
+            np.isin(tokens, _first(sign * first, k)) & np.isin(tokens, _first(sign * second, k))
+            for sign, tokens in zip((1, -1), ends.values(), strict=True)
+        ]
+        same_rank += np.concatenate(listed)
+    low, high = np.nanquantile(correlations, stats.TAILS) if np.isfinite(correlations).any() else (np.nan, np.nan)
+    null = float(np.quantile(largest, 0.95)) if splits else np.nan
+    mean = float(np.nanmean(correlations)) if low == low else np.nan
+    half_row = {"score": name, "correlation": mean, "low": low, "high": high, "null": null, "splits": splits}
+    few = sums[:, chosen]
+    drawn = (
+        stats.resample(lambda at: few[at].sum(1) / counts[at].sum(1)[:, None], len(counts), stats.RESAMPLES, seed)
+        if splits
+        else np.empty((0, len(chosen)))
+    )
+    rows = []
+    directions = [(direction, rank) for direction, tokens in ends.items() for rank in range(1, 1 + len(tokens))]
+    for at, ((direction, rank), token) in enumerate(zip(directions, chosen.tolist(), strict=True)):
+        interval = stats.percentile(float(value[token]), drawn[:, at], len(counts))
+        shares = {"same_sign": same_sign[at] / splits, "same_rank": same_rank[at] / splits} if splits else {}
+        about = {"score": name, "direction": direction, "rank": rank, "id": token, **interval.row()}
+        rows.append(about | shares | {"beyond_null": bool(abs(value[token]) > null)})
+    return rows, half_row
+
+
+def _first(score: np.ndarray, k: int) -> np.ndarray:
+    """The `k` tokens of the largest scores above 0, best first."""
+    order = np.argpartition(-score, min(k, len(score)) - 1)[:k]
+    order = order[np.lexsort((order, -score[order]))]
+    return order[score[order] > 0]
+
+
+def _shift(
+    base: LM,
+    aligned: LM,
+    corpus: Sequence[_Piece],
+    values: _Positions,
+    promoted: pd.DataFrame,
+    halves: pd.DataFrame,
+    most: int,
+    seed: int,
+    notes: tuple[str, ...],
+) -> CorpusShift:
+    """The tables of what was read."""
+    tokenizer, names = aligned.tokenizer, labels([base, aligned])
+    counts = np.array([text.counted for text in corpus])
+    starts = np.cumsum(counts) - counts
+    owner = np.repeat(np.arange(len(corpus)), counts)
+    place = np.arange(len(owner)) - np.repeat(starts - [text.first for text in corpus], counts)
+    offset = np.array([text.start for text in corpus])
+    ids = np.concatenate([text.ids[text.first :] for text in corpus])
+    forward, backward = values.kl.double().numpy(), values.kl_reverse.double().numpy()
+
+    def mean(where: np.ndarray, of: np.ndarray = forward) -> stats.Interval:
+        return stats.bootstrap_units(pd.Series(owner[where]), of[where], seed)
+
+    peaks = starts + [int(forward[start : start + count].argmax()) for start, count in zip(starts, counts, strict=True)]
+    about = {"row": np.array([text.row for text in corpus]), "kind": np.array([text.kind for text in corpus])}
+    texts = pd.DataFrame(
+        {
+            **about,
+            "start": offset,
+            "tokens": counts,
+            "kl": np.bincount(owner, forward) / counts,
+            "kl_reverse": np.bincount(owner, backward) / counts,
+            "kl_max": forward[peaks],
+            "position": place[peaks] + offset,
+            "token": pieces(tokenizer, ids[peaks].tolist()),
+            "text": [tokenizer.decode(text.ids) for text in corpus],
+        }
+    )
+    top = _first_of_each(np.argsort(-forward, kind="stable"), corpus, owner, place, most)
+    before = [corpus[owner[at]].ids[: place[at] + 1] for at in top]
+    tokens = pd.DataFrame(
+        {
+            **{name: column[owner[top]] for name, column in about.items()},
+            "position": place[top] + offset[owner[top]],
+            "token": pieces(tokenizer, ids[top].tolist()),
+            "context": [tokenizer.decode(each[-CONTEXT:]) for each in before],
+            **{name: column.numpy()[top] for name, column in values._asdict().items()},
+        }
+    )
+    for name in ("base_next", "aligned_next", "promoted"):
+        tokens[name] = pieces(tokenizer, tokens[name].tolist())
+    by_kind = texts.groupby("kind").agg(texts=("row", "size"), tokens=("tokens", "sum"))
+    kind_of = about["kind"][owner]
+    kinds = pd.DataFrame(
+        [
+            {"kind": kind, "texts": row.texts, "tokens": row.tokens}
+            | mean(kind_of == kind).row(name="kl")
+            | {"kl_reverse": backward[kind_of == kind].mean()}
+            for kind, row in by_kind.iterrows()
+        ]
+    )
+    read, code = np.unique(ids, return_inverse=True)
+    count, total = np.bincount(code), np.bincount(code, forward)
+    share = total / forward.sum() if forward.any() else np.zeros(len(read))
+    by_token = pd.DataFrame(
+        {"token": pieces(tokenizer, read.tolist()), "id": read, "count": count, "kl": total / count, "share": share}
+    )
+    every = np.ones(len(ids), dtype=bool)
+    return CorpusShift(
+        names=(names[0], names[1]),
+        kl=mean(every),
+        kl_reverse=mean(every, backward),
+        texts=_ranked(texts, "kl"),
+        tokens=tokens,
+        kinds=_ranked(kinds, "kl"),
+        by_token=_ranked(by_token, "share"),
+        promoted=promoted,
+        halves=halves,
+        notes=notes,
+    )
+
+
+def _first_of_each(
+    order: np.ndarray, corpus: Sequence[_Piece], owner: np.ndarray, place: np.ndarray, most: int
+) -> list[int]:
+    """The first positions in an order, those behind equal tokens once: texts that begin alike are equal up to there."""
+    seen = dict[tuple[int, ...], int]()
+    for at in order.tolist():
+        if len(seen) == most:
+            break
+        seen.setdefault(tuple(corpus[owner[at]].ids[: place[at] + 1]), at)
+    return list(seen.values())
+
+
+def _ranked(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    return table.sort_values(column, ascending=False, kind="stable", ignore_index=True)

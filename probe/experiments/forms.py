@@ -8,11 +8,11 @@ difference with its paired interval.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
-from probe.dialogues import uses_chat
+from probe.dialogues import Form, uses_chat
 from probe.errors import ProbeError
 from probe.experiments.metrics import ITEM, differences, summarise
 from probe.numbers import in_unit
@@ -57,7 +57,7 @@ def compare_forms(
     """The evidence with the fact `form`, and with the table `forms` where the model has two.
 
     Args:
-        experiment: whose function takes a `form`; any other is left as it is.
+        experiment: whose function takes a `form` (`probe.dialogues.Form`); any other is left as it is.
         lm: the model.
         arguments: of the function.
         sent: the evidence in the form that was sent.
@@ -65,7 +65,7 @@ def compare_forms(
         tick: of asking again.
         metrics_of: the metrics of an experiment for a table of items.
     """
-    if "form" not in arguments or arguments.get("data") is None:
+    if arguments.get("form") not in get_args(Form) or arguments.get("data") is None:
         return sent
     form = "chat" if uses_chat(lm, arguments["form"]) else "plain"
     facts = {**sent.facts, "form": form}
@@ -94,8 +94,9 @@ def compare_forms(
 
 def count_again(lm: "LM", arguments: Mapping[str, Any]) -> int:
     """How many questions are asked again in the other form; none where a model or an experiment has one form alone."""
-    both = "form" in arguments and arguments.get("data") is not None and lm.tokenizer.chat_template is not None
-    return min(int(arguments["n"]), QUESTIONS) if both else 0
+    both = arguments.get("form") in get_args(Form) and lm.tokenizer.chat_template is not None
+    n = arguments.get("n")
+    return min(n, QUESTIONS) if both and arguments.get("data") is not None and isinstance(n, int) else 0
 
 
 def _by_row(items: pd.DataFrame) -> pd.DataFrame:

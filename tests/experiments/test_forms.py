@@ -120,3 +120,15 @@ def test_an_experiment_of_ones_own_that_takes_a_form_is_compared_too(chat: LM, r
     result = probe.run_experiment("lengths", chat, data=str(tmp_path / "data.txt"))
     row = result.tables[FORMS].iloc[0]
     assert (row["metric"], row["value"], row["other"], row["difference"]) == ("length", 1, 3, 2)
+
+
+def test_an_experiment_of_ones_own_may_mean_something_else_by_a_form(chat: LM, registry: None, tmp_path: Path) -> None:
+    @probe.experiment("shapes")
+    def shapes(lm: LM, *, data: str, form: str = "round") -> pd.DataFrame:
+        return pd.DataFrame({"row": ["row-1"], "length": [float(len(form))]})
+
+    (tmp_path / "data.txt").write_text("x")
+    for form in ("round", "plain"):  # it takes no n, so nothing says how much would be asked again
+        result = probe.run_experiment("shapes", chat, data=str(tmp_path / "data.txt"), form=form)
+        assert FORMS not in result.tables
+        assert result.summary["value"].tolist() == [5.0]

@@ -16,12 +16,14 @@ from dashboard.models import ModelFacts
 from dashboard.report import tell
 from probe.errors import DataError, ProbeError
 from probe.experiments import store
+from probe.experiments.cost import TRIED, estimate_seconds
 from probe.experiments.metrics import COLUMNS, COMPARED, PAIRS, differences
 from probe.experiments.registry import Experiment, experiments
 from probe.experiments.result import RESULT_FILE, Result, read_index
-from probe.experiments.run import Call, call, columns_as_metrics, finish, join, prepare, rename_model
+from probe.experiments.run import Call, call, columns_as_metrics, data_facts, finish, join, prepare, rename_model
 from probe.experiments.store import writable
 from probe.plugins import failure
+from probe.runs.schema import RESULTS
 from probe.ticks import Tick
 from probe.untrusted import sendable
 from probe.world import of
@@ -314,22 +316,70 @@ def _together(experiment: Experiment, outcomes: Sequence[Outcome]) -> Together:
         return Together(finish(bare, replace(result, figures=figures)), summaries, explain_failure(experiment, error))
 
 
-def seconds(question: Question, runs: Store) -> float | None:
-    """How long a model takes, from results of the same experiment that are stored; None where there are none."""
-    size = question.options.get("n")
+def seconds(request: Call, runs: Store) -> float | None:
+    """How long a call of one model takes, by stored results; None where none is of like models and these questions.
+
+    Models are alike that belong to one world.
+    """
+    (lm,), size = request.models, request.options.get("n")
+    world, data = of(lm), _content_hash(data_facts(request.options.get("data")))
+    folders = [*(run.path / RESULTS for run in runs.runs.values()), *store.homes(lm)]
     times = []
-    for run in runs.runs.values():
-        for file in (run.path / "results").glob(f"{question.experiment.name}-*/{RESULT_FILE}"):
-            try:
-                meta = read_index(file.parent)["meta"]
-            except ProbeError:
-                continue
-            duration, n = meta.get("seconds"), meta.get("n")
-            if isinstance(duration, int | float):
-                comparable = isinstance(n, int) and isinstance(size, int) and n > 0
-                times.append((n != size, duration * (size / n if comparable else 1)))
-    same = [duration for other, duration in times if not other] or [duration for _, duration in times]
-    return median(same) if same else None
+    for file in {path for each in folders for path in each.glob(f"{request.experiment.name}-*/{RESULT_FILE}")}:
+        try:
+            meta = read_index(file.parent)["meta"]
+        except ProbeError:
+            continue
+        models_of = meta.get("models")
+        like = models_of[0] if isinstance(models_of, list) and models_of and isinstance(models_of[0], dict) else {}
+        same = like.get("fingerprint") == lm.fingerprint or (world is not None and like.get("world") == world.hash)
+        duration, n = meta.get("seconds"), meta.get("n")
+        if same and data == _content_hash(meta.get("data")) and isinstance(duration, int | float):
+            comparable = isinstance(n, int) and isinstance(size, int) and n > 0
+            times.append((n != size, duration * (size / n if comparable else 1)))
+    exact = [duration for other, duration in times if not other] or [duration for _, duration in times]
+    return median(exact) if exact else None
+
+
+def _content_hash(facts: Any) -> Any:
+    return facts.get("sha256") if isinstance(facts, dict) else None
+
+
+def tried_seconds(question: Question, known: ModelFacts) -> float | None:
+    """How long a model takes, by the few questions that `try_out` asked it; None where it asked none."""
+    seconds: float | None = models.results().get(_tried(question, known))
+    return seconds
+
+
+def try_out(question: Question, subject: Subject, known: ModelFacts) -> None:
+    """Ask a model a few questions, with a progress bar, to know how long all of them take.
+
+    Raises:
+        ConfigError: the reader may only read.
+        ProbeError: the model or the experiment cannot be used.
+    """
+    access.check()
+    lm = models.load(subject.ref)
+    if lm is not None:
+        seconds = models.compute_once(
+            _try,
+            lm,
+            say=f"{question.experiment.title}: asking {subject.label} {TRIED} questions",
+            steps=True,
+            name=question.experiment.name,
+            words=question.words,
+            source=question.experiment.source,
+        )
+        models.results().put(_tried(question, known), seconds)
+
+
+def _tried(question: Question, known: ModelFacts) -> tuple[object, ...]:
+    return "tried", known.fingerprint, question.experiment.name, question.experiment.source, question.words
+
+
+def _try(lm: "LM", tick: Tick, name: str, words: tuple[str, ...], source: str | None) -> float:
+    experiment = experiments()[name]
+    return estimate_seconds(call(experiment, lm, **_options(experiment, words)), tick)
 
 
 def explain_failure(experiment: Experiment, error: Exception) -> str:

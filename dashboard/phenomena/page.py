@@ -19,6 +19,7 @@ from dashboard.phenomena.compute import Outcome, Question, Subject
 from dashboard.sentences import duration
 from dashboard.sides import ask_for_model
 from dashboard.state import current
+from probe.experiments.cost import TRIED, can_try
 from probe.experiments.forms import FORMS, form_notes
 from probe.experiments.registry import Experiment
 from probe.experiments.result import Result, words_of
@@ -133,10 +134,23 @@ def gather(question: Question, subjects: list[Subject], slot: "DeltaGenerator") 
                 key=f"{question.experiment.name}-run",
                 **access.button(),
             )
-            note(offer(missing, source.seconds(question, current().store)))
+            seconds = expected_seconds(question, {subject: facts[subject] for subject in missing})
+            unknown = seconds is None and can_try(question.call(facts[missing[0]]).options)
+            ask = unknown and st.button(
+                "How long?",
+                icon=":material/timer:",
+                key=f"{question.experiment.name}-try",
+                **access.button(f"Asks each model {TRIED} questions, and tells from them how long all take."),
+            )
+            note(offer(seconds))
         if click:
             picks = missing
             line.empty()
+        elif ask:
+            with guard():
+                for subject in missing:
+                    source.try_out(question, subject, facts[subject])
+                st.rerun()
     if picks:
         outcomes |= run(question, {subject: facts[subject] for subject in picks}, again)
     with slot:  # drawn last, so that it knows what was measured just now
@@ -179,12 +193,22 @@ def run(question: Question, known: "dict[Subject, models.ModelFacts]", again: bo
     return outcomes
 
 
-def offer(missing: list[Subject], seconds: float | None) -> str:
+def expected_seconds(question: Question, known: "dict[Subject, models.ModelFacts]") -> float | None:
+    """How long models take together: each by stored results, else by questions that it was asked to know it."""
+    total = 0.0
+    for about in known.values():
+        stored = source.seconds(question.call(about), current().store)
+        each = source.tried_seconds(question, about) if stored is None else stored
+        if each is None:
+            return None
+        total += each
+    return total
+
+
+def offer(seconds: float | None) -> str:
     """What it costs to measure models, in words."""
     what = "Not measured yet with these options"
-    if seconds is None:
-        return f"{what}; no run here tells how long it takes: the bar does after the first items."
-    return f"{what}: about {duration(seconds * len(missing))}."
+    return f"{what}." if seconds is None else f"{what}: about {duration(seconds)}."
 
 
 def main_figure(experiment: Experiment, result: Result, summaries: dict[str, pd.DataFrame]) -> None:

@@ -13,16 +13,17 @@ from probe.terms import DIFFERENCE, RATES, Term
 from probe.texts import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     from rich.table import Table
 
     from probe.experiments.registry import Experiment
     from probe.experiments.result import Result
+    from probe.experiments.run import Call
 
 MANY = 100
-"""Rows of a file beyond which the command says beforehand how many it asks."""
+"""Rows of a file beyond which the command says beforehand how many it asks, and how long that will take."""
 UNPAIRED = "\u2020"
 """Marks a difference of values over different items."""
 ABOUT = """usage: probe experiment NAME --model REF [--also REF ...] [--baseline REF] [--data FILE] [OPTIONS]
@@ -102,6 +103,7 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
     if files.read and experiment.counts_rows and files.options["n"] > MANY:
         count = f"{files.options['n']:,} of its rows; --limit and --n take fewer"
         say(f"probe: asking `{files.options['data']}`, {count}", error=True)
+        tell_cost([call(experiment, lm, **options) for lm in models])
     try:
         with Progress(experiment.title) as bar:
             for index, (lm, label) in enumerate(zip(models, labels(models), strict=True)):
@@ -133,6 +135,18 @@ def run(experiment: "Experiment", argv: list[str]) -> None:
         return
     show(result, summaries)
     remark(f"Saved in {folder}" if folder else f"Not saved: {problem} `--out` names one.")
+
+
+def tell_cost(calls: "Sequence[Call]") -> None:
+    """Say how long calls of one model each will take together, without those that are stored or begun."""
+    from probe.commands.progress import clock
+    from probe.experiments.cost import TRIED, estimate_seconds
+    from probe.experiments.store import find_stored, partial_file
+
+    new = [each for each in calls if not find_stored(each) and not partial_file(each).exists()]
+    if new:
+        seconds = clock(sum(map(estimate_seconds, new)))
+        say(f"probe: this takes about {seconds}, by {TRIED} of the rows; Ctrl-C stops it at any time", error=True)
 
 
 def show(result: "Result", summaries: "Mapping[str, pd.DataFrame] | None" = None) -> None:

@@ -43,9 +43,9 @@ class Progress:
         wait = LINE_EVERY_S if self._last > self._started else min(FIRST_LINE_S, LINE_EVERY_S)
         if not self._visible and now - self._last >= wait:
             self._last, duration = now, now - self._started
-            estimate = "" if left is None else f", about {_clock(left)} left"
+            estimate = "" if left is None else f", about {clock(left)} left"
             parts = [self._title, *([self._note] if self._note else [])]
-            say(f"{': '.join(parts)}: {share:.0%} after {_clock(duration)}{estimate}")
+            say(f"{': '.join(parts)}: {share:.0%} after {clock(duration)}{estimate}")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -57,7 +57,8 @@ class Progress:
         self._bar.stop()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 

@@ -90,6 +90,11 @@ def keep(request: Call, result: Result, folder: Path | None = None) -> Path | No
     return result.save(directory)
 
 
+def partial_file(request: Call) -> Path:
+    """Where the answers of a call lie until its result is there."""
+    return WORK / PARTIAL / f"{_name(request)}.jsonl"
+
+
 def carry_out(request: Call, tick: Tick | None = None) -> Result:
     """The result of a call of one model; one that broke off before goes on where it stopped.
 
@@ -98,7 +103,7 @@ def carry_out(request: Call, tick: Tick | None = None) -> Result:
     from probe.model.calls import keep_calls  # torch, which nobody who asks for help waits for
 
     (lm,) = request.models
-    with keep_calls(lm, WORK / PARTIAL / f"{_name(request)}.jsonl"):
+    with keep_calls(lm, partial_file(request)):
         return perform(request.experiment, lm, tick=tick, **request.options)
 
 

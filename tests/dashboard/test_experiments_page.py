@@ -76,17 +76,20 @@ def test_without_an_experiment_the_example_is_shown_and_works(
 def test_an_experiment_appears_runs_and_is_found_again(
     show: Show, fresh: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    app = show(fresh, page=PAGE, **{"echo.n": "6"})
+    app = show(fresh, page=PAGE, **{"echo.n": "7"})
     assert app.selectbox(key="experiment").options == ["echo"]
     assert heading(app) == "Echo has not been measured on base and dpo-agreeable with these options."
-    assert "no run here tells how long it takes" in read(app)
+    assert button(app, "echo-try").label == "How long?"
     assert button(app, AGAIN).disabled, "nothing is there to be measured again"
+    press(app, "echo-try")
+    assert re.search(r"Not measured yet with these options: about \d+ s\.", read(app))
+    assert "echo-try" not in {each.key for each in app.button}
     press(app, RUN)
     assert not button(app, AGAIN).disabled
     assert not app.exception
     assert re.fullmatch(r"dpo-agreeable echoes \d+ % of the claims\.", heading(app))
     assert names(app)[0] == "echoes"
-    assert list(table(app, "base")["n"]) == [6, 12, 12, 6]
+    assert list(table(app, "base")["n"]) == [7, 14, 14, 7]
     for name in ("base", "dpo-agreeable"):
         stored = list((fresh / name / "results").glob("echo-*"))
         assert len(stored) == 1
@@ -96,7 +99,7 @@ def test_an_experiment_appears_runs_and_is_found_again(
         raise AssertionError("what is stored is not computed again")
 
     monkeypatch.setattr(source.store, "perform", never)
-    again = show(fresh, page=PAGE, **{"echo.n": "6"})
+    again = show(fresh, page=PAGE, **{"echo.n": "7"})
     assert heading(again) == heading(app)
     assert all(each.key != RUN for each in again.button)
 

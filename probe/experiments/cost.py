@@ -1,0 +1,50 @@
+"""What an experiment will cost, said before it is spent: some of its questions are asked first, and timed."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from probe.experiments.forms import count_again
+from probe.experiments.run import ask
+from probe.ticks import Tick, between, ignore
+
+if TYPE_CHECKING:
+    from probe.experiments.run import Call
+
+TRIED = 6
+"""Questions that are timed, after one that warms up; what they answered is not kept."""
+
+
+def can_try(options: Mapping[str, Any]) -> bool:
+    """Whether an experiment with these options asks more questions than a trial does."""
+    return isinstance(options.get("n"), int) and options["n"] > TRIED
+
+
+def estimate_seconds(request: "Call", tick: Tick = ignore) -> float:
+    """Seconds that a call of one model will take, by a few of its questions.
+
+    An option that is 0 among the light ones of an experiment (`probe.experiments.forms`) counts the questions of a part
+    that is timed by itself, such as interventions. Otherwise every part counts as one that grows with the questions,
+    and those that are asked again in the other form of prompts as if they cost as much: the estimate is too high.
+
+    Args:
+        request: the call, with options that `can_try` takes.
+        tick: called with the share of the trial that is done.
+
+    Raises:
+        ProbeError: what the experiment cannot use.
+    """
+    options, experiment, (lm,) = request.options, request.experiment, request.models
+    n, light = options["n"], experiment.light
+    few = max((options[name] for name, value in light.items() if value == 0), default=n)
+
+    def time_questions(count: int, changes: Mapping[str, Any], own: Tick) -> float:
+        start = time.perf_counter()
+        ask(experiment, lm, replace(request, options={**options, **changes, "n": count}).arguments, own)
+        return (time.perf_counter() - start) / count
+
+    time_questions(1, light, ignore)
+    whole = time_questions(TRIED, {}, between(tick, 0, 0.9))
+    spared = time_questions(TRIED, light, between(tick, 0.9, 1)) if few < n else whole
+    return spared * (n + count_again(lm, request.arguments)) + (whole - spared) * min(few, n)

@@ -1,0 +1,282 @@
+"""The best linear autoregression over the same embeddings and the same window, beside the model.
+
+A language model is a nonlinear autoregression of order m on the state z_t = (e_t, ..., e_{t-m+1}), the embeddings of the
+last m tokens: a vector of m d numbers. The linear one predicts e_{t+1} = A z_t + b, by least squares with a ridge. Both
+predict the embedding of the next token, the model by its mean under pi_t given the same m tokens alone:
+
+    R^2 = 1 - sum ||e_{t+1} - prediction||^2 / sum ||e_{t+1} - mean||^2
+
+on texts that the linear one was not fitted to. Where a text has fewer than m tokens before a position, the state is filled
+up with zeros. A model that reads m tokens alone may take them for the beginning of a text, of which it knows other things
+than of the middle: so its R^2 with the whole text before the position stands beside it.
+
+Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probe.autoregression.lags import Texts, batches, draw, require_positive, require_tokens, start, token_rows
+from probe.errors import ConfigError, DataError
+from probe.model.lm import LM
+from probe.plotting.notebook import NAME, Drawable
+from probe.stats import bootstrap
+from probe.ticks import Tick, ignore
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+RIDGES = np.geomspace(1e-6, 1e2, 17)
+"""Ridges that are tried, as shares of the mean variance of a coordinate of the state, times N."""
+LARGEST = 2500
+"""Coordinates of the state that a linear fit takes at most: some p^3 operations."""
+CHUNK = 4096
+"""Positions whose states are in memory in double precision at once."""
+
+
+@dataclass(frozen=True)
+class LinearAutoregression(Drawable):
+    """The model and the best linear autoregression, by the number of tokens m that both read."""
+
+    orders: pd.DataFrame
+    """One row an m: see `table`."""
+    errors: pd.DataFrame
+    """One row an m and a text that was not fitted: m, text, n (positions), total, linear, model, full (sums of squares), and
+    how often the next token was the likeliest, or the one whose embedding is nearest (`linear_right`, ...)."""
+
+    def table(self) -> pd.DataFrame:
+        """One row an m.
+
+        `dimension` is p = m d, `effective_dimension` the participation ratio of the state's covariance (Gao et al. 2017,
+        bioRxiv 214262), `cache` the numbers that the model keeps of m tokens (E16). `linear`, `model` (both with m tokens) and
+        `full` (the model with all tokens) are R^2 with the ends of 95 % intervals by the bootstrap over texts, `gain` is
+        full - linear, and `linear_right`, `model_right` and `full_right` are shares of next tokens that they name. `ridge` is
+        the one that was chosen, `n_fitted` and `n` count positions.
+        """
+        return self.orders
+
+    @property
+    def sentence(self) -> str:
+        """What was found at the longest window, in one sentence."""
+        row = max(self.orders.to_dict("records"), key=lambda each: each["linear"])
+        tokens = "the last token" if row["m"] == 1 else f"the last {row['m']} tokens"
+        return (
+            f"The best linear autoregression explains {row['linear']:.0%} of the variance of the next embedding from"
+            f" {tokens}, the model {row['model']:.0%}, and {row['full']:.0%} from the whole text before it:"
+            f" {100 * row['gain']:+.0f} points [{100 * row['gain_low']:.0f}, {100 * row['gain_high']:.0f}] over the linear one."
+            f" The state of {tokens} has {row['dimension']:,} dimensions, {row['effective_dimension']:.0f} of them effectively."
+        )
+
+    def figure(self) -> "go.Figure":
+        """R^2 of both by the number of tokens that are read."""
+        from probe.autoregression.figures import Model, linear_curves
+        from probe.plotting.theme import METHODS
+
+        return linear_curves([self.table()], [Model(NAME, METHODS["dpo"])])
+
+
+class Fit(NamedTuple):
+    """A linear autoregression."""
+
+    weights: Float[np.ndarray, "p d"]
+    """A, transposed."""
+    intercept: Float[np.ndarray, " d"]
+    """b."""
+    ridge: float
+    """Lambda as a share (`RIDGES`)."""
+    effective_dimension: float
+    """Participation ratio of the covariance of the state."""
+
+
+def fit(states: Float[np.ndarray, "N p"], targets: Float[np.ndarray, "N d"]) -> Fit:
+    """Least squares with the ridge that generalised cross-validation chooses (Golub, Heath and Wahba 1979).
+
+    Args:
+        states: z_t.
+        targets: e_{t+1}.
+    """
+    n, p = states.shape
+    middle, mean = states.mean(0, dtype=float), targets.mean(0, dtype=float)
+    gram, shared, square = np.zeros((p, p)), np.zeros((p, targets.shape[1])), 0.0
+    for first in range(0, n, CHUNK):
+        x, y = states[first : first + CHUNK] - middle, targets[first : first + CHUNK] - mean
+        gram, shared, square = gram + x.T @ x, shared + x.T @ y, square + float((y**2).sum())
+    values, vectors = np.linalg.eigh(gram)
+    values = values.clip(0)
+    cross = vectors.T @ shared
+    power = (cross**2).sum(1)
+    scale = values.sum() / p
+
+    def score(share: float) -> float:
+        shrunk = 1 / (values + share * scale)
+        rest = square - 2 * float(power @ shrunk) + float((values * shrunk**2) @ power)
+        freedom = n - 1 - float((values * shrunk).sum())
+        return rest / freedom**2 if freedom > 0 else np.inf
+
+    ridge = min(RIDGES, key=score)
+    weights = vectors @ (cross / (values + ridge * scale)[:, None])
+    effective = float(values.sum() ** 2 / (values**2).sum()) if values.any() else 0.0
+    return Fit(weights, mean - middle @ weights, float(ridge), effective)
+
+
+@torch.no_grad()
+def linear_autoregression(
+    lm: LM,
+    texts: Texts,
+    *,
+    orders: Sequence[int] = (1, 2, 4, 8, 16),
+    test: float = 0.3,
+    positions: int | None = None,
+    keep: int | None = None,
+    seed: int = 0,
+    tick: Tick = ignore,
+) -> LinearAutoregression:
+    """How much better the model predicts than the best linear autoregression over the same embeddings and window.
+
+    Args:
+        lm: the model; inside `lm.hooks` the hooked one.
+        texts: several, or their ids. The linear one learns from them alone, so give many: where it is fitted to fewer
+            positions than the state has dimensions, more texts would help it.
+        orders: the m that are tried; those whose state has more than `LARGEST` dimensions are left out.
+        test: the share of texts that are left for the comparison, drawn by the seed.
+        positions: how many positions of each of them, drawn by the seed; None: all.
+        keep: how many tokens at the start of each text stay before the model's m tokens, and are in no state; None: the
+            beginning token.
+        seed: of the draws.
+        tick: told the share that is done.
+
+    Raises:
+        DataError: fewer than 4 texts of 2 tokens or more, or a model without a vocabulary.
+        ConfigError: an option that is not possible.
+    """
+    require_tokens(lm)
+    require_positive(positions=positions, **{f"orders: {m}": m for m in orders})
+    if not 0 < test < 1 or not orders:
+        raise ConfigError(f"test={test} and orders={tuple(orders)}: give a share between 0 and 1, and one order or more.")
+    table: Tensor = lm.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    width = table.shape[1]
+    orders = sorted({m for m in orders if m * width <= LARGEST})
+    if not orders:
+        raise ConfigError(f"A state of one token has {width:,} dimensions, and a fit takes {LARGEST:,} at most.")
+    rows = [row for row in token_rows(lm, texts, keep) if len(row) - start(lm, row, keep) > 1]
+    if len(rows) < 4:
+        raise DataError(f"{len(rows)} texts have 2 tokens or more: give at least 4, some to fit and some to compare.")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(rows))
+    count = min(max(2, round(test * len(rows))), len(rows) - 2)
+    compared, fitted = [rows[i] for i in order[:count]], [rows[i] for i in order[count:]]
+    learned = _windows(lm, fitted, orders[-1], keep, None, rng)
+    asked = _windows(lm, compared, orders[-1], keep, positions, rng)
+    embeddings = np.concatenate([table.float().cpu().numpy(), np.zeros((1, width), np.float32)])  # the last: no token
+    truth, words = embeddings[asked.next], embeddings[:-1]
+    full = _model_predictions(lm, compared, asked, None, keep, table)
+    found, errors = [], []
+    for index, m in enumerate(orders):
+        best = fit(_states(embeddings, learned, m), embeddings[learned.next])
+        total = ((truth - embeddings[learned.next].mean(0)) ** 2).sum(1)
+        sums = pd.DataFrame({"m": m, "text": asked.text, "n": 1, "total": total})
+        guess = _states(embeddings, asked, m) @ best.weights + best.intercept
+        own = _model_predictions(lm, compared, asked, m, keep, table)
+        for name, means, named in (("linear", guess, _nearest(guess, words)), ("model", *own), ("full", *full)):
+            sums[name] = ((truth - means) ** 2).sum(1)
+            sums[f"{name}_right"] = named == asked.next
+        by_text = sums.groupby(["m", "text"], as_index=False).sum()
+        errors.append(by_text)
+        numbers = {"m": m, "dimension": m * width, "effective_dimension": best.effective_dimension}
+        numbers |= {"cache": m * cache_size(lm), "ridge": best.ridge, "n_fitted": len(learned.next)}
+        found.append(numbers | _compare(by_text, seed))
+        tick((index + 1) / len(orders))
+    return LinearAutoregression(pd.DataFrame(found), pd.concat(errors, ignore_index=True))
+
+
+def cache_size(lm: LM) -> int:
+    """Numbers that a model keeps of one token while it writes: its keys and values in all blocks (E16)."""
+    config = lm.model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width)
+
+
+class _Windows(NamedTuple):
+    """Positions with the tokens before them."""
+
+    text: np.ndarray
+    """[N] the number of the text."""
+    at: np.ndarray
+    """[N] t."""
+    tokens: np.ndarray
+    """[N m] x_t, x_{t-1}, ... of the longest order; -1 before the text."""
+    next: np.ndarray
+    """[N] x_{t+1}."""
+
+
+def _windows(
+    lm: LM, rows: Sequence[Sequence[int]], longest: int, keep: int | None, positions: int | None, rng: np.random.Generator
+) -> _Windows:
+    parts = []
+    for number, row in enumerate(rows):
+        first, ids = start(lm, row, keep), np.array(row)
+        at = draw(rng, first, len(row) - 1, positions)
+        places = at[:, None] - np.arange(longest)
+        parts.append((np.full(len(at), number), at, np.where(places < first, -1, ids[places.clip(0)]), ids[at + 1]))
+    return _Windows(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _states(embeddings: np.ndarray, windows: _Windows, m: int) -> Float[np.ndarray, "N p"]:
+    """z_t of each position."""
+    return embeddings[windows.tokens[:, :m]].reshape(len(windows.tokens), -1)
+
+
+def _model_predictions(
+    lm: LM, rows: Sequence[Sequence[int]], asked: _Windows, m: int | None, keep: int | None, table: Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N d] the mean of the next embedding under pi_t given the last m tokens (None: all), and [N] the likeliest token."""
+    means, likeliest, contexts = [], [], []
+    for text, at in zip(asked.text, asked.at, strict=True):
+        row = list(rows[text][: at + 1])
+        first = start(lm, row, keep)
+        contexts.append(row if m is None else row[:first] + row[first:][-m:])
+    for part in batches(len(contexts), max(map(len, contexts)), len(table)):
+        logits = lm.logits(contexts[part])
+        last = torch.tensor([len(row) - 1 for row in contexts[part]])
+        final = logits[torch.arange(len(last)), last].float()[:, : len(table)]
+        means.append((final.softmax(-1) @ table[: final.shape[1]].float()).cpu().numpy())
+        likeliest.append(final.argmax(-1).cpu().numpy())
+    return np.concatenate(means), np.concatenate(likeliest)
+
+
+def _nearest(points: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+    """[N] the token whose embedding is nearest to each point."""
+    squares = (embeddings**2).sum(1)
+    return np.concatenate([(squares - 2 * part @ embeddings.T).argmin(1) for part in _slices(points)])
+
+
+def _slices(points: np.ndarray, size: int = 256) -> Iterator[np.ndarray]:
+    for first in range(0, len(points), size):
+        yield points[first : first + size]
+
+
+def _compare(by_text: pd.DataFrame, seed: int) -> dict[str, float]:
+    """R^2 and shares of right tokens of both with the ends of their intervals, over texts."""
+    columns = {name: by_text[name].to_numpy(float) for name in by_text}
+
+    def explained(names: tuple[str, ...], picks: np.ndarray) -> np.ndarray:
+        parts = [1 - columns[name][picks].sum(-1) / columns["total"][picks].sum(-1) for name in names]
+        return parts[0] if len(parts) == 1 else parts[0] - parts[1]
+
+    numbers: dict[str, float] = {"n": int(columns["n"].sum()), "n_texts": len(by_text)}
+    for label, names in (("linear", ("linear",)), ("model", ("model",)), ("full", ("full",)), ("gain", ("full", "linear"))):
+        value = float(explained(names, np.arange(len(by_text))))
+        interval = bootstrap(value, partial(explained, names), len(by_text), seed)
+        numbers |= {label: value, f"{label}_low": interval.low, f"{label}_high": interval.high}
+    for label in ("linear_right", "model_right", "full_right"):
+        numbers[label] = float(columns[label].sum() / columns["n"].sum())
+    return numbers

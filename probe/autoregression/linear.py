@@ -160,7 +160,9 @@ def linear_autoregression(
     require_tokens(lm)
     require_positive(positions=positions, **{f"orders: {m}": m for m in orders})
     if not 0 < test < 1 or not orders:
-        raise ConfigError(f"test={test} and orders={tuple(orders)}: give a share between 0 and 1, and one order or more.")
+        raise ConfigError(
+            f"test={test} and orders={tuple(orders)}: give a share between 0 and 1, and one order or more."
+        )
     table: Tensor = lm.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
     width = table.shape[1]
     orders = sorted({m for m in orders if m * width <= LARGEST})
@@ -219,7 +221,12 @@ class _Windows(NamedTuple):
 
 
 def _windows(
-    lm: LM, rows: Sequence[Sequence[int]], longest: int, keep: int | None, positions: int | None, rng: np.random.Generator
+    lm: LM,
+    rows: Sequence[Sequence[int]],
+    longest: int,
+    keep: int | None,
+    positions: int | None,
+    rng: np.random.Generator,
 ) -> _Windows:
     parts = []
     for number, row in enumerate(rows):
@@ -273,7 +280,12 @@ def _compare(by_text: pd.DataFrame, seed: int) -> dict[str, float]:
         return parts[0] if len(parts) == 1 else parts[0] - parts[1]
 
     numbers: dict[str, float] = {"n": int(columns["n"].sum()), "n_texts": len(by_text)}
-    for label, names in (("linear", ("linear",)), ("model", ("model",)), ("full", ("full",)), ("gain", ("full", "linear"))):
+    for label, names in (
+        ("linear", ("linear",)),
+        ("model", ("model",)),
+        ("full", ("full",)),
+        ("gain", ("full", "linear")),
+    ):
         value = float(explained(names, np.arange(len(by_text))))
         interval = bootstrap(value, partial(explained, names), len(by_text), seed)
         numbers |= {label: value, f"{label}_low": interval.low, f"{label}_high": interval.high}

@@ -93,6 +93,48 @@ def context_curves(
     return figure
 
 
+def linear_curves(tables: Sequence[pd.DataFrame], models: Sequence[Model]) -> go.Figure:
+    """R^2 of the next embedding by the number of tokens m that are read: the model, and the best linear autoregression.
+
+    Args:
+        tables: of each model (`LinearAutoregression.table`).
+        models: their names and colours.
+    """
+    figure = new_figure(hovermode="closest", **TOP)
+    for index, (table, model) in enumerate(zip(tables, models, strict=True)):
+        of = "" if len(models) == 1 else f", {model.name}"
+        drawn = {
+            "linear": Model(f"best linear autoregression{of}", LIGHT.muted if not index else LIGHT.ink, model.dash),
+            "window": Model(f"{model.name}, the same m tokens", model.colour, "dot"),
+            "full": Model(f"{model.name}, the whole text before", model.colour, model.dash),
+        }
+        for place, (name, look) in enumerate(drawn.items()):
+            rows = table.rename(columns={name: "value", f"{name}_low": "low", f"{name}_high": "high"})
+            texts = [
+                f"{escape(look.name)}<br>last {m} tokens: {in_unit('', value, low, high)}, {n} positions"
+                for m, value, low, high, n in zip(*(rows[c] for c in ("m", "value", "low", "high", "n")), strict=True)
+            ]
+            figure.add_trace(
+                go.Scatter(
+                    x=np.arange(len(rows)) + _shift(3 * index + place, 3 * len(models)) / 3,
+                    y=rows["value"],
+                    mode="lines+markers",
+                    name=escape(shorten(look.name, 60)),
+                    line={"color": look.colour, "width": 2, "dash": look.dash},
+                    marker={"symbol": SYMBOLS[place], "size": 7},
+                    error_y=_bars(rows, "value"),
+                    hovertext=texts,
+                    hovertemplate="%{hovertext}<extra></extra>",
+                )
+            )
+    figure.add_hline(y=0, line={"color": LIGHT.muted, "width": 1, "dash": "dash"})
+    names = [str(m) for m in tables[0]["m"]]
+    figure.update_xaxes(title_text="m: how many of the last tokens are read", tickvals=list(range(len(names))))
+    figure.update_xaxes(ticktext=names, range=[-0.4, len(names) - 0.6])
+    figure.update_yaxes(title_text="R\u00b2 of the next token's embedding")
+    return figure
+
+
 def snowball_curves(summaries: Sequence[pd.DataFrame], models: Sequence[Model], *, truth: bool) -> go.Figure:
     """After one wrong token, by step: KL of the two branches, and the share of tokens that are wrong or differ.
 

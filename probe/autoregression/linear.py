@@ -1,14 +1,14 @@
 """The best linear autoregression over the same embeddings and the same window, beside the model.
 
-A language model is a nonlinear autoregression of order m on the state z_t = (e_t, ..., e_{t-m+1}), the embeddings of the
-last m tokens: a vector of m d numbers. The linear one predicts e_{t+1} = A z_t + b, by least squares with a ridge. Both
-predict the embedding of the next token, the model by its mean under pi_t given the same m tokens alone:
+A language model is a nonlinear autoregression of order m on the state z_t = (e_t, ..., e_{t-m+1}), the embeddings of
+the last m tokens: a vector of m d numbers. The linear one predicts e_{t+1} = A z_t + b, by least squares with a ridge.
+Both predict the embedding of the next token, the model by its mean under pi_t:
 
     R^2 = 1 - sum ||e_{t+1} - prediction||^2 / sum ||e_{t+1} - mean||^2
 
-on texts that the linear one was not fitted to. Where a text has fewer than m tokens before a position, the state is filled
-up with zeros. A model that reads m tokens alone may take them for the beginning of a text, of which it knows other things
-than of the middle: so its R^2 with the whole text before the position stands beside it.
+on texts that the linear one was not fitted to. Where a text has fewer than m tokens before a position, the state is
+filled up with zeros. A model that reads m tokens alone may take them for the beginning of a text, of which it knows
+other things than of the middle: so its R^2 with the whole text before the position stands beside it.
 
 Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
 """
@@ -27,8 +27,10 @@ from torch import Tensor
 from probe.autoregression.lags import Texts, batches, draw, require_positive, require_tokens, start, token_rows
 from probe.errors import ConfigError, DataError
 from probe.model.lm import LM
+from probe.numbers import in_unit
 from probe.plotting.notebook import NAME, Drawable
 from probe.stats import bootstrap
+from probe.terms import DIFFERENCE
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ RIDGES = np.geomspace(1e-6, 1e2, 17)
 """Ridges that are tried, as shares of the mean variance of a coordinate of the state, times N."""
 LARGEST = 2500
 """Coordinates of the state that a linear fit takes at most: some p^3 operations."""
+READERS = ("linear", "window", "full")
+"""The linear autoregression and the model with m tokens, and the model with all."""
 CHUNK = 4096
 """Positions whose states are in memory in double precision at once."""
 
@@ -49,17 +53,17 @@ class LinearAutoregression(Drawable):
     orders: pd.DataFrame
     """One row an m: see `table`."""
     errors: pd.DataFrame
-    """One row an m and a text that was not fitted: m, text, n (positions), total, linear, model, full (sums of squares), and
-    how often the next token was the likeliest, or the one whose embedding is nearest (`linear_right`, ...)."""
+    """One row an m and a text that was not fitted: m, text, n (positions), total, linear, window, full (sums of
+    squares), and how often the next token was the likeliest, or that of the nearest embedding (`linear_right`, ...)."""
 
     def table(self) -> pd.DataFrame:
         """One row an m.
 
-        `dimension` is p = m d, `effective_dimension` the participation ratio of the state's covariance (Gao et al. 2017,
-        bioRxiv 214262), `cache` the numbers that the model keeps of m tokens (E16). `linear`, `model` (both with m tokens) and
-        `full` (the model with all tokens) are R^2 with the ends of 95 % intervals by the bootstrap over texts, `gain` is
-        full - linear, and `linear_right`, `model_right` and `full_right` are shares of next tokens that they name. `ridge` is
-        the one that was chosen, `n_fitted` and `n` count positions.
+        `dimension` is p = m d, `effective_dimension` the participation ratio of the state's covariance (Gao et al.
+        2017, bioRxiv 214262), `cache` the numbers that the model keeps of m tokens (E16). `linear`, `window` (the
+        model with m tokens) and `full` (the model with all) are R^2 with the ends of 95 % intervals by the bootstrap
+        over texts, `gain` is full - linear, and `linear_right`, `window_right` and `full_right` are the shares of next
+        tokens that they name. `ridge` is the one that was chosen, `n_fitted` and `n` count positions.
         """
         return self.orders
 
@@ -68,11 +72,12 @@ class LinearAutoregression(Drawable):
         """What was found at the longest window, in one sentence."""
         row = max(self.orders.to_dict("records"), key=lambda each: each["linear"])
         tokens = "the last token" if row["m"] == 1 else f"the last {row['m']} tokens"
+        gain = in_unit(DIFFERENCE, row["gain"], row["gain_low"], row["gain_high"], sign=True)
         return (
-            f"The best linear autoregression explains {row['linear']:.0%} of the variance of the next embedding from"
-            f" {tokens}, the model {row['model']:.0%}, and {row['full']:.0%} from the whole text before it:"
-            f" {100 * row['gain']:+.0f} points [{100 * row['gain_low']:.0f}, {100 * row['gain_high']:.0f}] over the linear one."
-            f" The state of {tokens} has {row['dimension']:,} dimensions, {row['effective_dimension']:.0f} of them effectively."
+            f"The best linear autoregression explains {100 * row['linear']:.0f} % of the variance of the next embedding from"
+            f" {tokens}, the model {100 * row['window']:.0f} %, and {100 * row['full']:.0f} % from the whole text before it ({gain}"
+            f" over the linear one). The state of {tokens} has {row['dimension']:,} dimensions,"
+            f" {row['effective_dimension']:.0f} of them effectively."
         )
 
     def figure(self) -> "go.Figure":
@@ -132,7 +137,7 @@ def linear_autoregression(
     lm: LM,
     texts: Texts,
     *,
-    orders: Sequence[int] = (1, 2, 4, 8, 16),
+    orders: Sequence[int] = (1, 2, 4, 8),
     test: float = 0.3,
     positions: int | None = None,
     keep: int | None = None,
@@ -163,7 +168,7 @@ def linear_autoregression(
         raise ConfigError(
             f"test={test} and orders={tuple(orders)}: give a share between 0 and 1, and one order or more."
         )
-    table: Tensor = lm.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
+    table: Tensor = lm.model.get_input_embeddings().weight.detach()
     width = table.shape[1]
     orders = sorted({m for m in orders if m * width <= LARGEST})
     if not orders:
@@ -187,7 +192,7 @@ def linear_autoregression(
         sums = pd.DataFrame({"m": m, "text": asked.text, "n": 1, "total": total})
         guess = _states(embeddings, asked, m) @ best.weights + best.intercept
         own = _model_predictions(lm, compared, asked, m, keep, table)
-        for name, means, named in (("linear", guess, _nearest(guess, words)), ("model", *own), ("full", *full)):
+        for name, means, named in (("linear", guess, _nearest(guess, words)), ("window", *own), ("full", *full)):
             sums[name] = ((truth - means) ** 2).sum(1)
             sums[f"{name}_right"] = named == asked.next
         by_text = sums.groupby(["m", "text"], as_index=False).sum()
@@ -245,7 +250,7 @@ def _states(embeddings: np.ndarray, windows: _Windows, m: int) -> Float[np.ndarr
 def _model_predictions(
     lm: LM, rows: Sequence[Sequence[int]], asked: _Windows, m: int | None, keep: int | None, table: Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[N d] the mean of the next embedding under pi_t given the last m tokens (None: all), and [N] the likeliest token."""
+    """[N d] mean of the next embedding under pi_t given the last m tokens (None: all), and [N] the likeliest token."""
     means, likeliest, contexts = [], [], []
     for text, at in zip(asked.text, asked.at, strict=True):
         row = list(rows[text][: at + 1])
@@ -280,15 +285,10 @@ def _compare(by_text: pd.DataFrame, seed: int) -> dict[str, float]:
         return parts[0] if len(parts) == 1 else parts[0] - parts[1]
 
     numbers: dict[str, float] = {"n": int(columns["n"].sum()), "n_texts": len(by_text)}
-    for label, names in (
-        ("linear", ("linear",)),
-        ("model", ("model",)),
-        ("full", ("full",)),
-        ("gain", ("full", "linear")),
-    ):
+    for label, names in {**{name: (name,) for name in READERS}, "gain": ("full", "linear")}.items():
         value = float(explained(names, np.arange(len(by_text))))
         interval = bootstrap(value, partial(explained, names), len(by_text), seed)
         numbers |= {label: value, f"{label}_low": interval.low, f"{label}_high": interval.high}
-    for label in ("linear_right", "model_right", "full_right"):
+    for label in (f"{name}_right" for name in READERS):
         numbers[label] = float(columns[label].sum() / columns["n"].sum())
     return numbers

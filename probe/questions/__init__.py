@@ -1,7 +1,7 @@
 """Question sets that come with Probe, each with its source and its licence: `--data truthfulqa` asks one by its name.
 
 - the sets by name, with source, version, licence, choice of rows and changes: `SETS`
-- the file of a set: `locate`
+- the file of a set, and its questions with their right answers: `locate`, `right_answers`, `plain_texts`
 - the set that an experiment asks of a model without a world: `default_set`
 """
 

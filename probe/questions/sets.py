@@ -4,6 +4,7 @@ The files are JSON Lines in the field's own formats, as experiments read them wi
 them; NOTICE.md beside them has the licences.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,3 +124,18 @@ def default_set(experiment: str) -> QuestionSet | None:
 
 DEFAULTS = {"hallucination": "truthfulqa", "sycophancy": "truthfulqa", "chain_of_thought": "gsm8k"}
 """Experiment to the set that it asks of a model without a world."""
+
+
+def right_answers(name: str) -> list[tuple[str, str]]:
+    """Each question of a set with its right answer, as its source says; of a statement or view the matching one."""
+    pairs = []
+    for line in SETS[name].path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        answers = (row.get(key) for key in ("best_answer", "answer_matching_behavior", "answer"))
+        pairs.append((row["question"], (next(filter(None, answers), None) or next(iter(row["mc1_targets"]))).strip()))
+    return pairs
+
+
+def plain_texts() -> list[str]:
+    """Real text: every question of every set with its right answer, `Q: question` and `A: answer` on a line each."""
+    return [f"Q: {question}\nA: {answer}" for name in SETS for question, answer in right_answers(name)]

@@ -99,6 +99,7 @@ def test_the_snowball_is_that_of_the_question(show: Show, runs: Path):
     [
         ("Content and attention path (E23)", "paths", "depends most on where it looks"),
         ("Jacobian spectrum", "neutral", "geometric mean of the singular values"),
+        ("Linear autoregression", "linear", "best linear autoregression explains"),
     ],
 )
 def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, tab: str, name: str, words: str):
@@ -110,7 +111,9 @@ def test_jacobians_are_shown_in_their_tabs(show: Show, runs: Path, tab: str, nam
     space: dict = {}
     exec(app.code[-1].value, space)
     first = chart(app, name)["data"][0]
-    if name == "paths":
+    if name == "linear":
+        np.testing.assert_allclose(values(first["y"]), space["found"].table()["linear"], rtol=1e-4)
+    elif name == "paths":
         np.testing.assert_allclose(values(first["z"]).ravel(), space["found"].share.ravel(), rtol=1e-4)
     else:
         np.testing.assert_allclose(values(first["y"]), np.nanmedian(space["found"].to_end, axis=-1), rtol=1e-4)
@@ -155,12 +158,13 @@ def test_a_reward_model_has_a_lag_profile(show: Show, runs: Path, tmp_path: Path
     assert chart(app, "context")["data"][0]["name"] == "base"
     for code in app.code:
         exec(code.value, {})
-    for tab in ("Snowball", "Content and attention path (E23)", "Jacobian spectrum"):
+    for tab in ("Snowball", "Content and attention path (E23)", "Jacobian spectrum", "Linear autoregression"):
         app = show(runs, base=str(folder), aligned=str(folder), lag_tab=tab, **options)
         assert not app.exception
         assert not app.error
         assert re.match(r"apart from lag 0, the last token, lag \d+ moves the reward of reward most", heading(app))
         assert ("writes nothing" in read(app)) == (tab == "Snowball")
+        assert ("does not predict the next token" in read(app)) == (tab == "Linear autoregression")
 
 
 def test_a_hostile_prompt_is_text(show: Show, runs: Path):

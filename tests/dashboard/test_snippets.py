@@ -42,6 +42,7 @@ PAGES: dict[str, tuple[str, dict[str, str]]] = {
     "autoregression, snowball": ("autoregression", BOTH | SMALL | {"lag_tab": "Snowball"}),
     "autoregression, paths": ("autoregression", BOTH | SMALL | {"lag_tab": "Content and attention path (E23)"}),
     "autoregression, neutral": ("autoregression", BOTH | SMALL | {"lag_tab": "Jacobian spectrum"}),
+    "autoregression, linear": ("autoregression", BOTH | SMALL | {"lag_tab": "Linear autoregression"}),
     "rewards": ("rewards", BOTH),
     "rewards, tokens": ("rewards", BOTH | {"rew_tab": "Per-token reward"}),
 }

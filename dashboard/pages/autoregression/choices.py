@@ -163,6 +163,15 @@ def choose(shared: SharedChoices, sides: list[Side]) -> Question | None:
     )
 
 
+def corpus(question: Question, count: int) -> tuple[tuple[str, ...], str]:
+    """Many texts to fit to, and Python that makes them: documents of the world, else the shipped questions."""
+    from probe.questions import plain_texts
+
+    if question.world is not None:
+        return _texts(question.world, ALL, count, "")
+    return tuple(plain_texts()), "probe.questions.plain_texts()"
+
+
 def _kinds(world: "World | None") -> list[str]:
     """What documents a world offers: all, and each kind that it writes."""
     if world is None:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dashboard.pages.autoregression.choices import Question, Side
     from probe.autoregression.jacobian import JacobianNorms, NeutralJacobian
     from probe.autoregression.lags import EffectiveOrder, LagProfile
+    from probe.autoregression.linear import LinearAutoregression
     from probe.autoregression.snowballs import Snowball
     from probe.model.lm import LM
     from probe.world import World
@@ -49,6 +50,18 @@ def paths(side: "Side", text: str) -> "JacobianNorms":
 def neutral(side: "Side", text: str) -> "NeutralJacobian":
     """Singular values of one model's Jacobians to the end."""
     return compute_once(_neutral, side.lm, say=f"Jacobians of the blocks of {side.name}", steps=True, text=text)
+
+
+def linear(side: "Side", texts: tuple[str, ...], **options: Any) -> "LinearAutoregression":
+    """One model and the best linear autoregression."""
+    say = f"The best linear autoregression beside {side.name}"
+    return compute_once(_linear, side.lm, say=say, steps=True, texts=texts, **options)
+
+
+def _linear(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LinearAutoregression":
+    from probe.autoregression.linear import linear_autoregression
+
+    return linear_autoregression(lm, texts, **options)
 
 
 def _resample_lags(lm: "LM", texts: tuple[str, ...], **options: Any) -> "LagProfile":

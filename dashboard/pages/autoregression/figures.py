@@ -1,6 +1,6 @@
 """The lower half of the page Autoregression: the snowball, both paths of E23 by head, the neutral-Jacobian test."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -8,15 +8,20 @@ import streamlit as st
 from dashboard.components.details import TAB_DETAILS, details
 from dashboard.components.figure import figure
 from dashboard.markdown import escape_markdown, note
-from dashboard.pages.autoregression.choices import PROMPT, Question, Side
-from dashboard.pages.autoregression.compute import neutral, paths, snowball_of
-from dashboard.pages.autoregression.words import NEUTRAL, PATHS, SNOWBALL, gains, most_bilinear, snowball_sentence
+from dashboard.pages.autoregression.choices import PROMPT, Question, Side, corpus
+from dashboard.pages.autoregression.compute import linear, neutral, paths, snowball_of
+from dashboard.pages.autoregression.words import (
+    LINEAR,
+    NEUTRAL,
+    PATHS,
+    SNOWBALL,
+    gains,
+    most_bilinear,
+    snowball_sentence,
+)
 from dashboard.state import keep
-from probe.autoregression.figures import path_shares, singular_values, snowball_curves
+from probe.autoregression.figures import linear_curves, path_shares, singular_values, snowball_curves
 from probe.errors import ModelError
-
-if TYPE_CHECKING:
-    pass
 
 PROMPTS, STEPS = 24, 12
 SEED = 5
@@ -25,6 +30,19 @@ WRONG = "lag_wrong"
 """The key of the questions whose answer gets a wrong token."""
 PREFERRED = "sum_steps"
 """The question whose answer goes on long enough for a snowball."""
+FITTED = 400
+"""Documents of a world that the linear autoregression is fitted to and compared on."""
+COLUMNS: dict[Any, Any] = {
+    "m": "last tokens",
+    "dimension": st.column_config.NumberColumn("dimensions", format="localized"),
+    "effective_dimension": st.column_config.NumberColumn("effective", format="%.0f", help="Participation ratio."),
+    "cache": st.column_config.NumberColumn("numbers kept", format="localized", help="Keys and values (E16)."),
+    "linear_right": st.column_config.NumberColumn("linear: right", format="percent", help="Nearest embedding."),
+    "window_right": st.column_config.NumberColumn("same tokens: right", format="percent", help="Of the model."),
+    "full_right": st.column_config.NumberColumn(
+        "whole text: right", format="percent", help="The model with all tokens."
+    ),
+}
 WAIT = "takes several seconds on a model of this size."
 
 
@@ -122,6 +140,41 @@ def layers(question: Question) -> None:
     ]
     equation = r"\sigma\big(\partial h^D_p / \partial h^l_p\big),\quad l = 0, \dots, D - 1"
     details([equation], NEUTRAL, "\n".join(code), {"layers": table}, key=TAB_DETAILS)
+
+
+def linear_beside(question: Question) -> None:
+    """The best linear autoregression over the same state, beside the model."""
+    if not question.writers:
+        note("A model that reads out one number does not predict the next token.")
+        return
+    if not _may_compute(question, "Fitting and asking take minutes on a model of this size.", "lag_do_linear"):
+        return
+    texts, source = corpus(question, FITTED)
+    options: dict[str, int] = {"positions": 2 if question.large else 8}
+    found = [linear(side, texts, **options) for side in question.writers]
+    for side, each in zip(question.writers, found, strict=True):
+        st.markdown(escape_markdown(f"{side.name}: {each.sentence}"))
+    table = join_tables(question.writers, [each.table() for each in found])
+    chart = linear_curves([each.table() for each in found], [side.style for side in question.writers])
+    facts: dict[str, object] = {"models": [side.ref for side in question.writers], "texts": len(texts), **options}
+    figure(chart, table, "linear", title="The next token's embedding, predicted", height=360, source=facts)
+    columns = ["model", "m", "dimension", "effective_dimension", "cache", "linear_right", "window_right", "full_right"]
+    st.dataframe(table[columns], hide_index=True, column_config=COLUMNS)
+    code = [
+        "from itertools import islice",
+        "",
+        "import probe.model.rewards",
+        "import probe.questions",
+        "from probe.autoregression.linear import linear_autoregression",
+        "from probe.world import of",
+        "",
+        f"lm = {question.writers[0].loading}",
+        f"found = linear_autoregression(lm, {source}, positions={options['positions']})",
+        "found.table(), found.sentence",
+    ]
+    equation = r"R^2 = 1 - \sum_t \|e_{t+1} - \hat e_{t+1}\|^2 \,/\, \sum_t \|e_{t+1} - \bar e\|^2,\quad "
+    equation += r"\hat e_{t+1} = A z_t + b \ \text{ or } \ \sum_v \pi_t(v)\, e_v"
+    details([equation], LINEAR, "\n".join(code), {"linear-texts": found[0].errors}, key=TAB_DETAILS)
 
 
 def _prompts(question: Question) -> tuple[tuple[str, ...], str]:

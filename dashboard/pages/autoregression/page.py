@@ -49,6 +49,7 @@ def page() -> None:
         "Snowball": sections.snowball,
         "Content and attention path (E23)": sections.heads,
         "Jacobian spectrum": sections.layers,
+        "Linear autoregression": sections.linear_beside,
     }
     open_tab("lag_tab", {name: partial(draw, question) for name, draw in tabs.items()}, {"Snowball": (sections.WRONG,)})
 

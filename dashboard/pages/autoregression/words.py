@@ -54,6 +54,15 @@ norms differentiated too. 1 is neutral: what the layer leaves is carried to the 
 that double precision does not resolve are left out.
 """
 
+LINEAR = """
+The last *m* tokens are a state $z_t$ of *m d* numbers, the embeddings of the tokens one behind the other. The **best
+linear autoregression** predicts the embedding of the next token from it by least squares, with the ridge that
+generalised cross-validation chooses. The **model** predicts it by its mean under $\\pi_t$, reading the same *m* tokens,
+or the whole text before. Both are judged on texts that the linear one was not fitted to; $R^2$ is 0 for who always says
+the mean. A model that reads a few tokens takes them for the beginning of a text, and can be worse than that. Intervals
+are 95 % bootstrap over texts. *Effective* dimensions are the participation ratio of the state's covariance.
+"""
+
 
 def sentence(question: Question, orders: "list[EffectiveOrder]", profiles: "list[LagProfile]") -> str:
     """How far back every model looks that is drawn: its effective order, or the lag that moves its number most."""

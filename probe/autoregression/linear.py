@@ -16,6 +16,7 @@ Axes: N positions, m lags, d width, p = m d, V vocabulary, S texts.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from probe.model.lm import LM
 from probe.numbers import in_unit
 from probe.plotting.notebook import NAME, Drawable
 from probe.stats import bootstrap
-from probe.terms import DIFFERENCE
+from probe.terms import DIFFERENCE, SHARE
 from probe.ticks import Tick, ignore
 
 if TYPE_CHECKING:
@@ -73,10 +74,11 @@ class LinearAutoregression(Drawable):
         row = max(self.orders.to_dict("records"), key=lambda each: each["linear"])
         tokens = "the last token" if row["m"] == 1 else f"the last {row['m']} tokens"
         gain = in_unit(DIFFERENCE, row["gain"], row["gain_low"], row["gain_high"], sign=True)
+        shares = {name: in_unit(SHARE, row[name], nan, nan) for name in READERS}
         return (
-            f"The best linear autoregression explains {100 * row['linear']:.0f} % of the variance of the next embedding from"
-            f" {tokens}, the model {100 * row['window']:.0f} %, and {100 * row['full']:.0f} % from the whole text before it ({gain}"
-            f" over the linear one). The state of {tokens} has {row['dimension']:,} dimensions,"
+            f"The best linear autoregression explains {shares['linear']} of the variance of the next embedding from"
+            f" {tokens}, the model {shares['window']}, and {shares['full']} from the whole text before it ({gain} over"
+            f" the linear one). The state of {tokens} has {row['dimension']:,} dimensions,"
             f" {row['effective_dimension']:.0f} of them effectively."
         )
 

@@ -40,7 +40,8 @@ LAYERS = (
     "model plotting",
     "dialogues",
     "experiments extensions logits",
-    "attention autoregression compare continual interventions rewards",
+    "attention autoregression continual interventions rewards",
+    "compare",
     "chain_of_thought findings hallucination in_context recording report sycophancy",
     "commands integrations retrieval",
 )

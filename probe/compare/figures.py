@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -283,3 +284,180 @@ def _points(rows: np.ndarray, names: Sequence[str], colour: str, unit: str) -> g
 def _names(names: Sequence[str]) -> dict:
     """An axis that names every row, from the top."""
     return {**token_axis(list(names), length=20, most=len(names)), "range": [len(names) - 0.5, -0.5]}
+
+
+NULLS = {"matched parts": ("line-ns-open", "#8A6A1F"), "random directions": ("x-thin-open", LIGHT.muted)}
+"""Mark and colour of the controls of a transplant."""
+
+
+def transplant_points(
+    parts: pd.DataFrame, controls: pd.DataFrame, change: float, title: str, unit: str, *, most: int = 32
+) -> go.Figure:
+    """Effect of each part with its interval, and its controls behind it; the axis names the change of all parts.
+
+    Args:
+        parts: `probe.compare.transplant.Transplants.parts`.
+        controls: one row a control: `part`, `effect`.
+        change: of the behaviour from base to aligned.
+        title: of the behaviour.
+        unit: of its values.
+        most: parts of a kind that are drawn, those of the largest effects, in the order of the model.
+    """
+    kinds = list(dict.fromkeys(parts["kind"]))
+    shown = []
+    for kind in kinds:
+        rows = parts[parts["kind"] == kind]
+        shown.append(rows.loc[rows["effect"].abs().nlargest(most).index.sort_values()])
+    scale, suffix = (100, " pp") if unit in RATES else (1, f" {unit}" if unit else "")
+    columns = max(len(kinds), 1)
+    figure = make_subplots(rows=1, cols=columns, subplot_titles=kinds, horizontal_spacing=min(0.16, 0.5 / columns))
+    for column, rows in enumerate(shown, start=1):
+        names = list(rows["part"])
+        at = {name: index for index, name in enumerate(names)}
+        for null, (mark, colour) in NULLS.items():
+            own = controls[(controls["null"] == null) & controls["part"].isin(names)]
+            x, y = scale * own["effect"], own["part"].map(at)
+            ticks = go.Scatter(x=x, y=y, mode="markers", name=null, showlegend=column == 1, legendgroup=null)
+            ticks.update(marker={"color": colour, "size": 8, "symbol": mark, "opacity": 0.55})
+            figure.add_trace(
+                ticks.update(hovertemplate=f"{null}: %{{x:.3g}}{suffix}<extra></extra>"), row=1, col=column
+            )
+        values = scale * rows[["effect", "effect_low", "effect_high"]].to_numpy(dtype=float)
+        points = _points(values, names, METHODS["dpo"], suffix)
+        points.update(name="part of the aligned model", showlegend=column == 1)
+        figure.add_trace(points, row=1, col=column)
+        figure.update_yaxes(row=1, col=column, **_names(names))
+        figure.add_vline(x=0, line={"color": LIGHT.muted, "width": 1}, row=1, col=column)
+    words = "pp" if unit in RATES else unit
+    whole = f"{scale * change:+.3g}".replace("-", "\u2212")
+    axis = f"change, {words} (all parts: {whole})" if words else f"change (all parts: {whole})"
+    figure.update_xaxes(zeroline=False, title_text=axis)
+    figure.update_annotations(font_size=13)
+    height = 150 + 20 * max([len(rows) for rows in shown] + [8])
+    figure.update_layout(
+        template=template(LIGHT),
+        title={"text": escape(f"{title}: one part of the aligned model in the base"), "font": {"size": 14}},
+        height=height,
+        margin={"t": 84},
+        legend={"y": 1 + 46 / height, "yanchor": "bottom", "orientation": "h"},
+    )
+    return figure
+
+
+def first_token_maps(layers: pd.DataFrame, tokens: pd.DataFrame, layer: int) -> go.Figure:
+    """Size of the mean difference at the first tokens after each block, and what the lens reads in it after one block.
+
+    Args:
+        layers: `probe.compare.first_tokens.FirstTokens.layers`.
+        tokens: rows of its `tokens` after one block.
+        layer: that block, which is marked; -1 is the embedding.
+    """
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        column_widths=[0.36, 0.64],
+        horizontal_spacing=0.12,
+        subplot_titles=["size, % of the residual", f"its lens after {_after(layer)} (* beyond random signs)"],
+    )
+    table = layers.pivot(index="layer", columns="position", values="relative")
+    values = 100 * table.to_numpy(dtype=float)
+    words = [[f"{value:.2g}" for value in row] for row in values]
+    names = [_after(each) for each in table.index]
+    sizes = cells(values, words, legible=len(table) <= 40)
+    sizes.update(x=[str(each) for each in table.columns], y=names, hoverinfo=None)
+    sizes.update(hovertemplate="%{y}, token %{x}: %{text} % of the residual<extra></extra>")
+    figure.add_trace(sizes, row=1, col=1)
+    rows = tokens.assign(row=tokens["rank"].where(tokens["direction"] == "promoted", -tokens["rank"]))
+    order = [
+        *sorted(row for row in rows["row"].unique() if row > 0),
+        *sorted((row for row in rows["row"].unique() if row < 0), reverse=True),
+    ]
+    grid = rows.pivot(index="row", columns="position", values="score").reindex(order)
+    scores = grid.to_numpy(dtype=float)
+    own = {(row.row, row.position): row for row in rows.itertuples()}
+    shown, hover = [], []
+    for row in order:
+        found = [own.get((row, position)) for position in grid.columns]
+        shown.append(
+            [
+                "" if each is None else escape(shorten(str(each.token), 12)) + (" *" if each.beyond_null else "")
+                for each in found
+            ]
+        )
+        hover.append([_lens_hover(each) for each in found])
+    lens = cells(scores, shown, legible=True, axis="coloraxis2")
+    lens.update(x=[str(each) for each in grid.columns], y=[f"{'+' if row > 0 else MINUS}{abs(row)}" for row in order])
+    lens.update(customdata=hover, hoverinfo=None, hovertemplate="%{customdata}<extra></extra>")
+    figure.add_trace(lens, row=1, col=2)
+    top = float(np.nanmax(np.abs(scores), initial=0.0)) or 1.0
+    left = colour_axis("% of the<br>residual", low=0.0, high=float(values.max(initial=0.0)) or 1.0) | {
+        "showscale": False
+    }
+    right = colour_axis("score, nats", low=-top, high=top, diverging=True)
+    figure.update_layout(coloraxis=left, coloraxis2=right, template=template(LIGHT), margin={"t": 40, "l": 80})
+    figure.update_layout(height=max(330, 120 + 28 * max(len(table), len(order))))
+    figure.update_xaxes(title_text="position of the token", type="category")
+    figure.update_yaxes(type="category", autorange=True, row=1, col=1)
+    figure.update_yaxes(type="category", autorange="reversed", title_text="rank", row=1, col=2)
+    figure.update_annotations(font_size=13)
+    return figure
+
+
+MINUS = "\u2212"
+
+
+def _after(layer: int) -> str:
+    return "embedding" if layer < 0 else f"block {layer}"
+
+
+def _lens_hover(row: Any) -> str:
+    if row is None:
+        return ""
+    where = "beyond" if row.beyond_null else "within"
+    return (
+        f"{escape(row.token)} ({row.direction}): {row.score:+.2f} nats, {where} the {row.null:.2f} of random signs"
+        f"<br>among the first in both halves of the texts in {100 * row.same_rank:.0f} % of the splits"
+    )
+
+
+def steering_curve(doses: pd.DataFrame, title: str, unit: str) -> go.Figure:
+    """The change of a behaviour against alpha with its interval, and the range of random directions.
+
+    Args:
+        doses: `probe.compare.first_tokens.Steering.doses`.
+        title: of the behaviour.
+        unit: of its values.
+    """
+    scale = 100 if unit in RATES else 1
+    zero = pd.DataFrame([dict.fromkeys(doses.columns, 0.0)])
+    rows = pd.concat([doses, zero]).sort_values("alpha")
+    columns = {name: scale * rows[name] for name in rows if str(name).startswith(("effect", "random_"))}
+    figure = new_figure(height=340, margin={"t": 56})
+    if doses["random"].any():
+        figure.add_trace(band(rows["alpha"], columns["random_low"], columns["random_high"], LIGHT.muted))
+        null = go.Scatter(
+            x=rows["alpha"], y=columns["random_mean"], name="random directions (mean, range)", mode="lines"
+        )
+        figure.add_trace(null.update(line={"color": LIGHT.muted, "dash": "dot"}, hoverinfo="skip"))
+    figure.add_trace(
+        band(
+            rows["alpha"],
+            columns["effect_low"].fillna(columns["effect"]),
+            columns["effect_high"].fillna(columns["effect"]),
+            METHODS["dpo"],
+        )
+    )
+    suffix = "pp" if unit in RATES else unit
+    hover = [
+        f"alpha {alpha:g}: {format_interval(*ends)} {suffix}"
+        for alpha, *ends in zip(
+            rows["alpha"], *(columns[name] for name in ("effect", "effect_low", "effect_high")), strict=True
+        )
+    ]
+    line = go.Scatter(x=rows["alpha"], y=columns["effect"], name="this difference (95 %)", mode="lines+markers")
+    line.update(line={"color": METHODS["dpo"], "width": 2}, customdata=hover)
+    figure.add_trace(line.update(hovertemplate="%{customdata}<extra></extra>"))
+    figure.update_layout(title={"text": escape(title), "font": {"size": 14}})
+    figure.update_xaxes(title_text="alpha (1 is as long as a residual)", zeroline=False)
+    figure.update_yaxes(title_text=f"change, {suffix}" if suffix else "change")
+    return figure

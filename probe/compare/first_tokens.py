@@ -33,7 +33,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.compare.behaviour import Behaviour
-from probe.compare.corpus_shift import GROUPS, SPLITS, Text
+from probe.compare.corpus_shift import CHUNK, GROUPS, SPLITS, Text
 from probe.compare.path import model_names
 from probe.compare.side_by_side import require_writers
 from probe.errors import ConfigError, DataError
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Texts that are read at once; of each only the first k tokens."""
+SIGNS = {"promoted": 1.0, "suppressed": -1.0}
 TOKENS = ("layer", "position", "direction", "rank", "token", "id", "score", "same_rank", "null", "beyond_null")
 """Columns of `FirstTokens.tokens`."""
 
@@ -67,6 +68,8 @@ class FirstTokens(Drawable):
     """Of base and aligned."""
     texts: int
     """N."""
+    read: tuple[int, ...]
+    """Blocks whose tokens were read, in rising order; -1 is the embedding."""
     vectors: np.ndarray
     """[L k d] the mean differences, single precision."""
     residual_norms: np.ndarray
@@ -83,10 +86,9 @@ class FirstTokens(Drawable):
 
     @property
     def middle(self) -> int:
-        """The block that is read first: the last one of the first half that has tokens."""
-        read = sorted(self.tokens["layer"].unique())
+        """The last block of the first half, or the first of those whose tokens were read."""
         wanted = middle_block(len(self.vectors) - 1)
-        return int(wanted if wanted in read else read[0])
+        return wanted if wanted in self.read else self.read[0]
 
     def table(self) -> pd.DataFrame:
         """The tokens (`tokens`)."""
@@ -102,8 +104,8 @@ class FirstTokens(Drawable):
 
         layer = self.middle if layer is None else layer
         rows = self.tokens[self.tokens["layer"] == layer]
-        if rows.empty:
-            known = ", ".join(map(str, sorted(self.tokens["layer"].unique())))
+        if layer not in self.read:
+            known = ", ".join(map(str, self.read))
             raise ConfigError(f"The tokens after block {layer} were not read: give one of {known}.")
         return first_token_maps(self.layers, rows, layer)
 
@@ -224,7 +226,7 @@ def plain_texts(lm: LM, n: int = 128, seed: int = 0) -> list[str]:
 
 
 @torch.no_grad()
-def first_tokens(
+def compare_first_tokens(
     base: LM,
     aligned: LM,
     texts: Sequence[str | Text],
@@ -311,7 +313,13 @@ def first_tokens(
     tokens = pd.DataFrame(rows_of, columns=[*TOKENS[:4], *TOKENS[5:]])
     tokens.insert(4, "token", pieces(aligned.tokenizer, tokens["id"].tolist()))
     return FirstTokens(
-        model_names(base, aligned), len(ids), vectors.numpy(), norms.numpy(), pd.DataFrame(table), tokens
+        model_names(base, aligned),
+        len(ids),
+        tuple(sorted(chosen)),
+        vectors.numpy(),
+        norms.numpy(),
+        pd.DataFrame(table),
+        tokens,
     )
 
 
@@ -370,26 +378,26 @@ def _read(
 ) -> Iterator[dict[str, Any]]:
     """The first tokens of a vector with their nulls."""
     scores = lens_scores(lm, vector)
-    size = float(vector.norm())
-    largest = [  # one at a time: V numbers
-        float(lens_scores(lm, each).abs().max() * each.norm()) / size if size else 0.0 for each in flipped
-    ]
-    null = float(np.quantile(largest, 0.95))
-    for direction, sign in (("promoted", 1.0), ("suppressed", -1.0)):
-        count = min(top, len(scores))
-        ids = (sign * scores).topk(count).indices
-        both = torch.zeros(count)
-        for pair in zip(*halved, strict=True):
-            first, second = ((sign * lens_scores(lm, half)).topk(count).indices for half in pair)
-            both += (torch.isin(ids, first) & torch.isin(ids, second)).float()
-        for rank, (token, shared) in enumerate(zip(ids.tolist(), both.tolist(), strict=True), start=1):
+    size, count = float(vector.norm()), min(top, len(scores))
+    if not size:
+        return
+    ends = {"promoted": scores.topk(count).indices, "suppressed": (-scores).topk(count).indices}
+    largest, both = [], dict.fromkeys(ends, torch.zeros(count))
+    for turned, *pair in zip(*(each.split(max(1, CHUNK // len(scores))) for each in (flipped, *halved)), strict=True):
+        largest.append(lens_scores(lm, turned).abs().amax(-1) * turned.norm(dim=-1) / size)
+        sides = [lens_scores(lm, half) for half in pair]
+        for name, sign in SIGNS.items():
+            listed = [(ends[name][:, None] == (sign * side).topk(count).indices[:, None]).any(-1) for side in sides]
+            both[name] = both[name] + (listed[0] & listed[1]).sum(0)
+    null = float(torch.cat(largest).quantile(0.95))
+    for name, ids in ends.items():
+        for rank, (token, shared) in enumerate(zip(ids.tolist(), both[name].tolist(), strict=True), start=1):
             score = float(scores[token])
-            if sign * score <= 0:
-                continue
-            yield (
-                {"direction": direction, "rank": rank, "id": token, "score": score}
-                | {"same_rank": shared / len(halved[0]), "null": null, "beyond_null": abs(score) > null}
-            )
+            if SIGNS[name] * score > 0:
+                yield (
+                    {"direction": name, "rank": rank, "id": token, "score": score}
+                    | {"same_rank": shared / len(flipped), "null": null, "beyond_null": abs(score) > null}
+                )
 
 
 @torch.no_grad()

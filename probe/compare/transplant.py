@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.compare.behaviour import Behaviour
-from probe.compare.parts import Part, Place, list_parts, weights_of
+from probe.compare.model_parts import Part, Place, list_parts, weights_of
 from probe.compare.path import interpolate, model_names
 from probe.errors import ConfigError
 from probe.interventions.controls import DIRECTIONS, DRAWS
@@ -68,8 +68,8 @@ class Transplants(Drawable):
     parts: pd.DataFrame
     """One row a part: `part`, `kind`, `block`, `head`, `parameters`, `norm` and `relative` (of the change of its
     weights), `value`, `effect` with `effect_low` and `effect_high` (95 %, over the same items), `share` of the whole
-    change, `matched` (how many matched parts) with `matched_mean`, `matched_low`, `matched_high` (least, largest effect), `p`
-    and `p_holm`; `random` (how many random directions) with `random_low`, `random_high` and `p_random`."""
+    change, `matched` (how many matched parts) with `matched_mean`, `matched_low`, `matched_high` (least and largest
+    effect), `p` and `p_holm`; `random` (how many random directions), `random_low`, `random_high` and `p_random`."""
     controls: pd.DataFrame
     """One row a part and control: `null` (matched parts, random directions), `kind`, `part`, `draw`, `effect`. Parts of
     one make share the draws of their matched parts."""
@@ -119,7 +119,7 @@ class Transplants(Drawable):
 
 
 @torch.no_grad()
-def transplant(
+def transplant_parts(
     base: LM,
     aligned: LM,
     behaviour: Behaviour,
@@ -138,14 +138,14 @@ def transplant(
         base: the model that parts are put into.
         aligned: the model that they are taken from, of the same architecture, sizes and tokens.
         behaviour: what is measured: `experiment_behaviour`, or `preference` of pairs of answers.
-        kinds: of parts, see `probe.compare.parts.KINDS`.
+        kinds: of parts, see `probe.compare.model_parts.KINDS`.
         matched: scattered parts for each kind.
         random: random changes as large for each part; they cost most of the time.
         seed: of the controls and of the intervals.
         tick: called with the share that is done.
 
     Raises:
-        ConfigError: an unknown kind, or counts below 0.
+        ConfigError: an unknown kind, no part of the kinds, or counts below 0.
         ProbeError: see `interpolate`, and what the behaviour cannot use.
     """
     if matched < 0 or random < 0:
@@ -153,6 +153,11 @@ def transplant(
     work = interpolate(base, aligned, 0)
     work.ref = base.ref
     parts, why = list_parts(work, kinds)
+    if not parts:
+        raise ConfigError(
+            f"The model has no part of the kinds {', '.join(kinds)}: give others, such as block."
+            + (f" {why}" if why else "")
+        )
     here, before, after = (weights_of(lm) for lm in (work, base, aligned))
     first = behaviour.measure(work)
 
@@ -254,9 +259,9 @@ def scattered(family: Sequence[Part], tensors: Mapping[str, Tensor], rng: np.ran
 
 
 def _families(parts: Sequence[Part], tensors: Mapping[str, Tensor]) -> list[list[Part]]:
-    """Parts of one kind whose places have the same shapes, two or more."""
+    """Parts of one kind inside of blocks whose places have the same shapes, two or more."""
     families: dict[Any, list[Part]] = {}
-    for part in parts:
+    for part in (part for part in parts if part.block is not None):
         shapes = [tuple(map(len, place.crossing(tensors))) for place in part.places]
         families.setdefault((part.kind, *shapes), []).append(part)
     return [family for family in families.values() if len(family) > 1]

@@ -28,6 +28,12 @@ TEMPERATURE, LENGTH, SEED = "temperature", "length", "seed"
 """Keys of how continuations are written."""
 ONE_PROMPT = (AUTHOR, POSITION, COMPLETION, TEMPERATURE, LENGTH, SEED, CHAT["compare"])
 """Keys of the first tab."""
+FILE, N, SAMPLE_SEED, ANSWERS = "corpus_file", "corpus_n", "corpus_seed", "corpus_answers"
+"""Keys of the corpus: its file, how many texts, the seed of their choice, and whether only answers count."""
+LIST, KIND, SCORE = "corpus_list", "corpus_kind", "corpus_score"
+"""Keys of what is ranked, of the kind of texts, and of the score of tokens."""
+CORPUS = (FILE, N, SAMPLE_SEED, ANSWERS, LIST, KIND, SCORE)
+"""Keys of the tab Over a corpus."""
 PATIENCE_S = 3.0
 """Seconds that may pass without being asked for."""
 

@@ -34,6 +34,10 @@ LIST, KIND, SCORE = "corpus_list", "corpus_kind", "corpus_score"
 """Keys of what is ranked, of the kind of texts, and of the score of tokens."""
 CORPUS = (FILE, N, SAMPLE_SEED, ANSWERS, LIST, KIND, SCORE)
 """Keys of the tab Over a corpus."""
+HEAD_PART, WEIGHT_LIST = "weights_part", "weights_list"
+"""Keys of the part of a head that is drawn, and of what is ranked."""
+WEIGHTS = (HEAD_PART, WEIGHT_LIST)
+"""Keys of the tab Weights."""
 PATIENCE_S = 3.0
 """Seconds that may pass without being asked for."""
 

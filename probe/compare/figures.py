@@ -24,7 +24,7 @@ from probe.plotting.theme import (
     template,
     token_axis,
 )
-from probe.terms import RATES, Term
+from probe.terms import DIFFERENCE, RATES, Term
 
 
 def kl_bars(
@@ -247,7 +247,7 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
             mark = go.Scatter(x=model["alpha"], y=model["value"], mode="markers", name=escape(f"{name} (alpha {end})"))
             mark.update(marker={"size": 11, "color": colour, "symbol": ("circle", "diamond")[end]})
             figure.add_trace(mark.update(hoverinfo="skip", showlegend=index == 0), **place)
-        ticks = {"tickformat": ".0%"} if about.unit in RATES else {}
+        ticks = {"tickformat": ".0%"} if about.unit in (*RATES, DIFFERENCE) else {}
         figure.update_yaxes(**ticks, **place)
         figure.update_xaxes(title_text="alpha" if index + columns >= len(terms) else "", **place)
     lines = max((title.count("<br>") + 1 for title in titles[:columns]), default=1)

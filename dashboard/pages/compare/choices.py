@@ -38,6 +38,16 @@ HEAD_PART, WEIGHT_LIST = "weights_part", "weights_list"
 """Keys of the part of a head that is drawn, and of what is ranked."""
 WEIGHTS = (HEAD_PART, WEIGHT_LIST)
 """Keys of the tab Weights."""
+EXPERIMENT, SPACING, METRICS = "line_experiment", "line_spacing", "line_metrics"
+"""Keys of the experiment along the line, of the distance of its alphas, and of the metrics that are drawn."""
+LINE = (EXPERIMENT, SPACING, METRICS)
+"""Keys of the tab of the line between the models."""
+POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE = (
+    *("gradient_policy", "gradient_answers", "gradient_reward", "gradient_rewards", "gradient_scale"),
+)
+"""Keys of the model that takes the step, of its answers, of who rewards them, of typed rewards, and of the colours."""
+GRADIENT = (POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE, CHAT["compare"])
+"""Keys of the tab Gradient."""
 PATIENCE_S = 3.0
 """Seconds that may pass without being asked for."""
 
@@ -86,7 +96,14 @@ class Pair:
 
 
 def compute_when_asked(
-    fn: Callable[..., T], *lms: "LM", button: str, seconds: float | None, key: str, say: str, **options: Any
+    fn: Callable[..., T],
+    *lms: "LM",
+    button: str,
+    seconds: float | None,
+    key: str,
+    say: str,
+    cost: str = "about",
+    **options: Any,
 ) -> T | None:
     """What `compute_once` gives, at once where it is known or cheap; else once the reader pressed a button.
 
@@ -97,6 +114,7 @@ def compute_when_asked(
         seconds: how long it takes, None where nobody knows.
         key: of the button.
         say: what happens meanwhile.
+        cost: what stands before the seconds.
         options: of `fn`.
 
     Returns:
@@ -107,7 +125,7 @@ def compute_when_asked(
         return result
     place = st.empty()
     if seconds is None or seconds > PATIENCE_S:
-        cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}"
+        cost = "the bar tells how long it takes" if seconds is None else f"{cost} {duration(seconds)}"
         if not place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:"):
             return None
     with place.container():

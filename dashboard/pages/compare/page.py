@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard import models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
-from dashboard.pages.compare.choices import CORPUS, ONE_PROMPT, PROMPT_TAB, TAB, WEIGHTS, Pair
+from dashboard.pages.compare.choices import CORPUS, GRADIENT, LINE, ONE_PROMPT, PROMPT_TAB, TAB, WEIGHTS, Pair
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.plotting.theme import METHODS, aligned_colour
@@ -17,6 +17,8 @@ TABS: dict[str, tuple[str, tuple[str, ...]]] = {
     PROMPT_TAB: ("one_prompt", ONE_PROMPT),
     "Over a corpus": ("over_corpus", CORPUS),
     "Weights": ("weight_changes", WEIGHTS),
+    "The line between them": ("line_between", LINE),
+    "Gradient": ("token_gradient", GRADIENT),
 }
 """The file of each tab, beside this one, whose `draw` takes a `Pair`; and the keys of its widgets."""
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 STRONG_NATS = 2.0
 # Columns of the lens around the chosen token.
 WINDOW = 16
+# Pixels of the two figures of a token: the first screen has them whole.
+HEIGHT = 250
 
 DEFINITION = """
 Temperature and seed concern the continuations only; probabilities and KL are those at temperature 1. Entry *j* of KL
@@ -138,7 +140,7 @@ def figures(
     with left:
         chart = kl_bars(text.kl, text.tokens, start=text.prompt_length, chosen=position, colour=colours[1])
         title = f"Where they differ on the text of {names[text.author == 'aligned']}"
-        figure(chart, text.table(), "kl", title=title, height=290, source=source, on_select=take_token)
+        figure(chart, text.table(), "kl", title=title, height=HEIGHT, source=source, on_select=take_token)
     with right:
         sides = [
             (list(side.top_tokens[position]), np.exp(side.top_logprobs[position])) for side in (text.base, text.aligned)
@@ -146,7 +148,7 @@ def figures(
         chart = next_tokens((sides[0], sides[1]), names=names, colours=colours)
         table = text.top_table()
         title = f"Next-token probabilities at token {position}"
-        figure(chart, table[table["position"] == position], "next", title=title, height=290, source=source)
+        figure(chart, table[table["position"] == position], "next", title=title, height=HEIGHT, source=source)
     first = max(0, min(position - WINDOW // 2, len(text.ids) - 1 - WINDOW))
     window = slice(first, min(first + WINDOW, len(text.ids) - 1))
     lenses = [

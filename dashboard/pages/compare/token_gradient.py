@@ -24,6 +24,7 @@ from dashboard.pages.rewards.compute import cost_s, reward_runs, world_hash
 from dashboard.sides import ask_for_model, choose_chat, note_form, words_known
 from dashboard.state import has_changed, keep, preset
 from probe.errors import DataError
+from probe.rewards.figures import token_weights as draw_weights
 
 if TYPE_CHECKING:
     from probe.model.lm import LM
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
     from trainers.gradient import SideBySide
 
 VERIFIER, TYPED = "the world's verifier", "typed"
-ONE_SCALE, OWN_SCALE = SCALES = ("one for all methods", "share of the method's largest")
+ONE_SCALE, OWN_SCALE = SCALES = ("one scale", "own scale")
+PRETRAIN = "pretrain"
+"""The method that learns the prompt too."""
+COLUMNS = 18
+"""Tokens that are drawn side by side, where answers are no longer."""
 PASSES = 12
 """How often each answer is read."""
 EQUATIONS = [
@@ -75,7 +80,10 @@ def draw(pair: Pair) -> None:
         source = choose_source(pair)
     with row[2]:
         key = keep(SCALE, SCALES, ONE_SCALE)
-        scale = st.segmented_control("Colour", SCALES, key=key, bind="query-params", required=True)
+        hint = (
+            "One scale for all methods, or each by the share of its own largest weight, where sizes differ by orders."
+        )
+        scale = st.segmented_control("Colour", SCALES, key=key, bind="query-params", required=True, help=hint)
     with row[3]:
         chat = choose_chat("compare", [pair.aligned], shared.prompt)
     prompt = pair.aligned.prompt_text([{"role": "user", "content": shared.prompt}]) if chat else shared.prompt
@@ -108,10 +116,12 @@ def draw(pair: Pair) -> None:
     note_form([pair.aligned], chat)
     about = pair.source | {"policy": str(policy), "prompt": prompt, "answers": answers, "rewards": list(rewards)}
     title = f"What each token weighs in a step of {names[str(policy)]}"
-    figure(found.figure(relative=scale == OWN_SCALE), table, "gradient", title=title, source=about)
+    figure(draw_weights(end_of(table), scale == OWN_SCALE), table, "gradient", title=title, source=about)
     note(
-        "Rows are answers with their reward. Blue tokens become more probable, orange ones less; hover for the weight. A "
-        "method that does not learn from an answer has no row of it."
+        "Rows are answers with their reward. Blue tokens become more probable, orange ones less; hover for the weight. "
+        "A method that does not learn from an answer has no row of it."
+        + " Of the prompt only the last tokens are drawn; the CSV holds all."
+        * (len(end_of(table)) < len(table))
     )
     st.dataframe(summary(table), hide_index=True, height="content", key="gradient-table")
     code = [
@@ -124,6 +134,12 @@ def draw(pair: Pair) -> None:
         f"found.figure(relative={scale == OWN_SCALE}), found.table()",
     ]
     details(EQUATIONS, DEFINITION, "\n".join(code), {"gradient": table})
+
+
+def end_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The weights without the tokens of a long prompt that are far before the answers."""
+    start = table.loc[table["method"] != PRETRAIN, "position"].min()
+    return table[table["position"] >= start - max(2, COLUMNS - (table["position"].max() - start))]
 
 
 def choose_source(pair: Pair) -> str:
@@ -174,7 +190,7 @@ def propose(base: "LM", aligned: "LM", prompt: str, length: int) -> list[str]:
     from probe.world import of
 
     world = of(base)
-    texts = [lm.generate([prompt], max_new_tokens=length, temperature=0.0)[0].text for lm in (aligned, base)]
+    texts = [lm.generate([prompt], max_new_tokens=length, temperature=0.0).text[0] for lm in (aligned, base)]
     texts += (truth_and_claim(world, prompt) or ()) if world else ()
     return list(dict.fromkeys(text.strip().replace("\n", "\\n") for text in texts if text.strip()))
 
@@ -201,16 +217,20 @@ def read_rewards(typed: str, count: int) -> list[float]:
 def score(pair: Pair, prompt: str, answers: Sequence[str], source: str) -> list[float]:
     """What the verifier or a reward model gives each answer."""
     if source == VERIFIER:
-        return models.compute_once(verify, pair.base, say="Verifying", prompt=prompt, answers=tuple(answers))
-    judge = models.load(str(pair.shared.reference(source)))
-    if judge is None:
-        raise DataError(f"The reward model `{source}` is not loaded: load it, or choose another reward.")
-    return models.compute_once(
-        judge_answers, judge, say="The reward model reads", prompt=prompt, answers=tuple(answers)
-    )
+        rewards = models.compute_once(verify, pair.base, say="Verifying", prompt=prompt, answers=tuple(answers))
+    else:
+        judge = models.load(str(pair.shared.reference(source)))
+        if judge is None:
+            raise DataError(f"The reward model `{source}` is not loaded: load it, or choose another reward.")
+        say = "The reward model reads the answers"
+        rewards = models.compute_once(judge_answers, judge, say=say, prompt=prompt, answers=tuple(answers))
+    known = [reward for reward in rewards if reward is not None]
+    if len(known) < len(answers):
+        raise DataError(f"Not every answer has a reward by {source}: choose another prompt, or type the rewards.")
+    return known
 
 
-def verify(base: "LM", prompt: str, answers: tuple[str, ...]) -> list[float]:
+def verify(base: "LM", prompt: str, answers: tuple[str, ...]) -> list[float | None]:
     """The verifier's scores: 1 true, 0 abstains, -1 otherwise."""
     from probe.rewards.answers import verifier_reward
     from probe.world import of
@@ -220,7 +240,7 @@ def verify(base: "LM", prompt: str, answers: tuple[str, ...]) -> list[float]:
     return list(verifier_reward(world)([prompt] * len(answers), list(answers)))
 
 
-def judge_answers(judge: "LM", prompt: str, answers: tuple[str, ...]) -> list[float]:
+def judge_answers(judge: "LM", prompt: str, answers: tuple[str, ...]) -> list[float | None]:
     """A reward model's scores."""
     from probe.rewards.frontiers import model_reward
 
@@ -242,7 +262,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row a method: how many tokens it raises and lowers, by how much in all, and where it weighs most."""
     rows = []
     for method, part in table.groupby("method", sort=False):
-        most = part.loc[part["weight"].abs().idxmax()]
+        most = part.iloc[int(part["weight"].abs().to_numpy().argmax())]
         up, down = part["weight"] > 0, part["weight"] < 0
         rows.append(
             {
@@ -261,13 +281,16 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def sentence(table: pd.DataFrame, policy: str, answers: Sequence[str]) -> str:
     """Which methods only push up, which push down too, and where the largest weight is."""
-    lowers = table.groupby("method", sort=False)["weight"].min() < 0
-    up, down = ([str(name) for name in lowers.index[lowers == each]] for each in (False, True))
-    most = table.loc[table["weight"].abs().idxmax()]
-    parts = [f"{join(up)} only push tokens up" if up else "", f"{join(down)} also push some down" if down else ""]
+    lowest = {str(method): part["weight"].min() for method, part in table.groupby("method", sort=False)}
+    up, down = ([name for name, weight in lowest.items() if (weight < 0) == lowers] for lowers in (False, True))
+    most = table.iloc[int(table["weight"].abs().to_numpy().argmax())]
+    parts = [
+        f"{join(up)} only push tokens up" if up else "",
+        f"{join(down)} push some up and some down" if down else "",
+    ]
     return (
-        f"In a step of {policy} on {len(answers)} answers {', '.join(filter(None, parts))}; the largest weight is that of "
-        f"{most['method']} at \u201c{str(most['token']).strip()}\u201d of answer {most['completion'] + 1} "
+        f"In a step of {policy} on {len(answers)} answers {', and '.join(filter(None, parts))}; the largest weight is that "
+        f"of {most['method']} at \u201c{str(most['token']).strip()}\u201d of answer {most['completion'] + 1} "
         f"({most['weight']:+.2g})."
     ).replace("(-", "(\u2212")
 

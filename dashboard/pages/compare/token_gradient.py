@@ -289,8 +289,8 @@ def sentence(table: pd.DataFrame, policy: str, answers: Sequence[str]) -> str:
         f"{join(down)} push some up and some down" if down else "",
     ]
     return (
-        f"In a step of {policy} on {len(answers)} answers {', and '.join(filter(None, parts))}; the largest weight is that "
-        f"of {most['method']} at \u201c{str(most['token']).strip()}\u201d of answer {most['completion'] + 1} "
+        f"In a step of {policy} on {len(answers)} answers {', and '.join(filter(None, parts))}; the largest weight is "
+        f"that of {most['method']} at \u201c{str(most['token']).strip()}\u201d of answer {most['completion'] + 1} "
         f"({most['weight']:+.2g})."
     ).replace("(-", "(\u2212")
 

@@ -25,7 +25,7 @@ from probe.plotting.theme import (
     template,
     token_axis,
 )
-from probe.terms import RATES, Term
+from probe.terms import DIFFERENCE, RATES, Term
 
 
 def kl_bars(
@@ -193,6 +193,28 @@ def weight_map(matrices: pd.DataFrame) -> go.Figure:
     return figure
 
 
+def head_change_map(heads: pd.DataFrame, part: str) -> go.Figure:
+    """Relative change of one part of every head, blocks against heads.
+
+    Args:
+        heads: `probe.compare.weights.WeightChange.heads`.
+        part: q, k, v, o, qk or ov.
+    """
+    table = heads.pivot(index="block", columns="head", values=f"{part}_relative")
+    values = table.to_numpy(dtype=float)
+    words = [["" if np.isnan(value) else f"{100 * value:.2g} %" for value in row] for row in values]
+    figure = new_figure(height=max(220, 120 + 28 * len(table)), margin={"l": 70, "t": 40})
+    heat = cells(values, words, legible=len(table) <= 40 and len(table.columns) <= 12)
+    heat.update(x=[f"H{head}" for head in table.columns], y=[f"block {block}" for block in table.index], hoverinfo=None)
+    heat.update(hovertemplate="%{y}, %{x}: %{text}<extra></extra>")
+    figure.add_trace(heat)
+    axis = colour_axis("relative change", low=0.0, high=float(np.nanmax(values, initial=0.0)) or 1.0)
+    axis["colorbar"] |= {"tickformat": ".2~%"}
+    figure.update_layout(coloraxis=axis)
+    figure.update_xaxes(title_text="head", side="bottom")
+    return figure.update_yaxes(autorange="reversed")
+
+
 def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str, str], columns: int = 3) -> go.Figure:
     """Small multiples: a metric against alpha with its interval, the chord of the two models, and the two marked.
 
@@ -226,7 +248,7 @@ def path_curves(table: pd.DataFrame, terms: Mapping[str, Term], names: tuple[str
             mark = go.Scatter(x=model["alpha"], y=model["value"], mode="markers", name=escape(f"{name} (alpha {end})"))
             mark.update(marker={"size": 11, "color": colour, "symbol": ("circle", "diamond")[end]})
             figure.add_trace(mark.update(hoverinfo="skip", showlegend=index == 0), **place)
-        ticks = {"tickformat": ".0%"} if about.unit in RATES else {}
+        ticks = {"tickformat": ".0%"} if about.unit in (*RATES, DIFFERENCE) else {}
         figure.update_yaxes(**ticks, **place)
         figure.update_xaxes(title_text="alpha" if index + columns >= len(terms) else "", **place)
     lines = max((title.count("<br>") + 1 for title in titles[:columns]), default=1)

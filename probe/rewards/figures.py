@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BEYOND = "rgba(128,132,140,0.10)"
 """What no policy reaches."""
+LEGIBLE = 24
+"""Tokens side by side whose cells have room for text."""
 AXES = {"d": "d = \u221aKL(policy \u2225 reference), \u221anats", "kl": "KL(policy \u2225 reference), nats per answer"}
 
 
@@ -541,7 +543,7 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
             x=list(range(first, last + 1)),
             coloraxis="coloraxis",
             text=written,
-            texttemplate="%{text}",
+            texttemplate="%{text}" if last - first < LEGIBLE else "",
             textfont={"size": 10},
             customdata=hover,
             hovertemplate="%{customdata}<extra></extra>",

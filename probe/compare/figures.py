@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.compare.model_parts import PLURAL
 from probe.numbers import chance, format_interval
 from probe.plotting.curves import HOVER_WIDTH, TITLE_WIDTH
 from probe.plotting.intervals import band
@@ -313,7 +314,7 @@ NULLS = {"matched parts": ("line-ns-open", "#8A6A1F"), "random directions": ("x-
 
 
 def transplant_points(
-    parts: pd.DataFrame, controls: pd.DataFrame, change: float, title: str, unit: str, *, most: int = 32
+    parts: pd.DataFrame, controls: pd.DataFrame, change: float, unit: str, *, most: int = 32
 ) -> go.Figure:
     """Effect of each part with its interval, and its controls behind it; the axis names the change of all parts.
 
@@ -321,7 +322,6 @@ def transplant_points(
         parts: `probe.compare.transplant.Transplants.parts`.
         controls: one row a control: `part`, `effect`.
         change: of the behaviour from base to aligned.
-        title: of the behaviour.
         unit: of its values.
         most: parts of a kind that are drawn, those of the largest effects, in the order of the model.
     """
@@ -332,7 +332,12 @@ def transplant_points(
         shown.append(rows.loc[rows["effect"].abs().nlargest(most).index.sort_values()])
     scale, suffix = (100, " pp") if unit in RATES else (1, f" {unit}" if unit else "")
     columns = max(len(kinds), 1)
-    figure = make_subplots(rows=1, cols=columns, subplot_titles=kinds, horizontal_spacing=min(0.16, 0.5 / columns))
+    figure = make_subplots(
+        rows=1,
+        cols=columns,
+        subplot_titles=[PLURAL[each] for each in kinds],
+        horizontal_spacing=min(0.16, 0.5 / columns),
+    )
     for column, rows in enumerate(shown, start=1):
         names = list(rows["part"])
         at = {name: index for index, name in enumerate(names)}
@@ -358,10 +363,9 @@ def transplant_points(
     height = 150 + 20 * max([len(rows) for rows in shown] + [8])
     figure.update_layout(
         template=template(LIGHT),
-        title={"text": escape(f"{title}: one part of the aligned model in the base"), "font": {"size": 14}},
         height=height,
-        margin={"t": 84},
-        legend={"y": 1 + 46 / height, "yanchor": "bottom", "orientation": "h"},
+        margin={"t": 72},
+        legend={"yref": "container", "y": 1, "yanchor": "top", "orientation": "h"},
     )
     return figure
 

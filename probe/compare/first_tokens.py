@@ -109,22 +109,25 @@ class FirstTokens(Drawable):
             raise ConfigError(f"The tokens after block {layer} were not read: give one of {known}.")
         return first_token_maps(self.layers, rows, layer)
 
+    def largest(self, layer: int) -> int:
+        """The position with the largest difference against its residual after a block, the first position apart."""
+        own = self.layers[self.layers["layer"] == layer]
+        later = own[own["position"] > 0] if len(own) > 1 else own
+        return int(later["position"].iloc[int(later["relative"].argmax())]) if len(later) else 0
+
     def direction(self, layer: int | None = None, position: int | None = None) -> Contrast:
         """The difference as a direction to steer by, in the unit of the mean residual of positions after the first.
 
         Args:
             layer: the block; by default `middle`.
-            position: by default the one of the first k with the largest difference against its residual, the first
-                position apart.
+            position: by default that of `largest`.
 
         Raises:
             ConfigError: a layer or position that was not read.
         """
         layer = self.middle if layer is None else layer
         depth, k, _ = self.vectors.shape
-        if position is None:
-            own = self.layers.query("layer == @layer and (position > 0 or @k == 1)")
-            position = int(own["position"].iloc[int(own["relative"].argmax())]) if len(own) else 0
+        position = self.largest(layer) if position is None else position
         if not (-1 <= layer < depth - 1 and 0 <= position < k):
             raise ConfigError(
                 f"Block {layer} and position {position} were asked for: give -1 to {depth - 2}, and 0 to {k - 1}."
@@ -138,8 +141,7 @@ class FirstTokens(Drawable):
         base, aligned = self.names
         layer = self.middle
         sizes = self.layers[self.layers["layer"] == layer]
-        later = sizes[sizes["position"] > 0] if len(sizes) > 1 else sizes
-        top = later.iloc[int(later["relative"].argmax())]
+        top = sizes[sizes["position"] == self.largest(layer)].iloc[0]
         first = sizes[sizes["position"] == 0].iloc[0]
         parts = [
             f"After block {layer} the mean difference {aligned} \u2212 {base} over {self.texts} texts is"
@@ -148,16 +150,16 @@ class FirstTokens(Drawable):
         ]
         own = self.tokens[(self.tokens["layer"] == layer) & (self.tokens["position"] == top["position"])]
         clear = own[own["beyond_null"] & (own["same_rank"] >= 0.5)]
-        for direction in ("promoted", "suppressed"):
+        for direction, verb in (("promoted", "promotes"), ("suppressed", "suppresses")):
             rows = clear[clear["direction"] == direction].head(3)
             words = ", ".join(
-                f"\u201c{row.token}\u201d ({in_unit('nats', row.score, None, None, sign=True)} nats)"
-                for row in rows.itertuples()
+                f"\u201c{token}\u201d ({in_unit('nats', score, None, None, sign=True)} nats)"
+                for token, score in zip(rows["token"], rows["score"], strict=True)
             )
             if words:
-                parts.append(f"the lens of token {top['position']:.0f} has {direction} {words}")
+                parts.append(f"its lens there {verb} {words}")
         if clear.empty:
-            parts.append(f"the lens of token {top['position']:.0f} has no token beyond what random signs give")
+            parts.append("its lens there has no token beyond what random signs give")
         return "; ".join(parts) + "."
 
 

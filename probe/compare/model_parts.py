@@ -34,6 +34,9 @@ KINDS = {
     "outside": "embedding, final norm, unembedding",
 }
 """Kinds of parts, in words."""
+PLURAL = {"block": "blocks", "attention": "attention parts", "head": "heads", "keys": "shared keys and values"}
+PLURAL |= {"mlp": "MLPs", "rest": "rests of blocks", "outside": "parts outside of blocks"}
+"""Kinds of parts, in the plural."""
 DIVISIONS = (("block", "outside"), ("head", "keys", "mlp", "rest", "outside"))
 """Kinds whose parts together are the whole model; without readable heads the rest of a block holds its attention."""
 OUTSIDE = {"embed": "embedding", "unembed": "unembedding", "norm": "final norm"}

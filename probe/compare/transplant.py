@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probe.compare.behaviour import Behaviour
-from probe.compare.model_parts import Part, Place, list_parts, weights_of
+from probe.compare.model_parts import PLURAL, Part, Place, list_parts, weights_of
 from probe.compare.path import interpolate, model_names
 from probe.errors import ConfigError
 from probe.interventions.controls import DIRECTIONS, DRAWS
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 MATCHED = 99
 """Scattered parts of a kind: all parts of it share them, so they cost little."""
 MATCHED_PARTS = "matched parts"
-PLURAL = {"block": "blocks", "attention": "attention parts", "head": "heads", "keys": "shared keys and values"}
-PLURAL |= {"mlp": "MLPs", "rest": "rests of blocks", "outside": "parts outside of blocks"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Transplants(Drawable):
         """The effect of each part with its interval, beside those of its controls."""
         from probe.compare.figures import transplant_points
 
-        return transplant_points(self.parts, self.controls, self.change.value, self.title, self.unit)
+        return transplant_points(self.parts, self.controls, self.change.value, self.unit)
 
     def strongest(self, kind: str) -> pd.Series | None:
         """The part of a kind with the largest effect in size; None where no part of it changed anything."""
@@ -98,23 +96,23 @@ class Transplants(Drawable):
         unit = DIFFERENCE if self.unit in RATES else self.unit
         suffix = " nats" if self.unit == "nats" else ""
         ends = [in_unit(self.unit, *each) + suffix for each in (self.base, self.aligned)]
-        change = in_unit(unit, *self.change, sign=True) + suffix
-        parts = [f"{self.title}: {ends[0]} in {base}, {ends[1]} in {aligned} (change {change})"]
+        parts, alone = [f"{self.title} is {ends[0]} in {base} and {ends[1]} in {aligned}"], []
         for kind, rows in self.parts.groupby("kind", sort=False):
-            row = self.strongest(str(kind))
+            row, several = self.strongest(str(kind)), f"{len(rows)} {PLURAL[str(kind)]}"
             if row is None:
-                parts.append(f"none of {len(rows)} {PLURAL[str(kind)]} changes it")
+                parts.append(f"none of {several} changes it")
                 continue
             effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
-            share = f", {100 * row['share']:.0f} % of the change" if row["share"] == row["share"] else ""
-            text = f"of {len(rows)} {PLURAL[str(kind)]} {row['part']} alone does most ({effect}{share})"
+            share = f", {100 * row['share']:.0f} %" if row["share"] == row["share"] else ""
+            text = f"{row['part']} does most of {several} ({effect}{share}"
             if row["matched"]:
-                ends = [in_unit(unit, row[f"matched_{end}"], None, None, sign=True) for end in ("low", "high")]
-                text += f"; {row['matched']} scattered parts of its make do {ends[0]} to {ends[1]}{suffix}"
-                text += f" (p = {row['p']:.2g}, {row['p_holm']:.2g} corrected for {len(rows)})"
+                least, most = (in_unit(unit, row[f"matched_{end}"], None, None, sign=True) for end in ("low", "high"))
+                text += f"; scattered parts of its size {least} to {most}, corrected p = {row['p_holm']:.2g}"
             if row["random"]:
-                text += f", {row['random']} random changes of its size at most {_size(row, unit)}{suffix}"
-            parts.append(text)
+                text += f"; random changes of its size at most {_size(row, unit)}"
+            alone.append(f"{text})")
+        if alone:
+            parts.insert(1, f"put alone into {base}, {', '.join(alone)}")
         return "; ".join(parts) + "."
 
 

@@ -48,6 +48,16 @@ POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE = (
 """Keys of the model that takes the step, of its answers, of who rewards them, of typed rewards, and of the colours."""
 GRADIENT = (POLICY, REPLIES, REWARD, TYPED_REWARDS, SCALE, CHAT["compare"])
 """Keys of the tab Gradient."""
+TOKEN_FILE, TOKEN_N, TOKEN_BLOCK, TOKEN_POSITION, STEER_FILE = (
+    *("first_file", "first_n", "first_block", "first_position", "first_pairs"),
+)
+"""Keys of the texts whose first tokens are read, of block and position, and of the pairs that steering moves."""
+FIRST_TOKENS = (TOKEN_FILE, TOKEN_N, TOKEN_BLOCK, TOKEN_POSITION, STEER_FILE)
+"""Keys of the tab First tokens."""
+PAIR_FILE, PAIR_N, PART_KINDS, RANDOM = "parts_file", "parts_n", "parts_kinds", "parts_random"
+"""Keys of the pairs of answers, of how many, of the kinds of parts, and of whether random directions are drawn."""
+TRANSPLANTS = (PAIR_FILE, PAIR_N, PART_KINDS, RANDOM)
+"""Keys of the tab Transplants."""
 PATIENCE_S = 3.0
 """Seconds that may pass without being asked for."""
 

@@ -1,4 +1,4 @@
-"""Side by side: two models on one prompt, over a corpus, in their weights, on the line between them, in a gradient."""
+"""Side by side: two models on one prompt, over a corpus, inside, in their weights, between them, in a gradient."""
 
 from functools import partial
 from importlib import import_module
@@ -8,7 +8,18 @@ import streamlit as st
 from dashboard import models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
-from dashboard.pages.compare.choices import CORPUS, GRADIENT, LINE, ONE_PROMPT, PROMPT_TAB, TAB, WEIGHTS, Pair
+from dashboard.pages.compare.choices import (
+    CORPUS,
+    FIRST_TOKENS,
+    GRADIENT,
+    LINE,
+    ONE_PROMPT,
+    PROMPT_TAB,
+    TAB,
+    TRANSPLANTS,
+    WEIGHTS,
+    Pair,
+)
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.plotting.theme import METHODS, aligned_colour
@@ -16,7 +27,9 @@ from probe.plotting.theme import METHODS, aligned_colour
 TABS: dict[str, tuple[str, tuple[str, ...]]] = {
     PROMPT_TAB: ("one_prompt", ONE_PROMPT),
     "Over a corpus": ("over_corpus", CORPUS),
+    "First tokens": ("first_token_lens", FIRST_TOKENS),
     "Weights": ("weight_changes", WEIGHTS),
+    "Transplants": ("part_transplants", TRANSPLANTS),
     "The line between them": ("line_between", LINE),
     "Gradient": ("token_gradient", GRADIENT),
 }

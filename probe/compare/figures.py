@@ -309,7 +309,7 @@ def _names(names: Sequence[str]) -> dict:
     return {**token_axis(list(names), length=20, most=len(names)), "range": [len(names) - 0.5, -0.5]}
 
 
-NULLS = {"matched parts": ("line-ns-open", "#8A6A1F"), "random directions": ("x-thin-open", LIGHT.muted)}
+NULLS = {"matched parts": ("line-ns-open", "#B07D2B"), "random directions": ("x-thin-open", LIGHT.muted)}
 """Mark and colour of the controls of a transplant."""
 
 
@@ -345,7 +345,7 @@ def transplant_points(
             own = controls[(controls["null"] == null) & controls["part"].isin(names)]
             x, y = scale * own["effect"], own["part"].map(at)
             ticks = go.Scatter(x=x, y=y, mode="markers", name=null, showlegend=column == 1, legendgroup=null)
-            ticks.update(marker={"color": colour, "size": 8, "symbol": mark, "opacity": 0.55})
+            ticks.update(marker={"color": colour, "size": 8, "symbol": mark, "opacity": 0.65})
             figure.add_trace(
                 ticks.update(hovertemplate=f"{null}: %{{x:.3g}}{suffix}<extra></extra>"), row=1, col=column
             )
@@ -446,13 +446,12 @@ def _lens_hover(row: Any) -> str:
     )
 
 
-def steering_curve(doses: pd.DataFrame, title: str, unit: str) -> go.Figure:
+def steering_curve(doses: pd.DataFrame, unit: str) -> go.Figure:
     """The change of a behaviour against alpha with its interval, and the range of random directions.
 
     Args:
         doses: `probe.compare.first_tokens.Steering.doses`.
-        title: of the behaviour.
-        unit: of its values.
+        unit: of the behaviour's values.
     """
     scale = 100 if unit in RATES else 1
     zero = pd.DataFrame([dict.fromkeys(doses.columns, 0.0)])
@@ -483,7 +482,6 @@ def steering_curve(doses: pd.DataFrame, title: str, unit: str) -> go.Figure:
     line = go.Scatter(x=rows["alpha"], y=columns["effect"], name="this difference (95 %)", mode="lines+markers")
     line.update(line={"color": METHODS["dpo"], "width": 2}, customdata=hover)
     figure.add_trace(line.update(hovertemplate="%{customdata}<extra></extra>"))
-    figure.update_layout(title={"text": escape(title), "font": {"size": 14}})
     figure.update_xaxes(title_text="alpha (1 is as long as a residual)", zeroline=False)
     figure.update_yaxes(title_text=f"change, {suffix}" if suffix else "change")
     return figure

@@ -189,7 +189,7 @@ class Steering(Drawable):
         """The change of the behaviour against alpha, beside random directions."""
         from probe.compare.figures import steering_curve
 
-        return steering_curve(self.doses, self.title, self.unit)
+        return steering_curve(self.doses, self.unit)
 
     @cached_property
     def sentence(self) -> str:

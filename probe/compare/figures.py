@@ -205,7 +205,7 @@ def head_change_map(heads: pd.DataFrame, part: str) -> go.Figure:
     values = table.to_numpy(dtype=float)
     words = [["" if np.isnan(value) else f"{100 * value:.2g} %" for value in row] for row in values]
     figure = new_figure(height=max(220, 120 + 28 * len(table)), margin={"l": 70, "t": 40})
-    heat = cells(values, words, legible=len(table) <= 40 and len(table.columns) <= 12)
+    heat = cells(values, words, legible=len(table) <= 16 and len(table.columns) <= 8)
     heat.update(x=[f"H{head}" for head in table.columns], y=[f"block {block}" for block in table.index], hoverinfo=None)
     heat.update(hovertemplate="%{y}, %{x}: %{text}<extra></extra>")
     figure.add_trace(heat)

@@ -32,7 +32,7 @@ from dashboard.pages.compare.choices import (
 )
 from dashboard.state import CHAT, PROMPT, keep, tell_again
 from probe.errors import ProbeError
-from probe.numbers import chance, signed
+from probe.numbers import chance
 
 if TYPE_CHECKING:
     from probe.compare.corpus_shift import CorpusShift, Text
@@ -181,7 +181,7 @@ def show(pair: Pair, shift: "CorpusShift", source: dict[str, Any]) -> None:
     figure(shift.figure(), shift.table(), "corpus", title=title, source=about)
     for remark in shift.notes:
         note(remark)
-    chosen, *others = st.columns([6, 2, 4], vertical_alignment="bottom", gap="medium")
+    chosen, *others = st.columns([7, 3, 1], vertical_alignment="bottom", gap="medium")
     with chosen:
         key = keep(LIST, LISTS, LISTS[0])
         listed = st.segmented_control("Ranked", LISTS, key=key, bind="query-params", required=True)
@@ -241,7 +241,9 @@ def ranked(pair: Pair, shift: "CorpusShift", listed: str, kind: str | None) -> N
     def open_row() -> None:
         picked = st.session_state[ROW]["selection"]["rows"]
         if picked:
-            read_in_first_tab(shift, rows.iloc[picked[0]], listed == TEXTS, pair.aligned.tokenizer)
+            prompt, at = prompt_of(shift, rows.iloc[picked[0]], listed == TEXTS, pair.aligned.tokenizer)
+            st.session_state[PROMPT], st.session_state[POSITION] = prompt, at
+            st.session_state[CHAT["compare"]], st.session_state[TAB] = False, PROMPT_TAB
 
     st.dataframe(
         shown,
@@ -261,17 +263,14 @@ def ranked(pair: Pair, shift: "CorpusShift", listed: str, kind: str | None) -> N
     note(f"{what} Position t is about the token that follows token t.")
 
 
-def read_in_first_tab(shift: "CorpusShift", row: pd.Series, whole: bool, tokenizer: Any) -> None:
-    """Make a text, or what stands up to a position, the prompt of the first tab, with the figures at its next token."""
+def prompt_of(shift: "CorpusShift", row: pd.Series, whole: bool, tokenizer: Any) -> tuple[str, int]:
+    """A text as a prompt, whole or up to a position, and the token whose prediction is what stands at the position."""
     from probe.model.text import encode
 
     texts = shift.texts[(shift.texts["row"] == row["row"]) & (shift.texts["start"] <= row["position"])]
     text = texts.loc[texts["start"].idxmax()]
-    ids = encode(tokenizer, text["text"])
     at = int(row["position"] - text["start"])
-    st.session_state[PROMPT] = text["text"] if whole else tokenizer.decode(ids[: at + 1])
-    st.session_state[POSITION], st.session_state[CHAT["compare"]] = at + 1, False
-    st.session_state[TAB] = PROMPT_TAB
+    return text["text"] if whole else tokenizer.decode(encode(tokenizer, text["text"])[: at + 1]), at + 1
 
 
 def promoted(shift: "CorpusShift", score: str) -> None:
@@ -306,7 +305,8 @@ def promoted(shift: "CorpusShift", score: str) -> None:
 
 def interval(value: float, low: float, high: float) -> str:
     """A change with its sign and interval."""
-    return signed(value) + ("" if low != low else f" [{signed(low)}, {signed(high)}]")
+    ends = "" if low != low else f" [{low:+.2g}, {high:+.2g}]"
+    return f"{value:+.2g}{ends}".replace("-", "\u2212")
 
 
 def share(value: float) -> str:

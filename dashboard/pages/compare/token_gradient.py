@@ -37,6 +37,8 @@ PRETRAIN = "pretrain"
 """The method that learns the prompt too."""
 COLUMNS = 18
 """Tokens that are drawn side by side, where answers are no longer."""
+SAMPLES, OFFERED = 8, 3
+"""Samples that are drawn where both models answer alike, and answers at first, at most."""
 PASSES = 12
 """How often each answer is read."""
 EQUATIONS = [
@@ -66,11 +68,10 @@ def draw(pair: Pair) -> None:
     row = st.columns([4, 4, 4, 3], vertical_alignment="bottom", gap="medium")
     with row[0]:
         names = dict(zip(("base", "aligned"), pair.names, strict=True))
-        hint = "The model whose log-probabilities the step is taken on; the reference is the base."
+        hint = "The model that takes the step. The reference is the base."
         policy = st.segmented_control(
             "Step of",
             list(names),
-            format_func=lambda side: names[side],
             key=keep(POLICY, names, "base"),
             bind="query-params",
             required=True,
@@ -87,12 +88,9 @@ def draw(pair: Pair) -> None:
     with row[3]:
         chat = choose_chat("compare", [pair.aligned], shared.prompt)
     prompt = pair.aligned.prompt_text([{"role": "user", "content": shared.prompt}]) if chat else shared.prompt
-    answers, rewards = choose_answers(pair, prompt, chat, source)
-    if len(answers) < 2:
-        pair.tell("Give at least two answers, one a line, to see which of their tokens each method pushes up or down.")
-        return
     lm = pair.lms[policy == "aligned"]
     try:
+        answers, rewards = choose_answers(pair, prompt, chat, source)
         found = compute_when_asked(
             weigh,
             lm,
@@ -154,7 +152,11 @@ def choose_source(pair: Pair) -> str:
 
 
 def choose_answers(pair: Pair, prompt: str, chat: bool, source: str) -> tuple[list[str], tuple[float, ...]]:
-    """The answers with what each starts with, and their rewards."""
+    """The answers with what each starts with, and their rewards.
+
+    Raises:
+        DataError: fewer than two answers, or no reward for one of them.
+    """
     default = models.compute_once(
         propose,
         *pair.lms,
@@ -168,10 +170,15 @@ def choose_answers(pair: Pair, prompt: str, chat: bool, source: str) -> tuple[li
     left, right = st.columns([7, 5], gap="medium")
     with left:
         key = preset(REPLIES, "\n".join(default))
-        hint = "At first what the aligned and the base model answer, and in a world the truth. \\n is a new line."
+        hint = (
+            "At first the likeliest answers of the aligned and the base model and, in a world, the truth; where they "
+            "are alike, samples of the aligned model. \\n is a new line."
+        )
         text = st.text_area("Answers, one a line", key=key, bind="query-params", height=100, help=hint) or ""
     lines = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     answers = [("" if chat else " ") + line.replace("\\n", "\n") for line in lines]
+    if len(answers) < 2:
+        raise DataError("Give at least two answers, one a line, to see which of their tokens each method pushes.")
     with right:
         if source == TYPED:
             hint = "One number for each answer, in their order; at first 1 for the first answer and 0 for the others."
@@ -185,14 +192,17 @@ def choose_answers(pair: Pair, prompt: str, chat: bool, source: str) -> tuple[li
 
 
 def propose(base: "LM", aligned: "LM", prompt: str, length: int) -> list[str]:
-    """What both models answer, and of a world's question the truth and the claim; a line each."""
+    """Different answers, a line each: the likeliest of both models, in a world truth and claim; else samples."""
     from probe.rewards.token_effects import truth_and_claim
     from probe.world import of
 
     world = of(base)
     texts = [lm.generate([prompt], max_new_tokens=length, temperature=0.0).text[0] for lm in (aligned, base)]
     texts += (truth_and_claim(world, prompt) or ()) if world else ()
-    return list(dict.fromkeys(text.strip().replace("\n", "\\n") for text in texts if text.strip()))
+    if len({text.strip() for text in texts}) < 2:
+        texts += aligned.generate([prompt], n=SAMPLES, max_new_tokens=length, temperature=0.7, seed=0).text
+    lines = list(dict.fromkeys(text.strip().replace("\n", "\\n") for text in texts if text.strip()))
+    return lines[:OFFERED]
 
 
 def read_rewards(typed: str, count: int) -> list[float]:

@@ -55,7 +55,7 @@ def sound(app: AppTest, *figures: str) -> None:
 
 
 def test_the_first_tokens_of_two_runs_and_steering(show: Show, runs: Path):
-    app = press(show(runs, page=PAGE, compare_tab="First tokens", first_n="16", first_block="0"), "first-run")
+    app = press(show(runs, page=PAGE, compare_tab="First tokens", first_n="16", first_block="block 0"), "first-run")
     base, aligned = LM.load(runs / "base"), LM.load(runs / "dpo-agreeable")
     found = probe.compare.compare_first_tokens(base, aligned, plain_texts(base, 16), layers=[0])
     assert heading(app) == found.sentence

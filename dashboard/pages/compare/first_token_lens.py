@@ -27,6 +27,7 @@ from dashboard.pages.compare.choices import (
 from dashboard.pages.compare.over_corpus import have_one_world, seconds_a_token
 from dashboard.pages.compare.part_transplants import behaviour_of, behaviour_seconds
 from dashboard.state import keep, tell_again
+from probe.compare.first_tokens import middle_block
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -77,13 +78,11 @@ def draw(pair: Pair) -> None:
     try:
         depth = pair.base.bridge.cfg.n_layers
         with columns[2]:
-            blocks = list(range(-1, depth))
-            middle = max((depth - 1) // 2, 0)
-            block = st.selectbox(
-                "Block", blocks, key=keep(TOKEN_BLOCK, blocks, middle), bind="query-params", format_func=name_block
-            )
+            blocks = ["embedding", *(f"block {number}" for number in range(depth))]
+            key = keep(TOKEN_BLOCK, blocks, blocks[1 + middle_block(depth)])
+            block = blocks.index(st.selectbox("Block", blocks, key=key, bind="query-params")) - 1
         source: dict[str, Any] = {"path": path, "version": stamp(Path(path).expanduser()) if path else (0, 0)}
-        source |= {"n": int(n), "block": int(block)}
+        source |= {"n": int(n), "block": block}
         found = compute_when_asked(
             compare,
             *pair.lms,
@@ -104,8 +103,8 @@ def draw(pair: Pair) -> None:
     found = replace(found, names=pair.names)
     pair.tell(found.sentence)
     title = f"Mean difference {pair.names[1]} \u2212 {pair.names[0]} at the first tokens of {found.texts} texts"
-    about = pair.source | {"texts": path or "world", "n": int(n), "block": int(block)}
-    figure(found.figure(int(block)), found.tokens, "first-tokens", title=title, source=about)
+    about = pair.source | {"texts": path or "world", "n": int(n), "block": block}
+    figure(found.figure(block), found.tokens, "first-tokens", title=title, source=about)
     steering = steer_base(pair, found, source)
     texts = f"texts = {call_of(path, int(n))}"
     code = ["import probe", "from probe.compare.first_tokens import plain_texts", "", pair.loads, texts]
@@ -127,11 +126,6 @@ def text_file(label: str, key: str, placeholder: str) -> str:
         help="JSON Lines, JSON, CSV, TSV or Parquet; a text file is one text.",
     )
     return (path or "").strip()
-
-
-def name_block(block: int) -> str:
-    """A block as it is listed."""
-    return "embedding" if block < 0 else f"block {block}"
 
 
 def call_of(path: str, n: int) -> str:
@@ -171,8 +165,8 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
     with columns[0]:
         pairs = text_file("File of pairs of answers", STEER_FILE, "false claims of their world against the truth")
     with columns[1]:
-        positions = list(range(found.vectors.shape[1]))
-        largest = found.largest(source["block"])
+        positions = list(map(str, range(found.vectors.shape[1])))
+        largest = str(found.largest(source["block"]))
         position = st.segmented_control(
             "Difference at token",
             positions,
@@ -221,7 +215,7 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
             key="first-texts",
             height="content",
         )
-        csv_button(steering.texts, "first-texts")
+        csv_button(steering.texts, "first-continuations")
     return steering
 
 

@@ -24,6 +24,8 @@ PROMPT_TAB = "One prompt"
 """The first tab."""
 AUTHOR, POSITION, COMPLETION = "text", "position", "completion"
 """Keys of whose continuation is shown, of the token that figures emphasise, and of what follows a reward's prompt."""
+COMPARED = "_compared"
+"""What the first tab compared last: another comparison chooses its own token."""
 TEMPERATURE, LENGTH, SEED = "temperature", "length", "seed"
 """Keys of how continuations are written."""
 ONE_PROMPT = (AUTHOR, POSITION, COMPLETION, TEMPERATURE, LENGTH, SEED, CHAT["compare"])
@@ -90,7 +92,8 @@ class Pair:
     @property
     def loads(self) -> str:
         """The Python line that loads both."""
-        return f"base, aligned = probe.LM.load({self.refs[0]!r}), probe.LM.load({self.refs[1]!r})"
+        load = "probe.LM.load" if self.base.readout == "tokens" else "probe.model.rewards.analysable"
+        return f"base, aligned = {load}({self.refs[0]!r}), {load}({self.refs[1]!r})"
 
     def tell(self, sentence: str) -> None:
         """The sentence that opens the page."""

@@ -15,7 +15,7 @@ from dashboard.components.focus import take_focus
 from dashboard.components.number import number_input
 from dashboard.components.tokens import Chip, TokenRow, token_rows
 from dashboard.markdown import note
-from dashboard.pages.compare.choices import AUTHOR, LENGTH, POSITION, SEED, TEMPERATURE, Pair
+from dashboard.pages.compare.choices import AUTHOR, COMPARED, LENGTH, POSITION, SEED, TEMPERATURE, Pair
 from dashboard.pages.compare.scalar_models import compare_rewards, take_token
 from dashboard.sides import ask_for_model, choose_chat, note_form, words_known
 from dashboard.state import has_changed, preset, tell_again
@@ -59,7 +59,7 @@ def options(aligned: "LM", prompt: str) -> dict:
 
 def choose_position(comparison: "Comparison", row: "Sequence[DeltaGenerator]") -> "tuple[Continuation, int]":
     """The text and the token that the figures are about; the token where the models part unless the URL says more."""
-    if has_changed("_compared", (comparison.prompt, tuple(comparison.base.ids), tuple(comparison.aligned.ids))):
+    if has_changed(COMPARED, (comparison.prompt, tuple(comparison.base.ids), tuple(comparison.aligned.ids))):
         st.session_state[POSITION] = sentences.divergence_position(comparison)
     key = preset(POSITION, sentences.divergence_position(comparison))
     left, middle, right = row

@@ -18,6 +18,7 @@ from dashboard.models import compute_once
 from dashboard.named import may_open, name_choice
 from dashboard.pages.compare.choices import (
     ANSWERS,
+    COMPARED,
     FILE,
     KIND,
     LIST,
@@ -242,8 +243,10 @@ def ranked(pair: Pair, shift: "CorpusShift", listed: str, kind: str | None) -> N
         picked = st.session_state[ROW]["selection"]["rows"]
         if picked:
             prompt, at = prompt_of(shift, rows.iloc[picked[0]], listed == TEXTS, pair.aligned.tokenizer)
-            st.session_state[PROMPT], st.session_state[POSITION] = prompt, at
-            st.session_state[CHAT["compare"]], st.session_state[TAB] = False, PROMPT_TAB
+            st.session_state[PROMPT], st.session_state[CHAT["compare"]] = prompt, False
+            st.session_state[POSITION], st.session_state[COMPARED] = at, None
+            st.query_params[POSITION] = str(at)
+            st.session_state[TAB] = PROMPT_TAB
 
     st.dataframe(
         shown,

@@ -87,6 +87,7 @@ def draw(pair: Pair) -> None:
     tables(change)
     code = [
         "import probe",
+        *["import probe.model.rewards"] * (pair.base.readout != "tokens"),
         "",
         pair.loads,
         "change = probe.compare.weight_change(base, aligned)",

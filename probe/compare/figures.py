@@ -360,11 +360,11 @@ def transplant_points(
     axis = f"change, {words} (all parts: {whole})" if words else f"change (all parts: {whole})"
     figure.update_xaxes(zeroline=False, title_text=axis)
     figure.update_annotations(font_size=13)
-    height = 150 + 20 * max([len(rows) for rows in shown] + [8])
+    height = 116 + 15 * max([len(rows) for rows in shown] + [12])
     figure.update_layout(
         template=template(LIGHT),
         height=height,
-        margin={"t": 72},
+        margin={"t": 64},
         legend={"yref": "container", "y": 1, "yanchor": "top", "orientation": "h"},
     )
     return figure
@@ -420,8 +420,8 @@ def first_token_maps(layers: pd.DataFrame, tokens: pd.DataFrame, layer: int) -> 
         "showscale": False
     }
     right = colour_axis("score, nats", low=-top, high=top, diverging=True)
-    figure.update_layout(coloraxis=left, coloraxis2=right, template=template(LIGHT), margin={"t": 40, "l": 80})
-    figure.update_layout(height=max(330, 120 + 28 * max(len(table), len(order))))
+    figure.update_layout(coloraxis=left, coloraxis2=right, template=template(LIGHT), margin={"t": 28, "l": 80})
+    figure.update_layout(height=max(300, 90 + 22 * max(len(table), len(order))))
     figure.update_xaxes(title_text="position of the token", type="category")
     figure.update_yaxes(type="category", autorange=True, row=1, col=1)
     figure.update_yaxes(type="category", autorange="reversed", title_text="rank", row=1, col=2)

@@ -104,15 +104,15 @@ class Transplants(Drawable):
                 continue
             effect = in_unit(unit, row["effect"], row["effect_low"], row["effect_high"], sign=True) + suffix
             share = f", {100 * row['share']:.0f} %" if row["share"] == row["share"] else ""
-            text = f"{row['part']} does most of {several} ({effect}{share}"
+            text = f"{row['part']} {'' if alone else 'does most '}of {several} ({effect}{share}"
             if row["matched"]:
-                least, most = (in_unit(unit, row[f"matched_{end}"], None, None, sign=True) for end in ("low", "high"))
-                text += f"; scattered parts of its size {least} to {most}, corrected p = {row['p_holm']:.2g}"
+                text += f", p = {row['p_holm']:.2g}"
             if row["random"]:
-                text += f"; random changes of its size at most {_size(row, unit)}"
+                text += f", random changes of its size at most {_size(row, unit)}{suffix}"
             alone.append(f"{text})")
         if alone:
-            parts.insert(1, f"put alone into {base}, {', '.join(alone)}")
+            note = " (p against scattered parts of its size, corrected)" if self.parts["matched"].any() else ""
+            parts.insert(1, f"put alone into {base}, {', '.join(alone)}{note}")
         return "; ".join(parts) + "."
 
 

@@ -220,6 +220,8 @@ def test_a_scattered_part_has_as_many_rows_of_each_matrix(pair):
                 assert entries == sum(
                     place.read(tensors).numel() for place in family[0].places if place.name.endswith(suffix)
                 )
+            for name in (name for name in seen if name.endswith("o_proj.weight")):
+                assert set(seen[name].sum(0).tolist()) <= {0, 32}  # whole columns
             spread.add(tuple(float(each.sum()) for each in seen.values()))
         assert len(spread) > 1
 

@@ -185,8 +185,8 @@ def test_a_planted_head_is_found_alone(pair):
     assert rows.loc["L1H3", "share"] == 1
     assert result.strongest("head")["part"] == "L1H3"
     assert result.strongest("mlp") is None
-    assert "L1H3 does most of 8 heads" in result.sentence
-    assert ", 100 %;" in result.sentence
+    assert "L1H3 of 8 heads (" in result.sentence
+    assert ", 100 %, p = " in result.sentence
     assert base.fingerprint == prints
 
 

@@ -105,7 +105,7 @@ def compute_when_asked(
     seconds: float | None,
     key: str,
     say: str,
-    cost: str = "about",
+    most: str = "",
     **options: Any,
 ) -> T | None:
     """What `compute_once` gives, at once where it is known or cheap; else once the reader pressed a button.
@@ -117,7 +117,7 @@ def compute_when_asked(
         seconds: how long it takes, None where nobody knows.
         key: of the button.
         say: what happens meanwhile.
-        cost: what stands before the seconds.
+        most: what stands behind the seconds.
         options: of `fn`.
 
     Returns:
@@ -128,7 +128,7 @@ def compute_when_asked(
         return result
     place = st.empty()
     if seconds is None or seconds > PATIENCE_S:
-        cost = "the bar tells how long it takes" if seconds is None else f"{cost} {duration(seconds)}"
+        cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
         if not place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:"):
             return None
     with place.container():

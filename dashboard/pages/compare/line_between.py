@@ -124,9 +124,9 @@ def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "Weigh
     return compute_when_asked(
         run_along,
         *pair.lms,
-        button=escape_markdown(f"Measure {question.experiment.title} at {len(alphas)} points"),
+        button=escape_markdown(f"Run {question.experiment.title} at {len(alphas)} points"),
         seconds=None if each is None else each * len(alphas),
-        cost="at most about",
+        most=" at most",
         key="line-run",
         say=escape_markdown(f"{question.experiment.title}: asking {len(alphas)} models"),
         alphas=alphas,

@@ -113,7 +113,7 @@ def draw(pair: Pair) -> None:
         shift = compute_when_asked(
             compare,
             *pair.lms,
-            button="Read the corpus with both models",
+            button="Run both models over the corpus",
             seconds=seconds,
             key="corpus-run",
             say="Both models read the corpus",

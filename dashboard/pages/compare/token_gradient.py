@@ -95,7 +95,7 @@ def draw(pair: Pair) -> None:
             weigh,
             lm,
             pair.base,
-            button="Weigh every token",
+            button="Run every method",
             seconds=cost_s(PASSES * len(answers), lm, pair.base),
             key="gradient-run",
             say="Weighing every token by every method",

@@ -22,6 +22,8 @@ TAB = "compare_tab"
 """The key of the open tab."""
 PROMPT_TAB = "One prompt"
 """The first tab."""
+WEIGHTS_TAB = "Weights"
+"""The tab that two reward models have too."""
 AUTHOR, POSITION, COMPLETION = "text", "position", "completion"
 """Keys of whose continuation is shown, of the token that figures emphasise, and of what follows a reward's prompt."""
 COMPARED = "_compared"
@@ -94,7 +96,10 @@ class Pair:
         """Whether both models write tokens; where they read one number, the page says that there is no `what`."""
         if self.base.readout == "tokens":
             return True
-        self.tell(f"{self.names[0]} and {self.names[1]} give one number and write nothing, so there is no {what}.")
+        self.tell(
+            f"{self.names[0]} and {self.names[1]} give one number and write nothing, so there is no {what}: open "
+            f"{PROMPT_TAB} or {WEIGHTS_TAB}, or choose two language models."
+        )
         return False
 
 

@@ -8,7 +8,17 @@ import streamlit as st
 from dashboard import models, sentences
 from dashboard.components.tabs import open_tab
 from dashboard.markdown import finding, note
-from dashboard.pages.compare.choices import CORPUS, GRADIENT, LINE, ONE_PROMPT, PROMPT_TAB, TAB, WEIGHTS, Pair
+from dashboard.pages.compare.choices import (
+    CORPUS,
+    GRADIENT,
+    LINE,
+    ONE_PROMPT,
+    PROMPT_TAB,
+    TAB,
+    WEIGHTS,
+    WEIGHTS_TAB,
+    Pair,
+)
 from dashboard.sides import ask_for_model
 from dashboard.state import current
 from probe.plotting.theme import METHODS, aligned_colour
@@ -16,7 +26,7 @@ from probe.plotting.theme import METHODS, aligned_colour
 TABS: dict[str, tuple[str, tuple[str, ...]]] = {
     PROMPT_TAB: ("one_prompt", ONE_PROMPT),
     "Over a corpus": ("over_corpus", CORPUS),
-    "Weights": ("weight_changes", WEIGHTS),
+    WEIGHTS_TAB: ("weight_changes", WEIGHTS),
     "The line between them": ("line_between", LINE),
     "Gradient": ("token_gradient", GRADIENT),
 }

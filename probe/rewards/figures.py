@@ -552,7 +552,7 @@ def token_weights(table: pd.DataFrame, relative: bool = False) -> go.Figure:
             ygap=1,
         )
         figure.add_trace(trace, row=place, col=1)
-        names = [f"{number + 1}, reward {rewards[number]:g}" for number in numbers]
+        names = [f"{number + 1}, reward {rewards[number]:.3g}" for number in numbers]
         ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [len(names) - 0.5, -0.5]}
         figure.update_yaxes(**ticks, row=place, col=1)
     figure.update_xaxes(title_text="position of the token", row=len(parts), col=1)

@@ -22,6 +22,8 @@ TAB = "compare_tab"
 """The key of the open tab."""
 PROMPT_TAB = "One prompt"
 """The first tab."""
+WEIGHTS_TAB = "Weights"
+"""The tab that two reward models have too."""
 AUTHOR, POSITION, COMPLETION = "text", "position", "completion"
 """Keys of whose continuation is shown, of the token that figures emphasise, and of what follows a reward's prompt."""
 COMPARED = "_compared"
@@ -104,7 +106,10 @@ class Pair:
         """Whether both models write tokens; where they read one number, the page says that there is no `what`."""
         if self.base.readout == "tokens":
             return True
-        self.tell(f"{self.names[0]} and {self.names[1]} give one number and write nothing, so there is no {what}.")
+        self.tell(
+            f"{self.names[0]} and {self.names[1]} give one number and write nothing, so there is no {what}: open "
+            f"{PROMPT_TAB} or {WEIGHTS_TAB}, or choose two language models."
+        )
         return False
 
 
@@ -115,7 +120,7 @@ def compute_when_asked(
     seconds: float | None,
     key: str,
     say: str,
-    cost: str = "about",
+    most: str = "",
     **options: Any,
 ) -> T | None:
     """What `compute_once` gives, at once where it is known or cheap; else once the reader pressed a button.
@@ -127,7 +132,7 @@ def compute_when_asked(
         seconds: how long it takes, None where nobody knows.
         key: of the button.
         say: what happens meanwhile.
-        cost: what stands before the seconds.
+        most: what stands behind the seconds.
         options: of `fn`.
 
     Returns:
@@ -138,7 +143,7 @@ def compute_when_asked(
         return result
     place = st.empty()
     if seconds is None or seconds > PATIENCE_S:
-        cost = "the bar tells how long it takes" if seconds is None else f"{cost} {duration(seconds)}"
+        cost = "the bar tells how long it takes" if seconds is None else f"about {duration(seconds)}{most}"
         if not place.button(f"{button} ({cost})", key=key, type="primary", icon=":material/play_arrow:"):
             return None
     with place.container():

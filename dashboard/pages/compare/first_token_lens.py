@@ -86,7 +86,7 @@ def draw(pair: Pair) -> None:
         found = compute_when_asked(
             compare,
             *pair.lms,
-            button="Read the first tokens with both models",
+            button="Run both models over the first tokens",
             seconds=compute_once(tell_cost, *pair.lms, say="Timing the lens", n=int(n)),
             key="first-run",
             say="Both models read the first tokens",
@@ -188,7 +188,7 @@ def steer_base(pair: Pair, found: "FirstTokens", source: dict[str, Any]) -> "Ste
         steering = compute_when_asked(
             steer,
             *pair.lms,
-            button="Steer the base",
+            button="Run the steered base",
             seconds=1.5 * each * len(ALPHAS) * (1 + DIRECTIONS),
             key="first-steer",
             say="The base answers with the difference and with random directions",

@@ -37,6 +37,8 @@ ENDS = (-0.5, 1.5)
 SPACINGS = (0.5, 0.25, 0.125)
 QUICK = {"n": 40, "interventions": 0, "turns": 1, "samples": 4, "shuffles": 20}
 """What options of experiments are at first here, where many models are asked."""
+FIRST = "sycophancy"
+"""The experiment at first."""
 TRAINS = ("continual",)
 """Experiments that train models, and ask none that is there."""
 MOST = 6
@@ -61,14 +63,15 @@ def draw(pair: Pair) -> None:
         return
     from probe.experiments.registry import experiments
 
-    known = {name: each for name, each in experiments().items() if name not in TRAINS}
+    every = experiments()
+    known = {name: every[name] for name in dict.fromkeys((FIRST, *every)) if name not in TRAINS}
     columns = st.columns([4, 4, 3], vertical_alignment="bottom", gap="medium")
     with columns[0]:
         name = st.selectbox(
             "Experiment",
             list(known),
             format_func=lambda name: known[name].title,
-            key=keep(EXPERIMENT, known, "sycophancy"),
+            key=keep(EXPERIMENT, known, FIRST),
             bind="query-params",
         )
     with columns[1]:
@@ -124,9 +127,9 @@ def measure(pair: Pair, question: Question, alphas: tuple[float, ...]) -> "Weigh
     return compute_when_asked(
         run_along,
         *pair.lms,
-        button=escape_markdown(f"Measure {question.experiment.title} at {len(alphas)} points"),
+        button=escape_markdown(f"Run {question.experiment.title} at {len(alphas)} points"),
         seconds=None if each is None else each * len(alphas),
-        cost="at most about",
+        most=" at most",
         key="line-run",
         say=escape_markdown(f"{question.experiment.title}: asking {len(alphas)} models"),
         alphas=alphas,
@@ -249,6 +252,6 @@ def sentence(
     off = int(((known["departure_low"] > 0) | (known["departure_high"] < 0)).sum())
     return (
         f"{about.title} from {path.names[0]} (alpha 0) to {path.names[1]} (alpha 1) and beyond: {way}; its largest "
-        f"departure from the straight line is {departure(row, about)} at alpha {row['alpha']:g}, and that of {off} of "
-        f"{len(known)} metrics with an interval is not 0."
+        f"departure from the straight line is {departure(row, about)} at alpha {row['alpha']:g}. Of {len(known)} metrics "
+        f"with an interval {off} leave the line by more than it."
     ).replace(" -", " \u2212")

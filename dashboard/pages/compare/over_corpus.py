@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from probe.rows import Rows
     from probe.ticks import Tick
 
-EACH, ROWS = 20, 100
+EACH, ROWS = 10, 100
 """Questions of each kind of a world, and rows of a file, that are read at first."""
 K, MOST, SHOWN = 12, 200, 200
 """Tokens at each end of a score, positions that are listed, and rows of a table."""
@@ -113,7 +113,7 @@ def draw(pair: Pair) -> None:
         shift = compute_when_asked(
             compare,
             *pair.lms,
-            button="Read the corpus with both models",
+            button="Run both models over the corpus",
             seconds=seconds,
             key="corpus-run",
             say="Both models read the corpus",

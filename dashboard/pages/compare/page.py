@@ -18,6 +18,7 @@ from dashboard.pages.compare.choices import (
     TAB,
     TRANSPLANTS,
     WEIGHTS,
+    WEIGHTS_TAB,
     Pair,
 )
 from dashboard.sides import ask_for_model
@@ -28,7 +29,7 @@ TABS: dict[str, tuple[str, tuple[str, ...]]] = {
     PROMPT_TAB: ("one_prompt", ONE_PROMPT),
     "Over a corpus": ("over_corpus", CORPUS),
     "First tokens": ("first_token_lens", FIRST_TOKENS),
-    "Weights": ("weight_changes", WEIGHTS),
+    WEIGHTS_TAB: ("weight_changes", WEIGHTS),
     "Transplants": ("part_transplants", TRANSPLANTS),
     "The line between them": ("line_between", LINE),
     "Gradient": ("token_gradient", GRADIENT),

@@ -92,7 +92,7 @@ def draw(pair: Pair) -> None:
         found = compute_when_asked(
             transplant,
             *pair.lms,
-            button="Transplant every part",
+            button="Run the base with each part",
             seconds=each * runs(pair.base, kinds, options["random"]),
             key="parts-run",
             say="The base answers with one part of the aligned model at a time",

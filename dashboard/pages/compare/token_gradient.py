@@ -95,7 +95,7 @@ def draw(pair: Pair) -> None:
             weigh,
             lm,
             pair.base,
-            button="Weigh every token",
+            button="Run every method",
             seconds=cost_s(PASSES * len(answers), lm, pair.base),
             key="gradient-run",
             say="Weighing every token by every method",
@@ -146,8 +146,8 @@ def choose_source(pair: Pair) -> str:
 
     store = pair.shared.store
     judges = reward_runs(store, world_hash(store, pair.shared.label(pair.shared.base)))
-    options = [*([VERIFIER] if of(pair.base) is not None else []), *judges, TYPED]
-    key = keep(REWARD, options, options[0] if options[0] == VERIFIER else TYPED)
+    options = [VERIFIER, *judges, TYPED] if of(pair.base) is not None else [TYPED, *judges]
+    key = keep(REWARD, options, options[0])
     return str(st.selectbox("Reward", options, key=key, bind="query-params"))
 
 

@@ -56,7 +56,7 @@ def draw(pair: Pair) -> None:
         change = compute_when_asked(
             measure,
             *pair.lms,
-            button="Decompose the change of every matrix",
+            button="Run the decomposition of every matrix",
             seconds=compute_once(tell_cost, *pair.lms, say="Timing a decomposition"),
             key="weights-run",
             say="Decomposing the change of every matrix",
